@@ -1,0 +1,59 @@
+# Two commands for a newcomer, each of which sets up everything it needs: `make demo` and `make test`.
+# Needs only python3 (>= 3.11, with venv and pip), make and the package registries.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Arguments for `make demo`: --once, or --kubeconfig FILE.
+ARGS ?=
+# Test processes; the suite starts hubs, relays and kubectls of its own, so more than the cores does not help.
+JOBS ?= auto
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-long e2e lint format lock clean setup
+
+help: ## show this list
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## make the virtual environment (every other target does it by itself)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("hawse needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the locked packages into $(VENV) (about half a minute, once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(STAMP) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sandbox.demo $(ARGS)
+
+test: $(STAMP) lint ## lint and the fast tests
+	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
+
+test-long: $(STAMP) ## the tests that move gigabytes or take minutes
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "long" --timeout 1800
+
+e2e: $(STAMP) ## against a disposable cluster: HAWSE_E2E_KUBECONFIG=admin.kubeconfig make e2e
+	@test -n "$$HAWSE_E2E_KUBECONFIG" || { echo "set HAWSE_E2E_KUBECONFIG to an administrator's kubeconfig of a disposable cluster"; exit 2; }
+	$(BIN)/python -m pytest tests/e2e --timeout 600
+
+lint: $(STAMP) ## ruff, flake8-async, mypy, import-linter, deptry
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/flake8 .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+
+format: $(STAMP) ## let ruff format and fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## write requirements.lock anew (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
+		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean: ## remove the virtual environment and the caches
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
