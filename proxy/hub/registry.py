@@ -1,0 +1,86 @@
+"""Which relays are here: cluster → live sessions by relay instance.
+
+Looking up a session is a dictionary access and never waits: a cluster whose relays are all away is
+offline at once, and the caller answers 503 without a round trip. Several instances of one cluster's
+relay stand side by side; a new session of the same instance supersedes its old one, because a relay
+that dials again knows better than a half-open socket that it left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import attrs
+
+from proxy.hub.contexts import TokenContexts
+from tunnel import Session
+
+# A cluster runs two relays, four during a rollout; more is a misconfiguration that would only cost memory.
+INSTANCES_PER_CLUSTER_MAX = 16
+
+
+class TooManyInstancesError(Exception):
+    """A cluster's relays exceed INSTANCES_PER_CLUSTER_MAX."""
+
+
+@attrs.define(eq=False)
+class LiveRelay:
+    """A relay instance with its session, for as long as the session lives."""
+
+    cluster_id: str
+    cluster_name: str
+    instance: str
+    boot: str
+    version: str
+    address: str
+    connected_at: float
+    """Epoch seconds."""
+    session: Session
+    contexts: TokenContexts
+
+    @property
+    def usable(self) -> bool:
+        """Whether a new stream may be opened: neither closed nor draining."""
+        return not (self.session.closed or self.session.draining)
+
+
+class Registry:
+    """The live sessions, by cluster id and relay instance."""
+
+    def __init__(self) -> None:
+        self._clusters: dict[str, dict[str, LiveRelay]] = {}
+
+    def session(self, cluster_id: str) -> LiveRelay | None:
+        """Pick a usable relay of the cluster, the least loaded one; None when it is offline."""
+        best: LiveRelay | None = None
+        for relay in self._clusters.get(cluster_id, {}).values():
+            if relay.usable and (best is None or relay.session.stream_count < best.session.stream_count):
+                best = relay
+        return best
+
+    def relays(self) -> Iterator[LiveRelay]:
+        """Every live relay, for `relay list`, metrics and drain."""
+        for instances in list(self._clusters.values()):
+            yield from list(instances.values())
+
+    @contextmanager
+    def registered(self, relay: LiveRelay) -> Iterator[LiveRelay | None]:
+        """Keep the relay in the registry for the block; yields the session it superseded, for the caller to end.
+
+        Raises TooManyInstancesError. On leaving, whatever took this relay's place stays.
+        """
+        instances = self._clusters.setdefault(relay.cluster_id, {})
+        superseded = instances.get(relay.instance)
+        if superseded is None and len(instances) >= INSTANCES_PER_CLUSTER_MAX:
+            raise TooManyInstancesError(
+                f"cluster {relay.cluster_name} has {len(instances)} live relays, the most it may have"
+            )
+        instances[relay.instance] = relay
+        try:
+            yield superseded
+        finally:
+            if instances.get(relay.instance) is relay:
+                del instances[relay.instance]
+            if not instances and self._clusters.get(relay.cluster_id) is instances:
+                del self._clusters[relay.cluster_id]
