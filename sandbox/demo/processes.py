@@ -1,0 +1,108 @@
+"""The demo's processes: started with their output in a file, awaited by what they say, ended by pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import attrs
+
+READY_DEADLINE_S = 30.0
+STOP_DEADLINE_S = 10.0
+POLL_S = 0.05
+
+
+class DemoError(Exception):
+    """Something the demo needs did not happen; the text says what, and where to look."""
+
+
+@attrs.define(eq=False)
+class Daemon:
+    """A background process whose stdout and stderr go to `log`."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def wait_for(self, text: str) -> str:
+        """Return the first log line that holds `text`.
+
+        Raises DemoError when the process ends or says nothing of the kind within READY_DEADLINE_S.
+        """
+        deadline = time.monotonic() + READY_DEADLINE_S
+        while True:
+            ended = self.process.poll() is not None
+            for line in self.log.read_text(errors="replace").splitlines():
+                if text in line:
+                    return line
+            if ended:
+                raise DemoError(f"{self.name} ended with exit code {self.process.returncode}: see {self.log}")
+            if time.monotonic() > deadline:
+                raise DemoError(
+                    f"{self.name} did not say {text!r} within {READY_DEADLINE_S:.0f} s: see {self.log}"
+                )
+            time.sleep(POLL_S)
+
+    def stop(self) -> None:
+        """End the process: SIGTERM, and SIGKILL after STOP_DEADLINE_S."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(STOP_DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+class Daemons:
+    """All of them; leaving the block ends them, the last started first."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: list[Daemon] = []
+
+    def __enter__(self) -> Daemons:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self._running:
+            with contextlib.suppress(ProcessLookupError):
+                self._running.pop().stop()
+
+    def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Daemon:
+        """Start a process in a session of its own, so that a Ctrl-C reaches the demo alone."""
+        log = self._folder / f"{name}.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        daemon = Daemon(name, process, log)
+        self._running.append(daemon)
+        return daemon
+
+
+def free_port(preferred: int = 0) -> int:
+    """A loopback port that nothing listens on now: the preferred one when it is free."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            bound: int = probe.getsockname()[1]
+            return bound
+    raise DemoError("no free port on the loopback interface")
