@@ -19,8 +19,16 @@ COMMANDS = {
     "admin": ("proxy.cli.admin", "admin", "Enrol teams, agents and clusters; look at relays; back up."),
     "audit": ("proxy.cli.audit", "audit", "Read the audit trail on the hub's machine."),
     "login": ("proxy.cli.login", "login", "Store an agent's API key for a hub."),
-    "kubeconfig": ("proxy.cli.kubeconfig", "kubeconfig", "Write a kubeconfig for the clusters an agent may reach."),
-    "credential": ("proxy.cli.credential", "credential", "Print a credential for kubectl (it runs this itself)."),
+    "kubeconfig": (
+        "proxy.cli.kubeconfig",
+        "kubeconfig",
+        "Write a kubeconfig for the clusters an agent may reach.",
+    ),
+    "credential": (
+        "proxy.cli.credential",
+        "credential",
+        "Print a credential for kubectl (it runs this itself).",
+    ),
 }
 
 
@@ -51,7 +59,12 @@ def build_group() -> click.Group:
             try:
                 command = getattr(import_module(module), attribute)
             except ModuleNotFoundError as error:
-                if error.name is not None and error.name.partition(".")[0] in {"proxy", "tunnel", "auth", "audit"}:
+                if error.name is not None and error.name.partition(".")[0] in {
+                    "proxy",
+                    "tunnel",
+                    "auth",
+                    "audit",
+                }:
                     raise
                 raise click.ClickException(
                     f"`hawse {cmd_name}` needs the package {error.name}: install hawse[hub]"

@@ -1,1 +1,1 @@
-"""`make demo`: hub, relay and a cluster as separate processes, and a scripted session with the real kubectl."""
+"""`make demo`: hub, relay and a cluster as separate processes, and a scripted session of the real kubectl."""

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from sandbox.demo.cluster import RELAY_NAMESPACE, RELAY_SERVICE_ACCOUNT, Administrator, prepared
-from sandbox.demo.processes import DemoError, Daemons, free_port
+from sandbox.demo.processes import Daemons, DemoError, free_port
 from sandbox.demo.steps import STEPS, Kubectl, Scene, StepFailedError
 
 AGENT = "robot"
@@ -29,8 +29,8 @@ POLL_S = 0.1
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make demo",
-        description="Runs a hub, a relay and a small in-memory cluster as separate processes, enrols an agent, "
-        "and lets the real kubectl work through them. Then it stays up for you to try by hand.",
+        description="Runs a hub, a relay and a small in-memory cluster as separate processes, enrols an "
+        "agent, and lets the real kubectl work through them. Then it stays up for you to try by hand.",
     )
     parser.add_argument(
         "--once", action="store_true", help="exit after the script: 0 when every step was right"
@@ -200,9 +200,7 @@ def main() -> int:
     # SIGTERM ends the demo as Ctrl-C does, so that what it made in the cluster is removed.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if arguments.kubeconfig is not None and not arguments.kubeconfig.is_file():
-        say(
-            f"make demo: no file {arguments.kubeconfig}: give the kubeconfig of a disposable cluster's administrator"
-        )
+        say(f"make demo: no file {arguments.kubeconfig}: give the administrator's, of a disposable cluster")
         return 2
     folder: Path = arguments.dir.resolve()
     shutil.rmtree(folder, ignore_errors=True)
@@ -229,7 +227,8 @@ def stay(scene: Scene, config: Path) -> None:
     )
     say(
         "\nEverything stays up until Ctrl-C. Try it by hand in another terminal:\n\n"
-        f"  export PATH={Path(sys.executable).parent}:$PATH {settings} KUBECONFIG={scene.kubectl.kubeconfig}\n"
+        f"  export PATH={Path(sys.executable).parent}:$PATH {settings}\n"
+        f"  export KUBECONFIG={scene.kubectl.kubeconfig}\n"
         "  kubectl get pods -n hawse-demo\n\n"
         "and watch the trail in a third:\n\n"
         f"  HAWSE_HUB_CONFIG={config} {Path(sys.executable).parent}/hawse audit list --follow\n"

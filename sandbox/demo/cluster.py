@@ -101,7 +101,7 @@ def manifests(agent_user: str, agent_group: str, pod_port: int) -> str:
                 {
                     "name": "main",
                     "image": IMAGE,
-                    "workingDir": "/tmp",
+                    "workingDir": "/srv",
                     "command": ["sh", "-c", command],
                     "ports": [{"containerPort": pod_port}],
                 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -44,7 +45,7 @@ class Kubectl:
         )
 
     def run(self, *args: str, stdin: str | None = None, exit_code: int = 0) -> tuple[str, str]:
-        """Run kubectl to its end and return stdout and stderr; raises StepFailedError on another exit code."""
+        """Run kubectl to its end and return stdout, stderr; raises StepFailedError on another exit code."""
         process = self.start(*args, stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE)
         try:
             out, err = process.communicate(stdin, timeout=STEP_DEADLINE_S)
@@ -128,7 +129,7 @@ def watch(scene: Scene) -> str:
                 raise StepFailedError("the watch did not deliver the change")
             colour += 1
             scene.kubectl.run(
-                "patch", "configmap", "notes", "-p", '{"data": {"colour": "colour-%d"}}' % colour
+                "patch", "configmap", "notes", "-p", json.dumps({"data": {"colour": f"colour-{colour}"}})
             )
             time.sleep(POLL_S)
             seen += watching.stdout.read() or ""
