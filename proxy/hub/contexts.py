@@ -43,7 +43,7 @@ class TokenContexts:
     def index_for(self, principal: Principal, now: float) -> int:
         """The context to open this agent's stream under; mints and announces a token when none is fresh.
 
-        A principal whose teams changed gets a fresh token at once: the old one states groups it no longer has.
+        A principal whose teams changed gets a fresh token at once: the old one states what no longer holds.
         Plain and synchronous: it queues a CONTEXT frame, which leaves before the OPEN that names it.
         """
         entry = self._entries.get(principal.agent_id)

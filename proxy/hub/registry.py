@@ -66,7 +66,7 @@ class Registry:
 
     @contextmanager
     def registered(self, relay: LiveRelay) -> Iterator[LiveRelay | None]:
-        """Keep the relay in the registry for the block; yields the session it superseded, for the caller to end.
+        """Keep the relay in the registry for the block; yields what it superseded, for the caller to end.
 
         Raises TooManyInstancesError. On leaving, whatever took this relay's place stays.
         """
