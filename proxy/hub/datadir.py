@@ -1,0 +1,253 @@
+"""The hub's data folder: signing keys, pepper, certificates, the first admin token and both databases.
+
+The folder is 0700 and each file 0600, made so from its first byte. Losing the signing keys or the pepper
+loses every agent and relay; `hawse admin backup` copies all of it.
+
+    hub.lock            held by the running hub; a second one on the same folder refuses to start
+    hub.db              teams, agents, clusters, keys            audit.db   the audit trail
+    keys/<kid>.pem      signing keys                             keys/active   the kid that signs
+    pepper              32 bytes that key the stored hashes
+    admin-token         the token that `hawse admin` on this machine uses
+    admin.json          where the admin API listens, and its certificate
+    tls/                the development CA and the certificate made by it, unless configured otherwise
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from auth.apikey import ApiKeyError, new_api_key, parse
+from auth.keys import KeyFormatError, KeySet, SigningKey
+
+PEPPER_BYTES = 32
+# Keys, tokens and certificates have a few kilobytes; whatever is larger was not written by a hub.
+FILE_BYTES_MAX = 1024 * 1024
+
+
+class DataDirError(Exception):
+    """The data folder cannot be used; the message names the file and the next step, never its contents."""
+
+
+@attrs.frozen
+class SigningKeys:
+    """The hub's signing keys: one signs, all verify, so that a rotation has an overlap."""
+
+    active: SigningKey
+    all: tuple[SigningKey, ...]
+
+    @property
+    def public(self) -> KeySet:
+        """What agents and relays verify with; the active key stands first."""
+        others = sorted((key for key in self.all if key.kid != self.active.kid), key=lambda key: key.kid)
+        return KeySet(key.public for key in (self.active, *others))
+
+
+@attrs.frozen
+class AdminEndpoint:
+    """Where the admin API of this folder's hub listens, and the one certificate it presents there."""
+
+    url: str
+    certificate_pem: str
+
+
+@attrs.frozen
+class DataDir:
+    """Paths and contents of the folder; `open` makes it fit for use."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> DataDir:
+        """Make the folder if it is missing and check that no one else can look in; raises DataDirError."""
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # A folder that others can read may already have been read: say so instead of hiding it.
+            check_private(path)
+            for name in ("keys", "tls"):
+                (path / name).mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise DataDirError(f"cannot use the data folder {path}: {error.strerror}") from error
+        return cls(path)
+
+    @property
+    def store_file(self) -> Path:
+        return self.path / "hub.db"
+
+    @property
+    def audit_file(self) -> Path:
+        return self.path / "audit.db"
+
+    @property
+    def keys_dir(self) -> Path:
+        return self.path / "keys"
+
+    @property
+    def tls_dir(self) -> Path:
+        return self.path / "tls"
+
+    @property
+    def admin_token_file(self) -> Path:
+        return self.path / "admin-token"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for one process: two hubs on it would tear the audit trail's sequence apart.
+
+        Raises DataDirError when another process holds it. The kernel lets go when the process ends, however
+        it ends.
+        """
+        descriptor = os.open(self.path / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise DataDirError(
+                    f"another process runs on {self.path}: stop that hub first, "
+                    "or give this one another data_dir"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def signing_keys(self) -> SigningKeys:
+        """Load the signing keys, making the first one at the first start; raises DataDirError."""
+        keys = {}
+        for file in sorted(self.keys_dir.glob("*.pem")):
+            try:
+                key = SigningKey.from_pem(read_private(file))
+            except KeyFormatError as error:
+                raise DataDirError(f"{file}: {error}; restore it from a backup") from error
+            if file.stem != key.kid:
+                raise DataDirError(f"{file}: holds the key {key.kid}; name the file after it")
+            keys[key.kid] = key
+        active_file = self.keys_dir / "active"
+        if not keys:
+            if self.store_file.exists():
+                raise DataDirError(
+                    f"{self.keys_dir} holds no signing key, though this hub has run before: "
+                    "restore a backup, for relays trust only the keys that they were given"
+                )
+            return self.add_signing_key(SigningKey.generate())
+        kid = read_private(active_file).decode("ascii", "replace").strip() if active_file.exists() else ""
+        if kid not in keys:
+            raise DataDirError(
+                f"{active_file}: names no key that is there; write one of {', '.join(keys)} into it"
+            )
+        return SigningKeys(keys[kid], tuple(keys.values()))
+
+    def add_signing_key(self, key: SigningKey) -> SigningKeys:
+        """Store a key and let it sign from now on; the older ones stay to verify."""
+        write_private(self.keys_dir / f"{key.kid}.pem", key.to_pem())
+        write_private(self.keys_dir / "active", f"{key.kid}\n".encode("ascii"))
+        return self.signing_keys()
+
+    def pepper(self) -> bytes:
+        """Load the pepper, making it at the first start; raises DataDirError."""
+        file = self.path / "pepper"
+        if not file.exists():
+            if self.store_file.exists():
+                raise DataDirError(
+                    f"{file} is missing, though this hub has run before: restore a backup, "
+                    "for without it no API key can be recognised"
+                )
+            write_private(file, secrets.token_bytes(PEPPER_BYTES).hex().encode("ascii") + b"\n")
+        try:
+            pepper = bytes.fromhex(read_private(file).decode("ascii"))
+        except ValueError:
+            pepper = b""  # not chained: the cause would quote the secret
+        if len(pepper) != PEPPER_BYTES:
+            raise DataDirError(f"{file}: not {PEPPER_BYTES} bytes in hexadecimal; restore it from a backup")
+        return pepper
+
+    def admin_token(self) -> str | None:
+        """The token that `hawse admin` on this machine uses; None when there is none. Raises DataDirError."""
+        if not self.admin_token_file.exists():
+            return None
+        try:
+            return parse(read_private(self.admin_token_file).decode("ascii", "replace").strip())
+        except ApiKeyError as error:
+            raise DataDirError(
+                f"{self.admin_token_file}: {error}; delete it and start the hub again for a new one"
+            ) from error
+
+    def make_admin_token(self) -> str:
+        """Write a new token for `hawse admin` on this machine; the caller enters it in the store."""
+        token = new_api_key(secrets.token_bytes(32))
+        write_private(self.admin_token_file, token.encode("ascii") + b"\n")
+        return token
+
+    def write_admin_endpoint(self, endpoint: AdminEndpoint) -> None:
+        """Tell `hawse admin` on this machine where the admin API listens."""
+        text = json.dumps({"url": endpoint.url, "certificate_pem": endpoint.certificate_pem}, indent=1)
+        write_private(self.path / "admin.json", text.encode("utf-8") + b"\n")
+
+    def admin_endpoint(self) -> AdminEndpoint | None:
+        """Where the hub of this folder last listened; None before its first start. Raises DataDirError."""
+        file = self.path / "admin.json"
+        if not file.exists():
+            return None
+        try:
+            document = json.loads(read_private(file))
+            return AdminEndpoint(str(document["url"]), str(document["certificate_pem"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataDirError(f"{file}: damaged; start the hub again") from error
+
+
+def check_private(path: Path) -> None:
+    """Raise DataDirError when anyone but the owner has rights on the path."""
+    status = path.stat()
+    if status.st_uid != os.geteuid():
+        raise DataDirError(f"{path} belongs to another user (uid {status.st_uid})")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        kind = "700" if path.is_dir() else "600"
+        raise DataDirError(
+            f"{path} is open to other users: run chmod {kind} {path}, and consider its secrets known"
+        )
+
+
+def read_private(file: Path) -> bytes:
+    """Read a file that only its owner may read; raises DataDirError."""
+    try:
+        check_private(file)
+        with file.open("rb") as opened:
+            data = opened.read(FILE_BYTES_MAX + 1)
+    except OSError as error:
+        raise DataDirError(f"cannot read {file}: {error.strerror}") from error
+    if len(data) > FILE_BYTES_MAX:
+        raise DataDirError(f"{file}: larger than {FILE_BYTES_MAX} bytes")
+    return data
+
+
+def write_private(file: Path, data: bytes) -> None:
+    """Replace a file as a whole, readable by its owner alone from the first byte; raises DataDirError.
+
+    A crash leaves the old file or the new one, never half of it: half a pepper would be a lost one.
+    """
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}.new")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as opened:
+                opened.write(data)
+                opened.flush()
+                os.fsync(opened.fileno())
+            temporary.replace(file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise DataDirError(f"cannot write {file}: {error.strerror}") from error

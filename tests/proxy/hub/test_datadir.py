@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from auth.keys import SigningKey
+from proxy.hub.datadir import AdminEndpoint, DataDir, DataDirError, read_private, write_private
+
+
+def modes(path: Path) -> set[tuple[bool, int]]:
+    return {(p.is_dir(), stat.S_IMODE(p.stat().st_mode)) for p in (path, *path.rglob("*"))}
+
+
+def test_everything_in_it_is_for_its_owner_alone(tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        data = DataDir.open(tmp_path / "a" / "hub")
+        data.signing_keys()
+        data.pepper()
+        data.make_admin_token()
+        data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
+        with data.locked():
+            assert modes(data.path) == {(True, 0o700), (False, 0o600)}
+    finally:
+        os.umask(old)
+
+
+def test_a_folder_open_to_others_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(DataDirError, match="chmod 700"):
+        DataDir.open(tmp_path)
+
+
+def test_a_secret_open_to_others_is_refused(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    data.pepper()
+    (tmp_path / "pepper").chmod(0o640)
+    with pytest.raises(DataDirError, match="chmod 600"):
+        data.pepper()
+
+
+def test_keys_and_pepper_are_made_once(tmp_path: Path) -> None:
+    first = DataDir.open(tmp_path)
+    keys, pepper, token = first.signing_keys(), first.pepper(), first.make_admin_token()
+    second = DataDir.open(tmp_path)
+    assert second.signing_keys().active.kid == keys.active.kid
+    assert second.pepper() == pepper
+    assert second.admin_token() == token
+
+
+def test_a_new_signing_key_signs_and_the_old_one_still_verifies(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    old = data.signing_keys().active
+    new = SigningKey.generate()
+    keys = data.add_signing_key(new)
+    assert keys.active.kid == new.kid
+    assert [key.kid for key in keys.public] == [new.kid, old.kid]
+
+
+def test_lost_secrets_are_not_silently_replaced(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    data.store_file.touch()
+    with pytest.raises(DataDirError, match="restore a backup"):
+        data.signing_keys()
+    with pytest.raises(DataDirError, match="restore a backup"):
+        data.pepper()
+
+
+def test_damaged_files_name_the_file_and_not_its_contents(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    kid = data.signing_keys().active.kid
+    write_private(tmp_path / "pepper", b"SECRET")
+    write_private(tmp_path / "admin-token", b"SECRET")
+    write_private(tmp_path / "admin.json", b"SECRET")
+    write_private(tmp_path / "keys" / "active", b"SECRET")
+    for read in (data.pepper, data.admin_token, data.admin_endpoint, data.signing_keys):
+        with pytest.raises(DataDirError) as caught:
+            read()
+        assert str(tmp_path) in str(caught.value)
+        assert "SECRET" not in str(caught.value)
+    write_private(tmp_path / "keys" / f"{kid}.pem", b"SECRET")
+    with pytest.raises(DataDirError, match="backup") as caught:
+        data.signing_keys()
+    assert "SECRET" not in str(caught.value)
+
+
+def test_a_key_under_a_wrong_name_is_refused(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    kid = data.signing_keys().active.kid
+    (tmp_path / "keys" / f"{kid}.pem").rename(tmp_path / "keys" / "other.pem")
+    with pytest.raises(DataDirError, match="name the file after it"):
+        data.signing_keys()
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    with data.locked():
+        with pytest.raises(DataDirError, match="another process"):
+            with DataDir.open(tmp_path).locked():
+                pass
+    with data.locked():
+        pass
+
+
+def test_the_admin_endpoint_comes_back(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    assert data.admin_endpoint() is None
+    data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:8444", "pem\n"))
+    assert data.admin_endpoint() == AdminEndpoint("https://127.0.0.1:8444", "pem\n")
+    assert data.admin_token() is None
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir(mode=0o700)
+    write_private(tmp_path / "folder" / "file", b"old")
+    (tmp_path / "target").mkdir()
+    with pytest.raises(DataDirError, match="cannot write"):
+        write_private(tmp_path / "target", b"new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "target"]
+    assert read_private(tmp_path / "folder" / "file") == b"old"
+
+
+def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataDirError, match="none"):
+        read_private(tmp_path / "none")
+    write_private(tmp_path / "big", b"x" * (1024 * 1024 + 1))
+    with pytest.raises(DataDirError, match="larger"):
+        read_private(tmp_path / "big")

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import ssl
+import threading
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from proxy.hub.datadir import DataDir, DataDirError
+from proxy.hub.devca import ensure_certificate
+
+NOW = datetime.datetime.now(datetime.UTC)
+DAY = datetime.timedelta(days=1)
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> Path:
+    return DataDir.open(tmp_path).tls_dir
+
+
+def test_it_names_localhost_and_the_public_host(tls: Path) -> None:
+    files = ensure_certificate(tls, ("hub.example", "10.1.2.3", "localhost"), NOW)
+    certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost", "hub.example"]
+    assert names.get_values_for_type(x509.IPAddress) == [
+        ipaddress.ip_address(text) for text in ("127.0.0.1", "::1", "10.1.2.3")
+    ]
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(files.ca.read_bytes()))
+
+
+def test_a_client_that_trusts_the_ca_accepts_it(tls: Path) -> None:
+    files = ensure_certificate(tls, ("hub.example",), NOW)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(files.certificate, files.key)
+    client = ssl.create_default_context(cafile=str(files.ca))
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    left, right = socket.socketpair()
+    thread = threading.Thread(target=lambda: server.wrap_socket(left, server_side=True).close())
+    thread.start()
+    with client.wrap_socket(right, server_hostname="hub.example") as wrapped:
+        assert wrapped.getpeercert()
+    thread.join()
+    left.close()
+
+
+def test_nothing_is_made_anew_before_it_is_due(tls: Path) -> None:
+    first = ensure_certificate(tls, ("hub.example",), NOW).certificate.read_bytes()
+    assert ensure_certificate(tls, ("hub.example",), NOW + 300 * DAY).certificate.read_bytes() == first
+    assert ensure_certificate(tls, (), NOW).certificate.read_bytes() == first
+
+
+@pytest.mark.parametrize(("hosts", "later"), [(("hub.example",), 340 * DAY), (("other.example",), 0 * DAY)])
+def test_it_is_renewed_near_its_end_and_for_another_host(
+    tls: Path, hosts: tuple[str, ...], later: datetime.timedelta
+) -> None:
+    first = ensure_certificate(tls, ("hub.example",), NOW)
+    before, ca = first.certificate.read_bytes(), first.ca.read_bytes()
+    again = ensure_certificate(tls, hosts, NOW + later)
+    assert again.certificate.read_bytes() != before
+    assert again.ca.read_bytes() == ca  # what kubeconfigs and relays hold stays
+
+
+def test_a_server_certificate_never_outlives_its_ca(tls: Path) -> None:
+    ensure_certificate(tls, (), NOW)
+    files = ensure_certificate(tls, (), NOW + 3600 * DAY)
+    server, ca = (x509.load_pem_x509_certificate(p.read_bytes()) for p in (files.certificate, files.ca))
+    assert server.not_valid_after_utc <= ca.not_valid_after_utc
+
+
+def test_a_torn_pair_is_replaced(tls: Path) -> None:
+    files = ensure_certificate(tls, (), NOW)
+    key = files.key.read_bytes()
+    (tls / "ca.key").read_bytes()
+    files.key.write_bytes((tls / "ca.key").read_bytes())
+    ensure_certificate(tls, (), NOW)
+    assert files.key.read_bytes() not in {key, (tls / "ca.key").read_bytes()}
+    files.certificate.write_bytes(b"torn")
+    ensure_certificate(tls, (), NOW)
+    assert files.certificate.read_bytes().startswith(b"-----BEGIN CERTIFICATE")
+
+
+def test_a_damaged_ca_is_not_silently_replaced(tls: Path) -> None:
+    ensure_certificate(tls, (), NOW)
+    (tls / "ca.key").write_bytes(b"SECRET")
+    with pytest.raises(DataDirError, match="damaged") as caught:
+        ensure_certificate(tls, (), NOW)
+    assert "SECRET" not in str(caught.value)
