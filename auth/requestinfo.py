@@ -1,0 +1,292 @@
+"""What a request asks of Kubernetes: method and target → verb, group, resource, namespace, name, subresource.
+
+The parse is the one kube-apiserver makes (its RequestInfo), because policy and audit here and RBAC there
+must speak of the same thing. Where kube-apiserver would be lenient this is not: a path that two readers
+could understand differently is refused, never normalised, and what passes travels on byte for byte.
+
+The one free part is the tail: what follows `services|pods|nodes/<name>/proxy` belongs to whatever server
+stands behind it, so it may hold anything but dot segments (which could climb back out of it). Where it
+begins is a position in the parsed path, never a search for the text "/proxy/".
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote_to_bytes
+
+import attrs
+
+# kube-apiserver's limit for the request head; the front refuses earlier, this bounds the work here.
+TARGET_LENGTH_MAX = 1 << 20
+# Far more segments than any Kubernetes path has (the tail is not counted).
+SEGMENTS_MAX = 32
+
+_TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*")  # visible ASCII without '#': a fragment never travels
+# RFC 3986 pchar without ';' (path parameters) and with whole escapes only.
+_SEGMENT = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,=:@]|%[0-9A-Fa-f]{2})+")
+# What a segment must not decode to: separators of any reader, a second escape, controls.
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%;]")
+_METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+
+_PROXIED = frozenset({"services", "pods", "nodes"})
+_VERB_PREFIXES = frozenset({"proxy", "watch"})
+_NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
+_VERBS = {
+    "POST": "create",
+    "GET": "get",
+    "HEAD": "get",
+    "PUT": "update",
+    "PATCH": "patch",
+    "DELETE": "delete",
+}
+_LONG_RUNNING_VERBS = frozenset({"watch", "proxy"})
+_LONG_RUNNING_SUBRESOURCES = frozenset({"attach", "exec", "proxy", "log", "portforward"})
+# GET reaches into a pod, a node or a service by these.
+_ACTING_SUBRESOURCES = frozenset({"exec", "attach", "portforward", "proxy"})
+_READING_VERBS = frozenset({"get", "list", "watch"})
+# Created, but only to ask "who am I, what may I".
+_SELF_REVIEWS = frozenset(
+    {
+        ("authorization.k8s.io", "selfsubjectaccessreviews"),
+        ("authorization.k8s.io", "selfsubjectrulesreviews"),
+        ("authentication.k8s.io", "selfsubjectreviews"),
+    }
+)
+
+
+class BadTarget(Exception):
+    """A request target that is refused with 400; the message says which part and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@attrs.frozen
+class RequestInfo:
+    """A parsed request. For one that is not about a resource, `verb` is the method in lower case."""
+
+    method: str
+    verb: str
+    """Empty when kube-apiserver knows no verb for the method: nothing may allow it."""
+    is_resource: bool
+    path: str
+    """The path, decoded once (the tail with U+FFFD for what is not UTF-8)."""
+    raw_path: bytes
+    query: bytes
+    group: str = ""
+    version: str = ""
+    namespace: str = ""
+    resource: str = ""
+    subresource: str = ""
+    name: str = ""
+
+    @property
+    def long_running(self) -> bool:
+        """Whether kube-apiserver sets it no deadline: watch, logs, exec, attach, port-forward, proxy."""
+        if not self.is_resource:
+            return self.path.startswith("/debug/pprof/")
+        return self.verb in _LONG_RUNNING_VERBS or self.subresource in _LONG_RUNNING_SUBRESOURCES
+
+    @property
+    def is_write(self) -> bool:
+        """Whether it may change or drive something; a GET that execs or proxies does."""
+        if not self.is_resource:
+            return self.method not in {"GET", "HEAD", "OPTIONS"}
+        if self.verb == "create" and (self.group, self.resource) in _SELF_REVIEWS and not self.subresource:
+            return False
+        return self.verb not in _READING_VERBS or self.subresource in _ACTING_SUBRESOURCES
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether the query asks for no effect (`dryRun=All`)."""
+        return _first(parse_query(self.query), "dryRun") == "All"
+
+
+def parse(method: bytes, target: bytes) -> RequestInfo:
+    """Parse a request line's method and target (as it goes to kube-apiserver); raises BadTarget."""
+    if _METHOD.fullmatch(method) is None:
+        raise BadTarget("the method is not a token")
+    method_name = method.decode("ascii")
+    if len(target) > TARGET_LENGTH_MAX:
+        raise BadTarget(f"the target is longer than {TARGET_LENGTH_MAX} bytes")
+    if not target.startswith(b"/"):
+        raise BadTarget("the target is not a path: it must begin with '/'")
+    if _TARGET.fullmatch(target) is None:
+        raise BadTarget("the target holds a fragment, a blank, a control or a byte that is not ASCII")
+    raw_path, _, query = target.partition(b"?")
+    parts, tail = _split(raw_path)
+    path = _join(parts, tail, raw_path)
+
+    # Less than /api/v1/pods or /apis/group/v1/pods is about no resource: discovery, health, version.
+    if len(parts) < 3 or parts[0] not in {"api", "apis"} or (parts[0] == "apis" and len(parts) < 4):
+        return RequestInfo(method_name, method_name.lower(), False, path, raw_path, query)
+    group, parts = ("", parts[1:]) if parts[0] == "api" else (parts[1], parts[2:])
+    version, parts = parts[0], parts[1:]
+
+    verb_by_path = parts[0] in _VERB_PREFIXES
+    if verb_by_path:
+        if len(parts) < 2:
+            raise BadTarget(f"the path ends after '{parts[0]}': it names no resource")
+        verb, parts = parts[0], parts[1:]
+    else:
+        verb = _VERBS.get(method_name, "")
+    namespace, parts = _take_namespace(parts)
+
+    resource = parts[0]
+    name = parts[1] if len(parts) > 1 else ""
+    # Below the old /proxy/ prefix what follows the name is the backend's path.
+    subresource = parts[2] if len(parts) > 2 and verb != "proxy" else ""
+    if not name and verb == "get":
+        parameters = parse_query(query)
+        verb = "watch" if _truthy(parameters, "watch") else "list"
+        name = _name_from_selectors(parameters)
+    if not name and verb == "delete":
+        verb = "deletecollection"
+    return RequestInfo(
+        method_name, verb, True, path, raw_path, query, group, version, namespace, resource, subresource, name
+    )
+
+
+def parse_query(query: bytes) -> dict[str, list[str]]:
+    """Parse a query as Go's net/url does: a pair with ';' or a broken escape is dropped, '+' is a blank."""
+    parameters: dict[str, list[str]] = {}
+    for pair in query.split(b"&"):
+        if not pair or b";" in pair or re.search(rb"%(?![0-9A-Fa-f]{2})", pair):
+            continue
+        key, _, value = (unquote_to_bytes(part) for part in pair.replace(b"+", b" ").partition(b"="))
+        parameters.setdefault(key.decode("utf-8", "replace"), []).append(value.decode("utf-8", "replace"))
+    return parameters
+
+
+def _split(raw_path: bytes) -> tuple[list[str], bytes | None]:
+    """Split and decode the strict part of a path; the tail, if it has one, comes back raw."""
+    raw_parts = raw_path[1:].split(b"/", SEGMENTS_MAX)
+    parts: list[str] = []
+    for index, raw in enumerate(raw_parts):
+        if _at_tail(parts):
+            tail = b"/".join(raw_parts[index:])
+            _refuse_dot_segments(tail)
+            return parts, tail
+        if not raw and index == len(raw_parts) - 1:
+            # One trailing slash, as in `get --raw /apis/`; and the root itself.
+            break
+        if index == SEGMENTS_MAX:
+            raise BadTarget(f"the path has more than {SEGMENTS_MAX} segments")
+        parts.append(_decode_segment(raw))
+    return parts, None
+
+
+def _decode_segment(raw: bytes) -> str:
+    if not raw:
+        raise BadTarget("the path has an empty segment")
+    if _SEGMENT.fullmatch(raw) is None:
+        raise BadTarget(
+            f"the path's segment {ascii(raw.decode('latin-1'))[:80]} has a character that is not allowed"
+        )
+    try:
+        segment = unquote_to_bytes(raw).decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise BadTarget("the path has an escape that is not UTF-8") from exc
+    if segment in {".", ".."}:
+        raise BadTarget("the path has a dot segment")
+    if _FORBIDDEN.search(segment):
+        raise BadTarget(
+            f"the path's segment {ascii(raw.decode('latin-1'))[:80]} has an escape that is not allowed"
+        )
+    return segment
+
+
+def _at_tail(parts: list[str]) -> bool:
+    """Whether what follows these decoded segments is for a proxy's backend, not for kube-apiserver."""
+    if len(parts) < 4 or parts[0] != "api":
+        return False
+    rest = parts[2:]
+    legacy = rest[0] == "proxy"
+    if legacy:
+        rest = rest[1:]
+    if not rest or rest[0] == "watch":
+        return False
+    _, rest = _take_namespace(rest)
+    if rest[0] not in _PROXIED:
+        return False
+    return len(rest) == 2 if legacy else len(rest) == 3 and rest[2] == "proxy"
+
+
+def _take_namespace(parts: list[str]) -> tuple[str, list[str]]:
+    """Split `namespaces/<name>/…` off; a namespace itself, and its own subresources, stay a resource."""
+    if parts[0] != "namespaces" or len(parts) < 2:
+        return "", parts
+    if len(parts) > 2 and parts[2] not in _NAMESPACE_SUBRESOURCES:
+        return parts[1], parts[2:]
+    return parts[1], parts
+
+
+def _refuse_dot_segments(tail: bytes) -> None:
+    # Decoded once, as kube-apiserver does before it hands the path on.
+    if any(segment in {b".", b".."} for segment in unquote_to_bytes(tail).split(b"/")):
+        raise BadTarget("the path has a dot segment")
+
+
+def _join(parts: list[str], tail: bytes | None, raw_path: bytes) -> str:
+    path = "/" + "/".join(parts)
+    if tail is not None:
+        return f"{path}/{unquote_to_bytes(tail).decode('utf-8', 'replace')}"
+    return f"{path}/" if parts and raw_path.endswith(b"/") else path
+
+
+def _first(parameters: dict[str, list[str]], name: str) -> str | None:
+    values = parameters.get(name)
+    return values[0] if values else None
+
+
+def _truthy(parameters: dict[str, list[str]], name: str) -> bool:
+    """A boolean as Kubernetes reads it: any first value but "0" and "false" is true, the empty one too."""
+    value = _first(parameters, name)
+    return value is not None and value.lower() not in {"0", "false"}
+
+
+def _name_from_selectors(parameters: dict[str, list[str]]) -> str:
+    """The one name that a list is narrowed to by `fieldSelector=metadata.name=x`.
+
+    kube-apiserver gives up on the name when any list option fails to parse. Label selectors are checked here
+    by a narrower grammar than its own: in doubt there is no name, and a rule for one name allows no list.
+    """
+    selector = _first(parameters, "fieldSelector")
+    if not selector:
+        return ""
+    for option in ("timeoutSeconds", "limit"):
+        value = _first(parameters, option)
+        if value is not None and (
+            re.fullmatch(r"[+-]?[0-9]{1,19}", value) is None or abs(int(value)) >= 2**63
+        ):
+            return ""
+    labels = _first(parameters, "labelSelector")
+    if labels and _LABELS.fullmatch(labels) is None:
+        return ""
+    terms = _parse_field_selector(selector)
+    if terms is None:
+        return ""
+    for field, operator, value in terms:
+        if field == "metadata.name" and operator != "!=":
+            return "" if value in {".", ".."} or "/" in value or "%" in value else value
+    return ""
+
+
+_LABEL = r"!?[A-Za-z0-9][A-Za-z0-9._/-]*"
+_LABELS = re.compile(rf"{_LABEL}(?:(?:=|==|!=)[A-Za-z0-9._-]*)?(?:,{_LABEL}(?:(?:=|==|!=)[A-Za-z0-9._-]*)?)*")
+_TERM = re.compile(r"(.*?)(!=|==|=)(.*)", re.DOTALL)
+
+
+def _parse_field_selector(selector: str) -> list[tuple[str, str, str]] | None:
+    """Parse `a=b,c!=d`, where a backslash escapes `\\`, `,` and `=` in a value; None when it is not valid."""
+    terms = []
+    for text in re.findall(r"(?:[^,\\]|\\.|\\$)+", selector, re.DOTALL):
+        match = _TERM.fullmatch(text)
+        if match is None:
+            return None
+        field, operator, raw = match.groups()
+        if re.fullmatch(r"(?:[^\\,=]|\\[\\,=])*", raw, re.DOTALL) is None:
+            return None
+        terms.append((field, operator, re.sub(r"\\(.)", r"\1", raw, flags=re.DOTALL)))
+    return terms

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from auth.keys import KeyFormatError, KeySet, PublicKey, SigningKey
+
+
+def ec_jwk(curve: ec.EllipticCurve | None = None) -> dict[str, str]:
+    public = ec.generate_private_key(curve or ec.SECP256R1()).public_key()
+    return PublicKey("ec-1", "ES256", public).to_jwk()
+
+
+def test_a_signing_key_survives_pem_and_keeps_its_kid() -> None:
+    key = SigningKey.generate()
+    again = SigningKey.from_pem(key.to_pem())
+    assert again.kid == key.kid
+    assert again.public == key.public
+    assert SigningKey.generate().kid != key.kid
+
+
+def test_the_kid_is_the_rfc_7638_thumbprint() -> None:
+    # RFC 8037, appendix A.2 and A.3
+    jwk = {"kty": "OKP", "crv": "Ed25519", "kid": "x", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
+    loaded = PublicKey.from_jwk(jwk).key
+    assert not isinstance(loaded, ec.EllipticCurvePublicKey)
+    assert PublicKey.from_ed25519(loaded).kid == "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"
+
+
+def test_a_repr_shows_no_key_material() -> None:
+    key = SigningKey.generate()
+    assert repr(key) == f"SigningKey(kid='{key.kid}')"
+
+
+def test_a_key_set_survives_jwks_with_both_algorithms() -> None:
+    keys = KeySet([SigningKey.generate().public, PublicKey.from_jwk(ec_jwk())])
+    again = KeySet.from_jwks(keys.to_jwks())
+    assert list(again) == list(keys)
+    assert {key.alg for key in again} == {"EdDSA", "ES256"}
+    assert again.get("ec-1") is not None
+    assert again.get("EC-1") is None
+    assert "d" not in json.loads(keys.to_jwks())["keys"][0]
+
+
+GOOD = SigningKey.generate().public.to_jwk()
+
+
+@pytest.mark.parametrize(
+    "jwk",
+    [
+        None,
+        [],
+        {},
+        {**GOOD, "kid": None},
+        {**GOOD, "kid": ["a"]},
+        {**GOOD, "kid": "../../etc/passwd"},
+        {**GOOD, "kid": "' OR 1=1"},
+        {**GOOD, "alg": "HS256"},
+        {**GOOD, "alg": "none"},
+        {**GOOD, "alg": "ES256"},
+        {**GOOD, "use": "enc"},
+        {**GOOD, "x": GOOD["x"][:-4]},
+        {**GOOD, "x": 7},
+        {**GOOD, "d": "AAAA"},
+        {**GOOD, "crv": "X25519"},
+        {"kty": "oct", "kid": "a", "k": "AAAA", "alg": "HS256"},
+        {"kty": "RSA", "kid": "a", "n": "AQAB", "e": "AQAB", "alg": "RS256"},
+        {**ec_jwk(), "y": "AAAA"},
+        {**ec_jwk(), "alg": "EdDSA"},
+        {**ec_jwk(), "crv": "P-384"},
+        {**ec_jwk(), "x": ec_jwk()["x"]},  # not a point of the curve
+    ],
+)
+def test_a_jwk_that_is_not_exactly_a_public_key_of_ours_is_refused(jwk: object) -> None:
+    with pytest.raises(KeyFormatError):
+        PublicKey.from_jwk(jwk)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"keys":{}}', '{"keys":[]}', "[" * 100_000])
+def test_a_key_set_must_hold_keys(text: str) -> None:
+    with pytest.raises(KeyFormatError):
+        KeySet.from_jwks(text)
+
+
+def test_two_keys_of_one_kid_are_refused() -> None:
+    key = SigningKey.generate().public
+    with pytest.raises(KeyFormatError, match="two keys have the kid"):
+        KeySet([key, key])
+
+
+def test_a_pem_that_is_not_ed25519_is_refused() -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    with pytest.raises(KeyFormatError, match="not Ed25519"):
+        SigningKey.from_pem(pem)
+    with pytest.raises(KeyFormatError, match="not an unencrypted private key"):
+        SigningKey.from_pem(b"-----BEGIN PRIVATE KEY-----\nx\n-----END PRIVATE KEY-----\n")
