@@ -1,0 +1,267 @@
+"""The whole, as separate processes with real sockets and TLS: a sandbox cluster, a hub, two relays, an agent.
+
+The hub knows the one sandbox under two names: `tunnel`, whose relay dials in, and `direct`, whose relay it
+dials. `straight` is the administrator's kubectl at the API server itself, under the same identity by `--as`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import attrs
+import trustme
+
+from sandbox.demo.processes import Daemon, Daemons, free_port
+
+ORG, TEAM, AGENT = "acme", "platform", "probe"
+USER, GROUP = f"agent:{AGENT}", f"{ORG}/{TEAM}"
+NAMESPACE = "work"
+POD = "workbench"
+DEADLINE_S = 30.0
+POLL_S = 0.05
+
+WAYS = ("tunnel", "direct")
+SPDY = {"KUBECTL_REMOTE_COMMAND_WEBSOCKETS": "false", "KUBECTL_PORT_FORWARD_WEBSOCKETS": "false"}
+
+
+@attrs.frozen
+class Result:
+    """What a command left: exit code and both outputs."""
+
+    code: int
+    out: bytes
+    err: bytes
+
+
+@attrs.define(eq=False)
+class World:
+    """Handles of everything that runs, and ways to talk to it."""
+
+    folder: Path
+    daemons: Daemons
+    hub_port: int
+    admin_port: int
+    direct_port: int
+    sandbox: Daemon | None = None
+    hub: Daemon | None = None
+    relays: dict[str, Daemon] = attrs.Factory(dict)
+
+    @property
+    def operator(self) -> dict[str, str]:
+        return {"HAWSE_HUB_CONFIG": str(self.folder / "hub.toml")}
+
+    @property
+    def agent(self) -> dict[str, str]:
+        home = self.folder / "agent"
+        return {
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "KUBECONFIG": str(home / "kubeconfig"),
+        }
+
+    def hawse(self, *args: str, environment: Mapping[str, str], stdin: bytes | None = None) -> bytes:
+        done = run(["hawse", *args], environment, stdin)
+        assert done.code == 0, f"hawse {' '.join(args)}: {done.err.decode()}"
+        return done.out
+
+    def admin(self, *args: str) -> bytes:
+        """`hawse admin …` on the hub's machine."""
+        return self.hawse("admin", *args, environment=self.operator)
+
+    def administrator(self, *args: str, stdin: bytes | None = None) -> bytes:
+        """The cluster administrator's kubectl, which nothing of ours is in the way of."""
+        done = run(["kubectl", *args], {"KUBECONFIG": str(self.admin_kubeconfig)}, stdin)
+        assert done.code == 0, f"kubectl {' '.join(args)}: {done.err.decode()}"
+        return done.out
+
+    @property
+    def admin_kubeconfig(self) -> Path:
+        return self.folder / "cluster" / "admin.kubeconfig"
+
+    def command(self, way: str, *args: str) -> list[str]:
+        """The kubectl command line for a way: through a cluster of the hub, or straight with `--as`."""
+        if way == "straight":
+            identity = [f"--kubeconfig={self.admin_kubeconfig}", f"--as={USER}", f"--as-group={GROUP}"]
+        else:
+            identity = [f"--context={way}"]
+        return ["kubectl", *identity, f"--namespace={NAMESPACE}", *args]
+
+    def kubectl(
+        self, way: str, *args: str, stdin: bytes | None = None, spdy: bool = False, deadline_s: float = 40
+    ) -> Result:
+        """Run the agent's kubectl by a way, to its end."""
+        environment = {**self.agent, **(SPDY if spdy else {})}
+        return run(self.command(way, *args), environment, stdin, deadline_s)
+
+    def popen(self, way: str, *args: str, spdy: bool = False) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            self.command(way, *args),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **self.agent, **(SPDY if spdy else {})},
+        )
+
+    def cluster_audit(self) -> list[dict[str, object]]:
+        """The API server's own audit log."""
+        lines = (self.folder / "cluster" / "audit.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+    def hub_audit(self, *args: str) -> list[dict[str, object]]:
+        """The hub's audit trail, newest last."""
+        out = self.hawse("audit", "list", "--json", *args, environment=self.operator)
+        return [json.loads(line) for line in out.splitlines()]
+
+    def start_hub(self) -> None:
+        config = str(self.folder / "hub.toml")
+        self.hub = self.daemons.start("hub", ["hawse", "hub", "--config", config])
+        self.hub.wait_for("hub is ready")
+
+    def start_relay(self, way: str) -> None:
+        relay = self.folder / f"relay-{way}"
+        environment = {
+            "HAWSE_RELAY_KUBECONFIG": str(self.folder / "cluster" / "relay.kubeconfig"),
+            "HAWSE_RELAY_HEALTH_LISTEN": f"127.0.0.1:{free_port()}",
+        }
+        if way == "direct":
+            environment |= {
+                "HAWSE_RELAY_DIRECT_LISTEN": f"127.0.0.1:{self.direct_port}",
+                "HAWSE_RELAY_DIRECT_CERTIFICATE": str(self.folder / "direct.pem"),
+                "HAWSE_RELAY_DIRECT_KEY": str(self.folder / "direct.key"),
+            }
+        argv = ["hawse", "relay", "--config", str(relay / "relay.toml")]
+        self.relays[way] = self.daemons.start(f"relay-{way}", argv, environment)
+
+    def wait_for_tunnel(self, deadline_s: float = DEADLINE_S) -> None:
+        deadline = time.monotonic() + deadline_s
+        while not any(relay["connected"] for relay in json.loads(self.admin("relay", "list", "--json"))):
+            assert time.monotonic() < deadline, "no relay reached the hub"
+            time.sleep(POLL_S)
+
+
+def run(
+    argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None = None, deadline_s: float = 40
+) -> Result:
+    done = subprocess.run(
+        argv,
+        input=stdin if stdin is not None else b"",
+        capture_output=True,
+        env={**os.environ, **environment},
+        timeout=deadline_s,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+@contextlib.contextmanager
+def running_world(folder: Path) -> Iterator[World]:
+    """Bring a world up in `folder`, with one pod in it, and take it down again."""
+    (folder / "agent").mkdir()
+    direct_port = free_port()
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "direct-ca.pem")
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_pem.write_to_path(folder / "direct.key")
+    for number, pem in enumerate(certificate.cert_chain_pems):
+        pem.write_to_path(folder / "direct.pem", append=number > 0)
+
+    with Daemons(folder) as daemons:
+        world = World(folder, daemons, free_port(), free_port(), direct_port)
+        world.sandbox = daemons.start(
+            "sandbox", [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
+        )
+        (folder / "hub.toml").write_text(
+            f'org = "{ORG}"\npublic_url = "https://127.0.0.1:{world.hub_port}"\n'
+            f'listen = "127.0.0.1:{world.hub_port}"\ndata_dir = "{folder / "hub"}"\n'
+            f'[admin]\nlisten = "127.0.0.1:{world.admin_port}"\n'
+        )
+        world.start_hub()
+        world.admin("team", "add", TEAM)
+        for way in WAYS:
+            mode = ["--mode", way]
+            if way == "direct":
+                mode += ["--relay-url", f"https://127.0.0.1:{direct_port}", "--allow-private-address"]
+                mode += ["--relay-ca", str(folder / "direct-ca.pem")]
+            world.admin(
+                "cluster", "add", way, "--team", TEAM, *mode, "--output-dir", str(folder / f"relay-{way}")
+            )
+        agent = json.loads(world.admin("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
+        world.sandbox.wait_for("ready ")
+        prepare_cluster(world)
+        for way in WAYS:
+            world.start_relay(way)
+        login(world, agent["api_key"])
+        world.wait_for_tunnel()
+        yield world
+
+
+def login(world: World, api_key: str) -> None:
+    ca = str(world.folder / "hub" / "tls" / "ca.pem")
+    world.hawse(
+        *("login", "--hub", f"https://127.0.0.1:{world.hub_port}", "--ca", ca),
+        environment={**world.agent, "HAWSE_API_KEY": api_key},
+    )
+    world.hawse("kubeconfig", "--output", world.agent["KUBECONFIG"], environment=world.agent)
+
+
+def prepare_cluster(world: World) -> None:
+    world.administrator("create", "namespace", "hawse")
+    world.administrator("create", "namespace", NAMESPACE)
+    world.administrator("create", "serviceaccount", "relay", "--namespace=hawse")
+    rbac = world.admin("cluster", "rbac", "tunnel", "--namespace", "hawse", "--service-account", "relay")
+    world.administrator("apply", "-f", "-", stdin=rbac)
+    world.administrator("apply", "-f", "-", stdin=json.dumps(cluster_objects()).encode())
+    world.administrator(
+        "wait", "--for=condition=Ready", f"pod/{POD}", f"--namespace={NAMESPACE}", "--timeout=20s"
+    )
+
+
+def cluster_objects() -> dict[str, object]:
+    """What the agent may do in its namespace, and the pod it works on."""
+    every = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
+    rules = [
+        {"apiGroups": ["", "apps"], "resources": ["*"], "verbs": every},
+        {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"], "verbs": ["get", "list"]},
+    ]
+    group = "rbac.authorization.k8s.io"
+    return {
+        "apiVersion": "v1",
+        "kind": "List",
+        "items": [
+            {
+                "apiVersion": f"{group}/v1",
+                "kind": "Role",
+                "metadata": {"name": "agents", "namespace": NAMESPACE},
+                "rules": rules,
+            },
+            {
+                "apiVersion": f"{group}/v1",
+                "kind": "RoleBinding",
+                "metadata": {"name": "agents", "namespace": NAMESPACE},
+                "roleRef": {"apiGroup": group, "kind": "Role", "name": "agents"},
+                # By the group, so that every test also shows that the group arrives.
+                "subjects": [{"apiGroup": group, "kind": "Group", "name": GROUP}],
+            },
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": POD, "namespace": NAMESPACE, "labels": {"app": POD}},
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "main",
+                            "image": "busybox",
+                            "command": ["sh", "-c", "echo workbench is up; exec sleep 3600"],
+                        }
+                    ]
+                },
+            },
+        ],
+    }
