@@ -205,7 +205,7 @@ def _at_tail(parts: list[str]) -> bool:
     legacy = rest[0] == "proxy"
     if legacy:
         rest = rest[1:]
-    if not rest or rest[0] == "watch":
+    if not rest:
         return False
     _, rest = _take_namespace(rest)
     if rest[0] not in _PROXIED:
