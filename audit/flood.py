@@ -1,0 +1,107 @@
+"""Floods of failures become one event with a count, so that a storm of them neither fills the disk nor hides.
+
+The first FIRST failures of one kind from one place within WINDOW_S are stored as they are; what follows
+is counted, and at the window's end one event says how many there were and shows the last of them. Calls
+that were allowed are never aggregated: each of them has its own row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from audit.record import Event, Kind, Phase
+
+WINDOW_S = 10.0
+# An operator wants to see several examples; a client that retries by hand stays below this.
+FIRST = 10
+# Places (address, agent, cluster, status) told apart at once; beyond them all share one place per kind,
+# so that a sender with many addresses does not turn memory into its target.
+PLACES_MAX = 1024
+
+_FLOODING = frozenset({Kind.AUTH_FAILED, Kind.MALFORMED, Kind.HEADER_SMUGGLING})
+
+Place = tuple[str, ...]
+
+
+@attrs.define(eq=False)
+class _Window:
+    ends_s: float
+    seen: int = 1
+    suppressed: int = 0
+    first: Event | None = None
+    last: Event | None = None
+
+
+class Floods:
+    """Counts failures by place; its clock is whatever `now_s` its caller hands in."""
+
+    def __init__(self, new_eid: Callable[[], str]) -> None:
+        self._new_eid = new_eid
+        self._windows: dict[Place, _Window] = {}
+
+    def admit(self, event: Event, now_s: float) -> bool:
+        """Say whether the event is stored by itself; if not, it has been counted."""
+        place = _place(event)
+        if place is None:
+            return True
+        window = self._windows.get(place)
+        if window is None and len(self._windows) >= PLACES_MAX:
+            place = (event.kind,)
+            window = self._windows.get(place)
+        if window is None:
+            self._windows[place] = _Window(now_s + WINDOW_S)
+            return True
+        window.seen += 1
+        if window.seen <= FIRST:
+            return True
+        window.suppressed += 1
+        if window.first is None:
+            window.first = event
+        window.last = event
+        return False
+
+    def next_due_s(self) -> float | None:
+        """Tell when the earliest window ends; None when nothing is counted at all."""
+        # All windows are equally long, so the oldest ends first.
+        for window in self._windows.values():
+            return window.ends_s
+        return None
+
+    def due(self, now_s: float) -> list[Event]:
+        """Take the aggregated events of the windows that have ended by now (infinity: of all)."""
+        events = []
+        while (ends_s := self.next_due_s()) is not None and ends_s <= now_s:
+            window = self._windows.pop(next(iter(self._windows)))
+            if window.first is not None and window.last is not None:
+                events.append(self._aggregate(window.first, window.last, window.suppressed))
+        return events
+
+    def _aggregate(self, first: Event, last: Event, count: int) -> Event:
+        spread_ms = round((last.ts - first.ts).total_seconds() * 1000, 3)
+        note = f"{count} of this kind within {spread_ms / 1000:.1f} s, aggregated; the last one is shown"
+        return attrs.evolve(
+            last,
+            eid=self._new_eid(),
+            ts=first.ts,
+            dur_ms=spread_ms,
+            count=count,
+            note=f"{note}: {last.note}" if last.note else note,
+        )
+
+
+def _place(event: Event) -> Place | None:
+    """Where failures of a kind come from; None for an event that always has a row of its own."""
+    if event.phase is not Phase.COMPLETE:
+        return None
+    denied = event.kind is Kind.CALL and event.decision is not None and event.decision.effect == "deny"
+    if event.kind not in _FLOODING and not denied:
+        return None
+    return (
+        event.kind,
+        event.client.ip if event.client is not None else "",
+        event.actor.name,
+        event.cluster_name,
+        str(event.resp.status) if event.resp is not None else "",
+    )

@@ -1,0 +1,182 @@
+r"""What must not be readable in the trail: tokens always, and what the operator's patterns match.
+
+Queries and exec arguments are kept, because an operator who looks into an incident needs them, and
+that is where people put passwords. The configured patterns are searched in each decoded value and in
+each `name=value`; values that follow one another are searched as lines of one text (re.MULTILINE), so
+`^` and `$` stand for a value's ends, `.` stays in one value, and `--password\s\S+` finds a password
+that is an argument of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from urllib.parse import quote, unquote
+
+import attrs
+
+from audit.record import Event, Request, Stream
+
+MASK = "***"
+# More would slow every call down; each is one search over the query.
+PATTERNS_MAX = 64
+
+# Credentials by their shape: our API keys, JWTs, kubectl's bearer subprotocol; and by a tell-tale name.
+_SECRETS = (
+    r"hws_[A-Za-z0-9_-]{8,}",
+    r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?",
+    r"(?<=base64url\.bearer\.authorization\.k8s\.io\.)[^\s,&]+",
+    r"(?i:(?<=bearer\s)[A-Za-z0-9._~+/=-]{8,})",
+    *(
+        rf"(?i:(?<={name}=)[^\s&]+)"
+        for name in ("access_token", "id_token", "refresh_token", "client_secret", "client_assertion")
+    ),
+)
+
+
+class PatternError(ValueError):
+    """A configured pattern is no regular expression."""
+
+
+def compile_patterns(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
+    """Compile what the operator configured; raises PatternError that names the faulty one."""
+    if len(patterns) > PATTERNS_MAX:
+        raise PatternError(f"{len(patterns)} mask patterns exceed the limit of {PATTERNS_MAX}")
+    compiled = []
+    for pattern in patterns:
+        try:
+            compiled.append(re.compile(pattern, re.MULTILINE))
+        except re.error as error:
+            raise PatternError(f"mask pattern {pattern!r} is no regular expression: {error}") from error
+        if compiled[-1].search("") is not None:
+            raise PatternError(
+                f"mask pattern {pattern!r} matches the empty text, so it would mask everything"
+            )
+    return tuple(compiled)
+
+
+_SECRET_PATTERN = re.compile("|".join(_SECRETS), re.MULTILINE)
+
+
+class Masks:
+    """Masks events: secrets by their shape everywhere, the configured patterns in queries and arguments."""
+
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
+        self._configured = compile_patterns(patterns)
+        self._all = (_SECRET_PATTERN, *self._configured)
+
+    def apply(self, event: Event) -> Event:
+        """Return the event as it may be stored; the very same object when nothing had to be masked."""
+        req = self._request(event.req) if event.req is not None else None
+        stream = self._stream(event.stream) if event.stream is not None else None
+        client = event.client
+        if client is not None and _SECRET_PATTERN.search(client.user_agent) is not None:
+            client = attrs.evolve(client, user_agent=_without_secrets(client.user_agent))
+        resp = event.resp
+        if resp is not None and resp.reason and _SECRET_PATTERN.search(resp.reason) is not None:
+            resp = attrs.evolve(resp, reason=_without_secrets(resp.reason))
+        note = _without_secrets(event.note) if event.note else event.note
+        if (
+            req is event.req
+            and stream is event.stream
+            and client is event.client
+            and resp is event.resp
+            and note == event.note
+        ):
+            return event
+        return attrs.evolve(event, req=req, stream=stream, client=client, resp=resp, note=note)
+
+    def _request(self, req: Request) -> Request:
+        masked = attrs.evolve(
+            req,
+            raw_target=self.target(req.raw_target),
+            # A malformed request's method or a made-up name may hold a token just as well.
+            method=_without_secrets(req.method),
+            namespace=_without_secrets(req.namespace),
+            resource=_without_secrets(req.resource),
+            subresource=_without_secrets(req.subresource),
+            name=_without_secrets(req.name),
+        )
+        return req if masked == req else masked
+
+    def _stream(self, stream: Stream) -> Stream:
+        if not stream.command:
+            return stream
+        command = tuple(self.values(stream.command))
+        return stream if command == stream.command else attrs.evolve(stream, command=command)
+
+    def target(self, raw_target: str) -> str:
+        """Mask a request target: secrets anywhere, the patterns in the values of its query."""
+        path, mark, query = raw_target.partition("?")
+        if "%" in path and _SECRET_PATTERN.search(decoded := unquote(path)) is not None:
+            path = _quote(_without_secrets(decoded))
+        else:
+            path = _without_secrets(path)
+        if not mark:
+            return path
+        return f"{path}?{self._query(query)}"
+
+    def _query(self, query: str) -> str:
+        if not query:
+            return query
+        pairs = query.split("&")
+        names = []
+        values = []
+        for pair in pairs:
+            name, equals, value = pair.partition("=")
+            names.append(f"{name}{equals}")
+            values.append(unquote(value.replace("+", " ")))
+        masked = self.values(values)
+        lines = [unquote(name) + value for name, value in zip(names, masked, strict=True)]
+        masked_lines = self.values(lines)
+        result = []
+        for pair, name, value, new_value, line, new_line in zip(
+            pairs, names, values, masked, lines, masked_lines, strict=True
+        ):
+            if new_line != line:
+                result.append(_quote(new_line))
+            elif new_value != value:
+                result.append(name + _quote(new_value))
+            else:
+                result.append(pair)
+        return "&".join(result)
+
+    def values(self, values: Sequence[str]) -> list[str]:
+        """Mask a run of values, searched as the lines of one text."""
+        joined = "\n".join(values)
+        spans = sorted(span for pattern in self._all for span in _spans(pattern, joined))
+        if not spans:
+            return list(values)
+        result = []
+        start = 0
+        for value in values:
+            end = start + len(value)
+            result.append(_cut(value, ((low - start, high - start) for low, high in spans)))
+            start = end + 1
+        return result
+
+
+def _spans(pattern: re.Pattern[str], value: str) -> Iterable[tuple[int, int]]:
+    # An empty match (a lookahead, say) masks nothing.
+    return (match.span() for match in pattern.finditer(value) if match.start() != match.end())
+
+
+def _cut(value: str, spans: Iterable[tuple[int, int]]) -> str:
+    """Put the mask in place of the spans, sorted by their start, that overlap the value."""
+    parts = []
+    position = 0
+    for low, high in spans:
+        low, high = max(low, position), min(high, len(value))
+        if low >= high:
+            continue
+        parts += [value[position:low], MASK]
+        position = high
+    return "".join([*parts, value[position:]]) if parts else value
+
+
+def _without_secrets(value: str) -> str:
+    return _SECRET_PATTERN.sub(MASK, value)
+
+
+def _quote(value: str) -> str:
+    return quote(value, safe="*=-._~/:,@$'()!;")

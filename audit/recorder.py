@@ -1,0 +1,343 @@
+"""Records events durably without making calls wait longer than one commit.
+
+Theory of operation. Tasks put events into a deque; one writer thread takes what is there and commits it
+as one batch. Whoever waits for an intent is woken through trio's token, once a batch. While one batch
+is being committed the next one gathers, so the commit's own latency is what groups intents: they never
+linger. Completions are waited for by nobody and linger up to LINGER_S for a fuller batch. No thread is
+started and no `to_thread` hop taken per event; the writer is one such hop that lasts as long as the recorder.
+
+When the store fails, the recorder is *down*: intents are refused at once, and a refused write is a write
+that never happened. Completions are kept, up to the queue's bounds. Each RETRY_S the writer tries to
+commit them together with an event that tells of the gap; when that succeeds the recorder is up again.
+Whether reads go on meanwhile is the caller's decision: it looks at `healthy`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from audit.flood import Floods
+from audit.ids import new_eid
+from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
+from audit.store import AuditStore, AuditUnavailable
+
+# A completion waits this long for company: a commit that carries 16 and more costs 8 µs an event, alone 137.
+LINGER_S = 0.015
+# A larger batch saves nothing and keeps the intents in it waiting.
+BATCH_EVENTS_MAX = 256
+# What may wait for the disk: some seconds of a busy hub, and not more memory than it can spare.
+QUEUE_EVENTS_MAX = 20_000
+QUEUE_BYTES_MAX = 64 * 1024 * 1024
+# How often a store that is down is tried again.
+RETRY_S = 1.0
+
+_STOPPED = "the recorder has stopped"
+
+_log = logging.getLogger("hawse.audit")
+
+
+class _Waiter:
+    """Someone who waits until what they queued is on the disk."""
+
+    def __init__(self) -> None:
+        self.settled = trio.Event()
+        self.failure: str | None = None
+
+
+@attrs.frozen(eq=False)
+class _Item:
+    event: Event | None
+    """None: a flush, which only waits for what is before it."""
+    waiter: _Waiter | None
+    weight_bytes: int
+
+
+@attrs.define(eq=False)
+class _Gap:
+    """The time the store is down, and what has no row because of it."""
+
+    reason: str
+    began: float
+    retry_at_s: float
+    refused: int = 0
+    lost: int = 0
+
+
+class Recorder:
+    """The way into the trail; made by `open_recorder`. All methods belong to the trio thread."""
+
+    def __init__(self, store: AuditStore, *, org: str, boot: str, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._org = org
+        self._boot = boot
+        self._clock = clock
+        self._token = trio.lowlevel.current_trio_token()
+        self._wake = threading.Condition()
+        # All below is guarded by the condition's lock.
+        self._queue: deque[_Item] = deque()
+        self._queue_bytes = 0
+        self._waiters = 0
+        self._linger_until_s = 0.0
+        self._floods = Floods(new_eid)
+        self._gap: _Gap | None = None
+        self._stopping = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether events reach the disk; while not, intents are refused."""
+        return self._gap is None
+
+    async def intent(self, event: Event) -> None:
+        """Return once the intent of a write or an upgrade is durable; only then may the call be forwarded.
+
+        Raises AuditUnavailable: the call must be refused. When cancelled, the intent is ended by a
+        completion that says that nothing was forwarded.
+        """
+        if event.phase is not Phase.INTENT:
+            raise ValueError(f"event {event.eid} is no intent but {event.phase}")
+        try:
+            await self._durable(event)
+        except trio.Cancelled:
+            self.complete(
+                event.completed(
+                    utc(self._clock()),
+                    resp=Response(0, "the client left before the call was forwarded", processed="no"),
+                )
+            )
+            raise
+
+    async def record(self, event: Event) -> None:
+        """Return once the event is durable: for what must not be answered before, such as an admin's action.
+
+        Raises AuditUnavailable. When cancelled, the event is recorded all the same.
+        """
+        await self._durable(event)
+
+    async def flush(self) -> None:
+        """Return once everything that was queued before is durable. Raises AuditUnavailable."""
+        await self._durable(None)
+
+    async def _durable(self, event: Event | None) -> None:
+        waiter = _Waiter()
+        weight_bytes = event.weight_bytes if event is not None else 0
+        with self._wake:
+            if self._stopping:
+                raise AuditUnavailable(_STOPPED)
+            if self._gap is None and not self._fits(weight_bytes):
+                self._overflow()
+            if self._gap is not None:
+                self._gap.refused += event is not None
+                raise AuditUnavailable(self._gap.reason)
+            self._put(_Item(event, waiter, weight_bytes))
+            self._waiters += 1
+            self._wake.notify()
+        await waiter.settled.wait()
+        if waiter.failure is not None:
+            raise AuditUnavailable(waiter.failure)
+
+    def complete(self, event: Event) -> None:
+        """Queue the end of a call, or any event that nobody waits for; floods of failures are counted.
+
+        Never raises: what cannot be kept while the store is down is counted by the event of the gap.
+        """
+        weight_bytes = event.weight_bytes
+        with self._wake:
+            now_s = time.monotonic()
+            if self._stopping:
+                _log.error("audit: event %s came after the recorder had stopped and is lost", event.eid)
+                return
+            # The first of a flood is stored, so the writer is awake and knows when the flood's window ends.
+            if not self._floods.admit(event, now_s):
+                return
+            if not self._fits(weight_bytes):
+                (self._gap or self._overflow()).lost += 1
+                return
+            first = not self._queue
+            self._put(_Item(event, None, weight_bytes))
+            if first:
+                self._linger_until_s = now_s + LINGER_S
+            # The writer sleeps until the first comes, then until it has lingered; others need not wake it.
+            if first or len(self._queue) == BATCH_EVENTS_MAX:
+                self._wake.notify()
+
+    def _fits(self, weight_bytes: int) -> bool:
+        return len(self._queue) < QUEUE_EVENTS_MAX and self._queue_bytes + weight_bytes <= QUEUE_BYTES_MAX
+
+    def _put(self, item: _Item) -> None:
+        self._queue.append(item)
+        self._queue_bytes += item.weight_bytes
+
+    def _overflow(self) -> _Gap:
+        """Begin a gap because the store, though it works, is slower than what comes; a commit ends it."""
+        reason = f"{len(self._queue)} events wait for the audit trail, which is too slow"
+        self._gap = _Gap(reason, self._clock(), retry_at_s=0.0)
+        _log.error("audit: %s; writes are refused", reason)
+        return self._gap
+
+    # What follows runs in the writer thread.
+
+    def run_writer(self) -> None:
+        """Commit batches until `stop`; the body of the one writer thread."""
+        try:
+            while True:
+                batch = self._next_batch()
+                if batch is None:
+                    return
+                self._write(batch)
+        finally:
+            # After a bug nobody must wait for ever; the exception itself ends the hub.
+            with self._wake:
+                self._stopping = True
+                left = [item for item in self._queue if item.waiter is not None]
+            self._settle(left, _STOPPED)
+
+    def stop(self) -> None:
+        """Let the writer end after one last batch of everything."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+
+    def _next_batch(self) -> list[_Item] | None:
+        """Wait until there is something to commit; None when it is time to end."""
+        with self._wake:
+            while True:
+                now_s = time.monotonic()
+                for event in self._floods.due(float("inf") if self._stopping else now_s):
+                    self._put(_Item(event, None, event.weight_bytes))
+                wait_until_s = self._writes_at_s()
+                if wait_until_s is not None and wait_until_s <= now_s:
+                    return self._take()
+                if self._stopping and wait_until_s is None:
+                    return None
+                due_s = self._floods.next_due_s()
+                if due_s is not None and (wait_until_s is None or due_s < wait_until_s):
+                    wait_until_s = due_s
+                self._wake.wait(None if wait_until_s is None else wait_until_s - now_s)
+
+    def _writes_at_s(self) -> float | None:
+        """Tell when the next batch is to be written, on the monotonic clock; None: nothing is to write."""
+        if self._stopping:
+            return 0.0 if self._queue or self._gap is not None else None
+        if self._gap is not None:
+            return self._gap.retry_at_s
+        if self._waiters or len(self._queue) >= BATCH_EVENTS_MAX:
+            return 0.0
+        return self._linger_until_s if self._queue else None
+
+    def _take(self) -> list[_Item]:
+        batch: list[_Item] = []
+        while self._queue and len(batch) < BATCH_EVENTS_MAX:
+            item = self._queue.popleft()
+            self._queue_bytes -= item.weight_bytes
+            self._waiters -= item.waiter is not None
+            batch.append(item)
+        return batch
+
+    def _write(self, batch: list[_Item]) -> None:
+        with self._wake:
+            gap = attrs.evolve(self._gap) if self._gap is not None else None
+        events = [item.event for item in batch if item.event is not None]
+        try:
+            self._store.append(
+                [self._gap_event(gap), *events] if gap is not None else events, boot=self._boot
+            )
+        except AuditUnavailable as error:
+            self._went_down(batch, str(error))
+            return
+        if gap is not None:
+            self._came_up(gap)
+        self._settle(batch, None)
+
+    def _came_up(self, told: _Gap) -> None:
+        with self._wake:
+            assert self._gap is not None
+            # What was refused while the gap's event was being committed is the next gap's.
+            refused, lost = self._gap.refused - told.refused, self._gap.lost - told.lost
+            rest = _Gap(told.reason, self._clock(), 0.0, refused, lost) if refused or lost else None
+            self._gap = rest
+        _log.warning("audit: the trail is written again after %.1f s", self._clock() - told.began)
+
+    def _went_down(self, batch: list[_Item], reason: str) -> None:
+        """Refuse what waits, keep what nobody waits for; at the end, give up."""
+        with self._wake:
+            pending = [*batch, *self._queue]
+            kept = [item for item in pending if item.waiter is None]
+            waiting = [item for item in pending if item.waiter is not None]
+            if self._gap is None:
+                self._gap = _Gap(reason, self._clock(), 0.0)
+                _log.error("audit: %s; writes are refused until it is back", reason)
+            self._gap.reason = reason
+            self._gap.retry_at_s = time.monotonic() + RETRY_S
+            self._gap.refused += sum(item.event is not None for item in waiting)
+            if self._stopping:
+                _log.error("audit: %d events are lost at the end: %s", len(kept) + self._gap.lost, reason)
+                self._gap = None
+                kept = []
+            self._queue = deque(kept)
+            self._queue_bytes = sum(item.weight_bytes for item in kept)
+            self._waiters = 0
+        self._settle(waiting, reason)
+
+    def _gap_event(self, gap: _Gap) -> Event:
+        now = self._clock()
+        return Event(
+            eid=new_eid(),
+            kind=Kind.AUDIT_GAP,
+            phase=Phase.COMPLETE,
+            ts=utc(gap.began),
+            dur_ms=round((now - gap.began) * 1000, 3),
+            org=self._org,
+            actor=Actor(ActorType.HUB),
+            count=max(1, gap.refused + gap.lost),
+            note=f"{gap.refused} writes refused, {gap.lost} events lost: {gap.reason}",
+        )
+
+    def _settle(self, batch: list[_Item], failure: str | None) -> None:
+        waiters = [item.waiter for item in batch if item.waiter is not None]
+        if waiters:
+            self._token.run_sync_soon(partial(_settle_all, waiters, failure))
+
+
+def _settle_all(waiters: list[_Waiter], failure: str | None) -> None:
+    for waiter in waiters:
+        waiter.failure = failure
+        waiter.settled.set()
+
+
+@asynccontextmanager
+async def open_recorder(
+    store: AuditStore, *, org: str = "", boot: str = "", clock: Callable[[], float] = time.time
+) -> AsyncIterator[Recorder]:
+    """Open the recorder; on leaving, everything that is queued is written if the store lets it.
+
+    At the start, intents that an earlier boot left without an end are ended as `unknown`.
+    Raises AuditUnavailable when the store is down already. The store stays the caller's to close.
+    """
+    boot = boot or new_eid()
+    closed = await trio.to_thread.run_sync(store.close_unknown, boot, utc(clock()))
+    if closed:
+        _log.warning("audit: %d calls of an earlier run have no known end", closed)
+    recorder = Recorder(store, org=org, boot=boot, clock=clock)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run_in_thread, recorder.run_writer)
+        try:
+            yield recorder
+        finally:
+            recorder.stop()
+
+
+async def _run_in_thread(run_writer: Callable[[], None]) -> None:
+    # Shielded, or a cancellation that comes before the thread has started would lose what is queued; `stop`
+    # ends it, after one last batch that the store's own busy timeout bounds. Its own limiter, because it
+    # keeps its thread for good and must not take one of the shared ones.
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(run_writer, limiter=trio.CapacityLimiter(1))

@@ -1,0 +1,314 @@
+"""Where events stay: one SQLite file, rows in the order of their sequence, never changed.
+
+Writes go through one connection, a transaction a batch: WAL with `synchronous=FULL`, so that a commit
+that returned has reached the disk, and BEGIN IMMEDIATE, so that a second writer (the operator's
+`hawse audit`, which records that it read) waits for busy_timeout instead of failing in the middle.
+Reads use connections of their own, opened read-only.
+
+`open_intents` is no record but the list of intents without an end: it makes closing them at the next
+start a lookup instead of a search through the whole trail.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import attrs
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
+
+from audit.mask import Masks
+from audit.record import Event, Phase, encode
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+FILE_NAME = "audit.db"
+SCHEMA_VERSION = 1
+# A reader's event or a checkpoint takes milliseconds; longer than this and the disk is in trouble.
+BUSY_TIMEOUT_MS = 5000
+# Rows a query holds in memory at once; longer answers are read page by page.
+PAGE_ROWS_MAX = 1000
+# SQLite's default, which a file keeps from the day it is made.
+_PAGE_BYTES = 4096
+
+_metadata = sa.MetaData()
+
+events = sa.Table(
+    "events",
+    _metadata,
+    # AUTOINCREMENT: a sequence number is never given twice, even if the newest rows were lost.
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("eid", sa.String(36), nullable=False, index=True),
+    sa.Column("phase", sa.String(8), nullable=False),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("ts_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("agent", sa.String, nullable=False),
+    sa.Column("cluster", sa.String, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    # An equality with one of these comes with an order by seq, which SQLite keeps behind every index.
+    sa.Index("events_by_agent", "agent"),
+    sa.Index("events_by_cluster", "cluster"),
+    sa.Index("events_by_phase", "phase"),
+    sqlite_autoincrement=True,
+)
+open_intents = sa.Table(
+    "open_intents",
+    _metadata,
+    sa.Column("eid", sa.String(36), primary_key=True),
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("boot", sa.String(36), nullable=False),
+    sqlite_with_rowid=False,
+)
+
+_IMMUTABLE = [
+    f"CREATE TRIGGER IF NOT EXISTS events_never_{what.lower()} BEFORE {what} ON events "
+    "BEGIN SELECT RAISE(ABORT, 'audit events are never changed'); END"
+    for what in ("UPDATE", "DELETE")
+]
+
+
+class AuditUnavailable(Exception):
+    """The trail cannot be written (or read) now; says why."""
+
+
+@attrs.frozen
+class StoredEvent:
+    """A row: its place in the trail and the event's JSON."""
+
+    seq: int
+    body: bytes
+
+    @property
+    def line(self) -> bytes:
+        """The JSON with the sequence number in it, without a newline."""
+        return b'{"seq":%d,%s' % (self.seq, self.body[1:])
+
+
+class AuditStore:
+    """The file at `path`; for one thread at a time, and synchronous.
+
+    Raises AuditUnavailable from every method when the file cannot be used; the next call tries anew.
+    """
+
+    def __init__(self, path: Path, masks: Masks | None = None, *, bytes_max: int | None = None) -> None:
+        """Open the trail for writing, making the file (0600) and its tables where they are missing.
+
+        `bytes_max` bounds the file; at the bound the store behaves as on a full disk.
+        """
+        self.path = path
+        self._masks = masks if masks is not None else Masks()
+        self._bytes_max = bytes_max
+        self._connection: sa.Connection | None = None
+        self._engine = sa.create_engine(
+            # Opened by the thread that constructs the store, used by the writer's.
+            f"sqlite:///{path}",
+            poolclass=NullPool,
+            connect_args={"check_same_thread": False},
+        )
+        sa.event.listen(self._engine, "connect", self._on_connect)
+        sa.event.listen(self._engine, "begin", _begin_immediate)
+        with _translated(path):
+            # Made here first, since SQLite would make it by the umask; its -wal and -shm copy the mode.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with self._transaction() as connection:
+                _prepare(connection, path)
+
+    def close(self) -> None:
+        """Close the file; a store that is used again opens it again."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+        self._engine.dispose()
+
+    def append(self, batch: Sequence[Event], *, boot: str = "") -> None:
+        """Write the events in one transaction; on the disk when it returns, or not at all when it raises.
+
+        `boot` names the process that owns the intents among them.
+        """
+        if not batch:
+            return
+        masked = [self._masks.apply(event) for event in batch]
+        rows = [_row(event) for event in masked]
+        with _translated(self.path), self._transaction() as connection:
+            connection.execute(_INSERT_EVENT, rows)
+            _track_intents(connection, masked, boot)
+
+    def close_unknown(self, boot: str, now: datetime) -> int:
+        """End every intent of an earlier boot as `unknown`; returns how many there were."""
+        with _translated(self.path), self._transaction() as connection:
+            left = connection.execute(
+                sa.select(open_intents.c.eid, events.c.agent, events.c.cluster, events.c.kind, events.c.body)
+                .join(events, events.c.seq == open_intents.c.seq)
+                .where(open_intents.c.boot != boot)
+                .order_by(open_intents.c.seq)
+            ).all()
+            if not left:
+                return 0
+            connection.execute(
+                _INSERT_EVENT,
+                [
+                    {
+                        "eid": row.eid,
+                        "phase": Phase.UNKNOWN,
+                        "kind": row.kind,
+                        "ts_us": _microseconds(now),
+                        "agent": row.agent,
+                        "cluster": row.cluster,
+                        "body": _as_unknown(row.body, now),
+                    }
+                    for row in left
+                ],
+            )
+            connection.execute(sa.delete(open_intents).where(open_intents.c.boot != boot))
+            return len(left)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        try:
+            with self._connection.begin():
+                yield self._connection
+        except BaseException:
+            # The file may have been moved, or its disk remounted: the next call opens it afresh.
+            connection, self._connection = self._connection, None
+            connection.invalidate()
+            connection.close()
+            raise
+
+    def _on_connect(self, connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        # None: no transaction but those that begin by _begin_immediate.
+        connection.isolation_level = None
+        cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        if self._bytes_max is not None:
+            cursor.execute(f"PRAGMA max_page_count = {max(1, self._bytes_max // _PAGE_BYTES)}")
+        cursor.close()
+
+
+class AuditReader:
+    """The trail as another process reads it beside the hub: read-only, page by page."""
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise AuditUnavailable(f"there is no audit trail at {path}")
+        self._path = path
+        self._engine = sa.create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def query(
+        self,
+        *,
+        after_seq: int = 0,
+        agent: str | None = None,
+        cluster: str | None = None,
+        since: datetime | None = None,
+        limit: int = PAGE_ROWS_MAX,
+    ) -> list[StoredEvent]:
+        """Read the oldest events after `after_seq` that match all that is given, at most a page of them."""
+        wanted = sa.select(events.c.seq, events.c.body).where(events.c.seq > after_seq)
+        if agent is not None:
+            wanted = wanted.where(events.c.agent == agent)
+        if cluster is not None:
+            wanted = wanted.where(events.c.cluster == cluster)
+        if since is not None:
+            wanted = wanted.where(events.c.ts_us >= _microseconds(since))
+        wanted = wanted.order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
+        with _translated(self._path), self._engine.connect() as connection:
+            return [StoredEvent(row.seq, row.body) for row in connection.execute(wanted)]
+
+    def last_seq(self) -> int:
+        """The newest event's sequence number; 0 in an empty trail."""
+        with _translated(self._path), self._engine.connect() as connection:
+            newest = connection.execute(sa.select(sa.func.max(events.c.seq))).scalar()
+            return newest if newest is not None else 0
+
+
+_INSERT_EVENT = sa.insert(events)
+
+
+def _row(event: Event) -> dict[str, object]:
+    return {
+        "eid": event.eid,
+        "phase": event.phase,
+        "kind": event.kind,
+        "ts_us": _microseconds(event.ts),
+        "agent": event.agent,
+        "cluster": event.cluster_name,
+        "body": encode(event),
+    }
+
+
+def _track_intents(connection: sa.Connection, batch: Sequence[Event], boot: str) -> None:
+    begun = {event.eid for event in batch if event.phase is Phase.INTENT}
+    ended = {event.eid for event in batch if event.phase is not Phase.INTENT}
+    if ended:
+        connection.execute(_FORGET_INTENT, [{"ended": eid} for eid in sorted(ended)])
+    if still_open := begun - ended:
+        connection.execute(_REMEMBER_INTENT, [{"begun": eid, "boot": boot} for eid in sorted(still_open)])
+
+
+_FORGET_INTENT = sa.delete(open_intents).where(open_intents.c.eid == sa.bindparam("ended"))
+_REMEMBER_INTENT = sa.insert(open_intents).from_select(
+    ["eid", "seq", "boot"],
+    sa.select(events.c.eid, sa.func.max(events.c.seq), sa.bindparam("boot", type_=sa.String))
+    .where(events.c.eid == sa.bindparam("begun"))
+    .group_by(events.c.eid),
+)
+
+
+def _as_unknown(body: bytes, now: datetime) -> bytes:
+    """Make the `unknown` event's JSON from the intent's, as a dict: an older hawse may have written it."""
+    event = msgspec.json.decode(body, type=dict[str, object])
+    event["phase"] = Phase.UNKNOWN
+    event["ts"] = now
+    event["note"] = "the hub ended before it could record how this went"
+    return msgspec.json.encode(event)
+
+
+def _microseconds(when: datetime) -> int:
+    since = when - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _prepare(connection: sa.Connection, path: Path) -> None:
+    version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+    if version not in (0, SCHEMA_VERSION):
+        raise AuditUnavailable(
+            f"{path} has schema version {version}, this hawse knows {SCHEMA_VERSION}: use the newer hawse"
+        )
+    _metadata.create_all(connection)
+    for trigger in _IMMUTABLE:
+        connection.exec_driver_sql(trigger)
+    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sa.exc.DBAPIError as error:
+        raise AuditUnavailable(f"the audit trail {path} is unavailable: {error.orig}") from error
+    except OSError as error:
+        raise AuditUnavailable(f"the audit trail {path} is unavailable: {error}") from error

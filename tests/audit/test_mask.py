@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.mask import Masks, PatternError
+from audit.record import Client, Request, Response, Stream, encode
+from tests.audit.events import call
+
+JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZ2VudDpyb2JvdCJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
+API_KEY = "hws_8qk3ZP0aT4mWc1v9N2"
+
+
+def exec_target(*argv: str) -> str:
+    return "/api/v1/namespaces/a/pods/b/exec?" + "&".join(f"command={arg}" for arg in argv)
+
+
+@pytest.mark.parametrize("secret", [JWT, API_KEY, JWT[:40]])
+def test_a_token_is_in_no_field(secret: str) -> None:
+    event = attrs.evolve(
+        call(),
+        client=Client("::1", f"curl Bearer {secret}"),
+        req=Request(secret, f"/api/{secret}?x={secret}&y=%22{secret}%22", name=secret, namespace=secret),
+        resp=Response(400, f"bad method {secret}"),
+        stream=Stream(command=("curl", "-H", f"Authorization: Bearer {secret}")),
+        note=f"client_secret={secret}",
+    )
+    assert secret.encode() not in encode(Masks().apply(event))
+
+
+def test_a_token_that_is_percent_encoded_is_found() -> None:
+    disguised = "%65%79%4a" + JWT[3:]
+    masked = Masks().target(f"/api/{disguised}?x={disguised}")
+    assert masked == "/api/***?x=***"
+
+
+def test_an_opaque_token_in_the_query_is_masked_by_its_name() -> None:
+    assert Masks().target("/api?access_token=abc123&limit=5") == "/api?access_token=***&limit=5"
+    assert Masks().values(["base64url.bearer.authorization.k8s.io.b3BhcXVl", "v5.channel.k8s.io"]) == [
+        "base64url.bearer.authorization.k8s.io.***",
+        "v5.channel.k8s.io",
+    ]
+
+
+def test_without_a_match_the_event_is_the_same_object_and_the_target_the_same_bytes() -> None:
+    target = exec_target("sh", "-c", "echo%20%2541+b;%0Aid") + "&&x&=y&stdin=true"
+    event = call(target=target)
+    assert Masks(["password=.*"]).apply(event) is event
+
+
+def test_a_pattern_masks_what_it_matches_in_a_value_and_keeps_the_rest() -> None:
+    masks = Masks([r"(?<=--password=)\S+"])
+    target = masks.target(exec_target("mysql", "--password%3Dhunter2%20-v", "x%2Fy"))
+    assert target == exec_target("mysql", "--password=***%20-v", "x%2Fy")
+    assert masks.values(["mysql", "--password=hunter2 -v"]) == ["mysql", "--password=*** -v"]
+
+
+def test_a_password_that_is_an_argument_of_its_own_is_found() -> None:
+    masks = Masks([r"--password\s\S+"])
+    assert masks.values(["mysql", "--password", "hunter2", "-v"]) == ["mysql", "***", "***", "-v"]
+    assert "hunter2" not in masks.target(exec_target("mysql", "--password", "hunter2", "-v"))
+
+
+def test_anchors_stand_for_a_values_ends_and_a_dot_stays_in_it() -> None:
+    masks = Masks([r"^pin .*$"])
+    assert masks.values(["a", "pin 1234", "b"]) == ["a", "***", "b"]
+
+
+def test_a_pattern_finds_a_parameter_by_its_name() -> None:
+    assert Masks(["fieldSelector=.*"]).target("/api?limit=1&fieldSelector=a%3Db") == "/api?limit=1&***"
+
+
+def test_patterns_do_not_touch_the_path() -> None:
+    assert Masks(["pods"]).target("/api/v1/pods?x=pods") == "/api/v1/pods?x=***"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [(["("], "no regular expression"), (["x*"], "empty text"), (["a"] * 65, "limit of 64")],
+)
+def test_faulty_patterns_are_refused_by_name(patterns: list[str], message: str) -> None:
+    with pytest.raises(PatternError, match=message):
+        Masks(patterns)
+
+
+@given(st.lists(st.text(alphabet="ab\n =s")), st.sampled_from(["a+", r"a\sb", "^b$", "ab|b"]))
+def test_masking_keeps_the_number_of_values_and_leaves_no_match_of_a_literal(
+    values: list[str], pattern: str
+) -> None:
+    masked = Masks([pattern]).values(values)
+    assert len(masked) == len(values)
+    if pattern == "a+":
+        assert "a" not in "".join(masked)

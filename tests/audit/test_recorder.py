@@ -1,0 +1,378 @@
+"""The recorder with its real thread and a real file; so these tests take real milliseconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from audit import recorder as recorder_module
+from audit.record import Event, Kind, Phase
+from audit.recorder import BATCH_EVENTS_MAX, open_recorder
+from audit.store import AuditReader, AuditStore, AuditUnavailable
+from tests.audit.events import call, failure
+
+
+class WatchedStore(AuditStore):
+    """The real store, which tells of its batches and can be made to fail or to hang."""
+
+    def __init__(self, path: Path, **options: int) -> None:
+        super().__init__(path, **options)
+        self.batches: list[int] = []
+        self.failure: str | None = None
+        self.gate: threading.Event | None = None
+        self.threads: set[int] = set()
+
+    def append(self, batch: Sequence[Event], *, boot: str = "") -> None:
+        if self.gate is not None:
+            self.gate.wait(5)
+        if self.failure is not None:
+            raise AuditUnavailable(self.failure)
+        self.threads.add(threading.get_ident())
+        super().append(batch, boot=boot)
+        self.batches.append(len(batch))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[WatchedStore]:
+    store = WatchedStore(path)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recorder_module, "RETRY_S", 0.02)
+
+
+def rows(path: Path) -> list[dict[str, object]]:
+    reader = AuditReader(path)
+    try:
+        return [json.loads(row.line) for row in reader.query()]
+    finally:
+        reader.close()
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - what is waited for happens in a thread and in a file
+            await trio.sleep(0.005)
+
+
+async def test_an_intent_is_on_the_disk_when_it_returns(store: WatchedStore, path: Path) -> None:
+    async with open_recorder(store) as recorder:
+        event = call()
+        await recorder.intent(event)
+        assert [(row["eid"], row["phase"]) for row in rows(path)] == [(event.eid, "intent")]
+        recorder.complete(event.completed(event.ts))
+        await recorder.flush()
+        assert [row["phase"] for row in rows(path)] == ["intent", "complete"]
+    assert store.threads != {threading.get_ident()}
+    assert len(store.threads) == 1
+
+
+async def test_intents_that_come_together_share_a_commit(store: WatchedStore) -> None:
+    async with open_recorder(store) as recorder:
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(recorder.intent, call())
+    assert sum(store.batches) == 100
+    assert len(store.batches) <= 10
+
+
+async def test_completions_linger_for_company_and_nobody_waits(store: WatchedStore, path: Path) -> None:
+    async with open_recorder(store) as recorder:
+        for _ in range(20):
+            recorder.complete(call(phase=Phase.COMPLETE))
+        assert rows(path) == []
+        await eventually(lambda: len(rows(path)) == 20)
+    assert store.batches == [20]
+
+
+async def test_a_full_batch_does_not_linger(
+    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "LINGER_S", 60.0)
+    async with open_recorder(store) as recorder:
+        for _ in range(BATCH_EVENTS_MAX):
+            recorder.complete(call(phase=Phase.COMPLETE))
+        await eventually(lambda: len(rows(path)) == BATCH_EVENTS_MAX)
+
+
+async def test_an_intent_takes_lingering_completions_with_it(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "LINGER_S", 60.0)
+    async with open_recorder(store) as recorder:
+        recorder.complete(call(phase=Phase.COMPLETE))
+        recorder.complete(call(phase=Phase.COMPLETE))
+        await recorder.intent(call())
+    assert store.batches == [3]
+
+
+async def test_leaving_writes_what_is_queued(store: WatchedStore, path: Path) -> None:
+    async with open_recorder(store) as recorder:
+        for _ in range(BATCH_EVENTS_MAX + 10):
+            recorder.complete(call(phase=Phase.COMPLETE))
+    assert len(rows(path)) == BATCH_EVENTS_MAX + 10
+    with pytest.raises(AuditUnavailable, match="stopped"):
+        await recorder.intent(call())
+    recorder.complete(call(phase=Phase.COMPLETE))
+
+
+async def test_cancelling_the_surroundings_still_writes_what_is_queued(
+    store: WatchedStore, path: Path
+) -> None:
+    with trio.CancelScope() as scope:
+        async with open_recorder(store) as recorder:
+            recorder.complete(call(phase=Phase.COMPLETE))
+            scope.cancel()
+            await trio.sleep_forever()
+    assert len(rows(path)) == 1
+
+
+async def test_a_cancelled_intent_is_ended_as_never_forwarded(store: WatchedStore, path: Path) -> None:
+    store.gate = threading.Event()
+    async with open_recorder(store) as recorder:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(recorder.intent, call())
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        store.gate.set()
+        await recorder.flush()
+    first, second = rows(path)
+    assert first["eid"] == second["eid"]
+    assert (first["phase"], second["phase"]) == ("intent", "complete")
+    assert second["resp"] == {
+        "status": 0,
+        "reason": "the client left before the call was forwarded",
+        "processed": "no",
+    }
+
+
+async def test_only_an_intent_is_taken_as_one(store: WatchedStore) -> None:
+    async with open_recorder(store) as recorder:
+        with pytest.raises(ValueError, match="no intent"):
+            await recorder.intent(call(phase=Phase.COMPLETE))
+
+
+@pytest.mark.usefixtures("quick_retry")
+async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
+    store: WatchedStore, path: Path
+) -> None:
+    async with open_recorder(store, org="acme") as recorder:
+        begun = call()
+        await recorder.intent(begun)
+        store.failure = "database or disk is full"
+        with pytest.raises(AuditUnavailable, match="full"):
+            await recorder.intent(call())
+        assert not recorder.healthy
+        for _ in range(3):
+            with pytest.raises(AuditUnavailable, match="full"):
+                await recorder.intent(call())
+        # A call that was accepted before still gets its end, once the store is back.
+        recorder.complete(begun.completed(begun.ts))
+        store.failure = None
+        await eventually(lambda: recorder.healthy)
+        await recorder.intent(call())
+    assert [(row["kind"], row["phase"]) for row in rows(path)] == [
+        ("call", "intent"),
+        ("audit.gap", "complete"),
+        ("call", "complete"),
+        ("call", "intent"),
+    ]
+    gap = rows(path)[1]
+    assert gap["count"] == 4
+    assert gap["note"] == "4 writes refused, 0 events lost: database or disk is full"
+    assert gap["org"] == "acme"
+
+
+@pytest.mark.usefixtures("quick_retry")
+async def test_intents_that_wait_behind_a_failing_batch_are_refused_at_once(store: WatchedStore) -> None:
+    store.gate = threading.Event()
+    refused = 0
+
+    async def one() -> None:
+        nonlocal refused
+        try:
+            await recorder.intent(call())
+        except AuditUnavailable:
+            refused += 1
+
+    async with open_recorder(store) as recorder:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2 * BATCH_EVENTS_MAX):
+                nursery.start_soon(one)
+            await wait_all_tasks_blocked()
+            store.failure = "disk I/O error"
+            store.gate.set()
+        assert refused == 2 * BATCH_EVENTS_MAX
+        with pytest.raises(AuditUnavailable):
+            await recorder.flush()
+
+
+@pytest.mark.usefixtures("quick_retry")
+async def test_what_does_not_fit_the_queue_is_counted_by_the_gap(
+    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "QUEUE_EVENTS_MAX", 10)
+    async with open_recorder(store) as recorder:
+        store.failure = "disk I/O error"
+        with pytest.raises(AuditUnavailable):
+            await recorder.intent(call())
+        for _ in range(25):
+            recorder.complete(call(phase=Phase.COMPLETE))
+        store.failure = None
+        await eventually(lambda: recorder.healthy)
+    kinds = [row["kind"] for row in rows(path)]
+    assert kinds.count("call") == 10
+    (gap,) = [row for row in rows(path) if row["kind"] == "audit.gap"]
+    assert gap["note"] == "1 writes refused, 15 events lost: disk I/O error"
+    assert gap["count"] == 16
+
+
+async def test_a_store_slower_than_the_calls_refuses_writes_until_the_next_commit(
+    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "QUEUE_BYTES_MAX", 50_000)
+    store.gate = threading.Event()
+    async with open_recorder(store) as recorder:
+        accepted = 0
+        while recorder.healthy:
+            recorder.complete(call(phase=Phase.COMPLETE))
+            accepted += 1
+        assert accepted < 50
+        with pytest.raises(AuditUnavailable, match="too slow"):
+            await recorder.intent(call())
+        store.gate.set()
+        await eventually(lambda: recorder.healthy)
+        await recorder.intent(call())
+    notes = [str(row["note"]) for row in rows(path) if row["kind"] == Kind.AUDIT_GAP]
+    assert sum(int(note.split()[0]) for note in notes) == 1
+    assert sum(int(note.split()[3]) for note in notes) == 1
+    assert len(rows(path)) - len(notes) == accepted - 1 + 1
+
+
+async def test_a_store_that_stays_down_does_not_hold_up_the_end(
+    store: WatchedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trio.fail_after(2):
+        async with open_recorder(store) as recorder:
+            store.failure = "disk I/O error"
+            for _ in range(3):
+                recorder.complete(call(phase=Phase.COMPLETE))
+    assert "3 events are lost" in caplog.text
+
+
+async def test_a_bug_in_the_writer_ends_the_recorder_and_whoever_waits(store: WatchedStore) -> None:
+    def broken(batch: Sequence[Event], *, boot: str = "") -> None:
+        raise ZeroDivisionError
+
+    store.append = broken  # type: ignore[method-assign]
+    with pytest.RaisesGroup(ZeroDivisionError):
+        async with open_recorder(store) as recorder:
+            await recorder.intent(call())
+
+
+async def test_a_flood_of_failures_is_one_event_with_a_count(store: WatchedStore, path: Path) -> None:
+    async with open_recorder(store) as recorder:
+        for _ in range(1000):
+            recorder.complete(failure())
+        await recorder.flush()
+        assert len(rows(path)) == 10
+    assert len(rows(path)) == 11
+    assert sum(int(str(row.get("count", 1))) for row in rows(path)) == 1000
+
+
+async def test_a_floods_window_ends_while_the_hub_is_idle(
+    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.flood.WINDOW_S", 0.1)
+    async with open_recorder(store) as recorder:
+        for _ in range(50):
+            recorder.complete(failure())
+        await eventually(lambda: len(rows(path)) == 11)
+
+
+# access.md's C44, with a real process and a real signal; the child prints when its intent is durable.
+CHILD = """
+import sys, trio
+from pathlib import Path
+from audit.recorder import open_recorder
+from audit.store import AuditStore
+from tests.audit.events import call
+
+async def main():
+    async with open_recorder(AuditStore(Path(sys.argv[1]))) as recorder:
+        ended = call()
+        await recorder.intent(ended)
+        recorder.complete(ended.completed(ended.ts))
+        await recorder.flush()
+        event = call()
+        await recorder.intent(event)
+        print(event.eid, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main)
+"""
+
+
+async def test_a_hub_killed_between_intent_and_completion_leaves_an_intent_closed_as_unknown(
+    path: Path,
+) -> None:
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    eid = child.stdout.readline().strip()
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    child.stdout.close()
+    assert [row["phase"] for row in rows(path)] == ["intent", "complete", "intent"]
+    store = AuditStore(path)
+    async with open_recorder(store):
+        pass
+    async with open_recorder(store):
+        pass
+    store.close()
+    assert [row["phase"] for row in rows(path)] == ["intent", "complete", "intent", "unknown"]
+    assert [row["eid"] for row in rows(path)][2:] == [eid, eid]
+
+
+@pytest.mark.usefixtures("quick_retry")
+async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room(path: Path) -> None:
+    """The file's bound makes SQLite answer SQLITE_FULL, as a full disk does; lifting it is making room."""
+    store = AuditStore(path, bytes_max=256 * 1024)
+    async with open_recorder(store) as recorder:
+        written = 0
+
+        async def fill() -> None:
+            nonlocal written
+            while True:
+                await recorder.intent(call())
+                written += 1
+
+        # The event of the gap may still fit where an intent did not; then the disk is not full yet.
+        while recorder.healthy:
+            with pytest.raises(AuditUnavailable, match="full"):
+                await fill()
+            await trio.sleep(0.1)
+        calls = [row for row in rows(path) if row["kind"] == "call"]
+        assert len(calls) == written
+        store._bytes_max = None
+        await eventually(lambda: recorder.healthy)
+        await recorder.intent(call())
+    store.close()
+    assert [row["kind"] for row in rows(path)][-2:] == ["audit.gap", "call"]

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+import stat
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from audit.mask import Masks
+from audit.record import Phase, utc
+from audit.store import PAGE_ROWS_MAX, AuditReader, AuditStore, AuditUnavailable
+from tests.audit.events import NOW_S, call
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[AuditStore]:
+    store = AuditStore(path)
+    yield store
+    store.close()
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    reader = AuditReader(path)
+    try:
+        return [json.loads(stored.line) for stored in reader.query()]
+    finally:
+        reader.close()
+
+
+def test_events_keep_their_order_and_get_a_sequence(store: AuditStore, path: Path) -> None:
+    batch = [call(), call(), call()]
+    store.append(batch[:2])
+    store.append(batch[2:])
+    assert [row["seq"] for row in read(path)] == [1, 2, 3]
+    assert [row["eid"] for row in read(path)] == [event.eid for event in batch]
+
+
+def test_the_file_is_its_owners_alone(store: AuditStore, path: Path) -> None:
+    store.append([call()])
+    for file in path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+
+def test_the_disk_settings_are_the_durable_ones(store: AuditStore) -> None:
+    connection = store._connection
+    assert connection is not None
+    pragmas = {
+        name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()
+        for name in ("journal_mode", "synchronous", "busy_timeout")
+    }
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000}
+
+
+@pytest.mark.parametrize("statement", ["UPDATE events SET body = 'x'", "DELETE FROM events"])
+def test_rows_cannot_be_changed(store: AuditStore, path: Path, statement: str) -> None:
+    store.append([call()])
+    connection = sqlite3.connect(path)
+    with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+        connection.execute(statement)
+    connection.close()
+
+
+def test_what_is_asked_for_is_found(store: AuditStore, path: Path) -> None:
+    store.append([call(agent="a", cluster="x", at_s=NOW_S), call(agent="b", cluster="y", at_s=NOW_S + 10)])
+    reader = AuditReader(path)
+    assert [row.seq for row in reader.query(agent="a")] == [1]
+    assert [row.seq for row in reader.query(cluster="y")] == [2]
+    assert [row.seq for row in reader.query(agent="a", cluster="y")] == []
+    assert [row.seq for row in reader.query(since=utc(NOW_S + 10))] == [2]
+    assert [row.seq for row in reader.query(after_seq=1)] == [2]
+    assert [row.seq for row in reader.query(limit=1)] == [1]
+    assert reader.last_seq() == 2
+    reader.close()
+
+
+def test_a_page_is_bounded(store: AuditStore, path: Path) -> None:
+    store.append([call() for _ in range(PAGE_ROWS_MAX + 1)])
+    reader = AuditReader(path)
+    assert len(reader.query(limit=10**9)) == PAGE_ROWS_MAX
+    assert len(reader.query(after_seq=PAGE_ROWS_MAX)) == 1
+    reader.close()
+
+
+def test_an_intent_without_an_end_is_closed_once_by_the_next_boot(store: AuditStore, path: Path) -> None:
+    open_one, ended, batched = call(), call(), call()
+    store.append([open_one, ended], boot="first")
+    store.append([ended.completed(ended.ts), batched, batched.completed(batched.ts)], boot="first")
+    assert store.close_unknown("first", utc(NOW_S + 60)) == 0
+    assert store.close_unknown("second", utc(NOW_S + 60)) == 1
+    assert store.close_unknown("third", utc(NOW_S + 61)) == 0
+    last = read(path)[-1]
+    assert (last["eid"], last["phase"]) == (open_one.eid, Phase.UNKNOWN)
+    assert last["ts"] == "2026-09-21T14:14:20Z"
+    reader = AuditReader(path)
+    assert [json.loads(row.line)["phase"] for row in reader.query(agent="robot", since=utc(NOW_S + 60))] == [
+        "unknown"
+    ]
+    reader.close()
+
+
+def test_a_full_file_is_unavailable_and_takes_events_again_when_there_is_room(path: Path) -> None:
+    small = AuditStore(path, bytes_max=128 * 1024)
+
+    def fill() -> None:
+        for _ in range(1000):
+            small.append([call()])
+
+    with pytest.raises(AuditUnavailable, match="full"):
+        fill()
+    before = read(path)
+    small.close()
+    roomy = AuditStore(path)
+    roomy.append([call()])
+    roomy.close()
+    assert len(read(path)) == len(before) + 1
+
+
+def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
+    small = AuditStore(path, bytes_max=128 * 1024)
+    with pytest.raises(AuditUnavailable):
+        small.append([call() for _ in range(2000)])
+    assert read(path) == []
+    small.append([call()])
+    assert len(read(path)) == 1
+    small.close()
+
+
+def test_a_second_process_may_write_between(store: AuditStore, path: Path) -> None:
+    other = AuditStore(path)
+    for _ in range(5):
+        store.append([call()])
+        other.append([call()])
+    other.close()
+    assert [row["seq"] for row in read(path)] == list(range(1, 11))
+
+
+def test_nothing_reaches_the_disk_unmasked(path: Path) -> None:
+    store = AuditStore(path, Masks(["hunter2"]))
+    store.append([call(target="/api/v1/pods?labelSelector=hunter2&access_token=opaque-secret")])
+    store.close()
+    raw = b"".join(file.read_bytes() for file in path.parent.iterdir())
+    assert b"labelSelector" in raw
+    assert b"hunter2" not in raw
+    assert b"opaque-secret" not in raw
+
+
+def test_a_trail_of_a_newer_version_is_left_alone(path: Path) -> None:
+    AuditStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(AuditUnavailable, match="schema version 99"):
+        AuditStore(path)
+
+
+def test_an_unusable_path_is_unavailable(tmp_path: Path) -> None:
+    with pytest.raises(AuditUnavailable, match="unavailable"):
+        AuditStore(tmp_path / "missing" / "audit.db")
+    with pytest.raises(AuditUnavailable, match="no audit trail"):
+        AuditReader(tmp_path / "audit.db")
+    (tmp_path / "audit.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(AuditUnavailable, match="not a database"):
+        AuditStore(tmp_path / "audit.db")
+
+
+def test_a_reader_cannot_write(store: AuditStore, path: Path) -> None:
+    reader = AuditReader(path)
+    with pytest.raises(Exception, match="readonly"), reader._engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM open_intents")
+    reader.close()
+
+
+def test_since_is_exact_to_the_microsecond(store: AuditStore, path: Path) -> None:
+    event = call(at_s=NOW_S + 0.000123)
+    store.append([event])
+    reader = AuditReader(path)
+    assert len(reader.query(since=event.ts)) == 1
+    assert reader.query(since=event.ts + timedelta(microseconds=1)) == []
+    reader.close()
