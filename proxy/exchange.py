@@ -1,0 +1,149 @@
+"""The two ends of one exchange, whatever carries it.
+
+An exchange is one request and its answer. `Inbound` is where the request came from (the client at the hub;
+at the relay the tunnel, or the hub's own connection), `Outbound` is where it goes (the tunnel, or an HTTPS
+connection). `proxy.forward` joins one of each and knows nothing else of either.
+
+Only a clean end may look like one: kubectl believes it. So each end has two ways to finish, `end` for an
+answer that is whole and `cut` for everything else, and there is no third.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import attrs
+
+from proxy.head import RequestHead, ResponseHead
+from tunnel.protocol.errors import Processed, StreamCode
+
+__all__ = [
+    "ByteStream",
+    "ExchangeBroken",
+    "Failure",
+    "Inbound",
+    "InboundBroken",
+    "Outbound",
+    "OutboundBroken",
+    "Processed",
+    "RequestHead",
+    "ResponseHead",
+    "StreamCode",
+]
+
+
+@attrs.frozen
+class Failure:
+    """Why an exchange failed, and whether the API server may have seen the request."""
+
+    code: StreamCode
+    processed: Processed
+    reason: str
+
+
+class ExchangeBroken(Exception):
+    """An exchange cannot go on; `failure` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.code.name.lower()}: {failure.reason}")
+        self.failure = failure
+
+
+class InboundBroken(ExchangeBroken):
+    """The side that asked is gone (CANCEL), or sent a body that cannot be read (PROTOCOL)."""
+
+
+class OutboundBroken(ExchangeBroken):
+    """The side that answers failed, refused, or sent what is no answer."""
+
+
+class ByteStream(Protocol):
+    """Raw bytes both ways, after a 101. Each method raises trio.BrokenResourceError when the peer is lost."""
+
+    @property
+    def can_half_close(self) -> bool:
+        """Whether `send_eof` is possible; over TLS it is not."""
+        ...
+
+    async def receive_some(self) -> bytes:
+        """Return bytes as soon as there are any; b"" at a clean end. Cancelled: nothing is lost."""
+        ...
+
+    async def send_all(self, data: bytes) -> None:
+        """Send all of it. Cancelled: nobody knows how much, so the stream can only be cut."""
+        ...
+
+    async def send_eof(self) -> None:
+        """End our direction; only where `can_half_close`."""
+        ...
+
+
+class Inbound(Protocol):
+    """The side that asked. Its methods raise InboundBroken.
+
+    One task may be in `receive_body` or `wait_disconnect` while another sends; the two readers exclude each
+    other. A cancelled receive loses nothing; after a cancelled send the only thing left to do is `cut`.
+    """
+
+    async def receive_body(self) -> bytes:
+        """Return body bytes as they come, never kept back; b"" at the clean end, again and again."""
+        ...
+
+    async def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:
+        """Send the answer's head, in one write with the body bytes and the end that are already there."""
+        ...
+
+    async def send_body(self, data: bytes, *, end: bool = False) -> None:
+        """Send body bytes at once, and the clean end with them when `end`."""
+        ...
+
+    async def end(self) -> None:
+        """End the answer cleanly, or after `upgraded` the connection. May be called again."""
+        ...
+
+    def upgraded(self) -> ByteStream:
+        """Return the raw stream, after a 101 was sent; bytes that had come before it are its first."""
+        ...
+
+    async def cut(self, failure: Failure) -> None:
+        """End it so that it can never be taken for a clean end. Raises nothing; may be called again."""
+        ...
+
+    async def wait_disconnect(self) -> None:
+        """Return once the other side is gone; what it sends meanwhile is kept, up to a bound."""
+        ...
+
+
+class Outbound(Protocol):
+    """The side that answers; the request's head is already on its way. Its methods raise OutboundBroken.
+
+    One task may send the body while another receives. A cancelled receive loses nothing.
+    """
+
+    async def send_body(self, data: bytes) -> None:
+        """Send bytes of the request's body."""
+        ...
+
+    async def end_body(self) -> None:
+        """Say that the request's body is whole."""
+        ...
+
+    async def receive_head(self) -> ResponseHead:
+        """Return the final head, or the 101; other 1xx are dropped."""
+        ...
+
+    async def receive_body(self) -> bytes:
+        """Return body bytes as they come; b"" at the clean end, again and again."""
+        ...
+
+    def receive_body_nowait(self) -> bytes | None:
+        """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
+        ...
+
+    def upgraded(self) -> ByteStream:
+        """Return the raw stream, after a 101 was received; bytes that came with it are its first."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give a connection that is clean back to its pool, cut any other. May be called again."""
+        ...
