@@ -1,0 +1,142 @@
+"""The hub's knowledge while it runs: one snapshot in memory, replaced after every change of the store.
+
+The way of a request reads `current` and never waits. Changes come from the admin API alone, one at a
+time, each on a thread, and return only when the new snapshot stands: an agent that was locked is refused
+from the moment that the operator's command returns. One hub process owns the database (datadir's lock),
+so nothing else can change it unseen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import NoReturn, TypeVar
+
+import trio
+
+from proxy.hub.entities import Agent, AgentState, ApiKey, Cluster, Mode, Snapshot, Team
+from proxy.hub.errors import StoreUnavailableError
+from proxy.hub.store import Store
+
+__all__ = [
+    "Agent",
+    "AgentState",
+    "ApiKey",
+    "Cluster",
+    "Directory",
+    "Mode",
+    "Snapshot",
+    "Team",
+    "open_directory",
+]
+
+T = TypeVar("T")
+
+# "Last used" is for an operator who looks for dead credentials; half a minute is exact enough for that,
+# and a write per call would be a disk flush per call.
+USE_WRITTEN_EVERY_S = 30.0
+# A disk that does not answer must not hold up the end of the hub.
+LAST_WRITE_S = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Directory:
+    """Reads without waiting, changes one at a time; made by `open_directory`."""
+
+    def __init__(self, store: Store, current: Snapshot) -> None:
+        self.current = current
+        self._store = store
+        self._limiter = trio.CapacityLimiter(1)
+        self._stale = False
+        self._forget_use()
+
+    async def read(self, query: Callable[[Store], T]) -> T:
+        """Run a query that the snapshot does not answer; raises what it raises."""
+        return await trio.to_thread.run_sync(query, self._store, limiter=self._limiter)
+
+    async def change(self, mutation: Callable[[Store], T]) -> T:
+        """Run a change and replace the snapshot; raises what the change raises.
+
+        Cancelled while it waits for its turn, nothing has happened; once begun it runs to its end.
+        """
+        return await trio.to_thread.run_sync(self._change, mutation, limiter=self._limiter)
+
+    def _change(self, mutation: Callable[[Store], T]) -> T:
+        # On the thread, so that no cancellation can come between the commit and the snapshot.
+        self._stale = True
+        try:
+            return mutation(self._store)
+        finally:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        self.current = self._store.snapshot()
+        self._stale = False
+
+    def note_agent_used(self, agent: Agent, key: ApiKey, now: float) -> None:
+        """Remember that an agent showed a key; written down later."""
+        self._agents[agent.id] = now
+        self._api_keys[key.id] = now
+
+    def note_admin_token_used(self, token_id: str, now: float) -> None:
+        """Remember that an operator's token was shown; written down later."""
+        self._admin_tokens[token_id] = now
+
+    def note_relay_seen(self, cluster_id: str, instance: str, now: float) -> None:
+        """Remember that a connected relay was heard; written down later."""
+        self._relays[cluster_id, instance] = now
+
+    def _forget_use(self) -> None:
+        # Bounded by what exists: ids of agents, keys, tokens and connected relays.
+        self._agents: dict[str, float] = {}
+        self._api_keys: dict[str, float] = {}
+        self._admin_tokens: dict[str, float] = {}
+        self._relays: dict[tuple[str, str], float] = {}
+
+    async def write_use(self) -> None:
+        """Write down what was used since the last time; raises StoreUnavailableError, and forgets it then."""
+        note = partial(
+            Store.note_use,
+            agents=self._agents,
+            api_keys=self._api_keys,
+            admin_tokens=self._admin_tokens,
+            relays=self._relays,
+        )
+        if self._stale or self._agents or self._api_keys or self._admin_tokens or self._relays:
+            self._forget_use()
+            await self.change(note)
+
+    async def run_use_writer(self) -> NoReturn:
+        """Write down use from time to time; a store that fails is logged and tried again."""
+        while True:
+            await trio.sleep(USE_WRITTEN_EVERY_S)
+            try:
+                await self.write_use()
+            except StoreUnavailableError as error:
+                log.warning("cannot write down what was used: %s", error)
+
+
+@asynccontextmanager
+async def open_directory(path: Path, *, org: str, clock: Callable[[], float]) -> AsyncIterator[Directory]:
+    """Open the store (making or migrating it) and read the first snapshot; raises StoreUnavailableError.
+
+    At the end what was used is written down, within a deadline, and the store is closed.
+    """
+    store = await trio.to_thread.run_sync(partial(Store, path, org=org, clock=clock))
+    try:
+        await trio.to_thread.run_sync(store.close_relays)
+        directory = Directory(store, await trio.to_thread.run_sync(store.snapshot))
+        try:
+            yield directory
+        finally:
+            with trio.move_on_after(LAST_WRITE_S, shield=True):
+                try:
+                    await directory.write_use()
+                except StoreUnavailableError as error:
+                    log.warning("cannot write down what was used: %s", error)
+    finally:
+        store.close()

@@ -1,0 +1,34 @@
+"""Brings the hub's database to the shape that this version knows, from inside the package.
+
+`env.py` and `versions/` are what Alembic expects; there is no alembic.ini, since an operator never runs
+Alembic by hand.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+
+class MigrationError(Exception):
+    """The database was written by a newer version, or by something else."""
+
+
+def migrate(connection: sa.Connection) -> None:
+    """Run what is missing, in the connection's transaction: all of it or nothing. Raises MigrationError."""
+    config = Config()
+    # ConfigParser would read a % in the path as the start of an interpolation.
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    scripts = ScriptDirectory.from_config(config)
+    known = {script.revision for script in scripts.walk_revisions()}
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found is not None and found not in known:
+        raise MigrationError(f"the database is at revision {found}, which this version does not know")
+    if found != scripts.get_current_head():
+        command.upgrade(config, "head")

@@ -1,0 +1,72 @@
+"""Which names, owners, labels and addresses may be stored. Nothing is repaired: it fits or it is refused."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from auth.principal import IdentityError, slug
+from proxy.hub.errors import InvalidError
+
+LABELS_MAX = 64
+OWNER_LENGTH_MAX = 254
+PEM_LENGTH_MAX = 64 * 1024
+
+# Kubernetes' own rule, since operators will use the same labels there.
+_LABEL_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
+_LABEL_KEY = re.compile(rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
+_LABEL_VALUE = re.compile(rf"(?:{_LABEL_NAME})?")
+
+
+def check_name(kind: str, name: str) -> None:
+    try:
+        slug(kind, name)
+    except IdentityError as error:
+        raise InvalidError(str(error)) from error
+
+
+def check_owner(owner: str) -> None:
+    if not 1 <= len(owner) <= OWNER_LENGTH_MAX or not owner.isprintable() or owner != owner.strip():
+        raise InvalidError(
+            f"the owner is a person's name or address, 1 to {OWNER_LENGTH_MAX} printable characters"
+        )
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > LABELS_MAX:
+        raise InvalidError(f"{len(labels)} labels exceed the {LABELS_MAX} that a cluster may have")
+    for key, value in labels.items():
+        if _LABEL_KEY.fullmatch(key) is None or _LABEL_VALUE.fullmatch(value) is None:
+            raise InvalidError(f"label {shown(key)}={shown(value)} is not valid by Kubernetes' rules")
+
+
+def check_relay_url(url: str, *, private: bool) -> None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise InvalidError(f"relay URL {shown(url)} is not a URL") from error
+    plain = re.fullmatch(r"[!-~]{1,2048}", url, re.ASCII) is not None and not {"?", "#", "@"} & set(url)
+    if parts.scheme != "https" or not parts.hostname or not plain or port == 0 or parts.path not in {"", "/"}:
+        raise InvalidError(f"relay URL {shown(url)} is not https://host or https://host:port")
+    try:
+        address = ipaddress.ip_address(parts.hostname)
+    except ValueError:
+        return  # a name: what it resolves to is checked each time it is dialled
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    # Link-local is where clouds keep their instance credentials; no relay lives there.
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        raise InvalidError(f"relay URL {shown(url)} leads to an address where no relay can be")
+    if not address.is_global and not private:
+        raise InvalidError(
+            f"relay URL {shown(url)} leads to a private address: "
+            "say that this is meant (--allow-private-address)"
+        )
+
+
+def shown(text: str) -> str:
+    """Quote what a caller sent, safe for a terminal and short."""
+    return ascii(text[:80])

@@ -1,0 +1,625 @@
+"""The hub's store: teams, agents, clusters and keys in SQLite, through SQLAlchemy Core.
+
+Synchronous, and for one caller at a time: `directory` runs it on a thread. Each public method is one
+transaction, opened by BEGIN IMMEDIATE, so that what a method checked still holds when it writes.
+The rules of names stand here, once, below every way in (API, command line, tests).
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from auth.keys import PublicKey
+from auth.principal import TEAMS_MAX, Principal
+from proxy.hub import tables as t
+from proxy.hub.entities import (
+    AdminToken,
+    Agent,
+    AgentState,
+    ApiKey,
+    Cluster,
+    Mode,
+    RelayInstance,
+    Snapshot,
+    Team,
+)
+from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.migrations import MigrationError, migrate
+from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url, shown
+
+BUSY_TIMEOUT_MS = 5000
+# An agent has one key, two while it changes them; more is a leak in somebody's pipeline.
+API_KEYS_PER_AGENT_MAX = 16
+# One is replaced by another; a third would be a replacement that nobody finished.
+RELAY_KEYS_PER_CLUSTER_MAX = 4
+# A pod brings a new instance id each time it starts; the older ones tell an operator nothing.
+RELAY_INSTANCES_KEPT = 16
+
+
+@attrs.frozen
+class RelayContact:
+    """A relay instance as it presents itself when it connects."""
+
+    cluster_id: str
+    instance: str
+    boot: str
+    version: str
+    address: str
+
+
+class Store:
+    """The database of one hub. `clock` gives epoch seconds."""
+
+    def __init__(self, path: Path, *, org: str, clock: Callable[[], float]) -> None:
+        """Open the database, making or migrating it; raises StoreUnavailableError."""
+        self._org = org
+        self._clock = clock
+        # Made here, so that it is its owner's alone from the first byte; SQLite gives its -wal and -shm
+        # files the same mode.
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreUnavailableError(f"cannot open {path}: {error.strerror}") from error
+        self._engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(path)),
+            poolclass=sa.StaticPool,
+            # One caller at a time, but not always on the same thread.
+            connect_args={"check_same_thread": False, "isolation_level": None},
+        )
+        sa.event.listen(self._engine, "connect", _configure)
+        sa.event.listen(self._engine, "begin", _begin_immediate)
+        try:
+            with self._transaction() as connection:
+                migrate(connection)
+        except (MigrationError, StoreUnavailableError) as error:
+            self.close()
+            raise StoreUnavailableError(
+                f"cannot use {path}: {error}; run the version that wrote it, or restore a backup"
+            ) from error
+
+    def close(self) -> None:
+        """Close the database; the WAL is folded in."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
+            # The driver's words, without the statement and its parameters, which may hold hashes.
+            raise StoreUnavailableError(f"the store failed: {error.orig}") from error
+
+    # -- reading
+
+    def snapshot(self) -> Snapshot:
+        """Read everything that the way of a request needs, as of one moment."""
+        with self._transaction() as connection:
+            by_team = {
+                row.id: Team(row.id, row.name, row.created_at)
+                for row in connection.execute(sa.select(t.teams))
+            }
+            by_agent = {agent.id: agent for agent in self._agents(connection, by_team)}
+            by_cluster = {cluster.id: cluster for cluster in self._clusters(connection, by_team)}
+            keys = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.revoked_at.is_(None)))
+            tokens = connection.execute(sa.select(t.admin_tokens))
+            return Snapshot(
+                org=self._org,
+                teams_by_name={team.name: team for team in by_team.values()},
+                agents_by_id=by_agent,
+                agents_by_name={agent.name: agent for agent in by_agent.values()},
+                clusters_by_id=by_cluster,
+                clusters_by_name={cluster.name: cluster for cluster in by_cluster.values()},
+                api_keys_by_hash={row.hash: (by_agent[row.agent_id], _api_key(row)) for row in keys},
+                admin_tokens_by_hash={row.hash: _admin_token(row) for row in tokens},
+            )
+
+    def api_keys(self, agent: str) -> list[ApiKey]:
+        """All keys of an agent, the revoked ones too, oldest first; raises NotFoundError."""
+        with self._transaction() as connection:
+            query = sa.select(t.api_keys).where(
+                t.api_keys.c.agent_id == _find(connection, t.agents, "agent", agent).id
+            )
+            return [_api_key(row) for row in connection.execute(query.order_by(t.api_keys.c.created_at))]
+
+    def relay_instances(self) -> list[RelayInstance]:
+        """Every relay instance that is remembered, by cluster and the time it was last seen."""
+        query = (
+            sa.select(t.relay_instances, t.clusters.c.name.label("cluster"))
+            .join(t.clusters)
+            .order_by(t.clusters.c.name, t.relay_instances.c.last_seen_at.desc())
+        )
+        with self._transaction() as connection:
+            return [RelayInstance(**row._mapping) for row in connection.execute(query)]
+
+    def _agents(self, connection: sa.Connection, by_team: Mapping[str, Team]) -> Iterator[Agent]:
+        members: dict[str, list[Team]] = {}
+        for row in connection.execute(sa.select(t.agent_teams)):
+            members.setdefault(row.agent_id, []).append(by_team[row.team_id])
+        for row in connection.execute(sa.select(t.agents)):
+            of = sorted(members.get(row.id, ()), key=lambda team: team.name)
+            names = tuple(team.name for team in of)
+            yield Agent(
+                id=row.id,
+                name=row.name,
+                owner=row.owner,
+                state=AgentState(row.state),
+                teams=names,
+                team_ids=frozenset(team.id for team in of),
+                created_at=row.created_at,
+                last_used_at=row.last_used_at,
+                principal=Principal(row.id, row.name, self._org, names) if names else None,
+            )
+
+    def _clusters(self, connection: sa.Connection, by_team: Mapping[str, Team]) -> Iterator[Cluster]:
+        granted: dict[str, list[Team]] = {}
+        for row in connection.execute(sa.select(t.cluster_grants)):
+            granted.setdefault(row.cluster_id, []).append(by_team[row.team_id])
+        keys: dict[str, list[PublicKey]] = {}
+        for row in connection.execute(sa.select(t.relay_keys).order_by(t.relay_keys.c.created_at)):
+            keys.setdefault(row.cluster_id, []).append(PublicKey.from_jwk(row.jwk))
+        for row in connection.execute(sa.select(t.clusters)):
+            to = sorted(granted.get(row.id, ()), key=lambda team: team.name)
+            yield Cluster(
+                id=row.id,
+                name=row.name,
+                labels=row.labels,
+                teams=tuple(team.name for team in to),
+                team_ids=frozenset(team.id for team in to),
+                mode=Mode(row.mode),
+                relay_keys=tuple(keys.get(row.id, ())),
+                relay_url=row.relay_url,
+                relay_ca_pem=row.relay_ca_pem,
+                relay_address_private=row.relay_address_private,
+                created_at=row.created_at,
+            )
+
+    # -- teams
+
+    def add_team(self, name: str) -> str:
+        """Add a team and return its id; raises InvalidError, ConflictError."""
+        check_name("team", name)
+        with self._transaction() as connection:
+            _refuse_taken(connection, t.teams, "team", name)
+            team_id = _new_id()
+            connection.execute(sa.insert(t.teams).values(id=team_id, name=name, created_at=self._clock()))
+            return team_id
+
+    def remove_team(self, name: str) -> str:
+        """Remove a team and its grants, and return its id; raises ConflictError while an agent is in it."""
+        with self._transaction() as connection:
+            team = _find(connection, t.teams, "team", name)
+            inside = connection.scalars(
+                sa.select(t.agents.c.name)
+                .join(t.agent_teams)
+                .where(t.agent_teams.c.team_id == team.id)
+                .order_by(t.agents.c.name)
+            ).all()
+            if inside:
+                raise ConflictError(
+                    f"team {name} still has {_some(inside)}: give them other teams, or remove them, first"
+                )
+            connection.execute(sa.delete(t.teams).where(t.teams.c.id == team.id))
+            return str(team.id)
+
+    # -- agents
+
+    def add_agent(
+        self, name: str, *, owner: str, teams: Iterable[str], key_hash: str, key_hint: str
+    ) -> tuple[str, str]:
+        """Add an agent with its first API key and return the ids of both.
+
+        Raises InvalidError, ConflictError, NotFoundError for a team.
+        """
+        check_name("agent name", name)
+        check_owner(owner)
+        now = self._clock()
+        with self._transaction() as connection:
+            taken = connection.execute(sa.select(t.agents).where(t.agents.c.name == name)).first()
+            if taken is not None:
+                raise ConflictError(
+                    f"agent {name} was retired, and a name is never given to another agent: choose a new one"
+                    if taken.state == AgentState.RETIRED
+                    else f"agent {name} exists already"
+                )
+            agent_id = _new_id()
+            connection.execute(
+                sa.insert(t.agents).values(
+                    id=agent_id,
+                    name=name,
+                    owner=owner,
+                    state=AgentState.ACTIVE,
+                    created_at=now,
+                    state_changed_at=now,
+                )
+            )
+            _set_teams(connection, agent_id, teams)
+            return agent_id, self._add_key(connection, agent_id, key_hash, key_hint)
+
+    def set_agent_teams(self, name: str, teams: Iterable[str]) -> str:
+        """Replace an agent's teams and return its id; raises InvalidError, NotFoundError, ConflictError."""
+        with self._transaction() as connection:
+            agent = _find_agent(connection, name)
+            connection.execute(sa.delete(t.agent_teams).where(t.agent_teams.c.agent_id == agent.id))
+            _set_teams(connection, agent.id, teams)
+            return str(agent.id)
+
+    def lock_agent(self, name: str) -> str:
+        """Refuse an agent until it is unlocked; returns its id. Raises NotFoundError, ConflictError."""
+        return self._set_state(name, AgentState.LOCKED)
+
+    def unlock_agent(self, name: str) -> str:
+        """Let an agent in again; returns its id. Raises NotFoundError, ConflictError."""
+        return self._set_state(name, AgentState.ACTIVE)
+
+    def retire_agent(self, name: str) -> str:
+        """Remove an agent for good: its keys are revoked, its name stays taken; returns its id.
+
+        Raises NotFoundError, ConflictError.
+        """
+        with self._transaction() as connection:
+            agent_id = str(_find_agent(connection, name).id)
+            now = self._clock()
+            connection.execute(
+                sa.update(t.agents)
+                .where(t.agents.c.id == agent_id)
+                .values(state=AgentState.RETIRED, state_changed_at=now)
+            )
+            connection.execute(sa.delete(t.agent_teams).where(t.agent_teams.c.agent_id == agent_id))
+            connection.execute(
+                sa.update(t.api_keys)
+                .where(t.api_keys.c.agent_id == agent_id, t.api_keys.c.revoked_at.is_(None))
+                .values(revoked_at=now)
+            )
+            return agent_id
+
+    def add_api_key(self, agent: str, *, key_hash: str, key_hint: str) -> str:
+        """Give an agent another API key and return the key's id; raises NotFoundError, ConflictError."""
+        with self._transaction() as connection:
+            return self._add_key(connection, _find_agent(connection, agent).id, key_hash, key_hint)
+
+    def revoke_api_key(self, agent: str, key_id: str) -> None:
+        """Revoke one key of an agent; raises NotFoundError, ConflictError."""
+        with self._transaction() as connection:
+            agent_id = _find(connection, t.agents, "agent", agent).id
+            key = connection.execute(
+                sa.select(t.api_keys).where(t.api_keys.c.id == key_id, t.api_keys.c.agent_id == agent_id)
+            ).first()
+            if key is None:
+                raise NotFoundError(f"agent {agent} has no key {shown(key_id)}")
+            if key.revoked_at is not None:
+                raise ConflictError(f"key {key_id} of agent {agent} is revoked already")
+            connection.execute(
+                sa.update(t.api_keys).where(t.api_keys.c.id == key_id).values(revoked_at=self._clock())
+            )
+
+    def _set_state(self, name: str, state: AgentState) -> str:
+        with self._transaction() as connection:
+            agent = _find_agent(connection, name)
+            if agent.state == state:
+                raise ConflictError(f"agent {name} is {state} already")
+            connection.execute(
+                sa.update(t.agents)
+                .where(t.agents.c.id == agent.id)
+                .values(state=state, state_changed_at=self._clock())
+            )
+            return str(agent.id)
+
+    def _add_key(self, connection: sa.Connection, agent_id: str, key_hash: str, key_hint: str) -> str:
+        usable = connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(t.api_keys)
+            .where(t.api_keys.c.agent_id == agent_id, t.api_keys.c.revoked_at.is_(None))
+        )
+        if usable is not None and usable >= API_KEYS_PER_AGENT_MAX:
+            raise ConflictError(f"the agent has {usable} keys, the most it may have: revoke one first")
+        key_id = _new_id()
+        connection.execute(
+            sa.insert(t.api_keys).values(
+                id=key_id, agent_id=agent_id, hint=key_hint, hash=key_hash, created_at=self._clock()
+            )
+        )
+        return key_id
+
+    # -- clusters
+
+    def add_cluster(
+        self,
+        name: str,
+        *,
+        relay_key: PublicKey,
+        teams: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
+        mode: Mode = Mode.TUNNEL,
+        relay_url: str | None = None,
+        relay_ca_pem: str | None = None,
+        relay_address_private: bool = False,
+    ) -> str:
+        """Add a cluster with its relay's public key and return its id.
+
+        Raises InvalidError, ConflictError, NotFoundError.
+        """
+        check_name("cluster name", name)
+        check_labels(labels or {})
+        if mode is Mode.TUNNEL and (
+            relay_url is not None or relay_ca_pem is not None or relay_address_private
+        ):
+            raise InvalidError("a tunnel relay dials the hub: relay URL and CA belong to mode direct")
+        if mode is Mode.DIRECT:
+            if relay_url is None:
+                raise InvalidError("mode direct needs the URL at which the hub reaches the relay")
+            check_relay_url(relay_url, private=relay_address_private)
+        if relay_ca_pem is not None and len(relay_ca_pem) > PEM_LENGTH_MAX:
+            raise InvalidError(f"the relay's CA exceeds {PEM_LENGTH_MAX} characters")
+        with self._transaction() as connection:
+            _refuse_taken(connection, t.clusters, "cluster", name)
+            cluster_id = _new_id()
+            connection.execute(
+                sa.insert(t.clusters).values(
+                    id=cluster_id,
+                    name=name,
+                    labels=dict(labels or {}),
+                    mode=mode,
+                    relay_url=relay_url,
+                    relay_ca_pem=relay_ca_pem,
+                    relay_address_private=relay_address_private,
+                    created_at=self._clock(),
+                )
+            )
+            self._add_relay_key(connection, cluster_id, relay_key)
+            for team in dict.fromkeys(teams):
+                team_id = _find(connection, t.teams, "team", team).id
+                connection.execute(sa.insert(t.cluster_grants).values(cluster_id=cluster_id, team_id=team_id))
+            return cluster_id
+
+    def grant(self, cluster: str, team: str) -> str:
+        """Let a team's agents reach a cluster, and return the cluster's id.
+
+        Raises NotFoundError, ConflictError.
+        """
+        with self._transaction() as connection:
+            cluster_id, team_id = _pair(connection, cluster, team)
+            if connection.execute(_grant(cluster_id, team_id)).first() is not None:
+                raise ConflictError(f"cluster {cluster} is granted to team {team} already")
+            connection.execute(sa.insert(t.cluster_grants).values(cluster_id=cluster_id, team_id=team_id))
+            return cluster_id
+
+    def revoke(self, cluster: str, team: str) -> str:
+        """Take a cluster from a team, and return the cluster's id; raises NotFoundError, ConflictError."""
+        with self._transaction() as connection:
+            cluster_id, team_id = _pair(connection, cluster, team)
+            if connection.execute(_grant(cluster_id, team_id)).first() is None:
+                raise ConflictError(f"cluster {cluster} is not granted to team {team}")
+            connection.execute(
+                sa.delete(t.cluster_grants).where(
+                    t.cluster_grants.c.cluster_id == cluster_id, t.cluster_grants.c.team_id == team_id
+                )
+            )
+            return cluster_id
+
+    def replace_relay_key(self, cluster: str, relay_key: PublicKey, *, keep_old: bool) -> str:
+        """Give a cluster's relay a new key, and return the cluster's id.
+
+        The old ones go at once unless they are kept for an overlap. Raises NotFoundError, ConflictError.
+        """
+        with self._transaction() as connection:
+            cluster_id = str(_find(connection, t.clusters, "cluster", cluster).id)
+            if not keep_old:
+                connection.execute(sa.delete(t.relay_keys).where(t.relay_keys.c.cluster_id == cluster_id))
+            self._add_relay_key(connection, cluster_id, relay_key)
+            return cluster_id
+
+    def remove_cluster(self, name: str) -> str:
+        """Remove a cluster with its grants and keys, and return its id; raises NotFoundError."""
+        with self._transaction() as connection:
+            cluster_id = str(_find(connection, t.clusters, "cluster", name).id)
+            connection.execute(sa.delete(t.clusters).where(t.clusters.c.id == cluster_id))
+            return cluster_id
+
+    def _add_relay_key(self, connection: sa.Connection, cluster_id: str, key: PublicKey) -> None:
+        count = connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(t.relay_keys)
+            .where(t.relay_keys.c.cluster_id == cluster_id)
+        )
+        if count is not None and count >= RELAY_KEYS_PER_CLUSTER_MAX:
+            raise ConflictError(
+                f"the cluster has {count} relay keys: replace them without keeping the old ones"
+            )
+        connection.execute(
+            sa.insert(t.relay_keys).values(
+                kid=key.kid, cluster_id=cluster_id, jwk=key.to_jwk(), created_at=self._clock()
+            )
+        )
+
+    # -- relays
+
+    def relay_connected(self, contact: RelayContact) -> None:
+        """Remember that a relay instance connected; a cluster that was just removed is no error."""
+        now = self._clock()
+        row = {**attrs.asdict(contact), "connected_at": now, "last_seen_at": now, "disconnected_at": None}
+        instances = t.relay_instances.c
+        kept = (
+            sa.select(instances.instance)
+            .where(instances.cluster_id == contact.cluster_id)
+            .order_by(instances.disconnected_at.is_(None).desc(), instances.last_seen_at.desc())
+            .limit(RELAY_INSTANCES_KEPT)
+        )
+        with self._transaction() as connection:
+            known = sa.select(t.clusters.c.id).where(t.clusters.c.id == contact.cluster_id)
+            if connection.execute(known).first() is None:
+                return
+            statement = upsert(t.relay_instances).values(row)
+            connection.execute(
+                statement.on_conflict_do_update(index_elements=["cluster_id", "instance"], set_=row)
+            )
+            connection.execute(
+                sa.delete(t.relay_instances).where(
+                    instances.cluster_id == contact.cluster_id, instances.instance.not_in(kept)
+                )
+            )
+
+    def relay_disconnected(self, cluster_id: str, instance: str, boot: str) -> None:
+        """Remember that a relay instance left; a later boot of the same instance is not touched."""
+        now = self._clock()
+        with self._transaction() as connection:
+            connection.execute(
+                _relay_instance(cluster_id, instance)
+                .where(t.relay_instances.c.boot == boot)
+                .values(last_seen_at=now, disconnected_at=now)
+            )
+
+    def close_relays(self) -> None:
+        """Mark every relay as gone, when a hub starts: those of its last run ended with it."""
+        with self._transaction() as connection:
+            connection.execute(
+                sa.update(t.relay_instances)
+                .where(t.relay_instances.c.disconnected_at.is_(None))
+                .values(disconnected_at=t.relay_instances.c.last_seen_at)
+            )
+
+    # -- use
+
+    def note_use(
+        self,
+        *,
+        agents: Mapping[str, float],
+        api_keys: Mapping[str, float],
+        admin_tokens: Mapping[str, float],
+        relays: Mapping[tuple[str, str], float],
+    ) -> None:
+        """Write down when each was last used or seen: its id (of a relay: cluster id and instance) → when."""
+        with self._transaction() as connection:
+            for table, used in ((t.agents, agents), (t.api_keys, api_keys), (t.admin_tokens, admin_tokens)):
+                for row_id, at in used.items():
+                    connection.execute(sa.update(table).where(table.c.id == row_id).values(last_used_at=at))
+            for (cluster_id, instance), at in relays.items():
+                connection.execute(_relay_instance(cluster_id, instance).values(last_seen_at=at))
+
+    # -- admin tokens
+
+    def add_admin_token(self, name: str, token_hash: str, *, replace: bool = False) -> str:
+        """Enter a token of the admin API and return its id; raises InvalidError, ConflictError.
+
+        `replace` takes the place of a token of that name.
+        """
+        check_name("token name", name)
+        with self._transaction() as connection:
+            if replace:
+                connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == name))
+            _refuse_taken(connection, t.admin_tokens, "token", name)
+            token_id = _new_id()
+            connection.execute(
+                sa.insert(t.admin_tokens).values(
+                    id=token_id, name=name, hash=token_hash, created_at=self._clock()
+                )
+            )
+            return token_id
+
+    def remove_admin_token(self, name: str) -> str:
+        """Revoke a token of the admin API and return its id.
+
+        Raises NotFoundError, ConflictError for the last one.
+        """
+        with self._transaction() as connection:
+            token = _find(connection, t.admin_tokens, "token", name)
+            if connection.scalar(sa.select(sa.func.count()).select_from(t.admin_tokens)) == 1:
+                raise ConflictError(
+                    f"token {name} is the last one: add another first, or no one can administer"
+                )
+            connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.id == token.id))
+            return str(token.id)
+
+
+def _configure(driver_connection: object, _: object) -> None:
+    assert hasattr(driver_connection, "cursor")
+    cursor = driver_connection.cursor()
+    for pragma in (
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "journal_mode = WAL",
+        # An agent that was locked must be locked after a power cut too.
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "trusted_schema = OFF",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def _find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa.Row[tuple[object, ...]]:
+    row = connection.execute(sa.select(table).where(table.c.name == name)).first()
+    if row is None:
+        raise NotFoundError(f"there is no {kind} {shown(name)}")
+    return row
+
+
+def _find_agent(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
+    row = _find(connection, t.agents, "agent", name)
+    if row.state == AgentState.RETIRED:
+        raise ConflictError(f"agent {name} is retired: add a new agent under another name")
+    return row
+
+
+def _refuse_taken(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> None:
+    if connection.execute(sa.select(table.c.id).where(table.c.name == name)).first() is not None:
+        raise ConflictError(f"{kind} {name} exists already")
+
+
+def _set_teams(connection: sa.Connection, agent_id: str, names: Iterable[str]) -> None:
+    distinct = tuple(dict.fromkeys(names))
+    if not distinct:
+        raise InvalidError("an agent has at least one team: its cluster rights hang on its groups")
+    if len(distinct) > TEAMS_MAX:
+        raise InvalidError(f"{len(distinct)} teams exceed the {TEAMS_MAX} that an agent may have")
+    for name in distinct:
+        team = _find(connection, t.teams, "team", name)
+        connection.execute(sa.insert(t.agent_teams).values(agent_id=agent_id, team_id=team.id))
+
+
+def _pair(connection: sa.Connection, cluster: str, team: str) -> tuple[str, str]:
+    return str(_find(connection, t.clusters, "cluster", cluster).id), str(
+        _find(connection, t.teams, "team", team).id
+    )
+
+
+def _grant(cluster_id: str, team_id: str) -> sa.Select[tuple[object, ...]]:
+    return sa.select(t.cluster_grants).where(
+        t.cluster_grants.c.cluster_id == cluster_id, t.cluster_grants.c.team_id == team_id
+    )
+
+
+def _relay_instance(cluster_id: str, instance: str) -> sa.Update:
+    return sa.update(t.relay_instances).where(
+        t.relay_instances.c.cluster_id == cluster_id, t.relay_instances.c.instance == instance
+    )
+
+
+def _api_key(row: sa.Row[tuple[object, ...]]) -> ApiKey:
+    return ApiKey(row.id, row.agent_id, row.hint, row.created_at, row.last_used_at, row.revoked_at)
+
+
+def _admin_token(row: sa.Row[tuple[object, ...]]) -> AdminToken:
+    return AdminToken(row.id, row.name, row.created_at, row.last_used_at)
+
+
+def _some(names: Iterable[str]) -> str:
+    """List names, but not thousands of them."""
+    listed = list(names)
+    rest = f" and {len(listed) - 10} more" if len(listed) > 10 else ""
+    return f"agent{'s' if len(listed) > 1 else ''} {', '.join(listed[:10])}{rest}"

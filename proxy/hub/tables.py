@@ -1,0 +1,112 @@
+"""The hub's tables. What stands here is what the migrations make; a test compares the two."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+# Named constraints, so that a later migration can drop one on any database.
+metadata = sa.MetaData(
+    naming_convention={
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_name)s",
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+    }
+)
+
+teams = sa.Table(
+    "teams",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+agents = sa.Table(
+    "agents",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    # Unique over retired agents too: an audit trail that names one agent must never mean another.
+    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("owner", sa.String(254), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("state_changed_at", sa.Float, nullable=False),
+    sa.Column("last_used_at", sa.Float),
+    sa.CheckConstraint("state IN ('active', 'locked', 'retired')", name="state"),
+)
+
+agent_teams = sa.Table(
+    "agent_teams",
+    metadata,
+    sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), primary_key=True),
+    # No cascade from the team: an agent must not lose its last one by another's removal.
+    sa.Column("team_id", sa.ForeignKey("teams.id"), primary_key=True, index=True),
+)
+
+api_keys = sa.Table(
+    "api_keys",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("hint", sa.String(16), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("last_used_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
+)
+
+clusters = sa.Table(
+    "clusters",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("labels", sa.JSON, nullable=False),
+    sa.Column("mode", sa.String(16), nullable=False),
+    sa.Column("relay_url", sa.String(2048)),
+    sa.Column("relay_ca_pem", sa.Text),
+    sa.Column("relay_address_private", sa.Boolean(create_constraint=True, name="private"), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.CheckConstraint("mode IN ('tunnel', 'direct')", name="mode"),
+    sa.CheckConstraint("(mode = 'direct') = (relay_url IS NOT NULL)", name="relay_url"),
+)
+
+cluster_grants = sa.Table(
+    "cluster_grants",
+    metadata,
+    sa.Column("cluster_id", sa.ForeignKey("clusters.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("team_id", sa.ForeignKey("teams.id", ondelete="CASCADE"), primary_key=True, index=True),
+)
+
+relay_keys = sa.Table(
+    "relay_keys",
+    metadata,
+    sa.Column("kid", sa.String(128), primary_key=True),
+    sa.Column("cluster_id", sa.ForeignKey("clusters.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("jwk", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+relay_instances = sa.Table(
+    "relay_instances",
+    metadata,
+    sa.Column("cluster_id", sa.ForeignKey("clusters.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("instance", sa.String(256), primary_key=True),
+    sa.Column("boot", sa.String(256), nullable=False),
+    sa.Column("version", sa.String(256), nullable=False),
+    sa.Column("address", sa.String(256), nullable=False),
+    sa.Column("connected_at", sa.Float, nullable=False),
+    sa.Column("last_seen_at", sa.Float, nullable=False),
+    sa.Column("disconnected_at", sa.Float),
+)
+
+admin_tokens = sa.Table(
+    "admin_tokens",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False, unique=True),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("last_used_at", sa.Float),
+)

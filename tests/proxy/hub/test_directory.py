@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from auth.keys import SigningKey
+from proxy.hub.directory import open_directory
+from proxy.hub.errors import NotFoundError
+from proxy.hub.store import RelayContact, Store
+
+
+def clock() -> float:
+    return 1000.0
+
+
+def enrol(store: Store) -> None:
+    store.add_team("sre")
+    store.add_agent("sre-1", owner="ada", teams=["sre"], key_hash="h1", key_hint="x")
+    store.add_cluster("prod", relay_key=SigningKey.generate().public, teams=["sre"])
+
+
+async def test_a_change_stands_in_the_snapshot_when_it_returns(tmp_path: Path) -> None:
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        before = directory.current
+        await directory.change(enrol)
+        assert directory.current is not before
+        assert before.agents_by_name == {}  # whoever reads the old one sees one consistent state
+        await directory.change(lambda store: store.lock_agent("sre-1"))
+        assert not directory.current.agents_by_name["sre-1"].active
+
+
+async def test_a_refused_change_leaves_the_snapshot_true(tmp_path: Path) -> None:
+    def half(store: Store) -> None:
+        store.add_team("kept")
+        store.lock_agent("none")
+
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        with pytest.raises(NotFoundError):
+            await directory.change(half)
+        assert list(directory.current.teams_by_name) == ["kept"]
+
+
+async def test_a_change_that_began_is_seen_even_when_its_caller_gives_up(tmp_path: Path) -> None:
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        with trio.CancelScope() as scope:
+
+            def add(store: Store) -> None:
+                trio.from_thread.run_sync(scope.cancel)
+                store.add_team("sre")
+
+            await directory.change(add)
+        assert list(directory.current.teams_by_name) == ["sre"]
+
+
+async def test_changes_take_turns(tmp_path: Path) -> None:
+    running = 0
+
+    def add(name: str) -> None:
+        nonlocal running
+
+        def mutation(store: Store) -> None:
+            nonlocal running
+            running += 1
+            assert running == 1
+            store.add_team(name)
+            running -= 1
+
+        nursery.start_soon(directory.change, mutation)
+
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                add(f"team-{number}")
+        assert len(directory.current.teams_by_name) == 8
+
+
+async def test_use_is_written_in_batches_and_at_the_end(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        await directory.change(enrol)
+        agent, key = directory.current.api_keys_by_hash["h1"]
+        cluster = directory.current.clusters_by_name["prod"]
+        await directory.change(
+            lambda store: store.relay_connected(RelayContact(cluster.id, "pod-1", "b", "1", "a"))
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(directory.run_use_writer)
+            directory.note_agent_used(agent, key, 1.0)
+            directory.note_relay_seen(cluster.id, "pod-1", 1500.0)
+            assert directory.current.agents_by_name["sre-1"].last_used_at is None
+            await trio.sleep(31)
+            while directory.current.agents_by_name["sre-1"].last_used_at is None:
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        directory.note_agent_used(agent, key, 2.0)
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        assert directory.current.agents_by_name["sre-1"].last_used_at == 2.0
+        (relay,) = await directory.read(Store.relay_instances)
+        # A hub that starts has no relays yet, whatever the last one left behind.
+        assert (relay.last_seen_at, relay.disconnected_at) == (1500.0, 1500.0)
+
+
+async def test_a_store_that_fails_stops_neither_the_writer_nor_the_end(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        await directory.change(enrol)
+        raw = sqlite3.connect(tmp_path / "hub.db")
+        raw.execute("drop table agents")
+        raw.close()
+        agent, key = directory.current.api_keys_by_hash["h1"]
+        directory.note_agent_used(agent, key, 1.0)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(directory.run_use_writer)
+            await trio.sleep(31)
+            while not caplog.records:
+                await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert directory.current.agents_by_name["sre-1"].active
+    assert all("cannot write down what was used" in record.getMessage() for record in caplog.records)
