@@ -440,7 +440,8 @@ def test_migrations_make_exactly_the_tables_that_the_code_knows(tmp_path: Path, 
     engine = sa.create_engine(f"sqlite:///{tmp_path / 'hub.db'}", poolclass=sa.NullPool)
     with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-        made = dict(connection.execute(sa.text("select name, sql from sqlite_master")))
+        rows = connection.execute(sa.text("select name, sql from sqlite_master"))
+        made = {row.name: row.sql for row in rows}
     other = sa.create_engine("sqlite://", poolclass=sa.StaticPool)
     metadata.create_all(other)
     with other.connect() as connection:
