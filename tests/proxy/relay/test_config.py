@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from auth.keys import KeySet, SigningKey
+from proxy.relay.config import (
+    Address,
+    ConfigError,
+    DirectListener,
+    TunnelDial,
+    default_instance,
+    load,
+)
+
+KEY = SigningKey.generate()
+HUB_KEY = SigningKey.generate()
+
+TUNNEL = """
+cluster_id = "0193-c1"
+private_key = "relay-key.pem"
+[hub]
+url = "https://hub.example:8443"
+keys = "hub-keys.json"
+"""
+DIRECT = """
+mode = "direct"
+cluster_id = "0193-c1"
+[hub]
+url = "https://hub.example"
+keys = "hub-keys.json"
+[direct]
+listen = "[::]:8443"
+certificate = "tls.crt"
+key = "tls.key"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "relay-key.pem").write_bytes(KEY.to_pem())
+    (tmp_path / "hub-keys.json").write_text(KeySet([HUB_KEY.public]).to_jwks())
+    for name in ("hub-ca.pem", "tls.crt", "tls.key"):
+        (tmp_path / name).write_text(f"the content of {name}")
+    return tmp_path
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "relay.toml"
+    path.write_text(text)
+    return path
+
+
+def faults(folder: Path, text: str, **environment: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(write(folder, text), environment)
+    return caught.value.faults
+
+
+def test_tunnel_mode_needs_four_keys_and_reads_its_files(folder: Path) -> None:
+    config = load(write(folder, TUNNEL), {})
+    assert isinstance(config.way, TunnelDial)
+    assert config.way.key.kid == KEY.kid
+    assert config.way.hub_ca_pem is None
+    assert (config.cluster_id, config.hub_url) == ("0193-c1", "https://hub.example:8443")
+    assert config.hub_keys.get(HUB_KEY.kid) == HUB_KEY.public
+    assert config.instance == default_instance()
+    assert config.kubeconfig is None
+    assert config.health_listen is None
+
+
+def test_direct_mode_needs_its_listener_and_no_private_key(folder: Path) -> None:
+    config = load(write(folder, DIRECT), {})
+    assert config.way == DirectListener(Address("::", 8443), folder / "tls.crt", folder / "tls.key")
+
+
+def test_the_environment_overlays_the_file_and_can_stand_alone(folder: Path) -> None:
+    overlay = {
+        "HAWSE_RELAY_INSTANCE": "relay-7",
+        "HAWSE_RELAY_HUB_CA": str(folder / "hub-ca.pem"),
+        "HAWSE_RELAY_HEALTH_LISTEN": "127.0.0.1:8080",
+        "HAWSE_RELAY_KUBECONFIG": "/k",
+        # what Kubernetes puts beside a Service of that name
+        "HAWSE_RELAY_PORT": "tcp://10.0.0.1:80",
+        "HAWSE_RELAY_SERVICE_HOST": "10.0.0.1",
+        "HAWSE_RELAY_PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    config = load(write(folder, TUNNEL), overlay)
+    assert isinstance(config.way, TunnelDial)
+    assert config.way.hub_ca_pem == "the content of hub-ca.pem"
+    assert config.instance == "relay-7"
+    assert config.health_listen == Address("127.0.0.1", 8080)
+    assert config.kubeconfig == Path("/k")
+    alone = {
+        "HAWSE_RELAY_CLUSTER_ID": "0193-c1",
+        "HAWSE_RELAY_HUB_URL": "https://hub.example/",
+        "HAWSE_RELAY_HUB_KEYS": str(folder / "hub-keys.json"),
+        "HAWSE_RELAY_PRIVATE_KEY": str(folder / "relay-key.pem"),
+    }
+    assert load(None, alone).hub_url == "https://hub.example"
+    named = load(None, {"HAWSE_RELAY_CONFIG": str(write(folder, TUNNEL))})
+    assert named.cluster_id == "0193-c1"
+
+
+def test_all_faults_are_reported_at_once(folder: Path) -> None:
+    text = """
+    mode = "both"
+    cluster = "x"
+    [hub]
+    url = 7
+    [direct]
+    listen = "8443"
+    [health]
+    port = "1"
+    """
+    assert sorted(faults(folder, text, HAWSE_RELAY_NONSENSE="1"))[1:] == [
+        "cluster: no such key",
+        "cluster_id: missing",
+        "direct.listen: expected host:port, as in 0.0.0.0:8080 or [::]:8080",
+        "health.port: no such key",
+        "hub.keys: missing",
+        "hub.url: expected a string",
+        'mode: expected "tunnel" or "direct"',
+    ]
+
+
+def test_each_mode_says_what_it_misses(folder: Path) -> None:
+    text = TUNNEL.replace('private_key = "relay-key.pem"', "")
+    assert faults(folder, text) == ["private_key: missing, tunnel mode proves the relay to the hub by it"]
+    assert faults(folder, text, HAWSE_RELAY_MODE="direct") == [
+        "direct.listen: missing, direct mode needs it",
+        "direct.certificate: missing, direct mode needs it",
+        "direct.key: missing, direct mode needs it",
+    ]
+
+
+def test_key_files_are_checked_and_never_shown(folder: Path) -> None:
+    (folder / "relay-key.pem").write_text("hunter2 is not a key")
+    (folder / "hub-keys.json").write_text('{"keys":["hunter2"]}')
+    found = faults(folder, TUNNEL)
+    assert found == [
+        "hub.keys: a JWK must be a JSON object",
+        "private_key: not an unencrypted private key in PEM (PKCS #8)",
+    ]
+    (folder / "hub-keys.json").unlink()
+    assert faults(folder, TUNNEL)[0] == "hub.keys: cannot be read: No such file or directory"
+    (folder / "hub-keys.json").write_bytes(b"\xff")
+    assert faults(folder, TUNNEL)[0] == "hub.keys: not UTF-8"
+
+
+def test_a_key_pasted_where_a_path_belongs_is_not_repeated(folder: Path) -> None:
+    pasted = KEY.to_pem().decode()
+    text = TUNNEL.replace('"relay-key.pem"', f'"""{pasted}"""')
+    assert faults(folder, text) == ["private_key: expected the path of a file"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://hub", "hub.example", "https://", "https://u:p@hub", "https://hub/x", "https://hub?x", "https://hub:0",
+     "https://hub:99999", "https://Hub", "https://h ub", "https://hub#x"],
+)  # fmt: skip
+def test_the_hubs_url_is_a_bare_https_origin(folder: Path, url: str) -> None:
+    assert faults(folder, TUNNEL.replace("https://hub.example:8443", url))[0].startswith("hub.url: ")
+
+
+@pytest.mark.parametrize("line", ['cluster_id = "a b"', 'cluster_id = ""'])
+def test_a_bad_cluster_id_is_refused(folder: Path, line: str) -> None:
+    assert "cluster_id: expected the id that the hub gave the cluster" in faults(
+        folder, TUNNEL.replace('cluster_id = "0193-c1"', line)
+    )
+
+
+@pytest.mark.parametrize("text", ["hub = 1", "x = [", "\x00"])
+def test_a_file_that_is_no_configuration_is_one_fault(folder: Path, text: str) -> None:
+    assert len(faults(folder, text)) == 1
+
+
+def test_an_unreadable_file_is_one_fault(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        load(tmp_path / "none.toml", {})
