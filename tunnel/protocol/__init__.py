@@ -1,0 +1,1 @@
+"""The sans-IO core of the tunnel: bytes in, events out; no trio, no sockets, no clock. See PROTOCOL.md."""

@@ -1,0 +1,77 @@
+"""What goes out before any stream's bytes: PONG, PING, ACK, GOAWAY, CONTEXT, WINDOW, immediate RESET.
+
+A PING must never wait behind DATA, and what releases memory or lets a peer go on must not either. Nothing
+here can grow without bound: PONGs are limited by the peer's PING rate, WINDOWs are one a stream, ACK and
+GOAWAY are one, CONTEXTs are bounded by the live ones, RESETs by CONTROL_RESETS_MAX.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from tunnel.protocol import frames
+from tunnel.protocol.ledger import SentLedger
+from tunnel.protocol.streams import StreamState
+
+# RESETs queued or not yet acknowledged. An honest peer acknowledges 64 frames at once, so that many are only
+# outstanding towards one that opens streams and never listens.
+CONTROL_RESETS_MAX = 65_536
+
+
+@attrs.define(eq=False)
+class ControlQueue:
+    greeting: bytes = b""
+    pongs: deque[int] = attrs.field(init=False, factory=deque)
+    pings: deque[int] = attrs.field(init=False, factory=deque)
+    ack_due: bool = False
+    goaway: bytes = b""
+    contexts: deque[bytes] = attrs.field(init=False, factory=deque)
+    windows: deque[StreamState] = attrs.field(init=False, factory=deque)
+    resets: deque[tuple[int, bytes]] = attrs.field(init=False, factory=deque)
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.windows
+            or self.ack_due
+            or self.resets
+            or self.contexts
+            or self.pongs
+            or self.pings
+            or self.goaway
+            or self.greeting
+        )
+
+    def add_window(self, stream: StreamState, delta: int) -> None:
+        if not stream.window_due:
+            self.windows.append(stream)
+        stream.window_due += delta
+
+    def sequenced(
+        self,
+        room: int,
+        ledger: SentLedger,
+        parts: list[bytes | memoryview],
+        unacknowledged_resets: dict[int, int],
+    ) -> int:
+        """Move CONTEXT, WINDOW and RESET frames to `parts` while they fit; returns the room that is left."""
+        while self.contexts and room > 0:
+            room -= _record(self.contexts.popleft(), ledger, parts)
+        while self.windows and room > 0:
+            stream = self.windows.popleft()
+            # A stream that was RESET since then gets no WINDOW.
+            if stream.window_due:
+                delta, stream.window_due = stream.window_due, 0
+                room -= _record(frames.window(stream.id, delta), ledger, parts)
+        while self.resets and room > 0:
+            stream_id, frame = self.resets.popleft()
+            unacknowledged_resets[stream_id] = ledger.next_number
+            room -= _record(frame, ledger, parts)
+        return room
+
+
+def _record(frame: bytes, ledger: SentLedger, parts: list[bytes | memoryview]) -> int:
+    ledger.record(len(frame))
+    parts.append(frame)
+    return len(frame)

@@ -1,0 +1,65 @@
+"""When to PING, and when to give a peer up (PROTOCOL.md, "Liveness"). Pure: `now` is an argument.
+
+The keepalive is a frame of ours and not the WebSocket's ping, because middleboxes answer those themselves.
+Any received byte is a sign of life: a link that is busy with a bulk transfer must not be killed because one
+PONG is late.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+PING_IDLE_S = 30.0
+PING_BUSY_S = 5.0
+# kubectl's own exec socket dies 61 s after its last pong: detection, reconnect and replay must fit in 50 s.
+DEAD_AFTER_S = 10.0
+# Ten a second, and as many at once: what a session that opens streams in bursts may need is one in 5 s.
+PINGS_PER_S = 10.0
+
+
+@attrs.define
+class Liveness:
+    pinged_at: float = -math.inf
+    received_at: float = 0.0
+    unanswered_since: float = math.inf
+    """When the oldest PING was queued since the peer was last heard. Queued and not sent: a transport that
+    takes nothing is as dead as one that brings nothing."""
+
+    def received(self, now: float) -> None:
+        self.received_at = now
+        self.unanswered_since = math.inf
+
+    def pinged(self, now: float) -> None:
+        self.pinged_at = now
+        self.unanswered_since = min(self.unanswered_since, now)
+
+    def ping_at(self, *, busy: bool) -> float:
+        """When the next PING is due. A stream that opens on a silent session makes it due at once."""
+        return self.pinged_at + (PING_BUSY_S if busy else PING_IDLE_S)
+
+    @property
+    def dead_at(self) -> float:
+        return self.unanswered_since + DEAD_AFTER_S
+
+
+@attrs.define
+class RateLimit:
+    """A token bucket of one second's worth."""
+
+    per_s: float
+    _tokens: float = attrs.field(init=False)
+    _filled_at: float = attrs.field(init=False, default=-math.inf)
+
+    def __attrs_post_init__(self) -> None:
+        self._tokens = self.per_s
+
+    def allows(self, now: float) -> bool:
+        if now > self._filled_at:
+            self._tokens = min(self.per_s, self._tokens + (now - self._filled_at) * self.per_s)
+            self._filled_at = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True

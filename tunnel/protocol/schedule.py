@@ -1,0 +1,143 @@
+"""Whose turn it is to send: deficit round robin over groups, then over the streams of the group.
+
+Both levels are the same ring, and the ring is fq_codel's (RFC 8290, section 4.2): a flow that was quiet
+starts in `new` and is served before those that queue in `old`, for one quantum. So keystrokes and small
+answers pass bulk, a thousand streams of one agent have one share, and nobody has to know what a stream is
+for.
+
+A flow that has emptied is not looked for: it is found at its turn and leaves then. One that emptied in
+`new` goes round through `old` first, or a flow could send a quantum, pause, and be new again for ever ("The
+flow is moved to the end of the list of old queues … to prevent starvation").
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import Generic, TypeVar
+
+import attrs
+
+# One flow's turn while others wait. Four turns make a message on a link that is not slow; a DATA frame per
+# 16 KiB costs 2 % of what sending those bytes costs.
+QUANTUM_BYTES = 16 * 1024
+
+
+class Place(enum.Enum):
+    OUT = "out"
+    NEW = "new"
+    OLD = "old"
+
+
+@attrs.define(eq=False)
+class Flow:
+    """What takes turns. `ready` says whether it could send now."""
+
+    deficit: int = attrs.field(init=False, default=0)
+    place: Place = attrs.field(init=False, default=Place.OUT)
+
+    @property
+    def ready(self) -> bool:
+        raise NotImplementedError
+
+
+FlowT = TypeVar("FlowT", bound=Flow)
+
+
+@attrs.define(eq=False)
+class Ring(Generic[FlowT]):
+    new: deque[FlowT] = attrs.field(init=False, factory=deque)
+    old: deque[FlowT] = attrs.field(init=False, factory=deque)
+
+    def __len__(self) -> int:
+        return len(self.new) + len(self.old)
+
+    def add(self, flow: FlowT, *, sparse: bool) -> None:
+        """Put a flow in that has something to send; nothing changes when it is in already.
+
+        `sparse` is false for a flow that was not quiet but held up (by credit): it does not pass the others.
+        """
+        if flow.place is not Place.OUT:
+            return
+        flow.deficit = QUANTUM_BYTES
+        if sparse:
+            flow.place = Place.NEW
+            self.new.append(flow)
+        else:
+            flow.place = Place.OLD
+            self.old.append(flow)
+
+    def discard(self, flow: FlowT) -> None:
+        """Take a flow out before its turn, so that dead flows do not pile up while nobody takes turns."""
+        if flow.place is not Place.OUT:
+            (self.new if flow.place is Place.NEW else self.old).remove(flow)
+            flow.place = Place.OUT
+
+    def turn(self) -> FlowT | None:
+        """The flow to serve next, or None. It stays at the front: `deficit` says when its turn is over."""
+        new, old = self.new, self.old
+        while new or old:
+            flow = new[0] if new else old[0]
+            if flow.ready:
+                if flow.deficit > 0:
+                    return flow
+                flow.deficit += QUANTUM_BYTES
+            elif flow.place is Place.OLD or not old:
+                (new if flow.place is Place.NEW else old).popleft()
+                flow.place = Place.OUT
+                continue
+            (new if flow.place is Place.NEW else old).popleft()
+            flow.place = Place.OLD
+            old.append(flow)
+        return None
+
+
+@attrs.define(eq=False)
+class Group(Flow, Generic[FlowT]):
+    """The streams that share one share."""
+
+    key: int
+    users: int = attrs.field(init=False, default=0)
+    """Contexts and streams that name this group; the scheduler forgets it with the last."""
+    flows: Ring[FlowT] = attrs.field(init=False, factory=Ring)
+
+    @property
+    def ready(self) -> bool:
+        return self.flows.turn() is not None
+
+
+@attrs.define(eq=False)
+class Scheduler(Generic[FlowT]):
+    groups: dict[int, Group[FlowT]] = attrs.field(init=False, factory=dict)
+    ring: Ring[Group[FlowT]] = attrs.field(init=False, factory=Ring)
+
+    def enter(self, key: int) -> Group[FlowT]:
+        """The group of this key, with one user more."""
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = Group(key)
+        group.users += 1
+        return group
+
+    def leave(self, group: Group[FlowT]) -> None:
+        group.users -= 1
+        assert group.users >= 0
+        if group.users == 0:
+            self.ring.discard(group)
+            del self.groups[group.key]
+
+    def activate(self, group: Group[FlowT], flow: FlowT, *, sparse: bool = True) -> None:
+        group.flows.add(flow, sparse=sparse)
+        self.ring.add(group, sparse=sparse)
+
+    def turn(self) -> tuple[Group[FlowT], FlowT] | None:
+        group = self.ring.turn()
+        if group is None:
+            return None
+        flow = group.flows.turn()
+        assert flow is not None
+        return group, flow
+
+    def alone(self, group: Group[FlowT]) -> bool:
+        """True when nobody waits behind the flow whose turn it is, so that it need not stop at a quantum."""
+        return len(self.ring) == 1 and len(group.flows) == 1

@@ -1,0 +1,181 @@
+"""The core's side of one stream: its two halves, what it holds in each direction, and what it still has to
+say."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from tunnel.protocol.errors import Processed, StreamCode
+from tunnel.protocol.schedule import Flow, Group
+from tunnel.protocol.state import Half, at_rest
+from tunnel.protocol.window import ReceiveWindow
+
+# Pieces up to this size are put together: a peer, or a caller, that sends byte by byte would else cost 40
+# bytes of Python object for each byte that is counted.
+SMALL_BYTES = 1024
+
+
+@attrs.define(eq=False)
+class ByteQueue:
+    """Bytes in the pieces they came in, taken from the front at any size, copied as rarely as possible."""
+
+    size: int = attrs.field(init=False, default=0)
+    _pieces: deque[bytes] = attrs.field(init=False, factory=deque)
+    _offset: int = attrs.field(init=False, default=0)
+    """How much of the first piece is gone already."""
+
+    def append(self, piece: bytes) -> None:
+        if not piece:
+            return
+        self.size += len(piece)
+        pieces = self._pieces
+        if pieces and len(piece) + len(pieces[-1]) <= SMALL_BYTES:
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+
+    def prepend(self, piece: bytes) -> None:
+        assert self._offset == 0
+        self.size += len(piece)
+        self._pieces.appendleft(piece)
+
+    def take(self, limit: int) -> bytes:
+        """At most `limit` bytes; the first piece as it is, without a copy, when it is at least half of
+        that."""
+        pieces = self._pieces
+        if not pieces:
+            return b""
+        first = pieces[0]
+        if self._offset == 0 and len(first) <= limit and (len(pieces) == 1 or len(first) * 2 >= limit):
+            pieces.popleft()
+            self.size -= len(first)
+            return first
+        taken: list[bytes | memoryview] = []
+        self.move(min(limit, self.size), taken)
+        return b"".join(taken)
+
+    def move(self, count: int, parts: list[bytes | memoryview]) -> None:
+        """Append exactly `count` bytes to `parts`, by reference."""
+        assert count <= self.size
+        self.size -= count
+        pieces = self._pieces
+        while count:
+            piece = pieces[0]
+            available = len(piece) - self._offset
+            if available <= count:
+                parts.append(memoryview(piece)[self._offset :] if self._offset else piece)
+                pieces.popleft()
+                self._offset = 0
+                count -= available
+            else:
+                parts.append(memoryview(piece)[self._offset : self._offset + count])
+                self._offset += count
+                count = 0
+
+    def clear(self) -> int:
+        """Drop everything; returns how much it was."""
+        dropped = self.size
+        self._pieces.clear()
+        self._offset = 0
+        self.size = 0
+        return dropped
+
+
+@attrs.define(eq=False)
+class Context:
+    """Something that many OPENs share, said once. Opaque here."""
+
+    index: int
+    group: int
+    payload: bytes
+    note: object = None
+    """For whoever understands the payload: what it made of it, kept as long as the context is."""
+    share: Group[StreamState] = attrs.field(kw_only=True, repr=False)
+    queued: int = attrs.field(init=False, default=0)
+    """OPENs that name it and were not sent yet; it is retired only after the last of them."""
+    retiring: bool = attrs.field(init=False, default=False)
+
+
+@attrs.frozen
+class Farewell:
+    """A RESET that waits in line behind the stream's last bytes."""
+
+    code: StreamCode
+    processed: Processed
+    reason: str
+
+
+@attrs.define(eq=False)
+class HeadBuffer:
+    """A head that came in parts: the rest stands at the front of the stream's DATA."""
+
+    missing: int
+    parts: list[bytes]
+
+    def feed(self, data: bytes) -> bytes:
+        """Take what belongs to the head; returns what does not."""
+        part = data[: self.missing]
+        self.parts.append(part)
+        self.missing -= len(part)
+        return data[len(part) :]
+
+
+@attrs.define(eq=False)
+class StreamState(Flow):
+    context: Context
+    opened_here: bool
+    head: bytes
+    sending: Half
+    receiving: Half
+    window: ReceiveWindow
+    send_credit: int
+    moved_at: float
+    id: int = 0
+    """0 until the OPEN is taken from the queue, so that ids are strictly increasing on the wire."""
+
+    outgoing: ByteQueue = attrs.field(init=False, factory=ByteQueue)
+    incoming: ByteQueue = attrs.field(init=False, factory=ByteQueue)
+    answer_head: bytes | None = attrs.field(init=False, default=None)
+    """The acceptor's head: what it wants to say, or what the opener has received whole."""
+    partial_head: HeadBuffer | None = attrs.field(init=False, default=None)
+    announced: bool = attrs.field(init=False, default=False)
+    """The owner knows of this stream; before, it is not told what becomes of it."""
+
+    open_waits: bool = attrs.field(init=False, default=False)
+    head_waits: bool = attrs.field(init=False, default=False)
+    fin_waits: bool = attrs.field(init=False, default=False)
+    farewell: Farewell | None = attrs.field(init=False, default=None)
+    window_due: int = attrs.field(init=False, default=0)
+    drain_wanted: bool = attrs.field(init=False, default=False)
+    """The owner waits for the outgoing queue to shrink (SendQueueDrained)."""
+
+    head_bytes: int = attrs.field(init=False, default=0)
+    """What the heads count in memory, until the stream is forgotten."""
+    bytes_sent: int = attrs.field(init=False, default=0)
+    bytes_received: int = attrs.field(init=False, default=0)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has something that may be sent now."""
+        if self.open_waits or self.head_waits:
+            return True
+        if self.outgoing.size:
+            return self.send_credit > 0
+        return self.fin_waits or self.farewell is not None
+
+    @property
+    def held_bytes(self) -> int:
+        return self.outgoing.size + self.window.held + self.head_bytes
+
+    @property
+    def all_said(self) -> bool:
+        """Nothing of this stream's sending half is left to send, now or later."""
+        return at_rest(self.sending) and not (
+            self.open_waits or self.head_waits or self.outgoing.size or self.fin_waits or self.farewell
+        )
+
+    @property
+    def receive_ended(self) -> bool:
+        return self.receiving is Half.ENDED
