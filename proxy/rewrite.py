@@ -1,0 +1,346 @@
+"""Which headers cross, in each direction, at the hub and at the relay. Pure.
+
+Every list is built afresh: what is not named here does not cross. Taking the client's list and deleting from
+it is how others lost their identity headers (`Connection: Impersonate-User` on a proxy that honours it after
+it has added its own), so our own headers are added last, and nothing that a client says is applied to them.
+
+The hub writes the *inner head*: the client's allowed headers, the framing, and what the hub alone knows (the
+audit id, the client's address). The relay writes the upstream's head from it by the same rules again, and
+adds Host, its own token and the impersonation.
+"""
+
+from __future__ import annotations
+
+import re
+
+from auth.requestinfo import RequestInfo
+from proxy.exchange import Failure, Processed, StreamCode
+from proxy.head import Headers, RequestHead, ResponseHead, connection_tokens
+
+# The relay's own word in direct mode, where a refusal of the relay must be told from one of the API server.
+FAILURE_HEADER = b"hawse-relay-failure"
+_RESERVED_PREFIX = b"hawse-"
+_FAILURE_REASON_BYTES_MAX = 200
+
+# A token that a browser puts among the subprotocols (kube-apiserver's own convention); never passed on.
+BEARER_SUBPROTOCOL = b"base64url.bearer.authorization.k8s.io."
+
+_CLIENT_PREFIXES = (b"accept-", b"content-", b"if-", b"kubectl-", b"sec-websocket-")
+_CLIENT_NAMES = frozenset({b"accept", b"range", b"user-agent", b"x-stream-protocol-version"})
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+# RFC 9110 7.6.1, and the names that older proxies use for the same.
+_HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# On the tail of a proxy path every other header belongs to the backend, but these never.
+_NEVER_NAMES = _HOP_BY_HOP | {
+    b"audit-id",
+    b"authorization",
+    b"content-length",
+    b"cookie",
+    b"cookie2",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"set-cookie",
+    b"x-access-token",
+    b"x-auth-request-access-token",
+    b"x-real-ip",
+}
+_NEVER_PREFIXES = (b"impersonate-", b"x-remote-", b"x-forwarded-", _RESERVED_PREFIX)
+# These speak for the origin, and the origin is the hub: no cluster may set them for all others.
+_RESPONSE_NEVER = frozenset(
+    {
+        b"alt-svc",
+        b"clear-site-data",
+        b"public-key-pins",
+        b"service-worker-allowed",
+        b"set-cookie",
+        b"set-cookie2",
+        b"strict-transport-security",
+    }
+)
+_PROXIED = frozenset({"services", "pods", "nodes"})
+
+_ACCESS_TOKEN = re.compile(rb"[?&](?:access_token|access%5[Ff]token)=", re.IGNORECASE)
+_ABSOLUTE = re.compile(rb"(?:https?:)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
+_SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
+_DEFAULT_PORT = re.compile(rb":(?:443|80)\Z")
+
+
+class RewriteError(Exception):
+    """A head that must not be sent: it would carry no identity, or somebody else's."""
+
+
+def identity_headers(head: RequestHead) -> list[bytes]:
+    """Return the names by which a client tries to say who it is to the cluster (`kubectl --as` does).
+
+    An underscore counts as a hyphen: some servers fold the two, and then it is the same header.
+    """
+    return [name for name, _ in head.headers if name.replace(b"_", b"-").startswith(b"impersonate-")]
+
+
+def has_access_token(target: bytes) -> bool:
+    """Whether a target has a token in its query, where it would be logged by every server on the way."""
+    return _ACCESS_TOKEN.search(target) is not None
+
+
+def is_tail(info: RequestInfo) -> bool:
+    """Whether a request goes through the API server to a backend (`services|pods|nodes/<name>/proxy`)."""
+    return (
+        info.is_resource
+        and info.group == ""
+        and info.resource in _PROXIED
+        and bool(info.name)
+        and (info.verb == "proxy" or info.subresource == "proxy")
+    )
+
+
+def hub_request_head(
+    head: RequestHead, target: bytes, *, audit_id: str, client_ip: str, tail: bool = False
+) -> RequestHead:
+    """Return the inner head: what of a client's request crosses to the relay, for the target in the cluster.
+
+    `tail` says that the target is on the tail of a proxy path (`is_tail`), where the backend's headers cross.
+    """
+    return RequestHead(
+        head.method,
+        target,
+        (
+            (b"audit-id", audit_id.encode("ascii")),
+            (b"x-forwarded-for", client_ip.encode("ascii")),
+            *_client_headers(head, tail),
+            *_framing(head),
+        ),
+    )
+
+
+def direct_request_head(inner: RequestHead, host: bytes, token: str) -> RequestHead:
+    """Return an inner head as it goes to a relay in direct mode, where the identity is a bearer token."""
+    own = ((b"host", host), (b"authorization", b"Bearer " + token.encode("ascii")))
+    return RequestHead(inner.method, inner.target, own + inner.headers)
+
+
+def relay_request_head(
+    inner: RequestHead, *, host: bytes, token: str, impersonation: Headers, tail: bool = False
+) -> RequestHead:
+    """Return the head for the API server; raises RewriteError without exactly one user and some group.
+
+    Without `Impersonate-User` the request would run with the relay's own rights, and with groups but no user
+    the API server refuses it: so a group is always there, and a lost user can never become power.
+    """
+    users = [value for name, value in impersonation if name == b"impersonate-user"]
+    groups = [value for name, value in impersonation if name == b"impersonate-group"]
+    if len(users) != 1 or not users[0].strip() or not groups or not all(group.strip() for group in groups):
+        raise RewriteError("the identity names no user or no group")
+    if any(not name.startswith(b"impersonate-") for name, _ in impersonation):
+        raise RewriteError("the identity holds a header that is none")
+    if not token:
+        raise RewriteError("the relay has no token of its own")
+    kept = [(name, value) for name, value in inner.headers if name in {b"audit-id", b"x-forwarded-for"}]
+    return RequestHead(
+        inner.method,
+        inner.target,
+        (
+            (b"host", host),
+            (b"authorization", b"Bearer " + token.encode("ascii")),
+            *impersonation,
+            *kept,
+            *_client_headers(inner, tail),
+            *_framing(inner),
+        ),
+    )
+
+
+def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
+    """Return an upstream's answer as the relay passes it on: hop-by-hop headers gone, none of ours in it.
+
+    A Location at the API server's own address becomes a path: only the relay knows that address.
+    """
+    headers = []
+    for name, value in _end_to_end(head):
+        if name == b"location":
+            absolute = _ABSOLUTE.fullmatch(value)
+            if absolute is not None and _same_host(absolute[1], host):
+                value = _rooted(absolute[2])
+        headers.append((name, value))
+    return ResponseHead(head.status, head.reason, tuple(headers))
+
+
+def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: bytes | None) -> ResponseHead:
+    """Return an answer as the client gets it: Location under the cluster's prefix, nothing for the origin.
+
+    `prefix` is `/clusters/<name>`, `target` what was asked for in the cluster (a relative Location starts
+    there), `host` the Host that the client used: a Location at that host is ours, so it is put under the
+    prefix too, or a cluster could send a client with its token to another one.
+    """
+    headers = []
+    for name, value in _end_to_end(head):
+        if name in _RESPONSE_NEVER:
+            continue
+        if name == b"location":
+            location = _prefixed(value, prefix, target, host)
+            if location is None:
+                continue
+            value = location
+        elif name == b"sec-websocket-protocol" and value.startswith(BEARER_SUBPROTOCOL):
+            continue
+        headers.append((name, value))
+    return ResponseHead(head.status, head.reason, tuple(headers))
+
+
+def failure_header(failure: Failure) -> tuple[bytes, bytes]:
+    """Return the header by which a relay in direct mode marks an answer as its own refusal."""
+    reason = re.sub(r"[^\x20-\x7e]", "?", failure.reason)[:_FAILURE_REASON_BYTES_MAX].strip()
+    return FAILURE_HEADER, f"{int(failure.code)};{int(failure.processed)};{reason}".encode("ascii")
+
+
+def failure_of(head: ResponseHead) -> Failure | None:
+    """Return the failure that a relay in direct mode marked its answer with, if it did.
+
+    A mark that cannot be read is still the relay's, and says nothing about whether the request was seen.
+    """
+    value = head.header(FAILURE_HEADER)
+    if value is None:
+        return None
+    match = re.fullmatch(rb"([0-9]{1,5});([0-2]);([\x20-\x7e]*)", value)
+    if match is None:
+        return Failure(StreamCode.INTERNAL, Processed.MAYBE, "the relay's refusal cannot be read")
+    try:
+        code = StreamCode(int(match[1]))
+    except ValueError:
+        code = StreamCode.INTERNAL
+    return Failure(code, Processed(int(match[2])), match[3].decode("ascii"))
+
+
+def _client_headers(head: RequestHead, tail: bool) -> list[tuple[bytes, bytes]]:
+    headers = []
+    listed = connection_tokens(head.headers) if tail else set()
+    for name, value in head.headers:
+        if name == b"sec-websocket-protocol":
+            value = _without_bearer(value)
+            if not value:
+                continue
+        if name.startswith(_CLIENT_PREFIXES) or name in _CLIENT_NAMES:
+            if name not in _FRAMING:
+                headers.append((name, value))
+        elif tail and name not in listed and not _is_never(name):
+            headers.append((name, value))
+    return headers
+
+
+def _is_never(name: bytes) -> bool:
+    folded = name.replace(b"_", b"-")
+    return folded in _NEVER_NAMES or folded.startswith(_NEVER_PREFIXES)
+
+
+def _framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
+    """The headers that say where the body ends and what the connection becomes, written from scratch."""
+    upgrade = head.upgrade
+    if upgrade is not None:
+        framing = [(b"connection", b"Upgrade"), (b"upgrade", upgrade)]
+        if head.method != b"GET":
+            framing.append((b"content-length", b"0"))
+        return framing
+    length = head.body_length
+    if length is None:
+        return [(b"transfer-encoding", b"chunked")]
+    if length or head.header(b"content-length") is not None:
+        return [(b"content-length", b"%d" % length)]
+    return []
+
+
+def _end_to_end(head: ResponseHead) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer without those that concern one connection, or are reserved for the relay."""
+    listed = connection_tokens(head.headers)
+    headers = [
+        (name, value)
+        for name, value in head.headers
+        if name not in _HOP_BY_HOP and name not in listed and not name.startswith(_RESERVED_PREFIX)
+    ]
+    if head.status == 101:
+        upgrade = head.header(b"upgrade")
+        headers += [(b"connection", b"Upgrade")] + ([(b"upgrade", upgrade)] if upgrade else [])
+    return headers
+
+
+def _without_bearer(value: bytes) -> bytes:
+    """Take a bearer token out of a list of subprotocols; a list without one stays byte for byte."""
+    if BEARER_SUBPROTOCOL not in value:
+        return value
+    offered = [item.strip(b" \t") for item in value.split(b",")]
+    return b", ".join(item for item in offered if item and not item.startswith(BEARER_SUBPROTOCOL))
+
+
+def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None) -> bytes | None:
+    """Put a Location under the prefix unless it leads elsewhere; None when readers differ over where."""
+    location = location.replace(b"\t", b"")  # browsers drop tabs before they read a URL
+    absolute = _ABSOLUTE.fullmatch(location)
+    scheme = _SCHEME.match(location)
+    if absolute is not None:
+        if host is None or not _same_host(absolute[1], host):
+            return location
+        location = _rooted(absolute[2])
+        if location.startswith(prefix + b"/"):
+            location = location.removeprefix(prefix)
+    elif scheme is not None:
+        # "https:/path" is an error to some and this very host to others.
+        return None if scheme[1].lower() in {b"http", b"https"} else location
+    elif not location.startswith(b"/"):
+        location = _resolved(location, target)
+    path, separator, rest = _split_path(location)
+    return prefix + _without_dots(path) + separator + rest
+
+
+def _same_host(authority: bytes, host: bytes) -> bool:
+    """Whether an authority leads to a host: without user, case and the default port."""
+    return _DEFAULT_PORT.sub(b"", authority.rpartition(b"@")[2].lower()) == _DEFAULT_PORT.sub(
+        b"", host.lower()
+    )
+
+
+def _rooted(path: bytes) -> bytes:
+    return path if path.startswith(b"/") else b"/" + path
+
+
+def _resolved(reference: bytes, target: bytes) -> bytes:
+    """Resolve a relative reference against the target (RFC 3986 5.2.3)."""
+    path = target.partition(b"?")[0]
+    if not reference or reference[:1] == b"#":
+        return target + reference
+    if reference[:1] == b"?":
+        return path + reference
+    return path[: path.rindex(b"/") + 1] + reference
+
+
+def _split_path(location: bytes) -> tuple[bytes, bytes, bytes]:
+    end = min((at for at in (location.find(b"?"), location.find(b"#")) if at >= 0), default=len(location))
+    return location[:end], location[end : end + 1], location[end + 1 :]
+
+
+def _without_dots(path: bytes) -> bytes:
+    """Resolve dot segments, escaped ones too, so that no client resolves them out of the prefix."""
+    kept: list[bytes] = []
+    segments = path.split(b"/")[1:]
+    for index, segment in enumerate(segments):
+        plain = re.sub(rb"%2[Ee]", b".", segment)
+        if plain not in {b".", b".."}:
+            kept.append(segment)
+            continue
+        if plain == b".." and kept:
+            kept.pop()
+        if index == len(segments) - 1:
+            kept.append(b"")
+    return b"/" + b"/".join(kept)
