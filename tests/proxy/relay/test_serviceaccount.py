@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import base64
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+import yaml
+
+from proxy.relay import serviceaccount
+from proxy.relay.serviceaccount import ClusterAccessError, WatchedFile, from_kubeconfig, in_cluster
+
+CA = trustme.CA()
+CA_PEM = CA.cert_pem.bytes()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """A service account's folder as the kubelet mounts it: files are links through `..data`."""
+    swap(tmp_path, 1, b"token-1")
+    for name in ("token", "ca.crt"):
+        (tmp_path / name).symlink_to(Path("..data") / name)
+    return tmp_path
+
+
+def swap(folder: Path, version: int, token: bytes, ca: bytes = CA_PEM) -> None:
+    """Put new content in place as the kubelet does: a new folder, then one rename of the link."""
+    fresh = folder / f"..{version}"
+    fresh.mkdir()
+    (fresh / "token").write_bytes(token)
+    (fresh / "ca.crt").write_bytes(ca)
+    (folder / "..data_tmp").symlink_to(fresh.name)
+    (folder / "..data_tmp").rename(folder / "..data")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
+
+
+def test_in_a_cluster_everything_comes_from_the_service_account(mounted: Path) -> None:
+    access = in_cluster(IN_CLUSTER, mounted)
+    assert (access.host, access.port, access.authority) == ("10.96.0.1", 443, b"10.96.0.1:443")
+    assert access.token() == "token-1"
+    assert access.ssl_context().verify_mode is ssl.CERT_REQUIRED
+    assert "token-1" not in repr(access)
+
+
+def test_an_ipv6_address_is_bracketed_in_the_host_header(mounted: Path) -> None:
+    access = in_cluster({**IN_CLUSTER, "KUBERNETES_SERVICE_HOST": "fd00::1"}, mounted)
+    assert (access.host, access.authority) == ("fd00::1", b"[fd00::1]:443")
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {},
+        {"KUBERNETES_SERVICE_HOST": "10.96.0.1"},
+        {**IN_CLUSTER, "KUBERNETES_SERVICE_PORT": "https"},
+        {**IN_CLUSTER, "KUBERNETES_SERVICE_HOST": "a b"},
+    ],
+)
+def test_outside_a_cluster_it_says_so(mounted: Path, environment: dict[str, str]) -> None:
+    with pytest.raises(ClusterAccessError, match="KUBERNETES_SERVICE_HOST"):
+        in_cluster(environment, mounted)
+
+
+def test_a_missing_token_or_ca_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ClusterAccessError, match="token cannot be read: No such file"):
+        in_cluster(IN_CLUSTER, tmp_path)
+    (tmp_path / "token").write_text("  \n")
+    with pytest.raises(ClusterAccessError, match="token: no token in it"):
+        in_cluster(IN_CLUSTER, tmp_path)
+    (tmp_path / "token").write_text("t\n")
+    (tmp_path / "ca.crt").write_text("no certificate")
+    with pytest.raises(ClusterAccessError, match=r"ca\.crt: no CA certificate in PEM"):
+        in_cluster(IN_CLUSTER, tmp_path)
+
+
+def test_a_rotated_token_is_used_within_a_second_and_not_looked_for_more_often(mounted: Path) -> None:
+    clock = Clock()
+    looks = []
+
+    def parse(raw: bytes) -> bytes:
+        looks.append(raw)
+        return raw
+
+    file = WatchedFile(mounted / "token", parse, clock=clock)
+    swap(mounted, 2, b"token-2")
+    clock.now = 0.9
+    assert file.current() == b"token-1"
+    clock.now = 1.0
+    assert file.current() == b"token-2"
+    clock.now = 5.0
+    assert file.current() == b"token-2"
+    assert looks == [b"token-1", b"token-2"]
+
+
+def test_after_a_refusal_the_token_is_looked_for_at_once(mounted: Path) -> None:
+    access = in_cluster(IN_CLUSTER, mounted)
+    assert not access.refresh_token()
+    swap(mounted, 2, b"token-2")
+    assert access.refresh_token()
+    assert access.token() == "token-2"
+    assert not access.refresh_token()
+
+
+def test_a_rotated_ca_is_used_for_new_connections(mounted: Path) -> None:
+    access = in_cluster(IN_CLUSTER, mounted)
+    before = access.ssl_context()
+    assert access.ssl_context() is before
+    swap(mounted, 2, b"token-2", trustme.CA().cert_pem.bytes())
+    access._tls.refresh()
+    assert access.ssl_context() is not before
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_a_damaged_file_keeps_the_last_good_token_and_is_told_once(
+    mounted: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
+) -> None:
+    clock = Clock()
+    file = WatchedFile(mounted / "token", serviceaccount._parse_token, clock=clock)
+    damage(mounted / "..1" / "token")
+    with caplog.at_level(logging.WARNING):
+        for clock.now in (1.0, 2.0, 3.0):
+            assert file.current() == "token-1"
+    assert len(caplog.records) == 1
+    assert "token-1" not in caplog.text
+    swap(mounted, 2, b"token-2")
+    clock.now = 4.0
+    assert file.current() == "token-2"
+
+
+# kubeconfig
+
+
+def kubeconfig(
+    folder: Path, *, cluster: dict[str, object] | None = None, user: dict[str, object] | None = None
+) -> Path:
+    data = base64.b64encode(CA_PEM).decode()
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [
+            {"name": "other", "context": {"cluster": "x", "user": "y"}},
+            {"name": "c", "context": {"cluster": "k", "user": "u"}},
+        ],
+        "clusters": [
+            {
+                "name": "k",
+                "cluster": {"server": "https://10.0.0.1:6443", "certificate-authority-data": data}
+                if cluster is None
+                else cluster,
+            }
+        ],
+        "users": [{"name": "u", "user": {"token": "secret-1"} if user is None else user}],
+    }
+    path = folder / "kubeconfig"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_a_kubeconfig_with_a_token_is_enough(tmp_path: Path) -> None:
+    access = from_kubeconfig(kubeconfig(tmp_path))
+    assert (access.host, access.port, access.server_name) == ("10.0.0.1", 6443, "10.0.0.1")
+    assert access.token() == "secret-1"
+
+
+def test_a_kubeconfig_may_name_files_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_bytes(CA_PEM)
+    (tmp_path / "token").write_text("secret-2\n")
+    path = kubeconfig(
+        tmp_path,
+        cluster={"server": "https://[fd00::1]", "certificate-authority": "ca.pem", "tls-server-name": "kube"},
+        user={"tokenFile": "token", "token": "ignored-as-client-go-does"},
+    )
+    access = from_kubeconfig(path)
+    assert (access.host, access.port, access.server_name) == ("fd00::1", 443, "kube")
+    assert access.authority == b"[fd00::1]:443"
+    assert access.token() == "secret-2"
+    (tmp_path / "token").write_text("secret-3-longer")
+    assert access.refresh_token()
+    assert access.token() == "secret-3-longer"
+
+
+def test_an_inline_token_follows_the_kubeconfig(tmp_path: Path) -> None:
+    access = from_kubeconfig(kubeconfig(tmp_path))
+    kubeconfig(tmp_path, user={"token": "secret-1-rotated"})
+    assert access.refresh_token()
+    assert access.token() == "secret-1-rotated"
+
+
+@pytest.mark.parametrize(
+    ("user", "reason"),
+    [
+        ({"client-certificate": "c", "client-key": "k"}, "authenticates the connection and not each request"),
+        ({"client-certificate-data": "c", "token": "t"}, "authenticates the connection and not each request"),
+        ({"client-key-data": "k", "token": "t"}, "authenticates the connection and not each request"),
+        ({"exec": {"command": "x"}}, "would run another program"),
+        ({"auth-provider": {"name": "gcp"}}, "would fetch tokens from elsewhere"),
+        ({"username": "u", "password": "p"}, "basic authentication is gone"),
+        ({"token": "t", "as": "admin"}, "cannot itself be impersonated"),
+        ({}, "no token and no tokenFile"),
+        ({"token": "a b"}, "no token in it"),
+        ({"token": 7}, "token is not a string"),
+    ],
+)
+def test_a_credential_that_is_no_bearer_token_is_refused_with_its_reason(
+    tmp_path: Path, user: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ClusterAccessError, match=reason):
+        from_kubeconfig(kubeconfig(tmp_path, user=user))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"insecure-skip-tls-verify": True}, "verifies the API server always"),
+        ({"proxy-url": "http://proxy"}, "through no proxy"),
+        ({"certificate-authority-data": None}, "only a pinned CA"),
+        ({"certificate-authority-data": "%%"}, "not base64"),
+        ({"certificate-authority-data": "AAAA"}, "no CA certificate"),
+        ({"server": "http://10.0.0.1"}, "server is not https"),
+        ({"server": "https://10.0.0.1/k8s/clusters/a"}, "server is not https"),
+        ({"server": "https://u@10.0.0.1"}, "server is not https"),
+        ({"server": "https://10.0.0.1:x"}, "server is not https"),
+        ({"server": None}, "server is missing"),
+    ],
+)
+def test_a_cluster_that_cannot_be_trusted_is_refused_with_its_reason(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    cluster: dict[str, object] = {
+        "server": "https://10.0.0.1",
+        "certificate-authority-data": base64.b64encode(CA_PEM).decode(),
+        **change,
+    }
+    with pytest.raises(ClusterAccessError, match=reason):
+        from_kubeconfig(kubeconfig(tmp_path, cluster=cluster))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "a: [",
+        "token: !!python/object:x {}",
+        "current-context: c",
+        "{contexts: 7, current-context: c}",
+    ],
+)
+def test_what_is_no_kubeconfig_is_refused_without_being_quoted(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    with pytest.raises(ClusterAccessError) as caught:
+        from_kubeconfig(path)
+    assert not text or text not in str(caught.value)
