@@ -7,6 +7,7 @@ nothing and runs until it is stopped, as one of the pause image does.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -151,12 +152,14 @@ class Container:
         run.add_exec(process)
         try:
             yield process
-        finally:
-            if not process.ended:
-                await kill_and_reap(process)
-            await process.release()
-            if not process.group_lives():
-                run.remove_exec(process)
+            await process.wait()
+        except BaseException:
+            run.remove_exec(process)
+            await kill_and_reap(process)
+            raise
+        await process.release()
+        if not process.group_lives():
+            run.remove_exec(process)
 
     def attach(self, *, stdin: bool, stdout: bool, stderr: bool) -> Attachment:
         """Connect to the running command; use it in a `with` block. Raises ContainerNotRunningError."""
@@ -237,9 +240,15 @@ class Pod:
         self.containers: dict[str, Container] = {}
         self.ephemeral_containers: dict[str, Container] = {}
         self._on_change = on_change
+        # Set when the pod is asked to stop: what is connected to it without a process of its own ends then.
+        self.ended = trio.Event()
         self._nursery: trio.Nursery | None = None
-        self._removed = False
         self._stopped = trio.Event()
+
+    @property
+    def sandbox_id(self) -> str:
+        """Return what a container runtime would call the pod."""
+        return hashlib.sha256(self.uid.encode()).hexdigest()
 
     def container(self, name: str) -> Container | None:
         """Return the container of this name, ephemeral or not."""
@@ -256,7 +265,7 @@ class Pod:
         return "Running" if started else "Pending"
 
     def _will_restart(self, codes: Sequence[int]) -> bool:
-        if self._removed:
+        if self.ended.is_set():
             return False
         return self.restart_policy == "Always" or (self.restart_policy == "OnFailure" and any(codes))
 
@@ -272,7 +281,7 @@ class Pod:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                if self._removed:
+                if self.ended.is_set():
                     nursery.cancel_scope.cancel()
                 for container in [*self.containers.values()]:
                     nursery.start_soon(container.live, self.restart_policy)
@@ -293,7 +302,7 @@ class Pod:
     def request_stop(self, grace_s: float) -> None:
         """Begin to end all containers."""
         self.grace_s = grace_s
-        self._removed = True
+        self.ended.set()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 

@@ -1,0 +1,80 @@
+"""A bounded buffer of bytes between the one task that reads a connection and the consumer of one stream."""
+
+from __future__ import annotations
+
+import collections
+
+import trio
+
+# Enough that reading and consuming overlap. What a stalled consumer holds is this and one chunk more.
+INBOX_BYTES_MAX = 256 * 1024
+
+
+class Inbox(trio.abc.ReceiveStream):
+    """What came for one stream. `feed` waits while it is full; closing it throws away what still comes."""
+
+    def __init__(self, bytes_max: int = INBOX_BYTES_MAX) -> None:
+        self._bytes_max = bytes_max
+        self._chunks: collections.deque[bytes] = collections.deque()
+        self._size = 0
+        self._ended = False
+        self._closed = False
+        self._filled = trio.Event()
+        self._drained = trio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """True once nothing more will come."""
+        return self._ended
+
+    async def feed(self, data: bytes) -> None:
+        """Add a chunk, waiting for room. Cancelled while it waits, it has added nothing."""
+        while self._size >= self._bytes_max and not self._closed:
+            await self._drained.wait()
+        if data and not self._closed and not self._ended:
+            self._chunks.append(data)
+            self._size += len(data)
+            self._wake_reader()
+
+    def feed_eof(self) -> None:
+        """Nothing more will come."""
+        self._ended = True
+        self._wake_reader()
+
+    def close(self) -> None:
+        """Throw away what is there and what will come."""
+        self._closed = True
+        self._chunks.clear()
+        self._size = 0
+        self._wake_reader()
+        self._wake_writer()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return the next chunk, at most `max_bytes` of it; b"" at the end."""
+        await trio.lowlevel.checkpoint()
+        while not self._chunks and not self._ended and not self._closed:
+            await self._filled.wait()
+        if self._closed:
+            raise trio.ClosedResourceError
+        if not self._chunks:
+            return b""
+        chunk = self._chunks.popleft()
+        if max_bytes is not None and len(chunk) > max_bytes:
+            self._chunks.appendleft(chunk[max_bytes:])
+            chunk = chunk[:max_bytes]
+        self._size -= len(chunk)
+        self._wake_writer()
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close it, as `close` does."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def _wake_reader(self) -> None:
+        self._filled.set()
+        self._filled = trio.Event()
+
+    def _wake_writer(self) -> None:
+        self._drained.set()
+        self._drained = trio.Event()

@@ -1,0 +1,187 @@
+"""The server's end of a SPDY/3.1 connection over any byte stream: streams that the client opens.
+
+One task, in `run`, reads. It waits for a stream whose inbox is full, and with it wait the connection's other
+streams: SPDY as Kubernetes speaks it has no window with which to hold back a single stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+
+import trio
+
+from sandbox import spdy
+from sandbox.inbox import Inbox
+
+RECEIVE_BYTES_MAX = 256 * 1024
+# A pod's port-forward has two streams a connection; the reference implementation has no bound at all.
+STREAMS_MAX = 2000
+
+
+class SpdyStream(trio.abc.HalfCloseableStream):
+    """One stream: its halves end one by one by FIN, or both by RST."""
+
+    def __init__(self, connection: SpdyConnection, stream_id: int, headers: Mapping[str, str]) -> None:
+        self.stream_id = stream_id
+        self.headers = headers
+        self.inbox = Inbox()
+        self._connection = connection
+        self._sent_end = False
+        self._peer_reset = False
+
+    @property
+    def sent_end(self) -> bool:
+        """True once our half has ended."""
+        return self._sent_end
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """Return what came; b"" at the end, by whatever the stream ended: the reference knows no other."""
+        return await self.inbox.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Send DATA; raises BrokenResourceError when the connection is lost or the stream was reset."""
+        if self._peer_reset:
+            raise trio.BrokenResourceError(f"stream {self.stream_id} was reset by the client")
+        if self._sent_end:
+            raise trio.ClosedResourceError
+        if data:
+            await self._connection.send(spdy.data(self.stream_id, bytes(data)))
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Return at once: only sending itself tells."""
+        await trio.lowlevel.checkpoint()
+
+    async def send_eof(self) -> None:
+        """End our half with FIN; nothing is sent when it has ended already."""
+        if not self._sent_end:
+            self._sent_end = True
+            await self._connection.send(spdy.data(self.stream_id, b"", fin=True))
+            self._connection.forget_if_over(self)
+
+    async def reset(self) -> None:
+        """End both halves and throw away what still comes.
+
+        Like the reference, it sends RST only while our half is open.
+        """
+        self.inbox.close()
+        self._connection.forget(self)
+        if not self._sent_end:
+            self._sent_end = True
+            await self._connection.send(spdy.rst_stream(self.stream_id, spdy.CANCEL))
+
+    async def aclose(self) -> None:
+        """End our half and throw away what still comes."""
+        self.inbox.close()
+        with contextlib.suppress(trio.BrokenResourceError):
+            await self.send_eof()
+
+    # The connection's reader calls these.
+
+    def peer_ended(self) -> None:
+        self.inbox.feed_eof()
+        self._connection.forget_if_over(self)
+
+    def peer_reset(self) -> None:
+        self._sent_end = self._peer_reset = True
+        self.inbox.feed_eof()
+
+
+class SpdyConnection:
+    """A connection on which the client opens streams."""
+
+    def __init__(self, transport: trio.abc.Stream, leftover: bytes = b"") -> None:
+        self._transport = transport
+        self._leftover = leftover
+        self._codec = spdy.Codec()
+        self._streams: dict[int, SpdyStream] = {}
+        self._last_stream_id = -1
+        self._send_lock = trio.Lock()
+        self._broken = False
+        self._gone_away = False
+
+    async def run(self, accept: Callable[[SpdyStream], bool]) -> None:
+        """Read until the client closes the connection, by GOAWAY, EOF or breaking it.
+
+        `accept` decides on each stream the client opens: SYN_REPLY or RST. A lost connection or a
+        broken protocol is the end as well.
+        """
+        try:
+            data = self._leftover
+            while True:
+                for event in self._codec.receive(data):
+                    if isinstance(event, spdy.DataReceived):
+                        stream = self._streams.get(event.stream_id)
+                        if stream is not None:
+                            await stream.inbox.feed(event.data)
+                            if event.fin:
+                                stream.peer_ended()
+                    elif isinstance(event, spdy.GoneAway):
+                        return
+                    else:
+                        await self._handle(event, accept)
+                data = bytes(await self._transport.receive_some(RECEIVE_BYTES_MAX))
+                if not data:
+                    return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._broken = True
+        except spdy.SpdyError:
+            return  # the reference, too, hangs up without a word
+        finally:
+            for stream in list(self._streams.values()):
+                stream.inbox.feed_eof()
+
+    async def _handle(self, event: spdy.Event, accept: Callable[[SpdyStream], bool]) -> None:
+        if isinstance(event, spdy.StreamOpened):
+            await self._open(event, accept)
+        elif isinstance(event, spdy.StreamReset):
+            reset = self._streams.pop(event.stream_id, None)
+            if reset is not None:
+                reset.peer_reset()
+        elif isinstance(event, spdy.PingReceived) and event.ping_id % 2:
+            # Even numbers would be ours, and we send none.
+            await self.send(spdy.ping(event.ping_id))
+
+    async def _open(self, event: spdy.StreamOpened, accept: Callable[[SpdyStream], bool]) -> None:
+        stream_id = event.stream_id
+        if stream_id % 2 == 0 or stream_id <= self._last_stream_id:
+            await self.send(spdy.rst_stream(stream_id or 1, spdy.PROTOCOL_ERROR))
+            return
+        self._last_stream_id = stream_id
+        if self._gone_away:
+            return
+        stream = SpdyStream(self, stream_id, event.headers)
+        if len(self._streams) >= STREAMS_MAX or not accept(stream):
+            await self.send(spdy.rst_stream(stream_id, spdy.CANCEL))
+            return
+        self._streams[stream_id] = stream
+        if event.fin:
+            stream.peer_ended()
+        await self.send(self._codec.syn_reply(stream_id, {}))
+
+    async def send(self, frame: bytes) -> None:
+        """Write a frame; raises BrokenResourceError. Cancelled half way, the connection is broken."""
+        async with self._send_lock:
+            if self._broken:
+                raise trio.BrokenResourceError("the SPDY connection is lost")
+            self._broken = True
+            try:
+                await self._transport.send_all(frame)
+            except trio.ClosedResourceError as exc:
+                raise trio.BrokenResourceError("the SPDY connection is closed") from exc
+            self._broken = False
+
+    async def close(self) -> None:
+        """Reset all streams and say GOAWAY; the transport stays open for the client to leave."""
+        self._gone_away = True
+        with contextlib.suppress(trio.BrokenResourceError):
+            for stream in list(self._streams.values()):
+                await stream.reset()
+            await self.send(spdy.goaway(max(self._last_stream_id, 0)))
+
+    def forget(self, stream: SpdyStream) -> None:
+        self._streams.pop(stream.stream_id, None)
+
+    def forget_if_over(self, stream: SpdyStream) -> None:
+        if stream.sent_end and stream.inbox.ended:
+            self.forget(stream)
