@@ -19,7 +19,7 @@ from audit.record import Event, Request, Stream
 
 MASK = "***"
 # More would slow every call down; each is one search over the query.
-PATTERNS_MAX = 64
+PATTERNS_MAX = 100
 
 # Credentials by their shape: our API keys, JWTs, kubectl's bearer subprotocol; and by a tell-tale name.
 _SECRETS = (
