@@ -1,0 +1,111 @@
+"""The sandbox's own audit log: one JSON line a request, in the shape of audit.k8s.io/v1.
+
+It is written apart from whatever audits the requests on their way here, so that the two can be compared. A
+line with `unimpersonated` tells of a request that the relay's account made as itself: none should ever be seen.
+"""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from sandbox.authn import User, split_service_account
+from sandbox.objects import Object, encode, now_micro
+from sandbox.requestinfo import RequestInfo
+from sandbox.server import Request
+from sandbox.status import StatusError
+
+# Every service account of this namespace is the relay's.
+RELAY_NAMESPACE = "hawse"
+# The server takes an Audit-ID as it comes, and cuts an unreasonable one.
+ID_CHARS_MAX = 64
+
+
+class AuditLog:
+    """The file, written line by line; use it in a `with` block."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO = path.open("a", encoding="utf-8", buffering=1)
+
+    def __enter__(self) -> AuditLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, event: Object) -> None:
+        """Append one event."""
+        if not self._file.closed:
+            self._file.write(encode(event).decode("utf-8", "surrogateescape") + "\n")
+
+
+class Record:
+    """What is known of one request so far; each stage of it is a line."""
+
+    def __init__(self, log: AuditLog, request: Request, info: RequestInfo, peer: str) -> None:
+        self._log = log
+        self.id = request.header(b"audit-id")[:ID_CHARS_MAX] or str(uuid.uuid4())
+        self._user: User | None = None
+        self._impersonated: User | None = None
+        forwarded = request.header(b"x-forwarded-for")
+        self._event: Object = {
+            "kind": "Event",
+            "apiVersion": "audit.k8s.io/v1",
+            "level": "Metadata",
+            "auditID": self.id,
+            "stage": "",
+            "requestURI": request.target,
+            "verb": info.verb,
+            "sourceIPs": [*([forwarded] if forwarded else []), peer],
+            "userAgent": request.header(b"user-agent"),
+            "requestReceivedTimestamp": now_micro(),
+        }
+        if info.is_resource:
+            reference = {
+                "resource": info.resource,
+                "namespace": info.namespace,
+                "name": info.name,
+                "apiGroup": info.group,
+                "apiVersion": info.version,
+                "subresource": info.subresource,
+            }
+            self._event["objectRef"] = {key: value for key, value in reference.items() if value}
+
+    def authenticated(self, user: User) -> None:
+        """Note who sent the request."""
+        self._user = user
+
+    def impersonated(self, user: User) -> None:
+        """Note whom the request acts as."""
+        self._impersonated = user
+
+    def started(self, code: int) -> None:
+        """Write that a long answer has begun."""
+        self._write("ResponseStarted", code, None)
+
+    def complete(self, code: int, error: StatusError | None = None) -> None:
+        """Write that the request is over."""
+        self._write("ResponseComplete", code, error)
+
+    def _write(self, stage: str, code: int, error: StatusError | None) -> None:
+        status: Object = {"metadata": {}, "code": code}
+        if error is not None:
+            status = {**status, "status": "Failure", "message": error.message, "reason": error.reason}
+        event: Object = {
+            **self._event,
+            "stage": stage,
+            "responseStatus": status,
+            "stageTimestamp": now_micro(),
+        }
+        if self._user is not None:
+            event["user"] = self._user.to_json()
+            account = split_service_account(self._user.name)
+            if account and account[0] == RELAY_NAMESPACE and self._impersonated is None:
+                event["unimpersonated"] = True
+        if self._impersonated is not None:
+            event["impersonatedUser"] = self._impersonated.to_json()
+        self._log.write(event)
