@@ -40,7 +40,7 @@ class Channels:
             inbox.close()
 
     async def run(self) -> None:
-        """Read until the client is gone; messages for channels that do not take any are ignored."""
+        """Read until the client is gone, however it went. A message for a channel that takes none is ignored."""
         inbox: Inbox | None = None
         close_signal: bytearray | None = None
         expect_number = True
@@ -62,7 +62,9 @@ class Channels:
                         if piece.ends and not self._close_channel(bytes(close_signal)):
                             return
                     elif inbox is not None and data:
-                        await inbox.feed(data)
+                        await inbox.feed_probing(data, self._websocket.ping)
+        except trio.BrokenResourceError:
+            return
         finally:
             for open_inbox in self._inboxes.values():
                 open_inbox.feed_eof()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Awaitable, Callable
 
 import trio
 
+# A reader that waits for a consumer does not see that its client hangs up; a ping now and then finds out.
+PROBE_S = 5.0
 # Enough that reading and consuming overlap. What a stalled consumer holds is this and one chunk more.
 INBOX_BYTES_MAX = 256 * 1024
 
@@ -27,14 +30,28 @@ class Inbox(trio.abc.ReceiveStream):
         """True once nothing more will come."""
         return self._ended
 
+    @property
+    def full(self) -> bool:
+        """True while `feed` would wait."""
+        return self._size >= self._bytes_max and not self._closed
+
     async def feed(self, data: bytes) -> None:
         """Add a chunk, waiting for room. Cancelled while it waits, it has added nothing."""
-        while self._size >= self._bytes_max and not self._closed:
+        while self.full:
             await self._drained.wait()
         if data and not self._closed and not self._ended:
             self._chunks.append(data)
             self._size += len(data)
             self._wake_reader()
+
+    async def feed_probing(self, data: bytes, probe: Callable[[], Awaitable[None]]) -> None:
+        """Add a chunk; while that has to wait, probe the client from time to time."""
+        while self.full:
+            with trio.move_on_after(PROBE_S):
+                await self.feed(data)
+                return
+            await probe()
+        await self.feed(data)
 
     def feed_eof(self) -> None:
         """Nothing more will come."""

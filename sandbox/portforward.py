@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import struct
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ COPY_BYTES = 64 * 1024
 PAIR_DEADLINE_S = 30.0
 # How long the client's half of a connection may go on once the pod has closed it; containerd's.
 LINGER_S = 1.0
-LOOPBACK = ("127.0.0.1", "::1")
+LOOPBACK = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 class PortForwardError(Exception):
@@ -188,13 +189,18 @@ async def _to_client(server: trio.SocketStream, client: trio.abc.HalfCloseableSt
 async def _connect(port: int, pod: Pod) -> trio.SocketStream:
     """Connect to the port on IPv4, then on IPv6, as containerd does."""
     failures: list[str] = []
-    for address in LOOPBACK:
+    for family, address in LOOPBACK:
+        client = trio.socket.socket(family)
         try:
-            return await trio.open_tcp_stream(address, port)
+            await client.connect((address, port))
+            return trio.SocketStream(client)
         except OSError as exc:
-            cause = exc.__cause__ if isinstance(exc.__cause__, OSError) else exc
-            family, host = ("tcp6", f"[{address}]") if ":" in address else ("tcp4", address)
-            failures.append(f"dial {family} {host}:{port}: connect: {_reason(cause)}")
+            client.close()
+            network, host = ("tcp4", address) if family == socket.AF_INET else ("tcp6", f"[{address}]")
+            failures.append(f"dial {network} {host}:{port}: connect: {_reason(exc)}")
+        except BaseException:
+            client.close()
+            raise
     raise PortForwardError(
         f"{_where(pod)}: failed to connect to localhost:{port} inside namespace "
         f'"{pod.sandbox_id}", IPv4: {failures[0]} IPv6 {failures[1]} '

@@ -98,6 +98,7 @@ class SpdyConnection:
         self._last_stream_id = -1
         self._send_lock = trio.Lock()
         self._broken = False
+        self._pings = 0
         self._gone_away = False
 
     async def run(self, accept: Callable[[SpdyStream], bool]) -> None:
@@ -113,7 +114,7 @@ class SpdyConnection:
                     if isinstance(event, spdy.DataReceived):
                         stream = self._streams.get(event.stream_id)
                         if stream is not None:
-                            await stream.inbox.feed(event.data)
+                            await stream.inbox.feed_probing(event.data, self._ping)
                             if event.fin:
                                 stream.peer_ended()
                     elif isinstance(event, spdy.GoneAway):
@@ -131,6 +132,10 @@ class SpdyConnection:
             for stream in list(self._streams.values()):
                 stream.inbox.feed_eof()
 
+    async def _ping(self) -> None:
+        self._pings += 1
+        await self.send(spdy.ping(2 * self._pings))
+
     async def _handle(self, event: spdy.Event, accept: Callable[[SpdyStream], bool]) -> None:
         if isinstance(event, spdy.StreamOpened):
             await self._open(event, accept)
@@ -139,7 +144,7 @@ class SpdyConnection:
             if reset is not None:
                 reset.peer_reset()
         elif isinstance(event, spdy.PingReceived) and event.ping_id % 2:
-            # Even numbers would be ours, and we send none.
+            # Even numbers are answers to ours.
             await self.send(spdy.ping(event.ping_id))
 
     async def _open(self, event: spdy.StreamOpened, accept: Callable[[SpdyStream], bool]) -> None:

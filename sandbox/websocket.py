@@ -109,6 +109,10 @@ class WebSocket:
         """Send a binary message in one frame; raises BrokenResourceError, also after a close frame."""
         await self._send_frame(Opcode.BINARY, data)
 
+    async def ping(self) -> None:
+        """Send a ping, to whose answer nobody listens: a client that is gone makes it fail, soon or later."""
+        await self._send_frame(Opcode.PING, b"")
+
     async def close(self, code: int = CloseReason.NORMAL_CLOSURE) -> None:
         """Send a close frame, once; a lost connection is no error."""
         if code in (CloseReason.NO_STATUS_RCVD, CloseReason.ABNORMAL_CLOSURE):
