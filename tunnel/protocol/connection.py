@@ -376,9 +376,9 @@ class Connection:
         self.going_away = True
         self._goaway_last_id = last_id
 
-    def reject(self, code: CloseCode, reason: str) -> None:
+    def reject(self, code: int, reason: str, retry_after_ms: int) -> None:
         """Refuse the peer in the greeting: a GOAWAY that says why is all it will get."""
-        self._control = ControlQueue(goaway=frames.goaway(0, code, 0, 0, reason))
+        self._control = ControlQueue(goaway=frames.goaway(0, code, 0, retry_after_ms, reason))
         self.phase = Phase.CLOSED
 
     def close(self, code: StreamCode, reason: str) -> None:
@@ -1028,20 +1028,17 @@ class Connection:
 
     def evict(self, holder: Holder) -> None:
         assert isinstance(holder, StreamState)
-        self.on_eviction()
+        code, reason = StreamCode.OVERLOADED, "memory is full"
+        processed = Processed.MAYBE if holder.id else Processed.NO
         if holder in self._lingering:
             self._drop_incoming(holder)
-            self._events.append(
-                events.StreamBroken(
-                    holder, StreamCode.OVERLOADED, Processed.MAYBE, "memory is full", in_line=False
-                )
-            )
+            self._events.append(events.StreamBroken(holder, code, processed, reason, in_line=False))
             self._forget_if_done(holder)
-            return
-        processed = Processed.MAYBE if holder.id else Processed.NO
-        if holder.id:
-            self._queue_reset(holder.id, StreamCode.OVERLOADED, processed, "memory is full")
-        self._break(holder, StreamCode.OVERLOADED, processed, "memory is full", in_line=False)
+        elif not self._is_over(holder):
+            if holder.id:
+                self._queue_reset(holder.id, code, processed, reason)
+            self._break(holder, code, processed, reason, in_line=False)
+        self.on_eviction()
 
 
 def _nobody_cares() -> None: ...

@@ -151,6 +151,8 @@ class StreamState(Flow):
     drain_wanted: bool = attrs.field(init=False, default=False)
     """The owner waits for the outgoing queue to shrink (SendQueueDrained)."""
 
+    owner: object = attrs.field(init=False, default=None)
+    """Whoever uses the stream; opaque here, so that an event finds its way without a table."""
     head_bytes: int = attrs.field(init=False, default=0)
     """What the heads count in memory, until the stream is forgotten."""
     bytes_sent: int = attrs.field(init=False, default=0)

@@ -1,0 +1,57 @@
+"""Two sessions joined in memory: what most tests of the shell begin with."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from tunnel import Memory, Role, Session, Settings, Stream, open_session
+from tunnel.transport import MemoryTransport, memory_transport_pair
+
+
+@attrs.frozen
+class Pair:
+    listener: Session
+    dialer: Session
+    listener_transport: MemoryTransport
+    dialer_transport: MemoryTransport
+    context: int
+    """A context that the listener has announced."""
+
+    def open_stream(self, head: bytes = b"", *, eof: bool = False) -> Stream:
+        return self.listener.open_stream(head, context=self.context, eof=eof)
+
+    async def streams(self) -> tuple[Stream, Stream]:
+        """A stream's two ends: the opener's and the acceptor's."""
+        opened = self.open_stream()
+        return opened, await self.dialer.accept()
+
+
+@asynccontextmanager
+async def open_pair(
+    settings: Settings | None = None, *, memory: Memory | None = None, messages_max: int = 16
+) -> AsyncIterator[Pair]:
+    """A listener (as the hub is) and a dialer (as the relay is), greeted."""
+    here, there = memory_transport_pair(messages_max=messages_max)
+    done = trio.Event()
+
+    async def dial(task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED) -> None:
+        async with open_session(there, Role.DIALER, settings=settings, memory=memory) as session:
+            task_status.started(session)
+            await done.wait()
+
+    async with trio.open_nursery() as nursery:
+        # The dialer's start waits for a WELCOME, so the listener must be on its way meanwhile.
+        sessions_send, sessions_receive = trio.open_memory_channel[Session](1)
+
+        async def start_dialer() -> None:
+            await sessions_send.send(await nursery.start(dial))
+
+        nursery.start_soon(start_dialer)
+        async with open_session(here, Role.LISTENER, settings=settings, memory=memory) as listener:
+            dialer = await sessions_receive.receive()
+            yield Pair(listener, dialer, here, there, listener.add_context(1, b"token"))
+        done.set()

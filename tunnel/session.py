@@ -1,0 +1,538 @@
+"""A live multiplexer: the core, a transport, and the three tasks that join them.
+
+    reader      transport.receive() → core → wake whoever waits. It never waits for a stream's consumer:
+    what is
+                not taken stays in the core, where credit bounds it.
+    writer      core → one joined message → transport.send(). It alone sends; it is parked while there is
+    nothing. keepalive   sleeps until the core's next deadline: PING, ACK, or the peer's death.
+
+Everything else (opening, sending, taking, resetting) is synchronous bookkeeping in the core by the task
+that wants it, which then unparks the writer. So many tasks' frames are one message: the writer runs after
+all of them.
+
+The session ends when the first of the three cannot go on, or when its block is left. `_die` then breaks every
+stream and wakes every waiter, cancels the three, and what is left is a farewell with a deadline. The body
+of the block is not cancelled: it finds out by its own calls, or waits in `wait_closed`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import assert_never
+
+import attrs
+import trio
+
+from tunnel.parking import ParkingSpot
+from tunnel.protocol import events, frames
+from tunnel.protocol.connection import Connection, Phase, Role
+from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
+from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.memory import Memory
+from tunnel.protocol.streams import StreamState
+from tunnel.protocol.window import INITIAL_WINDOW_BYTES
+from tunnel.stream import Stream
+from tunnel.transport import Transport, TransportClosed
+
+log = logging.getLogger("tunnel.session")
+
+# One message a wakeup. A link that swallows it in 20 ms may get a larger one; on one that does not, a PING or
+# a keystroke would wait behind it, so it gets a smaller one.
+MESSAGE_FIRST_BYTES = 64 * 1024
+MESSAGE_MOST_BYTES = 256 * 1024
+MESSAGE_LEAST_BYTES = 16 * 1024
+QUICK_SEND_S = 0.020
+# For what is still queued when the block is left in peace, and then for the last GOAWAY.
+FLUSH_S = 1.0
+FAREWELL_S = 1.0
+
+
+class SessionClosed(trio.BrokenResourceError):
+    """The session is over. What was asked was not done."""
+
+    def __init__(self, code: int | None, reason: str) -> None:
+        super().__init__(reason if code is None else f"{reason} ({code})")
+        self.code = code
+        self.reason = reason
+
+
+class Draining(trio.BrokenResourceError):
+    """The session opens no new streams; another session should."""
+
+
+class TooManyStreams(trio.BrokenResourceError):
+    """The peer takes no more streams at once."""
+
+
+class Rejected(Exception):
+    """The listener does not want this dialer; raised by `answer_hello`, and at the dialer by open_session."""
+
+    def __init__(self, close_code: int, reason: str, retry_after_ms: int = 0) -> None:
+        super().__init__(f"{reason} ({close_code})")
+        self.close_code = close_code
+        self.reason = reason
+        self.retry_after_ms = retry_after_ms
+
+
+@attrs.frozen
+class Settings:
+    """The limits of one session."""
+
+    max_frame: int = frames.MAX_FRAME_BYTES
+    initial_window: int = INITIAL_WINDOW_BYTES
+    max_streams: int = frames.STREAMS_MAX
+    accept_queue_max: int = 4096
+    """Streams that the peer opened and nobody has accepted yet; more are REFUSED."""
+    memory_bytes_max: int = 128 * 1024 * 1024
+    """What one session may hold; the process's account may be smaller, or shared."""
+    hello_timeout_s: float = 10.0
+
+
+@asynccontextmanager
+async def open_session(
+    transport: Transport,
+    role: Role,
+    *,
+    hello: Hello | None = None,
+    answer_hello: Callable[[Hello], Welcome] | None = None,
+    settings: Settings | None = None,
+    memory: Memory | None = None,
+) -> AsyncIterator[Session]:
+    """Greet the peer, then run the session until the block is left; the transport is closed in any case.
+
+    The DIALER says `hello`; the LISTENER answers with what `answer_hello` returns for the peer's, or
+    refuses by raising Rejected in it. `memory` is the process's account. Raises Rejected, SessionClosed,
+    RemoteProtocolError before the block begins, and none of its own in the block.
+    """
+    session = Session(transport, role, settings or Settings(), memory)
+    try:
+        await session._greet(hello or Hello(), answer_hello)
+    except BaseException as exc:
+        session._die(*_farewell_of(exc))
+        await session._say_farewell()
+        raise
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(session._run)
+        try:
+            yield session
+        except Exception as exc:
+            # Kept out of the nursery, which would wrap it: the caller's own exceptions pass as they are.
+            failure = exc
+        else:
+            await session._flush()
+        finally:
+            session._die(CloseCode.NORMAL, "closed here")
+    if failure is not None:
+        raise failure
+
+
+class Session:
+    """One end of an open tunnel. Made by open_session."""
+
+    def __init__(self, transport: Transport, role: Role, settings: Settings, memory: Memory | None) -> None:
+        self.role = role
+        self.local: Hello | Welcome = Hello()
+        self.peer: Hello | Welcome = Hello()
+        self.session_id = ""
+        self.peer_going_away: events.GoAwayReceived | None = None
+        """What the peer's GOAWAY said, the last one."""
+        self._transport = transport
+        self._settings = settings
+        self._connection = Connection(
+            role,
+            now=trio.current_time(),
+            memory=Memory(settings.memory_bytes_max, parent=memory),
+            wall_offset_s=time.time() - trio.current_time(),
+        )
+        self._connection.on_eviction = self._dispatch_waiting
+        self._tasks = trio.CancelScope()
+        self._nap = trio.CancelScope()
+        self._writer = ParkingSpot("a session has one writer")
+        self._acceptor = ParkingSpot("another task is accepting on this session")
+        self._flusher = ParkingSpot("another task is waiting for the queue to empty")
+        self._accepted: deque[Stream] = deque()
+        self._ending: tuple[int | None, str] | None = None
+        self._ended = trio.Event()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "draining" if self.draining else "open"
+        return f"<Session {self.session_id} {self.role.value} {state} {self._transport.peer_name}>"
+
+    # --- what it is ---
+
+    @property
+    def closed(self) -> bool:
+        return self._ending is not None
+
+    @property
+    def draining(self) -> bool:
+        """Either side has said GOAWAY."""
+        return self._connection.going_away or self._connection.told_to_go
+
+    @property
+    def stream_count(self) -> int:
+        return self._connection.stream_count
+
+    @property
+    def rtt_s(self) -> float | None:
+        """The least round trip seen, None before the first PONG."""
+        return self._connection.rtt_s
+
+    @property
+    def last_received_s(self) -> float:
+        """When the peer was last heard, on trio's clock."""
+        return self._connection.liveness.received_at
+
+    @property
+    def peer_clock_offset_ms(self) -> int | None:
+        """How far the peer's wall clock is ahead of ours."""
+        return self._connection.peer_clock_offset_ms
+
+    @property
+    def peer_name(self) -> str:
+        return self._transport.peer_name
+
+    @property
+    def memory(self) -> Memory:
+        """The session's own account."""
+        return self._connection.memory
+
+    # --- what it does ---
+
+    def open_stream(self, head: bytes, *, context: int, eof: bool = False) -> Stream:
+        """Open a stream under a context of ours; with `eof` nothing follows the head.
+
+        Raises SessionClosed, Draining or TooManyStreams, and then nothing was sent.
+        """
+        connection = self._connection
+        if self._ending is not None:
+            raise SessionClosed(*self._ending)
+        if self.draining:
+            raise Draining("the session is going away")
+        if not connection.may_open:
+            raise TooManyStreams(f"{self.stream_count} streams are open")
+        state = connection.open_stream(head, context, eof=eof, now=trio.current_time())
+        stream = Stream(self, state)
+        self._kick()
+        self._hurry()
+        return stream
+
+    async def accept(self) -> Stream:
+        """Wait for the next stream that the peer opens. One task accepts. Raises SessionClosed at the end.
+
+        When cancelled no stream is lost.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._acceptor.check_free()
+        waited = False
+        try:
+            while True:
+                while self._accepted:
+                    stream = self._accepted.popleft()
+                    # One that the peer has RESET since is nobody's business any more.
+                    if stream._failure is None:
+                        return stream
+                if self._ending is not None:
+                    raise SessionClosed(*self._ending)
+                waited = True
+                await self._acceptor.park()
+        finally:
+            if not waited:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def add_context(self, group: int, payload: bytes) -> int:
+        """Tell the peer something that many streams share; returns the index that open_stream names.
+
+        `group` is the key of fairness: all streams of one group have one share of the link.
+        """
+        if self._ending is not None:
+            raise SessionClosed(*self._ending)
+        context = self._connection.add_context(group, payload)
+        self._kick()
+        return context.index
+
+    def retire_context(self, index: int) -> None:
+        """Forget a context; streams that are open under it go on. Nothing happens when the session is
+        over."""
+        if self._ending is None:
+            self._connection.retire_context(index)
+            self._kick()
+
+    def go_away(
+        self,
+        *,
+        code: int = CloseCode.DRAINING,
+        drain_ms: int = 0,
+        retry_after_ms: int = 0,
+        reason: str = "",
+    ) -> None:
+        """Ask the peer to open no more streams here. Those that are open go on."""
+        if self._ending is None:
+            self._connection.go_away(code, drain_ms, retry_after_ms, reason)
+            self._kick()
+
+    async def wait_closed(self) -> str:
+        """Wait for the end of the session; returns why."""
+        await self._ended.wait()
+        assert self._ending is not None
+        return self._ending[1]
+
+    # --- what its streams do, each a call of the core ---
+
+    def _send_head(self, state: StreamState, head: bytes, *, eof: bool) -> None:
+        self._connection.send_head(state, head, eof=eof, now=trio.current_time())
+        self._kick()
+
+    def _send_data(self, state: StreamState, data: bytes) -> None:
+        self._connection.send_data(state, data, trio.current_time())
+        self._kick()
+
+    def _send_eof(self, state: StreamState) -> None:
+        self._connection.send_eof(state, trio.current_time())
+        self._kick()
+
+    def _take(self, state: StreamState, limit: int) -> bytes:
+        data = self._connection.take(state, limit, trio.current_time())
+        if data:
+            self._kick()
+        return data
+
+    def _reset(
+        self, state: StreamState, code: StreamCode, processed: Processed, reason: str, *, in_line: bool
+    ) -> None:
+        self._connection.reset(state, code, processed, reason, in_line=in_line)
+        self._kick()
+
+    def _discard(self, state: StreamState) -> None:
+        self._connection.discard_received(state)
+
+    def _kick(self) -> None:
+        if self._writer.taken and self._connection.wants_to_send:
+            self._writer.unpark()
+
+    def _hurry(self) -> None:
+        """Wake the keepalive earlier, when the core wants to be called earlier."""
+        deadline = self._connection.next_deadline()
+        if deadline < self._nap.deadline:
+            self._nap.deadline = deadline
+
+    # --- events ---
+
+    def _dispatch(self, happened: list[events.Event]) -> None:
+        for event in happened:
+            match event:
+                case events.DataReceived(stream):
+                    if isinstance(stream.owner, Stream):
+                        stream.owner._on_data()
+                case events.StreamOpened(stream):
+                    self._queue_for_accept(stream)
+                case events.HeadReceived(stream):
+                    if isinstance(stream.owner, Stream):
+                        stream.owner._on_head()
+                case events.SendQueueDrained(stream):
+                    if isinstance(stream.owner, Stream):
+                        stream.owner._on_room()
+                case events.StreamBroken(stream):
+                    if isinstance(stream.owner, Stream):
+                        stream.owner._on_broken(
+                            event.code, event.processed, event.reason, in_line=event.in_line
+                        )
+                case events.GoAwayReceived():
+                    self.peer_going_away = event
+                    log.info("%s: the peer is going away: %s (%d)", self.peer_name, event.reason, event.code)
+                case events.ContextAdded() | events.ContextRetired():
+                    pass
+                case events.HelloReceived() | events.WelcomeReceived():
+                    raise AssertionError("the core greets once")
+                case _:
+                    assert_never(event)
+
+    def _dispatch_waiting(self) -> None:
+        self._dispatch(self._connection.take_events())
+        self._kick()
+
+    def _queue_for_accept(self, state: StreamState) -> None:
+        if len(self._accepted) >= self._settings.accept_queue_max:
+            self._connection.reset(
+                state, StreamCode.REFUSED, Processed.NO, f"{len(self._accepted)} streams wait to be accepted"
+            )
+            return
+        self._accepted.append(Stream(self, state))
+        self._acceptor.unpark()
+
+    # --- greeting ---
+
+    async def _greet(self, hello: Hello, answer_hello: Callable[[Hello], Welcome] | None) -> None:
+        with trio.move_on_after(self._settings.hello_timeout_s):
+            try:
+                if self.role is Role.DIALER:
+                    await self._say_hello(hello)
+                else:
+                    await self._say_welcome(answer_hello)
+            except TransportClosed as exc:
+                raise SessionClosed(exc.code, f"the transport ended in the greeting: {exc.reason}") from exc
+            return
+        raise SessionClosed(
+            CloseCode.HELLO_TIMEOUT, f"no greeting within {self._settings.hello_timeout_s:g} s"
+        )
+
+    async def _say_hello(self, hello: Hello) -> None:
+        settings, connection = self._settings, self._connection
+        hello = attrs.evolve(
+            hello,
+            max_frame=settings.max_frame,
+            initial_window=settings.initial_window,
+            max_streams=settings.max_streams,
+        )
+        connection.say_hello(hello)
+        await self._transport.send(connection.data_to_send(MESSAGE_FIRST_BYTES, trio.current_time()))
+        while connection.phase is Phase.GREETING:
+            happened = connection.receive_message(await self._transport.receive(), trio.current_time())
+            for event in happened:
+                if isinstance(event, events.GoAwayReceived) and connection.phase is Phase.GREETING:
+                    raise Rejected(event.code, event.reason, event.retry_after_ms)
+        # The welcome may share its message with the frames that follow it.
+        welcome, *rest = happened
+        assert isinstance(welcome, events.WelcomeReceived)
+        self.local, self.peer, self.session_id = hello, welcome.welcome, welcome.welcome.session_id
+        self._dispatch(rest)
+
+    async def _say_welcome(self, answer_hello: Callable[[Hello], Welcome] | None) -> None:
+        settings, connection = self._settings, self._connection
+        happened: list[events.Event] = []
+        while not happened:
+            happened = connection.receive_message(await self._transport.receive(), trio.current_time())
+        (event,) = happened
+        assert isinstance(event, events.HelloReceived)
+        try:
+            welcome = Welcome() if answer_hello is None else answer_hello(event.hello)
+        except Rejected as exc:
+            connection.reject(exc.close_code, exc.reason, exc.retry_after_ms)
+            raise
+        welcome = attrs.evolve(
+            welcome,
+            session_id=welcome.session_id or uuid.uuid4().hex,
+            server_time_ms=round(time.time() * 1000),
+            max_frame=settings.max_frame,
+            initial_window=settings.initial_window,
+            max_streams=settings.max_streams,
+        )
+        connection.say_welcome(welcome, event.hello)
+        self.local, self.peer, self.session_id = welcome, event.hello, welcome.session_id
+
+    # --- the three tasks ---
+
+    async def _run(self) -> None:
+        try:
+            with self._tasks:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._read)
+                    nursery.start_soon(self._write)
+                    nursery.start_soon(self._keep_alive)
+        finally:
+            # Without effect when one of the three has said so already: then this is a cancellation, or a bug.
+            self._die(CloseCode.NORMAL, "cancelled here")
+            await self._say_farewell()
+
+    async def _read(self) -> None:
+        transport, connection = self._transport, self._connection
+        try:
+            while True:
+                message = await transport.receive()
+                self._dispatch(connection.receive_message(message, trio.current_time()))
+                self._kick()
+                self._hurry()
+        except TransportClosed as exc:
+            self._die(exc.code, f"tunnel lost: {exc.reason}")
+        except RemoteProtocolError as exc:
+            log.warning("%s: the peer broke the protocol: %s", self.peer_name, exc)
+            self._die(*_farewell_of(exc))
+
+    async def _write(self) -> None:
+        transport, connection = self._transport, self._connection
+        limit = MESSAGE_FIRST_BYTES
+        try:
+            while True:
+                started_at = trio.current_time()
+                message = connection.data_to_send(limit, started_at)
+                self._dispatch(connection.take_events())
+                if not message:
+                    self._flusher.unpark()
+                    await self._writer.park()
+                    continue
+                await transport.send(message)
+                if trio.current_time() - started_at >= QUICK_SEND_S:
+                    limit = max(limit // 2, MESSAGE_LEAST_BYTES)
+                elif len(message) * 2 > limit:
+                    limit = min(limit * 2, MESSAGE_MOST_BYTES)
+        except TransportClosed as exc:
+            self._die(exc.code, f"tunnel lost: {exc.reason}")
+
+    async def _keep_alive(self) -> None:
+        connection = self._connection
+        while True:
+            now = trio.current_time()
+            if now >= connection.liveness.dead_at:
+                silence_s = now - connection.liveness.received_at
+                self._die(None, f"tunnel lost: nothing came from the peer for {silence_s:.0f} s")
+                return
+            connection.wall_offset_s = time.time() - now
+            connection.tick(now)
+            self._kick()
+            with trio.CancelScope(deadline=connection.next_deadline()) as self._nap:
+                await trio.sleep_forever()
+
+    # --- the end ---
+
+    def _die(self, code: int | None, reason: str) -> None:
+        """Break every stream and wake every waiter; the first reason stands."""
+        if self._ending is not None:
+            return
+        self._ending = code, reason
+        connection = self._connection
+        if connection.phase is Phase.OPEN:
+            connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)
+        connection.close(StreamCode.DETACH_EXPIRED, reason)
+        self._dispatch(connection.take_events())
+        self._accepted.clear()
+        self._acceptor.unpark()
+        self._flusher.unpark()
+        self._ended.set()
+        self._tasks.cancel()
+
+    async def _flush(self) -> None:
+        """Wait until what is queued is sent, as far as that goes in FLUSH_S."""
+        with trio.move_on_after(FLUSH_S):
+            while self._ending is None and self._connection.wants_to_send:
+                self._kick()
+                await self._flusher.park()
+
+    async def _say_farewell(self) -> None:
+        code, reason = self._ending or (CloseCode.NORMAL, "")
+        with trio.move_on_after(FAREWELL_S, shield=True):
+            message = self._connection.data_to_send(MESSAGE_FIRST_BYTES, trio.current_time())
+            try:
+                if message:
+                    await self._transport.send(message)
+            except TransportClosed:
+                pass  # there is nobody left to say it to
+            await self._transport.aclose(CloseCode.NORMAL if code is None else code, reason)
+
+
+def _farewell_of(exc: BaseException) -> tuple[int, str]:
+    """The close code and reason for what went wrong."""
+    match exc:
+        case RemoteProtocolError():
+            return exc.close_code, str(exc)
+        case Rejected():
+            return exc.close_code, exc.reason
+        case SessionClosed(code=int() as code):
+            return code, exc.reason
+        case _:
+            return CloseCode.NORMAL, "closed here"
