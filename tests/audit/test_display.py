@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import unicodedata
+
+import attrs
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.display import escape, header_line, json_line, table_line
+from audit.mask import Masks
+from audit.record import (
+    Actor,
+    ActorType,
+    Client,
+    Decision,
+    Event,
+    Kind,
+    Phase,
+    Request,
+    Response,
+    Stream,
+    encode,
+    utc,
+)
+from audit.store import StoredEvent
+from tests.audit.events import NOW_S, call, failure
+
+# access.md's C42: what must not reach a terminal.
+HOSTILE = "\x1b]0;owned\x07 \x1b[2J \r\n \x9b31m \u202egnp.exe \u2066x \u200bz\x7f\u0301 \U000e0041 שלום"
+
+
+def stored(event: Event, seq: int = 7) -> StoredEvent:
+    return StoredEvent(seq, encode(Masks().apply(event)))
+
+
+def test_an_event_is_one_line_that_says_who_did_what_where_and_how_it_went() -> None:
+    event = call(agent="robot", cluster="prod", target="/api/v1/namespaces/app/pods/web")
+    end = event.completed(utc(NOW_S + 0.0123), resp=Response(200))
+    assert header_line().split() == ["SEQ", "TIME", "PHASE", "ACTOR", "CLUSTER", "RESULT", "TOOK", "WHAT"]
+    assert table_line(stored(event)).split() == [
+        *("7", "2026-09-21T14:13:20.000Z", "intent", "agent:robot", "prod", "-", "-"),
+        *("DELETE", "/api/v1/namespaces/app/pods/web"),
+    ]
+    assert table_line(stored(end)).split() == [
+        *("7", "2026-09-21T14:13:20.012Z", "complete", "agent:robot", "prod", "200", "12.3ms"),
+        *("DELETE", "/api/v1/namespaces/app/pods/web"),
+    ]
+
+
+def test_other_kinds_say_what_they_are() -> None:
+    flood = attrs.evolve(failure(), count=490)
+    assert table_line(stored(flood)).endswith(
+        "10.0.0.9             -            401    -         [auth.failed] 490 times - the token has expired"
+    )
+    unknown = attrs.evolve(call(), phase=Phase.UNKNOWN)
+    assert " ? " in table_line(stored(unknown))
+    denied = attrs.evolve(call(), decision=Decision("deny"))
+    assert " deny " in table_line(stored(denied))
+    stream = attrs.evolve(call(), stream=Stream(close_reason="tunnel lost"))
+    assert table_line(stored(stream)).endswith("(tunnel lost)")
+    gap = attrs.evolve(failure(), kind=Kind.AUDIT_GAP, actor=Actor(ActorType.HUB))
+    assert " hub " in table_line(stored(gap))
+
+
+def test_hostile_text_is_escaped_in_every_field() -> None:
+    event = attrs.evolve(
+        call(agent=HOSTILE, cluster=HOSTILE),
+        client=Client("::1", HOSTILE),
+        req=Request(HOSTILE, HOSTILE, name=HOSTILE),
+        stream=Stream(command=(HOSTILE,), close_reason=HOSTILE),
+        note=HOSTILE,
+    )
+    for line in (table_line(stored(event)), json_line(stored(event))):
+        assert line.isascii()
+        assert line.isprintable()
+        assert "owned" in line
+    assert json.loads(json_line(stored(event)))["client"]["user_agent"] == HOSTILE
+
+
+@given(st.text())
+def test_escaped_text_is_printable_never_turns_and_can_be_told_apart(text: str) -> None:
+    escaped = escape(text)
+    assert escaped.isprintable()
+    assert all(
+        unicodedata.bidirectional(character) not in {"R", "AL", "RLO", "LRO", "RLI"} for character in escaped
+    )
+    assert escaped.count("\\") >= text.count("\\") * 2
+    assert escape(escaped) == escaped or "\\" in escaped
+
+
+def test_plain_text_of_other_languages_stays_readable() -> None:
+    assert escape("Grüße 你好 a\\b") == "Grüße 你好 a\\\\b"
+
+
+def test_an_event_of_a_newer_hawse_is_shown_raw() -> None:
+    assert table_line(StoredEvent(3, b'{"v":2,"kind":"\\u001b"}')) == r'3 {"seq":3,"v":2,"kind":"\\u001b"}'

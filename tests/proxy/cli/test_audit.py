@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+from click.testing import CliRunner, Result
+
+from audit.record import Client
+from audit.store import AuditReader, AuditStore
+from proxy.cli.audit import audit, parse_since
+from tests.audit.events import NOW_S, call
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    store = AuditStore(tmp_path / "audit.db")
+    event = call(agent="robot", cluster="prod")
+    store.append([event, event.completed(event.ts), call(agent="other", cluster="dev", at_s=NOW_S + 60)])
+    store.close()
+    return tmp_path
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(audit, ["list", *arguments], env=environment)
+
+
+def test_the_list_is_a_table_with_a_line_an_event(data_dir: Path) -> None:
+    result = run("--data-dir", str(data_dir))
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("SEQ")
+    assert [line.split()[3] for line in lines[1:4]] == ["agent:robot", "agent:robot", "agent:other"]
+
+
+def test_reading_is_exactly_one_event_in_the_trail(data_dir: Path) -> None:
+    run("--data-dir", str(data_dir), "--agent", "robot", "--since", "2026-01-01T00:00:00Z")
+    result = run("--data-dir", str(data_dir), "--json")
+    kinds = [json.loads(line)["kind"] for line in result.stdout.splitlines()]
+    assert kinds == ["call", "call", "call", "audit.read", "audit.read"]
+    first = json.loads(result.stdout.splitlines()[3])
+    assert first["actor"]["type"] == "operator"
+    assert first["note"] == "audit list agent=robot since=2026-01-01T00:00:00+00:00"
+
+
+def test_filters_narrow(data_dir: Path) -> None:
+    def seqs(*arguments: str) -> list[int]:
+        lines = run("--data-dir", str(data_dir), "--json", *arguments).stdout.splitlines()
+        return [json.loads(line)["seq"] for line in lines]
+
+    assert seqs("--agent", "robot") == [1, 2]
+    assert seqs("--cluster", "dev") == [3]
+    assert seqs("--agent", "robot", "--cluster", "dev") == []
+    assert seqs("--since", datetime.fromtimestamp(NOW_S + 60, UTC).isoformat(), "--agent", "other") == [3]
+    assert seqs("--since", datetime.fromtimestamp(NOW_S + 61, UTC).isoformat(), "--agent", "other") == []
+
+
+def test_the_data_folder_comes_from_the_hubs_configuration(data_dir: Path, tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text(f'org = "acme"\ndata_dir = "{data_dir}"\n')
+    for arguments, environment in (
+        (["--config", str(config)], {}),
+        ([], {"HAWSE_HUB_CONFIG": str(config)}),
+        ([], {"HAWSE_HUB_DATA_DIR": str(data_dir)}),
+    ):
+        result = run("--agent", "robot", *arguments, environment=environment)
+        assert result.exit_code == 0, result.output
+        assert len(result.stdout.splitlines()) == 3
+
+
+def test_what_went_wrong_is_one_line_with_the_next_step(tmp_path: Path) -> None:
+    result = run("--data-dir", str(tmp_path))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("hawse: there is no audit trail at")
+    assert "--data-dir" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert run("--config", str(tmp_path / "missing.toml")).stderr.startswith("hawse: the hub's configuration")
+
+
+def test_a_trail_that_takes_no_event_is_read_with_a_warning(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.store.BUSY_TIMEOUT_MS", 20)
+    hog = sqlite3.connect(data_dir / "audit.db", isolation_level=None)
+    hog.execute("BEGIN IMMEDIATE")
+    result = run("--data-dir", str(data_dir), "--json")
+    hog.close()
+    assert result.exit_code == 0
+    assert len(result.stdout.splitlines()) == 3
+    assert result.stderr.startswith("hawse: this reading is not recorded: ")
+    assert "locked" in result.stderr
+
+
+def test_a_hostile_user_agent_reaches_no_terminal(tmp_path: Path) -> None:
+    store = AuditStore(tmp_path / "audit.db")
+    store.append([attrs.evolve(call(), client=Client("::1", "\x1b]0;x\x07\u202e"), note="\x1b[2J")])
+    store.close()
+    for arguments in ([], ["--json"]):
+        output = run("--data-dir", str(tmp_path), *arguments).stdout
+        assert output.replace("\n", "").isprintable()
+        assert output.isascii()
+
+
+@pytest.mark.parametrize(
+    ("text", "ago"),
+    [
+        ("90s", timedelta(seconds=90)),
+        ("10m", timedelta(minutes=10)),
+        ("2h", timedelta(hours=2)),
+        ("7d", timedelta(days=7)),
+    ],
+)
+def test_since_takes_an_age(text: str, ago: timedelta) -> None:
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    assert parse_since(text, now) == now - ago
+
+
+def test_since_takes_a_time_with_its_zone_and_nothing_else(data_dir: Path) -> None:
+    assert parse_since("2026-01-31T08:00:00+02:00", datetime.now(UTC)) == datetime(2026, 1, 31, 6, tzinfo=UTC)
+    for wrong in ("yesterday", "10", "m", "-5m", "2026-01-31T08:00:00", "9999999999d", "999999d"):
+        result = run("--data-dir", str(data_dir), "--since", wrong)
+        assert result.exit_code == 2, wrong
+
+
+def test_follow_shows_events_as_they_are_written(data_dir: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "proxy.cli.main", "audit", "list", "--json", "--follow"),
+            *("--agent", "late", "--data-dir", str(data_dir)),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stdout is not None
+    try:
+        # The reading's own event tells when the follower has begun.
+        reader = AuditReader(data_dir / "audit.db")
+        while reader.last_seq() < 4:
+            assert process.poll() is None
+        reader.close()
+        store = AuditStore(data_dir / "audit.db")
+        store.append([call(agent="late")])
+        store.close()
+        assert json.loads(process.stdout.readline())["actor"]["name"] == "late"
+        process.send_signal(2)
+        _, stderr = process.communicate(timeout=10)
+        assert (process.returncode, stderr) == (0, "")
+    finally:
+        process.kill()
+        process.communicate()
