@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import attrs
+import trio
 
 from proxy.hub.contexts import TokenContexts
 from tunnel import Session
@@ -38,6 +39,8 @@ class LiveRelay:
     """Epoch seconds."""
     session: Session
     contexts: TokenContexts
+    end: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    """Cancelled to end the session from outside the task that owns it."""
 
     @property
     def usable(self) -> bool:

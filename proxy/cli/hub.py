@@ -1,0 +1,53 @@
+"""`hawse hub`: run the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from proxy.cli.errors import CommandError
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="HAWSE_HUB_CONFIG",
+    help="TOML file; each setting can also come from HAWSE_HUB_… (docs/configuration.md).",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def hub(config_file: Path | None, verbose: bool) -> None:
+    """Run the hub: agents come in by HTTPS, relays by the tunnels that they dial.
+
+    Without any configuration it listens on 127.0.0.1:8443 with a certificate of a development CA, keeps its
+    data under the XDG data folder, and its admin API listens on 127.0.0.1:8444. `hawse admin` on the same
+    machine finds it by itself. SIGTERM stops it after a short grace for what is under way.
+    """
+    import ssl
+
+    import trio
+
+    from audit.store import AuditUnavailable
+    from proxy.cli.logs import configure_logging
+    from proxy.hub.config import ConfigError, load
+    from proxy.hub.datadir import DataDirError
+    from proxy.hub.errors import StoreUnavailableError
+    from proxy.hub.serve import run_hub
+
+    configure_logging(verbose=verbose)
+    try:
+        config = load(config_file)
+    except ConfigError as error:
+        raise CommandError("the configuration has faults:\n  " + "\n  ".join(error.faults)) from error
+    try:
+        trio.run(run_hub, config)
+    except (DataDirError, StoreUnavailableError, AuditUnavailable) as error:
+        raise CommandError(str(error)) from error
+    except ssl.SSLError as error:
+        raise CommandError(
+            f"the certificate and key of [tls] cannot be used: {error.reason or error}"
+        ) from error
+    except OSError as error:
+        raise CommandError(f"cannot run on {config.listen} and {config.admin.listen}: {error}") from error

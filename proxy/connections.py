@@ -1,0 +1,125 @@
+"""HTTPS connections to one server, kept while they are clean.
+
+An upgrade gets a connection of its own, whatever its answer (`fresh`, and `keep=False` afterwards): after a
+refusal the other side may still think the connection is a raw stream, and what came next on it would be
+spoken with our own identity (CVE-2018-1002105). No proxy is ever used and nothing of the environment is
+asked, because a credential goes where this connects.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Awaitable, Callable
+from typing import NoReturn
+
+import attrs
+import trio
+
+from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
+from proxy.http import ClientConnection
+from tunnel.net import HandshakeFailed
+from tunnel.tls import TLSStream
+
+# kube-apiserver closes a connection that was idle for 90 s; below that with room for a slow network.
+IDLE_S = 60.0
+# Between two looks for connections that have been idle too long.
+SWEEP_S = 10.0
+# A burst of 200 requests leaves that many; what would be above is closed. One costs some 60 KiB.
+IDLE_CONNECTIONS_MAX = 200
+# Name, TCP and TLS. A user waits for this.
+DIAL_DEADLINE_S = 10.0
+
+
+@attrs.frozen
+class _Idle:
+    stream: trio.abc.Stream
+    connection: ClientConnection
+    since: float
+
+
+class Connections:
+    """The kept connections to one server. `dial` connects; `server` is what an error calls it."""
+
+    def __init__(self, dial: Callable[[], Awaitable[trio.abc.Stream]], server: str) -> None:
+        self._dial = dial
+        self._server = server
+        self._idle: list[_Idle] = []
+        self._closed = False
+
+    @property
+    def idle_count(self) -> int:
+        """How many connections are kept for reuse now."""
+        return len(self._idle)
+
+    async def acquire(self, *, fresh: bool) -> tuple[trio.abc.Stream, ClientConnection, bool]:
+        """A connection to send a request on, and whether it was used before; raises OutboundBroken."""
+        if not fresh:
+            kept, doomed = self._take(trio.current_time())
+            for idle in doomed:
+                await trio.aclose_forcefully(idle.stream)
+            if kept is not None:
+                return kept.stream, kept.connection, True
+        try:
+            with trio.fail_after(DIAL_DEADLINE_S):
+                stream = await self._dial()
+        except trio.TooSlowError as exc:
+            raise self._dial_failed(f"no connection within {DIAL_DEADLINE_S:.0f} s") from exc
+        except (OSError, HandshakeFailed) as exc:
+            raise self._dial_failed(_one_line(exc)) from exc
+        return stream, ClientConnection(stream), False
+
+    async def release(self, stream: trio.abc.Stream, connection: ClientConnection, *, keep: bool) -> None:
+        """Take a connection back: kept when it is clean, `keep` allows it and there is room; else cut."""
+        if keep and connection.reusable and not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX:
+            self._idle.append(_Idle(stream, connection, trio.current_time()))
+        else:
+            await trio.aclose_forcefully(stream)
+
+    async def sweep(self) -> NoReturn:
+        """Close what has been idle for too long, forever."""
+        while True:
+            await trio.sleep(SWEEP_S)
+            oldest = trio.current_time() - IDLE_S
+            doomed = [idle for idle in self._idle if idle.since <= oldest]
+            self._idle = [idle for idle in self._idle if idle.since > oldest]
+            for idle in doomed:
+                await trio.aclose_forcefully(idle.stream)
+
+    async def aclose(self) -> None:
+        """Close every kept connection, and keep none from here on."""
+        self._closed = True
+        doomed, self._idle = self._idle, []
+        for idle in doomed:
+            await trio.aclose_forcefully(idle.stream)
+
+    def _take(self, now: float) -> tuple[_Idle | None, list[_Idle]]:
+        """The most recently used connection that seems alive, and those that are to be closed."""
+        doomed = []
+        while self._idle:
+            # The last one: so the others age, and a quiet process keeps few.
+            idle = self._idle.pop()
+            if now - idle.since < IDLE_S and not _has_input(idle.stream):
+                return idle, doomed
+            doomed.append(idle)
+        return None, doomed
+
+    def _dial_failed(self, reason: str) -> OutboundBroken:
+        return OutboundBroken(
+            Failure(StreamCode.DIAL_FAILED, Processed.NO, f"cannot reach {self._server}: {reason}")
+        )
+
+
+def _has_input(stream: trio.abc.Stream) -> bool:
+    """Whether an idle connection has something to read: the peer's farewell, or bytes nobody asked for."""
+    while isinstance(stream, TLSStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream):
+        return False
+    poll = select.poll()
+    poll.register(stream.socket.fileno(), select.POLLIN | select.POLLERR | select.POLLHUP)
+    return bool(poll.poll(0))
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error) or type(error).__name__
+    return " ".join(text.split())[:160]

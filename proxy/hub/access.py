@@ -1,0 +1,90 @@
+"""Who is asking, and may they: from a request's bearer token to an agent, its cluster and a decision.
+
+Nothing here waits: a token that was verified is remembered for the rest of its life (131 µs become 0.7), and
+agents, grants and states come from the directory's snapshot, so that what an operator changed counts from
+the moment that the command returned.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from hashlib import sha256
+
+import attrs
+
+from auth.keys import KeySet
+from auth.tokens import AccessClaims, TokenError, verify_access
+from proxy.head import RequestHead
+from proxy.hub.entities import Agent, Cluster, Snapshot
+
+# A token lives 60 s; this many agents may be busy within a minute before one is verified twice.
+TOKENS_REMEMBERED_MAX = 16_384
+
+
+class AccessTokens:
+    """Verifies access tokens, each once in its life."""
+
+    def __init__(self, keys: KeySet, *, issuer: str, org: str) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._org = org
+        # By digest, so that no credential lies about in memory longer than its request.
+        self._verified: OrderedDict[bytes, AccessClaims] = OrderedDict()
+
+    def verify(self, token: bytes, cluster: str, now: float) -> AccessClaims:
+        """The claims of a token for this cluster; raises TokenError."""
+        digest = sha256(token).digest()
+        claims = self._verified.get(digest)
+        if claims is None or claims.cluster != cluster or now >= claims.expires_at:
+            self._verified.pop(digest, None)
+            claims = verify_access(
+                token.decode("ascii", "replace"),
+                self._keys,
+                issuer=self._issuer,
+                org=self._org,
+                cluster=cluster,
+                now=now,
+            )
+            if len(self._verified) >= TOKENS_REMEMBERED_MAX:
+                self._verified.popitem(last=False)
+            self._verified[digest] = claims
+        return claims
+
+
+def bearer(head: RequestHead) -> bytes:
+    """The one bearer token of a request; raises TokenError when there is none, or several."""
+    values = head.header_values(b"authorization")
+    if not values:
+        raise TokenError("no credential: an access token is needed (`hawse credential` gives kubectl one)")
+    if len(values) > 1:
+        raise TokenError("more than one Authorization header")
+    scheme, _, token = values[0].partition(b" ")
+    if scheme.lower() != b"bearer" or not token:
+        raise TokenError("the credential is no bearer token")
+    return token.strip()
+
+
+@attrs.frozen
+class Denied:
+    """A request that is refused although its sender is known; the message is for the sender."""
+
+    rule: str
+    message: str
+
+
+def decide(snapshot: Snapshot, claims: AccessClaims, name: str) -> tuple[Agent, Cluster] | Denied:
+    """Who acts on what, or why not. A cluster that is not granted and one that is not there look alike.
+
+    Raises TokenError when the agent behind a token that is still valid may not act any more.
+    """
+    agent = snapshot.agents_by_id.get(claims.principal.agent_id)
+    if agent is None or not agent.active or agent.principal is None:
+        raise TokenError("the agent is not active")
+    cluster = snapshot.clusters_by_name.get(name)
+    if cluster is None or not snapshot.may_reach(agent, cluster):
+        return Denied(
+            "not-granted",
+            f'cluster "{name}" is not granted to a team of agent:{agent.name} '
+            f"({', '.join(agent.teams)}); ask the operator of this hub to grant it",
+        )
+    return agent, cluster

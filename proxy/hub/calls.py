@@ -1,0 +1,302 @@
+"""`/clusters/<name>/…`: one Kubernetes API call, from its head to its closing audit event.
+
+The order is the security of it. Who is asking, by a token that the hub signed; then what is asked, parsed as
+the API server would; then whether it is granted; then the record, durable before a write or an upgrade moves;
+and only then a stream to the relay, under the agent's own identity and with a head that was written afresh.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import assert_never
+
+import attrs
+import trio
+
+from audit.record import Decision, Event, Kind, Phase, Response, text, utc
+from audit.record import Relay as RecordedRelay
+from audit.recorder import Recorder
+from audit.store import AuditUnavailable
+from auth.requestinfo import BadTarget, RequestInfo, parse
+from auth.tokens import AccessClaims, TokenError
+from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
+from proxy.forward import Outcome, forward
+from proxy.head import RequestHead, ResponseHead
+from proxy.http import ServerConnection
+from proxy.hub.access import AccessTokens, Denied, bearer, decide
+from proxy.hub.config import HubConfig
+from proxy.hub.direct import DirectRelays
+from proxy.hub.directory import Directory
+from proxy.hub.entities import Agent, Cluster, Mode
+from proxy.hub.registry import Registry
+from proxy.hub.trail import GRANTED, Trail
+from proxy.rewrite import hub_request_head, hub_response_head, identity_headers, is_tail
+from proxy.status import failure_response, status_response
+from proxy.tunnelled import TunnelOutbound
+from tunnel import Draining, SessionClosed, TooManyStreams
+
+PREFIX = b"/clusters/"
+# A cluster's name is a slug; what follows it is the API server's own path, or nothing.
+_TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})((?:[/?].*)?)", re.DOTALL)
+# The first attempt, and one more under a fresh context when the relay refused the token and saw nothing else.
+ATTEMPTS_MAX = 2
+
+_log = logging.getLogger("hawse.hub.calls")
+
+
+class ClusterOffline(Exception):
+    """No relay of a cluster can take a request now."""
+
+    def __init__(self, cluster: Cluster, why: str) -> None:
+        super().__init__(f'cluster "{cluster.name}" is offline: {why}')
+
+
+@attrs.frozen
+class Call:
+    """A call that is authenticated, understood and granted."""
+
+    head: RequestHead
+    target: bytes
+    """In the cluster: without the prefix."""
+    info: RequestInfo
+    claims: AccessClaims
+    agent: Agent
+    cluster: Cluster
+    client_ip: str
+
+
+@attrs.define(eq=False)
+class Calls:
+    """Answers the requests for clusters."""
+
+    config: HubConfig
+    directory: Directory
+    tokens: AccessTokens
+    registry: Registry
+    direct: DirectRelays
+    recorder: Recorder
+    trail: Trail
+    observe: Callable[[Event], None]
+    """Told of each call's closing event, for the metrics."""
+    streams: Counter[str] = attrs.Factory(Counter)
+    """How many calls each agent has under way, by its id."""
+
+    _idle: trio.Event = attrs.Factory(trio.Event)
+
+    async def wait_idle(self) -> None:
+        """Return once no call is under way."""
+        if self.streams:
+            await self._idle.wait()
+
+    async def handle(self, connection: ServerConnection, head: RequestHead, client_ip: str) -> bool:
+        """Answer one request on a client's connection; returns whether its sender was authenticated.
+
+        When cancelled, the client's connection is cut, the stream to the relay is reset, and the call has
+        its closing event all the same.
+        """
+        match = _TARGET.fullmatch(head.target)
+        name = match[1].decode("ascii") if match is not None else ""
+        try:
+            claims = self.tokens.verify(bearer(head), name, time.time())
+            decided = decide(self.directory.current, claims, name)
+        except TokenError as error:
+            self._record(
+                self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
+            )
+            await connection.answer(*status_response(401, "", error.reason))
+            return False
+
+        assert match is not None
+        target = match[2] if match[2].startswith(b"/") else b"/" + match[2]
+        agent, cluster = (None, None) if isinstance(decided, Denied) else decided
+        event = partial(
+            self.trail.call,
+            head=head,
+            target=target,
+            client_ip=client_ip,
+            claims=claims,
+            agent=agent,
+            cluster=cluster,
+        )
+        try:
+            info = parse(head.method, target)
+        except BadTarget as error:
+            self._refused(
+                event(info=None, decision=_deny("malformed"), kind=Kind.MALFORMED, note=error.reason), 400
+            )
+            await connection.answer(
+                *status_response(400, "", f"the request target is refused: {error.reason}")
+            )
+            return True
+
+        async def refuse(code: int, rule: str, message: str, kind: Kind = Kind.CALL) -> None:
+            self._refused(event(info=info, decision=_deny(rule), kind=kind, note=message), code)
+            await connection.answer(*status_response(code, "", message))
+
+        forged = identity_headers(head)
+        if forged:
+            await refuse(
+                403,
+                "no-impersonation",
+                f"{text(forged[0])} is refused: the identity is agent:{claims.principal.name}, "
+                "from the credential alone (kubectl --as cannot be used here)",
+                Kind.HEADER_SMUGGLING,
+            )
+        elif isinstance(decided, Denied):
+            await refuse(403, decided.rule, decided.message)
+        elif head.upgrade is not None and head.body_length != 0:
+            await refuse(400, "upgrade-with-body", "an upgrade request cannot have a body", Kind.MALFORMED)
+        else:
+            assert agent is not None
+            assert cluster is not None
+            limit = self.config.limits.streams_per_agent
+            if self.streams[agent.id] >= limit:
+                await refuse(
+                    429, "streams-per-agent", f"agent:{agent.name} has {limit} calls under way, the limit"
+                )
+                return True
+            if not self.streams:
+                self._idle = trio.Event()
+            self.streams[agent.id] += 1
+            try:
+                granted = Decision("allow", GRANTED, GRANTED)
+                call = Call(head, target, info, claims, agent, cluster, client_ip)
+                await self._admitted(connection, call, partial(event, info=info, decision=granted))
+            finally:
+                self.streams[agent.id] -= 1
+                if not self.streams[agent.id]:
+                    del self.streams[agent.id]
+                if not self.streams:
+                    self._idle.set()
+        return True
+
+    async def _admitted(self, connection: ServerConnection, call: Call, event: Callable[..., Event]) -> None:
+        """Record and forward a call that is allowed."""
+        durable = call.info.is_write or call.head.upgrade is not None
+        opening = event(phase=Phase.INTENT) if durable else event()
+        try:
+            if durable:
+                await self.recorder.intent(opening)
+            elif not (self.recorder.healthy or self.config.audit.reads_when_down):
+                raise AuditUnavailable("reads are refused too while it is (audit.reads_when_down)")
+        except AuditUnavailable as error:
+            _log.error("refused a call because the audit trail cannot be written: %s", error)
+            message = f"the audit trail cannot be written, so the call is refused: {error}"
+            await connection.answer(*status_response(503, "", message))
+            return
+
+        started = time.monotonic()
+        closing = opening.completed(
+            utc(time.time()), resp=Response(0, "the hub stopped or lost the client", processed="maybe")
+        )
+        try:
+            outcome, relay = await self._forward(connection, call, opening.eid)
+            closing = _closing(opening, outcome, relay, (time.monotonic() - started) * 1000)
+        finally:
+            self._record(closing)
+            self.observe(closing)
+
+    async def _forward(
+        self, connection: ServerConnection, call: Call, audit_id: str
+    ) -> tuple[Outcome, RecordedRelay | None]:
+        """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
+        inner = hub_request_head(
+            call.head, call.target, audit_id=audit_id, client_ip=call.client_ip, tail=is_tail(call.info)
+        )
+        prefix = PREFIX + call.cluster.name.encode("ascii")
+        host = call.head.header(b"host")
+
+        def on_head(head: ResponseHead) -> ResponseHead:
+            return hub_response_head(head, prefix, call.target, host)
+
+        relay: RecordedRelay | None = None
+        for attempt in range(1, ATTEMPTS_MAX + 1):
+            try:
+                outbound, relay = await self._open(call, inner, renew=attempt > 1)
+            except ClusterOffline as error:
+                outcome = Outcome.failed(Failure(StreamCode.REFUSED, Processed.NO, str(error)))
+                head, body = status_response(503, "", str(error))
+                await connection.answer(head, body)
+                outcome = attrs.evolve(outcome, status=head.status)
+                break
+            except OutboundBroken as error:
+                outcome = Outcome.failed(error.failure)
+                break
+            outcome = await forward(connection, outbound, call.head, on_head=on_head)
+            refused = outcome.failure
+            if refused is None or outcome.status or outcome.bytes_in:
+                break
+            if (refused.code, refused.processed) != (StreamCode.UNAUTHENTICATED, Processed.NO):
+                break
+        if outcome.failure is not None and not outcome.status:
+            # The answer has not begun, so the client can still be told what became of its request.
+            upgrade = call.head.upgrade is not None
+            head, body = failure_response(
+                outcome.failure,
+                call.head.method,
+                upgrade=upgrade,
+                headers=((b"audit-id", audit_id.encode()),),
+            )
+            await connection.answer(head, body)
+            outcome = attrs.evolve(outcome, status=head.status)
+        return outcome, relay
+
+    async def _open(self, call: Call, inner: RequestHead, *, renew: bool) -> tuple[Outbound, RecordedRelay]:
+        """Open the way to a relay, by either mode; raises ClusterOffline or OutboundBroken."""
+        assert call.agent.principal is not None
+        match call.cluster.mode:
+            case Mode.TUNNEL:
+                relay = self.registry.session(call.cluster.id)
+                if relay is None:
+                    raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
+                now = time.time()
+                contexts = relay.contexts
+                index = (contexts.renew if renew else contexts.index_for)(call.agent.principal, now)
+                eof = call.head.upgrade is None and call.head.body_length == 0
+                try:
+                    stream = relay.session.open_stream(inner.encode(), context=index, eof=eof)
+                except (SessionClosed, Draining, TooManyStreams) as error:
+                    raise ClusterOffline(call.cluster, str(error)) from error
+                return TunnelOutbound(stream), RecordedRelay(relay.instance, relay.version)
+            case Mode.DIRECT:
+                outbound = await self.direct.open(call.cluster, call.agent.principal, inner, renew=renew)
+                return outbound, RecordedRelay("direct")
+        assert_never(call.cluster.mode)
+
+    def _refused(self, event: Event, status: int) -> None:
+        closing = event.completed(utc(time.time()), resp=Response(status, processed="no"))
+        self._record(closing)
+        self.observe(closing)
+
+    def _record(self, event: Event) -> None:
+        self.recorder.complete(event)
+
+
+def _deny(rule: str) -> Decision:
+    return Decision("deny", rule, GRANTED)
+
+
+def _closing(opening: Event, outcome: Outcome, relay: RecordedRelay | None, elapsed_ms: float) -> Event:
+    """The call's closing event."""
+    failure = outcome.failure
+    processed = failure.processed if failure is not None else Processed.YES
+    response = Response(
+        outcome.status or 0,
+        failure.reason if failure is not None else "",
+        outcome.bytes_out,
+        round(elapsed_ms, 3),
+        processed.name.lower(),
+    )
+    stream = opening.stream
+    if stream is not None:
+        stream = attrs.evolve(
+            stream, bytes_in=outcome.bytes_in, bytes_out=outcome.bytes_out, close_reason=outcome.close_reason
+        )
+    elif outcome.bytes_in and opening.req is not None:
+        opening = attrs.evolve(opening, req=attrs.evolve(opening.req, body_bytes=outcome.bytes_in))
+    return opening.completed(utc(time.time()), resp=response, stream=stream, relay=relay)

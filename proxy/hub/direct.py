@@ -1,0 +1,241 @@
+"""Direct mode: the hub dials a cluster's relay at its public address, with the relay JWT on each request.
+
+The address is resolved once per connection and connected to as it was resolved, so that what was checked is
+what is dialled: an address that is private, loopback or link-local is refused unless the operator said so
+when the cluster was added. The certificate is verified against the CA pinned then. What the relay itself
+refuses carries a reserved header, so that its refusal is told from one of the API server.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import attrs
+import trio
+
+from auth.principal import Principal
+from auth.tokens import issue_relay
+from proxy.connections import Connections
+from proxy.exchange import ByteStream, OutboundBroken
+from proxy.head import RequestHead, ResponseHead
+from proxy.http import ClientConnection
+from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
+from proxy.hub.datadir import SigningKeys
+from proxy.hub.entities import Cluster
+from proxy.rewrite import direct_request_head, failure_of
+from tunnel.net import client_context, tune_socket, wrap_client
+
+# A relay's public port when its URL names none.
+HTTPS_PORT = 443
+# Half of a client's patience for a refusal: connecting over a continent takes a quarter of a second.
+DIAL_DEADLINE_S = 10.0
+
+
+class AddressRefusedError(OSError):
+    """A relay's name leads to an address that the hub must not connect to."""
+
+
+@attrs.define
+class _Token:
+    text: str
+    minted_at: float
+    principal: Principal
+
+
+@attrs.define(eq=False)
+class _Relay:
+    """What the hub keeps of one directly reached cluster: connections and tokens."""
+
+    cluster: Cluster
+    connections: Connections
+    host: bytes
+    session: str
+    tokens: dict[str, _Token] = attrs.Factory(dict)
+
+
+class DirectRelays:
+    """The relays in direct mode, each with its kept connections; `run` owns their upkeep."""
+
+    def __init__(
+        self, *, keys: SigningKeys, issuer: str, new_id: Callable[[], str], nursery: trio.Nursery
+    ) -> None:
+        self._keys = keys
+        self._issuer = issuer
+        self._new_id = new_id
+        self._nursery = nursery
+        self._relays: dict[str, _Relay] = {}
+
+    async def open(
+        self, cluster: Cluster, principal: Principal, inner: RequestHead, *, renew: bool
+    ) -> DirectOutbound:
+        """Send a request's head to the cluster's relay; raises OutboundBroken.
+
+        `renew` mints a new token: the relay refused the one before.
+        """
+        relay = self._relay(cluster)
+        head = direct_request_head(inner, relay.host, self._token(relay, principal, renew=renew))
+        reusable = inner.upgrade is None
+        stream, connection, reused = await relay.connections.acquire(fresh=not reusable)
+        outbound = DirectOutbound(relay.connections, stream, connection, head, keep=reusable, reused=reused)
+        await outbound.start()
+        return outbound
+
+    def _relay(self, cluster: Cluster) -> _Relay:
+        relay = self._relays.get(cluster.id)
+        if relay is not None and relay.cluster == cluster:
+            return relay
+        if relay is not None:
+            # Its URL, CA or rules have changed; what is under way there ends by itself.
+            self._nursery.start_soon(relay.connections.aclose)
+        assert cluster.relay_url is not None
+        url = urlsplit(cluster.relay_url)
+        assert url.hostname is not None
+        host, port = url.hostname, url.port or HTTPS_PORT
+        context = client_context(cluster.relay_ca_pem)
+
+        async def dial() -> trio.abc.Stream:
+            return await dial_checked(host, port, context, private=cluster.relay_address_private)
+
+        connections = Connections(dial, f"the relay of cluster {cluster.name}")
+        self._nursery.start_soon(connections.sweep)
+        relay = _Relay(cluster, connections, url.netloc.encode("ascii"), self._new_id())
+        self._relays[cluster.id] = relay
+        return relay
+
+    def _token(self, relay: _Relay, principal: Principal, *, renew: bool) -> str:
+        now = time.time()
+        token = relay.tokens.get(principal.agent_id)
+        if token is None or renew or now - token.minted_at >= RENEW_AFTER_S or token.principal != principal:
+            text = issue_relay(
+                self._keys.active,
+                issuer=self._issuer,
+                cluster_id=relay.cluster.id,
+                principal=principal,
+                session=relay.session,
+                jti=self._new_id(),
+                now=now,
+            )
+            if len(relay.tokens) >= AGENTS_PER_SESSION_MAX:
+                relay.tokens.pop(next(iter(relay.tokens)))
+            relay.tokens[principal.agent_id] = token = _Token(text, now, principal)
+        return token.text
+
+
+async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private: bool) -> trio.abc.Stream:
+    """Resolve a relay's name once, refuse what must not be reached, connect to what was resolved.
+
+    Raises OSError (AddressRefusedError) or trio.BrokenResourceError. When cancelled, nothing is left open.
+    """
+    found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in found:
+        if not private and not ipaddress.ip_address(address[0]).is_global:
+            failure = AddressRefusedError(f"{host} leads to {address[0]}, which is no public address")
+            continue
+        socket = trio.socket.socket(family, kind, protocol)
+        try:
+            await socket.connect(address)
+        except OSError as error:
+            socket.close()
+            failure = error
+            continue
+        except BaseException:
+            socket.close()
+            raise
+        tcp = trio.SocketStream(socket)
+        tune_socket(tcp)
+        return await wrap_client(tcp, context, server_hostname=host)
+    raise failure or OSError(f"{host} has no address")
+
+
+class DirectOutbound:
+    """The answering side of a request at a relay in direct mode (an Outbound)."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        stream: trio.abc.Stream,
+        connection: ClientConnection,
+        head: RequestHead,
+        *,
+        keep: bool,
+        reused: bool,
+    ) -> None:
+        self._connections = connections
+        self._stream = stream
+        self._connection = connection
+        self._head = head
+        self._keep = keep
+        self._reused = reused
+        self._closed = False
+
+    async def start(self) -> None:
+        """Send the head; raises OutboundBroken. When it fails or is cancelled, the connection is closed."""
+        try:
+            await self._connection.send_request(self._head)
+        except BaseException:
+            await self._cut()
+            raise
+
+    async def _cut(self) -> None:
+        self._closed = True
+        await trio.aclose_forcefully(self._stream)
+
+    async def send_body(self, data: bytes) -> None:
+        """See Outbound."""
+        await self._connection.send_body(data)
+
+    async def end_body(self) -> None:
+        """See Outbound."""
+        await self._connection.end_body()
+
+    async def receive_head(self) -> ResponseHead:
+        """Return the API server's head; raises OutboundBroken with the relay's own refusal. See Outbound.
+
+        A kept connection that the relay had closed meanwhile is replaced once, if nothing of an answer came
+        and the request is a safe one without a body: it cannot have had an effect.
+        """
+        try:
+            head = await self._connection.receive_head()
+        except OutboundBroken:
+            if not (self._reused and self._may_send_again()):
+                raise
+            await trio.aclose_forcefully(self._stream)
+            self._stream, self._connection, self._reused = await self._connections.acquire(fresh=True)
+            await self.start()
+            head = await self._connection.receive_head()
+        failure = failure_of(head)
+        if failure is not None:
+            self._keep = False
+            raise OutboundBroken(failure)
+        return head
+
+    def _may_send_again(self) -> bool:
+        return (
+            self._head.body_length == 0
+            and self._head.upgrade is None
+            and self._head.method in (b"GET", b"HEAD", b"OPTIONS")
+            and not self._connection.answered
+        )
+
+    async def receive_body(self) -> bytes:
+        """See Outbound."""
+        return await self._connection.receive_body()
+
+    def receive_body_nowait(self) -> bytes | None:
+        """See Outbound."""
+        return self._connection.receive_body_nowait()
+
+    def upgraded(self) -> ByteStream:
+        """See Outbound."""
+        return self._connection.upgraded()
+
+    async def aclose(self) -> None:
+        """See Outbound."""
+        if not self._closed:
+            self._closed = True
+            await self._connections.release(self._stream, self._connection, keep=self._keep)

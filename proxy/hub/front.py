@@ -1,0 +1,238 @@
+"""The public listener: who may connect, what is a request, and which part of the hub answers it.
+
+One task a connection, its requests in sequence. Before anyone has authenticated the caps are tight: on the
+handshake's and the head's time, on connections an address, and on the bytes that all strangers together may
+make the hub hold. Afterwards the agent's own limits count.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from audit.record import Kind
+from audit.recorder import Recorder
+from auth.tokens import TokenError
+from proxy.head import RequestHead, ResponseHead
+from proxy.http import BadRequest, ServerConnection
+from proxy.hub.calls import PREFIX, Calls
+from proxy.hub.relays import RelayEndpoint, ReplayedHelloError
+from proxy.hub.token import Answer, TokenEndpoint
+from proxy.hub.trail import Trail
+from proxy.status import status_response
+from tunnel.net import peer_address, wrap_server
+from tunnel.tls import TLSStream
+
+HANDSHAKE_S = 10.0
+# A gateway in front of many agents is one address; 40 informers of one client are 40 connections.
+STRANGERS_PER_ADDRESS_MAX = 512
+STRANGERS_MAX = 4096
+# A head may have 1 MiB; 64 of the largest at once are more than any honest crowd sends before it is known.
+STRANGERS_BYTES_MAX = 64 * 1024 * 1024
+# A form of a few fields, or none at all.
+SMALL_BODY_BYTES_MAX = 64 * 1024
+
+_log = logging.getLogger("hawse.hub")
+
+
+class TooManyStrangersError(Exception):
+    """A connection that is turned away before it has said anything."""
+
+
+@attrs.define(eq=False)
+class Gate:
+    """Counts connections whose sender has not authenticated, and the bytes they have sent."""
+
+    connections: int = 0
+    bytes_held: int = 0
+    addresses: Counter[str] = attrs.Factory(Counter)
+
+    def enter(self, address: str) -> Stranger:
+        """Admit a connection; raises TooManyStrangersError."""
+        if self.connections >= STRANGERS_MAX:
+            raise TooManyStrangersError(f"{self.connections} connections wait to authenticate, the limit")
+        if self.addresses[address] >= STRANGERS_PER_ADDRESS_MAX:
+            raise TooManyStrangersError(
+                f"{self.addresses[address]} connections of {address} have not authenticated, the limit"
+            )
+        self.connections += 1
+        self.addresses[address] += 1
+        return Stranger(self, address)
+
+
+@attrs.define(eq=False)
+class Stranger:
+    """One connection's share of the gate; `leave` gives it back, once."""
+
+    gate: Gate
+    address: str
+    bytes_held: int = 0
+    inside: bool = True
+
+    def leave(self) -> None:
+        if self.inside:
+            self.inside = False
+            self.gate.connections -= 1
+            self.gate.bytes_held -= self.bytes_held
+            self.gate.addresses[self.address] -= 1
+            if not self.gate.addresses[self.address]:
+                del self.gate.addresses[self.address]
+
+    def count(self, size: int) -> None:
+        """Charge received bytes; raises BrokenResourceError when strangers hold too much in all."""
+        self.bytes_held += size
+        self.gate.bytes_held += size
+        if self.gate.bytes_held > STRANGERS_BYTES_MAX:
+            raise trio.BrokenResourceError("too many bytes of connections that have not authenticated")
+
+
+class MeteredStream(trio.abc.Stream):
+    """A client's TLS stream that counts what it receives until its sender is known."""
+
+    def __init__(self, stream: TLSStream, stranger: Stranger) -> None:
+        self._stream = stream
+        self._stranger = stranger
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        data = await self._stream.receive_some(max_bytes)
+        if self._stranger.inside:
+            self._stranger.count(len(data))
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+@attrs.define(eq=False)
+class Front:
+    """Routes the requests of the public listener."""
+
+    context: ssl.SSLContext
+    calls: Calls
+    relays: RelayEndpoint
+    tokens: TokenEndpoint
+    recorder: Recorder
+    trail: Trail
+    clock: Callable[[], float]
+    ready: bool = False
+    """Off while the hub starts and once it stops: /readyz says so."""
+    gate: Gate = attrs.Factory(Gate)
+
+    async def handle_client(self, tcp: trio.SocketStream) -> None:
+        """Serve one connection to its end; a fault in it is logged and reaches no other."""
+        address = peer_address(tcp).rpartition(":")[0].strip("[]")
+        try:
+            stranger = self.gate.enter(address)
+        except TooManyStrangersError as error:
+            _log.warning("turned away a connection: %s", error)
+            await trio.aclose_forcefully(tcp)
+            return
+        tls = wrap_server(tcp, self.context)
+        try:
+            with trio.move_on_after(HANDSHAKE_S) as handshake:
+                await tls.do_handshake()
+            if not handshake.cancelled_caught:
+                await self._serve(ServerConnection(MeteredStream(tls, stranger)), stranger, address)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
+        except Exception:
+            _log.exception("a client's connection failed by a fault of ours")
+        finally:
+            stranger.leave()
+            await trio.aclose_forcefully(tls)
+
+    async def _serve(self, connection: ServerConnection, stranger: Stranger, address: str) -> None:
+        while True:
+            try:
+                head = await connection.next_request()
+            except BadRequest as error:
+                self.recorder.complete(
+                    self.trail.stranger(Kind.MALFORMED, client_ip=address, note=error.message)
+                )
+                await connection.answer(*status_response(error.status, "", error.message))
+                await connection.aclose()
+                return
+            if head is None:
+                return
+            path = head.target.partition(b"?")[0]
+            if path == b"/v1/tunnel":
+                if await self._tunnel(connection, head, stranger, address):
+                    return
+            elif head.target.startswith(PREFIX):
+                if await self.calls.handle(connection, head, address):
+                    stranger.leave()
+            else:
+                await self._answer_own(connection, head, path, address)
+
+    async def _tunnel(
+        self, connection: ServerConnection, head: RequestHead, stranger: Stranger, address: str
+    ) -> bool:
+        """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
+        if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
+            await connection.answer(*status_response(400, "", "/v1/tunnel is a WebSocket for relays"))
+            return False
+        try:
+            claims, cluster = self.relays.authenticate(head, self.clock())
+        except (TokenError, ReplayedHelloError) as error:
+            self.recorder.complete(
+                self.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
+            )
+            await connection.answer(*status_response(401, "", str(error)))
+            return False
+        stranger.leave()
+        await self.relays.serve(connection, claims, cluster, address)
+        return True
+
+    async def _answer_own(
+        self, connection: ServerConnection, head: RequestHead, path: bytes, address: str
+    ) -> None:
+        """Answer what the hub itself serves."""
+        match (head.method, path):
+            case (b"GET" | b"HEAD", b"/healthz"):
+                await connection.answer(*plain(200, b"ok\n"))
+            case (b"GET" | b"HEAD", b"/readyz"):
+                await connection.answer(*(plain(200, b"ok\n") if self.ready else plain(503, b"not ready\n")))
+            case (b"GET" | b"HEAD", b"/.well-known/jwks.json"):
+                await self._respond(connection, self.tokens.jwks())
+            case (b"POST", b"/oauth/token"):
+                form = await small_body(connection)
+                if form is None:
+                    message = f"the form exceeds {SMALL_BODY_BYTES_MAX} bytes"
+                    await connection.answer(*status_response(413, "", message))
+                else:
+                    await self._respond(connection, self.tokens.answer(form, head.headers, address))
+            case (b"GET", b"/v1/clusters"):
+                await self._respond(connection, self.tokens.clusters(head.headers, address))
+            case _:
+                await connection.answer(*status_response(404, "", "the hub serves no such path"))
+
+    async def _respond(self, connection: ServerConnection, answer: Answer) -> None:
+        length = (b"content-length", b"%d" % len(answer.body))
+        await connection.answer(ResponseHead(answer.status, b"", (*answer.headers, length)), answer.body)
+
+
+def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:
+    """A short answer in plain text."""
+    headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
+    return ResponseHead(status, b"", headers), body
+
+
+async def small_body(connection: ServerConnection) -> bytes | None:
+    """A whole body of at most SMALL_BODY_BYTES_MAX bytes; None when it is larger."""
+    parts = bytearray()
+    while data := await connection.receive_body():
+        parts += data
+        if len(parts) > SMALL_BODY_BYTES_MAX:
+            return None
+    return bytes(parts)

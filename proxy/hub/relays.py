@@ -1,0 +1,179 @@
+"""`/v1/tunnel`: a relay proves whose it is, becomes a session, and is in the registry while that lives."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+import attrs
+import trio
+
+from audit.record import Kind
+from audit.recorder import Recorder
+from auth.principal import Principal
+from auth.tokens import HelloClaims, TokenError, issue_relay, verify_hello
+from proxy.head import RequestHead
+from proxy.http import ServerConnection
+from proxy.hub.config import HubConfig
+from proxy.hub.contexts import TokenContexts
+from proxy.hub.datadir import SigningKeys
+from proxy.hub.directory import Directory
+from proxy.hub.entities import Cluster, Mode
+from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
+from proxy.hub.store import RelayContact
+from proxy.hub.trail import Trail
+from tunnel import CloseCode, Hello, Memory, Rejected, Role, Session, Welcome, accept_websocket, open_session
+
+# A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
+HELLOS_REMEMBERED_MAX = 100_000
+
+_log = logging.getLogger("hawse.hub.relays")
+
+
+class ReplayedHelloError(Exception):
+    """A hello token was used before."""
+
+
+class SeenHellos:
+    """Remembers each hello's `jti` until it has expired, so that one that leaks opens no second tunnel."""
+
+    def __init__(self) -> None:
+        self._expiries: dict[str, float] = {}
+
+    def use(self, claims: HelloClaims, now: float) -> None:
+        """Note the use of a hello; raises ReplayedHelloError for a used one, or at the bound."""
+        # Entries are in the order of their use and live about equally long, so the expired ones come first.
+        for jti, expires_at in list(self._expiries.items()):
+            if expires_at > now:
+                break
+            del self._expiries[jti]
+        key = f"{claims.cluster_id}/{claims.jti}"
+        if key in self._expiries:
+            raise ReplayedHelloError("the relay's token was used before")
+        if len(self._expiries) >= HELLOS_REMEMBERED_MAX:
+            raise ReplayedHelloError(f"more than {HELLOS_REMEMBERED_MAX} relay connects within a minute")
+        # Its leeway is over a little after its expiry; five seconds more cost nothing.
+        self._expiries[key] = claims.expires_at + 10
+
+
+@attrs.define(eq=False)
+class RelayEndpoint:
+    """Serves the relays' WebSockets."""
+
+    config: HubConfig
+    directory: Directory
+    registry: Registry
+    keys: SigningKeys
+    recorder: Recorder
+    trail: Trail
+    memory: Memory
+    boot: str
+    software: str
+    new_id: Callable[[], str]
+    _seen: SeenHellos = attrs.Factory(SeenHellos)
+
+    def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
+        """Whose relay this is; raises TokenError or ReplayedHelloError."""
+        scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
+            raise TokenError("a relay authenticates by one bearer token")
+        snapshot = self.directory.current
+        claims = verify_hello(
+            token.decode("ascii", "replace"),
+            snapshot.find_relay_key,
+            hub_url=self.config.public_url,
+            now=now,
+        )
+        cluster = snapshot.clusters_by_id[claims.cluster_id]
+        if cluster.mode is not Mode.TUNNEL:
+            raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
+        self._seen.use(claims, now)
+        return claims, cluster
+
+    async def serve(
+        self, connection: ServerConnection, claims: HelloClaims, cluster: Cluster, address: str
+    ) -> None:
+        """Turn the connection into a session and keep it in the registry until it ends.
+
+        When cancelled, the session says GOAWAY and its streams are reset.
+        """
+        raw_head = connection.raw_head
+        stream, leftover = connection.detach()
+        async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
+            async with open_session(
+                transport,
+                Role.LISTENER,
+                answer_hello=lambda hello: self._welcome(hello, claims, cluster),
+                memory=self.memory,
+            ) as session:
+                await self._keep(session, claims, cluster, address)
+
+    def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:
+        if hello.instance != claims.instance or hello.cluster != claims.cluster_id:
+            raise Rejected(
+                CloseCode.FORBIDDEN,
+                f"the hello names another relay than the token for cluster {cluster.name}",
+            )
+        return Welcome(
+            session_id=self.new_id(),
+            boot_id=self.boot,
+            software=self.software,
+            server_time_ms=int(time.time() * 1000),
+        )
+
+    async def _keep(self, session: Session, claims: HelloClaims, cluster: Cluster, address: str) -> None:
+        hello = session.peer
+        assert isinstance(hello, Hello)
+
+        def mint(principal: Principal, now: float) -> str:
+            return issue_relay(
+                self.keys.active,
+                issuer=self.config.public_url,
+                cluster_id=cluster.id,
+                principal=principal,
+                session=session.session_id,
+                jti=self.new_id(),
+                now=now,
+            )
+
+        relay = LiveRelay(
+            cluster.id,
+            cluster.name,
+            claims.instance,
+            hello.boot_id,
+            hello.software,
+            address,
+            time.time(),
+            session,
+            TokenContexts(session, mint),
+        )
+        event = partial(
+            self.trail.relay,
+            cluster=cluster,
+            instance=relay.instance,
+            version=relay.version,
+            address=address,
+        )
+        try:
+            with self.registry.registered(relay) as superseded:
+                if superseded is not None:
+                    superseded.end.cancel()
+                _log.info("relay %s of cluster %s is here, from %s", relay.instance, cluster.name, address)
+                self.recorder.complete(event(Kind.RELAY_CONNECTED))
+                contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
+                await self.directory.read(lambda store: store.relay_connected(contact))
+                reason = "superseded by a newer connection of the same relay"
+                with relay.end:
+                    reason = await session.wait_closed()
+        except TooManyInstancesError as error:
+            _log.warning("%s; the one from %s is turned away", error, address)
+            return
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
+                await self.directory.read(
+                    lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
+                )
+        _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
+        self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))

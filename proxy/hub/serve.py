@@ -1,0 +1,166 @@
+"""The hub as a whole: what it opens, in which order, who owns it, and how it stops.
+
+From the outside in: the data folder's lock, the audit recorder, the directory, the handlers of connections,
+the accepting of connections. So accepting stops first and what is under way may finish; then the sessions;
+the recorder is the last to close, since each of the others has something to say at its end.
+"""
+
+from __future__ import annotations
+
+import datetime
+import gc
+import logging
+import signal
+import ssl
+import time
+from contextlib import AsyncExitStack
+from functools import partial
+from importlib.metadata import version
+
+import trio
+
+from audit.ids import new_eid
+from audit.mask import Masks
+from audit.record import Kind
+from audit.recorder import open_recorder
+from audit.store import AuditStore
+from proxy.hub.access import AccessTokens
+from proxy.hub.calls import Calls
+from proxy.hub.config import Address, HubConfig
+from proxy.hub.datadir import DataDir
+from proxy.hub.devca import ensure_certificate
+from proxy.hub.direct import DirectRelays
+from proxy.hub.directory import open_directory
+from proxy.hub.front import Front
+from proxy.hub.registry import Registry
+from proxy.hub.relays import RelayEndpoint
+from proxy.hub.token import TokenEndpoint
+from proxy.hub.trail import Trail
+from tunnel import Memory, StreamCode
+from tunnel.net import server_context
+
+# How long what is under way may go on after SIGTERM, before its connections are cut.
+STOP_GRACE_S = 10.0
+# How long relays are asked to wait before they dial again: a planned restart takes a few seconds.
+RESTART_RETRY_MS = 2_000
+# All tunnels together: windows, ledgers and heads (PROTOCOL.md, "Memory").
+TUNNEL_MEMORY_BYTES_MAX = 512 * 1024 * 1024
+# Connections the kernel holds for us while the loop is busy.
+BACKLOG = 1024
+# With what start-up made out of the way, a collection is rare and short (8-13 % of the CPU otherwise).
+GC_THRESHOLD = 50_000
+
+_log = logging.getLogger("hawse.hub")
+
+
+async def run_hub(config: HubConfig) -> None:
+    """Run the hub until SIGTERM or SIGINT.
+
+    Raises DataDirError, StoreUnavailableError, AuditUnavailable, or OSError when it cannot listen.
+    """
+    data = DataDir.open(config.data_dir)
+    boot = new_eid()
+    software = f"hawse/{version('hawse')}"
+    trail = Trail(config.org)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(data.locked())
+        keys, pepper = data.signing_keys(), data.pepper()
+        context = _tls_context(config, data)
+        masks = Masks([pattern.pattern for pattern in config.audit.mask])
+        store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
+        stack.callback(store.close)
+        recorder = await stack.enter_async_context(open_recorder(store, org=config.org, boot=boot))
+        directory = await stack.enter_async_context(
+            open_directory(data.store_file, org=config.org, clock=time.time)
+        )
+        recorder.complete(trail.hub(Kind.HUB_STARTED, software))
+        registry = Registry()
+        async with trio.open_nursery() as upkeep:
+            upkeep.start_soon(directory.run_use_writer)
+            direct = DirectRelays(keys=keys, issuer=config.public_url, new_id=new_eid, nursery=upkeep)
+            calls = Calls(
+                config=config,
+                directory=directory,
+                tokens=AccessTokens(keys.public, issuer=config.public_url, org=config.org),
+                registry=registry,
+                direct=direct,
+                recorder=recorder,
+                trail=trail,
+                observe=lambda event: None,
+            )
+            relays = RelayEndpoint(
+                config=config,
+                directory=directory,
+                registry=registry,
+                keys=keys,
+                recorder=recorder,
+                trail=trail,
+                memory=Memory(TUNNEL_MEMORY_BYTES_MAX),
+                boot=boot,
+                software=software,
+                new_id=new_eid,
+            )
+            tokens = TokenEndpoint(
+                directory=directory,
+                keys=lambda: keys,
+                pepper=pepper,
+                issuer=config.public_url,
+                record=recorder.complete,
+                clock=time.time,
+            )
+            front = Front(
+                context=context,
+                calls=calls,
+                relays=relays,
+                tokens=tokens,
+                recorder=recorder,
+                trail=trail,
+                clock=time.time,
+            )
+            await _serve(config, front, registry)
+            upkeep.cancel_scope.cancel()
+    _log.info("the hub has stopped")
+
+
+async def _serve(config: HubConfig, front: Front, registry: Registry) -> None:
+    """Accept and handle connections until a signal, and then a little longer."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as handlers:
+            async with trio.open_nursery() as accepting:
+                listeners = await _listen(config.listen)
+                accept = partial(trio.serve_listeners, handler_nursery=handlers)
+                accepting.start_soon(accept, front.handle_client, listeners)
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(GC_THRESHOLD)
+                front.ready = True
+                _log.info("the hub is ready at %s (listens on %s)", config.public_url, config.listen)
+                async for _ in signals:
+                    break
+                accepting.cancel_scope.cancel()
+            front.ready = False
+            _log.info("stopping: %.0f s for what is under way", STOP_GRACE_S)
+            for relay in registry.relays():
+                relay.session.go_away(
+                    code=StreamCode.DRAINING,
+                    drain_ms=int(STOP_GRACE_S * 1000),
+                    retry_after_ms=RESTART_RETRY_MS,
+                    reason="the hub stops",
+                )
+            with trio.move_on_after(STOP_GRACE_S):
+                await front.calls.wait_idle()
+            handlers.cancel_scope.cancel()
+
+
+async def _listen(address: Address) -> list[trio.SocketListener]:
+    return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+
+
+def _tls_context(config: HubConfig, data: DataDir) -> ssl.SSLContext:
+    """The operator's certificate, or one of the development CA."""
+    if config.tls.certificate is not None and config.tls.key is not None:
+        return server_context(config.tls.certificate, config.tls.key)
+    now = datetime.datetime.now(datetime.UTC)
+    files = ensure_certificate(data.tls_dir, (config.public_host,), now)
+    _log.warning("no certificate is configured: using one of a development CA, %s", files.ca)
+    return server_context(files.certificate, files.key)
