@@ -141,7 +141,7 @@ def _check_framing(watched: dict[bytes, list[bytes]]) -> None:
 
 
 def _too_large() -> BadRequest:
-    return BadRequest(431, f"the request's head is larger than {HEAD_BYTES_MAX} bytes")
+    return BadRequest(431, f"the head is larger than {HEAD_BYTES_MAX} bytes")
 
 
 def _explain(raw: bytes) -> BadRequest:

@@ -1,0 +1,10 @@
+"""HTTP/1.1 by h11 over any trio stream: the server's role, the client's role, the strict checks of both."""
+
+from __future__ import annotations
+
+from proxy.client import ClientConnection
+from proxy.server import ServerConnection
+from proxy.strict import BadRequest
+from proxy.wire import RawStream
+
+__all__ = ["BadRequest", "ClientConnection", "RawStream", "ServerConnection"]
