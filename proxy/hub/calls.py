@@ -25,7 +25,7 @@ from audit.store import AuditUnavailable
 from auth.requestinfo import BadTarget, RequestInfo, parse
 from auth.tokens import AccessClaims, TokenError
 from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
-from proxy.forward import Outcome, forward
+from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, bearer, decide
@@ -68,6 +68,14 @@ class Call:
     agent: Agent
     cluster: Cluster
     client_ip: str
+
+
+@attrs.define
+class Way:
+    """What is known of a call under way, also when it is cancelled."""
+
+    tally: Tally = attrs.Factory(Tally)
+    relay: RecordedRelay | None = None
 
 
 @attrs.define(eq=False)
@@ -191,19 +199,19 @@ class Calls:
             return
 
         started = time.monotonic()
-        closing = opening.completed(
-            utc(time.time()), resp=Response(0, "the hub stopped or lost the client", processed="maybe")
-        )
+        way = Way()
+        outcome: Outcome | None = None
         try:
-            outcome, relay = await self._forward(connection, call, opening.eid)
-            closing = _closing(opening, outcome, relay, (time.monotonic() - started) * 1000)
+            outcome = await self._forward(connection, call, opening.eid, way)
         finally:
+            if outcome is None:
+                stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the hub stopped")
+                outcome = _failed(stopped, CloseReason.CLIENT_GONE, way.tally)
+            closing = _closing(opening, outcome, way.relay, (time.monotonic() - started) * 1000)
             self._record(closing)
             self.observe(closing)
 
-    async def _forward(
-        self, connection: ServerConnection, call: Call, audit_id: str
-    ) -> tuple[Outcome, RecordedRelay | None]:
+    async def _forward(self, connection: ServerConnection, call: Call, audit_id: str, way: Way) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
         inner = hub_request_head(
             call.head, call.target, audit_id=audit_id, client_ip=call.client_ip, tail=is_tail(call.info)
@@ -214,37 +222,37 @@ class Calls:
         def on_head(head: ResponseHead) -> ResponseHead:
             return hub_response_head(head, prefix, call.target, host)
 
-        relay: RecordedRelay | None = None
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                outbound, relay = await self._open(call, inner, renew=attempt > 1)
+                outbound, way.relay = await self._open(call, inner, renew=attempt > 1)
             except ClusterOffline as error:
-                outcome = Outcome.failed(Failure(StreamCode.REFUSED, Processed.NO, str(error)))
                 head, body = status_response(503, "", str(error))
                 await connection.answer(head, body)
-                outcome = attrs.evolve(outcome, status=head.status)
-                break
+                way.tally.status = head.status
+                failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
+                return _failed(failure, CloseReason.UPSTREAM_FAILED, way.tally)
             except OutboundBroken as error:
-                outcome = Outcome.failed(error.failure)
+                outcome = _failed(error.failure, CloseReason.UPSTREAM_FAILED, way.tally)
+            else:
+                try:
+                    outcome = await forward(connection, outbound, call.head, on_head=on_head, tally=way.tally)
+                finally:
+                    await outbound.aclose()
+            if not _may_try_again(outcome):
                 break
-            outcome = await forward(connection, outbound, call.head, on_head=on_head)
-            refused = outcome.failure
-            if refused is None or outcome.status or outcome.bytes_in:
-                break
-            if (refused.code, refused.processed) != (StreamCode.UNAUTHENTICATED, Processed.NO):
-                break
-        if outcome.failure is not None and not outcome.status:
-            # The answer has not begun, so the client can still be told what became of its request.
+        if outcome.failure is None or outcome.status or outcome.close_reason is CloseReason.CLIENT_GONE:
+            return outcome
+        # The answer has not begun, so the client can still be told what became of its request.
+        if outcome.close_reason is CloseReason.CLIENT_ERROR:
+            head, body = status_response(400, "", outcome.failure.reason)
+        else:
             upgrade = call.head.upgrade is not None
+            audit_header = ((b"audit-id", audit_id.encode("ascii")),)
             head, body = failure_response(
-                outcome.failure,
-                call.head.method,
-                upgrade=upgrade,
-                headers=((b"audit-id", audit_id.encode()),),
+                outcome.failure, call.head.method, upgrade=upgrade, headers=audit_header
             )
-            await connection.answer(head, body)
-            outcome = attrs.evolve(outcome, status=head.status)
-        return outcome, relay
+        await connection.answer(head, body)
+        return attrs.evolve(outcome, status=head.status)
 
     async def _open(self, call: Call, inner: RequestHead, *, renew: bool) -> tuple[Outbound, RecordedRelay]:
         """Open the way to a relay, by either mode; raises ClusterOffline or OutboundBroken."""
@@ -262,7 +270,7 @@ class Calls:
                     stream = relay.session.open_stream(inner.encode(), context=index, eof=eof)
                 except (SessionClosed, Draining, TooManyStreams) as error:
                     raise ClusterOffline(call.cluster, str(error)) from error
-                return TunnelOutbound(stream), RecordedRelay(relay.instance, relay.version)
+                return TunnelOutbound(stream, inner), RecordedRelay(relay.instance, relay.version)
             case Mode.DIRECT:
                 outbound = await self.direct.open(call.cluster, call.agent.principal, inner, renew=renew)
                 return outbound, RecordedRelay("direct")
@@ -275,6 +283,22 @@ class Calls:
 
     def _record(self, event: Event) -> None:
         self.recorder.complete(event)
+
+
+def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
+    return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
+
+
+def _may_try_again(outcome: Outcome) -> bool:
+    """Whether the relay refused the token alone, and nothing of the request is gone."""
+    failure = outcome.failure
+    return (
+        failure is not None
+        and failure.code is StreamCode.UNAUTHENTICATED
+        and failure.processed is Processed.NO
+        and not outcome.status
+        and not outcome.bytes_in
+    )
 
 
 def _deny(rule: str) -> Decision:
@@ -295,7 +319,10 @@ def _closing(opening: Event, outcome: Outcome, relay: RecordedRelay | None, elap
     stream = opening.stream
     if stream is not None:
         stream = attrs.evolve(
-            stream, bytes_in=outcome.bytes_in, bytes_out=outcome.bytes_out, close_reason=outcome.close_reason
+            stream,
+            bytes_in=outcome.bytes_in,
+            bytes_out=outcome.bytes_out,
+            close_reason=outcome.close_reason.value,
         )
     elif outcome.bytes_in and opening.req is not None:
         opening = attrs.evolve(opening, req=attrs.evolve(opening.req, body_bytes=outcome.bytes_in))

@@ -49,6 +49,7 @@ class World:
     hub_port: int
     admin_port: int
     direct_port: int
+    api_key: str = ""
     sandbox: Daemon | None = None
     hub: Daemon | None = None
     relays: dict[str, Daemon] = attrs.Factory(dict)
@@ -193,20 +194,21 @@ def running_world(folder: Path) -> Iterator[World]:
                 "cluster", "add", way, "--team", TEAM, *mode, "--output-dir", str(folder / f"relay-{way}")
             )
         agent = json.loads(world.admin("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
+        world.api_key = agent["api_key"]
         world.sandbox.wait_for("ready ")
         prepare_cluster(world)
         for way in WAYS:
             world.start_relay(way)
-        login(world, agent["api_key"])
+        login(world)
         world.wait_for_tunnel()
         yield world
 
 
-def login(world: World, api_key: str) -> None:
+def login(world: World) -> None:
     ca = str(world.folder / "hub" / "tls" / "ca.pem")
     world.hawse(
         *("login", "--hub", f"https://127.0.0.1:{world.hub_port}", "--ca", ca),
-        environment={**world.agent, "HAWSE_API_KEY": api_key},
+        environment={**world.agent, "HAWSE_API_KEY": world.api_key},
     )
     world.hawse("kubeconfig", "--output", world.agent["KUBECONFIG"], environment=world.agent)
 

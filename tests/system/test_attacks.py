@@ -1,0 +1,225 @@
+"""Attacks on identity, headers, paths and framing, against the whole chain in both modes."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+
+from tests.system.raw import RawClient, arrived, marked_path, parse
+from tests.system.world import GROUP, NAMESPACE, USER, WAYS, World
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
+
+FORGED = [
+    "Impersonate-User: system:admin",
+    "Impersonate-Group: system:masters",
+    "Impersonate-Uid: 0",
+    "Impersonate-Extra-scopes: all",
+    "impersonate-user: system:admin",
+    "iMpErSoNaTe-GrOuP: system:masters",
+    "Impersonate_User: system:admin",
+    "Impersonate-Foo: bar",
+]
+
+BAD_PATHS = [
+    "/api/v1/namespaces/dev/../kube-system/secrets",
+    "/api/v1/namespaces/dev/%2e%2e/kube-system/secrets",
+    "/api/v1/namespaces/dev/%2E%2e/kube-system/secrets",
+    "/api/v1/namespaces/dev/%252e%252e/kube-system/secrets",
+    "/api/v1//namespaces/dev/secrets",
+    "/api/v1/./namespaces",
+    "/api/v1/namespaces;x=y/dev",
+    "/api/v1/namespaces\\dev",
+    "/api/v1/namespaces%5cdev",
+    "/api/v1/namespaces%00",
+    "/api/v1/namespaces%0d%0aX:y",
+    "/api/v1/namespaces/dev/pods%2Fp%2Fexec",
+    "/api/v1/namespaces/%c0%ae%c0%ae/secrets",
+    "/api/v1/namespaces/%zz",
+    "/api/v1/namespaces#fragment",
+]
+
+
+@pytest.fixture(params=WAYS)
+def client(request: pytest.FixtureRequest, world: World) -> RawClient:
+    return RawClient(world, request.param)
+
+
+@pytest.mark.parametrize("header", FORGED)
+def test_an_identity_that_the_client_brings_is_refused_and_recorded(
+    world: World, client: RawClient, header: str
+) -> None:
+    path, mark = marked_path()
+
+    answer = client.get(path, header, header)
+
+    assert answer.status == 403
+    assert json.loads(answer.body)["reason"] == "Forbidden"
+    assert arrived(world, mark) == []
+    [event] = [event for event in world.hub_audit("--since", "1m") if mark in json.dumps(event)]
+    assert event["kind"] == "header_smuggling"
+    assert event["resp"]["status"] == 403  # type: ignore[index]
+
+
+def test_the_connection_header_cannot_name_our_own_headers_away(world: World, client: RawClient) -> None:
+    path, mark = marked_path()
+
+    answer = client.get(
+        path,
+        "Connection: Impersonate-User, Impersonate-Group, Authorization, Audit-ID",
+        "Keep-Alive: timeout=5",
+        "Proxy-Authorization: Basic eDp5",
+        "TE: trailers",
+    )
+
+    assert answer.status == 404
+    [line] = arrived(world, mark)
+    impersonated = line["impersonatedUser"]
+    assert isinstance(impersonated, dict)
+    assert impersonated["username"] == USER
+    assert GROUP in impersonated["groups"]
+    assert line["auditID"] == answer.headers["audit-id"]
+
+
+def test_nothing_of_the_clients_credentials_reaches_the_api_server(world: World, client: RawClient) -> None:
+    path, mark = marked_path()
+    ours = "11111111-2222-7333-8444-555555555555"
+
+    answer = client.get(
+        path + "?access_token=secret-in-query",
+        "Cookie: session=secret-cookie",
+        "X-Remote-User: system:admin",
+        "X-Forwarded-For: 203.0.113.9",
+        "X-Forwarded-Access-Token: secret-forwarded",
+        f"Audit-ID: {ours}",
+    )
+
+    # A token in a query would stand in every log on the way: the request is refused or the token is gone.
+    text = json.dumps(arrived(world, mark)) + json.dumps(world.hub_audit("--since", "1m"))
+    assert "secret-" not in text
+    assert "203.0.113.9" not in text
+    assert answer.headers.get("audit-id") != ours
+
+
+def test_a_bearer_subprotocol_is_neither_passed_on_nor_echoed(world: World, client: RawClient) -> None:
+    secret = base64.urlsafe_b64encode(b"secret-subprotocol").decode().rstrip("=")
+    _, mark = marked_path()
+    answer = parse(
+        client.send(
+            client.head(
+                f"/api/v1/namespaces/{NAMESPACE}/pods/workbench/exec?command=echo&command={mark}&stdout=1",
+                "Upgrade: websocket",
+                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+                "Sec-WebSocket-Version: 13",
+                f"Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.{secret}, v5.channel.k8s.io",
+            ).replace(b"Connection: close", b"Connection: Upgrade")
+        )
+    )
+
+    assert answer.status == 101
+    assert answer.headers["sec-websocket-protocol"] == "v5.channel.k8s.io"
+    assert secret not in answer.raw.decode("latin-1")
+    assert secret not in json.dumps(arrived(world, mark)) + json.dumps(world.hub_audit("--since", "1m"))
+
+
+def test_after_a_refused_upgrade_bytes_are_requests_and_never_raw(world: World, client: RawClient) -> None:
+    _, mark = marked_path()
+    upgrade = client.head(
+        f"/api/v1/namespaces/{NAMESPACE}/pods/{mark}-missing/exec?command=id&stdout=1",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Protocol: v5.channel.k8s.io",
+    ).replace(b"Connection: close", b"Connection: Upgrade")
+    smuggled = f"GET /api/v1/namespaces/{NAMESPACE}/secrets/{mark}-raw HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+
+    answer = parse(client.send(upgrade + smuggled))
+
+    assert answer.status == 404
+    assert [line["requestURI"] for line in arrived(world, f"{mark}-raw")] == []
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_an_ambiguous_path_is_refused_never_normalised(world: World, client: RawClient, path: str) -> None:
+    before = len(world.cluster_audit())
+    answer = client.get(path)
+    assert answer.status == 400
+    assert len(world.cluster_audit()) == before
+
+
+def framing(client: RawClient) -> dict[str, bytes]:
+    path, _ = marked_path()
+    good = client.head(path, method="POST").removesuffix(b"\r\n")
+    return {
+        "length and chunked": good + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "two lengths": good + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        "a signed length": good + b"Content-Length: +2\r\n\r\n{}",
+        "an underscored length": good + b"Content-Length: 0_2\r\n\r\n{}",
+        "a length in other digits": good + "Content-Length: ٢\r\n\r\n{}".encode(),
+        "an unknown coding": good + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "two codings": good + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "a blank before the colon": good + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+        "a folded header": good + b"X-A: b\r\n c\r\n\r\n",
+        "a bare LF": good.replace(b"\r\n", b"\n") + b"\n",
+        "a bare CR": good + b"X-A: b\rX-B: c\r\n\r\n",
+        "a NUL": good + b"X-A: b\0c\r\n\r\n",
+        "two hosts": good + b"Host: elsewhere\r\n\r\n",
+        "an absolute target": good.replace(b"POST /", b"POST http://elsewhere/") + b"\r\n",
+        "a target without slash": good.replace(b"POST /", b"POST ") + b"\r\n",
+        "an asterisk": b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n",
+        "an authority": b"CONNECT 127.0.0.1:6443 HTTP/1.1\r\nHost: x\r\n\r\n",
+    }
+
+
+def test_ambiguous_framing_is_refused_and_closes_the_connection(world: World, client: RawClient) -> None:
+    _, mark = marked_path()
+    follower = client.head(f"/api/v1/namespaces/{NAMESPACE}/configmaps/{mark}")
+    for what, data in framing(client).items():
+        raw = client.send(data + follower)
+        assert parse(raw).status == 400, what
+        assert raw.count(b"HTTP/1.1 ") == 1, f"{what}: the bytes behind it were answered too"
+    assert arrived(world, mark) == []
+
+
+def test_tokens_that_are_not_ours_are_401(world: World, client: RawClient) -> None:
+    path, mark = marked_path()
+    valid = client.token()
+    header, payload, signature = valid.split(".")
+    none = base64.urlsafe_b64encode(b'{"alg":"none","typ":"at+jwt"}').decode().rstrip("=")
+    other = RawClient(world, "direct" if client.way == "tunnel" else "tunnel").token()
+    for token in (
+        "",
+        "x",
+        f"{none}.{payload}.",
+        f"{header}.{payload}.{signature[:-4]}AAAA",
+        other,
+        world.api_key,
+    ):
+        head = client.head(path).replace(valid.encode(), b"") if not token else client.head(path)
+        lines = [
+            f"Authorization: Bearer {token}".encode() if line.startswith(b"Authorization") else line
+            for line in head.split(b"\r\n")
+        ]
+        answer = parse(client.send(b"\r\n".join(lines)))
+        assert answer.status == 401, token[:20]
+    assert arrived(world, mark) == []
+
+
+def test_an_unknown_cluster_and_one_not_granted_look_alike(world: World) -> None:
+    world.admin("team", "add", "strangers")
+    world.admin("cluster", "add", "hidden", "--team", "strangers")
+    token = RawClient(world, "tunnel").token()
+    answers = []
+    for name in ("hidden", "missing"):
+        lines = [
+            f"GET /clusters/{name}/api HTTP/1.1",
+            "Host: h",
+            f"Authorization: Bearer {token}",
+            "Connection: close",
+        ]
+        answer = parse(RawClient(world, "tunnel").send("\r\n".join(lines).encode() + b"\r\n\r\n"))
+        answers.append((answer.status, answer.body.replace(name.encode(), b"NAME")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] in (401, 403)
