@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair
+
+from tests.tunnel.certificates import ca_pem, contexts, server_files
+from tunnel.net import (
+    NOTSENT_LOWAT_BYTES,
+    HandshakeFailed,
+    TLSStream,
+    client_context,
+    open_tcp,
+    open_tls,
+    peer_address,
+    server_context,
+    wrap_server,
+)
+
+
+@asynccontextmanager
+async def tls_echo(context: ssl.SSLContext) -> AsyncIterator[int]:
+    """Serve one byte string back on each connection, and yield the port."""
+
+    async def handle(stream: trio.SocketStream) -> None:
+        async with wrap_server(stream, context) as tls:
+            try:
+                await tls.do_handshake()
+                await tls.send_all(await tls.receive_some())
+            except trio.BrokenResourceError:
+                pass
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(trio.serve_tcp, handle, 0)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_open_tls_verifies_and_talks_to_wrap_server() -> None:
+    client_side, server_side = contexts()
+    async with tls_echo(server_side) as port, await open_tls("localhost", port, client_side) as tls:
+        await tls.send_all(b"hello")
+        assert await tls.receive_some() == b"hello"
+        assert tls.ssl_object.version() == "TLSv1.3"
+        assert tls.ssl_object.selected_alpn_protocol() == "http/1.1"
+        assert await tls.receive_some() == b""
+
+
+async def test_the_name_to_verify_may_differ_from_the_address() -> None:
+    client_side, server_side = contexts()
+    async with tls_echo(server_side) as port:
+        tls = await open_tls("127.0.0.1", port, client_side, server_hostname="hub.test")
+        await tls.aclose()
+        # No socket is left behind by a failure: filterwarnings would tell.
+        with pytest.raises(HandshakeFailed, match="Hostname mismatch"):
+            await open_tls("127.0.0.1", port, client_side, server_hostname="other.test")
+
+
+async def test_the_address_itself_is_verified() -> None:
+    client_side, server_side = contexts()
+    async with tls_echo(server_side) as port:
+        tls = await open_tls("127.0.0.1", port, client_side)
+        await tls.aclose()
+
+
+async def test_tls_sessions_are_resumed() -> None:
+    client_side, server_side = contexts()
+    async with tls_echo(server_side) as port:
+        first = await open_tls("localhost", port, client_side)
+        await first.send_all(b"x")
+        await first.receive_some()
+        session = first.ssl_object.session
+        await first.aclose()
+        assert session is not None
+        assert session.has_ticket
+        second = TLSStream(await open_tcp("localhost", port), client_side, server_hostname="localhost")
+        second.ssl_object.session = session
+        await second.do_handshake()
+        assert second.ssl_object.session_reused
+        await second.aclose()
+
+
+async def test_a_refused_connection_is_an_os_error() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with pytest.raises(OSError, match="all attempts to connect"):
+            await open_tcp("127.0.0.1", port)
+
+
+async def test_sockets_are_tuned() -> None:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener, await open_tcp("127.0.0.1", listener.socket.getsockname()[1]) as stream:
+        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            lowat = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT)
+            assert lowat == NOTSENT_LOWAT_BYTES
+
+
+async def test_peer_address_looks_through_tls() -> None:
+    client_side, server_side = contexts()
+    async with tls_echo(server_side) as port, await open_tls("127.0.0.1", port, client_side) as tls:
+        assert peer_address(tls) == f"127.0.0.1:{port}"
+    assert peer_address(tls) == "a closed connection"
+    near, _far = memory_stream_pair()
+    assert peer_address(near) == "StapledStream"
+
+
+def test_contexts_are_strict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    client_side, server_side = client_context(ca_pem()), server_context(*server_files())
+    for context in (client_side, server_side, client_context()):
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+        assert context.options & ssl.OP_NO_RENEGOTIATION
+        assert context.keylog_filename is None
+    assert client_side.verify_mode == ssl.CERT_REQUIRED
+    assert client_side.check_hostname
+    assert not (tmp_path / "keys").exists()
+
+
+@pytest.mark.parametrize(
+    "pem", ["", "no PEM at all", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"]
+)
+def test_a_ca_without_a_certificate_is_refused(pem: str) -> None:
+    with pytest.raises(ValueError, match="no usable certificate"):
+        client_context(pem)
+
+
+async def test_any_certificate_in_the_ca_file_is_an_anchor() -> None:
+    leaf_only = client_context(server_files()[0].read_text())
+    async with tls_echo(contexts()[1]) as port:
+        tls = await open_tls("localhost", port, leaf_only)
+        await tls.aclose()

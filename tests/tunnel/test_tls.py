@@ -1,0 +1,438 @@
+from __future__ import annotations
+
+import ssl
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import (
+    check_one_way_stream,
+    check_two_way_stream,
+    lockstep_stream_pair,
+    memory_stream_pair,
+    wait_all_tasks_blocked,
+)
+
+from tests.tunnel.certificates import authority, ca_pem, contexts
+from tunnel.net import client_context
+from tunnel.tls import RECORD_BYTES_MAX, HandshakeFailed, TLSStream
+
+AnyStream = trio.abc.Stream
+PairMaker = Callable[[], Awaitable[tuple[AnyStream, AnyStream]]]
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+async def memory_pair() -> tuple[AnyStream, AnyStream]:
+    return memory_stream_pair()
+
+
+async def lockstep_pair() -> tuple[AnyStream, AnyStream]:
+    return lockstep_stream_pair()
+
+
+async def tcp_pair() -> tuple[AnyStream, AnyStream]:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+    server = await listener.accept()
+    await listener.aclose()
+    return client, server
+
+
+async def handshake(
+    pair: tuple[AnyStream, AnyStream], version: ssl.TLSVersion | None = None
+) -> tuple[TLSStream, TLSStream]:
+    client_side, server_side = contexts(version)
+    client = TLSStream(pair[0], client_side, server_hostname="hub.test")
+    server = TLSStream(pair[1], server_side, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.do_handshake)
+        nursery.start_soon(server.do_handshake)
+    return client, server
+
+
+async def receive_exactly(stream: AnyStream, count: int, max_bytes: int | None = None) -> bytes:
+    received = b""
+    while len(received) < count:
+        data = await stream.receive_some(max_bytes)
+        assert data, f"the stream ended after {len(received)} of {count} bytes"
+        received += data
+    return received
+
+
+class Dribble(trio.abc.Stream):
+    """Passes on at most as many bytes a read as the next of `sizes` says, over and over."""
+
+    def __init__(self, inner: AnyStream, sizes: list[int]) -> None:
+        self.inner = inner
+        self.sizes = sizes
+        self.reads = 0
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        self.reads += 1
+        return await self.inner.receive_some(self.sizes[self.reads % len(self.sizes)])
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.inner.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.inner.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self.inner.aclose()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("make_pair", [memory_pair, tcp_pair])
+async def test_it_passes_trios_conformance_suite(make_pair: PairMaker, version: ssl.TLSVersion) -> None:
+    async def make() -> tuple[TLSStream, TLSStream]:
+        return await handshake(await make_pair(), version)
+
+    async def make_clogged() -> tuple[TLSStream, TLSStream]:
+        return await handshake(await lockstep_pair(), version)
+
+    async def make_swapped() -> tuple[TLSStream, TLSStream]:
+        client, server = await make()
+        return server, client
+
+    await check_two_way_stream(make, make_clogged)
+    # The suite's first stream is the client; the server's side differs by its session tickets.
+    await check_one_way_stream(make_swapped, None)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@settings(max_examples=15, deadline=None)
+@given(
+    payload_sizes=st.lists(
+        st.sampled_from([0, 1, 100, RECORD_BYTES_MAX, RECORD_BYTES_MAX + 1, 7 * RECORD_BYTES_MAX, 300_000]),
+        min_size=1,
+        max_size=4,
+    ),
+    dribble=st.lists(
+        st.sampled_from([1, 5, 333, 16_000, 16_406, 40_000, 65_536]), min_size=1, max_size=5
+    ).filter(lambda sizes: max(sizes) > 300),
+    max_bytes=st.sampled_from([None, 7000, 100_000]),
+)
+async def test_bytes_survive_any_cutting(
+    version: ssl.TLSVersion, payload_sizes: list[int], dribble: list[int], max_bytes: int | None
+) -> None:
+    near, far = memory_stream_pair()
+    client, server = await handshake((Dribble(near, dribble), Dribble(far, dribble)), version)
+    payloads = [bytes([index + 1]) * size for index, size in enumerate(payload_sizes)]
+    expected = b"".join(payloads)
+
+    async def send(stream: TLSStream) -> None:
+        for payload in payloads:
+            await stream.send_all(payload)
+
+    async def receive(stream: TLSStream) -> None:
+        assert await receive_exactly(stream, len(expected), max_bytes) == expected
+
+    async with trio.open_nursery() as nursery:
+        for stream in (client, server):
+            nursery.start_soon(send, stream)
+            nursery.start_soon(receive, stream)
+    await client.aclose()
+    assert await server.receive_some() == b""
+    await server.aclose()
+
+
+async def test_one_wakeup_returns_all_records_that_have_come() -> None:
+    client, server = await handshake(memory_stream_pair())
+    for _ in range(3):
+        await client.send_all(bytes(10_000))
+    assert len(await server.receive_some()) == 30_000
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_buffers_are_fed_by_the_record_and_stay_small() -> None:
+    client, server = await handshake(memory_stream_pair())
+    received = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, bytes(1_000_000))
+        while len(received) < 1_000_000:
+            received += await server.receive_some()
+            assert server._incoming.pending <= RECORD_BYTES_MAX
+            assert client._outgoing.pending <= RECORD_BYTES_MAX
+    await client.aclose()
+    await server.aclose()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_end_without_close_notify_is_broken_and_not_an_end(version: ssl.TLSVersion) -> None:
+    near, far = memory_stream_pair()
+    client, server = await handshake((near, far), version)
+    await client.send_all(b"all that came")
+    await near.aclose()
+    assert await server.receive_some() == b"all that came"
+    for _ in range(2):
+        with pytest.raises(trio.BrokenResourceError, match="without a TLS close_notify"):
+            await server.receive_some()
+    await server.aclose()
+    await client.aclose()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_end_in_the_middle_of_a_record_delivers_whole_records_only(version: ssl.TLSVersion) -> None:
+    near, far = memory_stream_pair()
+    client, server = await handshake((near, far), version)
+    await client.send_all(b"whole")
+    # Seven bytes of the second record never leave.
+    hook, near.send_stream.send_all_hook = near.send_stream.send_all_hook, None
+    await client.send_all(b"torn")
+    record = near.send_stream.get_data_nowait()
+    near.send_stream.send_all_hook = hook
+    await trio.lowlevel.checkpoint()
+    far.receive_stream.put_data(bytes(record)[:-7])
+    far.receive_stream.put_eof()
+    assert await server.receive_some() == b"whole"
+    with pytest.raises(trio.BrokenResourceError, match="without a TLS close_notify"):
+        await server.receive_some()
+    await server.aclose()
+    await client.aclose()
+
+
+async def test_a_corrupted_record_breaks_the_stream_and_tells_the_peer() -> None:
+    near, far = memory_stream_pair()
+    client, server = await handshake((near, far))
+    far.receive_stream.put_data(b"\x17\x03\x03\x00\x20" + bytes(32))
+    # Newer versions of OpenSSL name the layer, older ones the fault.
+    with pytest.raises(trio.BrokenResourceError, match=r"bad record mac|record layer failure"):
+        await server.receive_some()
+    with pytest.raises(trio.BrokenResourceError, match=r"bad record mac|record layer failure"):
+        await server.send_all(b"x")
+    with pytest.raises(trio.BrokenResourceError, match="alert bad record mac"):
+        await client.receive_some()
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_each_direction_ends_on_its_own_close_notify() -> None:
+    client, server = await handshake(memory_stream_pair())
+    await client.send_all(b"request")
+    await client.aclose()
+    assert await server.receive_some() == b"request"
+    assert await server.receive_some() == b""
+    assert await server.receive_some() == b""
+    await server.aclose()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_close_notify_is_bounded_when_the_peer_does_not_read(
+    version: ssl.TLSVersion, autojump_clock: trio.testing.MockClock
+) -> None:
+    client, server = await handshake(lockstep_stream_pair(), version)
+    started = trio.current_time()
+    await server.aclose()
+    assert trio.current_time() - started == pytest.approx(1.0)
+    await trio.aclose_forcefully(client)
+
+
+async def test_aclose_does_not_wait_behind_a_blocked_send(autojump_clock: trio.testing.MockClock) -> None:
+    client, server = await handshake(lockstep_stream_pair())
+
+    async def send() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await client.send_all(bytes(100_000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        await client.aclose()
+    assert trio.current_time() == 0
+    with pytest.raises(trio.BrokenResourceError):
+        await receive_exactly(server, 100_001)
+    await server.aclose()
+
+
+async def test_a_cancelled_send_breaks_the_stream(autojump_clock: trio.testing.MockClock) -> None:
+    client, server = await handshake(lockstep_stream_pair())
+    with trio.move_on_after(1) as scope:
+        await client.send_all(bytes(100_000))
+    assert scope.cancelled_caught
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send_all(b"more")
+    await client.aclose()
+    await trio.aclose_forcefully(server)
+
+
+async def test_a_cancelled_receive_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    client, server = await handshake(memory_stream_pair())
+    with trio.move_on_after(1):
+        await server.receive_some()
+    await client.send_all(b"late")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await server.receive_some()
+    assert await server.receive_some() == b"late"
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_a_second_task_in_the_same_direction_is_refused() -> None:
+    client, server = await handshake(lockstep_stream_pair())
+
+    async def blocked(call: Callable[[], Awaitable[object]]) -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await call()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(blocked, lambda: client.send_all(bytes(100)))
+        nursery.start_soon(blocked, client.receive_some)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await client.send_all(b"x")
+        with pytest.raises(trio.BusyResourceError):
+            await client.wait_send_all_might_not_block()
+        with pytest.raises(trio.BusyResourceError):
+            await client.receive_some()
+        await client.aclose()
+    await trio.aclose_forcefully(server)
+
+
+def post_handshake_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    client_side, server_side = contexts(ssl.TLSVersion.TLSv1_3)
+    client_side.post_handshake_auth = True
+    authority().issue_cert("relay.test").configure_cert(client_side)
+    server_side.load_verify_locations(cadata=ca_pem())
+    server_side.post_handshake_auth = True
+    server_side.verify_mode = ssl.CERT_REQUIRED
+    return client_side, server_side
+
+
+async def post_handshake_pair(pair: tuple[AnyStream, AnyStream]) -> tuple[TLSStream, TLSStream]:
+    client_side, server_side = post_handshake_contexts()
+    client = TLSStream(pair[0], client_side, server_hostname="hub.test")
+    server = TLSStream(pair[1], server_side, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.do_handshake)
+        nursery.start_soon(server.do_handshake)
+    return client, server
+
+
+async def test_what_reading_makes_openssl_write_goes_out_with_the_next_send() -> None:
+    # A certificate request after the handshake is the one such message that Python can cause.
+    client, server = await post_handshake_pair(memory_stream_pair())
+    server.ssl_object.verify_client_post_handshake()
+    await server.send_all(b"x")
+    assert await client.receive_some() == b"x"
+    assert client._outgoing.pending
+    await client.send_all(b"y")
+    assert await server.receive_some() == b"y"
+    assert server.ssl_object.getpeercert() is not None
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_a_reader_never_waits_for_a_blocked_sender() -> None:
+    client, server = await post_handshake_pair(lockstep_stream_pair())
+    payload = bytes(range(256)) * 1000
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, payload)
+        await wait_all_tasks_blocked()
+        server.ssl_object.verify_client_post_handshake()
+        nursery.start_soon(server.send_all, b"x")
+        # The server reads nothing yet: the client's sender stays blocked, its reader must not. Later the
+        # server's reader meets the client's certificate and has tickets to send, while the client reads
+        # nothing.
+        assert await client.receive_some() == b"x"
+        assert await receive_exactly(server, len(payload)) == payload
+    assert server.ssl_object.getpeercert() is not None
+    await trio.aclose_forcefully(client)
+    await trio.aclose_forcefully(server)
+
+
+async def test_a_peer_that_causes_answers_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnel.tls.ANSWERS_BYTES_MAX", 100)
+    client, server = await post_handshake_pair(memory_stream_pair())
+    server.ssl_object.verify_client_post_handshake()
+    await server.send_all(b"x")
+    assert await client.receive_some() == b"x"
+    with pytest.raises(trio.BrokenResourceError, match="answers without end"):
+        await client.receive_some()
+    await client.aclose()
+    await server.aclose()
+
+
+async def failing_handshake(
+    client_side: ssl.SSLContext, server_side: ssl.SSLContext, hostname: str = "hub.test"
+) -> tuple[str, str]:
+    near, far = memory_stream_pair()
+    streams = {
+        "client": TLSStream(near, client_side, server_hostname=hostname),
+        "server": TLSStream(far, server_side, server_side=True),
+    }
+    texts: dict[str, str] = {}
+
+    async def run(name: str, stream: TLSStream) -> None:
+        try:
+            await stream.do_handshake()
+            await stream.receive_some()
+        except trio.BrokenResourceError as exc:
+            texts[name] = str(exc)
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        for name, stream in streams.items():
+            nursery.start_soon(run, name, stream)
+    return texts["client"], texts["server"]
+
+
+async def test_an_unknown_ca_is_named_on_both_sides() -> None:
+    import trustme
+
+    stranger = client_context(trustme.CA().cert_pem.bytes().decode())
+    client, server = await failing_handshake(stranger, contexts()[1])
+    assert client.startswith("the peer's certificate is not accepted: unable to get local issuer")
+    assert "alert unknown ca" in server
+
+
+async def test_a_wrong_host_name_is_named() -> None:
+    client, _ = await failing_handshake(*contexts(), hostname="other.test")
+    assert client.startswith("the peer's certificate is not accepted: Hostname mismatch")
+    assert "other.test" in client
+
+
+async def test_an_old_version_is_refused() -> None:
+    client_side, server_side = contexts()
+    client_side.minimum_version = ssl.TLSVersion.TLSv1_3
+    server_side.maximum_version = ssl.TLSVersion.TLSv1_2
+    client, server = await failing_handshake(client_side, server_side)
+    assert "alert protocol version" in client
+    assert "unsupported protocol" in server
+
+
+async def test_a_peer_that_speaks_no_tls_is_refused() -> None:
+    near, far = memory_stream_pair()
+    await far.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    client = TLSStream(near, contexts()[0], server_hostname="hub.test")
+    with pytest.raises(HandshakeFailed, match=r"TLS failed: (wrong version number|record layer failure)"):
+        await client.do_handshake()
+    await client.aclose()
+
+
+@pytest.mark.parametrize("after", [0, 1])
+async def test_a_peer_that_leaves_during_the_handshake_is_refused(after: int) -> None:
+    near, far = memory_stream_pair()
+    client = TLSStream(near, contexts()[0], server_hostname="hub.test")
+    if after:
+        await far.send_all(b"\x16\x03\x03")
+    await far.send_eof()
+    with pytest.raises(HandshakeFailed, match="the peer closed the connection during the TLS handshake"):
+        await client.do_handshake()
+    await client.aclose()
+    await far.aclose()
+
+
+async def test_a_cancelled_handshake_leaves_a_broken_stream(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = memory_stream_pair()
+    client = TLSStream(near, contexts()[0], server_hostname="hub.test")
+    with trio.move_on_after(1):
+        await client.do_handshake()
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send_all(b"x")
+    await client.aclose()
+    await far.aclose()

@@ -1,0 +1,146 @@
+"""TCP and TLS as tunnel and proxy use them: how a connection is opened, wrapped and tuned, in one place."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+from typing import Final
+
+import trio
+
+from tunnel.tls import HandshakeFailed, TLSStream
+
+__all__ = [
+    "HandshakeFailed",
+    "TLSStream",
+    "client_context",
+    "open_tcp",
+    "open_tls",
+    "peer_address",
+    "server_context",
+    "tune_socket",
+    "wrap_client",
+    "wrap_server",
+]
+
+# HTTP/1.1 is the only protocol spoken on any leg. Offering it by name keeps peers from choosing HTTP/2, on
+# which exec and port-forward cannot be upgraded.
+ALPN: Final = ["http/1.1"]
+
+# A peer that vanished without a word holds a socket open for good. The tunnel has its own, faster liveness;
+# this is the net below idle client connections: found dead 60 + 4 x 15 s after the last byte.
+KEEPALIVE_IDLE_S: Final = 60
+KEEPALIVE_INTERVAL_S: Final = 15
+KEEPALIVE_PROBES: Final = 4
+
+# How much of what was sent may wait in the kernel before the first byte of it is on the wire. More only
+# adds delay to what is sent next (a keystroke behind a download); less (trio sets 16 KiB) costs a wakeup
+# for each record.
+NOTSENT_LOWAT_BYTES: Final = 128 * 1024
+
+
+async def open_tcp(host: str, port: int) -> trio.SocketStream:
+    """Connect to the first address of `host` that answers, trying the next after a short wait (RFC 8305).
+
+    The name is resolved anew each time. Raises OSError. When cancelled, nothing is left open.
+    """
+    stream = await trio.open_tcp_stream(host, port)
+    tune_socket(stream)
+    return stream
+
+
+async def open_tls(
+    host: str, port: int, context: ssl.SSLContext, *, server_hostname: str | None = None
+) -> TLSStream:
+    """Connect to `host` and finish the handshake.
+
+    The certificate must be that of `server_hostname`, or of `host` without one. Raises OSError or
+    HandshakeFailed. The caller sets the deadline; when cancelled, nothing is left open.
+    """
+    return await wrap_client(await open_tcp(host, port), context, server_hostname=server_hostname or host)
+
+
+async def wrap_client(stream: trio.abc.Stream, context: ssl.SSLContext, *, server_hostname: str) -> TLSStream:
+    """Make a TLS client of a connected stream and finish the handshake; on a failure the stream is closed."""
+    tls = TLSStream(stream, context, server_hostname=server_hostname)
+    try:
+        await tls.do_handshake()
+    except BaseException:
+        await trio.aclose_forcefully(tls)
+        raise
+    return tls
+
+
+def wrap_server(stream: trio.abc.Stream, context: ssl.SSLContext) -> TLSStream:
+    """Make a TLS server of an accepted stream; the caller awaits `do_handshake` under its own deadline."""
+    return TLSStream(stream, context, server_side=True)
+
+
+def tune_socket(stream: trio.SocketStream) -> None:
+    """Set what all our connections want; trio has already set TCP_NODELAY."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    # Not every platform has each of these options by this name; they only sharpen what works without them.
+    for name, value in (
+        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
+        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
+        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+        ("TCP_NOTSENT_LOWAT", NOTSENT_LOWAT_BYTES),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            stream.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def peer_address(stream: trio.abc.Stream) -> str:
+    """Return `address:port` of the other end of a TCP or TLS stream, for logs; its kind for any other."""
+    while isinstance(stream, TLSStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream):
+        return type(stream).__name__
+    try:
+        host, port = stream.socket.getpeername()[:2]
+    except OSError:
+        return "a closed connection"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def client_context(ca_pem: str | None = None) -> ssl.SSLContext:
+    """Return a context that verifies servers against `ca_pem`, or against the system's CAs without it.
+
+    Raises ValueError when `ca_pem` holds no certificate.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    if ca_pem is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return context
+    try:
+        context.load_verify_locations(cadata=ca_pem)
+    except (ssl.SSLError, ValueError) as exc:
+        raise ValueError("no usable certificate in the PEM of the CA") from exc
+    # Any certificate in the file is an anchor, an intermediate or the server's own as well, as it is for
+    # kubectl.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
+def server_context(cert: str | os.PathLike[str], key: str | os.PathLike[str]) -> ssl.SSLContext:
+    """Return a context for a server with the certificate chain and private key in two PEM files.
+
+    Raises OSError when a file cannot be read and ssl.SSLError when they do not fit.
+    """
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    return context
+
+
+def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
+    # Not ssl.create_default_context: that writes the session keys to the file that SSLKEYLOGFILE names, and
+    # whoever can set an agent's environment could then read every token.
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(ALPN)
+    # Renegotiation lets a peer burn our CPU, and makes a write wait for a read. Compression leaks what is
+    # encrypted. Session tickets stay on: a resumed handshake costs a third.
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    return context
