@@ -93,3 +93,44 @@ def test_masking_keeps_the_number_of_values_and_leaves_no_match_of_a_literal(
     assert len(masked) == len(values)
     if pattern == "a+":
         assert "a" not in "".join(masked)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                JWT,
+                API_KEY,
+                "Bearer 0123456789",
+                "ACCESS_TOKEN=x",
+                "id_token=x",
+                "refresh_token=x",
+                "client_secret=x",
+                "client_assertion=x",
+                "base64url.bearer.authorization.k8s.io.x",
+                "eyJ",
+                "hws",
+                "%65",
+                " ",
+                "&",
+                "=",
+                "?",
+            ]
+        )
+    ),
+    st.sampled_from(["note", "target", "argument", "user agent"]),
+)
+def test_the_quick_look_never_misses_what_the_slow_one_masks(parts: list[str], place: str) -> None:
+    text = "".join(parts)
+    event = call()
+    match place:
+        case "note":
+            event = attrs.evolve(event, note=text)
+        case "target":
+            event = call(target=f"/api?{text}")
+        case "argument":
+            event = attrs.evolve(event, stream=Stream(command=(text,)))
+        case _:
+            event = attrs.evolve(event, client=Client("::1", text))
+    # A pattern that matches nothing here switches the quick look off.
+    assert Masks().apply(event) == Masks(["\x00"]).apply(event)
