@@ -288,7 +288,10 @@ class ServerConnection:
             parts += self._h11.send_with_data_passthrough(h11.EndOfMessage()) or ()
         while self._interim is not None:
             await self._interim.wait()
-        await self._write(parts[0] if len(parts) == 1 else b"".join(parts))
+        if parts:
+            await self._write(parts[0] if len(parts) == 1 else b"".join(parts))
+        else:
+            await trio.lowlevel.checkpoint()
 
     async def _send_continue(self) -> None:
         """Send the 100 that the client waits for; whoever sends the answer waits until it is out."""

@@ -1,0 +1,332 @@
+"""One exchange from end to end: the request's body one way, the answer the other, or two raw copies.
+
+Theory of operation. The task that calls `forward` carries the answer, from the outbound side to the inbound
+one. Beside it runs at most one more task, which carries the request's body and then, or at once when there is
+no body, watches for the client to leave. So it is plain who cancels whom:
+
+- The client leaves, or its body breaks: the second task says so and cancels the first.
+- The answer is complete or has failed: the first task cancels the second, also in the middle of an upload
+  (an API server that answers 413 reads no further, and its answer has to get through).
+- An upload that the API server does not take any more is no failure: it just stops, the answer will tell.
+
+Nothing here has a deadline but the end of an upgraded stream (SPLICE_DRAIN_S). A watch is silent for hours
+and a webhook takes its minute; ending them is not this file's business. A client that does not read stops
+the copy, and by it the tunnel's credit for this one stream.
+
+Most requests are a small GET, answered in one piece at once. Those get no second task: the first waits alone
+for QUIET_S, which is how long a client's leaving may go unnoticed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from proxy.exchange import (
+    ByteStream,
+    ExchangeBroken,
+    Failure,
+    Inbound,
+    InboundBroken,
+    Outbound,
+    OutboundBroken,
+    Processed,
+    StreamCode,
+)
+from proxy.head import RequestHead, ResponseHead
+from tunnel.stream import StreamReset
+
+# A task and its nursery cost 15 µs, a tenth of a small request, and most answers are here long before this.
+# Half of the second within which an abandoned request must be cancelled upstream.
+QUIET_S = 0.5
+# After one direction of an upgraded stream ended where the transport has no half-close (TLS), or cannot be
+# written any more, the other one may finish for this long. kube-apiserver itself ends both at once.
+SPLICE_DRAIN_S = 1.0
+
+
+class CloseReason(enum.Enum):
+    """How an exchange ended, for its record."""
+
+    COMPLETE = "complete"
+    CLIENT_GONE = "client gone"
+    CLIENT_ERROR = "client error"
+    UPSTREAM_FAILED = "upstream failed"
+
+
+@attrs.define
+class Tally:
+    """What has crossed so far; for whoever may cancel an exchange, since a cancelled one returns nothing."""
+
+    status: int = 0
+    """The answer's, once it was begun; 0 before."""
+    bytes_in: int = 0
+    """From the client: the request's body, then what an upgraded stream carried."""
+    bytes_out: int = 0
+    upgraded: bool = False
+
+
+@attrs.frozen
+class Outcome:
+    """What came of an exchange.
+
+    With `status` 0 nothing was sent to the client, and answering is the caller's (a Status, a RESET, or a
+    second try elsewhere when `failure.processed` is NO and there was no body). Otherwise all is said and
+    done, and a `failure` means that the client was cut.
+    """
+
+    status: int
+    bytes_in: int
+    bytes_out: int
+    close_reason: CloseReason
+    failure: Failure | None
+    upgraded: bool
+
+
+async def forward(
+    inbound: Inbound,
+    outbound: Outbound,
+    request: RequestHead,
+    *,
+    on_head: Callable[[ResponseHead], ResponseHead],
+    tally: Tally | None = None,
+) -> Outcome:
+    """Carry one exchange to its end.
+
+    The request's head was sent already, and `outbound` is the caller's to close, whatever comes of it.
+    `on_head` turns the answer's head into the one for the client; if it raises ExchangeBroken, that answer
+    goes no further, as if it had never come. Cancelled: both sides are left as they are, `inbound` is then
+    good for nothing but `cut`.
+    """
+    exchange = _Exchange(inbound, outbound, request, on_head, tally if tally is not None else Tally())
+    if request.upgrade is not None and request.body_length != 0:
+        failure = Failure(StreamCode.PROTOCOL, Processed.NO, "an upgrade cannot have a body")
+        return exchange.outcome(CloseReason.CLIENT_ERROR, failure)
+    return await exchange.run()
+
+
+@attrs.define
+class _Exchange:
+    inbound: Inbound
+    outbound: Outbound
+    request: RequestHead
+    on_head: Callable[[ResponseHead], ResponseHead]
+    tally: Tally
+    client_failure: Failure | None = None
+    """Set by the second task when it cancels the first."""
+
+    async def run(self) -> Outcome:
+        try:
+            head = await self._carry()
+            if head is not None:
+                return await self._upgrade(head)
+        except InboundBroken as exc:
+            return await self._client_failed(exc.failure)
+        except ExchangeBroken as exc:
+            # Before the answer was begun the caller has better words for it than a cut.
+            if self.tally.status:
+                await self.inbound.cut(exc.failure)
+            return self.outcome(CloseReason.UPSTREAM_FAILED, exc.failure)
+        if self.client_failure is not None:
+            return await self._client_failed(self.client_failure)
+        return self.outcome(CloseReason.COMPLETE, None)
+
+    def outcome(self, reason: CloseReason, failure: Failure | None) -> Outcome:
+        tally = self.tally
+        return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
+
+    async def _client_failed(self, failure: Failure) -> Outcome:
+        if failure.code is StreamCode.CANCEL or self.tally.status:
+            await self.inbound.cut(failure)
+        gone = failure.code is StreamCode.CANCEL
+        return self.outcome(CloseReason.CLIENT_GONE if gone else CloseReason.CLIENT_ERROR, failure)
+
+    # -- request and answer --------------------------------------------------------------------------------
+
+    async def _carry(self) -> ResponseHead | None:
+        """Carry request and answer; returns the head of a 101, with which the exchange goes on."""
+        head: ResponseHead | None = None
+        if self.request.body_length == 0:
+            with trio.move_on_after(QUIET_S):
+                head = await self.outbound.receive_head()
+        if head is not None:
+            if head.status == 101:
+                return head
+            chunk = self.outbound.receive_body_nowait()
+            ahead = self.outbound.receive_body_nowait() if chunk else None
+            if chunk == b"" or ahead == b"":
+                await self._answer(head, chunk, ahead)
+                return None
+        else:
+            chunk = ahead = None
+        broken: ExchangeBroken | None = None
+        complete = False
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._attend_client, nursery.cancel_scope)
+            try:
+                if head is None:
+                    head = await self.outbound.receive_head()
+                    if head.status != 101:
+                        chunk = self.outbound.receive_body_nowait()
+                        ahead = self.outbound.receive_body_nowait() if chunk else None
+                if head.status != 101:
+                    await self._answer(head, chunk, ahead)
+                    complete = True
+            except ExchangeBroken as exc:
+                # Out of the nursery it goes as it is, not in a group.
+                broken = exc
+            nursery.cancel_scope.cancel()
+        if complete:
+            # A client that leaves as soon as it has the last byte has not failed.
+            self.client_failure = None
+        if broken is not None:
+            raise broken
+        if complete or self.client_failure is not None:
+            return None
+        return head
+
+    async def _answer(self, head: ResponseHead, chunk: bytes | None, ahead: bytes | None) -> None:
+        """Send the answer: `chunk` and `ahead` are what has come behind its head, None for nothing yet.
+
+        One piece is held back while the next one is looked for (never waited for), so that an answer which
+        is here as a whole leaves in one write, its end included.
+        """
+        head = self.on_head(head)
+        self.tally.status = head.status
+        if chunk:
+            self.tally.bytes_out += len(chunk)
+            await self.inbound.send_head(head, chunk, end=ahead == b"")
+            if ahead == b"":
+                return
+            chunk = ahead
+        else:
+            await self.inbound.send_head(head, end=chunk is not None)
+            if chunk is not None:
+                return
+        while True:
+            if chunk is None:
+                chunk = await self.outbound.receive_body()
+            if not chunk:
+                await self.inbound.end()
+                return
+            ahead = self.outbound.receive_body_nowait()
+            self.tally.bytes_out += len(chunk)
+            await self.inbound.send_body(chunk, end=ahead == b"")
+            if ahead == b"":
+                return
+            chunk = ahead
+
+    async def _attend_client(self, answering: trio.CancelScope) -> None:
+        """Carry the request's body, if there is one, and then watch for the client to leave."""
+        try:
+            if self.request.body_length != 0:
+                await self._upload()
+            await self.inbound.wait_disconnect()
+            self.client_failure = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
+        except InboundBroken as exc:
+            self.client_failure = exc.failure
+        answering.cancel()
+
+    async def _upload(self) -> None:
+        while data := await self.inbound.receive_body():
+            self.tally.bytes_in += len(data)
+            try:
+                await self.outbound.send_body(data)
+            except OutboundBroken:
+                return
+        try:
+            await self.outbound.end_body()
+        except OutboundBroken:
+            return
+
+    # -- after a 101 ---------------------------------------------------------------------------------------
+
+    async def _upgrade(self, head: ResponseHead) -> Outcome:
+        head = self.on_head(head)
+        self.tally.status = head.status
+        self.tally.upgraded = True
+        await self.inbound.send_head(head)
+        splice = _Splice(self.inbound.upgraded(), self.outbound.upgraded(), self.tally)
+        await splice.run()
+        if splice.upstream_ended:
+            # All that the API server had to say was said, so the end may look like one.
+            with trio.move_on_after(SPLICE_DRAIN_S):
+                await self.inbound.end()
+            return self.outcome(CloseReason.COMPLETE, None)
+        failure = splice.failure or Failure(StreamCode.CANCEL, Processed.YES, "the client ended first")
+        await self.inbound.cut(failure)
+        upstream = failure.code is not StreamCode.CANCEL
+        reason = CloseReason.UPSTREAM_FAILED if upstream else CloseReason.CLIENT_GONE
+        return self.outcome(reason, failure)
+
+
+@attrs.define
+class _Splice:
+    """Two raw copies. Each ends its sink when its source ends, or starts the clock for the other one."""
+
+    client: ByteStream
+    upstream: ByteStream
+    tally: Tally
+    upstream_ended: bool = False
+    """The upstream ended cleanly, and all of it was sent."""
+    failure: Failure | None = None
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._to_upstream, nursery.cancel_scope)
+            await self._to_client(nursery.cancel_scope)
+
+    async def _to_upstream(self, both: trio.CancelScope) -> None:
+        while True:
+            try:
+                data = await self.client.receive_some()
+            except trio.BrokenResourceError:
+                self._fail(both, StreamCode.CANCEL, "the client is gone")
+                return
+            try:
+                if not data:
+                    await self._end(self.upstream, both)
+                    return
+                await self.upstream.send_all(data)
+            except trio.BrokenResourceError:
+                # What it said before it stopped listening is still to be delivered.
+                self._drain(both)
+                return
+            self.tally.bytes_in += len(data)
+
+    async def _to_client(self, both: trio.CancelScope) -> None:
+        while True:
+            try:
+                data = await self.upstream.receive_some()
+            except StreamReset as exc:
+                self._fail(both, exc.code, exc.reason)
+                return
+            except trio.BrokenResourceError as exc:
+                self._fail(both, StreamCode.UPSTREAM_RESET, str(exc) or "the connection broke")
+                return
+            try:
+                if not data:
+                    self.upstream_ended = True
+                    await self._end(self.client, both)
+                    return
+                await self.client.send_all(data)
+            except trio.BrokenResourceError:
+                self._fail(both, StreamCode.CANCEL, "the client is gone")
+                return
+            self.tally.bytes_out += len(data)
+
+    async def _end(self, sink: ByteStream, both: trio.CancelScope) -> None:
+        if sink.can_half_close:
+            await sink.send_eof()
+        else:
+            self._drain(both)
+
+    def _drain(self, both: trio.CancelScope) -> None:
+        both.deadline = min(both.deadline, trio.current_time() + SPLICE_DRAIN_S)
+
+    def _fail(self, both: trio.CancelScope, code: StreamCode, reason: str) -> None:
+        if self.failure is None and not self.upstream_ended:
+            self.failure = Failure(code, Processed.YES, reason)
+        both.cancel()

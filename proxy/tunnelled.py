@@ -1,0 +1,198 @@
+"""The two ends of an exchange over a stream of the tunnel.
+
+OPEN carries the request's head, HEAD the answer's, both in canonical form; DATA is the decoded body and FIN
+its clean end. RESET in line is the cut: it follows the last byte and can be taken for nothing else. After a
+101 the same stream carries raw bytes, so the OPEN of an upgrade has no FIN.
+
+The tunnel knows nothing of lengths, so they are checked here: a body that ends before or after the length
+that its head promised would be passed on as a broken message, on a connection whose two sides then disagree
+over where the next one begins.
+"""
+
+from __future__ import annotations
+
+import trio
+
+from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.head import HeadError, RequestHead, ResponseHead
+from proxy.wire import RawStream
+from tunnel.stream import Stream, StreamReset
+
+# How often a stream whose bytes have ended is looked at, while nothing is sent on it.
+RESET_POLL_S = 0.5
+# Bytes that come for an upgrade before its 101.
+EARLY_BYTES_MAX = 64 * 1024
+
+
+class TunnelOutbound:
+    """The hub's end: a stream that it opened with the request's head."""
+
+    def __init__(self, stream: Stream, request: RequestHead) -> None:
+        self._stream = stream
+        self._method = request.method
+        self._left: int | None = None
+        self._answered = False
+        self._ended = False
+
+    async def send_body(self, data: bytes) -> None:
+        """Send bytes of the request's body."""
+        try:
+            await self._stream.send_all(data)
+        except StreamReset as exc:
+            raise OutboundBroken(_failure(exc)) from exc
+
+    async def end_body(self) -> None:
+        """Say that the request's body is whole."""
+        try:
+            await self._stream.send_eof()
+        except StreamReset as exc:
+            raise OutboundBroken(_failure(exc)) from exc
+
+    async def receive_head(self) -> ResponseHead:
+        """Return the answer's head; raises OutboundBroken with the relay's own reason when there is none."""
+        try:
+            head = ResponseHead.decode(await self._stream.receive_head())
+        except StreamReset as exc:
+            raise OutboundBroken(_failure(exc)) from exc
+        except HeadError as exc:
+            raise self._lying(f"the relay's head cannot be read: {exc}") from exc
+        self._answered = True
+        self._left = head.body_length if head.has_body(self._method) else 0
+        return head
+
+    async def receive_body(self) -> bytes:
+        """Return body bytes as they come; b"" at the clean end."""
+        if self._ended:
+            await trio.lowlevel.checkpoint()
+            return b""
+        try:
+            data = await self._stream.receive_some()
+        except StreamReset as exc:
+            raise OutboundBroken(_failure(exc)) from exc
+        self._count(len(data))
+        return data
+
+    def receive_body_nowait(self) -> bytes | None:
+        """Return b"" when the body has ended (a promised length is an end as well), else None."""
+        return b"" if self._ended or self._left == 0 else None
+
+    def _count(self, size: int) -> None:
+        self._ended = size == 0
+        if self._left is None:
+            return
+        self._left -= size
+        if self._left < 0 or (self._ended and self._left > 0):
+            raise self._lying("the answer's body has another length than its head says")
+
+    def upgraded(self) -> RawStream:
+        """Return the raw stream after a 101."""
+        return RawStream(self._stream)
+
+    async def aclose(self) -> None:
+        """Leave the stream: quietly when both directions have ended, else with a RESET."""
+        await self._stream.aclose()
+
+    def _lying(self, reason: str) -> OutboundBroken:
+        processed = Processed.YES if self._answered else Processed.MAYBE
+        self._stream.reset(StreamCode.PROTOCOL, processed=processed, reason=reason)
+        return OutboundBroken(Failure(StreamCode.PROTOCOL, processed, reason))
+
+
+class TunnelInbound:
+    """The relay's end: a stream that it accepted, with the request's head decoded from it."""
+
+    def __init__(self, stream: Stream, request: RequestHead) -> None:
+        self._stream = stream
+        self._left = request.body_length
+        self._upgrade = request.upgrade is not None
+        self._ended = False
+        self._head_sent = False
+        self._early = b""
+        self._raw: RawStream | None = None
+
+    async def receive_body(self) -> bytes:
+        """Return body bytes as they come; b"" at the clean end."""
+        if self._ended:
+            await trio.lowlevel.checkpoint()
+            return b""
+        try:
+            data = await self._stream.receive_some()
+        except StreamReset as exc:
+            raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
+        self._ended = not data
+        if self._left is not None:
+            self._left -= len(data)
+            if self._left < 0 or (self._ended and self._left > 0):
+                reason = "the request's body has another length than its head says"
+                raise InboundBroken(Failure(StreamCode.PROTOCOL, Processed.MAYBE, reason))
+        return data
+
+    async def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:
+        """Send the answer's head, and body bytes and the end behind it."""
+        self._head_sent = True
+        try:
+            await self._stream.send_head(head.encode(), eof=end and not data)
+            if data:
+                await self._stream.send_all(data)
+                if end:
+                    await self._stream.send_eof()
+        except StreamReset as exc:
+            raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
+
+    async def send_body(self, data: bytes, *, end: bool = False) -> None:
+        """Send body bytes, and the end behind them when `end`."""
+        try:
+            await self._stream.send_all(data)
+            if end:
+                await self._stream.send_eof()
+        except StreamReset as exc:
+            raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
+
+    async def end(self) -> None:
+        """End the answer, or the raw stream, cleanly."""
+        try:
+            await self._stream.send_eof()
+        except StreamReset as exc:
+            raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
+
+    def upgraded(self) -> RawStream:
+        """Return the raw stream after a 101 was sent; what came before it is its first."""
+        early, self._early = self._early, b""
+        return RawStream(self._stream, early, ended=self._ended)
+
+    async def cut(self, failure: Failure) -> None:
+        """RESET the stream behind its last byte."""
+        self._stream.reset(failure.code, processed=failure.processed, reason=failure.reason, in_line=True)
+        await trio.lowlevel.checkpoint()
+
+    def refuse(self, failure: Failure) -> None:
+        """RESET the stream instead of answering."""
+        self._stream.reset(failure.code, processed=failure.processed, reason=failure.reason)
+
+    async def wait_disconnect(self) -> None:
+        """Return once the hub has RESET the stream. Early bytes of an upgrade are kept, up to a bound."""
+        try:
+            while self._upgrade and not self._ended and len(self._early) < EARLY_BYTES_MAX:
+                data = await self._stream.receive_some()
+                self._ended = not data
+                self._early += data
+            while True:
+                await trio.sleep(RESET_POLL_S)
+                await self._check_reset()
+        except StreamReset:
+            return
+
+    async def _check_reset(self) -> None:
+        try:
+            await self._stream.wait_send_all_might_not_block()
+        except (trio.BusyResourceError, trio.ClosedResourceError):
+            # Somebody is waiting to send, who will be told; or the answer has ended, and with it the wait.
+            return
+
+    async def aclose(self) -> None:
+        """Leave the stream; an answer that ended still arrives, also when the request was not read."""
+        await self._stream.aclose()
+
+
+def _failure(reset: StreamReset, code: StreamCode | None = None) -> Failure:
+    return Failure(reset.code if code is None else code, reset.processed, reset.reason)
