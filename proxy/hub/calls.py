@@ -205,7 +205,7 @@ class Calls:
             outcome = await self._forward(connection, call, opening.eid, way)
         finally:
             if outcome is None:
-                stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the hub stopped")
+                stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
                 outcome = _failed(stopped, CloseReason.CLIENT_GONE, way.tally)
             closing = _closing(opening, outcome, way.relay, (time.monotonic() - started) * 1000)
             self._record(closing)

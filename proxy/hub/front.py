@@ -18,6 +18,7 @@ import trio
 from audit.record import Kind
 from audit.recorder import Recorder
 from auth.tokens import TokenError
+from proxy.exchange import InboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub.calls import PREFIX, Calls
@@ -144,7 +145,7 @@ class Front:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 await self._serve(ServerConnection(MeteredStream(tls, stranger)), stranger, address)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
         except Exception:
             _log.exception("a client's connection failed by a fault of ours")

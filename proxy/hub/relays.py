@@ -24,7 +24,20 @@ from proxy.hub.entities import Cluster, Mode
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.store import RelayContact
 from proxy.hub.trail import Trail
-from tunnel import CloseCode, Hello, Memory, Rejected, Role, Session, Welcome, accept_websocket, open_session
+from tunnel import (
+    CloseCode,
+    Hello,
+    Memory,
+    Rejected,
+    RemoteProtocolError,
+    Role,
+    Session,
+    SessionClosed,
+    TransportClosed,
+    Welcome,
+    accept_websocket,
+    open_session,
+)
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000
@@ -101,14 +114,19 @@ class RelayEndpoint:
         """
         raw_head = connection.raw_head
         stream, leftover = connection.detach()
-        async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
-            async with open_session(
-                transport,
-                Role.LISTENER,
-                answer_hello=lambda hello: self._welcome(hello, claims, cluster),
-                memory=self.memory,
-            ) as session:
+        try:
+            async with (
+                accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport,
+                open_session(
+                    transport,
+                    Role.LISTENER,
+                    answer_hello=lambda hello: self._welcome(hello, claims, cluster),
+                    memory=self.memory,
+                ) as session,
+            ):
                 await self._keep(session, claims, cluster, address)
+        except (Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
+            _log.warning("a relay of cluster %s, from %s, got no session: %s", cluster.name, address, error)
 
     def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:
         if hello.instance != claims.instance or hello.cluster != claims.cluster_id:

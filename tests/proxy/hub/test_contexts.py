@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import attrs
+import pytest
+import trio
+
+from auth.principal import Principal
+from proxy.hub import contexts
+from proxy.hub.contexts import RENEW_AFTER_S, TokenContexts
+from tests.proxy.hub.sessions import session_pair
+from tunnel import Session
+
+ANN = Principal("agent-1", "ann", "acme", ("sre",))
+BOB = Principal("agent-2", "bob", "acme", ("web",))
+
+
+@attrs.define
+class Mint:
+    """Numbers its tokens, so that each can be told from every other."""
+
+    count: int = 0
+
+    def __call__(self, principal: Principal, now: float) -> str:
+        self.count += 1
+        return f"{principal.name}-{self.count}"
+
+
+async def accepted_payload(hub: Session, relay: Session, index: int) -> tuple[int, bytes]:
+    """The group and payload under which the relay sees a stream that was opened with the context."""
+    stream = hub.open_stream(b"head", context=index)
+    accepted = await relay.accept()
+    await accepted.aclose()
+    await stream.aclose()
+    return accepted.context.group, bytes(accepted.context.payload)
+
+
+async def test_a_token_is_minted_once_and_named_by_every_stream() -> None:
+    async with session_pair() as (hub, relay):
+        mint = Mint()
+        table = TokenContexts(hub, mint)
+        first = table.index_for(ANN, now=0.0)
+        assert table.index_for(ANN, now=RENEW_AFTER_S - 0.1) == first
+        assert mint.count == 1
+        assert await accepted_payload(hub, relay, first) == (1, b"ann-1")
+
+
+async def test_a_token_is_renewed_in_time_in_its_agents_group() -> None:
+    async with session_pair() as (hub, relay):
+        table = TokenContexts(hub, Mint())
+        first = table.index_for(ANN, now=0.0)
+        table.index_for(BOB, now=0.0)
+        second = table.index_for(ANN, now=RENEW_AFTER_S)
+        assert second != first
+        assert await accepted_payload(hub, relay, second) == (1, b"ann-3")
+
+
+async def test_changed_teams_take_effect_at_once() -> None:
+    async with session_pair() as (hub, _):
+        table = TokenContexts(hub, Mint())
+        first = table.index_for(ANN, now=0.0)
+        assert table.index_for(attrs.evolve(ANN, teams=("sre", "web")), now=1.0) != first
+
+
+async def test_renew_mints_whatever_the_age() -> None:
+    async with session_pair() as (hub, _):
+        table = TokenContexts(hub, Mint())
+        assert table.index_for(ANN, now=0.0) != table.renew(ANN, now=0.1)
+
+
+async def test_the_agents_of_a_session_are_bounded_and_none_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(contexts, "AGENTS_PER_SESSION_MAX", 2)
+    async with session_pair() as (hub, relay):
+        mint = Mint()
+        table = TokenContexts(hub, mint)
+        for number in range(10):
+            principal = Principal(f"agent-{number}", f"n{number}", "acme", ("sre",))
+            index = table.index_for(principal, now=float(number))
+            assert (await accepted_payload(hub, relay, index))[1] == f"n{number}-{number + 1}".encode()
+        await trio.testing.wait_all_tasks_blocked()

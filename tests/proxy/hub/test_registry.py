@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+
+from proxy.hub.contexts import TokenContexts
+from proxy.hub.registry import INSTANCES_PER_CLUSTER_MAX, LiveRelay, Registry, TooManyInstancesError
+from tests.proxy.hub.sessions import session_pair
+from tunnel import Session, StreamCode
+
+
+def live(session: Session, instance: str = "relay-1", cluster: str = "c1") -> LiveRelay:
+    contexts = TokenContexts(session, lambda principal, now: "token")
+    return LiveRelay(cluster, "prod", instance, "boot", "1", "192.0.2.1", 0.0, session, contexts)
+
+
+async def test_a_cluster_without_a_relay_is_offline_at_once() -> None:
+    assert Registry().session("c1") is None
+
+
+async def test_a_relay_is_found_while_its_block_lasts() -> None:
+    registry = Registry()
+    async with session_pair() as (hub, _):
+        relay = live(hub)
+        with registry.registered(relay) as superseded:
+            assert superseded is None
+            assert registry.session("c1") is relay
+            assert registry.session("c2") is None
+            assert list(registry.relays()) == [relay]
+        assert registry.session("c1") is None
+        assert list(registry.relays()) == []
+
+
+async def test_the_least_loaded_instance_is_chosen() -> None:
+    registry = Registry()
+    async with session_pair() as (busy, _), session_pair() as (quiet, _):
+        context = busy.add_context(1, b"token")
+        busy.open_stream(b"head", context=context)
+        with registry.registered(live(busy, "a")), registry.registered(live(quiet, "b")):
+            found = registry.session("c1")
+            assert found is not None
+            assert found.instance == "b"
+
+
+async def test_a_relay_that_drains_gets_no_new_stream() -> None:
+    registry = Registry()
+    async with session_pair() as (hub, relay):
+        with registry.registered(live(hub)):
+            relay.go_away(code=StreamCode.DRAINING, drain_ms=1000, retry_after_ms=0, reason="rollout")
+            while not hub.draining:
+                await trio_checkpoint()
+            assert registry.session("c1") is None
+
+
+async def trio_checkpoint() -> None:
+    import trio
+
+    await trio.lowlevel.checkpoint()
+
+
+async def test_a_newer_session_of_an_instance_supersedes_and_outlives_the_old_one() -> None:
+    registry = Registry()
+    async with session_pair() as (old_session, _), session_pair() as (new_session, _):
+        old, new = live(old_session), live(new_session)
+        with registry.registered(new):
+            pass
+        old_block = registry.registered(old)
+        old_block.__enter__()
+        with registry.registered(new) as superseded:
+            assert superseded is old
+            # The old one's end, whenever it comes, leaves the new one in place.
+            old_block.__exit__(None, None, None)
+            assert registry.session("c1") is new
+
+
+async def test_the_instances_of_a_cluster_are_bounded() -> None:
+    registry = Registry()
+    async with session_pair() as (hub, _):
+        blocks = [registry.registered(live(hub, f"relay-{n}")) for n in range(INSTANCES_PER_CLUSTER_MAX)]
+        for block in blocks:
+            block.__enter__()
+        with (
+            pytest.raises(TooManyInstancesError, match="16 live relays"),
+            registry.registered(live(hub, "one-more")),
+        ):
+            pass
+        with registry.registered(live(hub, "relay-3")):
+            pass
