@@ -53,6 +53,11 @@ class ClientConnection:
             and not len(self._scanner)
         )
 
+    @property
+    def answered(self) -> bool:
+        """Whether the head of this exchange's answer has come."""
+        return self._answered
+
     async def send_request(self, head: RequestHead) -> None:
         """Begin an exchange: send the head, and the end of the request when it has no body.
 

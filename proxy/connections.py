@@ -66,12 +66,14 @@ class Connections:
             raise self._dial_failed(f"no connection within {DIAL_DEADLINE_S:.0f} s") from exc
         except (OSError, HandshakeFailed) as exc:
             raise self._dial_failed(_one_line(exc)) from exc
-        return stream, ClientConnection(stream), False
+        return stream, ClientConnection(stream, release=_keep_open), False
 
     async def release(self, stream: trio.abc.Stream, connection: ClientConnection, *, keep: bool) -> None:
         """Take a connection back: kept when it is clean, `keep` allows it and there is room; else cut."""
         if keep and connection.reusable and not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX:
             self._idle.append(_Idle(stream, connection, trio.current_time()))
+            # Ends the exchange and nothing else.
+            await connection.aclose()
         else:
             await trio.aclose_forcefully(stream)
 
@@ -94,7 +96,7 @@ class Connections:
 
     def _take(self, now: float) -> tuple[_Idle | None, list[_Idle]]:
         """The most recently used connection that seems alive, and those that are to be closed."""
-        doomed = []
+        doomed: list[_Idle] = []
         while self._idle:
             # The last one: so the others age, and a quiet process keeps few.
             idle = self._idle.pop()
@@ -107,6 +109,10 @@ class Connections:
         return OutboundBroken(
             Failure(StreamCode.DIAL_FAILED, Processed.NO, f"cannot reach {self._server}: {reason}")
         )
+
+
+def _keep_open(connection: ClientConnection) -> None:
+    """What a connection that can be used again is released to: it is kept by `release` above."""
 
 
 def _has_input(stream: trio.abc.Stream) -> bool:

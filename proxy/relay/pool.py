@@ -1,0 +1,202 @@
+"""One request to the API server: on which connection, with which token, and when it may be sent again.
+
+The API server takes its client's word per request (a bearer token, and whom to impersonate), so requests of
+different agents may follow one another on a connection. An upgrade is another matter and gets a connection of
+its own, which nothing else ever uses, whatever the answer was (see proxy.connections).
+
+Two requests are sent again, each once, and neither can have had an effect before:
+
+- one that met a kept connection which the API server had already given up. It must be a safe one without a
+  body, and no answer may have begun: what is not safe cannot be told from a request that was carried out just
+  before the connection broke.
+- one that was answered 401 because the relay's own token is old, if the disk has another by now and no body
+  was sent. Authentication comes before everything else there.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from proxy.connections import Connections
+from proxy.exchange import ByteStream, Failure, OutboundBroken, Processed, StreamCode
+from proxy.head import RequestHead, ResponseHead
+from proxy.http import ClientConnection
+from proxy.relay.serviceaccount import ClusterAccess
+from tunnel.net import open_tls
+
+log = logging.getLogger(__name__)
+
+_SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+
+Dial = Callable[[ClusterAccess], Awaitable[trio.abc.Stream]]
+
+
+async def dial_tls(access: ClusterAccess) -> trio.abc.Stream:
+    """Connect to the API server; raises OSError or HandshakeFailed.
+
+    Straight to its address: no proxy of the environment is asked, since the token goes where this connects.
+    """
+    return await open_tls(access.host, access.port, access.ssl_context(), server_hostname=access.server_name)
+
+
+class Pool:
+    """The way to one API server; use `open_pool`."""
+
+    def __init__(self, access: ClusterAccess, connections: Connections) -> None:
+        self.access = access
+        self.connections = connections
+
+    async def exchange(self, build_head: Callable[[str], RequestHead], *, tail: bool = False) -> Exchange:
+        """Send the request that `build_head` makes with the relay's token, and return its answering side.
+
+        `tail` says that a backend behind the API server answers, so that a 401 is the backend's own. Raises
+        OutboundBroken; when cancelled, the connection is closed. Whatever `build_head` raises comes through
+        before anything is sent or dialled.
+        """
+        exchange = Exchange(self, build_head, tail=tail)
+        await exchange.start()
+        return exchange
+
+
+class Exchange:
+    """The answering side of one request (an Outbound), on a connection of the pool.
+
+    Make it with `Pool.exchange`, and `aclose` it whatever happens.
+    """
+
+    def __init__(self, pool: Pool, build_head: Callable[[str], RequestHead], *, tail: bool) -> None:
+        self._pool = pool
+        self._build_head = build_head
+        self._tail = tail
+        self._token = pool.access.token()
+        self._head = build_head(self._token)
+        self._upgrade = self._head.upgrade is not None
+        # Only such a request can be sent twice: nothing of it was streamed.
+        self._bodyless = self._head.body_length == 0
+        self._token_renewed = False
+        self._reused = False
+        self._stream: trio.abc.Stream | None = None
+        self._connection: ClientConnection | None = None
+
+    async def start(self, *, fresh: bool = False) -> None:
+        """Send the head; raises OutboundBroken. Cancelled: the connection is closed."""
+        stream, connection, reused = await self._pool.connections.acquire(fresh=fresh or self._upgrade)
+        self._stream, self._connection, self._reused = stream, connection, reused
+        try:
+            await connection.send_request(self._head)
+        except OutboundBroken as broken:
+            await self._cut()
+            if not self._may_send_again(broken):
+                raise
+            await self.start(fresh=True)
+        except BaseException:
+            await self._cut()
+            raise
+
+    async def receive_head(self) -> ResponseHead:
+        """Return the answer's head, of the second try where there was one. See Outbound."""
+        while True:
+            try:
+                head = await self._current().receive_head()
+            except OutboundBroken as broken:
+                if not self._may_send_again(broken):
+                    raise
+                log.debug("the API server had closed a kept connection; sending the request again")
+                await self._cut()
+                await self.start(fresh=True)
+                continue
+            if head.status != 401 or self._tail:
+                return head
+            await self._answer_401()
+
+    async def send_body(self, data: bytes) -> None:
+        """See Outbound."""
+        await self._current().send_body(data)
+
+    async def end_body(self) -> None:
+        """See Outbound."""
+        if not self._bodyless:
+            await self._current().end_body()
+
+    async def receive_body(self) -> bytes:
+        """See Outbound."""
+        return await self._current().receive_body()
+
+    def receive_body_nowait(self) -> bytes | None:
+        """See Outbound."""
+        return self._current().receive_body_nowait()
+
+    def upgraded(self) -> ByteStream:
+        """See Outbound."""
+        return self._current().upgraded()
+
+    async def aclose(self) -> None:
+        """Give the connection back if it is clean, else cut it. May be called again."""
+        stream, connection = self._stream, self._connection
+        self._stream = self._connection = None
+        if stream is not None and connection is not None:
+            await self._pool.connections.release(stream, connection, keep=not self._upgrade)
+
+    async def _answer_401(self) -> None:
+        """Send the request again under a newer token; raises OutboundBroken if there is none.
+
+        The agent has shown no credential to the API server, so a 401 from there is never the agent's: passed
+        on, it would send kubectl looking for a new one.
+        """
+        access = self._pool.access
+        newer = access.refresh_token() or access.token() != self._token
+        await self._cut()
+        if not (newer and self._bodyless) or self._token_renewed:
+            log.warning("the API server refuses the relay's own token (401)")
+            raise _own_token_refused()
+        log.info("the API server refused an old token; sending the request again with the new one")
+        self._token_renewed = True
+        self._token = access.token()
+        self._head = self._build_head(self._token)
+        await self.start(fresh=True)
+
+    def _may_send_again(self, broken: OutboundBroken) -> bool:
+        return (
+            self._reused
+            and self._bodyless
+            and self._head.method in _SAFE_METHODS
+            # Not an answer that makes no sense, and not one that had begun.
+            and broken.failure.code is StreamCode.UPSTREAM_RESET
+            and broken.failure.processed is Processed.MAYBE
+        )
+
+    def _current(self) -> ClientConnection:
+        if self._connection is None:
+            raise OutboundBroken(
+                Failure(StreamCode.UPSTREAM_RESET, Processed.MAYBE, "the connection is closed")
+            )
+        return self._connection
+
+    async def _cut(self) -> None:
+        stream, self._stream, self._connection = self._stream, None, None
+        if stream is not None:
+            await trio.aclose_forcefully(stream)
+
+
+@asynccontextmanager
+async def open_pool(access: ClusterAccess, dial: Dial = dial_tls) -> AsyncIterator[Pool]:
+    """Keep connections for the block; closes those that idle too long, and at the end all of them."""
+    connections = Connections(lambda: dial(access), access.authority.decode("ascii"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connections.sweep)
+        try:
+            yield Pool(access, connections)
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                # Waits for no peer: these connections are cut.
+                await connections.aclose()
+
+
+def _own_token_refused() -> OutboundBroken:
+    reason = "the API server refuses the relay's own service-account token"
+    return OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, reason))
