@@ -184,13 +184,19 @@ class Store:
 
     # -- teams
 
-    def add_team(self, name: str) -> str:
-        """Add a team and return its id; raises InvalidError, ConflictError."""
+    def add_team(self, name: str, clusters: Iterable[str] = ()) -> str:
+        """Add a team, grant it clusters, and return its id.
+
+        Raises InvalidError, ConflictError, NotFoundError for a cluster.
+        """
         check_name("team", name)
         with self._transaction() as connection:
             _refuse_taken(connection, t.teams, "team", name)
             team_id = _new_id()
             connection.execute(sa.insert(t.teams).values(id=team_id, name=name, created_at=self._clock()))
+            for cluster in dict.fromkeys(clusters):
+                cluster_id = _find(connection, t.clusters, "cluster", cluster).id
+                connection.execute(sa.insert(t.cluster_grants).values(cluster_id=cluster_id, team_id=team_id))
             return team_id
 
     def remove_team(self, name: str) -> str:
@@ -335,7 +341,7 @@ class Store:
         self,
         name: str,
         *,
-        relay_key: PublicKey,
+        relay_key: PublicKey | None = None,
         teams: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
         mode: Mode = Mode.TUNNEL,
@@ -343,8 +349,9 @@ class Store:
         relay_ca_pem: str | None = None,
         relay_address_private: bool = False,
     ) -> str:
-        """Add a cluster with its relay's public key and return its id.
+        """Add a cluster and return its id.
 
+        A tunnel relay has a key, by which the hub knows it; a direct one is known by its certificate.
         Raises InvalidError, ConflictError, NotFoundError.
         """
         check_name("cluster name", name)
@@ -353,6 +360,8 @@ class Store:
             relay_url is not None or relay_ca_pem is not None or relay_address_private
         ):
             raise InvalidError("a tunnel relay dials the hub: relay URL and CA belong to mode direct")
+        if mode is Mode.TUNNEL and relay_key is None:
+            raise InvalidError("mode tunnel needs the public key by which the relay proves itself")
         if mode is Mode.DIRECT:
             if relay_url is None:
                 raise InvalidError("mode direct needs the URL at which the hub reaches the relay")
@@ -374,7 +383,8 @@ class Store:
                     created_at=self._clock(),
                 )
             )
-            self._add_relay_key(connection, cluster_id, relay_key)
+            if relay_key is not None:
+                self._add_relay_key(connection, cluster_id, relay_key)
             for team in dict.fromkeys(teams):
                 team_id = _find(connection, t.teams, "team", team).id
                 connection.execute(sa.insert(t.cluster_grants).values(cluster_id=cluster_id, team_id=team_id))

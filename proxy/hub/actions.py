@@ -1,0 +1,540 @@
+"""What an operator can do to a hub: each action in terms of the store, without any HTTP.
+
+An action returns what its caller is shown. Secrets (an agent's API key, a relay's private key, an admin
+token) are made here, returned once, and kept only as hash or public key.
+
+Where an action changes whom a relay must be able to impersonate, its result names the clusters whose
+ClusterRole is to be applied again (`apply_rbac`).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal, TypeVar
+
+import attrs
+import msgspec
+from cryptography import x509
+
+from auth.apikey import hash as hash_key
+from auth.apikey import new_api_key
+from auth.keys import SigningKey
+from proxy.hub.datadir import SigningKeys
+from proxy.hub.directory import Directory
+from proxy.hub.entities import Agent, AgentState, ApiKey, Cluster, Mode, Snapshot, Team
+from proxy.hub.errors import InvalidError, NotFoundError
+from proxy.hub.operations import Operations
+from proxy.hub.rules import PEM_LENGTH_MAX, shown
+from proxy.hub.store import Store
+from proxy.manifests import (
+    NAMESPACE,
+    SERVICE_ACCOUNT,
+    ManifestError,
+    RelayManifest,
+    cluster_role,
+    relay_manifests,
+    to_yaml,
+)
+
+# As many characters of a key as identify it to its holder and help nobody else: 4 of prefix, 6 of 43.
+HINT_CHARACTERS = 10
+
+Payload = Mapping[str, object]
+T = TypeVar("T")
+
+
+class NewTeam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    clusters: tuple[str, ...] = ()
+    """Granted to the team at once."""
+
+
+class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    owner: str
+    teams: tuple[str, ...]
+
+
+class AgentTeams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    teams: tuple[str, ...]
+
+
+class ManifestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the relay is deployed; nothing of it is stored."""
+
+    namespace: str = NAMESPACE
+    service_account: str = SERVICE_ACCOUNT
+    image: str | None = None
+    replicas: int = 2
+    service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
+    hub_ca_pem: str | None = None
+    """The CA of the hub's certificate, where the hub does not know it (its own certificate, a private CA)."""
+
+
+class NewCluster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    teams: tuple[str, ...] = ()
+    labels: dict[str, str] = {}
+    mode: Literal["tunnel", "direct"] = "tunnel"
+    relay_url: str | None = None
+    relay_ca_pem: str | None = None
+    relay_address_private: bool = False
+    manifest: ManifestOptions = ManifestOptions()
+
+
+class NewRelayKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    keep_old: bool = False
+    manifest: ManifestOptions = ManifestOptions()
+
+
+class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+
+
+@attrs.frozen
+class Done:
+    """What an action did: for the operator, and (without any secret) for the audit trail."""
+
+    body: Payload = attrs.field(repr=False)
+    created: bool = False
+    note: str = ""
+    cluster: Cluster | None = None
+
+
+@attrs.frozen
+class Administration:
+    """The actions of one hub. Each raises what the store raises, and InvalidError."""
+
+    directory: Directory
+    keys: Callable[[], SigningKeys]
+    pepper: bytes = attrs.field(repr=False)
+    public_url: str
+    hub_ca_pem: str | None
+    """The CA that clients need for the hub's certificate; None when it is one of the public ones."""
+    version: str
+    operations: Operations
+
+    @property
+    def _now(self) -> Snapshot:
+        return self.directory.current
+
+    def hub(self) -> Done:
+        """What this hub is, and what a relay or an agent must know to trust it."""
+        return Done(
+            {
+                "org": self._now.org,
+                "public_url": self.public_url,
+                "version": self.version,
+                "ca_pem": self.hub_ca_pem,
+                "signing_key": self.keys().active.kid,
+            }
+        )
+
+    # -- teams
+
+    def teams(self) -> Done:
+        """List the teams."""
+        return Done({"teams": [self._team(team) for _, team in sorted(self._now.teams_by_name.items())]})
+
+    def team(self, name: str) -> Done:
+        """Show one team."""
+        return Done(self._team(_known(self._now.teams_by_name, "team", name)))
+
+    async def add_team(self, new: NewTeam) -> Done:
+        """Add a team, and grant it clusters."""
+
+        def add(store: Store) -> None:
+            store.add_team(new.name, clusters=new.clusters)
+
+        await self.directory.change(add)
+        team = self._now.teams_by_name[new.name]
+        body = {**self._team(team), "apply_rbac": sorted(set(new.clusters))}
+        return Done(body, created=True, note=f"id={team.id} clusters={','.join(new.clusters)}")
+
+    async def remove_team(self, name: str) -> Done:
+        """Remove a team that no agent is in."""
+        team = _known(self._now.teams_by_name, "team", name)
+        granted = [cluster.name for cluster in self._clusters() if team.id in cluster.team_ids]
+        await self.directory.change(lambda store: store.remove_team(name))
+        return Done(
+            {"removed": name, "group": f"{self._now.org}/{name}", "apply_rbac": granted}, note=f"id={team.id}"
+        )
+
+    def _team(self, team: Team) -> Payload:
+        agents = [a.name for _, a in sorted(self._now.agents_by_name.items()) if team.id in a.team_ids]
+        return {
+            "name": team.name,
+            "id": team.id,
+            "group": f"{self._now.org}/{team.name}",
+            "agents": agents,
+            "clusters": [cluster.name for cluster in self._clusters() if team.id in cluster.team_ids],
+            "created_at": _time(team.created_at),
+        }
+
+    # -- agents
+
+    def agents(self, *, retired: bool) -> Done:
+        """List the agents, the retired ones only when they are asked for."""
+        listed = [
+            a for _, a in sorted(self._now.agents_by_name.items()) if retired or a.state != AgentState.RETIRED
+        ]
+        return Done({"agents": [self._agent(agent) for agent in listed]})
+
+    async def agent(self, name: str) -> Done:
+        """Show one agent with its keys (their hints, that is)."""
+        agent = _known(self._now.agents_by_name, "agent", name)
+        keys = await self.directory.read(lambda store: store.api_keys(name))
+        return Done({**self._agent(agent), "keys": [_api_key(key) for key in keys]})
+
+    async def add_agent(self, new: NewAgent) -> Done:
+        """Add an agent with its first API key, which is shown this once."""
+        key, key_hash, hint = self._new_key()
+        _, key_id = await self.directory.change(
+            lambda store: store.add_agent(
+                new.name, owner=new.owner, teams=new.teams, key_hash=key_hash, key_hint=hint
+            )
+        )
+        agent = self._now.agents_by_name[new.name]
+        return Done(
+            {
+                **self._agent(agent),
+                "api_key": key,
+                "api_key_id": key_id,
+                "apply_rbac": [cluster.name for cluster in self._now.clusters_of(agent)],
+            },
+            created=True,
+            note=f"id={agent.id} owner={agent.owner} teams={','.join(agent.teams)} key={key_id}",
+        )
+
+    async def set_agent_teams(self, name: str, new: AgentTeams) -> Done:
+        """Replace an agent's teams."""
+        await self.directory.change(lambda store: store.set_agent_teams(name, new.teams))
+        agent = self._now.agents_by_name[name]
+        affected = [cluster.name for cluster in self._now.clusters_of(agent)]
+        return Done(
+            {**self._agent(agent), "apply_rbac": affected},
+            note=f"id={agent.id} teams={','.join(agent.teams)}",
+        )
+
+    async def lock_agent(self, name: str) -> Done:
+        """Refuse an agent until it is unlocked."""
+        return await self._agent_state(Store.lock_agent, name)
+
+    async def unlock_agent(self, name: str) -> Done:
+        """Let an agent in again."""
+        return await self._agent_state(Store.unlock_agent, name)
+
+    async def remove_agent(self, name: str) -> Done:
+        """Retire an agent: its keys end, its name is never given again."""
+        agent = _known(self._now.agents_by_name, "agent", name)
+        affected = [cluster.name for cluster in self._now.clusters_of(agent)]
+        done = await self._agent_state(Store.retire_agent, name)
+        return attrs.evolve(done, body={**done.body, "apply_rbac": affected})
+
+    async def _agent_state(self, change: Callable[[Store, str], str], name: str) -> Done:
+        agent_id = await self.directory.change(lambda store: change(store, name))
+        agent = self._now.agents_by_id[agent_id]
+        return Done(self._agent(agent), note=f"id={agent.id} state={agent.state}")
+
+    async def add_key(self, agent: str) -> Done:
+        """Give an agent another API key, which is shown this once."""
+        key, key_hash, hint = self._new_key()
+        key_id = await self.directory.change(
+            lambda store: store.add_api_key(agent, key_hash=key_hash, key_hint=hint)
+        )
+        return Done({"agent": agent, "id": key_id, "api_key": key}, created=True, note=f"key={key_id}")
+
+    async def revoke_key(self, agent: str, key_id: str) -> Done:
+        """Revoke one API key of an agent."""
+        await self.directory.change(lambda store: store.revoke_api_key(agent, key_id))
+        return Done({"agent": agent, "revoked": key_id}, note=f"key={key_id}")
+
+    def _new_key(self) -> tuple[str, str, str]:
+        key = new_api_key(secrets.token_bytes(32))
+        return key, hash_key(key, self.pepper), key[:HINT_CHARACTERS]
+
+    def _agent(self, agent: Agent) -> Payload:
+        return {
+            "name": agent.name,
+            "id": agent.id,
+            "owner": agent.owner,
+            "state": str(agent.state),
+            "teams": list(agent.teams),
+            "clusters": [cluster.name for cluster in self._now.clusters_of(agent)],
+            "created_at": _time(agent.created_at),
+            "last_used_at": _time(agent.last_used_at),
+        }
+
+    # -- clusters
+
+    def clusters(self) -> Done:
+        """List the clusters with the number of relays that are here."""
+        return Done({"clusters": [self._cluster(cluster) for cluster in self._clusters()]})
+
+    def cluster(self, name: str) -> Done:
+        """Show one cluster with the agents that may reach it."""
+        cluster = _known(self._now.clusters_by_name, "cluster", name)
+        agents = [agent.name for agent in self._now.agents_of(cluster)]
+        return Done({**self._cluster(cluster), "agents": agents}, cluster=cluster)
+
+    async def add_cluster(self, new: NewCluster) -> Done:
+        """Add a cluster, and return its relay's manifests with the private key, this once."""
+        mode = Mode(new.mode)
+        relay_key = SigningKey.generate() if mode is Mode.TUNNEL else None
+        for pem in (new.relay_ca_pem, new.manifest.hub_ca_pem):
+            _check_certificates(pem)
+        # Rendered before anything is stored: a fault found afterwards would leave a cluster without a key.
+        self._manifest(new.name, "0", mode, relay_key, new.manifest)
+        self._rbac((), (), new.manifest)
+        cluster_id = await self.directory.change(
+            lambda store: store.add_cluster(
+                new.name,
+                relay_key=relay_key.public if relay_key is not None else None,
+                teams=new.teams,
+                labels=new.labels,
+                mode=mode,
+                relay_url=new.relay_url,
+                relay_ca_pem=new.relay_ca_pem,
+                relay_address_private=new.relay_address_private,
+            )
+        )
+        cluster = self._now.clusters_by_id[cluster_id]
+        return Done(
+            {**self._cluster(cluster), **self._relay_setup(cluster, relay_key, new.manifest)},
+            created=True,
+            note=f"id={cluster.id} mode={mode} teams={','.join(cluster.teams)}",
+            cluster=cluster,
+        )
+
+    async def remove_cluster(self, name: str) -> Done:
+        """Remove a cluster: its relays can no longer connect, its agents no longer reach it."""
+        cluster = _known(self._now.clusters_by_name, "cluster", name)
+        await self.directory.change(lambda store: store.remove_cluster(name))
+        return Done({"removed": name}, note=f"id={cluster.id}", cluster=cluster)
+
+    async def grant(self, name: str, team: str) -> Done:
+        """Let a team's agents reach a cluster."""
+        await self.directory.change(lambda store: store.grant(name, team))
+        return self._granted(name, team)
+
+    async def revoke(self, name: str, team: str) -> Done:
+        """Take a cluster from a team."""
+        await self.directory.change(lambda store: store.revoke(name, team))
+        return self._granted(name, team)
+
+    def _granted(self, name: str, team: str) -> Done:
+        cluster = self._now.clusters_by_name[name]
+        return Done({**self._cluster(cluster), "apply_rbac": [name]}, note=f"team={team}", cluster=cluster)
+
+    async def replace_relay_key(self, name: str, new: NewRelayKey) -> Done:
+        """Give a cluster's relay a new key, and return its manifests with it, this once."""
+        cluster = _known(self._now.clusters_by_name, "cluster", name)
+        if cluster.mode is not Mode.TUNNEL:
+            raise InvalidError(f"cluster {name} is in mode direct: its relay has no key of its own")
+        _check_certificates(new.manifest.hub_ca_pem)
+        key = SigningKey.generate()
+        setup = self._relay_setup(cluster, key, new.manifest)
+        await self.directory.change(
+            lambda store: store.replace_relay_key(name, key.public, keep_old=new.keep_old)
+        )
+        cluster = self._now.clusters_by_name[name]
+        note = f"kid={key.kid} keep_old={new.keep_old}"
+        return Done({**self._cluster(cluster), **setup}, created=True, note=note, cluster=cluster)
+
+    def rbac(self, name: str, options: ManifestOptions, *, wildcard: bool) -> Done:
+        """Render the ClusterRole that lets the relay impersonate whoever may reach the cluster now."""
+        cluster = _known(self._now.clusters_by_name, "cluster", name)
+        yaml = self._cluster_rbac(cluster, options, wildcard=wildcard)
+        return Done({"cluster": name, "rbac": yaml}, cluster=cluster)
+
+    def _relay_setup(self, cluster: Cluster, key: SigningKey | None, options: ManifestOptions) -> Payload:
+        manifest = self._manifest(cluster.name, cluster.id, cluster.mode, key, options)
+        return {
+            "relay": {
+                "mode": str(cluster.mode),
+                "cluster_id": cluster.id,
+                "hub_url": self.public_url,
+                "hub_keys": manifest.hub_keys,
+                "hub_ca_pem": manifest.hub_ca_pem,
+                "private_key_pem": manifest.private_key_pem,
+            },
+            "manifests": to_yaml(relay_manifests(manifest)),
+            "rbac": self._cluster_rbac(cluster, options),
+        }
+
+    def _manifest(
+        self, name: str, cluster_id: str, mode: Mode, key: SigningKey | None, options: ManifestOptions
+    ) -> RelayManifest:
+        build = partial(
+            RelayManifest,
+            cluster_id=cluster_id,
+            cluster_name=name,
+            hub_url=self.public_url,
+            hub_keys=self.keys().public.to_jwks(),
+            hub_ca_pem=options.hub_ca_pem or self.hub_ca_pem,
+            mode=mode.value,
+            private_key_pem=key.to_pem().decode("ascii") if key is not None else None,
+            service_type=options.service_type,
+            namespace=options.namespace,
+            service_account=options.service_account,
+            replicas=options.replicas,
+        )
+        try:
+            return build() if options.image is None else build(image=options.image)
+        except ManifestError as error:
+            raise InvalidError(str(error)) from error
+
+    def _cluster_rbac(self, cluster: Cluster, options: ManifestOptions, *, wildcard: bool = False) -> str:
+        agents = self._now.agents_of(cluster)
+        # An agent is sent with all of its groups, so each of them must be allowed, also where the cluster
+        # was granted to another of its teams; a team that still has no agent is named ahead of its first.
+        groups = {
+            group for agent in agents if agent.principal is not None for group in agent.principal.groups
+        }
+        groups |= {f"{self._now.org}/{team}" for team in cluster.teams}
+        return self._rbac([agent.name for agent in agents], sorted(groups), options, wildcard=wildcard)
+
+    def _rbac(
+        self,
+        agents: Iterable[str],
+        groups: Iterable[str],
+        options: ManifestOptions,
+        *,
+        wildcard: bool = False,
+    ) -> str:
+        try:
+            return to_yaml(
+                cluster_role(
+                    list(agents),
+                    list(groups),
+                    wildcard=wildcard,
+                    namespace=options.namespace,
+                    service_account=options.service_account,
+                )
+            )
+        except ManifestError as error:
+            raise InvalidError(str(error)) from error
+
+    def _clusters(self) -> list[Cluster]:
+        return [cluster for _, cluster in sorted(self._now.clusters_by_name.items())]
+
+    def _cluster(self, cluster: Cluster) -> Payload:
+        return {
+            "name": cluster.name,
+            "id": cluster.id,
+            "mode": str(cluster.mode),
+            "labels": dict(cluster.labels),
+            "teams": list(cluster.teams),
+            "relay_keys": [key.kid for key in cluster.relay_keys],
+            "relay_url": cluster.relay_url,
+            "relay_address_private": cluster.relay_address_private,
+            "relays": sum(relay.cluster == cluster.name for relay in self.operations.relays()),
+            "created_at": _time(cluster.created_at),
+        }
+
+    # -- relays
+
+    async def relays(self) -> Done:
+        """List the relays: those that are here with their round trip, the others with their last sign."""
+        live = {(relay.cluster, relay.instance): relay for relay in self.operations.relays()}
+        listed: list[Payload] = [
+            {
+                "cluster": relay.cluster,
+                "instance": relay.instance,
+                "state": "connected",
+                "version": relay.version,
+                "address": relay.address,
+                "connected_at": _time(relay.connected_at),
+                "last_seen_at": _time(relay.last_seen),
+                "rtt_ms": relay.rtt_ms,
+                "streams": relay.streams,
+            }
+            for relay in live.values()
+        ]
+        listed += [
+            {
+                "cluster": relay.cluster,
+                "instance": relay.instance,
+                "state": "away",
+                "version": relay.version,
+                "address": relay.address,
+                "connected_at": _time(relay.connected_at),
+                "last_seen_at": _time(relay.last_seen_at),
+                "rtt_ms": None,
+                "streams": 0,
+            }
+            for relay in await self.directory.read(Store.relay_instances)
+            if (relay.cluster, relay.instance) not in live
+        ]
+        listed.sort(
+            key=lambda relay: (str(relay["cluster"]), relay["state"] != "connected", str(relay["instance"]))
+        )
+        return Done({"relays": listed})
+
+    # -- admin tokens
+
+    def tokens(self) -> Done:
+        """List the tokens of the admin API."""
+        listed = sorted(self._now.admin_tokens_by_hash.values(), key=lambda token: token.name)
+        return Done(
+            {
+                "tokens": [
+                    {
+                        "name": token.name,
+                        "id": token.id,
+                        "created_at": _time(token.created_at),
+                        "last_used_at": _time(token.last_used_at),
+                    }
+                    for token in listed
+                ]
+            }
+        )
+
+    async def add_token(self, new: NewToken) -> Done:
+        """Add a token of the admin API, which is shown this once."""
+        token = new_api_key(secrets.token_bytes(32))
+        digest = hash_key(token, self.pepper)
+        token_id = await self.directory.change(lambda store: store.add_admin_token(new.name, digest))
+        return Done({"name": new.name, "id": token_id, "token": token}, created=True, note=f"id={token_id}")
+
+    async def remove_token(self, name: str) -> Done:
+        """Revoke a token of the admin API."""
+        token_id = await self.directory.change(lambda store: store.remove_admin_token(name))
+        return Done({"removed": name}, note=f"id={token_id}")
+
+
+def _known(by_name: Mapping[str, T], kind: str, name: str) -> T:
+    found = by_name.get(name)
+    if found is None:
+        raise NotFoundError(f"there is no {kind} {shown(name)}")
+    return found
+
+
+def _api_key(key: ApiKey) -> Payload:
+    return {
+        "id": key.id,
+        "hint": f"{key.hint}…",
+        "created_at": _time(key.created_at),
+        "last_used_at": _time(key.last_used_at),
+        "revoked_at": _time(key.revoked_at),
+    }
+
+
+def _time(epoch_s: float | None) -> str | None:
+    if epoch_s is None:
+        return None
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _check_certificates(pem: str | None) -> None:
+    if pem is None:
+        return
+    try:
+        if len(pem) > PEM_LENGTH_MAX or "PRIVATE" in pem:
+            raise ValueError
+        x509.load_pem_x509_certificates(pem.encode("ascii"))
+    except ValueError:
+        raise InvalidError("a CA must be certificates in PEM, and nothing else") from None

@@ -1,0 +1,423 @@
+"""The admin API: who asks, which action, what comes of it, and the audit event of each.
+
+JSON over HTTP on a listener of its own, with the operator's bearer token on every path but /healthz:
+
+    GET    /healthz  /metrics
+    GET    /v1/hub  /v1/teams  /v1/agents[?retired=true]  /v1/clusters  /v1/relays  /v1/tokens
+    GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME  /v1/clusters/NAME/rbac[?wildcard=true&…]
+    POST   /v1/teams  /v1/agents  /v1/clusters  /v1/tokens
+    POST   /v1/agents/NAME/{lock,unlock,keys}  /v1/clusters/NAME/keys
+    PUT    /v1/agents/NAME/teams  /v1/clusters/NAME/teams/TEAM
+    DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
+
+A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
+trail cannot be written, nothing is changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Protocol, TypeVar
+
+import attrs
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from audit.ids import uuid7
+from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, text, utc
+from audit.record import Cluster as AuditCluster
+from audit.record import Request as AuditRequest
+from audit.record import Response as AuditResponse
+from audit.store import AuditUnavailable
+from auth.apikey import ApiKeyError, parse
+from auth.apikey import hash as hash_key
+from proxy.hub.actions import (
+    Administration,
+    AgentTeams,
+    Done,
+    ManifestOptions,
+    NewAgent,
+    NewCluster,
+    NewRelayKey,
+    NewTeam,
+    NewToken,
+)
+from proxy.hub.entities import AdminToken
+from proxy.hub.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    StoreError,
+    StoreUnavailableError,
+)
+from proxy.hub.trail import without_bearer
+
+# Two CA bundles in one request are the most that anyone sends.
+BODY_BYTES_MAX = 256 * 1024
+
+_SECURITY_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_ANSWERS: dict[type[StoreError], tuple[int, str]] = {
+    InvalidError: (422, "invalid"),
+    NotFoundError: (404, "not_found"),
+    ConflictError: (409, "conflict"),
+    StoreUnavailableError: (503, "store_unavailable"),
+}
+T = TypeVar("T")
+log = logging.getLogger("hawse.hub.admin")
+
+
+class Recorder(Protocol):
+    """What this API needs of the audit trail."""
+
+    async def intent(self, event: Event) -> None:
+        """Return once the event is durable; raises AuditUnavailable."""
+        ...
+
+    def complete(self, event: Event) -> None:
+        """Queue the end of an action."""
+        ...
+
+
+@attrs.frozen
+class Call:
+    """One authenticated request."""
+
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: bytes = attrs.field(repr=False)
+
+    def decode(self, shape: type[T]) -> T:
+        """Read the body as this shape; raises InvalidError with the place of the fault, never a value."""
+        try:
+            return msgspec.json.decode(self.body or b"{}", type=shape)
+        except msgspec.ValidationError as error:
+            raise InvalidError(f"the request's body: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise InvalidError("the request's body is not JSON") from error
+
+    def flag(self, name: str) -> bool:
+        """Read a query parameter that is true or false; raises InvalidError."""
+        value = self.query.get(name, "false")
+        if value not in {"true", "false"}:
+            raise InvalidError(f"{name} must be true or false")
+        return value == "true"
+
+    def manifest_options(self) -> ManifestOptions:
+        """Read where the relay lives from the query."""
+        plain = ManifestOptions()
+        return ManifestOptions(
+            namespace=self.query.get("namespace", plain.namespace),
+            service_account=self.query.get("service_account", plain.service_account),
+        )
+
+
+Run = Callable[[Administration, Call], Awaitable[Done]]
+
+
+@attrs.frozen
+class Action:
+    """A path with a method, what it is called in the trail, and what it does."""
+
+    method: str
+    path: str
+    verb: str
+    resource: str
+    run: Run
+
+    @property
+    def changes(self) -> bool:
+        return self.method != "GET"
+
+
+async def _hub(admin: Administration, call: Call) -> Done:
+    return admin.hub()
+
+
+async def _teams(admin: Administration, call: Call) -> Done:
+    return admin.teams()
+
+
+async def _team(admin: Administration, call: Call) -> Done:
+    return admin.team(call.path["name"])
+
+
+async def _agents(admin: Administration, call: Call) -> Done:
+    return admin.agents(retired=call.flag("retired"))
+
+
+async def _clusters(admin: Administration, call: Call) -> Done:
+    return admin.clusters()
+
+
+async def _cluster(admin: Administration, call: Call) -> Done:
+    return admin.cluster(call.path["name"])
+
+
+async def _rbac(admin: Administration, call: Call) -> Done:
+    return admin.rbac(call.path["name"], call.manifest_options(), wildcard=call.flag("wildcard"))
+
+
+async def _tokens(admin: Administration, call: Call) -> Done:
+    return admin.tokens()
+
+
+ACTIONS: Sequence[Action] = (
+    Action("GET", "/v1/hub", "get", "hub", _hub),
+    Action("GET", "/v1/teams", "list", "teams", _teams),
+    Action("GET", "/v1/teams/{name}", "get", "teams", _team),
+    Action("POST", "/v1/teams", "create", "teams", lambda a, c: a.add_team(c.decode(NewTeam))),
+    Action("DELETE", "/v1/teams/{name}", "delete", "teams", lambda a, c: a.remove_team(c.path["name"])),
+    Action("GET", "/v1/agents", "list", "agents", _agents),
+    Action("GET", "/v1/agents/{name}", "get", "agents", lambda a, c: a.agent(c.path["name"])),
+    Action("POST", "/v1/agents", "create", "agents", lambda a, c: a.add_agent(c.decode(NewAgent))),
+    Action("DELETE", "/v1/agents/{name}", "delete", "agents", lambda a, c: a.remove_agent(c.path["name"])),
+    Action("POST", "/v1/agents/{name}/lock", "lock", "agents", lambda a, c: a.lock_agent(c.path["name"])),
+    Action(
+        "POST", "/v1/agents/{name}/unlock", "unlock", "agents", lambda a, c: a.unlock_agent(c.path["name"])
+    ),
+    Action(
+        "PUT",
+        "/v1/agents/{name}/teams",
+        "update",
+        "agents/teams",
+        lambda a, c: a.set_agent_teams(c.path["name"], c.decode(AgentTeams)),
+    ),
+    Action("POST", "/v1/agents/{name}/keys", "create", "agents/keys", lambda a, c: a.add_key(c.path["name"])),
+    Action(
+        "DELETE",
+        "/v1/agents/{name}/keys/{id}",
+        "delete",
+        "agents/keys",
+        lambda a, c: a.revoke_key(c.path["name"], c.path["id"]),
+    ),
+    Action("GET", "/v1/clusters", "list", "clusters", _clusters),
+    Action("GET", "/v1/clusters/{name}", "get", "clusters", _cluster),
+    Action("GET", "/v1/clusters/{name}/rbac", "get", "clusters/rbac", _rbac),
+    Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.add_cluster(c.decode(NewCluster))),
+    Action(
+        "DELETE", "/v1/clusters/{name}", "delete", "clusters", lambda a, c: a.remove_cluster(c.path["name"])
+    ),
+    Action(
+        "POST",
+        "/v1/clusters/{name}/keys",
+        "create",
+        "clusters/keys",
+        lambda a, c: a.replace_relay_key(c.path["name"], c.decode(NewRelayKey)),
+    ),
+    Action(
+        "PUT",
+        "/v1/clusters/{name}/teams/{team}",
+        "grant",
+        "clusters/teams",
+        lambda a, c: a.grant(c.path["name"], c.path["team"]),
+    ),
+    Action(
+        "DELETE",
+        "/v1/clusters/{name}/teams/{team}",
+        "revoke",
+        "clusters/teams",
+        lambda a, c: a.revoke(c.path["name"], c.path["team"]),
+    ),
+    Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.relays()),
+    Action("GET", "/v1/tokens", "list", "tokens", _tokens),
+    Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.add_token(c.decode(NewToken))),
+    Action("DELETE", "/v1/tokens/{name}", "delete", "tokens", lambda a, c: a.remove_token(c.path["name"])),
+)
+
+
+def admin_app(
+    administration: Administration,
+    recorder: Recorder,
+    metrics: CollectorRegistry,
+    clock: Callable[[], float],
+) -> Starlette:
+    """Build the ASGI application; it holds nothing that needs a lifespan."""
+    gate = _Gate(administration, recorder, metrics, clock)
+    app = Starlette(
+        routes=[
+            Route("/healthz", gate.healthz, methods=["GET"]),
+            Route("/metrics", gate.metrics_page, methods=["GET"]),
+            *(Route(action.path, gate.serve(action), methods=[action.method]) for action in ACTIONS),
+        ],
+        exception_handlers={HTTPException: _unrouted},
+    )
+    # A redirect would be an answer before the gate.
+    app.router.redirect_slashes = False
+    return app
+
+
+class _Gate:
+    """What stands before every action: the operator's token, the audit event, one form of answers."""
+
+    def __init__(
+        self,
+        administration: Administration,
+        recorder: Recorder,
+        metrics: CollectorRegistry,
+        clock: Callable[[], float],
+    ) -> None:
+        self._admin = administration
+        self._recorder = recorder
+        self._metrics = metrics
+        self._clock = clock
+
+    async def healthz(self, request: Request) -> Response:
+        """Say that the loop is alive, to anyone."""
+        return Response(b"ok\n", media_type="text/plain", headers=_SECURITY_HEADERS)
+
+    async def metrics_page(self, request: Request) -> Response:
+        """Answer a scrape; not an action, so it leaves no event unless it is refused."""
+        if self._operator(request) is None:
+            return self._turn_away(request)
+        return Response(
+            generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST, headers=_SECURITY_HEADERS
+        )
+
+    def serve(self, action: Action) -> Callable[[Request], Awaitable[Response]]:
+        """Make the endpoint of one action."""
+
+        async def endpoint(request: Request) -> Response:
+            operator = self._operator(request)
+            if operator is None:
+                return self._turn_away(request)
+            return await self._act(action, operator, request)
+
+        return endpoint
+
+    async def _act(self, action: Action, operator: AdminToken, request: Request) -> Response:
+        event = self._event(
+            Kind.ADMIN,
+            request,
+            Actor(ActorType.OPERATOR, operator.name, operator.id, credential="admin-token"),
+        )
+        event = attrs.evolve(event, req=_audited(request, action))
+        try:
+            call = await _read(request)
+        except ClientDisconnect:
+            self._end(event, 0, "the operator left before the request was whole")
+            raise
+        except InvalidError as error:
+            self._end(event, 413, str(error))
+            return _error(413, "too_large", str(error))
+        if action.changes:
+            event = attrs.evolve(event, phase=Phase.INTENT)
+            try:
+                await self._recorder.intent(event)
+            except AuditUnavailable as error:
+                return _error(503, "audit_unavailable", f"nothing was changed: {error}")
+        try:
+            done = await action.run(self._admin, call)
+        except StoreError as error:
+            status, code = _ANSWERS[type(error)]
+            self._end(event, status, str(error))
+            return _error(status, code, str(error))
+        except BaseException as error:
+            # A bug or a cancellation: whether the change was made is in the store alone.
+            self._end(event, 500, f"ended by {type(error).__name__}")
+            raise
+        status = 201 if done.created else 200
+        if done.cluster is not None:
+            event = attrs.evolve(event, cluster=AuditCluster(done.cluster.id, done.cluster.name))
+        self._end(event, status, done.note)
+        return _json(status, done.body)
+
+    def _operator(self, request: Request) -> AdminToken | None:
+        values = request.headers.getlist("authorization")
+        if len(values) != 1:
+            return None
+        scheme, _, token = values[0].partition(" ")
+        try:
+            digest = hash_key(parse(token.strip()), self._admin.pepper)
+        except ApiKeyError:
+            return None
+        # Keyed by an HMAC under a secret, so that the dictionary's timing tells nothing of a token.
+        operator = self._admin.directory.current.admin_tokens_by_hash.get(digest)
+        if scheme.lower() != "bearer" or operator is None:
+            return None
+        self._admin.directory.note_admin_token_used(operator.id, self._clock())
+        return operator
+
+    def _turn_away(self, request: Request) -> Response:
+        event = self._event(Kind.AUTH_FAILED, request, Actor(ActorType.ANONYMOUS))
+        event = attrs.evolve(event, req=_audited(request, None), decision=Decision("deny"))
+        self._end(event, 401, "no valid admin token")
+        answer = _error(401, "unauthenticated", "an admin token is needed: Authorization: Bearer hws_…")
+        answer.headers["www-authenticate"] = 'Bearer realm="hawse admin"'
+        return answer
+
+    def _event(self, kind: Kind, request: Request, actor: Actor) -> Event:
+        now = self._clock()
+        return Event(
+            eid=uuid7(int(now * 1000), os.urandom(10)),
+            kind=kind,
+            phase=Phase.COMPLETE,
+            ts=utc(now),
+            org=self._admin.directory.current.org,
+            actor=actor,
+            client=Client(
+                request.client.host if request.client is not None else "",
+                ", ".join(request.headers.getlist("user-agent")),
+                "admin",
+            ),
+        )
+
+    def _end(self, event: Event, status: int, note: str) -> None:
+        now = utc(self._clock())
+        self._recorder.complete(event.completed(now, resp=AuditResponse(status), note=note))
+
+
+async def _read(request: Request) -> Call:
+    body = bytearray()
+    async with aclosing(request.stream()) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > BODY_BYTES_MAX:
+                raise InvalidError(f"the request's body exceeds {BODY_BYTES_MAX} bytes")
+    return Call(request.path_params, dict(request.query_params), bytes(body))
+
+
+def _audited(request: Request, action: Action | None) -> AuditRequest:
+    # The raw path, as it came; ASGI's `path` is decoded.
+    raw = request.scope.get("raw_path") or request.scope["path"].encode()
+    query = request.scope.get("query_string", b"")
+    target = text(without_bearer(raw + b"?" + query if query else raw))
+    if action is None:
+        return AuditRequest(request.method, target)
+    return AuditRequest(
+        request.method,
+        target,
+        verb=action.verb,
+        resource=action.resource,
+        name=request.path_params.get("name", ""),
+    )
+
+
+async def _unrouted(request: Request, error: Exception) -> Response:
+    """Answer what no route takes in the same form as every other refusal."""
+    assert isinstance(error, HTTPException)
+    code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
+    answer = _error(error.status_code, code, str(error.detail))
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+def _error(status: int, code: str, message: str) -> Response:
+    return _json(status, {"error": {"code": code, "message": message}})
+
+
+def _json(status: int, body: Mapping[str, object]) -> Response:
+    return Response(
+        msgspec.json.encode(body) + b"\n",
+        status_code=status,
+        media_type="application/json",
+        headers=_SECURITY_HEADERS,
+    )

@@ -1,0 +1,62 @@
+"""What the hub tells Prometheus about itself, read from the snapshot and the live sessions at each scrape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from proxy.hub.directory import Directory
+from proxy.hub.entities import AgentState
+from proxy.hub.operations import Operations
+
+
+class HubCollector(Collector):
+    """Gauges that cost nothing between scrapes; their labels are clusters and states, which bounds them."""
+
+    def __init__(self, directory: Directory, operations: Operations) -> None:
+        self._directory = directory
+        self._operations = operations
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        now = self._directory.current
+        states = Counter(agent.state for agent in now.agents_by_id.values())
+        agents = GaugeMetricFamily("hawse_agents", "Enrolled agents by state.", labels=["state"])
+        for state in AgentState:
+            agents.add_metric([state], states[state])
+        yield agents
+        yield GaugeMetricFamily("hawse_clusters", "Enrolled clusters.", len(now.clusters_by_id))
+
+        relays = GaugeMetricFamily("hawse_relays", "Connected relay instances.", labels=["cluster"])
+        streams = GaugeMetricFamily("hawse_streams", "Open streams to relays.", labels=["cluster"])
+        seen = GaugeMetricFamily(
+            "hawse_relay_last_seen_seconds", "When a relay of the cluster was last heard.", labels=["cluster"]
+        )
+        live = self._operations.relays()
+        for name in sorted(now.clusters_by_name):
+            # A cluster whose relays are all away is a 0, not a missing line: that is what one alerts on.
+            mine = [relay for relay in live if relay.cluster == name]
+            relays.add_metric([name], len(mine))
+            streams.add_metric([name], sum(relay.streams for relay in mine))
+            if mine:
+                seen.add_metric([name], max(relay.last_seen for relay in mine))
+        yield from (relays, streams, seen)
+
+
+def hub_metrics(directory: Directory, operations: Operations) -> CollectorRegistry:
+    """Make the registry of one hub; what counts calls registers itself in it as well."""
+    # A registry of our own: the library's global one would be shared by two hubs in one test process.
+    registry = CollectorRegistry()
+    for standard in (ProcessCollector, PlatformCollector, GCCollector):
+        standard(registry=registry)
+    registry.register(HubCollector(directory, operations))
+    return registry

@@ -1,0 +1,413 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+import yaml
+from starlette.applications import Starlette
+
+from audit.record import ActorType, Event, Kind, Phase, encode
+from audit.store import AuditUnavailable
+from auth.apikey import hash as hash_key
+from auth.apikey import new_api_key
+from auth.keys import SigningKey
+from proxy.hub.actions import Administration
+from proxy.hub.api import ACTIONS, BODY_BYTES_MAX, admin_app
+from proxy.hub.datadir import SigningKeys
+from proxy.hub.directory import Directory, open_directory
+from proxy.hub.metrics import hub_metrics
+from proxy.hub.operations import RelayInfo
+from proxy.hub.store import RelayContact, Store
+from tests.fakes.asgi import Reply, call
+
+PEPPER = b"p" * 32
+TOKEN = new_api_key(b"t" * 32)
+CA = """-----BEGIN CERTIFICATE-----
+MIIBczCCARqgAwIBAgIUKUSTdlLXGEWFwrlcpxT0CwgjFgswCgYIKoZIzj0EAwIw
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNTAxMDEwMDAwMDBaGA8yMTI1MDEwMTAwMDAw
+MFowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABA==
+-----END CERTIFICATE-----
+"""
+
+
+class FakeRecorder:
+    """Keeps events; fails like a trail whose disk is full when told so."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.down = False
+
+    async def intent(self, event: Event) -> None:
+        assert event.phase is Phase.INTENT
+        await trio.lowlevel.checkpoint()
+        if self.down:
+            raise AuditUnavailable("the disk is full")
+        self.events.append(event)
+
+    def complete(self, event: Event) -> None:
+        assert event.phase is Phase.COMPLETE
+        self.events.append(event)
+
+
+class FakeOperations:
+    def __init__(self) -> None:
+        self.live: list[RelayInfo] = []
+
+    def relays(self) -> Sequence[RelayInfo]:
+        return self.live
+
+
+@attrs.define
+class Bench:
+    app: Starlette
+    directory: Directory
+    recorder: FakeRecorder
+    operations: FakeOperations
+    signing: SigningKey
+
+    async def ask(
+        self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
+    ) -> Reply:
+        if token is not None:
+            headers["authorization"] = f"Bearer {token}"
+        chunks = [json.dumps(body).encode()] if body is not None else None
+        reply = await call(self.app, method, target, headers=headers, chunks=chunks)
+        assert reply.headers["x-content-type-options"] == "nosniff"
+        assert reply.headers["cache-control"] == "no-store"
+        assert (reply.status >= 400) == (b'{"error":' in reply.body)
+        return reply
+
+    async def ok(self, method: str, target: str, body: object = None) -> Any:
+        reply = await self.ask(method, target, body)
+        assert reply.status in {200, 201}, reply.body
+        return reply.json
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    now = 1_800_000_000.0
+    signing = SigningKey.generate()
+    recorder, operations = FakeRecorder(), FakeOperations()
+    async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: now) as directory:
+        await directory.change(lambda store: store.add_admin_token("local", hash_key(TOKEN, PEPPER)))
+        administration = Administration(
+            directory=directory,
+            keys=lambda: SigningKeys(signing, (signing,)),
+            pepper=PEPPER,
+            public_url="https://hub.example",
+            hub_ca_pem=None,
+            version="0.1.0",
+            operations=operations,
+        )
+        app = admin_app(administration, recorder, hub_metrics(directory, operations), lambda: now)
+        yield Bench(app, directory, recorder, operations, signing)
+
+
+async def enrol(bench: Bench) -> dict[str, Any]:
+    await bench.ok("POST", "/v1/teams", {"name": "sre"})
+    cluster = await bench.ok(
+        "POST", "/v1/clusters", {"name": "prod", "teams": ["sre"], "labels": {"env": "prod"}}
+    )
+    agent = await bench.ok("POST", "/v1/agents", {"name": "sre-1", "owner": "ada", "teams": ["sre"]})
+    return {"cluster": cluster, "agent": agent}
+
+
+async def test_a_hub_is_enrolled_from_nothing(bench: Bench) -> None:
+    made = await enrol(bench)
+    assert made["agent"]["api_key"].startswith("hws_")
+    assert made["agent"]["apply_rbac"] == ["prod"]
+    assert made["agent"]["clusters"] == ["prod"]
+    key_hash = hash_key(made["agent"]["api_key"], PEPPER)
+    agent, key = bench.directory.current.api_keys_by_hash[key_hash]
+    assert (agent.name, key.id) == ("sre-1", made["agent"]["api_key_id"])
+    shown = await bench.ok("GET", "/v1/agents/sre-1")
+    assert shown["keys"][0]["hint"] == made["agent"]["api_key"][:10] + "…"
+    assert shown["owner"] == "ada"
+    assert "api_key" not in shown
+    assert (await bench.ok("GET", "/v1/teams/sre"))["clusters"] == ["prod"]
+    assert (await bench.ok("GET", "/v1/clusters/prod"))["agents"] == ["sre-1"]
+    assert (await bench.ok("GET", "/v1/hub"))["signing_key"] == bench.signing.kid
+
+
+async def test_a_new_cluster_comes_with_all_that_its_relay_needs(bench: Bench) -> None:
+    made = (await enrol(bench))["cluster"]
+    relay = made["relay"]
+    key = SigningKey.from_pem(relay["private_key_pem"].encode())
+    cluster = bench.directory.current.clusters_by_name["prod"]
+    assert bench.directory.current.find_relay_key(key.kid) == (cluster.id, key.public)
+    assert relay["cluster_id"] == cluster.id
+    assert bench.signing.kid in relay["hub_keys"]
+    objects = list(yaml.safe_load_all(made["manifests"]))
+    secret = next(item for item in objects if item["kind"] == "Secret")
+    assert secret["stringData"]["relay-key.pem"] == relay["private_key_pem"]
+    assert "private_key_pem" not in await bench.ok("GET", "/v1/clusters/prod")
+
+
+async def test_the_rbac_names_exactly_whom_the_relay_must_impersonate(bench: Bench) -> None:
+    await enrol(bench)
+    for name, teams in (("web-1", ["web"]), ("both", ["sre", "web"]), ("gone", ["sre"]), ("shut", ["sre"])):
+        if name == "web-1":
+            await bench.ok("POST", "/v1/teams", {"name": "web"})
+        await bench.ok("POST", "/v1/agents", {"name": name, "owner": "ada", "teams": teams})
+    await bench.ok("DELETE", "/v1/agents/gone")
+    await bench.ok("POST", "/v1/agents/shut/lock")
+    text = (await bench.ok("GET", "/v1/clusters/prod/rbac"))["rbac"]
+    role, binding = yaml.safe_load_all(text)
+    names = {rule["resources"][0]: rule.get("resourceNames") for rule in role["rules"]}
+    # A locked agent may be unlocked without another apply. An agent's other groups are sent as well.
+    assert names["users"] == ["agent:both", "agent:shut", "agent:sre-1"]
+    assert names["groups"] == ["main/sre", "main/web"]
+    assert binding["subjects"][0]["namespace"] == "hawse"
+    text = (await bench.ok("GET", "/v1/clusters/prod/rbac?wildcard=true&namespace=tools&service_account=r"))[
+        "rbac"
+    ]
+    role, binding = yaml.safe_load_all(text)
+    assert not any("resourceNames" in rule for rule in role["rules"])
+    assert binding["subjects"][0] == {"kind": "ServiceAccount", "name": "r", "namespace": "tools"}
+
+
+async def test_whoever_changes_impersonation_is_told_where_to_apply_it(bench: Bench) -> None:
+    await enrol(bench)
+    assert (await bench.ok("POST", "/v1/teams", {"name": "web", "clusters": ["prod"]}))["apply_rbac"] == [
+        "prod"
+    ]
+    await bench.ok("POST", "/v1/clusters", {"name": "dev"})
+    assert (await bench.ok("PUT", "/v1/clusters/dev/teams/sre"))["apply_rbac"] == ["dev"]
+    changed = await bench.ok("PUT", "/v1/agents/sre-1/teams", {"teams": ["web", "sre"]})
+    assert changed["apply_rbac"] == ["dev", "prod"]
+    assert (await bench.ok("DELETE", "/v1/clusters/dev/teams/sre"))["apply_rbac"] == ["dev"]
+    assert (await bench.ok("DELETE", "/v1/agents/sre-1"))["apply_rbac"] == ["prod"]
+    gone = await bench.ok("DELETE", "/v1/teams/web")
+    assert (gone["apply_rbac"], gone["group"]) == (["prod"], "main/web")
+
+
+async def test_agents_are_locked_unlocked_and_listed(bench: Bench) -> None:
+    await enrol(bench)
+    assert (await bench.ok("POST", "/v1/agents/sre-1/lock"))["state"] == "locked"
+    assert (await bench.ok("POST", "/v1/agents/sre-1/unlock"))["state"] == "active"
+    second = await bench.ok("POST", "/v1/agents/sre-1/keys")
+    assert hash_key(second["api_key"], PEPPER) in bench.directory.current.api_keys_by_hash
+    await bench.ok("DELETE", f"/v1/agents/sre-1/keys/{second['id']}")
+    assert hash_key(second["api_key"], PEPPER) not in bench.directory.current.api_keys_by_hash
+    await bench.ok("DELETE", "/v1/agents/sre-1")
+    assert (await bench.ok("GET", "/v1/agents"))["agents"] == []
+    assert [a["state"] for a in (await bench.ok("GET", "/v1/agents?retired=true"))["agents"]] == ["retired"]
+
+
+async def test_a_direct_cluster_has_a_url_and_no_key(bench: Bench) -> None:
+    body = {"name": "edge", "mode": "direct", "relay_url": "https://relay.example"}
+    made = await bench.ok("POST", "/v1/clusters", body)
+    assert (made["mode"], made["relay_url"], made["relay_keys"]) == ("direct", "https://relay.example", [])
+    assert made["relay"]["private_key_pem"] is None
+    reply = await bench.ask("POST", "/v1/clusters/edge/keys", {})
+    assert (reply.status, reply.json["error"]["code"]) == (422, "invalid")
+
+
+async def test_a_relay_key_is_replaced(bench: Bench) -> None:
+    old = (await enrol(bench))["cluster"]["relay_keys"]
+    kept = await bench.ok("POST", "/v1/clusters/prod/keys", {"keep_old": True})
+    assert set(old) < set(kept["relay_keys"])
+    new = await bench.ok("POST", "/v1/clusters/prod/keys", {})
+    assert SigningKey.from_pem(new["relay"]["private_key_pem"].encode()).kid == new["relay_keys"][0]
+    assert len(new["relay_keys"]) == 1
+
+
+async def test_relays_that_are_here_and_relays_that_left(bench: Bench) -> None:
+    await enrol(bench)
+    cluster_id = bench.directory.current.clusters_by_name["prod"].id
+
+    def contacts(store: Store) -> None:
+        for instance in ("pod-a", "pod-b"):
+            store.relay_connected(RelayContact(cluster_id, instance, "b", "0.1.0", "192.0.2.7"))
+        store.relay_disconnected(cluster_id, "pod-a", "b")
+
+    await bench.directory.change(contacts)
+    bench.operations.live.append(
+        RelayInfo("prod", "pod-b", "0.1.0", "192.0.2.7", 1_800_000_000.0, 1_800_000_009.0, 12.5, 3)
+    )
+    relays = (await bench.ok("GET", "/v1/relays"))["relays"]
+    assert [(r["instance"], r["state"], r["rtt_ms"], r["streams"]) for r in relays] == [
+        ("pod-b", "connected", 12.5, 3),
+        ("pod-a", "away", None, 0),
+    ]
+    assert relays[0]["last_seen_at"] == "2027-01-15T08:00:09Z"
+    assert (await bench.ok("GET", "/v1/clusters"))["clusters"][0]["relays"] == 1
+    metrics = (await bench.ask("GET", "/metrics")).body.decode()
+    assert 'hawse_relays{cluster="prod"} 1.0' in metrics
+    assert 'hawse_streams{cluster="prod"} 3.0' in metrics
+    assert 'hawse_agents{state="active"} 1.0' in metrics
+
+
+async def test_tokens_come_and_go(bench: Bench) -> None:
+    made = await bench.ok("POST", "/v1/tokens", {"name": "ci"})
+    assert (await bench.ask("GET", "/v1/teams", token=made["token"])).status == 200
+    listed = (await bench.ok("GET", "/v1/tokens"))["tokens"]
+    assert [token["name"] for token in listed] == ["ci", "local"]
+    assert made["token"] not in json.dumps(listed)
+    await bench.ok("DELETE", "/v1/tokens/local")
+    assert (await bench.ask("GET", "/v1/teams")).status == 401
+    reply = await bench.ask("DELETE", "/v1/tokens/ci", token=made["token"])
+    assert (reply.status, reply.json["error"]["code"]) == (409, "conflict")
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        None,
+        "",
+        TOKEN,
+        f"Basic {TOKEN}",
+        "Bearer ",
+        "Bearer x",
+        f"Bearer {new_api_key(b'x' * 32)}",
+        f"Bearer {TOKEN}\u00e9",
+    ],
+)
+async def test_no_path_but_healthz_answers_a_stranger(bench: Bench, authorization: str | None) -> None:
+    headers = {} if authorization is None else {"authorization": authorization}
+    paths = [(a.method, a.path.format(name="x", team="y", id="z")) for a in ACTIONS] + [("GET", "/metrics")]
+    for method, path in paths:
+        reply = await bench.ask(method, path, token=None, **headers)
+        assert reply.status == 401
+        assert reply.headers["www-authenticate"].startswith("Bearer")
+    assert (await bench.ask("GET", "/healthz", token=None, **headers)).status == 200
+    assert [event.kind for event in bench.recorder.events] == [Kind.AUTH_FAILED] * len(paths)
+
+
+async def test_an_agents_key_is_no_admin_token(bench: Bench) -> None:
+    key = (await enrol(bench))["agent"]["api_key"]
+    assert (await bench.ask("GET", "/v1/teams", token=key)).status == 401
+
+
+async def test_every_action_is_one_event_by_its_operator(bench: Bench) -> None:
+    await bench.ok("GET", "/v1/teams")
+    (read,) = bench.recorder.events
+    assert (read.kind, read.phase, read.actor.type, read.actor.name) == (
+        Kind.ADMIN,
+        Phase.COMPLETE,
+        ActorType.OPERATOR,
+        "local",
+    )
+    bench.recorder.events.clear()
+    await bench.ok("POST", "/v1/clusters", {"name": "prod"})
+    intent, end = bench.recorder.events
+    assert (intent.phase, end.phase, intent.eid) == (Phase.INTENT, Phase.COMPLETE, end.eid)
+    assert end.req is not None
+    assert (end.req.verb, end.req.resource, end.req.raw_target) == ("create", "clusters", "/v1/clusters")
+    assert end.resp is not None
+    assert end.resp.status == 201
+    assert end.cluster_name == "prod"
+    bench.recorder.events.clear()
+    await bench.ask("POST", "/v1/clusters", {"name": "prod"})
+    intent, end = bench.recorder.events
+    assert end.resp is not None
+    assert (end.resp.status, end.note) == (409, "cluster prod exists already")
+
+
+async def test_nothing_is_changed_while_the_trail_cannot_be_written(bench: Bench) -> None:
+    bench.recorder.down = True
+    reply = await bench.ask("POST", "/v1/teams", {"name": "sre"})
+    assert (reply.status, reply.json["error"]["code"]) == (503, "audit_unavailable")
+    assert bench.directory.current.teams_by_name == {}
+    assert (await bench.ask("GET", "/v1/teams")).status == 200
+
+
+async def test_no_secret_reaches_the_trail(bench: Bench) -> None:
+    made = await enrol(bench)
+    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci"}))["token"]
+    key = (await bench.ok("POST", "/v1/agents/sre-1/keys"))["api_key"]
+    await bench.ask("GET", f"/v1/teams?access_token={token}")
+    written = b"\n".join(encode(event) for event in bench.recorder.events).decode()
+    body = made["cluster"]["relay"]["private_key_pem"].splitlines()[1]
+    for secret in (token, key, TOKEN, made["agent"]["api_key"], body, PEPPER.decode()):
+        assert secret not in written
+
+
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[]", "Expected `object`"),
+        (b"{}", "missing required field `name`"),
+        (b'{"name": 5}', "$.name"),
+        (b'{"name": "a", "owner": "hws_SECRET"}', "unknown field `owner`"),
+        (b'{"name": "a", "clusters": ' + b"[" * 100_000, "$.clusters"),
+    ],
+)
+async def test_bodies_of_another_shape(bench: Bench, body: bytes, what: str) -> None:
+    reply = await call(
+        bench.app, "POST", "/v1/teams", headers={"authorization": f"Bearer {TOKEN}"}, chunks=[body]
+    )
+    assert (reply.status, reply.json["error"]["code"]) == (422, "invalid")
+    assert what in reply.json["error"]["message"]
+    assert "SECRET" not in reply.body.decode()
+
+
+async def test_a_body_without_end_is_refused_before_it_is_whole(bench: Bench) -> None:
+    chunks = [b" " * 65536] * (BODY_BYTES_MAX // 65536 + 1)
+    reply = await call(
+        bench.app, "POST", "/v1/teams", headers={"authorization": f"Bearer {TOKEN}"}, chunks=chunks
+    )
+    assert reply.status == 413
+
+
+@pytest.mark.parametrize("name", ["system:masters", "a,b", "a\r\nx: y", "ſystem", "$(id)", "", "a" * 64])
+async def test_hostile_names_are_refused(bench: Bench, name: str) -> None:
+    await bench.ok("POST", "/v1/teams", {"name": "sre"})
+    for path, body in (
+        ("/v1/teams", {"name": name}),
+        ("/v1/agents", {"name": name, "owner": "ada", "teams": ["sre"]}),
+        ("/v1/clusters", {"name": name}),
+        ("/v1/tokens", {"name": name}),
+        ("/v1/clusters", {"name": "prod", "manifest": {"namespace": name}}),
+        ("/v1/clusters", {"name": "prod", "manifest": {"image": f"{name}\n"}}),
+    ):
+        reply = await bench.ask("POST", path, body)
+        assert reply.status == 422, (path, body, reply.body)
+    # Whatever was refused left nothing behind.
+    now = bench.directory.current
+    assert (list(now.teams_by_name), dict(now.agents_by_name), dict(now.clusters_by_name)) == (
+        ["sre"],
+        {},
+        {},
+    )
+
+
+@pytest.mark.parametrize(
+    "pem", ["x", "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n", CA, "é"]
+)
+async def test_a_ca_that_is_none_is_refused(bench: Bench, pem: str) -> None:
+    body = {"name": "edge", "mode": "direct", "relay_url": "https://relay.example", "relay_ca_pem": pem}
+    reply = await bench.ask("POST", "/v1/clusters", body)
+    assert (reply.status, reply.json["error"]["code"]) == (422, "invalid")
+    reply = await bench.ask("POST", "/v1/clusters", {"name": "edge", "manifest": {"hub_ca_pem": pem}})
+    assert reply.status == 422
+    assert bench.directory.current.clusters_by_name == {}
+
+
+async def test_what_is_not_there_is_told_so_in_one_form(bench: Bench) -> None:
+    for method, path, status, code in (
+        ("GET", "/v1/teams/none", 404, "not_found"),
+        ("GET", "/v1/agents/none", 404, "not_found"),
+        ("GET", "/v1/clusters/none/rbac", 404, "not_found"),
+        ("DELETE", "/v1/agents/none", 404, "not_found"),
+        ("GET", "/v2", 404, "not_found"),
+        ("GET", "/v1/teams/", 404, "not_found"),
+        ("PATCH", "/v1/teams", 405, "method_not_allowed"),
+        ("GET", "/v1/agents?retired=maybe", 422, "invalid"),
+    ):
+        reply = await bench.ask(method, path)
+        assert (reply.status, reply.json["error"]["code"]) == (status, code), path
+
+
+async def test_the_use_of_a_token_is_noted(bench: Bench) -> None:
+    await bench.ok("GET", "/v1/teams")
+    await bench.directory.write_use()
+    (token,) = (await bench.ok("GET", "/v1/tokens"))["tokens"]
+    assert token["last_used_at"] == "2027-01-15T08:00:00Z"
