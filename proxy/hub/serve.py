@@ -11,12 +11,13 @@ import datetime
 import gc
 import logging
 import signal
-import ssl
 import time
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 
+import attrs
 import trio
 
 from audit.ids import new_eid
@@ -25,13 +26,18 @@ from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.hub.access import AccessTokens
+from proxy.hub.actions import Administration
+from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.api import admin_app
+from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
 from proxy.hub.config import Address, HubConfig
 from proxy.hub.datadir import DataDir
 from proxy.hub.devca import ensure_certificate
 from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import open_directory
+from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.front import Front
+from proxy.hub.metrics import hub_metrics
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.token import TokenEndpoint
@@ -53,6 +59,15 @@ GC_THRESHOLD = 50_000
 _log = logging.getLogger("hawse.hub")
 
 
+@attrs.frozen
+class Certificate:
+    """The hub's certificate and key, and the CA that others need to verify it where it is no public one."""
+
+    certificate: Path
+    key: Path
+    ca_pem: str | None
+
+
 async def run_hub(config: HubConfig) -> None:
     """Run the hub until SIGTERM or SIGINT.
 
@@ -65,7 +80,8 @@ async def run_hub(config: HubConfig) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(data.locked())
         keys, pepper = data.signing_keys(), data.pepper()
-        context = _tls_context(config, data)
+        certificate = _certificate(config, data)
+        context = server_context(certificate.certificate, certificate.key)
         masks = Masks([pattern.pattern for pattern in config.audit.mask])
         store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
         stack.callback(store.close)
@@ -74,10 +90,14 @@ async def run_hub(config: HubConfig) -> None:
             open_directory(data.store_file, org=config.org, clock=time.time)
         )
         recorder.complete(trail.hub(Kind.HUB_STARTED, software))
+        await ensure_local_token(data, directory, pepper)
+        write_endpoint(config, data, certificate.certificate)
         registry = Registry()
         async with trio.open_nursery() as upkeep:
             upkeep.start_soon(directory.run_use_writer)
+            upkeep.start_soon(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S)
             direct = DirectRelays(keys=keys, issuer=config.public_url, new_id=new_eid, nursery=upkeep)
+            metrics = hub_metrics(directory, LiveRelays(registry, time.time))
             calls = Calls(
                 config=config,
                 directory=directory,
@@ -86,7 +106,7 @@ async def run_hub(config: HubConfig) -> None:
                 direct=direct,
                 recorder=recorder,
                 trail=trail,
-                observe=lambda event: None,
+                observe=CallMetrics(metrics).observe,
             )
             relays = RelayEndpoint(
                 config=config,
@@ -117,12 +137,22 @@ async def run_hub(config: HubConfig) -> None:
                 trail=trail,
                 clock=time.time,
             )
-            await _serve(config, front, registry)
+            administration = Administration(
+                directory=directory,
+                keys=lambda: keys,
+                pepper=pepper,
+                public_url=config.public_url,
+                hub_ca_pem=certificate.ca_pem,
+                version=software,
+                operations=LiveRelays(registry, time.time),
+            )
+            app = admin_app(administration, recorder, metrics, time.time)
+            await _serve(config, front, AdminFront(app, context), registry)
             upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
 
 
-async def _serve(config: HubConfig, front: Front, registry: Registry) -> None:
+async def _serve(config: HubConfig, front: Front, admin: AdminFront, registry: Registry) -> None:
     """Accept and handle connections until a signal, and then a little longer."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as handlers:
@@ -130,6 +160,7 @@ async def _serve(config: HubConfig, front: Front, registry: Registry) -> None:
                 listeners = await _listen(config.listen)
                 accept = partial(trio.serve_listeners, handler_nursery=handlers)
                 accepting.start_soon(accept, front.handle_client, listeners)
+                accepting.start_soon(accept, admin.handle_client, await _listen(config.admin.listen))
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(GC_THRESHOLD)
@@ -156,11 +187,11 @@ async def _listen(address: Address) -> list[trio.SocketListener]:
     return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
 
 
-def _tls_context(config: HubConfig, data: DataDir) -> ssl.SSLContext:
+def _certificate(config: HubConfig, data: DataDir) -> Certificate:
     """The operator's certificate, or one of the development CA."""
     if config.tls.certificate is not None and config.tls.key is not None:
-        return server_context(config.tls.certificate, config.tls.key)
+        return Certificate(config.tls.certificate, config.tls.key, None)
     now = datetime.datetime.now(datetime.UTC)
     files = ensure_certificate(data.tls_dir, (config.public_host,), now)
     _log.warning("no certificate is configured: using one of a development CA, %s", files.ca)
-    return server_context(files.certificate, files.key)
+    return Certificate(files.certificate, files.key, files.ca.read_text())

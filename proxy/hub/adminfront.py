@@ -1,0 +1,120 @@
+"""The admin listener: apart from the public front, on loopback by default, with bearer tokens of its own."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import trio
+from starlette.applications import Starlette
+
+from auth.apikey import hash as hash_key
+from proxy.asgi import serve_connection
+from proxy.hub.config import HubConfig
+from proxy.hub.datadir import AdminEndpoint, DataDir
+from proxy.hub.directory import Directory
+from proxy.hub.operations import RelayInfo
+from proxy.hub.registry import Registry
+from tunnel.net import peer_address, wrap_server
+
+# The token of `hawse admin` on the hub's own machine.
+LOCAL_TOKEN_NAME = "local"  # noqa: S105 - a name
+HANDSHAKE_S = 10.0
+# Operators and a scraper; more is somebody who should not be here.
+CONNECTIONS_MAX = 64
+
+_log = logging.getLogger("hawse.hub.admin")
+
+
+@attrs.frozen
+class LiveRelays:
+    """The live side of the hub, as the admin API wants it (its Operations)."""
+
+    registry: Registry
+    clock: Callable[[], float]
+
+    def relays(self) -> list[RelayInfo]:
+        """Every connected relay instance, by cluster and instance."""
+        now, monotonic = self.clock(), trio.current_time()
+        return sorted(
+            (
+                RelayInfo(
+                    relay.cluster_name,
+                    relay.instance,
+                    relay.version,
+                    relay.address,
+                    relay.connected_at,
+                    now - (monotonic - relay.session.last_received_s),
+                    None if relay.session.rtt_s is None else relay.session.rtt_s * 1000,
+                    relay.session.stream_count,
+                )
+                for relay in self.registry.relays()
+            ),
+            key=lambda info: (info.cluster, info.instance),
+        )
+
+
+async def ensure_local_token(data: DataDir, directory: Directory, pepper: bytes) -> None:
+    """See that the token which `hawse admin` finds in the data folder is one that this hub knows."""
+    token = data.admin_token()
+    if token is not None and hash_key(token, pepper) in directory.current.admin_tokens_by_hash:
+        return
+    digest = hash_key(data.make_admin_token(), pepper)
+    await directory.change(lambda store: store.add_admin_token(LOCAL_TOKEN_NAME, digest, replace=True))
+
+
+def write_endpoint(config: HubConfig, data: DataDir, certificate: Path) -> None:
+    """Tell `hawse admin` on this machine where to connect, and which certificate to expect."""
+    pem = ssl.DER_cert_to_PEM_cert(ssl.PEM_cert_to_DER_cert(_first_certificate(certificate)))
+    data.write_admin_endpoint(AdminEndpoint(f"https://{config.admin.listen}", pem))
+
+
+def _first_certificate(file: Path) -> str:
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    before_end, _, _ = file.read_text().partition(end)
+    return before_end[before_end.find(begin) :] + end + "\n"
+
+
+@attrs.define(eq=False)
+class AdminFront:
+    """Serves the admin API's connections."""
+
+    app: Starlette
+    context: ssl.SSLContext
+    connections: int = 0
+
+    async def handle_client(self, tcp: trio.SocketStream) -> None:
+        """Serve one connection to its end; a fault in it is logged and reaches no other."""
+        if self.connections >= CONNECTIONS_MAX:
+            _log.warning("turned away a connection: %d are open, the limit", self.connections)
+            await trio.aclose_forcefully(tcp)
+            return
+        self.connections += 1
+        host, _, port = peer_address(tcp).rpartition(":")
+        tls = wrap_server(tcp, self.context)
+        try:
+            with trio.move_on_after(HANDSHAKE_S) as handshake:
+                await tls.do_handshake()
+            if not handshake.cancelled_caught:
+                await serve_connection(self.app, tls, client=(host.strip("[]"), int(port)))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client left, or its handshake failed
+        except Exception:
+            _log.exception("an operator's connection failed by a fault of ours")
+        finally:
+            self.connections -= 1
+            await trio.aclose_forcefully(tls)
+
+
+async def note_relays_seen(registry: Registry, directory: Directory, interval_s: float) -> None:
+    """Remember from time to time when each connected relay was last heard; never returns."""
+    while True:
+        await trio.sleep(interval_s)
+        monotonic = trio.current_time()
+        for relay in registry.relays():
+            seen = time.time() - (monotonic - relay.session.last_received_s)
+            directory.note_relay_seen(relay.cluster_id, relay.instance, seen)
