@@ -500,6 +500,8 @@ class Session:
             connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)
         connection.close(StreamCode.DETACH_EXPIRED, reason)
         self._dispatch(connection.take_events())
+        for stream in self._accepted:
+            connection.discard_received(stream._state)
         self._accepted.clear()
         self._acceptor.unpark()
         self._flusher.unpark()

@@ -199,7 +199,8 @@ class Connection:
             return math.inf
         deadline = min(self.liveness.ping_at(busy=self.stream_count > 0), self.liveness.dead_at)
         ack_at = self._received.due_at
-        return deadline if ack_at is None else min(deadline, ack_at)
+        # An ACK that waits for the transport is nothing that a clock could help.
+        return deadline if ack_at is None or self._control.ack_due else min(deadline, ack_at)
 
     def tick(self, now: float) -> None:
         """Queue the PING and the ACK that are due."""

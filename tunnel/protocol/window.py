@@ -31,8 +31,7 @@ class ReceiveWindow:
     credit: int = INITIAL_WINDOW_BYTES
     held: int = 0
     granted_at: float = 0.0
-    """When credit was last returned; the time from there to the next return is how long half a window
-    lasted."""
+    """When credit was last returned: what is due since then tells how fast the window drains."""
 
     @classmethod
     def of_size(cls, size: int, now: float) -> ReceiveWindow:
@@ -52,8 +51,8 @@ class ReceiveWindow:
     def grant(self, now: float, rtt_s: float | None, *, initial: int, may_grow: bool, squeezed: bool) -> int:
         """The credit to return now, already booked as granted; 0 when it is not worth a frame yet.
 
-        A window that drains within two round trips is what limits its stream (half of it within one is the
-        same rate, and is what can be seen here), so it doubles, while memory allows it. When memory is
+        A window that drains within two round trips (half of it within one is the same rate) is what limits
+        its stream, so it doubles, while memory allows it. When memory is
         squeezed nothing beyond the initial window is granted again.
         """
         size = min(self.size, initial) if squeezed else self.size
@@ -64,7 +63,7 @@ class ReceiveWindow:
             self.size = size
         elif may_grow and size < WINDOW_BYTES_MAX and due * 2 >= size:
             limit_s = RTT_FLOOR_S if rtt_s is None or rtt_s < RTT_FLOOR_S else rtt_s
-            if now - self.granted_at <= limit_s:
+            if (now - self.granted_at) * size <= 2 * limit_s * due:
                 self.size = min(size * 2, WINDOW_BYTES_MAX)
                 due += self.size - size
         self.credit += due

@@ -1,0 +1,814 @@
+"""Dialogues of two connections, section by section of PROTOCOL.md, and one connection against any bytes at
+all."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
+from tunnel.protocol import events, frames
+from tunnel.protocol.connection import CONTEXTS_MAX, LAST_STREAM_ID, Connection, Phase, Role
+from tunnel.protocol.errors import (
+    CloseCode,
+    LocalProtocolError,
+    Processed,
+    RemoteProtocolError,
+    StreamCode,
+)
+from tunnel.protocol.frames import FrameType, Hello, Welcome
+from tunnel.protocol.ledger import LEDGER_BYTES_MAX
+from tunnel.protocol.memory import Memory
+from tunnel.protocol.state import at_rest
+from tunnel.protocol.streams import StreamState
+
+KIB = 1024
+
+
+def take_all(joined: Joined, connection: Connection, stream: StreamState) -> bytes:
+    """Everything that a stream will ever bring, taken as it comes."""
+    taken = bytearray()
+    while True:
+        joined.flow()
+        data = connection.take(stream, 64 * KIB, joined.now)
+        if not data:
+            return bytes(taken)
+        taken += data
+
+
+def types_in(message: bytes) -> list[FrameType]:
+    return [FrameType(frame_type) for frame_type, _, _, _ in frames_of(message)]
+
+
+# --- Greeting ---
+
+
+def test_nothing_but_a_greeting_may_come_first() -> None:
+    for role, first in (
+        (Role.LISTENER, frames.ack(0)),
+        (Role.DIALER, frames.ack(0)),
+        (Role.LISTENER, frames.welcome(Welcome())),
+        (Role.DIALER, frames.hello(Hello())),
+        (Role.LISTENER, frames.goaway(0, 4400, 0, 0, "")),
+    ):
+        connection = Connection(role, now=0.0)
+        with pytest.raises(RemoteProtocolError, match="before the greeting"):
+            connection.receive_message(first, 0.0)
+
+
+def test_a_second_greeting_ends_the_session() -> None:
+    joined = Joined()
+    with pytest.raises(RemoteProtocolError, match="a second greeting"):
+        joined.listener.receive_message(frames.hello(Hello()), 1.0)
+    listener = Connection(Role.LISTENER, now=0.0)
+    with pytest.raises(RemoteProtocolError, match="a second greeting"):
+        listener.receive_message(frames.hello(Hello()) * 2, 0.0)
+
+
+def test_peers_without_a_common_version_part() -> None:
+    listener = Connection(Role.LISTENER, now=0.0)
+    with pytest.raises(RemoteProtocolError, match="no common version"):
+        listener.receive_message(frames.hello(Hello(versions=(2, 3))), 0.0)
+    dialer = Connection(Role.DIALER, now=0.0)
+    with pytest.raises(RemoteProtocolError, match="chose version 2"):
+        dialer.receive_message(frames.welcome(Welcome(version=2)), 0.0)
+
+
+def test_a_newer_dialer_that_still_speaks_version_1_is_welcome() -> None:
+    listener = Connection(Role.LISTENER, now=0.0)
+    (event,) = listener.receive_message(frames.hello(Hello(versions=(1, 2, 3))), 0.0)
+    assert isinstance(event, events.HelloReceived)
+
+
+def test_a_refused_dialer_hears_why() -> None:
+    listener, dialer = Connection(Role.LISTENER, now=0.0), Connection(Role.DIALER, now=0.0)
+    dialer.say_hello(Hello())
+    listener.receive_message(dialer.data_to_send(1000, 0.0), 0.0)
+    listener.reject(CloseCode.FORBIDDEN, "unknown cluster", 5000)
+    (event,) = dialer.receive_message(listener.data_to_send(1000, 0.0), 0.0)
+    assert event == events.GoAwayReceived(0, 4403, 0, 5000, "unknown cluster")
+    assert dialer.phase is Phase.GREETING
+
+
+def test_each_side_keeps_to_what_the_other_can_take() -> None:
+    joined = Joined(
+        hello=Hello(max_frame=20 * KIB, initial_window=10 * KIB, max_streams=1),
+        welcome=Welcome(initial_window=300 * KIB, max_frame=128 * KIB),
+    )
+    opened, accepted = joined.streams(b"h" * 50 * KIB)
+    assert accepted.head == b"h" * 50 * KIB
+    assert not joined.listener.may_open
+    with pytest.raises(LocalProtocolError, match="no more streams"):
+        joined.open()
+    joined.dialer.send_data(accepted, bytes(500 * KIB), joined.now)
+    joined.flow()
+    assert opened.incoming.size == 300 * KIB
+
+
+# --- Frames ---
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (b"\x00" * 11, "11 bytes at the end of a message are no frame"),
+        (frames.header(0x70, 0, 0, 5) + b"1234", "a frame of 5 bytes is cut at 4"),
+        (frames.header(0x70, 0, 0, 200_000), "a frame of 200000 bytes exceeds 131072"),
+        (b"\x70\x00\x00\x01" + bytes(8), "reserved bytes of a header are 1"),
+        (frames.header(0x70, frames.CRITICAL, 0, 0), "frame type 112 is critical and unknown"),
+        (frames.header(FrameType.OPEN, 0, 0, 8) + bytes(8), "frame type 1 on stream 0"),
+        (frames.header(FrameType.CONTEXT, 0, 4, 9) + bytes(9), "frame type 5 on stream 4"),
+        (frames.header(FrameType.DATA, 0, 2, 1) + b"x", "DATA on stream 2, which was never opened"),
+        (frames.header(FrameType.DATA, 0, 0, 0), "DATA on stream 0"),
+        (frames.window(7, 1), "WINDOW on stream 7, which was never opened"),
+        (frames.reset(9, StreamCode.CANCEL, Processed.NO, "", in_line=False), "RESET on stream 9"),
+        (frames.open_prefix(3, 1, 0, 0, 0), "stream id 3 is not the peer's to open"),
+        (frames.open_prefix(2**31, 1, 0, 0, 0), "stream id 2147483648 is not the peer's to open"),
+        (frames.open_prefix(4, 1, 0, 0, 0) + frames.open_prefix(4, 1, 0, 0, 0), "stream id 4 after 4"),
+        (frames.open_prefix(2, 1, 1, 2, 0) + b"ab", "OPEN carries 2 bytes of a head of 1"),
+        (frames.ack(99), "99 frames acknowledged"),
+        (frames.context(1, 0, b"again"), "context 1 after 1"),
+        (frames.context(9, 0, b""), "context 9 is retired but not live"),
+        (bytes(2 * MIB), "a message of 2097152 bytes exceeds 1048576"),
+    ],
+)
+def test_what_breaks_the_protocol_ends_the_session_and_a_goaway_says_why(message: bytes, reason: str) -> None:
+    joined = Joined()
+    joined.flow()
+    with pytest.raises(RemoteProtocolError, match=reason) as caught:
+        joined.dialer.receive_message(message, joined.now)
+    assert caught.value.close_code == CloseCode.PROTOCOL
+    assert joined.dialer.phase is Phase.CLOSED
+    ((_, _, _, payload),) = frames_of(joined.dialer.data_to_send(64 * KIB, joined.now))
+    _, code, _, _, said = frames.decode_goaway(payload)
+    assert code == CloseCode.PROTOCOL
+    assert str(caught.value).startswith(said)
+    with pytest.raises(RemoteProtocolError):
+        joined.dialer.receive_message(b"", joined.now)
+
+
+def test_unknown_frames_are_skipped_and_counted_when_they_are_sequenced() -> None:
+    joined = Joined()
+    joined.flow()
+    counted = joined.dialer._received.count
+    unknown = frames.header(0x0F, 0x7F, 12345, 3) + b"abc" + frames.header(0x70, 0, 0, 0)
+    assert joined.dialer.receive_message(unknown, joined.now) == []
+    assert joined.dialer._received.count == counted + 1
+
+
+# --- Opening ---
+
+
+def test_a_small_exchange_is_three_frames() -> None:
+    joined = Joined()
+    joined.flow()
+    opened = joined.open(b"GET", eof=True)
+    assert types_in(joined.send(joined.listener)) == [FrameType.OPEN]
+    joined.deliver(joined.dialer)
+    (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
+    accepted = event.stream
+    assert (accepted.head, accepted.receive_ended) == (b"GET", True)
+    joined.dialer.send_head(accepted, b"200", eof=False, now=joined.now)
+    joined.dialer.send_data(accepted, b"body", joined.now)
+    joined.dialer.send_eof(accepted, joined.now)
+    assert types_in(joined.send(joined.dialer)) == [FrameType.HEAD, FrameType.DATA]
+    joined.flow()
+    assert opened.answer_head == b"200"
+    assert take_all(joined, joined.listener, opened) == b"body"
+    assert opened.receive_ended
+    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+
+
+def test_ids_are_given_when_the_open_is_sent_so_that_they_rise_on_the_wire() -> None:
+    joined = Joined()
+    first, second = joined.open(b"first"), joined.open(b"second")
+    assert (first.id, second.id) == (0, 0)
+    joined.listener.reset(first, StreamCode.CANCEL, Processed.NO, "")
+    joined.flow()
+    # The one that was taken back never existed on the wire.
+    assert second.id == 2
+    assert [event.stream.head for event in joined.at_dialer if isinstance(event, events.StreamOpened)] == [
+        b"second"
+    ]
+    joined.dialer.add_context(1, b"x")
+    mine = joined.dialer.open_stream(b"", 1, eof=True, now=joined.now)
+    joined.flow()
+    assert mine.id == 1
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * KIB, 200 * KIB, MIB])
+@pytest.mark.parametrize("eof", [True, False])
+def test_heads_of_any_allowed_size_arrive_whole_in_both_directions(size: int, eof: bool) -> None:
+    joined = Joined()
+    head, answer = b"q" * size, b"a" * size
+    opened = joined.open(head, eof=eof)
+    if not eof:
+        joined.listener.send_data(opened, b"body", joined.now)
+    joined.flow()
+    (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
+    accepted = event.stream
+    assert accepted.head == head
+    joined.dialer.send_head(accepted, answer, eof=eof, now=joined.now)
+    joined.flow()
+    assert opened.answer_head == answer
+    assert [event for event in joined.at_listener if isinstance(event, events.HeadReceived)] == [
+        events.HeadReceived(opened)
+    ]
+    assert take_all(joined, joined.dialer, accepted) == (b"" if eof else b"body")
+    assert accepted.receive_ended == opened.receive_ended == eof
+    # The head's continuation is no byte of the stream's.
+    assert (opened.bytes_sent, accepted.bytes_received) == ((0, 0) if eof else (4, 4))
+
+
+def test_heads_beyond_the_limit_are_refused_by_both_sides() -> None:
+    joined = Joined()
+    with pytest.raises(LocalProtocolError, match="a head of 1048577 bytes exceeds 1048576"):
+        joined.open(bytes(MIB + 1))
+    joined.flow()
+    joined.dialer.receive_message(frames.open_prefix(2, 1, MIB + 1, 0, 0), joined.now)
+    ((_, _, stream_id, payload),) = frames_of(joined.dialer.data_to_send(1000, joined.now))
+    assert (stream_id, frames.decode_reset(payload)[:2]) == (2, (StreamCode.TOO_LARGE, Processed.NO))
+
+
+def test_an_end_within_the_head_is_the_streams_fault() -> None:
+    joined = Joined()
+    joined.flow()
+    message = (
+        frames.open_prefix(2, 1, 10, 2, 0) + b"he" + frames.header(FrameType.DATA, frames.FIN, 2, 1) + b"a"
+    )
+    assert joined.dialer.receive_message(message, joined.now) == []
+    (_, _, _, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))[-1]
+    assert frames.decode_reset(payload)[:2] == (StreamCode.PROTOCOL, Processed.NO)
+    assert joined.dialer.stream_count == 0
+
+
+def test_more_streams_than_agreed_are_refused_as_not_processed() -> None:
+    joined = Joined(hello=Hello(max_streams=2))
+    joined.flow()
+    joined.listener._streams_max_out = 100
+    for _ in range(5):
+        joined.open()
+    joined.flow()
+    refused = broken(joined.at_listener)
+    assert [(event.code, event.processed) for event in refused] == [(StreamCode.REFUSED, Processed.NO)] * 3
+    assert joined.dialer.stream_count == joined.listener.stream_count == 2
+
+
+def test_near_the_last_id_the_peer_is_told_to_go_elsewhere() -> None:
+    joined = Joined()
+    joined.listener._next_id = LAST_STREAM_ID - 3
+    joined.open()
+    joined.flow()
+    assert any(isinstance(event, events.GoAwayReceived) for event in joined.at_listener)
+    assert joined.dialer.stream_count == 1
+    assert not joined.listener.may_open
+
+
+# --- Contexts ---
+
+
+def test_a_context_arrives_before_the_open_that_names_it() -> None:
+    joined = Joined()
+    joined.open(b"early", context=joined.context)
+    late = joined.listener.add_context(7, b"second token")
+    stream = joined.open(context=late.index)
+    assert types_in(joined.send(joined.listener)) == [
+        FrameType.CONTEXT,
+        FrameType.CONTEXT,
+        FrameType.OPEN,
+        FrameType.OPEN,
+    ]
+    joined.flow()
+    context = joined.dialer.peer_contexts[late.index]
+    assert (context.group, context.payload, context.note) == (7, b"second token", None)
+    assert stream.context is late
+
+
+def test_an_open_under_an_unknown_or_retired_context_is_refused_as_unauthenticated() -> None:
+    joined = Joined()
+    joined.flow()
+    joined.dialer.receive_message(frames.open_prefix(2, 77, 0, 0, 0), joined.now)
+    joined.dialer.receive_message(frames.context(1, 1, b""), joined.now)
+    joined.dialer.receive_message(frames.open_prefix(4, 1, 0, 0, 0), joined.now)
+    resets = frames_of(joined.dialer.data_to_send(1000, joined.now))
+    assert [stream_id for _, _, stream_id, _ in resets] == [2, 4]
+    for _, _, _, payload in resets:
+        assert frames.decode_reset(payload)[:2] == (StreamCode.UNAUTHENTICATED, Processed.NO)
+
+
+def test_a_context_is_retired_after_the_opens_that_name_it_and_its_streams_go_on() -> None:
+    joined = Joined()
+    stream = joined.open()
+    joined.listener.retire_context(joined.context)
+    with pytest.raises(LocalProtocolError, match="context 1 is not live"):
+        joined.open()
+    joined.flow()
+    assert joined.dialer.peer_contexts == {}
+    assert [type(event) for event in joined.at_dialer] == [
+        events.ContextAdded,
+        events.StreamOpened,
+        events.ContextRetired,
+    ]
+    joined.listener.send_data(stream, b"still here", joined.now)
+    joined.flow()
+    received = joined.at_dialer[-1]
+    assert isinstance(received, events.DataReceived)
+    assert received.stream.context.payload == b"token"
+
+
+def test_live_contexts_are_bounded_on_both_sides() -> None:
+    joined = Joined()
+    for _ in range(CONTEXTS_MAX - 1):
+        joined.listener.add_context(1, b"x")
+    with pytest.raises(LocalProtocolError, match="4096 contexts are live"):
+        joined.listener.add_context(1, b"x")
+    joined.flow()
+    with pytest.raises(RemoteProtocolError, match="more than 4096") as caught:
+        joined.dialer.receive_message(frames.context(2**20, 1, b"x"), joined.now)
+    assert caught.value.close_code == CloseCode.LIMITS
+
+
+# --- Credit ---
+
+
+def test_more_than_granted_costs_that_stream_alone() -> None:
+    joined = Joined()
+    opened, _ = joined.streams()
+    other, other_there = joined.streams()
+    opened.send_credit += 10 * KIB
+    joined.listener.send_data(opened, bytes(70 * KIB), joined.now)
+    joined.flow()
+    assert [event.code for event in broken(joined.at_dialer)] == [StreamCode.FLOW_CONTROL]
+    assert [event.code for event in broken(joined.at_listener)] == [StreamCode.FLOW_CONTROL]
+    joined.listener.send_data(other, b"unharmed", joined.now)
+    joined.flow()
+    assert joined.dialer.take(other_there, 100, joined.now) == b"unharmed"
+    assert joined.dialer.memory.used_bytes == 5 + 4
+
+
+def test_credit_that_would_overflow_costs_that_stream_alone() -> None:
+    joined = Joined()
+    opened, _ = joined.streams()
+    joined.streams()
+    happened = joined.listener.receive_message(frames.window(opened.id, 2**31 - 1), joined.now)
+    assert [(event.stream, event.code) for event in broken(happened)] == [(opened, StreamCode.FLOW_CONTROL)]
+    assert joined.listener.stream_count == 1
+
+
+def test_a_stalled_reader_stalls_only_itself() -> None:
+    joined = Joined()
+    stalled, _ = joined.streams()
+    moving, moving_there = joined.streams()
+    joined.listener.send_data(stalled, bytes(500 * KIB), joined.now)
+    joined.flow()
+    assert stalled.outgoing.size == 436 * KIB
+    joined.listener.send_data(moving, bytes(500 * KIB), joined.now)
+    assert len(take_all(joined, joined.dialer, moving_there)) == 500 * KIB
+
+
+def test_no_window_is_sent_for_a_stream_that_ended_or_was_reset() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.listener.send_data(opened, bytes(40 * KIB), joined.now)
+    joined.flow()
+    joined.dialer.take(accepted, 40 * KIB, joined.now)
+    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "")
+    assert types_in(joined.send(joined.dialer)) == [FrameType.RESET]
+
+
+# --- The end of a stream ---
+
+
+def test_an_immediate_reset_drops_what_is_queued_and_what_was_received() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, b"received but not taken", joined.now)
+    joined.flow()
+    joined.dialer.send_data(accepted, b"queued", joined.now)
+    joined.dialer.reset(accepted, StreamCode.REVOKED, Processed.YES, "gone")
+    joined.flow()
+    assert broken(joined.at_listener) == [
+        events.StreamBroken(opened, StreamCode.REVOKED, Processed.YES, "gone", in_line=False)
+    ]
+    assert joined.listener.take(opened, 100, joined.now) == b""
+
+
+def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, bytes(200 * KIB), joined.now)
+    joined.dialer.reset(accepted, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
+    joined.flow()
+    assert broken(joined.at_listener) == []
+    assert len(take_all(joined, joined.listener, opened)) == 200 * KIB
+    assert broken(joined.at_listener) == [
+        events.StreamBroken(opened, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
+    ]
+    assert not opened.receive_ended
+    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+
+
+def test_late_data_is_dropped_until_the_peer_has_the_reset_and_is_a_breach_afterwards() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.listener.send_data(opened, b"on its way", joined.now)
+    joined.send(joined.listener)
+    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.send(joined.dialer)
+    joined.deliver(joined.dialer)
+    assert joined.dialer.memory.used_bytes == len(b"token")
+    joined.flow()
+    late = frames.header(FrameType.DATA, 0, opened.id, 1) + b"x"
+    joined.now += 0.1
+    joined.listener.tick(joined.now)
+    joined.flow()
+    with pytest.raises(RemoteProtocolError, match="which is over"):
+        joined.dialer.receive_message(late, joined.now)
+
+
+@pytest.mark.parametrize(
+    ("frame", "code"),
+    [
+        (frames.header(FrameType.DATA, 0, 2, 1) + b"x", StreamCode.STREAM_CLOSED),
+        (frames.head_prefix(2, 0, 0, 0), StreamCode.STREAM_CLOSED),
+    ],
+)
+def test_bytes_after_the_end_are_the_streams_fault(frame: bytes, code: StreamCode) -> None:
+    joined = Joined()
+    opened, _ = joined.streams()
+    joined.listener.send_eof(opened, joined.now)
+    joined.flow()
+    happened = joined.dialer.receive_message(frame, joined.now)
+    assert [event.code for event in broken(happened)] == [code]
+
+
+def test_a_head_after_bytes_is_the_streams_fault() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, b"server first", joined.now)
+    joined.flow()
+    assert joined.listener.take(opened, 100, joined.now) == b"server first"
+    happened = joined.listener.receive_message(frames.head_prefix(opened.id, 0, 0, 0), joined.now)
+    assert [event.code for event in broken(happened)] == [StreamCode.PROTOCOL]
+    with pytest.raises(LocalProtocolError):
+        joined.dialer.send_head(accepted, b"", eof=False, now=joined.now)
+
+
+def test_what_the_owner_may_not_do_raises_and_changes_nothing() -> None:
+    joined = Joined()
+    opened, _ = joined.streams()
+    with pytest.raises(LocalProtocolError, match="the opener's head is in its OPEN"):
+        joined.listener.send_head(opened, b"", eof=False, now=joined.now)
+    joined.listener.send_eof(opened, joined.now)
+    with pytest.raises(LocalProtocolError, match="DATA on a half that is ended"):
+        joined.listener.send_data(opened, b"x", joined.now)
+    for payload in (b"", bytes(8 * KIB + 1)):
+        with pytest.raises(LocalProtocolError, match="a context of"):
+            joined.listener.add_context(1, payload)
+
+
+def test_both_sides_may_reset_at_the_same_moment() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.flow()
+    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+
+
+# --- Sequence numbers ---
+
+
+def test_a_full_ledger_stops_data_but_not_control_and_an_acknowledgement_lets_it_go_on() -> None:
+    joined = Joined(hello=Hello(initial_window=4 * MIB))
+    streams = [joined.streams() for _ in range(3)]
+    for opened, _ in streams:
+        joined.listener.send_data(opened, bytes(4 * MIB), joined.now)
+    sent = 0
+    while message := joined.send(joined.listener):
+        sent += len(message)
+    assert LEDGER_BYTES_MAX <= sent < LEDGER_BYTES_MAX + 64 * KIB
+    assert joined.listener.unacknowledged_bytes >= LEDGER_BYTES_MAX
+    assert not joined.listener.wants_to_send
+    joined.listener.reset(streams[0][0], StreamCode.CANCEL, Processed.MAYBE, "")
+    assert types_in(joined.send(joined.listener)) == [FrameType.RESET]
+    joined.flow()
+    assert sum(accepted.incoming.size for _, accepted in streams[1:]) == 8 * MIB
+
+
+def test_a_peer_that_never_acknowledges_is_given_up_only_when_the_reserve_is_used_up() -> None:
+    joined = Joined(hello=Hello(initial_window=4 * MIB))
+    joined.listener._sent.unacknowledged_bytes = LEDGER_BYTES_MAX + MIB
+    joined.listener.add_context(1, b"x")
+    joined.listener.data_to_send(1000, joined.now)
+    assert joined.listener.phase is Phase.CLOSED
+
+
+def test_an_acknowledgement_is_sent_after_50_ms_and_rides_on_a_ping() -> None:
+    joined = Joined()
+    joined.listener.tick(joined.now)
+    joined.dialer.tick(joined.now)
+    joined.flow()
+    joined.open()
+    joined.flow()
+    assert joined.listener.unacknowledged_bytes > 0
+    assert joined.dialer.next_deadline() == pytest.approx(joined.now + 0.05)
+    joined.now += 0.05
+    joined.dialer.tick(joined.now)
+    # While it waits for the transport it is no reason to be called again.
+    assert joined.dialer.next_deadline() > joined.now + 1
+    assert types_in(joined.send(joined.dialer)) == [FrameType.ACK]
+    joined.flow()
+    assert joined.listener.unacknowledged_bytes == 0
+    joined.open()
+    joined.flow()
+    joined.listener.ping(joined.now)
+    joined.flow()
+    assert joined.listener.unacknowledged_bytes == 0
+
+
+# --- Scheduling ---
+
+
+def test_control_goes_before_what_waits() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.listener.send_data(opened, bytes(64 * KIB), joined.now)
+    joined.dialer.send_data(accepted, bytes(40 * KIB), joined.now)
+    joined.send(joined.dialer)
+    joined.deliver(joined.listener)
+    joined.listener.take(opened, 40 * KIB, joined.now)
+    joined.listener.ping(joined.now)
+    joined.listener.add_context(2, b"x")
+    joined.listener.go_away(CloseCode.DRAINING, 0, 0, "")
+    assert types_in(joined.send(joined.listener, 16 * KIB)) == [
+        FrameType.PING,
+        FrameType.GOAWAY,
+        FrameType.CONTEXT,
+        FrameType.WINDOW,
+        FrameType.DATA,
+    ]
+
+
+def test_a_keystroke_goes_before_bulk_and_data_frames_stay_within_the_message() -> None:
+    joined = Joined(hello=Hello(initial_window=4 * MIB))
+    bulk = [joined.streams()[0] for _ in range(5)]
+    quiet, _ = joined.streams()
+    for stream in bulk:
+        joined.listener.send_data(stream, bytes(MIB), joined.now)
+    for _ in range(10):
+        assert len(joined.send(joined.listener, 16 * KIB)) <= 16 * KIB + 256
+    joined.listener.send_data(quiet, b"k", joined.now)
+    sent = frames_of(joined.send(joined.listener, 64 * KIB))
+    assert quiet.id in [stream_id for _, _, stream_id, _ in sent[:2]]
+
+
+def test_groups_share_the_link_whatever_the_number_of_their_streams() -> None:
+    joined = Joined(hello=Hello(initial_window=4 * MIB))
+    other = joined.listener.add_context(2, b"other agent").index
+    many = [joined.open(context=joined.context) for _ in range(20)]
+    single = joined.open(context=other)
+    joined.flow()
+    for stream in (*many, single):
+        joined.listener.send_data(stream, bytes(2 * MIB), joined.now)
+    for _ in range(32):
+        joined.send(joined.listener, 64 * KIB)
+    assert single.bytes_sent == pytest.approx(MIB, rel=0.05)
+    assert sum(stream.bytes_sent for stream in many) == pytest.approx(MIB, rel=0.05)
+
+
+# --- Memory ---
+
+
+def test_windows_stop_growing_and_opens_are_refused_when_memory_is_short() -> None:
+    memory = Memory(256 * KIB)
+    joined = Joined(dialer_memory=memory)
+    held = [joined.streams() for _ in range(4)]
+    for opened, _ in held[:3]:
+        joined.listener.send_data(opened, bytes(64 * KIB), joined.now)
+    joined.flow()
+    assert memory.used_bytes > 192 * KIB
+    joined.open()
+    joined.flow()
+    assert [(event.code, event.reason) for event in broken(joined.at_listener)] == [
+        (StreamCode.REFUSED, "memory is short")
+    ]
+
+
+def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> None:
+    memory = Memory(256 * KIB)
+    joined = Joined(dialer_memory=memory)
+    evicted = []
+    joined.dialer.on_eviction = lambda: evicted.append(True)
+    held = [joined.streams() for _ in range(5)]
+    for opened, _ in held:
+        joined.now += 1
+        joined.listener.send_data(opened, bytes(52 * KIB), joined.now)
+        joined.flow()
+    assert evicted
+    lost = broken(joined.at_dialer)
+    assert [(event.stream, event.code) for event in lost] == [(held[0][1], StreamCode.OVERLOADED)]
+    assert [event.code for event in broken(joined.at_listener)] == [StreamCode.OVERLOADED]
+    for connection, side in ((joined.listener, 0), (joined.dialer, 1)):
+        for pair in held[1:]:
+            connection.reset(pair[side], StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.flow()
+    assert memory.used_bytes == len(b"token")
+
+
+def test_bytes_left_by_a_stream_that_ended_count_until_they_are_taken() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, b"left over", joined.now)
+    joined.dialer.send_eof(accepted, joined.now)
+    joined.listener.send_eof(opened, joined.now)
+    joined.flow()
+    assert joined.listener.stream_count == 0
+    assert joined.listener.memory.used_bytes == len(b"token") + len(b"head") + len(b"left over")
+    assert list(joined.listener.holders()) == [opened]
+    assert joined.listener.take(opened, 100, joined.now) == b"left over"
+    assert joined.listener.memory.used_bytes == len(b"token")
+    assert list(joined.listener.holders()) == []
+
+
+def test_a_stream_that_ended_can_be_evicted_while_it_holds_bytes() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, b"left over", joined.now)
+    joined.dialer.send_eof(accepted, joined.now)
+    joined.listener.send_eof(opened, joined.now)
+    joined.flow()
+    joined.listener.evict(opened)
+    assert [event.code for event in broken(joined.listener.take_events())] == [StreamCode.OVERLOADED]
+    assert joined.listener.memory.used_bytes == len(b"token")
+
+
+# --- Liveness ---
+
+
+def test_round_trip_and_clock_are_measured_by_pings() -> None:
+    joined = Joined()
+    joined.dialer.wall_offset_s = 1000.0
+    joined.listener.wall_offset_s = 1007.5
+    joined.dialer.ping(joined.now)
+    joined.send(joined.dialer)
+    joined.now += 0.02
+    joined.deliver(joined.listener)
+    joined.send(joined.listener)
+    joined.now += 0.02
+    joined.deliver(joined.dialer)
+    assert joined.dialer.rtt_s == pytest.approx(0.04)
+    assert joined.dialer.peer_clock_offset_ms == pytest.approx(7500, abs=2)
+
+
+def test_the_welcome_tells_the_listeners_clock() -> None:
+    joined = Joined(welcome=Welcome(server_time_ms=160_000))
+    assert joined.dialer.peer_clock_offset_ms == 60_000
+
+
+def test_a_flood_of_pings_is_beyond_the_limits() -> None:
+    joined = Joined()
+    flood = b"".join(frames.ping(n, 0, 0, answer=False) for n in range(11))
+    with pytest.raises(RemoteProtocolError, match="more than 10 PINGs a second") as caught:
+        joined.listener.receive_message(flood, joined.now)
+    assert caught.value.close_code == CloseCode.LIMITS
+
+
+# --- The end of the session ---
+
+
+def test_after_goaway_new_streams_are_refused_and_old_ones_go_on() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    crossing = joined.open()
+    joined.dialer.go_away(CloseCode.DRAINING, 60_000, 1000, "restart")
+    joined.send(joined.listener)
+    joined.flow()
+    assert [(event.stream, event.code, event.processed) for event in broken(joined.at_listener)] == [
+        (crossing, StreamCode.REFUSED, Processed.NO)
+    ]
+    assert events.GoAwayReceived(opened.id, 4503, 60_000, 1000, "restart") in joined.at_listener
+    with pytest.raises(LocalProtocolError):
+        joined.open()
+    joined.listener.send_data(opened, b"goes on", joined.now)
+    joined.flow()
+    assert joined.dialer.take(accepted, 100, joined.now) == b"goes on"
+
+
+def test_opens_that_were_not_sent_when_goaway_came_are_refused_here() -> None:
+    joined = Joined()
+    joined.flow()
+    joined.dialer.go_away(CloseCode.DRAINING, 0, 0, "")
+    joined.send(joined.dialer)
+    waiting = joined.open()
+    joined.deliver(joined.listener)
+    assert [(event.stream, event.code, event.processed) for event in broken(joined.at_listener)] == [
+        (waiting, StreamCode.REFUSED, Processed.NO)
+    ]
+
+
+def test_a_lost_transport_breaks_every_stream_and_gives_every_byte_back() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, b"arrived", joined.now)
+    joined.flow()
+    never_sent = joined.open()
+    joined.listener.close(StreamCode.DETACH_EXPIRED, "tunnel lost")
+    lost = {event.stream: event for event in broken(joined.listener.take_events())}
+    assert lost[opened].processed is Processed.MAYBE
+    assert lost[never_sent].processed is Processed.NO
+    # What had arrived is still there.
+    assert joined.listener.take(opened, 100, joined.now) == b"arrived"
+    assert joined.listener.memory.used_bytes == 0
+    assert joined.listener.next_deadline() == math.inf
+    with pytest.raises(LocalProtocolError, match="the session is closed"):
+        joined.open()
+
+
+# --- Any bytes ---
+
+
+def session_with_streams(role: Role) -> tuple[Joined, Connection]:
+    joined = Joined()
+    joined.streams()
+    opened, _ = joined.streams()
+    joined.listener.send_eof(opened, joined.now)
+    joined.open(bytes(100))
+    joined.flow()
+    return joined, joined.listener if role is Role.LISTENER else joined.dialer
+
+
+def survive(joined: Joined, connection: Connection, messages: list[bytes]) -> None:
+    """Feed anything: RemoteProtocolError may come of it, and nothing else; the counters stay right."""
+    try:
+        for message in messages:
+            joined.now += 0.01
+            connection.receive_message(message, joined.now)
+            for _ in range(3):
+                connection.data_to_send(16 * KIB, joined.now)
+    except RemoteProtocolError:
+        assert connection.phase is Phase.CLOSED
+    connection.close(StreamCode.DETACH_EXPIRED, "")
+    for event in broken(connection.take_events()):
+        connection.discard_received(event.stream)
+    for holder in list(connection.holders()):
+        assert isinstance(holder, StreamState)
+        connection.discard_received(holder)
+    assert connection.memory.used_bytes == 0
+
+
+some_frames = st.builds(
+    lambda frame_type, flags, stream_id, payload: (
+        frames.header(frame_type, flags, stream_id, len(payload)) + payload
+    ),
+    st.sampled_from([*map(int, FrameType), 0x0F, 0x7F]),
+    st.sampled_from([0, frames.FIN, frames.ACK_FLAG, frames.IN_LINE, frames.CRITICAL]) | st.integers(0, 255),
+    st.integers(0, 8),
+    st.binary(max_size=40)
+    | st.lists(st.sampled_from([0, 1, 2, 3, 4, 8, 255]), min_size=3, max_size=24).map(
+        lambda numbers: b"".join(number.to_bytes(4, "big") for number in numbers)
+    ),
+)
+
+
+@given(st.sampled_from(Role), st.lists(st.binary(max_size=200), max_size=5))
+def test_only_remote_protocol_error_escapes_from_arbitrary_bytes(role: Role, messages: list[bytes]) -> None:
+    survive(*session_with_streams(role), messages)
+    greeted = Connection(role, now=0.0)
+    for message in messages:
+        try:
+            greeted.receive_message(message, 0.0)
+        except RemoteProtocolError:
+            break
+
+
+@given(st.sampled_from(Role), st.lists(st.lists(some_frames, max_size=6).map(b"".join), max_size=6))
+def test_only_remote_protocol_error_escapes_from_well_formed_frames(
+    role: Role, messages: list[bytes]
+) -> None:
+    survive(*session_with_streams(role), messages)
+
+
+@given(st.data())
+def test_only_remote_protocol_error_escapes_from_a_real_dialogue_with_mutations(data: st.DataObject) -> None:
+    joined, victim = session_with_streams(data.draw(st.sampled_from(Role)))
+    peer = joined.peer_of(victim)
+    for stream in list(peer._streams.values()):
+        if not at_rest(stream.sending):
+            peer.send_data(stream, data.draw(st.binary(max_size=50)), joined.now)
+    peer.ping(joined.now)
+    message = bytearray(peer.data_to_send(64 * KIB, joined.now))
+    for _ in range(data.draw(st.integers(1, 4))):
+        position = data.draw(st.integers(0, len(message) - 1))
+        match data.draw(st.integers(0, 2)):
+            case 0:
+                message[position] = data.draw(st.integers(0, 255))
+            case 1:
+                del message[position : position + data.draw(st.integers(1, 20))]
+                message = message or bytearray(b"\x00")
+            case _:
+                message[position:position] = data.draw(st.binary(max_size=20))
+    survive(joined, victim, [bytes(message)])

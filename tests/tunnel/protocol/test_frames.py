@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.tunnel.protocol.joined import frames_of
+from tunnel.protocol import frames
+from tunnel.protocol.errors import Processed, RemoteProtocolError, StreamCode
+from tunnel.protocol.frames import FrameType, Hello, Resume, Welcome
+
+u16 = st.integers(0, 2**16 - 1)
+u32 = st.integers(0, 2**32 - 1)
+u64 = st.integers(0, 2**64 - 1)
+short = st.binary(max_size=300)
+names = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40)
+limits = st.integers(frames.MIN_FRAME_BYTES, frames.MAX_FRAME_LIMIT_BYTES)
+windows = st.integers(1, 4 * 1024 * 1024)
+
+
+def only(frame: bytes, frame_type: FrameType, stream_id: int = 0) -> tuple[int, bytes]:
+    """The flags and payload of a message of one frame."""
+    ((found_type, flags, found_id, payload),) = frames_of(frame)
+    assert (found_type, found_id) == (frame_type, stream_id)
+    return flags, payload
+
+
+@given(u32, u32, u32, short)
+def test_open_comes_back(stream_id: int, context: int, length: int, part: bytes) -> None:
+    frame = frames.open_prefix(stream_id, context, length, len(part), frames.FIN) + part
+    flags, payload = only(frame, FrameType.OPEN, stream_id)
+    assert flags == frames.FIN
+    assert frames.decode_open(payload) == (context, length, part)
+
+
+@given(u32, u32, short)
+def test_head_comes_back(stream_id: int, length: int, part: bytes) -> None:
+    frame = frames.head_prefix(stream_id, length, len(part), 0) + part
+    assert frames.decode_head(only(frame, FrameType.HEAD, stream_id)[1]) == (length, part)
+
+
+@given(u32, u32)
+def test_window_comes_back(stream_id: int, delta: int) -> None:
+    frame = frames.window(stream_id, delta)
+    assert frames.decode_window(only(frame, FrameType.WINDOW, stream_id)[1]) == delta
+
+
+@given(u32, st.sampled_from(StreamCode), st.sampled_from(Processed), st.text(max_size=400), st.booleans())
+def test_reset_comes_back_with_a_reason_cut_at_a_character(
+    stream_id: int, code: StreamCode, processed: Processed, reason: str, in_line: bool
+) -> None:
+    frame = frames.reset(stream_id, code, processed, reason, in_line=in_line)
+    flags, payload = only(frame, FrameType.RESET, stream_id)
+    found_code, found_processed, found_reason = frames.decode_reset(payload)
+    assert (found_code, found_processed) == (code, processed)
+    assert bool(flags & frames.IN_LINE) == in_line
+    assert reason.encode("utf-8", "replace").decode().startswith(found_reason)
+    assert len(found_reason.encode()) >= min(
+        len(reason.encode("utf-8", "replace")), frames.REASON_BYTES_MAX - 3
+    )
+
+
+@given(u32, u32, short)
+def test_context_comes_back(index: int, group: int, payload: bytes) -> None:
+    frame = frames.context(index, group, payload)
+    assert frames.decode_context(only(frame, FrameType.CONTEXT)[1]) == (index, group, payload)
+
+
+@given(u64, u64, u64, st.booleans())
+def test_ack_and_ping_come_back(opaque: int, received: int, clock_ms: int, answer: bool) -> None:
+    assert frames.decode_ack(only(frames.ack(received), FrameType.ACK)[1]) == received
+    flags, payload = only(frames.ping(opaque, received, clock_ms, answer=answer), FrameType.PING)
+    assert frames.decode_ping(payload) == (opaque, received, clock_ms)
+    assert bool(flags & frames.ACK_FLAG) == answer
+
+
+@given(u32, u16, u32, u32, names)
+def test_goaway_comes_back(last_id: int, code: int, drain_ms: int, retry_ms: int, reason: str) -> None:
+    payload = only(frames.goaway(last_id, code, drain_ms, retry_ms, reason), FrameType.GOAWAY)[1]
+    assert frames.decode_goaway(payload) == (last_id, code, drain_ms, retry_ms, reason)
+
+
+hellos = st.builds(
+    Hello,
+    versions=st.lists(st.integers(0, 2**40), max_size=4).map(tuple),
+    max_frame=limits,
+    initial_window=windows,
+    max_streams=st.integers(1, 2**31),
+    features=st.lists(names, max_size=3).map(tuple),
+    cluster=names,
+    instance=names,
+    boot_id=names,
+    software=names,
+    resume=st.none() | st.builds(Resume, names, st.integers(0, 2**62), st.integers(0, 2**62)),
+)
+welcomes = st.builds(
+    Welcome,
+    version=st.integers(0, 2**40),
+    session_id=names,
+    resume_ttl_s=st.integers(0, 600),
+    max_frame=limits,
+    initial_window=windows,
+    max_streams=st.integers(1, 2**31),
+    features=st.lists(names, max_size=3).map(tuple),
+    replica=names,
+    boot_id=names,
+    software=names,
+    server_time_ms=st.integers(0, 2**50),
+    resumed=st.booleans(),
+    last_rx=st.integers(0, 2**62),
+)
+
+
+@given(hellos, welcomes)
+def test_greetings_come_back(hello: Hello, welcome: Welcome) -> None:
+    assert frames.decode_hello(only(frames.hello(hello), FrameType.HELLO)[1]) == hello
+    assert frames.decode_welcome(only(frames.welcome(welcome), FrameType.WELCOME)[1]) == welcome
+
+
+def test_a_greeting_of_an_older_peer_has_defaults_and_of_a_newer_one_is_read_all_the_same() -> None:
+    assert frames.decode_hello(b"{}") == Hello()
+    assert frames.decode_welcome(b"{}") == Welcome()
+    newer = json.dumps({"cluster": "c", "zstd": {"level": 3}, "resume": {"session": "s", "epoch": 7}})
+    assert frames.decode_hello(newer.encode()) == Hello(cluster="c", resume=Resume("s"))
+
+
+@pytest.mark.parametrize(
+    "greeting",
+    [
+        b"",
+        b"[]",
+        b"\xff",
+        b"[" * 5000,
+        b'{"max_frame": "many"}',
+        b'{"max_frame": 100}',
+        b'{"max_frame": 1048577}',
+        b'{"initial_window": 0}',
+        b'{"max_streams": true}',
+        b'{"max_streams": ' + b"9" * 5000 + b"}",
+        b'{"versions": [1.5]}',
+        b'{"features": [7]}',
+        b'{"features": ["\\ud800"]}',
+        b'{"cluster": "a\\nb"}',
+        b'{"resume": 1}',
+        b'{"version": null}',
+    ],
+)
+def test_a_greeting_that_cannot_be_meant_is_refused(greeting: bytes) -> None:
+    refused = 0
+    for decode in (frames.decode_hello, frames.decode_welcome):
+        try:
+            decode(greeting)
+        except RemoteProtocolError:
+            refused += 1
+    assert refused >= 1
+
+
+@given(st.binary(max_size=400))
+def test_decoders_raise_nothing_but_remote_protocol_error(payload: bytes) -> None:
+    for decode in (
+        frames.decode_open,
+        frames.decode_head,
+        frames.decode_window,
+        frames.decode_reset,
+        frames.decode_context,
+        frames.decode_ack,
+        frames.decode_ping,
+        frames.decode_goaway,
+        frames.decode_hello,
+        frames.decode_welcome,
+    ):
+        with contextlib.suppress(RemoteProtocolError):
+            decode(payload)
+
+
+def test_a_code_of_a_later_version_is_internal_and_keeps_its_number() -> None:
+    code, processed, reason = frames.decode_reset(b"\x03\xe7\x09new")
+    assert (code, processed, reason) == (StreamCode.INTERNAL, Processed.MAYBE, "code 999: new")

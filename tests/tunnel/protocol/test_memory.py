@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+import pytest
+
+from tunnel.protocol.memory import Level, Memory, victims
+
+
+@attrs.define(eq=False)
+class FakeHolder:
+    name: str
+    held_bytes: int
+    moved_at: float
+
+
+@attrs.define(eq=False)
+class FakeConnection:
+    memory: Memory
+    streams: list[FakeHolder]
+    evicted: list[str] = attrs.Factory(list)
+
+    def holders(self) -> Iterable[FakeHolder]:
+        return list(self.streams)
+
+    def evict(self, holder: object) -> None:
+        assert isinstance(holder, FakeHolder)
+        self.evicted.append(holder.name)
+        self.memory.release(holder.held_bytes)
+        holder.held_bytes = 0
+
+
+@pytest.mark.parametrize(
+    ("used", "level"),
+    [
+        (0, Level.FREE),
+        (49, Level.FREE),
+        (50, Level.HALF),
+        (75, Level.HALF),
+        (76, Level.SQUEEZED),
+        (99, Level.SQUEEZED),
+        (100, Level.FULL),
+        (150, Level.FULL),
+    ],
+)
+def test_levels(used: int, level: Level) -> None:
+    memory = Memory(100)
+    memory.charge(used)
+    assert memory.level() is level
+
+
+def test_the_fuller_account_decides_and_both_come_back_to_zero() -> None:
+    process = Memory(1000)
+    one, other = Memory(800, parent=process), Memory(800, parent=process)
+    one.charge(500)
+    other.charge(300)
+    assert (process.used_bytes, one.level(), other.level()) == (800, Level.SQUEEZED, Level.SQUEEZED)
+    one.release(500)
+    assert other.level() is Level.FREE
+    other.release(300)
+    assert process.used_bytes == one.used_bytes == other.used_bytes == 0
+
+
+def test_the_largest_holders_go_first_and_among_them_the_longest_unmoved() -> None:
+    memory = Memory(1000)
+    streams = [
+        FakeHolder("large, moves", 400, 50.0),
+        FakeHolder("large, stuck", 300, 10.0),
+        FakeHolder("small, stuck longest", 100, 1.0),
+        FakeHolder("holds nothing", 0, 0.0),
+    ]
+    connection = FakeConnection(memory, streams)
+    memory.charge(800)
+    for evict in victims([connection], 350):
+        evict()
+    assert connection.evicted == ["large, stuck", "large, moves"]
+
+
+def test_nothing_is_evicted_below_the_limit() -> None:
+    memory = Memory(100)
+    connection = FakeConnection(memory, [FakeHolder("a", 99, 0.0)])
+    memory.join(connection)
+    memory.charge(99)
+    memory.relieve()
+    assert connection.evicted == []
+
+
+def test_a_full_process_evicts_in_whichever_session_holds_most() -> None:
+    process = Memory(1000)
+    greedy_memory, modest_memory = Memory(5000, parent=process), Memory(5000, parent=process)
+    greedy = FakeConnection(greedy_memory, [FakeHolder(f"g{n}", 200, float(n)) for n in range(4)])
+    modest = FakeConnection(modest_memory, [FakeHolder("m", 50, 0.0), FakeHolder("n", 150, 9.0)])
+    for connection in (greedy, modest):
+        connection.memory.join(connection)
+        connection.memory.charge(sum(holder.held_bytes for holder in connection.streams))
+    modest_memory.relieve()
+    assert greedy.evicted == ["g0"]
+    assert modest.evicted == []
+    assert process.used_bytes == 800
+
+
+def test_a_connection_that_left_is_not_asked() -> None:
+    process = Memory(10)
+    memory = Memory(10, parent=process)
+    connection = FakeConnection(memory, [FakeHolder("a", 10, 0.0)])
+    memory.join(connection)
+    memory.charge(10)
+    memory.leave(connection)
+    process.relieve()
+    assert connection.evicted == []

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tunnel.protocol.errors import IllegalTransition
+from tunnel.protocol.state import TRANSITIONS, Half, Step, after, at_rest
+
+
+@pytest.mark.parametrize(("half", "step"), list(itertools.product(Half, Step)))
+def test_every_half_meets_every_step(half: Half, step: Step) -> None:
+    if (half, step) in TRANSITIONS:
+        assert after(half, step) is TRANSITIONS[half, step]
+    else:
+        with pytest.raises(IllegalTransition, match=step.value):
+            after(half, step)
+
+
+@pytest.mark.parametrize("half", Half)
+def test_reset_is_possible_at_any_time_and_ends_it(half: Half) -> None:
+    assert at_rest(after(half, Step.RESET))
+
+
+@pytest.mark.parametrize(("half", "step"), list(itertools.product((Half.ENDED, Half.BROKEN), Step)))
+def test_a_half_at_rest_stays_at_rest(half: Half, step: Step) -> None:
+    following = TRANSITIONS.get((half, step), half)
+    assert following is half
+
+
+def test_a_head_is_the_first_word_or_none() -> None:
+    assert [half for half in Half if (half, Step.HEAD) in TRANSITIONS] == [Half.FRESH]
+
+
+def test_no_reset_makes_a_clean_end_of_an_unfinished_half() -> None:
+    assert after(Half.FLOWING, Step.RESET) is Half.BROKEN
+    assert after(Half.FRESH, Step.RESET) is Half.BROKEN

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.protocol.streams import SMALL_BYTES, ByteQueue, HeadBuffer
+
+Action = tuple[str, bytes | int | float | None]
+
+pieces = st.binary(max_size=3 * SMALL_BYTES)
+steps = st.lists(
+    st.tuples(st.just("append"), pieces)
+    | st.tuples(st.just("take"), st.integers(1, 4 * SMALL_BYTES))
+    | st.tuples(st.just("move"), st.floats(0, 1))
+    | st.tuples(st.just("clear"), st.none()),
+    max_size=40,
+)
+
+
+@given(pieces, steps)
+def test_a_byte_queue_is_a_bytearray(first: bytes, actions: list[Action]) -> None:
+    queue, model = ByteQueue(), bytearray(first)
+    queue.prepend(first)
+    for _, value in actions:
+        match value:
+            case bytes():
+                queue.append(value)
+                model += value
+            case int():
+                taken = queue.take(value)
+                assert len(taken) <= value
+                assert taken == model[: len(taken)]
+                assert bool(taken) == bool(model)
+                del model[: len(taken)]
+            case float():
+                count = int(value * queue.size)
+                parts: list[bytes | memoryview] = []
+                queue.move(count, parts)
+                assert b"".join(parts) == model[:count]
+                del model[:count]
+            case None:
+                assert queue.clear() == len(model)
+                model.clear()
+        assert queue.size == len(model)
+
+
+def test_a_large_piece_comes_out_as_it_went_in() -> None:
+    queue, piece = ByteQueue(), bytes(60_000)
+    queue.append(piece)
+    queue.append(piece)
+    assert queue.take(65_536) is piece
+
+
+def test_bytes_that_come_one_by_one_do_not_become_objects_one_by_one() -> None:
+    queue = ByteQueue()
+    for _ in range(100 * SMALL_BYTES):
+        queue.append(b"x")
+    assert len(queue._pieces) <= 101
+
+
+@given(st.binary(max_size=100), st.lists(st.integers(0, 30), max_size=10), st.integers(0, 100))
+def test_a_head_takes_what_is_its_own(text: bytes, cuts: list[int], length: int) -> None:
+    length = min(length, len(text))
+    head, rest = HeadBuffer(length, []), b""
+    start = 0
+    for cut in [*cuts, 1000]:
+        rest += head.feed(text[start : start + cut])
+        start += cut
+    assert b"".join(head.parts) == text[:length]
+    assert rest == text[length:]
+    assert head.missing == 0
