@@ -1,0 +1,303 @@
+"""A call's way through the hub, with a real directory, recorder and tunnel; the relay is a script."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import trio.testing
+
+from audit.record import Event
+from audit.recorder import Recorder, open_recorder
+from audit.store import AuditReader, AuditStore
+from auth.keys import KeySet, SigningKey
+from auth.principal import Principal
+from auth.tokens import issue_access
+from proxy.head import RequestHead
+from proxy.http import ServerConnection
+from proxy.hub.access import AccessTokens
+from proxy.hub.calls import Calls
+from proxy.hub.config import HubConfig, LimitsConfig
+from proxy.hub.contexts import TokenContexts
+from proxy.hub.datadir import SigningKeys
+from proxy.hub.direct import DirectRelays
+from proxy.hub.directory import Directory, open_directory
+from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.store import Store
+from proxy.hub.trail import Trail
+from tests.proxy.hub.sessions import session_pair
+from tunnel import Processed, Session, StreamCode
+
+ISSUER = "https://hub.example"
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n\r\n"
+
+
+@attrs.define(eq=False)
+class Bench:
+    calls: Calls
+    registry: Registry
+    directory: Directory
+    recorder: Recorder
+    key: SigningKey
+    audit_file: Path
+    observed: list[Event]
+
+    def token(self, cluster: str = "prod") -> str:
+        agent = self.directory.current.agents_by_name["ann"]
+        assert agent.principal is not None
+        return issue_access(
+            self.key,
+            issuer=ISSUER,
+            principal=agent.principal,
+            cluster=cluster,
+            sid="sid",
+            jti="jti",
+            now=time.time(),
+        )
+
+    def request(self, line: str, *headers: str, body: bytes = b"", token: str | None = None) -> bytes:
+        bearer = self.token() if token is None else token
+        lines = [line, "Host: hub.example", f"Authorization: Bearer {bearer}", "Connection: close", *headers]
+        return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+    async def ask(self, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+        """Serve one connection that sends `data`; status, headers and body of the answer."""
+        client, server = trio.testing.memory_stream_pair()
+        connection = ServerConnection(server)
+
+        async def serve() -> None:
+            head = await connection.next_request()
+            assert head is not None
+            await self.calls.handle(connection, head, "192.0.2.7")
+            await connection.aclose()
+
+        received = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve)
+            await client.send_all(data)
+            while chunk := await client.receive_some():
+                received += chunk
+        head, _, body = received.partition(b"\r\n\r\n")
+        first, *lines = head.split(b"\r\n")
+        headers = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
+        return int(first.split(b" ")[1]), headers, body
+
+    async def trail(self) -> list[dict[str, object]]:
+        await self.recorder.flush()
+        reader = AuditReader(self.audit_file)
+        try:
+            return [json.loads(stored.body) for stored in reader.query()]
+        finally:
+            reader.close()
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    key = SigningKey.generate()
+    keys = SigningKeys(key, (key,))
+    audit_file = tmp_path / "audit.db"
+    store = AuditStore(audit_file)
+    registry = Registry()
+    observed: list[Event] = []
+    async with (
+        open_recorder(store, org="acme") as recorder,
+        open_directory(tmp_path / "hub.db", org="acme", clock=time.time) as directory,
+        trio.open_nursery() as nursery,
+    ):
+        await directory.change(enrol)
+        config = HubConfig(org="acme", public_url=ISSUER, limits=LimitsConfig(streams_per_agent=2))
+        calls = Calls(
+            config=config,
+            directory=directory,
+            tokens=AccessTokens(KeySet([key.public]), issuer=ISSUER, org="acme"),
+            registry=registry,
+            direct=DirectRelays(keys=keys, issuer=ISSUER, new_id=lambda: "id", nursery=nursery),
+            recorder=recorder,
+            trail=Trail("acme"),
+            observe=observed.append,
+        )
+        yield Bench(calls, registry, directory, recorder, key, audit_file, observed)
+    store.close()
+
+
+def enrol(store: Store) -> None:
+    store.add_team("sre")
+    store.add_team("web")
+    store.add_agent("ann", owner="Ann", teams=["sre"], key_hash="h1", key_hint="hws_1")
+    store.add_cluster("prod", teams=["sre"], relay_key=SigningKey.generate().public)
+    store.add_cluster("other", teams=["web"], relay_key=SigningKey.generate().public)
+
+
+@asynccontextmanager
+async def relay_of(bench: Bench) -> AsyncIterator[Session]:
+    """A live relay of the cluster `prod`: yields its end of the session."""
+    cluster = bench.directory.current.clusters_by_name["prod"]
+    minted = iter(range(100))
+
+    def mint(principal: Principal, now: float) -> str:
+        return f"token-{next(minted)}"
+
+    async with session_pair() as (hub, relay):
+        contexts = TokenContexts(hub, mint)
+        live = LiveRelay(cluster.id, "prod", "relay-1", "boot", "v1", "192.0.2.9", 0.0, hub, contexts)
+        with bench.registry.registered(live):
+            yield relay
+
+
+async def test_a_get_crosses_under_a_fresh_head_and_leaves_one_event(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        heads: list[RequestHead] = []
+
+        async def answer() -> None:
+            async with await relay.accept() as stream:
+                heads.append(RequestHead.decode(stream.head))
+                assert bytes(stream.context.payload) == b"token-0"
+                await stream.send_head(OK)
+                await stream.send_all(b"yes")
+                await stream.send_eof()
+
+        nursery.start_soon(answer)
+        status, _headers, body = await bench.ask(
+            bench.request("GET /clusters/prod/api/v1/namespaces/dev/pods?limit=500 HTTP/1.1", "Cookie: a=b")
+        )
+
+    assert (status, body) == (200, b"yes")
+    [head] = heads
+    assert head.target == b"/api/v1/namespaces/dev/pods?limit=500"
+    assert head.header(b"authorization") is None
+    assert head.header(b"cookie") is None
+    assert head.header(b"x-forwarded-for") == b"192.0.2.7"
+    [event] = await bench.trail()
+    assert event["eid"] == (head.header(b"audit-id") or b"").decode()
+    assert event["phase"] == "complete"
+    assert event["req"]["resource"] == "pods"  # type: ignore[index]
+    assert event["resp"]["status"] == 200  # type: ignore[index]
+
+
+async def test_a_write_is_durable_before_the_relay_hears_of_it(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        seen: list[list[dict[str, object]]] = []
+
+        async def answer() -> None:
+            async with await relay.accept() as stream:
+                reader = AuditReader(bench.audit_file)
+                seen.append([json.loads(stored.body) for stored in reader.query()])
+                reader.close()
+                assert await stream.receive_some() == b"{}"
+                assert await stream.receive_some() == b""
+                await stream.send_head(OK)
+                await stream.send_all(b"yes")
+                await stream.send_eof()
+
+        nursery.start_soon(answer)
+        data = bench.request(
+            "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 2", body=b"{}"
+        )
+        status, _, _ = await bench.ask(data)
+
+    assert status == 200
+    assert [event["phase"] for event in seen[0]] == ["intent"]
+    intent, end = await bench.trail()
+    assert (intent["phase"], end["phase"]) == ("intent", "complete")
+    assert intent["eid"] == end["eid"]
+
+
+@pytest.mark.parametrize("line", ["GET /clusters/prod/api HTTP/1.1", "GET /clusters/prod?watch=1 HTTP/1.1"])
+async def test_an_offline_cluster_is_a_503_at_once_that_kubectl_does_not_repeat(
+    bench: Bench, line: str
+) -> None:
+    status, headers, body = await bench.ask(bench.request(line))
+    assert status == 503
+    assert b"retry-after" not in headers
+    assert b"offline" in headers[b"warning"]
+    assert json.loads(body)["reason"] == "ServiceUnavailable"
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "status", "kind"),
+    [
+        ("GET /clusters/prod/api HTTP/1.1", "Impersonate-User: system:admin", 403, "header_smuggling"),
+        ("GET /clusters/prod/api HTTP/1.1", "impersonate_group: system:masters", 403, "header_smuggling"),
+        ("GET /clusters/prod/api/../v1 HTTP/1.1", "X-A: b", 400, "request.malformed"),
+        ("GET /clusters/prod/api%2fv1 HTTP/1.1", "X-A: b", 400, "request.malformed"),
+    ],
+)
+async def test_what_is_refused_never_reaches_the_relay_and_is_one_event(
+    bench: Bench, line: str, header: str, status: int, kind: str
+) -> None:
+    async with relay_of(bench) as relay:
+        answered, _, _ = await bench.ask(bench.request(line, header))
+        assert answered == status
+        with trio.move_on_after(0.05) as waiting:
+            await relay.accept()
+        assert waiting.cancelled_caught
+    [event] = await bench.trail()
+    assert event["kind"] == kind
+    assert event["decision"]["effect"] == "deny"  # type: ignore[index]
+
+
+async def test_a_cluster_that_is_not_granted_looks_like_one_that_is_not_there(bench: Bench) -> None:
+    answers = []
+    for name in ("other", "missing"):
+        data = bench.request(f"GET /clusters/{name}/api HTTP/1.1", token=bench.token(name))
+        status, _, body = await bench.ask(data)
+        answers.append((status, body.replace(name.encode(), b"NAME")))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 403
+
+
+async def test_a_locked_agents_valid_token_is_worth_nothing(bench: Bench) -> None:
+    data = bench.request("GET /clusters/prod/api HTTP/1.1")
+    await bench.directory.change(lambda store: store.lock_agent("ann"))
+    status, _, _ = await bench.ask(data)
+    assert status == 401
+    [event] = await bench.trail()
+    assert event["kind"] == "auth.failed"
+
+
+async def test_the_agents_calls_are_bounded(bench: Bench) -> None:
+    agent = bench.directory.current.agents_by_name["ann"]
+    bench.calls.streams[agent.id] = 2
+    status, headers, _ = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+    assert status == 429
+    assert b"retry-after" not in headers
+    bench.calls.streams.clear()
+
+
+async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        tokens: list[bytes] = []
+
+        async def refuse() -> None:
+            for _ in range(2):
+                stream = await relay.accept()
+                tokens.append(bytes(stream.context.payload))
+                stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="expired")
+
+        nursery.start_soon(refuse)
+        status, _, _ = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+    assert status == 401
+    assert tokens == [b"token-0", b"token-1"]
+
+
+async def test_a_post_that_may_have_been_processed_is_not_called_unavailable(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def vanish() -> None:
+            stream = await relay.accept()
+            stream.reset(StreamCode.UPSTREAM_RESET, processed=Processed.MAYBE, reason="cut")
+
+        nursery.start_soon(vanish)
+        status, _headers, body = await bench.ask(
+            bench.request("POST /clusters/prod/api/v1/pods HTTP/1.1", "Content-Length: 2", body=b"{}")
+        )
+    assert status == 504
+    assert b"may still be processing" in body
+    assert (await bench.trail())[-1]["resp"]["processed"] == "maybe"  # type: ignore[index]
+    assert len(bench.observed) == 1
