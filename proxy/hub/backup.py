@@ -1,0 +1,242 @@
+"""Backup and restore of what a hub cannot make again: store, signing keys, pepper, certificates, local token.
+
+The archive is a plain tar of 0600 files. It holds every secret of the hub, so it is as precious as the data
+folder itself. The audit trail is not in it: it is a record of its own with its own size and retention.
+
+A restore works inside the data folder, so that the folder may be a mounted volume: the archive is unpacked
+beside the present files and checked as a whole (keys load, pepper is whole, the database passes its own
+check and migrates), and only then are the present files moved aside and the new ones moved in.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import time
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+
+import attrs
+
+from proxy.hub.datadir import DataDir, DataDirError, read_private
+from proxy.hub.errors import StoreUnavailableError
+from proxy.hub.store import Store
+
+FORMAT = 1
+_ABOUT = "hawse-backup.json"
+# Exactly these; whatever else a tar can hold (links, devices, other paths) is not ours.
+_MEMBER = re.compile(r"hub\.db|pepper|admin-token|keys/(active|[A-Za-z0-9._-]+\.pem)|tls/[a-z]+\.(pem|key)")
+MEMBERS_MAX = 200
+# A million agents fit; what is larger was not written by `backup`.
+MEMBER_BYTES_MAX = 4 * 1024**3
+# What a restore leaves where it is.
+_KEPT = re.compile(
+    r"hub\.lock|lost\+found|audit\.db(-wal|-shm)?|admin\.json|\.restore-.*|\.before-restore-.*"
+)
+_SQLITE_TIMEOUT_S = 30.0
+
+
+class BackupError(Exception):
+    """The archive cannot be written, or is not restored; the message says why and what to do."""
+
+
+@attrs.frozen
+class Restored:
+    """What a restore did."""
+
+    created: str
+    """When the backup was made, in UTC."""
+    replaced: Path | None
+    """Where the files that it replaced now are."""
+
+
+def backup(data_dir: Path, archive: Path) -> None:
+    """Write the archive, also while the hub runs; raises BackupError.
+
+    An existing file is never replaced: it may be the only good backup.
+    """
+    if not (data_dir / "hub.db").is_file():
+        raise BackupError(f"{data_dir} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR")
+    try:
+        with tempfile.TemporaryDirectory(prefix=".hawse-backup-", dir=archive.absolute().parent) as folder:
+            unfinished = Path(folder) / "archive"
+            copy = Path(folder) / "hub.db"
+            _copy_database(data_dir / "hub.db", copy)
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                    _add(tar, _ABOUT, _about())
+                    for path in sorted(path for path in data_dir.rglob("*") if path.is_file()):
+                        name = str(path.relative_to(data_dir))
+                        if _MEMBER.fullmatch(name) and name != "hub.db":
+                            _add(tar, name, read_private(path))
+                    _add_file(tar, "hub.db", copy)
+                file.flush()
+                os.fsync(file.fileno())
+            # link() and not rename(): it refuses a name that exists.
+            os.link(unfinished, archive)
+    except FileExistsError as error:
+        raise BackupError(f"{archive} exists already: choose another name") from error
+    except (OSError, sqlite3.Error, DataDirError) as error:
+        raise BackupError(f"cannot back up {data_dir} to {archive}: {error}") from error
+
+
+def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
+    """Put an archive in place of a data folder's files; raises BackupError and then has changed nothing.
+
+    The hub must not run. With `overwrite` the files of a folder that is in use are moved aside first.
+    """
+    try:
+        data = DataDir.open(data_dir)
+        with data.locked():
+            present = _present(data_dir)
+            if present and not overwrite:
+                raise BackupError(
+                    f"{data_dir} holds a hub already ({', '.join(present[:3])}…): "
+                    "restore into an empty folder, or say --overwrite, which moves these files aside"
+                )
+            fresh = data_dir / f".restore-{secrets.token_hex(4)}"
+            try:
+                about = _unpack(archive, fresh)
+                _check(fresh)
+                return Restored(about, _swap(data_dir, fresh, present))
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+    except (OSError, tarfile.TarError, DataDirError, StoreUnavailableError) as error:
+        raise BackupError(f"cannot restore {archive} into {data_dir}: {error}") from error
+
+
+def _copy_database(source: Path, copy: Path) -> None:
+    """SQLite's own online copy: consistent while a hub writes, with what still stands in its WAL."""
+    os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with closing(sqlite3.connect(source, timeout=_SQLITE_TIMEOUT_S)) as live:
+        with closing(sqlite3.connect(copy)) as target:
+            live.backup(target)
+            # One file, whatever the journal mode that came along.
+            target.execute("PRAGMA journal_mode = DELETE")
+
+
+def _about() -> bytes:
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps({"format": FORMAT, "created": created, "version": version("hawse")}).encode("ascii")
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = _member(name, len(data))
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _add_file(tar: tarfile.TarFile, name: str, path: Path) -> None:
+    with path.open("rb") as file:
+        tar.addfile(_member(name, path.stat().st_size), file)
+
+
+def _member(name: str, size: int) -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    member.mode = 0o600
+    member.mtime = int(time.time())
+    return member
+
+
+def _unpack(archive: Path, fresh: Path) -> str:
+    """Unpack into a new folder, nothing but plain files of the names we write; return when it was made."""
+    fresh.mkdir(mode=0o700)
+    for folder in ("keys", "tls"):
+        (fresh / folder).mkdir(mode=0o700)
+    created = ""
+    with tarfile.open(archive, mode="r:") as tar:
+        for number, member in enumerate(tar):
+            if number >= MEMBERS_MAX or not member.isreg() or member.size > MEMBER_BYTES_MAX:
+                raise BackupError(
+                    f"{archive} is not a backup of a hub: {ascii(member.name)[:80]} has no place in it"
+                )
+            content = tar.extractfile(member)
+            assert content is not None  # it is a regular file
+            if member.name == _ABOUT:
+                created = _read_about(archive, content.read(64 * 1024))
+            elif _MEMBER.fullmatch(member.name):
+                descriptor = os.open(fresh / member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "wb") as file:
+                    shutil.copyfileobj(content, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+            else:
+                raise BackupError(
+                    f"{archive} is not a backup of a hub: {ascii(member.name)[:80]} has no place in it"
+                )
+    if not created:
+        raise BackupError(f"{archive} is not a backup of a hub: it does not say so")
+    return created
+
+
+def _read_about(archive: Path, text: bytes) -> str:
+    try:
+        about = json.loads(text)
+        found, created = about["format"], str(about["created"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise BackupError(f"{archive} is not a backup of a hub: its description is damaged") from error
+    if found != FORMAT:
+        raise BackupError(
+            f"{archive} has format {found!a}, this version reads {FORMAT}: use the version that wrote it"
+        )
+    return created
+
+
+def _check(fresh: Path) -> None:
+    """Prove that a hub could start on it; raises DataDirError, StoreUnavailableError, BackupError."""
+    unpacked = DataDir(fresh)
+    if not unpacked.store_file.is_file():
+        raise BackupError("the backup holds no store")
+    unpacked.signing_keys()
+    unpacked.pepper()
+    unpacked.admin_token()
+    try:
+        with closing(sqlite3.connect(unpacked.store_file)) as connection:
+            (verdict,) = connection.execute("PRAGMA integrity_check(1)").fetchone()
+            broken = connection.execute("PRAGMA foreign_key_check").fetchone()
+    except sqlite3.Error as error:
+        raise BackupError(f"the backup's store is damaged: {error}") from error
+    if verdict != "ok" or broken is not None:
+        raise BackupError(
+            f"the backup's store is damaged: {verdict if verdict != 'ok' else 'dangling references'}"
+        )
+    store = Store(unpacked.store_file, org="main", clock=time.time)
+    try:
+        store.snapshot()
+    finally:
+        store.close()
+
+
+def _present(data_dir: Path) -> list[str]:
+    """What a restore would replace; the empty folders of a first look do not count."""
+    return sorted(
+        path.name
+        for path in data_dir.iterdir()
+        if not _KEPT.fullmatch(path.name) and not (path.is_dir() and not any(path.iterdir()))
+    )
+
+
+def _swap(data_dir: Path, fresh: Path, present: list[str]) -> Path | None:
+    aside = None
+    if present:
+        aside = (
+            data_dir
+            / f".before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
+        )
+        aside.mkdir(mode=0o700)
+        for name in present:
+            (data_dir / name).rename(aside / name)
+    for path in sorted(fresh.iterdir()):
+        target = data_dir / path.name
+        if target.is_dir():
+            target.rmdir()  # one of the empty ones
+        path.rename(target)
+    return aside

@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import datetime
+import io
+import json
+import sqlite3
+import stat
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from auth.keys import SigningKey
+from proxy.hub.backup import BackupError, backup, restore
+from proxy.hub.datadir import DataDir
+from proxy.hub.devca import ensure_certificate
+from proxy.hub.store import Store
+
+
+def clock() -> float:
+    return 1000.0
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> DataDir:
+    data = DataDir.open(tmp_path / "hub")
+    data.signing_keys()
+    data.add_signing_key(SigningKey.generate())
+    data.pepper()
+    data.make_admin_token()
+    ensure_certificate(data.tls_dir, (), datetime.datetime.now(datetime.UTC))
+    store = Store(data.store_file, org="main", clock=clock)
+    store.add_team("sre")
+    store.add_agent("sre-1", owner="ada", teams=["sre"], key_hash="h1", key_hint="x")
+    store.add_cluster("prod", relay_key=SigningKey.generate().public, teams=["sre"])
+    store.close()
+    data.audit_file.write_bytes(b"trail")
+    return data
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """All but the database, whose bytes may differ while it says the same."""
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and not file.name.startswith(("hub.", "audit.db"))
+    }
+
+
+def agents(data: DataDir) -> list[str]:
+    store = Store(data.store_file, org="main", clock=clock)
+    try:
+        return list(store.snapshot().agents_by_name)
+    finally:
+        store.close()
+
+
+def test_a_restored_hub_is_the_hub_that_was_backed_up(hub: DataDir, tmp_path: Path) -> None:
+    archive = tmp_path / "hub.tar"
+    backup(hub.path, archive)
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+    done = restore(tmp_path / "other", archive, overwrite=False)
+    assert done.replaced is None
+    assert done.created.endswith("Z")
+    other = DataDir.open(tmp_path / "other")
+    assert contents(other.path) == contents(hub.path)
+    assert other.signing_keys().active.kid == hub.signing_keys().active.kid
+    assert (other.pepper(), other.admin_token()) == (hub.pepper(), hub.admin_token())
+    assert agents(other) == ["sre-1"]
+    modes = {(p.is_dir(), stat.S_IMODE(p.stat().st_mode)) for p in other.path.rglob("*")}
+    assert modes == {(True, 0o700), (False, 0o600)}
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_running_hub_is_backed_up_with_what_is_only_in_its_wal(hub: DataDir, tmp_path: Path) -> None:
+    with hub.locked():
+        store = Store(hub.store_file, org="main", clock=clock)
+        store.add_agent("sre-2", owner="ada", teams=["sre"], key_hash="h2", key_hint="x")
+        assert hub.store_file.with_name("hub.db-wal").stat().st_size > 0
+        backup(hub.path, tmp_path / "hub.tar")
+        store.close()
+    restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
+    assert agents(DataDir(tmp_path / "other")) == ["sre-1", "sre-2"]
+
+
+def test_a_backup_never_replaces_a_file(hub: DataDir, tmp_path: Path) -> None:
+    (tmp_path / "hub.tar").write_bytes(b"precious")
+    with pytest.raises(BackupError, match="exists already"):
+        backup(hub.path, tmp_path / "hub.tar")
+    assert (tmp_path / "hub.tar").read_bytes() == b"precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["hub", "hub.tar"]
+
+
+def test_a_folder_that_is_no_hub_is_not_backed_up(tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match="no hub's data folder"):
+        backup(tmp_path, tmp_path / "hub.tar")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hub_is_not_overwritten_by_accident(hub: DataDir, tmp_path: Path) -> None:
+    backup(hub.path, tmp_path / "hub.tar")
+    before = contents(hub.path)
+    with pytest.raises(BackupError, match="--overwrite"):
+        restore(hub.path, tmp_path / "hub.tar", overwrite=False)
+    assert contents(hub.path) == before
+
+
+def test_overwriting_moves_the_old_files_aside_and_keeps_the_trail(hub: DataDir, tmp_path: Path) -> None:
+    backup(hub.path, tmp_path / "hub.tar")
+    store = Store(hub.store_file, org="main", clock=clock)
+    store.retire_agent("sre-1")
+    store.add_agent("late", owner="ada", teams=["sre"], key_hash="h3", key_hint="x")
+    store.close()
+    done = restore(hub.path, tmp_path / "hub.tar", overwrite=True)
+    assert agents(hub) == ["sre-1"]
+    assert hub.audit_file.read_bytes() == b"trail"
+    assert done.replaced is not None
+    assert set(agents(DataDir(done.replaced))) == {"late", "sre-1"}
+    # And once more, over a folder that has been restored into.
+    restore(hub.path, tmp_path / "hub.tar", overwrite=True)
+
+
+def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> None:
+    backup(hub.path, tmp_path / "hub.tar")
+    with hub.locked():
+        with pytest.raises(BackupError, match="another process"):
+            restore(hub.path, tmp_path / "hub.tar", overwrite=True)
+
+
+def rewrite(archive: Path, change: Callable[[dict[str, bytes]], None]) -> None:
+    with tarfile.open(archive) as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+    change(members)
+    with tarfile.open(archive, "w") as tar:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+
+
+def torn_database(members: dict[str, bytes]) -> None:
+    page = bytearray(members["hub.db"])
+    page[4096 * 2 : 4096 * 6] = b"\xff" * (4096 * 4)
+    members["hub.db"] = bytes(page)
+
+
+def key_of_another(members: dict[str, bytes]) -> None:
+    name = next(name for name in members if name.endswith(".pem") and name.startswith("keys/"))
+    members[name] = SigningKey.generate().to_pem()
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda m: m.pop("hub.db"), "no store"),
+        (lambda m: m.pop("pepper"), "pepper"),
+        (lambda m: m.update({"pepper": b"SECRET"}), "pepper"),
+        (lambda m: m.update({"keys/active": b"none"}), "names no key"),
+        (key_of_another, "name the file after it"),
+        (torn_database, "damaged|failed"),
+        (lambda m: m.update({"hub.db": b"SECRET" * 1000}), "not a database"),
+        (lambda m: m.pop("hawse-backup.json"), "not a backup"),
+        (lambda m: m.update({"hawse-backup.json": b"{}"}), "damaged"),
+        (
+            lambda m: m.update({"hawse-backup.json": json.dumps({"format": 9, "created": "x"}).encode()}),
+            "format 9",
+        ),
+        (lambda m: m.update({"../evil": b""}), "has no place"),
+        (lambda m: m.update({"/etc/evil": b""}), "has no place"),
+        (lambda m: m.update({"keys/../../evil.pem": b""}), "has no place"),
+        (lambda m: m.update({"audit.db": b""}), "has no place"),
+        (lambda m: m.update({f"keys/k{n}.pem": b"" for n in range(300)}), "has no place"),
+    ],
+)
+def test_an_archive_that_no_hub_could_start_on_changes_nothing(
+    hub: DataDir, tmp_path: Path, change: Callable[[dict[str, bytes]], None], why: str
+) -> None:
+    archive = tmp_path / "hub.tar"
+    backup(hub.path, archive)
+    rewrite(archive, change)
+    before = contents(hub.path)
+    with pytest.raises(BackupError, match=why) as caught:
+        restore(hub.path, archive, overwrite=True)
+    assert "SECRET" not in str(caught.value)
+    assert contents(hub.path) == before
+    assert agents(hub) == ["sre-1"]
+    assert not (tmp_path / "evil").exists()
+    assert [p.name for p in hub.path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+def test_an_archive_with_anything_but_files_is_refused(hub: DataDir, tmp_path: Path, kind: bytes) -> None:
+    with tarfile.open(tmp_path / "hub.tar", "w") as tar:
+        member = tarfile.TarInfo("pepper")
+        member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member)
+    with pytest.raises(BackupError, match="has no place"):
+        restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
+
+
+def test_what_is_no_archive_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "hub.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(BackupError, match="cannot restore"):
+        restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
+    with pytest.raises(BackupError, match="No such file"):
+        restore(tmp_path / "other", tmp_path / "none.tar", overwrite=False)
+
+
+def test_a_backup_of_a_newer_version_is_refused(hub: DataDir, tmp_path: Path) -> None:
+    raw = sqlite3.connect(hub.store_file)
+    raw.execute("update alembic_version set version_num = '9999'")
+    raw.commit()
+    raw.close()
+    backup(hub.path, tmp_path / "hub.tar")
+    with pytest.raises(BackupError, match="9999"):
+        restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
