@@ -27,7 +27,7 @@ from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.entities import Cluster
 from proxy.rewrite import direct_request_head, failure_of
-from tunnel.net import client_context, tune_socket, wrap_client
+from tunnel.net import client_context, tune, wrap_client
 
 # A relay's public port when its URL names none.
 HTTPS_PORT = 443
@@ -147,7 +147,7 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
             socket.close()
             raise
         tcp = trio.SocketStream(socket)
-        tune_socket(tcp)
+        tune(tcp)
         return await wrap_client(tcp, context, server_hostname=host)
     raise failure or OSError(f"{host} has no address")
 
