@@ -40,7 +40,7 @@ class Channels:
             inbox.close()
 
     async def run(self) -> None:
-        """Read until the client is gone, however it went. A message for a channel that takes none is ignored."""
+        """Read until the client is gone, however it went; what comes for other channels is ignored."""
         inbox: Inbox | None = None
         close_signal: bytearray | None = None
         expect_number = True

@@ -198,17 +198,20 @@ class Container:
             self.restart_count += 1
         run = self._run = Run(self.spec)
         started_at = datetime.now(UTC)
-        code, message = 137, ""
+        message = ""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             await run.start(self.directory, self._environment(tty=self.spec.tty))
             self._enter(Running(started_at))
-            code = await run.wait(lambda: self.pod.grace_s)
+            await run.wait(lambda: self.pod.grace_s)
         except (SpawnError, OSError) as exc:
             # What runc says, and the code of a container that could not start.
-            code, message = 128, f"unable to start container process: {exc}"
+            run.exit_code = 128
+            message = f"unable to start container process: {exc}"
         finally:
             run.end()
+            # A container without a command has none to report: it ends like a pause container, by KILL.
+            code = 137 if run.exit_code is None else run.exit_code
             ended = Terminated(code, started_at, datetime.now(UTC), self._id, message)
             self._enter(ended)
         return ended

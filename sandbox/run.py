@@ -18,7 +18,7 @@ from sandbox.spawn import Process, kill_and_reap, spawn
 # Chunks that an attached client may lie behind before the container's output waits for it.
 ATTACHED_CHUNKS_MAX = 4
 # How long the rest of the output may take once the process has ended and all it left behind was killed.
-DRAIN_S = 5.0
+DRAIN_S = 2.0
 
 
 class Run:
@@ -28,6 +28,7 @@ class Run:
         self._spec = spec
         self.log = Log()
         self.ended = trio.Event()
+        self.exit_code: int | None = None
         self._process: Process | None = None
         self._attached: set[Attachment] = set()
         self._stdin_lock = trio.Lock()
@@ -54,23 +55,32 @@ class Run:
         if process is None:
             await trio.sleep_forever()
         assert process is not None
-        try:
+        over = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._live, process, over)
+            try:
+                await over.wait()
+            except trio.Cancelled:
+                process.signal_group(signal.SIGTERM)
+                with trio.move_on_after(grace_s(), shield=True):
+                    await over.wait()
+                process.signal_group(signal.SIGKILL)
+                raise
+        assert self.exit_code is not None
+        return self.exit_code
+
+    async def _live(self, process: Process, over: trio.Event) -> None:
+        """See the process and its output to their end; a cancellation is `wait`'s to turn into signals."""
+        with trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._pump, process.stdout, "stdout")
                 nursery.start_soon(self._pump, process.stderr, "stderr")
-                code = await process.wait()
+                await process.wait()
                 # What the command left in the background would hold its output open.
                 process.signal_group(signal.SIGKILL)
                 nursery.cancel_scope.deadline = trio.current_time() + DRAIN_S
-            return code
-        except trio.Cancelled:
-            with trio.CancelScope(shield=True):
-                process.signal_group(signal.SIGTERM)
-                with trio.move_on_after(grace_s()):
-                    await process.wait()
-            raise
-        finally:
-            await kill_and_reap(process)
+            self.exit_code = await kill_and_reap(process)
+        over.set()
 
     def end(self) -> None:
         """Close the log, let go of the attached clients and kill every exec."""

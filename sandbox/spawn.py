@@ -213,9 +213,10 @@ async def _spawn_on_terminal(
     return Process(terminal, terminal, None, process, terminal)
 
 
-async def kill_and_reap(process: Process) -> None:
-    """Kill the whole group at once and take the leader's exit status, whatever cancels us meanwhile."""
+async def kill_and_reap(process: Process) -> int:
+    """Kill the whole group at once and return the leader's exit code, whatever cancels us meanwhile."""
     process.signal_group(signal.SIGKILL)
     with trio.CancelScope(shield=True):
-        await process.wait()
+        code = await process.wait()
         await process.release()
+    return code

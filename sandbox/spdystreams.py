@@ -176,13 +176,17 @@ class SpdyConnection:
                 raise trio.BrokenResourceError("the SPDY connection is closed") from exc
             self._broken = False
 
-    async def close(self) -> None:
-        """Reset all streams and say GOAWAY; the transport stays open for the client to leave."""
+    async def close(self) -> bool:
+        """Reset all streams and say GOAWAY; the transport stays open for the client to leave.
+
+        False when the connection is lost, and there is nobody to wait for.
+        """
         self._gone_away = True
         with contextlib.suppress(trio.BrokenResourceError):
             for stream in list(self._streams.values()):
                 await stream.reset()
             await self.send(spdy.goaway(max(self._last_stream_id, 0)))
+        return not self._broken
 
     def forget(self, stream: SpdyStream) -> None:
         self._streams.pop(stream.stream_id, None)

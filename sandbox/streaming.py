@@ -373,8 +373,8 @@ async def _serve_port_forward(connection: _Connection, pod: Pod) -> None:
     if not connection.is_websocket:
         spdy, _ = await connection.accept_spdy((PORT_FORWARD,))
         await portforward.serve_spdy(spdy, pod)
-        await spdy.close()
-        await _wait_for_hang_up(connection.stream)
+        if await spdy.close():
+            await _wait_for_hang_up(connection.stream)
         return
     protocols = connection.websocket_protocols
     tunnelled = [name for name in protocols if name.startswith(TUNNEL_PREFIX) and name.endswith(".k8s.io")]
@@ -384,9 +384,9 @@ async def _serve_port_forward(connection: _Connection, pod: Pod) -> None:
         tunnel = WebSocketStream(websocket)
         spdy = SpdyConnection(tunnel)
         await portforward.serve_spdy(spdy, pod)
-        await spdy.close()
-        await tunnel.aclose()
-        await _wait_for_hang_up(tunnel)
+        if await spdy.close():
+            await tunnel.aclose()
+            await _wait_for_hang_up(tunnel)
         return
     await _port_forward_over_channels(connection, pod)
 
