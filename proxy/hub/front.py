@@ -144,7 +144,7 @@ class Front:
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
-                await self._serve(ServerConnection(MeteredStream(tls, stranger)), stranger, address)
+                await self._serve(tls, stranger, address)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
         except Exception:
@@ -153,7 +153,8 @@ class Front:
             stranger.leave()
             await trio.aclose_forcefully(tls)
 
-    async def _serve(self, connection: ServerConnection, stranger: Stranger, address: str) -> None:
+    async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
+        connection = ServerConnection(MeteredStream(tls, stranger))
         while True:
             try:
                 head = await connection.next_request()
@@ -168,7 +169,7 @@ class Front:
                 return
             path = head.target.partition(b"?")[0]
             if path == b"/v1/tunnel":
-                if await self._tunnel(connection, head, stranger, address):
+                if await self._tunnel(connection, tls, head, stranger, address):
                     return
             elif head.target.startswith(PREFIX):
                 if await self.calls.handle(connection, head, address):
@@ -177,7 +178,12 @@ class Front:
                 await self._answer_own(connection, head, path, address)
 
     async def _tunnel(
-        self, connection: ServerConnection, head: RequestHead, stranger: Stranger, address: str
+        self,
+        connection: ServerConnection,
+        tls: TLSStream,
+        head: RequestHead,
+        stranger: Stranger,
+        address: str,
     ) -> bool:
         """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
@@ -192,7 +198,7 @@ class Front:
             await connection.answer(*status_response(401, "", str(error)))
             return False
         stranger.leave()
-        await self.relays.serve(connection, claims, cluster, address)
+        await self.relays.serve(connection, tls, claims, cluster, address)
         return True
 
     async def _answer_own(

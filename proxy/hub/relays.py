@@ -35,9 +35,10 @@ from tunnel import (
     SessionClosed,
     TransportClosed,
     Welcome,
-    accept_websocket,
     open_session,
 )
+from tunnel.tls import TLSStream
+from tunnel.websocket import WebSocketRefused, accept_websocket
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000
@@ -106,14 +107,19 @@ class RelayEndpoint:
         return claims, cluster
 
     async def serve(
-        self, connection: ServerConnection, claims: HelloClaims, cluster: Cluster, address: str
+        self,
+        connection: ServerConnection,
+        stream: TLSStream,
+        claims: HelloClaims,
+        cluster: Cluster,
+        address: str,
     ) -> None:
-        """Turn the connection into a session and keep it in the registry until it ends.
+        """Turn the connection, on `stream`, into a session and keep it in the registry until it ends.
 
         When cancelled, the session says GOAWAY and its streams are reset.
         """
         raw_head = connection.raw_head
-        stream, leftover = connection.detach()
+        _, leftover = connection.detach()
         try:
             async with (
                 accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport,
@@ -125,7 +131,7 @@ class RelayEndpoint:
                 ) as session,
             ):
                 await self._keep(session, claims, cluster, address)
-        except (Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
+        except (WebSocketRefused, Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
             _log.warning("a relay of cluster %s, from %s, got no session: %s", cluster.name, address, error)
 
     def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:
