@@ -83,7 +83,7 @@ class RequestHead(_Head):
     def encode(self) -> bytes:
         """Return the canonical bytes; raises HeadError for a part that no head can hold."""
         line = b"%s %s HTTP/1.1\r\n" % (self.method, self.target)
-        return _checked(line + _encode_fields(self.headers), _CANONICAL_REQUEST)
+        return _encoded(line, self.headers, _CANONICAL_REQUEST)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -115,7 +115,7 @@ class ResponseHead(_Head):
     def encode(self) -> bytes:
         """Return the canonical bytes; raises HeadError for a part that no head can hold."""
         line = b"HTTP/1.1 %d %s\r\n" % (self.status, self.reason)
-        return _checked(line + _encode_fields(self.headers), _CANONICAL_RESPONSE)
+        return _encoded(line, self.headers, _CANONICAL_RESPONSE)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -150,13 +150,10 @@ def check_framing(headers: Headers) -> None:
         raise HeadError("the only Transfer-Encoding served is chunked")
 
 
-def _encode_fields(headers: Headers) -> bytes:
-    return b"".join([b"%s: %s\r\n" % header for header in headers]) + b"\r\n"
-
-
-def _checked(data: bytes, form: re.Pattern[bytes]) -> bytes:
-    # The last line of defence against a line break or a second head smuggled in by a value.
-    if form.fullmatch(data) is None:
+def _encoded(line: bytes, headers: Headers, form: re.Pattern[bytes]) -> bytes:
+    data = line + b"".join([b"%s: %s\r\n" % header for header in headers]) + b"\r\n"
+    # The last line of defence against a line break, and so a header or a head, smuggled in by a value.
+    if form.fullmatch(data) is None or data.count(b"\n") != len(headers) + 2:
         raise HeadError("a part of the head holds a byte that no head can carry")
     if len(data) > HEAD_BYTES_MAX:
         raise HeadError(f"the head has {len(data)} bytes, {HEAD_BYTES_MAX} is the limit")

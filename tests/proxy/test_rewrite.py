@@ -1,0 +1,385 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from auth.requestinfo import parse
+from proxy.exchange import Failure, Processed, StreamCode
+from proxy.head import RequestHead, ResponseHead
+from proxy.rewrite import (
+    BEARER_SUBPROTOCOL,
+    RewriteError,
+    direct_request_head,
+    failure_header,
+    failure_of,
+    has_access_token,
+    hub_request_head,
+    hub_response_head,
+    identity_headers,
+    is_tail,
+    relay_request_head,
+    relay_response_head,
+)
+
+IDENTITY = (
+    (b"impersonate-user", b"agent:probe"),
+    (b"impersonate-group", b"acme/platform"),
+    (b"impersonate-group", b"acme/sre, nights"),
+    (b"impersonate-extra-hawse.dev%2fagent-id", b"1"),
+)
+
+
+def hub(*headers: tuple[bytes, bytes], method: bytes = b"GET", tail: bool = False) -> RequestHead:
+    head = RequestHead(method, b"/clusters/prod/api/v1/pods", ((b"host", b"hub"), *headers))
+    return hub_request_head(head, b"/api/v1/pods", audit_id="e-1", client_ip="192.0.2.7", tail=tail)
+
+
+def relay(inner: RequestHead, *, tail: bool = False) -> RequestHead:
+    return relay_request_head(inner, host=b"10.0.0.1:443", token="sa", impersonation=IDENTITY, tail=tail)
+
+
+def names(head: RequestHead | ResponseHead) -> list[bytes]:
+    return [name for name, _ in head.headers]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"impersonate-user",
+        b"impersonate-group",
+        b"impersonate-uid",
+        b"impersonate-extra-scopes",
+        b"impersonate_user",
+        b"impersonate-foo",
+        b"impersonate_extra_scopes",
+    ],
+)
+def test_a_client_that_says_who_it_is_is_found_out_and_never_believed(name):
+    head = RequestHead(b"GET", b"/", ((name, b"system:masters"), (b"accept", b"*/*")))
+    assert identity_headers(head) == [name]
+    for tail in (False, True):
+        assert name not in names(hub((name, b"system:masters"), tail=tail))
+        crossed = relay(RequestHead(b"GET", b"/api", ((name, b"system:masters"),)), tail=tail)
+        assert b"system:masters" not in [value for _, value in crossed.headers]
+
+
+def test_other_headers_say_nothing_of_identity():
+    assert (
+        identity_headers(RequestHead(b"GET", b"/", ((b"x-impersonate-user", b"a"), (b"accept", b"b")))) == []
+    )
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_connection_tokens_never_touch_our_own_headers(tail):
+    listed = (
+        b"connection",
+        b"close, Impersonate-User, Impersonate-Group, Authorization, Audit-ID, Host, Accept",
+    )
+    crossed = relay(hub(listed, (b"accept", b"*/*"), tail=tail), tail=tail)
+    assert [pair for pair in crossed.headers if pair[0].startswith(b"impersonate-")] == list(IDENTITY)
+    assert crossed.header_values(b"authorization") == [b"Bearer sa"]
+    assert crossed.header_values(b"audit-id") == [b"e-1"]
+    assert crossed.header_values(b"host") == [b"10.0.0.1:443"]
+    assert b"connection" not in names(crossed)
+
+
+@pytest.mark.parametrize("tail", [False, True])
+def test_hop_by_hop_headers_and_those_that_connection_names_are_removed(tail):
+    crossed = hub(
+        (b"connection", b"close, X-A"),
+        (b"x-a", b"1"),
+        (b"keep-alive", b"timeout=5"),
+        (b"proxy-authorization", b"Basic x"),
+        (b"proxy-connection", b"keep-alive"),
+        (b"te", b"trailers"),
+        (b"trailer", b"Impersonate-User"),
+        (b"expect", b"100-continue"),
+        tail=tail,
+    )
+    assert names(crossed) == [b"audit-id", b"x-forwarded-for"]
+
+
+@pytest.mark.parametrize("tail", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"authorization",
+        b"cookie",
+        b"x-remote-user",
+        b"x-remote-group",
+        b"x-remote-extra-a",
+        b"x_remote_user",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-access-token",
+        b"forwarded",
+        b"x-real-ip",
+        b"audit-id",
+        b"audit_id",
+        b"hawse-relay-failure",
+        b"content_length",
+    ],
+)
+def test_what_must_never_reach_the_api_server_does_not(name, tail):
+    crossed = relay(hub((name, b"spoofed"), tail=tail), tail=tail)
+    assert b"spoofed" not in [value for _, value in crossed.headers]
+    assert crossed.header_values(b"audit-id") == [b"e-1"]
+    assert crossed.header_values(b"x-forwarded-for") == [b"192.0.2.7"]
+
+
+def test_what_kubernetes_clients_need_crosses_unchanged_and_in_order():
+    sent = (
+        (b"accept", b"application/json;as=Table;v=v1;g=meta.k8s.io,application/json"),
+        (b"accept-encoding", b"gzip"),
+        (b"content-type", b"application/apply-patch+yaml"),
+        (b"if-none-match", b'"abc"'),
+        (b"range", b"bytes=0-1"),
+        (b"user-agent", b"kubectl/v1.37"),
+        (b"kubectl-command", b"kubectl get"),
+        (b"kubectl-session", b"1"),
+        (b"x-stream-protocol-version", b"v5.channel.k8s.io"),
+        (b"x-stream-protocol-version", b"v4.channel.k8s.io"),
+        (b"sec-websocket-key", b"abc=="),
+        (b"sec-websocket-version", b"13"),
+        (b"sec-websocket-extensions", b"permessage-deflate"),
+    )
+    crossed = relay(hub(*sent))
+    assert [pair for pair in crossed.headers if pair in sent] == list(sent)
+    assert crossed.target == b"/api/v1/pods"
+    assert b"origin" not in names(hub((b"origin", b"https://a"), (b"x-custom", b"1")))
+
+
+def test_a_backend_behind_a_proxy_path_gets_its_own_headers():
+    sent = ((b"origin", b"https://a"), (b"x-custom", b"1"), (b"x-csrf-token", b"2"), (b"referer", b"b"))
+    crossed = relay(hub(*sent, tail=True), tail=True)
+    assert [pair for pair in crossed.headers if pair in sent] == list(sent)
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        (b"/api/v1/namespaces/a/services/http:s:80/proxy/path", True),
+        (b"/api/v1/namespaces/a/pods/p/proxy/", True),
+        (b"/api/v1/nodes/n/proxy/metrics", True),
+        (b"/api/v1/proxy/namespaces/a/services/s/x", True),
+        (b"/api/v1/namespaces/a/pods/p/log", False),
+        (b"/api/v1/namespaces/proxy/configmaps/proxy", False),
+        (b"/apis/example.com/v1/namespaces/a/pods/p/proxy", False),
+        (b"/healthz", False),
+    ],
+)
+def test_where_a_backends_headers_cross(target, expected):
+    assert is_tail(parse(b"GET", target)) is expected
+
+
+def test_the_body_keeps_its_framing():
+    assert hub((b"content-length", b"12"), method=b"POST").body_length == 12
+    assert hub((b"content-length", b"0"), method=b"POST").header(b"content-length") == b"0"
+    assert hub((b"transfer-encoding", b"chunked"), method=b"POST").body_length is None
+    assert hub().header(b"content-length") is None
+
+
+@pytest.mark.parametrize(("method", "length"), [(b"GET", None), (b"POST", b"0")])
+def test_an_upgrade_is_built_from_scratch(method, length):
+    inner = hub((b"connection", b"keep-alive, Upgrade, x-a"), (b"upgrade", b"SPDY/3.1"), method=method)
+    for head in (inner, relay(inner)):
+        assert head.header_values(b"connection") == [b"Upgrade"]
+        assert head.header_values(b"upgrade") == [b"SPDY/3.1"]
+        assert head.header(b"content-length") == length
+    # Without Connection it is no upgrade, and the word goes no further.
+    assert b"upgrade" not in names(hub((b"upgrade", b"SPDY/3.1"), tail=True))
+
+
+def test_a_bearer_subprotocol_is_taken_out():
+    bearer = BEARER_SUBPROTOCOL + b"c2VjcmV0"
+    crossed = hub((b"sec-websocket-protocol", b"v5.channel.k8s.io, " + bearer + b",v4.channel.k8s.io"))
+    assert crossed.header(b"sec-websocket-protocol") == b"v5.channel.k8s.io, v4.channel.k8s.io"
+    assert b"sec-websocket-protocol" not in names(hub((b"sec-websocket-protocol", bearer)))
+    exact = b"v5.channel.k8s.io,v4.channel.k8s.io"
+    assert hub((b"sec-websocket-protocol", exact)).header(b"sec-websocket-protocol") == exact
+    answer = ResponseHead(101, b"", ((b"sec-websocket-protocol", bearer),))
+    assert b"sec-websocket-protocol" not in names(hub_response_head(answer, b"/clusters/a", b"/", b"hub"))
+
+
+def test_a_token_in_the_query_is_seen():
+    assert has_access_token(b"/api?access_token=a")
+    assert has_access_token(b"/api?a=b&Access_Token=a")
+    assert has_access_token(b"/api?access%5ftoken=a")
+    assert not has_access_token(b"/api?my_access_token_name=a&x=access_token")
+
+
+def test_direct_mode_adds_host_and_token_in_front():
+    inner = hub((b"accept", b"*/*"))
+    head = direct_request_head(inner, b"relay:443", "jwt")
+    assert head.headers == ((b"host", b"relay:443"), (b"authorization", b"Bearer jwt"), *inner.headers)
+    assert relay(head).header_values(b"authorization") == [b"Bearer sa"]
+
+
+@pytest.mark.parametrize(
+    "identity",
+    [
+        (),
+        ((b"impersonate-group", b"a/b"),),
+        ((b"impersonate-user", b"agent:a"),),
+        ((b"impersonate-user", b""), (b"impersonate-group", b"a/b")),
+        ((b"impersonate-user", b" "), (b"impersonate-group", b"a/b")),
+        ((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"")),
+        (
+            (b"impersonate-user", b"agent:a"),
+            (b"impersonate-user", b"agent:b"),
+            (b"impersonate-group", b"a/b"),
+        ),
+        ((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"a/b"), (b"authorization", b"x")),
+    ],
+)
+def test_no_request_leaves_without_exactly_one_identity(identity):
+    with pytest.raises(RewriteError):
+        relay_request_head(hub(), host=b"a", token="sa", impersonation=identity)
+
+
+def test_no_request_leaves_without_the_relays_own_token():
+    with pytest.raises(RewriteError):
+        relay_request_head(hub(), host=b"a", token="", impersonation=IDENTITY)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(
+                [
+                    b"impersonate-user", b"impersonate_group", b"connection", b"authorization", b"accept",
+                    b"x-remote-user", b"x-a", b"upgrade", b"content-type", b"cookie", b"host", b"te",
+                ]
+            ),
+            st.sampled_from([b"upgrade", b"impersonate-user", b"close", b"x-a", b"system:masters", b""]),
+        ),
+        max_size=8,
+    ),
+    st.booleans(),
+)  # fmt: skip
+def test_whatever_a_client_sends_the_api_server_gets_one_identity(headers, tail):
+    crossed = relay(hub(*headers, tail=tail), tail=tail)
+    assert [pair for pair in crossed.headers if b"impersonate" in pair[0]] == list(IDENTITY)
+    assert crossed.header_values(b"authorization") == [b"Bearer sa"]
+    assert crossed.header_values(b"host") == [b"10.0.0.1:443"]
+    assert not {b"cookie", b"te", b"x-remote-user"} & set(names(crossed))
+    assert RequestHead.decode(crossed.encode()) == crossed
+
+
+# -- answers ------------------------------------------------------------------------------------------------
+
+
+def answer(*headers: tuple[bytes, bytes], status: int = 200) -> ResponseHead:
+    return ResponseHead(status, b"OK", headers)
+
+
+def client_answer(head: ResponseHead) -> ResponseHead:
+    return hub_response_head(head, b"/clusters/prod", b"/api/v1/pods?limit=1", b"hub.example:443")
+
+
+def test_an_answer_keeps_what_clients_read():
+    kept = (
+        (b"content-type", b"application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"),
+        (b"content-length", b"7"),
+        (b"content-encoding", b"gzip"),
+        (b"warning", b'299 - "a"'),
+        (b"warning", b'299 - "b"'),
+        (b"retry-after", b"5"),
+        (b"x-kubernetes-pf-flowschema-uid", b"1"),
+        (b"audit-id", b"2"),
+        (b"etag", b'"3"'),
+        (b"vary", b"Accept"),
+    )
+    assert client_answer(relay_response_head(answer(*kept), b"api:443")).headers == kept
+
+
+def test_an_answer_loses_its_hop_and_what_speaks_for_the_origin():
+    head = answer(
+        (b"connection", b"close, X-Hop"),
+        (b"x-hop", b"1"),
+        (b"transfer-encoding", b"chunked"),
+        (b"keep-alive", b"1"),
+        (b"set-cookie", b"a=b"),
+        (b"alt-svc", b"h3"),
+        (b"hawse-relay-failure", b"1;0;x"),
+        (b"hawse-anything", b"1"),
+        (b"x-kept", b"1"),
+    )
+    assert names(client_answer(head)) == [b"x-kept"]
+    assert not any(name.startswith(b"hawse-") for name in names(relay_response_head(head, b"api")))
+
+
+def test_a_101_gets_its_upgrade_headers_anew():
+    head = answer(
+        (b"upgrade", b"websocket"),
+        (b"connection", b"Upgrade, x-a"),
+        (b"x-a", b"1"),
+        (b"sec-websocket-accept", b"abc="),
+        (b"sec-websocket-protocol", b"v5.channel.k8s.io"),
+        status=101,
+    )
+    assert client_answer(head).headers == (
+        (b"sec-websocket-accept", b"abc="),
+        (b"sec-websocket-protocol", b"v5.channel.k8s.io"),
+        (b"connection", b"Upgrade"),
+        (b"upgrade", b"websocket"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        (b"/api/v1/x?y=1#z", b"/clusters/prod/api/v1/x?y=1#z"),
+        (b"/", b"/clusters/prod/"),
+        (b"login", b"/clusters/prod/api/v1/login"),
+        (b"../../x", b"/clusters/prod/x"),
+        (b"?a=b", b"/clusters/prod/api/v1/pods?a=b"),
+        (b"", b"/clusters/prod/api/v1/pods?limit=1"),
+        (b"/../other/api", b"/clusters/prod/other/api"),
+        (b"/a/%2e%2E/%2E%2e/other", b"/clusters/prod/other"),
+        (b"/a/.", b"/clusters/prod/a/"),
+        (b"/a?x=/../..", b"/clusters/prod/a?x=/../.."),
+        (b"https://elsewhere.example/a/../b", b"https://elsewhere.example/a/../b"),
+        (b"//elsewhere.example/a", b"//elsewhere.example/a"),
+        (b"https://hub.example/clusters/other/api", b"/clusters/prod/clusters/other/api"),
+        (b"https://user@HUB.example:443/clusters/prod/api", b"/clusters/prod/api"),
+        (b"//hub.example", b"/clusters/prod/"),
+        (b"/\thub", b"/clusters/prod/hub"),
+        (b"https://hub.example\\@elsewhere/", b"/clusters/prod/\\@elsewhere/"),
+        (b"mailto:a@b", b"mailto:a@b"),
+        (b"https:/hub.example/x", None),
+        (b"HTTP:hub.example", None),
+    ],
+)
+def test_a_location_stays_under_the_prefix_of_its_cluster(location, expected):
+    assert client_answer(answer((b"location", location), status=302)).header(b"location") == expected
+
+
+def test_a_location_at_the_api_servers_own_address_becomes_a_path():
+    head = relay_response_head(
+        answer((b"location", b"https://10.0.0.1:443/openapi/v3?hash=1")), b"10.0.0.1:443"
+    )
+    assert head.header(b"location") == b"/openapi/v3?hash=1"
+    head = relay_response_head(answer((b"location", b"https://other/x")), b"10.0.0.1:443")
+    assert head.header(b"location") == b"https://other/x"
+
+
+# -- the relay's own refusals, direct mode ------------------------------------------------------------------
+
+
+@given(st.sampled_from(StreamCode), st.sampled_from(Processed), st.text(max_size=300))
+def test_a_refusal_survives_its_header(code, processed, reason):
+    name, value = failure_header(Failure(code, processed, reason))
+    failure = failure_of(ResponseHead.decode(ResponseHead(503, b"", ((name, value),)).encode()))
+    assert failure is not None
+    assert (failure.code, failure.processed) == (code, processed)
+    assert failure.reason.isascii()
+
+
+def test_an_unreadable_mark_promises_nothing():
+    for value in (b"", b"x", b"1;9;x", b"999;0;x", b"-1;0;x"):
+        failure = failure_of(answer((b"hawse-relay-failure", value)))
+        assert failure is not None
+        assert failure.code is StreamCode.INTERNAL
+    assert failure_of(answer()) is None
