@@ -18,5 +18,6 @@ def configure_logging(*, verbose: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Frame by frame; their own authors' business.
+    # Of interest to their own authors.
     logging.getLogger("trio-websocket").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)

@@ -143,7 +143,7 @@ async def run_hub(config: HubConfig) -> None:
                 pepper=pepper,
                 public_url=config.public_url,
                 hub_ca_pem=certificate.ca_pem,
-                version=software,
+                version=version("hawse"),
                 operations=LiveRelays(registry, time.time),
             )
             app = admin_app(administration, recorder, metrics, time.time)
