@@ -295,7 +295,8 @@ class Connection:
     def send_data(self, stream: StreamState, data: bytes, now: float) -> None:
         """Queue bytes. How many may wait is the owner's business: see `StreamState.drain_wanted`."""
         if stream.sending is not Half.FLOWING:
-            if stream.sending is Half.BROKEN:
+            # No bytes are no DATA, so the head may still come.
+            if stream.sending is Half.BROKEN or (stream.sending is Half.FRESH and not data):
                 return
             self._step_local(stream, Step.DATA)
         if not data:
@@ -353,12 +354,14 @@ class Connection:
         stream.sending = after(stream.sending, Step.RESET)
         stream.receiving = after(stream.receiving, Step.RESET)
         self._drop_incoming(stream)
-        stream.window_due = 0
         stream.partial_head = None
         if in_line:
             stream.farewell = Farewell(code, processed, reason)
+            if stream.receiving is Half.BROKEN and stream.id:
+                self._grant(stream, stream.moved_at)
             self._activate(stream)
             return
+        stream.window_due = 0
         self._drop_outgoing(stream)
         if stream.id:
             self._queue_reset(stream.id, code, processed, reason)
@@ -497,8 +500,11 @@ class Connection:
 
     def _on_data(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
         stream = self._streams.get(stream_id)
-        if stream is None or stream.receiving is Half.BROKEN:
-            self._late(stream_id, stream, "DATA")
+        if stream is None:
+            self._check_late(stream_id, "DATA")
+            return
+        if stream.receiving is Half.BROKEN:
+            self._swallow(stream, len(payload), now)
             return
         if stream.receiving is not Half.FLOWING and not self._step_remote(stream, Step.DATA):
             return
@@ -528,6 +534,20 @@ class Connection:
             self._events.append(events.DataReceived(stream))
         if stream.receiving is Half.ENDED:
             self._close_if_done(stream)
+
+    def _swallow(self, stream: StreamState, count: int, now: float) -> None:
+        """Drop DATA of a stream whose RESET waits in line, and grant it again.
+
+        If both sides reset in line, each with more queued than it has credit for, they would else wait for
+        each other for ever.
+        """
+        try:
+            stream.window.receive(count)
+        except FlowControlError as exc:
+            self._fault(stream, StreamCode.FLOW_CONTROL, f"stream {stream.id}: {exc}")
+            return
+        stream.window.consume(count)
+        self._grant(stream, now)
 
     def _on_open(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
         index, head_length, part = frames.decode_open(payload)
@@ -580,8 +600,10 @@ class Connection:
         if len(part) > head_length:
             raise RemoteProtocolError(f"HEAD carries {len(part)} bytes of a head of {head_length}")
         stream = self._streams.get(stream_id)
-        if stream is None or stream.receiving is Half.BROKEN:
-            self._late(stream_id, stream, "HEAD")
+        if stream is None:
+            self._check_late(stream_id, "HEAD")
+            return
+        if stream.receiving is Half.BROKEN:
             return
         if not self._step_remote(stream, Step.HEAD):
             return
@@ -999,9 +1021,9 @@ class Connection:
 
     # --- faults of the session ---
 
-    def _late(self, stream_id: int, stream: StreamState | None, what: str) -> None:
-        """DATA or HEAD for a stream that takes none: late if we RESET it, or else a breach."""
-        if stream is not None or stream_id in self._unacknowledged_resets:
+    def _check_late(self, stream_id: int, what: str) -> None:
+        """DATA or HEAD for a stream that is gone: late if we RESET it, or else a breach."""
+        if stream_id in self._unacknowledged_resets:
             return
         self._check_was_opened(stream_id, what)
         raise RemoteProtocolError(f"{what} on stream {stream_id}, which is over")
