@@ -1,0 +1,610 @@
+from __future__ import annotations
+
+import h11
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
+from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
+from proxy.http import BadRequest, ServerConnection
+from proxy.server import EARLY_BYTES_MAX, HEAD_S, IDLE_S, LINGER_S
+from proxy.status import status_response
+from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
+from tests.proxy.test_strict import ATTACKS
+
+GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
+CUT = Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "gone")
+
+
+async def body_of(connection: ServerConnection) -> bytes:
+    data = b""
+    while part := await connection.receive_body():
+        data += part
+    return data
+
+
+@pytest.fixture
+def pair():
+    client, server = memory_stream_pair()
+    return client, ServerConnection(server)
+
+
+async def test_requests_follow_each_other_on_one_connection(pair):
+    client, connection = pair
+    await client.send_all(
+        GET + b"POST /b HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nx-a:2 \r\nContent-Length: 3\r\n\r\nabc" + GET
+    )
+    first = await connection.next_request()
+    assert first == RequestHead(b"GET", b"/api", ((b"host", b"a"),))
+    assert connection.raw_head == GET
+    await answer_ok(connection, b"one")
+    second = await connection.next_request()
+    assert second is not None
+    assert second.headers[1:3] == ((b"x-a", b"1"), (b"x-a", b"2"))
+    assert await body_of(connection) == b"abc"
+    await answer_ok(connection, b"two")
+    assert await connection.next_request() == first
+    await answer_ok(connection)
+    await client.send_eof()
+    assert await connection.next_request() is None
+    data, clean = await read_all(client)
+    assert clean
+    assert data.count(b"HTTP/1.1 200 OK\r\n") == 3
+    assert b"connection: close" not in data.lower()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_a_request_that_can_be_read_in_two_ways_gets_a_400_and_the_connection_ends(name):
+    client, server = memory_stream_pair()
+    connection = ServerConnection(server)
+    raw, _ = ATTACKS[name]
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            with pytest.raises(BadRequest) as caught:
+                await connection.next_request()
+            head, body = status_response(caught.value.status, "", caught.value.message)
+            await connection.answer(head, body)
+            # Whatever followed is not read as a request.
+            assert await connection.next_request() is None
+
+        nursery.start_soon(serve)
+        # In one piece, with a body that is a request to whoever sees the first one end too early.
+        await client.send_all(raw + b"0\r\n\r\n" + GET)
+        await client.send_eof()
+        data, clean = await read_all(client)
+    assert clean
+    assert data.startswith(b"HTTP/1.1 400 ")
+    assert data.count(b"HTTP/1.1") == 1
+    assert b"connection: close" in data.lower()
+
+
+@given(st.lists(st.integers(1, 60), max_size=30))
+def test_however_the_bytes_are_cut_the_requests_are_the_same(sizes):
+    stream = (
+        GET
+        + b"PUT /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"3;ext=1\r\nabc\r\n4\r\ndefg\r\n0\r\n\r\n"
+        + b"POST /y HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"
+        + GET
+    )
+
+    async def run() -> list[tuple[bytes, bytes]]:
+        client, server = memory_stream_pair()
+        connection = ServerConnection(server)
+        seen = []
+
+        async def send() -> None:
+            at = 0
+            for size in [*sizes, len(stream)]:
+                if data := stream[at : at + size]:
+                    await client.send_all(data)
+                    await wait_all_tasks_blocked()
+                at += size
+            await client.send_eof()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            while (request := await connection.next_request()) is not None:
+                seen.append((request.target, await body_of(connection)))
+                await answer_ok(connection)
+        await client.aclose()
+        return seen
+
+    assert trio.run(run) == [(b"/api", b""), (b"/x", b"abcdefg"), (b"/y", b"hello"), (b"/api", b"")]
+
+
+async def test_trailers_are_dropped_and_end_the_connection(pair):
+    client, connection = pair
+    await client.send_all(
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        b"1\r\na\r\n0\r\nImpersonate-User: root\r\n\r\n" + GET
+    )
+    request = await connection.next_request()
+    assert request is not None
+    assert await body_of(connection) == b"a"
+    assert b"impersonate-user" not in dict(request.headers)
+    await answer_ok(connection)
+    assert await connection.next_request() is None
+    assert b"connection: close" in (await read_all(client))[0].lower()
+
+
+async def test_a_broken_chunk_is_the_clients_fault(pair):
+    client, connection = pair
+    await client.send_all(
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n0\r\n\r\n"
+    )
+    await connection.next_request()
+    with pytest.raises(InboundBroken) as caught:
+        await body_of(connection)
+    assert caught.value.failure.code is StreamCode.PROTOCOL
+    await answer_ok(connection)
+    await client.send_eof()
+    assert await connection.next_request() is None
+    assert b"connection: close" in (await read_all(client))[0].lower()
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
+async def test_a_client_that_leaves_within_its_body_is_gone(pair, framing):
+    client, connection = pair
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n3\r\nabc")
+    await client.send_eof()
+    await connection.next_request()
+    with pytest.raises(InboundBroken) as caught:
+        await body_of(connection)
+    assert caught.value.failure.code is StreamCode.CANCEL
+    await connection.aclose()
+    await client.aclose()
+
+
+# -- deadlines ----------------------------------------------------------------------------------------------
+
+
+async def test_an_idle_connection_outlives_gos_90_seconds(pair, autojump_clock):
+    client, connection = pair
+    await client.send_all(GET)
+    await connection.next_request()
+    await answer_ok(connection)
+    began = trio.current_time()
+    assert await connection.next_request() is None
+    assert trio.current_time() - began == pytest.approx(IDLE_S)
+    assert IDLE_S > 90
+    await client.aclose()
+
+
+async def test_a_head_has_to_be_whole_in_time(pair, autojump_clock):
+    client, connection = pair
+    await client.send_all(GET)
+    await connection.next_request()
+    await answer_ok(connection)
+    async with trio.open_nursery() as nursery:
+
+        async def drip() -> None:
+            await trio.sleep(100)
+            for byte in GET:
+                await client.send_all(bytes([byte]))
+                await trio.sleep(5)
+
+        nursery.start_soon(drip)
+        with pytest.raises(BadRequest) as caught:
+            await connection.next_request()
+        assert caught.value.status == 408
+        assert trio.current_time() == pytest.approx(100 + HEAD_S)
+        nursery.cancel_scope.cancel()
+    await connection.cut()
+    await client.aclose()
+
+
+async def test_a_connection_that_says_nothing_is_not_kept_for_long(pair, autojump_clock):
+    client, connection = pair
+    assert await connection.next_request() is None
+    assert trio.current_time() == pytest.approx(HEAD_S)
+    await client.aclose()
+
+
+async def test_an_exchange_has_no_deadline(pair, autojump_clock):
+    client, connection = pair
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\na")
+    await connection.next_request()
+    assert await connection.receive_body() == b"a"
+    await trio.sleep(4 * 3600)
+    await client.send_all(b"b")
+    assert await connection.receive_body() == b"b"
+    await answer_ok(connection)
+    await connection.aclose()
+    await client.aclose()
+
+
+# -- sizes --------------------------------------------------------------------------------------------------
+
+
+async def test_large_heads_are_served_up_to_the_limit(pair):
+    client, connection = pair
+    async with trio.open_nursery() as nursery:
+        target = b"/api/v1/exec?command=" + b"x" * 60_000
+        nursery.start_soon(
+            client.send_all, b"GET " + target + b" HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 64_000 + b"\r\n\r\n"
+        )
+        request = await connection.next_request()
+        assert request is not None
+        assert request.target == target
+        await answer_ok(connection)
+        await read_until(client, b"\r\n\r\n")
+        nursery.start_soon(
+            client.send_all, b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * HEAD_BYTES_MAX + b"\r\n\r\n"
+        )
+        with pytest.raises(BadRequest) as caught:
+            await connection.next_request()
+        assert caught.value.status == 431
+        head, body = status_response(431, "", caught.value.message)
+        await connection.answer(head, body)
+        assert (await read_until(client, body)).startswith(b"HTTP/1.1 431 ")
+        await client.aclose()
+        await connection.aclose()
+
+
+# -- Expect and early answers -------------------------------------------------------------------------------
+
+
+async def test_a_100_is_sent_when_the_body_is_wanted_and_not_before(pair):
+    client, connection = pair
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    await connection.next_request()
+    async with trio.open_nursery() as nursery:
+        received: list[bytes] = []
+
+        async def receive() -> None:
+            received.append(await connection.receive_body())
+
+        nursery.start_soon(receive)
+        assert await read_until(client, b"\r\n\r\n") == b"HTTP/1.1 100 \r\n\r\n"
+        await client.send_all(b"abc")
+    assert received == [b"abc"]
+    assert await connection.receive_body() == b""
+    await answer_ok(connection)
+    assert b"connection" not in await read_until(client, b"\r\n\r\n")
+    await client.send_all(GET)
+    assert await connection.next_request() is not None
+    await connection.aclose()
+    await client.aclose()
+
+
+async def test_a_refusal_instead_of_the_100_ends_the_connection(pair):
+    client, connection = pair
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    await connection.next_request()
+    await connection.answer(*status_response(401, "Unauthorized", "no"))
+    data = await read_until(client, b"}")
+    assert data.startswith(b"HTTP/1.1 401 ")
+    assert b"connection: close" in data.lower()
+    await client.aclose()
+    assert await connection.next_request() is None
+
+
+async def test_a_refusal_after_a_small_body_keeps_the_connection(pair):
+    client, connection = pair
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc" + GET)
+    await connection.next_request()
+    await connection.answer(*status_response(403, "Forbidden", "no"))
+    assert b"connection: close" not in (await read_until(client, b"}")).lower()
+    request = await connection.next_request()
+    assert request is not None
+    assert request.target == b"/api"
+    await connection.aclose()
+    await client.aclose()
+
+
+async def test_an_early_answer_is_not_lost_while_the_client_still_uploads(autojump_clock):
+    """Over real TCP: closing with unread bytes would send a reset, which overtakes the answer."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    body = b"x" * 8_000_000
+    async with trio.open_nursery() as nursery:
+
+        async def serve(stream: trio.SocketStream) -> None:
+            connection = ServerConnection(stream)
+            await connection.next_request()
+            await connection.receive_body()
+            await connection.answer(*status_response(413, "RequestEntityTooLarge", "too large"))
+            assert await connection.next_request() is None
+
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        client = await trio.testing.open_stream_to_socket_listener(listeners[0])
+        # This client looks for its answer only after it has sent everything.
+        await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        data, clean = await read_all(client)
+        assert clean
+        assert data.startswith(b"HTTP/1.1 413 ")
+        assert data.endswith(b"}")
+        await client.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_the_wait_for_an_upload_to_end_is_bounded(autojump_clock):
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
+    await connection.next_request()
+    await connection.receive_body()
+    await answer_ok(connection)
+    began = trio.current_time()
+    assert await connection.next_request() is None
+    assert trio.current_time() - began == pytest.approx(LINGER_S)
+    assert (await read_all(client))[1]
+    await client.aclose()
+
+
+# -- answers ------------------------------------------------------------------------------------------------
+
+
+def parsed(method: str, data: bytes) -> tuple[h11.Response, bytes]:
+    connection = h11.Connection(h11.CLIENT)
+    connection.send(h11.Request(method=method, target="/", headers=[("host", "a")]))
+    connection.send(h11.EndOfMessage())
+    connection.receive_data(data)
+    response = connection.next_event()
+    assert isinstance(response, h11.Response)
+    body = b""
+    while isinstance(event := connection.next_event(), h11.Data):
+        body += event.data
+    assert isinstance(event, h11.EndOfMessage)
+    assert connection.trailing_data == (b"", False)
+    return response, body
+
+
+@pytest.mark.parametrize(
+    ("method", "head", "expected"),
+    [
+        ("GET", ResponseHead(200, b"OK", ((b"content-length", b"3"),)), b"abc"),
+        ("GET", ResponseHead(200, b"OK"), b"abc"),
+        ("HEAD", ResponseHead(200, b"OK", ((b"content-length", b"3"),)), b""),
+        ("HEAD", ResponseHead(200, b"OK"), b""),
+        ("GET", ResponseHead(204, b"No Content"), b""),
+        ("GET", ResponseHead(304, b"Not Modified", ((b"content-length", b"3"), (b"etag", b'"1"'))), b""),
+    ],
+)
+async def test_bodies_are_framed_by_head_and_method(pair, method, head, expected):
+    client, connection = pair
+    await client.send_all(method.encode() + b" / HTTP/1.1\r\nHost: a\r\n\r\n" + GET)
+    await connection.next_request()
+    await connection.send_head(head)
+    await connection.send_body(b"abc")
+    await connection.end()
+    await connection.end()
+    request = await connection.next_request()
+    assert request is not None, "the connection is still in step"
+    await connection.cut(CUT)
+    data, _ = await read_all(client)
+    response, body = parsed(method, data)
+    assert body == expected
+    assert response.status_code == head.status
+
+
+async def test_each_piece_of_a_chunked_answer_leaves_at_once_and_in_one_write():
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(GET)
+    await connection.next_request()
+    await connection.send_head(ResponseHead(200, b"OK"), b"first")
+    await connection.send_body(b"second")
+    await connection.send_body(b"third", end=True)
+    assert server.sends == [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n",
+        b"6\r\nsecond\r\n",
+        b"5\r\nthird\r\n0\r\n\r\n",
+    ]
+    await connection.aclose()
+    await client.aclose()
+
+
+async def test_a_cut_never_looks_like_an_end():
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(GET)
+    await connection.next_request()
+    await connection.send_head(ResponseHead(200, b"OK"), b"part")
+    await connection.cut(CUT)
+    await connection.cut(CUT)
+    data, clean = await read_all(client)
+    assert not clean
+    assert not data.endswith(b"0\r\n\r\n")
+    with pytest.raises(InboundBroken):
+        await connection.send_body(b"more")
+    assert await connection.next_request() is None
+    await client.aclose()
+
+
+async def test_an_answer_that_was_not_finished_is_cut_by_aclose():
+    for begun in (False, True):
+        client, server = tls_pair()
+        connection = ServerConnection(server)
+        await client.send_all(GET)
+        await connection.next_request()
+        if begun:
+            await connection.send_head(ResponseHead(200, b"OK"), b"part")
+        await connection.aclose()
+        assert not (await read_all(client))[1]
+        await client.aclose()
+
+
+async def test_a_send_that_was_cancelled_leaves_only_a_cut(autojump_clock):
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(GET)
+    await connection.next_request()
+    server.stalled = True
+    with trio.move_on_after(1) as scope:
+        await connection.send_head(ResponseHead(200, b"OK"), b"part")
+    assert scope.cancelled_caught
+    with pytest.raises(InboundBroken):
+        await connection.send_body(b"more")
+    await connection.aclose()
+    assert not (await read_all(client))[1]
+    await client.aclose()
+
+
+async def test_a_client_that_is_gone_is_told_from_a_bug():
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(GET)
+    await connection.next_request()
+    await client.aclose()
+    with pytest.raises(InboundBroken) as caught:
+        await answer_ok(connection)
+    assert caught.value.failure.code is StreamCode.CANCEL
+    await connection.aclose()
+
+
+# -- leaving and upgrading ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clean", [True, False])
+async def test_a_client_that_leaves_is_noticed(clean):
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(GET)
+    await connection.next_request()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.wait_disconnect)
+        await wait_all_tasks_blocked()
+        if clean:
+            await client.aclose()
+        else:
+            await trio.aclose_forcefully(client)
+    await connection.aclose()
+
+
+async def test_pipelined_bytes_are_kept_up_to_a_bound(autojump_clock):
+    client, server = memory_stream_pair()
+    connection = ServerConnection(server)
+    await client.send_all(GET)
+    await connection.next_request()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.wait_disconnect)
+        await client.send_all(GET + b"x" * 1_000_000)
+        await wait_all_tasks_blocked()
+        unread = len(await server.receive_some(2_000_000))
+        assert unread > 1_000_000 - 2 * EARLY_BYTES_MAX - len(GET)
+        nursery.cancel_scope.cancel()
+    await answer_ok(connection)
+    assert await connection.next_request() is not None
+    await connection.aclose()
+    await client.aclose()
+
+
+UPGRADE = (
+    b"POST /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n"
+)
+SWITCH = ResponseHead(101, b"Switching Protocols", ((b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1")))
+
+
+async def test_bytes_before_a_101_are_delivered_once_and_first(pair):
+    client, connection = pair
+    await client.send_all(UPGRADE + b"early")
+    request = await connection.next_request()
+    assert request is not None
+    assert request.upgrade == b"SPDY/3.1"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.wait_disconnect)
+        await client.send_all(b"-more")
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    await connection.send_head(SWITCH)
+    raw = connection.upgraded()
+    assert await raw.receive_some() == b"early-more"
+    await client.send_all(b"then")
+    assert await raw.receive_some() == b"then"
+    await raw.send_all(b"back")
+    await connection.end()
+    data, clean = await read_all(client)
+    assert clean
+    assert data == (
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: SPDY/3.1\r\n\r\nback"
+    )
+    assert await connection.next_request() is None
+
+
+async def test_bytes_after_a_refused_upgrade_are_the_next_request(pair):
+    client, connection = pair
+    await client.send_all(UPGRADE + GET)
+    await connection.next_request()
+    await connection.answer(*status_response(404, "NotFound", "no such pod"))
+    request = await connection.next_request()
+    assert request is not None
+    assert (request.method, request.target) == (b"GET", b"/api")
+    await connection.aclose()
+    await client.aclose()
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 3", b"Transfer-Encoding: chunked"])
+async def test_an_upgrade_with_a_body_is_a_400(pair, framing):
+    client, connection = pair
+    await client.send_all(
+        b"POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n" + framing + b"\r\n\r\nabc"
+    )
+    with pytest.raises(BadRequest) as caught:
+        await connection.next_request()
+    assert caught.value.status == 400
+    await connection.cut()
+    await client.aclose()
+
+
+async def test_an_upgraded_connection_that_nobody_ended_is_cut():
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(UPGRADE)
+    await connection.next_request()
+    await connection.send_head(SWITCH)
+    assert not connection.upgraded().can_half_close
+    await connection.aclose()
+    assert not (await read_all(client))[1]
+    await client.aclose()
+
+
+async def test_a_detached_stream_is_somebody_elses():
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(UPGRADE + b"frames")
+    await connection.next_request()
+    assert connection.raw_head == UPGRADE
+    assert connection.detach() == (server, b"frames")
+    assert await connection.next_request() is None
+    await connection.cut(CUT)
+    await connection.aclose()
+    await client.send_all(b"x")
+    assert await server.receive_some() == b"x"
+    await server.aclose()
+    await client.aclose()
+
+
+async def test_the_client_may_ask_for_the_end(pair):
+    client, connection = pair
+    await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + GET)
+    await connection.next_request()
+    await answer_ok(connection)
+    assert await connection.next_request() is None
+    data, clean = await read_all(client)
+    assert clean
+    assert b"connection: close" in data.lower()
+
+
+@given(st.binary(max_size=80), st.booleans())
+def test_arbitrary_bytes_are_a_request_a_refusal_or_nothing(data, whole):
+    async def run() -> None:
+        client, server = memory_stream_pair()
+        connection = ServerConnection(server)
+        await client.send_all(data + (b"\r\n\r\n" if whole else b""))
+        await client.send_eof()
+        try:
+            request = await connection.next_request()
+        except BadRequest as exc:
+            await connection.answer(*status_response(exc.status, "", exc.message))
+            assert await connection.next_request() is None
+            assert (await read_all(client))[1]
+        else:
+            assert request is None
+        await client.aclose()
+
+    trio.run(run)
