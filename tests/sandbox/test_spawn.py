@@ -113,10 +113,14 @@ async def test_a_size_beyond_16_bits_is_clipped(tmp_path: Path) -> None:
 
 
 async def test_ctrl_c_on_a_terminal_is_an_interrupt(tmp_path: Path) -> None:
-    async with running(tmp_path, "sh", "-c", "echo ready; sleep 100", tty=True) as process:
+    # No shell: one that is about to fork may keep the signal to itself.
+    async with running(tmp_path, "cat", tty=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        assert await process.stdout.receive_some() == b"ready\r\n"
+        await process.stdin.send_all(b"here\n")
+        echoed = b""
+        while echoed.count(b"here") < 2:
+            echoed += await process.stdout.receive_some()
         await process.stdin.send_all(b"\x03")
         assert await process.wait() == 128 + signal.SIGINT
 
