@@ -19,7 +19,7 @@ __all__ = [
     "open_tls",
     "peer_address",
     "server_context",
-    "tune_socket",
+    "tune",
     "wrap_client",
     "wrap_server",
 ]
@@ -39,6 +39,8 @@ KEEPALIVE_PROBES: Final = 4
 # for each record.
 NOTSENT_LOWAT_BYTES: Final = 128 * 1024
 
+_TCP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
+
 
 async def open_tcp(host: str, port: int) -> trio.SocketStream:
     """Connect to the first address of `host` that answers, trying the next after a short wait (RFC 8305).
@@ -46,7 +48,7 @@ async def open_tcp(host: str, port: int) -> trio.SocketStream:
     The name is resolved anew each time. Raises OSError. When cancelled, nothing is left open.
     """
     stream = await trio.open_tcp_stream(host, port)
-    tune_socket(stream)
+    tune(stream)
     return stream
 
 
@@ -77,8 +79,12 @@ def wrap_server(stream: trio.abc.Stream, context: ssl.SSLContext) -> TLSStream:
     return TLSStream(stream, context, server_side=True)
 
 
-def tune_socket(stream: trio.SocketStream) -> None:
-    """Set what all our connections want; trio has already set TCP_NODELAY."""
+def tune(stream: trio.abc.Stream) -> None:
+    """Set what all our TCP connections want, below TLS as well; trio has already set TCP_NODELAY."""
+    while isinstance(stream, TLSStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream) or stream.socket.family not in _TCP_FAMILIES:
+        return
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # Not every platform has each of these options by this name; they only sharpen what works without them.
     for name, value in (

@@ -1,0 +1,548 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+
+import pytest
+import trio
+import trio_websocket
+import websockets.client
+import websockets.frames
+import websockets.http11
+import websockets.protocol
+import websockets.server
+import websockets.uri
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from tests.tunnel.test_tls import handshake, tcp_pair
+from tunnel.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
+from tunnel.websocket import CLOSE_S, SUBPROTOCOL, WebSocketRefused, accept_websocket, dial_websocket
+
+Messages = [
+    b"",
+    b"x",
+    bytes(range(256)) * 10,
+    bytes(125),
+    bytes(126),
+    bytes(65_536),
+    bytes(MESSAGE_BYTES_MAX),
+]
+
+
+async def read_head(stream: trio.abc.ReceiveStream) -> bytes:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        data = await stream.receive_some(1)
+        assert data, head
+        head += data
+    return head
+
+
+@asynccontextmanager
+async def accepted(stream: trio.abc.Stream) -> AsyncIterator[Transport]:
+    head = await read_head(stream)
+    async with accept_websocket(stream, request_head=head, leftover=b"") as transport:
+        yield transport
+
+
+def dialled(stream: trio.abc.Stream) -> AbstractAsyncContextManager[Transport]:
+    return dial_websocket(stream, host="hub.test", target="/v1/tunnel")
+
+
+@asynccontextmanager
+async def pair(near: trio.abc.Stream, far: trio.abc.Stream) -> AsyncIterator[tuple[Transport, Transport]]:
+    """Yield (client, server), each in a task of its own, as they are in two processes."""
+    done = trio.Event()
+    opened, servers = trio.open_memory_channel[Transport](1)
+
+    async def serve() -> None:
+        async with accepted(far) as server:
+            opened.send_nowait(server)
+            await done.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        async with dialled(near) as client:
+            yield client, await servers.receive()
+            done.set()
+
+
+async def expect_closed(call: Callable[[], Awaitable[object]]) -> TransportClosed:
+    with pytest.raises(TransportClosed) as caught:
+        await call()
+    return caught.value
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_messages_cross_both_ways_over_tls_and_tcp(reverse: bool) -> None:
+    near, far = await handshake(await tcp_pair())
+    async with pair(near, far) as (client, server):
+        assert client.peer_name.startswith("127.0.0.1:")
+        source, sink = (server, client) if reverse else (client, server)
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                for message in Messages:
+                    await source.send(message)
+
+            nursery.start_soon(send)
+            assert [await sink.receive() for _ in Messages] == Messages
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_close_codes_are_carried_behind_the_last_message(reverse: bool) -> None:
+    async with pair(*memory_stream_pair()) as ends:
+        closer, other = reversed(ends) if reverse else ends
+        await closer.send(b"last words")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(closer.aclose, 4503, "draining")
+            assert await other.receive() == b"last words"
+            closed = await expect_closed(other.receive)
+        assert (closed.code, closed.reason) == (4503, "draining")
+        for call in (closer.receive, lambda: closer.send(b"x"), lambda: other.send(b"x"), other.receive):
+            closed = await expect_closed(call)
+            assert (closed.code, closed.reason) == (4503, "draining")
+        await closer.aclose(1000, "again")
+
+
+async def test_a_cut_connection_has_no_code() -> None:
+    near, far = memory_stream_pair()
+    async with pair(near, far) as (client, server):
+        await client.send(b"before")
+        await near.send_stream.aclose()
+        assert await server.receive() == b"before"
+        closed = await expect_closed(server.receive)
+        assert closed.code is None
+        assert closed.reason == "the connection ended without a Close frame"
+
+
+async def test_aclose_is_bounded_when_the_peer_is_silent(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = await handshake(await tcp_pair())
+    async with trio.open_nursery() as nursery:
+
+        async def silent() -> None:
+            head = await read_head(far)
+            with trio.CancelScope() as scope:
+                async with accept_websocket(far, request_head=head):
+                    scope.cancel()
+
+        nursery.start_soon(silent)
+        async with dialled(near) as client:
+            await wait_all_tasks_blocked()
+            started = trio.current_time()
+            await client.aclose()
+            assert trio.current_time() - started <= CLOSE_S
+
+
+async def test_aclose_wakes_a_blocked_sender_and_a_blocked_receiver(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = trio.testing.lockstep_stream_pair()
+    answered = trio.Event()
+
+    async def stop_reading() -> None:
+        head = await read_head(far)
+        async with accept_websocket(far, request_head=head) as server:
+            answered.set()
+            # Nobody takes the messages: the queue fills, and then the connection.
+            await trio.sleep(100)
+            del server
+
+    async def send(client: Transport) -> None:
+        async def flood() -> None:
+            for _ in range(100):
+                await client.send(bytes(1000))
+
+        assert (await expect_closed(flood)).code == 4409
+
+    async def receive(client: Transport) -> None:
+        assert (await expect_closed(client.receive)).code == 4409
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_reading)
+        async with dialled(near) as client:
+            await answered.wait()
+            async with trio.open_nursery() as users:
+                users.start_soon(send, client)
+                users.start_soon(receive, client)
+                await wait_all_tasks_blocked()
+                started = trio.current_time()
+                await client.aclose(4409, "superseded")
+            assert trio.current_time() - started == pytest.approx(CLOSE_S)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_send_ends_the_transport(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = trio.testing.lockstep_stream_pair()
+
+    async def stop_reading() -> None:
+        head = await read_head(far)
+        async with accept_websocket(far, request_head=head):
+            await trio.sleep(100)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stop_reading)
+        async with dialled(near) as client:
+            with trio.move_on_after(1) as scope:
+                for _ in range(100):
+                    await client.send(bytes(1000))
+            assert scope.cancelled_caught
+            assert (await expect_closed(lambda: client.send(b"never behind half a frame"))).code is None
+            assert (await expect_closed(client.receive)).code is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_receive_loses_no_message(autojump_clock: trio.testing.MockClock) -> None:
+    async with pair(*memory_stream_pair()) as (client, server):
+        with trio.move_on_after(1):
+            await server.receive()
+        await client.send(b"late")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await server.receive()
+        assert await server.receive() == b"late"
+
+
+async def test_an_error_of_the_user_comes_out_as_it_is() -> None:
+    near, far = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            async with accepted(far) as server:
+                await expect_closed(server.receive)
+
+        nursery.start_soon(serve)
+        with pytest.raises(KeyError, match="mine"):
+            async with dialled(near):
+                raise KeyError("mine")
+
+
+async def test_cancelling_closes_the_stream(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            async with accepted(far) as server:
+                assert (await expect_closed(server.receive)).code is None
+
+        nursery.start_soon(serve)
+        with trio.move_on_after(5) as scope:
+            async with dialled(near):
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        with pytest.raises(trio.ClosedResourceError):
+            await near.send_all(b"x")
+
+
+async def raw_answer(answer: bytes, *, end: bool = True) -> WebSocketRefused:
+    near, far = memory_stream_pair()
+    await far.send_all(answer)
+    if end:
+        await far.send_eof()
+    with pytest.raises(WebSocketRefused) as caught:
+        async with dialled(near):
+            raise AssertionError("never open")
+    assert b"GET /v1/tunnel HTTP/1.1\r\n" in await read_head(far)
+    return caught.value
+
+
+@pytest.mark.parametrize("status", [200, 301, 401, 403, 407, 429, 502, 503])
+async def test_any_other_answer_than_101_is_a_refusal_with_its_headers(status: int) -> None:
+    # The body has no end, and is not waited for.
+    refused = await raw_answer(
+        b"HTTP/1.1 %d Whatever\r\nRetry-After: 7\r\nContent-Length: 1000000\r\n\r\nsome" % status, end=False
+    )
+    assert refused.status == status
+    assert (b"retry-after", b"7") in refused.headers
+    assert str(refused) == f"the answer to the upgrade is {status} instead of 101"
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"", "the connection ended before an answer to the upgrade"),
+        (b"HTTP/1.1 101 Switching", "the connection ended before an answer to the upgrade"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no WebSocket handshake: Bad HTTP message"),
+        (
+            b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+            "no WebSocket handshake: Missing header, 'Connection: Upgrade'",
+        ),
+        (
+            b"HTTP/1.1 101 x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Accept: AAAA\r\n\r\n",
+            "no WebSocket handshake: Bad accept token",
+        ),
+        (b"\xff" * 20_000, "no WebSocket handshake: Bad HTTP message"),
+    ],
+)
+async def test_a_bad_answer_is_named(answer: bytes, reason: str) -> None:
+    refused = await raw_answer(answer)
+    assert refused.status is None
+    assert str(refused) == reason
+
+
+async def test_an_answer_without_our_subprotocol_is_refused() -> None:
+    near, far = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def serve() -> None:
+            async with trio.open_nursery() as inner:
+                request = await trio_websocket.wrap_server_stream(inner, far)
+                async with await request.accept():
+                    await trio.sleep_forever()
+
+        nursery.start_soon(serve)
+        with pytest.raises(WebSocketRefused, match=r"lacks the subprotocol hawse\.v1"):
+            async with dialled(near):
+                raise AssertionError("never open")
+        nursery.cancel_scope.cancel()
+
+
+GOOD_REQUEST = (
+    b"GET /v1/tunnel HTTP/1.1\r\nHost: hub.test\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Protocol: other, hawse.v1\r\n"
+    b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n"
+)
+
+
+async def raw_request(request: bytes) -> tuple[WebSocketRefused, bytes]:
+    near, far = memory_stream_pair()
+    with pytest.raises(WebSocketRefused) as caught:
+        async with accept_websocket(far, request_head=request):
+            raise AssertionError("never open")
+    return caught.value, await read_head(near)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "answer"),
+    [
+        (b"Sec-WebSocket-Protocol: other, hawse.v1\r\n", b"", b"HTTP/1.1 400 "),
+        (b"hawse.v1", b"hawse.v2", b"HTTP/1.1 400 "),
+        (b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Version: 8", b"HTTP/1.1 426 "),
+        (b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n", b"", b"HTTP/1.1 400 "),
+        (b"Upgrade: WebSocket", b"Upgrade: h2c", b"HTTP/1.1 400 "),
+        (b"GET", b"POST", b"HTTP/1.1 400 "),
+    ],
+)
+async def test_a_request_that_is_not_ours_is_answered_and_refused(
+    old: bytes, new: bytes, answer: bytes
+) -> None:
+    assert old in GOOD_REQUEST
+    refused, head = await raw_request(GOOD_REQUEST.replace(old, new))
+    assert refused.status == 400
+    assert head.startswith(answer)
+
+
+async def test_the_answer_accepts_our_subprotocol_and_no_extension() -> None:
+    near, far = memory_stream_pair()
+    async with accept_websocket(far, request_head=GOOD_REQUEST):
+        head = (await read_head(near)).lower()
+        await near.aclose()
+    assert head.startswith(b"http/1.1 101 ")
+    assert b"\r\nsec-websocket-protocol: hawse.v1\r\n" in head
+    assert b"extensions" not in head
+
+
+async def test_frames_that_came_with_the_request_are_delivered_after_the_101() -> None:
+    near, far = memory_stream_pair()
+    eager = b"\x82\x85\x00\x00\x00\x00eager"
+    async with accept_websocket(far, request_head=GOOD_REQUEST, leftover=eager) as transport:
+        await near.send_all(eager)
+        assert [await transport.receive(), await transport.receive()] == [b"eager", b"eager"]
+        await near.aclose()
+
+
+@pytest.mark.parametrize(
+    ("frames", "code"),
+    [
+        (b"\x82\x05hello", 1002),
+        (b"\x81\x85\x00\x00\x00\x00hello", 1003),
+        (b"\x83\x85\x00\x00\x00\x00hello", 1002),
+        (b"\xc2\x85\x00\x00\x00\x00hello", 1002),
+        (b"\x80\x85\x00\x00\x00\x00hello", 1002),
+        (b"\x82\xff\x00\x00\x00\x00\x00\x10\x00\x01\x00\x00\x00\x00" + bytes(MESSAGE_BYTES_MAX + 1), 1009),
+    ],
+    ids=["unmasked", "text", "unknown opcode", "reserved bit", "stray continuation", "too large"],
+)
+async def test_a_violation_ends_the_transport_and_the_peer_hears_the_code(frames: bytes, code: int) -> None:
+    near, far = memory_stream_pair()
+    async with accept_websocket(far, request_head=GOOD_REQUEST) as transport:
+        await read_head(near)
+        await near.send_all(frames)
+        closed: list[TransportClosed] = []
+
+        async def receive() -> None:
+            closed.append(await expect_closed(transport.receive))
+            await transport.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            answer = await near.receive_some()
+            # The peer answers nothing: it leaves.
+            await near.aclose()
+    assert closed[0].code == code
+    assert answer[0] == 0x88
+    assert int.from_bytes(answer[2:4]) == code
+
+
+# Interoperability: the other end is a library that shares no code with trio-websocket.
+
+Protocol = websockets.protocol.Protocol
+
+
+async def flush(stream: trio.abc.Stream, protocol: Protocol) -> None:
+    for data in protocol.data_to_send():
+        if data:
+            await stream.send_all(data)
+        else:
+            await stream.aclose()
+
+
+async def next_events(stream: trio.abc.Stream, protocol: Protocol) -> list[websockets.protocol.Event]:
+    while True:
+        events = protocol.events_received()
+        if events:
+            return events
+        data = await stream.receive_some()
+        if data:
+            protocol.receive_data(bytes(data))
+        else:
+            protocol.receive_eof()
+        await flush(stream, protocol)
+        if not data:
+            return protocol.events_received()
+
+
+async def echo(stream: trio.abc.Stream, protocol: Protocol) -> None:
+    """Send each message back, whole or in the fragments in which it came, until the other end closes."""
+    while protocol.state is websockets.protocol.State.OPEN:
+        for event in await next_events(stream, protocol):
+            assert isinstance(event, websockets.frames.Frame)
+            if event.opcode is websockets.frames.Opcode.BINARY:
+                protocol.send_ping(b"are you there?")
+                protocol.send_binary(bytes(event.data))
+            elif event.opcode is websockets.frames.Opcode.PONG:
+                assert bytes(event.data) == b"are you there?"
+        await flush(stream, protocol)
+
+
+async def exercise(transport: Transport) -> None:
+    for message in Messages:
+        await transport.send(message)
+        assert await transport.receive() == message
+    await transport.aclose(4403, "enough")
+
+
+async def test_it_dials_the_websockets_library() -> None:
+    near, far = await handshake(await tcp_pair())
+    server = websockets.server.ServerProtocol(
+        subprotocols=[websockets.typing.Subprotocol(SUBPROTOCOL)], max_size=MESSAGE_BYTES_MAX
+    )
+
+    async def serve() -> None:
+        (request,) = await next_events(far, server)
+        assert isinstance(request, websockets.http11.Request)
+        assert request.path == "/v1/tunnel"
+        assert request.headers["Authorization"] == "Bearer secret"
+        server.send_response(server.accept(request))
+        await flush(far, server)
+        await echo(far, server)
+        assert server.close_rcvd == websockets.frames.Close(4403, "enough")
+        await far.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        headers = [(b"authorization", b"Bearer secret")]
+        async with dial_websocket(near, host="hub.test", target="/v1/tunnel", headers=headers) as transport:
+            await exercise(transport)
+
+
+async def test_it_accepts_the_websockets_library() -> None:
+    near, far = await handshake(await tcp_pair())
+    client = websockets.client.ClientProtocol(
+        websockets.uri.parse_uri("wss://hub.test/v1/tunnel"),
+        subprotocols=[websockets.typing.Subprotocol(SUBPROTOCOL)],
+        max_size=MESSAGE_BYTES_MAX,
+    )
+
+    async def dial() -> None:
+        client.send_request(client.connect())
+        await flush(near, client)
+        (response,) = await next_events(near, client)
+        assert isinstance(response, websockets.http11.Response)
+        assert response.status_code == 101
+        await echo(near, client)
+        assert client.close_rcvd == websockets.frames.Close(4403, "enough")
+        await near.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        async with accepted(far) as transport:
+            await exercise(transport)
+
+
+async def test_fragments_of_the_websockets_library_arrive_as_one_message() -> None:
+    near, far = memory_stream_pair()
+    client = websockets.client.ClientProtocol(
+        websockets.uri.parse_uri("ws://hub.test/v1/tunnel"),
+        subprotocols=[websockets.typing.Subprotocol(SUBPROTOCOL)],
+    )
+    client.send_request(client.connect())
+    await flush(near, client)
+    async with accepted(far) as transport:
+        await next_events(near, client)
+        client.send_binary(b"one ", fin=False)
+        client.send_ping(b"between")
+        client.send_continuation(b"two ", fin=False)
+        client.send_continuation(b"three", fin=True)
+        client.send_binary(b"whole")
+        await flush(near, client)
+        assert await transport.receive() == b"one two three"
+        assert await transport.receive() == b"whole"
+        await near.aclose()
+
+
+async def echo_until_closed(connection: trio_websocket.WebSocketConnection) -> None:
+    with suppress(trio_websocket.ConnectionClosed):
+        while True:
+            await connection.send_message(await connection.get_message())
+
+
+async def test_it_dials_trio_websocket() -> None:
+    near, far = memory_stream_pair()
+
+    async def serve() -> None:
+        async with trio.open_nursery() as inner:
+            request = await trio_websocket.wrap_server_stream(inner, far)
+            async with await request.accept(subprotocol=SUBPROTOCOL) as connection:
+                await echo_until_closed(connection)
+                assert connection.closed is not None
+                assert (connection.closed.code, connection.closed.reason) == (4403, "enough")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        async with dialled(near) as transport:
+            await exercise(transport)
+
+
+async def test_it_accepts_trio_websocket() -> None:
+    near, far = memory_stream_pair()
+
+    async def dial() -> None:
+        async with trio.open_nursery() as inner:
+            # The annotation asks for a socket, the code for a stream.
+            connection = await trio_websocket.wrap_client_stream(
+                inner,
+                near,  # type: ignore[arg-type]
+                "hub.test",
+                "/v1/tunnel",
+                subprotocols=[SUBPROTOCOL],
+            )
+            await echo_until_closed(connection)
+            await near.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        async with accepted(far) as transport:
+            await exercise(transport)
