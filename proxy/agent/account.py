@@ -1,0 +1,108 @@
+"""Which hubs this agent has logged in to, and the API key for each; one file, 0600.
+
+A key belongs to one hub's origin and is sent nowhere else, whatever a kubeconfig names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from proxy.agent.errors import AgentError, quoted
+from proxy.agent.files import config_folder, locked, read_private, write_private
+
+FILE_NAME = "logins.json"
+_VERSION = 1
+# scheme://host[:port]; hosts in lower case, IPv6 in brackets.
+_HUB = re.compile(r"https://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?")
+
+
+class Account(NamedTuple):
+    """A login: who the agent is at one hub, and how it proves that."""
+
+    hub: str
+    agent: str
+    api_key: str
+    ca_pem: str | None
+    serial: str
+    """Made anew by each login, so that a cached token of an earlier one is not taken for its own."""
+
+    def __repr__(self) -> str:
+        return f"Account(hub={self.hub!r}, agent={self.agent!r})"
+
+
+def hub_origin(text: str) -> str:
+    """Return the hub's URL in the one form that is stored and compared. Raises AgentError."""
+    match = _HUB.fullmatch(text.lower())
+    if match is None or int(match[2] or 443) not in range(1, 65536):
+        raise AgentError(f"the hub's URL {quoted(text)} is not https://host or https://host:port")
+    host, port = match[1], match[2]
+    return f"https://{host}" if port is None or int(port) == 443 else f"https://{host}:{int(port)}"
+
+
+def host_and_port(hub: str) -> tuple[str, int]:
+    """Take an origin that `hub_origin` made apart; without the brackets of an IPv6 address."""
+    match = _HUB.fullmatch(hub)
+    assert match is not None
+    return match[1].strip("[]"), int(match[2] or 443)
+
+
+def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
+    """Read all logins, by hub, in the order in which they were made. Raises AgentError."""
+    path = _path(environment)
+    raw = read_private(path)
+    if raw is None:
+        return {}
+    try:
+        document = json.loads(raw)
+        if document["version"] != _VERSION:
+            raise AgentError(f"{path} was written by a newer hawse: use that one")
+        return {
+            hub: Account(
+                hub,
+                str(entry["agent"]),
+                str(entry["api_key"]),
+                None if entry["ca_pem"] is None else str(entry["ca_pem"]),
+                str(entry["serial"]),
+            )
+            for hub, entry in document["hubs"].items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError):
+        # Not chained: the cause may quote the file.
+        raise AgentError(f"{path} is damaged: remove it and run `hawse login` again") from None
+
+
+def find_account(environment: Mapping[str, str], hub: str | None) -> Account:
+    """Return the login for the hub, or the only one there is. Raises AgentError with the next step."""
+    accounts = load_accounts(environment)
+    if hub is not None:
+        if hub not in accounts:
+            raise AgentError(f"not logged in to {hub}: run `hawse login --hub {hub}`")
+        return accounts[hub]
+    if not accounts:
+        raise AgentError("not logged in: run `hawse login --hub URL`")
+    if len(accounts) > 1:
+        raise AgentError(f"logged in to several hubs: choose one by --hub, of {', '.join(accounts)}")
+    return next(iter(accounts.values()))
+
+
+def save_account(environment: Mapping[str, str], account: Account) -> str:
+    """Store the login in place of an earlier one for the same hub; returns the file's path."""
+    path = _path(environment)
+    with locked(f"{path}.lock"):
+        accounts = load_accounts(environment)
+        accounts.pop(account.hub, None)
+        accounts[account.hub] = account
+        hubs = {
+            hub: {"agent": each.agent, "api_key": each.api_key, "ca_pem": each.ca_pem, "serial": each.serial}
+            for hub, each in accounts.items()
+        }
+        write_private(path, json.dumps({"version": _VERSION, "hubs": hubs}, indent=1).encode() + b"\n")
+    return path
+
+
+def _path(environment: Mapping[str, str]) -> str:
+    return os.path.join(config_folder(environment), FILE_NAME)

@@ -1,0 +1,182 @@
+"""The exec plugin: kubectl runs `hawse credential`, and reads a token of at most a minute from its stdout.
+
+Every kubectl process runs it once and keeps the token in memory only, so the plugin keeps a cache of its
+own. From the cache it imports nothing but small parts of the standard library and answers in a few
+milliseconds above Python's own start. Parallel kubectls wait at a file lock while the first one asks the
+hub, and then find its token, or its failure, in the cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from proxy.agent.account import Account, find_account, hub_origin
+from proxy.agent.errors import AgentError, quoted
+from proxy.agent.files import cache_folder, locked, read_private, write_private
+
+API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
+# Taken off the token's life: for a clock that runs apart from the hub's, and for a request on its way.
+SKEW_S = 10
+# A token with less left is not handed out again: kubectl would come back at once.
+REMAINING_MIN_S = 5
+# For everything together, waiting for another plugin's call included; a person waits at kubectl meanwhile.
+DEADLINE_S = 30
+
+_SERVER = re.compile(r"(https://[^/?#@\s]+)/clusters/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/?")
+
+
+class ExecInfo(NamedTuple):
+    """What kubectl says about the credential that it wants."""
+
+    api_version: str
+    hub: str
+    cluster: str
+
+
+class Cached(NamedTuple):
+    """A token until the local time at which kubectl is to ask again, or why there was none at that time."""
+
+    token: str
+    until_s: float
+    failure: str
+
+    def __repr__(self) -> str:
+        return f"Cached(until_s={self.until_s}, failure={self.failure!r})"
+
+
+def run_plugin() -> int:
+    """Answer kubectl; returns the exit status. Errors are one line on stderr."""
+    signal.signal(signal.SIGALRM, _give_up)
+    signal.alarm(DEADLINE_S)
+    try:
+        answer = credential(os.environ)
+    except AgentError as error:
+        print(f"hawse: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(answer)
+    return 0
+
+
+def _give_up(_signal: int, _frame: object) -> None:
+    raise AgentError(f"no token from the hub within {DEADLINE_S} s: try again")
+
+
+def credential(environment: Mapping[str, str]) -> str:
+    """Return the ExecCredential for what kubectl asks. Raises AgentError."""
+    info = read_exec_info(environment.get("KUBERNETES_EXEC_INFO", ""))
+    account = find_account(environment, info.hub)
+    cached = _cached_token(environment, account, info.cluster)
+    return json.dumps(
+        {
+            "apiVersion": info.api_version,
+            "kind": "ExecCredential",
+            "status": {
+                "token": cached.token,
+                "expirationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(cached.until_s)),
+            },
+        }
+    )
+
+
+def read_exec_info(text: str) -> ExecInfo:
+    """Read KUBERNETES_EXEC_INFO: the version to answer in, and hub and cluster out of the server's URL."""
+    if not text:
+        raise AgentError(
+            "`hawse credential` is run by kubectl: write a kubeconfig for it by `hawse kubeconfig`"
+        )
+    try:
+        document = json.loads(text)
+        api_version = document["apiVersion"]
+        cluster = document["spec"].get("cluster")
+        server = None if cluster is None else cluster["server"]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise AgentError("KUBERNETES_EXEC_INFO is no ExecCredential") from None
+    if api_version not in API_VERSIONS:
+        raise AgentError(f"the kubeconfig asks for {quoted(str(api_version))}: use {API_VERSIONS[0]}")
+    if server is None:
+        raise AgentError(
+            "the kubeconfig's exec entry lacks `provideClusterInfo: true`: run `hawse kubeconfig` again"
+        )
+    match = _SERVER.fullmatch(str(server))
+    if match is None:
+        raise AgentError(
+            f"the kubeconfig's server {quoted(str(server))} is not https://<hub>/clusters/<name>"
+        )
+    return ExecInfo(api_version, hub_origin(match[1]), match[2])
+
+
+def _cached_token(environment: Mapping[str, str], account: Account, cluster: str) -> Cached:
+    path = _cache_path(environment, account.hub, cluster)
+    cached = _read_cache(path, account)
+    if _usable(cached):
+        return cached
+    began_s = time.time()
+    with locked(f"{path}.lock"):
+        cached = _read_cache(path, account)
+        if _usable(cached):
+            return cached
+        # Whoever held the lock asked while this one waited: a hub that is away is not asked by each in turn.
+        if cached.failure and began_s <= cached.until_s <= time.time():
+            raise AgentError(cached.failure)
+        try:
+            cached = _fetch(account, cluster)
+        except AgentError as error:
+            _write_cache(path, account, Cached("", time.time(), str(error)))
+            raise
+        _write_cache(path, account, cached)
+        return cached
+
+
+def _fetch(account: Account, cluster: str) -> Cached:
+    from proxy.agent.hub import fetch_token
+
+    # Before the call: the token's life has begun by the time that the answer is here.
+    now_s = time.time()
+    token = fetch_token(account, cluster)
+    return Cached(token.text, now_s + token.expires_in_s - SKEW_S, "")
+
+
+def _usable(cached: Cached) -> bool:
+    # Not one from the future either, after the clock was set back: its token would be long dead.
+    return bool(cached.token) and REMAINING_MIN_S < cached.until_s - time.time() <= 60
+
+
+def _cache_path(environment: Mapping[str, str], hub: str, cluster: str) -> str:
+    place = re.sub(r"[^a-z0-9.-]", "_", hub.removeprefix("https://"))
+    return os.path.join(cache_folder(environment), "tokens", f"{place}_{cluster}.json")
+
+
+_NOTHING = Cached("", 0.0, "")
+
+
+def _read_cache(path: str, account: Account) -> Cached:
+    try:
+        raw = read_private(path)
+        if raw is None:
+            return _NOTHING
+        entry = json.loads(raw)
+        if entry["serial"] != account.serial:
+            return _NOTHING
+        return Cached(str(entry["token"]), float(entry["until"]), str(entry["failure"]))
+    except (AgentError, ValueError, LookupError, TypeError):
+        # A cache that cannot be used is no cache; it is written anew.
+        return _NOTHING
+
+
+def _write_cache(path: str, account: Account, cached: Cached) -> None:
+    entry = {
+        "serial": account.serial,
+        "token": cached.token,
+        "until": cached.until_s,
+        "failure": cached.failure,
+    }
+    write_private(path, json.dumps(entry).encode())

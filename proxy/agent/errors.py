@@ -1,0 +1,15 @@
+"""What ends an agent's command."""
+
+from __future__ import annotations
+
+# A hub's own words are shown to a person; more than this is no explanation.
+QUOTED_CHARACTERS_MAX = 300
+
+
+class AgentError(Exception):
+    """One line that says what is wrong and what to do next; it never holds a key or token."""
+
+
+def quoted(text: str) -> str:
+    """Make what somebody else wrote fit for one line of a terminal."""
+    return text[:QUOTED_CHARACTERS_MAX].encode("unicode_escape").decode("ascii")

@@ -1,0 +1,159 @@
+"""Asks the hub: for the agent's clusters, and for a token on one of them.
+
+Synchronous, by the standard library: one request, one answer, and the process ends. Redirects are not
+followed, for they would carry the API key elsewhere. HTTPS_PROXY and NO_PROXY count as they do for kubectl.
+"""
+
+from __future__ import annotations
+
+import json
+import ssl
+from collections.abc import Mapping
+from http.client import HTTPException, HTTPSConnection
+from typing import NamedTuple
+from urllib.parse import unquote, urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from auth.principal import IdentityError, slug
+from proxy.agent.account import Account, host_and_port
+from proxy.agent.errors import AgentError, quoted
+
+TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
+CLUSTERS_PATH = "/v1/clusters"
+# For each wait on the network; the plugin has a deadline for all of it together.
+SOCKET_TIMEOUT_S = 10.0
+ANSWER_BYTES_MAX = 1024 * 1024
+# access.md: 60 s, never more. A hub that says more is not believed.
+LIFETIME_MAX_S = 60
+
+
+class Token(NamedTuple):
+    """An access token for one cluster."""
+
+    text: str
+    expires_in_s: int
+
+    def __repr__(self) -> str:
+        return f"Token(expires_in_s={self.expires_in_s})"
+
+
+class Reach(NamedTuple):
+    """Who the hub says this agent is, and which clusters it may reach."""
+
+    agent: str
+    org: str
+    clusters: tuple[str, ...]
+
+
+def fetch_token(account: Account, cluster: str) -> Token:
+    """Get a fresh token for the cluster. Raises AgentError."""
+    form = {
+        "grant_type": "client_credentials",
+        "audience": cluster,
+        "client_id": account.agent,
+        "client_secret": account.api_key,
+    }
+    answer = _ask(
+        account,
+        "POST",
+        TOKEN_PATH,
+        {"content-type": "application/x-www-form-urlencoded"},
+        urlencode(form).encode("ascii"),
+    )
+    token, expires_in_s = answer.get("access_token"), answer.get("expires_in")
+    if (
+        not isinstance(token, str)
+        or not token
+        or not token.isascii()
+        or not token.isprintable()
+        or not isinstance(expires_in_s, int)
+        or not 0 < expires_in_s <= LIFETIME_MAX_S
+    ):
+        raise AgentError(f"{account.hub} answered without a usable token: is it a Hawse hub?")
+    return Token(token, expires_in_s)
+
+
+def fetch_reach(account: Account) -> Reach:
+    """Get the agent's name and its clusters, which also proves the API key. Raises AgentError."""
+    answer = _ask(account, "GET", CLUSTERS_PATH, {"authorization": f"Bearer {account.api_key}"}, None)
+    try:
+        entries = answer["clusters"]
+        if not isinstance(entries, list):
+            raise TypeError
+        # Names go into a kubeconfig: the hub is not trusted to have refused the hostile ones.
+        return Reach(
+            slug("agent name", str(answer["agent"])),
+            slug("organisation", str(answer["org"])),
+            tuple(slug("cluster name", str(entry["name"])) for entry in entries),
+        )
+    except (LookupError, TypeError) as error:
+        raise AgentError(f"{account.hub} answered without a list of clusters: is it a Hawse hub?") from error
+    except IdentityError as error:
+        raise AgentError(f"{account.hub} answered with a name that is refused: {error}") from error
+
+
+def _ask(
+    account: Account, method: str, path: str, headers: Mapping[str, str], body: bytes | None
+) -> dict[str, object]:
+    host, port = host_and_port(account.hub)
+    try:
+        context = ssl.create_default_context(cadata=account.ca_pem)
+    except ssl.SSLError as error:
+        raise AgentError("the stored CA is no certificate: run `hawse login` again with --ca FILE") from error
+    connection = _connect(host, port, context)
+    try:
+        connection.request(
+            method,
+            path,
+            body,
+            {"accept": "application/json", "user-agent": "hawse", "connection": "close", **headers},
+        )
+        response = connection.getresponse()
+        status, raw = response.status, response.read(ANSWER_BYTES_MAX + 1)
+    except ssl.SSLCertVerificationError as error:
+        raise AgentError(
+            f"the certificate of {account.hub} is not trusted ({error.verify_message}): "
+            f"give the hub's CA by `hawse login --hub {account.hub} --ca FILE`"
+        ) from error
+    except TimeoutError as error:
+        raise AgentError(
+            f"{account.hub} did not answer within {SOCKET_TIMEOUT_S:.0f} s: try again"
+        ) from error
+    except (OSError, HTTPException) as error:
+        raise AgentError(f"cannot reach {account.hub}: {quoted(str(error))}") from error
+    finally:
+        connection.close()
+    return _read_answer(account.hub, status, raw)
+
+
+def _connect(host: str, port: int, context: ssl.SSLContext) -> HTTPSConnection:
+    proxy = getproxies().get("https")
+    if not proxy or proxy_bypass(f"{host}:{port}"):
+        return HTTPSConnection(host, port, timeout=SOCKET_TIMEOUT_S, context=context)
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise AgentError("HTTPS_PROXY is not http://host:port, the only kind that is supported")
+    connection = HTTPSConnection(parts.hostname, parts.port or 80, timeout=SOCKET_TIMEOUT_S, context=context)
+    headers = {}
+    if parts.username is not None:
+        import base64
+
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
+    connection.set_tunnel(host, port, headers)
+    return connection
+
+
+def _read_answer(hub: str, status: int, raw: bytes) -> dict[str, object]:
+    if len(raw) > ANSWER_BYTES_MAX:
+        raise AgentError(f"{hub} answered with more than {ANSWER_BYTES_MAX} bytes: is it a Hawse hub?")
+    try:
+        answer = json.loads(raw)
+    except (ValueError, RecursionError):
+        answer = None
+    if status != 200:
+        said = answer.get("error_description") if isinstance(answer, dict) else None
+        raise AgentError(f"{hub} answered {status}" + (f": {quoted(said)}" if isinstance(said, str) else ""))
+    if not isinstance(answer, dict):
+        raise AgentError(f"{hub} answered with no JSON object: is it a Hawse hub?")
+    return answer

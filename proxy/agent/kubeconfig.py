@@ -1,0 +1,190 @@
+"""Kubeconfigs that hold no credential: they name the hub's clusters, and the plugin that gets a token.
+
+Entries are merged into a file that stands already. One that has the same name and is not ours is left
+alone, and the command refuses: it may be somebody's only way into a cluster.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import yaml
+
+from auth.principal import IdentityError, slug
+from proxy.agent.account import Account, hub_origin
+from proxy.agent.credential import API_VERSIONS
+from proxy.agent.errors import AgentError, quoted
+from proxy.agent.files import FILE_BYTES_MAX, write_private
+from proxy.agent.hub import Reach
+from proxy.manifests import to_yaml
+
+USER = "hawse"
+Document: TypeAlias = "dict[str, object]"
+_INSTALL_HINT = "hawse is not found: install it (pip install hawse), or write this kubeconfig again"
+
+
+def chosen_clusters(reach: Reach, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Return the clusters to write: those that are named, or all that the agent may reach.
+
+    Raises AgentError.
+    """
+    try:
+        names = tuple(dict.fromkeys(slug("cluster name", name) for name in wanted))
+    except IdentityError as error:
+        raise AgentError(str(error)) from error
+    missing = [name for name in names if name not in reach.clusters]
+    if missing:
+        reachable = ", ".join(reach.clusters) or "none"
+        raise AgentError(f"agent {reach.agent} may not reach {', '.join(missing)}; it may reach: {reachable}")
+    if not reach.clusters:
+        raise AgentError(
+            f"agent {reach.agent} may reach no cluster: the operator grants one to its team by "
+            "`hawse admin cluster grant`"
+        )
+    return names or reach.clusters
+
+
+def entries(
+    account: Account,
+    clusters: Sequence[str],
+    *,
+    command: str,
+    embed_ca: bool = True,
+    namespace: str | None = None,
+    prefix: str = "",
+) -> Document:
+    """Make a whole kubeconfig for the clusters. Raises AgentError for a namespace or prefix that is none."""
+    try:
+        if namespace is not None:
+            slug("namespace", namespace)
+        if prefix:
+            slug("prefix", prefix.removesuffix("-"))
+    except IdentityError as error:
+        raise AgentError(str(error)) from error
+    ca = (
+        {"certificate-authority-data": base64.b64encode(account.ca_pem.encode()).decode("ascii")}
+        if embed_ca and account.ca_pem is not None
+        else {}
+    )
+    plugin = {
+        "apiVersion": API_VERSIONS[0],
+        "command": command,
+        "args": ["credential"],
+        "interactiveMode": "IfAvailable",
+        # The plugin takes hub and cluster out of the server's URL.
+        "provideClusterInfo": True,
+        "installHint": _INSTALL_HINT,
+    }
+    names = [prefix + cluster for cluster in clusters]
+    user = prefix + USER
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {"name": name, "cluster": {"server": f"{account.hub}/clusters/{cluster}", **ca}}
+            for name, cluster in zip(names, clusters, strict=True)
+        ],
+        "users": [{"name": user, "user": {"exec": plugin}}],
+        "contexts": [
+            {
+                "name": name,
+                "context": {
+                    "cluster": name,
+                    "user": user,
+                    **({"namespace": namespace} if namespace is not None else {}),
+                },
+            }
+            for name in names
+        ],
+        "current-context": names[0],
+    }
+
+
+def merge(existing: Document, ours: Document) -> Document:
+    """Put our entries into a kubeconfig, in place of earlier ones of ours; the current context stays.
+
+    Raises AgentError when an entry of the same name is not ours, or the document is no kubeconfig.
+    """
+    merged = {"apiVersion": "v1", "kind": "Config", **existing}
+    for section in ("clusters", "users", "contexts"):
+        present, added = _named(existing, section), _named(ours, section)
+        for name, entry in added.items():
+            if name in present and not _is_ours(section, present[name], entry):
+                raise AgentError(
+                    f"the file has an entry {quoted(name)} in {section} that is not of this hub: "
+                    "choose other names by --prefix, or another file by --output"
+                )
+        merged[section] = list({**present, **added}.values())
+    merged["current-context"] = existing.get("current-context") or ours["current-context"]
+    return merged
+
+
+def _named(document: Document, section: str) -> dict[str, Document]:
+    entries = document.get(section) or []
+    if not isinstance(entries, list):
+        raise AgentError(f"the file is no kubeconfig: {section} is no list")
+    named: dict[str, Document] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
+            raise AgentError(f"the file is no kubeconfig: an entry in {section} has no name")
+        # kubectl takes the first of a name.
+        named.setdefault(entry["name"], entry)
+    return named
+
+
+def _is_ours(section: str, present: Document, added: Document) -> bool:
+    before, after = present.get(section[:-1]), added[section[:-1]]
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return False
+    match section:
+        case "clusters":
+            return _same_server(before.get("server"), after["server"])
+        case "users":
+            plugin = before.get("exec")
+            return isinstance(plugin, dict) and plugin.get("args") == ["credential"]
+        case _:
+            return all(before.get(key) == after[key] for key in ("cluster", "user"))
+
+
+def _same_server(before: object, after: object) -> bool:
+    """Whether two server URLs are one, though the ports be written differently."""
+    if not isinstance(before, str) or not isinstance(after, str):
+        return False
+    hub, separator, name = before.rpartition("/clusters/")
+    try:
+        return bool(separator) and f"{hub_origin(hub)}/clusters/{name}" == after
+    except AgentError:
+        return False
+
+
+def read(path: str) -> Document:
+    """Read a kubeconfig; an empty document when there is no file. Raises AgentError."""
+    try:
+        with open(path, "rb") as file:
+            raw = file.read(FILE_BYTES_MAX + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise AgentError(f"cannot read {path}: {error.strerror}") from error
+    if len(raw) > FILE_BYTES_MAX:
+        raise AgentError(f"{path} is no kubeconfig: it has more than {FILE_BYTES_MAX} bytes")
+    try:
+        document = yaml.safe_load(raw)
+    except (yaml.YAMLError, RecursionError):
+        # Not chained: the cause quotes the file, which may hold credentials of others.
+        raise AgentError(f"{path} is no YAML, so no kubeconfig") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict) or document.get("kind", "Config") != "Config":
+        raise AgentError(f"{path} is no kubeconfig")
+    return document
+
+
+def write(path: str, ours: Document) -> None:
+    """Merge our entries into the file, or make it, for its owner alone. Raises AgentError."""
+    # A kubeconfig is often a link into a folder of settings: the file behind it is what changes.
+    target = os.path.realpath(path)
+    write_private(target, to_yaml([merge(read(target), ours)]).encode())

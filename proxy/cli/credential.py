@@ -1,0 +1,19 @@
+"""`hawse credential` by way of click, for its help; kubectl's own call takes the short way in `main`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.command()
+def credential() -> None:
+    """Print a credential for kubectl, which runs this itself.
+
+    Reads KUBERNETES_EXEC_INFO, and prints an ExecCredential with a token of at most a minute for the cluster
+    that the kubeconfig names. Tokens are kept for their life in the user's cache folder.
+    """
+    from proxy.agent.credential import run_plugin
+
+    sys.exit(run_plugin())

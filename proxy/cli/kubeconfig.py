@@ -1,0 +1,73 @@
+"""`hawse kubeconfig`: a kubeconfig for the clusters that the agent may reach; it holds no credential."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+
+import click
+
+from proxy.cli.errors import CommandError
+
+
+@click.command()
+@click.argument("clusters", nargs=-1, metavar="[CLUSTER]...")
+@click.option("--hub", metavar="URL", help="Which hub, if this agent has logged in to several.")
+@click.option(
+    "--output",
+    "-o",
+    default="-",
+    metavar="FILE",
+    help="Merge into this file (made 0600 if it is missing); - prints, and is the default.",
+)
+@click.option(
+    "--embed-ca/--no-embed-ca",
+    default=True,
+    help="Write the CA given at login into it (default), or let kubectl use the system's.",
+)
+@click.option("--namespace", metavar="NAME", help="The namespace that kubectl uses when none is given.")
+@click.option(
+    "--prefix", default="", metavar="TEXT", help="Put this before the names, as in --prefix hawse-."
+)
+def kubeconfig(
+    *,
+    clusters: tuple[str, ...],
+    hub: str | None,
+    output: str,
+    embed_ca: bool,
+    namespace: str | None,
+    prefix: str,
+) -> None:
+    """Write a kubeconfig for the named clusters, or for all that this agent may reach.
+
+    kubectl then runs `hawse credential` for a token whenever it needs one.
+    """
+    from proxy.agent import kubeconfig as kubeconfigs
+    from proxy.agent.account import find_account, hub_origin
+    from proxy.agent.errors import AgentError
+    from proxy.agent.hub import fetch_reach
+    from proxy.manifests import to_yaml
+
+    try:
+        account = find_account(os.environ, None if hub is None else hub_origin(hub))
+        chosen = kubeconfigs.chosen_clusters(fetch_reach(account), clusters)
+        ours = kubeconfigs.entries(
+            account, chosen, command=_command(), embed_ca=embed_ca, namespace=namespace, prefix=prefix
+        )
+        if output == "-":
+            click.echo(to_yaml([ours]), nl=False)
+            return
+        kubeconfigs.write(output, ours)
+    except AgentError as error:
+        raise CommandError(str(error)) from error
+    click.echo(f"wrote {', '.join(prefix + name for name in chosen)} into {output}")
+
+
+def _command() -> str:
+    """Tell how kubectl is to call the plugin: by name where the PATH finds this script, else by its path."""
+    script = os.path.realpath(sys.argv[0])
+    found = shutil.which("hawse")
+    if os.path.basename(script) != "hawse" or (found is not None and os.path.realpath(found) == script):
+        return "hawse"
+    return script

@@ -1,0 +1,123 @@
+"""A hub's token and cluster endpoints over real TLS, for the agent's commands as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs
+
+import attrs
+import trustme
+
+AGENT = "robot"
+
+
+@attrs.define(eq=False)
+class Asked:
+    """A request as it came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def form(self) -> dict[str, str]:
+        return {name: values[0] for name, values in parse_qs(self.body.decode()).items()}
+
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+@attrs.define(eq=False)
+class FakeHub:
+    """Answers as a hub does; every answer can be replaced, delayed or left out."""
+
+    url: str
+    ca_pem: str
+    api_key: str
+    clusters: list[str] = attrs.Factory(lambda: ["prod", "dev"])
+    expires_in: int = 59
+    delay_s: float = 0.0
+    reply: Callable[[Asked], Reply] | None = None
+    asked: list[Asked] = attrs.Factory(list)
+
+    @property
+    def token_calls(self) -> int:
+        return sum(each.path == "/oauth/token" for each in self.asked)
+
+    def answer(self, asked: Asked) -> Reply:
+        self.asked.append(asked)
+        time.sleep(self.delay_s)
+        if self.reply is not None:
+            return self.reply(asked)
+        if asked.path == "/v1/clusters":
+            if asked.headers.get("authorization") != f"Bearer {self.api_key}":
+                return self.refusal(401, "the API key is not accepted")
+            clusters = [{"name": name} for name in self.clusters]
+            return self.json(200, {"agent": AGENT, "org": "acme", "clusters": clusters})
+        if asked.path == "/oauth/token" and asked.form.get("client_secret") == self.api_key:
+            token = f"token-{self.token_calls}-{asked.form['audience']}"
+            return self.json(
+                200, {"access_token": token, "token_type": "Bearer", "expires_in": self.expires_in}
+            )
+        return self.refusal(401, "the API key is not accepted")
+
+    @staticmethod
+    def json(status: int, document: object) -> Reply:
+        return status, {"content-type": "application/json"}, json.dumps(document).encode()
+
+    @classmethod
+    def refusal(cls, status: int, description: str) -> Reply:
+        return cls.json(status, {"error": "invalid_client", "error_description": description})
+
+
+@contextmanager
+def fake_hub(api_key: str, host: str = "127.0.0.1") -> Iterator[FakeHub]:
+    """Serve a FakeHub on loopback for the block."""
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(host).configure_cert(context)
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            length = int(self.headers.get("content-length", "0"))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            status, fields, body = hub.answer(
+                Asked(self.command, self.path, headers, self.rfile.read(length))
+            )
+            self.send_response(status)
+            for name, value in fields.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = handle_any  # noqa: N815 - http.server's names
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = False
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that refuses our certificate is no error of the server's."""
+
+    server = Server((host, 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    port = server.server_address[1]
+    hub = FakeHub(f"https://{host}:{port}", ca.cert_pem.bytes().decode(), api_key)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

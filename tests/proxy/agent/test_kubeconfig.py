@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import base64
+import stat
+from pathlib import Path
+
+import pytest
+import yaml
+
+from proxy.agent.account import Account
+from proxy.agent.errors import AgentError
+from proxy.agent.hub import Reach
+from proxy.agent.kubeconfig import Document, chosen_clusters, entries, merge, read, write
+
+ACCOUNT = Account("https://hub.example", "robot", "hws_secret", "PEM\n", "serial")
+REACH = Reach("robot", "acme", ("prod", "dev"))
+
+
+def ours(*clusters: str, prefix: str = "", account: Account = ACCOUNT) -> Document:
+    return entries(account, clusters or ("prod", "dev"), command="hawse", prefix=prefix)
+
+
+def test_all_clusters_are_taken_unless_some_are_named() -> None:
+    assert chosen_clusters(REACH, ()) == ("prod", "dev")
+    assert chosen_clusters(REACH, ("dev", "dev")) == ("dev",)
+    with pytest.raises(AgentError, match="may not reach other; it may reach: prod, dev"):
+        chosen_clusters(REACH, ("dev", "other"))
+    with pytest.raises(AgentError, match="no cluster"):
+        chosen_clusters(Reach("robot", "acme", ()), ())
+
+
+@pytest.mark.parametrize("name", ["$(id)", 'a"b', "a\nb", "--server=x", "../x", ""])
+def test_hostile_names_are_refused(name: str) -> None:
+    with pytest.raises(AgentError, match="not valid"):
+        chosen_clusters(REACH, (name,))
+    for field in ("namespace", "prefix"):
+        if name or field == "namespace":
+            with pytest.raises(AgentError, match="not valid"):
+                entries(ACCOUNT, ["prod"], command="hawse", **{field: name})
+
+
+def test_a_kubeconfig_names_the_plugin_and_holds_no_credential() -> None:
+    document = entries(ACCOUNT, ["prod"], command="hawse", namespace="app")
+    assert document == {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {
+                "name": "prod",
+                "cluster": {
+                    "server": "https://hub.example/clusters/prod",
+                    "certificate-authority-data": base64.b64encode(b"PEM\n").decode(),
+                },
+            }
+        ],
+        "users": [
+            {
+                "name": "hawse",
+                "user": {
+                    "exec": {
+                        "apiVersion": "client.authentication.k8s.io/v1",
+                        "command": "hawse",
+                        "args": ["credential"],
+                        "interactiveMode": "IfAvailable",
+                        "provideClusterInfo": True,
+                        "installHint": "hawse is not found: install it (pip install hawse), "
+                        "or write this kubeconfig again",
+                    }
+                },
+            }
+        ],
+        "contexts": [{"name": "prod", "context": {"cluster": "prod", "user": "hawse", "namespace": "app"}}],
+        "current-context": "prod",
+    }
+
+
+def test_without_a_ca_kubectl_uses_the_systems() -> None:
+    for document in (
+        entries(ACCOUNT, ["prod"], command="hawse", embed_ca=False),
+        entries(ACCOUNT._replace(ca_pem=None), ["prod"], command="hawse"),
+    ):
+        assert document["clusters"] == [
+            {"name": "prod", "cluster": {"server": "https://hub.example/clusters/prod"}}
+        ]
+
+
+FOREIGN: Document = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "clusters": [{"name": "home", "cluster": {"server": "https://10.0.0.1:6443"}}],
+    "users": [{"name": "me", "user": {"token": "foreign-secret"}}],
+    "contexts": [{"name": "home", "context": {"cluster": "home", "user": "me"}}],
+    "current-context": "home",
+    "preferences": {},
+}
+
+
+def test_merging_keeps_what_is_there_and_the_current_context() -> None:
+    merged = merge(FOREIGN, ours("prod"))
+    assert [entry["name"] for entry in yaml.safe_load(yaml.safe_dump(merged))["contexts"]] == ["home", "prod"]
+    assert merged["current-context"] == "home"
+    assert merged["preferences"] == {}
+    assert merge(merged, ours("prod")) == merged
+
+
+def test_merging_twice_brings_new_clusters_and_the_new_ca() -> None:
+    renewed = ours("prod", account=ACCOUNT._replace(ca_pem="NEW\n"))
+    merged = merge(merge({}, ours("dev", "prod")), renewed)
+    assert isinstance(merged["clusters"], list)
+    assert [entry["name"] for entry in merged["clusters"]] == ["dev", "prod"]
+    assert merged["clusters"][1] == renewed["clusters"][0]  # type: ignore[index]
+    assert merged["current-context"] == "dev"
+
+
+@pytest.mark.parametrize(
+    ("section", "entry"),
+    [
+        ("clusters", {"name": "prod", "cluster": {"server": "https://10.0.0.1:6443"}}),
+        ("clusters", {"name": "prod", "cluster": {"server": "https://other.example/clusters/prod"}}),
+        ("clusters", {"name": "prod"}),
+        ("users", {"name": "hawse", "user": {"token": "x"}}),
+        ("users", {"name": "hawse", "user": {"exec": {"command": "gke-gcloud-auth-plugin"}}}),
+        ("contexts", {"name": "prod", "context": {"cluster": "home", "user": "me"}}),
+    ],
+)
+def test_an_entry_of_somebody_else_is_left_alone(section: str, entry: Document) -> None:
+    with pytest.raises(AgentError, match="--prefix"):
+        merge({section: [entry]}, ours("prod"))
+    assert merge({section: [entry]}, ours("prod", prefix="hawse-"))
+
+
+def test_the_same_server_with_its_port_is_ours() -> None:
+    written = {"name": "prod", "cluster": {"server": "https://Hub.example:443/clusters/prod"}}
+    assert merge({"clusters": [written]}, ours("prod"))["clusters"] == ours("prod")["clusters"]
+
+
+@pytest.mark.parametrize("name", ["1e3", "0x1f", "on", "null", "8080"])
+def test_a_name_that_looks_like_another_type_stays_a_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "config"
+    write(str(path), ours(name))
+    assert f'name: "{name}"' in path.read_text().replace("'", '"')
+
+
+def test_a_file_is_made_for_its_owner_alone_and_a_link_is_followed(tmp_path: Path) -> None:
+    path, link = tmp_path / "deep" / "config", tmp_path / "link"
+    link.symlink_to(path)
+    write(str(link), ours())
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert read(str(path)) == ours()
+    path.chmod(0o644)
+    write(str(path), ours())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "kind: Pod", "a: b: secret", "clusters: {a: b}", "users: [secret]", "[" * 9999]
+)
+def test_a_file_that_is_no_kubeconfig_is_left_as_it_is_and_not_quoted(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(content)
+    with pytest.raises(AgentError) as error:
+        write(str(path), ours())
+    assert "secret" not in str(error.value)
+    assert path.read_text() == content
+
+
+def test_an_empty_file_is_an_empty_kubeconfig(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    path.write_text("")
+    write(str(path), ours())
+    assert read(str(path)) == ours()

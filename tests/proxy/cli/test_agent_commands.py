@@ -1,0 +1,129 @@
+"""The agent's commands as an agent runs them, and as the real kubectl does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.fakes.hub import Asked, FakeHub, Reply
+from tests.proxy.agent.conftest import API_KEY, Home, home, hub
+
+__all__ = ["home", "hub"]
+
+BIN = Path(sys.executable).parent
+
+
+def run(home: Home, *arguments: str, stdin: str | None = None, **environment: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+        [str(BIN / "hawse"), *arguments],
+        env=home.environment | environment,
+        input=stdin if stdin is not None else "",
+        capture_output=True,
+        text=True,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def ca(tmp_path: Path, hub: FakeHub) -> str:
+    path = tmp_path / "ca.pem"
+    path.write_text(hub.ca_pem)
+    return str(path)
+
+
+def test_logging_in_by_the_environment_or_by_stdin_stores_the_key(home: Home, hub: FakeHub, ca: str) -> None:
+    for stdin, environment in ((None, {"HAWSE_API_KEY": API_KEY}), (f"{API_KEY}\n", {})):
+        status, stdout, stderr = run(home, "login", "--hub", hub.url, "--ca", ca, stdin=stdin, **environment)
+        assert (status, stderr) == (0, "")
+        assert f"logged in to {hub.url} as agent robot of acme" in stdout
+        assert "clusters: prod, dev" in stdout
+        assert API_KEY not in stdout
+    (file,) = [file for file in home.files() if file.name == "logins.json"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_key_on_the_command_line_is_no_option(home: Home, hub: FakeHub) -> None:
+    for option in ("--key", "--api-key", "--insecure"):
+        status, _, stderr = run(home, "login", "--hub", hub.url, option, API_KEY)
+        assert status == 2
+        assert "No such option" in stderr
+
+
+def test_a_failed_login_is_one_line_without_the_key(home: Home, hub: FakeHub, ca: str) -> None:
+    hub.api_key = "another"
+    for arguments, key, words in (
+        (["--ca", ca], API_KEY, "not accepted"),
+        ([], API_KEY, "--ca FILE"),
+        (["--ca", ca], "", "no API key"),
+        (["--ca", "/missing"], API_KEY, "CA file"),
+    ):
+        status, stdout, stderr = run(home, "login", "--hub", hub.url, *arguments, stdin=key)
+        assert (status, stdout) == (1, "")
+        assert stderr.startswith("hawse: ")
+        assert words in stderr
+        assert stderr.count("\n") == 1
+        assert API_KEY not in stderr
+
+
+def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) -> None:
+    assert run(home, "kubeconfig")[2] == "hawse: not logged in: run `hawse login --hub URL`\n"
+    run(home, "login", "--hub", hub.url, "--ca", ca, stdin=API_KEY)
+    status, stdout, stderr = run(home, "kubeconfig", "dev")
+    assert (status, stderr) == (0, "")
+    printed = yaml.safe_load(stdout)
+    assert [cluster["cluster"]["server"] for cluster in printed["clusters"]] == [f"{hub.url}/clusters/dev"]
+    assert API_KEY not in stdout
+    path = home.path / "kubeconfig"
+    for _ in range(2):
+        status, stdout, stderr = run(home, "kubeconfig", "--output", str(path))
+        assert (status, stdout, stderr) == (0, f"wrote prod, dev into {path}\n", "")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [context["name"] for context in yaml.safe_load(path.read_text())["contexts"]] == ["prod", "dev"]
+    assert run(home, "kubeconfig", "other")[0] == 1
+    assert run(home, "kubeconfig", "--hub", "https://else.example")[0] == 1
+
+
+@pytest.mark.kubectl
+def test_the_real_kubectl_authenticates_by_it(home: Home, hub: FakeHub, ca: str) -> None:
+    run(home, "login", "--hub", hub.url, "--ca", ca, stdin=API_KEY)
+    path = home.path / "kubeconfig"
+    run(home, "kubeconfig", "--output", str(path))
+    answer = hub.reply
+    seen: list[str] = []
+
+    def reply(asked: Asked) -> Reply:
+        if not asked.path.startswith("/clusters/"):
+            hub.reply = answer
+            try:
+                hub.asked.pop()
+                return hub.answer(asked)
+            finally:
+                hub.reply = reply
+        seen.append(f"{asked.path} {asked.headers.get('authorization')}")
+        return hub.json(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
+
+    hub.reply = reply
+    kubectl = shutil.which("kubectl", path=str(BIN))
+    assert kubectl is not None
+    for context in ("prod", "dev", "prod"):
+        done = subprocess.run(
+            [kubectl, f"--kubeconfig={path}", f"--context={context}", "get", "--raw", "/readyz"],
+            env=home.environment | {"PATH": f"{BIN}:{home.environment['PATH']}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["status"] == "Success"
+    assert [line.split()[0] for line in seen] == [
+        f"/clusters/{name}/readyz" for name in ("prod", "dev", "prod")
+    ]
+    first, second, third = (line.split()[2] for line in seen)
+    assert first == third == "token-1-prod"
+    assert second == "token-2-dev"
