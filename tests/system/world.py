@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import attrs
 import trustme
@@ -102,10 +103,13 @@ class World:
         environment = {**self.agent, **(SPDY if spdy else {})}
         return run(self.command(way, *args), environment, stdin, deadline_s)
 
-    def popen(self, way: str, *args: str, spdy: bool = False) -> subprocess.Popen[bytes]:
+    def popen(
+        self, way: str, *args: str, spdy: bool = False, stdin: int | IO[bytes] = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
+        """Start the agent's kubectl by a way, its outputs piped."""
         return subprocess.Popen(
             self.command(way, *args),
-            stdin=subprocess.PIPE,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={**os.environ, **self.agent, **(SPDY if spdy else {})},

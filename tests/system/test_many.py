@@ -1,0 +1,90 @@
+"""Many at once over one tunnel, and one that stalls among them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from contextlib import ExitStack
+
+import pytest
+
+from tests.system.load import execute, get, parallel, resident_kib, streaming, timed
+from tests.system.raw import RawClient
+from tests.system.world import NAMESPACE, POD, World
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
+
+
+@pytest.fixture
+def client(world: World) -> RawClient:
+    return RawClient(world, "tunnel")
+
+
+def test_two_hundred_gets_at_once(client: RawClient) -> None:
+    token = client.token()
+    answers = parallel(200, lambda _: get(client, token, POD_PATH))
+    assert {status for status, _ in answers} == {200}
+
+
+def test_a_hundred_watches_each_see_a_change(world: World, client: RawClient) -> None:
+    token = client.token()
+    created = world.kubectl("tunnel", "create", "configmap", "watched-by-many", "--from-literal=a=0")
+    assert created.code == 0, created.err
+    selector = "fieldSelector=metadata.name%3Dwatched-by-many"
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps?watch=1&{selector}"
+
+    with ExitStack() as stack:
+        watches = [stack.enter_context(streaming(client, token, path)) for _ in range(100)]
+        assert {watch.status for watch in watches} == {200}
+        patch = json.dumps({"data": {"a": "changed"}})
+        patched = world.kubectl("tunnel", "patch", "configmap", "watched-by-many", "-p", patch)
+        assert patched.code == 0, patched.err
+
+        def see_change(number: int) -> bool:
+            while line := watches[number].readline():
+                if json.loads(line)["object"].get("data") == {"a": "changed"}:
+                    return True
+            return False
+
+        assert all(parallel(100, see_change))
+
+
+def test_fifty_execs_at_once(client: RawClient) -> None:
+    token = client.token()
+    results = parallel(50, lambda number: execute(client, token, "echo", f"I am {number}"))
+    for number, result in enumerate(results):
+        out, status = result
+        assert out == f"I am {number}\n".encode()
+        assert status["status"] == "Success"
+
+
+def test_a_reader_that_stops_stalls_only_itself(world: World, client: RawClient) -> None:
+    flood = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "flood"},
+        "spec": {"containers": [{"name": "main", "image": "busybox", "command": ["yes", "x" * 1000]}]},
+    }
+    assert world.kubectl("tunnel", "apply", "-f", "-", stdin=json.dumps(flood).encode()).code == 0
+    waited = world.kubectl("tunnel", "wait", "--for=condition=Ready", "pod/flood", "--timeout=10s")
+    assert waited.code == 0, waited.err
+    token = client.token()
+    assert world.hub is not None
+    processes = [world.hub.process.pid, world.relays["tunnel"].process.pid]
+    try:
+        alone = [timed(lambda: get(client, token, POD_PATH)) for _ in range(20)]
+        memory = [resident_kib(pid) for pid in processes]
+        # Opened, and then never read: what is under way fills the socket, the window, and stops there.
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/flood/log?follow=true"
+        with streaming(client, token, path) as stalled:
+            assert stalled.status == 200
+            assert stalled.read(1_000_000)
+            beside = [timed(lambda: get(client, token, POD_PATH)) for _ in range(50)]
+        grown = [resident_kib(pid) - before for pid, before in zip(processes, memory, strict=True)]
+    finally:
+        world.kubectl("tunnel", "delete", "pod", "flood", "--now")
+    # The sandbox writes the flood with half of the machine meanwhile; what is shown is that nobody waits.
+    assert statistics.median(beside) < 10 * statistics.median(alone) + 0.1
+    assert max(grown) < 64 * 1024, f"hub and relay grew by {grown} KiB beside one stalled reader"

@@ -1,0 +1,82 @@
+"""What dies and comes back: a hub, a relay."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.world import World, running_world
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+# The first wait of the backoff is drawn from 5 s to 10 s, and a dial may take its second.
+BACK_WITHIN_S = 20.0
+
+
+@pytest.fixture
+def own_world(tmp_path: Path) -> Iterator[World]:
+    """A world of this test's own: it does not survive it."""
+    with running_world(tmp_path) as running:
+        yield running
+
+
+def test_relays_and_hub_come_back_and_an_offline_cluster_says_so_at_once(own_world: World) -> None:
+    world = own_world
+    assert world.kubectl("tunnel", "get", "pods").code == 0
+
+    # The hub dies without a word, and starts again: the relay finds back by itself.
+    assert world.hub is not None
+    world.hub.process.kill()
+    world.hub.process.wait()
+    began = time.monotonic()
+    world.start_hub()
+    world.wait_for_tunnel(BACK_WITHIN_S)
+    assert time.monotonic() - began < BACK_WITHIN_S
+    assert world.kubectl("tunnel", "get", "pods").code == 0
+    # What the dead hub had begun has an end in the trail, and the events are in one sequence.
+    sequence = [event["seq"] for event in world.hub_audit()]
+    assert sequence == sorted(set(sequence))  # type: ignore[type-var]
+
+    # The relay dies without a word. Its socket's end tells the hub.
+    world.relays["tunnel"].process.kill()
+    world.relays["tunnel"].process.wait()
+    for args in (["get", "pods"], ["get", "--raw", "/api/v1/namespaces/work/pods"]):
+        began = time.monotonic()
+        offline = world.kubectl("tunnel", *args)
+        elapsed = time.monotonic() - began
+        assert offline.code == 1
+        assert b"offline" in offline.err, offline.err
+        assert elapsed < 1.0 + kubectl_start_s(world), f"{args}: {elapsed:.2f} s"
+    assert world.kubectl("direct", "get", "pods").code == 0
+
+    # Another instance takes over as soon as it is there.
+    world.start_relay("tunnel")
+    world.wait_for_tunnel()
+    assert world.kubectl("tunnel", "get", "pods").code == 0
+
+
+def kubectl_start_s(world: World) -> float:
+    """What kubectl itself needs from start to end on this machine, without any server."""
+    began = time.monotonic()
+    world.kubectl("tunnel", "config", "view")
+    return time.monotonic() - began
+
+
+def test_a_terminated_hub_ends_with_exit_code_zero(own_world: World) -> None:
+    world = own_world
+    watching = world.popen("tunnel", "get", "pods", "--watch")
+    try:
+        assert watching.stdout is not None
+        assert watching.stdout.readline()
+        assert world.hub is not None
+        world.hub.process.terminate()
+        assert world.hub.process.wait(30) == 0
+        events = [json.dumps(event) for event in world.hub_audit()]
+        assert any('"watch"' in event and '"complete"' in event for event in events)
+    finally:
+        watching.kill()
+        watching.communicate()
