@@ -112,10 +112,11 @@ async def serve_upgrade(
     if not any("upgrade" in token for token in tokens) or not request.values(b"upgrade"):
         raise UpgradeRefused.by_api_server(400, "Upgrade request required")
     connection = _Connection(stream, leftover, request)
-    if subresource == "portforward":
-        await _serve_port_forward(connection, pod)
-    else:
-        await _serve_command(connection, subresource, choose_container(pod, request))
+    with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        if subresource == "portforward":
+            await _serve_port_forward(connection, pod)
+        else:
+            await _serve_command(connection, subresource, choose_container(pod, request))
 
 
 def choose_container(pod: Pod, request: UpgradeRequest) -> Container:

@@ -253,6 +253,19 @@ async def test_a_container_that_does_not_run_is_not_found(tmp_path: Path) -> Non
         assert (refused.status, refused.body) == (500, b'container not found ("debug")\n')
 
 
+async def test_a_client_that_left_before_the_answer_is_no_error(tmp_path: Path) -> None:
+    async with running_pod(tmp_path) as pod:
+        requests: list[tuple[Subresource, UpgradeRequest]] = [
+            ("exec", websocket_request(V5, query=shell("true"))),
+            ("exec", spdy_request(V4, query=shell("true"))),
+            ("portforward", spdy_request("portforward.k8s.io", query={})),
+        ]
+        for subresource, request in requests:
+            client, server = memory_stream_pair()
+            await client.aclose()
+            await serve_upgrade(server, b"", request, subresource, pod)
+
+
 @pytest.mark.parametrize("farewell", ["close frame", "cut"])
 async def test_a_client_that_leaves_takes_its_command_along(tmp_path: Path, farewell: str) -> None:
     async with running_pod(tmp_path) as pod:
