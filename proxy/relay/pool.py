@@ -28,7 +28,7 @@ from proxy.http import ClientConnection
 from proxy.relay.serviceaccount import ClusterAccess
 from tunnel.net import open_tls
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("hawse.relay")
 
 _SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 

@@ -1,8 +1,7 @@
 """Where the API server is, and the relay's own credential for it, fresh from the disk.
 
 In a cluster both come from the pod's service account; outside, from a kubeconfig with a bearer token. The
-kubelet rotates the token by swapping a symbolic link, so files are reopened by path and never held open;
-the path is looked at once a second at most, by `stat`, and read when something about it changed.
+kubelet rotates the token well before it expires, and a CA may be rotated too (see proxy.relay.files).
 
 What is refused, and why: a client certificate authenticates the connection and not the request, so one
 upgrade that goes wrong would leave a socket that acts as the relay (CVE-2018-1002105). A credential plugin
@@ -14,28 +13,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-import logging
 import os
 import re
 import ssl
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import attrs
 import yaml
 
+from proxy.relay.files import FileError, WatchedFile
 from tunnel.net import client_context
 
-log = logging.getLogger(__name__)
-
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-# Between two looks at a file on the hot path. The old token stays good for minutes after a rotation.
-STAT_INTERVAL_S = 1.0
-# A projected token is about 1 KiB, a CA bundle some 10 KiB.
-FILE_BYTES_MAX = 1024 * 1024
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _Value = TypeVar("_Value")
@@ -43,68 +35,6 @@ _Value = TypeVar("_Value")
 
 class ClusterAccessError(Exception):
     """There is no usable way to the API server; the message names the file or key, never its content."""
-
-
-class WatchedFile(Generic[_Value]):
-    """A value parsed from a file, read again when the file at that path is another one or changed.
-
-    Keeps the last good value while the file is away or unreadable, and says so in the log once a fault.
-    """
-
-    def __init__(
-        self, path: Path, parse: Callable[[bytes], _Value], *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """Read the file for the first time; raises ClusterAccessError."""
-        self.path = path
-        self._parse = parse
-        self._clock = clock
-        self._fault = ""
-        self._stamp = self._look()
-        self._value = self._read()
-        self._looked_at = clock()
-
-    def current(self) -> _Value:
-        """The value, at most STAT_INTERVAL_S old."""
-        if self._clock() - self._looked_at >= STAT_INTERVAL_S:
-            self.refresh()
-        return self._value
-
-    def refresh(self) -> _Value:
-        """Look at the path now and read the file if it changed."""
-        self._looked_at = self._clock()
-        try:
-            stamp = self._look()
-            if stamp != self._stamp:
-                self._value = self._read()
-                self._stamp = stamp
-                log.info("read %s again: it changed", self.path)
-            self._fault = ""
-        except ClusterAccessError as error:
-            if str(error) != self._fault:
-                log.warning("%s; the last good content stays in use", error)
-                self._fault = str(error)
-        return self._value
-
-    def _look(self) -> tuple[int, int, int, int]:
-        # By path, through the symbolic links: a swapped `..data` is another inode.
-        try:
-            status = os.stat(self.path)
-        except OSError as error:
-            raise ClusterAccessError(f"{self.path} cannot be read: {error.strerror}") from error
-        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
-
-    def _read(self) -> _Value:
-        try:
-            with self.path.open("rb") as file:
-                raw = file.read(FILE_BYTES_MAX + 1)
-        except OSError as error:
-            raise ClusterAccessError(f"{self.path} cannot be read: {error.strerror}") from error
-        if len(raw) > FILE_BYTES_MAX:
-            raise ClusterAccessError(f"{self.path} is larger than {FILE_BYTES_MAX} bytes")
-        try:
-            return self._parse(raw)
-        except ClusterAccessError as error:
-            raise ClusterAccessError(f"{self.path}: {error}") from error
 
 
 @attrs.define(eq=False)
@@ -161,8 +91,8 @@ def in_cluster(
         host,
         int(port),
         host,
-        WatchedFile(folder / "token", _parse_token),
-        WatchedFile(folder / "ca.crt", _parse_ca),
+        _watch(folder / "token", _parse_token),
+        _watch(folder / "ca.crt", _parse_ca),
     )
 
 
@@ -171,18 +101,25 @@ def from_kubeconfig(path: Path) -> ClusterAccess:
 
     The server's address is fixed from here on; token and CA are read again when their file changes.
     """
-    entry = WatchedFile(path, _parse_kubeconfig).current()
+    entry = _watch(path, _parse_kubeconfig).current()
     parts = urlsplit(entry.server)
     assert parts.hostname is not None
     if entry.token_file is not None:
-        token = WatchedFile(path.parent / entry.token_file, _parse_token)
+        token = _watch(path.parent / entry.token_file, _parse_token)
     else:
-        token = WatchedFile(path, lambda raw: _parse_kubeconfig(raw).token)
+        token = _watch(path, lambda raw: _parse_kubeconfig(raw).token)
     if entry.ca_file is not None:
-        tls = WatchedFile(path.parent / entry.ca_file, _parse_ca)
+        tls = _watch(path.parent / entry.ca_file, _parse_ca)
     else:
-        tls = WatchedFile(path, lambda raw: _parse_ca(_parse_kubeconfig(raw).ca))
+        tls = _watch(path, lambda raw: _parse_ca(_parse_kubeconfig(raw).ca))
     return ClusterAccess(parts.hostname, parts.port or 443, entry.server_name or parts.hostname, token, tls)
+
+
+def _watch(path: Path, parse: Callable[[bytes], _Value]) -> WatchedFile[_Value]:
+    try:
+        return WatchedFile(path, parse)
+    except FileError as error:
+        raise ClusterAccessError(str(error)) from error
 
 
 @attrs.frozen
@@ -223,9 +160,9 @@ def _parse_kubeconfig(raw: bytes) -> _Entry:
         document = yaml.safe_load(raw)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
         # The parser's message quotes the text, which may be a token.
-        raise ClusterAccessError("not valid YAML") from exc
+        raise FileError("not valid YAML") from exc
     if not isinstance(document, dict):
-        raise ClusterAccessError("not a kubeconfig")
+        raise FileError("not a kubeconfig")
     context = _named(document, "contexts", "context", _string(document, "current-context"))
     cluster = _named(document, "clusters", "cluster", _string(context, "cluster"))
     user = _named(document, "users", "user", _string(context, "user"))
@@ -236,7 +173,7 @@ def _parse_kubeconfig(raw: bytes) -> _Entry:
         for key in table:
             name = str(key).removesuffix("-data")
             if table[key] and name in refused:
-                raise ClusterAccessError(f"the {kind} has {key}: {refused[name]}")
+                raise FileError(f"the {kind} has {key}: {refused[name]}")
     server = _string(cluster, "server")
     _check_server(server)
     ca, ca_file = b"", _optional(cluster, "certificate-authority")
@@ -245,14 +182,12 @@ def _parse_kubeconfig(raw: bytes) -> _Entry:
         # As client-go has it: data override the file.
         ca, ca_file = _decode(data), None
     elif ca_file is None:
-        raise ClusterAccessError(
-            "the cluster has no certificate-authority: the relay trusts only a pinned CA"
-        )
+        raise FileError("the cluster has no certificate-authority: the relay trusts only a pinned CA")
     token, token_file = "", _optional(user, "tokenFile")
     inline = _optional(user, "token")
     if token_file is None:
         if inline is None:
-            raise ClusterAccessError("the user has no token and no tokenFile")
+            raise FileError("the user has no token and no tokenFile")
         token = _parse_token(inline.encode("utf-8"))
     return _Entry(server, _optional(cluster, "tls-server-name"), ca, ca_file, token, token_file)
 
@@ -263,13 +198,13 @@ def _named(document: Mapping[object, object], listing: str, key: str, name: str)
         if isinstance(entry, dict) and entry.get("name") == name and isinstance(entry.get(key), dict):
             table: dict[object, object] = entry[key]
             return table
-    raise ClusterAccessError(f"{listing} has no entry with the name that is referred to")
+    raise FileError(f"{listing} has no entry with the name that is referred to")
 
 
 def _string(table: Mapping[object, object], key: str) -> str:
     value = _optional(table, key)
     if value is None:
-        raise ClusterAccessError(f"{key} is missing")
+        raise FileError(f"{key} is missing")
     return value
 
 
@@ -278,7 +213,7 @@ def _optional(table: Mapping[object, object], key: str) -> str | None:
     if value is None or value == "":
         return None
     if not isinstance(value, str):
-        raise ClusterAccessError(f"{key} is not a string")
+        raise FileError(f"{key} is not a string")
     return value
 
 
@@ -289,20 +224,20 @@ def _check_server(server: str) -> None:
     except ValueError:
         valid = False
     if not valid or parts.username is not None or parts.path.rstrip("/") or parts.query or parts.fragment:
-        raise ClusterAccessError("server is not https://host or https://host:port")
+        raise FileError("server is not https://host or https://host:port")
 
 
 def _decode(data: str) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
     except binascii.Error as exc:
-        raise ClusterAccessError("certificate-authority-data is not base64") from exc
+        raise FileError("certificate-authority-data is not base64") from exc
 
 
 def _parse_token(raw: bytes) -> str:
     text = raw.decode("utf-8", "replace").strip()
     if _TOKEN.fullmatch(text) is None:
-        raise ClusterAccessError("no token in it: expected one line of plain characters")
+        raise FileError("no token in it: expected one line of plain characters")
     return text
 
 
@@ -310,4 +245,4 @@ def _parse_ca(raw: bytes) -> ssl.SSLContext:
     try:
         return client_context(raw.decode("ascii"))
     except (ssl.SSLError, ValueError) as exc:
-        raise ClusterAccessError("no CA certificate in PEM in it") from exc
+        raise FileError("no CA certificate in PEM in it") from exc

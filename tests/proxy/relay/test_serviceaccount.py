@@ -1,47 +1,24 @@
 from __future__ import annotations
 
 import base64
-import logging
 import ssl
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trustme
 import yaml
 
-from proxy.relay import serviceaccount
-from proxy.relay.serviceaccount import ClusterAccessError, WatchedFile, from_kubeconfig, in_cluster
+from proxy.relay.serviceaccount import ClusterAccessError, from_kubeconfig, in_cluster
+from tests.proxy.relay.test_files import mount, swap
 
-CA = trustme.CA()
-CA_PEM = CA.cert_pem.bytes()
+CA_PEM = trustme.CA().cert_pem.bytes()
 
 
 @pytest.fixture
 def mounted(tmp_path: Path) -> Path:
-    """A service account's folder as the kubelet mounts it: files are links through `..data`."""
-    swap(tmp_path, 1, b"token-1")
-    for name in ("token", "ca.crt"):
-        (tmp_path / name).symlink_to(Path("..data") / name)
+    """A service account's folder, as the kubelet mounts it."""
+    mount(tmp_path, {"token": b"token-1", "ca.crt": CA_PEM})
     return tmp_path
-
-
-def swap(folder: Path, version: int, token: bytes, ca: bytes = CA_PEM) -> None:
-    """Put new content in place as the kubelet does: a new folder, then one rename of the link."""
-    fresh = folder / f"..{version}"
-    fresh.mkdir()
-    (fresh / "token").write_bytes(token)
-    (fresh / "ca.crt").write_bytes(ca)
-    (folder / "..data_tmp").symlink_to(fresh.name)
-    (folder / "..data_tmp").rename(folder / "..data")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 IN_CLUSTER = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "443"}
@@ -86,29 +63,10 @@ def test_a_missing_token_or_ca_is_named(tmp_path: Path) -> None:
         in_cluster(IN_CLUSTER, tmp_path)
 
 
-def test_a_rotated_token_is_used_within_a_second_and_not_looked_for_more_often(mounted: Path) -> None:
-    clock = Clock()
-    looks = []
-
-    def parse(raw: bytes) -> bytes:
-        looks.append(raw)
-        return raw
-
-    file = WatchedFile(mounted / "token", parse, clock=clock)
-    swap(mounted, 2, b"token-2")
-    clock.now = 0.9
-    assert file.current() == b"token-1"
-    clock.now = 1.0
-    assert file.current() == b"token-2"
-    clock.now = 5.0
-    assert file.current() == b"token-2"
-    assert looks == [b"token-1", b"token-2"]
-
-
 def test_after_a_refusal_the_token_is_looked_for_at_once(mounted: Path) -> None:
     access = in_cluster(IN_CLUSTER, mounted)
     assert not access.refresh_token()
-    swap(mounted, 2, b"token-2")
+    swap(mounted, 2, {"token": b"token-2", "ca.crt": CA_PEM})
     assert access.refresh_token()
     assert access.token() == "token-2"
     assert not access.refresh_token()
@@ -118,26 +76,9 @@ def test_a_rotated_ca_is_used_for_new_connections(mounted: Path) -> None:
     access = in_cluster(IN_CLUSTER, mounted)
     before = access.ssl_context()
     assert access.ssl_context() is before
-    swap(mounted, 2, b"token-2", trustme.CA().cert_pem.bytes())
+    swap(mounted, 2, {"token": b"token-2", "ca.crt": trustme.CA().cert_pem.bytes()})
     access._tls.refresh()
     assert access.ssl_context() is not before
-
-
-@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
-def test_a_damaged_file_keeps_the_last_good_token_and_is_told_once(
-    mounted: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
-) -> None:
-    clock = Clock()
-    file = WatchedFile(mounted / "token", serviceaccount._parse_token, clock=clock)
-    damage(mounted / "..1" / "token")
-    with caplog.at_level(logging.WARNING):
-        for clock.now in (1.0, 2.0, 3.0):
-            assert file.current() == "token-1"
-    assert len(caplog.records) == 1
-    assert "token-1" not in caplog.text
-    swap(mounted, 2, b"token-2")
-    clock.now = 4.0
-    assert file.current() == "token-2"
 
 
 # kubeconfig

@@ -1,0 +1,99 @@
+"""How much those may take who have not said who they are: connections, connections an address, and bytes.
+
+A public listener has to hold a stranger's TLS state and the head of its first request before it can know
+anything about it. The caps bound that; whoever authenticates leaves the gate and counts no more here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import attrs
+import trio
+
+from tunnel.tls import TLSStream
+
+# A gateway in front of many agents is one address; 40 informers of one client are 40 connections.
+STRANGERS_PER_ADDRESS_MAX = 512
+STRANGERS_MAX = 4096
+# A head may have 1 MiB; 64 of the largest at once are more than any honest crowd sends before it is known.
+STRANGERS_BYTES_MAX = 64 * 1024 * 1024
+
+
+class TooManyStrangersError(Exception):
+    """A connection that is turned away before it has said anything."""
+
+
+@attrs.define(eq=False)
+class Gate:
+    """Counts connections whose sender has not authenticated, and the bytes they have sent."""
+
+    connections: int = 0
+    bytes_held: int = 0
+    addresses: Counter[str] = attrs.Factory(Counter)
+
+    def enter(self, address: str) -> Stranger:
+        """Admit a connection; raises TooManyStrangersError."""
+        if self.connections >= STRANGERS_MAX:
+            raise TooManyStrangersError(f"{self.connections} connections wait to authenticate, the limit")
+        if self.addresses[address] >= STRANGERS_PER_ADDRESS_MAX:
+            raise TooManyStrangersError(
+                f"{self.addresses[address]} connections of {address} have not authenticated, the limit"
+            )
+        self.connections += 1
+        self.addresses[address] += 1
+        return Stranger(self, address)
+
+
+@attrs.define(eq=False)
+class Stranger:
+    """One connection's share of the gate; `leave` gives it back, once."""
+
+    gate: Gate
+    address: str
+    bytes_held: int = 0
+    inside: bool = True
+
+    def leave(self) -> None:
+        """Count this connection no more."""
+        if self.inside:
+            self.inside = False
+            self.gate.connections -= 1
+            self.gate.bytes_held -= self.bytes_held
+            self.gate.addresses[self.address] -= 1
+            if not self.gate.addresses[self.address]:
+                del self.gate.addresses[self.address]
+
+    def count(self, size: int) -> None:
+        """Charge received bytes; raises BrokenResourceError when strangers hold too much in all."""
+        self.bytes_held += size
+        self.gate.bytes_held += size
+        if self.gate.bytes_held > STRANGERS_BYTES_MAX:
+            raise trio.BrokenResourceError("too many bytes of connections that have not authenticated")
+
+
+class MeteredStream(trio.abc.Stream):
+    """A peer's TLS stream that counts what it receives until its sender is known."""
+
+    def __init__(self, stream: TLSStream, stranger: Stranger) -> None:
+        self._stream = stream
+        self._stranger = stranger
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """See trio; raises BrokenResourceError when strangers hold too much."""
+        data = await self._stream.receive_some(max_bytes)
+        if self._stranger.inside:
+            self._stranger.count(len(data))
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """See trio."""
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """See trio."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        """See trio."""
+        await self._stream.aclose()

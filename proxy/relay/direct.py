@@ -1,0 +1,144 @@
+"""Direct mode: the HTTPS listener that the hub dials, with the hub's token in each request.
+
+It stands in public, so a stranger gets a handshake, one head and a 401, and no more. Every answer of the
+relay's own is marked by a header that nothing else can bring: upstream answers lose it on their way. So the
+hub can tell our refusal from the API server's, and whether the request can have been seen.
+
+A live stream is bound to the hub's connection: when the hub cuts it, or is unreachable for CUT_S, the stream
+ends here too. That bounds how long an agent that was revoked meanwhile can go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import ssl
+from pathlib import Path
+
+import attrs
+import trio
+
+from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
+from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
+from proxy.head import RequestHead
+from proxy.http import BadRequest, ServerConnection
+from proxy.relay.exchange import Upstream, describe
+from proxy.relay.files import FileError, WatchedFile
+from proxy.relay.verify import Refused, Verifier, refusal
+from proxy.rewrite import failure_header
+from proxy.status import failure_response, status_response
+from tunnel.net import peer_address, server_context, tune, wrap_server
+
+log = logging.getLogger("hawse.relay")
+
+HANDSHAKE_S = 10.0
+# After which a hub that is out of reach has lost its streams: by probes while nothing is sent (10 s and four
+# times 5 s), by TCP_USER_TIMEOUT while something is.
+CUT_S = 30
+PROBE_IDLE_S = 10
+PROBE_INTERVAL_S = 5
+PROBES = 4
+
+_BEARER = re.compile(rb"Bearer ([A-Za-z0-9._-]{1,8192})")
+
+
+@attrs.define(eq=False)
+class DirectServer:
+    """Answers the hub's connections."""
+
+    upstream: Upstream
+    verifier: Verifier
+    certificate: WatchedFile[ssl.SSLContext]
+    gate: Gate = attrs.Factory(Gate)
+
+    async def handle_connection(self, tcp: trio.SocketStream) -> None:
+        """Serve one connection to its end; a fault in it is logged and reaches no other."""
+        peer = peer_address(tcp)
+        try:
+            stranger = self.gate.enter(peer.rpartition(":")[0])
+        except TooManyStrangersError as error:
+            log.warning("turned away a connection: %s", error)
+            await trio.aclose_forcefully(tcp)
+            return
+        tls = wrap_server(tcp, self.certificate.current())
+        try:
+            bind_to_peer(tcp)
+            with trio.move_on_after(HANDSHAKE_S) as handshake:
+                await tls.do_handshake()
+            if not handshake.cancelled_caught:
+                await self._serve(ServerConnection(MeteredStream(tls, stranger)), stranger, peer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
+            pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell
+        except Exception:
+            # The wrapper around a connection's task: a bug in one must not end the others.
+            log.exception("a connection of %s failed by a fault of ours", peer)
+        finally:
+            stranger.leave()
+            await trio.aclose_forcefully(tls)
+
+    async def _serve(self, connection: ServerConnection, stranger: Stranger, peer: str) -> None:
+        while True:
+            try:
+                request = await connection.next_request()
+            except BadRequest as error:
+                failure = Failure(StreamCode.PROTOCOL, Processed.NO, error.message)
+                mark = (failure_header(failure),)
+                await connection.answer(*status_response(error.status, "", error.message, headers=mark))
+                await connection.aclose()
+                return
+            if request is None:
+                return
+            try:
+                claims = self.verifier.of_token(_bearer(request))
+                stranger.leave()
+                await self.upstream.carry(connection, request, claims)
+            except Refused as refused:
+                failure = refused.failure
+                log.info("refused a request of %s: %s", peer, describe(failure))
+                mark = (failure_header(failure),)
+                upgrade = request.upgrade is not None
+                await connection.answer(
+                    *failure_response(failure, request.method, upgrade=upgrade, headers=mark)
+                )
+                if stranger.inside:
+                    await connection.aclose()
+                    return
+
+
+def watch_certificate(certificate: Path, key: Path) -> WatchedFile[ssl.SSLContext]:
+    """The listener's certificate and key, read again when the certificate's file changes.
+
+    Raises FileError.
+    """
+
+    def load(_: bytes) -> ssl.SSLContext:
+        try:
+            return server_context(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "reason", None) or error.strerror or "not a certificate and its key"
+            raise FileError(f"cannot be used with the key {key}: {reason}") from error
+
+    return WatchedFile(certificate, load)
+
+
+def bind_to_peer(tcp: trio.SocketStream) -> None:
+    """Make the kernel give the connection up once the peer has been out of reach for CUT_S."""
+    tune(tcp)
+    for name, value in (
+        ("TCP_KEEPIDLE", PROBE_IDLE_S),
+        ("TCP_KEEPINTVL", PROBE_INTERVAL_S),
+        ("TCP_KEEPCNT", PROBES),
+        ("TCP_USER_TIMEOUT", CUT_S * 1000),
+    ):
+        option = getattr(socket, name, None)
+        if option is not None:
+            tcp.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _bearer(request: RequestHead) -> bytes:
+    values = request.header_values(b"authorization")
+    match = _BEARER.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None:
+        raise refusal(StreamCode.UNAUTHENTICATED, "the request has no bearer token of a hub")
+    return match[1]

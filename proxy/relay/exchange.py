@@ -1,0 +1,120 @@
+"""One verified request to the API server, and its answer back: the same for both modes.
+
+This is the last place that can keep a request from running under the wrong name, so it takes nobody's word:
+the target is parsed once more by the strict rules, the identity is checked again where its headers are made,
+and the head is written afresh. What fails before anything was sent says so (`processed` is NO).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from auth import requestinfo
+from auth.impersonation import impersonation_headers
+from auth.principal import IdentityError
+from auth.requestinfo import BadTarget
+from auth.tokens import RelayClaims
+from proxy.exchange import Failure, Inbound, OutboundBroken, StreamCode
+from proxy.forward import CloseReason, forward
+from proxy.head import RequestHead, ResponseHead
+from proxy.relay.pool import Pool
+from proxy.relay.verify import Refused, refusal
+from proxy.rewrite import RewriteError, is_tail, relay_request_head, relay_response_head
+
+log = logging.getLogger("hawse.relay")
+
+# A path may be 60 KiB of a backend's own; a log line says which request it was.
+LOGGED_PATH_BYTES = 200
+
+
+class Upstream:
+    """Carries verified requests to one API server, and knows how many are under way."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._active = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    @property
+    def active(self) -> int:
+        """How many requests are under way."""
+        return self._active
+
+    async def wait_idle(self) -> None:
+        """Wait until no request is under way."""
+        await self._idle.wait()
+
+    async def carry(self, inbound: Inbound, request: RequestHead, claims: RelayClaims) -> None:
+        """Carry one exchange to its end under the identity of `claims`.
+
+        Raises Refused while nothing has been answered: saying so is the caller's, in the words of its mode.
+        Cancelled: `inbound` is good for nothing but a cut.
+        """
+        with self._counted():
+            await self._carry(inbound, request, claims)
+
+    async def _carry(self, inbound: Inbound, request: RequestHead, claims: RelayClaims) -> None:
+        try:
+            info = requestinfo.parse(request.method, request.target)
+            impersonation = impersonation_headers(claims.user, claims.groups, claims.extra)
+        except BadTarget as error:
+            raise refusal(StreamCode.PROTOCOL, error.reason) from error
+        except IdentityError as error:
+            raise refusal(StreamCode.FORBIDDEN, str(error)) from error
+        tail = is_tail(info)
+        authority = self._pool.access.authority
+
+        def build_head(token: str) -> RequestHead:
+            return relay_request_head(
+                request, host=authority, token=token, impersonation=impersonation, tail=tail
+            )
+
+        def pass_head(head: ResponseHead) -> ResponseHead:
+            return relay_response_head(head, authority)
+
+        try:
+            outbound = await self._pool.exchange(build_head, tail=tail)
+        except RewriteError as error:
+            raise refusal(StreamCode.INTERNAL, str(error)) from error
+        except OutboundBroken as broken:
+            raise Refused(broken.failure) from broken
+        try:
+            outcome = await forward(inbound, outbound, request, on_head=pass_head)
+        finally:
+            await outbound.aclose()
+        if outcome.failure is None:
+            return
+        gone = outcome.close_reason is CloseReason.CLIENT_GONE
+        # Agents leave watches and logs all the time; that is nobody's concern.
+        log.log(
+            logging.DEBUG if gone else logging.INFO,
+            "%s %s of %s: %s",
+            request.method.decode("ascii"),
+            info.raw_path[:LOGGED_PATH_BYTES].decode("ascii"),
+            claims.user,
+            describe(outcome.failure),
+        )
+        if outcome.status == 0 and not gone:
+            raise Refused(outcome.failure)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        if self._active == 0:
+            self._idle = trio.Event()
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+            if self._active == 0:
+                self._idle.set()
+
+
+def describe(failure: Failure) -> str:
+    """A failure in one line for the log."""
+    return f"{failure.code.name.lower()}, processed: {failure.processed.name.lower()}: {failure.reason}"

@@ -1,0 +1,90 @@
+"""Files that somebody else replaces while the relay runs: tokens, CA bundles, certificates.
+
+Kubernetes swaps a symbolic link under them, so a file is reopened by its path and never held open. The path
+is looked at once a second at most, by `stat`, and read only when something about it changed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+log = logging.getLogger("hawse.relay")
+
+# Between two looks at a file on the hot path. The old token stays good for minutes after a rotation.
+STAT_INTERVAL_S = 1.0
+# A projected token is about 1 KiB, a CA bundle some 10 KiB.
+FILE_BYTES_MAX = 1024 * 1024
+
+_Value = TypeVar("_Value")
+
+
+class FileError(Exception):
+    """A file that cannot be used; the message names it and never holds its content."""
+
+
+class WatchedFile(Generic[_Value]):
+    """A value parsed from a file, read again when the file at that path is another one or has changed.
+
+    `parse` raises FileError for what it cannot use. The last good value is kept while the file is away or
+    cannot be used, and the log says so, once a fault.
+    """
+
+    def __init__(
+        self, path: Path, parse: Callable[[bytes], _Value], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Read the file for the first time; raises FileError."""
+        self.path = path
+        self._parse = parse
+        self._clock = clock
+        self._fault = ""
+        self._stamp = self._look()
+        self._value = self._read()
+        self._looked_at = clock()
+
+    def current(self) -> _Value:
+        """The value, as the disk had it at most STAT_INTERVAL_S ago."""
+        if self._clock() - self._looked_at >= STAT_INTERVAL_S:
+            self.refresh()
+        return self._value
+
+    def refresh(self) -> _Value:
+        """Look at the path now, read the file if it changed, and return the value."""
+        self._looked_at = self._clock()
+        try:
+            stamp = self._look()
+            if stamp != self._stamp:
+                self._value = self._read()
+                self._stamp = stamp
+                log.info("read %s again, it has changed", self.path)
+            self._fault = ""
+        except FileError as error:
+            if str(error) != self._fault:
+                log.warning("%s; its last good content stays in use", error)
+                self._fault = str(error)
+        return self._value
+
+    def _look(self) -> tuple[int, int, int, int]:
+        # By path, through the symbolic links: what a swapped link leads to is another inode.
+        try:
+            status = os.stat(self.path)
+        except OSError as error:
+            raise FileError(f"{self.path} cannot be read: {error.strerror}") from error
+        return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+
+    def _read(self) -> _Value:
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(FILE_BYTES_MAX + 1)
+        except OSError as error:
+            raise FileError(f"{self.path} cannot be read: {error.strerror}") from error
+        if len(raw) > FILE_BYTES_MAX:
+            raise FileError(f"{self.path} is larger than {FILE_BYTES_MAX} bytes")
+        try:
+            return self._parse(raw)
+        except FileError as error:
+            raise FileError(f"{self.path}: {error}") from error

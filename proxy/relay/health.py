@@ -1,0 +1,64 @@
+"""The probes' answers: /healthz while the event loop runs, /readyz while the hub can reach this relay.
+
+Liveness never asks for the hub: a relay that cannot reach it would only be restarted into the same state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from proxy.exchange import InboundBroken
+from proxy.head import ResponseHead
+from proxy.http import BadRequest, ServerConnection
+
+# A probe takes milliseconds, and the kubelet asks with one connection each time.
+PROBE_DEADLINE_S = 10.0
+CONNECTIONS_MAX = 64
+
+
+class HealthServer:
+    """Answers probes; `ready` says whether the hub can reach this relay now."""
+
+    def __init__(self, ready: Callable[[], bool]) -> None:
+        self._ready = ready
+        self._connections = 0
+
+    async def handle_connection(self, tcp: trio.SocketStream) -> None:
+        """Answer one connection's probes, for a bounded time."""
+        self._connections += 1
+        try:
+            if self._connections <= CONNECTIONS_MAX:
+                with trio.move_on_after(PROBE_DEADLINE_S):
+                    await self._serve(ServerConnection(tcp))
+        except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
+            pass  # the prober left
+        finally:
+            self._connections -= 1
+            await trio.aclose_forcefully(tcp)
+
+    async def _serve(self, connection: ServerConnection) -> None:
+        while True:
+            try:
+                request = await connection.next_request()
+            except BadRequest as error:
+                await connection.answer(*_plain(error.status, f"{error.message}\n"))
+                await connection.aclose()
+                return
+            if request is None:
+                return
+            match request.method, request.target.partition(b"?")[0]:
+                case b"GET" | b"HEAD", b"/healthz":
+                    answer = _plain(200, "ok\n")
+                case b"GET" | b"HEAD", b"/readyz":
+                    answer = _plain(200, "ok\n") if self._ready() else _plain(503, "no hub\n")
+                case _:
+                    answer = _plain(404, "there are /healthz and /readyz\n")
+            await connection.answer(*answer)
+
+
+def _plain(status: int, text: str) -> tuple[ResponseHead, bytes]:
+    body = text.encode("ascii", "replace")
+    headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
+    return ResponseHead(status, b"", headers), body

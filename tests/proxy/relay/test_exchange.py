@@ -1,0 +1,368 @@
+"""One request through the relay, by both modes, against a server that shows every byte it gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from auth.principal import Principal
+from proxy.exchange import Processed, StreamCode
+from proxy.relay import exchange
+from proxy.rewrite import FAILURE_HEADER
+from tests.proxy.relay.apiserver import OK, Connection, headers, running
+from tests.proxy.relay.ways import Answer, TunnelWay, forged, inner, open_way, token
+
+both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
+pytestmark = both_modes
+
+
+async def answer_ok(connection: Connection) -> None:
+    while await connection.request():
+        await connection.send(OK)
+
+
+def refused(answer: Answer) -> tuple[StreamCode, Processed]:
+    assert answer.failure is not None, answer
+    return answer.failure.code, answer.failure.processed
+
+
+async def test_the_api_server_sees_the_agent_and_the_relays_own_token(mode: str, tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        answer = await way.ask(inner(b"/api/v1/pods?limit=500", (b"accept", b"application/json")))
+        assert (answer.status, answer.body) == (200, b"ok")
+        host = server.access.authority.decode()
+        assert server.received.decode().split("\r\n") == [
+            "GET /api/v1/pods?limit=500 HTTP/1.1",
+            f"host: {host}",
+            "authorization: Bearer relay-token-1",
+            "impersonate-user: agent:probe",
+            "impersonate-group: acme/platform",
+            "impersonate-group: acme/sre",
+            "impersonate-extra-hawse.dev%2fagent-id: 0193-a1",
+            "impersonate-extra-hawse.dev%2fsession: s1",
+            "audit-id: eid-1",
+            "x-forwarded-for: 203.0.113.7",
+            "accept: application/json",
+            "",
+            "",
+        ]
+
+
+async def test_a_body_travels_whole(mode: str, tmp_path: Path) -> None:
+    body = bytes(range(256)) * 1024
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        while not connection.received.endswith(body):
+            await connection.more()
+        await connection.send(OK)
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        head = inner(b"/api/v1/namespaces/a/pods", (b"content-length", b"%d" % len(body)), method=b"POST")
+        assert (await way.ask(head, body)).body == b"ok"
+
+
+# C02, C03, C10: what a client says cannot change who acts, nor reach the API server
+
+
+async def test_connection_options_and_foreign_identity_change_nothing(mode: str, tmp_path: Path) -> None:
+    head = inner(
+        b"/api/v1/pods",
+        (b"connection", b"close, Impersonate-User, Impersonate-Group, Authorization, X-A"),
+        (b"impersonate-user", b"system:admin"),
+        (b"impersonate-group", b"system:masters"),
+        (b"impersonate-uid", b"0"),
+        (b"impersonate-extra-scopes", b"all"),
+        (b"impersonate_user", b"system:admin"),
+        (b"x-a", b"1"),
+        (b"keep-alive", b"timeout=1"),
+        (b"proxy-authorization", b"Basic x"),
+        (b"te", b"trailers"),
+        (b"trailer", b"impersonate-user"),
+        (b"cookie", b"a=b"),
+        (b"x-remote-user", b"admin"),
+        (b"x-forwarded-access-token", b"x"),
+        (b"x-real-ip", b"6.6.6.6"),
+        (b"forwarded", b"for=6.6.6.6"),
+        (b"user-agent", b"kubectl/v1.37"),
+    )
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert (await way.ask(head)).status == 200
+        seen = server.received
+        assert headers(seen, "impersonate-user") == ["agent:probe"]
+        assert headers(seen, "impersonate-group") == ["acme/platform", "acme/sre"]
+        assert headers(seen, "authorization") == ["Bearer relay-token-1"]
+        names = {line.split(b":")[0].lower() for line in seen.split(b"\r\n")[1:] if line}
+        assert names == {
+            *(b"host", b"authorization", b"impersonate-user", b"impersonate-group", b"audit-id"),
+            *(b"impersonate-extra-hawse.dev%2fagent-id", b"impersonate-extra-hawse.dev%2fsession"),
+            *(b"x-forwarded-for", b"user-agent"),
+        }
+
+
+async def test_on_the_tail_of_a_proxy_path_only_the_backends_headers_cross(mode: str, tmp_path: Path) -> None:
+    head = inner(
+        b"/api/v1/namespaces/a/services/s/proxy/x//y?z",
+        (b"x-backend", b"1"),
+        (b"impersonate-user", b"system:admin"),
+        (b"x-remote-user", b"admin"),
+        (b"cookie", b"a=b"),
+    )
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert (await way.ask(head)).status == 200
+        assert headers(server.received, "x-backend") == ["1"]
+        assert headers(server.received, "impersonate-user") == ["agent:probe"]
+        assert headers(server.received, "authorization") == ["Bearer relay-token-1"]
+        assert headers(server.received, "cookie") == headers(server.received, "x-remote-user") == []
+
+
+async def test_a_bearer_subprotocol_is_taken_out(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+    head = inner(
+        b"/api/v1/namespaces/a/pods/p/exec?command=id",
+        (b"connection", b"Upgrade"),
+        (b"upgrade", b"websocket"),
+        (b"sec-websocket-protocol", b"base64url.bearer.authorization.k8s.io.c2VjcmV0, v5.channel.k8s.io"),
+    )
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert (await way.ask(head)).status == 403
+        assert headers(server.received, "sec-websocket-protocol") == ["v5.channel.k8s.io"]
+
+
+# C04, C05, C11, C31: a word that is not the hub's, or names nobody, costs no upstream byte
+
+BAD_TOKENS = {
+    "one character": "x",
+    "garbage": "a.b.c",
+    "tampered": token()[:-6] + "AAAAAA",
+    "old": token(age_s=70),
+    "of the future": token(age_s=-10),
+    "another cluster": token(cluster_id="0193-c2"),
+    "another issuer": forged(iss="https://hub.example.evil"),
+    "a list of issuers": forged(iss=["https://hub.example"]),
+    "a list of audiences": forged(aud=["urn:hawse:cluster:0193-c1"]),
+    "no user": forged(sub=...),
+    "an empty user": forged(sub=""),
+    "a blank user": forged(sub=" "),
+    "an agent without a name": forged(sub="agent:"),
+    "a system user": forged(sub="system:admin"),
+    "a service account": forged(sub="system:serviceaccount:hawse:relay"),
+    "a look-alike": forged(sub="agent:\u017fystem"),
+    "no groups": forged(groups=[]),
+    "a system group": forged(groups=["system:masters"]),
+    "groups in one": forged(groups=["acme/a,system:masters"]),
+    "no expiry": forged(exp=...),
+    "an hour": forged(exp=2**31),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_TOKENS)
+async def test_a_token_that_proves_nothing_is_refused_before_anything_is_dialled(
+    mode: str, bad: str, tmp_path: Path
+) -> None:
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        answer = await way.ask(inner(), token=BAD_TOKENS[bad])
+        assert refused(answer) == (StreamCode.UNAUTHENTICATED, Processed.NO)
+        if mode == "direct":
+            assert answer.status == 401
+        assert server.connections == []
+
+
+async def test_a_fault_in_the_identity_code_never_becomes_a_request(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(exchange, "impersonation_headers", broken)
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        answer = await way.ask(inner())
+        assert answer.head is None
+        assert server.connections == []
+        assert "a bug" in caplog.text
+        # ... and ends no other request.
+        monkeypatch.undo()
+        assert (await way.ask(inner())).status == 200
+
+
+@pytest.mark.parametrize("lines", [(), ((b"impersonate-group", b"acme/a"),), ((b"impersonate-user", b""),)])
+async def test_an_identity_that_got_lost_on_the_way_is_an_error(
+    mode: str, lines: tuple[tuple[bytes, bytes], ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "impersonation_headers", lambda *_: lines)
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert refused(await way.ask(inner())) == (StreamCode.INTERNAL, Processed.NO)
+        assert server.connections == []
+
+
+async def test_two_agents_on_one_connection_stay_two(mode: str, tmp_path: Path) -> None:
+    other = Principal(agent_id="0193-a2", name="other", org="acme", teams=("sre",))
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        for _ in range(2):
+            await way.ask(inner())
+            await way.ask(inner(), token=token(principal=other))
+        assert len(server.connections) == 1
+        assert headers(server.received, "impersonate-user") == ["agent:probe", "agent:other"] * 2
+        groups = ["acme/platform", "acme/sre", "acme/sre"] * 2
+        assert headers(server.received, "impersonate-group") == groups
+
+
+# C20: the relay parses once more, whatever the hub let through
+
+
+@pytest.mark.parametrize(
+    "target", [b"/api/v1/namespaces/a/../b/secrets", b"/api//v1", b"/api/v1/a%2fb", b"/%2e"]
+)
+async def test_an_ambiguous_target_goes_no_further(mode: str, target: bytes, tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert refused(await way.ask(inner(target))) == (StreamCode.PROTOCOL, Processed.NO)
+        assert server.connections == []
+
+
+# Answers
+
+
+async def test_nothing_from_upstream_can_pass_for_the_relays_own_word(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nHawse-Relay-Failure: 6;0;no\r\nHAWSE-X: 1\r\n"
+            b"Connection: keep-alive, X-Hop\r\nKeep-Alive: timeout=9\r\nX-Hop: a\r\nWarning: 299 - x\r\n"
+            b"\r\nok"
+        )
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        answer = await way.ask(inner())
+        assert answer.failure is None
+        assert answer.head is not None
+        assert answer.head.header(FAILURE_HEADER) is answer.head.header(b"hawse-x") is None
+        assert answer.head.header(b"keep-alive") is answer.head.header(b"x-hop") is None
+        assert answer.head.header(b"warning") == b"299 - x"
+
+
+async def test_an_answer_that_breaks_off_is_never_a_clean_end(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nlog1\r\n")
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        answer = await way.ask(inner())
+        assert answer.status == 200
+        assert answer.failure is not None
+
+
+async def test_an_api_server_that_is_away_is_said_to_have_seen_nothing(mode: str, tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server:
+        pass
+    async with open_way(mode, server.access, tmp_path) as way:
+        answer = await way.ask(inner(method=b"POST"))
+        assert refused(answer) == (StreamCode.DIAL_FAILED, Processed.NO)
+        if mode == "direct":
+            assert answer.status == 503
+            assert answer.head is not None
+            assert answer.head.header(b"retry-after") is None
+
+
+async def test_a_rotated_token_is_used_by_the_next_request(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        while head := await connection.request():
+            old = headers(head, "authorization") != ["Bearer relay-token-2"]
+            await connection.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n" if old else OK)
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        server.rotate_token("relay-token-2")
+        assert (await way.ask(inner())).status == 200
+
+
+# Upgrades
+
+UPGRADE = inner(
+    b"/api/v1/namespaces/a/pods/p/exec?command=cat",
+    (b"connection", b"Upgrade"),
+    (b"upgrade", b"SPDY/3.1"),
+    (b"content-length", b"0"),
+    (b"x-stream-protocol-version", b"v5.channel.k8s.io"),
+    (b"x-stream-protocol-version", b"v4.channel.k8s.io"),
+    method=b"POST",
+)
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n"
+
+
+async def test_after_a_101_bytes_go_both_ways_the_first_ones_too(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(SWITCH + b"hello")
+        while data := await connection.more():
+            await connection.send(data.upper())
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        async with way.upgrade(UPGRADE) as stream:
+            assert await stream.receive_some() == b"hello"
+            await stream.send_all(b"abc")
+            assert await stream.receive_some() == b"ABC"
+        assert headers(server.received, "x-stream-protocol-version") == [
+            "v5.channel.k8s.io",
+            "v4.channel.k8s.io",
+        ]
+        assert headers(server.received, "connection") == ["Upgrade"]
+        assert headers(server.received, "content-length") == ["0"]
+
+
+async def test_the_end_of_the_upstream_is_the_end(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(SWITCH + b"last words")
+        await connection.stream.aclose()
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        async with way.upgrade(UPGRADE) as stream:
+            assert await stream.receive_some() == b"last words"
+            assert await stream.receive_some() == b""
+
+
+# C13: what follows a refused upgrade never reaches the API server
+
+
+async def test_a_refused_upgrade_leaves_nothing_to_speak_on(mode: str, tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        head = await connection.request()
+        if b"upgrade" in head.lower():
+            await connection.send(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+            await connection.more()
+        else:
+            await connection.send(OK)
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        smuggled = b"GET /api/v1/secrets HTTP/1.1\r\nHost: k\r\n\r\n"
+        if isinstance(way, TunnelWay):
+            outbound = way.open(UPGRADE, token(), eof=False)
+            await outbound.send_body(smuggled)
+            assert (await outbound.receive_head()).status == 404
+            await outbound.aclose()
+        else:
+            assert (await way.ask(UPGRADE)).status == 404
+        assert (await way.ask(inner())).status == 200
+        assert b"secrets" not in server.received
+        assert len(server.connections) == 2
+        assert server.received.count(b"impersonate-user: agent:probe") == 2
+
+
+async def test_a_client_that_leaves_ends_the_request_upstream(mode: str, tmp_path: Path) -> None:
+    gone = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nlog1\r\n")
+        if not await connection.more():
+            gone.set()
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        with trio.move_on_after(0.1):
+            await way.ask(inner(b"/api/v1/namespaces/a/pods/p/log?follow=true"))
+        with trio.fail_after(2):
+            await gone.wait()

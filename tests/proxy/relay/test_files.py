@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from proxy.relay import files
+from proxy.relay.files import FileError, WatchedFile
+
+
+def mount(folder: Path, content: dict[str, bytes]) -> None:
+    """Lay files out as the kubelet mounts a volume: links through `..data`, itself a link."""
+    swap(folder, 1, content)
+    for name in content:
+        (folder / name).symlink_to(Path("..data") / name)
+
+
+def swap(folder: Path, version: int, content: dict[str, bytes]) -> None:
+    """Put new content in place as the kubelet does: a new folder, then one rename of the link."""
+    fresh = folder / f"..{version}"
+    fresh.mkdir()
+    for name, data in content.items():
+        (fresh / name).write_bytes(data)
+    (folder / "..data_tmp").symlink_to(fresh.name)
+    (folder / "..data_tmp").rename(folder / "..data")
+
+
+def parse_text(raw: bytes) -> bytes:
+    if not raw:
+        raise FileError("nothing in it")
+    return raw
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    mount(tmp_path, {"token": b"token-1"})
+    return tmp_path
+
+
+def test_a_rotated_token_is_used_within_a_second_and_not_looked_for_more_often(mounted: Path) -> None:
+    clock = Clock()
+    looks = []
+
+    def parse(raw: bytes) -> bytes:
+        looks.append(raw)
+        return raw
+
+    file = WatchedFile(mounted / "token", parse, clock=clock)
+    swap(mounted, 2, {"token": b"token-2"})
+    clock.now = 0.9
+    assert file.current() == b"token-1"
+    clock.now = 1.0
+    assert file.current() == b"token-2"
+    clock.now = 5.0
+    assert file.current() == b"token-2"
+    assert looks == [b"token-1", b"token-2"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_a_damaged_file_keeps_the_last_good_token_and_is_told_once(
+    mounted: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], object]
+) -> None:
+    clock = Clock()
+    file = WatchedFile(mounted / "token", parse_text, clock=clock)
+    damage(mounted / "..1" / "token")
+    with caplog.at_level(logging.WARNING):
+        for clock.now in (1.0, 2.0, 3.0):
+            assert file.current() == b"token-1"
+    assert len(caplog.records) == 1
+    assert "token-1" not in caplog.text
+    swap(mounted, 2, {"token": b"token-2"})
+    clock.now = 4.0
+    assert file.current() == b"token-2"
+
+
+def test_the_first_read_must_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "token"
+    with pytest.raises(FileError, match="token cannot be read: No such file"):
+        WatchedFile(path, parse_text)
+    path.write_bytes(b"")
+    with pytest.raises(FileError, match="token: nothing in it"):
+        WatchedFile(path, parse_text)
+    monkeypatch.setattr(files, "FILE_BYTES_MAX", 3)
+    path.write_bytes(b"four")
+    with pytest.raises(FileError, match="larger than 3 bytes"):
+        WatchedFile(path, parse_text)

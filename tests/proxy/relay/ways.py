@@ -1,0 +1,217 @@
+"""The hub's part in the relay's tests, in both modes: it sends inner heads under tokens of its own making.
+
+Both are the real thing but for the network between: a session over the in-memory transport, and TLS over
+loopback. So every test of the exchange runs the same request by both.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Protocol
+
+import attrs
+import trio
+import trustme
+
+from auth import tokens
+from auth.keys import KeySet, SigningKey
+from auth.principal import Principal
+from proxy.exchange import ByteStream, Failure, OutboundBroken
+from proxy.head import RequestHead, ResponseHead
+from proxy.http import ClientConnection
+from proxy.relay.direct import DirectServer, watch_certificate
+from proxy.relay.exchange import Upstream
+from proxy.relay.pool import open_pool
+from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.tunnelled import serve_session
+from proxy.relay.verify import Verifier
+from proxy.rewrite import direct_request_head, failure_of
+from proxy.tunnelled import TunnelOutbound
+from tunnel import Hello, Role, Session, Welcome, memory_transport_pair, open_session
+from tunnel.net import client_context, open_tls
+
+HUB = "https://hub.example"
+CLUSTER_ID = "0193-c1"
+KEY = SigningKey.generate()
+PROBE = Principal(agent_id="0193-a1", name="probe", org="acme", teams=("platform", "sre"))
+
+
+def token(*, principal: Principal = PROBE, cluster_id: str = CLUSTER_ID, age_s: float = 0.0) -> str:
+    return tokens.issue_relay(
+        KEY,
+        issuer=HUB,
+        cluster_id=cluster_id,
+        principal=principal,
+        session="s1",
+        jti="j1",
+        now=time.time() - age_s,
+    )
+
+
+def forged(**changes: object) -> str:
+    """A token that is in order but for the changed claims, under the hub's own signature."""
+    header, payload, _ = token().split(".")
+    claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    claims = {name: value for name, value in {**claims, **changes}.items() if value is not ...}
+    encoded = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    signature = KEY.key.sign(f"{header}.{encoded}".encode())
+    return f"{header}.{encoded}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
+def inner(
+    target: bytes = b"/api/v1/pods", *headers: tuple[bytes, bytes], method: bytes = b"GET"
+) -> RequestHead:
+    """A head as the hub makes it."""
+    own = ((b"audit-id", b"eid-1"), (b"x-forwarded-for", b"203.0.113.7"))
+    return RequestHead(method, target, own + headers)
+
+
+@attrs.frozen
+class Answer:
+    """What came back: a head and a body, and the failure that ended it, if one did."""
+
+    head: ResponseHead | None
+    body: bytes
+    failure: Failure | None
+
+    @property
+    def status(self) -> int:
+        assert self.head is not None, self.failure
+        return self.head.status
+
+
+class Way(Protocol):
+    """One mode."""
+
+    async def ask(self, head: RequestHead, body: bytes = b"", *, token: str | None = None) -> Answer:
+        """Send a request and collect its answer."""
+        ...
+
+    def upgrade(self, head: RequestHead) -> AbstractAsyncContextManager[ByteStream]:
+        """What follows the 101."""
+        ...
+
+
+async def collect(outbound: TunnelOutbound | ClientConnection, body: bytes) -> Answer:
+    head = None
+    received = b""
+    try:
+        if body:
+            await outbound.send_body(body)
+            await outbound.end_body()
+        head = await outbound.receive_head()
+        failure = failure_of(head)
+        while data := await outbound.receive_body():
+            received += data
+    except OutboundBroken as broken:
+        failure = broken.failure
+    return Answer(head, received, failure)
+
+
+@attrs.define
+class TunnelWay:
+    session: Session
+    _contexts: dict[str, int] = attrs.field(factory=dict)
+
+    def open(self, head: RequestHead, text: str, *, eof: bool) -> TunnelOutbound:
+        if text not in self._contexts:
+            self._contexts[text] = self.session.add_context(1, text.encode())
+        stream = self.session.open_stream(head.encode(), context=self._contexts[text], eof=eof)
+        return TunnelOutbound(stream, head)
+
+    async def ask(self, head: RequestHead, body: bytes = b"", *, token: str | None = None) -> Answer:
+        outbound = self.open(
+            head, token if token is not None else fresh(), eof=not body and head.upgrade is None
+        )
+        try:
+            return await collect(outbound, body)
+        finally:
+            await outbound.aclose()
+
+    @asynccontextmanager
+    async def upgrade(self, head: RequestHead) -> AsyncIterator[ByteStream]:
+        outbound = self.open(head, fresh(), eof=False)
+        assert (await outbound.receive_head()).status == 101
+        yield outbound.upgraded()
+        await outbound.aclose()
+
+
+def fresh() -> str:
+    return token()
+
+
+@attrs.define
+class DirectWay:
+    port: int
+    ca_pem: str
+
+    async def connect(self) -> trio.abc.Stream:
+        return await open_tls("127.0.0.1", self.port, client_context(self.ca_pem))
+
+    async def ask(self, head: RequestHead, body: bytes = b"", *, token: str | None = None) -> Answer:
+        connection = ClientConnection(await self.connect())
+        try:
+            await connection.send_request(
+                direct_request_head(head, b"relay", token if token is not None else fresh())
+            )
+            return await collect(connection, body)
+        finally:
+            await connection.aclose()
+
+    @asynccontextmanager
+    async def upgrade(self, head: RequestHead) -> AsyncIterator[ByteStream]:
+        connection = ClientConnection(await self.connect())
+        await connection.send_request(direct_request_head(head, b"relay", fresh()))
+        assert (await connection.receive_head()).status == 101
+        yield connection.upgraded()
+        await connection.aclose()
+
+
+@asynccontextmanager
+async def tunnel_way(access: ClusterAccess) -> AsyncIterator[TunnelWay]:
+    async with open_pool(access) as pool, trio.open_nursery() as nursery:
+        at_hub, at_relay = memory_transport_pair()
+        upstream = Upstream(pool)
+
+        async def run_relay() -> None:
+            async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
+                await serve_session(
+                    session, upstream, hub_keys=KeySet([KEY.public]), issuer=HUB, cluster_id=CLUSTER_ID
+                )
+
+        nursery.start_soon(run_relay)
+        async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
+            yield TunnelWay(session)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def direct_way(access: ClusterAccess, folder: Path) -> AsyncIterator[DirectWay]:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    pem, key = folder / "direct.pem", folder / "direct.key"
+    pem.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
+    key.write_bytes(certificate.private_key_pem.bytes())
+    verifier = Verifier(KeySet([KEY.public]), HUB, CLUSTER_ID, time.time)
+    async with open_pool(access) as pool, trio.open_nursery() as nursery:
+        server = DirectServer(Upstream(pool), verifier, watch_certificate(pem, key))
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, server.handle_connection, listeners)
+        yield DirectWay(listeners[0].socket.getsockname()[1], authority.cert_pem.bytes().decode())
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_way(mode: str, access: ClusterAccess, folder: Path) -> AsyncIterator[Way]:
+    """The way of `mode` to a relay that reaches its API server by `access`."""
+    if mode == "tunnel":
+        async with tunnel_way(access) as tunnel:
+            yield tunnel
+    else:
+        async with direct_way(access, folder) as direct:
+            yield direct
