@@ -444,7 +444,7 @@ class Administration:
             {
                 "cluster": relay.cluster,
                 "instance": relay.instance,
-                "state": "connected",
+                "connected": True,
                 "version": relay.version,
                 "address": relay.address,
                 "connected_at": _time(relay.connected_at),
@@ -458,7 +458,7 @@ class Administration:
             {
                 "cluster": relay.cluster,
                 "instance": relay.instance,
-                "state": "away",
+                "connected": False,
                 "version": relay.version,
                 "address": relay.address,
                 "connected_at": _time(relay.connected_at),
@@ -469,9 +469,7 @@ class Administration:
             for relay in await self.directory.read(Store.relay_instances)
             if (relay.cluster, relay.instance) not in live
         ]
-        listed.sort(
-            key=lambda relay: (str(relay["cluster"]), relay["state"] != "connected", str(relay["instance"]))
-        )
+        listed.sort(key=lambda relay: (str(relay["cluster"]), not relay["connected"], str(relay["instance"])))
         return Done({"relays": listed})
 
     # -- admin tokens

@@ -58,17 +58,6 @@ class AdminEndpoint:
     url: str
     certificate_pem: str
 
-    @classmethod
-    def of_listener(cls, host: str, port: int, chain_pem: str) -> AdminEndpoint:
-        """The endpoint of a listener on this machine that serves the first certificate of a chain.
-
-        The certificate is pinned as it is: it need not name the loopback address that is dialled here.
-        """
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - told apart, not bound
-        begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-        first = chain_pem[chain_pem.index(begin) : chain_pem.index(end) + len(end)]
-        return cls(f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}", f"{first}\n")
-
 
 @attrs.frozen
 class DataDir:

@@ -231,9 +231,9 @@ async def test_relays_that_are_here_and_relays_that_left(bench: Bench) -> None:
         RelayInfo("prod", "pod-b", "0.1.0", "192.0.2.7", 1_800_000_000.0, 1_800_000_009.0, 12.5, 3)
     )
     relays = (await bench.ok("GET", "/v1/relays"))["relays"]
-    assert [(r["instance"], r["state"], r["rtt_ms"], r["streams"]) for r in relays] == [
-        ("pod-b", "connected", 12.5, 3),
-        ("pod-a", "away", None, 0),
+    assert [(r["instance"], r["connected"], r["rtt_ms"], r["streams"]) for r in relays] == [
+        ("pod-b", True, 12.5, 3),
+        ("pod-a", False, None, 0),
     ]
     assert relays[0]["last_seen_at"] == "2027-01-15T08:00:09Z"
     assert (await bench.ok("GET", "/v1/clusters"))["clusters"][0]["relays"] == 1

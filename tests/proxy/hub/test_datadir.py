@@ -129,17 +129,3 @@ def test_an_unreadable_file_is_named(tmp_path: Path) -> None:
     write_private(tmp_path / "big", b"x" * (1024 * 1024 + 1))
     with pytest.raises(DataDirError, match="larger"):
         read_private(tmp_path / "big")
-
-
-@pytest.mark.parametrize(
-    ("host", "url"),
-    [
-        ("127.0.0.1", "https://127.0.0.1:9"),
-        ("0.0.0.0", "https://127.0.0.1:9"),
-        ("::", "https://[::1]:9"),
-        ("hub.example", "https://hub.example:9"),
-    ],
-)
-def test_the_endpoint_of_a_listener_can_be_dialled_and_pins_the_leaf(host: str, url: str) -> None:
-    leaf, ca = (f"-----BEGIN CERTIFICATE-----\n{x}\n-----END CERTIFICATE-----\n" for x in "ab")
-    assert AdminEndpoint.of_listener(host, 9, f"leaf of hub\n{leaf}{ca}") == AdminEndpoint(url, leaf)

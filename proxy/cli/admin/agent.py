@@ -1,0 +1,218 @@
+"""`hawse admin agent`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from proxy.cli.admin.client import AdminClient, Object, Reach
+from proxy.cli.admin.output import (
+    field,
+    json_option,
+    listed,
+    objects,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+    say_apply_rbac,
+    since,
+    text,
+    texts,
+)
+
+
+@click.group()
+def agent() -> None:
+    """Agents: the principals, each the Kubernetes user agent:<name>."""
+
+
+@agent.command("list")
+@click.option("--retired", is_flag=True, help="Those that were removed, too.")
+@json_option
+@click.pass_obj
+def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
+    """List the agents."""
+    agents = objects(reach.client().get("agents", retired=str(retired).lower()), "agents")
+    if as_json:
+        print_json([*agents])
+        return
+    columns = [
+        ("AGENT", field("name")),
+        ("STATE", field("state")),
+        ("TEAMS", listed("teams")),
+        ("CLUSTERS", listed("clusters")),
+        ("OWNER", field("owner")),
+        ("LAST USED", since("last_used_at")),
+    ]
+    print_table(agents, columns, empty="no agents yet: hawse admin agent add NAME --owner WHO --team TEAM")
+
+
+@agent.command("add")
+@click.argument("name")
+@click.option("--owner", required=True, metavar="WHO", help="The person who answers for it.")
+@click.option("--team", "teams", multiple=True, required=True, metavar="NAME", help="Its team; repeatable.")
+@json_option
+@click.pass_obj
+def add_agent(reach: Reach, /, name: str, owner: str, teams: tuple[str, ...], as_json: bool) -> None:
+    """Add an agent and print its API key, this once.
+
+    A name is for ever: it is never given to another agent, not even when this one is removed.
+    """
+    client = reach.client()
+    made = client.post("agents", body={"name": name, "owner": owner, "teams": teams})
+    if as_json:
+        print_json(made)
+        return
+    say(f"added agent {name}, the Kubernetes user agent:{name}; it may reach: {listed('clusters')(made)}")
+    _print_key(client, made)
+    say_apply_rbac(made)
+
+
+@agent.command("show")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
+    """Show an agent with its API keys (their first characters)."""
+    found = reach.client().get("agents", name)
+    if as_json:
+        print_json(found)
+        return
+    print_fields(
+        found,
+        [
+            ("agent", field("name")),
+            ("id", field("id")),
+            ("user", lambda row: f"agent:{text(row, 'name')}"),
+            ("state", field("state")),
+            ("owner", field("owner")),
+            ("teams", listed("teams")),
+            ("clusters", listed("clusters")),
+            ("created", since("created_at")),
+            ("last used", since("last_used_at")),
+        ],
+    )
+    click.echo()
+    _print_keys(objects(found, "keys"))
+
+
+@agent.command("teams")
+@click.argument("name")
+@click.option("--add", multiple=True, metavar="TEAM", help="Put it into this team; repeatable.")
+@click.option("--remove", multiple=True, metavar="TEAM", help="Take it out of this team; repeatable.")
+@json_option
+@click.pass_obj
+def set_teams(
+    reach: Reach, /, name: str, add: tuple[str, ...], remove: tuple[str, ...], as_json: bool
+) -> None:
+    """Change the teams that an agent is in."""
+    if not add and not remove:
+        raise click.UsageError("say --add TEAM, --remove TEAM, or both")
+    client = reach.client()
+    present = texts(client.get("agents", name), "teams")
+    wanted = [team for team in dict.fromkeys([*present, *add]) if team not in remove]
+    changed = client.put("agents", name, "teams", body={"teams": wanted})
+    if as_json:
+        print_json(changed)
+        return
+    say(f"agent {name} is in: {listed('teams')(changed)}; it may reach: {listed('clusters')(changed)}")
+    say_apply_rbac(changed)
+
+
+@agent.command("lock")
+@click.argument("name")
+@click.pass_obj
+def lock_agent(reach: Reach, /, name: str) -> None:
+    """Refuse an agent until it is unlocked; its keys stay."""
+    reach.client().post("agents", name, "lock")
+    say(f"locked agent {name}: it is refused from now on; hawse admin agent unlock {name} lets it in again")
+
+
+@agent.command("unlock")
+@click.argument("name")
+@click.pass_obj
+def unlock_agent(reach: Reach, /, name: str) -> None:
+    """Let a locked agent in again."""
+    reach.client().post("agents", name, "unlock")
+    say(f"unlocked agent {name}")
+
+
+@agent.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def remove_agent(reach: Reach, /, name: str, yes: bool) -> None:
+    """Remove an agent for good: its keys end, and its name is never given again."""
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Remove agent {name} for good? Its name can never be used again", abort=True, err=True)
+    gone = reach.client().delete("agents", name)
+    say(f"removed agent {name}; its keys are revoked, its name stays taken")
+    say_apply_rbac(gone)
+
+
+@agent.group("key")
+def key() -> None:
+    """An agent's API keys."""
+
+
+@key.command("list")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def list_keys(reach: Reach, /, name: str, as_json: bool) -> None:
+    """List an agent's API keys by their first characters."""
+    keys = objects(reach.client().get("agents", name), "keys")
+    if as_json:
+        print_json([*keys])
+    else:
+        _print_keys(keys)
+
+
+@key.command("add")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def add_key(reach: Reach, /, name: str, as_json: bool) -> None:
+    """Give an agent another API key and print it, this once."""
+    client = reach.client()
+    made = client.post("agents", name, "keys")
+    if as_json:
+        print_json(made)
+        return
+    say(f"added a key for agent {name}; when it is in place: hawse admin agent key revoke {name} OLD-ID")
+    _print_key(client, made)
+
+
+@key.command("revoke")
+@click.argument("name")
+@click.argument("key_id")
+@click.pass_obj
+def revoke_key(reach: Reach, /, name: str, key_id: str) -> None:
+    """Revoke an API key, by its id (`hawse admin agent key list NAME`)."""
+    reach.client().delete("agents", name, "keys", key_id)
+    say(f"revoked key {key_id} of agent {name}")
+
+
+def _print_key(client: AdminClient, made: Object) -> None:
+    hub = client.get("hub")
+    ca = " --ca hub-ca.pem" if text(hub, "ca_pem") else ""
+    say("its API key, shown this once:")
+    click.echo(text(made, "api_key"))
+    if ca:
+        say("where the agent runs (hub-ca.pem: hawse admin hub ca > hub-ca.pem), paste it into:")
+    else:
+        say("where the agent runs, paste it into:")
+    say(f"  hawse login --hub {text(hub, 'public_url')}{ca}")
+
+
+def _print_keys(keys: list[Object]) -> None:
+    columns = [
+        ("KEY", field("hint")),
+        ("ID", field("id")),
+        ("STATE", lambda row: "revoked" if text(row, "revoked_at") else "valid"),
+        ("CREATED", since("created_at")),
+        ("LAST USED", since("last_used_at")),
+    ]
+    print_table(keys, columns, empty="no API keys")

@@ -1,0 +1,53 @@
+"""`hawse admin backup` and `restore`: on the hub's machine, straight from and to its data folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from proxy.cli.admin.client import Reach
+from proxy.cli.admin.output import say
+from proxy.cli.errors import CommandError
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(reach: Reach, /, file: Path) -> None:
+    """Write the hub's store, signing keys, pepper and certificates into FILE (a tar, mode 0600).
+
+    The hub may run meanwhile. FILE holds every secret of the hub: keep it as you keep the data folder. The
+    audit trail is not in it.
+    """
+    from proxy.hub.backup import BackupError
+    from proxy.hub.backup import backup as write
+
+    folder = reach.folder()
+    try:
+        write(folder, file)
+    except BackupError as error:
+        raise CommandError(str(error)) from error
+    say(f"backed up {folder} to {file}; it holds every secret of the hub")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--overwrite", is_flag=True, help="Move a hub that is there aside, inside the data folder.")
+@click.pass_obj
+def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
+    """Put the backup in FILE into the data folder; the hub must not run.
+
+    The backup is proved as a whole first; a fault in it leaves the folder as it was.
+    """
+    from proxy.hub.backup import BackupError
+    from proxy.hub.backup import restore as put
+
+    folder = reach.folder()
+    try:
+        done = put(folder, file, overwrite=overwrite)
+    except BackupError as error:
+        raise CommandError(str(error)) from error
+    say(f"restored the backup of {done.created} into {folder}; start the hub: hawse hub")
+    if done.replaced is not None:
+        say(f"what was there is in {done.replaced}: remove it when it is not needed, it holds secrets")

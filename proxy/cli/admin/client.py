@@ -1,0 +1,199 @@
+"""How `hawse admin` reaches a hub: over the admin API, by what the hub's data folder or the environment says.
+
+Synchronous and of the standard library alone: a command makes one or two calls and must start fast.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import quote, urlencode, urlsplit
+
+import attrs
+
+from proxy.cli.errors import CommandError
+
+URL_VARIABLE = "HAWSE_ADMIN_URL"
+TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
+CA_VARIABLE = "HAWSE_ADMIN_CA"
+# An operator waits for this; the hub itself answers in milliseconds.
+TIMEOUT_S = 30.0
+# Manifests have some 10 KB; a list of 100,000 agents has 40 MB.
+ANSWER_BYTES_MAX = 256 * 1024 * 1024
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+Object: TypeAlias = "dict[str, Json]"
+
+
+@attrs.frozen
+class AdminClient:
+    """One hub's admin API. Each call raises CommandError, whose message names the next step."""
+
+    url: str
+    token: str = attrs.field(repr=False)
+    context: ssl.SSLContext = attrs.field(repr=False)
+
+    def get(self, *path: str, **query: str) -> Object:
+        """Read something."""
+        return self._call("GET", path, None, query)
+
+    def post(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
+        """Make something, or let something happen."""
+        return self._call("POST", path, body, {})
+
+    def put(self, *path: str, body: Mapping[str, object] | None = None) -> Object:
+        """Set something."""
+        return self._call("PUT", path, body, {})
+
+    def delete(self, *path: str) -> Object:
+        """Remove something."""
+        return self._call("DELETE", path, None, {})
+
+    def _call(
+        self, method: str, path: tuple[str, ...], body: Mapping[str, object] | None, query: Mapping[str, str]
+    ) -> Object:
+        # Quoted, so that a name with a slash or a question mark is a name that is not found.
+        target = "/v1/" + "/".join(quote(part, safe="") for part in path)
+        if query:
+            target += f"?{urlencode(query)}"
+        headers = {"authorization": f"Bearer {self.token}", "accept": "application/json"}
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode("ascii")
+            headers["content-type"] = "application/json"
+        status, answer = self._exchange(method, target, data, headers)
+        try:
+            document = json.loads(answer)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict):
+            raise CommandError(f"{self.url} does not answer like a hub's admin API (status {status})")
+        if status < 400:
+            return document
+        raise CommandError(_told(status, document))
+
+    def _exchange(
+        self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, bytes]:
+        parts = urlsplit(self.url)
+        # http.client knows no proxies and no .netrc, so that the token goes nowhere else.
+        connection = http.client.HTTPSConnection(
+            parts.hostname or "", parts.port or 443, timeout=TIMEOUT_S, context=self.context
+        )
+        try:
+            connection.request(method, target, body=data, headers=dict(headers))
+            response = connection.getresponse()
+            return response.status, response.read(ANSWER_BYTES_MAX)
+        except ssl.SSLCertVerificationError as error:
+            raise CommandError(
+                f"the certificate at {self.url} is not trusted ({error.verify_message}): "
+                f"set {CA_VARIABLE} to the file of its CA"
+            ) from error
+        except ConnectionRefusedError as error:
+            raise CommandError(f"nothing listens at {self.url}: start the hub (`hawse hub`) first") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise CommandError(
+                f"cannot reach the admin API at {self.url}: {str(error) or type(error).__name__}"
+            ) from error
+        finally:
+            connection.close()
+
+
+def _told(status: int, document: Object) -> str:
+    error = document.get("error")
+    message = error.get("message") if isinstance(error, dict) else None
+    if status == 401:
+        return (
+            f"the hub does not accept this admin token: set {TOKEN_VARIABLE} to a valid one, "
+            "or run this on the hub's machine as the user that runs the hub"
+        )
+    return str(message) if message else f"the hub answered with status {status}"
+
+
+@attrs.frozen
+class Reach:
+    """Where to look for a hub; found when a command needs it, so that `--help` needs none."""
+
+    config_file: Path | None
+    data_dir: Path | None
+
+    def folder(self) -> Path:
+        """The hub's data folder; raises CommandError."""
+        from proxy.hub.config import ConfigError, load
+
+        if self.data_dir is not None:
+            return self.data_dir
+        try:
+            return load(self.config_file).data_dir
+        except ConfigError as error:
+            raise CommandError(f"the hub's configuration has faults: {error}") from error
+
+    def client(self) -> AdminClient:
+        """Find the hub; raises CommandError."""
+        token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if url := os.environ.get(URL_VARIABLE):
+            return _remote(url.rstrip("/"), token, os.environ.get(CA_VARIABLE))
+        return _local(self.folder(), token)
+
+
+def _remote(url: str, token: str, ca: str | None) -> AdminClient:
+    if not url.startswith("https://") or not urlsplit(url).hostname:
+        raise CommandError(f"{URL_VARIABLE} must be https://host:port")
+    if not token:
+        raise CommandError(f"{URL_VARIABLE} is set, {TOKEN_VARIABLE} is not: it needs an admin token")
+    context = _context()
+    try:
+        if ca:
+            context.load_verify_locations(ca)
+        else:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    except OSError as error:  # ssl.SSLError is one
+        raise CommandError(f"{CA_VARIABLE}: cannot read certificates from {ca}: {error}") from error
+    return AdminClient(url, token, context)
+
+
+def _local(folder: Path, token: str) -> AdminClient:
+    from proxy.hub.datadir import DataDir, DataDirError
+
+    data = DataDir(folder)
+    try:
+        endpoint = data.admin_endpoint()
+        token = token or data.admin_token() or ""
+    except DataDirError as error:
+        raise CommandError(f"{error}; or set {URL_VARIABLE} and {TOKEN_VARIABLE}") from error
+    except PermissionError as error:
+        raise CommandError(
+            f"this user may not look into {folder}: run this as the user that runs the hub, "
+            f"or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
+        ) from error
+    if endpoint is None or not token:
+        raise CommandError(
+            f"no hub has run with the data folder {folder}: start `hawse hub`, "
+            f"name its --config or --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
+        )
+    return AdminClient(endpoint.url, token, _pinned(endpoint.certificate_pem))
+
+
+def _pinned(certificate_pem: str) -> ssl.SSLContext:
+    """Trust exactly one certificate, whatever name it bears and whoever signed it.
+
+    The folder that holds it is as private as the token, so it is the better witness: the hub's certificate
+    names its public host, while this dials its loopback address.
+    """
+    context = _context()
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=certificate_pem)
+    return context
+
+
+def _context() -> ssl.SSLContext:
+    # Not ssl.create_default_context: that writes the session keys to the file that SSLKEYLOGFILE names.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

@@ -1,0 +1,347 @@
+"""`hawse admin cluster`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from proxy.cli.admin.client import Object, Reach
+from proxy.cli.admin.output import (
+    child,
+    field,
+    json_option,
+    listed,
+    objects,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+    say_apply_rbac,
+    since,
+    text,
+)
+from proxy.cli.errors import CommandError
+
+F = TypeVar("F", bound=Callable[..., object])
+PEM_BYTES_MAX = 64 * 1024
+
+
+@click.group()
+def cluster() -> None:
+    """Clusters: each behind its relay, granted to teams."""
+
+
+def _place_options(command: F) -> F:
+    """Where the relay lives in its cluster."""
+    for option in (
+        click.option("--namespace", metavar="NAME", help="The relay's namespace (hawse)."),
+        click.option("--service-account", metavar="NAME", help="The relay's service account (hawse-relay)."),
+    ):
+        command = option(command)
+    return command
+
+
+def _relay_options(command: F) -> F:
+    """How the relay is set up, and where that is printed or written."""
+    for option in (
+        click.option(
+            "--output-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            metavar="DIR",
+            help="For a relay outside a cluster: write relay.toml and its keys there, print nothing.",
+        ),
+        click.option(
+            "--kubeconfig",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="With --output-dir: the kubeconfig (with a bearer token) that the relay will use.",
+        ),
+        click.option("--image", metavar="IMAGE", help="The relay's container image."),
+        click.option("--replicas", type=int, metavar="N", help="How many relays the cluster runs (2)."),
+        click.option(
+            "--service-type",
+            type=click.Choice(["LoadBalancer", "ClusterIP", "NodePort"]),
+            help="How direct mode's Service is exposed (LoadBalancer).",
+        ),
+        click.option(
+            "--hub-ca",
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            metavar="FILE",
+            help="The CA of the hub's certificate, if it is configured and not of a public CA.",
+        ),
+        json_option,
+    ):
+        command = option(command)
+    return _place_options(command)
+
+
+@cluster.command("list")
+@json_option
+@click.pass_obj
+def list_clusters(reach: Reach, /, as_json: bool) -> None:
+    """List the clusters."""
+    clusters = objects(reach.client().get("clusters"), "clusters")
+    if as_json:
+        print_json([*clusters])
+        return
+    columns = [
+        ("CLUSTER", field("name")),
+        ("MODE", field("mode")),
+        ("TEAMS", listed("teams")),
+        ("RELAYS", field("relays")),
+        ("LABELS", _labels),
+        ("CREATED", since("created_at")),
+    ]
+    print_table(clusters, columns, empty="no clusters yet: hawse admin cluster add NAME --team TEAM")
+
+
+@cluster.command("add")
+@click.argument("name")
+@click.option("--team", "teams", multiple=True, metavar="NAME", help="Grant it to this team; repeatable.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Repeatable.")
+@click.option(
+    "--mode",
+    type=click.Choice(["tunnel", "direct"]),
+    default="tunnel",
+    show_default=True,
+    help="tunnel: the relay dials the hub. direct: the hub dials the relay.",
+)
+@click.option("--relay-url", metavar="URL", help="Mode direct: where the hub reaches the relay.")
+@click.option(
+    "--relay-ca",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    metavar="FILE",
+    help="Mode direct: the CA of the relay's certificate, if it is not a public one.",
+)
+@click.option(
+    "--allow-private-address",
+    is_flag=True,
+    help="Mode direct: the relay's URL may lead to a private or loopback address.",
+)
+@_relay_options
+@click.pass_obj
+def add_cluster(
+    reach: Reach,
+    /,
+    name: str,
+    teams: tuple[str, ...],
+    labels: tuple[str, ...],
+    mode: str,
+    relay_url: str | None,
+    relay_ca: Path | None,
+    allow_private_address: bool,
+    as_json: bool,
+    output_dir: Path | None,
+    kubeconfig: Path | None,
+    **options: object,
+) -> None:
+    """Add a cluster, and print its relay's manifests with everything filled in, this once.
+
+    hawse admin cluster add prod --team sre | kubectl --context prod apply -f -
+    """
+    _check_output_dir(output_dir, kubeconfig)
+    made = reach.client().post(
+        "clusters",
+        body={
+            "name": name,
+            "teams": teams,
+            "labels": _parse_labels(labels),
+            "mode": mode,
+            "relay_url": relay_url,
+            "relay_ca_pem": _read_pem(relay_ca),
+            "relay_address_private": allow_private_address,
+            "manifest": _manifest_options(options),
+        },
+    )
+    _hand_over(made, output_dir, kubeconfig, as_json=as_json)
+    if not as_json and not teams:
+        say(f"no team may reach it yet: hawse admin cluster grant {name} TEAM")
+
+
+@cluster.command("key")
+@click.argument("name")
+@click.option("--keep-old", is_flag=True, help="Let the present key work beside it, until the next change.")
+@_relay_options
+@click.pass_obj
+def replace_key(
+    reach: Reach,
+    /,
+    name: str,
+    keep_old: bool,
+    as_json: bool,
+    output_dir: Path | None,
+    kubeconfig: Path | None,
+    **options: object,
+) -> None:
+    """Give a cluster's relay a new key, and print its manifests again, with it."""
+    _check_output_dir(output_dir, kubeconfig)
+    made = reach.client().post(
+        "clusters", name, "keys", body={"keep_old": keep_old, "manifest": _manifest_options(options)}
+    )
+    _hand_over(made, output_dir, kubeconfig, as_json=as_json)
+
+
+@cluster.command("show")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def show_cluster(reach: Reach, /, name: str, as_json: bool) -> None:
+    """Show a cluster and who may reach it."""
+    found = reach.client().get("clusters", name)
+    if as_json:
+        print_json(found)
+        return
+    print_fields(
+        found,
+        [
+            ("cluster", field("name")),
+            ("id", field("id")),
+            ("mode", field("mode")),
+            ("relay url", field("relay_url")),
+            ("relay keys", listed("relay_keys")),
+            ("relays here", field("relays")),
+            ("labels", _labels),
+            ("teams", listed("teams")),
+            ("agents", listed("agents")),
+            ("created", since("created_at")),
+        ],
+    )
+
+
+@cluster.command("grant")
+@click.argument("name")
+@click.argument("team")
+@click.pass_obj
+def grant(reach: Reach, /, name: str, team: str) -> None:
+    """Let a team's agents reach a cluster."""
+    changed = reach.client().put("clusters", name, "teams", team)
+    say(f"granted cluster {name} to team {team}")
+    say_apply_rbac(changed)
+
+
+@cluster.command("revoke")
+@click.argument("name")
+@click.argument("team")
+@click.pass_obj
+def revoke(reach: Reach, /, name: str, team: str) -> None:
+    """Take a cluster from a team."""
+    changed = reach.client().delete("clusters", name, "teams", team)
+    say(f"revoked cluster {name} from team {team}: its agents are refused there from now on")
+    say_apply_rbac(changed)
+
+
+@cluster.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def remove_cluster(reach: Reach, /, name: str, yes: bool) -> None:
+    """Remove a cluster; its relays can no longer connect."""
+    if not yes and sys.stdin.isatty():
+        click.confirm(
+            f"Remove cluster {name}? Its relays must be set up anew to come back", abort=True, err=True
+        )
+    reach.client().delete("clusters", name)
+    say(f"removed cluster {name}; in the cluster, delete the relay's namespace and ClusterRole")
+
+
+@cluster.command("rbac")
+@click.argument("name")
+@click.option(
+    "--wildcard", is_flag=True, help="Any user and any group: the cluster is then as safe as this hub."
+)
+@_place_options
+@click.pass_obj
+def rbac(
+    reach: Reach, /, name: str, wildcard: bool, namespace: str | None, service_account: str | None
+) -> None:
+    """Print the ClusterRole that lets the relay impersonate whoever may reach the cluster now.
+
+    hawse admin cluster rbac prod | kubectl --context prod apply -f -
+    """
+    query = {"wildcard": str(wildcard).lower()}
+    if namespace is not None:
+        query["namespace"] = namespace
+    if service_account is not None:
+        query["service_account"] = service_account
+    click.echo(text(reach.client().get("clusters", name, "rbac", **query), "rbac"), nl=False)
+
+
+def _labels(row: Object) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(child(row, "labels").items())) or "-"
+
+
+def _parse_labels(pairs: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise click.BadParameter(f"{pair!a} is not KEY=VALUE", param_hint="--label")
+        labels[key] = value
+    return labels
+
+
+def _read_pem(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        with file.open("rb") as opened:
+            raw = opened.read(PEM_BYTES_MAX + 1)
+        if len(raw) > PEM_BYTES_MAX:
+            raise CommandError(f"{file} is no CA: it is larger than {PEM_BYTES_MAX} bytes")
+        return raw.decode("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"cannot read certificates from {file}: {error}") from error
+
+
+def _manifest_options(options: dict[str, object]) -> dict[str, object]:
+    """What was said of the relay's place; what was not is the hub's to choose."""
+    said = {name: value for name, value in options.items() if name != "hub_ca" and value is not None}
+    hub_ca = options.get("hub_ca")
+    if isinstance(hub_ca, Path):
+        said["hub_ca_pem"] = _read_pem(hub_ca)
+    return said
+
+
+def _check_output_dir(output_dir: Path | None, kubeconfig: Path | None) -> None:
+    """Look before anything is made: a key that cannot be written afterwards is lost."""
+    from proxy.cli.admin.relay_files import FILES
+
+    if output_dir is None:
+        if kubeconfig is not None:
+            raise click.UsageError("--kubeconfig belongs to --output-dir: in a cluster a relay needs none")
+        return
+    for name in FILES:
+        if (output_dir / name).exists():
+            raise CommandError(f"{output_dir / name} exists already: choose another --output-dir")
+    try:
+        output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandError(f"cannot write into {output_dir}: {error.strerror}") from error
+
+
+def _hand_over(made: Object, output_dir: Path | None, kubeconfig: Path | None, *, as_json: bool) -> None:
+    """Print or write what the relay needs; it holds the relay's key, which the hub did not keep."""
+    from proxy.cli.admin.relay_files import relay_files, write_relay_files
+
+    name = text(made, "name")
+    if output_dir is not None:
+        write_relay_files(output_dir, relay_files(child(made, "relay"), kubeconfig))
+    if as_json:
+        print_json(made)
+    elif output_dir is not None:
+        say(f"added the relay of cluster {name}: its configuration and keys are in {output_dir}")
+        say("in the cluster, first let it impersonate:")
+        place = "--namespace NAMESPACE --service-account NAME"
+        say(f"  hawse admin cluster rbac {name} {place} | kubectl apply -f -")
+        say(f"then: hawse relay --config {output_dir / 'relay.toml'}")
+    else:
+        click.echo(text(made, "manifests"), nl=False)
+        click.echo(text(made, "rbac"), nl=False)
+        say(
+            f"these manifests hold the key of the relay of {name}, which the hub has not kept: "
+            "apply them with kubectl"
+        )

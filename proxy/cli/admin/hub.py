@@ -1,0 +1,47 @@
+"""`hawse admin hub`: what others must know to trust this hub."""
+
+from __future__ import annotations
+
+import click
+
+from proxy.cli.admin.client import Reach
+from proxy.cli.admin.output import field, json_option, print_fields, print_json, text
+from proxy.cli.errors import CommandError
+
+
+@click.group()
+def hub() -> None:
+    """The hub itself."""
+
+
+@hub.command("show")
+@json_option
+@click.pass_obj
+def show_hub(reach: Reach, /, as_json: bool) -> None:
+    """Show the hub's organisation, public URL, version and signing key."""
+    found = reach.client().get("hub")
+    if as_json:
+        print_json(found)
+        return
+    print_fields(
+        found,
+        [
+            ("org", field("org")),
+            ("url", field("public_url")),
+            ("version", field("version")),
+            ("signing key", field("signing_key")),
+            ("certificate", lambda row: "of a CA of its own" if text(row, "ca_pem") else "configured"),
+        ],
+    )
+
+
+@hub.command("ca")
+@click.pass_obj
+def print_ca(reach: Reach, /) -> None:
+    """Print the CA that agents and relays need to trust the hub's certificate."""
+    ca = text(reach.client().get("hub"), "ca_pem")
+    if not ca:
+        raise CommandError(
+            "this hub has a certificate by configuration: ask whoever made it for its CA, if any is needed"
+        )
+    click.echo(ca, nl=False)

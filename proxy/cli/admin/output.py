@@ -1,0 +1,120 @@
+"""How `hawse admin` speaks: tables and sentences for people, JSON for programs.
+
+What a program wants (a key, a manifest, a list) goes to standard output, what a person wants to read beside
+it to standard error, so that each can be piped by itself. Names of relays and the like were chosen by their
+senders, so everything is made safe for a terminal first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+
+import click
+
+from proxy.cli.admin.client import Json, Object
+from proxy.cli.errors import CommandError
+
+Column = tuple[str, Callable[[Object], str]]
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def print_json(value: Json) -> None:
+    """Print a document for a program; in ASCII, so that it is safe for a terminal too."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+
+
+def print_table(rows: Iterable[Object], columns: Sequence[Column], *, empty: str) -> None:
+    """Print rows under their headings, or the sentence that says what to do when there are none."""
+    from audit.display import escape
+
+    cells = [[escape(cell(row)) for _, cell in columns] for row in rows]
+    if not cells:
+        say(empty)
+        return
+    lines = [[name for name, _ in columns], *cells]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
+    for line in lines:
+        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def print_fields(document: Object, fields: Sequence[Column]) -> None:
+    """Print one thing, a field a line."""
+    from audit.display import escape
+
+    width = max(len(name) for name, _ in fields)
+    for name, cell in fields:
+        click.echo(f"{name.ljust(width)}  {escape(cell(document))}".rstrip())
+
+
+def say(text: str) -> None:
+    """Tell the person something that no program reads."""
+    click.echo(text, err=True)
+
+
+def say_apply_rbac(document: Object) -> None:
+    """Name the clusters whose ClusterRole no longer fits, with the command for each."""
+    names = texts(document, "apply_rbac")
+    if names:
+        say("whom the relay may impersonate has changed; apply it in each cluster:")
+        for name in names:
+            say(f"  hawse admin cluster rbac {name} | kubectl apply -f -")
+
+
+def objects(document: Object, key: str) -> list[Object]:
+    """The list of objects under a key."""
+    value = document.get(key)
+    if not isinstance(value, list):
+        raise CommandError(f"the hub's answer holds no {key}: is it of the same version?")
+    return [item for item in value if isinstance(item, dict)]
+
+
+def child(document: Object, key: str) -> Object:
+    """The object under a key."""
+    value = document.get(key)
+    if not isinstance(value, dict):
+        raise CommandError(f"the hub's answer holds no {key}: is it of the same version?")
+    return value
+
+
+def text(document: Object, key: str) -> str:
+    """The text under a key; empty when there is none."""
+    value = document.get(key)
+    return "" if value is None else str(value)
+
+
+def texts(document: Object, key: str) -> list[str]:
+    """The list of texts under a key."""
+    value = document.get(key)
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def field(key: str) -> Callable[[Object], str]:
+    """A cell that shows a text."""
+    return lambda row: text(row, key) or "-"
+
+
+def listed(key: str) -> Callable[[Object], str]:
+    """A cell that shows a list."""
+    return lambda row: ", ".join(texts(row, key)) or "-"
+
+
+def since(key: str) -> Callable[[Object], str]:
+    """A cell that shows how long ago a time was."""
+    return lambda row: age(text(row, key), datetime.now(UTC))
+
+
+def age(when: str, now: datetime) -> str:
+    """Say how long ago a time was, in its one fitting unit."""
+    if not when:
+        return "never"
+    try:
+        seconds = max(0, int((now - datetime.fromisoformat(when)).total_seconds()))
+    except ValueError:
+        return when
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit} ago"
+    return f"{seconds}s ago"

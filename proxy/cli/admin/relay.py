@@ -1,0 +1,96 @@
+"""`hawse admin relay`."""
+
+from __future__ import annotations
+
+import click
+
+from proxy.cli.admin.client import Object, Reach
+from proxy.cli.admin.output import (
+    field,
+    json_option,
+    objects,
+    print_fields,
+    print_json,
+    print_table,
+    since,
+    text,
+)
+from proxy.cli.errors import CommandError
+
+
+@click.group()
+def relay() -> None:
+    """Relays: the processes beside the clusters. A cluster brings its own (`hawse admin cluster add`)."""
+
+
+@relay.command("list")
+@click.option("--cluster", metavar="NAME", help="Only this cluster's.")
+@json_option
+@click.pass_obj
+def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
+    """List the relays, those that are connected and those that were."""
+    relays = objects(reach.client().get("relays"), "relays")
+    if cluster is not None:
+        relays = [row for row in relays if row.get("cluster") == cluster]
+    if as_json:
+        print_json([*relays])
+        return
+    columns = [
+        ("CLUSTER", field("cluster")),
+        ("INSTANCE", field("instance")),
+        ("STATE", _state),
+        ("LAST SEEN", since("last_seen_at")),
+        ("RTT", _rtt),
+        ("STREAMS", field("streams")),
+        ("VERSION", field("version")),
+        ("ADDRESS", field("address")),
+    ]
+    print_table(
+        relays, columns, empty="no relay has connected yet: hawse admin cluster add prints what it needs"
+    )
+
+
+@relay.command("show")
+@click.argument("instance")
+@click.option("--cluster", metavar="NAME", help="Its cluster, when two have an instance of that name.")
+@json_option
+@click.pass_obj
+def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: bool) -> None:
+    """Show one relay."""
+    found = [
+        row
+        for row in objects(reach.client().get("relays"), "relays")
+        if row.get("instance") == instance and cluster in (None, row.get("cluster"))
+    ]
+    if not found:
+        raise CommandError(
+            f"no relay {instance!a} has connected; hawse admin relay list shows those that have"
+        )
+    if len(found) > 1:
+        raise CommandError(f"{len(found)} clusters have a relay {instance!a}: name one by --cluster")
+    if as_json:
+        print_json(found[0])
+        return
+    print_fields(
+        found[0],
+        [
+            ("instance", field("instance")),
+            ("cluster", field("cluster")),
+            ("state", _state),
+            ("connected", since("connected_at")),
+            ("last seen", since("last_seen_at")),
+            ("round trip", _rtt),
+            ("streams", field("streams")),
+            ("version", field("version")),
+            ("address", field("address")),
+        ],
+    )
+
+
+def _state(row: Object) -> str:
+    return "connected" if row.get("connected") else "away"
+
+
+def _rtt(row: Object) -> str:
+    rtt = row.get("rtt_ms")
+    return f"{rtt:.1f} ms" if isinstance(rtt, int | float) else text(row, "rtt_ms") or "-"

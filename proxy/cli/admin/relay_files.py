@@ -1,0 +1,66 @@
+"""The files of a relay that runs outside a cluster: its configuration, its key, and what it pins."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from proxy.cli.admin.client import Object
+from proxy.cli.admin.output import text
+from proxy.cli.errors import CommandError
+
+CONFIG = "relay.toml"
+KEY = "relay.key"
+HUB_KEYS = "hub-keys.json"
+HUB_CA = "hub-ca.pem"
+FILES = (CONFIG, KEY, HUB_KEYS, HUB_CA)
+
+
+def relay_files(relay: Object, kubeconfig: Path | None) -> dict[str, str]:
+    """Fill in the files, by name; every value is quoted by JSON's rules, which TOML's strings share."""
+    files = {HUB_KEYS: text(relay, "hub_keys") + "\n"}
+    lines = [
+        "# Made by `hawse admin cluster add`. Paths are relative to this file.",
+        f"mode = {_quoted(text(relay, 'mode'))}",
+        f"cluster_id = {_quoted(text(relay, 'cluster_id'))}",
+    ]
+    if key := text(relay, "private_key_pem"):
+        files[KEY] = key
+        lines.append(f"private_key = {_quoted(KEY)}")
+    if kubeconfig is not None:
+        lines.append(f"kubeconfig = {_quoted(str(kubeconfig.absolute()))}")
+    else:
+        lines.append('# kubeconfig = "kubeconfig"  # outside the cluster: one with a bearer token')
+    lines += ["", "[hub]", f"url = {_quoted(text(relay, 'hub_url'))}", f"keys = {_quoted(HUB_KEYS)}"]
+    if key and (ca := text(relay, "hub_ca_pem")):
+        files[HUB_CA] = ca
+        lines.append(f"ca = {_quoted(HUB_CA)}")
+    if text(relay, "mode") == "direct":
+        lines += [
+            "",
+            "# Where the hub reaches this relay, under the name in its --relay-url.",
+            "[direct]",
+            'listen = "0.0.0.0:8443"',
+            'certificate = "tls.crt"',
+            'key = "tls.key"',
+        ]
+    files[CONFIG] = "\n".join(lines) + "\n"
+    return files
+
+
+def write_relay_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write each file for its owner alone, never over another; raises CommandError."""
+    for name, content in files.items():
+        try:
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(content)
+        except OSError as error:
+            raise CommandError(f"cannot write {folder / name}: {error.strerror}") from error
+
+
+def _quoted(value: str) -> str:
+    # ASCII escapes alone: \u is the same in TOML, and DEL is the one control that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")

@@ -1,0 +1,96 @@
+"""`hawse admin team`."""
+
+from __future__ import annotations
+
+import click
+
+from proxy.cli.admin.client import Reach
+from proxy.cli.admin.output import (
+    field,
+    json_option,
+    listed,
+    objects,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+    say_apply_rbac,
+    since,
+    text,
+    texts,
+)
+
+
+@click.group()
+def team() -> None:
+    """Teams: the Kubernetes groups <org>/<team>, to which clusters are granted."""
+
+
+@team.command("list")
+@json_option
+@click.pass_obj
+def list_teams(reach: Reach, /, as_json: bool) -> None:
+    """List the teams."""
+    teams = objects(reach.client().get("teams"), "teams")
+    if as_json:
+        print_json([*teams])
+        return
+    columns = [
+        ("TEAM", field("name")),
+        ("GROUP", field("group")),
+        ("AGENTS", lambda row: str(len(texts(row, "agents")))),
+        ("CLUSTERS", listed("clusters")),
+    ]
+    print_table(teams, columns, empty="no teams yet: hawse admin team add NAME")
+
+
+@team.command("add")
+@click.argument("name")
+@click.option(
+    "--cluster", "clusters", multiple=True, metavar="NAME", help="Grant it this cluster; repeatable."
+)
+@json_option
+@click.pass_obj
+def add_team(reach: Reach, /, name: str, clusters: tuple[str, ...], as_json: bool) -> None:
+    """Add a team."""
+    made = reach.client().post("teams", body={"name": name, "clusters": clusters})
+    if as_json:
+        print_json(made)
+        return
+    say(f"added team {name}, the Kubernetes group {text(made, 'group')}")
+    if not clusters:
+        say(f"next: hawse admin cluster grant CLUSTER {name}")
+    say_apply_rbac(made)
+
+
+@team.command("show")
+@click.argument("name")
+@json_option
+@click.pass_obj
+def show_team(reach: Reach, /, name: str, as_json: bool) -> None:
+    """Show a team with its agents and clusters."""
+    found = reach.client().get("teams", name)
+    if as_json:
+        print_json(found)
+        return
+    print_fields(
+        found,
+        [
+            ("team", field("name")),
+            ("id", field("id")),
+            ("group", field("group")),
+            ("agents", listed("agents")),
+            ("clusters", listed("clusters")),
+            ("created", since("created_at")),
+        ],
+    )
+
+
+@team.command("remove")
+@click.argument("name")
+@click.pass_obj
+def remove_team(reach: Reach, /, name: str) -> None:
+    """Remove a team that no agent is in."""
+    gone = reach.client().delete("teams", name)
+    say(f"removed team {name}; bindings to the group {text(gone, 'group')} in clusters are yours to remove")
+    say_apply_rbac(gone)

@@ -1,0 +1,111 @@
+"""A hub's admin API on a real loopback listener with TLS, and `hawse admin` run against it in process."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from audit.mask import Masks
+from audit.recorder import open_recorder
+from audit.store import AuditStore
+from proxy.cli.admin import admin
+from proxy.hub.actions import Administration
+from proxy.hub.adminfront import AdminFront, ensure_local_token, write_endpoint
+from proxy.hub.api import admin_app
+from proxy.hub.config import Address, AdminConfig, HubConfig
+from proxy.hub.datadir import DataDir
+from proxy.hub.devca import ServerCertificate, ensure_certificate
+from proxy.hub.directory import Directory, open_directory
+from proxy.hub.metrics import hub_metrics
+from proxy.hub.operations import RelayInfo
+from tunnel.net import server_context
+
+
+@attrs.define
+class Live:
+    relays_here: list[RelayInfo] = attrs.Factory(list)
+
+    def relays(self) -> Sequence[RelayInfo]:
+        return self.relays_here
+
+
+@attrs.define
+class Hub:
+    data: DataDir
+    directory: Directory
+    live: Live
+    certificate: ServerCertificate
+    url: str
+
+    async def run(self, *args: str, stdin: str = "", env: dict[str, str] | None = None) -> Result:
+        """Run `hawse admin ARGS` on a thread, as its own process would."""
+        clean: dict[str, str | None] = dict.fromkeys(
+            ("HAWSE_ADMIN_URL", "HAWSE_ADMIN_TOKEN", "HAWSE_ADMIN_CA", "HAWSE_HUB_CONFIG")
+        )
+        clean["HAWSE_HUB_DATA_DIR"] = str(self.data.path)
+        clean.update(env or {})
+        return await trio.to_thread.run_sync(lambda: CliRunner().invoke(admin, args, input=stdin, env=clean))
+
+    async def ok(self, *args: str, env: dict[str, str] | None = None) -> Result:
+        result = await self.run(*args, env=env)
+        assert result.exit_code == 0, result.output
+        return result
+
+    async def json(self, *args: str) -> Any:
+        return json.loads((await self.ok(*args, "--json")).stdout)
+
+    async def fails(self, *args: str, env: dict[str, str] | None = None, code: int = 1) -> str:
+        """The one line that a failed command prints."""
+        result = await self.run(*args, env=env)
+        assert result.exit_code == code, result.output
+        assert result.stdout == ""
+        if code == 1:
+            assert result.stderr.startswith("hawse: ")
+            assert result.stderr.count("\n") == 1
+        return result.stderr
+
+
+@pytest.fixture
+async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
+    data = DataDir.open(tmp_path / "hub")
+    keys, pepper = data.signing_keys(), data.pepper()
+    certificate = ensure_certificate(data.tls_dir, ("hub.example",), datetime.datetime.now(datetime.UTC))
+    live = Live()
+    store = AuditStore(data.audit_file, Masks([]))
+    try:
+        async with open_directory(data.store_file, org="main", clock=time.time) as directory:
+            async with open_recorder(store, org="main") as recorder:
+                await ensure_local_token(data, directory, pepper)
+                administration = Administration(
+                    directory=directory,
+                    keys=lambda: keys,
+                    pepper=pepper,
+                    public_url="https://hub.example",
+                    hub_ca_pem=certificate.ca.read_text(),
+                    version="0.1.0",
+                    operations=live,
+                )
+                app = admin_app(administration, recorder, hub_metrics(directory, live), time.time)
+                front = AdminFront(app, server_context(certificate.certificate, certificate.key))
+                async with trio.open_nursery() as nursery:
+                    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                    sock = listeners[0].socket
+                    assert sock.family == socket.AF_INET
+                    port = sock.getsockname()[1]
+                    config = HubConfig(admin=AdminConfig(Address("127.0.0.1", port)), data_dir=data.path)
+                    write_endpoint(config, data, certificate.certificate)
+                    nursery.start_soon(trio.serve_listeners, front.handle_client, listeners)
+                    yield Hub(data, directory, live, certificate, f"https://127.0.0.1:{port}")
+                    nursery.cancel_scope.cancel()
+    finally:
+        store.close()

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxy.hub.datadir import DataDir
+from tests.proxy.cli.admin.conftest import Hub
+
+
+async def test_a_running_hub_is_backed_up_and_restored_elsewhere(hub: Hub, tmp_path: Path) -> None:
+    await hub.ok("team", "add", "sre")
+    archive, other = tmp_path / "hub.tar", tmp_path / "other"
+    done = await hub.ok("backup", str(archive))
+    assert done.stdout == ""
+    assert "every secret" in done.stderr
+    assert "exists already" in await hub.fails("backup", str(archive))
+    done = await hub.ok("--data-dir", str(other), "restore", str(archive))
+    assert "start the hub" in done.stderr
+    assert DataDir.open(other).signing_keys().active.kid == hub.data.signing_keys().active.kid
+    assert "--overwrite" in await hub.fails("--data-dir", str(other), "restore", str(archive))
+    done = await hub.ok("--data-dir", str(other), "restore", str(archive), "--overwrite")
+    assert ".before-restore-" in done.stderr
+
+
+async def test_what_is_no_backup_is_one_line(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"x" * 1024)
+    await hub.fails("--data-dir", str(tmp_path / "other"), "restore", str(tmp_path / "x.tar"))
+    await hub.fails("--data-dir", str(tmp_path / "none"), "backup", str(tmp_path / "y.tar"))

@@ -1,0 +1,116 @@
+"""How `hawse admin` finds its hub, and what it says when it does not."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy.cli.admin import admin
+from proxy.hub.datadir import AdminEndpoint, DataDir
+from proxy.hub.devca import ensure_certificate
+from tests.proxy.cli.admin.conftest import Hub
+
+
+def run(*args: str, **env: str) -> Result:
+    clean: dict[str, str | None] = dict.fromkeys(
+        ("HAWSE_ADMIN_URL", "HAWSE_ADMIN_TOKEN", "HAWSE_ADMIN_CA", "HAWSE_HUB_CONFIG", "HAWSE_HUB_DATA_DIR")
+    )
+    clean.update(env)
+    return CliRunner().invoke(admin, args, env=clean)
+
+
+def refusal(result: Result) -> str:
+    assert result.exit_code == 1, result.output
+    assert result.stdout == ""
+    assert result.stderr.startswith("hawse: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+async def test_it_finds_the_hub_by_folder_by_option_and_by_configuration(hub: Hub, tmp_path: Path) -> None:
+    config = tmp_path / "hub.toml"
+    config.write_text('data_dir = "hub"\n')
+    nowhere = {"HAWSE_HUB_DATA_DIR": str(tmp_path / "none")}
+    for args, env in (
+        ((), None),
+        (("--data-dir", str(hub.data.path)), nowhere),
+        (("--config", str(config)), {"HAWSE_HUB_DATA_DIR": None}),
+        ((), {"HAWSE_HUB_DATA_DIR": None, "HAWSE_HUB_CONFIG": str(config)}),
+    ):
+        await hub.ok(*args, "team", "list", env=env)  # type: ignore[arg-type]
+
+
+async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None:
+    token = hub.data.admin_token() or ""
+    url = hub.url.replace("127.0.0.1", "localhost")
+    env = {
+        "HAWSE_HUB_DATA_DIR": str(tmp_path / "none"),
+        "HAWSE_ADMIN_URL": url,
+        "HAWSE_ADMIN_TOKEN": token,
+        "HAWSE_ADMIN_CA": str(hub.certificate.ca),
+    }
+    await hub.ok("team", "list", env=env)
+    assert "HAWSE_ADMIN_CA" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_CA": ""})
+    assert "HAWSE_ADMIN_TOKEN" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_TOKEN": ""})
+    assert "cannot read" in await hub.fails(
+        "team", "list", env={**env, "HAWSE_ADMIN_CA": str(tmp_path / "x")}
+    )
+    assert "https://" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_URL": "http://localhost:1"})
+    wrong = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_TOKEN": "hws_x"})
+    assert "does not accept" in wrong
+    assert token not in wrong
+
+
+async def test_another_certificate_at_the_pinned_address_is_not_spoken_to(hub: Hub, tmp_path: Path) -> None:
+    other = DataDir.open(tmp_path / "other")
+    files = ensure_certificate(other.tls_dir, (), datetime.datetime.now(datetime.UTC))
+    hub.data.write_admin_endpoint(AdminEndpoint(hub.url, files.certificate.read_text()))
+    assert "not trusted" in await hub.fails("team", "list")
+
+
+def test_a_machine_without_a_hub_is_told_what_to_do(tmp_path: Path) -> None:
+    line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR=str(tmp_path / "none")))
+    assert "start `hawse hub`" in line
+    assert "HAWSE_ADMIN_URL" in line
+
+
+def test_a_hub_that_does_not_run_is_told_so(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    data.make_admin_token()
+    files = ensure_certificate(data.tls_dir, (), datetime.datetime.now(datetime.UTC))
+    # Port 1 of loopback: nothing listens there.
+    data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", files.certificate.read_text()))
+    line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR=str(data.path)))
+    assert "nothing listens at https://127.0.0.1:1" in line
+
+
+def test_a_token_open_to_others_is_not_used(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    token = data.make_admin_token()
+    data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "x"))
+    data.admin_token_file.chmod(0o644)
+    line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR=str(data.path)))
+    assert "chmod 600" in line
+    assert token not in line
+
+
+def test_a_faulty_configuration_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "hub.toml").write_text("orgg = 1")
+    assert "orgg" in refusal(run("--config", str(tmp_path / "hub.toml"), "team", "list"))
+
+
+def test_help_needs_no_hub() -> None:
+    for args in ((), ("team",), ("agent",), ("agent", "key"), ("cluster",), ("relay",), ("token",), ("hub",)):
+        result = run(*args, "--help", HAWSE_HUB_DATA_DIR="/nonexistent")
+        assert result.exit_code == 0
+        assert "Usage" in result.output
+
+
+@pytest.mark.parametrize(
+    "args", [("team", "add"), ("agent", "add", "x"), ("none",), ("cluster", "add", "x", "--mode", "y")]
+)
+def test_usage_errors_exit_2(args: tuple[str, ...]) -> None:
+    assert run(*args).exit_code == 2

@@ -1,0 +1,326 @@
+"""Every command of `hawse admin`, over the wire, as an operator sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from auth.keys import KeySet, SigningKey
+from proxy.hub.operations import RelayInfo
+from proxy.hub.store import RelayContact
+from proxy.relay import config as relay_config
+from tests.proxy.cli.admin.conftest import Hub
+
+
+async def enrol(hub: Hub) -> None:
+    await hub.ok("team", "add", "sre")
+    await hub.ok("cluster", "add", "prod", "--team", "sre", "--label", "env=prod")
+    await hub.ok("agent", "add", "sre-1", "--owner", "Ada Lovelace", "--team", "sre")
+
+
+async def test_enrolling_from_nothing_tells_each_next_step(hub: Hub) -> None:
+    added = await hub.ok("team", "add", "sre")
+    assert added.stdout == ""
+    assert "the Kubernetes group main/sre" in added.stderr
+    assert "hawse admin cluster grant CLUSTER sre" in added.stderr
+    await hub.ok("cluster", "add", "prod", "--team", "sre")
+    added = await hub.ok("agent", "add", "sre-1", "--owner", "Ada", "--team", "sre")
+    # The key alone goes to standard output, so that it can be piped into a secret store.
+    (key,) = added.stdout.splitlines()
+    assert key.startswith("hws_")
+    assert "hawse login --hub https://hub.example --ca hub-ca.pem" in added.stderr
+    assert "hawse admin cluster rbac prod | kubectl apply -f -" in added.stderr
+    assert key not in added.stderr
+    ca = await hub.ok("hub", "ca")
+    assert ca.stdout == hub.certificate.ca.read_text()
+
+
+async def test_a_cluster_is_printed_as_manifests_that_kubectl_can_read(hub: Hub) -> None:
+    await hub.ok("team", "add", "sre")
+    printed = await hub.ok(
+        "cluster", "add", "prod", "--team", "sre", "--namespace", "tools", "--image", "reg/x:1"
+    )
+    objects = list(yaml.safe_load_all(printed.stdout))
+    kinds = [item["kind"] for item in objects]
+    assert {
+        "Namespace",
+        "ServiceAccount",
+        "Secret",
+        "Deployment",
+        "ClusterRole",
+        "ClusterRoleBinding",
+    } <= set(kinds)
+    assert objects[0]["metadata"]["name"] == "tools"
+    binding = next(item for item in objects if item["kind"] == "ClusterRoleBinding")
+    assert binding["subjects"][0]["namespace"] == "tools"
+    assert "has not kept" in printed.stderr
+
+
+async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "relay"
+    (tmp_path / "kube config").write_text("x")
+    done = await hub.ok(
+        *("cluster", "add", "prod", "--output-dir", str(folder)),
+        *("--kubeconfig", str(tmp_path / "kube config")),
+    )
+    assert done.stdout == ""
+    assert "hawse relay --config" in done.stderr
+    assert {path.name for path in folder.iterdir()} == {
+        "relay.toml",
+        "relay.key",
+        "hub-keys.json",
+        "hub-ca.pem",
+    }
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    relay = relay_config.load(folder / "relay.toml", {})
+    cluster = hub.directory.current.clusters_by_name["prod"]
+    assert isinstance(relay.way, relay_config.TunnelDial)
+    assert relay.way.key.public == cluster.relay_keys[0]
+    assert relay.way.hub_ca_pem == hub.certificate.ca.read_text()
+    assert (relay.cluster_id, relay.hub_url) == (cluster.id, "https://hub.example")
+    assert relay.kubeconfig == tmp_path / "kube config"
+    assert [key.kid for key in relay.hub_keys] == [hub.data.signing_keys().active.kid]
+
+
+async def test_a_direct_relay_gets_files_without_a_key(hub: Hub, tmp_path: Path) -> None:
+    folder = tmp_path / "relay"
+    ca = ["--relay-ca", str(hub.certificate.ca)]
+    url = ["--mode", "direct", "--relay-url", "https://127.0.0.1:9443"]
+    refusal = await hub.fails("cluster", "add", "edge", *url, *ca, "--output-dir", str(folder))
+    assert "--allow-private-address" in refusal
+    await hub.ok("cluster", "add", "edge", *url, *ca, "--allow-private-address", "--output-dir", str(folder))
+    assert {path.name for path in folder.iterdir()} == {"relay.toml", "hub-keys.json"}
+    for name in ("tls.crt", "tls.key"):
+        (folder / name).write_text("x")
+    relay = relay_config.load(folder / "relay.toml", {})
+    assert isinstance(relay.way, relay_config.DirectListener)
+    cluster = hub.directory.current.clusters_by_name["edge"]
+    assert (cluster.relay_url, cluster.relay_ca_pem) == (
+        "https://127.0.0.1:9443",
+        hub.certificate.ca.read_text(),
+    )
+
+
+async def test_nothing_is_enrolled_when_its_files_could_not_be_written(hub: Hub, tmp_path: Path) -> None:
+    (tmp_path / "relay.key").write_text("precious")
+    assert "exists already" in await hub.fails("cluster", "add", "prod", "--output-dir", str(tmp_path))
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in await hub.fails(
+        "cluster", "add", "prod", "--output-dir", str(tmp_path / "file" / "x")
+    )
+    assert "--output-dir" in await hub.fails("cluster", "add", "prod", "--kubeconfig", "x", code=2)
+    assert hub.directory.current.clusters_by_name == {}
+
+
+async def test_a_relays_key_is_replaced(hub: Hub, tmp_path: Path) -> None:
+    await hub.ok("cluster", "add", "prod")
+    await hub.ok("cluster", "key", "prod", "--keep-old", "--output-dir", str(tmp_path / "relay"))
+    key = SigningKey.from_pem((tmp_path / "relay" / "relay.key").read_bytes())
+    assert key.public in hub.directory.current.clusters_by_name["prod"].relay_keys
+    printed = await hub.ok("cluster", "key", "prod")
+    assert key.to_pem().decode() not in printed.stdout
+    assert len(hub.directory.current.clusters_by_name["prod"].relay_keys) == 1
+
+
+async def test_rbac_is_printed_for_what_is_enrolled_now(hub: Hub) -> None:
+    await enrol(hub)
+    printed = await hub.ok("cluster", "rbac", "prod", "--namespace", "n", "--service-account", "s")
+    role, binding = yaml.safe_load_all(printed.stdout)
+    assert role["rules"][0]["resourceNames"] == ["agent:sre-1"]
+    assert binding["subjects"][0] == {"kind": "ServiceAccount", "name": "s", "namespace": "n"}
+    role, _ = yaml.safe_load_all((await hub.ok("cluster", "rbac", "prod", "--wildcard")).stdout)
+    assert "resourceNames" not in role["rules"][0]
+
+
+async def test_every_list_is_a_table_for_people_and_an_array_for_programs(hub: Hub) -> None:
+    for kind, hint in (
+        ("team", "team add"),
+        ("agent", "agent add"),
+        ("cluster", "cluster add"),
+        ("relay", "cluster add"),
+    ):
+        empty = await hub.ok(kind, "list")
+        assert empty.stdout == ""
+        assert f"hawse admin {hint}" in empty.stderr
+        assert await hub.json(kind, "list") == []
+    await enrol(hub)
+    for args, header, row in (
+        (("team", "list"), ["TEAM", "GROUP", "AGENTS", "CLUSTERS"], ["sre", "main/sre", "1", "prod"]),
+        (
+            ("agent", "list"),
+            ["AGENT", "STATE", "TEAMS", "CLUSTERS", "OWNER", "LAST", "USED"],
+            ["sre-1", "active", "sre", "prod", "Ada", "Lovelace", "never"],
+        ),
+        (
+            ("cluster", "list"),
+            ["CLUSTER", "MODE", "TEAMS", "RELAYS", "LABELS", "CREATED"],
+            ["prod", "tunnel", "sre", "0", "env=prod", "0s", "ago"],
+        ),
+    ):
+        lines = (await hub.ok(*args)).stdout.splitlines()
+        assert lines[0].split() == header
+        assert lines[1].split()[: len(row) - 2] == row[: len(row) - 2]
+        assert len(await hub.json(*args)) == 1
+    assert (await hub.ok("token", "list")).stdout.splitlines()[1].startswith("local")
+
+
+async def test_everything_can_be_shown(hub: Hub) -> None:
+    await enrol(hub)
+    assert "main/sre" in (await hub.ok("team", "show", "sre")).stdout
+    shown = (await hub.ok("agent", "show", "sre-1")).stdout
+    assert "agent:sre-1" in shown
+    assert "hws_" in shown
+    assert "env=prod" in (await hub.ok("cluster", "show", "prod")).stdout
+    assert "local" in (await hub.ok("token", "show", "local")).stdout
+    assert "https://hub.example" in (await hub.ok("hub", "show")).stdout
+    for args in (
+        ("team", "show", "sre"),
+        ("agent", "show", "sre-1"),
+        ("cluster", "show", "prod"),
+        ("token", "show", "local"),
+    ):
+        assert (await hub.json(*args))["name"] == args[2]
+    assert (await hub.json("hub", "show"))["public_url"] == "https://hub.example"
+
+
+async def test_relays_are_listed_with_last_seen_rtt_and_version(hub: Hub) -> None:
+    await enrol(hub)
+    cluster_id = hub.directory.current.clusters_by_name["prod"].id
+    contact = RelayContact(cluster_id, "pod-a", "b", "\x1b]0;owned\x07 0.1", "192.0.2.7")
+    await hub.directory.change(lambda store: store.relay_connected(contact))
+    hub.live.relays_here.append(
+        RelayInfo("prod", "pod-b", "hawse/0.1.0", "192.0.2.8", time.time(), time.time(), 12.34, 3)
+    )
+    table = (await hub.ok("relay", "list")).stdout
+    assert "\x1b" not in table
+    _, here, away = table.splitlines()
+    assert here.split()[:3] == ["prod", "pod-b", "connected"]
+    assert "12.3 ms" in here
+    assert "hawse/0.1.0" in here
+    assert away.split()[:3] == ["prod", "pod-a", "away"]
+    listed = await hub.json("relay", "list")
+    assert [relay["connected"] for relay in listed] == [True, False]
+    assert await hub.json("relay", "list", "--cluster", "none") == []
+    assert (await hub.json("relay", "show", "pod-b"))["rtt_ms"] == 12.34
+    assert "round trip" in (await hub.ok("relay", "show", "pod-b")).stdout
+    assert "no relay 'x'" in await hub.fails("relay", "show", "x")
+    hub.live.relays_here.append(RelayInfo("dev", "pod-b", "1", "a", 0, 0, None, 0))
+    assert "--cluster" in await hub.fails("relay", "show", "pod-b")
+    assert (await hub.json("relay", "show", "pod-b", "--cluster", "dev"))["rtt_ms"] is None
+
+
+async def test_an_agents_life(hub: Hub) -> None:
+    await enrol(hub)
+    await hub.ok("team", "add", "web", "--cluster", "prod")
+    changed = await hub.ok("agent", "teams", "sre-1", "--add", "web", "--remove", "sre")
+    assert "hawse admin cluster rbac prod" in changed.stderr
+    assert hub.directory.current.agents_by_name["sre-1"].teams == ("web",)
+    assert "--add" in await hub.fails("agent", "teams", "sre-1", code=2)
+    await hub.ok("agent", "lock", "sre-1")
+    assert "locked already" in await hub.fails("agent", "lock", "sre-1")
+    await hub.ok("agent", "unlock", "sre-1")
+    key = (await hub.ok("agent", "key", "add", "sre-1")).stdout.strip()
+    keys = await hub.json("agent", "key", "list", "sre-1")
+    assert keys[1]["hint"] == key[:10] + "…"
+    await hub.ok("agent", "key", "revoke", "sre-1", keys[0]["id"])
+    assert "revoked" in (await hub.ok("agent", "key", "list", "sre-1")).stdout
+    assert (await hub.json("agent", "key", "add", "sre-1"))["api_key"].startswith("hws_")
+    await hub.ok("agent", "remove", "sre-1")
+    assert await hub.json("agent", "list") == []
+    assert [agent["state"] for agent in await hub.json("agent", "list", "--retired")] == ["retired"]
+    refusal = await hub.fails("agent", "add", "sre-1", "--owner", "Ada", "--team", "sre")
+    assert "never given to another" in refusal
+
+
+async def test_grants_and_removals(hub: Hub) -> None:
+    await enrol(hub)
+    await hub.ok("team", "add", "web")
+    granted = await hub.ok("cluster", "grant", "prod", "web")
+    assert "hawse admin cluster rbac prod" in granted.stderr
+    await hub.ok("cluster", "revoke", "prod", "web")
+    assert "still has agent sre-1" in await hub.fails("team", "remove", "sre")
+    gone = await hub.ok("team", "remove", "web")
+    assert "main/web" in gone.stderr
+    await hub.ok("cluster", "remove", "prod", "--yes")
+    assert await hub.json("cluster", "list") == []
+
+
+async def test_tokens(hub: Hub) -> None:
+    token = (await hub.ok("token", "add", "ci")).stdout.strip()
+    await hub.ok("team", "list", env={"HAWSE_ADMIN_TOKEN": token})
+    assert "no token 'x'" in await hub.fails("token", "show", "x")
+    await hub.ok("token", "remove", "ci")
+    refusal = await hub.fails("team", "list", env={"HAWSE_ADMIN_TOKEN": token})
+    assert "does not accept this admin token" in refusal
+    assert "last one" in await hub.fails("token", "remove", "local")
+    assert (await hub.json("token", "add", "two"))["token"].startswith("hws_")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["system:masters", "a,b", "a b", "a\nb", "../x", "a/b", "a?b", "a#b", "ſystem", "\x1b]0;x\x07", "%2e%2e"],
+)
+async def test_hostile_names_are_one_line_of_refusal(hub: Hub, name: str) -> None:
+    await hub.ok("team", "add", "sre")
+    for args in (
+        ("team", "add", name),
+        ("agent", "add", name, "--owner", "a", "--team", "sre"),
+        ("agent", "add", "x", "--owner", "a", "--team", name),
+        ("cluster", "add", name),
+        ("cluster", "rbac", name),
+        ("cluster", "grant", name, name),
+        ("agent", "show", name),
+        ("team", "remove", name),
+        ("agent", "key", "revoke", name, name),
+    ):
+        line = await hub.fails(*args)
+        assert line.rstrip("\n").isprintable()
+
+
+async def test_bad_labels_and_owners(hub: Hub) -> None:
+    await hub.ok("team", "add", "sre")
+    assert "KEY=VALUE" in await hub.fails("cluster", "add", "prod", "--label", "x", code=2)
+    assert "label" in await hub.fails("cluster", "add", "prod", "--label", "a b=c")
+    assert "owner" in await hub.fails("agent", "add", "x", "--owner", "a\x1b]b", "--team", "sre")
+    assert "a CA must be" in await hub.fails("cluster", "add", "prod", "--hub-ca", os.devnull)
+    big = hub.data.path / "big.pem"
+    big.write_bytes(b"x" * 100_000)
+    assert "larger than" in await hub.fails("cluster", "add", "prod", "--hub-ca", str(big))
+
+
+async def test_a_ca_by_hand_takes_the_hubs_place(hub: Hub, tmp_path: Path) -> None:
+    other = tmp_path / "ca.pem"
+    other.write_text(hub.certificate.ca.read_text() * 2)
+    await hub.ok("cluster", "add", "prod", "--hub-ca", str(other), "--output-dir", str(tmp_path / "relay"))
+    assert (tmp_path / "relay" / "hub-ca.pem").read_text() == other.read_text()
+    assert KeySet.from_jwks((tmp_path / "relay" / "hub-keys.json").read_text())
+
+
+async def test_secrets_stand_in_no_message_and_no_trail(hub: Hub) -> None:
+    await enrol(hub)
+    token = hub.data.admin_token()
+    assert token is not None
+    made = await hub.json("agent", "add", "two", "--owner", "a", "--team", "sre")
+    outputs = [
+        (await hub.run(*args)).output
+        for args in (
+            ("agent", "show", "two"),
+            ("agent", "list", "--json"),
+            ("token", "list", "--json"),
+            ("hub", "show"),
+        )
+    ]
+    for secret in (token, made["api_key"]):
+        assert secret not in "\n".join(outputs)
+    trail = hub.data.audit_file.read_bytes() + hub.data.audit_file.with_name("audit.db-wal").read_bytes()
+    assert b"admin.action" in trail
+    for secret in (token, made["api_key"], hub.data.pepper().hex()):
+        assert secret.encode() not in trail
+    assert json.dumps(made)
