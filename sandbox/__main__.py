@@ -13,14 +13,23 @@ from pathlib import Path
 
 import trio
 
-from sandbox import certificates, kubeconfig
+from sandbox import bootstrap, certificates, kubeconfig
 from sandbox.apiserver import ApiServer
 from sandbox.audit import RELAY_NAMESPACE, AuditLog
 from sandbox.authn import AUTHENTICATED, MASTERS, Authenticator, User, service_account_user
+from sandbox.collector import Collector
+from sandbox.kinds import SERVICE_ACCOUNTS
+from sandbox.kubelet import Kubelet
+from sandbox.podstreams import PodStreams
+from sandbox.processes import open_registry
 from sandbox.rbac import Authorizer
+from sandbox.recorder import EventRecorder
 from sandbox.resources import Resources
+from sandbox.reviews import Reviews
 from sandbox.server import serve_connections
 from sandbox.storage import Store
+from sandbox.workloads import Workloads
+from sandbox.writing import Writer
 
 RELAY_ACCOUNT = "relay"
 ADMIN = User("admin", groups=(MASTERS, AUTHENTICATED))
@@ -45,14 +54,24 @@ async def run(directory: Path, host: str, port: int) -> None:
     server = f"https://{host}:{listeners[0].socket.getsockname()[1]}"
     ca_pem, context = certificates.make(host)
     store = Store()
-    authenticator = Authenticator(lambda namespace, name: None)
+    writer = Writer(store)
+    accounts = store.collection(SERVICE_ACCOUNTS.group, SERVICE_ACCOUNTS.resource)
+    authenticator = Authenticator(accounts)
+    authorizer = Authorizer(store)
+    address = server.removeprefix("https://")
+    bootstrap.populate(store, writer, ca_pem, address)
     _write_credentials(directory, server, ca_pem, authenticator)
+    events = EventRecorder(store)
     with AuditLog(directory / "audit.jsonl") as audit_log:
-        resources = Resources(store)
-        address = server.removeprefix("https://")
-        api = ApiServer(authenticator, Authorizer(store), audit_log, address, resources.answer)
-        async with trio.open_nursery() as nursery:
+        async with open_registry(directory / "pods") as registry, trio.open_nursery() as nursery:
+            streams = PodStreams(registry)
+            resources = Resources(store, writer, Reviews(authorizer, authenticator), streams)
+            api = ApiServer(authenticator, authorizer, audit_log, address, resources.answer)
             nursery.start_soon(_stop_on_signal, nursery.cancel_scope)
+            nursery.start_soon(Kubelet(store, registry, events).run)
+            nursery.start_soon(Workloads(store, writer, events).run)
+            nursery.start_soon(Collector(store, writer).run)
+            nursery.start_soon(bootstrap.Furnisher(store, writer, ca_pem).run)
             nursery.start_soon(serve_connections, listeners, context, api.handle)
             print(f"ready {server}", flush=True)
 

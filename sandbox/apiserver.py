@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import attrs
 import trio
 
-from sandbox import discovery, requestinfo
+from sandbox import discovery, openapi, requestinfo
 from sandbox.audit import AuditLog, Record
 from sandbox.authn import Authenticator, User
 from sandbox.impersonation import impersonate
@@ -80,7 +80,10 @@ class ApiServer:
             return _health(request)
         if request.path == "/version":
             return Response(200, encode(discovery.SERVER_VERSION))
-        found = discovery.answer(request, self.address)
+        if request.path.startswith("/openapi/v3"):
+            found = openapi.answer(request)
+        else:
+            found = discovery.answer(request, self.address)
         return found or Response(404, b"404 page not found\n", "text/plain; charset=utf-8")
 
     def _with_headers(self, answer: Answer, record: Record) -> Answer:
@@ -134,7 +137,8 @@ def _needed(request: Request, info: RequestInfo, user: User) -> list[Attributes]
     """What has to be allowed; a stream over WebSocket needs `create` besides the `get` of its method."""
     needed = [Attributes.of_request(user, info)]
     streams = info.subresource in ("exec", "attach", "portforward") and info.resource == "pods"
-    if streams and info.verb == "get" and request.wants_upgrade:
+    websocket = request.wants_upgrade and request.header(b"upgrade").lower() == "websocket"
+    if streams and info.verb == "get" and websocket:
         needed.append(attrs.evolve(needed[0], verb="create"))
     return needed
 

@@ -1,7 +1,7 @@
 """The sandbox's own audit log: one JSON line a request, in the shape of audit.k8s.io/v1.
 
 It is written apart from whatever audits the requests on their way here, so that the two can be compared. A
-line with `unimpersonated` tells of a request that the relay's account made as itself: none should ever be seen.
+line with `unimpersonated` tells of a request that the relay's account made as itself: none should be seen.
 """
 
 from __future__ import annotations

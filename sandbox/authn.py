@@ -8,13 +8,14 @@ import hashlib
 import secrets
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import attrs
 
-from sandbox.objects import Json, Object
+from sandbox.objects import Json, Object, text
 from sandbox.server import Request
 from sandbox.status import unauthorized
+from sandbox.storage import Collection
 
 AUTHENTICATED = "system:authenticated"
 UNAUTHENTICATED = "system:unauthenticated"
@@ -75,9 +76,8 @@ class _Credential:
 class Authenticator:
     """The tokens that are good, kept by their digests."""
 
-    def __init__(self, account_uid: Callable[[str, str], str | None]) -> None:
-        # Tells the present uid of a service account: its tokens die with it.
-        self._account_uid = account_uid
+    def __init__(self, accounts: Collection) -> None:
+        self._accounts = accounts
         self._credentials: dict[bytes, _Credential] = {}
 
     def issue(self, user: User, *, lifetime_s: float = float("inf")) -> str:
@@ -93,8 +93,11 @@ class Authenticator:
             raise unauthorized()
         user = credential.user
         account = split_service_account(user.name)
-        if account and user.uid and self._account_uid(*account) != user.uid:
-            raise unauthorized()
+        if account and user.uid:
+            # A token dies with its account, also when one of the same name takes its place.
+            item = self._accounts.get(*account)
+            if item is None or text(item.value, "metadata", "uid") != user.uid:
+                raise unauthorized()
         return user
 
 

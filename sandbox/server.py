@@ -1,7 +1,7 @@
 """The front: HTTP/1.1 over TLS, one task a connection, its requests in sequence.
 
 The handler gets an `Exchange` and returns how to answer: a `Response` whose body is known, a `Streamed` one
-that writes as things happen, or an `Upgrade` that takes the connection over. While a `Streamed` answer is being
+that writes as things happen, or an `Upgrade` that takes the connection over. While a `Streamed` answer is
 written its connection is read as well, so that a client which goes away ends its watch at once.
 """
 

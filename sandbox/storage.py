@@ -1,8 +1,8 @@
 """The objects and their history, in memory: what etcd and the watch cache are to a real API server.
 
 One revision counter runs over everything, as etcd's does; an object's resourceVersion is the revision of its
-last change. Each collection keeps its latest changes, from which watches are fed and past states are rebuilt: a
-list that goes on by `continue` shows the state at its first page.
+last change. Each collection keeps its latest changes, from which watches are fed and past states are rebuilt:
+a list that goes on by `continue` shows the state at its first page.
 
 Objects in here are shared by every reader and never changed in place.
 """

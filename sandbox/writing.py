@@ -1,0 +1,394 @@
+"""Create, update, patch and delete: the steps that every write takes, whatever it writes."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import attrs
+
+from sandbox import defaults
+from sandbox.kinds import APPS, NAMESPACES, PODS, SERVICES, Kind
+from sandbox.objects import (
+    Json,
+    Object,
+    child,
+    clone,
+    encode,
+    integer,
+    items,
+    lookup,
+    mapping,
+    now,
+    strings,
+    text,
+)
+from sandbox.status import (
+    StatusError,
+    already_exists,
+    bad_request,
+    conflict,
+    forbidden,
+    invalid,
+    invalid_field,
+    modified,
+    not_found,
+)
+from sandbox.storage import Collection, Item, Store
+
+# What the real server appends to generateName, and to the names of controllers' objects.
+SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+SUFFIX_CHARS = 5
+NAME_CHARS_MAX = 63
+FOREGROUND = "foregroundDeletion"
+ORPHAN = "orphan"
+PROPAGATIONS = ("Orphan", "Background", "Foreground")
+# The sum of an object's annotations may not be larger.
+ANNOTATIONS_BYTES_MAX = 256 * 1024
+
+Change = Callable[[Object], Object]
+
+
+@attrs.frozen
+class How:
+    """What a write is to be done like, from its query."""
+
+    dry_run: bool = False
+    manager: str = "unknown"
+    operation: str = "Update"
+    subresource: str = ""
+
+
+@attrs.frozen
+class Deletion:
+    """The DeleteOptions of a request, read and checked."""
+
+    grace_s: int | None = None
+    propagation: str = ""
+    uid: str = ""
+    revision: str = ""
+    dry_run: bool = False
+
+    @classmethod
+    def of_options(cls, options: Object, *, dry_run: bool) -> Deletion:
+        """Read DeleteOptions; raises StatusError."""
+        propagation = text(options, "propagationPolicy")
+        if propagation and propagation not in PROPAGATIONS:
+            supported = ", ".join(f'"{each}"' for each in ("Background", "Foreground", "Orphan"))
+            fault = invalid_field("propagationPolicy", propagation, f"supported values: {supported}")
+            raise invalid("meta.k8s.io", "DeleteOptions", "", [fault])
+        if options.get("orphanDependents") is True:
+            propagation = "Orphan"
+        grace = lookup(options, "gracePeriodSeconds")
+        return cls(
+            grace_s=grace if isinstance(grace, int) else None,
+            propagation=propagation,
+            uid=text(options, "preconditions", "uid"),
+            revision=text(options, "preconditions", "resourceVersion"),
+            dry_run=dry_run or "All" in strings(options, "dryRun"),
+        )
+
+
+DEFAULT_HOW = How()
+DEFAULT_DELETION = Deletion()
+
+
+def suffix() -> str:
+    """Return the random end of a generated name."""
+    return "".join(secrets.choice(SUFFIX_ALPHABET) for _ in range(SUFFIX_CHARS))
+
+
+class Writer:
+    """Writes objects of any stored kind."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def _collection(self, kind: Kind) -> Collection:
+        return self._store.collection(kind.group, kind.resource)
+
+    def found(self, kind: Kind, namespace: str, name: str) -> Item:
+        """Return an object; raises StatusError 404."""
+        item = self._collection(kind).get(namespace, name)
+        if item is None:
+            raise not_found(kind.group_resource, name)
+        return item
+
+    def create(self, kind: Kind, namespace: str, value: Object, how: How = DEFAULT_HOW) -> Item:
+        """Store a new object; `value` becomes the storage's own. Raises StatusError."""
+        value.pop("kind", None)
+        value.pop("apiVersion", None)
+        metadata = child(value, "metadata")
+        self._place(kind, namespace, metadata)
+        if not text(metadata, "name") and text(metadata, "generateName"):
+            room = NAME_CHARS_MAX - SUFFIX_CHARS
+            metadata["name"] = text(metadata, "generateName")[:room] + suffix()
+        if kind.subresource("status") is not None:
+            value.pop("status", None)
+        for field in (
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "resourceVersion",
+            "selfLink",
+            "managedFields",
+        ):
+            metadata.pop(field, None)
+        metadata["uid"] = str(uuid.uuid4())
+        metadata["creationTimestamp"] = now()
+        if kind.generation:
+            metadata["generation"] = 1
+        defaults.fill(kind, value)
+        _check_size(kind, value)
+        defaults.check(kind, value, None)
+        name = text(metadata, "name")
+        if self._collection(kind).get(namespace, name) is not None:
+            raise already_exists(kind.group_resource, name)
+        self._allocate(kind, value)
+        _note_manager(kind, value, how)
+        return self._put(kind, value, how)
+
+    def _place(self, kind: Kind, namespace: str, metadata: Object) -> None:
+        """See that the object belongs where it is put, and that the place exists."""
+        given = text(metadata, "namespace")
+        if given and given != namespace:
+            raise bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request"
+                if kind.namespaced
+                else "namespace must not be set for this object"
+            )
+        if not kind.namespaced:
+            return
+        metadata["namespace"] = namespace
+        where = self._collection(NAMESPACES).get("", namespace)
+        if where is None:
+            raise not_found(NAMESPACES.group_resource, namespace)
+        if text(where.value, "status", "phase") == "Terminating":
+            why = f"unable to create new content in namespace {namespace} because it is being terminated"
+            error = forbidden(kind.group_resource, text(metadata, "name"), why)
+            cause: Object = {
+                "reason": "NamespaceTerminating",
+                "message": f"namespace {namespace} is being terminated",
+                "field": "metadata.namespace",
+            }
+            raise StatusError(
+                error.code, error.reason, error.message, {**(error.details or {}), "causes": [cause]}
+            )
+
+    def _allocate(self, kind: Kind, value: Object) -> None:
+        """Give a service its address, and ports of the node where it has some."""
+        if kind is not SERVICES or text(value, "spec", "type") == "ExternalName":
+            return
+        spec = child(value, "spec")
+        others = [item.value for item in self._collection(SERVICES).items()]
+        if not text(spec, "clusterIP"):
+            taken = {text(other, "spec", "clusterIP") for other in others}
+            spec["clusterIP"] = next(
+                address
+                for address in (f"10.96.{high}.{low}" for high in range(256) for low in range(1, 255))
+                if address not in taken
+            )
+        spec.setdefault("clusterIPs", [spec["clusterIP"]])
+        if spec.get("type") in ("NodePort", "LoadBalancer"):
+            used = {integer(port, "nodePort") for other in others for port in items(other, "spec", "ports")}
+            free = (number for number in range(30000, 32768) if number not in used)
+            for port in items(spec, "ports"):
+                port.setdefault("nodePort", next(free))
+
+    def update(self, kind: Kind, namespace: str, name: str, change: Change, how: How = DEFAULT_HOW) -> Item:
+        """Store a new version, made by `change` from a copy of the present one. Raises StatusError."""
+        present = self.found(kind, namespace, name)
+        value = change(clone(present.value))
+        value.pop("kind", None)
+        value.pop("apiVersion", None)
+        metadata = child(value, "metadata")
+        given, where = text(metadata, "name"), text(metadata, "namespace")
+        if given != name:
+            raise bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
+        if where and where != namespace:
+            raise bad_request(
+                f"the namespace of the object ({where}) does not match the namespace on the URL ({namespace})"
+            )
+        if kind.namespaced:
+            metadata["namespace"] = namespace
+        revision, uid = text(metadata, "resourceVersion"), text(metadata, "uid")
+        if revision and revision != str(present.revision):
+            raise modified(kind.group_resource, name)
+        if uid and uid != text(present.value, "metadata", "uid"):
+            was = text(present.value, "metadata", "uid")
+            raise conflict(
+                kind.group_resource,
+                name,
+                f"Precondition failed: UID in precondition: {uid}, UID in object meta: {was}",
+            )
+        value = _with_fixed_parts(kind, value, present.value, how.subresource)
+        if not how.subresource:
+            defaults.fill(kind, value)
+            _check_size(kind, value)
+            defaults.check(kind, value, present.value)
+        if kind.generation and value.get("spec") != present.value.get("spec"):
+            child(value, "metadata")["generation"] = integer(present.value, "metadata", "generation") + 1
+        if value == present.value:
+            return present
+        if _ready_to_go(kind, value):
+            return present if how.dry_run else self.remove(kind, namespace, name) or present
+        _note_manager(kind, value, how)
+        return self._put(kind, value, how)
+
+    def _put(self, kind: Kind, value: Object, how: How) -> Item:
+        if how.dry_run:
+            child(value, "metadata").setdefault("resourceVersion", "")
+            return Item(value, self._store.revision)
+        return self._collection(kind).put(value)
+
+    def remove(self, kind: Kind, namespace: str, name: str) -> Item | None:
+        """Take an object out of the storage, whatever stands against it."""
+        return self._collection(kind).remove(namespace, name)
+
+    def delete(
+        self, kind: Kind, namespace: str, name: str, deletion: Deletion = DEFAULT_DELETION
+    ) -> tuple[Item, bool]:
+        """Delete an object, or begin to; returns its last version and whether it is gone.
+
+        Raises StatusError.
+        """
+        present = self.found(kind, namespace, name)
+        self._check_preconditions(kind, present, deletion)
+        if kind is NAMESPACES and name in ("default", "kube-system", "kube-public"):
+            raise forbidden(kind.group_resource, name, "this namespace may not be deleted")
+        value = clone(present.value)
+        metadata = child(value, "metadata")
+        finalizers = _deletion_finalizers(kind, strings(metadata, "finalizers"), deletion)
+        grace_s = _grace(kind, value, deletion)
+        if not finalizers and not grace_s and kind is not NAMESPACES:
+            if deletion.dry_run:
+                return present, True
+            return self.remove(kind, namespace, name) or present, True
+        began = text(metadata, "deletionTimestamp")
+        if finalizers:
+            metadata["finalizers"] = [*finalizers]
+        if not began or (kind is PODS and grace_s < integer(metadata, "deletionGracePeriodSeconds")):
+            until = datetime.now(UTC) + timedelta(seconds=grace_s)
+            metadata["deletionTimestamp"] = until.strftime("%Y-%m-%dT%H:%M:%SZ")
+            metadata["deletionGracePeriodSeconds"] = grace_s
+            if kind.generation:
+                metadata["generation"] = integer(metadata, "generation") + 1
+        if kind is NAMESPACES:
+            child(value, "status")["phase"] = "Terminating"
+        if value == present.value or deletion.dry_run:
+            return present, False
+        return self._collection(kind).put(value), False
+
+    def _check_preconditions(self, kind: Kind, present: Item, deletion: Deletion) -> None:
+        metadata = mapping(present.value, "metadata")
+        name, uid = text(metadata, "name"), text(metadata, "uid")
+        if deletion.uid and deletion.uid != uid:
+            why = f"Precondition failed: UID in precondition: {deletion.uid}, UID in object meta: {uid}"
+            raise conflict(kind.group_resource, name, why)
+        revision = str(present.revision)
+        if deletion.revision and deletion.revision != revision:
+            why = (
+                f"Precondition failed: ResourceVersion in precondition: {deletion.revision}, "
+                f"ResourceVersion in object meta: {revision}"
+            )
+            raise conflict(kind.group_resource, name, why)
+
+
+def _grace(kind: Kind, value: Object, deletion: Deletion) -> int:
+    """Return how long an object may take to end: pods alone take time, and only once they are on a node."""
+    if kind is not PODS:
+        return 0
+    if text(value, "status", "phase") in ("Succeeded", "Failed") or not text(value, "spec", "nodeName"):
+        return 0
+    if deletion.grace_s is not None:
+        return max(deletion.grace_s, 0)
+    return integer(value, "spec", "terminationGracePeriodSeconds", default=30)
+
+
+def _deletion_finalizers(kind: Kind, present: Sequence[str], deletion: Deletion) -> list[str]:
+    finalizers = [each for each in present if each not in (FOREGROUND, ORPHAN)]
+    if deletion.propagation == "Foreground":
+        finalizers.append(FOREGROUND)
+    elif deletion.propagation == "Orphan" and kind.group == APPS:
+        finalizers.append(ORPHAN)
+    elif not deletion.propagation:
+        return list(present)
+    return finalizers
+
+
+def _with_fixed_parts(kind: Kind, value: Object, present: Object, subresource: str) -> Object:
+    """Return the new version with the parts that this write may not touch as they are."""
+    if subresource == "status":
+        metadata: Json = {**mapping(present, "metadata"), **_free_metadata(mapping(value, "metadata"))}
+        return {**present, "metadata": metadata, "status": value.get("status")}
+    if kind.subresource("status") is not None:
+        if "status" in present:
+            value["status"] = present["status"]
+        else:
+            value.pop("status", None)
+    metadata = child(value, "metadata")
+    fixed = mapping(present, "metadata")
+    for field in (
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "managedFields",
+    ):
+        if field in fixed:
+            metadata[field] = fixed[field]
+        else:
+            metadata.pop(field, None)
+    metadata["resourceVersion"] = fixed.get("resourceVersion")
+    if kind is SERVICES:
+        for field in ("clusterIP", "clusterIPs"):
+            if field in mapping(present, "spec"):
+                child(value, "spec").setdefault(field, mapping(present, "spec")[field])
+    if kind is PODS and not text(value, "spec", "nodeName") and text(present, "spec", "nodeName"):
+        child(value, "spec")["nodeName"] = text(present, "spec", "nodeName")
+    return value
+
+
+def _free_metadata(metadata: Object) -> Object:
+    return {key: metadata[key] for key in ("labels", "annotations") if key in metadata}
+
+
+def _ready_to_go(kind: Kind, value: Object) -> bool:
+    """True when the last finalizer of a deleted object is gone; a pod still waits for its processes."""
+    if not text(value, "metadata", "deletionTimestamp") or strings(value, "metadata", "finalizers"):
+        return False
+    return kind is not PODS and not (kind is NAMESPACES and strings(value, "spec", "finalizers"))
+
+
+def _check_size(kind: Kind, value: Object) -> None:
+    annotations = mapping(value, "metadata", "annotations")
+    if len(encode(annotations)) > ANNOTATIONS_BYTES_MAX:
+        fault = invalid_field(
+            "metadata.annotations", "", f"Too long: may not be more than {ANNOTATIONS_BYTES_MAX} bytes"
+        )
+        raise invalid(kind.group, kind.kind, text(value, "metadata", "name"), [fault])
+
+
+def _note_manager(kind: Kind, value: Object, how: How) -> None:
+    """Keep in managedFields who last wrote with which operation; which fields it were is not tracked."""
+    metadata = child(value, "metadata")
+    entry: Object = {
+        "manager": how.manager,
+        "operation": how.operation,
+        "apiVersion": kind.api_version,
+        "time": now(),
+        "fieldsType": "FieldsV1",
+        "fieldsV1": {},
+    }
+    if how.subresource:
+        entry["subresource"] = how.subresource
+    same = ("manager", "operation", "subresource")
+    present = metadata.get("managedFields")
+    others = [
+        other
+        for other in (present if isinstance(present, list) else [])
+        if isinstance(other, dict) and any(other.get(key) != entry.get(key) for key in same)
+    ]
+    metadata["managedFields"] = [*others, entry]
