@@ -72,8 +72,8 @@ class Tally:
 class Outcome:
     """What came of an exchange.
 
-    With `status` 0 nothing was sent to the client, and answering is the caller's (a Status, a RESET, or a
-    second try elsewhere when `failure.processed` is NO and there was no body). Otherwise all is said and
+    When it is `unanswered`, nothing was sent to the client, and answering is the caller's (a Status, a RESET,
+    or a second try elsewhere when `failure.processed` is NO and there was no body). Otherwise all is said and
     done, and a `failure` means that the client was cut.
     """
 
@@ -83,6 +83,11 @@ class Outcome:
     close_reason: CloseReason
     failure: Failure | None
     upgraded: bool
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the client still waits for an answer."""
+        return self.status == 0 and self.close_reason is not CloseReason.CLIENT_GONE
 
 
 async def forward(

@@ -177,8 +177,8 @@ class TunnelInbound:
                 self._ended = not data
                 self._early += data
             while True:
-                await trio.sleep(RESET_POLL_S)
                 await self._check_reset()
+                await trio.sleep(RESET_POLL_S)
         except StreamReset:
             return
 

@@ -20,6 +20,7 @@ class TLSLeg(trio.abc.Stream):
         self.peer: TLSLeg | None = None
         self.said_goodbye = False
         self.sends: list[bytes] = []
+        self.bytes_received = 0
         self.stalled = False
         """The peer does not read: sends wait for ever."""
 
@@ -36,6 +37,7 @@ class TLSLeg(trio.abc.Stream):
         data = await self.inner.receive_some(max_bytes)
         if not data and self.peer is not None and not self.peer.said_goodbye:
             raise trio.BrokenResourceError("the connection ended without a close_notify")
+        self.bytes_received += len(data)
         return bytes(data)
 
     async def aclose(self) -> None:

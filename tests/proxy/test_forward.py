@@ -1,0 +1,605 @@
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from proxy.exchange import ExchangeBroken, Failure, OutboundBroken, Processed, StreamCode
+from proxy.forward import SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
+from proxy.head import RequestHead, ResponseHead
+from proxy.http import ClientConnection, ServerConnection
+from tests.proxy.chains import open_chain, plain_pair
+from tests.proxy.legs import read_all, read_until, tls_pair
+
+GET = b"GET /api/v1/pods HTTP/1.1\r\nHost: hub\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+UPGRADE = b"GET /exec HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+both = pytest.mark.parametrize("kind", ["direct", "tunnel"])
+
+
+# -- whole exchanges ----------------------------------------------------------------------------------------
+
+
+@both
+async def test_a_get_and_the_next_one(kind):
+    async with open_chain(kind) as chain:
+        for _ in range(2):
+            await chain.client.send_all(GET)
+            upstream, head = await chain.upstream()
+            assert head == b"GET /api/v1/pods HTTP/1.1\r\nhost: api\r\n\r\n"
+            await upstream.send_all(OK)
+            assert (await read_until(chain.client, b"abc")).startswith(b"HTTP/1.1 200 OK\r\n")
+        await wait_all_tasks_blocked()
+        assert chain.hub_outcomes == [Outcome(200, 0, 3, CloseReason.COMPLETE, None, False)] * 2
+
+
+async def test_an_answer_that_is_here_as_a_whole_leaves_in_one_write():
+    async with open_chain("direct") as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(OK)
+        await read_until(chain.client, b"abc")
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(CHUNKED + b"3\r\nabc\r\n0\r\n\r\n")
+        await read_until(chain.client, b"0\r\n\r\n")
+        assert len(chain.hub_leg.sends) == 2
+
+
+@both
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_goes_up_while_the_answer_is_awaited(kind, chunked):
+    async with open_chain(kind) as chain:
+        framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 6"
+        await chain.client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n")
+        upstream, head = await chain.upstream()
+        assert framing.lower() in head
+        await chain.client.send_all(b"3\r\nabc\r\n" if chunked else b"abc")
+        await read_until(upstream, b"abc\r\n" if chunked else b"abc")
+        await chain.client.send_all(b"3\r\ndef\r\n0\r\n\r\n" if chunked else b"def")
+        await read_until(upstream, b"3\r\ndef\r\n0\r\n\r\n" if chunked else b"def")
+        await upstream.send_all(OK)
+        await read_until(chain.client, b"abc")
+        await wait_all_tasks_blocked()
+        assert chain.outcomes == [Outcome(200, 6, 3, CloseReason.COMPLETE, None, False)]
+        await chain.client.send_all(GET)
+        await chain.upstream()
+
+
+@both
+async def test_a_large_upload_behind_a_100(kind):
+    async with open_chain(kind) as chain:
+        body = bytes(range(256)) * 20_000
+        await chain.client.send_all(
+            b"PUT / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        upstream, head = await chain.upstream()
+        assert b"expect" not in head
+        await read_until(chain.client, b"HTTP/1.1 100 \r\n\r\n")
+        received = bytearray()
+
+        async def receive() -> None:
+            while len(received) < len(body):
+                received.extend(await upstream.receive_some())
+            await upstream.send_all(OK)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            for at in range(0, len(body), 300_000):
+                await chain.client.send_all(body[at : at + 300_000])
+        assert received == body
+        await read_until(chain.client, b"abc")
+
+
+@both
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n"),
+        (b"GET", b"HTTP/1.1 204 No Content\r\n\r\n"),
+        (b"GET", b'HTTP/1.1 304 Not Modified\r\nETag: "1"\r\nContent-Length: 3\r\n\r\n'),
+        (
+            b"OPTIONS",
+            b"HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        ),
+    ],
+)
+async def test_answers_without_a_body_keep_the_connection_in_step(kind, method, answer):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(answer)
+        head = await read_until(chain.client, b"\r\n\r\n")
+        assert b"103" not in head
+        assert b"link" not in head
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(OK)
+        assert (await read_until(chain.client, b"abc")).startswith(b"HTTP/1.1 200 OK")
+
+
+@both
+async def test_a_redirect_is_passed_on_under_the_prefix_and_not_followed(kind):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(
+            b"HTTP/1.1 301 Moved\r\nLocation: /openapi/v3?hash=1\r\nContent-Length: 0\r\n\r\n"
+        )
+        head = await read_until(chain.client, b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 301 Moved\r\n")
+        assert b"location: /clusters/prod/openapi/v3?hash=1\r\n" in head
+        assert len(chain.opened) == 1
+
+
+@both
+async def test_each_event_of_a_watch_leaves_when_it_comes(kind, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(CHUNKED)
+        head = await read_until(chain.client, b"\r\n\r\n")
+        assert head.lower().endswith(b"transfer-encoding: chunked\r\n\r\n")
+        began = trio.current_time()
+        for number in range(5):
+            await trio.sleep(3600)
+            await upstream.send_all(b"2\r\n%d\n\r\n" % number)
+            assert await chain.client.receive_some() == b"2\r\n%d\n\r\n" % number
+        assert trio.current_time() - began == pytest.approx(5 * 3600, abs=0.1)
+        await upstream.send_all(b"0\r\n\r\n")
+        assert await chain.client.receive_some() == b"0\r\n\r\n"
+
+
+@both
+async def test_an_answer_may_take_its_time(kind, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await trio.sleep(600)
+        await upstream.send_all(OK)
+        await read_until(chain.client, b"abc")
+
+
+# -- failures of the upstream -------------------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize(
+    "partial",
+    [CHUNKED + b"3\r\nabc\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", CHUNKED + b"3\r\nabcXX"],
+)
+async def test_an_answer_that_breaks_off_is_cut_and_never_ended(kind, partial, clean):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(partial[:-2])
+        await wait_all_tasks_blocked()
+        await upstream.send_all(partial[-2:])
+        if clean:
+            await upstream.aclose()
+        else:
+            await trio.aclose_forcefully(upstream)
+        data, ended_cleanly = await read_all(chain.client)
+        assert not ended_cleanly
+        assert b"abc" in data
+        assert not data.endswith(b"0\r\n\r\n")
+        await wait_all_tasks_blocked()
+        outcome = chain.hub_outcomes[0]
+        assert outcome.close_reason is CloseReason.UPSTREAM_FAILED
+        assert outcome.failure is not None
+        assert outcome.failure.processed is Processed.YES
+        assert outcome.status == 200
+
+
+@both
+@pytest.mark.parametrize(("method", "status"), [(b"GET", b"503"), (b"DELETE", b"504")])
+async def test_an_upstream_that_closes_without_an_answer_is_a_status(kind, method, status):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(method + b" / HTTP/1.1\r\nHost: a\r\n\r\n")
+        upstream, _ = await chain.upstream()
+        await upstream.aclose()
+        data = await read_until(chain.client, b"}")
+        assert data.startswith(b"HTTP/1.1 " + status)
+        assert b"retry-after" not in data.lower()
+        assert chain.hub_outcomes[0].status == 0
+        failure = chain.hub_outcomes[0].failure
+        assert failure is not None
+        assert (failure.code, failure.processed) == (StreamCode.UPSTREAM_RESET, Processed.MAYBE)
+        await chain.client.send_all(GET)
+        await chain.upstream()
+
+
+@both
+@pytest.mark.parametrize(
+    "lie",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        SWITCH,
+        b"garbage\r\n\r\n",
+    ],
+)
+async def test_a_lying_upstream_is_not_passed_on(kind, lie):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(lie)
+        assert (await read_until(chain.client, b"}")).startswith(b"HTTP/1.1 500 ")
+        assert chain.hub_outcomes[0].failure is not None
+        assert chain.hub_outcomes[0].failure.code is StreamCode.PROTOCOL
+
+
+@both
+async def test_an_answer_nobody_asked_for_goes_nowhere(kind):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
+        assert b"evil" not in await read_until(chain.client, b"abc")
+        await chain.client.send_all(GET)
+        second, _ = await chain.upstream()
+        await second.send_all(OK)
+        assert (await read_until(chain.client, b"abc")).startswith(b"HTTP/1.1 200")
+
+
+@both
+@pytest.mark.parametrize("closes", [True, False])
+async def test_an_early_413_gets_through_while_the_client_still_uploads(kind, closes, autojump_clock):
+    async with open_chain(kind) as chain:
+        uploaded = 0
+
+        async def upload() -> None:
+            nonlocal uploaded
+            await chain.client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n")
+            try:
+                while True:
+                    await chain.client.send_all(b"x" * 50_000)
+                    uploaded += 50_000
+                    await trio.sleep(0.1)
+            except trio.BrokenResourceError:
+                return
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(upload)
+            upstream, _ = await chain.upstream()
+            await upstream.send_all(
+                b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc"
+            )
+            if closes:
+                await upstream.aclose()
+            data = await read_until(chain.client, b"abc")
+            assert data.startswith(b"HTTP/1.1 413 Too Large\r\n")
+            assert b"connection: close" in data.lower()
+            began = trio.current_time()
+            assert await read_all(chain.client) == (b"", True)
+            assert trio.current_time() - began < 6
+        assert uploaded < 50_000_000
+        outcome = chain.outcomes[0]
+        assert (outcome.status, outcome.close_reason) == (413, CloseReason.COMPLETE)
+
+
+# -- clients ------------------------------------------------------------------------------------------------
+
+
+async def closed_within_a_second(upstream: trio.abc.Stream) -> None:
+    began = trio.current_time()
+    await read_all(upstream)
+    assert trio.current_time() - began <= 1.01
+
+
+@both
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("after", [0, 0.3, 0.7, 100])
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_client_that_leaves_takes_its_request_with_it(kind, clean, after, begun, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        if begun:
+            await upstream.send_all(CHUNKED + b"3\r\nabc\r\n")
+            await read_until(chain.client, b"abc\r\n")
+        await trio.sleep(after)
+        if clean:
+            await chain.client.aclose()
+        else:
+            await trio.aclose_forcefully(chain.client)
+        await closed_within_a_second(upstream)
+        await wait_all_tasks_blocked()
+        assert chain.hub_outcomes[0].close_reason is CloseReason.CLIENT_GONE
+
+
+@both
+async def test_a_client_that_leaves_within_its_upload(kind, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nabc")
+        upstream, _ = await chain.upstream()
+        await chain.client.aclose()
+        await closed_within_a_second(upstream)
+        await wait_all_tasks_blocked()
+        assert [outcome.close_reason for outcome in chain.hub_outcomes] == [CloseReason.CLIENT_GONE]
+
+
+@both
+async def test_a_malformed_upload_is_a_refusal_and_no_whole_request_upstream(kind, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcXX\r\n0\r\n\r\n"
+        )
+        upstream, _ = await chain.upstream()
+        data, _ = await read_all(upstream)
+        assert not data.endswith(b"0\r\n\r\n")
+        assert (await read_until(chain.client, b"}")).startswith(b"HTTP/1.1 500 ")
+        assert chain.hub_outcomes[0].close_reason is CloseReason.CLIENT_ERROR
+
+
+async def test_a_client_that_does_not_read_holds_no_more_than_credit(autojump_clock):
+    async with open_chain("tunnel") as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 50000000\r\n\r\n" + b"x" * 50_000)
+        await read_until(chain.client, b"x" * 50_000)
+        chain.hub_leg.stalled = True
+        await upstream.send_all(b"x" * 10_000_000)
+        await trio.sleep(60)
+        assert chain.relay_legs[0].bytes_received < 1_000_000
+        # It is noticed all the same when it leaves.
+        await chain.client.aclose()
+        await closed_within_a_second(upstream)
+
+
+@both
+async def test_pipelined_requests_are_answered_in_turn(kind):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(GET * 3)
+        for _ in range(3):
+            upstream, _ = await chain.upstream()
+            await wait_all_tasks_blocked()
+            await upstream.send_all(OK)
+            await read_until(chain.client, b"abc")
+
+
+# -- upgrades -----------------------------------------------------------------------------------------------
+
+
+@both
+async def test_bytes_around_a_101_arrive_once_and_in_order(kind, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(UPGRADE + b"early-")
+        upstream, head = await chain.upstream()
+        assert head == b"GET /exec HTTP/1.1\r\nhost: api\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\r\n"
+        await chain.client.send_all(b"early2-")
+        await trio.sleep(2)
+        with trio.move_on_after(1):
+            pytest.fail(f"raw bytes before the 101: {await upstream.receive_some()!r}")
+        # The 101, all frames and the close in one segment.
+        await upstream.send_all(SWITCH + b"frames")
+        assert (await read_until(chain.client, b"frames")).startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+        assert await read_until(upstream, b"early2-") == b"early-early2-"
+        await chain.client.send_all(b"in")
+        assert await upstream.receive_some() == b"in"
+        await upstream.send_all(b"out")
+        await upstream.aclose()
+        assert await read_all(chain.client) == (b"out", True)
+        await wait_all_tasks_blocked()
+        outcome = chain.hub_outcomes[0]
+        assert outcome == Outcome(101, 15, 9, CloseReason.COMPLETE, None, True)
+
+
+@both
+async def test_a_101_with_all_frames_and_the_close_at_once(kind, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(UPGRADE)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(SWITCH + b"frames" * 50_000)
+        await upstream.aclose()
+        data, clean = await read_all(chain.client)
+        assert clean
+        assert data.partition(b"\r\n\r\n")[2] == b"frames" * 50_000
+
+
+@both
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 500, 503])
+async def test_after_a_refused_upgrade_nothing_raw_goes_upstream(kind, status, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(UPGRADE + b"GET /api/v1/secrets HTTP/1.1\r\nHost: hub\r\n\r\n")
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(b"HTTP/1.1 %d No\r\nContent-Length: 3\r\n\r\nabc" % status)
+        began = trio.current_time()
+        data = await read_until(chain.client, b"abc")
+        assert trio.current_time() - began < 1
+        assert data.startswith(b"HTTP/1.1 %d " % status)
+        assert b"content-length: 3\r\n" in data
+        # The upstream's connection saw the upgrade request and nothing else, and is over.
+        assert (await read_all(upstream))[0] == b""
+        # What the client sent too early is a request of its own, on a connection of its own.
+        second, head = await chain.upstream()
+        assert second is not upstream
+        assert head.startswith(b"GET /api/v1/secrets HTTP/1.1\r\nhost: api\r\n")
+        assert b"upgrade" not in head
+
+
+@both
+async def test_a_post_upgrade_carries_a_length_of_nothing(kind):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(
+            b"POST /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+            b"Content-Length: 0\r\n\r\n"
+        )
+        upstream, head = await chain.upstream()
+        assert b"content-length: 0\r\n" in head
+        await upstream.send_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: SPDY/3.1\r\nConnection: Upgrade\r\n\r\n"
+        )
+        await read_until(chain.client, b"\r\n\r\n")
+        await chain.client.send_all(b"syn")
+        assert await read_until(upstream, b"syn") == b"syn"
+
+
+@both
+async def test_an_upstream_that_breaks_cuts_an_upgraded_client(kind, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(UPGRADE)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(SWITCH + b"part")
+        await trio.aclose_forcefully(upstream)
+        data, clean = await read_all(chain.client)
+        assert data.endswith(b"part")
+        assert not clean
+        await wait_all_tasks_blocked()
+        assert chain.hub_outcomes[0].close_reason is CloseReason.UPSTREAM_FAILED
+        assert chain.hub_outcomes[0].upgraded
+
+
+@both
+@pytest.mark.parametrize("clean", [True, False])
+async def test_an_upgraded_client_that_leaves_ends_the_upstream(kind, clean, autojump_clock):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(UPGRADE)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(SWITCH)
+        await read_until(chain.client, b"\r\n\r\n")
+        await chain.client.send_all(b"last")
+        if clean:
+            await chain.client.aclose()
+        else:
+            await trio.aclose_forcefully(chain.client)
+        assert await read_until(upstream, b"last") == b"last"
+        await closed_within_a_second(upstream)
+        await trio.sleep(2)
+        assert chain.hub_outcomes[0].close_reason is CloseReason.CLIENT_GONE
+
+
+@both
+async def test_half_close_is_carried_both_ways_where_the_legs_can(kind, autojump_clock):
+    """`echo foo | kubectl exec -i pod -- cat`, as far as TCP goes."""
+    async with open_chain(kind, client_pair=plain_pair, upstream_pair=plain_pair) as chain:
+        await chain.client.send_all(UPGRADE)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(SWITCH)
+        await read_until(chain.client, b"\r\n\r\n")
+        await chain.client.send_all(b"question")
+        await chain.client.send_eof()
+        assert await read_all(upstream) == (b"question", True)
+        await trio.sleep(3600)
+        await upstream.send_all(b"answer")
+        assert await chain.client.receive_some() == b"answer"
+        await upstream.send_eof()
+        assert await read_all(chain.client) == (b"", True)
+        await wait_all_tasks_blocked()
+        assert chain.hub_outcomes == [Outcome(101, 8, 6, CloseReason.COMPLETE, None, True)]
+
+
+@both
+async def test_an_end_at_a_leg_without_half_close_becomes_drain_then_close(kind, autojump_clock):
+    async with open_chain(kind, client_pair=plain_pair) as chain:
+        await chain.client.send_all(UPGRADE)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(SWITCH)
+        await read_until(chain.client, b"\r\n\r\n")
+        await chain.client.send_eof()
+        await trio.sleep(SPLICE_DRAIN_S / 2)
+        await upstream.send_all(b"still in time")
+        assert await chain.client.receive_some() == b"still in time"
+        began = trio.current_time()
+        assert (await read_all(upstream))[0] == b""
+        assert trio.current_time() - began == pytest.approx(SPLICE_DRAIN_S / 2, abs=0.1)
+
+
+async def test_an_upgrade_with_a_body_goes_nowhere():
+    head = RequestHead(
+        b"POST", b"/", ((b"connection", b"upgrade"), (b"upgrade", b"a"), (b"content-length", b"3"))
+    )
+    left, right = tls_pair()
+    inbound, outbound = ServerConnection(left), ClientConnection(right)
+    outcome = await forward(inbound, outbound, head, on_head=lambda answer: answer)
+    assert outcome.close_reason is CloseReason.CLIENT_ERROR
+    assert outcome.failure is not None
+    assert (outcome.failure.code, outcome.failure.processed) == (StreamCode.PROTOCOL, Processed.NO)
+    await left.aclose()
+    await right.aclose()
+
+
+# -- the caller's part --------------------------------------------------------------------------------------
+
+
+@both
+async def test_a_head_that_the_caller_refuses_is_no_answer(kind):
+    def refuse(head: ResponseHead) -> ResponseHead:
+        raise OutboundBroken(Failure(StreamCode.UNAUTHENTICATED, Processed.NO, "the relay says no"))
+
+    async with open_chain(kind) as chain:
+        chain.on_head = refuse
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(OK)
+        assert (await read_until(chain.client, b"}")).startswith(b"HTTP/1.1 401 ")
+
+
+async def test_a_tally_is_there_for_whoever_cancels(autojump_clock):
+    client, server = tls_pair()
+    upstream, stream = tls_pair()
+    inbound, outbound = ServerConnection(server), ClientConnection(stream)
+    tally = Tally()
+    await client.send_all(GET)
+    request = await inbound.next_request()
+    assert request is not None
+    with trio.move_on_after(5) as scope:
+        await outbound.send_request(request)
+        await upstream.send_all(CHUNKED + b"3\r\nabc\r\n")
+        await forward(inbound, outbound, request, on_head=lambda head: head, tally=tally)
+    assert scope.cancelled_caught
+    assert tally == Tally(200, 0, 3, False)
+    for end in (inbound, outbound, client, upstream):
+        await end.aclose()
+
+
+@pytest.mark.parametrize("upgrade", [False, True])
+async def test_cancelled_at_any_await_everything_closes_and_nothing_looks_whole(upgrade):
+    whole = 0
+    for steps in range(40):
+        client, server = tls_pair()
+        upstream, stream = plain_pair()
+        inbound, outbound = ServerConnection(server), ClientConnection(stream)
+
+        async def proxy(inbound: ServerConnection = inbound, outbound: ClientConnection = outbound) -> None:
+            try:
+                request = await inbound.next_request()
+                assert request is not None
+                try:
+                    await outbound.send_request(request)
+                    await forward(inbound, outbound, request, on_head=lambda head: head)
+                finally:
+                    await outbound.aclose()
+                await inbound.next_request()
+            finally:
+                await inbound.aclose()
+
+        async with trio.open_nursery() as nursery:
+            if upgrade:
+                await client.send_all(UPGRADE)
+                await upstream.send_all(SWITCH + b"abc")
+                await upstream.send_eof()
+            else:
+                await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc")
+                await upstream.send_all(CHUNKED + b"3\r\nabc\r\n0\r\n\r\n")
+            nursery.start_soon(proxy)
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        await stream.aclose()
+        data, clean = await read_all(client)
+        complete = data.endswith(b"abc" if upgrade else b"0\r\n\r\n")
+        assert complete or not clean
+        whole += complete
+        for leg in (client, upstream):
+            await leg.aclose()
+    assert 5 < whole < 40
+
+
+def test_exceptions_say_what_failed():
+    error = ExchangeBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, "connection refused"))
+    assert str(error) == "dial_failed: connection refused"
