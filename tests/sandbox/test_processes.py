@@ -193,9 +193,11 @@ async def test_a_stopped_pod_is_forgotten_with_its_files(tmp_path: Path) -> None
 
 
 async def test_leaving_the_registry_stops_what_ignores_term(tmp_path: Path) -> None:
+    script = "trap '' TERM; echo ready; while :; do sleep 0.05; done"
     with trio.fail_after(10):
-        async with running_pod(tmp_path, shell("trap '' TERM; while :; do sleep 0.05; done")) as pod:
-            pass
+        async with running_pod(tmp_path, shell(script)) as pod:
+            with pod.containers["main"].logs(follow=True) as reader:
+                assert await anext(reader) == b"ready\n"
     state = pod.containers["main"].state
     assert isinstance(state, Terminated)
     assert state.exit_code == 137

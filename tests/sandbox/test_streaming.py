@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair
 from wsproto.events import CloseConnection, Ping
 
 from sandbox import spdy
@@ -281,7 +281,7 @@ async def test_a_client_that_leaves_takes_its_command_along(tmp_path: Path, fare
                 await client.send_event(CloseConnection(1000))
             else:
                 await stream.aclose()
-        assert not group_members(pid)
+        await until(lambda: not group_members(pid))
 
 
 async def test_pings_are_answered_while_the_command_is_silent(tmp_path: Path) -> None:
@@ -295,18 +295,19 @@ async def test_pings_are_answered_while_the_command_is_silent(tmp_path: Path) ->
             assert client.pongs == [b"still there?"]
 
 
+def until_sized(size: str) -> str:
+    return f'while test "$(stty size)" != "{size}"; do sleep 0.01; done; echo sized'
+
+
 async def test_a_terminal_has_one_output_and_follows_the_clients_size(tmp_path: Path) -> None:
     async with running_pod(tmp_path) as pod:
-        query = shell("read _; stty size; echo err >&2", tty="true", stdin="true")
+        query = shell(until_sized("30 100") + "; echo err >&2", tty="true")
         async with served(websocket_request(V5, query=query), "exec", pod) as stream:
             _, rest = await read_head(stream)
             client = WebSocketClient(stream, rest)
             await client.send(b'\x04{"Width":100,"Height":30}')
-            # The command asks for the size once it has its line; both channels are read side by side.
-            await wait_all_tasks_blocked(0.02)
-            await client.send(b"\x00\n")
             channels, status = await client.outcome()
-        assert channels == {1: b"\r\n30 100\r\nerr\r\n"}
+        assert channels == {1: b"sized\r\nerr\r\n"}
         assert status is not None
         assert status["status"] == "Success"
 
@@ -376,14 +377,12 @@ async def test_spdy_before_v4_reports_an_error_as_text_and_success_as_nothing(tm
 
 
 async def test_a_terminal_over_spdy_waits_for_its_resize_stream(tmp_path: Path) -> None:
-    request = spdy_request(V4, query=shell("read _; stty size", tty="1", stdin="1"))
+    request = spdy_request(V4, query=shell(until_sized("20 90"), tty="1", stdin="1"))
     async with running_pod(tmp_path) as pod, served(request, "exec", pod) as stream:
         client, streams = await spdy_exec(stream, "error", "stdin", "stdout", "resize")
         await client.send(streams["resize"], b'{"Width":90,"Height":20}\n')
-        await wait_all_tasks_blocked(0.02)
-        await client.send(streams["stdin"], b"\n")
         await client.receive_until(lambda: client.gone_away)
-        assert client.data[streams["stdout"]] == b"\r\n20 90\r\n"
+        assert client.data[streams["stdout"]] == b"sized\r\n"
 
 
 async def test_unexpected_streams_of_an_exec_are_refused(tmp_path: Path) -> None:
