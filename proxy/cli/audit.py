@@ -84,8 +84,11 @@ def list_events(
     data_dir: Path | None,
 ) -> None:
     """Print events, the oldest first. Reading the trail is an event in it as well."""
-    from audit.display import header_line, json_line, table_line
-    from audit.store import AuditReader, AuditUnavailable
+    try:
+        from audit.display import header_line, json_line, table_line
+        from audit.store import AuditReader, AuditUnavailable
+    except ModuleNotFoundError as error:
+        raise CommandError(f"`hawse audit` needs the package {error.name}: install hawse[hub]") from error
     from proxy.hub.config import ConfigError, load
     from proxy.hub.datadir import DataDir
 

@@ -17,9 +17,8 @@ from proxy.cli.errors import CommandError
 @click.option(
     "--output",
     "-o",
-    default="-",
     metavar="FILE",
-    help="Merge into this file (made 0600 if it is missing); - prints, and is the default.",
+    help="Merge into this file (made 0600 if it is missing) instead of the one that kubectl reads; - prints.",
 )
 @click.option(
     "--embed-ca/--no-embed-ca",
@@ -34,7 +33,7 @@ def kubeconfig(
     *,
     clusters: tuple[str, ...],
     hub: str | None,
-    output: str,
+    output: str | None,
     embed_ca: bool,
     namespace: str | None,
     prefix: str,
@@ -58,10 +57,19 @@ def kubeconfig(
         if output == "-":
             click.echo(to_yaml([ours]), nl=False)
             return
-        kubeconfigs.write(output, ours)
+        path = output or _kubectls_own()
+        kubeconfigs.write(path, ours)
     except AgentError as error:
         raise CommandError(str(error)) from error
-    click.echo(f"wrote {', '.join(prefix + name for name in chosen)} into {output}")
+    click.echo(f"wrote {', '.join(prefix + name for name in chosen)} into {path}")
+
+
+def _kubectls_own() -> str:
+    """Tell where kubectl looks, and writes when it changes something: KUBECONFIG's first, or in the home."""
+    for path in os.environ.get("KUBECONFIG", "").split(os.pathsep):
+        if path:
+            return path
+    return os.path.join(os.path.expanduser("~"), ".kube", "config")
 
 
 def _command() -> str:

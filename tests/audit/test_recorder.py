@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from audit import recorder as recorder_module
-from audit.record import Event, Kind, Phase
+from audit.record import Decision, Event, Kind, Phase
 from audit.recorder import BATCH_EVENTS_MAX, open_recorder
 from audit.store import AuditReader, AuditStore, AuditUnavailable
 from tests.audit.events import call, failure
@@ -376,3 +377,13 @@ async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room
         await recorder.intent(call())
     store.close()
     assert [row["kind"] for row in rows(path)][-2:] == ["audit.gap", "call"]
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_whatever_happens_once_is_exactly_one_event(
+    store: WatchedStore, path: Path, kind: Kind
+) -> None:
+    event = attrs.evolve(failure(), kind=kind, decision=Decision("deny"))
+    async with open_recorder(store) as recorder:
+        recorder.complete(event)
+    assert [(row["kind"], row["eid"]) for row in rows(path)] == [(kind, event.eid)]

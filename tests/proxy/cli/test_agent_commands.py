@@ -75,7 +75,7 @@ def test_a_failed_login_is_one_line_without_the_key(home: Home, hub: FakeHub, ca
 def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) -> None:
     assert run(home, "kubeconfig")[2] == "hawse: not logged in: run `hawse login --hub URL`\n"
     run(home, "login", "--hub", hub.url, "--ca", ca, stdin=API_KEY)
-    status, stdout, stderr = run(home, "kubeconfig", "dev")
+    status, stdout, stderr = run(home, "kubeconfig", "dev", "--output", "-")
     assert (status, stderr) == (0, "")
     printed = yaml.safe_load(stdout)
     assert [cluster["cluster"]["server"] for cluster in printed["clusters"]] == [f"{hub.url}/clusters/dev"]
@@ -86,6 +86,9 @@ def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) 
         assert (status, stdout, stderr) == (0, f"wrote prod, dev into {path}\n", "")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [context["name"] for context in yaml.safe_load(path.read_text())["contexts"]] == ["prod", "dev"]
+    assert run(home, "kubeconfig", "dev")[1] == f"wrote dev into {home.path}/.kube/config\n"
+    elsewhere = f":{home.path}/mine:/else"
+    assert run(home, "kubeconfig", "dev", KUBECONFIG=elsewhere)[1] == f"wrote dev into {home.path}/mine\n"
     assert run(home, "kubeconfig", "other")[0] == 1
     assert run(home, "kubeconfig", "--hub", "https://else.example")[0] == 1
 

@@ -1,0 +1,75 @@
+"""What `deploy/` says about the images, held to the project's own files."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+CONTAINERFILE = (ROOT / "deploy" / "Containerfile").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.fixture(scope="module")
+def lock_subset() -> ModuleType:
+    spec = spec_from_file_location("lock_subset", ROOT / "deploy" / "lock_subset.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def names(lock_subset: ModuleType, *extras: str) -> list[str]:
+    packages = lock_subset.read_lock((ROOT / "requirements.lock").read_text())
+    found = lock_subset.subset(packages, lock_subset.roots(PROJECT, extras))
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.parametrize("extras", [("speed",), ("hub", "speed")])
+def test_an_image_gets_everything_that_its_packages_require(
+    lock_subset: ModuleType, extras: tuple[str, ...]
+) -> None:
+    found = names(lock_subset, *extras)
+    for name in found:
+        try:
+            wanted = requires(name) or []
+        except PackageNotFoundError:
+            continue  # for another platform or Python than this one
+        for requirement in map(Requirement, wanted):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                assert lock_subset.normal(requirement.name) in found, f"{name} requires {requirement}"
+
+
+def test_the_relays_image_holds_nothing_of_the_hub_or_of_the_tests(lock_subset: ModuleType) -> None:
+    relay = set(names(lock_subset, "speed"))
+    assert {"trio", "h11", "cryptography"} <= relay
+    assert relay.isdisjoint({"sqlalchemy", "alembic", "starlette", "prometheus-client", "msgspec", "pytest"})
+    assert "sqlalchemy" in names(lock_subset, "hub", "speed")
+    assert "pytest" not in names(lock_subset, "hub", "speed")
+
+
+def test_every_line_for_an_image_is_pinned_with_hashes(lock_subset: ModuleType) -> None:
+    packages = lock_subset.read_lock((ROOT / "requirements.lock").read_text())
+    for name in names(lock_subset, "hub", "speed"):
+        lines = packages[name][0].rstrip(" \\\n").splitlines()
+        assert "==" in lines[0]
+        assert len(lines) > 1
+        assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in lines[1:])
+
+
+def test_the_images_hold_every_package_and_run_as_nobody() -> None:
+    ignore = (ROOT / "deploy" / "Containerfile.dockerignore").read_text().splitlines()
+    for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+        assert f"COPY {package} {package}\n" in CONTAINERFILE
+        assert f"!{package}" in ignore
+    assert "USER 65532:65532\n" in CONTAINERFILE
+    assert re.search(r"^ARG BASE=", CONTAINERFILE, re.MULTILINE)
