@@ -1,0 +1,62 @@
+"""`hawse relay`: run the relay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from proxy.cli.errors import CommandError
+
+
+@click.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="HAWSE_RELAY_CONFIG",
+    help="TOML file; each setting can also come from HAWSE_RELAY_… (docs/configuration.md).",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(["tunnel", "direct"]),
+    help="tunnel: dial the hub (the default). direct: listen for it.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Log more.")
+def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
+    """Run the relay beside a cluster's API server.
+
+    In a pod it uses the service account; outside a cluster it needs a kubeconfig with a bearer token. SIGTERM
+    stops it after a grace for what is under way.
+    """
+    import os
+
+    import trio
+
+    from proxy.cli.logs import configure_logging
+    from proxy.relay.config import ConfigError, load
+    from proxy.relay.files import FileError
+    from proxy.relay.serve import RelayError, run_relay
+    from proxy.relay.serviceaccount import ClusterAccessError
+
+    configure_logging(verbose=verbose)
+    environment = dict(os.environ)
+    if mode is not None:
+        environment["HAWSE_RELAY_MODE"] = mode
+    try:
+        config = load(config_file, environment)
+    except ConfigError as error:
+        raise CommandError("the configuration has faults:\n  " + "\n  ".join(error.faults)) from error
+    failure: BaseException | None = None
+    try:
+        trio.run(run_relay, config)
+    except* (RelayError, ClusterAccessError, FileError, OSError) as group:
+        failure = _first(group)
+    if failure is not None:
+        raise CommandError(f"the relay cannot start: {failure}") from failure
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception of a tree: what nurseries wrap on the way out."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -1,0 +1,215 @@
+"""The relay as a whole: what it opens, in which order, who owns it, and how it stops.
+
+From the outside in: the way to the API server, the probes' listener, then the way to the hub: a tunnel that
+this relay dials, or a listener that the hub dials. The probes' listener answers from the first moment to the
+last, because it is how Kubernetes tells a start and a stop from a failure.
+
+SIGTERM: readiness off; the hub is told to open nothing new here; what is under way may go on for
+DRAIN_S; then it is cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import attrs
+import trio
+
+from auth.tokens import issue_hello
+from proxy.relay.config import Address, DirectListener, RelayConfig, TunnelDial
+from proxy.relay.direct import DirectServer, watch_certificate
+from proxy.relay.exchange import Upstream
+from proxy.relay.health import HealthServer
+from proxy.relay.pool import open_pool
+from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
+from proxy.relay.tunnelled import serve_session
+from proxy.relay.verify import Verifier
+from tunnel import Hello, Memory, Session, StreamCode
+from tunnel.dialer import DialerConfig, run_dialer
+from tunnel.net import client_context
+
+# How long what is under way may go on after SIGTERM; below the 60 s that the manifests grant.
+DRAIN_S = 45.0
+# All the streams' windows, heads and ledgers (PROTOCOL.md, "Memory").
+TUNNEL_MEMORY_BYTES_MAX = 128 * 1024 * 1024
+# Connections the kernel holds for us while the loop is busy.
+BACKLOG = 1024
+
+log = logging.getLogger("hawse.relay")
+
+
+class RelayError(Exception):
+    """The relay cannot start as it is configured."""
+
+
+@attrs.define
+class State:
+    """What the probes and the signal need to know of the way to the hub."""
+
+    session: Session | None = None
+    accepting: trio.CancelScope | None = None
+    """Direct mode: cancelled, the listener takes no more connections."""
+    stopping: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the hub can bring a new request here."""
+        if self.stopping:
+            return False
+        return self.accepting is not None or (self.session is not None and not self.session.closed)
+
+
+async def run_relay(config: RelayConfig) -> None:
+    """Run the relay until SIGTERM or SIGINT.
+
+    Raises, from within exception groups, RelayError, ClusterAccessError or FileError for what it cannot start
+    with, and OSError when it cannot listen.
+    """
+    _raise_file_limit()
+    access = from_kubeconfig(config.kubeconfig) if config.kubeconfig is not None else in_cluster()
+    state = State()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as outermost:
+            if config.health_listen is not None:
+                health = HealthServer(lambda: state.ready)
+                await outermost.start(_listen, config.health_listen, health.handle_connection, outermost)
+            async with open_pool(access) as pool:
+                upstream = Upstream(pool)
+                log.info("the API server is %s", access.authority.decode("ascii"))
+                async with _open_way(config, upstream, state):
+                    async for number in signals:
+                        log.info("%s: stopping", signal.Signals(number).name)
+                        break
+                    await _drain(state, upstream)
+            outermost.cancel_scope.cancel()
+    log.info("the relay has stopped")
+
+
+@asynccontextmanager
+async def _open_way(config: RelayConfig, upstream: Upstream, state: State) -> AsyncIterator[None]:
+    """Keep the way to the hub open for the block; what is still under way at its end is cut."""
+    async with trio.open_nursery() as nursery:
+        match config.way:
+            case TunnelDial():
+                dialer = _dialer_config(config, config.way)
+                nursery.start_soon(_run_tunnel, dialer, config, upstream, state)
+            case DirectListener():
+                state.accepting = await _open_listener(nursery, config, config.way, upstream)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def _dialer_config(config: RelayConfig, way: TunnelDial) -> DialerConfig:
+    """What the dialer needs; raises RelayError."""
+    boot_id = uuid.uuid4().hex
+    software = f"hawse/{version('hawse')}"
+    # A relay with a wrong clock signs tokens that the hub must refuse; the refusal tells it the hub's time.
+    clock_offset_s = 0.0
+
+    def learn_clock_offset(offset_s: float) -> None:
+        nonlocal clock_offset_s
+        clock_offset_s = offset_s
+
+    def authorization() -> str:
+        return issue_hello(
+            way.key,
+            cluster_id=config.cluster_id,
+            hub_url=config.hub_url,
+            instance=config.instance,
+            jti=uuid.uuid4().hex,
+            now=time.time() + clock_offset_s,
+        )
+
+    def hello() -> Hello:
+        return Hello(cluster=config.cluster_id, instance=config.instance, boot_id=boot_id, software=software)
+
+    try:
+        return DialerConfig(
+            hub_url=config.hub_url,
+            tls=client_context(way.hub_ca_pem),
+            authorization=authorization,
+            hello=hello,
+            memory=Memory(TUNNEL_MEMORY_BYTES_MAX),
+            learn_clock_offset=learn_clock_offset,
+        )
+    except ValueError as error:
+        raise RelayError(str(error)) from error
+
+
+async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstream, state: State) -> None:
+    """Dial the hub, and serve what comes by the tunnel, forever."""
+
+    async def serve(session: Session) -> None:
+        state.session = session
+        try:
+            await serve_session(
+                session,
+                upstream,
+                hub_keys=config.hub_keys,
+                issuer=config.hub_url,
+                cluster_id=config.cluster_id,
+            )
+        finally:
+            state.session = None
+
+    await run_dialer(dialer, serve)
+
+
+async def _open_listener(
+    nursery: trio.Nursery, config: RelayConfig, way: DirectListener, upstream: Upstream
+) -> trio.CancelScope:
+    """Listen for the hub; returns what ends the accepting.
+
+    Direct mode keeps to this machine's own clock, since nobody vouches for another.
+    """
+    certificate = watch_certificate(way.certificate, way.key)
+    verifier = Verifier(config.hub_keys, config.hub_url, config.cluster_id, time.time)
+    server = DirectServer(upstream, verifier, certificate)
+    accepting: trio.CancelScope = await nursery.start(_listen, way.listen, server.handle_connection, nursery)
+    log.info("listening for the hub on %s", way.listen)
+    return accepting
+
+
+async def _listen(
+    address: Address,
+    handler: Callable[[trio.SocketStream], Awaitable[None]],
+    handlers: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[trio.CancelScope],
+) -> None:
+    """Accept connections, each handled by a task of `handlers`; raises OSError when it cannot listen."""
+    listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+    with trio.CancelScope() as accepting:
+        task_status.started(accepting)
+        await trio.serve_listeners(handler, listeners, handler_nursery=handlers)
+
+
+async def _drain(state: State, upstream: Upstream) -> None:
+    """Take nothing new and let what is under way go on, for DRAIN_S."""
+    state.stopping = True
+    if state.accepting is not None:
+        state.accepting.cancel()
+    if state.session is not None:
+        state.session.go_away(
+            code=StreamCode.DRAINING, drain_ms=int(DRAIN_S * 1000), reason="the relay is stopping"
+        )
+    if upstream.active:
+        log.info("%d requests are under way, they have %.0f s", upstream.active, DRAIN_S)
+    with trio.move_on_after(DRAIN_S):
+        await upstream.wait_idle()
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system lets us: each watch and exec is a connection of its own."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError) as error:
+        log.debug("the limit of open files stays as it is: %s", error)

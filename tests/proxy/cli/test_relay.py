@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from auth.keys import KeySet, SigningKey
+from proxy.cli.relay import relay
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    key = SigningKey.generate()
+    (tmp_path / "relay-key.pem").write_bytes(key.to_pem())
+    (tmp_path / "hub-keys.json").write_text(KeySet([key.public]).to_jwks())
+    (tmp_path / "relay.toml").write_text(
+        'cluster_id = "c1"\nprivate_key = "relay-key.pem"\n'
+        '[hub]\nurl = "https://hub.invalid"\nkeys = "hub-keys.json"\n'
+    )
+    return tmp_path
+
+
+def test_faults_of_the_configuration_are_listed(folder: Path) -> None:
+    (folder / "relay.toml").write_text("mode = 1\nx = 1\n")
+    result = CliRunner().invoke(relay, ["--config", str(folder / "relay.toml")], env=without_cluster())
+    assert result.exit_code == 1
+    assert result.stderr.startswith("hawse: the configuration has faults:\n")
+    assert "\n  x: no such key\n" in result.stderr
+
+
+def test_a_relay_outside_a_cluster_says_what_to_do(folder: Path) -> None:
+    result = CliRunner().invoke(relay, ["--config", str(folder / "relay.toml")], env=without_cluster())
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].startswith("hawse: the relay cannot start: not in a cluster")
+    assert "HAWSE_RELAY_KUBECONFIG" in result.stderr
+
+
+def test_the_mode_can_be_given_by_hand(folder: Path) -> None:
+    argv = ["--config", str(folder / "relay.toml"), "--mode", "direct"]
+    result = CliRunner().invoke(relay, argv, env=without_cluster())
+    assert "direct.listen: missing, direct mode needs it" in result.stderr
+
+
+def without_cluster() -> dict[str, str | None]:
+    return {"KUBERNETES_SERVICE_HOST": None, "HAWSE_RELAY_CONFIG": None}
+
+
+def test_the_relay_loads_none_of_the_hubs_packages() -> None:
+    program = (
+        "import sys, proxy.relay.serve, proxy.cli.relay\n"
+        "hub = {'sqlalchemy', 'alembic', 'starlette', 'msgspec', 'prometheus_client', 'audit'}\n"
+        "hub &= set(sys.modules)\n"
+        "assert not hub, hub\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": "."})

@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+from trio.testing import MockClock
+
+from proxy import gate
+from proxy.head import RequestHead, ResponseHead
+from proxy.http import ClientConnection
+from proxy.relay import direct
+from proxy.relay.direct import watch_certificate
+from proxy.relay.files import FileError
+from proxy.rewrite import FAILURE_HEADER
+from tests.proxy.relay.apiserver import OK, Connection, headers, running
+from tests.proxy.relay.ways import DirectWay, direct_way, fresh, inner
+
+
+async def answer_ok(connection: Connection) -> None:
+    while await connection.request():
+        await connection.send(OK)
+
+
+async def exchange_raw(way: DirectWay, data: bytes) -> bytes:
+    """Send raw bytes and return one answer, read by its Content-Length alone."""
+    stream = await way.connect()
+    received = b""
+    try:
+        await stream.send_all(data)
+        with trio.fail_after(5):
+            while (
+                len(received.partition(b"\r\n\r\n")[2])
+                < int((headers(received, "content-length") or ["0"])[0])
+                or b"\r\n\r\n" not in received
+            ):
+                received += bytes(await stream.receive_some())
+    finally:
+        await trio.aclose_forcefully(stream)
+    return received
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (),
+        ((b"authorization", b""),),
+        ((b"authorization", b"Basic YTpi"),),
+        ((b"authorization", b"bearer x"),),
+        ((b"authorization", b"Bearer x y"),),
+        ((b"authorization", b"Bearer " + b"x" * 8193),),
+        ((b"authorization", b"Bearer " + fresh().encode()), (b"authorization", b"Bearer x")),
+        ((b"x-authorization", b"Bearer " + fresh().encode()),),
+        ((b"cookie", b"token=" + fresh().encode()),),
+    ],
+)
+async def test_without_exactly_one_bearer_token_there_is_a_marked_401_and_the_end(
+    lines: tuple[tuple[bytes, bytes], ...], tmp_path: Path
+) -> None:
+    async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        request = b"".join(b"%s: %s\r\n" % line for line in lines)
+        answer = await exchange_raw(way, b"GET /api HTTP/1.1\r\nHost: relay\r\n" + request + b"\r\n")
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        assert headers(answer, FAILURE_HEADER.decode())[0].startswith("6;0;")
+        assert server.connections == []
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET api HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET http://evil/api HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /api HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+        b"GET /api HTTP/1.1\nHost: a\n\n",
+        b"POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    ],
+)
+async def test_what_is_no_clear_request_is_refused_and_marked(raw: bytes, tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        answer = await exchange_raw(way, raw)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert headers(answer, FAILURE_HEADER.decode())[0].startswith("16;0;")
+        assert server.connections == []
+
+
+async def test_trailers_of_a_request_are_dropped(tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        while not connection.received.endswith(b"0\r\n\r\n"):
+            await connection.more()
+        await connection.send(OK)
+
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        raw = (
+            b"POST /api/v1/namespaces/a/pods HTTP/1.1\r\nHost: relay\r\nTransfer-Encoding: chunked\r\n"
+            b"Trailer: Impersonate-User\r\nConnection: close\r\n"
+            b"Authorization: Bearer " + fresh().encode() + b"\r\n\r\n"
+            b"3\r\nabc\r\n0\r\nImpersonate-User: system:admin\r\nX: y\r\n\r\n"
+        )
+        assert (await exchange_raw(way, raw)).startswith(b"HTTP/1.1 200 ")
+        assert server.received.endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")
+        assert headers(server.received, "impersonate-user") == ["agent:probe"]
+
+
+async def test_one_connection_of_the_hub_carries_many_requests(tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        connection = ClientConnection(await way.connect(), release=lambda _: None)
+        for _ in range(3):
+            own = ((b"host", b"relay"), (b"authorization", b"Bearer " + fresh().encode()))
+            await connection.send_request(RequestHead(b"GET", b"/api", own + inner().headers))
+            head: ResponseHead = await connection.receive_head()
+            assert head.status == 200
+            assert await connection.receive_body() == b"ok"
+            assert await connection.receive_body() == b""
+            await connection.aclose()
+        assert len(server.connections) == 1
+        assert b"eyJ" not in server.received  # no token of the hub went on
+        connection._torn = True
+        await connection.aclose()
+
+
+async def test_a_stranger_that_says_nothing_is_shown_out(tmp_path: Path, autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05  # real sockets: give them a moment
+    async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        tcp = await trio.open_tcp_stream("127.0.0.1", way.port)
+        started = trio.current_time()
+        assert await tcp.receive_some() == b""
+        assert trio.current_time() - started == pytest.approx(direct.HANDSHAKE_S, abs=1)
+        await tcp.aclose()
+
+
+async def test_strangers_above_the_cap_are_turned_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "STRANGERS_PER_ADDRESS_MAX", 2)
+    async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        first, second = await way.connect(), await way.connect()
+        with pytest.raises((OSError, trio.BrokenResourceError)):
+            await way.connect()
+        await trio.aclose_forcefully(first)
+        with trio.fail_after(2):
+            while True:
+                try:
+                    assert (await way.ask(inner())).status == 200
+                    break
+                except (OSError, trio.BrokenResourceError):
+                    await trio.sleep(0.01)
+        await trio.aclose_forcefully(second)
+
+
+async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "STRANGERS_PER_ADDRESS_MAX", 1)
+    release = trio.Event()
+    arrived = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        arrived.set()
+        await release.wait()
+        await connection.send(OK)
+
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(way.ask, inner())
+                with trio.fail_after(2):
+                    await arrived.wait()
+                arrived = trio.Event()
+            release.set()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+async def test_the_kernel_gives_a_lost_hub_up_within_the_bound() -> None:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+    accepted = await listener.accept()
+    direct.bind_to_peer(accepted)
+    options = [
+        accepted.socket.getsockopt(socket.IPPROTO_TCP, option)
+        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+    ]
+    assert options[0] + options[1] * options[2] <= direct.CUT_S
+    assert accepted.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == direct.CUT_S * 1000
+    for stream in (client, accepted, listener):
+        await stream.aclose()
+
+
+def write_certificate(folder: Path) -> tuple[Path, Path, trustme.CA]:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    pem, key = folder / "tls.crt", folder / "tls.key"
+    key.write_bytes(issued.private_key_pem.bytes())
+    pem.write_bytes(issued.cert_chain_pems[0].bytes())
+    return pem, key, authority
+
+
+def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    pem, key, _ = write_certificate(tmp_path)
+    watched = watch_certificate(pem, key)
+    before = watched.current()
+    assert isinstance(before, ssl.SSLContext)
+    write_certificate(tmp_path)
+    after = watched.refresh()
+    assert after is not before
+    pem.write_text("nothing")
+    assert watched.refresh() is after
+
+
+def test_a_certificate_without_its_key_is_a_clear_error(tmp_path: Path) -> None:
+    pem, key, _ = write_certificate(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    _, wrong, _ = write_certificate(other)
+    with pytest.raises(FileError, match=r"tls\.crt: cannot be used with the key .*tls\.key"):
+        watch_certificate(pem, wrong)
+    key.unlink()
+    with pytest.raises(FileError, match="cannot be used with the key"):
+        watch_certificate(pem, key)

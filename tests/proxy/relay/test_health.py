@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from proxy.relay import health
+from proxy.relay.health import HealthServer
+
+
+@asynccontextmanager
+async def serving(server: HealthServer) -> AsyncIterator[int]:
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, server.handle_connection, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+async def ask(port: int, path: str, method: str = "GET") -> bytes:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(f"{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        try:
+            while data := await stream.receive_some():
+                answer += bytes(data)
+        except trio.BrokenResourceError:
+            pass
+    return answer
+
+
+async def test_alive_means_that_the_loop_runs_and_ready_that_the_hub_can_come() -> None:
+    ready = False
+    async with serving(HealthServer(lambda: ready)) as port:
+        assert (await ask(port, "/healthz")).startswith(b"HTTP/1.1 200 ")
+        assert (await ask(port, "/readyz?verbose")).startswith(b"HTTP/1.1 503 ")
+        ready = True
+        assert (await ask(port, "/readyz")).startswith(b"HTTP/1.1 200 ")
+        assert (await ask(port, "/readyz", "HEAD")).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("path", "method", "status"), [("/", "GET", 404), ("/healthz", "POST", 404), ("x", "GET", 400)]
+)
+async def test_it_answers_probes_and_nothing_else(path: str, method: str, status: int) -> None:
+    async with serving(HealthServer(lambda: True)) as port:
+        assert (await ask(port, path, method)).startswith(b"HTTP/1.1 %d " % status)
+
+
+async def test_a_prober_that_stays_is_shown_out(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.05  # real sockets: give them a moment
+    async with serving(HealthServer(lambda: True)) as port:
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            assert await stream.receive_some() == b""
+        assert trio.current_time() >= health.PROBE_DEADLINE_S
+
+
+async def test_connections_above_the_cap_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "CONNECTIONS_MAX", 1)
+    async with serving(HealthServer(lambda: True)) as port:
+        async with await trio.open_tcp_stream("127.0.0.1", port):
+            assert await ask(port, "/healthz") == b""
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert await ask(port, "/healthz")

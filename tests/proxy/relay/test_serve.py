@@ -1,0 +1,297 @@
+"""The whole relay in this process: real sockets, TLS and signals; only the hub is the test's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import trustme
+
+from auth import tokens
+from auth.keys import KeySet, PublicKey, SigningKey
+from proxy.http import ServerConnection
+from proxy.relay import serve
+from proxy.relay.config import Address, DirectListener, RelayConfig, TunnelDial
+from proxy.relay.serve import RelayError, run_relay
+from proxy.relay.serviceaccount import ClusterAccessError
+from proxy.status import status_response
+from tests.proxy.relay.apiserver import OK, ApiServer, Connection, running
+from tests.proxy.relay.test_health import ask as probe
+from tests.proxy.relay.ways import CLUSTER_ID, KEY, PROBE, DirectWay, TunnelWay, inner, token
+from tunnel import Role, Session, Welcome, open_session
+from tunnel.net import server_context, wrap_server
+from tunnel.websocket import accept_websocket
+
+RELAY_KEY = SigningKey.generate()
+
+
+def free_port() -> int:
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        port = probing.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+def issue(folder: Path, name: str) -> str:
+    """Write a certificate and key for 127.0.0.1; returns the CA."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    (folder / f"{name}.pem").write_bytes(b"".join(pem.bytes() for pem in certificate.cert_chain_pems))
+    (folder / f"{name}.key").write_bytes(certificate.private_key_pem.bytes())
+    return authority.cert_pem.bytes().decode()
+
+
+@attrs.define(eq=False)
+class Hub:
+    """Accepts tunnels; `sessions` brings each one."""
+
+    url: str
+    ca_pem: str
+    sessions: trio.MemoryReceiveChannel[Session]
+    clock: Callable[[], float] = time.time
+    refusals: list[str] = attrs.field(factory=list)
+    hellos: list[tokens.HelloClaims] = attrs.field(factory=list)
+
+
+@asynccontextmanager
+async def running_hub(folder: Path) -> AsyncIterator[Hub]:
+    ca_pem = issue(folder, "hub")
+    context = server_context(folder / "hub.pem", folder / "hub.key")
+    send, receive = trio.open_memory_channel[Session](1)
+
+    def find_key(kid: str) -> tuple[str, PublicKey] | None:
+        return (CLUSTER_ID, RELAY_KEY.public) if kid == RELAY_KEY.kid else None
+
+    async def handle(tcp: trio.SocketStream) -> None:
+        tls = wrap_server(tcp, context)
+        try:
+            await tls.do_handshake()
+            connection = ServerConnection(tls)
+            request = await connection.next_request()
+            assert request is not None
+            bearer = (request.header(b"authorization") or b"").removeprefix(b"Bearer ").decode()
+            try:
+                hub.hellos.append(tokens.verify_hello(bearer, find_key, hub_url=hub.url, now=hub.clock()))
+            except tokens.TokenError as error:
+                hub.refusals.append(error.reason)
+                date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(hub.clock())).encode()
+                await connection.answer(*status_response(401, "", error.reason, headers=((b"date", date),)))
+                return
+            raw = connection.raw_head
+            stream, leftover = connection.detach()
+            async with accept_websocket(stream, request_head=raw, leftover=leftover) as transport:
+                async with open_session(
+                    transport, Role.LISTENER, answer_hello=lambda _: Welcome(session_id="s")
+                ) as session:
+                    await send.send(session)
+                    await session.wait_closed()
+        except trio.BrokenResourceError:
+            pass
+        finally:
+            await trio.aclose_forcefully(tls)
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        hub = Hub(f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}", ca_pem, receive)
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        yield hub
+        nursery.cancel_scope.cancel()
+
+
+def in_pod(server: ApiServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this process believe that it is a pod with the service account in `folder`."""
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(server.access.port))
+    monkeypatch.setattr(serve, "in_cluster", lambda: server.access)
+
+
+def config(way: TunnelDial | DirectListener, hub_url: str, *, health: int | None = None) -> RelayConfig:
+    return RelayConfig(
+        way=way,
+        cluster_id=CLUSTER_ID,
+        instance="relay-0",
+        hub_url=hub_url,
+        hub_keys=KeySet([KEY.public]),
+        kubeconfig=None,
+        health_listen=Address("127.0.0.1", health) if health is not None else None,
+    )
+
+
+async def ready(port: int) -> bool:
+    try:
+        return (await probe(port, "/readyz")).startswith(b"HTTP/1.1 200 ")
+    except OSError:
+        return False
+
+
+async def wait_for(condition: Callable[[], Awaitable[bool]]) -> None:
+    with trio.fail_after(10):
+        while True:
+            if await condition():
+                return
+            await trio.sleep(0.01)
+
+
+async def answer_ok(connection: Connection) -> None:
+    while await connection.request():
+        await connection.send(OK)
+
+
+def relay_token(hub: Hub) -> str:
+    """A token by the hub's own name, which has the port that the system gave it."""
+    return tokens.issue_relay(
+        KEY, issuer=hub.url, cluster_id=CLUSTER_ID, principal=PROBE, session="s", jti="j", now=time.time()
+    )
+
+
+async def test_tunnel_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(answer_ok, tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        health = free_port()
+        async with trio.open_nursery() as nursery:
+            way = TunnelDial(RELAY_KEY, hub.ca_pem)
+            nursery.start_soon(run_relay, config(way, hub.url, health=health))
+            session = await hub.sessions.receive()
+            await wait_for(lambda: ready(health))
+            claims = hub.hellos[0]
+            assert (claims.cluster_id, claims.instance) == (CLUSTER_ID, "relay-0")
+            assert getattr(session.peer, "instance", "") == "relay-0"
+            assert getattr(session.peer, "cluster", "") == CLUSTER_ID
+            answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+            assert (answer.status, answer.body) == (200, b"ok")
+            os.kill(os.getpid(), signal.SIGTERM)
+            with trio.fail_after(5):
+                await session.wait_closed()
+        assert session.draining or session.closed
+
+
+async def test_sigterm_lets_what_is_under_way_finish_and_takes_nothing_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = trio.Event(), trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        begun.set()
+        await release.wait()
+        await connection.send(OK)
+
+    async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        health = free_port()
+        async with trio.open_nursery() as nursery:
+            way = TunnelDial(RELAY_KEY, hub.ca_pem)
+            nursery.start_soon(run_relay, config(way, hub.url, health=health))
+            session = await hub.sessions.receive()
+
+            async def ask() -> None:
+                answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+                assert answer.body == b"ok"
+
+            nursery.start_soon(ask)
+            await begun.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+            async def draining() -> bool:
+                return session.draining and not await ready(health)
+
+            await wait_for(draining)
+            assert not session.closed
+            # The probe of life still answers: this is a stop and no failure.
+            assert (await probe(health, "/healthz")).startswith(b"HTTP/1.1 200 ")
+            release.set()
+
+
+async def test_what_does_not_end_is_cut_when_the_grace_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve, "DRAIN_S", 0.2)
+    begun = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        begun.set()
+        await connection.more()
+
+    async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_relay, config(TunnelDial(RELAY_KEY, hub.ca_pem), hub.url))
+            session = await hub.sessions.receive()
+
+            async def ask() -> None:
+                answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+                assert answer.failure is not None
+
+            nursery.start_soon(ask)
+            await begun.wait()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def test_a_relay_with_a_wrong_clock_learns_the_hubs_from_its_refusal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(answer_ok, tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        hub.clock = lambda: time.time() + 300
+        monkeypatch.setattr("tunnel.dialer.Backoff.next_wait_s", lambda *_: 0.05)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_relay, config(TunnelDial(RELAY_KEY, hub.ca_pem), hub.url))
+            with trio.fail_after(5):
+                await hub.sessions.receive()
+            assert len(hub.refusals) == 1
+            assert "expired" in hub.refusals[0]
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def test_direct_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(answer_ok, tmp_path) as server:
+        in_pod(server, tmp_path, monkeypatch)
+        health, port = free_port(), free_port()
+        ca_pem = issue(tmp_path, "direct")
+        listener = DirectListener(
+            Address("127.0.0.1", port), tmp_path / "direct.pem", tmp_path / "direct.key"
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_relay, config(listener, "https://hub.example", health=health))
+            await wait_for(lambda: ready(health))
+            way = DirectWay(port, ca_pem)
+            assert (await way.ask(inner(), token=token())).body == b"ok"
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(OSError):
+            await way.connect()
+
+
+async def failure_of(relay: RelayConfig) -> BaseException:
+    failure: BaseException
+    try:
+        with trio.fail_after(5):
+            await run_relay(relay)
+    except BaseException as error:
+        failure = error
+    while isinstance(failure, BaseExceptionGroup):
+        failure = failure.exceptions[0]
+    return failure
+
+
+async def test_what_it_cannot_start_with_is_one_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    way = TunnelDial(RELAY_KEY, None)
+    assert isinstance(await failure_of(config(way, "https://hub.example")), ClusterAccessError)
+    async with running(answer_ok, tmp_path) as server:
+        in_pod(server, tmp_path, monkeypatch)
+        failure = await failure_of(config(TunnelDial(RELAY_KEY, "no PEM"), "https://hub.example"))
+        assert isinstance(failure, RelayError)
+        taken = server.access.port
+        assert isinstance(await failure_of(config(way, "https://hub.example", health=taken)), OSError)

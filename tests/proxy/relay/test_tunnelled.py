@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from auth.keys import KeySet
+from proxy.exchange import OutboundBroken, Processed, StreamCode
+from proxy.relay import tunnelled
+from proxy.relay.exchange import Upstream
+from proxy.relay.pool import open_pool
+from proxy.tunnelled import TunnelOutbound
+from tests.proxy.relay.apiserver import OK, Connection, running
+from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, inner, token, tunnel_way
+from tunnel import Hello, Role, Session, StreamReset, Welcome, memory_transport_pair, open_session
+
+
+async def answer_ok(connection: Connection) -> None:
+    while await connection.request():
+        await connection.send(OK)
+
+
+async def hang(connection: Connection) -> None:
+    while await connection.more():
+        pass
+
+
+async def test_a_relay_whose_clock_is_wrong_goes_by_the_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
+        stamped = token()
+        # The session has learnt the offset; now both the wall clock and the offset move by 90 s.
+        real = time.time
+        offset_ms = 90_000
+        monkeypatch.setattr("proxy.relay.tunnelled.time.time", lambda: real() - offset_ms / 1000)
+        answer = await way.ask(inner(), token=stamped)
+        assert answer.failure is not None
+        assert "in the future" in answer.failure.reason
+        monkeypatch.setattr(Session, "peer_clock_offset_ms", property(lambda _: offset_ms))
+        assert (await way.ask(inner(), token=stamped)).status == 200
+
+
+@pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n"])
+async def test_a_head_that_is_not_canonical_is_refused(head: bytes, tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
+        context = way.session.add_context(1, token().encode())
+        async with way.session.open_stream(head, context=context, eof=True) as stream:
+            with pytest.raises(StreamReset) as caught:
+                await stream.receive_head()
+        assert (caught.value.code, caught.value.processed) == (StreamCode.PROTOCOL, Processed.NO)
+        assert server.connections == []
+
+
+async def test_the_end_of_the_session_ends_what_it_carried(tmp_path: Path) -> None:
+    begun, ended = trio.Event(), trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        begun.set()
+        await hang(connection)
+        ended.set()
+
+    async with running(script, tmp_path) as server:
+        async with tunnel_way(server.access) as way, trio.open_nursery() as nursery:
+            nursery.start_soon(way.ask, inner())
+            with trio.fail_after(2):
+                await begun.wait()
+            nursery.cancel_scope.cancel()
+        with trio.fail_after(2):
+            await ended.wait()
+
+
+async def test_what_outlives_the_drain_is_told_so_and_is_no_clean_end(tmp_path: Path) -> None:
+    begun = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        begun.set()
+        await hang(connection)
+
+    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
+        at_hub, at_relay = memory_transport_pair()
+        upstream = Upstream(pool)
+
+        async def run_relay() -> None:
+            async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
+                with serving:
+                    await tunnelled.serve_session(
+                        session, upstream, hub_keys=KeySet([KEY.public]), issuer=HUB, cluster_id=CLUSTER_ID
+                    )
+
+        serving = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_relay)
+            async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
+                head = inner()
+                context = session.add_context(1, token().encode())
+                outbound = TunnelOutbound(session.open_stream(head.encode(), context=context, eof=True), head)
+                with trio.fail_after(2):
+                    await begun.wait()
+                assert upstream.active == 1
+                serving.cancel()
+                with pytest.raises(OutboundBroken) as caught, trio.fail_after(2):
+                    await outbound.receive_head()
+                await outbound.aclose()
+                assert caught.value.failure.code is StreamCode.DRAINING
+                assert caught.value.failure.processed is Processed.MAYBE
+                with trio.fail_after(2):
+                    await upstream.wait_idle()
+
+
+async def test_a_hundred_requests_at_once_share_nothing_but_the_session(tmp_path: Path) -> None:
+    async def echo_target(connection: Connection) -> None:
+        while head := await connection.request():
+            target = head.split(b" ")[1]
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(target), target))
+
+    async with running(echo_target, tmp_path) as server, tunnel_way(server.access) as way:
+
+        async def ask(number: int) -> None:
+            target = b"/api/v1/namespaces/n%d/pods" % number
+            assert (await way.ask(inner(target))).body == target
+
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(ask, number)
