@@ -137,7 +137,10 @@ class _Call:
 
     async def send(self, message: Message) -> None:
         kind = message["type"]
-        if kind == "http.response.start" and self._head is None:
+        if self.client_failure is not None:
+            # Words of an application for a failure that was not its own, as frameworks have them.
+            await trio.lowlevel.checkpoint()
+        elif kind == "http.response.start" and self._head is None:
             # Held until the first body bytes: one write for a small answer.
             self._head = _response_head(message)
         elif kind == "http.response.body" and self._head is not None and not self.ended:
@@ -149,7 +152,6 @@ class _Call:
 
     async def _send_body(self, body: bytes, end: bool) -> None:
         assert self._head is not None, "checked by the caller"
-        self.ended = end
         begun, self._begun = self._begun, True
         try:
             if begun:
@@ -159,9 +161,12 @@ class _Call:
         except InboundBroken as exc:
             self.client_failure = 400, exc.failure.reason
             raise
+        self.ended = end
 
     async def give_up(self, status: int, message: str) -> None:
-        """End an answer that the application cannot: with a status while none was sent, else by a cut."""
+        """End what the application cannot: with a status while nothing was sent, by a cut until all was."""
+        if self.ended:
+            return
         if self._begun:
             await self._connection.cut(Failure(StreamCode.INTERNAL, Processed.MAYBE, message))
             return

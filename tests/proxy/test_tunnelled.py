@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.head import RequestHead, ResponseHead
+from proxy.tunnelled import EARLY_BYTES_MAX, TunnelInbound, TunnelOutbound
+from tests.proxy.chains import open_sessions
+from tunnel.session import Session
+from tunnel.stream import Stream
+
+GET = RequestHead(b"GET", b"/api", ((b"accept", b"*/*"),))
+POST = RequestHead(b"POST", b"/api", ((b"content-length", b"6"),))
+CHUNKED = RequestHead(b"POST", b"/api", ((b"transfer-encoding", b"chunked"),))
+UPGRADE = RequestHead(b"GET", b"/exec", ((b"connection", b"Upgrade"), (b"upgrade", b"websocket")))
+OK = ResponseHead(200, b"OK", ((b"content-length", b"6"),))
+
+
+@attrs.frozen
+class Way:
+    hub: Session
+    relay: Session
+    context: int
+
+    async def streams(self, request: RequestHead) -> tuple[Stream, Stream]:
+        """Return both ends of a stream that was opened for a request."""
+        eof = request.body_length == 0 and request.upgrade is None
+        here = self.hub.open_stream(request.encode(), context=self.context, eof=eof)
+        return here, await self.relay.accept()
+
+    async def exchange(self, request: RequestHead) -> tuple[TunnelOutbound, TunnelInbound]:
+        here, there = await self.streams(request)
+        assert RequestHead.decode(there.head) == request
+        return TunnelOutbound(here, request), TunnelInbound(there, request)
+
+
+async def body_of(end: TunnelInbound | TunnelOutbound) -> bytes:
+    data = b""
+    while part := await end.receive_body():
+        data += part
+    return data
+
+
+@pytest.fixture
+async def way() -> AsyncIterator[Way]:
+    async with open_sessions() as (hub, relay):
+        yield Way(hub, relay, hub.add_context(1, b"identity"))
+
+
+async def test_an_exchange_crosses_in_canonical_form(way: Way):
+    outbound, inbound = await way.exchange(POST)
+    await outbound.send_body(b"abc")
+    await outbound.send_body(b"def")
+    await outbound.end_body()
+    assert await inbound.receive_body() == b"abcdef"
+    assert await inbound.receive_body() == b""
+    assert await inbound.receive_body() == b""
+    await inbound.send_head(OK, b"uvw")
+    await inbound.send_body(b"xyz", end=True)
+    await inbound.end()
+    assert await outbound.receive_head() == OK
+    assert await outbound.receive_body() == b"uvwxyz"
+    # The promised length is an end: nobody waits for the FIN behind it.
+    assert outbound.receive_body_nowait() == b""
+    assert await outbound.receive_body() == b""
+    await outbound.aclose()
+    await inbound.aclose()
+    await wait_all_tasks_blocked()
+    assert way.hub.stream_count == way.relay.stream_count == 0
+
+
+@pytest.mark.parametrize(
+    "head", [OK, ResponseHead(200), ResponseHead(304, b"", ((b"content-length", b"6"),))]
+)
+async def test_an_answer_that_is_whole_at_once_is_one_call(way: Way, head):
+    outbound, inbound = await way.exchange(GET)
+    body = b"abcdef" if head.status == 200 else b""
+    await inbound.send_head(head, body, end=True)
+    assert await outbound.receive_head() == head
+    assert b"".join([await outbound.receive_body(), await outbound.receive_body()]) == body
+    await outbound.aclose()
+    await inbound.aclose()
+
+
+@pytest.mark.parametrize(
+    ("request_head", "head", "body"),
+    [
+        (GET, OK, b"abc"),
+        (GET, OK, b"abcdefg"),
+        (GET, ResponseHead(204), b"a"),
+        (RequestHead(b"HEAD", b"/"), OK, b"abcdef"),
+    ],
+)
+async def test_a_relay_that_lies_about_its_length_is_found_out(way: Way, request_head, head, body):
+    here, there = await way.streams(request_head)
+    outbound = TunnelOutbound(here, request_head)
+    await there.send_head(head.encode())
+    await there.send_all(body)
+    await there.send_eof()
+    await outbound.receive_head()
+    with pytest.raises(OutboundBroken) as caught:
+        await body_of(outbound)
+    assert (caught.value.failure.code, caught.value.failure.processed) == (StreamCode.PROTOCOL, Processed.YES)
+    await outbound.aclose()
+    await there.aclose()
+
+
+@pytest.mark.parametrize("raw", [b"", b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", b"HTTP/1.1 200 OK\r\n"])
+async def test_a_head_that_is_not_canonical_is_no_answer(way: Way, raw):
+    here, there = await way.streams(GET)
+    outbound = TunnelOutbound(here, GET)
+    await there.send_head(raw)
+    with pytest.raises(OutboundBroken) as caught:
+        await outbound.receive_head()
+    assert (caught.value.failure.code, caught.value.failure.processed) == (
+        StreamCode.PROTOCOL,
+        Processed.MAYBE,
+    )
+    await outbound.aclose()
+    await there.aclose()
+
+
+@pytest.mark.parametrize("body", [b"abc", b"abcdefg"])
+async def test_a_hub_that_lies_about_its_length_is_found_out(way: Way, body):
+    here, there = await way.streams(POST)
+    inbound = TunnelInbound(there, POST)
+    await here.send_all(body)
+    await here.send_eof()
+    with pytest.raises(InboundBroken) as caught:
+        await body_of(inbound)
+    assert caught.value.failure.code is StreamCode.PROTOCOL
+    await inbound.aclose()
+    await here.aclose()
+
+
+async def test_a_refusal_arrives_as_it_was_meant(way: Way):
+    outbound, inbound = await way.exchange(GET)
+    inbound.refuse(Failure(StreamCode.UNAUTHENTICATED, Processed.NO, "token expired"))
+    with pytest.raises(OutboundBroken) as caught:
+        await outbound.receive_head()
+    assert caught.value.failure == Failure(StreamCode.UNAUTHENTICATED, Processed.NO, "token expired")
+    for call in (outbound.receive_body(), outbound.send_body(b"x")):
+        with pytest.raises((OutboundBroken, trio.ClosedResourceError)):
+            await call
+    await outbound.aclose()
+    await inbound.aclose()
+
+
+async def test_a_cut_comes_behind_the_last_byte(way: Way):
+    outbound, inbound = await way.exchange(GET)
+    failure = Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "gone")
+    await inbound.send_head(ResponseHead(200), b"the last words")
+    await inbound.cut(failure)
+    await inbound.cut(failure)
+    await outbound.receive_head()
+    assert await outbound.receive_body() == b"the last words"
+    with pytest.raises(OutboundBroken) as caught:
+        await outbound.receive_body()
+    assert caught.value.failure == failure
+    for send in (inbound.send_body(b"x"), inbound.end(), inbound.send_head(OK)):
+        with pytest.raises(InboundBroken):
+            await send
+    await inbound.aclose()
+    await outbound.aclose()
+
+
+async def test_an_answer_that_ended_survives_a_request_that_was_not_read(way: Way):
+    outbound, inbound = await way.exchange(CHUNKED)
+    await outbound.send_body(b"x" * 100_000)
+    await inbound.send_head(ResponseHead(413, b"", ((b"content-length", b"6"),)), b"abcdef", end=True)
+    await inbound.aclose()
+    await wait_all_tasks_blocked()
+    # The relay told us to stop, behind its answer.
+    with pytest.raises(OutboundBroken):
+        await outbound.send_body(b"more")
+    assert (await outbound.receive_head()).status == 413
+    assert await outbound.receive_body() == b"abcdef"
+    await outbound.aclose()
+    await wait_all_tasks_blocked()
+    assert way.hub.stream_count == way.relay.stream_count == 0
+
+
+@pytest.mark.parametrize("request_head", [GET, POST, UPGRADE])
+async def test_a_hub_that_gives_up_is_noticed_within_a_second(way: Way, request_head, autojump_clock):
+    outbound, inbound = await way.exchange(request_head)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inbound.wait_disconnect)
+        await trio.sleep(10)
+        began = trio.current_time()
+        await outbound.aclose()
+    assert trio.current_time() - began <= 0.51
+    await inbound.aclose()
+
+
+async def test_a_hub_that_gives_up_within_a_body_is_gone(way: Way):
+    outbound, inbound = await way.exchange(POST)
+    await outbound.send_body(b"abc")
+    await wait_all_tasks_blocked()
+    await outbound.aclose()
+    with pytest.raises(InboundBroken) as caught:
+        await body_of(inbound)
+    assert caught.value.failure.code is StreamCode.CANCEL
+    await inbound.aclose()
+
+
+async def test_early_bytes_of_an_upgrade_are_kept_up_to_a_bound(way: Way, autojump_clock):
+    outbound, inbound = await way.exchange(UPGRADE)
+    raw = outbound.upgraded()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(inbound.wait_disconnect)
+        nursery.start_soon(raw.send_all, b"early" * 200_000)
+        await trio.sleep(5)
+        assert EARLY_BYTES_MAX <= len(inbound._early) <= 2 * EARLY_BYTES_MAX
+        nursery.cancel_scope.cancel()
+    await inbound.send_head(ResponseHead(101, b"", ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))))
+    there = inbound.upgraded()
+    first = await there.receive_some()
+    assert (b"early" * 200_000).startswith(first)
+    assert there.can_half_close
+    assert (await outbound.receive_head()).status == 101
+    await there.send_all(b"back")
+    assert await raw.receive_some() == b"back"
+    await inbound.aclose()
+    await outbound.aclose()
