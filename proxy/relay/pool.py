@@ -88,23 +88,28 @@ class Exchange:
         self._stream, self._connection, self._reused = stream, connection, reused
         try:
             await connection.send_request(self._head)
-        except OutboundBroken as broken:
-            await self._cut()
-            if not self._may_send_again(broken):
-                raise
-            await self.start(fresh=True)
+            return
+        except OutboundBroken as exc:
+            broken = exc
         except BaseException:
-            await self._cut()
+            self._stream = self._connection = None
+            await trio.aclose_forcefully(stream)
             raise
+        await self._cut()
+        if not self._may_send_again(broken):
+            raise broken
+        await self.start(fresh=True)
 
     async def receive_head(self) -> ResponseHead:
         """Return the answer's head, of the second try where there was one. See Outbound."""
         while True:
             try:
                 head = await self._current().receive_head()
-            except OutboundBroken as broken:
-                if not self._may_send_again(broken):
+            except OutboundBroken as exc:
+                if not self._may_send_again(exc):
                     raise
+                head = None
+            if head is None:
                 log.debug("the API server had closed a kept connection; sending the request again")
                 await self._cut()
                 await self.start(fresh=True)

@@ -79,7 +79,7 @@ async def run_relay(config: RelayConfig) -> None:
         async with trio.open_nursery() as outermost:
             if config.health_listen is not None:
                 health = HealthServer(lambda: state.ready)
-                await outermost.start(_listen, config.health_listen, health.handle_connection, outermost)
+                await _listen(config.health_listen, health.handle_connection, outermost)
             async with open_pool(access) as pool:
                 upstream = Upstream(pool)
                 log.info("the API server is %s", access.authority.decode("ascii"))
@@ -172,23 +172,27 @@ async def _open_listener(
     certificate = watch_certificate(way.certificate, way.key)
     verifier = Verifier(config.hub_keys, config.hub_url, config.cluster_id, time.time)
     server = DirectServer(upstream, verifier, certificate)
-    accepting: trio.CancelScope = await nursery.start(_listen, way.listen, server.handle_connection, nursery)
+    accepting = await _listen(way.listen, server.handle_connection, nursery)
     log.info("listening for the hub on %s", way.listen)
     return accepting
 
 
 async def _listen(
-    address: Address,
-    handler: Callable[[trio.SocketStream], Awaitable[None]],
-    handlers: trio.Nursery,
-    *,
-    task_status: trio.TaskStatus[trio.CancelScope],
-) -> None:
-    """Accept connections, each handled by a task of `handlers`; raises OSError when it cannot listen."""
+    address: Address, handler: Callable[[trio.SocketStream], Awaitable[None]], handlers: trio.Nursery
+) -> trio.CancelScope:
+    """Accept connections from now on, each handled by a task of `handlers`; returns what ends the accepting.
+
+    Raises OSError when it cannot listen.
+    """
     listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
-    with trio.CancelScope() as accepting:
-        task_status.started(accepting)
-        await trio.serve_listeners(handler, listeners, handler_nursery=handlers)
+    accepting = trio.CancelScope()
+
+    async def accept() -> None:
+        with accepting:
+            await trio.serve_listeners(handler, listeners, handler_nursery=handlers)
+
+    handlers.start_soon(accept)
+    return accepting
 
 
 async def _drain(state: State, upstream: Upstream) -> None:

@@ -111,6 +111,6 @@ async def running(script: Script, folder: Path) -> AsyncIterator[ApiServer]:
         port = listeners[0].socket.getsockname()[1]
         environment = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(port)}
         server = ApiServer(in_cluster(environment, folder), folder)
-        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        await nursery.start(trio.serve_listeners, serve, listeners)
         yield server
         nursery.cancel_scope.cancel()

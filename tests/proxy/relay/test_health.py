@@ -15,7 +15,7 @@ from proxy.relay.health import HealthServer
 async def serving(server: HealthServer) -> AsyncIterator[int]:
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, server.handle_connection, listeners)
+        await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
         yield listeners[0].socket.getsockname()[1]
         nursery.cancel_scope.cancel()
 

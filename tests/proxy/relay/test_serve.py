@@ -102,7 +102,7 @@ async def running_hub(folder: Path) -> AsyncIterator[Hub]:
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         hub = Hub(f"https://127.0.0.1:{listeners[0].socket.getsockname()[1]}", ca_pem, receive)
-        nursery.start_soon(trio.serve_listeners, handle, listeners)
+        await nursery.start(trio.serve_listeners, handle, listeners)
         yield hub
         nursery.cancel_scope.cancel()
 
@@ -276,7 +276,7 @@ async def failure_of(relay: RelayConfig) -> BaseException:
     try:
         with trio.fail_after(5):
             await run_relay(relay)
-    except BaseException as error:
+    except Exception as error:
         failure = error
     while isinstance(failure, BaseExceptionGroup):
         failure = failure.exceptions[0]

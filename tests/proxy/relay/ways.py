@@ -201,7 +201,7 @@ async def direct_way(access: ClusterAccess, folder: Path) -> AsyncIterator[Direc
     async with open_pool(access) as pool, trio.open_nursery() as nursery:
         server = DirectServer(Upstream(pool), verifier, watch_certificate(pem, key))
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, server.handle_connection, listeners)
+        await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
         yield DirectWay(listeners[0].socket.getsockname()[1], authority.cert_pem.bytes().decode())
         nursery.cancel_scope.cancel()
 
