@@ -288,7 +288,6 @@ class Administration:
             _check_certificates(pem)
         # Rendered before anything is stored: a fault found afterwards would leave a cluster without a key.
         self._manifest(new.name, "0", mode, relay_key, new.manifest)
-        self._rbac((), (), new.manifest)
         cluster_id = await self.directory.change(
             lambda store: store.add_cluster(
                 new.name,

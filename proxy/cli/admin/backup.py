@@ -8,6 +8,7 @@ import click
 
 from proxy.cli.admin.client import Reach
 from proxy.cli.admin.output import say
+from proxy.cli.admin.trail import record_local
 from proxy.cli.errors import CommandError
 
 
@@ -28,6 +29,7 @@ def backup(reach: Reach, /, file: Path) -> None:
         write(folder, file)
     except BackupError as error:
         raise CommandError(str(error)) from error
+    record_local(folder, "backup", f"to {file.absolute()}")
     say(f"backed up {folder} to {file}; it holds every secret of the hub")
 
 
@@ -48,6 +50,7 @@ def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
         done = put(folder, file, overwrite=overwrite)
     except BackupError as error:
         raise CommandError(str(error)) from error
+    record_local(folder, "restore", f"the backup of {done.created}, from {file.absolute()}")
     say(f"restored the backup of {done.created} into {folder}; start the hub: hawse hub")
     if done.replaced is not None:
         say(f"what was there is in {done.replaced}: remove it when it is not needed, it holds secrets")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from auth.apikey import new_api_key
 from auth.keys import SigningKey
 from proxy.hub.actions import Administration
 from proxy.hub.api import ACTIONS, BODY_BYTES_MAX, admin_app
-from proxy.hub.datadir import SigningKeys
+from proxy.hub.datadir import DataDir, SigningKeys
+from proxy.hub.devca import ensure_certificate
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo
@@ -389,6 +391,16 @@ async def test_a_ca_that_is_none_is_refused(bench: Bench, pem: str) -> None:
     reply = await bench.ask("POST", "/v1/clusters", {"name": "edge", "manifest": {"hub_ca_pem": pem}})
     assert reply.status == 422
     assert bench.directory.current.clusters_by_name == {}
+
+
+async def test_a_private_key_pasted_with_a_ca_is_refused(bench: Bench, tmp_path: Path) -> None:
+    tls = DataDir.open(tmp_path / "other").tls_dir
+    ca = ensure_certificate(tls, (), datetime.datetime.now(datetime.UTC)).ca.read_text()
+    for pem, status in ((ca, 201), (ca + (tls / "ca.key").read_text(), 422)):
+        reply = await bench.ask(
+            "POST", "/v1/clusters", {"name": f"c{status}", "manifest": {"hub_ca_pem": pem}}
+        )
+        assert reply.status == status
 
 
 async def test_what_is_not_there_is_told_so_in_one_form(bench: Bench) -> None:

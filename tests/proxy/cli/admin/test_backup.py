@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from audit.record import Kind
+from audit.store import AuditReader
 from proxy.hub.datadir import DataDir
 from tests.proxy.cli.admin.conftest import Hub
 
@@ -19,6 +21,18 @@ async def test_a_running_hub_is_backed_up_and_restored_elsewhere(hub: Hub, tmp_p
     assert "--overwrite" in await hub.fails("--data-dir", str(other), "restore", str(archive))
     done = await hub.ok("--data-dir", str(other), "restore", str(archive), "--overwrite")
     assert ".before-restore-" in done.stderr
+
+
+async def test_backup_and_restore_stand_in_the_trail(hub: Hub, tmp_path: Path) -> None:
+    archive, other = tmp_path / "hub.tar", tmp_path / "other"
+    await hub.ok("backup", str(archive))
+    await hub.ok("--data-dir", str(other), "restore", str(archive))
+    for folder, verb in ((hub.data.path, '"backup"'), (other, '"restore"')):
+        reader = AuditReader(DataDir(folder).audit_file)
+        (event,) = [stored for stored in reader.query() if verb in str(stored.line)]
+        assert Kind.ADMIN in str(event.line)
+        assert str(archive) in str(event.line)
+        reader.close()
 
 
 async def test_what_is_no_backup_is_one_line(hub: Hub, tmp_path: Path) -> None:
