@@ -48,6 +48,7 @@ PODS = [
     pod_manifest("quiet", "echo ready; exec sleep 1000"),
     pod_manifest("echo", 'while read line; do echo "got $line"; done', stdin=True),
     pod_manifest("shell", 'echo welcome; while read line; do echo "got $line"; done', stdin=True, tty=True),
+    pod_manifest("follow", 'echo start; while read line; do echo "got $line"; done', stdin=True),
     pod_manifest("lines", "seq 1 5; exec sleep 1000"),
     pod_manifest("crash", "echo last words; test -e once && exec sleep 1000; touch once; exit 3"),
 ]
@@ -420,9 +421,10 @@ def test_the_log_of_the_run_before(sandbox: Kubectl) -> None:
 
 
 def test_followed_logs_come_line_by_line(sandbox: Kubectl) -> None:
-    with sandbox.started("logs", "-f", "--tail=0", "echo") as follower:
+    with sandbox.started("logs", "-f", "follow") as follower:
         assert follower.stdout is not None
-        with sandbox.started("attach", "-i", "echo") as client:
+        assert follower.stdout.readline() == b"start\n"
+        with sandbox.started("attach", "-i", "follow") as client:
             assert client.stdin is not None
             for number in range(3):
                 client.stdin.write(b"line %d\n" % number)
