@@ -11,18 +11,19 @@ that wants it, which then unparks the writer. So many tasks' frames are one mess
 all of them.
 
 The session ends when the first of the three cannot go on, or when its block is left. `_die` then breaks every
-stream and wakes every waiter, cancels the three, and what is left is a farewell with a deadline. The body
-of the block is not cancelled: it finds out by its own calls, or waits in `wait_closed`.
+stream, wakes every waiter and ends the three; the writer may still say goodbye. The body of the block is not
+cancelled: it finds out by its own calls, or waits in `wait_closed`.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import assert_never
 
 import attrs
@@ -114,7 +115,7 @@ async def open_session(
         await session._greet(hello or Hello(), answer_hello)
     except BaseException as exc:
         session._die(*_farewell_of(exc))
-        await session._say_farewell()
+        await session._refuse()
         raise
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -151,7 +152,9 @@ class Session:
             wall_offset_s=time.time() - trio.current_time(),
         )
         self._connection.on_eviction = self._dispatch_waiting
-        self._tasks = trio.CancelScope()
+        self._listening = trio.CancelScope()
+        # Cancelling a send loses the transport and with it the farewell, so only `_die` ends the writer.
+        self._writing = trio.CancelScope(shield=True)
         self._nap = trio.CancelScope()
         self._writer = ParkingSpot("a session has one writer")
         self._acceptor = ParkingSpot("another task is accepting on this session")
@@ -430,57 +433,62 @@ class Session:
 
     async def _run(self) -> None:
         try:
-            with self._tasks:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read)
-                    nursery.start_soon(self._write)
-                    nursery.start_soon(self._keep_alive)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._write)
+                nursery.start_soon(self._keep_alive)
         finally:
-            # Without effect when one of the three has said so already: then this is a cancellation, or a bug.
-            self._die(CloseCode.NORMAL, "cancelled here")
-            await self._say_farewell()
+            await self._close_transport()
 
     async def _read(self) -> None:
         transport, connection = self._transport, self._connection
         try:
-            while True:
-                message = await transport.receive()
-                self._dispatch(connection.receive_message(message, trio.current_time()))
-                self._kick()
-                self._hurry()
+            with self._listening:
+                while True:
+                    message = await transport.receive()
+                    self._dispatch(connection.receive_message(message, trio.current_time()))
+                    self._kick()
+                    self._hurry()
         except TransportClosed as exc:
-            self._die(exc.code, f"tunnel lost: {exc.reason}")
+            self._die(exc.code, f"tunnel lost: {exc.reason}", lost=True)
         except RemoteProtocolError as exc:
             log.warning("%s: the peer broke the protocol: %s", self.peer_name, exc)
             self._die(*_farewell_of(exc))
+        finally:
+            # When this is a cancellation, or a bug: the writer is shielded, and goes by our word only.
+            self._die(CloseCode.NORMAL, "cancelled here")
 
     async def _write(self) -> None:
         transport, connection = self._transport, self._connection
         limit = MESSAGE_FIRST_BYTES
         try:
-            while True:
-                started_at = trio.current_time()
-                message = connection.data_to_send(limit, started_at)
-                self._dispatch(connection.take_events())
-                if not message:
-                    self._flusher.unpark()
-                    await self._writer.park()
-                    continue
-                await transport.send(message)
-                if trio.current_time() - started_at >= QUICK_SEND_S:
-                    limit = max(limit // 2, MESSAGE_LEAST_BYTES)
-                elif len(message) * 2 > limit:
-                    limit = min(limit * 2, MESSAGE_MOST_BYTES)
+            with self._writing:
+                while True:
+                    started_at = trio.current_time()
+                    message = connection.data_to_send(limit, started_at)
+                    self._dispatch(connection.take_events())
+                    if message:
+                        await transport.send(message)
+                        if trio.current_time() - started_at >= QUICK_SEND_S:
+                            limit = max(limit // 2, MESSAGE_LEAST_BYTES)
+                        elif len(message) * 2 > limit:
+                            limit = min(limit * 2, MESSAGE_MOST_BYTES)
+                    elif self._ending is None:
+                        self._flusher.unpark()
+                        await self._writer.park()
+                    else:
+                        return
         except TransportClosed as exc:
-            self._die(exc.code, f"tunnel lost: {exc.reason}")
+            self._die(exc.code, f"tunnel lost: {exc.reason}", lost=True)
 
     async def _keep_alive(self) -> None:
         connection = self._connection
-        while True:
+        while self._ending is None:
             now = trio.current_time()
             if now >= connection.liveness.dead_at:
                 silence_s = now - connection.liveness.received_at
-                self._die(None, f"tunnel lost: nothing came from the peer for {silence_s:.0f} s")
+                reason = f"tunnel lost: nothing came from the peer for {silence_s:.0f} s"
+                self._die(None, reason, lost=True)
                 return
             connection.wall_offset_s = time.time() - now
             connection.tick(now)
@@ -490,8 +498,12 @@ class Session:
 
     # --- the end ---
 
-    def _die(self, code: int | None, reason: str) -> None:
-        """Break every stream and wake every waiter; the first reason stands."""
+    def _die(self, code: int | None, reason: str, *, lost: bool = False) -> None:
+        """Break every stream and wake every waiter; the first reason stands.
+
+        The writer may finish its message and then say GOAWAY, within FAREWELL_S; when the transport is `lost`
+        there is nobody to say it to.
+        """
         if self._ending is not None:
             return
         self._ending = code, reason
@@ -506,7 +518,10 @@ class Session:
         self._acceptor.unpark()
         self._flusher.unpark()
         self._ended.set()
-        self._tasks.cancel()
+        self._listening.cancel()
+        self._nap.cancel()
+        self._writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S
+        self._writer.unpark()
 
     async def _flush(self) -> None:
         """Wait until what is queued is sent, as far as that goes in FLUSH_S."""
@@ -515,15 +530,17 @@ class Session:
                 self._kick()
                 await self._flusher.park()
 
-    async def _say_farewell(self) -> None:
+    async def _refuse(self) -> None:
+        """The end of a session that never was: the writer does not run yet."""
+        with trio.move_on_after(FAREWELL_S, shield=True), suppress(TransportClosed):
+            message = self._connection.data_to_send(MESSAGE_FIRST_BYTES, trio.current_time())
+            if message:
+                await self._transport.send(message)
+        await self._close_transport()
+
+    async def _close_transport(self) -> None:
         code, reason = self._ending or (CloseCode.NORMAL, "")
         with trio.move_on_after(FAREWELL_S, shield=True):
-            message = self._connection.data_to_send(MESSAGE_FIRST_BYTES, trio.current_time())
-            try:
-                if message:
-                    await self._transport.send(message)
-            except TransportClosed:
-                pass  # there is nobody left to say it to
             await self._transport.aclose(CloseCode.NORMAL if code is None else code, reason)
 
 

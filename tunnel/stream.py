@@ -118,10 +118,10 @@ class Stream(trio.abc.HalfCloseableStream):
                 head = self._state.answer_head
                 if head is not None:
                     return head
+                if self._state.partial_head is None and self._state.receiving in (Half.FLOWING, Half.ENDED):
+                    raise StreamReset(StreamCode.PROTOCOL, Processed.MAYBE, "the answer has no head")
                 if self._failure is not None:
                     raise StreamReset(*self._failure)
-                if self._state.partial_head is None and self._state.receiving is not Half.FRESH:
-                    raise StreamReset(StreamCode.PROTOCOL, Processed.MAYBE, "the answer has no head")
                 waited = True
                 await self._head_reader.park()
         finally:

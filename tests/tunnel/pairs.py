@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
 import trio
 
 from tunnel import Memory, Role, Session, Settings, Stream, open_session
-from tunnel.transport import MemoryTransport, memory_transport_pair
+from tunnel.transport import Transport, memory_transport_pair
 
 
 @attrs.frozen
 class Pair:
     listener: Session
     dialer: Session
-    listener_transport: MemoryTransport
-    dialer_transport: MemoryTransport
+    wire: Unplugged
+    """The listener's transport."""
+    cut: Callable[[], None]
+    """Ends both transports at once, as a lost network does."""
     context: int
     """A context that the listener has announced."""
 
@@ -36,6 +38,7 @@ async def open_pair(
 ) -> AsyncIterator[Pair]:
     """A listener (as the hub is) and a dialer (as the relay is), greeted."""
     here, there = memory_transport_pair(messages_max=messages_max)
+    wire = Unplugged(here)
     done = trio.Event()
 
     async def dial(task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED) -> None:
@@ -51,7 +54,40 @@ async def open_pair(
             await sessions_send.send(await nursery.start(dial))
 
         nursery.start_soon(start_dialer)
-        async with open_session(here, Role.LISTENER, settings=settings, memory=memory) as listener:
+        async with open_session(wire, Role.LISTENER, settings=settings, memory=memory) as listener:
             dialer = await sessions_receive.receive()
-            yield Pair(listener, dialer, here, there, listener.add_context(1, b"token"))
+            yield Pair(listener, dialer, wire, here.cut, listener.add_context(1, b"token"))
         done.set()
+
+
+class Unplugged(Transport):
+    """Carries what another transport carries, until it is unplugged: then nothing moves, and nobody is
+    told."""
+
+    def __init__(self, inner: Transport) -> None:
+        self.inner = inner
+        self.peer_name = inner.peer_name
+        self.sent: list[bytes] = []
+        self.unplugged = False
+        self.stuck = False
+        """It takes nothing more."""
+        self.closed_with: tuple[int, str] | None = None
+
+    async def send(self, message: bytes) -> None:
+        self.sent.append(message)
+        if self.stuck:
+            await trio.sleep_forever()
+        elif self.unplugged:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.inner.send(message)
+
+    async def receive(self) -> bytes:
+        while True:
+            message = await self.inner.receive()
+            if not self.unplugged:
+                return message
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        self.closed_with = self.closed_with or (code, reason)
+        await self.inner.aclose(code, reason)

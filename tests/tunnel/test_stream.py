@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -7,7 +8,7 @@ import trio
 from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 
 from tests.tunnel.pairs import open_pair
-from tunnel import Processed, Settings, Stream, StreamCode, StreamReset
+from tunnel import Processed, Stream, StreamCode, StreamReset
 from tunnel.protocol.errors import LocalProtocolError
 from tunnel.stream import QUEUE_HIGH_BYTES
 
@@ -43,3 +44,242 @@ async def test_streams_pass_the_suite_of_trio(autojump_clock: trio.testing.MockC
         await check_half_closeable_stream(make, make_clogged)
         await wait_all_tasks_blocked()
         assert pair.listener.stream_count == pair.dialer.stream_count == 0
+
+
+async def echo(stream: Stream) -> None:
+    while data := await stream.receive_some():
+        await stream.send_all(data)
+    await stream.send_eof()
+
+
+async def read_all(stream: Stream) -> bytes:
+    received = bytearray()
+    while data := await stream.receive_some():
+        received += data
+    return bytes(received)
+
+
+async def test_an_exchange_has_a_head_and_a_body_each_way(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        asking = pair.open_stream(b"PUT /thing")
+        await asking.send_all(b"new thing")
+        await asking.send_eof()
+        answering = await pair.dialer.accept()
+        assert answering.head == b"PUT /thing"
+        assert answering.context is not None
+        assert (answering.context.payload, answering.context.group) == (b"token", 1)
+        assert await read_all(answering) == b"new thing"
+        await answering.send_head(b"200 OK")
+        await answering.send_all(b"done")
+        await answering.send_eof()
+        assert await asking.receive_head() == b"200 OK"
+        assert await read_all(asking) == b"done"
+        assert (asking.bytes_sent, asking.bytes_received) == (9, 4)
+        await asking.aclose()
+        await answering.aclose()
+        assert pair.listener.stream_count == pair.dialer.stream_count == 0
+
+
+async def test_heads_of_a_mebibyte_cross_whole(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        asking = pair.open_stream(b"q" * 2**20, eof=True)
+        answering = await pair.dialer.accept()
+        assert answering.head == b"q" * 2**20
+        assert await answering.receive_some() == b""
+        await answering.send_head(b"a" * 2**20, eof=True)
+        assert await asking.receive_head() == b"a" * 2**20
+        assert await asking.receive_some() == b""
+
+
+async def test_bytes_of_the_acceptor_may_come_first_and_then_there_is_no_head(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await accepted.send_all(b"SSH-2.0")
+        await accepted.aclose()
+        await wait_all_tasks_blocked()
+        with pytest.raises(StreamReset) as caught:
+            await opened.receive_head()
+        assert caught.value.code is StreamCode.CANCEL
+        opened, accepted = await pair.streams()
+        await accepted.send_all(b"SSH-2.0")
+        await accepted.send_eof()
+        await accepted.aclose()
+        with pytest.raises(StreamReset) as caught:
+            await opened.receive_head()
+        assert caught.value.code is StreamCode.PROTOCOL
+        assert await read_all(opened) == b"SSH-2.0"
+        with pytest.raises(LocalProtocolError):
+            await accepted.receive_head()
+
+
+async def test_300_kb_and_an_immediate_end_arrive_whole(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        data = bytes(range(250)) * 1200
+
+        async def send_and_leave() -> None:
+            await accepted.send_all(data)
+            await accepted.send_eof()
+            await accepted.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_and_leave)
+            await trio.sleep(1)
+            assert await read_all(opened) == data
+        with pytest.raises(StreamReset):
+            await opened.send_all(b"x")
+
+
+async def test_leaving_without_an_end_never_looks_like_one(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await opened.send_all(b"half of a request bo")
+        await opened.aclose()
+        await wait_all_tasks_blocked()
+        with pytest.raises(StreamReset) as caught:
+            await accepted.receive_some()
+        assert caught.value.code is StreamCode.CANCEL
+
+
+async def test_leaving_by_an_exception_resets_even_what_closes_like_a_socket(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        opened.ends_on_close = True
+
+        async def fail() -> None:
+            async with opened:
+                await opened.send_all(b"half")
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        await wait_all_tasks_blocked()
+        with pytest.raises(StreamReset, match="left by an exception"):
+            await accepted.receive_some()
+
+
+@pytest.mark.parametrize("in_line", [True, False])
+async def test_a_reset_says_why_and_in_line_it_comes_behind_the_bytes(
+    in_line: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await accepted.send_all(b"last words")
+        accepted.reset(
+            StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it hung up", in_line=in_line
+        )
+        await wait_all_tasks_blocked()
+        if in_line:
+            assert await opened.receive_some() == b"last words"
+        with pytest.raises(StreamReset) as caught:
+            await opened.receive_some()
+        assert (caught.value.code, caught.value.processed, caught.value.reason) == (
+            StreamCode.UPSTREAM_RESET,
+            Processed.YES,
+            "it hung up",
+        )
+        # The side that reset it sees the same, and the first reason stands.
+        accepted.reset(StreamCode.CANCEL)
+        with pytest.raises(StreamReset, match="it hung up"):
+            await accepted.receive_some()
+
+
+@BOTH_WAYS
+async def test_reset_wakes_whoever_waits(opener_first: bool, autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        waiting, resetting = await pair.streams()
+        if not opener_first:
+            waiting, resetting = resetting, waiting
+        woken = []
+
+        async def send() -> None:
+            await waiting.send_all(bytes(500_000))
+
+        calls: dict[str, Callable[[], Awaitable[object]]] = {
+            "head": waiting.receive_head,
+            "receive": waiting.receive_some,
+            "send": send,
+        }
+
+        async def wait_in(what: str) -> None:
+            with pytest.raises(StreamReset, match="REVOKED"):
+                await calls[what]()
+            woken.append(what)
+
+        kinds = ["head", "receive", "send"] if opener_first else ["receive", "send"]
+        async with trio.open_nursery() as nursery:
+            for what in kinds:
+                nursery.start_soon(wait_in, what)
+            await trio.sleep(1)
+            assert woken == []
+            resetting.reset(StreamCode.REVOKED)
+        assert sorted(woken) == kinds
+
+
+async def test_a_second_task_in_the_same_call_is_a_bug_and_not_a_queue(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, _ = await pair.streams()
+        async with trio.open_nursery() as nursery:
+            for call in (opened.receive_some, opened.receive_head, pair.dialer.accept):
+                nursery.start_soon(call)
+                await wait_all_tasks_blocked()
+                with pytest.raises(trio.BusyResourceError):
+                    await call()
+            nursery.cancel_scope.cancel()
+
+
+async def test_cancelling_a_wait_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        for call in (pair.dialer.accept,):
+            with trio.move_on_after(1) as scope:
+                await call()
+            assert scope.cancelled_caught
+        opened, accepted = await pair.streams()
+        for call in (opened.receive_head, opened.receive_some, accepted.receive_some):
+            with trio.move_on_after(1) as scope:
+                await call()
+            assert scope.cancelled_caught
+        sent = 0
+        with trio.move_on_after(1):
+            while True:
+                await accepted.send_all(b"x" * 10_000)
+                sent += 10_000
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await opened.receive_some(10)
+        async with trio.open_nursery() as nursery:
+
+            async def finish() -> None:
+                await accepted.send_eof()
+
+            nursery.start_soon(finish)
+            assert len(await read_all(opened)) == sent
+
+
+async def test_what_is_sent_may_be_changed_after_the_call(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        buffer = bytearray(b"before")
+        await opened.send_all(buffer)
+        buffer[:] = b"after!"
+        assert await accepted.receive_some() == b"before"
+
+
+async def test_no_more_than_the_high_water_mark_waits_in_a_stream(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        with trio.move_on_after(1) as scope:
+            await opened.send_all(bytes(10 * 2**20))
+        assert scope.cancelled_caught
+        assert pair.listener.memory.used_bytes <= 2 * QUEUE_HIGH_BYTES + 1000
+        received = 0
+        while received < 64 * 1024:
+            received += len(await accepted.receive_some())

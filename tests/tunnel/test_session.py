@@ -1,0 +1,570 @@
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.tunnel.pairs import Pair, Unplugged, open_pair
+from tests.tunnel.protocol.joined import frames_of
+from tests.tunnel.test_stream import echo, read_all
+from tunnel import (
+    Draining,
+    Hello,
+    Memory,
+    Processed,
+    Rejected,
+    RemoteProtocolError,
+    Role,
+    SessionClosed,
+    Settings,
+    Stream,
+    StreamCode,
+    StreamReset,
+    TooManyStreams,
+    Transport,
+    TransportClosed,
+    Welcome,
+    memory_transport_pair,
+    open_session,
+)
+from tunnel.protocol import frames
+from tunnel.protocol.frames import FrameType
+
+
+async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
+    """Accept and handle until the session ends."""
+    async with trio.open_nursery() as nursery:
+        while True:
+            try:
+                stream = await session.dialer.accept()
+            except SessionClosed:
+                return
+            nursery.start_soon(handle, stream)
+
+
+async def hear_out(transport: Transport) -> tuple[list[tuple[int, int, int, bytes]], TransportClosed]:
+    """Everything that still comes, as frames, and the end."""
+    heard = []
+    while True:
+        try:
+            heard += frames_of(await transport.receive())
+        except TransportClosed as exc:
+            return heard, exc
+
+
+# --- greeting ---
+
+
+async def test_both_sides_learn_who_the_other_is(autojump_clock: trio.testing.MockClock) -> None:
+    here, there = memory_transport_pair()
+
+    async def listen() -> None:
+        def answer(hello: Hello) -> Welcome:
+            assert hello.cluster == "prod"
+            return Welcome(replica="hub-1")
+
+        async with open_session(here, Role.LISTENER, answer_hello=answer) as session:
+            assert isinstance(session.peer, Hello)
+            assert session.peer.instance == "relay-a"
+            await session.wait_closed()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        hello = Hello(cluster="prod", instance="relay-a")
+        settings = Settings(max_streams=7)
+        async with open_session(there, Role.DIALER, hello=hello, settings=settings) as session:
+            assert isinstance(session.peer, Welcome)
+            assert isinstance(session.local, Hello)
+            assert session.peer.replica == "hub-1"
+            assert session.session_id == session.peer.session_id != ""
+            assert session.local.max_streams == 7
+            assert abs(session.peer_clock_offset_ms or 0) < 5000
+
+
+async def test_a_dialer_that_says_nothing_is_closed_after_ten_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    here, there = memory_transport_pair()
+    started = trio.current_time()
+    with pytest.raises(SessionClosed, match="no greeting within 10 s") as caught:
+        async with open_session(here, Role.LISTENER):
+            raise AssertionError("no session")
+    assert caught.value.code == 4408
+    assert trio.current_time() - started == pytest.approx(10)
+    with pytest.raises(TransportClosed) as closed:
+        await there.receive()
+    assert closed.value.code == 4408
+    await there.aclose()
+
+
+async def test_a_listener_that_says_nothing_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    _, there = memory_transport_pair()
+    with pytest.raises(SessionClosed, match="no greeting within 10 s"):
+        async with open_session(there, Role.DIALER):
+            raise AssertionError("no session")
+
+
+async def test_a_refused_dialer_hears_code_and_reason_and_when_to_come_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    here, there = memory_transport_pair()
+
+    def refuse(hello: Hello) -> Welcome:
+        raise Rejected(4403, "unknown cluster", retry_after_ms=3000)
+
+    async def listen() -> None:
+        with pytest.raises(Rejected):
+            async with open_session(here, Role.LISTENER, answer_hello=refuse):
+                raise AssertionError("no session")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        with pytest.raises(Rejected) as caught:
+            async with open_session(there, Role.DIALER):
+                raise AssertionError("no session")
+    assert (caught.value.close_code, caught.value.reason, caught.value.retry_after_ms) == (
+        4403,
+        "unknown cluster",
+        3000,
+    )
+
+
+async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockClock) -> None:
+    here, there = memory_transport_pair()
+    await there.send(b"GET / HTTP/1.1\r\n\r\n")
+    with pytest.raises(RemoteProtocolError):
+        async with open_session(here, Role.LISTENER):
+            raise AssertionError("no session")
+    with pytest.raises(TransportClosed) as closed:
+        await there.receive()
+    assert closed.value.code == 4400
+    await there.aclose()
+
+
+async def test_a_transport_that_ends_in_the_greeting(autojump_clock: trio.testing.MockClock) -> None:
+    here, there = memory_transport_pair()
+    await here.aclose(4401, "who are you")
+    with pytest.raises(SessionClosed, match="who are you") as caught:
+        async with open_session(there, Role.DIALER):
+            raise AssertionError("no session")
+    assert caught.value.code == 4401
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_cancelling_the_greeting_closes_the_transport(
+    role: Role, autojump_clock: trio.testing.MockClock
+) -> None:
+    here, there = memory_transport_pair()
+    with trio.move_on_after(1):
+        async with open_session(here, role):
+            raise AssertionError("no session")
+    _, closed = await hear_out(there)
+    assert closed.code is not None
+    await there.aclose()
+
+
+# --- streams among others ---
+
+
+async def test_one_stalled_reader_stalls_only_itself(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        stalled, stalled_there = await pair.streams()
+
+        async def flood() -> None:
+            while True:
+                await stalled_there.send_all(bytes(100_000))
+
+        async def handle(stream: Stream) -> None:
+            async with stream:
+                await stream.send_all(bytes(300_000))
+                await stream.send_eof()
+
+        done = 0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            nursery.start_soon(serve, pair, handle)
+            await wait_all_tasks_blocked()
+
+            async def read_one() -> None:
+                nonlocal done
+                async with pair.open_stream(eof=True) as stream:
+                    assert len(await read_all(stream)) == 300_000
+                done += 1
+
+            async with trio.open_nursery() as readers:
+                for _ in range(99):
+                    readers.start_soon(read_one)
+            assert done == 99
+            # What the stalled one holds is its window, no more.
+            assert pair.listener.memory.used_bytes <= 64 * 1024 + 1000
+            nursery.cancel_scope.cancel()
+        await stalled.aclose()
+
+
+async def test_both_directions_saturated_through_the_smallest_transport_do_not_deadlock(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair(messages_max=0) as pair:
+        size = 2 * 2**20
+        received = []
+
+        async def pump(stream: Stream) -> None:
+            async with trio.open_nursery() as nursery:
+
+                async def send() -> None:
+                    await stream.send_all(bytes(size))
+                    await stream.send_eof()
+
+                nursery.start_soon(send)
+                received.append(len(await read_all(stream)))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                for stream in await pair.streams():
+                    nursery.start_soon(pump, stream)
+        assert received == [size] * 8
+
+
+async def test_many_streams_frames_are_one_message(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        await trio.sleep(1)
+        before = len(pair.wire.sent)
+        for _ in range(100):
+            pair.open_stream(b"GET / HTTP/1.1", eof=True)
+        await wait_all_tasks_blocked()
+        (message,) = pair.wire.sent[before:]
+        assert [frame_type for frame_type, *_ in frames_of(message)] == [FrameType.OPEN] * 100
+
+
+async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:
+    memory = Memory(2**30)
+    async with open_pair(memory=memory) as pair:
+        await wait_all_tasks_blocked()
+        at_rest = memory.used_bytes
+
+        async def handle(stream: Stream) -> None:
+            async with stream:
+                match stream.head:
+                    case b"answer":
+                        await stream.send_head(b"200")
+                        await stream.send_all(b"body")
+                        await stream.send_eof()
+                    case b"reset":
+                        stream.reset(StreamCode.DIAL_FAILED, processed=Processed.NO)
+                    case _:
+                        pass
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, pair, handle)
+            for number in range(10_000):
+                head = (b"answer", b"reset", b"leave", b"taken back")[number % 4]
+                async with pair.open_stream(head, eof=number % 8 < 4) as stream:
+                    if head == b"answer":
+                        assert await stream.receive_head() == b"200"
+                        assert await read_all(stream) == b"body"
+                    elif head != b"taken back":
+                        with pytest.raises(StreamReset):
+                            await stream.receive_head()
+            await trio.sleep(1)
+            assert pair.listener.stream_count == pair.dialer.stream_count == 0
+            assert memory.used_bytes == at_rest
+            for session in (pair.listener, pair.dialer):
+                connection = session._connection
+                assert list(connection.holders()) == []
+                assert connection._unacknowledged_resets == {}
+                assert connection.unacknowledged_bytes == 0
+                assert len(connection._scheduler.ring) == 0
+            nursery.cancel_scope.cancel()
+
+
+async def test_streams_beyond_the_accept_queue_are_refused_as_not_processed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair(Settings(accept_queue_max=10, max_streams=100)) as pair:
+        streams = [pair.open_stream(eof=True) for _ in range(100)]
+        with pytest.raises(TooManyStreams):
+            pair.open_stream()
+        await trio.sleep(1)
+        assert pair.listener.stream_count == 10
+        for stream in streams[10:]:
+            with pytest.raises(StreamReset) as caught:
+                await stream.receive_head()
+            assert (caught.value.code, caught.value.processed) == (StreamCode.REFUSED, Processed.NO)
+        for _ in range(10):
+            await pair.dialer.accept()
+
+
+async def test_a_stream_that_was_reset_before_it_was_accepted_is_nobodys_business(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        first = pair.open_stream(b"first")
+        await wait_all_tasks_blocked()
+        await first.aclose()
+        pair.open_stream(b"second")
+        await wait_all_tasks_blocked()
+        assert (await pair.dialer.accept()).head == b"second"
+
+
+async def test_contexts_reach_the_acceptor_with_their_note(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        index = pair.listener.add_context(9, b"agent nine")
+        pair.listener.open_stream(b"", context=index)
+        first = await pair.dialer.accept()
+        assert (first.context.payload, first.context.group) == (b"agent nine", 9)
+        first.context.note = "verified"
+        pair.listener.open_stream(b"", context=index)
+        assert (await pair.dialer.accept()).context.note == "verified"
+        pair.listener.retire_context(index)
+        fresh = pair.listener.add_context(9, b"agent nine, renewed")
+        pair.listener.open_stream(b"", context=fresh)
+        assert (await pair.dialer.accept()).context.note is None
+
+
+async def test_memory_taken_back_by_another_sessions_need_wakes_whoever_waits(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    process = Memory(200_000)
+    async with open_pair(memory=process) as modest, open_pair(memory=process) as greedy:
+        holder, holder_there = await modest.streams()
+        held = [await greedy.streams() for _ in range(3)]
+        await holder_there.send_all(bytes(60_000))
+        await trio.sleep(1)
+
+        async def wait() -> None:
+            with pytest.raises(StreamReset) as caught:
+                await holder_there.receive_some()
+            assert caught.value.code is StreamCode.OVERLOADED
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            for _, stream in held:
+                await stream.send_all(bytes(50_000))
+                await trio.sleep(1)
+        with pytest.raises(StreamReset) as caught:
+            await holder.receive_some()
+        assert caught.value.code is StreamCode.OVERLOADED
+
+
+# --- liveness ---
+
+
+@pytest.mark.parametrize("streams", [0, 1])
+async def test_a_silent_loss_is_noticed_by_both_ends_in_time(
+    streams: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    for phase_s in (0.0, 2.4, 4.9, 29.0, 33.0):
+        async with open_pair() as pair:
+            for _ in range(streams):
+                pair.open_stream()
+            await trio.sleep(phase_s)
+            pair.wire.unplugged = True
+            started = trio.current_time()
+            reasons = [await pair.listener.wait_closed(), await pair.dialer.wait_closed()]
+            assert trio.current_time() - started <= (15 if streams else 40) + 0.001
+            assert all("nothing came from the peer" in reason for reason in reasons)
+
+
+async def test_a_stream_on_a_session_that_was_silent_asks_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await trio.sleep(27)
+        pair.wire.unplugged = True
+        started = trio.current_time()
+        with pytest.raises(StreamReset) as caught:
+            await pair.open_stream().receive_head()
+        assert trio.current_time() - started == pytest.approx(10, abs=0.01)
+        assert (caught.value.code, caught.value.processed) == (StreamCode.DETACH_EXPIRED, Processed.MAYBE)
+
+
+async def test_an_idle_session_lives_for_hours_at_two_pings_a_minute(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await trio.sleep(1)
+        before = len(pair.wire.sent)
+        await trio.sleep(3600)
+        assert not pair.listener.closed
+        # A PING and a PONG from here in 30 s.
+        assert len(pair.wire.sent) - before <= 242
+        assert pair.listener.rtt_s is not None
+        assert trio.current_time() - pair.listener.last_received_s < 31
+
+
+async def test_a_transport_that_takes_nothing_is_as_dead_as_one_that_brings_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    here, there = memory_transport_pair(messages_max=1)
+    await there.send(frames.hello(Hello()))
+    async with open_session(here, Role.LISTENER) as session:
+        started = trio.current_time()
+        assert "nothing came from the peer" in await session.wait_closed()
+        assert trio.current_time() - started <= 40
+    await there.aclose()
+
+
+# --- the end ---
+
+
+async def test_a_dead_session_wakes_everybody(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        stalled, _ = await pair.streams()
+        quiet, quiet_there = await pair.streams()
+        ends: list[StreamReset | SessionClosed] = []
+
+        async def wait_for(call: Callable[[], Awaitable[object]]) -> None:
+            try:
+                while True:
+                    await call()
+            except (StreamReset, SessionClosed) as exc:
+                ends.append(exc)
+
+        async def send() -> None:
+            await stalled.send_all(bytes(100_000))
+
+        async with trio.open_nursery() as nursery:
+            for call in (quiet.receive_head, quiet.receive_some, send, pair.listener.accept):
+                nursery.start_soon(wait_for, call)
+            for call in (quiet_there.receive_some, pair.dialer.accept):
+                nursery.start_soon(wait_for, call)
+            await wait_all_tasks_blocked()
+            pair.cut()
+        assert len(ends) == 6
+        for end in ends:
+            assert "tunnel lost" in str(end)
+            if isinstance(end, StreamReset):
+                assert (end.code, end.processed) == (StreamCode.DETACH_EXPIRED, Processed.MAYBE)
+        for session in (pair.listener, pair.dialer):
+            assert session.closed
+            assert session.stream_count == 0
+        with pytest.raises(SessionClosed):
+            pair.open_stream()
+        with pytest.raises(SessionClosed):
+            pair.listener.add_context(1, b"x")
+        pair.listener.retire_context(pair.context)
+        pair.listener.go_away()
+
+
+async def test_an_open_that_was_never_sent_was_surely_not_processed(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        pair.wire.stuck = True
+        sending = pair.open_stream()
+        await wait_all_tasks_blocked()
+        waiting = pair.open_stream()
+        pair.cut()
+        for stream, processed in ((sending, Processed.MAYBE), (waiting, Processed.NO)):
+            with pytest.raises(StreamReset) as caught:
+                await stream.receive_head()
+            assert caught.value.processed is processed
+
+
+async def test_bytes_that_arrived_before_the_loss_are_still_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await accepted.send_all(b"arrived")
+        await trio.sleep(1)
+        pair.cut()
+        await pair.listener.wait_closed()
+        assert await opened.receive_some() == b"arrived"
+        with pytest.raises(StreamReset, match="tunnel lost"):
+            await opened.receive_some()
+
+
+async def test_what_is_queued_when_the_block_is_left_still_arrives(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    here, there = memory_transport_pair()
+
+    async def listen() -> None:
+        async with open_session(here, Role.LISTENER) as session:
+            context = session.add_context(1, b"x")
+            stream = session.open_stream(b"head", context=context)
+            await stream.send_all(bytes(60_000))
+            await stream.send_eof()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(listen)
+        async with open_session(there, Role.DIALER) as session:
+            stream = await session.accept()
+            await session.wait_closed()
+            assert len(await read_all(stream)) == 60_000
+            assert session.peer_going_away is not None
+
+
+async def test_a_peer_that_breaks_the_protocol_is_told_and_closed(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    here, there = memory_transport_pair()
+    await there.send(frames.hello(Hello()))
+    async with open_session(here, Role.LISTENER) as session:
+        await there.send(frames.window(2, 5))
+        assert "WINDOW on stream 2" in await session.wait_closed()
+        said, closed = await hear_out(there)
+        assert closed.code == 4400
+        assert said[-1][0] == FrameType.GOAWAY
+    assert "broke the protocol" in caplog.text
+    await there.aclose()
+
+
+async def test_going_away_refuses_new_streams_and_keeps_the_old_ones(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        pair.dialer.go_away(drain_ms=60_000, reason="restart")
+        assert pair.dialer.draining
+        await wait_all_tasks_blocked()
+        assert pair.listener.draining
+        going = pair.listener.peer_going_away
+        assert going is not None
+        assert (going.drain_ms, going.reason) == (60_000, "restart")
+        with pytest.raises(Draining):
+            pair.open_stream()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(echo, accepted)
+            await opened.send_all(b"still")
+            await opened.send_eof()
+            assert await read_all(opened) == b"still"
+
+
+async def test_the_callers_own_exception_passes_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
+    here, there = memory_transport_pair()
+    await there.send(frames.hello(Hello()))
+
+    async def fail() -> None:
+        async with open_session(here, Role.LISTENER):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    await there.aclose()
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.001, 1.0])
+async def test_cancelling_the_block_closes_the_transport_and_tells_the_peer(
+    delay_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    here, there = memory_transport_pair()
+    wire = Unplugged(here)
+    await there.send(frames.hello(Hello()))
+    with trio.move_on_after(5):
+        async with open_session(wire, Role.LISTENER) as session:
+            stream = session.open_stream(b"", context=session.add_context(1, b"x"))
+            with trio.move_on_after(delay_s):
+                await stream.receive_some()
+            await trio.sleep_forever()
+    assert wire.closed_with is not None
+    assert session.closed
+    with pytest.raises(StreamReset):
+        await stream.receive_some()
+    said, closed = await hear_out(there)
+    assert said[-1][0] == FrameType.GOAWAY
+    assert closed.code == 1000
+    await there.aclose()
