@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunnel.backoff import RETRY_AFTER_MAX_S, RETRY_AFTER_SPREAD_S, Backoff
+
+# A live session in seconds, or None for a dial that failed.
+HISTORIES = st.lists(st.none() | st.floats(0, 100), max_size=30)
+CHANCES = st.floats(0, 1, exclude_max=True)
+
+
+@pytest.mark.parametrize(
+    ("chance", "waits"), [(0.0, [5, 10, 20, 30, 30, 30]), (1.0, [10, 20, 40, 60, 60, 60])]
+)
+def test_the_waits_are_drawn_between_half_the_delay_and_all_of_it(chance: float, waits: list[float]) -> None:
+    backoff = Backoff(lambda: chance)
+    assert [backoff.next_wait_s() for _ in waits] == waits
+
+
+@given(history=HISTORIES, chances=st.lists(CHANCES, min_size=1))
+def test_each_wait_is_between_5_and_60_s(history: list[float | None], chances: list[float]) -> None:
+    draws = iter(chances * 100)
+    backoff = Backoff(lambda: next(draws))
+    for lived_s in history:
+        if lived_s is not None:
+            backoff.note_session(lived_s)
+        assert 5 <= backoff.next_wait_s() < 60
+
+
+@given(history=HISTORIES, chance=CHANCES)
+def test_only_a_session_of_10_s_begins_anew(history: list[float | None], chance: float) -> None:
+    backoff = Backoff(lambda: chance)
+    failures = 0
+    for lived_s in history:
+        if lived_s is not None:
+            backoff.note_session(lived_s)
+            if lived_s >= 10:
+                failures = 0
+        delay_s = min(10 * 2**failures, 60)
+        assert backoff.next_wait_s() == pytest.approx(delay_s * (1 + chance) / 2)
+        failures += 1
+
+
+@given(asked_s=st.floats(0, 1e9), chance=CHANCES)
+def test_retry_after_is_obeyed_up_to_its_bound_and_spread(asked_s: float, chance: float) -> None:
+    wait_s = Backoff(lambda: chance).next_wait_s(asked_s)
+    assert wait_s >= min(asked_s, RETRY_AFTER_MAX_S)
+    assert wait_s >= 5
+    assert wait_s <= max(10, min(asked_s, RETRY_AFTER_MAX_S) + RETRY_AFTER_SPREAD_S)

@@ -1,0 +1,657 @@
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from email.utils import formatdate
+
+import pytest
+import trio
+import trustme
+from trio.testing import MockClock, memory_stream_pair
+
+from tests.tunnel.certificates import ca_pem, contexts
+from tunnel import Hello, Rejected, Role, Session, SessionClosed, Welcome, open_session
+from tunnel.dialer import DialerConfig, DialFailed, open_tunnel, run_dialer
+from tunnel.egress import ProxySettings
+from tunnel.net import client_context, wrap_server
+from tunnel.websocket import accept_websocket
+
+TOKEN = "aaa.bbb.ccc"
+NOW = 1_800_000_000.0
+
+Handler = Callable[[trio.abc.Stream], Awaitable[None]]
+
+
+async def read_head(stream: trio.abc.Stream) -> bytes:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        data = await stream.receive_some(1)
+        if not data:
+            raise trio.BrokenResourceError
+        head += data
+    return head
+
+
+async def over_tls(stream: trio.abc.Stream, handler: Handler, context: ssl.SSLContext | None = None) -> None:
+    async with wrap_server(stream, context or contexts()[1]) as tls:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await tls.do_handshake()
+            await handler(tls)
+
+
+class Network:
+    """A world of memory streams: each dial meets the next of `handlers`, the last one again and again."""
+
+    def __init__(self, nursery: trio.Nursery, *handlers: Handler) -> None:
+        self.nursery = nursery
+        self.handlers = list(handlers)
+        self.dialled_at: list[float] = []
+        self.targets: list[tuple[str, int]] = []
+        self.open_now = 0
+
+    async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
+        self.dialled_at.append(trio.current_time())
+        self.targets.append((host, port))
+        handler = self.handlers.pop(0) if len(self.handlers) > 1 else self.handlers[0]
+        if isinstance(handler, Unreachable):
+            await handler.fail()
+        near, far = memory_stream_pair()
+        self.nursery.start_soon(self._handle, handler, far)
+        await trio.lowlevel.checkpoint()
+        return near
+
+    async def _handle(self, handler: Handler, stream: trio.abc.Stream) -> None:
+        self.open_now += 1
+        assert self.open_now == 1, "two connections at once"
+        try:
+            await handler(stream)
+        finally:
+            self.open_now -= 1
+            await trio.aclose_forcefully(stream)
+
+    @property
+    def waits(self) -> list[float]:
+        return [later - earlier for earlier, later in zip(self.dialled_at, self.dialled_at[1:], strict=False)]
+
+
+class Unreachable:
+    def __init__(self, error: OSError | None) -> None:
+        self.error = error
+
+    async def fail(self) -> None:
+        if self.error is None:
+            await trio.sleep_forever()
+        else:
+            raise self.error
+
+    async def __call__(self, stream: trio.abc.Stream) -> None:
+        raise AssertionError("never reached")
+
+
+class Answer:
+    """A server that answers the upgrade with the same bytes each time, and notes the requests."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+        self.heads: list[bytes] = []
+
+    async def __call__(self, stream: trio.abc.Stream) -> None:
+        await over_tls(stream, self._answer)
+
+    async def _answer(self, tls: trio.abc.Stream) -> None:
+        self.heads.append(await read_head(tls))
+        await tls.send_all(self.answer)
+
+
+class Hub:
+    """A hub whose sessions live for `lives_s` each; it notes what it was told."""
+
+    def __init__(self, lives_s: float, *, reject: Rejected | None = None, retry_after_ms: int = 0) -> None:
+        self.lives_s = lives_s
+        self.reject = reject
+        self.retry_after_ms = retry_after_ms
+        self.heads: list[bytes] = []
+        self.hellos: list[Hello] = []
+
+    async def __call__(self, stream: trio.abc.Stream) -> None:
+        await over_tls(stream, self.upgrade)
+
+    def welcome(self, hello: Hello) -> Welcome:
+        self.hellos.append(hello)
+        if self.reject is not None:
+            raise self.reject
+        return Welcome(session_id=f"s{len(self.hellos)}")
+
+    async def upgrade(self, tls: trio.abc.Stream) -> None:
+        head = await read_head(tls)
+        self.heads.append(head)
+        with suppress(Rejected, SessionClosed):
+            async with accept_websocket(tls, request_head=head) as transport:
+                async with open_session(transport, Role.LISTENER, answer_hello=self.welcome) as session:
+                    with trio.move_on_after(self.lives_s):
+                        await session.wait_closed()
+                    if self.retry_after_ms:
+                        session.go_away(
+                            code=4503, drain_ms=60_000, retry_after_ms=self.retry_after_ms, reason="bye"
+                        )
+                        await session.wait_closed()
+
+
+async def hang(stream: trio.abc.Stream) -> None:
+    with suppress(trio.BrokenResourceError):
+        while await stream.receive_some():
+            pass
+
+
+async def hang_over_tls(stream: trio.abc.Stream) -> None:
+    await over_tls(stream, hang)
+
+
+async def hang_after_101(stream: trio.abc.Stream) -> None:
+    async def upgrade(tls: trio.abc.Stream) -> None:
+        async with accept_websocket(tls, request_head=await read_head(tls)) as transport:
+            await transport.receive()
+            await trio.sleep_forever()
+
+    with trio.move_on_after(20):
+        await over_tls(stream, upgrade)
+
+
+async def leave_in_handshake(stream: trio.abc.Stream) -> None:
+    await stream.receive_some()
+
+
+async def speak_http_without_tls(stream: trio.abc.Stream) -> None:
+    await stream.receive_some()
+    await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+
+def config(network: Network, **changes: object) -> DialerConfig:
+    values: dict[str, object] = {
+        "hub_url": "https://hub.test/base/",
+        "tls": contexts()[0],
+        "authorization": lambda: TOKEN,
+        "hello": lambda: Hello(cluster="c1"),
+        "proxy": ProxySettings(),
+        "open_tcp": network.open_tcp,
+        "chance": lambda: 0.0,
+        "wall_clock": lambda: NOW,
+        **changes,
+    }
+    return DialerConfig(**values)  # type: ignore[arg-type]
+
+
+async def accept_until_closed(session: Session) -> None:
+    while True:
+        await session.accept()
+
+
+async def run_for(seconds: float, *handlers: Handler, **changes: object) -> Network:
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, *handlers)
+        with trio.move_on_after(seconds):
+            await run_dialer(config(network, **changes), accept_until_closed)
+        nursery.cancel_scope.cancel()
+    return network
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "tunnel.dialer"]
+
+
+@pytest.fixture(autouse=True)
+def _log_everything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+
+async def test_a_session_is_served_and_the_next_one_dialled(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub(lives_s=30)
+    network = await run_for(100, hub)
+    # 30 s of session and 5 s of wait, again and again.
+    assert network.dialled_at == pytest.approx([0, 35, 70], abs=0.1)
+    assert network.targets[0] == ("hub.test", 443)
+    assert [hello.cluster for hello in hub.hellos] == ["c1", "c1", "c1"]
+    assert lines(caplog)[0] == "the tunnel to hub.test:443 is up, session s1"
+    assert lines(caplog)[1].startswith("the tunnel to hub.test:443 ended after 30 s: ")
+    assert lines(caplog)[1].endswith("; the next attempt is in 5 s")
+
+
+async def test_the_request_names_the_hub_and_carries_a_fresh_token(autojump_clock: MockClock) -> None:
+    hub = Hub(lives_s=10)
+    tokens = iter(f"token{n}" for n in range(100))
+    await run_for(31, hub, authorization=lambda: next(tokens))
+    assert len(hub.heads) == 3
+    for n, head in enumerate(hub.heads):
+        lowered = head.lower()
+        assert lowered.startswith(b"get /base/v1/tunnel http/1.1\r\n")
+        assert b"\r\nhost: hub.test\r\n" in lowered
+        assert b"\r\nsec-websocket-protocol: hawse.v1\r\n" in lowered
+        assert b"extensions" not in lowered
+        assert b"\r\nauthorization: bearer token%d\r\n" % n in lowered
+
+
+async def test_another_port_stands_in_the_host_header(autojump_clock: MockClock) -> None:
+    hub = Hub(lives_s=10)
+    network = await run_for(5, hub, hub_url="https://hub.test:8443")
+    assert network.targets == [("hub.test", 8443)]
+    assert b"\r\nhost: hub.test:8443\r\n" in hub.heads[0].lower()
+
+
+async def test_the_waits_grow_and_a_good_session_resets_them(autojump_clock: MockClock) -> None:
+    down = Unreachable(ConnectionRefusedError(111, "Connection refused"))
+    network = await run_for(400, down, down, down, down, down, Hub(lives_s=10), down, down)
+    assert network.waits[:5] == pytest.approx([5, 10, 20, 30, 30])
+    assert network.waits[5:8] == pytest.approx([15, 10, 20], abs=0.1)
+
+
+async def test_a_link_that_connects_and_dies_backs_off(autojump_clock: MockClock) -> None:
+    network = await run_for(200, Hub(lives_s=9))
+    assert network.waits[:4] == pytest.approx([14, 19, 29, 39], abs=0.1)
+
+
+async def test_names_are_resolved_anew_for_each_dial(autojump_clock: MockClock) -> None:
+    network = await run_for(100, Unreachable(socket.gaierror(-3, "Temporary failure in name resolution")))
+    assert network.targets == [("hub.test", 443)] * len(network.dialled_at)
+    assert len(network.targets) > 3
+
+
+@pytest.mark.parametrize(
+    ("handler", "phase"),
+    [
+        (Unreachable(None), "connecting to hub.test:443"),
+        (hang, "in the TLS handshake with hub.test:443"),
+        (hang_over_tls, "waiting for its answer to the upgrade"),
+        (hang_after_101, "waiting for its WELCOME"),
+    ],
+)
+async def test_one_deadline_covers_each_phase(
+    handler: Handler, phase: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await run_for(12, handler)
+    (line,) = lines(caplog)
+    assert phase in line
+    assert line.startswith("no tunnel to hub.test:443: ")
+
+
+async def test_a_dial_that_hangs_is_over_after_10_s(autojump_clock: MockClock) -> None:
+    network = await run_for(60, hang)
+    assert network.waits[:2] == pytest.approx([15, 20], abs=1.5)
+
+
+def answer(status: int, headers: bytes = b"") -> Answer:
+    return Answer(b"HTTP/1.1 %d Whatever\r\n%sContent-Length: 3\r\n\r\nno\n" % (status, headers))
+
+
+@pytest.mark.parametrize(
+    ("handler", "text"),
+    [
+        (
+            Unreachable(ConnectionRefusedError(111, "Connection refused")),
+            "cannot connect to hub.test:443: Connection refused",
+        ),
+        (
+            Unreachable(socket.gaierror(-2, "Name or service not known")),
+            "the name hub.test cannot be resolved: Name or service not known",
+        ),
+        (
+            leave_in_handshake,
+            "no TLS with hub.test:443: the peer closed the connection during the TLS handshake",
+        ),
+        (speak_http_without_tls, "no TLS with hub.test:443: TLS failed: "),
+        (answer(200), "the answer to the upgrade is 200 instead of 101"),
+        (
+            answer(301, b"Location: https://user:secret@other.test/x?token=secret\r\n"),
+            "301 instead of 101, it points to https://other.test; the hub's URL must name the hub itself",
+        ),
+        (answer(401), "401 instead of 101; the hub does not accept this relay's key, or its token"),
+        (answer(403), "403 instead of 101; this relay is not allowed to connect"),
+        (answer(404), "404 instead of 101; there is no hub at this URL"),
+        (answer(407), "407 instead of 101; a proxy on the way demands a user and a password"),
+        (answer(429), "429 instead of 101; the hub has no room now"),
+        (answer(502), "502 instead of 101; a proxy in front of the hub does not reach it"),
+        (answer(503), "503 instead of 101; the hub has no room now"),
+        (Answer(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "no WebSocket handshake: Bad HTTP message"),
+        (Answer(b""), "the connection ended before an answer to the upgrade"),
+        (Hub(0, reject=Rejected(4403, "unknown cluster")), "the hub turns this relay away: unknown cluster"),
+    ],
+)
+async def test_each_failure_is_one_clear_line(
+    handler: Handler, text: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await run_for(4, handler)
+    (line,) = lines(caplog)
+    assert line.startswith("no tunnel to hub.test:443: ")
+    assert text in line
+    assert line.endswith("; the next attempt is in 5 s")
+    assert "\n" not in line
+    assert TOKEN not in caplog.text
+    assert "secret" not in caplog.text
+
+
+async def test_a_wrong_ca_is_named(autojump_clock: MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    stranger = client_context(trustme.CA().cert_pem.bytes().decode())
+    await run_for(4, Hub(10), tls=stranger)
+    (line,) = lines(caplog)
+    assert (
+        "no TLS with hub.test:443: the peer's certificate is not accepted: unable to get local issuer" in line
+    )
+    assert "the CA file must hold the CA that has signed it" in line
+
+
+async def test_a_wrong_host_name_is_named(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await run_for(4, Hub(10), hub_url="https://other.test")
+    (line,) = lines(caplog)
+    assert "Hostname mismatch" in line
+    assert "the URL must name the host as the certificate does" in line
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_s"),
+    [
+        (b"40", 40),
+        (b"1", 5),
+        (b"999999999999", 300),
+        (formatdate(NOW + 60, usegmt=True).encode(), 60),
+        (formatdate(NOW - 60, usegmt=True).encode(), 5),
+        (b"soon", 5),
+        (b"-5", 5),
+        ("٣٠".encode(), 5),
+    ],
+)
+async def test_retry_after_is_obeyed(value: bytes, wait_s: float, autojump_clock: MockClock) -> None:
+    network = await run_for(310, answer(503, b"Retry-After: %s\r\n" % value))
+    assert network.waits[0] == pytest.approx(wait_s, abs=0.1)
+
+
+async def test_the_hubs_rejection_may_ask_for_patience(autojump_clock: MockClock) -> None:
+    network = await run_for(60, Hub(0, reject=Rejected(4429, "slow down", 33_000)))
+    assert network.waits[0] == pytest.approx(33, abs=0.1)
+
+
+async def test_a_goodbye_may_ask_for_patience(autojump_clock: MockClock) -> None:
+    async def serve_until_goodbye(session: Session) -> None:
+        await trio.sleep(20)
+        assert session.draining
+
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(10, retry_after_ms=45_000))
+        with trio.move_on_after(100):
+            await run_dialer(config(network), serve_until_goodbye)
+        nursery.cancel_scope.cancel()
+    assert network.waits[0] == pytest.approx(65, abs=1)
+
+
+@pytest.mark.parametrize(("ahead_s", "learned"), [(310, [310.0]), (-310, [-310.0]), (1, [0.0])])
+async def test_a_401_corrects_the_clock(
+    ahead_s: float, learned: list[float], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    offsets: list[float] = []
+    date = formatdate(NOW + ahead_s, usegmt=True).encode()
+    await run_for(4, answer(401, b"Date: %s\r\n" % date), learn_clock_offset=offsets.append)
+    assert offsets == learned
+    (line,) = lines(caplog)
+    assert ("our clock is 310 s behind the hub's" in line) is (ahead_s == 310)
+    assert ("our clock is 310 s ahead of the hub's" in line) is (ahead_s == -310)
+
+
+async def test_a_401_without_a_date_teaches_nothing(autojump_clock: MockClock) -> None:
+    offsets: list[float] = []
+    await run_for(4, answer(401, b"Date: yesterday\r\n"), learn_clock_offset=offsets.append)
+    assert offsets == []
+
+
+async def test_a_fault_of_the_server_task_ends_the_dialer_with_it(autojump_clock: MockClock) -> None:
+    async def serve(session: Session) -> None:
+        raise KeyError("a bug")
+
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(10))
+        with pytest.raises(KeyError, match="a bug"):
+            await run_dialer(config(network), serve)
+
+
+async def test_serving_that_ends_by_itself_closes_the_session(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def serve(session: Session) -> None:
+        await trio.sleep(12)
+
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(1000))
+        with trio.move_on_after(15):
+            await run_dialer(config(network), serve)
+        assert network.open_now == 0
+    assert "ended after 12 s: closed by us" in lines(caplog)[1]
+
+
+async def test_cancelling_closes_the_session(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(1000))
+        with trio.move_on_after(15):
+            await run_dialer(config(network), accept_until_closed)
+        await trio.sleep(5)
+        assert network.open_now == 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://hub.test",
+        "hub.test",
+        "https://",
+        "https://user:secret@hub.test",
+        "https://hub.test/?token=secret",
+        "https://hub.test/#secret",
+        "https://hub.test:secret/",
+    ],
+)
+def test_a_url_that_is_not_plain_https_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="the hub's URL") as caught:
+        DialerConfig(
+            hub_url=url, tls=contexts()[0], authorization=lambda: TOKEN, hello=Hello, proxy=ProxySettings()
+        )
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_token_that_no_header_may_hold_is_not_quoted(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(10))
+        with pytest.raises(ValueError, match="the token for the hub") as caught:
+            async with open_tunnel(config(network, authorization=lambda: "sec\nret")):
+                raise AssertionError("never open")
+        assert "sec" not in str(caught.value)
+        nursery.cancel_scope.cancel()
+
+
+# Egress proxies.
+
+
+class TestProxy:
+    """A CONNECT proxy that leads to `hub` wherever one asks to go."""
+
+    __test__ = False
+
+    def __init__(self, hub: Handler, *, user: bytes | None = None, status: int = 200) -> None:
+        self.hub = hub
+        self.user = user
+        self.status = status
+        self.heads: list[bytes] = []
+
+    async def __call__(self, stream: trio.abc.Stream) -> None:
+        head = await read_head(stream)
+        self.heads.append(head)
+        if self.user is not None and b"Proxy-Authorization: Basic " + self.user not in head:
+            await stream.send_all(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        elif self.status != 200:
+            await stream.send_all(b"HTTP/1.1 %d No\r\nContent-Length: 0\r\n\r\n" % self.status)
+        else:
+            await stream.send_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await self.hub(stream)
+
+
+def proxy_settings(url: str) -> ProxySettings:
+    return ProxySettings.from_environment({"HTTPS_PROXY": url})
+
+
+async def test_it_dials_through_a_proxy_with_a_password(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    proxy = TestProxy(Hub(10), user=b"YWxpY2U6c2VjcmV0")
+    settings = proxy_settings("http://alice:secret@proxy.test:3128")
+    network = await run_for(5, proxy, proxy=settings)
+    assert network.targets == [("proxy.test", 3128)]
+    assert proxy.heads[0].startswith(b"CONNECT hub.test:443 HTTP/1.1\r\n")
+    assert TOKEN.encode() not in proxy.heads[0]
+    assert lines(caplog)[0] == "the tunnel to hub.test:443 is up, session s1"
+    assert "secret" not in caplog.text
+
+
+async def test_it_dials_through_a_proxy_over_tls(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    inner = TestProxy(Hub(10))
+
+    async def proxy(stream: trio.abc.Stream) -> None:
+        await over_tls(stream, inner)
+
+    await run_for(5, proxy, proxy=proxy_settings("https://localhost"))
+    assert lines(caplog)[0] == "the tunnel to hub.test:443 is up, session s1"
+
+
+@pytest.mark.parametrize(
+    ("proxy", "url", "text"),
+    [
+        (TestProxy(hang, user=b"eA=="), "http://proxy.test:3128", "demands a user and a password (407)"),
+        (
+            TestProxy(hang, user=b"eA=="),
+            "http://alice:secret@proxy.test:3128",
+            "does not accept the user and password",
+        ),
+        (
+            TestProxy(hang, status=403),
+            "http://proxy.test:3128",
+            "does not allow connections to hub.test:443 (403)",
+        ),
+        (TestProxy(hang, status=502), "http://proxy.test:3128", "cannot connect to hub.test:443 (502)"),
+        (
+            Unreachable(ConnectionRefusedError(111, "Connection refused")),
+            "http://proxy.test:3128",
+            "cannot connect to proxy.test:3128",
+        ),
+        (hang, "http://proxy.test:3128", "the last of it waiting for the proxy proxy.test:3128"),
+        (
+            hang,
+            "https://proxy.test:3128",
+            "the last of it in the TLS handshake with the proxy proxy.test:3128",
+        ),
+    ],
+)
+async def test_each_failure_of_the_proxy_is_one_clear_line(
+    proxy: Handler, url: str, text: str, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await run_for(12 if proxy is hang else 4, proxy, proxy=proxy_settings(url))
+    (line,) = lines(caplog)
+    assert text in line
+    assert "secret" not in caplog.text
+
+
+async def test_no_proxy_takes_the_direct_way(autojump_clock: MockClock) -> None:
+    settings = ProxySettings.from_environment({"HTTPS_PROXY": "http://proxy.test:3128", "NO_PROXY": ".test"})
+    network = await run_for(5, Hub(10), proxy=settings)
+    assert network.targets == [("hub.test", 443)]
+
+
+def test_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
+    made = DialerConfig(
+        hub_url="https://hub.test", tls=contexts()[0], authorization=lambda: TOKEN, hello=Hello
+    )
+    assert made.proxy.proxy is not None
+    assert made.proxy.proxy.name == "proxy.test:3128"
+    assert TOKEN not in repr(made)
+
+
+# Real sockets.
+
+
+async def serve_tcp(nursery: trio.Nursery, handler: Handler) -> int:
+    listeners = await nursery.start(trio.serve_tcp, handler, 0)
+    port: int = listeners[0].socket.getsockname()[1]
+    return port
+
+
+def real_config(port: int, **changes: object) -> DialerConfig:
+    values: dict[str, object] = {
+        "hub_url": f"https://localhost:{port}",
+        "tls": client_context(ca_pem()),
+        "authorization": lambda: TOKEN,
+        "hello": Hello,
+        "proxy": ProxySettings(),
+        **changes,
+    }
+    return DialerConfig(**values)  # type: ignore[arg-type]
+
+
+async def test_it_dials_a_hub_on_a_real_socket() -> None:
+    async with trio.open_nursery() as nursery:
+        port = await serve_tcp(nursery, Hub(10))
+        async with open_tunnel(real_config(port)) as session:
+            assert session.session_id == "s1"
+            assert session.peer_name.endswith(f":{port}")
+        nursery.cancel_scope.cancel()
+
+
+async def test_it_dials_a_hub_through_a_real_proxy() -> None:
+    async with trio.open_nursery() as nursery:
+        hub_port = await serve_tcp(nursery, Hub(10))
+
+        async def splice(stream: trio.abc.Stream) -> None:
+            async def copy(source: trio.abc.Stream, sink: trio.abc.Stream) -> None:
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    while data := await source.receive_some():
+                        await sink.send_all(data)
+                await trio.aclose_forcefully(sink)
+
+            async with (
+                await trio.open_tcp_stream("127.0.0.1", hub_port) as onward,
+                trio.open_nursery() as both,
+            ):
+                both.start_soon(copy, stream, onward)
+                both.start_soon(copy, onward, stream)
+
+        proxy = TestProxy(splice, user=b"YWxpY2U6c2VjcmV0")
+        proxy_port = await serve_tcp(nursery, proxy)
+        settings = proxy_settings(f"http://alice:secret@127.0.0.1:{proxy_port}")
+        async with open_tunnel(real_config(443, hub_url="https://hub.test", proxy=settings)) as session:
+            assert session.session_id == "s1"
+        assert proxy.heads[0].startswith(b"CONNECT hub.test:443 HTTP/1.1\r\n")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_refused_port_is_named() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+        with pytest.raises(DialFailed, match=f"cannot connect to localhost:{port}: Connection refused"):
+            async with open_tunnel(real_config(port)):
+                raise AssertionError("never open")
+
+
+async def test_the_date_of_a_real_401_is_understood() -> None:
+    offsets: list[float] = []
+    date = formatdate(time.time() + 1000, usegmt=True).encode()
+    async with trio.open_nursery() as nursery:
+        port = await serve_tcp(nursery, answer(401, b"Date: %s\r\n" % date))
+        with pytest.raises(DialFailed, match="our clock is"):
+            async with open_tunnel(real_config(port, learn_clock_offset=offsets.append)):
+                raise AssertionError("never open")
+        nursery.cancel_scope.cancel()
+    assert offsets == [pytest.approx(1000, abs=5)]
