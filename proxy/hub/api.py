@@ -120,7 +120,8 @@ class Call:
         )
 
 
-Run = Callable[[Administration, Call], Awaitable[Done]]
+# What only reads the snapshot has nothing to wait for.
+Run = Callable[[Administration, Call], Done | Awaitable[Done]]
 
 
 @attrs.frozen
@@ -138,45 +139,13 @@ class Action:
         return self.method != "GET"
 
 
-async def _hub(admin: Administration, call: Call) -> Done:
-    return admin.hub()
-
-
-async def _teams(admin: Administration, call: Call) -> Done:
-    return admin.teams()
-
-
-async def _team(admin: Administration, call: Call) -> Done:
-    return admin.team(call.path["name"])
-
-
-async def _agents(admin: Administration, call: Call) -> Done:
-    return admin.agents(retired=call.flag("retired"))
-
-
-async def _clusters(admin: Administration, call: Call) -> Done:
-    return admin.clusters()
-
-
-async def _cluster(admin: Administration, call: Call) -> Done:
-    return admin.cluster(call.path["name"])
-
-
-async def _rbac(admin: Administration, call: Call) -> Done:
-    return admin.rbac(call.path["name"], call.manifest_options(), wildcard=call.flag("wildcard"))
-
-
-async def _tokens(admin: Administration, call: Call) -> Done:
-    return admin.tokens()
-
-
 ACTIONS: Sequence[Action] = (
-    Action("GET", "/v1/hub", "get", "hub", _hub),
-    Action("GET", "/v1/teams", "list", "teams", _teams),
-    Action("GET", "/v1/teams/{name}", "get", "teams", _team),
+    Action("GET", "/v1/hub", "get", "hub", lambda a, c: a.hub()),
+    Action("GET", "/v1/teams", "list", "teams", lambda a, c: a.teams()),
+    Action("GET", "/v1/teams/{name}", "get", "teams", lambda a, c: a.team(c.path["name"])),
     Action("POST", "/v1/teams", "create", "teams", lambda a, c: a.add_team(c.decode(NewTeam))),
     Action("DELETE", "/v1/teams/{name}", "delete", "teams", lambda a, c: a.remove_team(c.path["name"])),
-    Action("GET", "/v1/agents", "list", "agents", _agents),
+    Action("GET", "/v1/agents", "list", "agents", lambda a, c: a.agents(retired=c.flag("retired"))),
     Action("GET", "/v1/agents/{name}", "get", "agents", lambda a, c: a.agent(c.path["name"])),
     Action("POST", "/v1/agents", "create", "agents", lambda a, c: a.add_agent(c.decode(NewAgent))),
     Action("DELETE", "/v1/agents/{name}", "delete", "agents", lambda a, c: a.remove_agent(c.path["name"])),
@@ -199,9 +168,15 @@ ACTIONS: Sequence[Action] = (
         "agents/keys",
         lambda a, c: a.revoke_key(c.path["name"], c.path["id"]),
     ),
-    Action("GET", "/v1/clusters", "list", "clusters", _clusters),
-    Action("GET", "/v1/clusters/{name}", "get", "clusters", _cluster),
-    Action("GET", "/v1/clusters/{name}/rbac", "get", "clusters/rbac", _rbac),
+    Action("GET", "/v1/clusters", "list", "clusters", lambda a, c: a.clusters()),
+    Action("GET", "/v1/clusters/{name}", "get", "clusters", lambda a, c: a.cluster(c.path["name"])),
+    Action(
+        "GET",
+        "/v1/clusters/{name}/rbac",
+        "get",
+        "clusters/rbac",
+        lambda a, c: a.rbac(c.path["name"], c.manifest_options(), wildcard=c.flag("wildcard")),
+    ),
     Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.add_cluster(c.decode(NewCluster))),
     Action(
         "DELETE", "/v1/clusters/{name}", "delete", "clusters", lambda a, c: a.remove_cluster(c.path["name"])
@@ -228,7 +203,7 @@ ACTIONS: Sequence[Action] = (
         lambda a, c: a.revoke(c.path["name"], c.path["team"]),
     ),
     Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.relays()),
-    Action("GET", "/v1/tokens", "list", "tokens", _tokens),
+    Action("GET", "/v1/tokens", "list", "tokens", lambda a, c: a.tokens()),
     Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.add_token(c.decode(NewToken))),
     Action("DELETE", "/v1/tokens/{name}", "delete", "tokens", lambda a, c: a.remove_token(c.path["name"])),
 )
@@ -315,7 +290,8 @@ class _Gate:
             except AuditUnavailable as error:
                 return _error(503, "audit_unavailable", f"nothing was changed: {error}")
         try:
-            done = await action.run(self._admin, call)
+            running = action.run(self._admin, call)
+            done = running if isinstance(running, Done) else await running
         except StoreError as error:
             status, code = _ANSWERS[type(error)]
             self._end(event, status, str(error))

@@ -17,8 +17,8 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from auth.keys import PublicKey
-from auth.principal import TEAMS_MAX, Principal
+from auth.keys import KeyFormatError, PublicKey
+from auth.principal import TEAMS_MAX, IdentityError, Principal
 from proxy.hub import tables as t
 from proxy.hub.entities import (
     AdminToken,
@@ -101,7 +101,17 @@ class Store:
     # -- reading
 
     def snapshot(self) -> Snapshot:
-        """Read everything that the way of a request needs, as of one moment."""
+        """Read everything that the way of a request needs, as of one moment.
+
+        Raises StoreUnavailableError, also for rows that this code would not have written: a name that must
+        not act is refused here once more, whoever put it there.
+        """
+        try:
+            return self._read_snapshot()
+        except (IdentityError, KeyFormatError, ValueError) as error:
+            raise StoreUnavailableError(f"the store holds what must not be used: {error}") from error
+
+    def _read_snapshot(self) -> Snapshot:
         with self._transaction() as connection:
             by_team = {
                 row.id: Team(row.id, row.name, row.created_at)

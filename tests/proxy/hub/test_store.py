@@ -492,3 +492,25 @@ def test_every_refusal_is_one_kind_of_error() -> None:
     assert {NotFoundError, ConflictError, InvalidError, StoreUnavailableError} == set(
         StoreError.__subclasses__()
     )
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update agents set name = 'system:admin'",
+        "update teams set name = 'a,system:masters'",
+        "update relay_keys set jwk = '{}'",
+    ],
+)
+def test_a_row_that_must_not_act_is_refused_when_it_is_read(
+    tmp_path: Path, store: Store, statement: str
+) -> None:
+    store.add_team("sre")
+    add_agent(store)
+    store.add_cluster("prod", relay_key=relay_key())
+    raw = sqlite3.connect(tmp_path / "hub.db")
+    raw.execute(statement)
+    raw.commit()
+    raw.close()
+    with pytest.raises(StoreUnavailableError, match="must not be used"):
+        store.snapshot()
