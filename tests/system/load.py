@@ -17,7 +17,6 @@ import websockets.sync.client as websocket_client
 from tests.system.raw import DEADLINE_S, RawClient
 from tests.system.world import NAMESPACE, POD
 
-
 T = TypeVar("T")
 
 

@@ -223,13 +223,14 @@ def prepare_cluster(world: World) -> None:
     world.administrator("create", "serviceaccount", "relay", "--namespace=hawse")
     rbac = world.admin("cluster", "rbac", "tunnel", "--namespace", "hawse", "--service-account", "relay")
     world.administrator("apply", "-f", "-", stdin=rbac)
-    world.administrator("apply", "-f", "-", stdin=json.dumps(cluster_objects()).encode())
+    documents = "\n---\n".join(json.dumps(document) for document in cluster_objects())
+    world.administrator("apply", "-f", "-", stdin=documents.encode())
     world.administrator(
         "wait", "--for=condition=Ready", f"pod/{POD}", f"--namespace={NAMESPACE}", "--timeout=20s"
     )
 
 
-def cluster_objects() -> dict[str, object]:
+def cluster_objects() -> list[dict[str, object]]:
     """What the agent may do in its namespace, and the pod it works on."""
     every = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"]
     rules = [
@@ -237,37 +238,33 @@ def cluster_objects() -> dict[str, object]:
         {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["roles"], "verbs": ["get", "list"]},
     ]
     group = "rbac.authorization.k8s.io"
-    return {
-        "apiVersion": "v1",
-        "kind": "List",
-        "items": [
-            {
-                "apiVersion": f"{group}/v1",
-                "kind": "Role",
-                "metadata": {"name": "agents", "namespace": NAMESPACE},
-                "rules": rules,
+    return [
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "Role",
+            "metadata": {"name": "agents", "namespace": NAMESPACE},
+            "rules": rules,
+        },
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "RoleBinding",
+            "metadata": {"name": "agents", "namespace": NAMESPACE},
+            "roleRef": {"apiGroup": group, "kind": "Role", "name": "agents"},
+            # By the group, so that every test also shows that the group arrives.
+            "subjects": [{"apiGroup": group, "kind": "Group", "name": GROUP}],
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": POD, "namespace": NAMESPACE, "labels": {"app": POD}},
+            "spec": {
+                "containers": [
+                    {
+                        "name": "main",
+                        "image": "busybox",
+                        "command": ["sh", "-c", "echo workbench is up; exec sleep 3600"],
+                    }
+                ]
             },
-            {
-                "apiVersion": f"{group}/v1",
-                "kind": "RoleBinding",
-                "metadata": {"name": "agents", "namespace": NAMESPACE},
-                "roleRef": {"apiGroup": group, "kind": "Role", "name": "agents"},
-                # By the group, so that every test also shows that the group arrives.
-                "subjects": [{"apiGroup": group, "kind": "Group", "name": GROUP}],
-            },
-            {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": {"name": POD, "namespace": NAMESPACE, "labels": {"app": POD}},
-                "spec": {
-                    "containers": [
-                        {
-                            "name": "main",
-                            "image": "busybox",
-                            "command": ["sh", "-c", "echo workbench is up; exec sleep 3600"],
-                        }
-                    ]
-                },
-            },
-        ],
-    }
+        },
+    ]
