@@ -61,9 +61,9 @@ class ApiServer:
         user = self.authenticator.authenticate(request)
         record.authenticated(user)
         acting = impersonate(request, user, self.authorizer)
+        record.acts_as(acting)
         if acting is not None:
             user = acting
-            record.impersonated(user)
         for attributes in _needed(request, info, user):
             refusal = self.authorizer.refusal(attributes)
             if refusal is not None:

@@ -51,6 +51,7 @@ class Record:
         self.id = request.header(b"audit-id")[:ID_CHARS_MAX] or str(uuid.uuid4())
         self._user: User | None = None
         self._impersonated: User | None = None
+        self._as_itself = False
         forwarded = request.header(b"x-forwarded-for")
         self._event: Object = {
             "kind": "Event",
@@ -79,9 +80,10 @@ class Record:
         """Note who sent the request."""
         self._user = user
 
-    def impersonated(self, user: User) -> None:
-        """Note whom the request acts as."""
+    def acts_as(self, user: User | None) -> None:
+        """Note whom the request acts as, None for who sent it."""
         self._impersonated = user
+        self._as_itself = user is None
 
     def started(self, code: int) -> None:
         """Write that a long answer has begun."""
@@ -104,7 +106,7 @@ class Record:
         if self._user is not None:
             event["user"] = self._user.to_json()
             account = split_service_account(self._user.name)
-            if account and account[0] == RELAY_NAMESPACE and self._impersonated is None:
+            if account and account[0] == RELAY_NAMESPACE and self._as_itself:
                 event["unimpersonated"] = True
         if self._impersonated is not None:
             event["impersonatedUser"] = self._impersonated.to_json()

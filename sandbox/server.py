@@ -146,6 +146,8 @@ class Connection:
         self._handler = handler
         self._peer = peer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        # The answer to HEAD has the headers of a body and none.
+        self._bodiless = False
 
     async def serve(self) -> None:
         """Answer requests until one side closes."""
@@ -164,6 +166,7 @@ class Connection:
         with trio.move_on_after(deadline_s):
             event = await self._next_event()
             if isinstance(event, h11.Request):
+                self._bodiless = event.method == b"HEAD"
                 return _request(event)
         return None
 
@@ -218,10 +221,11 @@ class Connection:
         headers = [*answer.headers, ("Content-Length", str(len(answer.body)))]
         if not whole:
             headers.append(("Connection", "close"))
-        head = self._http.send(_head(answer.status, answer.content_type, headers))
-        body = self._http.send(h11.Data(data=answer.body))
-        end = self._http.send(h11.EndOfMessage())
-        await self._write((head or b"") + (body or b"") + (end or b""))
+        events: list[h11.Event] = [_head(answer.status, answer.content_type, headers)]
+        if not self._bodiless:
+            events.append(h11.Data(data=answer.body))
+        events.append(h11.EndOfMessage())
+        await self._write(b"".join(self._http.send(event) or b"" for event in events))
         if not whole:
             await self._drain()
         return self._reusable()
@@ -304,7 +308,7 @@ class Connection:
         await self._drain()
 
     async def _send_data(self, data: bytes) -> None:
-        if data:
+        if data and not self._bodiless:
             await self._send(h11.Data(data=data))
 
     async def _send(self, event: h11.Event) -> None:
