@@ -376,8 +376,8 @@ class ServerConnection:
             data = self._scanner.take_rest()
             while left > 0 and not self._eof:
                 left -= len(data)
-                # The end of the body is where nothing is unread any more.
-                if not refused:
+                # The end of the body is where nothing is unread any more. (To h11 no bytes are an EOF.)
+                if data and not refused:
                     self._h11.receive_data(data)
                     try:
                         while pull_body(self._h11, self._end):

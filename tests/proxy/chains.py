@@ -6,14 +6,14 @@ legs to the client and to the upstream behave as TLS does, or half-close where a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import attrs
 import trio
 from trio.testing import memory_stream_pair
 
-from proxy.exchange import Failure, Outbound
+from proxy.exchange import Outbound
 from proxy.forward import Outcome, forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ClientConnection, ServerConnection
@@ -85,7 +85,7 @@ def upstream_head(request: RequestHead) -> RequestHead:
     return RequestHead(request.method, request.target, (HOST, *kept))
 
 
-async def serve_hub(chain: Chain, open_outbound: Callable[[RequestHead], object]) -> None:
+async def serve_hub(chain: Chain, open_outbound: Callable[[RequestHead], Awaitable[Outbound]]) -> None:
     connection = ServerConnection(chain.hub_leg)
     try:
         while True:
@@ -96,7 +96,7 @@ async def serve_hub(chain: Chain, open_outbound: Callable[[RequestHead], object]
                 continue
             if request is None:
                 return
-            outbound = await open_outbound(request)  # type: ignore[misc]
+            outbound = await open_outbound(request)
             try:
                 outcome = await forward(connection, outbound, request, on_head=chain.answer_head)
             finally:
@@ -196,6 +196,3 @@ async def open_chain(
 def plain_pair() -> tuple[trio.StapledStream, trio.StapledStream]:
     """Return two ends of a connection that can half-close."""
     return memory_stream_pair()
-
-
-__all__ = ["Chain", "Failure", "open_chain", "open_sessions", "plain_pair"]

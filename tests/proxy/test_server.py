@@ -14,6 +14,9 @@ from proxy.server import EARLY_BYTES_MAX, HEAD_S, IDLE_S, LINGER_S
 from proxy.status import status_response
 from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
 from tests.proxy.test_strict import ATTACKS
+from tests.tunnel.certificates import contexts
+from tunnel.net import wrap_client, wrap_server
+from tunnel.tls import TLSStream
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
 CUT = Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "gone")
@@ -318,6 +321,54 @@ async def test_an_early_answer_is_not_lost_while_the_client_still_uploads(autoju
         assert clean
         assert data.startswith(b"HTTP/1.1 413 ")
         assert data.endswith(b"}")
+        await client.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_over_tls_an_early_answer_arrives_and_a_cut_is_seen():
+    """The same over real TLS, which has no half-close to say that the answer is complete."""
+    client_context, server_context = contexts()
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    body = b"x" * 3_000_000
+    async with trio.open_nursery() as nursery:
+
+        async def serve(tcp: trio.SocketStream) -> None:
+            stream = wrap_server(tcp, server_context)
+            await stream.do_handshake()
+            connection = ServerConnection(stream)
+            request = await connection.next_request()
+            assert request is not None
+            if request.target == b"/early":
+                await connection.receive_body()
+                await connection.answer(*status_response(413, "RequestEntityTooLarge", "too large"))
+                assert await connection.next_request() is None
+            else:
+                await connection.send_head(ResponseHead(200, b"OK"), b"part")
+                await connection.cut(CUT)
+
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+
+        async def dial() -> TLSStream:
+            tcp = await trio.testing.open_stream_to_socket_listener(listeners[0])
+            return await wrap_client(tcp, client_context, server_hostname="localhost")
+
+        client = await dial()
+        await client.send_all(
+            b"POST /early HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        began = trio.current_time()
+        data, clean = await read_all(client)
+        assert clean
+        assert data.startswith(b"HTTP/1.1 413 ")
+        assert data.endswith(b"}")
+        assert trio.current_time() - began < LINGER_S, "the upload's end is noticed"
+        await client.aclose()
+
+        client = await dial()
+        await client.send_all(b"GET /cut HTTP/1.1\r\nHost: a\r\n\r\n")
+        data, clean = await read_all(client)
+        assert data.endswith(b"4\r\npart\r\n")
+        assert not clean
         await client.aclose()
         nursery.cancel_scope.cancel()
 
