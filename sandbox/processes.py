@@ -21,7 +21,7 @@ import trio
 from sandbox.container import ContainerSpec, Running, State, Terminated, Waiting
 from sandbox.logs import LogReader
 from sandbox.run import Attachment, Run
-from sandbox.spawn import Process, SpawnError, kill_and_reap, spawn
+from sandbox.spawn import REAP_S, Process, SpawnError, kill_and_reap, spawn
 
 RestartPolicy = Literal["Always", "OnFailure", "Never"]
 
@@ -155,7 +155,8 @@ class Container:
             await process.wait()
         except BaseException:
             run.remove_exec(process)
-            await kill_and_reap(process)
+            with trio.move_on_after(REAP_S, shield=True):
+                await kill_and_reap(process)
             raise
         await process.release()
         if not process.group_lives():

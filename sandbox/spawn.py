@@ -20,6 +20,8 @@ import attrs
 import trio
 
 READ_BYTES_MAX = 65536
+# What is killed ends at once, but for a process that sleeps in the kernel; nobody waits for that one.
+REAP_S = 5.0
 # Larger pipes mean fewer wakeups for bulk data; more than this, times 50 execs, would meet the kernel's
 # limit of pipe pages for one user.
 PIPE_BYTES = 256 * 1024
@@ -214,9 +216,8 @@ async def _spawn_on_terminal(
 
 
 async def kill_and_reap(process: Process) -> int:
-    """Kill the whole group at once and return the leader's exit code, whatever cancels us meanwhile."""
+    """Kill the whole group at once and return the leader's exit code. To be shielded, for at most REAP_S."""
     process.signal_group(signal.SIGKILL)
-    with trio.CancelScope(shield=True):
-        code = await process.wait()
-        await process.release()
+    code = await process.wait()
+    await process.release()
     return code

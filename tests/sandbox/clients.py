@@ -112,12 +112,13 @@ async def served(
     """The client's end of an upgrade that is being served; the server has to end by itself."""
     client, server = memory_stream_pair()
 
-    async def serve() -> None:
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
         await serve_upgrade(server, b"", request, subresource, pod)
         await server.aclose()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        await nursery.start(serve)
         with trio.fail_after(10):
             yield client
             await client.aclose()

@@ -84,6 +84,7 @@ async def test_a_waiting_feeder_probes_its_client(autojump_clock: MockClock) -> 
     times: list[float] = []
 
     async def probe() -> None:
+        await trio.lowlevel.checkpoint()
         times.append(trio.current_time())
         if len(times) == 3:
             raise trio.BrokenResourceError

@@ -44,7 +44,7 @@ async def listening(handler: Handler = shout) -> AsyncIterator[int]:
         async def handle(stream: trio.SocketStream) -> None:
             await handler(stream)
 
-        nursery.start_soon(trio.serve_listeners, handle, [listener])
+        await nursery.start(trio.serve_listeners, handle, [listener])
         yield int(listener.socket.getsockname()[1])
         nursery.cancel_scope.cancel()
 

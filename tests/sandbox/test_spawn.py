@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from sandbox.spawn import Process, SpawnError, kill_and_reap, spawn
+from sandbox.spawn import REAP_S, Process, SpawnError, kill_and_reap, spawn
 from tests.sandbox.clients import lives, until
 
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
@@ -23,10 +23,10 @@ async def running(
 ) -> AsyncIterator[Process]:
     process = await spawn(command, directory=directory, environment=ENVIRONMENT, stdin=stdin, tty=tty)
     try:
-        with trio.fail_after(10):
-            yield process
+        yield process
     finally:
-        await kill_and_reap(process)
+        with trio.move_on_after(REAP_S, shield=True):
+            await kill_and_reap(process)
 
 
 async def everything(stream: trio.abc.ReceiveStream | None) -> bytes:
