@@ -35,7 +35,13 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Mode
 from proxy.hub.registry import Registry
 from proxy.hub.trail import GRANTED, Trail
-from proxy.rewrite import hub_request_head, hub_response_head, identity_headers, is_tail
+from proxy.rewrite import (
+    has_access_token,
+    hub_request_head,
+    hub_response_head,
+    identity_headers,
+    is_tail,
+)
 from proxy.status import failure_response, status_response
 from proxy.tunnelled import TunnelOutbound
 from tunnel import Draining, SessionClosed, TooManyStreams
@@ -157,6 +163,8 @@ class Calls:
             )
         elif isinstance(decided, Denied):
             await refuse(403, decided.rule, decided.message)
+        elif has_access_token(target):
+            await refuse(400, "token-in-url", "a token in the URL is refused", Kind.MALFORMED)
         elif head.upgrade is not None and head.body_length != 0:
             await refuse(400, "upgrade-with-body", "an upgrade request cannot have a body", Kind.MALFORMED)
         else:
