@@ -332,15 +332,21 @@ trio.run(main)
 """
 
 
-async def test_a_hub_killed_between_intent_and_completion_leaves_an_intent_closed_as_unknown(
-    path: Path,
-) -> None:
+def killed_between_intent_and_completion(path: Path) -> str:
+    """Run the child until its second intent is durable, and kill it; returns that intent's eid."""
     child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     eid = child.stdout.readline().strip()
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     child.stdout.close()
+    return eid
+
+
+async def test_a_hub_killed_between_intent_and_completion_leaves_an_intent_closed_as_unknown(
+    path: Path,
+) -> None:
+    eid = killed_between_intent_and_completion(path)
     assert [row["phase"] for row in rows(path)] == ["intent", "complete", "intent"]
     store = AuditStore(path)
     async with open_recorder(store):
