@@ -209,13 +209,12 @@ class _Watch:
 
     async def run(self, send: Send) -> None:
         """Write events until the time is over."""
-        with trio.move_on_after(self._options.timeout_s):
-            try:
-                await self._follow(send)
-            except RevisionTooOld as exc:
-                await send(self._event("ERROR", encode(expired(str(exc)).to_json())))
+        try:
+            await self._follow(send, trio.current_time() + self._options.timeout_s)
+        except RevisionTooOld as exc:
+            await send(self._event("ERROR", encode(expired(str(exc)).to_json())))
 
-    async def _follow(self, send: Send) -> None:
+    async def _follow(self, send: Send, deadline: float) -> None:
         options = self._options
         from_state = options.send_initial or options.revision in ("", "0")
         revision = self._store.revision if from_state else int(options.revision)
@@ -227,11 +226,13 @@ class _Watch:
             )
         if options.send_initial and options.bookmarks:
             await send(self._bookmark({"annotations": {"k8s.io/initial-events-end": "true"}}))
-        while True:
+        quiet_s = BOOKMARK_S if options.bookmarks else float("inf")
+        while trio.current_time() < deadline:
             await self._send_changes(send, cursor)
-            with trio.move_on_after(BOOKMARK_S if options.bookmarks else float("inf")) as quiet:
+            # The time ends the waiting alone: a half-written event would spoil the connection.
+            with trio.move_on_at(min(deadline, trio.current_time() + quiet_s)) as quiet:
                 await cursor.wait()
-            if quiet.cancelled_caught:
+            if quiet.cancelled_caught and options.bookmarks:
                 await send(self._bookmark({}))
 
     async def _send_changes(self, send: Send, cursor: Cursor) -> None:

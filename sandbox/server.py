@@ -7,6 +7,7 @@ written its connection is read as well, so that a client which goes away ends it
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -263,8 +264,9 @@ class Connection:
         finished = False
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_client, ahead, nursery.cancel_scope)
-            await answer.produce(self._send_data)
-            finished = True
+            with contextlib.suppress(ClientGone):
+                await answer.produce(self._send_data)
+                finished = True
             nursery.cancel_scope.cancel()
         if not finished:
             return False
