@@ -27,7 +27,7 @@ DATA_BYTES_MAX = 0xFFFFFF
 SYN_STREAM, SYN_REPLY, RST_STREAM, SETTINGS, PING, GOAWAY, HEADERS, WINDOW_UPDATE = 1, 2, 3, 4, 6, 7, 8, 9
 FLAG_FIN = 0x01
 
-PROTOCOL_ERROR, INVALID_STREAM, REFUSED_STREAM, CANCEL = 1, 2, 3, 5
+PROTOCOL_ERROR, CANCEL = 1, 5
 
 # The dictionary of the header compression (draft 3, section 2.6.10.1): these words, each after its length,
 # and then the text as it stands.
