@@ -48,6 +48,11 @@ def build_group() -> click.Group:
 
     import click
 
+    def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            click.echo(version("hawse"))
+            ctx.exit()
+
     class LazyGroup(click.Group):
         def list_commands(self, ctx: click.Context) -> list[str]:
             return list(COMMANDS)
@@ -89,7 +94,7 @@ def build_group() -> click.Group:
                 expose_value=False,
                 is_eager=True,
                 help="Print the version.",
-                callback=lambda ctx, _, value: (click.echo(version("hawse")), ctx.exit()) if value else None,
+                callback=print_version,
             )
         ],
     )

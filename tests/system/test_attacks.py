@@ -141,7 +141,8 @@ def test_after_a_refused_upgrade_bytes_are_requests_and_never_raw(world: World, 
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Protocol: v5.channel.k8s.io",
     ).replace(b"Connection: close", b"Connection: Upgrade")
-    smuggled = f"GET /api/v1/namespaces/{NAMESPACE}/secrets/{mark}-raw HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    target = f"/api/v1/namespaces/{NAMESPACE}/secrets/{mark}-raw"
+    smuggled = f"GET {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
     answer = parse(client.send(upgrade + smuggled.encode()))
 
