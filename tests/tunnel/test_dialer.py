@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import ssl
@@ -633,6 +634,18 @@ async def test_it_dials_a_hub_through_a_real_proxy() -> None:
         async with open_tunnel(real_config(443, hub_url="https://hub.test", proxy=settings)) as session:
             assert session.session_id == "s1"
         assert proxy.heads[0].startswith(b"CONNECT hub.test:443 HTTP/1.1\r\n")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_real_proxy_that_refuses_leaves_no_socket_behind() -> None:
+    async with trio.open_nursery() as nursery:
+        proxy_port = await serve_tcp(nursery, TestProxy(hang, status=403))
+        settings = proxy_settings(f"http://127.0.0.1:{proxy_port}")
+        with pytest.raises(DialFailed, match="does not allow connections"):
+            async with open_tunnel(real_config(443, hub_url="https://hub.test", proxy=settings)):
+                raise AssertionError("never open")
+        # An unclosed socket warns when it is collected, and warnings are errors.
+        gc.collect()
         nursery.cancel_scope.cancel()
 
 

@@ -4,7 +4,7 @@ import itertools
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Request, TextMessage
@@ -73,7 +73,6 @@ def outcome(connection: WSConnection, chunks: list[bytes]) -> list[object]:
                     parts = []
             elif isinstance(event, CloseConnection):
                 seen.append(("close", event.code))
-                return seen
             else:
                 seen.append(event)
     return seen
@@ -88,6 +87,18 @@ FRAMES = st.tuples(
 )
 
 
+PLAIN = (0x82, 60, True, None)
+
+
+# A whole message between fragments; a length in a longer form than it needs; a message behind a violation.
+@example(ConnectionType.SERVER, [(0x02, 1, True, None), PLAIN, (0x80, 1, True, None)], [])
+@example(
+    ConnectionType.CLIENT, [(0x02, 1, True, None), (0x89, 0, True, None), (0x80, 1, True, None), PLAIN], []
+)
+@example(ConnectionType.CLIENT, [(0x82, 60, True, 126), PLAIN], [])
+@example(ConnectionType.SERVER, [(0x82, 126, True, 127), PLAIN], [])
+@example(ConnectionType.SERVER, [(0xC2, 1, True, None), PLAIN], [])
+@example(ConnectionType.SERVER, [PLAIN, (0x88, 0, True, None), PLAIN], [20])
 @given(
     role=st.sampled_from(list(ConnectionType)),
     frames=st.lists(FRAMES, max_size=6),
