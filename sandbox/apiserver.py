@@ -80,6 +80,8 @@ class ApiServer:
             return _health(request)
         if request.path == "/version":
             return Response(200, encode(discovery.SERVER_VERSION))
+        if request.path == "/openapi/v2":
+            return openapi.answer_v2(request)
         if request.path.startswith("/openapi/v3"):
             found = openapi.answer(request)
         else:

@@ -12,12 +12,15 @@ import hashlib
 import time
 from email.utils import formatdate
 
+from sandbox.discovery import SERVER_VERSION
 from sandbox.kinds import GROUPS, Kind, of_group
-from sandbox.objects import Json, Object, encode
+from sandbox.objects import Json, Object, encode, text
 from sandbox.patch import PATCH_TYPES
 from sandbox.schema import Field, Message, load
 from sandbox.server import Request, Response
 
+_VERSION = text(SERVER_VERSION, "gitVersion")
+_V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 _CACHED_S = 365 * 24 * 3600
 _PACKAGES = {
     "core": "io.k8s.api.core",
@@ -74,6 +77,25 @@ def answer(request: Request) -> Response | None:
     return Response(200, body, "application/json", headers)
 
 
+def answer_v2(request: Request) -> Response:
+    """Answer /openapi/v2, which kubectl still asks for when it is given a List, with a document of nothing.
+
+    Clients take a kind that is not in it for one that cannot be checked on their side.
+    """
+    accepted = request.header(b"accept")
+    if "application/json" in accepted or "protobuf" not in accepted:
+        info: Object = {"title": "Kubernetes", "version": _VERSION}
+        return Response(200, encode({"swagger": "2.0", "info": info, "paths": {}, "definitions": {}}))
+    # The message Document of gnostic's OpenAPIv2.proto: swagger = 1, info = 2 (title = 1, version = 2).
+    info_bytes = _protobuf_string(1, "Kubernetes") + _protobuf_string(2, _VERSION)
+    body = _protobuf_string(1, "2.0") + bytes([2 << 3 | 2, len(info_bytes)]) + info_bytes
+    return Response(200, body, _V2_PROTOBUF)
+
+
+def _protobuf_string(number: int, value: str) -> bytes:
+    return bytes([number << 3 | 2, len(value)]) + value.encode()
+
+
 def _index() -> Response:
     paths: Object = {}
     for group in GROUPS:
@@ -118,7 +140,7 @@ def document(group: str) -> tuple[bytes, str]:
     body = encode(
         {
             "openapi": "3.0.0",
-            "info": {"title": "Kubernetes", "version": "v1.36.2"},
+            "info": {"title": "Kubernetes", "version": _VERSION},
             "paths": paths,
             "components": {"schemas": schemas},
         }
