@@ -9,7 +9,7 @@ import attrs
 import trio
 
 from tunnel import Memory, Role, Session, Settings, Stream, open_session
-from tunnel.transport import Transport, memory_transport_pair
+from tunnel.transport import Transport, TransportClosed, memory_transport_pair
 
 
 @attrs.frozen
@@ -84,10 +84,18 @@ class Unplugged(Transport):
 
     async def receive(self) -> bytes:
         while True:
-            message = await self.inner.receive()
+            try:
+                message = await self.inner.receive()
+            except TransportClosed:
+                if self.unplugged:
+                    await trio.sleep_forever()
+                raise
             if not self.unplugged:
                 return message
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         self.closed_with = self.closed_with or (code, reason)
-        await self.inner.aclose(code, reason)
+        if self.unplugged:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self.inner.aclose(code, reason)

@@ -273,9 +273,9 @@ async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.te
             for session in (pair.listener, pair.dialer):
                 connection = session._connection
                 assert list(connection.holders()) == []
-                assert connection._unacknowledged_resets == {}
+                assert connection.unacknowledged_resets == {}
                 assert connection.unacknowledged_bytes == 0
-                assert len(connection._scheduler.ring) == 0
+                assert len(connection.scheduler.ring) == 0
             nursery.cancel_scope.cancel()
 
 
@@ -358,7 +358,7 @@ async def test_a_silent_loss_is_noticed_by_both_ends_in_time(
     for phase_s in (0.0, 2.4, 4.9, 29.0, 33.0):
         async with open_pair() as pair:
             for _ in range(streams):
-                pair.open_stream()
+                await pair.streams()
             await trio.sleep(phase_s)
             pair.wire.unplugged = True
             started = trio.current_time()

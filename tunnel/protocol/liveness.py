@@ -17,6 +17,8 @@ PING_BUSY_S = 5.0
 DEAD_AFTER_S = 10.0
 # Ten a second, and as many at once: what a session that opens streams in bursts may need is one in 5 s.
 PINGS_PER_S = 10.0
+# PINGs whose answer is still waited for; a peer that answers none may be alive by its other bytes.
+PINGS_KEPT = 16
 
 
 @attrs.define
@@ -42,6 +44,40 @@ class Liveness:
     @property
     def dead_at(self) -> float:
         return self.unanswered_since + DEAD_AFTER_S
+
+
+@attrs.define
+class RoundTrips:
+    """The least time from PING to PONG."""
+
+    least_s: float | None = None
+    _last: int = attrs.field(init=False, default=0)
+    _sent: dict[int, tuple[float, bool]] = attrs.field(init=False, factory=dict)
+
+    def next(self) -> int:
+        """The number of a PING to queue."""
+        self._last += 1
+        return self._last
+
+    def sent(self, number: int, now: float, *, quiet: bool) -> None:
+        self._sent[number] = now, quiet
+        if len(self._sent) > PINGS_KEPT:
+            del self._sent[next(iter(self._sent))]
+
+    def answered(self, number: int, now: float) -> float | None:
+        """What this one took; None when it was not ours, or was answered before.
+
+        A PING that shared its message with others measures the queue as well, so it counts only as long as
+        there is nothing better.
+        """
+        sent = self._sent.pop(number, None)
+        if sent is None:
+            return None
+        sent_at, quiet = sent
+        took_s = now - sent_at
+        if self.least_s is None or (quiet and took_s < self.least_s):
+            self.least_s = took_s
+        return took_s
 
 
 @attrs.define

@@ -112,12 +112,12 @@ class HeadBuffer:
     """A head that came in parts: the rest stands at the front of the stream's DATA."""
 
     missing: int
-    parts: list[bytes]
+    received: bytearray
 
     def feed(self, data: bytes) -> bytes:
         """Take what belongs to the head; returns what does not."""
         part = data[: self.missing]
-        self.parts.append(part)
+        self.received += part
         self.missing -= len(part)
         return data[len(part) :]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
 from tunnel.protocol import events, frames
-from tunnel.protocol.connection import CONTEXTS_MAX, LAST_STREAM_ID, Connection, Phase, Role
+from tunnel.protocol.connection import Connection, Phase, Role
+from tunnel.protocol.core import CONTEXTS_MAX, LAST_STREAM_ID
 from tunnel.protocol.errors import (
     CloseCode,
     LocalProtocolError,
@@ -153,10 +154,10 @@ def test_what_breaks_the_protocol_ends_the_session_and_a_goaway_says_why(message
 def test_unknown_frames_are_skipped_and_counted_when_they_are_sequenced() -> None:
     joined = Joined()
     joined.flow()
-    counted = joined.dialer._received.count
+    counted = joined.dialer.received.count
     unknown = frames.header(0x0F, 0x7F, 12345, 3) + b"abc" + frames.header(0x70, 0, 0, 0)
     assert joined.dialer.receive_message(unknown, joined.now) == []
-    assert joined.dialer._received.count == counted + 1
+    assert joined.dialer.received.count == counted + 1
 
 
 # --- Opening ---
@@ -248,7 +249,7 @@ def test_an_end_within_the_head_is_the_streams_fault() -> None:
 def test_more_streams_than_agreed_are_refused_as_not_processed() -> None:
     joined = Joined(hello=Hello(max_streams=2))
     joined.flow()
-    joined.listener._streams_max_out = 100
+    joined.listener.peer = Hello(max_streams=100)
     for _ in range(5):
         joined.open()
     joined.flow()
@@ -259,7 +260,7 @@ def test_more_streams_than_agreed_are_refused_as_not_processed() -> None:
 
 def test_near_the_last_id_the_peer_is_told_to_go_elsewhere() -> None:
     joined = Joined()
-    joined.listener._next_id = LAST_STREAM_ID - 3
+    joined.listener.next_id = LAST_STREAM_ID - 3
     joined.open()
     joined.flow()
     assert any(isinstance(event, events.GoAwayReceived) for event in joined.at_listener)
@@ -501,7 +502,7 @@ def test_a_full_ledger_stops_data_but_not_control_and_an_acknowledgement_lets_it
 
 def test_a_peer_that_never_acknowledges_is_given_up_only_when_the_reserve_is_used_up() -> None:
     joined = Joined(hello=Hello(initial_window=4 * MIB))
-    joined.listener._sent.unacknowledged_bytes = LEDGER_BYTES_MAX + MIB
+    joined.listener.sent.unacknowledged_bytes = LEDGER_BYTES_MAX + MIB
     joined.listener.add_context(1, b"x")
     joined.listener.data_to_send(1000, joined.now)
     assert joined.listener.phase is Phase.CLOSED
@@ -796,7 +797,7 @@ def test_only_remote_protocol_error_escapes_from_well_formed_frames(
 def test_only_remote_protocol_error_escapes_from_a_real_dialogue_with_mutations(data: st.DataObject) -> None:
     joined, victim = session_with_streams(data.draw(st.sampled_from(Role)))
     peer = joined.peer_of(victim)
-    for stream in list(peer._streams.values()):
+    for stream in list(peer.streams.values()):
         if not at_rest(stream.sending):
             peer.send_data(stream, data.draw(st.binary(max_size=50)), joined.now)
     peer.ping(joined.now)

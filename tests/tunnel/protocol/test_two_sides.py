@@ -164,7 +164,7 @@ class TwoSides(RuleBasedStateMachine):
         end = self.pick(which)
         if end is None:
             return
-        over = end.connection._is_over(end.state)
+        over = end.connection.is_over(end.state)
         end.left = True
         end.hears.cut = True
         if not over and not in_line:
@@ -241,7 +241,7 @@ class TwoSides(RuleBasedStateMachine):
     @invariant()
     def credit_is_kept(self) -> None:
         for connection in getattr(self, "sides", ()):
-            for state in connection._streams.values():
+            for state in connection.streams.values():
                 assert state.window.credit >= 0
                 assert state.send_credit >= 0
 
@@ -280,9 +280,9 @@ class TwoSides(RuleBasedStateMachine):
         for connection in self.sides:
             assert connection.memory.used_bytes == 0
             assert connection.unacknowledged_bytes == 0
-            assert connection._unacknowledged_resets == {}
-            assert connection._scheduler.groups == {}
-            assert len(connection._scheduler.ring) == 0
+            assert connection.unacknowledged_resets == {}
+            assert connection.scheduler.groups == {}
+            assert len(connection.scheduler.ring) == 0
 
 
 TestTwoSides = TwoSides.TestCase

@@ -1,0 +1,384 @@
+"""The feed: whole frames in, events out.
+
+If everything goes well, a frame costs one dictionary lookup, one state and one credit check. The rest of
+this file is about all that may go otherwise. Where the fault is the stream's alone, `Core.fault` resets it;
+where the peer cannot be understood any more, RemoteProtocolError ends the session.
+"""
+
+from __future__ import annotations
+
+from tunnel.protocol import events, frames
+from tunnel.protocol.control import CONTROL_RESETS_MAX
+from tunnel.protocol.core import CONTEXTS_MAX, LAST_STREAM_ID, Core, Phase, Role
+from tunnel.protocol.errors import (
+    CloseCode,
+    FlowControlError,
+    IllegalTransition,
+    Processed,
+    RemoteProtocolError,
+    StreamCode,
+)
+from tunnel.protocol.liveness import PINGS_PER_S, RateLimit
+from tunnel.protocol.memory import Level
+from tunnel.protocol.state import Half, Step, after, at_rest
+from tunnel.protocol.streams import Context, HeadBuffer, StreamState
+from tunnel.protocol.window import CREDIT_MAX
+
+# The peer is told to open no more while it still has ids for what it opens until it hears of it.
+IDS_LEFT_AT_GOAWAY = 2**16
+
+
+class Inbound:
+    """What comes from the peer, applied to the core."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._ping_rate = RateLimit(PINGS_PER_S)
+        self._handlers = {
+            frames.OPEN: self._on_open,
+            frames.HEAD: self._on_head,
+            frames.WINDOW: self._on_window,
+            frames.RESET: self._on_reset,
+        }
+        self._session_handlers = {
+            frames.CONTEXT: self._on_context,
+            frames.ACK: self._on_ack,
+            frames.PING: self._on_ping,
+            frames.GOAWAY: self._on_goaway,
+        }
+
+    def receive(self, message: bytes, now: float) -> None:
+        if len(message) > frames.MESSAGE_BYTES_MAX:
+            raise RemoteProtocolError(f"a message of {len(message)} bytes exceeds {frames.MESSAGE_BYTES_MAX}")
+        position, end, sequenced = 0, len(message), 0
+        unpack = frames.HEADER.unpack_from
+        while position < end:
+            start = position + frames.HEADER_BYTES
+            if start > end:
+                raise RemoteProtocolError(f"{end - position} bytes at the end of a message are no frame")
+            frame_type, flags, reserved, stream_id, length = unpack(message, position)
+            if length > self._core.local.max_frame:
+                raise RemoteProtocolError(f"a frame of {length} bytes exceeds {self._core.local.max_frame}")
+            position = start + length
+            if position > end:
+                raise RemoteProtocolError(f"a frame of {length} bytes is cut at {end - start}")
+            if reserved:
+                raise RemoteProtocolError(f"the reserved bytes of a header are {reserved}")
+            payload = message[start:position]
+            if self._core.phase is not Phase.OPEN:
+                self._greet(frame_type, stream_id, payload, now)
+                continue
+            if frame_type < frames.UNSEQUENCED_FROM:
+                sequenced += 1
+            if frame_type == frames.DATA:
+                self._on_data(stream_id, flags, payload, now)
+            elif frame_type in self._handlers:
+                if stream_id == 0:
+                    raise RemoteProtocolError(f"frame type {frame_type} on stream 0")
+                self._handlers[frame_type](stream_id, flags, payload, now)
+            elif frame_type in self._session_handlers:
+                if stream_id != 0:
+                    raise RemoteProtocolError(f"frame type {frame_type} on stream {stream_id}")
+                self._session_handlers[frame_type](flags, payload, now)
+            elif frame_type in (frames.HELLO, frames.WELCOME):
+                raise RemoteProtocolError("a second greeting")
+            elif flags & frames.CRITICAL:
+                raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
+        if sequenced:
+            self._core.received.record(sequenced, len(message), now)
+        if len(self._core.unacknowledged_resets) > CONTROL_RESETS_MAX:
+            raise RemoteProtocolError("too many refused streams without an acknowledgement", CloseCode.LIMITS)
+
+    def _greet(self, frame_type: int, stream_id: int, payload: bytes, now: float) -> None:
+        expected = frames.HELLO if self._core.role is Role.LISTENER else frames.WELCOME
+        if self._core.role is Role.DIALER and frame_type == frames.GOAWAY:
+            # The listener refuses us. The phase stays: no session comes of it.
+            self._on_goaway(0, payload, now)
+            return
+        if frame_type != expected or stream_id != 0:
+            raise RemoteProtocolError(f"frame type {frame_type} before the greeting")
+        if len(payload) > frames.GREETING_BYTES_MAX:
+            raise RemoteProtocolError(
+                f"a greeting of {len(payload)} bytes exceeds {frames.GREETING_BYTES_MAX}"
+            )
+        if self._core.role is Role.LISTENER:
+            hello = frames.decode_hello(payload)
+            if not set(hello.versions) & set(frames.VERSIONS):
+                raise RemoteProtocolError(f"no common version: the peer speaks {hello.versions}")
+            if any(isinstance(event, events.HelloReceived) for event in self._core.happened):
+                raise RemoteProtocolError("a second greeting")
+            self._core.happened.append(events.HelloReceived(hello))
+        else:
+            welcome = frames.decode_welcome(payload)
+            if welcome.version not in frames.VERSIONS:
+                raise RemoteProtocolError(f"the peer chose version {welcome.version}, which was not offered")
+            self._core.settle(welcome)
+            if welcome.server_time_ms:
+                self._core.peer_clock_offset_ms = welcome.server_time_ms - self._core.wall_ms(now)
+            self._core.happened.append(events.WelcomeReceived(welcome))
+
+    # --- frames of streams ---
+
+    def _on_data(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
+        stream = self._core.streams.get(stream_id)
+        if stream is None:
+            self._check_late(stream_id, "DATA")
+            return
+        if stream.receiving is Half.BROKEN:
+            self._swallow(stream, len(payload), now)
+            return
+        if stream.receiving is not Half.FLOWING and not self._step_remote(stream, Step.DATA):
+            return
+        if payload:
+            count = len(payload)
+            try:
+                stream.window.receive(count)
+            except FlowControlError as exc:
+                self._core.fault(stream, StreamCode.FLOW_CONTROL, f"stream {stream_id}: {exc}")
+                return
+            stream.bytes_received += count
+            stream.moved_at = now
+            if stream.partial_head is not None:
+                payload = self._continue_head(stream, payload, now)
+            if payload:
+                stream.incoming.append(payload)
+                self._core.memory.charge(len(payload))
+        if flags & frames.FIN:
+            if stream.partial_head is not None:
+                self._core.fault(stream, StreamCode.PROTOCOL, f"stream {stream_id}: ended within its head")
+                return
+            stream.receiving = Half.ENDED
+            stream.window_due = 0
+        elif not payload:
+            return
+        if stream.announced:
+            self._core.happened.append(events.DataReceived(stream))
+        if stream.receiving is Half.ENDED:
+            self._core.close_if_done(stream)
+
+    def _swallow(self, stream: StreamState, count: int, now: float) -> None:
+        """Drop DATA of a stream whose RESET waits in line, and grant it again.
+
+        If both sides reset in line, each with more queued than it has credit for, they would else wait for
+        each other for ever.
+        """
+        try:
+            stream.window.receive(count)
+        except FlowControlError as exc:
+            self._core.fault(stream, StreamCode.FLOW_CONTROL, f"stream {stream.id}: {exc}")
+            return
+        stream.window.consume(count)
+        self._core.grant(stream, now)
+
+    def _on_open(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
+        index, head_length, part = frames.decode_open(payload)
+        if stream_id % 2 != self._core.peer_parity or stream_id > LAST_STREAM_ID:
+            raise RemoteProtocolError(f"stream id {stream_id} is not the peer's to open")
+        if stream_id <= self._core.peer_last_id:
+            raise RemoteProtocolError(f"stream id {stream_id} after {self._core.peer_last_id}")
+        if len(part) > head_length:
+            raise RemoteProtocolError(f"OPEN carries {len(part)} bytes of a head of {head_length}")
+        self._core.peer_last_id = stream_id
+        refusal = self._refusal(stream_id, index, head_length)
+        if refusal is not None:
+            self._core.queue_reset(stream_id, refusal[0], Processed.NO, refusal[1])
+            return
+        whole = len(part) == head_length
+        if flags & frames.FIN and not whole:
+            self._core.queue_reset(stream_id, StreamCode.PROTOCOL, Processed.NO, "ended within its head")
+            return
+        context = self._core.peer_contexts[index]
+        receiving = Half.ENDED if flags & frames.FIN else Half.FLOWING
+        stream = self._core.new_stream(
+            context, part if whole else b"", Half.FRESH, receiving, now, opened_here=False
+        )
+        stream.id = stream_id
+        self._core.streams[stream_id] = stream
+        self._core.opened_there += 1
+        if whole:
+            self._announce(stream)
+        else:
+            self._begin_head(stream, head_length, part)
+        if stream_id > LAST_STREAM_ID - IDS_LEFT_AT_GOAWAY and not self._core.going_away:
+            self._core.refuse_from(LAST_STREAM_ID)
+            self._core.go_away(CloseCode.DRAINING, 0, 0, "stream ids are used up")
+
+    def _refusal(self, stream_id: int, index: int, head_length: int) -> tuple[StreamCode, str] | None:
+        if self._core.going_away and stream_id > self._core.goaway_last_id:
+            return StreamCode.REFUSED, "going away"
+        if index not in self._core.peer_contexts:
+            return StreamCode.UNAUTHENTICATED, f"context {index} is not live"
+        if head_length > frames.HEAD_BYTES_MAX:
+            return StreamCode.TOO_LARGE, f"a head of {head_length} bytes exceeds {frames.HEAD_BYTES_MAX}"
+        if self._core.opened_there >= self._core.local.max_streams:
+            return StreamCode.REFUSED, f"{self._core.opened_there} streams are open"
+        if self._core.memory.level() >= Level.SQUEEZED:
+            return StreamCode.REFUSED, "memory is short"
+        return None
+
+    def _on_head(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
+        head_length, part = frames.decode_head(payload)
+        if len(part) > head_length:
+            raise RemoteProtocolError(f"HEAD carries {len(part)} bytes of a head of {head_length}")
+        stream = self._core.streams.get(stream_id)
+        if stream is None:
+            self._check_late(stream_id, "HEAD")
+            return
+        if stream.receiving is Half.BROKEN:
+            return
+        if not self._step_remote(stream, Step.HEAD):
+            return
+        if head_length > frames.HEAD_BYTES_MAX:
+            self._core.fault(
+                stream, StreamCode.TOO_LARGE, f"a head of {head_length} bytes exceeds {frames.HEAD_BYTES_MAX}"
+            )
+            return
+        stream.moved_at = now
+        if len(part) < head_length:
+            if flags & frames.FIN:
+                self._core.fault(stream, StreamCode.PROTOCOL, f"stream {stream_id}: ended within its head")
+                return
+            self._begin_head(stream, head_length, part)
+            return
+        stream.answer_head = part
+        self._core.charge_head(stream, len(part))
+        self._core.happened.append(events.HeadReceived(stream))
+        if flags & frames.FIN:
+            stream.receiving = Half.ENDED
+            self._core.happened.append(events.DataReceived(stream))
+            self._core.close_if_done(stream)
+
+    def _on_window(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
+        delta = frames.decode_window(payload)
+        stream = self._core.streams.get(stream_id)
+        if stream is None:
+            # The peer took the last bytes of a stream that is over: it cannot know that yet.
+            self._check_was_opened(stream_id, "WINDOW")
+            return
+        if stream.send_credit + delta > CREDIT_MAX:
+            self._core.fault(
+                stream, StreamCode.FLOW_CONTROL, f"stream {stream_id}: credit beyond {CREDIT_MAX}"
+            )
+            return
+        was_held_up = stream.send_credit <= 0
+        stream.send_credit += delta
+        if was_held_up and stream.outgoing.size:
+            self._core.scheduler.activate(stream.context.share, stream, sparse=False)
+
+    def _on_reset(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
+        code, processed, reason = frames.decode_reset(payload)
+        stream = self._core.streams.get(stream_id)
+        if stream is None:
+            self._check_was_opened(stream_id, "RESET")
+            return
+        self._core.break_stream(stream, code, processed, reason, in_line=bool(flags & frames.IN_LINE))
+
+    # --- frames of the session ---
+
+    def _on_context(self, flags: int, payload: bytes, now: float) -> None:
+        index, group, content = frames.decode_context(payload)
+        if not content:
+            context = self._core.peer_contexts.pop(index, None)
+            if context is None:
+                raise RemoteProtocolError(f"context {index} is retired but not live")
+            self._core.release_context(context)
+            self._core.happened.append(events.ContextRetired(context))
+            return
+        if index <= self._core.peer_last_context:
+            raise RemoteProtocolError(f"context {index} after {self._core.peer_last_context}")
+        if len(self._core.peer_contexts) >= CONTEXTS_MAX:
+            raise RemoteProtocolError(f"more than {CONTEXTS_MAX} live contexts", CloseCode.LIMITS)
+        self._core.peer_last_context = index
+        context = Context(index, group, content, share=self._core.scheduler.enter(group))
+        self._core.peer_contexts[index] = context
+        self._core.memory.charge(len(content))
+        self._core.happened.append(events.ContextAdded(context))
+
+    def _on_ack(self, flags: int, payload: bytes, now: float) -> None:
+        self._acknowledged(frames.decode_ack(payload))
+
+    def _acknowledged(self, count: int) -> None:
+        self._core.sent.acknowledge(count)
+        resets = self._core.unacknowledged_resets
+        while resets:
+            stream_id = next(iter(resets))
+            if resets[stream_id] >= count:
+                break
+            del resets[stream_id]
+
+    def _on_ping(self, flags: int, payload: bytes, now: float) -> None:
+        opaque, received, clock_ms = frames.decode_ping(payload)
+        self._acknowledged(received)
+        if not flags & frames.ACK_FLAG:
+            if not self._ping_rate.allows(now):
+                raise RemoteProtocolError(f"more than {PINGS_PER_S:.0f} PINGs a second", CloseCode.LIMITS)
+            self._core.control.pongs.append(opaque)
+            return
+        took_s = self._core.round_trips.answered(opaque, now)
+        if took_s is not None:
+            self._core.peer_clock_offset_ms = clock_ms + round(took_s * 500) - self._core.wall_ms(now)
+
+    def _on_goaway(self, flags: int, payload: bytes, now: float) -> None:
+        last_id, code, drain_ms, retry_after_ms, reason = frames.decode_goaway(payload)
+        self._core.told_to_go = True
+        # What was not sent yet would only be refused.
+        for stream in list(self._core.unsent):
+            self._core.break_stream(
+                stream, StreamCode.REFUSED, Processed.NO, "the peer is going away", in_line=False
+            )
+        self._core.happened.append(events.GoAwayReceived(last_id, code, drain_ms, retry_after_ms, reason))
+
+    # --- heads that came in parts ---
+
+    def _begin_head(self, stream: StreamState, head_length: int, part: bytes) -> None:
+        stream.partial_head = HeadBuffer(head_length - len(part), bytearray(part))
+        self._core.charge_head(stream, len(part))
+
+    def _continue_head(self, stream: StreamState, data: bytes, now: float) -> bytes:
+        """Feed the head from DATA; returns what is not the head's. It is consumed at once: only the end
+        waits."""
+        partial = stream.partial_head
+        assert partial is not None
+        rest = partial.feed(data)
+        taken = len(data) - len(rest)
+        self._core.charge_head(stream, taken)
+        stream.window.consume(taken)
+        stream.bytes_received -= taken
+        self._core.grant(stream, now)
+        if partial.missing == 0:
+            stream.partial_head = None
+            head = bytes(partial.received)
+            if stream.opened_here:
+                stream.answer_head = head
+                self._core.happened.append(events.HeadReceived(stream))
+            else:
+                stream.head = head
+                self._announce(stream)
+        return rest
+
+    def _announce(self, stream: StreamState) -> None:
+        stream.announced = True
+        self._core.happened.append(events.StreamOpened(stream))
+
+    # --- faults ---
+
+    def _step_remote(self, stream: StreamState, step: Step) -> bool:
+        try:
+            stream.receiving = after(stream.receiving, step)
+        except IllegalTransition as exc:
+            code = StreamCode.STREAM_CLOSED if at_rest(stream.receiving) else StreamCode.PROTOCOL
+            self._core.fault(stream, code, f"stream {stream.id}: {exc}")
+            return False
+        return True
+
+    def _check_late(self, stream_id: int, what: str) -> None:
+        """DATA or HEAD for a stream that is gone: late if we RESET it, or else a breach."""
+        if stream_id in self._core.unacknowledged_resets:
+            return
+        self._check_was_opened(stream_id, what)
+        raise RemoteProtocolError(f"{what} on stream {stream_id}, which is over")
+
+    def _check_was_opened(self, stream_id: int, what: str) -> None:
+        theirs = stream_id % 2 == self._core.peer_parity
+        if stream_id == 0 or stream_id > (self._core.peer_last_id if theirs else self._core.next_id - 2):
+            raise RemoteProtocolError(f"{what} on stream {stream_id}, which was never opened")

@@ -1,0 +1,171 @@
+"""The drain: what waits becomes one message, control first, then the streams in turn."""
+
+from __future__ import annotations
+
+from tunnel.protocol import events, frames
+from tunnel.protocol.core import LAST_STREAM_ID, Core, Phase
+from tunnel.protocol.errors import CloseCode, RemoteProtocolError
+from tunnel.protocol.schedule import QUANTUM_BYTES
+from tunnel.protocol.streams import Farewell, StreamState
+
+# Where what waits in a stream's queue is short enough that its owner may fill it again.
+QUEUE_LOW_BYTES = 64 * 1024
+# Less room than this at the end of a message is not worth a frame.
+LEAST_ROOM_BYTES = 256
+
+
+class Outbound:
+    """What goes to the peer, taken from the core."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+
+    def message(self, limit: int, now: float) -> bytes:
+        """See `Connection.data_to_send`."""
+        assert limit >= LEAST_ROOM_BYTES
+        parts: list[bytes | memoryview] = []
+        room = self._send_control(limit, parts, now) if self._core.control else limit
+        if self._core.phase is Phase.OPEN:
+            while room >= LEAST_ROOM_BYTES and not self._core.sent.full:
+                turn = self._core.scheduler.turn()
+                if turn is None:
+                    break
+                group, stream = turn
+                alone = self._core.scheduler.alone(group)
+                used = self._send_stream(stream, room if alone else min(room, QUANTUM_BYTES), parts, now)
+                assert used > 0
+                room -= used
+                stream.deficit -= used
+                group.deficit -= used
+        return b"".join(parts)
+
+    def _send_control(self, room: int, parts: list[bytes | memoryview], now: float) -> int:
+        control = self._core.control
+        if control.greeting:
+            parts.append(control.greeting)
+            control.greeting = b""
+        if self._core.phase is Phase.GREETING:
+            return 0
+        if self._core.phase is Phase.OPEN:
+            quiet = len(self._core.scheduler.ring) == 0 and not control.pongs
+            while control.pongs:
+                parts.append(
+                    frames.ping(
+                        control.pongs.popleft(),
+                        self._core.received.said(),
+                        self._core.wall_ms(now),
+                        answer=True,
+                    )
+                )
+            while control.pings:
+                opaque = control.pings.popleft()
+                self._core.round_trips.sent(opaque, now, quiet=quiet)
+                parts.append(
+                    frames.ping(opaque, self._core.received.said(), self._core.wall_ms(now), answer=False)
+                )
+            if control.ack_due:
+                control.ack_due = False
+                if self._core.received.due_at is not None:
+                    parts.append(frames.ack(self._core.received.said()))
+        if control.goaway:
+            parts.append(control.goaway)
+            control.goaway = b""
+        room -= sum(map(len, parts))
+        room = control.sequenced(room, self._core.sent, parts, self._core.unacknowledged_resets)
+        if self._core.sent.exhausted:
+            error = RemoteProtocolError("the peer acknowledges nothing", CloseCode.LIMITS)
+            self._core.fail(error)
+        return room
+
+    def _send_stream(
+        self, stream: StreamState, budget: int, parts: list[bytes | memoryview], now: float
+    ) -> int:
+        """Frames of one stream, within `budget` bytes; returns what they used."""
+        used = 0
+        if stream.open_waits:
+            used = self._send_open(stream, budget, parts)
+        elif stream.head_waits:
+            used = self._send_answer_head(stream, budget, parts)
+        waiting = stream.outgoing.size
+        if waiting:
+            count = min(
+                waiting, stream.send_credit, self._core.peer.max_frame, budget - used - frames.HEADER_BYTES
+            )
+            if count > 0:
+                last = count == waiting and stream.fin_waits
+                parts.append(frames.header(frames.DATA, frames.FIN if last else 0, stream.id, count))
+                stream.outgoing.move(count, parts)
+                self._core.sent.record(frames.HEADER_BYTES + count)
+                used += frames.HEADER_BYTES + count
+                stream.send_credit -= count
+                stream.bytes_sent += count
+                self._core.memory.release(count)
+                if last:
+                    stream.fin_waits = False
+                if stream.drain_wanted and stream.outgoing.size <= QUEUE_LOW_BYTES:
+                    stream.drain_wanted = False
+                    self._core.happened.append(events.SendQueueDrained(stream))
+        elif stream.fin_waits:
+            stream.fin_waits = False
+            parts.append(frames.header(frames.DATA, frames.FIN, stream.id, 0))
+            self._core.sent.record(frames.HEADER_BYTES)
+            used += frames.HEADER_BYTES
+        if stream.farewell is not None and not (stream.outgoing.size or stream.fin_waits):
+            used += self._send_farewell(stream, stream.farewell, parts)
+        stream.moved_at = now
+        if stream.all_said:
+            self._core.close_if_done(stream)
+        return used
+
+    def _send_open(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
+        stream.open_waits = False
+        stream.id = self._core.next_id
+        self._core.next_id += 2
+        if self._core.next_id > LAST_STREAM_ID:
+            self._core.told_to_go = True
+        del self._core.unsent[stream]
+        self._core.streams[stream.id] = stream
+        context = stream.context
+        context.queued -= 1
+        if context.retiring:
+            self._core.retire_if_unused(context)
+        part, flags = self._first_part(stream, stream.head, budget - frames.HEADER_BYTES - 8, 8)
+        parts.append(frames.open_prefix(stream.id, context.index, len(stream.head), len(part), flags))
+        parts.append(part)
+        size = frames.HEADER_BYTES + 8 + len(part)
+        self._core.sent.record(size)
+        return size
+
+    def _send_answer_head(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
+        stream.head_waits = False
+        head = stream.answer_head
+        assert head is not None
+        part, flags = self._first_part(stream, head, budget - frames.HEADER_BYTES - 4, 4)
+        parts.append(frames.head_prefix(stream.id, len(head), len(part), flags))
+        parts.append(part)
+        size = frames.HEADER_BYTES + 4 + len(part)
+        self._core.sent.record(size)
+        return size
+
+    def _first_part(
+        self, stream: StreamState, head: bytes, room: int, prefix_bytes: int
+    ) -> tuple[bytes, int]:
+        """What of a head goes into its own frame, and the flags; the rest goes to the front of the DATA."""
+        part = head[: min(room, self._core.peer.max_frame - prefix_bytes)]
+        if len(part) < len(head):
+            rest = head[len(part) :]
+            stream.outgoing.prepend(rest)
+            stream.bytes_sent -= len(rest)
+            self._core.memory.charge(len(rest))
+        elif stream.fin_waits and not stream.outgoing.size:
+            stream.fin_waits = False
+            return part, frames.FIN
+        return part, 0
+
+    def _send_farewell(self, stream: StreamState, farewell: Farewell, parts: list[bytes | memoryview]) -> int:
+        stream.farewell = None
+        self._core.unacknowledged_resets[stream.id] = self._core.sent.next_number
+        frame = frames.reset(stream.id, farewell.code, farewell.processed, farewell.reason, in_line=True)
+        self._core.sent.record(len(frame))
+        parts.append(frame)
+        return len(frame)
