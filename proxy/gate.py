@@ -18,6 +18,9 @@ STRANGERS_PER_ADDRESS_MAX = 512
 STRANGERS_MAX = 4096
 # A head may have 1 MiB; 64 of the largest at once are more than any honest crowd sends before it is known.
 STRANGERS_BYTES_MAX = 64 * 1024 * 1024
+# An ordinary head is far below this, so a crowd of large ones never costs an ordinary one its connection:
+# 4,096 such heads are 64 MiB more.
+STRANGER_BYTES_FREE = 16 * 1024
 
 
 class TooManyStrangersError(Exception):
@@ -59,16 +62,21 @@ class Stranger:
         if self.inside:
             self.inside = False
             self.gate.connections -= 1
-            self.gate.bytes_held -= self.bytes_held
+            self.settle()
             self.gate.addresses[self.address] -= 1
             if not self.gate.addresses[self.address]:
                 del self.gate.addresses[self.address]
+
+    def settle(self) -> None:
+        """Forget what was received so far: it was answered, and is held no more."""
+        self.gate.bytes_held -= self.bytes_held
+        self.bytes_held = 0
 
     def count(self, size: int) -> None:
         """Charge received bytes; raises BrokenResourceError when strangers hold too much in all."""
         self.bytes_held += size
         self.gate.bytes_held += size
-        if self.gate.bytes_held > STRANGERS_BYTES_MAX:
+        if self.gate.bytes_held > STRANGERS_BYTES_MAX and self.bytes_held > STRANGER_BYTES_FREE:
             raise trio.BrokenResourceError("too many bytes of connections that have not authenticated")
 
 

@@ -107,8 +107,15 @@ class Calls:
         if self.streams:
             await self._idle.wait()
 
-    async def handle(self, connection: ServerConnection, head: RequestHead, client_ip: str) -> bool:
-        """Answer one request on a client's connection; returns whether its sender was authenticated.
+    async def handle(
+        self,
+        connection: ServerConnection,
+        head: RequestHead,
+        client_ip: str,
+        *,
+        authenticated: Callable[[], None],
+    ) -> None:
+        """Answer one request on a client's connection; says when its sender is known, before it reads on.
 
         When cancelled, the client's connection is cut, the stream to the relay is reset, and the call has
         its closing event all the same.
@@ -123,8 +130,9 @@ class Calls:
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
             )
             await connection.answer(*status_response(401, "", error.reason))
-            return False
+            return
 
+        authenticated()
         assert match is not None
         target = match[2] if match[2].startswith(b"/") else b"/" + match[2]
         agent, cluster = (None, None) if isinstance(decided, Denied) else decided
@@ -146,7 +154,7 @@ class Calls:
             await connection.answer(
                 *status_response(400, "", f"the request target is refused: {error.reason}")
             )
-            return True
+            return
 
         async def refuse(code: int, rule: str, message: str, kind: Kind = Kind.CALL) -> None:
             self._refused(event(info=info, decision=_deny(rule), kind=kind, note=message), code)
@@ -175,7 +183,7 @@ class Calls:
                 await refuse(
                     429, "streams-per-agent", f"agent:{agent.name} has {limit} calls under way, the limit"
                 )
-                return True
+                return
             if not self.streams:
                 self._idle = trio.Event()
             self.streams[agent.id] += 1
@@ -189,7 +197,6 @@ class Calls:
                     del self.streams[agent.id]
                 if not self.streams:
                     self._idle.set()
-        return True
 
     async def _admitted(self, connection: ServerConnection, call: Call, event: Callable[..., Event]) -> None:
         """Record and forward a call that is allowed."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections import Counter
 from collections.abc import Callable
 
 import attrs
@@ -19,6 +18,7 @@ from audit.record import Kind
 from audit.recorder import Recorder
 from auth.tokens import TokenError
 from proxy.exchange import InboundBroken
+from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub.calls import PREFIX, Calls
@@ -30,89 +30,10 @@ from tunnel.net import peer_address, wrap_server
 from tunnel.tls import TLSStream
 
 HANDSHAKE_S = 10.0
-# A gateway in front of many agents is one address; 40 informers of one client are 40 connections.
-STRANGERS_PER_ADDRESS_MAX = 512
-STRANGERS_MAX = 4096
-# A head may have 1 MiB; 64 of the largest at once are more than any honest crowd sends before it is known.
-STRANGERS_BYTES_MAX = 64 * 1024 * 1024
 # A form of a few fields, or none at all.
 SMALL_BODY_BYTES_MAX = 64 * 1024
 
 _log = logging.getLogger("hawse.hub")
-
-
-class TooManyStrangersError(Exception):
-    """A connection that is turned away before it has said anything."""
-
-
-@attrs.define(eq=False)
-class Gate:
-    """Counts connections whose sender has not authenticated, and the bytes they have sent."""
-
-    connections: int = 0
-    bytes_held: int = 0
-    addresses: Counter[str] = attrs.Factory(Counter)
-
-    def enter(self, address: str) -> Stranger:
-        """Admit a connection; raises TooManyStrangersError."""
-        if self.connections >= STRANGERS_MAX:
-            raise TooManyStrangersError(f"{self.connections} connections wait to authenticate, the limit")
-        if self.addresses[address] >= STRANGERS_PER_ADDRESS_MAX:
-            raise TooManyStrangersError(
-                f"{self.addresses[address]} connections of {address} have not authenticated, the limit"
-            )
-        self.connections += 1
-        self.addresses[address] += 1
-        return Stranger(self, address)
-
-
-@attrs.define(eq=False)
-class Stranger:
-    """One connection's share of the gate; `leave` gives it back, once."""
-
-    gate: Gate
-    address: str
-    bytes_held: int = 0
-    inside: bool = True
-
-    def leave(self) -> None:
-        if self.inside:
-            self.inside = False
-            self.gate.connections -= 1
-            self.gate.bytes_held -= self.bytes_held
-            self.gate.addresses[self.address] -= 1
-            if not self.gate.addresses[self.address]:
-                del self.gate.addresses[self.address]
-
-    def count(self, size: int) -> None:
-        """Charge received bytes; raises BrokenResourceError when strangers hold too much in all."""
-        self.bytes_held += size
-        self.gate.bytes_held += size
-        if self.gate.bytes_held > STRANGERS_BYTES_MAX:
-            raise trio.BrokenResourceError("too many bytes of connections that have not authenticated")
-
-
-class MeteredStream(trio.abc.Stream):
-    """A client's TLS stream that counts what it receives until its sender is known."""
-
-    def __init__(self, stream: TLSStream, stranger: Stranger) -> None:
-        self._stream = stream
-        self._stranger = stranger
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        data = await self._stream.receive_some(max_bytes)
-        if self._stranger.inside:
-            self._stranger.count(len(data))
-        return data
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 @attrs.define(eq=False)
@@ -156,6 +77,8 @@ class Front:
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
         connection = ServerConnection(MeteredStream(tls, stranger))
         while True:
+            # What came before was answered and is held no more.
+            stranger.settle()
             try:
                 head = await connection.next_request()
             except BadRequest as error:
@@ -172,8 +95,7 @@ class Front:
                 if await self._tunnel(connection, tls, head, stranger, address):
                     return
             elif head.target.startswith(PREFIX):
-                if await self.calls.handle(connection, head, address):
-                    stranger.leave()
+                await self.calls.handle(connection, head, address, authenticated=stranger.leave)
             else:
                 await self._answer_own(connection, head, path, address)
 

@@ -74,7 +74,7 @@ class Bench:
         async def serve() -> None:
             head = await connection.next_request()
             assert head is not None
-            await self.calls.handle(connection, head, "192.0.2.7")
+            await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
             await connection.aclose()
 
         received = b""
