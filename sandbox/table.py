@@ -148,9 +148,10 @@ def _pod_status(pod: Object) -> str:
     for status in reversed(statuses):
         if why := text(status, "state", "waiting", "reason"):
             reason = why
-        elif terminated := mapping(status, "state", "terminated"):
+        elif lookup(status, "state", "terminated") is not None:
+            terminated = mapping(status, "state", "terminated")
             reason = text(terminated, "reason") or f"ExitCode:{integer(terminated, 'exitCode')}"
-        elif status.get("ready") is True and mapping(status, "state", "running"):
+        elif status.get("ready") is True and lookup(status, "state", "running") is not None:
             running = True
     if reason == "Completed" and running:
         reason = "Running" if _ready(pod) else "NotReady"
