@@ -333,16 +333,22 @@ async def test_memory_taken_back_by_another_sessions_need_wakes_whoever_waits(
         await holder_there.send_all(bytes(60_000))
         await trio.sleep(1)
 
+        woken_at = []
+
         async def wait() -> None:
             with pytest.raises(StreamReset) as caught:
                 await holder_there.receive_some()
             assert caught.value.code is StreamCode.OVERLOADED
+            woken_at.append(trio.current_time())
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             for _, stream in held:
                 await stream.send_all(bytes(50_000))
+                sent_at = trio.current_time()
                 await trio.sleep(1)
+        # At once, and not with the next PING.
+        assert woken_at == [sent_at]
         with pytest.raises(StreamReset) as caught:
             await holder.receive_some()
         assert caught.value.code is StreamCode.OVERLOADED

@@ -370,7 +370,19 @@ def test_a_stalled_reader_stalls_only_itself() -> None:
     assert len(take_all(joined, joined.dialer, moving_there)) == 500 * KIB
 
 
-def test_no_window_is_sent_for_a_stream_that_ended_or_was_reset() -> None:
+def test_no_window_is_sent_for_a_half_that_has_ended() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.listener.send_data(opened, bytes(40 * KIB), joined.now)
+    joined.flow()
+    joined.dialer.take(accepted, 40 * KIB, joined.now)
+    joined.listener.send_eof(opened, joined.now)
+    joined.send(joined.listener)
+    joined.deliver(joined.dialer)
+    assert joined.send(joined.dialer) == b""
+
+
+def test_no_window_is_sent_for_a_stream_that_was_reset() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
     joined.listener.send_data(opened, bytes(40 * KIB), joined.now)
@@ -478,6 +490,29 @@ def test_both_sides_may_reset_at_the_same_moment() -> None:
     joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     joined.flow()
     assert joined.listener.stream_count == joined.dialer.stream_count == 0
+
+
+def test_two_sides_that_reset_in_line_with_more_queued_than_credit_do_not_wait_for_each_other() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.listener.send_data(opened, bytes(500 * KIB), joined.now)
+    joined.dialer.send_data(accepted, bytes(500 * KIB), joined.now)
+    joined.flow()
+    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.flow()
+    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+    assert joined.listener.memory.used_bytes == joined.dialer.memory.used_bytes == len(b"token")
+
+
+def test_streams_that_were_taken_back_do_not_pile_up_behind_a_full_ledger() -> None:
+    joined = Joined()
+    joined.flow()
+    joined.listener.sent.unacknowledged_bytes = LEDGER_BYTES_MAX
+    for _ in range(100):
+        stream = joined.open()
+        joined.listener.reset(stream, StreamCode.CANCEL, Processed.NO, "")
+    assert len(stream.context.share.flows) == 0
 
 
 # --- Sequence numbers ---

@@ -97,6 +97,7 @@ def test_a_flow_that_pauses_after_each_quantum_is_not_new_for_ever() -> None:
     sly = link.add(1, "sly", QUANTUM_BYTES)
     for _ in range(200):
         link.serve(QUANTUM_BYTES)
+        link.scheduler.turn()
         if not sly.waiting:
             sly.waiting = QUANTUM_BYTES
             link.scheduler.activate(link.groups[1], sly)
