@@ -136,7 +136,8 @@ class TLSStream(trio.abc.Stream):
                 await self.transport_stream.send_all(self._outgoing.read())
         except HandshakeFailed:
             # The alert tells the peer's operator what we did not like, such as an unknown CA.
-            await self._send_farewell()
+            with trio.move_on_after(FAREWELL_S, shield=True):
+                await self._send_farewell()
             raise
         except trio.BrokenResourceError as exc:
             raise HandshakeFailed("the peer cut the connection during the TLS handshake") from exc

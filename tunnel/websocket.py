@@ -116,18 +116,15 @@ async def _running(connection: _Connection, stream: trio.abc.Stream) -> AsyncIte
     """Run the reader of `connection` around the body, and close everything behind it."""
     tune(stream)
     transport = _WebSocketTransport(connection, stream, peer_address(stream))
-    failure: BaseException | None = None
-    async with trio.open_nursery() as nursery:
+    failure: Exception | None = None
+    async with stream, trio.open_nursery() as nursery:
         nursery.start_soon(connection.run_reader)
         try:
             yield transport
-        except BaseException as exc:
+        except Exception as exc:
             # Raised again outside of the nursery, which would wrap it in a group.
             failure = exc
-        try:
-            await transport.aclose()
-        except trio.Cancelled as exc:
-            failure = failure or exc
+        await transport.aclose()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

@@ -55,13 +55,13 @@ async def pair(near: trio.abc.Stream, far: trio.abc.Stream) -> AsyncIterator[tup
     done = trio.Event()
     opened, servers = trio.open_memory_channel[Transport](1)
 
-    async def serve() -> None:
+    async def answer() -> None:
         async with accepted(far) as server:
             opened.send_nowait(server)
             await done.wait()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        nursery.start_soon(answer)
         async with dialled(near) as client:
             yield client, await servers.receive()
             done.set()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import sys
 
 import pytest
 from hypothesis import example, given
@@ -10,7 +11,13 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Request, TextMessage
 
 from tunnel.transport import MESSAGE_BYTES_MAX
-from tunnel.websocket_frames import FastWSConnection, apply_mask, apply_mask_slowly, encode_binary
+from tunnel.websocket_frames import (
+    FastWSConnection,
+    _fastest_mask,
+    apply_mask,
+    apply_mask_slowly,
+    encode_binary,
+)
 
 
 def reference_mask(data: bytes, key: bytes) -> bytes:
@@ -29,6 +36,11 @@ def test_masks_are_those_of_the_rfc(data: bytes, key: bytes) -> None:
 
 def test_the_fast_mask_is_in_use_where_it_is_installed() -> None:
     assert apply_mask is not apply_mask_slowly
+
+
+def test_without_the_extra_the_slow_mask_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+    assert _fastest_mask() is apply_mask_slowly
 
 
 def test_each_frame_has_a_mask_of_its_own() -> None:
