@@ -1,0 +1,65 @@
+"""A 403 that is ours to explain: the relay's ClusterRole does not name the agent yet.
+
+The API server answers it as it answers every 403, and whoever reads that "the relay cannot impersonate" does
+not know that one command at the hub mends it. So the answer passes as it is, with a Warning beside it, which
+kubectl prints also where it drops the message.
+"""
+
+from __future__ import annotations
+
+from proxy.exchange import ByteStream, Outbound
+from proxy.head import ResponseHead
+from proxy.status import warning
+
+# The API server's own words, in every version (staging/src/k8s.io/apiserver, impersonation filter).
+_CANNOT_IMPERSONATE = b"cannot impersonate"
+# A Status has a few hundred bytes; a longer 403 is somebody else's and passes unread.
+STATUS_BYTES_MAX = 8 * 1024
+
+
+class ExplainedOutbound:
+    """The answering side of a call (an Outbound), with a Warning on the one 403 that the operator can mend."""
+
+    def __init__(self, outbound: Outbound, cluster: str) -> None:
+        self._outbound = outbound
+        self._cluster = cluster
+        self._held: list[bytes] = []
+
+    async def receive_head(self) -> ResponseHead:
+        """See Outbound. The body of a short 403 is read first."""
+        head = await self._outbound.receive_head()
+        if head.status != 403 or not 0 < (head.body_length or 0) <= STATUS_BYTES_MAX:
+            return head
+        while data := await self._outbound.receive_body():
+            self._held.append(data)
+        if _CANNOT_IMPERSONATE not in b"".join(self._held):
+            return head
+        text = (
+            "the relay of this cluster may not impersonate this agent yet; "
+            f"its operator applies: hawse admin cluster rbac {self._cluster} | kubectl apply -f -"
+        )
+        return ResponseHead(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
+
+    async def receive_body(self) -> bytes:
+        """See Outbound."""
+        return self._held.pop(0) if self._held else await self._outbound.receive_body()
+
+    def receive_body_nowait(self) -> bytes | None:
+        """See Outbound."""
+        return self._held.pop(0) if self._held else self._outbound.receive_body_nowait()
+
+    async def send_body(self, data: bytes) -> None:
+        """See Outbound."""
+        await self._outbound.send_body(data)
+
+    async def end_body(self) -> None:
+        """See Outbound."""
+        await self._outbound.end_body()
+
+    def upgraded(self) -> ByteStream:
+        """See Outbound."""
+        return self._outbound.upgraded()
+
+    async def aclose(self) -> None:
+        """See Outbound."""
+        await self._outbound.aclose()
