@@ -33,6 +33,7 @@ from proxy.hub.config import HubConfig
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Mode
+from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.registry import Registry
 from proxy.hub.trail import GRANTED, Trail
 from proxy.rewrite import (
@@ -250,7 +251,10 @@ class Calls:
                 outcome = _failed(error.failure, CloseReason.UPSTREAM_FAILED, way.tally)
             else:
                 try:
-                    outcome = await forward(connection, outbound, call.head, on_head=on_head, tally=way.tally)
+                    explained = ExplainedOutbound(outbound, call.cluster.name)
+                    outcome = await forward(
+                        connection, explained, call.head, on_head=on_head, tally=way.tally
+                    )
                 finally:
                     await outbound.aclose()
             if not _may_try_again(outcome):

@@ -18,7 +18,7 @@ STATUS_BYTES_MAX = 8 * 1024
 
 
 class ExplainedOutbound:
-    """The answering side of a call (an Outbound), with a Warning on the one 403 that the operator can mend."""
+    """The answering side of a call (an Outbound), with a Warning on the 403 that the operator can mend."""
 
     def __init__(self, outbound: Outbound, cluster: str) -> None:
         self._outbound = outbound

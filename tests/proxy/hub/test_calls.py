@@ -301,3 +301,25 @@ async def test_a_post_that_may_have_been_processed_is_not_called_unavailable(ben
     assert b"may still be processing" in body
     assert (await bench.trail())[-1]["resp"]["processed"] == "maybe"  # type: ignore[index]
     assert len(bench.observed) == 1
+
+
+@pytest.mark.parametrize("why", ["cannot impersonate resource", "cannot list resource"])
+async def test_a_403_that_the_operator_can_mend_says_how(bench: Bench, why: str) -> None:
+    message = f'users "agent:ann" is forbidden: User "relay" {why}'
+    body = json.dumps({"kind": "Status", "message": message}).encode()
+    head = b"HTTP/1.1 403 Forbidden\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(
+        body
+    )
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            async with await relay.accept() as stream:
+                await stream.send_head(head)
+                await stream.send_all(body)
+                await stream.send_eof()
+
+        nursery.start_soon(answer)
+        status, headers, received = await bench.ask(bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
+    assert (status, received) == (403, body)
+    hint = headers.get(b"warning", b"")
+    assert (b"hawse admin cluster rbac prod" in hint) == ("impersonate" in why)
