@@ -94,7 +94,8 @@ class Resources:
         ):
             raise method_not_allowed()
         if not kind.stored:
-            return Response(201, encode(self._reviews.answer(await call.body(), call.user, info.namespace)))
+            review = codec.typed(kind, await call.body())
+            return Response(201, encode(self._reviews.answer(review, call.user, info.namespace)))
         return await verb(call)
 
     async def _get(self, call: Call) -> Answer:

@@ -103,12 +103,10 @@ class Workloads:
                 "annotations": {**kept, REVISION: str(revision), DESIRED: str(replicas)},
                 "ownerReferences": [_reference(DEPLOYMENTS, deployment)],
             },
-            "spec": {"replicas": replicas, "selector": selector, "template": template},
+            # Rolling out scales it up, as soon as the strategy lets it.
+            "spec": {"replicas": 0, "selector": selector, "template": template},
         }
-        made = self._create(REPLICA_SETS, deployment, clone(value))
-        if made is not None:
-            self._scaled(deployment, text(made, "metadata", "name"), 0, replicas)
-        return made
+        return self._create(REPLICA_SETS, deployment, clone(value))
 
     def _create(self, kind: Kind, owner: Object, value: Object) -> Object | None:
         """Create an object of an owner; None where the namespace or the name does not let us."""
@@ -152,11 +150,8 @@ class Workloads:
 
         namespace, name = text(replica_set, "metadata", "namespace"), text(replica_set, "metadata", "name")
         self._writer.update(REPLICA_SETS, namespace, name, change)
-        self._scaled(deployment, name, before, replicas)
-
-    def _scaled(self, deployment: Object, name: str, before: int, after: int) -> None:
-        way = "up" if after > before else "down"
-        message = f"Scaled {way} replica set {name} from {before} to {after}"
+        way = "up" if replicas > before else "down"
+        message = f"Scaled {way} replica set {name} from {before} to {replicas}"
         self._events.record(
             DEPLOYMENTS, deployment, "ScalingReplicaSet", message, component="deployment-controller"
         )

@@ -6,11 +6,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import attrs
 import pytest
+
+from sandbox.processes import Registry, open_registry
+from tests.sandbox.world import World
 
 DEADLINE_S = 30.0
 
@@ -99,3 +102,15 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     cluster.kubectl("create", "namespace", name)
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+async def registry(tmp_path: Path) -> AsyncIterator[Registry]:
+    """The pods' processes, none of which is left at the end."""
+    async with open_registry(tmp_path / "pods") as running:
+        yield running
+
+
+@pytest.fixture
+def world(registry: Registry) -> World:
+    return World.make(registry)
