@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,28 +137,29 @@ async def test_a_bearer_subprotocol_is_taken_out(mode: str, tmp_path: Path) -> N
 
 # C04, C05, C11, C31: a word that is not the hub's, or names nobody, costs no upstream byte
 
-BAD_TOKENS = {
-    "one character": "x",
-    "garbage": "a.b.c",
-    "tampered": token()[:-6] + "AAAAAA",
-    "old": token(age_s=70),
-    "of the future": token(age_s=-10),
-    "another cluster": token(cluster_id="0193-c2"),
-    "another issuer": forged(iss="https://hub.example.evil"),
-    "a list of issuers": forged(iss=["https://hub.example"]),
-    "a list of audiences": forged(aud=["urn:hawse:cluster:0193-c1"]),
-    "no user": forged(sub=...),
-    "an empty user": forged(sub=""),
-    "a blank user": forged(sub=" "),
-    "an agent without a name": forged(sub="agent:"),
-    "a system user": forged(sub="system:admin"),
-    "a service account": forged(sub="system:serviceaccount:hawse:relay"),
-    "a look-alike": forged(sub="agent:\u017fystem"),
-    "no groups": forged(groups=[]),
-    "a system group": forged(groups=["system:masters"]),
-    "groups in one": forged(groups=["acme/a,system:masters"]),
-    "no expiry": forged(exp=...),
-    "an hour": forged(exp=2**31),
+# Made when a test asks: one that was made at import would be refused for its age, and not for its fault.
+BAD_TOKENS: dict[str, Callable[[], str]] = {
+    "one character": lambda: "x",
+    "garbage": lambda: "a.b.c",
+    "tampered": lambda: token()[:-6] + "AAAAAA",
+    "old": lambda: token(age_s=70),
+    "of the future": lambda: token(age_s=-10),
+    "another cluster": lambda: token(cluster_id="0193-c2"),
+    "another issuer": lambda: forged(iss="https://hub.example.evil"),
+    "a list of issuers": lambda: forged(iss=["https://hub.example"]),
+    "a list of audiences": lambda: forged(aud=["urn:hawse:cluster:0193-c1"]),
+    "no user": lambda: forged(sub=...),
+    "an empty user": lambda: forged(sub=""),
+    "a blank user": lambda: forged(sub=" "),
+    "an agent without a name": lambda: forged(sub="agent:"),
+    "a system user": lambda: forged(sub="system:admin"),
+    "a service account": lambda: forged(sub="system:serviceaccount:hawse:relay"),
+    "a look-alike": lambda: forged(sub="agent:\u017fystem"),
+    "no groups": lambda: forged(groups=[]),
+    "a system group": lambda: forged(groups=["system:masters"]),
+    "groups in one": lambda: forged(groups=["acme/a,system:masters"]),
+    "no expiry": lambda: forged(exp=...),
+    "an hour": lambda: forged(exp=2**31),
 }
 
 
@@ -166,7 +168,7 @@ async def test_a_token_that_proves_nothing_is_refused_before_anything_is_dialled
     mode: str, bad: str, tmp_path: Path
 ) -> None:
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
-        answer = await way.ask(inner(), token=BAD_TOKENS[bad])
+        answer = await way.ask(inner(), token=BAD_TOKENS[bad]())
         assert refused(answer) == (StreamCode.UNAUTHENTICATED, Processed.NO)
         if mode == "direct":
             assert answer.status == 401
