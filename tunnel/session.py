@@ -48,7 +48,7 @@ MESSAGE_FIRST_BYTES = 64 * 1024
 MESSAGE_MOST_BYTES = 256 * 1024
 MESSAGE_LEAST_BYTES = 16 * 1024
 QUICK_SEND_S = 0.020
-# For what is still queued when the block is left in peace, and then for the last GOAWAY.
+# For what is still queued when the block is left in peace, and then for the last GOAWAY, said or heard.
 FLUSH_S = 1.0
 FAREWELL_S = 1.0
 
@@ -302,8 +302,7 @@ class Session:
 
     def _take(self, state: StreamState, limit: int) -> bytes:
         data = self._connection.take(state, limit, trio.current_time())
-        if data:
-            self._kick()
+        self._kick()
         return data
 
     def _reset(
@@ -476,9 +475,15 @@ class Session:
                     elif self._ending is None:
                         self._flusher.unpark()
                         await self._writer.park()
+                        # One more pass of the loop for whoever woke us: a head, its body and the end of it
+                        # become one message and not three, each of which would cost ten times the pass.
+                        await trio.lowlevel.checkpoint()
                     else:
                         return
         except TransportClosed as exc:
+            # What the peer said before it closed, its GOAWAY above all, may still wait for the reader.
+            with trio.move_on_after(FAREWELL_S):
+                await self._ended.wait()
             self._die(exc.code, f"tunnel lost: {exc.reason}", lost=True)
 
     async def _keep_alive(self) -> None:

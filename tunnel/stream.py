@@ -80,6 +80,13 @@ class Stream(trio.abc.HalfCloseableStream):
         return self._state.context
 
     @property
+    def at_end(self) -> bool:
+        """True when the peer has ended its bytes and all of them were received: receive_some would return
+        b""."""
+        state = self._state
+        return state.receiving is Half.ENDED and not state.incoming.size and self._failure is None
+
+    @property
     def bytes_sent(self) -> int:
         return self._state.bytes_sent
 
@@ -96,8 +103,8 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_sendable()
+        # No schedule point: a head is followed by something that has one.
         self._session._send_head(self._state, head, eof=eof)
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def receive_head(self) -> bytes:
         """Wait for the head of the answer; for the side that opened the stream.
@@ -137,18 +144,18 @@ class Stream(trio.abc.HalfCloseableStream):
             raise ValueError("max_bytes must be >= 1")
         await trio.lowlevel.checkpoint_if_cancelled()
         self._reader.check_free()
+        state = self._state
         waited = False
         try:
             while True:
                 if self._closed:
                     raise trio.ClosedResourceError("this stream was closed")
-                data = self._session._take(self._state, limit)
-                if data:
-                    return data
+                if state.incoming.size:
+                    return self._session._take(state, limit)
                 # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
                 if self._failure is not None and not self._failed_in_line:
                     raise StreamReset(*self._failure)
-                if self._state.receiving is Half.ENDED:
+                if state.receiving is Half.ENDED:
                     return b""
                 if self._failure is not None:
                     raise StreamReset(*self._failure)
@@ -192,12 +199,12 @@ class Stream(trio.abc.HalfCloseableStream):
 
     async def send_eof(self) -> None:
         """End our bytes; they still arrive, and the end behind them. A second call does nothing."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         self._sender.check_free()
-        if not self._closed and self._state.sending is Half.ENDED:
-            return
-        self._check_sendable()
-        self._session._send_eof(self._state)
+        if self._closed or self._state.sending is not Half.ENDED:
+            self._check_sendable()
+            self._session._send_eof(self._state)
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _wait_for_room(self) -> None:
         self._state.drain_wanted = True
@@ -235,11 +242,10 @@ class Stream(trio.abc.HalfCloseableStream):
     async def aclose(self) -> None:
         """Leave the stream; see the class. Never waits, and is complete even when cancelled."""
         if not self._closed:
-            cancelled = trio.current_effective_deadline() == -math.inf
             self._closed = True
             self._state.owner = None
             if self._failure is None:
-                if self.ends_on_close and not cancelled and not at_rest(self._state.sending):
+                if self.ends_on_close and not at_rest(self._state.sending) and not _is_cancelled():
                     self._session._send_eof(self._state)
                 self._leave()
             else:
@@ -289,3 +295,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._reader.unpark()
         self._sender.unpark()
         self._head_reader.unpark()
+
+
+def _is_cancelled() -> bool:
+    return trio.current_effective_deadline() == -math.inf

@@ -238,6 +238,26 @@ async def test_many_streams_frames_are_one_message(autojump_clock: trio.testing.
         assert [frame_type for frame_type, *_ in frames_of(message)] == [FrameType.OPEN] * 100
 
 
+async def test_a_head_its_body_and_their_end_are_one_message(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await trio.sleep(1)
+        for _ in range(20):
+            pair.dialer.open_stream(b"GET", context=pair.dialer.add_context(1, b"x"), eof=True)
+            stream = await pair.listener.accept()
+            before = len(pair.wire.sent)
+            await stream.send_head(b"200")
+            await stream.send_all(b"body")
+            await stream.send_eof()
+            await wait_all_tasks_blocked()
+            (message,) = pair.wire.sent[before:]
+            assert [(kind, flags) for kind, flags, *_ in frames_of(message)] == [
+                (FrameType.HEAD, 0),
+                (FrameType.DATA, frames.FIN),
+            ]
+
+
 async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:
     memory = Memory(2**30)
     async with open_pair(memory=memory) as pair:

@@ -68,7 +68,11 @@ async def test_an_exchange_has_a_head_and_a_body_each_way(autojump_clock: trio.t
         assert answering.head == b"PUT /thing"
         assert answering.context is not None
         assert (answering.context.payload, answering.context.group) == (b"token", 1)
-        assert await read_all(answering) == b"new thing"
+        assert not answering.at_end
+        assert await answering.receive_some() == b"new thing"
+        # Known without another call.
+        assert answering.at_end
+        assert await read_all(answering) == b""
         await answering.send_head(b"200 OK")
         await answering.send_all(b"done")
         await answering.send_eof()

@@ -172,6 +172,8 @@ class Core:
             self.scheduler.activate(stream.context.share, stream)
 
     def grant(self, stream: StreamState, now: float) -> None:
+        if not stream.window.is_due:
+            return
         level = self.memory.level()
         delta = stream.window.grant(
             now,
@@ -263,7 +265,7 @@ class Core:
     # --- memory ---
 
     def check_memory(self) -> None:
-        if self.memory.level() is Level.FULL:
+        if self.memory.full:
             self.memory.relieve()
 
     def holders(self) -> Iterable[Holder]:

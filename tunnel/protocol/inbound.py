@@ -48,34 +48,36 @@ class Inbound:
         }
 
     def receive(self, message: bytes, now: float) -> None:
+        core = self._core
+        max_frame = core.local.max_frame
         if len(message) > frames.MESSAGE_BYTES_MAX:
             raise RemoteProtocolError(f"a message of {len(message)} bytes exceeds {frames.MESSAGE_BYTES_MAX}")
         position, end, sequenced = 0, len(message), 0
-        unpack = frames.HEADER.unpack_from
+        unpack, handlers = frames.HEADER.unpack_from, self._handlers
         while position < end:
             start = position + frames.HEADER_BYTES
             if start > end:
                 raise RemoteProtocolError(f"{end - position} bytes at the end of a message are no frame")
             frame_type, flags, reserved, stream_id, length = unpack(message, position)
-            if length > self._core.local.max_frame:
-                raise RemoteProtocolError(f"a frame of {length} bytes exceeds {self._core.local.max_frame}")
+            if length > max_frame:
+                raise RemoteProtocolError(f"a frame of {length} bytes exceeds {max_frame}")
             position = start + length
             if position > end:
                 raise RemoteProtocolError(f"a frame of {length} bytes is cut at {end - start}")
             if reserved:
                 raise RemoteProtocolError(f"the reserved bytes of a header are {reserved}")
             payload = message[start:position]
-            if self._core.phase is not Phase.OPEN:
+            if core.phase is not Phase.OPEN:
                 self._greet(frame_type, stream_id, payload, now)
                 continue
             if frame_type < frames.UNSEQUENCED_FROM:
                 sequenced += 1
             if frame_type == frames.DATA:
                 self._on_data(stream_id, flags, payload, now)
-            elif frame_type in self._handlers:
+            elif frame_type in handlers:
                 if stream_id == 0:
                     raise RemoteProtocolError(f"frame type {frame_type} on stream 0")
-                self._handlers[frame_type](stream_id, flags, payload, now)
+                handlers[frame_type](stream_id, flags, payload, now)
             elif frame_type in self._session_handlers:
                 if stream_id != 0:
                     raise RemoteProtocolError(f"frame type {frame_type} on stream {stream_id}")
@@ -85,8 +87,8 @@ class Inbound:
             elif flags & frames.CRITICAL:
                 raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
         if sequenced:
-            self._core.received.record(sequenced, len(message), now)
-        if len(self._core.unacknowledged_resets) > CONTROL_RESETS_MAX:
+            core.received.record(sequenced, len(message), now)
+        if len(core.unacknowledged_resets) > CONTROL_RESETS_MAX:
             raise RemoteProtocolError("too many refused streams without an acknowledgement", CloseCode.LIMITS)
 
     def _greet(self, frame_type: int, stream_id: int, payload: bytes, now: float) -> None:

@@ -79,6 +79,11 @@ class Memory:
             own = Level.FULL
         return own if self.parent is None else max(own, self.parent.level())
 
+    @property
+    def full(self) -> bool:
+        """At the limit, here or above: `level() is FULL`, asked on every step and so asked quickly."""
+        return self.used_bytes >= self.limit_bytes or (self.parent is not None and self.parent.full)
+
     def join(self, evictor: Evictor) -> None:
         """Let this account, and those above it, take memory back from `evictor`."""
         self._evictors[evictor] = None

@@ -23,15 +23,16 @@ class Outbound:
     def message(self, limit: int, now: float) -> bytes:
         """See `Connection.data_to_send`."""
         assert limit >= LEAST_ROOM_BYTES
+        core = self._core
         parts: list[bytes | memoryview] = []
-        room = self._send_control(limit, parts, now) if self._core.control else limit
-        if self._core.phase is Phase.OPEN:
-            while room >= LEAST_ROOM_BYTES and not self._core.sent.full:
-                turn = self._core.scheduler.turn()
+        room = self._send_control(limit, parts, now) if core.control else limit
+        if core.phase is Phase.OPEN:
+            while room >= LEAST_ROOM_BYTES and not core.sent.full:
+                turn = core.scheduler.turn()
                 if turn is None:
                     break
                 group, stream = turn
-                alone = self._core.scheduler.alone(group)
+                alone = core.scheduler.alone(group)
                 used = self._send_stream(stream, room if alone else min(room, QUANTUM_BYTES), parts, now)
                 assert used > 0
                 room -= used
@@ -81,6 +82,7 @@ class Outbound:
         self, stream: StreamState, budget: int, parts: list[bytes | memoryview], now: float
     ) -> int:
         """Frames of one stream, within `budget` bytes; returns what they used."""
+        core = self._core
         used = 0
         if stream.open_waits:
             used = self._send_open(stream, budget, parts)
@@ -88,33 +90,31 @@ class Outbound:
             used = self._send_answer_head(stream, budget, parts)
         waiting = stream.outgoing.size
         if waiting:
-            count = min(
-                waiting, stream.send_credit, self._core.peer.max_frame, budget - used - frames.HEADER_BYTES
-            )
+            count = min(waiting, stream.send_credit, core.peer.max_frame, budget - used - frames.HEADER_BYTES)
             if count > 0:
                 last = count == waiting and stream.fin_waits
                 parts.append(frames.header(frames.DATA, frames.FIN if last else 0, stream.id, count))
                 stream.outgoing.move(count, parts)
-                self._core.sent.record(frames.HEADER_BYTES + count)
+                core.sent.record(frames.HEADER_BYTES + count)
                 used += frames.HEADER_BYTES + count
                 stream.send_credit -= count
                 stream.bytes_sent += count
-                self._core.memory.release(count)
+                core.memory.release(count)
                 if last:
                     stream.fin_waits = False
                 if stream.drain_wanted and stream.outgoing.size <= QUEUE_LOW_BYTES:
                     stream.drain_wanted = False
-                    self._core.happened.append(events.SendQueueDrained(stream))
+                    core.happened.append(events.SendQueueDrained(stream))
         elif stream.fin_waits:
             stream.fin_waits = False
             parts.append(frames.header(frames.DATA, frames.FIN, stream.id, 0))
-            self._core.sent.record(frames.HEADER_BYTES)
+            core.sent.record(frames.HEADER_BYTES)
             used += frames.HEADER_BYTES
         if stream.farewell is not None and not (stream.outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
         if stream.all_said:
-            self._core.close_if_done(stream)
+            core.close_if_done(stream)
         return used
 
     def _send_open(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:

@@ -100,10 +100,13 @@ class Group(Flow, Generic[FlowT]):
     users: int = attrs.field(init=False, default=0)
     """Contexts and streams that name this group; the scheduler forgets it with the last."""
     flows: Ring[FlowT] = attrs.field(init=False, factory=Ring)
+    next: FlowT | None = attrs.field(init=False, default=None)
+    """Whose turn it was found to be when `ready` was asked."""
 
     @property
     def ready(self) -> bool:
-        return self.flows.turn() is not None
+        self.next = self.flows.turn()
+        return self.next is not None
 
 
 @attrs.define(eq=False)
@@ -134,10 +137,10 @@ class Scheduler(Generic[FlowT]):
         group = self.ring.turn()
         if group is None:
             return None
-        flow = group.flows.turn()
-        assert flow is not None
-        return group, flow
+        assert group.next is not None
+        return group, group.next
 
     def alone(self, group: Group[FlowT]) -> bool:
         """True when nobody waits behind the flow whose turn it is, so that it need not stop at a quantum."""
-        return len(self.ring) == 1 and len(group.flows) == 1
+        groups, flows = self.ring, group.flows
+        return len(groups.new) + len(groups.old) + len(flows.new) + len(flows.old) == 2

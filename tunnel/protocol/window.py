@@ -48,6 +48,12 @@ class ReceiveWindow:
         assert 0 <= count <= self.held
         self.held -= count
 
+    @property
+    def is_due(self) -> bool:
+        """Whether `grant` may have something, whatever the memory: a smaller window is not due earlier."""
+        due = self.size - self.credit - self.held
+        return due > 0 and (due * 2 >= self.size or self.credit <= 0)
+
     def grant(self, now: float, rtt_s: float | None, *, initial: int, may_grow: bool, squeezed: bool) -> int:
         """The credit to return now, already booked as granted; 0 when it is not worth a frame yet.
 
