@@ -107,10 +107,14 @@ async def test_a_pod_removed_by_force_is_killed_afterwards(node: World, registry
     node.writer.create(PODS, "default", pod("trap '' TERM; while :; do sleep 1; done"))
     await until(node, lambda: phase(node) == "Running")
     uid = text(node.writer.found(PODS, "default", "p").value, "metadata", "uid")
+    processes = registry.get(uid)
+    assert processes is not None
     assert node.writer.delete(PODS, "default", "p", Deletion(grace_s=0))[1]
+    await trio.testing.wait_all_tasks_blocked()
+    assert processes.grace_s == 0
     with trio.fail_after(10):
         # A second call waits for the end as the first one does.
-        await registry.stop(uid)
+        await registry.stop(uid, grace_s=0)
     assert registry.get(uid) is None
 
 

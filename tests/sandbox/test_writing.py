@@ -1,0 +1,109 @@
+"""The steps of a write that no single verb shows; the verbs themselves are in test_resources."""
+
+from __future__ import annotations
+
+import pytest
+
+from sandbox.kinds import CONFIG_MAPS, NAMESPACES
+from sandbox.objects import Object, child, items, text
+from sandbox.status import StatusError
+from sandbox.storage import Store
+from sandbox.writing import SUFFIX_ALPHABET, Deletion, How, Writer, suffix
+
+
+@pytest.fixture
+def store() -> Store:
+    store = Store()
+    store.collection("", "namespaces").put({"metadata": {"name": "a"}, "status": {"phase": "Active"}})
+    return store
+
+
+def make(store: Store, how: How | None = None, **metadata: str) -> Object:
+    value: Object = {"metadata": {"name": "x", **metadata}}
+    return Writer(store).create(CONFIG_MAPS, "a", value, how or How()).value
+
+
+def test_the_system_sets_what_is_the_systems(store: Store) -> None:
+    made = make(
+        store,
+        uid="mine",
+        creationTimestamp="1999-01-01T00:00:00Z",
+        resourceVersion="7",
+        deletionTimestamp="x",
+    )
+    metadata = child(made, "metadata")
+    assert metadata["uid"] != "mine"
+    assert metadata["resourceVersion"] == str(store.revision)
+    assert not text(metadata, "creationTimestamp").startswith("1999")
+    assert "deletionTimestamp" not in metadata
+
+
+def test_an_update_cannot_touch_it_either(store: Store) -> None:
+    made = make(store)
+
+    def change(value: Object) -> Object:
+        child(value, "metadata").update({"creationTimestamp": "1999-01-01T00:00:00Z", "managedFields": []})
+        return {**value, "data": {"a": "b"}}
+
+    changed = Writer(store).update(CONFIG_MAPS, "a", "x", change).value
+    for field in ("uid", "creationTimestamp"):
+        assert text(changed, "metadata", field) == text(made, "metadata", field)
+    assert len(items(changed, "metadata", "managedFields")) == 1
+
+
+def test_another_uid_is_another_object(store: Store) -> None:
+    make(store)
+
+    def change(value: Object) -> Object:
+        child(value, "metadata")["uid"] = "other"
+        return value
+
+    with pytest.raises(StatusError, match="Precondition failed: UID in precondition: other"):
+        Writer(store).update(CONFIG_MAPS, "a", "x", change)
+
+
+def test_each_manager_and_way_is_noted_once(store: Store) -> None:
+    make(store, How(manager="one"))
+    for number, how in enumerate(
+        (How(manager="one"), How(manager="two", operation="Apply"), How(manager="one"))
+    ):
+        Writer(store).update(
+            CONFIG_MAPS, "a", "x", lambda value, n=number: {**value, "data": {"n": str(n)}}, how
+        )
+    managers = items(Writer(store).found(CONFIG_MAPS, "a", "x").value, "metadata", "managedFields")
+    assert [(entry["manager"], entry["operation"]) for entry in managers] == [
+        ("two", "Apply"),
+        ("one", "Update"),
+    ]
+
+
+def test_the_last_finalizer_of_a_deleted_object_takes_it_along(store: Store) -> None:
+    value: Object = {"metadata": {"name": "x", "finalizers": ["hold"]}}
+    writer = Writer(store)
+    writer.create(CONFIG_MAPS, "a", value)
+    _, gone = writer.delete(CONFIG_MAPS, "a", "x", Deletion(propagation="Background"))
+    assert not gone
+    assert text(writer.found(CONFIG_MAPS, "a", "x").value, "metadata", "deletionTimestamp")
+
+    def release(present: Object) -> Object:
+        child(present, "metadata")["finalizers"] = []
+        return present
+
+    writer.update(CONFIG_MAPS, "a", "x", release)
+    assert store.collection("", "configmaps").get("a", "x") is None
+
+
+def test_annotations_have_a_bound(store: Store) -> None:
+    value: Object = {"metadata": {"name": "x", "annotations": {"a": "x" * (256 * 1024)}}}
+    with pytest.raises(StatusError, match="Too long"):
+        Writer(store).create(CONFIG_MAPS, "a", value)
+
+
+def test_what_is_in_no_namespace_is_given_none(store: Store) -> None:
+    value: Object = {"metadata": {"name": "x", "namespace": "a"}}
+    with pytest.raises(StatusError, match="namespace must not be set"):
+        Writer(store).create(NAMESPACES, "", value)
+
+
+def test_suffixes_make_no_words() -> None:
+    assert all(len(suffix()) == 5 and set(suffix()) <= set(SUFFIX_ALPHABET) for _ in range(50))
