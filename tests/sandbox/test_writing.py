@@ -62,6 +62,10 @@ def test_another_uid_is_another_object(store: Store) -> None:
         Writer(store).update(CONFIG_MAPS, "a", "x", change)
 
 
+def with_data(data: Object, value: Object) -> Object:
+    return {**value, "data": data}
+
+
 def test_each_manager_and_way_is_noted_once(store: Store) -> None:
     make(store, How(manager="one"))
     for number, how in enumerate(
