@@ -15,7 +15,7 @@ from pathlib import Path
 import attrs
 import yaml
 
-from sandbox.demo.processes import DemoError
+from sandbox.demo.processes import DemoError, undisturbed
 
 NAMESPACE = "hawse-demo"
 RELAY_NAMESPACE = "hawse"
@@ -24,7 +24,11 @@ POD = "workbench"
 # Has sh, tar and python3; in the sandbox an image is only a name.
 IMAGE = "python:3.13-alpine"
 # A pull of the image on a real cluster is what takes the time.
-POD_READY_DEADLINE = "180s"
+POD_READY_TIMEOUT = "180s"
+# Pods have a second to end, finalizers and the namespace controller take the rest.
+REMOVAL_TIMEOUT = "120s"
+# A server that is not there must not keep anybody waiting.
+REQUEST_TIMEOUT = "15s"
 
 
 @attrs.frozen
@@ -39,8 +43,26 @@ class Administrator:
             ["kubectl", f"--kubeconfig={self.kubeconfig}", *args], input=stdin, capture_output=True, text=True
         )
         if done.returncode != 0:
-            raise DemoError(f"kubectl {' '.join(args)} as the administrator: {done.stderr.strip()}")
+            raise DemoError(f"kubectl {' '.join(args)} as the administrator: {last_line(done.stderr)}")
         return done.stdout
+
+    def check(self, *namespaces: str) -> None:
+        """Raise DemoError unless the kubeconfig works and none of the namespaces is there.
+
+        One that is there is somebody's, and would be removed at the end.
+        """
+        try:
+            # One request, where any other command would first try its discovery five times.
+            self.kubectl("get", "--raw", "/version", f"--request-timeout={REQUEST_TIMEOUT}")
+            existing = self.kubectl("get", "namespaces", "-o", "name").split()
+        except DemoError as error:
+            raise DemoError(f"{self.kubeconfig} does not work: {error}") from None
+        for namespace in namespaces:
+            if f"namespace/{namespace}" in existing:
+                raise DemoError(
+                    f"the cluster already has a namespace {namespace}, which would be removed at the end. "
+                    f"Use a disposable cluster, or first: kubectl delete namespace {namespace}"
+                )
 
     def relay_kubeconfig(self) -> str:
         """A kubeconfig for the relay: this cluster's address and CA, and a fresh service-account token."""
@@ -113,38 +135,58 @@ def manifests(agent_user: str, agent_group: str, pod_port: int) -> str:
 
 
 @contextlib.contextmanager
-def prepared(
-    administrator: Administrator, *, agent_user: str, agent_group: str, rbac: str, pod_port: int
-) -> Iterator[None]:
-    """Make everything, wait for the pod; on leaving, remove it again.
+def prepared(administrator: Administrator, *, namespace: str, rbac: str, objects: str) -> Iterator[None]:
+    """Make `namespace` with `objects` and POD in it, and the relay's account with the roles of `rbac`.
 
-    Refuses a cluster where one of the two namespaces stands already: it is somebody's.
+    On leaving, whatever the reason, all of it is removed again. Refuses a cluster that has any of it.
     """
-    existing = administrator.kubectl("get", "namespaces", "-o", "name").split()
-    for namespace in (NAMESPACE, RELAY_NAMESPACE):
-        if f"namespace/{namespace}" in existing:
-            raise DemoError(
-                f"the cluster already has a namespace {namespace}: the demo would remove it at its end. "
-                f"Use a disposable cluster, or delete it first: kubectl delete namespace {namespace}"
-            )
+    administrator.check(namespace, RELAY_NAMESPACE)
+    if found := administrator.kubectl("get", "--ignore-not-found", "-o", "name", "-f", "-", stdin=rbac):
+        raise DemoError(f"the cluster already has {', '.join(found.split())}: is Hawse in use there?")
     try:
-        administrator.kubectl("create", "namespace", NAMESPACE)
-        administrator.kubectl("create", "namespace", RELAY_NAMESPACE)
+        for name in (namespace, RELAY_NAMESPACE):
+            administrator.kubectl("create", "namespace", name)
         administrator.kubectl(
             "create", "serviceaccount", RELAY_SERVICE_ACCOUNT, f"--namespace={RELAY_NAMESPACE}"
         )
         administrator.kubectl("apply", "-f", "-", stdin=rbac)
-        administrator.kubectl("apply", "-f", "-", stdin=manifests(agent_user, agent_group, pod_port))
+        # A controller makes it a moment after the namespace, and no pod is admitted before.
         administrator.kubectl(
-            "wait",
-            "--for=condition=Ready",
-            f"pod/{POD}",
-            f"--namespace={NAMESPACE}",
-            f"--timeout={POD_READY_DEADLINE}",
+            *("wait", "--for=create", "serviceaccount/default", f"--namespace={namespace}", "--timeout=30s")
+        )
+        administrator.kubectl("apply", "-f", "-", stdin=objects)
+        administrator.kubectl(
+            *("wait", "--for=condition=Ready", f"pod/{POD}", f"--namespace={namespace}"),
+            f"--timeout={POD_READY_TIMEOUT}",
         )
         yield
     finally:
-        administrator.kubectl("delete", "--ignore-not-found", "-f", "-", stdin=rbac)
-        administrator.kubectl(
-            "delete", "namespace", NAMESPACE, RELAY_NAMESPACE, "--ignore-not-found", "--wait=false"
+        with undisturbed():
+            remove(administrator, namespace, rbac)
+
+
+def remove(administrator: Administrator, namespace: str, rbac: str) -> None:
+    """Remove what `prepared` made, as far as it goes; raises DemoError with what is left to do by hand."""
+    at_once = ("--ignore-not-found", "--wait=false", f"--request-timeout={REQUEST_TIMEOUT}")
+    failures = []
+    try:
+        administrator.kubectl("delete", *at_once, "-f", "-", stdin=rbac)
+    except DemoError as error:
+        failures.append(str(error))
+    try:
+        administrator.kubectl("delete", "namespace", *at_once, namespace, RELAY_NAMESPACE)
+        gone = [f"namespace/{name}" for name in (namespace, RELAY_NAMESPACE)]
+        administrator.kubectl("wait", "--for=delete", *gone, f"--timeout={REMOVAL_TIMEOUT}")
+    except DemoError as error:
+        failures.append(str(error))
+    if failures:
+        raise DemoError(
+            f"not everything was removed ({'; '.join(failures)}). By hand: kubectl delete namespace "
+            f"{namespace} {RELAY_NAMESPACE}; kubectl delete clusterrole,clusterrolebinding "
+            "-l app.kubernetes.io/managed-by=hawse"
         )
+
+
+def last_line(text: str) -> str:
+    """The last line that says something: kubectl repeats itself above it."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no message")

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -17,6 +17,8 @@ import attrs
 READY_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 10.0
 POLL_S = 0.05
+# Ctrl-C, `kill`, and the terminal that is closed.
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
@@ -43,12 +45,23 @@ class Daemon:
                 if text in line:
                     return line
             if ended:
-                raise DemoError(f"{self.name} ended with exit code {self.process.returncode}: see {self.log}")
+                raise DemoError(self.last_words())
             if time.monotonic() > deadline:
                 raise DemoError(
                     f"{self.name} did not say {text!r} within {READY_DEADLINE_S:.0f} s: see {self.log}"
                 )
             time.sleep(POLL_S)
+
+    def check(self) -> None:
+        """Raise DemoError when the process has ended."""
+        if self.process.poll() is not None:
+            raise DemoError(self.last_words())
+
+    def last_words(self) -> str:
+        """Say with which exit code it ended, and after which line."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        return f"{self.name} ended with exit code {self.process.returncode}: {last} (all of it: {self.log})"
 
     def stop(self) -> None:
         """End the process: SIGTERM, and SIGKILL after STOP_DEADLINE_S."""
@@ -74,9 +87,14 @@ class Daemons:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        while self._running:
-            with contextlib.suppress(ProcessLookupError):
+        with undisturbed():
+            while self._running:
                 self._running.pop().stop()
+
+    def check(self) -> None:
+        """Raise DemoError when one of them has ended by itself."""
+        for daemon in self._running:
+            daemon.check()
 
     def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Daemon:
         """Start a process in a session of its own, so that a Ctrl-C reaches the demo alone."""
@@ -93,6 +111,19 @@ class Daemons:
         daemon = Daemon(name, process, log)
         self._running.append(daemon)
         return daemon
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold Ctrl-C and its like back until the block has ended, from the children started there as well.
+
+    For cleaning up: whoever presses Ctrl-C a second time would leave behind what the first was to remove.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def free_port(preferred: int = 0) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import attrs
 
-from sandbox.demo.cluster import NAMESPACE, POD
+from sandbox.demo.cluster import NAMESPACE, POD, last_line
 
 STEP_DEADLINE_S = 60.0
 POLL_S = 0.02
@@ -55,9 +55,13 @@ class Kubectl:
             raise StepFailedError(
                 f"no end within {STEP_DEADLINE_S:.0f} s; stdout {out!r}, stderr {err!r}"
             ) from None
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
         if process.returncode != exit_code:
             raise StepFailedError(
-                f"exit code {process.returncode} instead of {exit_code}: {(err or out).strip()}"
+                f"exit code {process.returncode} instead of {exit_code}: {last_line(err or out)}"
             )
         return out, err
 
