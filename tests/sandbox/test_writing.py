@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from sandbox.kinds import CONFIG_MAPS, NAMESPACES
@@ -71,9 +73,8 @@ def test_each_manager_and_way_is_noted_once(store: Store) -> None:
     for number, how in enumerate(
         (How(manager="one"), How(manager="two", operation="Apply"), How(manager="one"))
     ):
-        Writer(store).update(
-            CONFIG_MAPS, "a", "x", lambda value, n=number: {**value, "data": {"n": str(n)}}, how
-        )
+        data: Object = {"n": str(number)}
+        Writer(store).update(CONFIG_MAPS, "a", "x", functools.partial(with_data, data), how)
     managers = items(Writer(store).found(CONFIG_MAPS, "a", "x").value, "metadata", "managedFields")
     assert [(entry["manager"], entry["operation"]) for entry in managers] == [
         ("two", "Apply"),
