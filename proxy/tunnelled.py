@@ -18,8 +18,6 @@ from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.wire import RawStream
 from tunnel.stream import Stream, StreamReset
 
-# How often a stream whose bytes have ended is looked at, while nothing is sent on it.
-RESET_POLL_S = 0.5
 # Bytes that come for an upgrade before its 101.
 EARLY_BYTES_MAX = 64 * 1024
 
@@ -73,8 +71,16 @@ class TunnelOutbound:
         return data
 
     def receive_body_nowait(self) -> bytes | None:
-        """Return b"" when the body has ended (a promised length is an end as well), else None."""
-        return b"" if self._ended or self._left == 0 else None
+        """Return body bytes that are here, b"" at the clean end or the promised length, None for a wait."""
+        if self._ended or self._left == 0:
+            return b""
+        try:
+            data = self._stream.receive_nowait()
+        except StreamReset as exc:
+            raise OutboundBroken(_failure(exc)) from exc
+        if data is not None:
+            self._count(len(data))
+        return data
 
     def _count(self, size: int) -> None:
         self._ended = size == 0
@@ -176,18 +182,9 @@ class TunnelInbound:
                 data = await self._stream.receive_some()
                 self._ended = not data
                 self._early += data
-            while True:
-                await self._check_reset()
-                await trio.sleep(RESET_POLL_S)
         except StreamReset:
             return
-
-    async def _check_reset(self) -> None:
-        try:
-            await self._stream.wait_send_all_might_not_block()
-        except (trio.BusyResourceError, trio.ClosedResourceError):
-            # Somebody is waiting to send, who will be told; or the answer has ended, and with it the wait.
-            return
+        await self._stream.wait_reset()
 
     async def aclose(self) -> None:
         """Leave the stream; an answer that ended still arrives, also when the request was not read."""

@@ -1,9 +1,9 @@
 """One stream of a session: a `trio.abc.HalfCloseableStream` with a head in each direction.
 
 The bytes, the halves and the credit are the core's (`StreamState`); this file is about tasks that wait.
-There are three reasons to wait: for bytes, for the head, for room in the queue. Each has one parking spot,
-and whatever happens to the stream (bytes, room, RESET, close, the session's end) wakes those whom it
-concerns; they look again and decide for themselves. So a wakeup can be spurious but never lost, and
+There are four reasons to wait: for bytes, for the head, for room in the queue, for a RESET. Each has one
+parking spot, and whatever happens to the stream (bytes, room, RESET, close, the session's end) wakes those
+whom it concerns; they look again and decide for themselves. So a wakeup can be spurious but never lost, and
 cancelling a wait changes nothing.
 """
 
@@ -63,6 +63,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._reader = ParkingSpot("another task is receiving from this stream")
         self._sender = ParkingSpot("another task is sending on this stream")
         self._head_reader = ParkingSpot("another task is waiting for this stream's head")
+        self._watcher = ParkingSpot("another task is waiting for this stream's RESET")
         state.owner = self
 
     def __repr__(self) -> str:
@@ -78,13 +79,6 @@ class Stream(trio.abc.HalfCloseableStream):
     def context(self) -> Context:
         """The context that the OPEN named; its `note` is the user's."""
         return self._state.context
-
-    @property
-    def at_end(self) -> bool:
-        """True when the peer has ended its bytes and all of them were received: receive_some would return
-        b""."""
-        state = self._state
-        return state.receiving is Half.ENDED and not state.incoming.size and self._failure is None
 
     @property
     def bytes_sent(self) -> int:
@@ -144,26 +138,44 @@ class Stream(trio.abc.HalfCloseableStream):
             raise ValueError("max_bytes must be >= 1")
         await trio.lowlevel.checkpoint_if_cancelled()
         self._reader.check_free()
-        state = self._state
         waited = False
         try:
-            while True:
-                if self._closed:
-                    raise trio.ClosedResourceError("this stream was closed")
-                if state.incoming.size:
-                    return self._session._take(state, limit)
-                # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
-                if self._failure is not None and not self._failed_in_line:
-                    raise StreamReset(*self._failure)
-                if state.receiving is Half.ENDED:
-                    return b""
-                if self._failure is not None:
-                    raise StreamReset(*self._failure)
+            while (data := self.receive_nowait(limit)) is None:
                 waited = True
                 await self._reader.park()
+            return data
         finally:
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def receive_nowait(self, max_bytes: int = RECEIVE_BYTES) -> bytes | None:
+        """Return bytes that are here, b"" at the clean end, None where receive_some would wait.
+
+        Raises StreamReset.
+        """
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+        state = self._state
+        if state.incoming.size:
+            return self._session._take(state, max_bytes)
+        # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
+        if self._failure is not None and not self._failed_in_line:
+            raise StreamReset(*self._failure)
+        if state.receiving is Half.ENDED:
+            return b""
+        if self._failure is not None:
+            raise StreamReset(*self._failure)
+        return None
+
+    async def wait_reset(self) -> None:
+        """Return once the stream was RESET, by whomever, lost with its session, or closed here."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
+        while self._failure is None and not self._closed:
+            waited = True
+            await self._watcher.park()
+        if not waited:
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     # --- sending ---
 
@@ -295,6 +307,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._reader.unpark()
         self._sender.unpark()
         self._head_reader.unpark()
+        self._watcher.unpark()
 
 
 def _is_cancelled() -> bool:

@@ -68,10 +68,9 @@ async def test_an_exchange_has_a_head_and_a_body_each_way(autojump_clock: trio.t
         assert answering.head == b"PUT /thing"
         assert answering.context is not None
         assert (answering.context.payload, answering.context.group) == (b"token", 1)
-        assert not answering.at_end
+        assert answering.receive_nowait() is None
         assert await answering.receive_some() == b"new thing"
-        # Known without another call.
-        assert answering.at_end
+        assert answering.receive_nowait() == b""
         assert await read_all(answering) == b""
         await answering.send_head(b"200 OK")
         await answering.send_all(b"done")
@@ -238,6 +237,29 @@ async def test_reset_wakes_whoever_waits(opener_first: bool, autojump_clock: tri
         assert sorted(woken) == kinds
 
 
+async def test_an_answer_that_nobody_wants_any_more_can_be_given_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        asking = pair.open_stream(b"GET", eof=True)
+        answering = await pair.dialer.accept()
+        with trio.move_on_after(100) as scope:
+            await answering.wait_reset()
+        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answering.wait_reset)
+            await wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await answering.wait_reset()
+            await asking.aclose()
+        await answering.wait_reset()
+        with pytest.raises(StreamReset, match="CANCEL"):
+            answering.receive_nowait()
+        other, _ = await pair.streams()
+        await other.aclose()
+        await other.wait_reset()
+
+
 async def test_a_second_task_in_the_same_call_is_a_bug_and_not_a_queue(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -304,3 +326,56 @@ async def test_no_more_than_the_high_water_mark_waits_in_a_stream(
         received = 0
         while received < 64 * 1024:
             received += len(await accepted.receive_some())
+
+
+async def test_what_is_here_can_be_had_without_waiting(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        assert accepted.receive_nowait() is None
+        await opened.send_all(b"abc")
+        await wait_all_tasks_blocked()
+        assert accepted.receive_nowait(2) == b"ab"
+        assert accepted.receive_nowait() == b"c"
+        assert accepted.receive_nowait() is None
+        await opened.send_eof()
+        await wait_all_tasks_blocked()
+        assert accepted.receive_nowait() == b""
+        opened.reset(StreamCode.CANCEL, reason="enough")
+        await wait_all_tasks_blocked()
+        with pytest.raises(StreamReset, match="enough"):
+            accepted.receive_nowait()
+        await accepted.aclose()
+        with pytest.raises(trio.ClosedResourceError):
+            accepted.receive_nowait()
+
+
+async def test_a_watcher_hears_of_a_reset_and_of_nothing_else(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        async with trio.open_nursery() as nursery:
+            heard = trio.Event()
+
+            async def watch() -> None:
+                await accepted.wait_reset()
+                heard.set()
+
+            nursery.start_soon(watch)
+            await opened.send_all(b"abc")
+            await opened.send_eof()
+            assert await accepted.receive_some() == b"abc"
+            assert await accepted.receive_some() == b""
+            await wait_all_tasks_blocked()
+            assert not heard.is_set()
+            opened.reset(StreamCode.CANCEL, reason="enough")
+            await heard.wait()
+        # It has happened: whoever asks later hears of it at once.
+        await accepted.wait_reset()
+
+
+async def test_a_watcher_hears_of_the_end_of_the_session(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        _, accepted = await pair.streams()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accepted.wait_reset)
+            await wait_all_tasks_blocked()
+            pair.cut()
