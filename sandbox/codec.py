@@ -86,11 +86,6 @@ class Wanted:
         """True when the objects are wanted as the rows of a table."""
         return self.form == "Table"
 
-    @property
-    def content_type(self) -> str:
-        """Return the answer's media type; the real server names only that, without the form."""
-        return JSON
-
 
 def wanted(request: Request) -> Wanted:
     """Read the Accept header; raises StatusError 406."""

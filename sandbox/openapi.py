@@ -40,7 +40,7 @@ _GROUP_NAMES = {
 }
 _QUANTITY = "io.k8s.apimachinery.pkg.api.resource.Quantity"
 _INT_OR_STRING = "io.k8s.apimachinery.pkg.util.intstr.IntOrString"
-_SCALARS: dict[str, Object] = {
+SCALARS: dict[str, Object] = {
     "string": {"type": "string"},
     "int32": {"type": "integer", "format": "int32"},
     "int64": {"type": "integer", "format": "int64"},
@@ -181,7 +181,7 @@ def _add_schema(schemas: Object, message: Message) -> None:
 
 
 def _property(field: Field) -> Object:
-    scalar = _SCALARS.get(field.type)
+    scalar = SCALARS.get(field.type)
     schema: Object = (
         {"$ref": f"#/components/schemas/{schema_name(load()[field.type])}"} if scalar is None else {**scalar}
     )

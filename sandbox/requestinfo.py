@@ -36,17 +36,6 @@ class RequestInfo:
     name: str = ""
     rest: tuple[str, ...] = ()
 
-    @property
-    def long_running(self) -> bool:
-        """True for requests that have no deadline: watches and the streams of a pod."""
-        return self.verb in ("watch", "proxy") or self.subresource in (
-            "attach",
-            "exec",
-            "proxy",
-            "log",
-            "portforward",
-        )
-
 
 def parse(method: str, path: str, query: Mapping[str, Sequence[str]]) -> RequestInfo:
     """Read a request whose path is percent-decoded already."""

@@ -14,18 +14,6 @@ from importlib import resources
 
 import attrs
 
-SCALARS = (
-    "string",
-    "int32",
-    "int64",
-    "bool",
-    "bytes",
-    "Time",
-    "MicroTime",
-    "Quantity",
-    "IntOrString",
-    "Any",
-)
 _MESSAGE = re.compile(r"(\w+) (\w+)\.(\w+): (.*)")
 _FIELD = re.compile(r"(\d+) (\S+) (\*?)((?:\[\]|\{\})*)(\w+)(!?)(?: merge(?:=(\w+))?)?")
 

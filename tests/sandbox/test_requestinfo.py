@@ -62,9 +62,3 @@ def test_a_group_is_read_from_the_path() -> None:
         "deployments",
         "scale",
     )
-
-
-def test_streams_and_watches_are_long() -> None:
-    assert info("GET", "/api/v1/namespaces/a/pods/p/log").long_running
-    assert info("GET", "/api/v1/pods?watch=1").long_running
-    assert not info("GET", "/api/v1/pods").long_running

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from sandbox import kinds
-from sandbox.schema import SCALARS, load
+from sandbox.openapi import SCALARS
+from sandbox.schema import load
 
 
 def test_every_type_that_is_named_is_there() -> None:
