@@ -41,6 +41,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--dir", type=Path, default=Path(".demo"), metavar="DIR", help="where state and logs go"
     )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8443,
+        help="the hub's port, and the next one for its admin API; others are taken when these are in use",
+    )
     return parser.parse_args(arguments)
 
 
@@ -77,7 +83,7 @@ def main() -> int:
     for number in ENDING_SIGNALS:
         signal.signal(number, end_once)
     try:
-        return run(arguments.dir.resolve(), arguments.kubeconfig, once=arguments.once)
+        return run(arguments.dir.resolve(), arguments.kubeconfig, arguments.port, once=arguments.once)
     except DemoError as error:
         # What went wrong first stands first; cleaning up may have failed after it.
         if isinstance(error.__context__, DemoError) and not error.__suppress_context__:
@@ -89,12 +95,13 @@ def main() -> int:
         return INTERRUPTED
 
 
-def run(folder: Path, kubeconfig: Path | None, *, once: bool) -> int:
+def run(folder: Path, kubeconfig: Path | None, port: int, *, once: bool) -> int:
     """Run the demo in `folder`; returns the exit code, and raises DemoError or KeyboardInterrupt."""
     find_programs()
     if kubeconfig is not None and not kubeconfig.is_file():
         raise DemoError(f"there is no file {kubeconfig}: name a disposable cluster's admin kubeconfig")
-    with own_folder(folder), running(folder, kubeconfig and kubeconfig.resolve()) as stage:
+    cluster = None if kubeconfig is None else kubeconfig.resolve()
+    with own_folder(folder), running(folder, cluster, port) as stage:
         trail = Trail(stage.config)
         failures = run_script(STEPS, stage.scene, trail.new_lines, brief=once)
         say(f"the audit trail holds {trail.length} events of this session")
@@ -108,15 +115,15 @@ def stay(stage: Stage) -> None:
     kubectl = stage.scene.kubectl
     settings = " ".join(f"{name}={value}" for name, value in kubectl.environment.items() if name != "HOME")
     programs = Path(sys.executable).parent
-    say(
-        "\nEverything stays up until Ctrl-C. Try it by hand in another terminal:\n\n"
-        f"  export PATH={programs}:$PATH {settings}\n"
-        f"  export KUBECONFIG={kubectl.kubeconfig}\n"
-        "  kubectl get pods -n hawse-demo\n\n"
-        "and watch the trail in a third:\n\n"
-        f"  HAWSE_HUB_CONFIG={stage.config} {programs}/hawse audit list --follow\n"
-    )
     try:
+        say(
+            "\nEverything stays up until Ctrl-C. Try it by hand in another terminal:\n\n"
+            f"  export PATH={programs}:$PATH {settings}\n"
+            f"  export KUBECONFIG={kubectl.kubeconfig}\n"
+            "  kubectl get pods -n hawse-demo\n\n"
+            "and watch the trail in a third:\n\n"
+            f"  HAWSE_HUB_CONFIG={stage.config} {programs}/hawse audit list --follow\n"
+        )
         while True:
             time.sleep(POLL_S)
             stage.daemons.check()

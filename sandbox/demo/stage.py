@@ -62,7 +62,7 @@ def hawse(*args: str, environment: Mapping[str, str]) -> str:
 
 
 @contextlib.contextmanager
-def running(folder: Path, cluster: Path | None) -> Iterator[Stage]:
+def running(folder: Path, cluster: Path | None, port: int) -> Iterator[Stage]:
     """Bring everything up in `folder`, on the sandbox or the cluster of a kubeconfig, and take it down."""
     for part in ("agent", "relay"):
         (folder / part).mkdir(mode=0o700)
@@ -83,7 +83,7 @@ def running(folder: Path, cluster: Path | None) -> Iterator[Stage]:
         administrator = Administrator(cluster)
 
         say("starting the hub ...")
-        hub_url, config = _start_hub(daemons, folder)
+        hub_url, config = _start_hub(daemons, folder, port)
         operator = {"HAWSE_HUB_CONFIG": str(config)}
 
         say("enrolling a team, a cluster and an agent ...")
@@ -119,8 +119,8 @@ def running(folder: Path, cluster: Path | None) -> Iterator[Stage]:
         yield Stage(daemons, Scene(kubectl, user, group, pod_port), config)
 
 
-def _start_hub(daemons: Daemons, folder: Path) -> tuple[str, Path]:
-    port, admin_port = free_port(8443), free_port(8444)
+def _start_hub(daemons: Daemons, folder: Path, preferred: int) -> tuple[str, Path]:
+    port, admin_port = free_port(preferred), free_port(preferred and preferred + 1)
     config = folder / "hub.toml"
     config.write_text(
         f'org = "{ORG}"\n'

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import re
+import select
 import subprocess
 import tempfile
-import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +18,9 @@ import attrs
 from sandbox.demo.cluster import NAMESPACE, POD, last_line
 
 STEP_DEADLINE_S = 60.0
-POLL_S = 0.02
+# How long an event may take before the next change is made: a watch just opened may have missed the first.
+WATCH_PATIENCE_S = 0.5
+WATCH_CHANGES_MAX = 40
 COPY_BYTES = 3_000_000
 
 
@@ -124,19 +126,15 @@ def watch(scene: Scene) -> str:
     try:
         assert watching.stdout is not None
         # A watch says nothing until something happens, so change the object until the watch has seen it.
-        deadline = time.monotonic() + STEP_DEADLINE_S
-        os.set_blocking(watching.stdout.fileno(), False)
-        seen = ""
-        colour = 0
-        while "colour-" not in seen:
-            if time.monotonic() > deadline:
-                raise StepFailedError("the watch did not deliver the change")
-            colour += 1
+        for colour in range(WATCH_CHANGES_MAX):
             scene.kubectl.run(
                 "patch", "configmap", "notes", "-p", json.dumps({"data": {"colour": f"colour-{colour}"}})
             )
-            time.sleep(POLL_S)
-            seen += watching.stdout.read() or ""
+            if select.select([watching.stdout], [], [], WATCH_PATIENCE_S)[0]:
+                break
+        else:
+            raise StepFailedError(f"the watch delivered none of {WATCH_CHANGES_MAX} changes")
+        expect(watching.stdout.readline(), "colour-")
     finally:
         watching.kill()
         watching.communicate()

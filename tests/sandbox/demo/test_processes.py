@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.demo.processes import Daemons, DemoError, free_port, undisturbed
+
+WAITS = "import time; print('it is up', flush=True); time.sleep(600)"
+
+
+def test_a_process_is_awaited_by_what_it_says_and_ends_with_the_block(tmp_path: Path) -> None:
+    with Daemons(tmp_path) as daemons:
+        daemon = daemons.start("one", [sys.executable, "-c", WAITS])
+        assert daemon.wait_for("is up") == "it is up"
+        daemons.check()
+    assert daemon.process.poll() == -signal.SIGTERM
+
+
+def test_one_that_ends_early_is_told_by_its_last_line(tmp_path: Path) -> None:
+    with Daemons(tmp_path) as daemons:
+        daemon = daemons.start("one", [sys.executable, "-c", "print('why\\n'); raise SystemExit(3)"])
+        with pytest.raises(DemoError, match="one ended with exit code 3: why"):
+            daemon.wait_for("is up")
+        with pytest.raises(DemoError, match="one ended with exit code 3"):
+            daemons.check()
+
+
+def test_all_end_though_the_block_fails(tmp_path: Path) -> None:
+    started = []
+
+    def fail() -> None:
+        with Daemons(tmp_path) as daemons:
+            started.extend(daemons.start(name, [sys.executable, "-c", WAITS]) for name in ("one", "two"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [daemon.process.poll() is not None for daemon in started] == [True, True]
+
+
+def test_an_interrupt_waits_until_the_cleaning_up_is_done() -> None:
+    done = []
+
+    def clean_up() -> None:
+        with undisturbed():
+            os.kill(os.getpid(), signal.SIGINT)
+            done.append("cleaned up")
+
+    with pytest.raises(KeyboardInterrupt):
+        clean_up()
+    assert done == ["cleaned up"]
+
+
+def test_a_taken_port_is_not_given_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        assert free_port(port) != port
+    assert free_port(port) == port
