@@ -187,7 +187,10 @@ async def test_an_early_answer_ends_the_connection(autojump_clock: MockClock) ->
 
     async with served(handler) as stream:
         await stream.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nonly this")
+        before = trio.current_time()
         data = await everything(stream)
+        # It is read on for a while, or closing would reset the answer away.
+        assert trio.current_time() - before == pytest.approx(server.DRAIN_S)
     assert data.startswith(b"HTTP/1.1 401 ")
     assert b"Connection: close" in data
 
