@@ -30,7 +30,8 @@ async def served(handler: Handler) -> AsyncIterator[trio.abc.HalfCloseableStream
     """A client's end of a connection to a front with this handler."""
     client, ours = memory_stream_pair()
 
-    async def serve() -> None:
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
         try:
             await Connection(ours, handler, "client").serve()
         except server.ClientGone:
@@ -39,7 +40,7 @@ async def served(handler: Handler) -> AsyncIterator[trio.abc.HalfCloseableStream
             await ours.aclose()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        await nursery.start(serve)
         yield client
         await client.aclose()
         nursery.cancel_scope.cancel()
