@@ -1,4 +1,4 @@
-"""One world for all the system tests of a process: bringing it up costs seconds."""
+"""One world, and one chain, for all the system tests of a process: bringing them up costs seconds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.system.chain import Chain, open_chain
 from tests.system.world import World, running_world
 
 
@@ -18,6 +19,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         # Whatever any test sent: the relay's own identity never acted.
         own = [line for line in running.cluster_audit() if line.get("unimpersonated")]
         assert not own, f"the relay's own account acted: {own[0]}"
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    with open_chain(tmp_path_factory.mktemp("chain")) as running:
+        yield running
+        running.check()
 
 
 @pytest.fixture(scope="session")

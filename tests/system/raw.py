@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import secrets
 import socket
 import ssl
+import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urlencode
 
 import attrs
@@ -14,6 +18,9 @@ import attrs
 from tests.system.world import NAMESPACE, World
 
 DEADLINE_S = 20.0
+WEBSOCKET_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+# What RFC 6455 makes of that key.
+WEBSOCKET_ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
 @attrs.frozen
@@ -48,7 +55,15 @@ class RawClient:
 
     def connect(self) -> ssl.SSLSocket:
         plain = socket.create_connection(("127.0.0.1", self.world.hub_port), DEADLINE_S)
-        return self.context().wrap_socket(plain, server_hostname="127.0.0.1")
+        return self.context().wrap_socket(plain, server_hostname="127.0.0.1", suppress_ragged_eofs=False)
+
+    @contextmanager
+    def talk(self, data: bytes = b"") -> Iterator[Talk]:
+        """A connection to the hub for the block, with the first bytes sent."""
+        with self.connect() as connection:
+            talk = Talk(connection)
+            talk.send(data)
+            yield talk
 
     def send(self, data: bytes) -> bytes:
         """Send bytes and return all that comes until the hub closes."""
@@ -62,19 +77,86 @@ class RawClient:
                 pass  # cut, as a refused request's connection may be
         return received
 
-    def head(self, path: str, *headers: str, method: str = "GET") -> bytes:
+    def head(self, path: str, *headers: str, method: str = "GET", connection: str = "close") -> bytes:
         """A well-formed head under the cluster's prefix, with `headers` added, that closes afterwards."""
         lines = [
             f"{method} /clusters/{self.way}{path} HTTP/1.1",
             f"Host: 127.0.0.1:{self.world.hub_port}",
             f"Authorization: Bearer {self.token()}",
-            "Connection: close",
+            f"Connection: {connection}",
             *headers,
         ]
         return "\r\n".join(lines).encode("utf-8") + b"\r\n\r\n"
 
+    def upgrade(self, path: str, *headers: str, method: str = "GET") -> bytes:
+        """The head of a WebSocket handshake as kubectl sends it."""
+        websocket = ["Upgrade: websocket", f"Sec-WebSocket-Key: {WEBSOCKET_KEY}", "Sec-WebSocket-Version: 13"]
+        return self.head(path, *websocket, *headers, method=method, connection="Upgrade")
+
     def get(self, path: str, *headers: str) -> Answer:
         return parse(self.send(self.head(path, *headers)))
+
+
+class End(enum.Enum):
+    """How a connection ended."""
+
+    CLEAN = "with TLS's farewell"
+    CUT = "without"
+
+
+@attrs.define
+class Talk:
+    """A connection that is read piece by piece."""
+
+    connection: ssl.SSLSocket
+    received: bytearray = attrs.Factory(bytearray)
+    end: End | None = None
+
+    def send(self, data: bytes) -> None:
+        self.connection.sendall(data)
+
+    def more(self, within_s: float = DEADLINE_S) -> bool:
+        """Receive what comes next; False once the connection has ended. Raises TimeoutError."""
+        if self.end is not None:
+            return False
+        self.connection.settimeout(within_s)
+        try:
+            data = self.connection.recv(65536)
+            self.end = None if data else End.CLEAN
+        except TimeoutError:
+            raise
+        except (ConnectionError, ssl.SSLError):
+            data, self.end = b"", End.CUT
+        self.received += data
+        return bool(data)
+
+    def take(self, size: int, within_s: float = DEADLINE_S) -> bytes:
+        """The next `size` bytes, or what there is when the connection ends first."""
+        while len(self.received) < size and self.more(within_s):
+            pass
+        data = bytes(self.received[:size])
+        del self.received[:size]
+        return data
+
+    def answer(self, *, body: bool = True, within_s: float = DEADLINE_S) -> Answer:
+        """The next answer whole, by its Content-Length; the head alone without `body`."""
+        while b"\r\n\r\n" not in self.received and self.more(within_s):
+            pass
+        end = self.received.find(b"\r\n\r\n") + 4
+        assert end > 3, f"no whole head: {bytes(self.received)!r}, ended {self.end}"
+        head = self.take(end)
+        answer = parse(head)
+        size = int(answer.headers.get("content-length", "0")) if body else 0
+        return attrs.evolve(answer, body=self.take(size, within_s))
+
+    def rest(self, within_s: float = DEADLINE_S) -> bytes:
+        """All that comes up to the end; raises TimeoutError when that does not come in time."""
+        deadline = time.monotonic() + within_s
+        while self.more(max(0.001, deadline - time.monotonic())):
+            pass
+        data = bytes(self.received)
+        self.received.clear()
+        return data
 
 
 def parse(raw: bytes) -> Answer:

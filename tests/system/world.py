@@ -1,7 +1,9 @@
-"""The whole, as separate processes with real sockets and TLS: a sandbox cluster, a hub, two relays, an agent.
+"""The whole, as separate processes with real sockets and TLS: a cluster, a hub, two relays, an agent.
 
-The hub knows the one sandbox under two names: `tunnel`, whose relay dials in, and `direct`, whose relay it
-dials. `straight` is the administrator's kubectl at the API server itself, under the same identity by `--as`.
+The hub knows the one cluster under two names: `tunnel`, whose relay dials in, and `direct`, whose relay it
+dials. `running_world` has the sandbox for a cluster; `straight` is then the administrator's kubectl at the
+API server itself, under the same identity by `--as`. `running_chain` is hub, relays and agent in front of
+whatever API server a kubeconfig leads to.
 """
 
 from __future__ import annotations
@@ -50,6 +52,10 @@ class World:
     hub_port: int
     admin_port: int
     direct_port: int
+    relay_kubeconfig: Path
+    flags: tuple[str, ...] = ()
+    """More arguments for hub and relays."""
+    relay_environment: Mapping[str, str] = attrs.Factory(dict)
     api_key: str = ""
     sandbox: Daemon | None = None
     hub: Daemon | None = None
@@ -127,14 +133,15 @@ class World:
 
     def start_hub(self) -> None:
         config = str(self.folder / "hub.toml")
-        self.hub = self.daemons.start("hub", ["hawse", "hub", "--config", config])
+        self.hub = self.daemons.start("hub", ["hawse", "hub", "--config", config, *self.flags])
         self.hub.wait_for("hub is ready")
 
     def start_relay(self, way: str) -> None:
         relay = self.folder / f"relay-{way}"
         environment = {
-            "HAWSE_RELAY_KUBECONFIG": str(self.folder / "cluster" / "relay.kubeconfig"),
+            "HAWSE_RELAY_KUBECONFIG": str(self.relay_kubeconfig),
             "HAWSE_RELAY_HEALTH_LISTEN": f"127.0.0.1:{free_port()}",
+            **self.relay_environment,
         }
         if way == "direct":
             environment |= {
@@ -142,8 +149,10 @@ class World:
                 "HAWSE_RELAY_DIRECT_CERTIFICATE": str(self.folder / "direct.pem"),
                 "HAWSE_RELAY_DIRECT_KEY": str(self.folder / "direct.key"),
             }
-        argv = ["hawse", "relay", "--config", str(relay / "relay.toml")]
+        argv = ["hawse", "relay", "--config", str(relay / "relay.toml"), *self.flags]
         self.relays[way] = self.daemons.start(f"relay-{way}", argv, environment)
+        if way == "direct":
+            self.relays[way].wait_for("listening for the hub")
 
     def wait_for_tunnel(self, deadline_s: float = DEADLINE_S) -> None:
         deadline = time.monotonic() + deadline_s
@@ -168,44 +177,75 @@ def run(
 @contextlib.contextmanager
 def running_world(folder: Path) -> Iterator[World]:
     """Bring a world up in `folder`, with one pod in it, and take it down again."""
+    with Daemons(folder) as daemons:
+        world = make_world(folder, daemons, folder / "cluster" / "relay.kubeconfig")
+        world.sandbox = daemons.start(
+            "sandbox", [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
+        )
+        start_and_enrol(world)
+        world.sandbox.wait_for("ready ")
+        prepare_cluster(world)
+        connect(world)
+        yield world
+
+
+@contextlib.contextmanager
+def running_chain(
+    folder: Path,
+    relay_kubeconfig: Path,
+    *,
+    flags: tuple[str, ...] = (),
+    relay_environment: Mapping[str, str] | None = None,
+) -> Iterator[World]:
+    """Bring up all but the cluster, and take it down again."""
+    with Daemons(folder) as daemons:
+        world = make_world(folder, daemons, relay_kubeconfig)
+        world.flags = flags
+        world.relay_environment = relay_environment or {}
+        start_and_enrol(world)
+        connect(world)
+        yield world
+
+
+def make_world(folder: Path, daemons: Daemons, relay_kubeconfig: Path) -> World:
+    """Nothing runs yet; ports are chosen, and the files written that hub and relays start with."""
     (folder / "agent").mkdir()
-    direct_port = free_port()
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "direct-ca.pem")
     certificate = authority.issue_cert("127.0.0.1")
     certificate.private_key_pem.write_to_path(folder / "direct.key")
     for number, pem in enumerate(certificate.cert_chain_pems):
         pem.write_to_path(folder / "direct.pem", append=number > 0)
+    world = World(folder, daemons, free_port(), free_port(), free_port(), relay_kubeconfig)
+    (folder / "hub.toml").write_text(
+        f'org = "{ORG}"\npublic_url = "https://127.0.0.1:{world.hub_port}"\n'
+        f'listen = "127.0.0.1:{world.hub_port}"\ndata_dir = "{folder / "hub"}"\n'
+        f'[admin]\nlisten = "127.0.0.1:{world.admin_port}"\n'
+    )
+    return world
 
-    with Daemons(folder) as daemons:
-        world = World(folder, daemons, free_port(), free_port(), direct_port)
-        world.sandbox = daemons.start(
-            "sandbox", [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
-        )
-        (folder / "hub.toml").write_text(
-            f'org = "{ORG}"\npublic_url = "https://127.0.0.1:{world.hub_port}"\n'
-            f'listen = "127.0.0.1:{world.hub_port}"\ndata_dir = "{folder / "hub"}"\n'
-            f'[admin]\nlisten = "127.0.0.1:{world.admin_port}"\n'
-        )
-        world.start_hub()
-        world.admin("team", "add", TEAM)
-        for way in WAYS:
-            mode = ["--mode", way]
-            if way == "direct":
-                mode += ["--relay-url", f"https://127.0.0.1:{direct_port}", "--allow-private-address"]
-                mode += ["--relay-ca", str(folder / "direct-ca.pem")]
-            world.admin(
-                "cluster", "add", way, "--team", TEAM, *mode, "--output-dir", str(folder / f"relay-{way}")
-            )
-        agent = json.loads(world.admin("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
-        world.api_key = agent["api_key"]
-        world.sandbox.wait_for("ready ")
-        prepare_cluster(world)
-        for way in WAYS:
-            world.start_relay(way)
-        login(world)
-        world.wait_for_tunnel()
-        yield world
+
+def start_and_enrol(world: World) -> None:
+    """Start the hub, and tell it of a team, of the cluster by both ways, and of an agent."""
+    world.start_hub()
+    world.admin("team", "add", TEAM)
+    for way in WAYS:
+        mode = ["--mode", way]
+        if way == "direct":
+            mode += ["--relay-url", f"https://127.0.0.1:{world.direct_port}", "--allow-private-address"]
+            mode += ["--relay-ca", str(world.folder / "direct-ca.pem")]
+        folder = str(world.folder / f"relay-{way}")
+        world.admin("cluster", "add", way, "--team", TEAM, *mode, "--output-dir", folder)
+    agent = json.loads(world.admin("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
+    world.api_key = agent["api_key"]
+
+
+def connect(world: World) -> None:
+    """Start the relays and log the agent in."""
+    for way in WAYS:
+        world.start_relay(way)
+    login(world)
+    world.wait_for_tunnel()
 
 
 def login(world: World) -> None:
