@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ from tunnel import (
     Rejected,
     RemoteProtocolError,
     Role,
+    Session,
     SessionClosed,
     Settings,
     Stream,
@@ -297,6 +299,88 @@ async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.te
                 assert connection.unacknowledged_bytes == 0
                 assert len(connection.scheduler.ring) == 0
             nursery.cancel_scope.cancel()
+
+
+async def test_cancelling_an_exchange_at_any_step_leaves_nothing_behind(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await trio.sleep(1)
+        at_rest = pair.listener.memory.used_bytes, pair.dialer.memory.used_bytes
+
+        async def answer(stop: trio.CancelScope) -> None:
+            with stop, suppress(StreamReset):
+                async with await pair.dialer.accept() as stream:
+                    body = await read_all(stream)
+                    await stream.send_head(b"h" * 40_000)
+                    await stream.send_all(body * 2)
+                    await stream.send_eof()
+
+        async def ask(stop: trio.CancelScope) -> None:
+            with stop, suppress(StreamReset):
+                async with pair.open_stream(b"q" * 40_000) as stream:
+                    await stream.send_all(bytes(200_000))
+                    await stream.send_eof()
+                    await stream.receive_head()
+                    await read_all(stream)
+
+        finished = 0
+        for side in (0, 1):
+            for steps in range(120):
+                stops = trio.CancelScope(), trio.CancelScope()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(answer, stops[1])
+                    nursery.start_soon(ask, stops[0])
+                    for _ in range(steps):
+                        await trio.lowlevel.checkpoint()
+                    stops[side].cancel()
+                    await wait_all_tasks_blocked()
+                    # What the other side may wait for now will not come, when the cancelled one never began.
+                    stops[1 - side].cancel()
+                finished += not any(stop.cancelled_caught for stop in stops)
+                await trio.sleep(0.1)
+                with trio.move_on_after(0):
+                    await (await pair.dialer.accept()).aclose()
+                assert pair.listener.stream_count == pair.dialer.stream_count == 0
+                assert (pair.listener.memory.used_bytes, pair.dialer.memory.used_bytes) == at_rest
+        # The last of them went through, so every step of an exchange was among them.
+        assert finished > 0
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_cancelling_a_session_at_any_step_ends_it(
+    role: Role, autojump_clock: trio.testing.MockClock
+) -> None:
+    for steps in range(60):
+        here, there = memory_transport_pair(messages_max=steps % 3)
+        sessions: list[Session] = []
+
+        async def live(
+            transport: Transport, as_role: Role, stop: trio.CancelScope, all_: list[Session]
+        ) -> None:
+            with stop, suppress(SessionClosed, StreamReset, Rejected):
+                async with open_session(transport, as_role) as session:
+                    all_.append(session)
+                    stream = session.open_stream(b"head", context=session.add_context(1, b"x"))
+                    await stream.send_all(bytes(100_000))
+                    await (await session.accept()).receive_some()
+                    await session.wait_closed()
+
+        stop = trio.CancelScope()
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                other = Role.DIALER if role is Role.LISTENER else Role.LISTENER
+                nursery.start_soon(live, here, role, stop, sessions)
+                nursery.start_soon(live, there, other, trio.CancelScope(), sessions)
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+                stop.cancel()
+        for session in sessions:
+            assert session.closed
+            assert session.stream_count == 0
+        for transport in (here, there):
+            with pytest.raises(TransportClosed):
+                await transport.send(b"")
 
 
 async def test_streams_beyond_the_accept_queue_are_refused_as_not_processed(

@@ -132,7 +132,13 @@ def encode_reason(reason: str) -> bytes:
 def decode_reason(encoded: bytes) -> str:
     if len(encoded) > REASON_BYTES_MAX:
         raise RemoteProtocolError(f"a reason of {len(encoded)} bytes exceeds {REASON_BYTES_MAX}")
-    return encoded.decode("utf-8", "replace")
+    text = encoded.decode("utf-8", "replace")
+    # It ends in logs and on terminals, where a control character is an attack.
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    )
 
 
 def decode_open(payload: bytes) -> tuple[int, int, bytes]:

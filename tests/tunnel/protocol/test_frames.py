@@ -57,10 +57,13 @@ def test_reset_comes_back_with_a_reason_cut_at_a_character(
     found_code, found_processed, found_reason = frames.decode_reset(payload)
     assert (found_code, found_processed) == (code, processed)
     assert bool(flags & frames.IN_LINE) == in_line
-    assert reason.encode("utf-8", "replace").decode().startswith(found_reason)
-    assert len(found_reason.encode()) >= min(
-        len(reason.encode("utf-8", "replace")), frames.REASON_BYTES_MAX - 3
-    )
+    sent = reason.encode("utf-8", "replace").decode()
+    assert "".join(c if c.isprintable() else "\ufffd" for c in sent).startswith(found_reason)
+    assert len(payload) - 3 >= min(len(sent.encode()), frames.REASON_BYTES_MAX - 3)
+
+
+def test_a_reason_cannot_forge_a_log_line_or_move_a_cursor() -> None:
+    assert frames.decode_reason(b"done\r\n\x1b[2Jroot logged in") == "done\ufffd\ufffd\ufffd[2Jroot logged in"
 
 
 @given(u32, u32, short)

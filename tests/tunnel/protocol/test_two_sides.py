@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 import attrs
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -287,3 +288,8 @@ class TwoSides(RuleBasedStateMachine):
 
 TestTwoSides = TwoSides.TestCase
 TestTwoSides.settings = settings(stateful_step_count=60)
+
+
+@pytest.mark.long
+class TestTwoSidesAtLength(TwoSides.TestCase):
+    settings = settings(max_examples=5000, stateful_step_count=150)
