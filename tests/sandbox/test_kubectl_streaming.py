@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
-import pty
 import re
-import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
-import termios
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,6 +18,8 @@ from pathlib import Path
 import attrs
 import pytest
 import yaml
+
+from tests.fakes.terminal import Terminal, on_terminal
 
 pytestmark = pytest.mark.kubectl
 
@@ -186,50 +183,8 @@ def test_files_and_folders_are_copied_both_ways(kubectl: Kubectl, tmp_path: Path
     assert kubectl.run("exec", "quiet", "--", "rm", "-r", "copied").returncode == 0
 
 
-@attrs.define
-class Terminal:
-    """A kubectl under a pseudo-terminal, as a person has it."""
-
-    process: subprocess.Popen[bytes]
-    master: int
-    output: bytes = b""
-
-    def resize(self, width: int, height: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
-
-    def type(self, keys: bytes) -> None:
-        os.write(self.master, keys)
-
-    def read_until(self, pattern: bytes) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not re.search(pattern, self.output):
-            ready, _, _ = select.select([self.master], [], [], deadline - time.monotonic())
-            assert ready, f"no {pattern!r} in {self.output!r}"
-            try:
-                self.output += os.read(self.master, 65536)
-            except OSError:
-                raise AssertionError(f"it ended without {pattern!r}: {self.output!r}") from None
-
-
-@contextlib.contextmanager
-def terminal(kubectl: Kubectl, *args: str) -> Iterator[Terminal]:
-    master, slave = pty.openpty()
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
-    process = subprocess.Popen(
-        # setsid with -c makes the terminal kubectl's own, so that it hears of new sizes.
-        ["setsid", "-c", "-w", *kubectl.command(*args)],
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        env=kubectl.full_environment,
-    )
-    os.close(slave)
-    try:
-        yield Terminal(process, master)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(master)
+def terminal(kubectl: Kubectl, *args: str) -> contextlib.AbstractContextManager[Terminal]:
+    return on_terminal(kubectl.command(*args), kubectl.full_environment)
 
 
 def test_a_terminal_has_the_users_size_and_interrupts(kubectl: Kubectl) -> None:

@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
 import re
-import socket
-import threading
 from pathlib import Path
 
 import pytest
 
+from tests.system.parity import STREAMING, ageless, echoed_by
 from tests.system.world import NAMESPACE, POD, WAYS, World
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
-
-STREAMING = [
-    pytest.param(way, spdy, id=f"{way}-{'spdy' if spdy else 'ws'}") for way in WAYS for spdy in (False, True)
-]
-
-
-def send_and_finish(client: socket.socket, content: bytes) -> None:
-    client.sendall(content)
-    client.shutdown(socket.SHUT_WR)
-
-
-def ageless(output: bytes) -> bytes:
-    """Without ages (`12s`), which tick between one command and the next."""
-    return re.sub(rb" +[0-9]+s\b", b" AGE", output)
-
 
 PLAIN = [
     ["auth", "whoami", "-o", "jsonpath={.status.userInfo.username} {.status.userInfo.groups}"],
@@ -199,11 +182,7 @@ def test_port_forward_reaches_the_pods_port(world: World, way: str, spdy: bool, 
         assert found is not None
         for size in (1, 100_000, 1_000_000):
             content = os.urandom(size)
-            with socket.create_connection(("127.0.0.1", int(found[1])), timeout=20) as client:
-                sender = threading.Thread(target=send_and_finish, args=(client, content))
-                sender.start()
-                received = b"".join(iter(functools.partial(client.recv, 65536), b""))
-                sender.join()
+            received = echoed_by(int(found[1]), content)
             assert received == content
     finally:
         forwarding.kill()
