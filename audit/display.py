@@ -1,21 +1,18 @@
 """Events as an operator reads them: one line each in a terminal, or one line of JSON.
 
-Much of an event was chosen by whoever made the request, so nothing of it reaches the terminal as it is:
-a user agent must not be able to clear the screen, set the window's title or turn the line around
-(kubectl's CVE-2021-25743).
+Much of an event was chosen by whoever made the request, so nothing of it reaches the terminal as it is.
 """
 
 from __future__ import annotations
 
 import json
-import unicodedata
 
 import msgspec
 
+from audit.escape import escape
 from audit.record import ActorType, Event, Phase
 from audit.store import StoredEvent
 
-_TURNING = frozenset({"R", "AL", "AN"})
 _COLUMNS = (
     ("SEQ", 6),
     ("TIME", 24),
@@ -26,26 +23,6 @@ _COLUMNS = (
     ("TOOK", 9),
     ("WHAT", 0),
 )
-
-
-def escape(text: str) -> str:
-    r"""Make text safe for a terminal: controls and whatever turns or stacks up become `\x1b` and the like."""
-    if text.isascii() and text.isprintable() and "\\" not in text:
-        return text
-    return "".join(map(_escape_character, text))
-
-
-def _escape_character(character: str) -> str:
-    if character == "\\":
-        return r"\\"
-    if (
-        character.isprintable()
-        and not unicodedata.combining(character)
-        and unicodedata.bidirectional(character) not in _TURNING
-    ):
-        return character
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def json_line(stored: StoredEvent) -> str:

@@ -82,6 +82,12 @@ def test_the_relay_and_the_credential_command_need_nothing_of_the_hub() -> None:
     run(BLOCK_AND_IMPORT, json.dumps(HUBS_OWN), json.dumps(names))
 
 
+def test_an_administrators_command_starts_without_the_hubs_packages() -> None:
+    # What its commands import inside stands here by name, but for backup and restore, which open the store.
+    names = ["proxy.cli.admin", "proxy.cli.admin.relay_files", "proxy.hub.config", "proxy.hub.datadir"]
+    run(BLOCK_AND_IMPORT, json.dumps(HUBS_OWN), json.dumps(names))
+
+
 def test_what_is_blocked_is_missed() -> None:
     with pytest.raises(AssertionError, match="import of msgspec halted"):
         run(BLOCK_AND_IMPORT, json.dumps(HUBS_OWN), json.dumps(["audit.store"]))

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import click
 
+from audit.escape import escape
 from proxy.cli.admin.client import Json, Object
 from proxy.cli.errors import CommandError
 
@@ -28,8 +29,6 @@ def print_json(value: Json) -> None:
 
 def print_table(rows: Iterable[Object], columns: Sequence[Column], *, empty: str) -> None:
     """Print rows under their headings, or the sentence that says what to do when there are none."""
-    from audit.display import escape
-
     cells = [[escape(cell(row)) for _, cell in columns] for row in rows]
     if not cells:
         say(empty)
@@ -42,8 +41,6 @@ def print_table(rows: Iterable[Object], columns: Sequence[Column], *, empty: str
 
 def print_fields(document: Object, fields: Sequence[Column]) -> None:
     """Print one thing, a field a line."""
-    from audit.display import escape
-
     width = max(len(name) for name, _ in fields)
     for name, cell in fields:
         click.echo(f"{name.ljust(width)}  {escape(cell(document))}".rstrip())

@@ -1,0 +1,33 @@
+"""Text of strangers, made safe for a terminal.
+
+Whoever makes a request chooses much of what is shown of it: a user agent must not be able to clear the
+screen, set the window's title or turn the line around (kubectl's CVE-2021-25743).
+
+Apart from the trail, because every table of `hawse admin` needs this and none of them a database.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+_TURNING = frozenset({"R", "AL", "AN"})
+
+
+def escape(text: str) -> str:
+    r"""Make text safe for a terminal: controls and whatever turns or stacks up become `\x1b` and the like."""
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return text
+    return "".join(map(_escape_character, text))
+
+
+def _escape_character(character: str) -> str:
+    if character == "\\":
+        return r"\\"
+    if (
+        character.isprintable()
+        and not unicodedata.combining(character)
+        and unicodedata.bidirectional(character) not in _TURNING
+    ):
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
