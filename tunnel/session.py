@@ -115,7 +115,10 @@ async def open_session(
         await session._greet(hello or Hello(), answer_hello)
     except BaseException as exc:
         session._die(*_farewell_of(exc))
-        await session._refuse()
+        with trio.move_on_after(FAREWELL_S, shield=True):
+            await session._refuse()
+        with trio.move_on_after(FAREWELL_S, shield=True):
+            await session._close_transport()
         raise
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -437,7 +440,8 @@ class Session:
                 nursery.start_soon(self._write)
                 nursery.start_soon(self._keep_alive)
         finally:
-            await self._close_transport()
+            with trio.move_on_after(FAREWELL_S, shield=True):
+                await self._close_transport()
 
     async def _read(self) -> None:
         transport, connection = self._transport, self._connection
@@ -537,16 +541,14 @@ class Session:
 
     async def _refuse(self) -> None:
         """The end of a session that never was: the writer does not run yet."""
-        with trio.move_on_after(FAREWELL_S, shield=True), suppress(TransportClosed):
-            message = self._connection.data_to_send(MESSAGE_FIRST_BYTES, trio.current_time())
-            if message:
+        message = self._connection.data_to_send(MESSAGE_FIRST_BYTES, trio.current_time())
+        if message:
+            with suppress(TransportClosed):
                 await self._transport.send(message)
-        await self._close_transport()
 
     async def _close_transport(self) -> None:
         code, reason = self._ending or (CloseCode.NORMAL, "")
-        with trio.move_on_after(FAREWELL_S, shield=True):
-            await self._transport.aclose(CloseCode.NORMAL if code is None else code, reason)
+        await self._transport.aclose(CloseCode.NORMAL if code is None else code, reason)
 
 
 def _farewell_of(exc: BaseException) -> tuple[int, str]:

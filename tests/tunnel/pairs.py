@@ -40,22 +40,17 @@ async def open_pair(
     here, there = memory_transport_pair(messages_max=messages_max)
     wire = Unplugged(here)
     done = trio.Event()
+    tell, told = trio.open_memory_channel[Session](1)
 
-    async def dial(task_status: trio.TaskStatus[Session] = trio.TASK_STATUS_IGNORED) -> None:
+    async def dial() -> None:
         async with open_session(there, Role.DIALER, settings=settings, memory=memory) as session:
-            task_status.started(session)
+            await tell.send(session)
             await done.wait()
 
     async with trio.open_nursery() as nursery:
-        # The dialer's start waits for a WELCOME, so the listener must be on its way meanwhile.
-        sessions_send, sessions_receive = trio.open_memory_channel[Session](1)
-
-        async def start_dialer() -> None:
-            await sessions_send.send(await nursery.start(dial))
-
-        nursery.start_soon(start_dialer)
+        nursery.start_soon(dial)
         async with open_session(wire, Role.LISTENER, settings=settings, memory=memory) as listener:
-            dialer = await sessions_receive.receive()
+            dialer = await told.receive()
             yield Pair(listener, dialer, wire, here.cut, listener.add_context(1, b"token"))
         done.set()
 
@@ -84,13 +79,16 @@ class Unplugged(Transport):
 
     async def receive(self) -> bytes:
         while True:
+            ended = None
             try:
                 message = await self.inner.receive()
-            except TransportClosed:
-                if self.unplugged:
-                    await trio.sleep_forever()
-                raise
-            if not self.unplugged:
+            except TransportClosed as exc:
+                ended = exc
+            if self.unplugged and ended is not None:
+                await trio.sleep_forever()
+            elif ended is not None:
+                raise ended
+            elif not self.unplugged:
                 return message
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:

@@ -38,12 +38,9 @@ from tunnel.protocol.frames import FrameType
 async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
     """Accept and handle until the session ends."""
     async with trio.open_nursery() as nursery:
-        while True:
-            try:
-                stream = await session.dialer.accept()
-            except SessionClosed:
-                return
-            nursery.start_soon(handle, stream)
+        with suppress(SessionClosed):
+            while True:
+                nursery.start_soon(handle, await session.dialer.accept())
 
 
 async def hear_out(transport: Transport) -> tuple[list[tuple[int, int, int, bytes]], TransportClosed]:
@@ -131,6 +128,24 @@ async def test_a_refused_dialer_hears_code_and_reason_and_when_to_come_again(
         "unknown cluster",
         3000,
     )
+
+
+async def test_a_dialer_that_is_refused_and_takes_nothing_is_closed_all_the_same(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    here, there = memory_transport_pair()
+    await there.send(frames.hello(Hello()))
+    wire = Unplugged(here)
+    wire.stuck = True
+
+    def refuse(hello: Hello) -> Welcome:
+        raise Rejected(4403, "no")
+
+    with pytest.raises(Rejected):
+        async with open_session(wire, Role.LISTENER, answer_hello=refuse):
+            raise AssertionError("no session")
+    assert wire.closed_with == (4403, "no")
+    await there.aclose()
 
 
 async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockClock) -> None:
