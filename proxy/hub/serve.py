@@ -25,6 +25,7 @@ from audit.mask import Masks
 from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
+from proxy.filelimit import raise_file_limit
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
@@ -73,6 +74,7 @@ async def run_hub(config: HubConfig) -> None:
 
     Raises DataDirError, StoreUnavailableError, AuditUnavailable, or OSError when it cannot listen.
     """
+    raise_file_limit()
     data = DataDir.open(config.data_dir)
     boot = new_eid()
     software = f"hawse/{version('hawse')}"

@@ -11,7 +11,6 @@ DRAIN_S; then it is cut.
 from __future__ import annotations
 
 import logging
-import resource
 import signal
 import time
 import uuid
@@ -23,6 +22,7 @@ import attrs
 import trio
 
 from auth.tokens import issue_hello
+from proxy.filelimit import raise_file_limit
 from proxy.relay.config import Address, DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer, watch_certificate
 from proxy.relay.exchange import Upstream
@@ -72,7 +72,7 @@ async def run_relay(config: RelayConfig) -> None:
     Raises, from within exception groups, RelayError, ClusterAccessError or FileError for what it cannot start
     with, and OSError when it cannot listen.
     """
-    _raise_file_limit()
+    raise_file_limit()
     access = from_kubeconfig(config.kubeconfig) if config.kubeconfig is not None else in_cluster()
     state = State()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -208,12 +208,3 @@ async def _drain(state: State, upstream: Upstream) -> None:
         log.info("%d requests are under way, they have %.0f s", upstream.active, DRAIN_S)
     with trio.move_on_after(DRAIN_S):
         await upstream.wait_idle()
-
-
-def _raise_file_limit() -> None:
-    """Allow as many open files as the system lets us: each watch and exec is a connection of its own."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:
-        log.debug("the limit of open files stays as it is: %s", error)
