@@ -353,7 +353,8 @@ class ServerConnection:
             if not self._released and self._last and not self._end.reached:
                 await self._linger()
         finally:
-            await self._close()
+            # Cancelled, it closes before its first checkpoint.
+            await self._close()  # noqa: ASYNC102
 
     async def _close(self) -> None:
         if self._released:

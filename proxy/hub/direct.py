@@ -178,7 +178,8 @@ class DirectOutbound:
         try:
             await self._connection.send_request(self._head)
         except BaseException:
-            await self._cut()
+            # Cancelled, it closes before its first checkpoint.
+            await self._cut()  # noqa: ASYNC102
             raise
 
     async def _cut(self) -> None:
