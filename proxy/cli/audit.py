@@ -89,7 +89,8 @@ def list_events(
         from audit.store import AuditReader, AuditUnavailable
     except ModuleNotFoundError as error:
         raise CommandError(f"`hawse audit` needs the package {error.name}: install hawse[hub]") from error
-    from proxy.hub.config import ConfigError, load
+    from proxy.configuration import ConfigError
+    from proxy.hub.config import load
     from proxy.hub.datadir import DataDir
 
     org = ""

@@ -31,7 +31,8 @@ def hub(config_file: Path | None, verbose: bool) -> None:
 
     from audit.store import AuditUnavailable
     from proxy.cli.logs import configure_logging
-    from proxy.hub.config import ConfigError, load
+    from proxy.configuration import ConfigError
+    from proxy.hub.config import load
     from proxy.hub.datadir import DataDirError
     from proxy.hub.errors import StoreUnavailableError
     from proxy.hub.serve import run_hub

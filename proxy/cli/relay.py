@@ -34,7 +34,8 @@ def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
     import trio
 
     from proxy.cli.logs import configure_logging
-    from proxy.relay.config import ConfigError, load
+    from proxy.configuration import ConfigError
+    from proxy.relay.config import load
     from proxy.relay.files import FileError
     from proxy.relay.serve import RelayError, run_relay
     from proxy.relay.serviceaccount import ClusterAccessError

@@ -25,6 +25,7 @@ from audit.mask import Masks
 from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
+from proxy.configuration import Address
 from proxy.filelimit import raise_file_limit
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions import Administration
@@ -32,7 +33,7 @@ from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, not
 from proxy.hub.api import admin_app
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
-from proxy.hub.config import Address, HubConfig
+from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir
 from proxy.hub.devca import ensure_certificate
 from proxy.hub.direct import DirectRelays
@@ -84,7 +85,7 @@ async def run_hub(config: HubConfig) -> None:
         keys, pepper = data.signing_keys(), data.pepper()
         certificate = _certificate(config, data)
         context = server_context(certificate.certificate, certificate.key)
-        masks = Masks([pattern.pattern for pattern in config.audit.mask])
+        masks = Masks(config.audit.mask)
         store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
         stack.callback(store.close)
         recorder = await stack.enter_async_context(open_recorder(store, org=config.org, boot=boot))

@@ -1,10 +1,6 @@
-"""The relay's configuration: a TOML file, overlaid by HAWSE_RELAY_* of the environment, checked as a whole.
+"""The relay's configuration: which keys there are, and what comes of them once their files are read.
 
-All faults are reported at once. Values are never repeated in a message: a private key pasted where its
-file's name belongs must not reach a log.
-
-The variable of a key is its path in capitals: `direct.listen` is HAWSE_RELAY_DIRECT_LISTEN. Paths in the
-file are relative to the file, so that the relay's working directory does not matter.
+How file and environment are read, and how faults are told, stands in proxy.configuration.
 
     mode = "tunnel"                       # or "direct"
     cluster_id = "0193…"
@@ -28,55 +24,19 @@ from __future__ import annotations
 import os
 import re
 import socket
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
 
 import attrs
-import cattrs
-from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
+from proxy.configuration import Address, ConfigError, fault_of_hub_url, read_stated, read_text
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
-# The environment's way to name the file itself; not a key of it.
-CONFIG_VARIABLE = "HAWSE_RELAY_CONFIG"
-# Kubernetes puts HAWSE_RELAY_PORT=tcp://… into every pod beside a Service named `hawse-relay`.
-_SERVICE_LINK = re.compile(r"HAWSE_RELAY_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-# A file beyond this is none of ours (keys, certificates, configuration).
-FILE_BYTES_MAX = 256 * 1024
 _INSTANCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _Value = TypeVar("_Value")
-
-
-class ConfigError(Exception):
-    """The configuration has faults; `faults` holds one line for each, `path: what is wrong`."""
-
-    def __init__(self, faults: list[str]) -> None:
-        super().__init__("; ".join(faults))
-        self.faults = faults
-
-
-@attrs.frozen
-class Address:
-    """An IP address or host name to listen on, and a port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """Read `host:port` or `[v6]:port`; raises ValueError."""
-        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", text, re.ASCII)
-        if match is None or int(match[3]) > 65535:
-            raise ValueError("expected host:port, as in 0.0.0.0:8080 or [::]:8080")
-        return cls(match[1] or match[2], int(match[3]))
 
 
 @attrs.frozen
@@ -161,113 +121,12 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     """
     if environment is None:
         environment = os.environ
-    if path is None and environment.get(CONFIG_VARIABLE):
-        path = Path(environment[CONFIG_VARIABLE])
     faults: list[str] = []
-    tree: dict[str, object] = {}
-    if path is not None:
-        text = _read(str(path), path, str, faults)
-        if text is not None:
-            try:
-                tree = tomllib.loads(text)
-            except tomllib.TOMLDecodeError as error:
-                faults.append(f"{path}: {error}")
-    _overlay(tree, environment, faults)
-    if faults and not tree:
-        # Without the file each of its keys would be reported as missing.
-        raise ConfigError(faults)
-    stated = _structure(tree, path.absolute().parent if path is not None else Path.cwd(), faults)
+    stated = read_stated(FileConfig, ENVIRONMENT_PREFIX, path, environment, faults)
     checked = _check(stated, faults) if stated is not None else None
     if faults or checked is None:
         raise ConfigError(faults)
     return checked
-
-
-def _overlay(tree: dict[str, object], environment: Mapping[str, str], faults: list[str]) -> None:
-    """Put the environment's values into the tree, as the TOML would have spelt them."""
-    places = _variables()
-    for name, text in sorted(environment.items()):
-        if (
-            not name.startswith(ENVIRONMENT_PREFIX)
-            or name == CONFIG_VARIABLE
-            or _SERVICE_LINK.fullmatch(name)
-        ):
-            continue
-        if name not in places:
-            faults.append(f"{name}: no such setting; there are {', '.join(sorted(places))}")
-            continue
-        section, key = places[name]
-        table = tree if section is None else tree.setdefault(section, {})
-        if isinstance(table, dict):  # else the file's fault, which structuring reports
-            table[key] = text
-
-
-def _variables() -> dict[str, tuple[str | None, str]]:
-    """Every variable with its place in the tree; all values are strings in the TOML as well."""
-    places: dict[str, tuple[str | None, str]] = {}
-    sections = {"hub": HubConfig, "direct": DirectConfig, "health": HealthConfig}
-    for field in attrs.fields(FileConfig):
-        if field.name not in sections:
-            places[ENVIRONMENT_PREFIX + field.name.upper()] = (None, field.name)
-    for section, cls in sections.items():
-        for field in attrs.fields(cls):
-            places[f"{ENVIRONMENT_PREFIX}{section}_{field.name}".upper()] = (section, field.name)
-    return places
-
-
-def _structure(tree: dict[str, object], base: Path, faults: list[str]) -> FileConfig | None:
-    def path(value: object, _: object) -> Path:
-        text = _text(value)
-        if not text or "\x00" in text or "\n" in text:
-            raise ValueError("expected the path of a file")
-        return base / Path(text).expanduser()
-
-    def mode(value: object, _: object) -> str:
-        if value not in {"tunnel", "direct"}:
-            raise ValueError('expected "tunnel" or "direct"')
-        return _text(value)
-
-    def address(value: object, _: object) -> Address:
-        return Address.parse(_text(value))
-
-    converter = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
-    converter.register_structure_hook(str, _text)
-    converter.register_structure_hook(Path, path)
-    converter.register_structure_hook(Path | None, path)
-    converter.register_structure_hook(Address | None, address)
-    converter.register_structure_hook_func(lambda cls: cls == Literal["tunnel", "direct"], mode)
-    for section in ("hub", "direct", "health"):
-        if not isinstance(tree.get(section, {}), dict):
-            faults.append(f"{section}: expected a table")
-            return None
-    tree.setdefault("hub", {})
-    try:
-        return converter.structure(tree, FileConfig)
-    except ClassValidationError as error:
-        _collect(error, "", faults)
-        return None
-
-
-def _text(value: object, _: object = str) -> str:
-    # cattrs by itself makes "5" of 5, which hides what the operator mistook.
-    if not isinstance(value, str):
-        raise ValueError("expected a string")
-    return value
-
-
-def _collect(error: ClassValidationError, prefix: str, faults: list[str]) -> None:
-    """Flatten cattrs' tree of faults: its notes hold the paths, the leaves are ours and hold no value."""
-    noted, alone = error.group_exceptions()
-    for fault, note in noted:
-        if isinstance(fault, ClassValidationError):
-            _collect(fault, f"{prefix}{note.name}.", faults)
-        elif isinstance(fault, KeyError):
-            faults.append(f"{prefix}{note.name}: missing")
-        else:
-            faults.append(f"{prefix}{note.name}: {fault}")
-    for extra in alone:
-        assert isinstance(extra, ForbiddenExtraKeysError)
-        faults.extend(f"{prefix}{key}: no such key" for key in sorted(extra.extra_fields))
 
 
 def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
@@ -276,7 +135,7 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         faults.append("cluster_id: expected the id that the hub gave the cluster")
     if _INSTANCE.fullmatch(stated.instance) is None:
         faults.append("instance: expected up to 128 letters, digits, '.', '_' or '-'")
-    fault = _fault_of_url(stated.hub.url)
+    fault = fault_of_hub_url(stated.hub.url)
     if fault is not None:
         faults.append(f"hub.url: {fault}")
     hub_keys = _read("hub.keys", stated.hub.keys, KeySet.from_jwks, faults)
@@ -323,37 +182,11 @@ def _check_direct(direct: DirectConfig, faults: list[str]) -> DirectListener | N
 
 def _read(name: str, path: Path, load: Callable[[str], _Value], faults: list[str]) -> _Value | None:
     """Read a small text file and load what it holds; a fault is one line under `name`."""
-    try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
-    except OSError as error:
-        faults.append(f"{name}: cannot be read: {error.strerror}")
-        return None
-    if len(raw) > FILE_BYTES_MAX:
-        faults.append(f"{name}: larger than {FILE_BYTES_MAX} bytes")
+    text = read_text(name, path, faults)
+    if text is None:
         return None
     try:
-        return load(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        faults.append(f"{name}: not UTF-8")
+        return load(text)
     except KeyFormatError as error:
         faults.append(f"{name}: {error}")
-    return None
-
-
-def _fault_of_url(url: str) -> str | None:
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "not a URL"
-    if parts.scheme != "https" or not parts.hostname or port == 0 or not re.fullmatch(r"[!-~]+", url):
-        return "expected https://host or https://host:port"
-    if parts.username is not None or parts.password is not None:
-        return "must not hold a user name or password"
-    if parts.path.rstrip("/") or "?" in url or "#" in url:
-        return "the hub stands at the root of its host, so no path, query or fragment"
-    if url != url.lower():
-        # Tokens compare the issuer as a string (RFC 7519 section 4.1.1), so there is one spelling.
-        return "write it in lower case"
-    return None
+        return None

@@ -22,8 +22,9 @@ import attrs
 import trio
 
 from auth.tokens import issue_hello
+from proxy.configuration import Address
 from proxy.filelimit import raise_file_limit
-from proxy.relay.config import Address, DirectListener, RelayConfig, TunnelDial
+from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer, watch_certificate
 from proxy.relay.exchange import Upstream
 from proxy.relay.health import HealthServer

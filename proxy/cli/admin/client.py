@@ -124,7 +124,8 @@ class Reach:
 
     def folder(self) -> Path:
         """The hub's data folder; raises CommandError."""
-        from proxy.hub.config import ConfigError, load
+        from proxy.configuration import ConfigError
+        from proxy.hub.config import load
 
         if self.data_dir is not None:
             return self.data_dir

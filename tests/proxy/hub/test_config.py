@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub import config
-from proxy.hub.config import Address, ConfigError, load
+from proxy.configuration import Address, ConfigError
+from proxy.hub.config import load
 
 ENV = {"HOME": "/home/op"}
 
@@ -62,7 +62,7 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
     assert (hub.tls.certificate, hub.tls.key) == (tmp_path / "hub.pem", tmp_path / "hub.key")
     assert hub.limits.streams_per_agent == 7
     assert hub.audit.reads_when_down is True
-    assert [mask.pattern for mask in hub.audit.mask] == ["token=[^&]+"]
+    assert hub.audit.mask == ("token=[^&]+",)
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
@@ -81,45 +81,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
         },
     )
     assert (hub.org, hub.limits.streams_per_agent, str(hub.admin.listen)) == ("other", 9, "127.0.0.1:1")
-    assert [mask.pattern for mask in hub.audit.mask] == ["a+", "b+"]
+    assert hub.audit.mask == ("a+", "b+")
     assert hub.audit.reads_when_down is True
-
-
-def test_all_faults_are_told_at_once_each_with_its_path(tmp_path: Path) -> None:
-    found = faults(
-        """
-        orgg = "main"
-        org = 5
-        listen = "8443"
-        colour = "blue"
-        tls = "yes"
-        [admin]
-        listen = "127.0.0.1:70000"
-        port = 3
-        [limits]
-        streams_per_agent = "many"
-        [audit]
-        mask = ["("]
-        reads_when_down = "no"
-        """,
-        tmp_path,
-        {"HAWSE_HUB_COLOUR": "x", "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT": "1_0"},
-    )
-    paths = sorted(line.partition(":")[0] for line in found)
-    assert paths == [
-        "HAWSE_HUB_COLOUR",
-        "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT",
-        "admin.listen",
-        "admin.port",
-        "audit.mask",
-        "audit.reads_when_down",
-        "colour",
-        "limits.streams_per_agent",
-        "listen",
-        "org",
-        "orgg",
-        "tls",
-    ]
 
 
 def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
@@ -131,9 +94,11 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
         admin.listen = "127.0.0.1:1"
         tls.certificate = "missing.pem"
         limits.streams_per_agent = 0
+        audit.mask = ["a+", "("]
         """,
         tmp_path,
     )
+    assert found[-1] == "audit.mask: number 2 is not a regular expression: missing ), unterminated subpattern"
     assert [line.partition(":")[0] for line in found] == [
         "org",
         "public_url",
@@ -141,6 +106,7 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
         "tls.certificate",
         "admin.listen",
         "limits.streams_per_agent",
+        "audit.mask",
     ]
 
 
@@ -163,85 +129,16 @@ def test_a_misplaced_secret_is_never_repeated(tmp_path: Path) -> None:
     assert secret not in "\n".join(found)
 
 
-def test_kubernetes_service_links_are_not_settings() -> None:
-    links = {
-        "HAWSE_HUB_SERVICE_HOST": "10.0.0.1",
-        "HAWSE_HUB_SERVICE_PORT": "443",
-        "HAWSE_HUB_SERVICE_PORT_HTTPS": "443",
-        "HAWSE_HUB_PORT": "tcp://10.0.0.1:443",
-        "HAWSE_HUB_PORT_443_TCP": "tcp://10.0.0.1:443",
-        "HAWSE_HUB_PORT_443_TCP_ADDR": "10.0.0.1",
-    }
-    assert load(None, {**ENV, **links}) == load(None, ENV)
+def test_a_public_url_that_no_token_could_name_is_a_fault() -> None:
+    with pytest.raises(ConfigError, match="public_url: write it in lower case"):
+        load(None, {**ENV, "HAWSE_HUB_PUBLIC_URL": "https://Hub.example"})
 
 
-@pytest.mark.parametrize("text", ["not toml", "a = 1\na = 2", "\x00"])
-def test_a_file_that_is_no_toml_is_a_fault(text: str, tmp_path: Path) -> None:
-    assert faults(text, tmp_path)[0].startswith(str(tmp_path))
-
-
-def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="No such file"):
-        load(tmp_path / "none.toml", ENV)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "hub.example",
-        "https://",
-        "https://hub.example/base",
-        "https://hub.example?x",
-        "https://hub.example#",
-        "https://Hub.example",
-        "https://hub.example:0",
-        "https://hub.example:port",
-        "https://hub example",
-        "https://hüb.example",
-        "https://hub.example\n",
-    ],
-)
-def test_public_urls_that_no_token_could_name(url: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="public_url"):
-        load(None, {**ENV, "HAWSE_HUB_PUBLIC_URL": url})
-
-
-@pytest.mark.parametrize(
-    ("text", "address"),
-    [
-        ("localhost:0", Address("localhost", 0)),
-        ("[::1]:5", Address("::1", 5)),
-        ("0.0.0.0:65535", Address("0.0.0.0", 65535)),
-    ],
-)
-def test_addresses(text: str, address: Address) -> None:
-    assert Address.parse(text) == address
-    assert str(address) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":1", "a", "a:", "::1:5", "[1.2.3.4]:5", "[zz]:5", "a:+5", "a:٣", "a:5\n", "a b:5"]
-)
-def test_texts_that_are_no_address(text: str) -> None:
-    with pytest.raises(ValueError):
-        Address.parse(text)
-
-
-def test_loopback_is_told_from_the_rest() -> None:
-    assert all(Address(host, 1).is_loopback for host in ("127.0.0.1", "127.3.2.1", "::1", "localhost"))
-    assert not any(Address(host, 1).is_loopback for host in ("0.0.0.0", "::", "10.0.0.1", "hub.example"))
-
-
-def test_each_variable_names_one_key() -> None:
-    assert sorted(config._variables()) == [
-        "HAWSE_HUB_ADMIN_LISTEN",
-        "HAWSE_HUB_AUDIT_MASK",
-        "HAWSE_HUB_AUDIT_READS_WHEN_DOWN",
-        "HAWSE_HUB_DATA_DIR",
-        "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT",
-        "HAWSE_HUB_LISTEN",
-        "HAWSE_HUB_ORG",
-        "HAWSE_HUB_PUBLIC_URL",
-        "HAWSE_HUB_TLS_CERTIFICATE",
-        "HAWSE_HUB_TLS_KEY",
+def test_each_key_has_its_variable() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, {**ENV, "HAWSE_HUB_": "1"})
+    assert caught.value.faults == [
+        "HAWSE_HUB_: no such setting; there are HAWSE_HUB_ADMIN_LISTEN, HAWSE_HUB_AUDIT_MASK, "
+        "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_DATA_DIR, HAWSE_HUB_LIMITS_STREAMS_PER_AGENT, "
+        "HAWSE_HUB_LISTEN, HAWSE_HUB_ORG, HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY"
     ]

@@ -5,14 +5,8 @@ from pathlib import Path
 import pytest
 
 from auth.keys import KeySet, SigningKey
-from proxy.relay.config import (
-    Address,
-    ConfigError,
-    DirectListener,
-    TunnelDial,
-    default_instance,
-    load,
-)
+from proxy.configuration import Address, ConfigError
+from proxy.relay.config import DirectListener, TunnelDial, default_instance, load
 
 KEY = SigningKey.generate()
 HUB_KEY = SigningKey.generate()
@@ -117,7 +111,7 @@ def test_all_faults_are_reported_at_once(folder: Path) -> None:
     assert sorted(faults(folder, text, HAWSE_RELAY_NONSENSE="1"))[1:] == [
         "cluster: no such key",
         "cluster_id: missing",
-        "direct.listen: expected host:port, as in 0.0.0.0:8080 or [::]:8080",
+        "direct.listen: expected host:port, as in 127.0.0.1:8443 or [::]:8443",
         "health.port: no such key",
         "hub.keys: missing",
         "hub.url: expected a string",
@@ -152,16 +146,12 @@ def test_key_files_are_checked_and_never_shown(folder: Path) -> None:
 def test_a_key_pasted_where_a_path_belongs_is_not_repeated(folder: Path) -> None:
     pasted = KEY.to_pem().decode()
     text = TUNNEL.replace('"relay-key.pem"', f'"""{pasted}"""')
-    assert faults(folder, text) == ["private_key: expected the path of a file"]
+    assert faults(folder, text) == ["private_key: expected the path of a file or folder"]
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["http://hub", "hub.example", "https://", "https://u:p@hub", "https://hub/x", "https://hub?x", "https://hub:0",
-     "https://hub:99999", "https://Hub", "https://h ub", "https://hub#x"],
-)  # fmt: skip
-def test_the_hubs_url_is_a_bare_https_origin(folder: Path, url: str) -> None:
-    assert faults(folder, TUNNEL.replace("https://hub.example:8443", url))[0].startswith("hub.url: ")
+def test_the_hubs_url_is_spelt_as_in_its_tokens(folder: Path) -> None:
+    text = TUNNEL.replace("https://hub.example:8443", "https://Hub.example")
+    assert faults(folder, text) == ["hub.url: write it in lower case"]
 
 
 @pytest.mark.parametrize("line", ['cluster_id = "a b"', 'cluster_id = ""'])
@@ -169,13 +159,3 @@ def test_a_bad_cluster_id_is_refused(folder: Path, line: str) -> None:
     assert "cluster_id: expected the id that the hub gave the cluster" in faults(
         folder, TUNNEL.replace('cluster_id = "0193-c1"', line)
     )
-
-
-@pytest.mark.parametrize("text", ["hub = 1", "x = [", "\x00"])
-def test_a_file_that_is_no_configuration_is_one_fault(folder: Path, text: str) -> None:
-    assert len(faults(folder, text)) == 1
-
-
-def test_an_unreadable_file_is_one_fault(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="cannot be read: No such file"):
-        load(tmp_path / "none.toml", {})

@@ -17,9 +17,10 @@ import trustme
 
 from auth import tokens
 from auth.keys import KeySet, PublicKey, SigningKey
+from proxy.configuration import Address
 from proxy.http import ServerConnection
 from proxy.relay import serve
-from proxy.relay.config import Address, DirectListener, RelayConfig, TunnelDial
+from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
 from proxy.status import status_response

@@ -19,10 +19,11 @@ from audit.mask import Masks
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.cli.admin import admin
+from proxy.configuration import Address
 from proxy.hub.actions import Administration
 from proxy.hub.adminfront import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.api import admin_app
-from proxy.hub.config import Address, AdminConfig, HubConfig
+from proxy.hub.config import AdminConfig, HubConfig
 from proxy.hub.datadir import DataDir
 from proxy.hub.devca import ServerCertificate, ensure_certificate
 from proxy.hub.directory import Directory, open_directory
