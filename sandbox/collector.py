@@ -22,6 +22,7 @@ class Collector:
         self._stored = [kind for kind in KINDS if kind.stored]
         self._owners: set[str] = set()
         self._dependents: dict[str, set[Key]] = {}
+        self._leaving: dict[str, Key] = {}
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -44,16 +45,19 @@ class Collector:
             await trio.lowlevel.checkpoint()
 
     def _note(self, kind: Kind, change: Change) -> None:
-        """Keep the books of who is there and who belongs to whom."""
+        """Keep the books of who is there, who is to go, and who belongs to whom."""
         metadata = child(change.item.value, "metadata")
         uid, key = text(metadata, "uid"), (kind, text(metadata, "namespace"), text(metadata, "name"))
         references = items(metadata, "ownerReferences")
         if change.type == "DELETED":
             self._owners.discard(uid)
+            self._leaving.pop(uid, None)
             for reference in references:
                 self._dependents.get(text(reference, "uid"), set()).discard(key)
             return
         self._owners.add(uid)
+        if text(metadata, "deletionTimestamp"):
+            self._leaving[uid] = key
         for reference in references:
             self._dependents.setdefault(text(reference, "uid"), set()).add(key)
 
@@ -90,13 +94,12 @@ class Collector:
 
     def _finish(self, owner_uid: str) -> None:
         """Look again at an owner that waits for its dependents to go."""
-        for kind in self._stored:
-            if kind.group != "apps":
-                continue
-            for item in self._store.collection(kind.group, kind.resource).items():
-                waiting = text(item.value, "metadata", "deletionTimestamp")
-                if waiting and text(item.value, "metadata", "uid") == owner_uid:
-                    self._finish_owner(kind, item)
+        if owner_uid not in self._leaving:
+            return
+        kind, namespace, name = self._leaving[owner_uid]
+        item = self._store.collection(kind.group, kind.resource).get(namespace, name)
+        if item is not None:
+            self._finish_owner(kind, item)
 
     def _finish_owner(self, kind: Kind, item: Item) -> None:
         """Take the next step of a deletion that minds the dependents."""

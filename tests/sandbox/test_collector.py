@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from sandbox.collector import Collector
-from sandbox.kinds import CONFIG_MAPS, NAMESPACES, REPLICA_SETS, Kind
+from sandbox.kinds import CONFIG_MAPS, NAMESPACES, REPLICA_SETS, SECRETS, Kind
 from sandbox.objects import Json, Object, child, text
 from sandbox.writing import Deletion
 from tests.sandbox.world import World
@@ -73,15 +73,18 @@ async def test_an_object_of_an_owner_that_never_was_goes(collected: World) -> No
     assert "orphan" not in collected.names(CONFIG_MAPS)
 
 
-async def test_in_the_foreground_the_owner_goes_last(collected: World) -> None:
-    owner = make(collected, REPLICA_SETS, replica_set("owner"))
+@pytest.mark.parametrize("kind", [REPLICA_SETS, SECRETS], ids=lambda kind: kind.resource)
+async def test_in_the_foreground_the_owner_goes_last(collected: World, kind: Kind) -> None:
+    owner = make(
+        collected, kind, replica_set("owner") if kind is REPLICA_SETS else {"metadata": {"name": "owner"}}
+    )
     held = owned("held", owner)
     child(held, "metadata")["finalizers"] = ["example.com/hold"]
     make(collected, CONFIG_MAPS, held)
     await wait_all_tasks_blocked()
-    collected.writer.delete(REPLICA_SETS, "default", "owner", Deletion(propagation="Foreground"))
+    collected.writer.delete(kind, "default", "owner", Deletion(propagation="Foreground"))
     await wait_all_tasks_blocked()
-    assert collected.names(REPLICA_SETS) == ["owner"]
+    assert collected.names(kind) == ["owner"]
 
     def release(value: Object) -> Object:
         child(value, "metadata")["finalizers"] = []
@@ -89,7 +92,7 @@ async def test_in_the_foreground_the_owner_goes_last(collected: World) -> None:
 
     collected.writer.update(CONFIG_MAPS, "default", "held", release)
     await wait_all_tasks_blocked()
-    assert collected.names(REPLICA_SETS) == []
+    assert collected.names(kind) == []
     assert collected.names(CONFIG_MAPS) == ["kube-root-ca.crt"]
 
 
