@@ -15,11 +15,10 @@ from urllib.parse import quote, unquote
 
 import attrs
 
+from audit.patterns import compile_pattern
 from audit.record import Client, Event, Request, Response, Stream
 
 MASK = "***"
-# More would slow every call down; each is one search over the query.
-PATTERNS_MAX = 100
 
 # Credentials by their shape: our API keys, JWTs, kubectl's bearer subprotocol; and by a tell-tale name.
 _SECRETS = (
@@ -34,27 +33,6 @@ _SECRETS = (
 )
 
 
-class PatternError(ValueError):
-    """A configured pattern is no regular expression."""
-
-
-def compile_patterns(patterns: Sequence[str]) -> tuple[re.Pattern[str], ...]:
-    """Compile what the operator configured; raises PatternError that names the faulty one."""
-    if len(patterns) > PATTERNS_MAX:
-        raise PatternError(f"{len(patterns)} mask patterns exceed the limit of {PATTERNS_MAX}")
-    compiled = []
-    for pattern in patterns:
-        try:
-            compiled.append(re.compile(pattern, re.MULTILINE))
-        except re.error as error:
-            raise PatternError(f"mask pattern {pattern!r} is no regular expression: {error}") from error
-        if compiled[-1].search("") is not None:
-            raise PatternError(
-                f"mask pattern {pattern!r} matches the empty text, so it would mask everything"
-            )
-    return tuple(compiled)
-
-
 _SECRET_PATTERN = re.compile("|".join(_SECRETS), re.MULTILINE)
 # One of these, whatever the case, is in everything that the pattern above matches.
 _MARKS = ("hws_", "eyj", "bearer", "_token=", "client_secret=", "client_assertion=")
@@ -64,7 +42,8 @@ class Masks:
     """Masks events: secrets by their shape everywhere, the configured patterns in queries and arguments."""
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
-        self._configured = compile_patterns(patterns)
+        """Compile the patterns; raises PatternError."""
+        self._configured = tuple(compile_pattern(pattern) for pattern in patterns)
         self._all = (_SECRET_PATTERN, *self._configured)
 
     def apply(self, event: Event) -> Event:

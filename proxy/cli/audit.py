@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import CommandError, ConfigurationFaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ def list_events(
         try:
             settings = load(config)
         except ConfigError as error:
-            raise CommandError(f"the hub's configuration has faults: {error}") from error
+            raise ConfigurationFaults("hub", error.faults) from error
         data_dir, org = settings.data_dir, settings.org
     path = DataDir(data_dir).audit_file
     filters = {"agent": agent, "cluster": cluster, "since": since.isoformat() if since else None}

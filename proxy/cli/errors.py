@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import IO
 
 import click
@@ -13,3 +14,10 @@ class CommandError(click.ClickException):
     def show(self, file: IO[str] | None = None) -> None:
         """Print the line."""
         click.echo(f"hawse: {self.format_message()}", file=file, err=file is None)
+
+
+class ConfigurationFaults(CommandError):
+    """Ends the command because of its configuration: a line for each fault, since all are told at once."""
+
+    def __init__(self, whose: str, faults: Sequence[str]) -> None:
+        super().__init__("\n  ".join([f"the {whose}'s configuration has faults:", *faults]))

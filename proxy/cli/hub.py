@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import CommandError, ConfigurationFaults
 
 
 @click.command()
@@ -41,7 +41,7 @@ def hub(config_file: Path | None, verbose: bool) -> None:
     try:
         config = load(config_file)
     except ConfigError as error:
-        raise CommandError("the configuration has faults:\n  " + "\n  ".join(error.faults)) from error
+        raise ConfigurationFaults("hub", error.faults) from error
     try:
         trio.run(run_hub, config)
     except (DataDirError, StoreUnavailableError, AuditUnavailable) as error:

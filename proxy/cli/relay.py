@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import CommandError, ConfigurationFaults
 
 
 @click.command()
@@ -47,7 +47,7 @@ def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
     try:
         config = load(config_file, environment)
     except ConfigError as error:
-        raise CommandError("the configuration has faults:\n  " + "\n  ".join(error.faults)) from error
+        raise ConfigurationFaults("relay", error.faults) from error
     failure: BaseException | None = None
     try:
         trio.run(run_relay, config)

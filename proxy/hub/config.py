@@ -7,13 +7,13 @@ and how faults are told, stands in proxy.configuration.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import attrs
 
+from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.configuration import Address, ConfigError, fault_of_hub_url, read_stated
 
@@ -23,6 +23,7 @@ LISTEN = Address("127.0.0.1", 8443)
 ADMIN_LISTEN = Address("127.0.0.1", 8444)
 # Each stream may hold a window of up to 4 MiB at both ends; 10,000 of one agent would be the whole budget.
 STREAMS_PER_AGENT_MAX = 10_000
+# Each is one search over the query of every call.
 MASKS_MAX = 100
 
 
@@ -136,7 +137,7 @@ def _check_mask(patterns: tuple[str, ...]) -> list[str]:
     faults = []
     for number, pattern in enumerate(patterns, 1):
         try:
-            re.compile(pattern)
-        except re.error as error:
-            faults.append(f"number {number} is not a regular expression: {error.msg}")
+            compile_pattern(pattern)
+        except PatternError as error:
+            faults.append(f"number {number} {error}")
     return faults

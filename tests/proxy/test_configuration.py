@@ -87,7 +87,9 @@ def test_the_environment_wins_over_the_file_and_may_name_it(tmp_path: Path) -> N
     )
     assert read('name = "Ann"\nrig = "sloop"\n[harbour]\nberths = 1', tmp_path, **environment) == expected
     named = {"SHIP_CONFIG": str(tmp_path / "ship.toml"), "SHIP_NAME": "Bob"}
-    assert read_stated(Ship, "SHIP_", None, named, []) == Ship("Bob", Harbour(berths=1))
+    faults: list[str] = []
+    assert read_stated(Ship, "SHIP_", None, named, faults) == Ship("Bob", Harbour(berths=1))
+    assert faults == []
 
 
 def test_all_faults_are_told_at_once_each_with_its_path(tmp_path: Path) -> None:
@@ -117,6 +119,16 @@ def test_all_faults_are_told_at_once_each_with_its_path(tmp_path: Path) -> None:
         "name: missing",
         'rig: expected "sloop" or "ketch"',
     ]
+
+
+def test_a_required_key_is_missed_by_its_name_though_its_section_is_missing_too() -> None:
+    @attrs.frozen
+    class Fleet:
+        flagship: Ship
+
+    faults: list[str] = []
+    assert read_stated(Fleet, "FLEET_", None, {}, faults) is None
+    assert faults == ["flagship.name: missing"]
 
 
 @pytest.mark.parametrize("value", ["5", "true", "[]", "1970-01-01", "1.5"])

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import CommandError, ConfigurationFaults
 
 URL_VARIABLE = "HAWSE_ADMIN_URL"
 TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -132,7 +132,7 @@ class Reach:
         try:
             return load(self.config_file).data_dir
         except ConfigError as error:
-            raise CommandError(f"the hub's configuration has faults: {error}") from error
+            raise ConfigurationFaults("hub", error.faults) from error
 
     def client(self) -> AdminClient:
         """Find the hub; raises CommandError."""

@@ -28,7 +28,7 @@ def test_faults_of_the_configuration_are_listed(folder: Path) -> None:
     (folder / "relay.toml").write_text("mode = 1\nx = 1\n")
     result = CliRunner().invoke(relay, ["--config", str(folder / "relay.toml")], env=without_cluster())
     assert result.exit_code == 1
-    assert result.stderr.startswith("hawse: the configuration has faults:\n")
+    assert result.stderr.startswith("hawse: the relay's configuration has faults:\n")
     assert "\n  x: no such key\n" in result.stderr
 
 

@@ -94,11 +94,14 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
         admin.listen = "127.0.0.1:1"
         tls.certificate = "missing.pem"
         limits.streams_per_agent = 0
-        audit.mask = ["a+", "("]
+        audit.mask = ["a+", "(", "x*"]
         """,
         tmp_path,
     )
-    assert found[-1] == "audit.mask: number 2 is not a regular expression: missing ), unterminated subpattern"
+    assert found[-2:] == [
+        "audit.mask: number 2 is not a regular expression: missing ), unterminated subpattern",
+        "audit.mask: number 3 matches the empty text, so it would mask everything",
+    ]
     assert [line.partition(":")[0] for line in found] == [
         "org",
         "public_url",
@@ -107,7 +110,14 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
         "admin.listen",
         "limits.streams_per_agent",
         "audit.mask",
+        "audit.mask",
     ]
+
+
+def test_there_is_a_limit_to_the_patterns() -> None:
+    patterns = "\n".join(f"secret-{number}" for number in range(101))
+    with pytest.raises(ConfigError, match=r"audit\.mask: expected at most 100 regular expressions"):
+        load(None, {**ENV, "HAWSE_HUB_AUDIT_MASK": patterns})
 
 
 def test_a_misplaced_secret_is_never_repeated(tmp_path: Path) -> None:
