@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.errors import CommandError, ConfigurationFaults
+from proxy.cli.errors import ConfigurationFaults
 
 
 @click.command()
@@ -25,12 +25,9 @@ def hub(config_file: Path | None, verbose: bool) -> None:
     data under the XDG data folder, and its admin API listens on 127.0.0.1:8444. `hawse admin` on the same
     machine finds it by itself. SIGTERM stops it after a short grace for what is under way.
     """
-    import ssl
-
-    import trio
-
     from audit.store import AuditUnavailable
     from proxy.cli.logs import configure_logging
+    from proxy.cli.service import run_service
     from proxy.configuration import ConfigError
     from proxy.hub.config import load
     from proxy.hub.datadir import DataDirError
@@ -42,13 +39,4 @@ def hub(config_file: Path | None, verbose: bool) -> None:
         config = load(config_file)
     except ConfigError as error:
         raise ConfigurationFaults("hub", error.faults) from error
-    try:
-        trio.run(run_hub, config)
-    except (DataDirError, StoreUnavailableError, AuditUnavailable) as error:
-        raise CommandError(str(error)) from error
-    except ssl.SSLError as error:
-        raise CommandError(
-            f"the certificate and key of [tls] cannot be used: {error.reason or error}"
-        ) from error
-    except OSError as error:
-        raise CommandError(f"cannot run on {config.listen} and {config.admin.listen}: {error}") from error
+    run_service(run_hub, config, "hub", (DataDirError, StoreUnavailableError, AuditUnavailable, OSError))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.errors import CommandError, ConfigurationFaults
+from proxy.cli.errors import ConfigurationFaults
 
 
 @click.command()
@@ -31,9 +31,8 @@ def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
     """
     import os
 
-    import trio
-
     from proxy.cli.logs import configure_logging
+    from proxy.cli.service import run_service
     from proxy.configuration import ConfigError
     from proxy.relay.config import load
     from proxy.relay.files import FileError
@@ -48,16 +47,4 @@ def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
         config = load(config_file, environment)
     except ConfigError as error:
         raise ConfigurationFaults("relay", error.faults) from error
-    failure: BaseException | None = None
-    try:
-        trio.run(run_relay, config)
-    except* (RelayError, ClusterAccessError, FileError, OSError) as group:
-        failure = _first(group)
-    if failure is not None:
-        raise CommandError(f"the relay cannot start: {failure}") from failure
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception of a tree: what nurseries wrap on the way out."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    run_service(run_relay, config, "relay", (RelayError, ClusterAccessError, FileError, OSError))

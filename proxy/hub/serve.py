@@ -25,7 +25,6 @@ from audit.mask import Masks
 from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
-from proxy.configuration import Address
 from proxy.filelimit import raise_file_limit
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions import Administration
@@ -44,6 +43,7 @@ from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
+from proxy.listen import open_listeners
 from tunnel import Memory, StreamCode
 from tunnel.net import server_context
 
@@ -53,8 +53,6 @@ STOP_GRACE_S = 10.0
 RESTART_RETRY_MS = 2_000
 # All tunnels together: windows, ledgers and heads (PROTOCOL.md, "Memory").
 TUNNEL_MEMORY_BYTES_MAX = 512 * 1024 * 1024
-# Connections the kernel holds for us while the loop is busy.
-BACKLOG = 1024
 # With what start-up made out of the way, a collection is rare and short (8-13 % of the CPU otherwise).
 GC_THRESHOLD = 50_000
 
@@ -160,10 +158,10 @@ async def _serve(config: HubConfig, front: Front, admin: AdminFront, registry: R
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as handlers:
             async with trio.open_nursery() as accepting:
-                listeners = await _listen(config.listen)
+                listeners = await open_listeners(config.listen)
                 accept = partial(trio.serve_listeners, handler_nursery=handlers)
                 accepting.start_soon(accept, front.handle_client, listeners)
-                accepting.start_soon(accept, admin.handle_client, await _listen(config.admin.listen))
+                accepting.start_soon(accept, admin.handle_client, await open_listeners(config.admin.listen))
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(GC_THRESHOLD)
@@ -184,10 +182,6 @@ async def _serve(config: HubConfig, front: Front, admin: AdminFront, registry: R
             with trio.move_on_after(STOP_GRACE_S):
                 await front.calls.wait_idle()
             handlers.cancel_scope.cancel()
-
-
-async def _listen(address: Address) -> list[trio.SocketListener]:
-    return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
 
 
 def _certificate(config: HubConfig, data: DataDir) -> Certificate:

@@ -24,6 +24,7 @@ import trio
 from auth.tokens import issue_hello
 from proxy.configuration import Address
 from proxy.filelimit import raise_file_limit
+from proxy.listen import open_listeners
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer, watch_certificate
 from proxy.relay.exchange import Upstream
@@ -40,8 +41,6 @@ from tunnel.net import client_context
 DRAIN_S = 45.0
 # All the streams' windows, heads and ledgers (PROTOCOL.md, "Memory").
 TUNNEL_MEMORY_BYTES_MAX = 128 * 1024 * 1024
-# Connections the kernel holds for us while the loop is busy.
-BACKLOG = 1024
 
 log = logging.getLogger("hawse.relay")
 
@@ -185,7 +184,7 @@ async def _listen(
 
     Raises OSError when it cannot listen.
     """
-    listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+    listeners = await open_listeners(address)
     accepting = trio.CancelScope()
 
     async def accept() -> None:

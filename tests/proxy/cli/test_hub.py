@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from click.testing import CliRunner, Result
@@ -31,3 +32,21 @@ def test_faults_of_the_configuration_are_listed(tmp_path: Path) -> None:
     ]
     assert result.stderr.splitlines()[1].startswith("  org: ")
     assert not (tmp_path / "hub").exists()
+
+
+def test_an_address_in_use_ends_the_hub_by_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for listener in ("LISTEN", "ADMIN_LISTEN"):
+            result = run(tmp_path, **{listener: address})
+            assert result.stderr.splitlines()[-1] == (
+                f"hawse: the hub cannot run: cannot listen on {address}: Address already in use"
+            )
+            assert "Traceback" not in result.stderr
+
+
+def test_a_data_folder_that_others_can_read_ends_the_hub_by_one_line(tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir(mode=0o755)
+    result = run(tmp_path)
+    assert result.stderr.startswith("hawse: the hub cannot run: ")
+    assert "chmod 700" in result.stderr

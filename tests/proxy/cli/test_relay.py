@@ -35,7 +35,7 @@ def test_faults_of_the_configuration_are_listed(folder: Path) -> None:
 def test_a_relay_outside_a_cluster_says_what_to_do(folder: Path) -> None:
     result = CliRunner().invoke(relay, ["--config", str(folder / "relay.toml")], env=without_cluster())
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].startswith("hawse: the relay cannot start: not in a cluster")
+    assert result.stderr.splitlines()[-1].startswith("hawse: the relay cannot run: not in a cluster")
     assert "HAWSE_RELAY_KUBECONFIG" in result.stderr
 
 

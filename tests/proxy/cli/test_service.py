@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+import trio
+
+from proxy.cli.errors import CommandError
+from proxy.cli.service import run_service
+
+
+async def fail_inside(failures: list[Exception]) -> None:
+    """Fail as a service does, whose tasks stand in nurseries within nurseries."""
+
+    async def fail(failure: Exception) -> None:
+        raise failure
+
+    async with trio.open_nursery() as outer:
+        async with trio.open_nursery() as nursery:
+            for failure in failures:
+                nursery.start_soon(fail, failure)
+        outer.cancel_scope.cancel()
+
+
+def test_a_known_failure_of_any_task_is_told_in_one_line() -> None:
+    failures: list[Exception] = [OSError("the disk is full")]
+    with pytest.raises(CommandError, match=r"^the hub cannot run: the disk is full$"):
+        run_service(fail_inside, failures, "hub", (OSError, KeyError))
+
+
+def test_a_fault_of_ours_keeps_its_traceback() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        run_service(fail_inside, [OSError("the disk is full"), ZeroDivisionError()], "hub", (OSError,))
+    assert caught.group_contains(ZeroDivisionError)
+    assert not caught.group_contains(OSError)
+
+
+def test_a_service_that_ends_by_itself_ends_the_command() -> None:
+    run_service(fail_inside, [], "hub", (OSError,))
