@@ -22,22 +22,28 @@ def client(world: World) -> RawClient:
     return RawClient(world, "tunnel")
 
 
-def test_two_hundred_gets_at_once(client: RawClient) -> None:
-    token = client.token()
-    answers = parallel(200, lambda _: get(client, token, POD_PATH))
-    assert {status for status, _ in answers} == {200}
-
-
-def test_a_hundred_watches_each_see_a_change(world: World, client: RawClient) -> None:
+def test_two_hundred_gets_a_hundred_watches_and_fifty_execs_at_once(world: World, client: RawClient) -> None:
     token = client.token()
     created = world.kubectl("tunnel", "create", "configmap", "watched-by-many", "--from-literal=a=0")
     assert created.code == 0, created.err
     selector = "fieldSelector=metadata.name%3Dwatched-by-many"
-    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps?watch=1&{selector}"
+    watched = f"/api/v1/namespaces/{NAMESPACE}/configmaps?watch=1&{selector}"
+
+    def get_or_execute(number: int) -> tuple[object, bytes]:
+        if number % 5:
+            return get(client, token, POD_PATH)[0], b""
+        out, status = execute(client, token, "echo", f"I am {number}")
+        return status["status"], out
 
     with ExitStack() as stack:
-        watches = [stack.enter_context(streaming(client, token, path)) for _ in range(100)]
+        watches = [stack.enter_context(streaming(client, token, watched)) for _ in range(100)]
         assert {watch.status for watch in watches} == {200}
+
+        results = parallel(250, get_or_execute)
+        for number, (status, out) in enumerate(results):
+            expected = (200, b"") if number % 5 else ("Success", f"I am {number}\n".encode())
+            assert (status, out) == expected
+
         patch = json.dumps({"data": {"a": "changed"}})
         patched = world.kubectl("tunnel", "patch", "configmap", "watched-by-many", "-p", patch)
         assert patched.code == 0, patched.err
@@ -49,15 +55,6 @@ def test_a_hundred_watches_each_see_a_change(world: World, client: RawClient) ->
             return False
 
         assert all(parallel(100, see_change))
-
-
-def test_fifty_execs_at_once(client: RawClient) -> None:
-    token = client.token()
-    results = parallel(50, lambda number: execute(client, token, "echo", f"I am {number}"))
-    for number, result in enumerate(results):
-        out, status = result
-        assert out == f"I am {number}\n".encode()
-        assert status["status"] == "Success"
 
 
 def test_a_reader_that_stops_stalls_only_itself(world: World, client: RawClient) -> None:
