@@ -19,6 +19,7 @@ from tests.system.world import NAMESPACE, World
 
 DEADLINE_S = 20.0
 WEBSOCKET_KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+V5 = "Sec-WebSocket-Protocol: v5.channel.k8s.io"
 # What RFC 6455 makes of that key.
 WEBSOCKET_ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 

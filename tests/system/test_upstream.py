@@ -16,6 +16,7 @@ import pytest
 from tests.fakes.apiserver import TOKEN, Exchange, refusal
 from tests.system.chain import Chain
 from tests.system.raw import (
+    V5,
     WEBSOCKET_ACCEPT,
     WEBSOCKET_KEY,
     Answer,
@@ -30,7 +31,6 @@ pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 # What "at once" means in the conformance list, with room for a machine that is busy with other tests.
 SOON_S = 1.0
 BUSY_S = 1.0
-V5 = "Sec-WebSocket-Protocol: v5.channel.k8s.io"
 SWITCH = (
     "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     f"Sec-WebSocket-Accept: {WEBSOCKET_ACCEPT}\r\nSec-WebSocket-Protocol: v5.channel.k8s.io\r\n\r\n"
