@@ -35,9 +35,9 @@ def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
     from proxy.cli.service import run_service
     from proxy.configuration import ConfigError
     from proxy.relay.config import load
-    from proxy.relay.files import FileError
     from proxy.relay.serve import RelayError, run_relay
     from proxy.relay.serviceaccount import ClusterAccessError
+    from proxy.watched import FileError
 
     configure_logging(verbose=verbose)
     environment = dict(os.environ)

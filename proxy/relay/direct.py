@@ -14,7 +14,6 @@ import logging
 import re
 import socket
 import ssl
-from pathlib import Path
 
 import attrs
 import trio
@@ -24,11 +23,11 @@ from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.relay.exchange import Upstream, describe
-from proxy.relay.files import FileError, WatchedFile
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.rewrite import failure_header
 from proxy.status import failure_response, status_response
-from tunnel.net import peer_address, server_context, tune, wrap_server
+from proxy.watched import WatchedFile
+from tunnel.net import peer_address, tune, wrap_server
 
 log = logging.getLogger("hawse.relay")
 
@@ -104,22 +103,6 @@ class DirectServer:
                 if stranger.inside:
                     await connection.aclose()
                     return
-
-
-def watch_certificate(certificate: Path, key: Path) -> WatchedFile[ssl.SSLContext]:
-    """The listener's certificate and key, read again when the certificate's file changes.
-
-    Raises FileError.
-    """
-
-    def load(_: bytes) -> ssl.SSLContext:
-        try:
-            return server_context(certificate, key)
-        except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "reason", None) or error.strerror or "not a certificate and its key"
-            raise FileError(f"cannot be used with the key {key}: {reason}") from error
-
-    return WatchedFile(certificate, load)
 
 
 def bind_to_peer(tcp: trio.SocketStream) -> None:

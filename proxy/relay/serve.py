@@ -26,13 +26,14 @@ from proxy.configuration import Address
 from proxy.filelimit import raise_file_limit
 from proxy.listen import open_listeners
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
-from proxy.relay.direct import DirectServer, watch_certificate
+from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
 from proxy.relay.health import HealthServer
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
+from proxy.watched import watch_certificate
 from tunnel import Hello, Memory, Session, StreamCode
 from tunnel.dialer import DialerConfig, run_dialer
 from tunnel.net import client_context

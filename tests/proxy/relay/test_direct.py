@@ -1,20 +1,16 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from pathlib import Path
 
 import pytest
 import trio
-import trustme
 from trio.testing import MockClock
 
 from proxy import gate
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.relay import direct
-from proxy.relay.direct import watch_certificate
-from proxy.relay.files import FileError
 from proxy.rewrite import FAILURE_HEADER
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import DirectWay, direct_way, fresh, inner
@@ -188,36 +184,3 @@ async def test_the_kernel_gives_a_lost_hub_up_within_the_bound() -> None:
     assert accepted.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == direct.CUT_S * 1000
     for stream in (client, accepted, listener):
         await stream.aclose()
-
-
-def write_certificate(folder: Path) -> tuple[Path, Path, trustme.CA]:
-    authority = trustme.CA()
-    issued = authority.issue_cert("127.0.0.1")
-    pem, key = folder / "tls.crt", folder / "tls.key"
-    key.write_bytes(issued.private_key_pem.bytes())
-    pem.write_bytes(issued.cert_chain_pems[0].bytes())
-    return pem, key, authority
-
-
-def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -> None:
-    pem, key, _ = write_certificate(tmp_path)
-    watched = watch_certificate(pem, key)
-    before = watched.current()
-    assert isinstance(before, ssl.SSLContext)
-    write_certificate(tmp_path)
-    after = watched.refresh()
-    assert after is not before
-    pem.write_text("nothing")
-    assert watched.refresh() is after
-
-
-def test_a_certificate_without_its_key_is_a_clear_error(tmp_path: Path) -> None:
-    pem, key, _ = write_certificate(tmp_path)
-    other = tmp_path / "other"
-    other.mkdir()
-    _, wrong, _ = write_certificate(other)
-    with pytest.raises(FileError, match=r"tls\.crt: cannot be used with the key .*tls\.key"):
-        watch_certificate(pem, wrong)
-    key.unlink()
-    with pytest.raises(FileError, match="cannot be used with the key"):
-        watch_certificate(pem, key)

@@ -9,7 +9,7 @@ import trustme
 import yaml
 
 from proxy.relay.serviceaccount import ClusterAccessError, from_kubeconfig, in_cluster
-from tests.proxy.relay.test_files import mount, swap
+from tests.proxy.test_watched import mount, swap
 
 CA_PEM = trustme.CA().cert_pem.bytes()
 

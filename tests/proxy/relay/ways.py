@@ -24,7 +24,7 @@ from auth.principal import Principal
 from proxy.exchange import ByteStream, Failure, OutboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
-from proxy.relay.direct import DirectServer, watch_certificate
+from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import ClusterAccess
@@ -32,6 +32,7 @@ from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from proxy.rewrite import direct_request_head, failure_of
 from proxy.tunnelled import TunnelOutbound
+from proxy.watched import watch_certificate
 from tunnel import Hello, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net import client_context, open_tls
 

@@ -1,4 +1,4 @@
-"""Files that somebody else replaces while the relay runs: tokens, CA bundles, certificates.
+"""Files that somebody else replaces while we run: tokens, CA bundles, certificates.
 
 Kubernetes swaps a symbolic link under them, so a file is reopened by its path and never held open. The path
 is looked at once a second at most, by `stat`, and read only when something about it changed.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import logging
 import os
+import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-log = logging.getLogger("hawse.relay")
+from tunnel.net import server_context
+
+_log = logging.getLogger("hawse.files")
 
 # Between two looks at a file on the hot path. The old token stays good for minutes after a rotation.
 STAT_INTERVAL_S = 1.0
@@ -60,11 +63,11 @@ class WatchedFile(Generic[_Value]):
             if stamp != self._stamp:
                 self._value = self._read()
                 self._stamp = stamp
-                log.info("read %s again, it has changed", self.path)
+                _log.info("read %s again, it has changed", self.path)
             self._fault = ""
         except FileError as error:
             if str(error) != self._fault:
-                log.warning("%s; its last good content stays in use", error)
+                _log.warning("%s; its last good content stays in use", error)
                 self._fault = str(error)
         return self._value
 
@@ -88,3 +91,19 @@ class WatchedFile(Generic[_Value]):
             return self._parse(raw)
         except FileError as error:
             raise FileError(f"{self.path}: {error}") from error
+
+
+def watch_certificate(certificate: Path, key: Path) -> WatchedFile[ssl.SSLContext]:
+    """The listener's certificate and key, read again when the certificate's file changes.
+
+    Raises FileError.
+    """
+
+    def load(_: bytes) -> ssl.SSLContext:
+        try:
+            return server_context(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            reason = getattr(error, "reason", None) or error.strerror or "not a certificate and its key"
+            raise FileError(f"cannot be used with the key {key}: {reason}") from error
+
+    return WatchedFile(certificate, load)

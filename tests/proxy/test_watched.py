@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 
-from proxy.relay import files
-from proxy.relay.files import FileError, WatchedFile
+from proxy import watched
+from proxy.watched import FileError, WatchedFile, watch_certificate
 
 
 def mount(folder: Path, content: dict[str, bytes]) -> None:
@@ -90,7 +92,40 @@ def test_the_first_read_must_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_bytes(b"")
     with pytest.raises(FileError, match="token: nothing in it"):
         WatchedFile(path, parse_text)
-    monkeypatch.setattr(files, "FILE_BYTES_MAX", 3)
+    monkeypatch.setattr(watched, "FILE_BYTES_MAX", 3)
     path.write_bytes(b"four")
     with pytest.raises(FileError, match="larger than 3 bytes"):
         WatchedFile(path, parse_text)
+
+
+def write_certificate(folder: Path) -> tuple[Path, Path, trustme.CA]:
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    pem, key = folder / "tls.crt", folder / "tls.key"
+    key.write_bytes(issued.private_key_pem.bytes())
+    pem.write_bytes(issued.cert_chain_pems[0].bytes())
+    return pem, key, authority
+
+
+def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -> None:
+    pem, key, _ = write_certificate(tmp_path)
+    file = watch_certificate(pem, key)
+    before = file.current()
+    assert isinstance(before, ssl.SSLContext)
+    write_certificate(tmp_path)
+    after = file.refresh()
+    assert after is not before
+    pem.write_text("nothing")
+    assert file.refresh() is after
+
+
+def test_a_certificate_without_its_key_is_a_clear_error(tmp_path: Path) -> None:
+    pem, key, _ = write_certificate(tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    _, wrong, _ = write_certificate(other)
+    with pytest.raises(FileError, match=r"tls\.crt: cannot be used with the key .*tls\.key"):
+        watch_certificate(pem, wrong)
+    key.unlink()
+    with pytest.raises(FileError, match="cannot be used with the key"):
+        watch_certificate(pem, key)
