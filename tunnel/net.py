@@ -133,10 +133,12 @@ def client_context(ca_pem: str | None = None) -> ssl.SSLContext:
 def server_context(cert: str | os.PathLike[str], key: str | os.PathLike[str]) -> ssl.SSLContext:
     """Return a context for a server with the certificate chain and private key in two PEM files.
 
-    Raises OSError when a file cannot be read and ssl.SSLError when they do not fit.
+    Raises OSError when a file cannot be read and ssl.SSLError when they do not fit, or when the key is
+    encrypted.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
+    # With no password at all OpenSSL asks the terminal for one, and the whole process waits for it.
+    context.load_cert_chain(cert, key, password="")
     return context
 
 

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import socket
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
+from cryptography.hazmat.primitives import serialization
 from trio.testing import memory_stream_pair
 
 from tests.tunnel.certificates import ca_pem, contexts, server_files
@@ -138,3 +141,26 @@ async def test_any_certificate_in_the_ca_file_is_an_anchor() -> None:
     async with tls_echo(contexts()[1]) as port:
         tls = await open_tls("localhost", port, leaf_only)
         await tls.aclose()
+
+
+def test_an_encrypted_key_is_refused_instead_of_asking_for_its_password(tmp_path: Path) -> None:
+    certificate, key = server_files()
+    private = serialization.load_pem_private_key(key.read_bytes(), None)
+    encrypted = tmp_path / "key.pem"
+    encrypted.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    load = "import sys, tunnel.net; tunnel.net.server_context(*sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", load, certificate, encrypted],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "pass phrase" not in done.stderr
+    assert "SSLError" in done.stderr
