@@ -1,4 +1,4 @@
-"""What holds for every test: how long hypothesis looks. HYPOTHESIS_PROFILE=deep looks a hundred times longer."""
+"""How long hypothesis looks, in every test: HYPOTHESIS_PROFILE=deep looks a hundred times longer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# A shared machine makes any deadline per example a coin toss, so there is none; pytest-timeout ends what hangs.
+# A shared machine makes any deadline per example a coin toss, so there is none; pytest-timeout ends a hang.
 _SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
 settings.register_profile("fast", max_examples=30, deadline=None, suppress_health_check=_SLOW_IS_FINE)
 settings.register_profile("deep", max_examples=3000, deadline=None, suppress_health_check=_SLOW_IS_FINE)
