@@ -27,10 +27,8 @@ def test_a_known_failure_of_any_task_is_told_in_one_line() -> None:
 
 
 def test_a_fault_of_ours_keeps_its_traceback() -> None:
-    with pytest.raises(ExceptionGroup) as caught:
+    with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         run_service(fail_inside, [OSError("the disk is full"), ZeroDivisionError()], "hub", (OSError,))
-    assert caught.group_contains(ZeroDivisionError)
-    assert not caught.group_contains(OSError)
 
 
 def test_a_service_that_ends_by_itself_ends_the_command() -> None:
