@@ -321,7 +321,6 @@ def test_create_token_brings_a_token(world: World) -> None:
     assert re.fullmatch(rb"[\w.-]{40,}\n?", done.out)
 
 
-@pytest.mark.real_cluster
 def test_a_stale_hash_of_a_schema_is_redirected_under_the_clusters_own_prefix(world: World) -> None:
     client = RawClient(world, "tunnel")
     answer = client.get("/openapi/v3/api/v1?hash=stale")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.demo.processes import Daemons, DemoError, free_port, undisturbed
+from sandbox.demo.processes import Daemon, Daemons, DemoError, free_port, undisturbed
 
 WAITS = "import time; print('it is up', flush=True); time.sleep(600)"
 
@@ -31,7 +31,7 @@ def test_one_that_ends_early_is_told_by_its_last_line(tmp_path: Path) -> None:
 
 
 def test_all_end_though_the_block_fails(tmp_path: Path) -> None:
-    started = []
+    started: list[Daemon] = []
 
     def fail() -> None:
         with Daemons(tmp_path) as daemons:
