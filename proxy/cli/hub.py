@@ -33,10 +33,12 @@ def hub(config_file: Path | None, verbose: bool) -> None:
     from proxy.hub.datadir import DataDirError
     from proxy.hub.errors import StoreUnavailableError
     from proxy.hub.serve import run_hub
+    from proxy.watched import FileError
 
     configure_logging(verbose=verbose)
     try:
         config = load(config_file)
     except ConfigError as error:
         raise ConfigurationFaults("hub", error.faults) from error
-    run_service(run_hub, config, "hub", (DataDirError, StoreUnavailableError, AuditUnavailable, OSError))
+    known = DataDirError, FileError, StoreUnavailableError, AuditUnavailable, OSError
+    run_service(run_hub, config, "hub", known)

@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from auth.apikey import hash as hash_key
 from proxy.asgi import serve_connection
+from proxy.hub.certificate import Certificate
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.directory import Directory
@@ -84,7 +85,7 @@ class AdminFront:
     """Serves the admin API's connections."""
 
     app: Starlette
-    context: ssl.SSLContext
+    certificate: Certificate
     connections: int = 0
 
     async def handle_client(self, tcp: trio.SocketStream) -> None:
@@ -95,7 +96,7 @@ class AdminFront:
             return
         self.connections += 1
         host, _, port = peer_address(tcp).rpartition(":")
-        tls = wrap_server(tcp, self.context)
+        tls = wrap_server(tcp, self.certificate.context)
         try:
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()

@@ -8,7 +8,6 @@ make the hub hold. Afterwards the agent's own limits count.
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Callable
 
 import attrs
@@ -22,6 +21,7 @@ from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub.calls import PREFIX, Calls
+from proxy.hub.certificate import Certificate
 from proxy.hub.relays import RelayEndpoint, ReplayedHelloError
 from proxy.hub.token import Answer, TokenEndpoint
 from proxy.hub.trail import Trail
@@ -40,7 +40,7 @@ _log = logging.getLogger("hawse.hub")
 class Front:
     """Routes the requests of the public listener."""
 
-    context: ssl.SSLContext
+    certificate: Certificate
     calls: Calls
     relays: RelayEndpoint
     tokens: TokenEndpoint
@@ -60,7 +60,7 @@ class Front:
             _log.warning("turned away a connection: %s", error)
             await trio.aclose_forcefully(tcp)
             return
-        tls = wrap_server(tcp, self.context)
+        tls = wrap_server(tcp, self.certificate.context)
         try:
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()

@@ -7,7 +7,6 @@ the recorder is the last to close, since each of the others has something to say
 
 from __future__ import annotations
 
-import datetime
 import gc
 import logging
 import signal
@@ -15,9 +14,7 @@ import time
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 
-import attrs
 import trio
 
 from audit.ids import new_eid
@@ -32,9 +29,9 @@ from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, not
 from proxy.hub.api import admin_app
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
+from proxy.hub.certificate import Certificate
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir
-from proxy.hub.devca import ensure_certificate
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.front import Front
@@ -45,7 +42,6 @@ from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.listen import open_listeners
 from tunnel import Memory, StreamCode
-from tunnel.net import server_context
 
 # How long what is under way may go on after SIGTERM, before its connections are cut.
 STOP_GRACE_S = 10.0
@@ -59,19 +55,11 @@ GC_THRESHOLD = 50_000
 _log = logging.getLogger("hawse.hub")
 
 
-@attrs.frozen
-class Certificate:
-    """The hub's certificate and key, and the CA that others need to verify it where it is no public one."""
-
-    certificate: Path
-    key: Path
-    ca_pem: str | None
-
-
 async def run_hub(config: HubConfig) -> None:
     """Run the hub until SIGTERM or SIGINT.
 
-    Raises DataDirError, StoreUnavailableError, AuditUnavailable, or OSError when it cannot listen.
+    Raises, some from within exception groups, DataDirError, FileError, StoreUnavailableError and
+    AuditUnavailable, and OSError when it cannot listen.
     """
     raise_file_limit()
     data = DataDir.open(config.data_dir)
@@ -81,8 +69,7 @@ async def run_hub(config: HubConfig) -> None:
     async with AsyncExitStack() as stack:
         stack.enter_context(data.locked())
         keys, pepper = data.signing_keys(), data.pepper()
-        certificate = _certificate(config, data)
-        context = server_context(certificate.certificate, certificate.key)
+        certificate = Certificate.open(config, data, time.time)
         masks = Masks(config.audit.mask)
         store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
         stack.callback(store.close)
@@ -92,9 +79,11 @@ async def run_hub(config: HubConfig) -> None:
         )
         recorder.complete(trail.hub(Kind.HUB_STARTED, software))
         await ensure_local_token(data, directory, pepper)
-        write_endpoint(config, data, certificate.certificate)
+        tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
+        tell_endpoint()
         registry = Registry()
         async with trio.open_nursery() as upkeep:
+            upkeep.start_soon(certificate.keep_current, tell_endpoint)
             upkeep.start_soon(directory.run_use_writer)
             upkeep.start_soon(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S)
             direct = DirectRelays(keys=keys, issuer=config.public_url, new_id=new_eid, nursery=upkeep)
@@ -130,7 +119,7 @@ async def run_hub(config: HubConfig) -> None:
                 clock=time.time,
             )
             front = Front(
-                context=context,
+                certificate=certificate,
                 calls=calls,
                 relays=relays,
                 tokens=tokens,
@@ -148,7 +137,7 @@ async def run_hub(config: HubConfig) -> None:
                 operations=LiveRelays(registry, time.time),
             )
             app = admin_app(administration, recorder, metrics, time.time)
-            await _serve(config, front, AdminFront(app, context), registry)
+            await _serve(config, front, AdminFront(app, certificate), registry)
             upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
 
@@ -182,13 +171,3 @@ async def _serve(config: HubConfig, front: Front, admin: AdminFront, registry: R
             with trio.move_on_after(STOP_GRACE_S):
                 await front.calls.wait_idle()
             handlers.cancel_scope.cancel()
-
-
-def _certificate(config: HubConfig, data: DataDir) -> Certificate:
-    """The operator's certificate, or one of the development CA."""
-    if config.tls.certificate is not None and config.tls.key is not None:
-        return Certificate(config.tls.certificate, config.tls.key, None)
-    now = datetime.datetime.now(datetime.UTC)
-    files = ensure_certificate(data.tls_dir, (config.public_host,), now)
-    _log.warning("no certificate is configured: using one of a development CA, %s", files.ca)
-    return Certificate(files.certificate, files.key, files.ca.read_text())

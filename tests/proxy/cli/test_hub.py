@@ -50,3 +50,10 @@ def test_a_data_folder_that_others_can_read_ends_the_hub_by_one_line(tmp_path: P
     result = run(tmp_path)
     assert result.stderr.startswith("hawse: the hub cannot run: ")
     assert "chmod 700" in result.stderr
+
+
+def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    for name in ("hub.pem", "hub.key"):
+        (tmp_path / name).write_text("nothing")
+    result = run(tmp_path, TLS_CERTIFICATE=str(tmp_path / "hub.pem"), TLS_KEY=str(tmp_path / "hub.key"))
+    assert result.stderr.startswith(f"hawse: the hub cannot run: {tmp_path / 'hub.pem'}: cannot be used with")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import socket
 import time
@@ -23,13 +22,12 @@ from proxy.configuration import Address
 from proxy.hub.actions import Administration
 from proxy.hub.adminfront import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.api import admin_app
+from proxy.hub.certificate import Certificate
 from proxy.hub.config import AdminConfig, HubConfig
 from proxy.hub.datadir import DataDir
-from proxy.hub.devca import ServerCertificate, ensure_certificate
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo
-from tunnel.net import server_context
 
 
 @attrs.define
@@ -45,7 +43,7 @@ class Hub:
     data: DataDir
     directory: Directory
     live: Live
-    certificate: ServerCertificate
+    ca: Path
     url: str
 
     async def run(self, *args: str, stdin: str = "", env: dict[str, str] | None = None) -> Result:
@@ -80,7 +78,8 @@ class Hub:
 async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
     data = DataDir.open(tmp_path / "hub")
     keys, pepper = data.signing_keys(), data.pepper()
-    certificate = ensure_certificate(data.tls_dir, ("hub.example",), datetime.datetime.now(datetime.UTC))
+    settings = HubConfig(public_url="https://hub.example", data_dir=data.path)
+    certificate = Certificate.open(settings, data, time.time)
     live = Live()
     store = AuditStore(data.audit_file, Masks([]))
     try:
@@ -92,21 +91,21 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
                     keys=lambda: keys,
                     pepper=pepper,
                     public_url="https://hub.example",
-                    hub_ca_pem=certificate.ca.read_text(),
+                    hub_ca_pem=certificate.ca_pem,
                     version="0.1.0",
                     operations=live,
                 )
                 app = admin_app(administration, recorder, hub_metrics(directory, live), time.time)
-                front = AdminFront(app, server_context(certificate.certificate, certificate.key))
+                front = AdminFront(app, certificate)
                 async with trio.open_nursery() as nursery:
                     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
                     sock = listeners[0].socket
                     assert sock.family == socket.AF_INET
                     port = sock.getsockname()[1]
-                    config = HubConfig(admin=AdminConfig(Address("127.0.0.1", port)), data_dir=data.path)
-                    write_endpoint(config, data, certificate.certificate)
+                    config = attrs.evolve(settings, admin=AdminConfig(Address("127.0.0.1", port)))
+                    write_endpoint(config, data, certificate.chain)
                     nursery.start_soon(trio.serve_listeners, front.handle_client, listeners)
-                    yield Hub(data, directory, live, certificate, f"https://127.0.0.1:{port}")
+                    yield Hub(data, directory, live, data.tls_dir / "ca.pem", f"https://127.0.0.1:{port}")
                     nursery.cancel_scope.cancel()
     finally:
         store.close()

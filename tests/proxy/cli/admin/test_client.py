@@ -50,7 +50,7 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
         "HAWSE_HUB_DATA_DIR": str(tmp_path / "none"),
         "HAWSE_ADMIN_URL": url,
         "HAWSE_ADMIN_TOKEN": token,
-        "HAWSE_ADMIN_CA": str(hub.certificate.ca),
+        "HAWSE_ADMIN_CA": str(hub.ca),
     }
     await hub.ok("team", "list", env=env)
     assert "HAWSE_ADMIN_CA" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_CA": ""})

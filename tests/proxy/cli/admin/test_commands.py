@@ -38,7 +38,7 @@ async def test_enrolling_from_nothing_tells_each_next_step(hub: Hub) -> None:
     assert "hawse admin cluster rbac prod | kubectl apply -f -" in added.stderr
     assert key not in added.stderr
     ca = await hub.ok("hub", "ca")
-    assert ca.stdout == hub.certificate.ca.read_text()
+    assert ca.stdout == hub.ca.read_text()
 
 
 async def test_a_cluster_is_printed_as_manifests_that_kubectl_can_read(hub: Hub) -> None:
@@ -83,7 +83,7 @@ async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tm
     cluster = hub.directory.current.clusters_by_name["prod"]
     assert isinstance(relay.way, relay_config.TunnelDial)
     assert relay.way.key.public == cluster.relay_keys[0]
-    assert relay.way.hub_ca_pem == hub.certificate.ca.read_text()
+    assert relay.way.hub_ca_pem == hub.ca.read_text()
     assert (relay.cluster_id, relay.hub_url) == (cluster.id, "https://hub.example")
     assert relay.kubeconfig == tmp_path / "kube config"
     assert [key.kid for key in relay.hub_keys] == [hub.data.signing_keys().active.kid]
@@ -91,7 +91,7 @@ async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tm
 
 async def test_a_direct_relay_gets_files_without_a_key(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "relay"
-    ca = ["--relay-ca", str(hub.certificate.ca)]
+    ca = ["--relay-ca", str(hub.ca)]
     url = ["--mode", "direct", "--relay-url", "https://127.0.0.1:9443"]
     refusal = await hub.fails("cluster", "add", "edge", *url, *ca, "--output-dir", str(folder))
     assert "--allow-private-address" in refusal
@@ -104,7 +104,7 @@ async def test_a_direct_relay_gets_files_without_a_key(hub: Hub, tmp_path: Path)
     cluster = hub.directory.current.clusters_by_name["edge"]
     assert (cluster.relay_url, cluster.relay_ca_pem) == (
         "https://127.0.0.1:9443",
-        hub.certificate.ca.read_text(),
+        hub.ca.read_text(),
     )
 
 
@@ -297,7 +297,7 @@ async def test_bad_labels_and_owners(hub: Hub) -> None:
 
 async def test_a_ca_by_hand_takes_the_hubs_place(hub: Hub, tmp_path: Path) -> None:
     other = tmp_path / "ca.pem"
-    other.write_text(hub.certificate.ca.read_text() * 2)
+    other.write_text(hub.ca.read_text() * 2)
     await hub.ok("cluster", "add", "prod", "--hub-ca", str(other), "--output-dir", str(tmp_path / "relay"))
     assert (tmp_path / "relay" / "hub-ca.pem").read_text() == other.read_text()
     assert KeySet.from_jwks((tmp_path / "relay" / "hub-keys.json").read_text())

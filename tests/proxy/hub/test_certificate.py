@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trustme
+from starlette.applications import Starlette
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from proxy.hub.adminfront import AdminFront, write_endpoint
+from proxy.hub.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
+from proxy.hub.config import HubConfig, TLSConfig
+from proxy.hub.datadir import DataDir, DataDirError
+from proxy.watched import FileError
+from tunnel.net import client_context
+
+AUTHORITY = trustme.CA()
+AUTHORITY_PEM = AUTHORITY.cert_pem.bytes().decode()
+DAY_S = 24 * 3600.0
+# The files are read on a thread, which a few handshakes may outrun.
+ATTEMPTS = 200
+
+
+def write_pair(folder: Path) -> TLSConfig:
+    """Put another certificate and its key where the operator's stand."""
+    leaf = AUTHORITY.issue_cert("localhost")
+    files = TLSConfig(folder / "hub.pem", folder / "hub.key")
+    assert files.certificate is not None
+    assert files.key is not None
+    files.key.write_bytes(leaf.private_key_pem.bytes())
+    files.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
+    return files
+
+
+@asynccontextmanager
+async def shown_by(certificate: Certificate, tell: Callable[[], None]) -> AsyncIterator[Handshake]:
+    """A listener that shows the certificate, kept current; yields what makes a handshake with it."""
+    front = AdminFront(Starlette(), certificate)
+    async with trio.open_nursery() as nursery:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(partial(trio.serve_listeners, front.handle_client, [listener]))
+        nursery.start_soon(certificate.keep_current, tell)
+        await wait_all_tasks_blocked()
+        yield Handshake(listener.socket.getsockname()[1])
+        nursery.cancel_scope.cancel()
+
+
+class Handshake:
+    """Makes handshakes, and says which certificate they showed."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    async def __call__(self, ca_pem: str | None = AUTHORITY_PEM) -> str:
+        """The certificate that a client which trusts the CA is shown."""
+        tcp = await trio.open_tcp_stream("127.0.0.1", self.port)
+        async with trio.SSLStream(tcp, client_context(ca_pem), server_hostname="localhost") as tls:
+            await tls.do_handshake()
+            der = tls.getpeercert(binary_form=True)
+            assert isinstance(der, bytes)
+            with trio.move_on_after(0):  # no farewell: the peer waits for a request
+                await tls.aclose()
+            return ssl.DER_cert_to_PEM_cert(der)
+
+    async def until_another(self, than: str, clock: MockClock, ca_pem: str | None = AUTHORITY_PEM) -> str:
+        """Let one check after another come, until a handshake shows another certificate."""
+        for _ in range(ATTEMPTS):
+            clock.jump(CHECK_EVERY_S)
+            if (shown := await self(ca_pem)) != than:
+                return shown
+        raise AssertionError("the certificate has not changed")
+
+    async def until_logged(self, text: str, log: pytest.LogCaptureFixture, clock: MockClock) -> None:
+        """Let one check after another come, until the log says why nothing else may be shown."""
+        for _ in range(ATTEMPTS):
+            if text in log.text:
+                return
+            clock.jump(CHECK_EVERY_S)
+            await self()
+        raise AssertionError(f"the log does not say {text}")
+
+
+async def test_a_renewed_certificate_is_shown_without_a_restart(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    config = HubConfig(tls=write_pair(tmp_path), data_dir=data.path)
+    certificate = Certificate.open(config, data, time.time)
+    assert certificate.ca_pem is None
+    async with shown_by(certificate, partial(write_endpoint, config, data, certificate.chain)) as shake:
+        before = await shake()
+        write_pair(tmp_path)
+        assert await shake() == before
+        after = await shake.until_another(before, mock_clock)
+        endpoint = data.admin_endpoint()
+        assert endpoint is not None
+        # What `hawse admin` on this machine expects: that very certificate.
+        assert endpoint.certificate_pem == after
+
+
+async def test_the_development_certificate_is_renewed_before_its_end(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    config = HubConfig(data_dir=data.path)
+    # The hub started 340 days ago; its certificate is good for 25 days more.
+    now = time.time() - 340 * DAY_S
+    certificate = Certificate.open(config, data, lambda: now)
+    async with shown_by(certificate, lambda: None) as shake:
+        before = await shake(certificate.ca_pem)
+        now = time.time()
+        for _ in range(20):  # not at each look, but daily
+            mock_clock.jump(CHECK_EVERY_S)
+            assert await shake(certificate.ca_pem) == before
+        mock_clock.jump(RENEW_EVERY_S)
+        await shake.until_another(before, mock_clock, certificate.ca_pem)
+
+
+async def test_a_pair_that_does_not_fit_is_not_shown_until_it_does(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    tls = write_pair(tmp_path)
+    assert tls.key is not None
+    certificate = Certificate.open(HubConfig(tls=tls, data_dir=data.path), data, time.time)
+    async with shown_by(certificate, lambda: None) as shake:
+        before = await shake()
+        old_key = tls.key.read_bytes()
+        write_pair(tmp_path)
+        new_key = tls.key.read_bytes()
+        tls.key.write_bytes(old_key)
+        await shake.until_logged("cannot be used with the key", caplog, mock_clock)
+        assert await shake() == before
+        tls.key.write_bytes(new_key)
+        await shake.until_another(before, mock_clock)
+
+
+async def test_nothing_new_is_shown_that_the_admin_commands_would_not_expect(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    certificate = Certificate.open(HubConfig(tls=write_pair(tmp_path), data_dir=data.path), data, time.time)
+    full = True
+
+    def tell() -> None:
+        if full:
+            raise DataDirError("the disk is full")
+
+    async with shown_by(certificate, tell) as shake:
+        before = await shake()
+        write_pair(tmp_path)
+        await shake.until_logged("the disk is full", caplog, mock_clock)
+        assert await shake() == before
+        full = False
+        await shake.until_another(before, mock_clock)
+
+
+def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    tls = write_pair(tmp_path)
+    assert tls.certificate is not None
+    tls.certificate.write_text("nothing")
+    with pytest.raises(FileError, match=r"hub\.pem: cannot be used with the key"):
+        Certificate.open(HubConfig(tls=tls, data_dir=data.path), data, time.time)
