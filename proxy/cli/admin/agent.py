@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from proxy.cli.admin.client import AdminClient, Object, Reach
 from proxy.cli.admin.output import (
+    confirm,
     field,
     json_option,
     listed,
@@ -20,6 +19,7 @@ from proxy.cli.admin.output import (
     since,
     text,
     texts,
+    yes_option,
 )
 
 
@@ -35,9 +35,6 @@ def agent() -> None:
 def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
     """List the agents."""
     agents = objects(reach.client().get("agents", retired=str(retired).lower()), "agents")
-    if as_json:
-        print_json([*agents])
-        return
     columns = [
         ("AGENT", field("name")),
         ("STATE", field("state")),
@@ -46,7 +43,12 @@ def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
         ("OWNER", field("owner")),
         ("LAST USED", since("last_used_at")),
     ]
-    print_table(agents, columns, empty="no agents yet: hawse admin agent add NAME --owner WHO --team TEAM")
+    print_table(
+        agents,
+        columns,
+        as_json=as_json,
+        empty="no agents yet: hawse admin agent add NAME --owner WHO --team TEAM",
+    )
 
 
 @agent.command("add")
@@ -77,9 +79,6 @@ def add_agent(reach: Reach, /, name: str, owner: str, teams: tuple[str, ...], as
 def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
     """Show an agent with its API keys (their first characters)."""
     found = reach.client().get("agents", name)
-    if as_json:
-        print_json(found)
-        return
     print_fields(
         found,
         [
@@ -93,9 +92,11 @@ def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
             ("created", since("created_at")),
             ("last used", since("last_used_at")),
         ],
+        as_json=as_json,
     )
-    click.echo()
-    _print_keys(objects(found, "keys"))
+    if not as_json:
+        click.echo()
+        _print_keys(objects(found, "keys"), as_json=False)
 
 
 @agent.command("teams")
@@ -141,12 +142,11 @@ def unlock_agent(reach: Reach, /, name: str) -> None:
 
 @agent.command("remove")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.pass_obj
 def remove_agent(reach: Reach, /, name: str, yes: bool) -> None:
     """Remove an agent for good: its keys end, and its name is never given again."""
-    if not yes and sys.stdin.isatty():
-        click.confirm(f"Remove agent {name} for good? Its name can never be used again", abort=True, err=True)
+    confirm(f"Remove agent {name} for good? Its name can never be used again", yes=yes)
     gone = reach.client().delete("agents", name)
     say(f"removed agent {name}; its keys are revoked, its name stays taken")
     say_apply_rbac(gone)
@@ -164,10 +164,7 @@ def key() -> None:
 def list_keys(reach: Reach, /, name: str, as_json: bool) -> None:
     """List an agent's API keys by their first characters."""
     keys = objects(reach.client().get("agents", name), "keys")
-    if as_json:
-        print_json([*keys])
-    else:
-        _print_keys(keys)
+    _print_keys(keys, as_json=as_json)
 
 
 @key.command("add")
@@ -207,7 +204,7 @@ def _print_key(client: AdminClient, made: Object) -> None:
     say(f"  hawse login --hub {text(hub, 'public_url')}{ca}")
 
 
-def _print_keys(keys: list[Object]) -> None:
+def _print_keys(keys: list[Object], *, as_json: bool) -> None:
     columns = [
         ("KEY", field("hint")),
         ("ID", field("id")),
@@ -215,4 +212,4 @@ def _print_keys(keys: list[Object]) -> None:
         ("CREATED", since("created_at")),
         ("LAST USED", since("last_used_at")),
     ]
-    print_table(keys, columns, empty="no API keys")
+    print_table(keys, columns, as_json=as_json, empty="no API keys")

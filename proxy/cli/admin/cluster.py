@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -12,6 +11,7 @@ import click
 from proxy.cli.admin.client import Object, Reach
 from proxy.cli.admin.output import (
     child,
+    confirm,
     field,
     json_option,
     listed,
@@ -23,6 +23,7 @@ from proxy.cli.admin.output import (
     say_apply_rbac,
     since,
     text,
+    yes_option,
 )
 from proxy.cli.errors import CommandError
 
@@ -85,9 +86,6 @@ def _relay_options(command: F) -> F:
 def list_clusters(reach: Reach, /, as_json: bool) -> None:
     """List the clusters."""
     clusters = objects(reach.client().get("clusters"), "clusters")
-    if as_json:
-        print_json([*clusters])
-        return
     columns = [
         ("CLUSTER", field("name")),
         ("MODE", field("mode")),
@@ -96,7 +94,9 @@ def list_clusters(reach: Reach, /, as_json: bool) -> None:
         ("LABELS", _labels),
         ("CREATED", since("created_at")),
     ]
-    print_table(clusters, columns, empty="no clusters yet: hawse admin cluster add NAME --team TEAM")
+    print_table(
+        clusters, columns, as_json=as_json, empty="no clusters yet: hawse admin cluster add NAME --team TEAM"
+    )
 
 
 @cluster.command("add")
@@ -192,9 +192,6 @@ def replace_key(
 def show_cluster(reach: Reach, /, name: str, as_json: bool) -> None:
     """Show a cluster and who may reach it."""
     found = reach.client().get("clusters", name)
-    if as_json:
-        print_json(found)
-        return
     print_fields(
         found,
         [
@@ -209,6 +206,7 @@ def show_cluster(reach: Reach, /, name: str, as_json: bool) -> None:
             ("agents", listed("agents")),
             ("created", since("created_at")),
         ],
+        as_json=as_json,
     )
 
 
@@ -236,14 +234,11 @@ def revoke(reach: Reach, /, name: str, team: str) -> None:
 
 @cluster.command("remove")
 @click.argument("name")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @click.pass_obj
 def remove_cluster(reach: Reach, /, name: str, yes: bool) -> None:
     """Remove a cluster; its relays can no longer connect."""
-    if not yes and sys.stdin.isatty():
-        click.confirm(
-            f"Remove cluster {name}? Its relays must be set up anew to come back", abort=True, err=True
-        )
+    confirm(f"Remove cluster {name}? Its relays must be set up anew to come back", yes=yes)
     reach.client().delete("clusters", name)
     say(f"removed cluster {name}; in the cluster, delete the relay's namespace and ClusterRole")
 

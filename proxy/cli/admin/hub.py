@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from proxy.cli.admin.client import Reach
-from proxy.cli.admin.output import field, json_option, print_fields, print_json, text
+from proxy.cli.admin.output import field, json_option, print_fields, text
 from proxy.cli.errors import CommandError
 
 
@@ -20,9 +20,6 @@ def hub() -> None:
 def show_hub(reach: Reach, /, as_json: bool) -> None:
     """Show the hub's organisation, public URL, version and signing key."""
     found = reach.client().get("hub")
-    if as_json:
-        print_json(found)
-        return
     print_fields(
         found,
         [
@@ -32,6 +29,7 @@ def show_hub(reach: Reach, /, as_json: bool) -> None:
             ("signing key", field("signing_key")),
             ("certificate", lambda row: "of a CA of its own" if text(row, "ca_pem") else "configured"),
         ],
+        as_json=as_json,
     )
 
 

@@ -8,7 +8,8 @@ senders, so everything is made safe for a terminal first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -20,6 +21,7 @@ from proxy.cli.errors import CommandError
 Column = tuple[str, Callable[[Object], str]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
 
 
 def print_json(value: Json) -> None:
@@ -27,8 +29,14 @@ def print_json(value: Json) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=True))
 
 
-def print_table(rows: Iterable[Object], columns: Sequence[Column], *, empty: str) -> None:
-    """Print rows under their headings, or the sentence that says what to do when there are none."""
+def print_table(rows: Sequence[Object], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:
+    """Print rows under their headings, or the sentence that says what to do when there are none.
+
+    As JSON it is every row with all that it holds.
+    """
+    if as_json:
+        print_json([*rows])
+        return
     cells = [[escape(cell(row)) for _, cell in columns] for row in rows]
     if not cells:
         say(empty)
@@ -39,11 +47,20 @@ def print_table(rows: Iterable[Object], columns: Sequence[Column], *, empty: str
         click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def print_fields(document: Object, fields: Sequence[Column]) -> None:
-    """Print one thing, a field a line."""
+def print_fields(document: Object, fields: Sequence[Column], *, as_json: bool) -> None:
+    """Print one thing, a field a line; as JSON with all that it holds."""
+    if as_json:
+        print_json(document)
+        return
     width = max(len(name) for name, _ in fields)
     for name, cell in fields:
         click.echo(f"{name.ljust(width)}  {escape(cell(document))}".rstrip())
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone; a program, or whoever said --yes, is not asked."""
+    if not yes and sys.stdin.isatty():
+        click.confirm(question, abort=True, err=True)
 
 
 def say(text: str) -> None:

@@ -10,7 +10,6 @@ from proxy.cli.admin.output import (
     json_option,
     objects,
     print_fields,
-    print_json,
     print_table,
     since,
     text,
@@ -32,9 +31,6 @@ def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
     relays = objects(reach.client().get("relays"), "relays")
     if cluster is not None:
         relays = [row for row in relays if row.get("cluster") == cluster]
-    if as_json:
-        print_json([*relays])
-        return
     columns = [
         ("CLUSTER", field("cluster")),
         ("INSTANCE", field("instance")),
@@ -46,7 +42,10 @@ def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
         ("ADDRESS", field("address")),
     ]
     print_table(
-        relays, columns, empty="no relay has connected yet: hawse admin cluster add prints what it needs"
+        relays,
+        columns,
+        as_json=as_json,
+        empty="no relay has connected yet: hawse admin cluster add prints what it needs",
     )
 
 
@@ -68,9 +67,6 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
         )
     if len(found) > 1:
         raise CommandError(f"{len(found)} clusters have a relay {instance!a}: name one by --cluster")
-    if as_json:
-        print_json(found[0])
-        return
     print_fields(
         found[0],
         [
@@ -84,6 +80,7 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
             ("version", field("version")),
             ("address", field("address")),
         ],
+        as_json=as_json,
     )
 
 

@@ -32,16 +32,13 @@ def team() -> None:
 def list_teams(reach: Reach, /, as_json: bool) -> None:
     """List the teams."""
     teams = objects(reach.client().get("teams"), "teams")
-    if as_json:
-        print_json([*teams])
-        return
     columns = [
         ("TEAM", field("name")),
         ("GROUP", field("group")),
         ("AGENTS", lambda row: str(len(texts(row, "agents")))),
         ("CLUSTERS", listed("clusters")),
     ]
-    print_table(teams, columns, empty="no teams yet: hawse admin team add NAME")
+    print_table(teams, columns, as_json=as_json, empty="no teams yet: hawse admin team add NAME")
 
 
 @team.command("add")
@@ -70,9 +67,6 @@ def add_team(reach: Reach, /, name: str, clusters: tuple[str, ...], as_json: boo
 def show_team(reach: Reach, /, name: str, as_json: bool) -> None:
     """Show a team with its agents and clusters."""
     found = reach.client().get("teams", name)
-    if as_json:
-        print_json(found)
-        return
     print_fields(
         found,
         [
@@ -83,6 +77,7 @@ def show_team(reach: Reach, /, name: str, as_json: bool) -> None:
             ("clusters", listed("clusters")),
             ("created", since("created_at")),
         ],
+        as_json=as_json,
     )
 
 

@@ -30,16 +30,13 @@ def token() -> None:
 def list_tokens(reach: Reach, /, as_json: bool) -> None:
     """List the tokens by their names."""
     tokens = objects(reach.client().get("tokens"), "tokens")
-    if as_json:
-        print_json([*tokens])
-        return
     columns = [
         ("TOKEN", field("name")),
         ("ID", field("id")),
         ("CREATED", since("created_at")),
         ("LAST USED", since("last_used_at")),
     ]
-    print_table(tokens, columns, empty="no tokens")
+    print_table(tokens, columns, as_json=as_json, empty="no tokens")
 
 
 @token.command("add")
@@ -68,9 +65,6 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
             found = row
     if found is None:
         raise CommandError(f"there is no token {name!a}; hawse admin token list shows them")
-    if as_json:
-        print_json(found)
-        return
     print_fields(
         found,
         [
@@ -79,6 +73,7 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
             ("created", since("created_at")),
             ("last used", since("last_used_at")),
         ],
+        as_json=as_json,
     )
 
 
