@@ -71,6 +71,7 @@ class Core:
     going_away: bool = attrs.field(init=False, default=False)
     """We said GOAWAY: what the peer opens from then on is refused."""
     goaway_last_id: int = attrs.field(init=False, default=0)
+    goaway_retry_after_ms: int = attrs.field(init=False, default=0)
     told_to_go: bool = attrs.field(init=False, default=False)
     """The peer said GOAWAY, or our ids are used up: we open nothing more."""
 
@@ -128,6 +129,8 @@ class Core:
         self.check_open()
         if not self.going_away:
             self.refuse_from(self.peer_last_id)
+        # The peer goes by the last one, and the end of the session says another: what was asked for stands.
+        retry_after_ms = self.goaway_retry_after_ms = max(self.goaway_retry_after_ms, retry_after_ms)
         self.control.goaway = frames.goaway(self.goaway_last_id, code, drain_ms, retry_after_ms, reason)
 
     def fail(self, error: RemoteProtocolError) -> None:
