@@ -113,7 +113,9 @@ class Connection(Core):
             self.control.ack_due = True
 
     def ping(self, now: float) -> None:
-        self.control.pings.append(self.round_trips.next())
+        number = self.round_trips.next()
+        if number is not None:
+            self.control.ping = number
         self.liveness.pinged(now)
 
     # --- contexts ---

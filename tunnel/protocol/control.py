@@ -1,8 +1,8 @@
 """What goes out before any stream's bytes: PONG, PING, ACK, GOAWAY, CONTEXT, WINDOW, immediate RESET.
 
 A PING must never wait behind DATA, and what releases memory or lets a peer go on must not either. Nothing
-here can grow without bound: PONGs are limited by the peer's PING rate, WINDOWs are one a stream, ACK and
-GOAWAY are one, CONTEXTs are bounded by the live ones, RESETs by CONTROL_RESETS_MAX.
+here can grow without bound: PONGs are limited by the peer's PING rate, WINDOWs are one a stream, PING, ACK
+and GOAWAY are one, CONTEXTs are bounded by the live ones, RESETs by CONTROL_RESETS_MAX.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ CONTROL_RESETS_MAX = 65_536
 class ControlQueue:
     greeting: bytes = b""
     pongs: deque[int] = attrs.field(init=False, factory=deque)
-    pings: deque[int] = attrs.field(init=False, factory=deque)
+    ping: int = 0
+    """The number of the one to send; they count from 1."""
     ack_due: bool = False
     goaway: bytes = b""
     contexts: deque[bytes] = attrs.field(init=False, factory=deque)
@@ -38,7 +39,7 @@ class ControlQueue:
             or self.resets
             or self.contexts
             or self.pongs
-            or self.pings
+            or self.ping
             or self.goaway
             or self.greeting
         )

@@ -17,8 +17,6 @@ PING_BUSY_S = 5.0
 DEAD_AFTER_S = 10.0
 # Ten a second, and as many at once: what a session that opens streams in bursts may need is one in 5 s.
 PINGS_PER_S = 10.0
-# PINGs whose answer is still waited for; a peer that answers none may be alive by its other bytes.
-PINGS_KEPT = 16
 
 
 @attrs.define
@@ -48,21 +46,27 @@ class Liveness:
 
 @attrs.define
 class RoundTrips:
-    """The least time from PING to PONG."""
+    """The PING that is under way, one at most, and the least time from PING to PONG.
+
+    Another one would tell no more. And those that gather while a link takes nothing, though it brings
+    something, would arrive together, and so break the peer's limit.
+    """
 
     least_s: float | None = None
     _last: int = attrs.field(init=False, default=0)
-    _sent: dict[int, tuple[float, bool]] = attrs.field(init=False, factory=dict)
+    _under_way: bool = attrs.field(init=False, default=False)
+    _sent: tuple[float, bool] | None = attrs.field(init=False, default=None)
 
-    def next(self) -> int:
-        """The number of a PING to queue."""
+    def next(self) -> int | None:
+        """The number of a PING to queue; None while the one before is not answered."""
+        if self._under_way:
+            return None
+        self._under_way = True
         self._last += 1
         return self._last
 
-    def sent(self, number: int, now: float, *, quiet: bool) -> None:
-        self._sent[number] = now, quiet
-        if len(self._sent) > PINGS_KEPT:
-            del self._sent[next(iter(self._sent))]
+    def sent(self, now: float, *, quiet: bool) -> None:
+        self._sent = now, quiet
 
     def answered(self, number: int, now: float) -> float | None:
         """What this one took; None when it was not ours, or was answered before.
@@ -70,10 +74,10 @@ class RoundTrips:
         A PING that shared its message with others measures the queue as well, so it counts only as long as
         there is nothing better.
         """
-        sent = self._sent.pop(number, None)
-        if sent is None:
+        if self._sent is None or number != self._last:
             return None
-        sent_at, quiet = sent
+        sent_at, quiet = self._sent
+        self._sent, self._under_way = None, False
         took_s = now - sent_at
         if self.least_s is None or (quiet and took_s < self.least_s):
             self.least_s = took_s

@@ -58,9 +58,9 @@ class Outbound:
                         answer=True,
                     )
                 )
-            while control.pings:
-                opaque = control.pings.popleft()
-                self._core.round_trips.sent(opaque, now, quiet=quiet)
+            if control.ping:
+                opaque, control.ping = control.ping, 0
+                self._core.round_trips.sent(now, quiet=quiet)
                 parts.append(
                     frames.ping(opaque, self._core.received.said(), self._core.wall_ms(now), answer=False)
                 )

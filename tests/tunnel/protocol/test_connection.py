@@ -713,6 +713,20 @@ def test_a_flood_of_pings_is_beyond_the_limits() -> None:
     assert caught.value.close_code == CloseCode.LIMITS
 
 
+def test_pings_do_not_gather_on_a_link_that_takes_nothing_but_brings_something() -> None:
+    joined = Joined()
+    joined.streams()
+    for _ in range(20):
+        joined.now += 6.0
+        joined.dialer.receive_message(b"", joined.now)
+        joined.dialer.tick(joined.now)
+        assert joined.dialer.liveness.dead_at == joined.now + 10.0
+    # The listener would end the session over more than ten of them.
+    assert types_in(joined.send(joined.dialer)) == [FrameType.PING]
+    joined.flow()
+    assert joined.listener.failure is None
+
+
 # --- The end of the session ---
 
 
@@ -732,6 +746,15 @@ def test_after_goaway_new_streams_are_refused_and_old_ones_go_on() -> None:
     joined.listener.send_data(opened, b"goes on", joined.now)
     joined.flow()
     assert joined.dialer.take(accepted, 100, joined.now) == b"goes on"
+
+
+def test_the_goaway_of_the_end_takes_no_request_for_patience_back() -> None:
+    joined = Joined()
+    joined.listener.go_away(CloseCode.DRAINING, 60_000, 90_000, "restart")
+    joined.flow()
+    joined.listener.go_away(CloseCode.NORMAL, 0, 0, "closed here")
+    joined.flow()
+    assert joined.at_dialer[-1] == events.GoAwayReceived(0, 1000, 0, 90_000, "closed here")
 
 
 def test_opens_that_were_not_sent_when_goaway_came_are_refused_here() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import math
 
-from tunnel.protocol.liveness import PINGS_KEPT, Liveness, RateLimit, RoundTrips
+from tunnel.protocol.liveness import Liveness, RateLimit, RoundTrips
 
 
 def test_a_ping_is_due_at_once_at_first_then_every_30_s_or_5_s_with_streams() -> None:
@@ -38,27 +38,42 @@ def test_ten_in_a_second_and_no_more() -> None:
     assert [limit.allows(60.0) for _ in range(11)] == [True] * 10 + [False]
 
 
+def round_trip(trips: RoundTrips, sent_at: float, answered_at: float, *, quiet: bool) -> float | None:
+    number = trips.next()
+    assert number is not None
+    trips.sent(sent_at, quiet=quiet)
+    return trips.answered(number, answered_at)
+
+
 def test_the_round_trip_is_the_least_of_quiet_pings() -> None:
     trips = RoundTrips()
-    busy, quiet, quicker, busy_again = (trips.next() for _ in range(4))
-    trips.sent(busy, 1.0, quiet=False)
-    assert trips.answered(busy, 1.5) == 0.5
+    assert round_trip(trips, 1.0, 1.5, quiet=False) == 0.5
     # For want of a better one.
     assert trips.least_s == 0.5
-    trips.sent(quiet, 2.0, quiet=True)
-    trips.answered(quiet, 2.25)
-    trips.sent(quicker, 3.0, quiet=True)
-    trips.answered(quicker, 3.125)
-    trips.sent(busy_again, 4.0, quiet=False)
-    assert trips.answered(busy_again, 4.0625) == 0.0625
+    round_trip(trips, 2.0, 2.25, quiet=True)
+    round_trip(trips, 3.0, 3.125, quiet=True)
+    assert round_trip(trips, 4.0, 4.0625, quiet=False) == 0.0625
     assert trips.least_s == 0.125
+
+
+def test_there_is_no_second_ping_before_the_answer_to_the_first() -> None:
+    trips = RoundTrips()
+    number = trips.next()
+    assert number is not None
+    assert trips.next() is None
+    trips.sent(1.0, quiet=True)
+    assert trips.next() is None
+    assert trips.answered(number, 2.0) == 1.0
+    assert trips.next() == number + 1
 
 
 def test_an_answer_that_nobody_waits_for_is_nothing() -> None:
     trips = RoundTrips()
     assert trips.answered(7, 1.0) is None
-    numbers = [trips.next() for _ in range(PINGS_KEPT + 1)]
-    for number in numbers:
-        trips.sent(number, 1.0, quiet=True)
-    assert trips.answered(numbers[0], 2.0) is None
-    assert trips.answered(numbers[1], 2.0) == 1.0
+    number = trips.next()
+    assert number is not None
+    assert trips.answered(number, 1.0) is None
+    trips.sent(1.0, quiet=True)
+    assert trips.answered(number + 1, 2.0) is None
+    assert trips.answered(number, 2.0) == 1.0
+    assert trips.answered(number, 3.0) is None
