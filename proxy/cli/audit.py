@@ -84,11 +84,8 @@ def list_events(
     data_dir: Path | None,
 ) -> None:
     """Print events, the oldest first. Reading the trail is an event in it as well."""
-    try:
-        from audit.display import header_line, json_line, table_line
-        from audit.store import AuditReader, AuditUnavailable
-    except ModuleNotFoundError as error:
-        raise CommandError(f"`hawse audit` needs the package {error.name}: install hawse[hub]") from error
+    from audit.display import header_line, json_line, table_line
+    from audit.store import AuditReader, AuditUnavailable
     from proxy.configuration import ConfigError
     from proxy.hub.config import load
     from proxy.hub.datadir import DataDir

@@ -30,6 +30,8 @@ COMMANDS = {
         "Print a credential for kubectl (it runs this itself).",
     ),
 }
+# A module of these that is missing is a fault of ours; any other one belongs to an extra.
+OURS = frozenset({"proxy", "tunnel", "auth", "audit"})
 
 
 def main() -> None:
@@ -48,6 +50,8 @@ def build_group() -> click.Group:
 
     import click
 
+    from proxy.cli.errors import CommandError
+
     def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
             click.echo(version("hawse"))
@@ -61,21 +65,19 @@ def build_group() -> click.Group:
             if cmd_name not in COMMANDS:
                 return None
             module, attribute, _ = COMMANDS[cmd_name]
-            try:
-                command = getattr(import_module(module), attribute)
-            except ModuleNotFoundError as error:
-                if error.name is not None and error.name.partition(".")[0] in {
-                    "proxy",
-                    "tunnel",
-                    "auth",
-                    "audit",
-                }:
-                    raise
-                raise click.ClickException(
-                    f"`hawse {cmd_name}` needs the package {error.name}: install hawse[hub]"
-                ) from error
+            command = getattr(import_module(module), attribute)
             assert isinstance(command, click.Command)
             return command
+
+        def invoke(self, ctx: click.Context) -> object:
+            # The commands import what they need when they run, so a missing package shows itself here.
+            try:
+                return super().invoke(ctx)
+            except ModuleNotFoundError as error:
+                package = (error.name or "").partition(".")[0]
+                if package in OURS:
+                    raise
+                raise CommandError(f"this command needs the package {package}: install hawse[hub]") from error
 
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             # From the table, so that `hawse --help` imports none of the commands.

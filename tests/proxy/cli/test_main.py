@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+import pytest
+from click.testing import CliRunner
+
+from proxy.cli.main import COMMANDS, build_group
+
+
+def test_the_help_names_every_command_and_imports_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, _, _ in COMMANDS.values():
+        monkeypatch.setitem(sys.modules, module, None)
+    result = CliRunner().invoke(build_group(), ["--help"])
+    assert result.exit_code == 0
+    assert all(line.split(" ")[0] in result.stdout for _, _, line in COMMANDS.values())
+    assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_has_help(name: str) -> None:
+    result = CliRunner().invoke(build_group(), [name, "--help"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: hawse {name} ")
+
+
+@pytest.mark.parametrize(
+    ("args", "module", "package"),
+    [
+        (["audit", "list"], "audit.store", "msgspec"),
+        (["hub"], "proxy.hub.config", "sqlalchemy"),
+        (["admin", "backup", "FILE"], "proxy.hub.backup", "sqlalchemy"),
+    ],
+)
+def test_a_package_of_the_hub_that_is_missing_is_told_in_one_line(
+    args: list[str], module: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, path: object = None, target: object = None) -> None:
+        if name == module:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    class Finder:
+        find_spec = staticmethod(refuse)
+
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    result = CliRunner().invoke(build_group(), args)
+    assert result.exit_code == 1
+    assert result.stderr == f"hawse: this command needs the package {package}: install hawse[hub]\n"
+
+
+def test_a_module_of_ours_that_is_missing_is_not_blamed_on_the_installation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "proxy.hub.config", None)
+    result = CliRunner().invoke(build_group(), ["hub"])
+    assert isinstance(result.exception, ModuleNotFoundError)
+
+
+def test_the_version_is_the_packages() -> None:
+    result = CliRunner().invoke(build_group(), ["--version"])
+    assert result.stdout == version("hawse") + "\n"
