@@ -18,7 +18,7 @@ from typing import assert_never
 import attrs
 import trio
 
-from audit.record import Decision, Event, Kind, Phase, Response, text, utc
+from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, text, utc
 from audit.record import Relay as RecordedRelay
 from audit.recorder import Recorder
 from audit.store import AuditUnavailable
@@ -35,7 +35,7 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Mode
 from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.registry import Registry
-from proxy.hub.trail import GRANTED, Trail
+from proxy.hub.trail import GRANTED, Trail, impersonated
 from proxy.rewrite import (
     has_access_token,
     hub_request_head,
@@ -83,6 +83,8 @@ class Way:
 
     tally: Tally = attrs.Factory(Tally)
     relay: RecordedRelay | None = None
+    impersonated: Impersonated | None = None
+    """What the relay's token says."""
 
 
 @attrs.define(eq=False)
@@ -223,7 +225,7 @@ class Calls:
             if outcome is None:
                 stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
                 outcome = _failed(stopped, CloseReason.CLIENT_GONE, way.tally)
-            closing = _closing(opening, outcome, way.relay, (time.monotonic() - started) * 1000)
+            closing = _closing(opening, outcome, way, (time.monotonic() - started) * 1000)
             self._record(closing)
             self.observe(closing)
 
@@ -240,7 +242,7 @@ class Calls:
 
         for attempt in range(1, ATTEMPTS_MAX + 1):
             try:
-                outbound, way.relay = await self._open(call, inner, renew=attempt > 1)
+                outbound = await self._open(call, inner, way, renew=attempt > 1)
             except ClusterOffline as error:
                 head, body = status_response(503, "", str(error))
                 await connection.answer(head, body)
@@ -273,9 +275,10 @@ class Calls:
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
 
-    async def _open(self, call: Call, inner: RequestHead, *, renew: bool) -> tuple[Outbound, RecordedRelay]:
+    async def _open(self, call: Call, inner: RequestHead, way: Way, *, renew: bool) -> Outbound:
         """Open the way to a relay, by either mode; raises ClusterOffline or OutboundBroken."""
-        assert call.agent.principal is not None
+        principal = call.agent.principal
+        assert principal is not None
         match call.cluster.mode:
             case Mode.TUNNEL:
                 relay = self.registry.session(call.cluster.id)
@@ -283,16 +286,20 @@ class Calls:
                     raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
                 now = time.time()
                 contexts = relay.contexts
-                index = (contexts.renew if renew else contexts.index_for)(call.agent.principal, now)
+                index = (contexts.renew if renew else contexts.index_for)(principal, now)
                 eof = call.head.upgrade is None and call.head.body_length == 0
                 try:
                     stream = relay.session.open_stream(inner.encode(), context=index, eof=eof)
                 except (SessionClosed, Draining, TooManyStreams) as error:
                     raise ClusterOffline(call.cluster, str(error)) from error
-                return TunnelOutbound(stream, inner), RecordedRelay(relay.instance, relay.version)
+                way.relay = RecordedRelay(relay.instance, relay.version)
+                way.impersonated = impersonated(principal, relay.session.session_id)
+                return TunnelOutbound(stream, inner)
             case Mode.DIRECT:
-                outbound = await self.direct.open(call.cluster, call.agent.principal, inner, renew=renew)
-                return outbound, RecordedRelay("direct")
+                outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
+                way.relay = RecordedRelay("direct")
+                way.impersonated = impersonated(principal, outbound.session)
+                return outbound
         assert_never(call.cluster.mode)
 
     def _refused(self, event: Event, status: int) -> None:
@@ -324,7 +331,7 @@ def _deny(rule: str) -> Decision:
     return Decision("deny", rule, GRANTED)
 
 
-def _closing(opening: Event, outcome: Outcome, relay: RecordedRelay | None, elapsed_ms: float) -> Event:
+def _closing(opening: Event, outcome: Outcome, way: Way, elapsed_ms: float) -> Event:
     """The call's closing event."""
     failure = outcome.failure
     processed = failure.processed if failure is not None else Processed.YES
@@ -345,4 +352,6 @@ def _closing(opening: Event, outcome: Outcome, relay: RecordedRelay | None, elap
         )
     elif outcome.bytes_in and opening.req is not None:
         opening = attrs.evolve(opening, req=attrs.evolve(opening.req, body_bytes=outcome.bytes_in))
-    return opening.completed(utc(time.time()), resp=response, stream=stream, relay=relay)
+    if way.impersonated is not None:
+        opening = attrs.evolve(opening, impersonated=way.impersonated)
+    return opening.completed(utc(time.time()), resp=response, stream=stream, relay=way.relay)

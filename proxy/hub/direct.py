@@ -80,7 +80,9 @@ class DirectRelays:
         head = direct_request_head(inner, relay.host, self._token(relay, principal, renew=renew))
         reusable = inner.upgrade is None
         stream, connection, reused = await relay.connections.acquire(fresh=not reusable)
-        outbound = DirectOutbound(relay.connections, stream, connection, head, keep=reusable, reused=reused)
+        outbound = DirectOutbound(
+            relay.connections, stream, connection, head, keep=reusable, reused=reused, session=relay.session
+        )
         await outbound.start()
         return outbound
 
@@ -164,7 +166,10 @@ class DirectOutbound:
         *,
         keep: bool,
         reused: bool,
+        session: str,
     ) -> None:
+        self.session = session
+        """As the relay's token names it."""
         self._connections = connections
         self._stream = stream
         self._connection = connection

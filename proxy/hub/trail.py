@@ -23,6 +23,7 @@ from audit.record import (
     utc,
 )
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
+from auth.principal import Principal
 from auth.requestinfo import RequestInfo, parse_query
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
@@ -32,6 +33,14 @@ from proxy.hub.entities import Cluster as EnrolledCluster
 # The one policy there is: what is granted to a team may be used, and the cluster's RBAC decides the rest.
 GRANTED = "granted"
 _BEARER_QUERY = b"access_token"
+
+
+def impersonated(principal: Principal, session: str | None = None) -> Impersonated:
+    """As whom the API server sees a call; `session` is known once a relay was chosen for it."""
+    extra = {AGENT_ID_KEY: (principal.agent_id,)}
+    return Impersonated(
+        principal.user, principal.groups, extra if session is None else {**extra, SESSION_KEY: (session,)}
+    )
 
 
 class Trail:
@@ -75,12 +84,9 @@ class Trail:
             client=_client(head, client_ip, cluster.mode if cluster is not None else ""),
             cluster=Cluster(cluster.id, cluster.name) if cluster is not None else Cluster("", claims.cluster),
             req=_request(head, target, info),
-            impersonated=Impersonated(
-                principal.user,
-                principal.groups,
-                {AGENT_ID_KEY: (principal.agent_id,), SESSION_KEY: (claims.sid,)},
-            )
-            if decision.effect == "allow"
+            # The directory's principal, as in the relay's token: the agent's own may name teams of before.
+            impersonated=impersonated(agent.principal)
+            if decision.effect == "allow" and agent is not None and agent.principal is not None
             else None,
             decision=decision,
             stream=_stream(head, info),

@@ -208,6 +208,32 @@ async def test_a_write_is_durable_before_the_relay_hears_of_it(bench: Bench) -> 
     assert intent["eid"] == end["eid"]
 
 
+async def test_the_trail_says_whom_the_api_server_saw(bench: Bench) -> None:
+    data = bench.request(
+        "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 2", body=b"{}"
+    )
+    # After the agent got its own token, so that what this one says of its teams no longer holds.
+    await bench.directory.change(lambda store: store.set_agent_teams("ann", ["sre", "web"]))
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            async with await relay.accept() as stream:
+                await stream.send_head(OK)
+                await stream.send_all(b"yes")
+                await stream.send_eof()
+
+        nursery.start_soon(answer)
+        await bench.ask(data)
+        session = relay.session_id
+    intent, end = await bench.trail()
+    agent_id = bench.directory.current.agents_by_name["ann"].id
+    user: dict[str, object] = {"user": "agent:ann", "groups": ["acme/sre", "acme/web"]}
+    # Which relay, and so which session, is not known before one is chosen.
+    assert intent["impersonated"] == {**user, "extra": {"hawse.dev/agent-id": [agent_id]}}
+    extra = {"hawse.dev/agent-id": [agent_id], "hawse.dev/session": [session]}
+    assert end["impersonated"] == {**user, "extra": extra}
+
+
 @pytest.mark.parametrize("line", ["GET /clusters/prod/api HTTP/1.1", "GET /clusters/prod?watch=1 HTTP/1.1"])
 async def test_an_offline_cluster_is_a_503_at_once_that_kubectl_does_not_repeat(
     bench: Bench, line: str
