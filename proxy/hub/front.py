@@ -1,13 +1,14 @@
 """The public listener: who may connect, what is a request, and which part of the hub answers it.
 
 One task a connection, its requests in sequence. Before anyone has authenticated the caps are tight: on the
-handshake's and the head's time, on connections an address, and on the bytes that all strangers together may
-make the hub hold. Afterwards the agent's own limits count.
+time for the handshake, the head, and what the hub answers itself, on connections an address, and on the bytes
+that all strangers together may make the hub hold. Afterwards the agent's own limits count.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 
 import attrs
@@ -30,6 +31,9 @@ from tunnel.net import peer_address, wrap_server
 from tunnel.tls import TLSStream
 
 HANDSHAKE_S = 10.0
+# To send a short form and take a short answer. A place at the gate must not be held by doing neither, or some
+# thousand connections would shut everybody out for as long as they like.
+STRANGER_S = 30.0
 # A form of a few fields, or none at all.
 SMALL_BODY_BYTES_MAX = 64 * 1024
 
@@ -51,7 +55,7 @@ class Front:
     """Off while the hub starts and once it stops: /readyz says so."""
     gate: Gate = attrs.Factory(Gate)
 
-    async def handle_client(self, tcp: trio.SocketStream) -> None:
+    async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         address = peer_address(tcp).rpartition(":")[0].strip("[]")
         try:
@@ -85,27 +89,33 @@ class Front:
                 self.recorder.complete(
                     self.trail.stranger(Kind.MALFORMED, client_ip=address, note=error.message)
                 )
-                await connection.answer(*status_response(error.status, "", error.message))
-                await connection.aclose()
+                with trio.move_on_after(STRANGER_S):
+                    await connection.answer(*status_response(error.status, "", error.message))
+                    await connection.aclose()
                 return
             if head is None:
                 return
-            path = head.target.partition(b"?")[0]
-            if path == b"/v1/tunnel":
-                if await self._tunnel(connection, tls, head, stranger, address):
+            with trio.move_on_after(STRANGER_S) as patience:
+                if await self._route(connection, tls, head, _Known(stranger, patience), address):
                     return
-            elif head.target.startswith(PREFIX):
-                await self.calls.handle(connection, head, address, authenticated=stranger.leave)
-            else:
-                await self._answer_own(connection, head, path, address)
+            if patience.cancelled_caught:
+                return
+
+    async def _route(
+        self, connection: ServerConnection, tls: TLSStream, head: RequestHead, known: _Known, address: str
+    ) -> bool:
+        """Have one request answered; returns whether that has used the connection up."""
+        path = head.target.partition(b"?")[0]
+        if path == b"/v1/tunnel":
+            return await self._tunnel(connection, tls, head, known, address)
+        if head.target.startswith(PREFIX):
+            await self.calls.handle(connection, head, address, authenticated=known)
+        else:
+            await self._answer_own(connection, head, path, address)
+        return False
 
     async def _tunnel(
-        self,
-        connection: ServerConnection,
-        tls: TLSStream,
-        head: RequestHead,
-        stranger: Stranger,
-        address: str,
+        self, connection: ServerConnection, tls: TLSStream, head: RequestHead, known: _Known, address: str
     ) -> bool:
         """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
@@ -119,7 +129,7 @@ class Front:
             )
             await connection.answer(*status_response(401, "", str(error)))
             return False
-        stranger.leave()
+        known()
         await self.relays.serve(connection, tls, claims, cluster, address)
         return True
 
@@ -149,6 +159,18 @@ class Front:
     async def _respond(self, connection: ServerConnection, answer: Answer) -> None:
         length = (b"content-length", b"%d" % len(answer.body))
         await connection.answer(ResponseHead(answer.status, b"", (*answer.headers, length)), answer.body)
+
+
+@attrs.frozen
+class _Known:
+    """Called once the sender of a request is known: what holds for strangers holds for it no more."""
+
+    stranger: Stranger
+    patience: trio.CancelScope
+
+    def __call__(self) -> None:
+        self.stranger.leave()
+        self.patience.deadline = math.inf
 
 
 def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:

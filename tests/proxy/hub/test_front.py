@@ -1,0 +1,134 @@
+"""The public listener over TLS in memory, with all that stands behind it; nobody here is known to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock
+
+from audit.recorder import open_recorder
+from audit.store import AuditStore
+from auth.keys import SigningKey
+from proxy.hub.access import AccessTokens
+from proxy.hub.calls import Calls
+from proxy.hub.certificate import Certificate
+from proxy.hub.config import HubConfig
+from proxy.hub.datadir import DataDir, SigningKeys
+from proxy.hub.direct import DirectRelays
+from proxy.hub.directory import open_directory
+from proxy.hub.front import STRANGER_S, Front
+from proxy.hub.registry import Registry
+from proxy.hub.relays import RelayEndpoint
+from proxy.hub.token import TokenEndpoint
+from proxy.hub.trail import Trail
+from tunnel import Memory
+from tunnel.net import TLSStream, client_context, wrap_client
+
+NOW = 1_800_000_000.0
+HOST = "hub.example"
+ISSUER = f"https://{HOST}"
+
+
+@attrs.define(eq=False)
+class Bench:
+    front: Front
+    nursery: trio.Nursery
+
+    async def connect(
+        self, client: trio.abc.Stream | None = None, server: trio.abc.Stream | None = None
+    ) -> TLSStream:
+        if client is None or server is None:
+            client, server = trio.testing.memory_stream_pair()
+        self.nursery.start_soon(self.front.handle_client, server)
+        context = client_context(self.front.certificate.ca_pem)
+        return await wrap_client(client, context, server_hostname=HOST)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    config = HubConfig(org="acme", public_url=ISSUER)
+    key = SigningKey.generate()
+    keys = SigningKeys(key, (key,))
+    store, trail, registry = AuditStore(tmp_path / "audit.db"), Trail("acme"), Registry()
+    async with (
+        open_recorder(store, org="acme") as recorder,
+        open_directory(tmp_path / "hub.db", org="acme", clock=lambda: NOW) as directory,
+        trio.open_nursery() as nursery,
+    ):
+        calls = Calls(
+            config=config,
+            directory=directory,
+            tokens=AccessTokens(keys.public, issuer=ISSUER, org="acme"),
+            registry=registry,
+            direct=DirectRelays(keys=keys, issuer=ISSUER, new_id=lambda: "id", nursery=nursery),
+            recorder=recorder,
+            trail=trail,
+            observe=lambda event: None,
+        )
+        relays = RelayEndpoint(
+            config=config,
+            directory=directory,
+            registry=registry,
+            keys=keys,
+            recorder=recorder,
+            trail=trail,
+            memory=Memory(2**20),
+            boot="boot",
+            software="hawse/test",
+            new_id=lambda: "id",
+        )
+        tokens = TokenEndpoint(
+            directory=directory,
+            keys=lambda: keys,
+            pepper=b"p" * 32,
+            issuer=ISSUER,
+            record=recorder.complete,
+            clock=lambda: NOW,
+        )
+        front = Front(
+            certificate=Certificate.open(config, DataDir.open(tmp_path / "data"), time.time),
+            calls=calls,
+            relays=relays,
+            tokens=tokens,
+            recorder=recorder,
+            trail=trail,
+            clock=lambda: NOW,
+        )
+        yield Bench(front, nursery)
+        nursery.cancel_scope.cancel()
+    store.close()
+
+
+async def test_a_form_that_never_ends_holds_its_place_no_longer_than_patience(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    client = await bench.connect()
+    began = trio.current_time()
+    await client.send_all(
+        b"POST /oauth/token HTTP/1.1\r\nHost: hub.example\r\nContent-Length: 10\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\n\r\nab"
+    )
+    with pytest.raises(trio.BrokenResourceError):
+        await client.receive_some()
+    assert trio.current_time() - began == pytest.approx(STRANGER_S)
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.front.gate.connections == 0
+
+
+@pytest.mark.parametrize("path", ["/.well-known/jwks.json", "/clusters/prod/api", "/v1/tunnel"])
+async def test_a_stranger_who_does_not_take_the_answer_is_cut(
+    bench: Bench, autojump_clock: MockClock, path: str
+) -> None:
+    # What one end sends stays there until the other one has received it.
+    client = await bench.connect(*trio.testing.lockstep_stream_pair())
+    await client.send_all(f"GET {path} HTTP/1.1\r\nHost: hub.example\r\n\r\n".encode())
+    await trio.sleep(STRANGER_S - 1)
+    assert bench.front.gate.connections == 1
+    await trio.sleep(2)
+    assert bench.front.gate.connections == 0
