@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from email.utils import formatdate
 
 import attrs
 import trio
@@ -127,7 +128,9 @@ class Front:
             self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
             )
-            await connection.answer(*status_response(401, "", str(error)))
+            # A relay whose clock is wrong signs tokens that must be refused, and learns the time from this.
+            date = (b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))
+            await connection.answer(*status_response(401, "", str(error), headers=(date,)))
             return False
         known()
         await self.relays.serve(connection, tls, claims, cluster, address)

@@ -105,6 +105,13 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     store.close()
 
 
+async def head_of(client: TLSStream) -> bytes:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += await client.receive_some()
+    return received.partition(b"\r\n\r\n")[0]
+
+
 async def test_a_form_that_never_ends_holds_its_place_no_longer_than_patience(
     bench: Bench, autojump_clock: MockClock
 ) -> None:
@@ -132,3 +139,14 @@ async def test_a_stranger_who_does_not_take_the_answer_is_cut(
     assert bench.front.gate.connections == 1
     await trio.sleep(2)
     assert bench.front.gate.connections == 0
+
+
+async def test_a_relay_with_a_wrong_clock_is_told_the_time(bench: Bench) -> None:
+    client = await bench.connect()
+    await client.send_all(
+        b"GET /v1/tunnel HTTP/1.1\r\nHost: hub.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Authorization: Bearer nonsense\r\n\r\n"
+    )
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\ndate: Fri, 15 Jan 2027 08:00:00 GMT" in head
