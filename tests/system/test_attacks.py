@@ -98,17 +98,10 @@ def test_nothing_of_the_clients_credentials_reaches_the_api_server(world: World,
 def test_a_bearer_subprotocol_is_neither_passed_on_nor_echoed(world: World, client: RawClient) -> None:
     secret = base64.urlsafe_b64encode(b"secret-subprotocol").decode().rstrip("=")
     _, mark = marked_path()
-    answer = parse(
-        client.send(
-            client.head(
-                f"/api/v1/namespaces/{NAMESPACE}/pods/workbench/exec?command=echo&command={mark}&stdout=1",
-                "Upgrade: websocket",
-                "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-                "Sec-WebSocket-Version: 13",
-                f"Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.{secret}, v5.channel.k8s.io",
-            ).replace(b"Connection: close", b"Connection: Upgrade")
-        )
-    )
+    offered = f"base64url.bearer.authorization.k8s.io.{secret}, v5.channel.k8s.io"
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods/workbench/exec?command=echo&command={mark}&stdout=1"
+    with client.talk(client.upgrade(path, f"Sec-WebSocket-Protocol: {offered}")) as talk:
+        answer = talk.answer()
 
     assert answer.status == 101
     assert answer.headers["sec-websocket-protocol"] == "v5.channel.k8s.io"

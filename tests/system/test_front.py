@@ -28,8 +28,8 @@ pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 STRANGER = "127.0.0.2"
 # proxy.gate's, which stand in no configuration.
 PER_ADDRESS_MAX = 512
-# A machine that runs other tests beside this one.
-SERVED_WITHIN_S = 2.0
+# Below every deadline that a stranger can play for, with room for a machine that runs other tests.
+SERVED_WITHIN_S = 8.0
 
 
 @pytest.fixture(params=WAYS)
@@ -277,7 +277,7 @@ def test_a_client_killed_within_its_upload_takes_its_request_along(
         process.send_signal(signal.SIGKILL)
         killed_at = time.monotonic()
         wait_until(lambda: bool(gone))
-    assert gone[0] - killed_at < (1 if reading else 2) + SERVED_WITHIN_S
+    assert gone[0] - killed_at < SERVED_WITHIN_S
 
 
 def test_one_connection_of_many_refused_requests_ends_in_order(chain: Chain, client: RawClient) -> None:

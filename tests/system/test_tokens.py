@@ -346,21 +346,14 @@ def test_a_refusal_for_the_clock_names_the_clock_and_the_seconds(chain: Chain, a
 
 BAD_NAMES = [
     "system:masters",
-    "system:serviceaccount:ns:sa",
     "system",
-    "kubernetes",
-    "oidc:probe",
     "a,b",
-    "a b",
     "a\n",
     "a\r\nImpersonate-Group: system:masters",
     "\u017fystem",
     "\uff53ystem",
     "Probe",
     "",
-    "-",
-    "x" * 64,
-    "../../x",
     "$(id)",
 ]
 
