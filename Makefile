@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Arguments for `make demo`: --once, or --kubeconfig FILE.
 ARGS ?=
+# Tests start hawse and kubectl by name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Test processes; the suite starts hubs, relays and kubectls of its own, so more than the cores does not help.
 JOBS ?= auto
 
@@ -27,7 +29,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sandbox.demo $(ARGS)
+	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
 test: $(STAMP) lint ## lint and the fast tests
 	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
