@@ -162,6 +162,7 @@ class Session:
         self._writer = ParkingSpot("a session has one writer")
         self._acceptor = ParkingSpot("another task is accepting on this session")
         self._flusher = ParkingSpot("another task is waiting for the queue to empty")
+        self._leaver = ParkingSpot("another task is waiting for the streams to end")
         self._accepted: deque[Stream] = deque()
         self._ending: tuple[int | None, str] | None = None
         self._ended = trio.Event()
@@ -283,6 +284,12 @@ class Session:
             self._connection.go_away(code, drain_ms, retry_after_ms, reason)
             self._kick()
 
+    async def wait_quiet(self) -> None:
+        """Wait until no stream is open: everything that was said on one has left. Returns at the end, too."""
+        await trio.lowlevel.checkpoint()
+        while self._ending is None and self.stream_count:
+            await self._leaver.park()
+
     async def wait_closed(self) -> str:
         """Wait for the end of the session; returns why."""
         await self._ended.wait()
@@ -316,6 +323,10 @@ class Session:
 
     def _discard(self, state: StreamState) -> None:
         self._connection.discard_received(state)
+
+    def _note_quiet(self) -> None:
+        if self._leaver.taken and not self.stream_count:
+            self._leaver.unpark()
 
     def _kick(self) -> None:
         if self._writer.taken and self._connection.wants_to_send:
@@ -450,6 +461,7 @@ class Session:
                 while True:
                     message = await transport.receive()
                     self._dispatch(connection.receive_message(message, trio.current_time()))
+                    self._note_quiet()
                     self._kick()
                     self._hurry()
         except TransportClosed as exc:
@@ -470,6 +482,7 @@ class Session:
                     started_at = trio.current_time()
                     message = connection.data_to_send(limit, started_at)
                     self._dispatch(connection.take_events())
+                    self._note_quiet()
                     if message:
                         await transport.send(message)
                         if trio.current_time() - started_at >= QUICK_SEND_S:
@@ -526,6 +539,7 @@ class Session:
         self._accepted.clear()
         self._acceptor.unpark()
         self._flusher.unpark()
+        self._leaver.unpark()
         self._ended.set()
         self._listening.cancel()
         self._nap.cancel()

@@ -209,3 +209,6 @@ async def _drain(state: State, upstream: Upstream) -> None:
         log.info("%d requests are under way, they have %.0f s", upstream.active, DRAIN_S)
     with trio.move_on_after(DRAIN_S):
         await upstream.wait_idle()
+        # The last bytes of what was answered may still wait for the hub to take them.
+        if state.session is not None:
+            await state.session.wait_quiet()

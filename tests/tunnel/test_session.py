@@ -623,6 +623,30 @@ async def test_what_is_queued_when_the_block_is_left_still_arrives(
             assert session.peer_going_away is not None
 
 
+async def test_a_session_is_quiet_once_all_that_was_said_has_left(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await pair.listener.wait_quiet()
+        opened, accepted = await pair.streams()
+        await opened.send_eof()
+        # More than the window: the rest is queued.
+        await accepted.send_all(bytes(100_000))
+        await accepted.send_eof()
+        await accepted.aclose()
+        with trio.move_on_after(60) as waiting:
+            await pair.dialer.wait_quiet()
+        assert waiting.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.dialer.wait_quiet)
+            assert len(await read_all(opened)) == 100_000
+        await pair.streams()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.dialer.wait_quiet)
+            await trio.testing.wait_all_tasks_blocked()
+            pair.cut()
+
+
 async def test_a_peer_that_breaks_the_protocol_is_told_and_closed(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -29,6 +29,7 @@ from tests.proxy.relay.test_health import ask as probe
 from tests.proxy.relay.ways import CLUSTER_ID, KEY, PROBE, DirectWay, TunnelWay, inner, token
 from tunnel import Role, Session, Welcome, open_session
 from tunnel.net import server_context, wrap_server
+from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 from tunnel.websocket import accept_websocket
 
 RELAY_KEY = SigningKey.generate()
@@ -210,6 +211,43 @@ async def test_sigterm_lets_what_is_under_way_finish_and_takes_nothing_new(
             # The probe of life still answers: this is a stop and no failure.
             assert (await probe(health, "/healthz")).startswith(b"HTTP/1.1 200 ")
             release.set()
+
+
+async def test_sigterm_lets_an_answer_arrive_whose_last_bytes_wait_for_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # More than the hub's window, and less than that and the stream's queue: the API server is done with it.
+    body = bytes(150_000)
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+        await connection.more()
+
+    async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        health = free_port()
+        async with trio.open_nursery() as nursery:
+            way = TunnelDial(RELAY_KEY, hub.ca_pem)
+            nursery.start_soon(run_relay, config(way, hub.url, health=health))
+            session = await hub.sessions.receive()
+            context = session.add_context(1, relay_token(hub).encode())
+            async with session.open_stream(inner().encode(), context=context, eof=True) as stream:
+                await stream.receive_head()
+
+                async def window_full() -> bool:
+                    return stream.bytes_received == INITIAL_WINDOW_BYTES
+
+                async def draining() -> bool:
+                    return session.draining and not await ready(health)
+
+                await wait_for(window_full)
+                os.kill(os.getpid(), signal.SIGTERM)
+                await wait_for(draining)
+                received = 0
+                while data := await stream.receive_some():
+                    received += len(data)
+            assert received == len(body)
 
 
 async def test_what_does_not_end_is_cut_when_the_grace_is_over(
