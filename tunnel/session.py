@@ -483,6 +483,9 @@ class Session:
                     message = connection.data_to_send(limit, started_at)
                     self._dispatch(connection.take_events())
                     self._note_quiet()
+                    if connection.failure is not None:
+                        # The peer acknowledges nothing; only the GOAWAY is left to say.
+                        self._die(*_farewell_of(connection.failure))
                     if message:
                         await transport.send(message)
                         if trio.current_time() - started_at >= QUICK_SEND_S:

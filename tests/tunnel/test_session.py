@@ -647,6 +647,29 @@ async def test_a_session_is_quiet_once_all_that_was_said_has_left(
             pair.cut()
 
 
+async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    here, there = memory_transport_pair()
+    await there.send(frames.hello(Hello(initial_window=4 * 2**20)))
+    async with open_session(here, Role.LISTENER) as session, trio.open_nursery() as nursery:
+        said: list[tuple[int, int, int, bytes]] = []
+
+        async def take_everything() -> None:
+            said.extend((await hear_out(there))[0])
+
+        nursery.start_soon(take_everything)
+        for _ in range(3):
+            stream = session.open_stream(b"", context=session.add_context(1, b"token"))
+            with trio.move_on_after(1):
+                await stream.send_all(bytes(4 * 2**20))
+        # What is control goes beyond a full ledger, as far as its reserve.
+        for _ in range(150):
+            session.add_context(1, bytes(8 * 1024))
+        with trio.fail_after(2):
+            assert "acknowledges nothing" in await session.wait_closed()
+    assert said[-1][0] == FrameType.GOAWAY
+    assert frames.decode_goaway(said[-1][3])[1] == 4413
+
+
 async def test_a_peer_that_breaks_the_protocol_is_told_and_closed(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
