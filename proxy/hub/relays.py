@@ -186,18 +186,22 @@ class RelayEndpoint:
                     superseded.end.cancel()
                 _log.info("relay %s of cluster %s is here, from %s", relay.instance, cluster.name, address)
                 self.recorder.complete(event(Kind.RELAY_CONNECTED))
-                contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
-                await self.directory.read(lambda store: store.relay_connected(contact))
-                reason = "superseded by a newer connection of the same relay"
-                with relay.end:
-                    reason = await session.wait_closed()
+                # What stands when this task is cancelled, or fails.
+                reason = "ended by the hub"
+                try:
+                    contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
+                    await self.directory.read(lambda store: store.relay_connected(contact))
+                    with relay.end:
+                        reason = await session.wait_closed()
+                    if relay.end.cancelled_caught:
+                        reason = "superseded by a newer connection of the same relay"
+                finally:
+                    _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
+                    self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
         except TooManyInstancesError as error:
             _log.warning("%s; the one from %s is turned away", error, address)
-            return
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self.directory.read(
                     lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
                 )
-        _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
-        self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))

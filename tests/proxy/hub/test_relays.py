@@ -1,10 +1,28 @@
 from __future__ import annotations
 
-import pytest
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
+import attrs
+import pytest
+import trio
+
+from audit.recorder import Recorder, open_recorder
+from audit.store import AuditReader, AuditStore
+from auth.keys import SigningKey
 from auth.tokens import HelloClaims
 from proxy.hub import relays
-from proxy.hub.relays import ReplayedHelloError, SeenHellos
+from proxy.hub.config import HubConfig
+from proxy.hub.datadir import SigningKeys
+from proxy.hub.directory import Directory, open_directory
+from proxy.hub.registry import Registry
+from proxy.hub.relays import RelayEndpoint, ReplayedHelloError, SeenHellos
+from proxy.hub.trail import Trail
+from tests.proxy.hub.sessions import session_pair
+from tunnel import Memory, Session
 
 NOW = 1_800_000_000.0
 
@@ -38,3 +56,78 @@ def test_the_memory_is_bounded_and_fails_closed(monkeypatch: pytest.MonkeyPatch)
         seen.use(claims(str(number)), NOW)
     with pytest.raises(ReplayedHelloError, match="within a minute"):
         seen.use(claims("one more"), NOW)
+
+
+@attrs.define(eq=False)
+class Bench:
+    endpoint: RelayEndpoint
+    directory: Directory
+    recorder: Recorder
+    audit_file: Path
+
+    async def keep(self, session: Session, nursery: trio.Nursery) -> None:
+        """Keep a session as that of a relay of the cluster `prod`; returns once it is in the registry."""
+        cluster = self.directory.current.clusters_by_name["prod"]
+        hello = claims("a", cluster=cluster.id)
+        nursery.start_soon(self.endpoint._keep, session, hello, cluster, "192.0.2.9:1")
+        with trio.fail_after(5):
+            while True:
+                if any(relay.session is session for relay in self.endpoint.registry.relays()):
+                    return
+                await trio.lowlevel.checkpoint()
+
+    async def trail(self) -> list[tuple[str, str]]:
+        """Kind and note of each event."""
+        await self.recorder.flush()
+        reader = AuditReader(self.audit_file)
+        try:
+            events = [json.loads(stored.body) for stored in reader.query()]
+        finally:
+            reader.close()
+        return [(event["kind"], event.get("note", "")) for event in events]
+
+
+@asynccontextmanager
+async def open_bench(folder: Path) -> AsyncIterator[Bench]:
+    config = HubConfig(org="acme", public_url="https://hub.example")
+    key = SigningKey.generate()
+    audit_file = folder / "audit.db"
+    store = AuditStore(audit_file)
+    async with (
+        open_recorder(store, org="acme") as recorder,
+        open_directory(folder / "hub.db", org="acme", clock=time.time) as directory,
+    ):
+        await directory.change(
+            lambda store: store.add_cluster("prod", teams=[], relay_key=SigningKey.generate().public)
+        )
+        endpoint = RelayEndpoint(
+            config=config,
+            directory=directory,
+            registry=Registry(),
+            keys=SigningKeys(key, (key,)),
+            recorder=recorder,
+            trail=Trail("acme"),
+            memory=Memory(2**20),
+            boot="boot",
+            software="hawse/test",
+            new_id=lambda: "id",
+        )
+        yield Bench(endpoint, directory, recorder, audit_file)
+    store.close()
+
+
+async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, session_pair() as (first, _), session_pair() as (second, _):
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as superseded:
+                await bench.keep(first, superseded)
+                await bench.keep(second, nursery)
+            # As the hub does when it stops.
+            nursery.cancel_scope.cancel()
+        assert sorted(await bench.trail()) == [
+            ("relay.connected", ""),
+            ("relay.connected", ""),
+            ("relay.disconnected", "ended by the hub"),
+            ("relay.disconnected", "superseded by a newer connection of the same relay"),
+        ]
+        assert list(bench.endpoint.registry.relays()) == []
