@@ -213,6 +213,9 @@ class Calls:
         except AuditUnavailable as error:
             _log.error("refused a call because the audit trail cannot be written: %s", error)
             message = f"the audit trail cannot be written, so the call is refused: {error}"
+            if not durable:
+                # A refused write is counted by the event of the gap; a read has nothing but this.
+                self._refused(attrs.evolve(opening, note=message), 503)
             await connection.answer(*status_response(503, "", message))
             return
 

@@ -349,3 +349,17 @@ async def test_a_403_that_the_operator_can_mend_says_how(bench: Bench, why: str)
     assert (status, received) == (403, body)
     hint = headers.get(b"warning", b"")
     assert (b"hawse admin cluster rbac prod" in hint) == ("impersonate" in why)
+
+
+async def test_a_read_refused_for_want_of_the_trail_is_in_it_once_it_is_back(bench: Bench) -> None:
+    bench.recorder._overflow()
+    status, _headers, _body = await bench.ask(bench.request("GET /clusters/prod/api/v1/nodes HTTP/1.1"))
+    assert status == 503
+    with trio.fail_after(5):
+        while True:
+            if bench.recorder.healthy:
+                break
+            await trio.sleep(0.01)
+    events = [event for event in await bench.trail() if event["kind"] == "call"]
+    assert [(event["phase"], event["resp"]["status"]) for event in events] == [("complete", 503)]  # type: ignore[index]
+    assert len(bench.observed) == 1
