@@ -280,7 +280,7 @@ class Connection(Core):
         self.contexts.clear()
         self.peer_contexts.clear()
         self.control = ControlQueue(goaway=self.control.goaway)
-        self.memory.leave(self)
+        self.leave_memory_if_done()
 
     # --- the feed ---
 

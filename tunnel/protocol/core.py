@@ -253,6 +253,7 @@ class Core:
             self.memory.release(stream.head_bytes)
             stream.head_bytes = 0
             self.scheduler.leave(stream.context.share)
+            self.leave_memory_if_done()
 
     def charge_head(self, stream: StreamState, count: int) -> None:
         stream.head_bytes += count
@@ -270,6 +271,12 @@ class Core:
     def check_memory(self) -> None:
         if self.memory.full:
             self.memory.relieve()
+
+    def leave_memory_if_done(self) -> None:
+        """Leave the accounts, once the session is over and nothing of it is held: what nobody takes must
+        stay within reach of an eviction."""
+        if self.phase is Phase.CLOSED and not (self.streams or self.unsent or self.lingering):
+            self.memory.leave(self)
 
     def holders(self) -> Iterable[Holder]:
         return [*self.streams.values(), *self.unsent, *self.lingering]

@@ -682,6 +682,26 @@ def test_a_stream_that_ended_can_be_evicted_while_it_holds_bytes() -> None:
     assert joined.listener.memory.used_bytes == len(b"token")
 
 
+def test_what_nobody_takes_of_a_lost_session_can_still_be_evicted() -> None:
+    account = Memory(50 * KIB)
+    joined = Joined(listener_memory=account)
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, bytes(40 * KIB), joined.now)
+    joined.flow()
+    joined.listener.close(StreamCode.DETACH_EXPIRED, "tunnel lost")
+    joined.listener.take_events()
+    # Another session needs the room.
+    account.charge(10 * KIB)
+    account.relieve()
+    assert [(event.stream, event.code) for event in broken(joined.listener.take_events())] == [
+        (opened, StreamCode.OVERLOADED)
+    ]
+    assert account.used_bytes == 10 * KIB
+    account.charge(40 * KIB)
+    account.relieve()
+    assert joined.listener.take_events() == []
+
+
 # --- Liveness ---
 
 
