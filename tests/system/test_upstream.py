@@ -219,28 +219,19 @@ def test_an_answer_to_an_upload_that_is_not_read_gets_through(
         exchange.close()
 
     path, _ = chain.path(too_large)
-    size = 24 * 1024 * 1024
+    # Less than the hub reads on for a client that looks only when it has sent all.
+    size = 8 * 1024 * 1024
     extra = ["Expect: 100-continue"] if expecting else []
     with client.talk(client.head(path, f"Content-Length: {size}", *extra, method="POST")) as talk:
-
-        def upload() -> None:
-            try:
-                for _ in range(size // 65536):
-                    talk.connection.sendall(bytes(65536))
-            except OSError:
-                pass  # the hub hung up, which it may once it has answered
-
-        uploading = threading.Thread(target=upload)
         if not expecting:
-            uploading.start()
+            # A connection that was closed with unread bytes is reset, and the answer with it.
+            talk.send(bytes(size))
         answer = talk.answer()
         while answer.status == 100:
             answer = talk.answer()
         done.set()
         assert answer.status == 413
         assert json.loads(answer.body)["message"] == "limit is 3145728"
-        if not expecting:
-            uploading.join()
 
 
 def test_a_clients_own_timeout_passes_and_cancels_upstream(chain: Chain, client: RawClient) -> None:
@@ -352,13 +343,14 @@ BREAKS: dict[str, Callable[[Exchange], None]] = {
 }
 
 
-@pytest.mark.parametrize("way_to_break", BREAKS)
-@pytest.mark.parametrize("framing", ["chunked", "length"])
+@pytest.mark.parametrize(
+    ("framing", "way_to_break"),
+    # A length has no framing to break.
+    [("chunked", how) for how in BREAKS] + [("length", how) for how in BREAKS if how != "broken framing"],
+)
 def test_an_answer_that_breaks_off_is_cut_at_once(
-    chain: Chain, client: RawClient, way_to_break: str, framing: str
+    chain: Chain, client: RawClient, framing: str, way_to_break: str
 ) -> None:
-    if framing == "length" and way_to_break == "broken framing":
-        pytest.skip("a length has no framing to break")
     broken_at: list[float] = []
     go = threading.Event()
 
