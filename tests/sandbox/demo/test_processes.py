@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import sys
@@ -48,7 +47,8 @@ def test_an_interrupt_waits_until_the_cleaning_up_is_done() -> None:
 
     def clean_up() -> None:
         with undisturbed():
-            os.kill(os.getpid(), signal.SIGINT)
+            # To this thread: pytest's worker processes have others, which the demo has not.
+            signal.raise_signal(signal.SIGINT)
             done.append("cleaned up")
 
     with pytest.raises(KeyboardInterrupt):
