@@ -20,6 +20,7 @@ from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.directory import Directory
 from proxy.hub.operations import RelayInfo
 from proxy.hub.registry import Registry
+from proxy.loglimit import LogLimit
 from tunnel.net import peer_address, wrap_server
 
 # The token of `hawse admin` on the hub's own machine.
@@ -87,11 +88,14 @@ class AdminFront:
     app: Starlette
     certificate: Certificate
     connections: int = 0
+    _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     async def handle_client(self, tcp: trio.SocketStream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         if self.connections >= CONNECTIONS_MAX:
-            _log.warning("turned away a connection: %d are open, the limit", self.connections)
+            self._turned_away.warning(
+                f"turned away a connection: {self.connections} are open, the limit", trio.current_time()
+            )
             await trio.aclose_forcefully(tcp)
             return
         self.connections += 1

@@ -27,6 +27,7 @@ from proxy.hub.certificate import Certificate
 from proxy.hub.relays import RelayEndpoint, ReplayedHelloError
 from proxy.hub.token import Answer, TokenEndpoint
 from proxy.hub.trail import Trail
+from proxy.loglimit import LogLimit
 from proxy.status import status_response
 from tunnel.net import peer_address, wrap_server
 from tunnel.tls import TLSStream
@@ -55,6 +56,7 @@ class Front:
     ready: bool = False
     """Off while the hub starts and once it stops: /readyz says so."""
     gate: Gate = attrs.Factory(Gate)
+    _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
@@ -62,7 +64,7 @@ class Front:
         try:
             stranger = self.gate.enter(address)
         except TooManyStrangersError as error:
-            _log.warning("turned away a connection: %s", error)
+            self._turned_away.warning(f"turned away a connection: {error}", trio.current_time())
             await trio.aclose_forcefully(tcp)
             return
         tls = wrap_server(tcp, self.certificate.context)

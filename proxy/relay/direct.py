@@ -22,6 +22,7 @@ from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead
 from proxy.http import BadRequest, ServerConnection
+from proxy.loglimit import LogLimit
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.rewrite import failure_header
@@ -50,6 +51,7 @@ class DirectServer:
     verifier: Verifier
     certificate: WatchedFile[ssl.SSLContext]
     gate: Gate = attrs.Factory(Gate)
+    _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(log))
 
     async def handle_connection(self, tcp: trio.SocketStream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
@@ -57,7 +59,7 @@ class DirectServer:
         try:
             stranger = self.gate.enter(peer.rpartition(":")[0])
         except TooManyStrangersError as error:
-            log.warning("turned away a connection: %s", error)
+            self._turned_away.warning(f"turned away a connection: {error}", trio.current_time())
             await trio.aclose_forcefully(tcp)
             return
         tls = wrap_server(tcp, self.certificate.current())
