@@ -83,6 +83,7 @@ def read_stated(
 ) -> _Stated | None:
     """Read what the file (if any) and the environment state; None when a fault is in the way of it.
 
+    A faulty value that has a default counts as not stated, so that the caller also finds what else is wrong.
     Without a path, the variable CONFIG may name the file. `defaults` stand in for keys that neither states,
     where the class cannot know them. What a type cannot state is the caller's to check.
     """
@@ -99,11 +100,15 @@ def read_stated(
         # So that a required key is missed by its name, and not its whole section.
         tree.setdefault(section, {})
     # Paths are relative to the file that says them, so that the working directory does not matter.
-    base = path.absolute().parent if path is not None else Path.cwd()
+    converter = _converter(path.absolute().parent if path is not None else Path.cwd())
     try:
-        return _converter(base).structure(tree, cls)
+        return converter.structure(tree, cls)
     except ClassValidationError as error:
         _collect(error, "", faults)
+        _drop_faulty(error, tree)
+    try:
+        return converter.structure(tree, cls)
+    except ClassValidationError:
         return None
 
 
@@ -319,3 +324,17 @@ def _collect(error: ClassValidationError, prefix: str, faults: list[str]) -> Non
     for extra in alone:
         assert isinstance(extra, ForbiddenExtraKeysError)
         faults.extend(f"{prefix}{key}: no such key" for key in sorted(extra.extra_fields))
+
+
+def _drop_faulty(error: ClassValidationError, tree: dict[str, object]) -> None:
+    noted, alone = error.group_exceptions()
+    for fault, note in noted:
+        inner = tree.get(note.name)
+        if isinstance(fault, ClassValidationError) and isinstance(inner, dict):
+            _drop_faulty(fault, inner)
+        else:
+            tree.pop(note.name, None)
+    for extra in alone:
+        assert isinstance(extra, ForbiddenExtraKeysError)
+        for key in extra.extra_fields:
+            tree.pop(key, None)

@@ -28,6 +28,7 @@ class TunnelOutbound:
     def __init__(self, stream: Stream, request: RequestHead) -> None:
         self._stream = stream
         self._method = request.method
+        self._upgrade = request.upgrade is not None
         self._left: int | None = None
         self._answered = False
         self._ended = False
@@ -54,6 +55,8 @@ class TunnelOutbound:
             raise OutboundBroken(_failure(exc)) from exc
         except HeadError as exc:
             raise self._lying(f"the relay's head cannot be read: {exc}") from exc
+        if head.status < 200 and not (head.status == 101 and self._upgrade):
+            raise self._lying(f"the relay answered with {head.status}, which is no final answer")
         self._answered = True
         self._left = head.body_length if head.has_body(self._method) else 0
         return head

@@ -50,8 +50,9 @@ from tunnel import Draining, SessionClosed, TooManyStreams
 PREFIX = b"/clusters/"
 # A cluster's name is a slug; what follows it is the API server's own path, or nothing.
 _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})((?:[/?].*)?)", re.DOTALL)
-# The first attempt, and one more under a fresh context when the relay refused the token and saw nothing else.
+# The first attempt, and one more: under a fresh token, or at another relay.
 ATTEMPTS_MAX = 2
+_TRY_AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.DRAINING})
 
 _log = logging.getLogger("hawse.hub.calls")
 
@@ -269,6 +270,10 @@ class Calls:
         # The answer has not begun, so the client can still be told what became of its request.
         if outcome.close_reason is CloseReason.CLIENT_ERROR:
             head, body = status_response(400, "", outcome.failure.reason)
+        elif outcome.failure.code is StreamCode.UNAUTHENTICATED:
+            # The agent's own credential was in order: a 401 would send its user to log in again.
+            message = f"the relay of this cluster does not accept its hub: {outcome.failure.reason}"
+            head, body = status_response(503, "", message)
         else:
             upgrade = call.head.upgrade is not None
             audit_header = ((b"audit-id", audit_id.encode("ascii")),)
@@ -319,11 +324,14 @@ def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
 
 
 def _may_try_again(outcome: Outcome) -> bool:
-    """Whether the relay refused the token alone, and nothing of the request is gone."""
+    """Whether the relay refused before anything was processed, and nothing of the request is gone.
+
+    A refused token is renewed for the second attempt, and a relay that takes no more has a sibling perhaps.
+    """
     failure = outcome.failure
     return (
         failure is not None
-        and failure.code is StreamCode.UNAUTHENTICATED
+        and failure.code in _TRY_AGAIN
         and failure.processed is Processed.NO
         and not outcome.status
         and not outcome.bytes_in

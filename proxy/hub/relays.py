@@ -21,8 +21,9 @@ from proxy.hub.contexts import TokenContexts
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
+from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
-from proxy.hub.store import RelayContact
+from proxy.hub.store import RelayContact, Store
 from proxy.hub.trail import Trail
 from tunnel import (
     CloseCode,
@@ -190,7 +191,7 @@ class RelayEndpoint:
                 reason = "ended by the hub"
                 try:
                     contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
-                    await self.directory.read(lambda store: store.relay_connected(contact))
+                    await self._note(lambda store: store.relay_connected(contact))
                     with relay.end:
                         reason = await session.wait_closed()
                     if relay.end.cancelled_caught:
@@ -202,6 +203,13 @@ class RelayEndpoint:
             _log.warning("%s; the one from %s is turned away", error, address)
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
-                await self.directory.read(
+                await self._note(
                     lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
                 )
+
+    async def _note(self, write: Callable[[Store], None]) -> None:
+        """Write down a relay's coming or going; a store that is down costs that line and not the tunnel."""
+        try:
+            await self.directory.read(write)
+        except StoreUnavailableError as error:
+            _log.warning("cannot write down a relay's coming or going: %s", error)

@@ -45,8 +45,6 @@ from tunnel import Memory, StreamCode
 
 # How long what is under way may go on after SIGTERM, before its connections are cut.
 STOP_GRACE_S = 10.0
-# How long relays are asked to wait before they dial again: a planned restart takes a few seconds.
-RESTART_RETRY_MS = 2_000
 # All tunnels together: windows, ledgers and heads (PROTOCOL.md, "Memory").
 TUNNEL_MEMORY_BYTES_MAX = 512 * 1024 * 1024
 # With what start-up made out of the way, a collection is rare and short (8-13 % of the CPU otherwise).
@@ -165,7 +163,6 @@ async def _serve(config: HubConfig, front: Front, admin: AdminFront, registry: R
                 relay.session.go_away(
                     code=StreamCode.DRAINING,
                     drain_ms=int(STOP_GRACE_S * 1000),
-                    retry_after_ms=RESTART_RETRY_MS,
                     reason="the hub stops",
                 )
             with trio.move_on_after(STOP_GRACE_S):

@@ -235,3 +235,14 @@ async def test_early_bytes_of_an_upgrade_are_kept_up_to_a_bound(way: Way, autoju
     assert await raw.receive_some() == b"back"
     await inbound.aclose()
     await outbound.aclose()
+
+
+@pytest.mark.parametrize(("request_head", "status"), [(GET, 103), (GET, 101), (POST, 100)])
+async def test_a_head_that_is_no_final_answer_is_a_lie(way: Way, request_head, status):
+    here, there = await way.streams(request_head)
+    outbound = TunnelOutbound(here, request_head)
+    await there.send_head(ResponseHead(status).encode())
+    with pytest.raises(OutboundBroken, match=f"answered with {status}"):
+        await outbound.receive_head()
+    await outbound.aclose()
+    await there.aclose()

@@ -307,9 +307,29 @@ async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> N
                 stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="expired")
 
         nursery.start_soon(refuse)
-        status, _, _ = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
-    assert status == 401
+        status, _, body = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+    # Not a 401: the agent's own credential was in order, and logging in again would not help.
+    assert status == 503
+    assert b"does not accept its hub: expired" in body
     assert tokens == [b"token-0", b"token-1"]
+
+
+@pytest.mark.parametrize("code", [StreamCode.REFUSED, StreamCode.DRAINING])
+async def test_a_call_that_one_relay_does_not_take_goes_to_another(bench: Bench, code: StreamCode) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def refuse_and_then_answer() -> None:
+            first = await relay.accept()
+            first.reset(code, processed=Processed.NO, reason="going away")
+            async with await relay.accept() as second:
+                await second.send_head(OK)
+                await second.send_all(b"yes")
+                await second.send_eof()
+
+        nursery.start_soon(refuse_and_then_answer)
+        status, _, body = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+    assert (status, body) == (200, b"yes")
+    assert len(await bench.trail()) == 1
 
 
 async def test_a_post_that_may_have_been_processed_is_not_called_unavailable(bench: Bench) -> None:
