@@ -112,6 +112,15 @@ def read_stated(
         return None
 
 
+def add_faults(faults: list[str], found: list[str]) -> None:
+    """Add what a check of the values found, but not of keys whose fault is told: it would follow from that."""
+    told = {fault.partition(":")[0] for fault in faults}
+    for fault in found:
+        key = fault.partition(":")[0]
+        if not any(path == key or path.startswith(f"{key}.") for path in told):
+            faults.append(fault)
+
+
 def read_text(name: str, path: Path, faults: list[str]) -> str | None:
     """Read a small text file; a fault is one line under `name`."""
     try:

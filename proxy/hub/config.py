@@ -15,7 +15,7 @@ import attrs
 
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
-from proxy.configuration import Address, ConfigError, fault_of_hub_url, read_stated
+from proxy.configuration import Address, ConfigError, add_faults, fault_of_hub_url, read_stated
 
 ENVIRONMENT_PREFIX = "HAWSE_HUB_"
 # Both on loopback: whoever opens them to others says so.
@@ -102,7 +102,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     defaults = {"data_dir": str(default_data_dir(environment))}
     config = read_stated(HubConfig, ENVIRONMENT_PREFIX, path, environment, faults, defaults=defaults)
     if config is not None:
-        faults.extend(_check(config))
+        add_faults(faults, _check(config))
     if faults or config is None:
         raise ConfigError(faults)
     return attrs.evolve(config, public_url=config.public_url.rstrip("/"))

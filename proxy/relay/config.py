@@ -31,7 +31,7 @@ from typing import Literal, TypeVar
 import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
-from proxy.configuration import Address, ConfigError, fault_of_hub_url, read_stated, read_text
+from proxy.configuration import Address, ConfigError, add_faults, fault_of_hub_url, read_stated, read_text
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
 _INSTANCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
@@ -123,7 +123,11 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         environment = os.environ
     faults: list[str] = []
     stated = read_stated(FileConfig, ENVIRONMENT_PREFIX, path, environment, faults)
-    checked = _check(stated, faults) if stated is not None else None
+    checked = None
+    if stated is not None:
+        found: list[str] = []
+        checked = _check(stated, found)
+        add_faults(faults, found)
     if faults or checked is None:
         raise ConfigError(faults)
     return checked

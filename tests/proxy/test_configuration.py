@@ -6,7 +6,7 @@ from typing import Literal
 import attrs
 import pytest
 
-from proxy.configuration import FILE_BYTES_MAX, Address, fault_of_hub_url, read_stated
+from proxy.configuration import FILE_BYTES_MAX, Address, add_faults, fault_of_hub_url, read_stated
 
 
 @attrs.frozen
@@ -34,8 +34,8 @@ def read(text: str, folder: Path, **environment: str) -> Ship:
 
 
 def faults_of(text: str, folder: Path, **environment: str) -> list[str]:
-    ship, faults = attempt(text, folder, **environment)
-    assert ship is None
+    _, faults = attempt(text, folder, **environment)
+    assert faults
     return faults
 
 
@@ -141,6 +141,19 @@ def test_a_value_of_another_type_is_not_converted(value: str, tmp_path: Path) ->
 def test_true_is_no_number(tmp_path: Path) -> None:
     found = faults_of('name = "Ann"\nharbour.berths = true\nharbour.open = 1', tmp_path)
     assert found == ["harbour.berths: expected a whole number", "harbour.open: expected true or false"]
+
+
+def test_what_is_faulty_counts_as_not_stated_so_that_the_rest_can_be_checked(tmp_path: Path) -> None:
+    text = 'name = "Ann"\nrig = "raft"\noars = 2\n[harbour]\nberths = "two"\nopen = false\nbar = 1'
+    ship, faults = attempt(text, tmp_path)
+    assert ship == Ship("Ann", Harbour(open=False))
+    assert len(faults) == 4
+    ship, faults = attempt('name = "Ann"\nharbour = 3', tmp_path)
+    assert ship == Ship("Ann")
+    assert faults == ["harbour: expected a table"]
+    ship, faults = attempt("name = 1", tmp_path)
+    assert ship is None
+    assert faults == ["name: expected a string"]
 
 
 def test_a_section_that_is_no_table_is_one_fault_beside_the_others(tmp_path: Path) -> None:
@@ -261,3 +274,9 @@ def test_urls_that_no_token_could_name(url: str, fault: str) -> None:
 @pytest.mark.parametrize("url", ["https://hub.example", "https://hub.example:8443/", "https://[::1]:1"])
 def test_urls_of_a_hub(url: str) -> None:
     assert fault_of_hub_url(url) is None
+
+
+def test_what_follows_from_a_fault_that_was_told_is_not_told() -> None:
+    faults = ["tls.key: expected a string", "org: expected a string"]
+    add_faults(faults, ["tls: given together", "org: reserved", "tls.certificate: a", "mask: b", "mask: c"])
+    assert faults[2:] == ["tls.certificate: a", "mask: b", "mask: c"]

@@ -114,6 +114,15 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
     ]
 
 
+def test_rules_are_told_beside_the_faults_of_types(tmp_path: Path) -> None:
+    file = tmp_path / "hub.toml"
+    file.write_text('org = "Bad Org"\nlisten = 5\nnonsense = 1\n[limits]\nstreams_per_agent = -3')
+    with pytest.raises(ConfigError) as caught:
+        load(file, {})
+    paths = [fault.partition(":")[0] for fault in caught.value.faults]
+    assert sorted(paths) == ["limits.streams_per_agent", "listen", "nonsense", "org"]
+
+
 def test_there_is_a_limit_to_the_patterns() -> None:
     patterns = "\n".join(f"secret-{number}" for number in range(101))
     with pytest.raises(ConfigError, match=r"audit\.mask: expected at most 100 regular expressions"):
