@@ -44,8 +44,9 @@ async def shown_by(certificate: Certificate, tell: Callable[[], None]) -> AsyncI
     front = AdminFront(Starlette(), certificate)
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(partial(trio.serve_listeners, front.handle_client, [listener]))
-        nursery.start_soon(certificate.keep_current, tell)
+        await nursery.start(trio.serve_listeners, front.handle_client, [listener])
+        # Its own start is the wait below, which a `start` would only say in another way.
+        nursery.start_soon(certificate.keep_current, tell)  # noqa: ASYNC113
         await wait_all_tasks_blocked()
         yield Handshake(listener.socket.getsockname()[1])
         nursery.cancel_scope.cancel()
