@@ -113,7 +113,7 @@ def read_stated(
 
 
 def add_faults(faults: list[str], found: list[str]) -> None:
-    """Add what a check of the values found, but not of keys whose fault is told: it would follow from that."""
+    """Add what a check of the values found, but not of keys whose fault is told: it would follow from it."""
     told = {fault.partition(":")[0] for fault in faults}
     for fault in found:
         key = fault.partition(":")[0]
