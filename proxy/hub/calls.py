@@ -304,7 +304,13 @@ class Calls:
                 way.impersonated = impersonated(principal, relay.session.session_id)
                 return TunnelOutbound(stream, inner)
             case Mode.DIRECT:
-                outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
+                try:
+                    outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
+                except OutboundBroken as error:
+                    if error.failure.code is StreamCode.DIAL_FAILED:
+                        # Said by a relay, it is about the API server.
+                        raise ClusterOffline(call.cluster, error.failure.reason) from error
+                    raise
                 way.relay = RecordedRelay("direct")
                 way.impersonated = impersonated(principal, outbound.session)
                 return outbound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,6 +29,7 @@ from proxy.hub.contexts import TokenContexts
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory, open_directory
+from proxy.hub.entities import Mode
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
@@ -243,6 +245,27 @@ async def test_an_offline_cluster_is_a_503_at_once_that_kubectl_does_not_repeat(
     assert b"retry-after" not in headers
     assert b"offline" in headers[b"warning"]
     assert json.loads(body)["reason"] == "ServiceUnavailable"
+
+
+async def test_a_relay_that_the_hub_cannot_dial_is_an_offline_cluster(bench: Bench) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        await bench.directory.change(
+            lambda store: store.add_cluster(
+                "far",
+                teams=["sre"],
+                mode=Mode.DIRECT,
+                relay_url=f"https://127.0.0.1:{taken.getsockname()[1]}",
+                relay_address_private=True,
+            )
+        )
+        data = bench.request("GET /clusters/far/api HTTP/1.1", token=bench.token("far"))
+        status, headers, body = await bench.ask(data)
+    assert status == 503
+    assert b"retry-after" not in headers
+    assert json.loads(body)["message"].startswith(
+        'cluster "far" is offline: cannot reach the relay of cluster far: '
+    )
 
 
 @pytest.mark.parametrize(
