@@ -125,6 +125,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             observe=observed.append,
         )
         yield Bench(calls, registry, directory, recorder, key, audit_file, observed)
+        nursery.cancel_scope.cancel()  # the upkeep of direct connections
     store.close()
 
 
