@@ -2,13 +2,7 @@
 
 FOLDER is on the disk that counts. Prints, for 1, 16 and 64 tasks that each wait for their intents, for
 completions that nobody waits for, and for the store alone: events per second, CPU µs an event (making the
-event and both threads), and commits per second. On two shared cores and a virtual disk, 8192 events:
-
-    intents x1           1944 events/s   378.6 µs    1944 commits/s
-    intents x16          9319 events/s    93.0 µs    1085 commits/s
-    intents x64         21316 events/s    41.4 µs     466 commits/s
-    completions         32543 events/s    29.4 µs     163 commits/s
-    store, by 64        33626 events/s    24.6 µs     525 commits/s
+event and both threads), and commits per second. benchmarks/README.md has the figures.
 """
 
 from __future__ import annotations
