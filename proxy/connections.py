@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import select
 from collections.abc import Awaitable, Callable
-from typing import NoReturn
 
 import attrs
 import trio
@@ -77,9 +76,9 @@ class Connections:
         else:
             await trio.aclose_forcefully(stream)
 
-    async def sweep(self) -> NoReturn:
-        """Close what has been idle for too long, forever."""
-        while True:
+    async def sweep(self) -> None:
+        """Close what has been idle for too long, until all is closed."""
+        while not self._closed:
             await trio.sleep(SWEEP_S)
             oldest = trio.current_time() - IDLE_S
             doomed = [idle for idle in self._idle if idle.since <= oldest]
