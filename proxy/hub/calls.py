@@ -86,6 +86,8 @@ class Way:
     relay: RecordedRelay | None = None
     impersonated: Impersonated | None = None
     """What the relay's token says."""
+    failure: Failure | None = None
+    """How the last attempt failed, known before the client has been told."""
 
 
 @attrs.define(eq=False)
@@ -228,7 +230,7 @@ class Calls:
         finally:
             if outcome is None:
                 stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
-                outcome = _failed(stopped, CloseReason.CLIENT_GONE, way.tally)
+                outcome = _failed(way.failure or stopped, CloseReason.CLIENT_GONE, way.tally)
             closing = _closing(opening, outcome, way, (time.monotonic() - started) * 1000)
             self._record(closing)
             self.observe(closing)
@@ -244,15 +246,18 @@ class Calls:
         def on_head(head: ResponseHead) -> ResponseHead:
             return hub_response_head(head, prefix, call.target, host)
 
-        for attempt in range(1, ATTEMPTS_MAX + 1):
+        renew = False
+        for _ in range(ATTEMPTS_MAX):
+            # Of a second attempt that is cancelled nothing is known, whatever became of the first.
+            way.failure = None
             try:
-                outbound = await self._open(call, inner, way, renew=attempt > 1)
+                outbound = await self._open(call, inner, way, renew=renew)
             except ClusterOffline as error:
+                way.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
                 head, body = status_response(503, "", str(error))
                 await connection.answer(head, body)
                 way.tally.status = head.status
-                failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
-                return _failed(failure, CloseReason.UPSTREAM_FAILED, way.tally)
+                return _failed(way.failure, CloseReason.UPSTREAM_FAILED, way.tally)
             except OutboundBroken as error:
                 outcome = _failed(error.failure, CloseReason.UPSTREAM_FAILED, way.tally)
             else:
@@ -263,8 +268,11 @@ class Calls:
                     )
                 finally:
                     await outbound.aclose()
+            way.failure = outcome.failure
             if not _may_try_again(outcome):
                 break
+            # A relay that takes no more would not take it under another token either.
+            renew = outcome.failure is not None and outcome.failure.code is StreamCode.UNAUTHENTICATED
         if outcome.failure is None or outcome.status or outcome.close_reason is CloseReason.CLIENT_GONE:
             return outcome
         # The answer has not begun, so the client can still be told what became of its request.

@@ -20,6 +20,7 @@ from audit.store import AuditReader, AuditStore
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
+from proxy.exchange import InboundBroken
 from proxy.head import RequestHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens
@@ -346,6 +347,8 @@ async def test_a_call_that_one_relay_does_not_take_goes_to_another(bench: Bench,
             first = await relay.accept()
             first.reset(code, processed=Processed.NO, reason="going away")
             async with await relay.accept() as second:
+                # The token was in order: a refusal under load mints no other.
+                assert second.context.index == first.context.index
                 await second.send_head(OK)
                 await second.send_all(b"yes")
                 await second.send_eof()
@@ -407,3 +410,31 @@ async def test_a_read_refused_for_want_of_the_trail_is_in_it_once_it_is_back(ben
     events = [event for event in await bench.trail() if event["kind"] == "call"]
     assert [(event["phase"], event["resp"]["status"]) for event in events] == [("complete", 503)]  # type: ignore[index]
     assert len(bench.observed) == 1
+
+
+async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(bench: Bench) -> None:
+    client, server = trio.testing.memory_stream_pair()
+    connection = ServerConnection(server)
+    await client.send_all(bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"))
+    head = await connection.next_request()
+    assert head is not None
+    await client.aclose()
+    with pytest.raises(InboundBroken):
+        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
+    await connection.aclose()
+    _, closing = await bench.trail()
+    assert closing["resp"]["processed"] == "no"  # type: ignore[index]
+    assert "offline" in closing["resp"]["reason"]  # type: ignore[index]
+
+
+async def test_what_became_of_a_second_attempt_is_not_told_by_the_first(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        line = "DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1"
+        nursery.start_soon(bench.ask, bench.request(line))
+        first = await relay.accept()
+        first.reset(StreamCode.REFUSED, processed=Processed.NO, reason="going away")
+        second = await relay.accept()
+        nursery.cancel_scope.cancel()
+    await second.aclose()
+    _, closing = await bench.trail()
+    assert closing["resp"]["processed"] == "maybe"  # type: ignore[index]
