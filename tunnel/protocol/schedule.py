@@ -12,6 +12,7 @@ flow is moved to the end of the list of old queues … to prevent starvation").
 
 from __future__ import annotations
 
+import abc
 import enum
 from collections import deque
 from typing import Generic, TypeVar
@@ -30,15 +31,16 @@ class Place(enum.Enum):
 
 
 @attrs.define(eq=False)
-class Flow:
-    """What takes turns. `ready` says whether it could send now."""
+class Flow(abc.ABC):
+    """What takes turns."""
 
     deficit: int = attrs.field(init=False, default=0)
     place: Place = attrs.field(init=False, default=Place.OUT)
 
     @property
+    @abc.abstractmethod
     def ready(self) -> bool:
-        raise NotImplementedError
+        """Whether it could send now."""
 
 
 FlowT = TypeVar("FlowT", bound=Flow)
