@@ -1,0 +1,1 @@
+"""What Hawse costs beside its yardsticks: `python -m benchmarks --help`."""

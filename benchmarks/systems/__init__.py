@@ -1,0 +1,10 @@
+"""The systems that are measured, one a module, by the name that the results know them by."""
+
+from __future__ import annotations
+
+from benchmarks.system import OpenSystem
+from benchmarks.systems.direct import open_direct
+
+# What runs always, then what runs with --peers, in the order of the tables.
+YARDSTICKS: dict[str, OpenSystem] = {"direct": open_direct}
+PEERS: dict[str, OpenSystem] = {}

@@ -1,0 +1,46 @@
+"""What a workload is: the interface between the runner and workloads/.
+
+A workload's module has a tuple `WORKLOADS`. The runner takes each variant in turn and runs it several times
+over all systems, one after the other within each round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from benchmarks.result import Sample
+from benchmarks.system import System, Upstream
+
+
+@attrs.frozen
+class Options:
+    """What the command line says about the runs."""
+
+    runs: int = 5
+    seconds: float = 1.0
+    """How long one run of a workload that has no natural end lasts."""
+    quick: bool = False
+    """Sizes cut to what shows that everything works; the figures are not to be compared."""
+    profiling: bool = False
+
+
+@attrs.frozen
+class Workload:
+    """One question, asked for several numbers of connections or streams."""
+
+    name: str
+    title: str
+    """One sentence for `--help` and the results."""
+    variants: tuple[int, ...]
+    run: Callable[[System, Upstream, int, Options], Sample]
+    """One short run. Raises RunFailed when the system did not do what was asked."""
+    systems: frozenset[str] | None = None
+    """The systems it makes sense for; all of them when None."""
+    runs: int | None = None
+    """Rounds, where the number of the command line makes no sense."""
+
+
+class RunFailed(Exception):
+    """A run that has no figure: answers that were refused, cut or not given. The text says which."""

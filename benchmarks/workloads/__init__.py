@@ -1,0 +1,7 @@
+"""The workloads, one a module, by the name that the command line knows them by."""
+
+from __future__ import annotations
+
+from benchmarks.workload import Workload
+
+WORKLOADS: dict[str, tuple[Workload, ...]] = {}
