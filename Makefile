@@ -9,11 +9,14 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 # Tests start hawse and kubectl by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# For the Python among the peers that are measured beside Hawse: their newest versions want the newest Python.
+PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do command -v $$name; done) $(PYTHON))
+PEERS := .venv-peers
 # Test processes; the suite starts hubs, relays and kubectls of its own, so more than the cores does not help.
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long e2e lint format lock clean setup
+.PHONY: help demo test test-long e2e lint format lock clean setup bench-peers
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -53,9 +56,16 @@ format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench-peers: ## install the tunnels that benchmarks compare with: OpenSSH, snitun, bored-mplex
+	@test -x /usr/sbin/sshd || apt-get install -y --no-install-recommends openssh-server openssh-client
+	@command -v npm >/dev/null || apt-get install -y --no-install-recommends nodejs npm
+	@test -x $(PEERS)/bin/python || $(PEERS_PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	cd benchmarks/peers/mplex && npm install --no-package-lock --no-audit --no-fund --ignore-scripts
+
 lock: ## write requirements.lock anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(PEERS) benchmarks/peers/mplex/node_modules .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

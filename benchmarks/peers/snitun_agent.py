@@ -16,7 +16,7 @@ from snitun.utils import server
 
 
 async def serve(peer_port: int, fernet_key: str, name: str, host: str, port: int) -> None:
-    """Join the hub as the peer that serves `name`, and carry its clients to HOST:PORT until the tunnel ends."""
+    """Join the hub as the peer that serves `name`, and carry its clients until the tunnel ends."""
     key, iv = os.urandom(32), os.urandom(16)
     token = server.generate_client_token([fernet_key], timedelta(days=1), name, key, iv)
     # The connector to another address has a name of its own since there is one that needs no address.

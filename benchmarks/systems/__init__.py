@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from benchmarks.system import OpenSystem
 from benchmarks.systems.direct import open_direct
+from benchmarks.systems.mplex import open_mplex
+from benchmarks.systems.snitun import open_snitun
+from benchmarks.systems.ssh import open_ssh
 
 # What runs always, then what runs with --peers, in the order of the tables.
 YARDSTICKS: dict[str, OpenSystem] = {"direct": open_direct}
-PEERS: dict[str, OpenSystem] = {}
+PEERS: dict[str, OpenSystem] = {"ssh": open_ssh, "snitun": open_snitun, "mplex": open_mplex}
