@@ -7,7 +7,6 @@ the recorder is the last to close, since each of the others has something to say
 
 from __future__ import annotations
 
-import gc
 import logging
 import signal
 import time
@@ -41,14 +40,13 @@ from proxy.hub.relays import RelayEndpoint
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.listen import open_listeners
+from proxy.startup import settle
 from tunnel import Memory, StreamCode
 
 # How long what is under way may go on after SIGTERM, before its connections are cut.
 STOP_GRACE_S = 10.0
 # All tunnels together: windows, ledgers and heads (PROTOCOL.md, "Memory").
 TUNNEL_MEMORY_BYTES_MAX = 512 * 1024 * 1024
-# With what start-up made out of the way, a collection is rare and short (8-13 % of the CPU otherwise).
-GC_THRESHOLD = 50_000
 
 _log = logging.getLogger("hawse.hub")
 
@@ -149,9 +147,7 @@ async def _serve(config: HubConfig, front: Front, admin: AdminFront, registry: R
                 accept = partial(trio.serve_listeners, handler_nursery=handlers)
                 accepting.start_soon(accept, front.handle_client, listeners)
                 accepting.start_soon(accept, admin.handle_client, await open_listeners(config.admin.listen))
-                gc.collect()
-                gc.freeze()
-                gc.set_threshold(GC_THRESHOLD)
+                settle()
                 front.ready = True
                 _log.info("the hub is ready at %s (listens on %s)", config.public_url, config.listen)
                 async for _ in signals:

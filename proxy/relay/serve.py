@@ -33,6 +33,7 @@ from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
+from proxy.startup import settle
 from proxy.watched import watch_certificate
 from tunnel import Hello, Memory, Session, StreamCode
 from tunnel.dialer import DialerConfig, run_dialer
@@ -85,6 +86,7 @@ async def run_relay(config: RelayConfig) -> None:
                 upstream = Upstream(pool)
                 log.info("the API server is %s", access.authority.decode("ascii"))
                 async with _open_way(config, upstream, state):
+                    settle()
                     async for number in signals:
                         log.info("%s: stopping", signal.Signals(number).name)
                         break
