@@ -1,8 +1,8 @@
 """What processes cost: CPU time and resident memory, as the kernel accounts for them.
 
-The CPU time is the scheduler's, in nanoseconds, as /proc/PID/task/*/schedstat shows it, but read through the
-process's CPU clock: unlike the sum over those files it includes threads that have ended and what has run since
-the last tick. Wall time is in none of it.
+The CPU time is the scheduler's, in nanoseconds, as /proc/PID/task/*/schedstat shows it, but read through
+the process's CPU clock: unlike the sum over those files it includes threads that have ended, and what has run
+since the last tick. Wall time is in none of it.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ POLL_S = 0.02
 def program(name: str, system: str, install: str) -> str:
     """The path of a program; raises Missing with how to install it.
 
-    Looks beside the running Python first (a virtual environment that is not on PATH), then on PATH, then where
-    Debian keeps daemons, which is on root's PATH alone.
+    Looks beside the running Python first (a virtual environment that is not on PATH), then on PATH, then
+    where Debian keeps daemons, which is on root's PATH alone.
     """
     beside = str(Path(sys.executable).parent)
     for path in (beside, None, "/usr/sbin:/sbin"):

@@ -95,3 +95,8 @@ def quantile(ordered: Sequence[float], q: float) -> float:
     if not ordered:
         raise ValueError("no values, no quantile")
     return ordered[max(0, -(-int(q * 1e6) * len(ordered) // 1_000_000) - 1)]
+
+
+def milliseconds(ordered_ns: Sequence[int], q: float) -> float:
+    """A quantile of sorted nanoseconds, in milliseconds."""
+    return quantile(ordered_ns, q) / 1e6

@@ -51,6 +51,12 @@ class Upstream(Protocol):
     def memory(self) -> Path:
         """A folder in memory, whose files are served as `/bulk/NAME`."""
 
+    @property
+    def versions(self) -> Mapping[str, str]: ...
+
+    def body(self, size: int) -> str:
+        """The path of a body of that many bytes, which is made when it is asked for first."""
+
 
 @attrs.frozen
 class System:

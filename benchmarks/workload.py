@@ -23,7 +23,6 @@ class Options:
     """How long one run of a workload that has no natural end lasts."""
     quick: bool = False
     """Sizes cut to what shows that everything works; the figures are not to be compared."""
-    profiling: bool = False
 
 
 @attrs.frozen

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from benchmarks.system import OpenSystem
 from benchmarks.systems.direct import open_direct
+from benchmarks.systems.hawse import open_hawse, open_without_wheels
 from benchmarks.systems.mplex import open_mplex
+from benchmarks.systems.nginx import open_nginx
 from benchmarks.systems.snitun import open_snitun
 from benchmarks.systems.ssh import open_ssh
 
 # What runs always, then what runs with --peers, in the order of the tables.
-YARDSTICKS: dict[str, OpenSystem] = {"direct": open_direct}
+ALWAYS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, "hawse": open_hawse}
 PEERS: dict[str, OpenSystem] = {"ssh": open_ssh, "snitun": open_snitun, "mplex": open_mplex}
+# What runs when it is named.
+EXTRA: dict[str, OpenSystem] = {"hawse-nowheel": open_without_wheels}

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
+from benchmarks.workloads import small
 
-WORKLOADS: dict[str, tuple[Workload, ...]] = {}
+WORKLOADS: dict[str, tuple[Workload, ...]] = {"small": small.WORKLOADS}

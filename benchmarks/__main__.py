@@ -1,0 +1,89 @@
+"""`python -m benchmarks`: see --help."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import attrs
+
+from benchmarks.report import table
+from benchmarks.result import group
+from benchmarks.runner import open_bench, run_all
+from benchmarks.system import Missing
+from benchmarks.systems import ALWAYS, EXTRA, PEERS
+from benchmarks.workload import Options
+from benchmarks.workloads import WORKLOADS
+
+RUNS = 5
+
+
+def parser() -> argparse.ArgumentParser:
+    lines = [f"  {name:<8} {part.title}" for name, parts in WORKLOADS.items() for part in parts[:1]]
+    made = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Measure Hawse beside its yardsticks, as separate processes on loopback.",
+        epilog="workloads:\n" + "\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "workloads", nargs="+", choices=[*WORKLOADS, "all"], metavar="WORKLOAD", help="see below; or `all`"
+    )
+    made.add_argument(
+        "--peers", action="store_true", help=f"also {', '.join(PEERS)}, where their packages are at hand"
+    )
+    names = [*ALWAYS, *PEERS, *EXTRA]
+    made.add_argument(
+        "--systems",
+        metavar="NAME,…",
+        help=f"only these, of {', '.join(names)} (default: {', '.join(ALWAYS)})",
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a list of objects")
+    made.add_argument(
+        "--runs", type=int, default=RUNS, metavar="N", help=f"rounds over all systems (default {RUNS})"
+    )
+    made.add_argument("--seconds", type=float, default=1.0, help="how long a run takes (default 1)")
+    made.add_argument(
+        "--quick", action="store_true", help="one small round: does it work? Not figures to compare"
+    )
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
+    openers = {**ALWAYS, **(PEERS if arguments.peers else {})}
+    if arguments.systems is not None:
+        every = {**ALWAYS, **PEERS, **EXTRA}
+        names = arguments.systems.split(",")
+        if unknown := [name for name in names if name not in every]:
+            sys.exit(f"unknown systems: {', '.join(unknown)}; there are {', '.join(every)}")
+        openers = {name: every[name] for name in names}
+    options = Options(
+        runs=1 if arguments.quick else arguments.runs,
+        seconds=0.2 if arguments.quick else arguments.seconds,
+        quick=arguments.quick,
+    )
+    names = list(WORKLOADS) if "all" in arguments.workloads else arguments.workloads
+    workloads = [workload for name in names for workload in WORKLOADS[name]]
+    try:
+        with tempfile.TemporaryDirectory(prefix="hawse-bench-") as folder:
+            with open_bench(Path(folder), openers) as bench:
+                outcome = run_all(bench, workloads, options)
+    except Missing as error:
+        sys.exit(str(error))
+    found = group(outcome.samples)
+    if arguments.json is not None:
+        lines = [attrs.asdict(series.measurement()) for series in found]
+        arguments.json.write_text(json.dumps(lines, indent=1) + "\n")
+    print(table(found))
+    for line in (*(f"missing: {text}" for text in bench.missing), *(f"failed: {x}" for x in outcome.failed)):
+        print(line)
+    if outcome.failed:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""The load of a run: a client process that connects, waits for the word, and reports.
+
+The client (benchmarks.client) is a process of its own, so that its CPU time is its own, and stands apart
+from what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Literal
+
+import attrs
+
+from benchmarks.system import Endpoint
+from benchmarks.workload import RunFailed
+
+# A whole run is a matter of seconds; a client that hangs is to be told from one that is slow.
+DEADLINE_S = 120.0
+_ROOT = Path(__file__).parent.parent
+
+
+@attrs.frozen
+class Job:
+    """What the client does, and for how long.
+
+    `requests`: GETs of `path` by each connection, one after the other, for `seconds`.
+    `download`: GETs of `path`, `bodies` of them by each connection; endless when that is 0, until the end.
+    `upload`: PUTs of `size` bytes to `path`N, `bodies` of them by each connection N.
+    `stall`: one GET of `path` by each connection, of whose answer only the first bytes are ever read.
+    """
+
+    kind: Literal["requests", "download", "upload", "stall"]
+    endpoint: Endpoint
+    path: str
+    connections: int = 1
+    seconds: float = 1.0
+    warmup_s: float = 0.3
+    bodies: int = 1
+    size: int = 0
+
+
+@attrs.frozen
+class Report:
+    """What the client counted."""
+
+    requests: int
+    transferred: int
+    """Bytes of bodies."""
+    wall_s: float
+    cpu_s: float
+    """The client's own, since the word was given."""
+    latencies_ns: tuple[int, ...]
+    """One a request, sorted; of `requests` only."""
+
+
+class Load:
+    """A client process, from its connections to its report; leaving the block ends it.
+
+    Inside the block all its connections are up and warm. `go` starts what is measured, `report` waits for its
+    end. Raises RunFailed with the client's words when an answer is not what was asked for.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+
+    def __enter__(self) -> Load:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.client"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=_ROOT,
+        )
+        try:
+            self._tell(json.dumps(attrs.asdict(self._job), default=str))
+            self._hear()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def go(self) -> None:
+        """Start what is measured."""
+        self._tell("go")
+
+    def report(self) -> Report:
+        """Wait for the end, and return the figures."""
+        told = json.loads(self._hear())
+        return Report(
+            requests=told["requests"],
+            transferred=told["transferred"],
+            wall_s=told["wall_s"],
+            cpu_s=told["cpu_s"],
+            latencies_ns=tuple(sorted(told["latencies_ns"])),
+        )
+
+    def stop(self) -> Report:
+        """End an endless job, and return its figures up to now."""
+        self._tell("stop")
+        return self.report()
+
+    def _tell(self, line: str) -> None:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise RunFailed(self._last_words()) from None
+
+    def _hear(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RunFailed(self._last_words())
+        return line
+
+    def _last_words(self) -> str:
+        assert self._process.stderr is not None
+        lines = self._process.stderr.read().strip().splitlines()
+        return f"the client: {lines[-1] if lines else 'ended without a word'}"
+
+    def _end(self) -> None:
+        self._process.kill()
+        self._process.communicate()

@@ -1,0 +1,165 @@
+"""Hawse as a user runs it: a hub, a relay in tunnel mode, and an agent's access token for each run.
+
+Everything is on that is on by default: TLS on every leg, tokens, policy, the durable audit trail. Only the
+number of concurrent calls of one agent is raised, since one agent makes all of them here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlencode
+
+import attrs
+import yaml
+
+from benchmarks.processes import Daemon, Daemons, free_port, program
+from benchmarks.system import Endpoint, System, Upstream
+
+CLUSTER, TEAM, AGENT = "bench", "platform", "probe"
+STREAMS_PER_AGENT = 10_000
+DEADLINE_S = 30.0
+POLL_S = 0.05
+
+
+class HawseError(Exception):
+    """One of hawse's commands failed."""
+
+
+@attrs.frozen
+class Installation:
+    """A hub, its relay and an agent in one folder."""
+
+    folder: Path
+    daemons: Daemons
+    program: str
+    port: int
+    environment: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        return f"https://127.0.0.1:{self.port}"
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "hub" / "tls" / "ca.pem"
+
+    def run(self, *args: str) -> str:
+        done = subprocess.run(
+            [self.program, *args],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HAWSE_HUB_CONFIG": str(self.folder / "hub.toml"), **self.environment},
+        )
+        if done.returncode != 0:
+            raise HawseError(f"hawse {' '.join(args)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def start_hub(self) -> Daemon:
+        config = self.folder / "hub.toml"
+        config.write_text(
+            f'org = "acme"\npublic_url = "{self.url}"\nlisten = "127.0.0.1:{self.port}"\n'
+            f'data_dir = "{self.folder / "hub"}"\n'
+            f'[admin]\nlisten = "127.0.0.1:{free_port()}"\n'
+            f"[limits]\nstreams_per_agent = {STREAMS_PER_AGENT}\n"
+        )
+        hub = self.daemons.start("hub", [self.program, "hub", "--config", str(config)], self.environment)
+        hub.wait_for("hub is ready")
+        return hub
+
+    def start_relay(self, upstream: Upstream) -> Daemon:
+        relay = self.folder / "relay"
+        (relay / "kubeconfig").write_text(yaml.safe_dump(kubeconfig(upstream.endpoint)))
+        return self.daemons.start(
+            "relay",
+            [self.program, "relay", "--config", str(relay / "relay.toml")],
+            {"HAWSE_RELAY_KUBECONFIG": str(relay / "kubeconfig"), **self.environment},
+        )
+
+    def wait_for_tunnel(self, relay: Daemon) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not any(each["connected"] for each in json.loads(self.run("admin", "relay", "list", "--json"))):
+            relay.check()
+            if time.monotonic() > deadline:
+                raise HawseError(f"the relay did not reach the hub: see {relay.log}")
+            time.sleep(POLL_S)
+
+    def token(self, api_key: str) -> str:
+        """A fresh access token, by the call that `hawse credential` makes."""
+        form = {"grant_type": "client_credentials", "audience": CLUSTER, "client_secret": api_key}
+        context = ssl.create_default_context(cafile=str(self.ca))
+        url, data = f"{self.url}/oauth/token", urlencode(form).encode()
+        with urllib.request.urlopen(url, data, DEADLINE_S, context=context) as answer:
+            token: str = json.load(answer)["access_token"]
+        return token
+
+
+def kubeconfig(endpoint: Endpoint) -> dict[str, object]:
+    """The relay's: the upstream, its CA, and a bearer token as a service account has one."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {
+                "name": "upstream",
+                "cluster": {
+                    "server": f"https://{endpoint.host}:{endpoint.port}",
+                    "certificate-authority": str(endpoint.ca),
+                },
+            }
+        ],
+        # As long as the token of a service account.
+        "users": [{"name": "relay", "user": {"token": "service-account." + "t" * 900}}],
+        "contexts": [{"name": "relay", "context": {"cluster": "upstream", "user": "relay"}}],
+        "current-context": "relay",
+    }
+
+
+@contextmanager
+def open_hawse(folder: Path, upstream: Upstream) -> Iterator[System]:
+    """Run hub and relay with everything that is installed."""
+    with running(folder, upstream, "hawse", {}) as system:
+        yield system
+
+
+@contextmanager
+def open_without_wheels(folder: Path, upstream: Upstream) -> Iterator[System]:
+    """Run hub and relay as if no optional C wheel were installed: `websockets` cannot be imported."""
+    absent = folder / "absent" / "websockets"
+    absent.mkdir(parents=True)
+    (absent / "__init__.py").write_text('raise ImportError("absent in this run")\n')
+    with running(folder, upstream, "hawse-nowheel", {"PYTHONPATH": str(absent.parent)}) as system:
+        yield system
+
+
+@contextmanager
+def running(folder: Path, upstream: Upstream, name: str, environment: Mapping[str, str]) -> Iterator[System]:
+    """Enrol and run one installation, with `environment` for all of its processes."""
+    hawse = program("hawse", name, "make setup")
+    with Daemons(folder) as daemons:
+        installation = Installation(folder, daemons, hawse, free_port(), environment)
+        hub = installation.start_hub()
+        installation.run("admin", "team", "add", TEAM)
+        installation.run(
+            *("admin", "cluster", "add", CLUSTER, "--team", TEAM, "--output-dir", str(folder / "relay"))
+        )
+        agent = installation.run("admin", "agent", "add", AGENT, "--team", TEAM, "--owner", "bench", "--json")
+        api_key: str = json.loads(agent)["api_key"]
+        relay = installation.start_relay(upstream)
+        installation.wait_for_tunnel(relay)
+        yield System(
+            name=name,
+            endpoint=Endpoint("127.0.0.1", installation.port, installation.ca, prefix=f"/clusters/{CLUSTER}"),
+            processes={"hub": hub.process.pid, "relay": relay.process.pid},
+            versions={"hawse": version("hawse")},
+            authorize=lambda: (("Authorization", f"Bearer {installation.token(api_key)}"),),
+        )
