@@ -1,0 +1,258 @@
+"""What a read call costs the hub and the relay beside forwarding: `python -m benchmarks.units.calls`.
+
+A granted GET by kubectl in tunnel mode, its token seen before. The last figure is the whole of `Calls.handle`
+with a stream that answers at once and a client that takes everything, so it has `forward` in it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import cast
+
+import attrs
+import trio
+from prometheus_client import CollectorRegistry
+
+import proxy.hub.calls as calls_module
+from audit.record import Decision, Event
+from audit.record import Relay as RecordedRelay
+from audit.recorder import Recorder
+from auth.impersonation import impersonation_headers
+from auth.keys import KeySet, SigningKey
+from auth.principal import Principal
+from auth.requestinfo import parse
+from auth.tokens import issue_access, issue_relay
+from benchmarks.units.timing import RUNS, measure, report
+from proxy.forward import CloseReason, Outcome
+from proxy.head import RequestHead
+from proxy.http import ServerConnection
+from proxy.hub.access import AccessTokens, bearer, decide
+from proxy.hub.callmetrics import CallMetrics
+from proxy.hub.calls import Calls, Way, _closing
+from proxy.hub.config import HubConfig
+from proxy.hub.contexts import TokenContexts
+from proxy.hub.direct import DirectRelays
+from proxy.hub.directory import Directory
+from proxy.hub.entities import Agent, AgentState, Cluster, Mode, Snapshot
+from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.trail import GRANTED, Trail, impersonated
+from proxy.relay.verify import Verifier
+from tunnel import Context, Session
+from tunnel.protocol.streams import Group, StreamState
+
+ISSUER = "https://hub.example"
+TARGET = b"/api/v1/namespaces/app-%d/pods?limit=500"
+TARGETS = 64
+DONE = Outcome(200, 0, 2048, CloseReason.COMPLETE, None, False)
+
+
+class Case:
+    """A hub with one agent and one cluster, and a request of kubectl's; nothing of it waits."""
+
+    def __init__(self) -> None:
+        key = SigningKey.generate()
+        self.key = key
+        self.principal = Principal(
+            "0199a1b2-79b0-7cc3-98c4-dc0c0c07398f", "robot-1", "acme", ("platform", "sre")
+        )
+        agent = Agent(
+            id=self.principal.agent_id,
+            name=self.principal.name,
+            owner="ann@example.com",
+            state=AgentState.ACTIVE,
+            teams=self.principal.teams,
+            team_ids=frozenset({"t1", "t2"}),
+            created_at=0.0,
+            last_used_at=None,
+            principal=self.principal,
+        )
+        cluster = Cluster(
+            id="0199a1b3-1111-7cc3-98c4-dc0c0c07398f",
+            name="prod",
+            labels={},
+            teams=("sre",),
+            team_ids=frozenset({"t2"}),
+            mode=Mode.TUNNEL,
+            relay_keys=(),
+            relay_url=None,
+            relay_ca_pem=None,
+            relay_address_private=False,
+            created_at=0.0,
+        )
+        self.agent, self.cluster = agent, cluster
+        self.snapshot = Snapshot(
+            org="acme",
+            teams_by_name={},
+            agents_by_id={agent.id: agent},
+            agents_by_name={agent.name: agent},
+            clusters_by_id={cluster.id: cluster},
+            clusters_by_name={cluster.name: cluster},
+            api_keys_by_hash={},
+            admin_tokens_by_hash={},
+        )
+        self.now = time.time()
+        self.token = issue_access(
+            key,
+            issuer=ISSUER,
+            principal=self.principal,
+            cluster="prod",
+            sid="sid-1",
+            jti="jti-1",
+            now=self.now,
+        ).encode()
+        self.tokens = AccessTokens(KeySet([key.public]), issuer=ISSUER, org="acme")
+        self.targets = [TARGET % number for number in range(TARGETS)]
+        self.heads = [
+            RequestHead(
+                b"GET",
+                b"/clusters/prod" + target,
+                (
+                    (b"host", b"hub.example"),
+                    (b"user-agent", b"kubectl/v1.37.0 (linux/amd64) kubernetes/8f1cd3a"),
+                    (b"accept", b"application/json;as=Table;v=v1;g=meta.k8s.io,application/json"),
+                    (b"authorization", b"Bearer " + self.token),
+                    (b"accept-encoding", b"gzip"),
+                ),
+            )
+            for target in self.targets
+        ]
+        self._turn = itertools.cycle(range(TARGETS))
+        self.claims = self.tokens.verify(self.token, "prod", self.now)
+        self.trail = Trail("acme")
+        self.relay = RecordedRelay("relay-7d9f-1", "hawse/0.1.0")
+
+    def closing_event(self) -> Event:
+        """One more call's event, as `Calls` makes it."""
+        turn = next(self._turn)
+        opening = self.trail.call(
+            head=self.heads[turn],
+            target=self.targets[turn],
+            client_ip="192.0.2.7",
+            claims=self.claims,
+            agent=self.agent,
+            cluster=self.cluster,
+            info=parse(b"GET", self.targets[turn]),
+            decision=Decision("allow", GRANTED, GRANTED),
+        )
+        way = Way(relay=self.relay, impersonated=impersonated(self.principal, "session-1"))
+        return _closing(opening, DONE, way, 1.25)
+
+
+class TakesAll:
+    """A recorder that keeps nothing, and a client that takes any answer."""
+
+    healthy = True
+
+    def complete(self, event: Event) -> None:
+        pass
+
+
+class StubSession:
+    """A session whose streams nobody reads."""
+
+    session_id = "session-1"
+    closed = draining = False
+    stream_count = 0
+
+    def add_context(self, group: int, payload: bytes) -> int:
+        return 1
+
+    def open_stream(self, head: bytes, *, context: int, eof: bool = False) -> object:
+        return object()
+
+
+class StubOutbound:
+    def __init__(self, stream: object, request: RequestHead) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def stub_forward(*_: object, **__: object) -> Outcome:
+    return DONE
+
+
+async def handle(case: Case, nursery: trio.Nursery) -> None:
+    """Measure `Calls.handle` without `forward`, the recorder and the metrics."""
+    calls_module.forward = stub_forward  # type: ignore[assignment]
+    calls_module.TunnelOutbound = StubOutbound  # type: ignore[assignment,misc]
+    session = cast(Session, StubSession())
+    registry = Registry()
+    directory = cast(Directory, StubDirectory(case.snapshot))
+    calls = Calls(
+        config=HubConfig(org="acme", public_url=ISSUER),
+        directory=directory,
+        tokens=case.tokens,
+        registry=registry,
+        direct=cast(DirectRelays, None),
+        recorder=cast(Recorder, TakesAll()),
+        trail=case.trail,
+        observe=lambda event: None,
+    )
+    contexts = TokenContexts(session, lambda principal, now: "token")
+    relay = LiveRelay(
+        case.cluster.id, "prod", "relay-7d9f-1", "boot", "hawse/0.1.0", "192.0.2.9", 0.0, session, contexts
+    )
+    connection = cast(ServerConnection, TakesAll())
+    number = 2000
+    runs = []
+    with registry.registered(relay):
+        for _ in range(RUNS):
+            began_s = time.process_time()
+            for turn in range(number):
+                await calls.handle(
+                    connection, case.heads[turn % TARGETS], "192.0.2.7", authenticated=lambda: None
+                )
+            runs.append((time.process_time() - began_s) * 1e6 / number)
+    report("(g) Calls.handle but forward, recorder, metrics", runs)
+
+
+@attrs.frozen
+class StubDirectory:
+    current: Snapshot
+
+
+def relay_side(case: Case) -> None:
+    token = issue_relay(
+        case.key,
+        issuer=ISSUER,
+        cluster_id=case.cluster.id,
+        principal=case.principal,
+        session="session-1",
+        jti="jti-2",
+        now=case.now,
+    )
+    verifier = Verifier(KeySet([case.key.public]), ISSUER, case.cluster.id, time.time)
+    context = Context(1, 1, token.encode(), share=cast(Group[StreamState], None))
+    claims = verifier.of_context(context)
+    measure("(h) relay: Verifier.of_context, warm", lambda: verifier.of_context(context))
+    measure(
+        "(h) relay: impersonation_headers",
+        lambda: impersonation_headers(claims.user, claims.groups, claims.extra),
+    )
+
+
+async def main() -> None:
+    case = Case()
+    head = case.heads[0]
+    measure("(a) bearer", lambda: bearer(head))
+    measure("(a) verify, warm", lambda: case.tokens.verify(case.token, "prod", case.now))
+    measure("(a) decide", lambda: decide(case.snapshot, case.claims, "prod"))
+    # Another one each time, also to a cache: its bound is far below these.
+    new = iter([TARGET % number for number in range(100, 60_100)])
+    measure("(b) requestinfo.parse, each target new", lambda: parse(b"GET", next(new)))
+    same = itertools.cycle(case.targets)
+    measure("(b) requestinfo.parse, repeated", lambda: parse(b"GET", next(same)))
+    measure("(c) building the closing event", case.closing_event)
+    closing = case.closing_event()
+    metrics = CallMetrics(CollectorRegistry())
+    measure("(f) CallMetrics.observe", lambda: metrics.observe(closing))
+    async with trio.open_nursery() as nursery:
+        await handle(case, nursery)
+    relay_side(case)
+
+
+if __name__ == "__main__":
+    trio.run(main)

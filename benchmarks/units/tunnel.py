@@ -1,0 +1,338 @@
+"""What the tunnel costs by itself: no sockets, no TLS, no HTTP.
+
+    .venv/bin/python -m benchmarks.units.tunnel [NAME…] [--runs N]
+
+`core` is two connections of the sans-IO core whose messages are handed over; `shell` is two sessions over the
+memory transport in one trio loop. Each figure is the CPU time of this process, so of both ends, and the median
+and the least of the runs. A small exchange is OPEN (a head of 400 bytes and the end), answered by HEAD (150
+bytes), DATA (2 KB) and the end. The number behind x is how many exchanges share a message, or run at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from tunnel import Hello, Role, Session, Stream, Welcome, memory_transport_pair, open_session
+from tunnel.protocol import events
+from tunnel.protocol.connection import Connection
+from tunnel.protocol.streams import StreamState
+
+REQUEST = b"r" * 400
+ANSWER = b"a" * 150
+BODY = b"b" * 2048
+CHUNK = b"c" * 65536
+EVENT = b"e" * 1024
+
+EXCHANGES = 3000
+BULK_BYTES = 128 * 1024 * 1024
+WATCH_EVENTS = 6000
+IDLE_STREAMS = 6000
+MESSAGE_BYTES = 256 * 1024
+TOGETHER = (1, 16, 64)
+
+
+@attrs.frozen
+class Figure:
+    name: str
+    unit: str
+    runs: list[float]
+
+
+class Core:
+    """Two connections, greeted, and a clock that stands."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.hub = Connection(Role.LISTENER, now=self.now)
+        self.relay = Connection(Role.DIALER, now=self.now)
+        self.relay.say_hello(Hello())
+        self.to_hub()
+        self.hub.say_welcome(Welcome(session_id="s"), Hello())
+        self.to_relay()
+        self.context = self.hub.add_context(1, b"token").index
+
+    def to_hub(self) -> list[events.Event]:
+        return self._carry(self.relay, self.hub)
+
+    def to_relay(self) -> list[events.Event]:
+        return self._carry(self.hub, self.relay)
+
+    def _carry(self, sender: Connection, receiver: Connection) -> list[events.Event]:
+        message = sender.data_to_send(MESSAGE_BYTES, self.now)
+        return receiver.receive_message(message, self.now) if message else []
+
+
+def core_exchanges(together: int) -> float:
+    """Seconds of CPU an exchange."""
+    core = Core()
+    hub, relay, now = core.hub, core.relay, core.now
+    rounds = EXCHANGES // together
+
+    def one_round() -> None:
+        for _ in range(together):
+            hub.open_stream(REQUEST, core.context, eof=True, now=now)
+        for event in core.to_relay():
+            if isinstance(event, events.StreamOpened):
+                relay.send_head(event.stream, ANSWER, eof=False, now=now)
+                relay.send_data(event.stream, BODY, now)
+                relay.send_eof(event.stream, now)
+        for event in core.to_hub():
+            if isinstance(event, events.DataReceived):
+                assert len(hub.take(event.stream, 65536, now)) == len(BODY)
+
+    return _cpu_s(rounds, one_round) / together
+
+
+def core_bulk(_: int) -> float:
+    """Seconds of CPU a GB."""
+    core = Core()
+    hub, relay, now = core.hub, core.relay, core.now
+    opened = hub.open_stream(REQUEST, core.context, eof=True, now=now)
+    answering = _opened(core.to_relay())
+    relay.send_head(answering, ANSWER, eof=False, now=now)
+
+    def one_round() -> None:
+        while answering.outgoing.size < 2 * len(CHUNK):
+            relay.send_data(answering, CHUNK, now)
+        core.to_hub()
+        while hub.take(opened, 65536, now):
+            pass
+        core.to_relay()
+
+    for _ in range(200):
+        one_round()
+    before = opened.bytes_received
+    taken_s = _cpu_s(BULK_BYTES // (2 * len(CHUNK)), one_round) * (BULK_BYTES // (2 * len(CHUNK)))
+    return taken_s / (opened.bytes_received - before) * 1e9
+
+
+def core_watch(together: int) -> float:
+    """Seconds of CPU an event of 1 KB."""
+    core = Core()
+    hub, relay, now = core.hub, core.relay, core.now
+    for _ in range(together):
+        hub.open_stream(REQUEST, core.context, eof=True, now=now)
+    answering = [event.stream for event in core.to_relay() if isinstance(event, events.StreamOpened)]
+    for stream in answering:
+        relay.send_head(stream, ANSWER, eof=False, now=now)
+
+    def one_round() -> None:
+        for stream in answering:
+            relay.send_data(stream, EVENT, now)
+        for event in core.to_hub():
+            if isinstance(event, events.DataReceived):
+                hub.take(event.stream, 65536, now)
+        if hub.wants_to_send:
+            core.to_relay()
+
+    return _cpu_s(WATCH_EVENTS // together, one_round) / together
+
+
+def _opened(happened: list[events.Event]) -> StreamState:
+    (stream,) = [event.stream for event in happened if isinstance(event, events.StreamOpened)]
+    return stream
+
+
+def _cpu_s(rounds: int, one_round: Callable[[], None]) -> float:
+    started_s = time.process_time()
+    for _ in range(rounds):
+        one_round()
+    return (time.process_time() - started_s) / rounds
+
+
+# --- the shell ---
+
+
+@attrs.frozen
+class Shell:
+    """Two sessions, greeted."""
+
+    hub: Session
+    relay: Session
+    context: int
+
+
+@asynccontextmanager
+async def open_shell() -> AsyncIterator[Shell]:
+    here, there = memory_transport_pair()
+    done = trio.Event()
+    dialled: deque[Session] = deque()
+
+    async def dial() -> None:
+        async with open_session(there, Role.DIALER) as session:
+            dialled.append(session)
+            await done.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        async with open_session(here, Role.LISTENER) as hub:
+            context = hub.add_context(1, b"token")
+            while not dialled:
+                await trio.lowlevel.checkpoint()
+            yield Shell(hub, dialled[0], context)
+        done.set()
+
+
+async def _answer_all(relay: Session) -> None:
+    while True:
+        stream = await relay.accept()
+        await stream.send_head(ANSWER)
+        await stream.send_all(BODY)
+        await stream.send_eof()
+        await stream.aclose()
+
+
+async def _ask(shell: Shell, count: int) -> None:
+    for _ in range(count):
+        stream = shell.hub.open_stream(REQUEST, context=shell.context, eof=True)
+        await stream.receive_head()
+        size = 0
+        while True:
+            data = stream.receive_nowait()
+            if data is None:
+                data = await stream.receive_some()
+            if not data:
+                break
+            size += len(data)
+        assert size == len(BODY)
+        await stream.aclose()
+
+
+async def shell_exchanges(together: int) -> float:
+    async with open_shell() as shell, trio.open_nursery() as serving:
+        serving.start_soon(_answer_all, shell.relay)
+        started_s = time.process_time()
+        async with trio.open_nursery() as asking:
+            for _ in range(together):
+                asking.start_soon(_ask, shell, EXCHANGES // together)
+        taken_s = time.process_time() - started_s
+        serving.cancel_scope.cancel()
+    return taken_s / (EXCHANGES // together * together)
+
+
+async def _open_answered(shell: Shell) -> tuple[Stream, Stream]:
+    asking = shell.hub.open_stream(REQUEST, context=shell.context, eof=True)
+    answering = await shell.relay.accept()
+    await answering.send_head(ANSWER)
+    await asking.receive_head()
+    return asking, answering
+
+
+async def _send_bulk(stream: Stream, size: int) -> None:
+    for _ in range(size // len(CHUNK)):
+        await stream.send_all(CHUNK)
+    await stream.send_eof()
+
+
+async def _read_to_end(stream: Stream) -> None:
+    while True:
+        data = stream.receive_nowait()
+        if data is None:
+            data = await stream.receive_some()
+        if not data:
+            return
+
+
+async def shell_bulk(_: int) -> float:
+    async with open_shell() as shell:
+        asking, answering = await _open_answered(shell)
+        started_s = time.process_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_send_bulk, answering, BULK_BYTES)
+            await _read_to_end(asking)
+        return (time.process_time() - started_s) / BULK_BYTES * 1e9
+
+
+async def _send_events(stream: Stream, count: int) -> None:
+    for _ in range(count):
+        await stream.send_all(EVENT)
+        # Each of its events leaves before the next one is there, as those of a cluster do.
+        await trio.sleep(0)
+        await trio.sleep(0)
+    await stream.send_eof()
+
+
+async def shell_watch(together: int) -> float:
+    async with open_shell() as shell:
+        pairs = [await _open_answered(shell) for _ in range(together)]
+        started_s = time.process_time()
+        async with trio.open_nursery() as nursery:
+            for asking, answering in pairs:
+                nursery.start_soon(_send_events, answering, WATCH_EVENTS // together)
+                nursery.start_soon(_read_to_end, asking)
+        return (time.process_time() - started_s) / (WATCH_EVENTS // together * together)
+
+
+async def shell_idle(_: int) -> float:
+    """Bytes an end of an idle stream: the heads are said, and nobody waits."""
+    async with open_shell() as shell:
+        warm = [await _open_answered(shell) for _ in range(100)]
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        pairs = [await _open_answered(shell) for _ in range(IDLE_STREAMS)]
+        gc.collect()
+        used = tracemalloc.get_traced_memory()[0] - before
+        tracemalloc.stop()
+        assert warm
+        assert pairs
+        return used / IDLE_STREAMS / 2
+
+
+def _measure(name: str, unit: str, scale: float, runs: int, once: Callable[[], float]) -> Figure:
+    once()
+    measured = []
+    for _ in range(runs):
+        gc.collect()
+        gc.freeze()
+        measured.append(once() * scale)
+    return Figure(name, unit, measured)
+
+
+def _tasks() -> list[tuple[str, str, float, Callable[[], float]]]:
+    tasks: list[tuple[str, str, float, Callable[[], float]]] = []
+    for n in TOGETHER:
+        tasks.append((f"core exchange x{n}", "µs", 1e6, lambda n=n: core_exchanges(n)))
+    for n in TOGETHER:
+        tasks.append((f"shell exchange x{n}", "µs", 1e6, lambda n=n: trio.run(shell_exchanges, n)))
+    tasks.append(("core bulk", "s/GB", 1, lambda: core_bulk(1)))
+    tasks.append(("shell bulk", "s/GB", 1, lambda: trio.run(shell_bulk, 1)))
+    for n in TOGETHER:
+        tasks.append((f"core watch x{n}", "µs", 1e6, lambda n=n: core_watch(n)))
+    for n in TOGETHER:
+        tasks.append((f"shell watch x{n}", "µs", 1e6, lambda n=n: trio.run(shell_watch, n)))
+    tasks.append(("shell idle", "bytes an end", 1, lambda: trio.run(shell_idle, 1)))
+    return tasks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the figures whose names begin so; else all")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each figure (5)")
+    options = parser.parse_args()
+    print(f"{'':24} {'median':>9} {'least':>9}")
+    for name, unit, scale, once in _tasks():
+        if options.names and not any(name.startswith(wanted) for wanted in options.names):
+            continue
+        runs = 1 if name == "shell idle" else options.runs
+        figure = _measure(name, unit, scale, runs, once)
+        print(
+            f"{figure.name:24} {statistics.median(figure.runs):9.3f} {min(figure.runs):9.3f} {figure.unit}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
