@@ -1,8 +1,9 @@
-"""What the trail costs a read call: `python -m benchmarks.units.audit [FOLDER]`, FOLDER on the disk that counts.
+"""What the trail costs a read call: `python -m benchmarks.units.audit [FOLDER]`.
 
-First the parts by themselves; then the writer thread beside a loop that is busy, which is how it runs in a hub:
-both want the interpreter's lock, so what its waits and hand-overs cost is in the last figures and in no other.
-They say how much CPU the whole process needs an event more than the same busy loop without a trail.
+FOLDER is on the disk that counts. First the parts by themselves; then the writer thread beside a loop that is
+busy, which is how it runs in a hub: both want the interpreter's lock, so what its waits and hand-overs cost is
+in the last figures and in no other. They say how much CPU the whole process needs an event more than the same
+busy loop without a trail.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from audit.record import Event, encode
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
 from benchmarks.units.calls import Case
-from benchmarks.units.timing import RUNS, measure, once, report
+from benchmarks.units.timing import RUNS, measure, once, repeated, report
 
 BATCHES = (16, 64, 256)
 EVENTS = 4096
@@ -66,7 +67,7 @@ def spin() -> None:
 
 
 async def busy(recorder: Recorder | None, case: Case) -> None:
-    """A loop that makes an event each turn (made also without a recorder), and calls the system as loops do."""
+    """A loop that makes an event each turn, also without a recorder, and calls the system as loops do."""
     reading, writing = os.pipe()
     for number in range(EVENTS):
         spin()
@@ -112,13 +113,10 @@ async def main() -> None:
         folder = Path(name)
         store = NullStore(folder / "queue.db")
         async with open_recorder(store) as recorder:
-
-            def complete() -> None:
-                recorder.complete(closing)
-
+            queue = repeated(lambda: recorder.complete(closing), 1000)
             runs = []
             for _ in range(RUNS):
-                runs.append(once(lambda: [complete() for _ in range(1000)], 1000))
+                runs.append(once(queue, 1000))
                 await recorder.flush()
             report("(d) recorder.complete", runs)
         store.close()

@@ -39,8 +39,10 @@ from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GRANTED, Trail, impersonated
 from proxy.relay.verify import Verifier
 from tunnel import Context, Session
-from tunnel.protocol.streams import Group, StreamState
+from tunnel.protocol.schedule import Group
+from tunnel.protocol.streams import StreamState
 
+AGENT_ID = "0199a1b2-79b0-7cc3-98c4-dc0c0c07398f"
 ISSUER = "https://hub.example"
 TARGET = b"/api/v1/namespaces/app-%d/pods?limit=500"
 TARGETS = 64
@@ -176,8 +178,7 @@ async def stub_forward(*_: object, **__: object) -> Outcome:
 
 async def handle(case: Case, nursery: trio.Nursery) -> None:
     """Measure `Calls.handle` without `forward`, the recorder and the metrics."""
-    calls_module.forward = stub_forward  # type: ignore[assignment]
-    calls_module.TunnelOutbound = StubOutbound  # type: ignore[assignment,misc]
+    vars(calls_module).update(forward=stub_forward, TunnelOutbound=StubOutbound)
     session = cast(Session, StubSession())
     registry = Registry()
     directory = cast(Directory, StubDirectory(case.snapshot))
