@@ -10,9 +10,9 @@ import os
 import sys
 from datetime import timedelta
 
-import uvloop
-from snitun.client import client_peer, connector
-from snitun.utils import server
+import uvloop  # type: ignore[import-not-found]
+from snitun.client import client_peer, connector  # type: ignore[import-not-found]
+from snitun.utils import server  # type: ignore[import-not-found]
 
 
 async def serve(peer_port: int, fernet_key: str, name: str, host: str, port: int) -> None:

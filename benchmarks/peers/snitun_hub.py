@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
-import uvloop
-from snitun.server.run import SniTunServer
+import uvloop  # type: ignore[import-not-found]
+from snitun.server.run import SniTunServer  # type: ignore[import-not-found]
 
 
 async def serve(sni_port: int, peer_port: int, fernet_key: str) -> None:

@@ -23,6 +23,7 @@ import yaml
 
 from benchmarks.processes import Daemon, Daemons, free_port, program
 from benchmarks.system import Endpoint, System, Upstream
+from benchmarks.systems.leg import Leg, straight
 
 CLUSTER, TEAM, AGENT = "bench", "platform", "probe"
 STREAMS_PER_AGENT = 10_000
@@ -42,11 +43,14 @@ class Installation:
     daemons: Daemons
     program: str
     port: int
+    """Where the hub listens."""
+    public_port: int
+    """Where its relay finds it: the same, or a detour that leads there."""
     environment: Mapping[str, str]
 
     @property
     def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
+        return f"https://127.0.0.1:{self.public_port}"
 
     @property
     def ca(self) -> Path:
@@ -97,7 +101,7 @@ class Installation:
         """A fresh access token, by the call that `hawse credential` makes."""
         form = {"grant_type": "client_credentials", "audience": CLUSTER, "client_secret": api_key}
         context = ssl.create_default_context(cafile=str(self.ca))
-        url, data = f"{self.url}/oauth/token", urlencode(form).encode()
+        url, data = f"https://127.0.0.1:{self.port}/oauth/token", urlencode(form).encode()
         with urllib.request.urlopen(url, data, DEADLINE_S, context=context) as answer:
             token: str = json.load(answer)["access_token"]
         return token
@@ -125,9 +129,9 @@ def kubeconfig(endpoint: Endpoint) -> dict[str, object]:
 
 
 @contextmanager
-def open_hawse(folder: Path, upstream: Upstream) -> Iterator[System]:
+def open_hawse(folder: Path, upstream: Upstream, leg: Leg = straight) -> Iterator[System]:
     """Run hub and relay with everything that is installed."""
-    with running(folder, upstream, "hawse", {}) as system:
+    with running(folder, upstream, "hawse", {}, leg) as system:
         yield system
 
 
@@ -142,11 +146,14 @@ def open_without_wheels(folder: Path, upstream: Upstream) -> Iterator[System]:
 
 
 @contextmanager
-def running(folder: Path, upstream: Upstream, name: str, environment: Mapping[str, str]) -> Iterator[System]:
+def running(
+    folder: Path, upstream: Upstream, name: str, environment: Mapping[str, str], leg: Leg = straight
+) -> Iterator[System]:
     """Enrol and run one installation, with `environment` for all of its processes."""
     hawse = program("hawse", name, "make setup")
     with Daemons(folder) as daemons:
-        installation = Installation(folder, daemons, hawse, free_port(), environment)
+        port = free_port()
+        installation = Installation(folder, daemons, hawse, port, leg(port), environment)
         hub = installation.start_hub()
         installation.run("admin", "team", "add", TEAM)
         installation.run(
