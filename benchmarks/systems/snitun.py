@@ -42,12 +42,15 @@ def open_snitun(folder: Path, upstream: Upstream, leg: Leg = straight) -> Iterat
     target = (upstream.endpoint.host, str(upstream.endpoint.port))
     with Daemons(folder) as daemons:
         python = str(PYTHON)
-        hub = daemons.start("hub", [python, str(PROGRAMS / "snitun_hub.py"), str(clients), str(peers), key])
+        hub = daemons.start(
+            "hub", [python, str(PROGRAMS / "snitun_hub.py"), str(clients), str(peers), key, NAME]
+        )
         hub.wait_for("ready")
         agent = daemons.start(
             "agent", [python, str(PROGRAMS / "snitun_agent.py"), str(leg(peers)), key, NAME, *target]
         )
         agent.wait_for("ready")
+        hub.wait_for("joined")
         endpoint = attrs.evolve(upstream.endpoint, host="127.0.0.1", port=clients, server_name=NAME)
         processes = {"hub": hub.process.pid, "agent": agent.process.pid}
         yield System("snitun", endpoint, processes, versions)
