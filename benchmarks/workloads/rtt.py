@@ -1,9 +1,8 @@
 """A long way: what one stream gets of a link of 100 Mbit/s at 20 and 150 ms, and how long a small GET takes.
 
 The link (benchmarks.link) is between the two ends of each tunnel, and each run opens the system anew around
-one of its own. A download is long enough that its beginning, when windows are still small, weighs what it
-weighs in a long download. A GET over a kept connection takes one round trip at least; what it takes beyond is
-the system's.
+one of its own. A download takes ROUND_TRIPS at least, so that its beginning, when windows are still small,
+weighs little. A GET over a kept connection takes one round trip; what it takes beyond is the system's.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from benchmarks.system import System, Upstream
 from benchmarks.upstream.apiserver import POD_PATH
 from benchmarks.workload import Options, Workload
 
-# Four seconds of the link.
-DOWNLOAD_BYTES = int(4 * MBIT_PER_S * 1e6 / 8)
-QUICK_BYTES = DOWNLOAD_BYTES // 4
+LINK_BYTES_PER_S = MBIT_PER_S * 1e6 / 8
+ROUND_TRIPS = 50
+LEAST_S = 4.0
+QUICK_S = 1.0
 GETS = 40
 # The way is so long that nothing else makes them differ.
 RUNS = 3
@@ -33,7 +33,7 @@ def run(system: System, upstream: Upstream, rtt_ms: int, options: Options) -> Sa
         with open_far(system.name, Path(folder), upstream, rtt_ms) as far:
             endpoint = far.fresh_endpoint()
             small = load_of(Job("requests", endpoint, POD_PATH, 1, GETS * rtt_ms / 1000))
-            body = upstream.body(QUICK_BYTES if options.quick else DOWNLOAD_BYTES)
+            body = upstream.body(download_bytes(rtt_ms, quick=options.quick))
             with Load(Job("download", endpoint, body)) as load, measure(far, upstream) as costs:
                 load.go()
                 report = load.report()
@@ -52,6 +52,11 @@ def run(system: System, upstream: Upstream, rtt_ms: int, options: Options) -> Sa
         cpu_s={**costs.cpu_s, "load": report.cpu_s},
         notes={"share_of_link": mb_per_s * 8 / MBIT_PER_S, "gets": small.requests},
     )
+
+
+def download_bytes(rtt_ms: int, *, quick: bool) -> int:
+    """What the link carries in the time that a download should take at least."""
+    return int(LINK_BYTES_PER_S * (QUICK_S if quick else max(LEAST_S, ROUND_TRIPS * rtt_ms / 1000)))
 
 
 def load_of(job: Job) -> Report:
