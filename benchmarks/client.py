@@ -91,7 +91,10 @@ class Connection:
         self.loop.answered(self)
 
     def _read_head(self, size: int) -> int:
-        """Look for the head's end in what came; returns how many bytes of the body came with it."""
+        """Look for the head's end in what came; returns how many bytes of the body came with it.
+
+        `missing` tells whether the end was there.
+        """
         self.head += _BUFFER[:size]
         end = self.head.find(b"\r\n\r\n")
         if end < 0:
@@ -106,8 +109,6 @@ class Connection:
             raise Failed(f"an answer without a length: {self.head[:600]!r}")
         came = len(self.head) - end - 4
         self.head = b""
-        if came == 0 and self.missing == 0:
-            self._end_answer()
         return came
 
     def write(self) -> None:
