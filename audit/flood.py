@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import attrs
+from msgspec.structs import replace
 
 from audit.record import Event, Kind, Phase
 
@@ -81,7 +82,7 @@ class Floods:
     def _aggregate(self, first: Event, last: Event, count: int) -> Event:
         spread_ms = round((last.ts - first.ts).total_seconds() * 1000, 3)
         note = f"{count} of this kind within {spread_ms / 1000:.1f} s, aggregated; the last one is shown"
-        return attrs.evolve(
+        return replace(
             last,
             eid=self._new_eid(),
             ts=first.ts,

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote, unquote
 
-import attrs
+from msgspec.structs import replace
 
 from audit.patterns import compile_pattern
 from audit.record import Client, Event, Request, Response, Stream
@@ -50,7 +50,7 @@ class Masks:
         """Return the event as it may be stored; the very same object when nothing had to be masked."""
         if not self._configured and not _may_hold_a_secret(event):
             return event
-        masked = attrs.evolve(
+        masked = replace(
             event,
             req=self._request(event.req) if event.req is not None else None,
             stream=self._stream(event.stream) if event.stream is not None else None,
@@ -61,7 +61,7 @@ class Masks:
         return event if masked == event else masked
 
     def _request(self, req: Request) -> Request:
-        return attrs.evolve(
+        return replace(
             req,
             raw_target=self.target(req.raw_target),
             # A malformed request's method or a made-up name may hold a token just as well.
@@ -73,7 +73,7 @@ class Masks:
         )
 
     def _stream(self, stream: Stream) -> Stream:
-        return attrs.evolve(
+        return replace(
             stream,
             proto=_without_secrets(stream.proto),
             command=tuple(self.values(stream.command)),
@@ -150,11 +150,11 @@ def _cut(value: str, spans: Iterable[tuple[int, int]]) -> str:
 
 
 def _client(client: Client) -> Client:
-    return attrs.evolve(client, user_agent=_without_secrets(client.user_agent))
+    return replace(client, user_agent=_without_secrets(client.user_agent))
 
 
 def _response(resp: Response) -> Response:
-    return attrs.evolve(resp, reason=_without_secrets(resp.reason))
+    return replace(resp, reason=_without_secrets(resp.reason))
 
 
 def _without_secrets(value: str) -> str:

@@ -7,6 +7,12 @@ that the API server writes into its own log, which joins the two.
 
 Text that a client controls is bounded here, where the event is made, so that a queue of events is
 bounded too; what must not be readable later is masked in `audit.mask` before it reaches the disk.
+
+These are msgspec's structs and not attrs classes like all else, since an event is made for every call: one is
+built in a fifth of the time, and the JSON of the whole is written in C, in one call instead of a dictionary a
+section (1 µs instead of 7). What is empty is left out by `omit_defaults`; it compares with a default that
+stands in the class, so a zero or a false that is to be said comes from a factory. `gc=False` is right because
+no event is part of a cycle: the collector need not look at the thousands that are queued.
 """
 
 from __future__ import annotations
@@ -15,8 +21,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 
-import attrs
 import msgspec
+from msgspec import field
+from msgspec.structs import force_setattr, replace
 
 VERSION = 1
 
@@ -85,12 +92,14 @@ def _bounded(value: str, characters_max: int) -> str:
     return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _name(value: str) -> str:
-    return _bounded(value, NAME_CHARACTERS_MAX)
-
-
-def _target(value: str) -> str:
-    return _bounded(value, TARGET_CHARACTERS_MAX)
+def _bound(record: Record, *names: str) -> None:
+    """Bound the named texts of a record that is just made; nearly all are short and plain as they come."""
+    values = [getattr(record, name) for name in names]
+    every = "".join(values)
+    if len(every) <= NAME_CHARACTERS_MAX and every.isascii():
+        return
+    for name, value in zip(names, values, strict=True):
+        force_setattr(record, name, _bounded(value, _CHARACTERS_MAX.get(name, NAME_CHARACTERS_MAX)))
 
 
 def _argv(values: tuple[str, ...]) -> tuple[str, ...]:
@@ -105,69 +114,100 @@ def _argv(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-@attrs.frozen
-class Actor:
+# These are kept to TARGET_CHARACTERS_MAX, all other texts to NAME_CHARACTERS_MAX.
+_CHARACTERS_MAX = {"raw_target": TARGET_CHARACTERS_MAX, "note": TARGET_CHARACTERS_MAX}
+
+
+class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """A part of an event, or the whole."""
+
+
+class Actor(Record, frozen=True):
     """Who did it."""
 
     type: ActorType
-    name: str = attrs.field(default="", converter=_name)
+    name: str = ""
     id: str = ""
-    owner: str = attrs.field(default="", converter=_name)
+    owner: str = ""
     teams: tuple[str, ...] = ()
     credential: str = ""
     """Which credential, by its id or kind; never the credential."""
     jti: str = ""
 
+    def __post_init__(self) -> None:
+        _bound(self, "name", "owner")
 
-@attrs.frozen
-class Client:
+
+class Client(Record, frozen=True):
     """Where the request came from."""
 
     ip: str = ""
-    user_agent: str = attrs.field(default="", converter=_name)
+    user_agent: str = ""
     mode: str = ""
 
+    def __post_init__(self) -> None:
+        _bound(self, "user_agent")
 
-@attrs.frozen
-class Cluster:
+
+class Cluster(Record, frozen=True):
     id: str = ""
-    name: str = attrs.field(default="", converter=_name)
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        _bound(self, "name")
 
 
-@attrs.frozen
-class Relay:
-    instance: str = attrs.field(default="", converter=_name)
-    version: str = attrs.field(default="", converter=_name)
+class Relay(Record, frozen=True):
+    instance: str = ""
+    version: str = ""
+
+    def __post_init__(self) -> None:
+        _bound(self, "instance", "version")
 
 
-@attrs.frozen
-class Request:
+# The verb is one of ours; all of these a client chooses.
+_REQUEST_TEXTS = (
+    "method",
+    "raw_target",
+    "group",
+    "version",
+    "resource",
+    "subresource",
+    "namespace",
+    "name",
+)
+
+
+class Request(Record, frozen=True):
     """The request as it came (`raw_target`) and as Kubernetes understands it."""
 
-    method: str = attrs.field(default="", converter=_name)
-    raw_target: str = attrs.field(default="", converter=_target)
+    method: str = ""
+    raw_target: str = ""
     verb: str = ""
-    group: str = attrs.field(default="", converter=_name)
-    version: str = attrs.field(default="", converter=_name)
-    resource: str = attrs.field(default="", converter=_name)
-    subresource: str = attrs.field(default="", converter=_name)
-    namespace: str = attrs.field(default="", converter=_name)
-    name: str = attrs.field(default="", converter=_name)
-    dry_run: bool = False
+    group: str = ""
+    version: str = ""
+    resource: str = ""
+    subresource: str = ""
+    namespace: str = ""
+    name: str = ""
+    dry_run: bool = field(default_factory=bool)
     body_bytes: int | None = None
 
+    def __post_init__(self) -> None:
+        _bound(
+            self, "method", "raw_target", "group", "version", "resource", "subresource", "namespace", "name"
+        )
 
-@attrs.frozen
-class Impersonated:
+
+class Impersonated(Record, frozen=True):
     """As whom the API server saw the call."""
 
     user: str
     groups: tuple[str, ...] = ()
-    extra: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    extra: Mapping[str, tuple[str, ...]] = {}
 
 
-@attrs.frozen
-class Decision:
+class Decision(Record, frozen=True):
     effect: str
     """`allow` or `deny`."""
     rule: str = ""
@@ -175,42 +215,47 @@ class Decision:
     bundle: str = ""
 
 
-@attrs.frozen
-class Response:
+class Response(Record, frozen=True):
     """What the client was answered."""
 
     status: int
-    reason: str = attrs.field(default="", converter=_name)
+    reason: str = ""
     bytes: int | None = None
     upstream_ms: float | None = None
     processed: str = ""
     """Whether the API server may have acted: `yes`, `no` or `maybe`."""
 
+    def __post_init__(self) -> None:
+        if self.reason:
+            _bound(self, "reason")
 
-@attrs.frozen
-class Stream:
+
+class Stream(Record, frozen=True):
     """An exec, attach, port-forward, watch or log stream."""
 
     proto: str = ""
-    command: tuple[str, ...] = attrs.field(default=(), converter=_argv)
-    container: str = attrs.field(default="", converter=_name)
-    tty: bool = False
-    bytes_in: int = 0
-    bytes_out: int = 0
-    close_reason: str = attrs.field(default="", converter=_name)
+    command: tuple[str, ...] = ()
+    container: str = ""
+    tty: bool = field(default_factory=bool)
+    bytes_in: int = field(default_factory=int)
+    bytes_out: int = field(default_factory=int)
+    close_reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.command:
+            force_setattr(self, "command", _argv(self.command))
+        _bound(self, "container", "close_reason")
 
 
-@attrs.frozen
-class Tunnel:
+class Tunnel(Record, frozen=True):
     """What the call went through on the way."""
 
-    detaches: int = 0
-    gap_ms: float = 0.0
-    replayed: int = 0
+    detaches: int = field(default_factory=int)
+    gap_ms: float = field(default_factory=float)
+    replayed: int = field(default_factory=int)
 
 
-@attrs.frozen(kw_only=True)
-class Event:
+class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
     """One thing that happened; `seq` is the store's to give."""
 
     eid: str
@@ -219,7 +264,6 @@ class Event:
     ts: datetime
     org: str = ""
     actor: Actor
-    v: int = VERSION
     dur_ms: float | None = None
     client: Client | None = None
     cluster: Cluster | None = None
@@ -232,7 +276,11 @@ class Event:
     tunnel: Tunnel | None = None
     count: int = 1
     """How many happenings this event stands for; more than one only when a flood was aggregated."""
-    note: str = attrs.field(default="", converter=_target)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.note:
+            _bound(self, "note")
 
     @property
     def agent(self) -> str:
@@ -266,7 +314,7 @@ class Event:
         note: str = "",
     ) -> Event:
         """Make the event that ends this intent (or that is the single event of a read begun as this)."""
-        return attrs.evolve(
+        return replace(
             self,
             phase=Phase.COMPLETE,
             ts=ts,
@@ -279,31 +327,9 @@ class Event:
         )
 
 
-_SECTIONS = (Actor, Client, Cluster, Relay, Request, Impersonated, Decision, Response, Stream, Tunnel)
-_FIELDS: dict[type, tuple[str, ...]] = {
-    record: tuple(field.name for field in attrs.fields(record)) for record in _SECTIONS
-}
-_EVENT_FIELDS = ("v", *(field.name for field in attrs.fields(Event) if field.name not in ("v", "count")))
 _encoder = msgspec.json.Encoder()
 
 
 def encode(event: Event) -> bytes:
     """Write the event as one line of JSON; what is empty is left out (zero and false are said)."""
-    plain: dict[str, object] = {}
-    for name in _EVENT_FIELDS:
-        value = getattr(event, name)
-        if value is None or value == "":
-            continue
-        fields = _FIELDS.get(type(value))
-        plain[name] = value if fields is None else _section(value, fields)
-    if event.count != 1:
-        plain["count"] = event.count
-    return _encoder.encode(plain)
-
-
-def _section(section: object, fields: tuple[str, ...]) -> dict[str, object]:
-    return {
-        name: value
-        for name in fields
-        if (value := getattr(section, name)) is not None and value != "" and value != () and value != {}
-    }
+    return _encoder.encode(event)

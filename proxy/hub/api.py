@@ -24,6 +24,7 @@ from typing import Protocol, TypeVar
 
 import attrs
 import msgspec
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -274,7 +275,7 @@ class _Gate:
             request,
             Actor(ActorType.OPERATOR, operator.name, operator.id, credential="admin-token"),
         )
-        event = attrs.evolve(event, req=_audited(request, action))
+        event = replace(event, req=_audited(request, action))
         try:
             call = await _read(request)
         except ClientDisconnect:
@@ -284,7 +285,7 @@ class _Gate:
             self._end(event, 413, str(error))
             return _error(413, "too_large", str(error))
         if action.changes:
-            event = attrs.evolve(event, phase=Phase.INTENT)
+            event = replace(event, phase=Phase.INTENT)
             try:
                 await self._recorder.intent(event)
             except AuditUnavailable as error:
@@ -302,7 +303,7 @@ class _Gate:
             raise
         status = 201 if done.created else 200
         if done.cluster is not None:
-            event = attrs.evolve(event, cluster=AuditCluster(done.cluster.id, done.cluster.name))
+            event = replace(event, cluster=AuditCluster(done.cluster.id, done.cluster.name))
         self._end(event, status, done.note)
         return _json(status, done.body)
 
@@ -324,7 +325,7 @@ class _Gate:
 
     def _turn_away(self, request: Request) -> Response:
         event = self._event(Kind.AUTH_FAILED, request, Actor(ActorType.ANONYMOUS))
-        event = attrs.evolve(event, req=_audited(request, None), decision=Decision("deny"))
+        event = replace(event, req=_audited(request, None), decision=Decision("deny"))
         self._end(event, 401, "no valid admin token")
         answer = _error(401, "unauthenticated", "an admin token is needed: Authorization: Bearer hws_…")
         answer.headers["www-authenticate"] = 'Bearer realm="hawse admin"'

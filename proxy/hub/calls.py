@@ -17,6 +17,7 @@ from typing import assert_never
 
 import attrs
 import trio
+from msgspec.structs import replace
 
 from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, text, utc
 from audit.record import Relay as RecordedRelay
@@ -218,7 +219,7 @@ class Calls:
             message = f"the audit trail cannot be written, so the call is refused: {error}"
             if not durable:
                 # A refused write is counted by the event of the gap; a read has nothing but this.
-                self._refused(attrs.evolve(opening, note=message), 503)
+                self._refused(replace(opening, note=message), 503)
             await connection.answer(*status_response(503, "", message))
             return
 
@@ -369,14 +370,14 @@ def _closing(opening: Event, outcome: Outcome, way: Way, elapsed_ms: float) -> E
     )
     stream = opening.stream
     if stream is not None:
-        stream = attrs.evolve(
+        stream = replace(
             stream,
             bytes_in=outcome.bytes_in,
             bytes_out=outcome.bytes_out,
             close_reason=outcome.close_reason.value,
         )
     elif outcome.bytes_in and opening.req is not None:
-        opening = attrs.evolve(opening, req=attrs.evolve(opening.req, body_bytes=outcome.bytes_in))
+        opening = replace(opening, req=replace(opening.req, body_bytes=outcome.bytes_in))
     if way.impersonated is not None:
-        opening = attrs.evolve(opening, impersonated=way.impersonated)
+        opening = replace(opening, impersonated=way.impersonated)
     return opening.completed(utc(time.time()), resp=response, stream=stream, relay=way.relay)

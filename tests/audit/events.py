@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import attrs
+from msgspec.structs import replace
 
 from audit.ids import new_eid
 from audit.record import (
@@ -61,4 +61,4 @@ def failure(*, ip: str = "10.0.0.9", note: str = "the token has expired", at_s: 
 
 
 def with_user_agent(event: Event, user_agent: str) -> Event:
-    return attrs.evolve(event, client=Client("10.0.0.9", user_agent))
+    return replace(event, client=Client("10.0.0.9", user_agent))

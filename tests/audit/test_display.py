@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-import attrs
+from msgspec.structs import replace
 
 from audit.display import header_line, json_line, table_line
 from audit.mask import Masks
@@ -46,22 +46,22 @@ def test_an_event_is_one_line_that_says_who_did_what_where_and_how_it_went() -> 
 
 
 def test_other_kinds_say_what_they_are() -> None:
-    flood = attrs.evolve(failure(), count=490)
+    flood = replace(failure(), count=490)
     assert table_line(stored(flood)).endswith(
         "10.0.0.9             -            401    -         [auth.failed] 490 times - the token has expired"
     )
-    unknown = attrs.evolve(call(), phase=Phase.UNKNOWN)
+    unknown = replace(call(), phase=Phase.UNKNOWN)
     assert " ? " in table_line(stored(unknown))
-    denied = attrs.evolve(call(), decision=Decision("deny"))
+    denied = replace(call(), decision=Decision("deny"))
     assert " deny " in table_line(stored(denied))
-    stream = attrs.evolve(call(), stream=Stream(close_reason="tunnel lost"))
+    stream = replace(call(), stream=Stream(close_reason="tunnel lost"))
     assert table_line(stored(stream)).endswith("(tunnel lost)")
-    gap = attrs.evolve(failure(), kind=Kind.AUDIT_GAP, actor=Actor(ActorType.HUB))
+    gap = replace(failure(), kind=Kind.AUDIT_GAP, actor=Actor(ActorType.HUB))
     assert " hub " in table_line(stored(gap))
 
 
 def test_hostile_text_is_escaped_in_every_field() -> None:
-    event = attrs.evolve(
+    event = replace(
         call(agent=HOSTILE, cluster=HOSTILE),
         client=Client("::1", HOSTILE),
         req=Request(HOSTILE, HOSTILE, name=HOSTILE),

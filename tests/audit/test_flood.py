@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import attrs
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from audit.flood import FIRST, PLACES_MAX, WINDOW_S, Floods
 from audit.ids import new_eid
@@ -44,7 +44,7 @@ def test_denials_are_aggregated_and_allowed_calls_are_not() -> None:
     floods = Floods(new_eid)
     allowed = call(phase=Phase.COMPLETE)
     assert all(floods.admit(allowed, 0.0) for _ in range(100))
-    denied = attrs.evolve(allowed, decision=Decision("deny", "no-kill"))
+    denied = replace(allowed, decision=Decision("deny", "no-kill"))
     assert sum(floods.admit(denied, 0.0) for _ in range(100)) == FIRST
 
 

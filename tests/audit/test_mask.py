@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from audit.mask import Masks
 from audit.record import Client, Request, Response, Stream, encode
@@ -19,7 +19,7 @@ def exec_target(*argv: str) -> str:
 
 @pytest.mark.parametrize("secret", [JWT, API_KEY, JWT[:40]])
 def test_a_token_is_in_no_field(secret: str) -> None:
-    event = attrs.evolve(
+    event = replace(
         call(),
         client=Client("::1", f"curl Bearer {secret}"),
         req=Request(secret, f"/api/{secret}?x={secret}&y=%22{secret}%22", name=secret, namespace=secret),
@@ -116,12 +116,12 @@ def test_the_quick_look_never_misses_what_the_slow_one_masks(parts: list[str], p
     event = call()
     match place:
         case "note":
-            event = attrs.evolve(event, note=text)
+            event = replace(event, note=text)
         case "target":
             event = call(target=f"/api?{text}")
         case "argument":
-            event = attrs.evolve(event, stream=Stream(command=(text,)))
+            event = replace(event, stream=Stream(command=(text,)))
         case _:
-            event = attrs.evolve(event, client=Client("::1", text))
+            event = replace(event, client=Client("::1", text))
     # A pattern that matches nothing here switches the quick look off.
     assert Masks().apply(event) == Masks(["\x00"]).apply(event)

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 
-import attrs
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from audit.record import (
     ARGV_ITEMS_MAX,
     NAME_CHARACTERS_MAX,
     TARGET_CHARACTERS_MAX,
     Client,
+    Event,
     Phase,
     Request,
     Response,
@@ -25,7 +28,7 @@ ANY_TEXT = st.text(st.characters())  # lone surrogates too
 
 
 def test_an_event_says_everything_under_the_documented_names() -> None:
-    event = attrs.evolve(call(), stream=Stream("v5.channel.k8s.io", ("sh", "-c", "id"), "web", tty=True))
+    event = replace(call(), stream=Stream("v5.channel.k8s.io", ("sh", "-c", "id"), "web", tty=True))
     end = event.completed(utc(NOW_S + 0.25), resp=Response(200, "OK", 120, 3.5, "yes"))
     assert json.loads(encode(end)) == {
         "v": 1,
@@ -75,7 +78,7 @@ def test_an_event_says_everything_under_the_documented_names() -> None:
 
 @given(ANY_TEXT, ANY_TEXT, st.lists(ANY_TEXT))
 def test_hostile_text_is_one_line_of_json(user_agent: str, target: str, argv: list[str]) -> None:
-    event = attrs.evolve(
+    event = replace(
         call(),
         client=Client("::1", user_agent),
         req=Request("GET", target, name=target),
@@ -118,5 +121,16 @@ def test_the_weight_grows_with_what_a_client_controls() -> None:
 def test_only_an_agents_event_is_found_by_agent() -> None:
     event = call(agent="robot")
     assert event.agent == "robot"
-    assert attrs.evolve(event, actor=attrs.evolve(event.actor, type="operator")).agent == ""
+    assert replace(event, actor=replace(event.actor, type="operator")).agent == ""
     assert event.completed(event.ts).phase is Phase.COMPLETE
+
+
+def test_a_copy_is_bounded_as_the_original_is() -> None:
+    assert len(replace(Request("GET"), name="x" * 5000).name) < NAME_CHARACTERS_MAX + 40
+    assert len(replace(call(), note="x" * 100_000).note) < TARGET_CHARACTERS_MAX + 40
+
+
+def test_an_event_of_a_later_version_is_not_taken_for_ours() -> None:
+    later = encode(call()).replace(b'"v":1', b'"v":2')
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(later, type=Event)

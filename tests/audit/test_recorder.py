@@ -11,9 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import attrs
 import pytest
 import trio
+from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from audit import recorder as recorder_module
@@ -392,7 +392,7 @@ async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room
 async def test_whatever_happens_once_is_exactly_one_event(
     store: WatchedStore, path: Path, kind: Kind
 ) -> None:
-    event = attrs.evolve(failure(), kind=kind, decision=Decision("deny"))
+    event = replace(failure(), kind=kind, decision=Decision("deny"))
     async with open_recorder(store) as recorder:
         recorder.complete(event)
     assert [(row["kind"], row["eid"]) for row in rows(path)] == [(kind, event.eid)]

@@ -185,3 +185,44 @@ def test_since_is_exact_to_the_microsecond(store: AuditStore, path: Path) -> Non
     assert len(reader.query(since=event.ts)) == 1
     assert reader.query(since=event.ts + timedelta(microseconds=1)) == []
     reader.close()
+
+
+def test_a_batch_of_any_size_keeps_its_order(store: AuditStore, path: Path) -> None:
+    # Inserted by statements of 256, 64, 2 and 1 rows.
+    batch = [call() for _ in range(323)]
+    store.append(batch)
+    assert [row["eid"] for row in read(path)] == [event.eid for event in batch]
+
+
+def test_an_intent_is_still_known_after_its_end_could_not_be_written(path: Path) -> None:
+    small = AuditStore(path, bytes_max=128 * 1024)
+    begun = call()
+    small.append([begun], boot="first")
+    with pytest.raises(AuditUnavailable):
+        small.append([begun.completed(begun.ts), *(call() for _ in range(2000))], boot="first")
+    small.append([begun.completed(begun.ts)], boot="first")
+    assert small.close_unknown("second", utc(NOW_S)) == 0
+    small.close()
+
+
+def test_an_end_is_that_of_an_intent_which_the_file_had_before(path: Path) -> None:
+    first = AuditStore(path)
+    begun = call()
+    first.append([begun], boot="first")
+    first.close()
+    second = AuditStore(path)
+    second.append([begun.completed(begun.ts)], boot="second")
+    assert second.close_unknown("second", utc(NOW_S)) == 0
+    second.close()
+
+
+def test_the_indices_of_earlier_versions_go(path: Path) -> None:
+    AuditStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE INDEX ix_events_eid ON events (eid)")
+    connection.close()
+    AuditStore(path).close()
+    connection = sqlite3.connect(path)
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    connection.close()
+    assert names == {"events_by_agent", "events_by_cluster", "ix_events_ts_us"}

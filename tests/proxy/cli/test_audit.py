@@ -8,9 +8,9 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import attrs
 import pytest
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from audit.record import Client
 from audit.store import AuditReader, AuditStore
@@ -99,7 +99,7 @@ def test_a_trail_that_takes_no_event_is_read_with_a_warning(
 
 def test_a_hostile_user_agent_reaches_no_terminal(tmp_path: Path) -> None:
     store = AuditStore(tmp_path / "audit.db")
-    store.append([attrs.evolve(call(), client=Client("::1", "\x1b]0;x\x07\u202e"), note="\x1b[2J")])
+    store.append([replace(call(), client=Client("::1", "\x1b]0;x\x07\u202e"), note="\x1b[2J")])
     store.close()
     for arguments in ([], ["--json"]):
         output = run("--data-dir", str(tmp_path), *arguments).stdout
