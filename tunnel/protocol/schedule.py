@@ -5,9 +5,10 @@ starts in `new` and is served before those that queue in `old`, for one quantum.
 answers pass bulk, a thousand streams of one agent have one share, and nobody has to know what a stream is
 for.
 
-A flow that has emptied is not looked for: it is found at its turn and leaves then. One that emptied in
-`new` goes round through `old` first, or a flow could send a quantum, pause, and be new again for ever ("The
-flow is moved to the end of the list of old queues … to prevent starvation").
+A flow that has emptied is not looked for: it leaves when it stands at the front, at its turn or when whoever
+served it sees that nothing is left (`retire`). One that emptied in `new` goes round through `old` first, or
+a flow could send a quantum, pause, and be new again for ever ("The flow is moved to the end of the list of
+old queues … to prevent starvation").
 """
 
 from __future__ import annotations
@@ -78,20 +79,31 @@ class Ring(Generic[FlowT]):
     def turn(self) -> FlowT | None:
         """The flow to serve next, or None. It stays at the front: `deficit` says when its turn is over."""
         new, old = self.new, self.old
-        while new or old:
-            flow = new[0] if new else old[0]
+        while queue := new or old:
+            flow = queue[0]
             if flow.ready:
                 if flow.deficit > 0:
                     return flow
                 flow.deficit += QUANTUM_BYTES
-            elif flow.place is Place.OLD or not old:
-                (new if flow.place is Place.NEW else old).popleft()
-                flow.place = Place.OUT
-                continue
-            (new if flow.place is Place.NEW else old).popleft()
-            flow.place = Place.OLD
-            old.append(flow)
+                queue.popleft()
+                flow.place = Place.OLD
+                old.append(flow)
+            else:
+                self.retire(flow)
         return None
+
+    def retire(self, flow: FlowT) -> None:
+        """Let the flow at the front leave, which has emptied; from `new` it goes round through `old`."""
+        new, old = self.new, self.old
+        if flow.place is Place.OLD:
+            old.popleft()
+        else:
+            new.popleft()
+            if old:
+                flow.place = Place.OLD
+                old.append(flow)
+                return
+        flow.place = Place.OUT
 
 
 @attrs.define(eq=False)

@@ -45,6 +45,8 @@ class Link:
             flow.waiting -= count
             flow.deficit -= count
             group.deficit -= count
+            if not flow.ready:
+                group.flows.retire(flow)
             total -= count
             self.sent[flow.name] += count
             self.order.append(flow.name)
