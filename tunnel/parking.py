@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
+from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 
 
 class ParkingSpot:
@@ -24,18 +27,31 @@ class ParkingSpot:
 
     async def park(self) -> None:
         """Wait for unpark(). When cancelled, the spot is free again and nothing else has changed."""
-        self.check_free()
-        self._task = trio.lowlevel.current_task()
+        if self._task is not None:
+            raise trio.BusyResourceError(self._conflict)
+        self._task = current_task()
+        await wait_task_rescheduled(self._abort)
 
-        def abort(_: object) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+    def _abort(self, _: object) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED
 
     def unpark(self) -> None:
         """Wake the task that waits here, if one does."""
         task = self._task
         if task is not None:
             self._task = None
-            trio.lowlevel.reschedule(task)
+            reschedule(task)
+
+
+class _NoSpot(ParkingSpot):
+    """The spot where nobody has ever waited. It is shared, so nobody may."""
+
+    __slots__ = ()
+
+    async def park(self) -> None:
+        raise AssertionError("this spot is nobody's")
+
+
+# For whoever has many spots of which most are never used: put a real one in its place before waiting.
+NO_SPOT: Final = _NoSpot("")

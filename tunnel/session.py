@@ -148,17 +148,20 @@ class Session:
         """What the peer's GOAWAY said, the last one."""
         self._transport = transport
         self._settings = settings
+        # trio.current_time() looks its clock up each time, which costs more than asking it.
+        self._now = trio.lowlevel.current_clock().current_time
         self._connection = Connection(
             role,
-            now=trio.current_time(),
+            now=self._now(),
             memory=Memory(settings.memory_bytes_max, parent=memory),
-            wall_offset_s=time.time() - trio.current_time(),
+            wall_offset_s=time.time() - self._now(),
         )
         self._connection.on_eviction = self._dispatch_waiting
         self._listening = trio.CancelScope()
         # Cancelling a send loses the transport and with it the farewell, so only `_die` ends the writer.
         self._writing = trio.CancelScope(shield=True)
         self._nap = trio.CancelScope()
+        self._nap_until = math.inf
         self._writer = ParkingSpot("a session has one writer")
         self._acceptor = ParkingSpot("another task is accepting on this session")
         self._flusher = ParkingSpot("another task is waiting for the queue to empty")
@@ -220,14 +223,15 @@ class Session:
         connection = self._connection
         if self._ending is not None:
             raise SessionClosed(*self._ending)
-        if self.draining:
+        if connection.going_away or connection.told_to_go:
             raise Draining("the session is going away")
         if not connection.may_open:
             raise TooManyStreams(f"{self.stream_count} streams are open")
-        state = connection.open_stream(head, context, eof=eof, now=trio.current_time())
-        stream = Stream(self, state)
+        was_idle = connection.stream_count == 0
+        stream = Stream(self, connection.open_stream(head, context, eof=eof, now=self._now()))
         self._kick()
-        self._hurry()
+        if was_idle:
+            self._hurry()
         return stream
 
     async def accept(self) -> Stream:
@@ -239,19 +243,27 @@ class Session:
         self._acceptor.check_free()
         waited = False
         try:
-            while True:
-                while self._accepted:
-                    stream = self._accepted.popleft()
-                    # One that the peer has RESET since is nobody's business any more.
-                    if stream._failure is None:
-                        return stream
-                if self._ending is not None:
-                    raise SessionClosed(*self._ending)
+            while (stream := self.accept_nowait()) is None:
                 waited = True
                 await self._acceptor.park()
+            return stream
         finally:
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def accept_nowait(self) -> Stream | None:
+        """Return the next stream that the peer has opened, None where accept would wait.
+
+        Raises SessionClosed.
+        """
+        while self._accepted:
+            stream = self._accepted.popleft()
+            # One that the peer has RESET since is nobody's business any more.
+            if stream._failure is None:
+                return stream
+        if self._ending is not None:
+            raise SessionClosed(*self._ending)
+        return None
 
     def add_context(self, group: int, payload: bytes) -> int:
         """Tell the peer something that many streams share; returns the index that open_stream names.
@@ -298,21 +310,25 @@ class Session:
 
     # --- what its streams do, each a call of the core ---
 
-    def _send_head(self, state: StreamState, head: bytes, *, eof: bool) -> None:
-        self._connection.send_head(state, head, eof=eof, now=trio.current_time())
+    def _send_answer(self, state: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
+        self._connection.send_answer(state, head, data, eof=eof)
         self._kick()
 
-    def _send_data(self, state: StreamState, data: bytes) -> None:
-        self._connection.send_data(state, data, trio.current_time())
+    def _send_data(self, state: StreamState, data: bytes, *, eof: bool = False) -> None:
+        now = self._now()
+        self._connection.send_data(state, data, now)
+        if eof:
+            self._connection.send_eof(state, now)
         self._kick()
 
     def _send_eof(self, state: StreamState) -> None:
-        self._connection.send_eof(state, trio.current_time())
+        self._connection.send_eof(state, self._now())
         self._kick()
 
     def _take(self, state: StreamState, limit: int) -> bytes:
-        data = self._connection.take(state, limit, trio.current_time())
-        self._kick()
+        data = self._connection.take(state, limit, self._now())
+        if state.window_due:
+            self._kick()
         return data
 
     def _reset(
@@ -325,7 +341,7 @@ class Session:
         self._connection.discard_received(state)
 
     def _note_quiet(self) -> None:
-        if self._leaver.taken and not self.stream_count:
+        if not self.stream_count:
             self._leaver.unpark()
 
     def _kick(self) -> None:
@@ -335,28 +351,30 @@ class Session:
     def _hurry(self) -> None:
         """Wake the keepalive earlier, when the core wants to be called earlier."""
         deadline = self._connection.next_deadline()
-        if deadline < self._nap.deadline:
-            self._nap.deadline = deadline
+        if deadline < self._nap_until:
+            self._nap_until = self._nap.deadline = deadline
 
     # --- events ---
 
     def _dispatch(self, happened: list[events.Event]) -> None:
         for event in happened:
             match event:
-                case events.DataReceived(stream):
-                    if isinstance(stream.owner, Stream):
-                        stream.owner._on_data()
                 case events.StreamOpened(stream):
                     self._queue_for_accept(stream)
+                # What happened to a stream that was left, or was not accepted yet when it happened; all
+                # others have been told.
+                case events.DataReceived(stream):
+                    if stream.owner is not None:
+                        stream.owner.on_data()
                 case events.HeadReceived(stream):
-                    if isinstance(stream.owner, Stream):
-                        stream.owner._on_head()
+                    if stream.owner is not None:
+                        stream.owner.on_head()
                 case events.SendQueueDrained(stream):
-                    if isinstance(stream.owner, Stream):
-                        stream.owner._on_room()
+                    if stream.owner is not None:
+                        stream.owner.on_room()
                 case events.StreamBroken(stream):
-                    if isinstance(stream.owner, Stream):
-                        stream.owner._on_broken(
+                    if stream.owner is not None:
+                        stream.owner.on_broken(
                             event.code, event.processed, event.reason, in_line=event.in_line
                         )
                 case events.GoAwayReceived():
@@ -460,10 +478,16 @@ class Session:
             with self._listening:
                 while True:
                     message = await transport.receive()
-                    self._dispatch(connection.receive_message(message, trio.current_time()))
-                    self._note_quiet()
+                    was_idle = connection.stream_count == 0
+                    happened = connection.receive_message(message, self._now())
+                    if happened:
+                        self._dispatch(happened)
+                    if self._leaver.taken:
+                        self._note_quiet()
                     self._kick()
-                    self._hurry()
+                    ack_at = connection.received.due_at
+                    if was_idle or (ack_at is not None and ack_at < self._nap_until):
+                        self._hurry()
         except TransportClosed as exc:
             self._die(exc.code, f"tunnel lost: {exc.reason}", lost=True)
         except RemoteProtocolError as exc:
@@ -479,16 +503,18 @@ class Session:
         try:
             with self._writing:
                 while True:
-                    started_at = trio.current_time()
+                    started_at = self._now()
                     message = connection.data_to_send(limit, started_at)
-                    self._dispatch(connection.take_events())
-                    self._note_quiet()
+                    if connection.happened:
+                        self._dispatch(connection.take_events())
+                    if self._leaver.taken:
+                        self._note_quiet()
                     if connection.failure is not None:
                         # The peer acknowledges nothing; only the GOAWAY is left to say.
                         self._die(*_farewell_of(connection.failure))
                     if message:
                         await transport.send(message)
-                        if trio.current_time() - started_at >= QUICK_SEND_S:
+                        if self._now() - started_at >= QUICK_SEND_S:
                             limit = max(limit // 2, MESSAGE_LEAST_BYTES)
                         elif len(message) * 2 > limit:
                             limit = min(limit * 2, MESSAGE_MOST_BYTES)
@@ -509,7 +535,7 @@ class Session:
     async def _keep_alive(self) -> None:
         connection = self._connection
         while self._ending is None:
-            now = trio.current_time()
+            now = self._now()
             if now >= connection.liveness.dead_at:
                 silence_s = now - connection.liveness.received_at
                 reason = f"tunnel lost: nothing came from the peer for {silence_s:.0f} s"
@@ -518,7 +544,8 @@ class Session:
             connection.wall_offset_s = time.time() - now
             connection.tick(now)
             self._kick()
-            with trio.CancelScope(deadline=connection.next_deadline()) as self._nap:
+            self._nap_until = connection.next_deadline()
+            with trio.CancelScope(deadline=self._nap_until) as self._nap:
                 await trio.sleep_forever()
 
     # --- the end ---

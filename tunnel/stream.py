@@ -1,22 +1,27 @@
 """One stream of a session: a `trio.abc.HalfCloseableStream` with a head in each direction.
 
 The bytes, the halves and the credit are the core's (`StreamState`); this file is about tasks that wait.
-There are four reasons to wait: for bytes, for the head, for room in the queue, for a RESET. Each has one
-parking spot, and whatever happens to the stream (bytes, room, RESET, close, the session's end) wakes those
-whom it concerns; they look again and decide for themselves. So a wakeup can be spurious but never lost, and
-cancelling a wait changes nothing.
+There are three reasons to wait: for bytes, for the head, for room in the queue. Each has one parking spot,
+made when it is first needed, and whatever happens to the stream (bytes, room, RESET, close, the session's
+end) wakes those whom it concerns; they look again and decide for themselves. So a wakeup can be spurious but
+never lost, and cancelling a wait changes nothing.
+
+What can be had at once has a twin without a schedule point (`receive_nowait`, `send_nowait`, …), for callers
+that do several such steps in a row and wait somewhere else: a schedule point costs as much as the rest of
+the exchange.
 """
 
 from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 import trio
 
-from tunnel.parking import ParkingSpot
+from tunnel.parking import NO_SPOT, ParkingSpot
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
 from tunnel.protocol.state import Half, at_rest
 from tunnel.protocol.streams import Context, StreamState
@@ -50,20 +55,32 @@ class Stream(trio.abc.HalfCloseableStream):
     one.
     """
 
-    ends_on_close = False
-    """True: aclose() sends the end of our bytes first, as closing a socket does. For bytes whose end says
-    nothing."""
+    __slots__ = (
+        "_closed",
+        "_failed_in_line",
+        "_failure",
+        "_head_reader",
+        "_reader",
+        "_sender",
+        "_session",
+        "_state",
+        "_tell_reset",
+        "ends_on_close",
+    )
 
     def __init__(self, session: Session, state: StreamState) -> None:
+        self.ends_on_close = False
+        """True: aclose() sends the end of our bytes first, as closing a socket does. For bytes whose end says
+        nothing."""
         self._session = session
         self._state = state
         self._closed = False
         self._failure: tuple[StreamCode, Processed, str] | None = None
         self._failed_in_line = False
-        self._reader = ParkingSpot("another task is receiving from this stream")
-        self._sender = ParkingSpot("another task is sending on this stream")
-        self._head_reader = ParkingSpot("another task is waiting for this stream's head")
-        self._watcher = ParkingSpot("another task is waiting for this stream's RESET")
+        self._reader: ParkingSpot = NO_SPOT
+        self._sender: ParkingSpot = NO_SPOT
+        self._head_reader: ParkingSpot = NO_SPOT
+        self._tell_reset: Callable[[], None] | None = None
         state.owner = self
 
     def __repr__(self) -> str:
@@ -96,9 +113,18 @@ class Stream(trio.abc.HalfCloseableStream):
         Raises StreamReset. When cancelled the head was not sent.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_sendable()
         # No schedule point: a head is followed by something that has one.
-        self._session._send_head(self._state, head, eof=eof)
+        self.send_answer_nowait(head, eof=eof)
+
+    def send_answer_nowait(self, head: bytes, data: bytes = b"", *, eof: bool = False) -> None:
+        """Answer with a head, the bytes behind it and, with `eof`, the end, in one step.
+
+        Raises StreamReset. At most QUEUE_HIGH_BYTES: more would not be in one step, and that is ValueError.
+        """
+        if len(data) > QUEUE_HIGH_BYTES:
+            raise ValueError(f"an answer of {len(data)} bytes at once; {QUEUE_HIGH_BYTES} may be")
+        self._check_sendable()
+        self._session._send_answer(self._state, head, data, eof=eof)
 
     async def receive_head(self) -> bytes:
         """Wait for the head of the answer; for the side that opened the stream.
@@ -107,27 +133,38 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._head_reader.check_free()
-        if not self._state.opened_here:
-            raise LocalProtocolError("the acceptor has the head already")
         waited = False
         try:
-            while True:
-                if self._closed:
-                    raise trio.ClosedResourceError("this stream was closed")
-                if self._failure is not None and not self._failed_in_line:
-                    raise StreamReset(*self._failure)
-                head = self._state.answer_head
-                if head is not None:
-                    return head
-                if self._state.partial_head is None and self._state.receiving in (Half.FLOWING, Half.ENDED):
-                    raise StreamReset(StreamCode.PROTOCOL, Processed.MAYBE, "the answer has no head")
-                if self._failure is not None:
-                    raise StreamReset(*self._failure)
+            while (head := self.receive_head_nowait()) is None:
                 waited = True
+                if self._head_reader is NO_SPOT:
+                    self._head_reader = ParkingSpot("another task is waiting for this stream's head")
                 await self._head_reader.park()
+            return head
         finally:
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def receive_head_nowait(self) -> bytes | None:
+        """Return the head of the answer if it is here, None where receive_head would wait.
+
+        Raises what receive_head raises.
+        """
+        state = self._state
+        if not state.opened_here:
+            raise LocalProtocolError("the acceptor has the head already")
+        if self._closed:
+            raise trio.ClosedResourceError("this stream was closed")
+        if self._failure is not None and not self._failed_in_line:
+            raise StreamReset(*self._failure)
+        head = state.answer_head
+        if head is not None:
+            return head
+        if state.partial_head is None and state.receiving in (Half.FLOWING, Half.ENDED):
+            raise StreamReset(StreamCode.PROTOCOL, Processed.MAYBE, "the answer has no head")
+        if self._failure is not None:
+            raise StreamReset(*self._failure)
+        return None
 
     # --- receiving ---
 
@@ -142,6 +179,8 @@ class Stream(trio.abc.HalfCloseableStream):
         try:
             while (data := self.receive_nowait(limit)) is None:
                 waited = True
+                if self._reader is NO_SPOT:
+                    self._reader = ParkingSpot("another task is receiving from this stream")
                 await self._reader.park()
             return data
         finally:
@@ -167,15 +206,16 @@ class Stream(trio.abc.HalfCloseableStream):
             raise StreamReset(*self._failure)
         return None
 
-    async def wait_reset(self) -> None:
-        """Return once the stream was RESET, by whomever, lost with its session, or closed here."""
-        await trio.lowlevel.checkpoint_if_cancelled()
-        waited = False
-        while self._failure is None and not self._closed:
-            waited = True
-            await self._watcher.park()
-        if not waited:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+    def on_reset(self, tell: Callable[[], None] | None) -> None:
+        """Have `tell` called once, when the peer RESETs the stream or it is lost with its session.
+
+        At once when that has happened already. It stands in the way of every other stream, so it must neither
+        wait nor raise. None takes it back.
+        """
+        if tell is not None and self._failure is not None:
+            tell()
+        else:
+            self._tell_reset = tell
 
     # --- sending ---
 
@@ -202,6 +242,20 @@ class Stream(trio.abc.HalfCloseableStream):
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
+    def send_nowait(self, data: bytes, *, eof: bool = False) -> bool:
+        """Queue bytes and, with `eof`, the end. False where send_all would wait, and then nothing was queued.
+
+        Raises StreamReset.
+        """
+        self._sender.check_free()
+        self._check_sendable()
+        size = self._state.outgoing.size
+        # As send_all does: a queue below the mark takes one more piece.
+        if size >= QUEUE_HIGH_BYTES or len(data) > QUEUE_HIGH_BYTES:
+            return False
+        self._session._send_data(self._state, data, eof=eof)
+        return True
+
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
         self._sender.check_free()
@@ -212,13 +266,19 @@ class Stream(trio.abc.HalfCloseableStream):
     async def send_eof(self) -> None:
         """End our bytes; they still arrive, and the end behind them. A second call does nothing."""
         await trio.lowlevel.checkpoint_if_cancelled()
+        self.send_eof_nowait()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def send_eof_nowait(self) -> None:
+        """send_eof without its schedule point: it never waits."""
         self._sender.check_free()
         if self._closed or self._state.sending is not Half.ENDED:
             self._check_sendable()
             self._session._send_eof(self._state)
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _wait_for_room(self) -> None:
+        if self._sender is NO_SPOT:
+            self._sender = ParkingSpot("another task is sending on this stream")
         self._state.drain_wanted = True
         await self._sender.park()
         self._check_sendable()
@@ -253,22 +313,28 @@ class Stream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Leave the stream; see the class. Never waits, and is complete even when cancelled."""
-        if not self._closed:
-            self._closed = True
-            self._state.owner = None
-            if self._failure is None:
-                if self.ends_on_close and not at_rest(self._state.sending) and not _is_cancelled():
-                    self._session._send_eof(self._state)
-                self._leave()
-            else:
-                self._session._discard(self._state)
-            self._wake_all()
+        self.close_nowait()
         await trio.lowlevel.checkpoint()
+
+    def close_nowait(self) -> None:
+        """aclose without its schedule point."""
+        if self._closed:
+            return
+        self._closed = True
+        self._state.owner = None
+        if self._failure is None:
+            if self.ends_on_close and not at_rest(self._state.sending) and not _is_cancelled():
+                self._session._send_eof(self._state)
+            self._leave()
+        else:
+            self._session._discard(self._state)
+        self._wake_all()
 
     def _leave(self) -> None:
         state = self._state
         if at_rest(state.sending) and at_rest(state.receiving):
-            self._session._discard(state)
+            if state.incoming.size:
+                self._session._discard(state)
             return
         # What we ended is not taken back: the RESET, which tells the peer to stop, goes behind it.
         in_line = state.sending is Half.ENDED
@@ -284,30 +350,36 @@ class Stream(trio.abc.HalfCloseableStream):
             self.reset(StreamCode.CANCEL, reason="left by an exception")
         await self.aclose()
 
-    # --- what the session tells ---
+    # --- what the core tells (protocol.streams.StreamOwner), and nobody else ---
 
-    def _on_data(self) -> None:
-        self._reader.unpark()
-        self._head_reader.unpark()
+    def on_data(self) -> None:
+        if self._reader is not NO_SPOT:
+            self._reader.unpark()
+        # For whom the bytes mean that there is no head.
+        if self._head_reader is not NO_SPOT:
+            self._head_reader.unpark()
 
-    def _on_head(self) -> None:
-        self._head_reader.unpark()
+    def on_head(self) -> None:
+        if self._head_reader is not NO_SPOT:
+            self._head_reader.unpark()
 
-    def _on_room(self) -> None:
+    def on_room(self) -> None:
         self._sender.unpark()
 
-    def _on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:
+    def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:
         if self._failure is None:
             self._failure = (code, processed, reason)
         # Bytes that memory took back are gone, even if the stream itself had ended well in line.
         self._failed_in_line = in_line
         self._wake_all()
+        tell, self._tell_reset = self._tell_reset, None
+        if tell is not None:
+            tell()
 
     def _wake_all(self) -> None:
         self._reader.unpark()
         self._sender.unpark()
         self._head_reader.unpark()
-        self._watcher.unpark()
 
 
 def _is_cancelled() -> bool:

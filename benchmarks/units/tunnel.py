@@ -2,10 +2,11 @@
 
     .venv/bin/python -m benchmarks.units.tunnel [NAME…] [--runs N]
 
-`core` is two connections of the sans-IO core whose messages are handed over; `shell` is two sessions over the
-memory transport in one trio loop. Each figure is the CPU time of this process, so of both ends, and the median
-and the least of the runs. A small exchange is OPEN (a head of 400 bytes and the end), answered by HEAD (150
-bytes), DATA (2 KB) and the end. The number behind x is how many exchanges share a message, or run at once.
+`core` is two connections of the sans-IO core whose messages are handed over; `shell` is two sessions over
+the memory transport in one trio loop. Each figure is the CPU time of this process, so of both ends, and the
+median and the least of the runs. A small exchange is OPEN (a head of 400 bytes and the end), answered by HEAD
+(150 bytes), DATA (2 KB) and the end. The number behind x is how many exchanges share a message, or run at
+once.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ import gc
 import statistics
 import time
 import tracemalloc
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -83,9 +83,7 @@ def core_exchanges(together: int) -> float:
             hub.open_stream(REQUEST, core.context, eof=True, now=now)
         for event in core.to_relay():
             if isinstance(event, events.StreamOpened):
-                relay.send_head(event.stream, ANSWER, eof=False, now=now)
-                relay.send_data(event.stream, BODY, now)
-                relay.send_eof(event.stream, now)
+                relay.send_answer(event.stream, ANSWER, BODY, eof=True)
         for event in core.to_hub():
             if isinstance(event, events.DataReceived):
                 assert len(hub.take(event.stream, 65536, now)) == len(BODY)
@@ -166,30 +164,27 @@ class Shell:
 async def open_shell() -> AsyncIterator[Shell]:
     here, there = memory_transport_pair()
     done = trio.Event()
-    dialled: deque[Session] = deque()
+    tell, told = trio.open_memory_channel[Session](1)
 
     async def dial() -> None:
         async with open_session(there, Role.DIALER) as session:
-            dialled.append(session)
+            await tell.send(session)
             await done.wait()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(dial)
         async with open_session(here, Role.LISTENER) as hub:
-            context = hub.add_context(1, b"token")
-            while not dialled:
-                await trio.lowlevel.checkpoint()
-            yield Shell(hub, dialled[0], context)
+            yield Shell(hub, await told.receive(), hub.add_context(1, b"token"))
         done.set()
 
 
 async def _answer_all(relay: Session) -> None:
     while True:
-        stream = await relay.accept()
-        await stream.send_head(ANSWER)
-        await stream.send_all(BODY)
-        await stream.send_eof()
-        await stream.aclose()
+        stream: Stream | None = await relay.accept()
+        while stream is not None:
+            stream.send_answer_nowait(ANSWER, BODY, eof=True)
+            stream.close_nowait()
+            stream = relay.accept_nowait()
 
 
 async def _ask(shell: Shell, count: int) -> None:
@@ -205,7 +200,7 @@ async def _ask(shell: Shell, count: int) -> None:
                 break
             size += len(data)
         assert size == len(BODY)
-        await stream.aclose()
+        stream.close_nowait()
 
 
 async def shell_exchanges(together: int) -> float:
@@ -230,8 +225,9 @@ async def _open_answered(shell: Shell) -> tuple[Stream, Stream]:
 
 async def _send_bulk(stream: Stream, size: int) -> None:
     for _ in range(size // len(CHUNK)):
-        await stream.send_all(CHUNK)
-    await stream.send_eof()
+        if not stream.send_nowait(CHUNK):
+            await stream.send_all(CHUNK)
+    stream.send_eof_nowait()
 
 
 async def _read_to_end(stream: Stream) -> None:
@@ -255,11 +251,12 @@ async def shell_bulk(_: int) -> float:
 
 async def _send_events(stream: Stream, count: int) -> None:
     for _ in range(count):
-        await stream.send_all(EVENT)
+        if not stream.send_nowait(EVENT):
+            await stream.send_all(EVENT)
         # Each of its events leaves before the next one is there, as those of a cluster do.
-        await trio.sleep(0)
-        await trio.sleep(0)
-    await stream.send_eof()
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+    stream.send_eof_nowait()
 
 
 async def shell_watch(together: int) -> float:
@@ -300,19 +297,21 @@ def _measure(name: str, unit: str, scale: float, runs: int, once: Callable[[], f
 
 
 def _tasks() -> list[tuple[str, str, float, Callable[[], float]]]:
-    tasks: list[tuple[str, str, float, Callable[[], float]]] = []
-    for n in TOGETHER:
-        tasks.append((f"core exchange x{n}", "µs", 1e6, lambda n=n: core_exchanges(n)))
-    for n in TOGETHER:
-        tasks.append((f"shell exchange x{n}", "µs", 1e6, lambda n=n: trio.run(shell_exchanges, n)))
-    tasks.append(("core bulk", "s/GB", 1, lambda: core_bulk(1)))
-    tasks.append(("shell bulk", "s/GB", 1, lambda: trio.run(shell_bulk, 1)))
-    for n in TOGETHER:
-        tasks.append((f"core watch x{n}", "µs", 1e6, lambda n=n: core_watch(n)))
-    for n in TOGETHER:
-        tasks.append((f"shell watch x{n}", "µs", 1e6, lambda n=n: trio.run(shell_watch, n)))
-    tasks.append(("shell idle", "bytes an end", 1, lambda: trio.run(shell_idle, 1)))
-    return tasks
+    def core(once: Callable[[int], float], together: int = 1) -> Callable[[], float]:
+        return lambda: once(together)
+
+    def shell(once: Callable[[int], Awaitable[float]], together: int = 1) -> Callable[[], float]:
+        return lambda: trio.run(once, together)
+
+    return [
+        *((f"core exchange x{n}", "µs", 1e6, core(core_exchanges, n)) for n in TOGETHER),
+        *((f"shell exchange x{n}", "µs", 1e6, shell(shell_exchanges, n)) for n in TOGETHER),
+        ("core bulk", "s/GB", 1, core(core_bulk)),
+        ("shell bulk", "s/GB", 1, shell(shell_bulk)),
+        *((f"core watch x{n}", "µs", 1e6, core(core_watch, n)) for n in TOGETHER),
+        *((f"shell watch x{n}", "µs", 1e6, shell(shell_watch, n)) for n in TOGETHER),
+        ("shell idle", "bytes an end", 1, shell(shell_idle)),
+    ]
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tunnel.parking import ParkingSpot
+from tunnel.parking import NO_SPOT, ParkingSpot
 
 
 async def test_a_parked_task_waits_until_it_is_woken() -> None:
@@ -51,3 +51,10 @@ async def test_a_cancelled_wait_leaves_the_spot_free() -> None:
     assert not spot.taken
     # Nobody is woken in the place of the one that left.
     spot.unpark()
+
+
+async def test_nobody_waits_where_there_is_no_spot() -> None:
+    assert not NO_SPOT.taken
+    NO_SPOT.unpark()
+    with pytest.raises(AssertionError):
+        await NO_SPOT.park()

@@ -242,23 +242,17 @@ async def test_an_answer_that_nobody_wants_any_more_can_be_given_up(
     async with open_pair() as pair:
         asking = pair.open_stream(b"GET", eof=True)
         answering = await pair.dialer.accept()
-        with trio.move_on_after(100) as scope:
-            await answering.wait_reset()
-        assert scope.cancelled_caught
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(answering.wait_reset)
-            await wait_all_tasks_blocked()
-            with pytest.raises(trio.BusyResourceError):
-                await answering.wait_reset()
-            await asking.aclose()
-        await answering.wait_reset()
+        heard: list[str] = []
+        answering.on_reset(lambda: heard.append("reset"))
+        await trio.sleep(100)
+        assert heard == []
+        await asking.aclose()
+        await wait_all_tasks_blocked()
+        assert heard == ["reset"]
         # The request had ended well, and still has; it is the answer that has nowhere to go.
         assert answering.receive_nowait() == b""
         with pytest.raises(StreamReset, match="CANCEL"):
             await answering.send_head(b"200")
-        other, _ = await pair.streams()
-        await other.aclose()
-        await other.wait_reset()
 
 
 async def test_a_second_task_in_the_same_call_is_a_bug_and_not_a_queue(
@@ -353,30 +347,120 @@ async def test_what_is_here_can_be_had_without_waiting(autojump_clock: trio.test
 async def test_a_watcher_hears_of_a_reset_and_of_nothing_else(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
-        async with trio.open_nursery() as nursery:
-            heard = trio.Event()
-
-            async def watch() -> None:
-                await accepted.wait_reset()
-                heard.set()
-
-            nursery.start_soon(watch)
-            await opened.send_all(b"abc")
-            await opened.send_eof()
-            assert await accepted.receive_some() == b"abc"
-            assert await accepted.receive_some() == b""
-            await wait_all_tasks_blocked()
-            assert not heard.is_set()
-            opened.reset(StreamCode.CANCEL, reason="enough")
-            await heard.wait()
+        heard: list[str] = []
+        accepted.on_reset(lambda: heard.append("first"))
+        await opened.send_all(b"abc")
+        await opened.send_eof()
+        assert await accepted.receive_some() == b"abc"
+        assert await accepted.receive_some() == b""
+        await wait_all_tasks_blocked()
+        assert heard == []
+        opened.reset(StreamCode.CANCEL, reason="enough")
+        await wait_all_tasks_blocked()
         # It has happened: whoever asks later hears of it at once.
-        await accepted.wait_reset()
+        accepted.on_reset(lambda: heard.append("later"))
+        assert heard == ["first", "later"]
+
+
+async def test_a_watcher_that_has_turned_away_hears_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        heard: list[str] = []
+        accepted.on_reset(lambda: heard.append("turned away"))
+        accepted.on_reset(None)
+        opened.reset(StreamCode.CANCEL)
+        await wait_all_tasks_blocked()
+        assert heard == []
 
 
 async def test_a_watcher_hears_of_the_end_of_the_session(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         _, accepted = await pair.streams()
+        heard: list[str] = []
+        accepted.on_reset(lambda: heard.append("lost"))
+        pair.cut()
+        await wait_all_tasks_blocked()
+        assert heard == ["lost"]
+
+
+# --- the twins that never wait ---
+
+
+async def test_an_answer_goes_in_one_step_and_is_read_without_waiting(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await trio.sleep(1)
+        asking = pair.open_stream(b"GET", eof=True)
+        assert asking.receive_head_nowait() is None
+        assert pair.dialer.accept_nowait() is None
+        await wait_all_tasks_blocked()
+        answering = pair.dialer.accept_nowait()
+        assert answering is not None
+        with pytest.raises(LocalProtocolError):
+            answering.receive_head_nowait()
+        with pytest.raises(ValueError, match="at once"):
+            answering.send_answer_nowait(b"200", bytes(QUEUE_HIGH_BYTES + 1))
+        answering.send_answer_nowait(b"200", b"body", eof=True)
+        with pytest.raises(trio.ClosedResourceError):
+            answering.send_answer_nowait(b"200")
+        answering.close_nowait()
+        answering.close_nowait()
+        await wait_all_tasks_blocked()
+        assert asking.receive_head_nowait() == b"200"
+        assert asking.receive_head_nowait() == b"200"
+        assert asking.receive_nowait() == b"body"
+        assert asking.receive_nowait() == b""
+        asking.close_nowait()
+        with pytest.raises(trio.ClosedResourceError):
+            asking.receive_head_nowait()
+        assert pair.listener.stream_count == pair.dialer.stream_count == 0
+        assert pair.listener.memory.used_bytes == len(b"token")
+
+
+async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        sent = 0
+        while opened.send_nowait(b"x" * 10_000):
+            sent += 10_000
+        assert QUEUE_HIGH_BYTES <= sent < QUEUE_HIGH_BYTES + 10_000
+        assert not opened.send_nowait(b"x", eof=True)
+        assert not accepted.send_nowait(bytes(QUEUE_HIGH_BYTES + 1))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(accepted.wait_reset)
+            nursery.start_soon(opened.send_all, b"y")
             await wait_all_tasks_blocked()
-            pair.cut()
+            assert await accepted.receive_some(sent) != b""
+            while not await _ends(opened):
+                await accepted.receive_some()
+        with pytest.raises(trio.ClosedResourceError):
+            opened.send_nowait(b"more")
+        opened.send_eof_nowait()
+        assert (await read_all(accepted))[-5:] == b"xyend"
+
+
+async def _ends(stream: Stream) -> bool:
+    """Whether the end could be queued."""
+    await wait_all_tasks_blocked()
+    try:
+        return stream.send_nowait(b"end", eof=True)
+    except trio.BusyResourceError:
+        return False
+
+
+async def test_a_stream_that_was_reset_says_so_without_waiting(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        opened.reset(StreamCode.REVOKED)
+        await wait_all_tasks_blocked()
+        for call in (lambda: accepted.send_answer_nowait(b"200"), lambda: accepted.send_nowait(b"x")):
+            with pytest.raises(StreamReset) as caught:
+                call()
+            assert caught.value.code is StreamCode.REVOKED
+        opened, accepted = await pair.streams()
+        accepted.close_nowait()
+        await wait_all_tasks_blocked()
+        with pytest.raises(StreamReset):
+            opened.receive_head_nowait()

@@ -170,18 +170,25 @@ class Connection(Core):
 
     def send_head(self, stream: StreamState, head: bytes, *, eof: bool, now: float) -> None:
         """Answer with a head: once, before any data, and only on a stream that the peer opened."""
+        self.send_answer(stream, head, b"", eof=eof)
+
+    def send_answer(self, stream: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
+        """`send_head`, `send_data` and `send_eof` in one step, for an answer that is here as a whole."""
         if stream.sending is Half.BROKEN:
             return
         _check_head(head)
         if stream.opened_here:
             raise LocalProtocolError("the opener's head is in its OPEN")
-        self._step_local(stream, Step.HEAD)
+        if stream.sending is not Half.FRESH:
+            self._step_local(stream, Step.HEAD)
+        stream.sending = Half.ENDED if eof else Half.FLOWING
         stream.answer_head = head
         stream.head_waits = True
-        self.charge_head(stream, len(head))
-        if eof:
-            self._step_local(stream, Step.FIN)
-            stream.fin_waits = True
+        stream.fin_waits = eof
+        stream.head_bytes += len(head)
+        if data:
+            stream.queue(data)
+        self.memory.charge(len(head) + len(data))
         self.activate(stream)
         self.check_memory()
 
@@ -194,7 +201,7 @@ class Connection(Core):
             self._step_local(stream, Step.DATA)
         if not data:
             return
-        stream.outgoing.append(data)
+        stream.queue(data)
         self.memory.charge(len(data))
         self.activate(stream)
         self.check_memory()

@@ -24,7 +24,7 @@ from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips
 from tunnel.protocol.memory import Holder, Level, Memory
-from tunnel.protocol.schedule import Scheduler
+from tunnel.protocol.schedule import Place, Scheduler
 from tunnel.protocol.state import Half, Step, after, at_rest
 from tunnel.protocol.streams import Context, StreamState
 from tunnel.protocol.window import ReceiveWindow
@@ -157,22 +157,45 @@ class Core:
         self, context: Context, head: bytes, sending: Half, receiving: Half, now: float, *, opened_here: bool
     ) -> StreamState:
         context.share.users += 1
+        size = self.local.initial_window
+        window = ReceiveWindow(size, size, 0, now)
         stream = StreamState(
-            context=context,
-            opened_here=opened_here,
-            head=head,
-            sending=sending,
-            receiving=receiving,
-            window=ReceiveWindow.of_size(self.local.initial_window, now),
-            send_credit=self.peer.initial_window,
-            moved_at=now,
+            context, opened_here, head, sending, receiving, window, self.peer.initial_window, now
         )
-        self.charge_head(stream, len(head))
+        stream.head_bytes = len(head)
+        self.memory.charge(len(head))
         return stream
 
     def activate(self, stream: StreamState) -> None:
-        if stream.ready:
+        # What is in the ring already keeps its place there.
+        if stream.place is Place.OUT and stream.ready:
             self.scheduler.activate(stream.context.share, stream)
+
+    def tell_head(self, stream: StreamState) -> None:
+        if stream.owner is not None:
+            stream.owner.on_head()
+        else:
+            self.happened.append(events.HeadReceived(stream))
+
+    def tell_data(self, stream: StreamState) -> None:
+        if stream.owner is not None:
+            stream.owner.on_data()
+        elif stream.announced:
+            self.happened.append(events.DataReceived(stream))
+
+    def tell_room(self, stream: StreamState) -> None:
+        if stream.owner is not None:
+            stream.owner.on_room()
+        else:
+            self.happened.append(events.SendQueueDrained(stream))
+
+    def tell_broken(
+        self, stream: StreamState, code: StreamCode, processed: Processed, reason: str, *, in_line: bool
+    ) -> None:
+        if stream.owner is not None:
+            stream.owner.on_broken(code, processed, reason, in_line=in_line)
+        else:
+            self.happened.append(events.StreamBroken(stream, code, processed, reason, in_line))
 
     def grant(self, stream: StreamState, now: float) -> None:
         if not stream.window.is_due:
@@ -208,7 +231,7 @@ class Core:
         if not in_line:
             self.drop_incoming(stream)
         if told:
-            self.happened.append(events.StreamBroken(stream, code, processed, reason, in_line))
+            self.tell_broken(stream, code, processed, reason, in_line=in_line)
         self.close_stream(stream)
 
     def drop_outgoing(self, stream: StreamState) -> None:
@@ -244,15 +267,22 @@ class Core:
             self.opened_here -= 1
         else:
             self.opened_there -= 1
-        self.lingering[stream] = None
-        self.forget_if_done(stream)
+        if stream.incoming.size:
+            self.lingering[stream] = None
+        else:
+            self._forget(stream)
 
     def forget_if_done(self, stream: StreamState) -> None:
+        """Forget a stream that lingers, when all of it is taken."""
         if stream.incoming.size == 0:
             del self.lingering[stream]
-            self.memory.release(stream.head_bytes)
-            stream.head_bytes = 0
-            self.scheduler.leave(stream.context.share)
+            self._forget(stream)
+
+    def _forget(self, stream: StreamState) -> None:
+        self.memory.release(stream.head_bytes)
+        stream.head_bytes = 0
+        self.scheduler.leave(stream.context.share)
+        if self.phase is Phase.CLOSED:
             self.leave_memory_if_done()
 
     def charge_head(self, stream: StreamState, count: int) -> None:
@@ -287,7 +317,7 @@ class Core:
         processed = Processed.MAYBE if holder.id else Processed.NO
         if holder in self.lingering:
             self.drop_incoming(holder)
-            self.happened.append(events.StreamBroken(holder, code, processed, reason, in_line=False))
+            self.tell_broken(holder, code, processed, reason, in_line=False)
             self.forget_if_done(holder)
         elif not self.is_over(holder):
             if holder.id:

@@ -18,6 +18,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.frames import DATA, HEADER_BYTES, UNSEQUENCED_FROM
 from tunnel.protocol.liveness import PINGS_PER_S, RateLimit
 from tunnel.protocol.memory import Level
 from tunnel.protocol.state import Half, Step, after, at_rest
@@ -55,7 +56,7 @@ class Inbound:
         position, end, sequenced = 0, len(message), 0
         unpack, handlers = frames.HEADER.unpack_from, self._handlers
         while position < end:
-            start = position + frames.HEADER_BYTES
+            start = position + HEADER_BYTES
             if start > end:
                 raise RemoteProtocolError(f"{end - position} bytes at the end of a message are no frame")
             frame_type, flags, reserved, stream_id, length = unpack(message, position)
@@ -70,9 +71,9 @@ class Inbound:
             if core.phase is not Phase.OPEN:
                 self._greet(frame_type, stream_id, payload, now)
                 continue
-            if frame_type < frames.UNSEQUENCED_FROM:
+            if frame_type < UNSEQUENCED_FROM:
                 sequenced += 1
-            if frame_type == frames.DATA:
+            if frame_type == DATA:
                 self._on_data(stream_id, flags, payload, now)
             elif frame_type in handlers:
                 if stream_id == 0:
@@ -122,41 +123,42 @@ class Inbound:
     # --- frames of streams ---
 
     def _on_data(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
-        stream = self._core.streams.get(stream_id)
+        core = self._core
+        stream = core.streams.get(stream_id)
         if stream is None:
             self._check_late(stream_id, "DATA")
             return
-        if stream.receiving is Half.BROKEN:
-            self._swallow(stream, len(payload), now)
-            return
-        if stream.receiving is not Half.FLOWING and not self._step_remote(stream, Step.DATA):
-            return
+        if stream.receiving is not Half.FLOWING:
+            if stream.receiving is Half.BROKEN:
+                self._swallow(stream, len(payload), now)
+                return
+            if not self._step_remote(stream, Step.DATA):
+                return
         if payload:
             count = len(payload)
             try:
                 stream.window.receive(count)
             except FlowControlError as exc:
-                self._core.fault(stream, StreamCode.FLOW_CONTROL, f"stream {stream_id}: {exc}")
+                core.fault(stream, StreamCode.FLOW_CONTROL, f"stream {stream_id}: {exc}")
                 return
             stream.bytes_received += count
             stream.moved_at = now
             if stream.partial_head is not None:
                 payload = self._continue_head(stream, payload, now)
-            if payload:
-                stream.incoming.append(payload)
-                self._core.memory.charge(len(payload))
+                count = len(payload)
+            if count:
+                stream.hold(payload)
+                core.memory.charge(count)
         if flags & frames.FIN:
             if stream.partial_head is not None:
-                self._core.fault(stream, StreamCode.PROTOCOL, f"stream {stream_id}: ended within its head")
+                core.fault(stream, StreamCode.PROTOCOL, f"stream {stream_id}: ended within its head")
                 return
             stream.receiving = Half.ENDED
             stream.window_due = 0
-        elif not payload:
-            return
-        if stream.announced:
-            self._core.happened.append(events.DataReceived(stream))
-        if stream.receiving is Half.ENDED:
-            self._core.close_if_done(stream)
+            core.tell_data(stream)
+            core.close_if_done(stream)
+        elif payload:
+            core.tell_data(stream)
 
     def _swallow(self, stream: StreamState, count: int, now: float) -> None:
         """Drop DATA of a stream whose RESET waits in line, and grant it again.
@@ -244,10 +246,10 @@ class Inbound:
             return
         stream.answer_head = part
         self._core.charge_head(stream, len(part))
-        self._core.happened.append(events.HeadReceived(stream))
+        self._core.tell_head(stream)
         if flags & frames.FIN:
             stream.receiving = Half.ENDED
-            self._core.happened.append(events.DataReceived(stream))
+            self._core.tell_data(stream)
             self._core.close_if_done(stream)
 
     def _on_window(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
@@ -352,7 +354,7 @@ class Inbound:
             head = bytes(partial.received)
             if stream.opened_here:
                 stream.answer_head = head
-                self._core.happened.append(events.HeadReceived(stream))
+                self._core.tell_head(stream)
             else:
                 stream.head = head
                 self._announce(stream)

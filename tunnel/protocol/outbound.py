@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tunnel.protocol import events, frames
+from tunnel.protocol import frames
 from tunnel.protocol.core import LAST_STREAM_ID, Core, Phase
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
+from tunnel.protocol.frames import DATA, FIN, HEADER, HEADER_BYTES
 from tunnel.protocol.schedule import QUANTUM_BYTES
 from tunnel.protocol.streams import Farewell, StreamState
 
@@ -27,18 +28,28 @@ class Outbound:
         parts: list[bytes | memoryview] = []
         room = self._send_control(limit, parts, now) if core.control else limit
         if core.phase is Phase.OPEN:
-            while room >= LEAST_ROOM_BYTES and not core.sent.full:
-                turn = core.scheduler.turn()
-                if turn is None:
-                    break
-                group, stream = turn
-                alone = core.scheduler.alone(group)
-                used = self._send_stream(stream, room if alone else min(room, QUANTUM_BYTES), parts, now)
+            self._send_streams(room, parts, now)
+        return b"".join(parts)
+
+    def _send_streams(self, room: int, parts: list[bytes | memoryview], now: float) -> None:
+        """Frames of the streams whose turn it is, within `room` bytes."""
+        groups, sent = self._core.scheduler.ring, self._core.sent
+        while room >= LEAST_ROOM_BYTES and not sent.full and (group := groups.turn()) is not None:
+            alone = len(groups) == 1
+            flows, stream = group.flows, group.next
+            # The group stays at the front until its turn is over, so only its streams are asked.
+            while stream is not None and room >= LEAST_ROOM_BYTES and group.deficit > 0 and not sent.full:
+                budget = room
+                if room > QUANTUM_BYTES and not (alone and len(flows.new) + len(flows.old) == 1):
+                    budget = QUANTUM_BYTES
+                used = self._send_stream(stream, budget, parts, now)
                 assert used > 0
                 room -= used
                 stream.deficit -= used
                 group.deficit -= used
-        return b"".join(parts)
+                if not stream.ready:
+                    flows.retire(stream)
+                stream = flows.turn()
 
     def _send_control(self, room: int, parts: list[bytes | memoryview], now: float) -> int:
         control = self._core.control
@@ -90,31 +101,30 @@ class Outbound:
             used = self._send_answer_head(stream, budget, parts)
         waiting = stream.outgoing.size
         if waiting:
-            count = min(waiting, stream.send_credit, core.peer.max_frame, budget - used - frames.HEADER_BYTES)
+            count = min(waiting, stream.send_credit, core.peer.max_frame, budget - used - HEADER_BYTES)
             if count > 0:
                 last = count == waiting and stream.fin_waits
-                parts.append(frames.header(frames.DATA, frames.FIN if last else 0, stream.id, count))
+                parts.append(HEADER.pack(DATA, FIN if last else 0, 0, stream.id, count))
                 stream.outgoing.move(count, parts)
-                core.sent.record(frames.HEADER_BYTES + count)
-                used += frames.HEADER_BYTES + count
+                core.sent.record(HEADER_BYTES + count)
+                used += HEADER_BYTES + count
                 stream.send_credit -= count
                 stream.bytes_sent += count
                 core.memory.release(count)
                 if last:
                     stream.fin_waits = False
-                if stream.drain_wanted and stream.outgoing.size <= QUEUE_LOW_BYTES:
+                if stream.drain_wanted and waiting - count <= QUEUE_LOW_BYTES:
                     stream.drain_wanted = False
-                    core.happened.append(events.SendQueueDrained(stream))
+                    core.tell_room(stream)
         elif stream.fin_waits:
             stream.fin_waits = False
-            parts.append(frames.header(frames.DATA, frames.FIN, stream.id, 0))
-            core.sent.record(frames.HEADER_BYTES)
-            used += frames.HEADER_BYTES
+            parts.append(HEADER.pack(DATA, FIN, 0, stream.id, 0))
+            core.sent.record(HEADER_BYTES)
+            used += HEADER_BYTES
         if stream.farewell is not None and not (stream.outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
-        if stream.all_said:
-            core.close_if_done(stream)
+        core.close_if_done(stream)
         return used
 
     def _send_open(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
@@ -154,7 +164,7 @@ class Outbound:
         part = head[: min(room, self._core.peer.max_frame - prefix_bytes)]
         if len(part) < len(head):
             rest = head[len(part) :]
-            stream.outgoing.prepend(rest)
+            stream.queue_first(rest)
             stream.bytes_sent -= len(rest)
             self._core.memory.charge(len(rest))
         elif stream.fin_waits and not stream.outgoing.size:

@@ -3,6 +3,8 @@ say."""
 
 from __future__ import annotations
 
+from typing import Final, Protocol
+
 import attrs
 
 from tunnel.protocol.errors import Processed, StreamCode
@@ -84,6 +86,19 @@ class ByteQueue:
         return dropped
 
 
+class _EmptyQueue(ByteQueue):
+    """The queue of every stream that holds nothing yet. It is shared, so nothing may ever get into it."""
+
+    def append(self, piece: bytes) -> None:
+        raise AssertionError("this queue is nobody's")
+
+    prepend = append
+
+
+# Most streams hold bytes in one direction only, and an idle one in none.
+EMPTY: Final = _EmptyQueue()
+
+
 @attrs.define(eq=False)
 class Context:
     """Something that many OPENs share, said once. Opaque here."""
@@ -123,6 +138,20 @@ class HeadBuffer:
         return data[len(part) :]
 
 
+class StreamOwner(Protocol):
+    """Whoever uses a stream, if it wants to be told by a call instead of an event: an event a frame costs
+    more than the frame.
+
+    The calls come out of the middle of the core's work. They may take notice and wake tasks, and must not
+    call the core.
+    """
+
+    def on_head(self) -> None: ...
+    def on_data(self) -> None: ...
+    def on_room(self) -> None: ...
+    def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None: ...
+
+
 @attrs.define(eq=False)
 class StreamState(Flow):
     context: Context
@@ -136,8 +165,10 @@ class StreamState(Flow):
     id: int = 0
     """0 until the OPEN is taken from the queue, so that ids are strictly increasing on the wire."""
 
-    outgoing: ByteQueue = attrs.field(init=False, factory=ByteQueue)
-    incoming: ByteQueue = attrs.field(init=False, factory=ByteQueue)
+    outgoing: ByteQueue = attrs.field(init=False, default=EMPTY)
+    """Written by `queue` and `queue_first` only."""
+    incoming: ByteQueue = attrs.field(init=False, default=EMPTY)
+    """Written by `hold` only."""
     answer_head: bytes | None = attrs.field(init=False, default=None)
     """The acceptor's head: what it wants to say, or what the opener has received whole."""
     partial_head: HeadBuffer | None = attrs.field(init=False, default=None)
@@ -152,12 +183,29 @@ class StreamState(Flow):
     drain_wanted: bool = attrs.field(init=False, default=False)
     """The owner waits for the outgoing queue to shrink (SendQueueDrained)."""
 
-    owner: object = attrs.field(init=False, default=None)
-    """Whoever uses the stream; opaque here, so that an event finds its way without a table."""
+    owner: StreamOwner | None = attrs.field(init=False, default=None)
+    """Is told what happens to the stream; without one, events say it."""
     head_bytes: int = attrs.field(init=False, default=0)
     """What the heads count in memory, until the stream is forgotten."""
     bytes_sent: int = attrs.field(init=False, default=0)
     bytes_received: int = attrs.field(init=False, default=0)
+
+    def queue(self, piece: bytes) -> None:
+        """Put bytes behind what waits to be sent."""
+        if self.outgoing is EMPTY:
+            self.outgoing = ByteQueue()
+        self.outgoing.append(piece)
+
+    def queue_first(self, piece: bytes) -> None:
+        if self.outgoing is EMPTY:
+            self.outgoing = ByteQueue()
+        self.outgoing.prepend(piece)
+
+    def hold(self, piece: bytes) -> None:
+        """Put received bytes behind what waits to be taken."""
+        if self.incoming is EMPTY:
+            self.incoming = ByteQueue()
+        self.incoming.append(piece)
 
     @property
     def ready(self) -> bool:

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.protocol.streams import SMALL_BYTES, ByteQueue, HeadBuffer
+from tunnel.protocol.streams import EMPTY, SMALL_BYTES, ByteQueue, HeadBuffer
 
 Action = tuple[str, bytes | int | float | None]
 
@@ -69,3 +70,12 @@ def test_a_head_takes_what_is_its_own(text: bytes, cuts: list[int], length: int)
     assert head.received == text[:length]
     assert rest == text[length:]
     assert head.missing == 0
+
+
+def test_nothing_gets_into_the_queue_that_streams_share() -> None:
+    with pytest.raises(AssertionError):
+        EMPTY.append(b"x")
+    with pytest.raises(AssertionError):
+        EMPTY.prepend(b"x")
+    assert EMPTY.take(10) == b""
+    assert EMPTY.clear() == EMPTY.size == 0
