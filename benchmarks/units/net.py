@@ -2,9 +2,9 @@
 
     python -m benchmarks.units.net [NAME…]
 
-Each line is the median and the least of RUNS short runs. CPU seconds are those of this process, in which both
-ends live, so an "exchange" is a request and its answer with everything that both of them did. The floor is the
-same exchange by two blocking ssl.SSLSocket in one thread: OpenSSL, the kernel and the smallest of loops.
+Each line is the median and the least of RUNS short runs. CPU seconds are those of this process, where both
+ends live, so an "exchange" is a request and its answer with everything that both of them did. The floor is
+the same exchange by two blocking ssl.SSLSocket in one thread: OpenSSL, the kernel and the smallest of loops.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ import trustme
 from benchmarks.accounting import rss_kb
 from tunnel import websocket_frames
 from tunnel.net import client_context, open_tcp, server_context, wrap_client, wrap_server
+from tunnel.tcp import TCPStream
 from tunnel.tls import TLSStream
-from tunnel.transport import Transport, TransportClosed
+from tunnel.transport import Transport
 from tunnel.websocket import accept_websocket, dial_websocket
 
 RUNS = 5
@@ -66,7 +67,7 @@ async def tls_pair(contexts: Contexts) -> AsyncIterator[_Pair]:
     """A client's and a server's end of one connection."""
     async with (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] as listener:
         near = await open_tcp("127.0.0.1", listener.socket.getsockname()[1])
-        server = wrap_server(await listener.accept(), contexts.server)
+        server = wrap_server(TCPStream.take_over(await listener.accept()), contexts.server)
     clients: list[TLSStream] = []
 
     async def dial() -> None:
@@ -213,36 +214,45 @@ def floor_bulk(contexts: Contexts) -> float:
 
 async def tls_bulk(contexts: Contexts, size: int) -> float:
     """CPU s/GB."""
-    async with tls_pair(contexts) as (client, server), trio.open_nursery() as nursery:
+    async with tls_pair(contexts) as (client, server):
         chunk = os.urandom(size)
 
         async def send() -> None:
             for _ in range(BULK_BYTES // size):
                 await server.send_all(chunk)
 
-        began = time.process_time()
-        nursery.start_soon(send)
-        left = BULK_BYTES
-        while left:
-            left -= len(await client.receive_some())
-        return (time.process_time() - began) / BULK_BYTES * 1e9
+        async def receive() -> None:
+            left = BULK_BYTES
+            while left:
+                left -= len(await client.receive_some())
+
+        return await per_byte(send, receive) / BULK_BYTES * 1e9
 
 
 async def transport_bulk(contexts: Contexts, size: int, total: int) -> float:
     """CPU s/GB of a download: from the relay, which masks, to the hub."""
-    async with transport_pair(contexts) as (relay, hub), trio.open_nursery() as nursery:
+    async with transport_pair(contexts) as (relay, hub):
         message = os.urandom(size)
+        count = total // size
 
         async def send() -> None:
-            for _ in range(total // size):
+            for _ in range(count):
                 await relay.send(message)
 
-        began = time.process_time()
+        async def receive() -> None:
+            for _ in range(count):
+                assert len(await hub.receive()) == size
+
+        return await per_byte(send, receive) / total * 1e9
+
+
+async def per_byte(send: Callable[[], Awaitable[None]], receive: Callable[[], Awaitable[None]]) -> float:
+    """CPU seconds until both have ended."""
+    began = time.process_time()
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(send)
-        left = total // size * size
-        while left:
-            left -= len(await hub.receive())
-        return (time.process_time() - began) / total * 1e9
+        nursery.start_soon(receive)
+    return time.process_time() - began
 
 
 async def transport_bulk_slow_mask(contexts: Contexts) -> float:
@@ -291,7 +301,7 @@ def idle_memory() -> None:
 
 async def _idle_server(contexts: Contexts, child: subprocess.Popen[str]) -> float:
     served = 0
-    all_served = trio.Event()
+    first_served, all_served = trio.Event(), trio.Event()
 
     async def handle(tcp: trio.abc.Stream) -> None:
         nonlocal served
@@ -301,6 +311,7 @@ async def _idle_server(contexts: Contexts, child: subprocess.Popen[str]) -> floa
                 while await tls.receive_some():
                     await tls.send_all(ANSWER)
                     served += 1
+                    first_served.set()
                     if served == IDLE_CONNECTIONS + 1:
                         all_served.set()
             except trio.BrokenResourceError:
@@ -312,8 +323,7 @@ async def _idle_server(contexts: Contexts, child: subprocess.Popen[str]) -> floa
         assert child.stdin is not None
         child.stdin.write(f"{listeners[0].socket.getsockname()[1]} {contexts.ca_pem.encode().hex()}\n")
         child.stdin.flush()
-        while not served:
-            await trio.sleep(0.01)
+        await first_served.wait()
         before = rss_kb(os.getpid())
         await all_served.wait()
         await trio.sleep(0.2)
@@ -349,7 +359,9 @@ def measure(name: str, unit: str, once: Callable[[], float]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="only what has one of these words in its name")
     parser.add_argument("--idle-client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
