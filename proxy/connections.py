@@ -8,7 +8,6 @@ asked, because a credential goes where this connects.
 
 from __future__ import annotations
 
-import select
 from collections.abc import Awaitable, Callable
 
 import attrs
@@ -16,8 +15,7 @@ import trio
 
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.http import ClientConnection
-from tunnel.net import HandshakeFailed
-from tunnel.tls import TLSStream
+from tunnel.net import HandshakeFailed, has_input
 
 # kube-apiserver closes a connection that was idle for 90 s; below that with room for a slow network.
 IDLE_S = 60.0
@@ -99,7 +97,7 @@ class Connections:
         while self._idle:
             # The last one: so the others age, and a quiet process keeps few.
             idle = self._idle.pop()
-            if now - idle.since < IDLE_S and not _has_input(idle.stream):
+            if now - idle.since < IDLE_S and not has_input(idle.stream):
                 return idle, doomed
             doomed.append(idle)
         return None, doomed
@@ -112,17 +110,6 @@ class Connections:
 
 def _keep_open(connection: ClientConnection) -> None:
     """What a connection that can be used again is released to: it is kept by `release` above."""
-
-
-def _has_input(stream: trio.abc.Stream) -> bool:
-    """Whether an idle connection has something to read: the peer's farewell, or bytes nobody asked for."""
-    while isinstance(stream, TLSStream):
-        stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream):
-        return False
-    poll = select.poll()
-    poll.register(stream.socket.fileno(), select.POLLIN | select.POLLERR | select.POLLHUP)
-    return bool(poll.poll(0))
 
 
 def _one_line(error: BaseException) -> str:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import ssl
 from typing import Final
 
 import trio
 
+from tunnel.tcp import TCPStream
 from tunnel.tls import HandshakeFailed, TLSStream
 
 __all__ = [
     "HandshakeFailed",
     "TLSStream",
     "client_context",
+    "has_input",
     "open_tcp",
     "open_tls",
     "peer_address",
@@ -42,12 +45,12 @@ NOTSENT_LOWAT_BYTES: Final = 128 * 1024
 _TCP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
 
-async def open_tcp(host: str, port: int) -> trio.SocketStream:
+async def open_tcp(host: str, port: int) -> TCPStream:
     """Connect to the first address of `host` that answers, trying the next after a short wait (RFC 8305).
 
     The name is resolved anew each time. Raises OSError. When cancelled, nothing is left open.
     """
-    stream = await trio.open_tcp_stream(host, port)
+    stream = TCPStream.take_over(await trio.open_tcp_stream(host, port))
     tune(stream)
     return stream
 
@@ -83,7 +86,7 @@ def tune(stream: trio.abc.Stream) -> None:
     """Set what all our TCP connections want, below TLS as well; trio has already set TCP_NODELAY."""
     while isinstance(stream, TLSStream):
         stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream) or stream.socket.family not in _TCP_FAMILIES:
+    if not isinstance(stream, TCPStream | trio.SocketStream) or stream.socket.family not in _TCP_FAMILIES:
         return
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     # Not every platform has each of these options by this name; they only sharpen what works without them.
@@ -102,13 +105,27 @@ def peer_address(stream: trio.abc.Stream) -> str:
     """Return `address:port` of the other end of a TCP or TLS stream, for logs; its kind for any other."""
     while isinstance(stream, TLSStream):
         stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream):
+    if not isinstance(stream, TCPStream | trio.SocketStream):
         return type(stream).__name__
     try:
         host, port = stream.socket.getpeername()[:2]
     except OSError:
         return "a closed connection"
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def has_input(stream: trio.abc.Stream) -> bool:
+    """Tell whether the kernel has something to read on a TCP or TLS stream: bytes, the peer's end, an error.
+
+    Of an idle connection that is its end, or what nobody asked for. False for any other stream.
+    """
+    while isinstance(stream, TLSStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, TCPStream | trio.SocketStream) or stream.socket.fileno() < 0:
+        return False
+    poll = select.poll()
+    poll.register(stream.socket.fileno(), select.POLLIN | select.POLLERR | select.POLLHUP)
+    return bool(poll.poll(0))
 
 
 def client_context(ca_pem: str | None = None) -> ssl.SSLContext:

@@ -2,7 +2,8 @@
 
 Why not trio.SSLStream: it returns one record (16 KiB) a call and passes the scheduler for each, takes two
 locks a call, and keeps whatever size its buffers once grew to. This one decrypts all records that a wakeup
-brought, takes no lock, and keeps its buffers small. In exchange it is stricter: the handshake is explicit.
+brought, takes no lock, keeps its buffers small, and passes the scheduler only where its transport does (see
+tunnel.tcp) and when it returns what was there before. In exchange it is stricter: the handshake is explicit.
 
 Theory of operation. `SSLObject` never waits; it reads ciphertext from one MemoryBIO and writes ciphertext
 to another. Between two awaits a task may call it as it likes, and nobody else sees the intermediate state.
@@ -36,6 +37,8 @@ from typing import Final
 
 import trio
 
+from tunnel.tcp import TCPStream
+
 __all__ = ["HandshakeFailed", "TLSStream", "describe_ssl_error"]
 
 # The largest plaintext of one record. OpenSSL hands out at most one record a read, and a MemoryBIO keeps
@@ -43,12 +46,18 @@ __all__ = ["HandshakeFailed", "TLSStream", "describe_ssl_error"]
 # everything fed to either.
 RECORD_BYTES_MAX: Final = 16 * 1024
 
-# How many records are joined into one send. Buffers of 128 KiB and more come from mmap, whose page faults
-# cost more than the encryption; six records with their overhead stay well below.
-RECORDS_PER_SEND: Final = 6
+# How much is encrypted into one send. Buffers of 128 KiB and more come from mmap, whose page faults cost more
+# than the encryption; six records with their overhead stay well below.
+SEND_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
 
 # How much is asked of the socket at once: enough for a saturated tunnel, below the same threshold.
 RECEIVE_BYTES_MAX: Final = 64 * 1024
+
+# In front of each record: its type, a version, and the length of what follows. That is at most 256 bytes
+# more than its plaintext (RFC 8446 5.2), in TLS 1.2 at most 2048 (RFC 5246 6.2.3); OpenSSL judges, this only
+# bounds what is collected before it does.
+RECORD_HEADER_BYTES: Final = 5
+RECORD_PAYLOAD_BYTES_MAX: Final = RECORD_BYTES_MAX + 2048
 
 # Hundreds of answers. OpenSSL would go on collecting them in memory for as long as the peer causes them.
 ANSWERS_BYTES_MAX: Final = 16 * 1024
@@ -70,6 +79,10 @@ class _State(enum.Enum):
     OPEN = enum.auto()
     BROKEN = enum.auto()
     CLOSED = enum.auto()
+
+
+# A lookup less for every call.
+_OPEN: Final[_State] = _State.OPEN
 
 
 class TLSStream(trio.abc.Stream):
@@ -95,8 +108,12 @@ class TLSStream(trio.abc.Stream):
         )
         self._state = _State.NEW
         self._server_side = server_side
-        # The server's session tickets; see do_handshake.
+        # Ciphertext that goes in front of the next: the server's session tickets (see do_handshake), and what
+        # the kernel did not take in send_nowait.
         self._held = b""
+        # Of a record whose header is not whole, and of one that is not, how much is missing.
+        self._torn = b""
+        self._missing = 0
         # Decrypted, not yet returned: an offset spares a copy of the rest for each small read.
         self._unread = b""
         self._unread_from = 0
@@ -142,6 +159,10 @@ class TLSStream(trio.abc.Stream):
         except trio.BrokenResourceError as exc:
             raise HandshakeFailed("the peer cut the connection during the TLS handshake") from exc
         self._state = _State.OPEN
+        # The peer's first data may have come with its last flight.
+        early = self._incoming.read()
+        if early:
+            self._unread = self._decrypt(early)
 
     def _advance_handshake(self) -> bool:
         try:
@@ -162,71 +183,89 @@ class TLSStream(trio.abc.Stream):
             raise ValueError(f"max_bytes is {max_bytes}, it must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is already receiving from this TLS stream")
+        if self._unread or self._ended or self._state is not _OPEN:
+            return await self._receive_kept(max_bytes)
         self._receiving = True
         try:
-            return await self._receive(max_bytes)
+            data = b""
+            while not data and not self._ended:
+                ciphertext = await self.transport_stream.receive_some(RECEIVE_BYTES_MAX)
+                if self._state is not _OPEN:
+                    self._check_open()
+                if ciphertext:
+                    data = self._decrypt(ciphertext)
+                    if self._outgoing.pending > ANSWERS_BYTES_MAX:
+                        self._break("the peer causes answers without end")
+                else:
+                    self._incoming.write_eof()
+                    data = self._decrypt_record(1)
+                if self._state is not _OPEN:
+                    # The alert, which names the fault.
+                    await self._send_farewell()
+                    # What came before the fault is still good, and is delivered first.
+                    if not data:
+                        self._check_open()
         finally:
             self._receiving = False
-
-    async def _receive(self, max_bytes: int | None) -> bytes:
-        waited = False
-        if self._state is _State.CLOSED:
-            self._check_open()
-        while not self._unread and not self._ended:
-            self._check_open()
-            # Only the handshake leaves ciphertext behind, when our peer's first data came with its last
-            # flight.
-            if self._incoming.pending:
-                self._unread = self._decrypt(b"")
-            else:
-                ciphertext = await self.transport_stream.receive_some(RECEIVE_BYTES_MAX)
-                waited = True
-                self._check_open()
-                if not ciphertext:
-                    self._incoming.write_eof()
-                self._unread = self._decrypt(ciphertext)
-                if self._outgoing.pending > ANSWERS_BYTES_MAX:
-                    self._break("the peer causes answers without end")
-            if self._failure is not None:
-                # The alert, which names the fault.
-                await self._send_farewell()
-        if not waited:
-            await trio.lowlevel.checkpoint()
+        if max_bytes is None or len(data) <= max_bytes:
+            return data
+        self._unread = data
         return self._take_unread(max_bytes)
 
-    def _decrypt(self, ciphertext: bytes | bytearray) -> bytes:
-        parts: list[bytes] = []
-        if len(ciphertext) <= RECORD_BYTES_MAX:
-            if ciphertext:
-                self._incoming.write(ciphertext)
-            self._decrypt_records(parts)
-        else:
-            view = memoryview(ciphertext)
-            for start in range(0, len(view), RECORD_BYTES_MAX):
-                self._incoming.write(view[start : start + RECORD_BYTES_MAX])
-                self._decrypt_records(parts)
-                if self._ended or self._failure is not None:
-                    break
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+    async def _receive_kept(self, max_bytes: int | None) -> bytes:
+        """Return what a receive left behind, or the end."""
+        if self._state is _State.CLOSED or not (self._unread or self._ended):
+            self._check_open()
+        await trio.lowlevel.checkpoint()
+        return self._take_unread(max_bytes)
 
-    def _decrypt_records(self, parts: list[bytes]) -> None:
-        """Append the plaintext of all whole records in `_incoming`, and note an end of the stream."""
-        incoming, read = self._incoming, self._ssl.read
+    def _decrypt(self, data: bytes | bytearray) -> bytes:
+        """Return the plaintext of all records that are whole with `data`; note an end or a fault.
+
+        OpenSSL gets one whole record at a time. So it never has to say that it wants more, which would be an
+        exception for each; and `_incoming` stays small.
+        """
+        if self._torn:
+            data = self._torn + data
+            self._torn = b""
+        size = len(data)
+        end = self._missing
+        if not end:
+            end = _end_of_record(data, 0)
+            if end == size:
+                # The usual case: one record came, and it is whole.
+                self._incoming.write(data)
+                return self._decrypt_record(size)
+        self._missing = 0
+        parts: list[bytes] = []
+        start = 0
+        with memoryview(data) as view:
+            while 0 < end <= size:
+                self._incoming.write(view[start:end])
+                parts.append(self._decrypt_record(RECORD_PAYLOAD_BYTES_MAX))
+                if self._ended or self._state is not _OPEN:
+                    return b"".join(parts)
+                start = end
+                end = _end_of_record(data, start)
+            if end:
+                self._incoming.write(view[start:])
+                self._missing = end - size
+            else:
+                self._torn = bytes(view[start:])
+        return b"".join(parts)
+
+    def _decrypt_record(self, bytes_max: int) -> bytes:
+        """Return the plaintext of the record in `_incoming`; b"" for one that is not data."""
         try:
-            while True:
-                part = read(RECORD_BYTES_MAX)
-                if not part:
-                    self._ended = True
-                    return
-                parts.append(part)
-                if not incoming.pending:
-                    # One exception less for each wakeup whose last record is whole.
-                    return
+            data = self._ssl.read(bytes_max)
         except ssl.SSLWantReadError:
-            return
+            return b""
         except ssl.SSLError as exc:
-            # What came before the fault is still good, and is delivered first.
             self._break(describe_ssl_error(exc))
+            return b""
+        if not data:
+            self._ended = True
+        return data
 
     def _take_unread(self, max_bytes: int | None) -> bytes:
         start = self._unread_from
@@ -245,42 +284,81 @@ class TLSStream(trio.abc.Stream):
         Raises trio.BrokenResourceError when the connection is broken. When cancelled, the stream is broken as
         well, because an unknown part of the data is on its way.
         """
-        if self._sending:
-            raise trio.BusyResourceError("another task is already sending on this TLS stream")
+        self._check_may_send()
         self._sending = True
         try:
-            self._check_open()
-            if data:
-                await self._encrypt_and_send(memoryview(data).cast("B"))
+            if 0 < len(data) <= RECORD_BYTES_MAX and type(data) is bytes:
+                await self.transport_stream.send_all(self._encrypt(data))
+            elif data:
+                view = memoryview(data).cast("B")
+                for start in range(0, len(view), SEND_BYTES_MAX):
+                    await self.transport_stream.send_all(self._encrypt(view[start : start + SEND_BYTES_MAX]))
+            elif self._held:
+                await self.transport_stream.send_all(self._encrypt(b""))
             else:
                 await trio.lowlevel.checkpoint()
+        except BaseException:
+            # Also when cancelled: some unknown part of a record has gone out.
+            self._break("an earlier send failed or was cancelled")
+            raise
         finally:
             self._sending = False
 
-    async def _encrypt_and_send(self, data: memoryview) -> None:
-        write, outgoing = self._ssl.write, self._outgoing
-        size = len(data)
-        start = 0
-        while start < size:
-            parts = [self._held] if self._held else []
-            self._held = b""
-            batch_end = min(start + RECORDS_PER_SEND * RECORD_BYTES_MAX, size)
+    def send_nowait(self, data: bytes) -> bool:
+        """Encrypt `data`, hand the kernel what it takes at once, and return whether that is all.
+
+        What it does not take goes in front of the next send (`send_all(b"")` waits for just that); the caller
+        bounds how much that can be. Raises as send_all does.
+        """
+        self._check_may_send()
+        ciphertext = self._encrypt(data)
+        if isinstance(self.transport_stream, TCPStream):
             try:
-                while start < batch_end:
-                    start += write(data[start : min(start + RECORD_BYTES_MAX, batch_end)])
-                    parts.append(outgoing.read())
-            except ssl.SSLError as exc:
-                self._break(describe_ssl_error(exc))
-                raise trio.BrokenResourceError(self._failure) from exc
-            await self._transmit(parts[0] if len(parts) == 1 else b"".join(parts))
+                sent = self.transport_stream.send_nowait(ciphertext)
+            except BaseException:
+                self._break("an earlier send failed or was cancelled")
+                raise
+            ciphertext = ciphertext[sent:]
+        self._held = ciphertext
+        return not ciphertext
+
+    def _check_may_send(self) -> None:
+        if self._sending:
+            raise trio.BusyResourceError("another task is already sending on this TLS stream")
+        if self._state is not _OPEN:
+            self._check_open()
+
+    def _encrypt(self, data: bytes | memoryview) -> bytes:
+        """Return what is held and the records of `data`, all that go out next."""
+        write, read = self._ssl.write, self._outgoing.read
+        size = len(data)
+        try:
+            if size <= RECORD_BYTES_MAX:
+                if size:
+                    write(data)
+                ciphertext = read()
+            else:
+                parts: list[bytes] = []
+                start = 0
+                with memoryview(data) as view:
+                    while start < size:
+                        # OpenSSL takes a record at a time, and `_outgoing` stays small with only one in it.
+                        start += write(view[start : start + RECORD_BYTES_MAX])
+                        parts.append(read())
+                ciphertext = b"".join(parts)
+        except ssl.SSLError as exc:
+            self._break(describe_ssl_error(exc))
+            raise trio.BrokenResourceError(self._failure) from exc
+        if self._held:
+            ciphertext = self._held + ciphertext
+            self._held = b""
+        return ciphertext
 
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport takes more."""
-        if self._sending:
-            raise trio.BusyResourceError("another task is already sending on this TLS stream")
+        self._check_may_send()
         self._sending = True
         try:
-            self._check_open()
             await self.transport_stream.wait_send_all_might_not_block()
         finally:
             self._sending = False
@@ -314,14 +392,6 @@ class TLSStream(trio.abc.Stream):
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.transport_stream.send_all(farewell)
 
-    async def _transmit(self, ciphertext: bytes) -> None:
-        try:
-            await self.transport_stream.send_all(ciphertext)
-        except BaseException:
-            # Also when cancelled: some unknown part of a record has gone out.
-            self._break("an earlier send failed or was cancelled")
-            raise
-
     def _break(self, failure: str) -> None:
         if self._state is _State.OPEN:
             self._state = _State.BROKEN
@@ -334,6 +404,17 @@ class TLSStream(trio.abc.Stream):
             raise trio.ClosedResourceError("this TLS stream was closed before")
         assert self._state is _State.BROKEN, "do_handshake comes first"
         raise trio.BrokenResourceError(self._failure or "the TLS handshake did not succeed")
+
+
+def _end_of_record(data: bytes | bytearray, start: int) -> int:
+    """Return where the record that begins at `start` ends; 0 when its header is not whole."""
+    if len(data) - start < RECORD_HEADER_BYTES:
+        return 0
+    payload_bytes = data[start + 3] << 8 | data[start + 4]
+    if payload_bytes > RECORD_PAYLOAD_BYTES_MAX:
+        # No record. OpenSSL shall say so now, and not when so much has come.
+        return len(data)
+    return start + RECORD_HEADER_BYTES + payload_bytes
 
 
 def describe_ssl_error(exc: ssl.SSLError | ssl.CertificateError) -> str:

@@ -19,6 +19,7 @@ from tunnel.net import (
     HandshakeFailed,
     TLSStream,
     client_context,
+    has_input,
     open_tcp,
     open_tls,
     peer_address,
@@ -164,3 +165,16 @@ def test_an_encrypted_key_is_refused_instead_of_asking_for_its_password(tmp_path
     )
     assert "pass phrase" not in done.stderr
     assert "SSLError" in done.stderr
+
+
+async def test_input_on_an_idle_connection_is_seen_below_tls() -> None:
+    client_side, server_side = contexts()
+    async with tls_echo(server_side) as port, await open_tls("127.0.0.1", port, client_side) as tls:
+        # The server's session tickets come with its first data, and not before.
+        assert not has_input(tls)
+        await tls.send_all(b"x")
+        await tls.receive_some()
+        assert await tls.receive_some() == b""
+        assert has_input(tls)
+    assert not has_input(tls)
+    assert not has_input(memory_stream_pair()[0])

@@ -16,8 +16,12 @@ from trio.testing import (
 )
 
 from tests.tunnel.certificates import authority, ca_pem, contexts
+from tests.tunnel.test_tcp import strict, tcp_pair
 from tunnel.net import client_context
 from tunnel.tls import RECORD_BYTES_MAX, HandshakeFailed, TLSStream
+
+# A fixture, imported to be found here.
+__all__ = ["strict"]
 
 AnyStream = trio.abc.Stream
 PairMaker = Callable[[], Awaitable[tuple[AnyStream, AnyStream]]]
@@ -31,14 +35,6 @@ async def memory_pair() -> tuple[AnyStream, AnyStream]:
 
 async def lockstep_pair() -> tuple[AnyStream, AnyStream]:
     return lockstep_stream_pair()
-
-
-async def tcp_pair() -> tuple[AnyStream, AnyStream]:
-    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-    client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
-    server = await listener.accept()
-    await listener.aclose()
-    return client, server
 
 
 async def handshake(
@@ -84,6 +80,7 @@ class Dribble(trio.abc.Stream):
         await self.inner.aclose()
 
 
+@pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("make_pair", [memory_pair, tcp_pair])
 async def test_it_passes_trios_conformance_suite(make_pair: PairMaker, version: ssl.TLSVersion) -> None:

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import socket
+import struct
+
+import pytest
+import trio
+from trio.testing import assert_checkpoints, assert_no_checkpoints, check_half_closeable_stream
+
+from tunnel import tcp
+from tunnel.tcp import TCPListener, TCPStream
+
+
+async def tcp_pair() -> tuple[TCPStream, TCPStream]:
+    async with TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) as listener:
+        client = TCPStream.take_over(
+            await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+        )
+        return client, await listener.accept()
+
+
+def fill(stream: TCPStream) -> None:
+    while stream.send_nowait(bytes(65536)):
+        pass
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """trio's contract to the letter: each call passes the scheduler."""
+    monkeypatch.setattr(tcp, "RECEIVES_PER_PASS", 1)
+    monkeypatch.setattr(tcp, "SENDS_PER_PASS", 1)
+
+
+@pytest.mark.usefixtures("strict")
+async def test_it_passes_trios_conformance_suite() -> None:
+    async def make_clogged() -> tuple[TCPStream, TCPStream]:
+        near, far = await tcp_pair()
+        fill(near)
+        fill(far)
+        return near, far
+
+    await check_half_closeable_stream(tcp_pair, make_clogged)
+
+
+async def test_a_send_that_need_not_wait_lets_the_others_run_after_so_many() -> None:
+    near, far = await tcp_pair()
+    async with near, far:
+        for _ in range(3):
+            for _ in range(tcp.SENDS_PER_PASS - 1):
+                with assert_no_checkpoints():
+                    await near.send_all(b"x")
+            with assert_checkpoints():
+                await near.send_all(b"x")
+
+
+async def test_a_receive_waits_first_unless_the_last_one_was_full_and_then_only_so_many_times() -> None:
+    near, far = await tcp_pair()
+    async with near, far:
+        await near.send_all(bytes(100))
+        with assert_checkpoints():
+            assert len(await far.receive_some()) == 100
+        await near.send_all(bytes(100))
+        with assert_checkpoints():
+            await far.receive_some(1)
+        for _ in range(tcp.RECEIVES_PER_PASS - 1):
+            with assert_no_checkpoints():
+                await far.receive_some(1)
+        with assert_checkpoints():
+            await far.receive_some(1)
+        with assert_no_checkpoints():
+            assert len(await far.receive_some(1000)) == 100 - tcp.RECEIVES_PER_PASS - 1
+        # Nothing is there any more, and the last receive knew it.
+        await near.send_all(b"x")
+        with assert_checkpoints():
+            await far.receive_some()
+
+
+async def test_a_full_receive_with_nothing_behind_it_waits() -> None:
+    near, far = await tcp_pair()
+    async with near, far, trio.open_nursery() as nursery:
+        await near.send_all(b"xy")
+        assert await far.receive_some(2) == b"xy"
+        nursery.start_soon(near.send_all, b"z")
+        with assert_checkpoints():
+            assert await far.receive_some(2) == b"z"
+
+
+async def test_large_sends_arrive_whole_in_both_directions_at_once() -> None:
+    near, far = await tcp_pair()
+    payload = bytes(range(256)) * 40_000
+
+    async def receive(stream: TCPStream) -> None:
+        received = bytearray()
+        while len(received) < len(payload):
+            received += await stream.receive_some()
+        assert received == payload
+
+    async with near, far, trio.open_nursery() as nursery:
+        for stream in (near, far):
+            nursery.start_soon(stream.send_all, payload)
+            nursery.start_soon(receive, stream)
+
+
+async def test_a_second_task_in_the_same_direction_is_refused() -> None:
+    near, far = await tcp_pair()
+    fill(near)
+
+    async def closed_under_it(call: object) -> None:
+        assert callable(call)
+        with pytest.raises(trio.ClosedResourceError):
+            await call()
+
+    async with far, trio.open_nursery() as nursery:
+        nursery.start_soon(closed_under_it, lambda: near.send_all(b"x"))
+        nursery.start_soon(closed_under_it, near.receive_some)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await near.send_all(b"y")
+        with pytest.raises(trio.BusyResourceError):
+            near.send_nowait(b"y")
+        with pytest.raises(trio.BusyResourceError):
+            await near.wait_send_all_might_not_block()
+        with pytest.raises(trio.BusyResourceError):
+            await near.send_eof()
+        with pytest.raises(trio.BusyResourceError):
+            await near.receive_some()
+        await near.aclose()
+
+
+async def test_a_second_receiver_is_refused_right_after_a_full_receive_as_well() -> None:
+    near, far = await tcp_pair()
+    async with near, far, trio.open_nursery() as nursery:
+        await near.send_all(b"x")
+        await far.receive_some(1)
+        nursery.start_soon(far.receive_some)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await far.receive_some()
+        nursery.cancel_scope.cancel()
+
+
+async def test_send_nowait_takes_what_the_kernel_takes() -> None:
+    near, far = await tcp_pair()
+    async with near, far:
+        assert near.send_nowait(b"hello") == 5
+        fill(near)
+        assert near.send_nowait(b"more") == 0
+        assert (await far.receive_some()).startswith(b"hello")
+
+
+async def test_a_cancelled_receive_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    near, far = await tcp_pair()
+    async with near, far:
+        with trio.move_on_after(1) as scope:
+            await far.receive_some()
+        assert scope.cancelled_caught
+        await near.send_all(b"late")
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await far.receive_some()
+        assert await far.receive_some() == b"late"
+
+
+async def test_a_reset_is_a_broken_connection_on_both_sides_of_it() -> None:
+    near, far = await tcp_pair()
+    async with near, far:
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await far.aclose()
+        with pytest.raises(trio.BrokenResourceError, match="Connection reset"):
+            await near.receive_some()
+        with pytest.raises(trio.BrokenResourceError, match="Broken pipe"):
+            await near.send_all(b"x")
+
+
+async def test_taking_over_leaves_the_trio_stream_closed_and_nothing_behind() -> None:
+    async with TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) as listener:
+        old = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
+        near = TCPStream.take_over(old)
+        async with near, await listener.accept() as far:
+            assert old.socket.fileno() == -1
+            assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert far.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert near.socket.getpeername() == far.socket.getsockname()
+            await near.send_all(b"x")
+            assert await far.receive_some() == b"x"
+    assert repr(near) == "<TCPStream closed>"
