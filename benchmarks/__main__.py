@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks.profile import profile_all, spy_program
 from benchmarks.report import table
 from benchmarks.result import group
 from benchmarks.runner import open_bench, run_all
@@ -47,6 +48,13 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--seconds", type=float, default=1.0, help="how long a run takes (default 1)")
     made.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FOLDER",
+        help="afterwards, some seconds of Hawse for each variant, as flame graphs (SVG) by py-spy",
+    )
+    made.add_argument("--native", action="store_true", help="C frames in the flame graphs as well")
+    made.add_argument(
         "--quick", action="store_true", help="one small round: does it work? Not figures to compare"
     )
     return made
@@ -69,9 +77,12 @@ def main() -> None:
     names = list(WORKLOADS) if "all" in arguments.workloads else arguments.workloads
     workloads = [workload for name in names for workload in WORKLOADS[name]]
     try:
+        spy = spy_program() if arguments.profile is not None else None
         with tempfile.TemporaryDirectory(prefix="hawse-bench-") as folder:
             with open_bench(Path(folder), openers) as bench:
                 outcome = run_all(bench, workloads, options)
+                if spy is not None:
+                    profile_all(spy, bench, workloads, options, arguments.profile, native=arguments.native)
     except Missing as error:
         sys.exit(str(error))
     found = group(outcome.samples)

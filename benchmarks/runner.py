@@ -14,11 +14,16 @@ from benchmarks.system import Missing, OpenSystem, System, Upstream
 from benchmarks.upstream.apiserver import open_apiserver
 from benchmarks.workload import Options, RunFailed, Workload
 
+# Of each log, when a run has failed.
+LOG_LINES = 8
+
 
 @attrs.frozen
 class Bench:
     """What is up, and what could not be."""
 
+    folder: Path
+    """Each system's own is inside, by its name, with the logs of its processes."""
     upstream: Upstream
     systems: tuple[System, ...]
     missing: tuple[str, ...]
@@ -51,7 +56,7 @@ def open_bench(folder: Path, openers: Mapping[str, OpenSystem]) -> Iterator[Benc
             except Missing as error:
                 say(f"missing: {error}")
                 missing.append(str(error))
-        yield Bench(upstream, tuple(systems), tuple(missing))
+        yield Bench(folder, upstream, tuple(systems), tuple(missing))
 
 
 def _made(folder: Path) -> Path:
@@ -88,10 +93,20 @@ def _run_rounds(
             except RunFailed as error:
                 line = f"{workload.name} {variant} {system.name}, run {number}: {error}"
                 say(f"failed: {line}")
+                say(last_words(bench.folder / system.name))
                 outcome.failed.append(line)
             else:
                 say(f"{workload.name} {variant}, run {number}: {describe(sample)}")
                 outcome.samples.append(sample)
+
+
+def last_words(folder: Path) -> str:
+    """The ends of the logs in a system's folder: it goes, and they with it."""
+    return "\n".join(
+        f"  {log.name}: {line}"
+        for log in sorted(folder.glob("*.log"))
+        for line in log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+    )
 
 
 def describe(sample: Sample) -> str:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
-from benchmarks.workloads import small
+from benchmarks.workloads import bulk, small
 
-WORKLOADS: dict[str, tuple[Workload, ...]] = {"small": small.WORKLOADS}
+WORKLOADS: dict[str, tuple[Workload, ...]] = {"small": small.WORKLOADS, "bulk": bulk.WORKLOADS}
