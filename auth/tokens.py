@@ -77,7 +77,8 @@ class AccessClaims:
     expires_at: int
 
 
-@attrs.frozen
+# The hash is kept: the claims are the key of what is made of them once.
+@attrs.frozen(cache_hash=True)
 class RelayClaims:
     """What a verified relay token states."""
 

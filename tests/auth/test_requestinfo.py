@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.requestinfo import BadTarget, RequestInfo, parse, parse_query
+from auth import requestinfo
+from auth.requestinfo import (
+    REMEMBERED_LENGTH_MAX,
+    REMEMBERED_TARGETS_MAX,
+    BadTarget,
+    RequestInfo,
+    parse,
+    parse_query,
+)
 
 # C22: what kube-apiserver makes of a request.
 # method, target, verb, group, version, namespace, resource, subresource, name; a dash is none
@@ -440,3 +448,32 @@ def test_only_bad_target_ever_escapes(method: bytes, target: bytes) -> None:
         for verb in (method, b"GET"):
             with contextlib.suppress(BadTarget):
                 assert parse(verb, candidate).dry_run in {True, False}
+
+
+PLAIN = st.text("ab.-_~:@%2eproxy", max_size=5)
+
+
+@given(st.lists(st.one_of(WORDS, PLAIN, st.sampled_from([".", "..", "", "proxyx"])), max_size=40))
+def test_a_plain_path_is_split_as_any_other(segments: list[str]) -> None:
+    raw_path = ("/" + "/".join(segments)).encode()
+    plain = requestinfo._split_plain(raw_path)
+    if plain is not None:
+        parts, tail = requestinfo._split(raw_path)
+        assert (plain, None) == (parts, tail)
+        assert requestinfo._join(parts, tail, raw_path) == raw_path.decode()
+
+
+@pytest.mark.parametrize(
+    "path", [b"/", b"/a/%20", b"/a//b", b"//", b"/a/.", b"/a/../b", b"/..", b"/a/b;c", b"a"]
+)
+def test_what_is_not_plain_takes_the_long_way(path: bytes) -> None:
+    assert requestinfo._split_plain(path) is None
+
+
+def test_little_is_remembered() -> None:
+    for number in range(REMEMBERED_TARGETS_MAX + 1):
+        parse(b"GET", b"/api/v1/nodes/n%d" % number)
+    before = requestinfo._remembered.cache_info()
+    assert before.currsize == REMEMBERED_TARGETS_MAX
+    parse(b"GET", b"/api/v1/nodes/" + b"n" * REMEMBERED_LENGTH_MAX)
+    assert requestinfo._remembered.cache_info() == before
