@@ -7,9 +7,10 @@ upstream over it. So everybody's bytes cross it once in each direction.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import attrs
 
@@ -27,7 +28,16 @@ from benchmarks.upstream.other import OtherUpstream
 MBIT_PER_S = 100.0
 TOP = Path(__file__).parents[2]
 
-TUNNELS: dict[str, Callable[[Path, Upstream, Leg], AbstractContextManager[System]]] = {
+
+class OpenTunnel(Protocol):
+    """Opens a system whose private end can be led over a detour."""
+
+    def __call__(
+        self, folder: Path, upstream: Upstream, leg: Leg = ...
+    ) -> AbstractContextManager[System]: ...
+
+
+TUNNELS: dict[str, OpenTunnel] = {
     "hawse": open_hawse,
     "ssh": open_ssh,
     "snitun": open_snitun,

@@ -7,14 +7,9 @@ import pytest
 
 from benchmarks.system import Endpoint, Missing
 from benchmarks.systems import mplex
+from benchmarks.upstream.other import OtherUpstream
 
-
-class NoUpstream:
-    """Nothing to stand in front of."""
-
-    endpoint = Endpoint("127.0.0.1", 1, Path("ca.pem"))
-    processes: dict[str, int] = {}  # noqa: RUF012
-    memory = Path()
+NO_UPSTREAM = OtherUpstream(Endpoint("127.0.0.1", 1, Path("ca.pem")))
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +25,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_remedy(
     package.mkdir(parents=True)
     (package / "package.json").write_text(json.dumps({"version": "0.1.3"}))
     with pytest.raises(Missing, match="mplex: the npm package ws is not installed: make bench-peers"):
-        with mplex.open_mplex(tmp_path, NoUpstream()):
+        with mplex.open_mplex(tmp_path, NO_UPSTREAM):
             pytest.fail("there is no ws")
 
 

@@ -7,14 +7,9 @@ import pytest
 
 from benchmarks.system import Endpoint, Missing
 from benchmarks.systems import snitun
+from benchmarks.upstream.other import OtherUpstream
 
-
-class NoUpstream:
-    """Nothing to stand in front of."""
-
-    endpoint = Endpoint("127.0.0.1", 1, Path("ca.pem"))
-    processes: dict[str, int] = {}  # noqa: RUF012
-    memory = Path()
+NO_UPSTREAM = OtherUpstream(Endpoint("127.0.0.1", 1, Path("ca.pem")))
 
 
 def test_without_its_environment_it_says_how_to_make_it(
@@ -23,7 +18,7 @@ def test_without_its_environment_it_says_how_to_make_it(
     monkeypatch.setattr(snitun, "TOP", tmp_path)
     monkeypatch.setattr(snitun, "PYTHON", tmp_path / ".venv-peers" / "bin" / "python")
     with pytest.raises(Missing, match=r"snitun: there is no \.venv-peers/bin/python: make bench-peers"):
-        with snitun.open_snitun(tmp_path, NoUpstream()):
+        with snitun.open_snitun(tmp_path, NO_UPSTREAM):
             pytest.fail("there is no environment")
 
 
@@ -37,5 +32,5 @@ def test_an_environment_without_the_package_is_missing_it(
     monkeypatch.setattr(snitun, "TOP", tmp_path)
     monkeypatch.setattr(snitun, "PYTHON", python)
     with pytest.raises(Missing, match="it is not in peers: make bench-peers"):
-        with snitun.open_snitun(tmp_path, NoUpstream()):
+        with snitun.open_snitun(tmp_path, NO_UPSTREAM):
             pytest.fail("there is no snitun")

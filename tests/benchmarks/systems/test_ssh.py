@@ -6,14 +6,9 @@ import pytest
 
 from benchmarks.system import Endpoint, Missing
 from benchmarks.systems import ssh
+from benchmarks.upstream.other import OtherUpstream
 
-
-class NoUpstream:
-    """Nothing to stand in front of."""
-
-    endpoint = Endpoint("127.0.0.1", 1, Path("ca.pem"))
-    processes: dict[str, int] = {}  # noqa: RUF012
-    memory = Path()
+NO_UPSTREAM = OtherUpstream(Endpoint("127.0.0.1", 1, Path("ca.pem")))
 
 
 def options(text: str) -> dict[str, str]:
@@ -44,5 +39,5 @@ def test_ssh_dials_the_port_of_the_leg_with_the_folder_s_key(tmp_path: Path) -> 
 def test_without_sshd_it_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.processes.shutil.which", lambda name, path=None: None)
     with pytest.raises(Missing, match="ssh: sshd is not installed: make bench-peers"):
-        with ssh.open_ssh(tmp_path, NoUpstream()):
+        with ssh.open_ssh(tmp_path, NO_UPSTREAM):
             pytest.fail("there is no sshd")

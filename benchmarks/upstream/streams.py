@@ -1,0 +1,210 @@
+"""The upstream for what stays open, as a process: watches that are silent or not, and an echo behind exec.
+
+    python -m benchmarks.upstream.streams FOLDER      (with server.pem and server.key in it)
+
+    GET …?watch=true         an endless chunked answer; silent until events are asked for
+    GET …/exec?…             upgraded to a WebSocket of v5.channel.k8s.io; stdout repeats what comes on stdin
+    GET /emit?per_s=N        from now on so many events a second, to all watches in turn; 0 ends them
+    GET anything else        a small answer
+
+nginx cannot hold a request open without something behind it, and the sandbox does much for each event. One
+thread and one epoll, TLS 1.3, as the load generator.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import select
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Request
+
+from benchmarks.nginx import issue_certificate
+from benchmarks.processes import Daemons
+from benchmarks.system import Endpoint
+from benchmarks.upstream.events import Pace, chunk, event
+from benchmarks.upstream.other import OtherUpstream
+from proxy.filelimit import raise_file_limit
+
+PROTOCOL: Final = "v5.channel.k8s.io"
+STDIN: Final = 0
+STDOUT: Final = 1
+BACKLOG: Final = 1024
+READ_BYTES: Final = 64 * 1024
+TOP = Path(__file__).parents[2]
+_EMIT: Final = re.compile(rb"GET /emit\?per_s=(\d+) ")
+_WATCH_HEAD: Final = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
+    # For an nginx in front, which otherwise collects what comes.
+    b"X-Accel-Buffering: no\r\n\r\n"
+)
+
+
+@contextmanager
+def open_streams(folder: Path) -> Iterator[OtherUpstream]:
+    """Run it in `folder`."""
+    ca = issue_certificate(folder)
+    with Daemons(folder) as daemons:
+        argv = [sys.executable, "-m", "benchmarks.upstream.streams", str(folder)]
+        daemon = daemons.start("streams", argv, {"PYTHONPATH": str(TOP)})
+        port = int(daemon.wait_for("listening ").split()[1])
+        yield OtherUpstream(Endpoint("127.0.0.1", port, ca), {"upstream": daemon.process.pid})
+
+
+class Connection:
+    """A client's connection: what it waits for is the method that is called when it can go on."""
+
+    def __init__(self, server: Server, plain: socket.socket) -> None:
+        plain.setblocking(False)
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.server = server
+        self.sock = server.context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        self.on_bytes: Callable[[bytes], None] = self.take_head
+        self.head = b""
+        self.unsent = bytearray()
+        self.shaken = False
+
+    def ready(self) -> None:
+        """Do what can be done."""
+        try:
+            if not self.shaken:
+                self.sock.do_handshake()
+                self.shaken = True
+            if self.unsent:
+                self.flush()
+            while data := self.sock.recv(READ_BYTES):
+                self.on_bytes(data)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return
+        except OSError:
+            pass
+        self.server.drop(self)
+
+    def send(self, data: bytes) -> None:
+        """Send now or later; who does not take a watch's events for long is none of this server's trouble."""
+        self.unsent += data
+        with suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            self.flush()
+        if self.unsent:
+            self.server.epoll.modify(self.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+
+    def flush(self) -> None:
+        while self.unsent:
+            sent = self.sock.send(self.unsent)
+            del self.unsent[:sent]
+        self.server.epoll.modify(self.sock.fileno(), select.EPOLLIN)
+
+    def take_head(self, data: bytes) -> None:
+        """Answer a request once its head is whole; none that is asked here has a body."""
+        self.head += data
+        if b"\r\n\r\n" not in self.head:
+            return
+        head, self.head = self.head, b""
+        line = head.partition(b"\r\n")[0]
+        if found := _EMIT.match(head):
+            self.server.emit(int(found[1]))
+            self.answer({"emitting": int(found[1])})
+        elif b"watch=true" in line:
+            self.on_bytes = self.ignore
+            self.send(_WATCH_HEAD)
+            self.server.watches.append(self)
+        elif b"/exec?" in line:
+            self.on_bytes = Echo(self).take
+            self.on_bytes(head)
+        else:
+            self.answer({"kind": "Status", "status": "Success"})
+
+    def answer(self, what: dict[str, object]) -> None:
+        body = json.dumps(what).encode()
+        self.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    def ignore(self, data: bytes) -> None:
+        """Whoever watches says nothing."""
+
+
+class Echo:
+    """The container's end of an exec: its stdout is its stdin."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._websocket = WSConnection(ConnectionType.SERVER)
+
+    def take(self, data: bytes) -> None:
+        self._websocket.receive_data(data)
+        for happened in self._websocket.events():
+            match happened:
+                case Request():
+                    answer = AcceptConnection(subprotocol=PROTOCOL)
+                    self._connection.send(self._websocket.send(answer))
+                case BytesMessage(data=message) if message[:1] == bytes([STDIN]) and len(message) > 1:
+                    echo = BytesMessage(bytes([STDOUT]) + bytes(message[1:]))
+                    self._connection.send(self._websocket.send(echo))
+                case Ping() | CloseConnection():
+                    self._connection.send(self._websocket.send(happened.response()))
+
+
+class Server:
+    """The listener, its connections, and the events that are due."""
+
+    def __init__(self, folder: Path) -> None:
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.context.load_cert_chain(folder / "server.pem", folder / "server.key")
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        self.epoll = select.epoll()
+        self.epoll.register(self.listener.fileno(), select.EPOLLIN)
+        self.connections: dict[int, Connection] = {}
+        self.watches: list[Connection] = []
+        self.pace: Pace | None = None
+        self.turns: Iterator[Connection] = iter(())
+
+    def emit(self, per_s: int) -> None:
+        """Start or end the events; whoever watches from then on gets none of these."""
+        self.pace = Pace(per_s, time.monotonic()) if per_s and self.watches else None
+        self.turns = itertools.cycle(list(self.watches))
+
+    def drop(self, connection: Connection) -> None:
+        del self.connections[connection.sock.fileno()]
+        connection.sock.close()
+        if connection in self.watches:
+            self.watches.remove(connection)
+
+    def serve(self) -> None:
+        while True:
+            timeout = max(0.0, self.pace.next_s() - time.monotonic()) if self.pace else -1
+            for descriptor, _ in self.epoll.poll(timeout):
+                if descriptor == self.listener.fileno():
+                    connection = Connection(self, self.listener.accept()[0])
+                    self.connections[connection.sock.fileno()] = connection
+                    self.epoll.register(connection.sock.fileno(), select.EPOLLIN)
+                elif descriptor in self.connections:
+                    self.connections[descriptor].ready()
+            if self.pace:
+                self.send_due(self.pace.due(time.monotonic()))
+
+    def send_due(self, count: int) -> None:
+        for _ in range(count):
+            connection = next(self.turns)
+            if connection.sock.fileno() in self.connections:
+                connection.send(chunk(event(time.monotonic_ns())))
+
+
+def main() -> None:
+    raise_file_limit()
+    server = Server(Path(sys.argv[1]))
+    print(f"listening {server.listener.getsockname()[1]}", flush=True)
+    server.serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The upstream for open streams, as a process."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import AcceptConnection, BytesMessage, Request
+
+from benchmarks.upstream.events import EVENT_BYTES, take_times
+from benchmarks.upstream.streams import PROTOCOL, open_streams
+from benchmarks.watching import Watching
+from benchmarks.workload import RunFailed
+from benchmarks.workloads.watch import emit
+from tests.benchmarks.upstream import tls
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tls.Endpoint]:
+    with open_streams(tmp_path_factory.mktemp("streams")) as upstream:
+        yield upstream.endpoint
+
+
+def test_a_watch_is_silent_until_events_are_asked_for(source: tls.Endpoint) -> None:
+    with tls.connected(source) as sock:
+        sock.sendall(b"GET /api/v1/pods?watch=true HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert tls.read_head(sock).startswith(b"HTTP/1.1 200")
+        sock.settimeout(0.05)
+        with pytest.raises(TimeoutError):
+            sock.recv(1)
+        sock.settimeout(10)
+        emit(source, 1000)
+        partial, times = b"", list[int]()
+        while len(times) < 3:
+            data = sock.recv(65536)
+            assert data
+            found, partial = take_times(partial + data)
+            times += found
+        emit(source, 0)
+        assert times == sorted(times)
+        assert len(partial) < EVENT_BYTES
+
+
+def test_stdin_comes_back_on_stdout_and_nothing_else_does(source: tls.Endpoint) -> None:
+    client = WSConnection(ConnectionType.CLIENT)
+    target = "/api/v1/namespaces/work/pods/workbench/exec?command=cat&stdin=true&stdout=true"
+    with tls.connected(source) as sock:
+        sock.sendall(client.send(Request(host="x", target=target, subprotocols=[PROTOCOL])))
+        client.receive_data(tls.read_head(sock))
+        (accepted,) = client.events()
+        assert isinstance(accepted, AcceptConnection)
+        assert accepted.subprotocol == PROTOCOL
+        # An empty stdin, and the terminal's size: neither is answered.
+        for message in (b"\x00", b"\x04{}", b"\x00ls\r"):
+            sock.sendall(client.send(BytesMessage(message)))
+        client.receive_data(sock.recv(65536))
+        assert [event.data for event in client.events() if isinstance(event, BytesMessage)] == [b"\x01ls\r"]
+
+
+def test_the_client_of_many_watches_opens_them_and_counts_what_comes(source: tls.Endpoint) -> None:
+    with Watching(source) as watching:
+        watching.open(3)
+        watching.open(2)
+        emit(source, 500)
+        took_ns = watching.listen(0.2)
+        emit(source, 0)
+    assert 40 <= len(took_ns) <= 110
+    assert took_ns == sorted(took_ns)
+    assert took_ns[0] > 0
+
+
+def test_a_watch_that_is_refused_says_with_what(source: tls.Endpoint, tmp_path: Path) -> None:
+    elsewhere = tls.elsewhere(source)
+    with Watching(elsewhere) as watching, pytest.raises(RunFailed, match="ConnectionRefusedError"):
+        watching.open(1)
+
+
+def test_the_upstream_speaks_nothing_older_than_tls_1_3(source: tls.Endpoint) -> None:
+    with tls.connected(source) as sock:
+        assert sock.version() == "TLSv1.3"
+    with pytest.raises(ssl.SSLError), tls.connected(source, ssl.TLSVersion.TLSv1_2):
+        pytest.fail("it spoke TLS 1.2")
