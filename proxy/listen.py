@@ -5,14 +5,16 @@ from __future__ import annotations
 import trio
 
 from proxy.configuration import Address
+from tunnel.tcp import TCPListener
 
 # Connections the kernel holds for us while the loop is busy.
 BACKLOG = 1024
 
 
-async def open_listeners(address: Address) -> list[trio.SocketListener]:
+async def open_listeners(address: Address) -> list[TCPListener]:
     """Listen on every address that the host resolves to; raises OSError, whose text names the address."""
     try:
-        return await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+        listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return [TCPListener(listener) for listener in listeners]

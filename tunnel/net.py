@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import ssl
 from typing import Final
 
 import trio
 
-from tunnel.tcp import TCPStream
+from tunnel.tcp import TCPStream, tune_socket
 from tunnel.tls import HandshakeFailed, TLSStream
 
 __all__ = [
@@ -31,28 +30,13 @@ __all__ = [
 # which exec and port-forward cannot be upgraded.
 ALPN: Final = ["http/1.1"]
 
-# A peer that vanished without a word holds a socket open for good. The tunnel has its own, faster liveness;
-# this is the net below idle client connections: found dead 60 + 4 x 15 s after the last byte.
-KEEPALIVE_IDLE_S: Final = 60
-KEEPALIVE_INTERVAL_S: Final = 15
-KEEPALIVE_PROBES: Final = 4
-
-# How much of what was sent may wait in the kernel before the first byte of it is on the wire. More only
-# adds delay to what is sent next (a keystroke behind a download); less (trio sets 16 KiB) costs a wakeup
-# for each record.
-NOTSENT_LOWAT_BYTES: Final = 128 * 1024
-
-_TCP_FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
-
 
 async def open_tcp(host: str, port: int) -> TCPStream:
     """Connect to the first address of `host` that answers, trying the next after a short wait (RFC 8305).
 
     The name is resolved anew each time. Raises OSError. When cancelled, nothing is left open.
     """
-    stream = TCPStream.take_over(await trio.open_tcp_stream(host, port))
-    tune(stream)
-    return stream
+    return TCPStream.take_over(await trio.open_tcp_stream(host, port))
 
 
 async def open_tls(
@@ -67,7 +51,12 @@ async def open_tls(
 
 
 async def wrap_client(stream: trio.abc.Stream, context: ssl.SSLContext, *, server_hostname: str) -> TLSStream:
-    """Make a TLS client of a connected stream and finish the handshake; on a failure the stream is closed."""
+    """Make a TLS client of a connected stream and finish the handshake; on a failure the stream is closed.
+
+    A stream of trio's sockets becomes one of ours, and is as good as closed.
+    """
+    if isinstance(stream, trio.SocketStream):
+        stream = TCPStream.take_over(stream)
     tls = TLSStream(stream, context, server_hostname=server_hostname)
     try:
         await tls.do_handshake()
@@ -83,22 +72,11 @@ def wrap_server(stream: trio.abc.Stream, context: ssl.SSLContext) -> TLSStream:
 
 
 def tune(stream: trio.abc.Stream) -> None:
-    """Set what all our TCP connections want, below TLS as well; trio has already set TCP_NODELAY."""
+    """Set what all our TCP connections want, below TLS as well; a TCPStream has it from the beginning."""
     while isinstance(stream, TLSStream):
         stream = stream.transport_stream
-    if not isinstance(stream, TCPStream | trio.SocketStream) or stream.socket.family not in _TCP_FAMILIES:
-        return
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Not every platform has each of these options by this name; they only sharpen what works without them.
-    for name, value in (
-        ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
-        ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
-        ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-        ("TCP_NOTSENT_LOWAT", NOTSENT_LOWAT_BYTES),
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:
-            stream.setsockopt(socket.IPPROTO_TCP, option, value)
+    if isinstance(stream, trio.SocketStream):
+        tune_socket(stream.socket)
 
 
 def peer_address(stream: trio.abc.Stream) -> str:

@@ -90,7 +90,7 @@ class AdminFront:
     connections: int = 0
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
-    async def handle_client(self, tcp: trio.SocketStream) -> None:
+    async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         if self.connections >= CONNECTIONS_MAX:
             self._turned_away.warning(

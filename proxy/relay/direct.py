@@ -29,6 +29,7 @@ from proxy.rewrite import failure_header
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
 from tunnel.net import peer_address, tune, wrap_server
+from tunnel.tcp import TCPStream
 
 log = logging.getLogger("hawse.relay")
 
@@ -53,7 +54,7 @@ class DirectServer:
     gate: Gate = attrs.Factory(Gate)
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(log))
 
-    async def handle_connection(self, tcp: trio.SocketStream) -> None:
+    async def handle_connection(self, tcp: TCPStream | trio.SocketStream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         peer = peer_address(tcp)
         try:
@@ -107,7 +108,7 @@ class DirectServer:
                     return
 
 
-def bind_to_peer(tcp: trio.SocketStream) -> None:
+def bind_to_peer(tcp: TCPStream | trio.SocketStream) -> None:
     """Make the kernel give the connection up once the peer has been out of reach for CUT_S."""
     tune(tcp)
     for name, value in (

@@ -25,7 +25,7 @@ class HealthServer:
         self._ready = ready
         self._connections = 0
 
-    async def handle_connection(self, tcp: trio.SocketStream) -> None:
+    async def handle_connection(self, tcp: trio.abc.Stream) -> None:
         """Answer one connection's probes, for a bounded time."""
         self._connections += 1
         try:

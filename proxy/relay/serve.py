@@ -38,6 +38,7 @@ from proxy.watched import watch_certificate
 from tunnel import Hello, Memory, Session, StreamCode
 from tunnel.dialer import DialerConfig, run_dialer
 from tunnel.net import client_context
+from tunnel.tcp import TCPStream
 
 # How long what is under way may go on after SIGTERM; below the 60 s that the manifests grant.
 DRAIN_S = 45.0
@@ -181,7 +182,7 @@ async def _open_listener(
 
 
 async def _listen(
-    address: Address, handler: Callable[[trio.SocketStream], Awaitable[None]], handlers: trio.Nursery
+    address: Address, handler: Callable[[TCPStream], Awaitable[None]], handlers: trio.Nursery
 ) -> trio.CancelScope:
     """Accept connections from now on, each handled by a task of `handlers`; returns what ends the accepting.
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 import pytest
@@ -421,16 +421,19 @@ async def next_events(stream: trio.abc.Stream, protocol: Protocol) -> list[webso
             return protocol.events_received()
 
 
-async def echo(stream: trio.abc.Stream, protocol: Protocol) -> None:
-    """Send each message back, whole or in the fragments in which it came, until the other end closes."""
+async def echo(
+    stream: trio.abc.Stream, protocol: Protocol, events: Sequence[websockets.protocol.Event] = ()
+) -> None:
+    """Send each message back, after `events`, until the other end closes."""
     while protocol.state is websockets.protocol.State.OPEN:
-        for event in await next_events(stream, protocol):
+        for event in events or await next_events(stream, protocol):
             assert isinstance(event, websockets.frames.Frame)
             if event.opcode is websockets.frames.Opcode.BINARY:
                 protocol.send_ping(b"are you there?")
                 protocol.send_binary(bytes(event.data))
             elif event.opcode is websockets.frames.Opcode.PONG:
                 assert bytes(event.data) == b"are you there?"
+        events = ()
         await flush(stream, protocol)
 
 
@@ -476,10 +479,10 @@ async def test_it_accepts_the_websockets_library() -> None:
     async def dial() -> None:
         client.send_request(client.connect())
         await flush(near, client)
-        (response,) = await next_events(near, client)
+        response, *frames = await next_events(near, client)
         assert isinstance(response, websockets.http11.Response)
         assert response.status_code == 101
-        await echo(near, client)
+        await echo(near, client, frames)
         assert client.close_rcvd == websockets.frames.Close(4403, "enough")
         await near.aclose()
 
