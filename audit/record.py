@@ -311,6 +311,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
         stream: Stream | None = None,
         tunnel: Tunnel | None = None,
         relay: Relay | None = None,
+        impersonated: Impersonated | None = None,
         note: str = "",
     ) -> Event:
         """Make the event that ends this intent (or that is the single event of a read begun as this)."""
@@ -323,6 +324,7 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
             stream=stream if stream is not None else self.stream,
             tunnel=tunnel,
             relay=relay if relay is not None else self.relay,
+            impersonated=impersonated if impersonated is not None else self.impersonated,
             note=note or self.note,
         )
 

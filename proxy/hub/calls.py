@@ -12,7 +12,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import assert_never
 
 import attrs
@@ -36,7 +35,7 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Mode
 from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.registry import Registry
-from proxy.hub.trail import GRANTED, Trail, impersonated
+from proxy.hub.trail import GRANT, GRANTED, Trail, impersonated, recorded_relay
 from proxy.rewrite import (
     has_access_token,
     hub_request_head,
@@ -65,7 +64,7 @@ class ClusterOffline(Exception):
         super().__init__(f'cluster "{cluster.name}" is offline: {why}')
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class Call:
     """A call that is authenticated, understood and granted."""
 
@@ -79,7 +78,7 @@ class Call:
     client_ip: str
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Way:
     """What is known of a call under way, also when it is cancelled."""
 
@@ -133,7 +132,7 @@ class Calls:
             claims = self.tokens.verify(bearer(head), name, time.time())
             decided = decide(self.directory.current, claims, name)
         except TokenError as error:
-            self._record(
+            self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
             )
             await connection.answer(*status_response(401, "", error.reason))
@@ -141,74 +140,74 @@ class Calls:
 
         authenticated()
         assert match is not None
-        target = match[2] if match[2].startswith(b"/") else b"/" + match[2]
+        target: bytes = match[2]
+        if not target.startswith(b"/"):
+            target = b"/" + target
         agent, cluster = (None, None) if isinstance(decided, Denied) else decided
-        event = partial(
-            self.trail.call,
+        info: RequestInfo | None = None
+        try:
+            info = parse(head.method, target)
+            refusal = _refusal(head, target, claims, decided)
+        except BadTarget as error:
+            message = f"the request target is refused: {error.reason}"
+            refusal = _Refusal(400, "malformed", message, Kind.MALFORMED, error.reason)
+        if refusal is None:
+            assert agent is not None
+            limit = self.config.limits.streams_per_agent
+            if self.streams.get(agent.id, 0) < limit:
+                assert info is not None
+                assert cluster is not None
+                await self._counted(connection, Call(head, target, info, claims, agent, cluster, client_ip))
+                return
+            message = f"agent:{agent.name} has {limit} calls under way, the limit"
+            refusal = _Refusal(429, "streams-per-agent", message)
+        event = self.trail.call(
             head=head,
             target=target,
             client_ip=client_ip,
             claims=claims,
             agent=agent,
             cluster=cluster,
+            info=info,
+            decision=Decision("deny", refusal.rule, GRANTED),
+            kind=refusal.kind,
+            note=refusal.note or refusal.message,
         )
+        self._refused(event, refusal.status)
+        await connection.answer(*status_response(refusal.status, "", refusal.message))
+
+    async def _counted(self, connection: ServerConnection, call: Call) -> None:
+        """Answer a call that is granted, as one of those that its agent has under way."""
+        agent_id = call.agent.id
+        streams = self.streams
+        if not streams:
+            self._idle = trio.Event()
+        streams[agent_id] = streams.get(agent_id, 0) + 1
         try:
-            info = parse(head.method, target)
-        except BadTarget as error:
-            self._refused(
-                event(info=None, decision=_deny("malformed"), kind=Kind.MALFORMED, note=error.reason), 400
-            )
-            await connection.answer(
-                *status_response(400, "", f"the request target is refused: {error.reason}")
-            )
-            return
-
-        async def refuse(code: int, rule: str, message: str, kind: Kind = Kind.CALL) -> None:
-            self._refused(event(info=info, decision=_deny(rule), kind=kind, note=message), code)
-            await connection.answer(*status_response(code, "", message))
-
-        forged = identity_headers(head)
-        if forged:
-            await refuse(
-                403,
-                "no-impersonation",
-                f"{text(forged[0])} is refused: the identity is agent:{claims.principal.name}, "
-                "from the credential alone (kubectl --as cannot be used here)",
-                Kind.HEADER_SMUGGLING,
-            )
-        elif isinstance(decided, Denied):
-            await refuse(403, decided.rule, decided.message)
-        elif has_access_token(target):
-            await refuse(400, "token-in-url", "a token in the URL is refused", Kind.MALFORMED)
-        elif head.upgrade is not None and head.body_length != 0:
-            await refuse(400, "upgrade-with-body", "an upgrade request cannot have a body", Kind.MALFORMED)
-        else:
-            assert agent is not None
-            assert cluster is not None
-            limit = self.config.limits.streams_per_agent
-            if self.streams[agent.id] >= limit:
-                await refuse(
-                    429, "streams-per-agent", f"agent:{agent.name} has {limit} calls under way, the limit"
-                )
-                return
-            if not self.streams:
-                self._idle = trio.Event()
-            self.streams[agent.id] += 1
-            try:
-                granted = Decision("allow", GRANTED, GRANTED)
-                call = Call(head, target, info, claims, agent, cluster, client_ip)
-                await self._admitted(connection, call, partial(event, info=info, decision=granted))
-            finally:
-                self.streams[agent.id] -= 1
-                if not self.streams[agent.id]:
-                    del self.streams[agent.id]
-                if not self.streams:
+            await self._admitted(connection, call)
+        finally:
+            left = streams[agent_id] - 1
+            if left:
+                streams[agent_id] = left
+            else:
+                del streams[agent_id]
+                if not streams:
                     self._idle.set()
 
-    async def _admitted(self, connection: ServerConnection, call: Call, event: Callable[..., Event]) -> None:
+    async def _admitted(self, connection: ServerConnection, call: Call) -> None:
         """Record and forward a call that is allowed."""
         durable = call.info.is_write or call.head.upgrade is not None
-        opening = event(phase=Phase.INTENT) if durable else event()
+        opening = self.trail.call(
+            head=call.head,
+            target=call.target,
+            client_ip=call.client_ip,
+            claims=call.claims,
+            agent=call.agent,
+            cluster=call.cluster,
+            info=call.info,
+            decision=GRANT,
+            phase=Phase.INTENT if durable else Phase.COMPLETE,
+        )
         try:
             if durable:
                 await self.recorder.intent(opening)
@@ -233,7 +232,7 @@ class Calls:
                 stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
                 outcome = _failed(way.failure or stopped, CloseReason.CLIENT_GONE, way.tally)
             closing = _closing(opening, outcome, way, (time.monotonic() - started) * 1000)
-            self._record(closing)
+            self.recorder.complete(closing)
             self.observe(closing)
 
     async def _forward(self, connection: ServerConnection, call: Call, audit_id: str, way: Way) -> Outcome:
@@ -309,7 +308,7 @@ class Calls:
                     stream = relay.session.open_stream(inner.encode(), context=index, eof=eof)
                 except (SessionClosed, Draining, TooManyStreams) as error:
                     raise ClusterOffline(call.cluster, str(error)) from error
-                way.relay = RecordedRelay(relay.instance, relay.version)
+                way.relay = recorded_relay(relay.instance, relay.version)
                 way.impersonated = impersonated(principal, relay.session.session_id)
                 return TunnelOutbound(stream, inner)
             case Mode.DIRECT:
@@ -320,18 +319,15 @@ class Calls:
                         # Said by a relay, it is about the API server.
                         raise ClusterOffline(call.cluster, error.failure.reason) from error
                     raise
-                way.relay = RecordedRelay("direct")
+                way.relay = recorded_relay("direct", "")
                 way.impersonated = impersonated(principal, outbound.session)
                 return outbound
         assert_never(call.cluster.mode)
 
     def _refused(self, event: Event, status: int) -> None:
         closing = event.completed(utc(time.time()), resp=Response(status, processed="no"))
-        self._record(closing)
+        self.recorder.complete(closing)
         self.observe(closing)
-
-    def _record(self, event: Event) -> None:
-        self.recorder.complete(event)
 
 
 def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
@@ -353,20 +349,48 @@ def _may_try_again(outcome: Outcome) -> bool:
     )
 
 
-def _deny(rule: str) -> Decision:
-    return Decision("deny", rule, GRANTED)
+@attrs.frozen
+class _Refusal:
+    """Why a call of a known agent is refused, for the agent and for the trail."""
+
+    status: int
+    rule: str
+    message: str
+    kind: Kind = Kind.CALL
+    note: str = ""
+    """For the trail, where it says it in other words."""
+
+
+def _refusal(
+    head: RequestHead, target: bytes, claims: AccessClaims, decided: tuple[Agent, Cluster] | Denied
+) -> _Refusal | None:
+    """Why a request that was understood is refused all the same; None when it is granted."""
+    forged = identity_headers(head)
+    if forged:
+        message = (
+            f"{text(forged[0])} is refused: the identity is agent:{claims.principal.name}, "
+            "from the credential alone (kubectl --as cannot be used here)"
+        )
+        return _Refusal(403, "no-impersonation", message, Kind.HEADER_SMUGGLING)
+    if isinstance(decided, Denied):
+        return _Refusal(403, decided.rule, decided.message)
+    if has_access_token(target):
+        return _Refusal(400, "token-in-url", "a token in the URL is refused", Kind.MALFORMED)
+    if head.upgrade is not None and head.body_length != 0:
+        message = "an upgrade request cannot have a body"
+        return _Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
+    return None
 
 
 def _closing(opening: Event, outcome: Outcome, way: Way, elapsed_ms: float) -> Event:
     """The call's closing event."""
     failure = outcome.failure
-    processed = failure.processed if failure is not None else Processed.YES
     response = Response(
         outcome.status or 0,
         failure.reason if failure is not None else "",
         outcome.bytes_out,
         round(elapsed_ms, 3),
-        processed.name.lower(),
+        failure.processed.name.lower() if failure is not None else "yes",
     )
     stream = opening.stream
     if stream is not None:
@@ -378,6 +402,10 @@ def _closing(opening: Event, outcome: Outcome, way: Way, elapsed_ms: float) -> E
         )
     elif outcome.bytes_in and opening.req is not None:
         opening = replace(opening, req=replace(opening.req, body_bytes=outcome.bytes_in))
-    if way.impersonated is not None:
-        opening = replace(opening, impersonated=way.impersonated)
-    return opening.completed(utc(time.time()), resp=response, stream=stream, relay=way.relay)
+    return opening.completed(
+        utc(time.time()),
+        resp=response,
+        stream=stream,
+        relay=way.relay,
+        impersonated=way.impersonated,
+    )

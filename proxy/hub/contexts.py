@@ -47,7 +47,11 @@ class TokenContexts:
         Plain and synchronous: it queues a CONTEXT frame, which leaves before the OPEN that names it.
         """
         entry = self._entries.get(principal.agent_id)
-        if entry is not None and now - entry.minted_at < RENEW_AFTER_S and entry.principal == principal:
+        if (
+            entry is not None
+            and now - entry.minted_at < RENEW_AFTER_S
+            and (entry.principal is principal or entry.principal == principal)
+        ):
             return entry.index
         if entry is None and len(self._entries) >= AGENTS_PER_SESSION_MAX:
             self._retire_oldest()

@@ -1,9 +1,17 @@
-"""What the hub writes into the audit trail: its own view of a request, turned into events."""
+"""What the hub writes into the audit trail: its own view of a request, turned into events.
+
+Most of a call's event is the same from call to call: who, where, as whom, and for an agent that polls also
+what. Those sections are frozen, so they are made once and shared by the events; what is kept for that is
+bounded by number and by size, and none of it outlives a change in the directory that it speaks of.
+"""
 
 from __future__ import annotations
 
 import time
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
+
+import attrs
 
 from audit.ids import new_eid
 from audit.record import (
@@ -24,15 +32,26 @@ from audit.record import (
 )
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import Principal
-from auth.requestinfo import RequestInfo, parse_query
+from auth.requestinfo import (
+    REMEMBERED_LENGTH_MAX,
+    REMEMBERED_TARGETS_MAX,
+    RequestInfo,
+    parse,
+    parse_query,
+)
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
+from proxy.hub.access import TOKENS_REMEMBERED_MAX
 from proxy.hub.entities import Agent
 from proxy.hub.entities import Cluster as EnrolledCluster
 
 # The one policy there is: what is granted to a team may be used, and the cluster's RBAC decides the rest.
 GRANTED = "granted"
+GRANT = Decision("allow", GRANTED, GRANTED)
 _BEARER_QUERY = b"access_token"
+# Kinds of clients at once, by address and user agent, and the length of a user agent: 2 MiB at the most.
+_CLIENTS_REMEMBERED_MAX = 4096
+_USER_AGENT_BYTES_MAX = 256
 
 
 def impersonated(principal: Principal, session: str | None = None) -> Impersonated:
@@ -43,11 +62,67 @@ def impersonated(principal: Principal, session: str | None = None) -> Impersonat
     )
 
 
+@lru_cache(_CLIENTS_REMEMBERED_MAX)
+def recorded_relay(instance: str, version: str) -> Relay:
+    """A relay as its calls name it."""
+    return Relay(instance, version)
+
+
+@attrs.define(eq=False)
+class _Party:
+    """Who acts on what under one token, as the trail says it."""
+
+    claims: AccessClaims
+    agent: Agent | None
+    enrolled: EnrolledCluster | None
+    actor: Actor
+    cluster: Cluster
+    mode: str
+    impersonated: Impersonated | None
+    """None when nobody acts: the agent is not known, or has no team."""
+
+
 class Trail:
     """Builds the hub's events; the recorder stores them."""
 
     def __init__(self, org: str) -> None:
         self._org = org
+        # By the token's id; as many as there are tokens that need no second verification.
+        self._parties: dict[str, _Party] = {}
+
+    def _party(self, claims: AccessClaims, agent: Agent | None, cluster: EnrolledCluster | None) -> _Party:
+        party = self._parties.get(claims.jti)
+        if (
+            party is not None
+            and party.agent is agent
+            and party.enrolled is cluster
+            and party.claims is claims
+        ):
+            return party
+        principal = claims.principal
+        party = _Party(
+            claims,
+            agent,
+            cluster,
+            Actor(
+                ActorType.AGENT,
+                principal.name,
+                principal.agent_id,
+                agent.owner if agent is not None else "",
+                agent.teams if agent is not None else principal.teams,
+                "access-token",
+                claims.jti,
+            ),
+            Cluster(cluster.id, cluster.name) if cluster is not None else Cluster("", claims.cluster),
+            cluster.mode.value if cluster is not None else "",
+            # The directory's principal, as in the relay's token: the agent's own may name teams of before.
+            impersonated(agent.principal) if agent is not None and agent.principal is not None else None,
+        )
+        self._parties.pop(claims.jti, None)
+        if len(self._parties) >= TOKENS_REMEMBERED_MAX:
+            del self._parties[next(iter(self._parties))]
+        self._parties[claims.jti] = party
+        return party
 
     def call(
         self,
@@ -65,29 +140,18 @@ class Trail:
         note: str = "",
     ) -> Event:
         """The event of a call whose agent is known; its intent, or the whole of a read or a denial."""
-        principal = claims.principal
+        party = self._party(claims, agent, cluster)
         return Event(
             eid=new_eid(),
             kind=kind,
             phase=phase,
             ts=utc(time.time()),
             org=self._org,
-            actor=Actor(
-                ActorType.AGENT,
-                principal.name,
-                principal.agent_id,
-                agent.owner if agent is not None else "",
-                agent.teams if agent is not None else principal.teams,
-                "access-token",
-                claims.jti,
-            ),
-            client=_client(head, client_ip, cluster.mode if cluster is not None else ""),
-            cluster=Cluster(cluster.id, cluster.name) if cluster is not None else Cluster("", claims.cluster),
-            req=_request(head, target, info),
-            # The directory's principal, as in the relay's token: the agent's own may name teams of before.
-            impersonated=impersonated(agent.principal)
-            if decision.effect == "allow" and agent is not None and agent.principal is not None
-            else None,
+            actor=party.actor,
+            client=_client(head, client_ip, party.mode),
+            cluster=party.cluster,
+            req=_request(head.method, target, info),
+            impersonated=party.impersonated if decision.effect == "allow" else None,
             decision=decision,
             stream=_stream(head, info),
             note=note,
@@ -103,7 +167,7 @@ class Trail:
             org=self._org,
             actor=Actor(ActorType.ANONYMOUS),
             client=_client(head, client_ip, "") if head is not None else Client(client_ip),
-            req=_request(head, head.target, None) if head is not None else None,
+            req=_request(head.method, head.target, None) if head is not None else None,
             note=note,
         )
 
@@ -145,16 +209,36 @@ class Trail:
 
 
 def _client(head: RequestHead, client_ip: str, mode: str) -> Client:
-    return Client(client_ip, text(head.header(b"user-agent") or b""), mode)
+    user_agent = head.header(b"user-agent") or b""
+    if len(user_agent) <= _USER_AGENT_BYTES_MAX:
+        return _remembered_client(client_ip, user_agent, mode)
+    return Client(client_ip, text(user_agent), mode)
 
 
-def _request(head: RequestHead, target: bytes, info: RequestInfo | None) -> Request:
-    raw_target = text(without_bearer(target))
+@lru_cache(_CLIENTS_REMEMBERED_MAX)
+def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
+    return Client(client_ip, text(user_agent), mode)
+
+
+def _request(method: bytes, target: bytes, info: RequestInfo | None) -> Request:
     if info is None:
-        return Request(text(head.method), raw_target)
+        return Request(text(method), text(without_bearer(target)))
+    return (
+        _remembered_request(method, target)
+        if len(target) <= REMEMBERED_LENGTH_MAX
+        else _made_request(target, info)
+    )
+
+
+@lru_cache(REMEMBERED_TARGETS_MAX)
+def _remembered_request(method: bytes, target: bytes) -> Request:
+    return _made_request(target, parse(method, target))
+
+
+def _made_request(target: bytes, info: RequestInfo) -> Request:
     return Request(
-        text(head.method),
-        raw_target,
+        info.method,
+        text(without_bearer(target)),
         info.verb,
         info.group,
         info.version,

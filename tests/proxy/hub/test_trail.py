@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.trail import without_bearer
+from audit.record import Client, Event
+from auth.principal import Principal
+from auth.requestinfo import parse
+from auth.tokens import AccessClaims
+from proxy.head import RequestHead
+from proxy.hub.entities import Agent, AgentState
+from proxy.hub.trail import GRANT, Trail, _remembered_client, impersonated, without_bearer
 
 
 @pytest.mark.parametrize(
@@ -25,3 +32,60 @@ def test_a_token_in_a_query_is_not_recorded(target: bytes, kept: bytes) -> None:
 @given(st.binary(max_size=40))
 def test_any_bytes_may_stand_in_a_target(query: bytes) -> None:
     assert without_bearer(b"/p?" + query).startswith(b"/p?")
+
+
+AGENT = Agent("a-1", "ann", "Ann", AgentState.ACTIVE, ("sre",), frozenset({"t"}), 0.0, None, None)
+CLAIMS = AccessClaims(Principal("a-1", "ann", "acme", ("sre",)), "prod", "sid", "jti-1", 0, 60)
+
+
+def told(
+    trail: Trail, *, agent: Agent = AGENT, claims: AccessClaims = CLAIMS, head: bytes = b"curl"
+) -> Event:
+    target = b"/api/v1/pods?limit=1"
+    return trail.call(
+        head=RequestHead(b"GET", b"/clusters/prod" + target, ((b"user-agent", head),)),
+        target=target,
+        client_ip="192.0.2.7",
+        claims=claims,
+        agent=agent,
+        cluster=None,
+        info=parse(b"GET", target),
+        decision=GRANT,
+    )
+
+
+def test_what_is_the_same_is_made_once() -> None:
+    trail = Trail("acme")
+    first, second = told(trail), told(trail)
+    assert first.eid != second.eid
+    assert first.actor is second.actor
+    assert first.req is second.req
+    assert first.client is second.client
+    assert told(trail, head=b"wget").client == Client("192.0.2.7", "wget")
+
+
+def test_a_change_in_the_directory_is_told_at_once_though_the_token_is_the_same() -> None:
+    trail = Trail("acme")
+    told(trail)
+    principal = Principal("a-1", "ann", "acme", ("web",))
+    changed = attrs.evolve(AGENT, owner="Bob", teams=("web",), principal=principal)
+    event = told(trail, agent=changed)
+    assert (event.actor.owner, event.actor.teams) == ("Bob", ("web",))
+    assert event.impersonated == impersonated(principal)
+    assert told(trail).impersonated is None
+
+
+def test_the_tokens_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.hub.trail.TOKENS_REMEMBERED_MAX", 2)
+    trail = Trail("acme")
+    for number in range(5):
+        event = told(trail, claims=attrs.evolve(CLAIMS, jti=f"jti-{number}"))
+        assert event.actor.jti == f"jti-{number}"
+    assert list(trail._parties) == ["jti-3", "jti-4"]
+
+
+def test_a_long_user_agent_is_told_and_not_kept() -> None:
+    before = _remembered_client.cache_info().currsize
+    event = told(Trail("acme"), head=b"x" * 600)
+    assert event.client == Client("192.0.2.7", "x" * 600)
+    assert _remembered_client.cache_info().currsize == before
