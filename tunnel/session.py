@@ -35,6 +35,7 @@ from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
+from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import StreamState
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 from tunnel.stream import Stream
@@ -48,6 +49,8 @@ MESSAGE_FIRST_BYTES = 64 * 1024
 MESSAGE_MOST_BYTES = 256 * 1024
 MESSAGE_LEAST_BYTES = 16 * 1024
 QUICK_SEND_S = 0.020
+# On top of each: bytes come in pieces of 64 KiB, and the last one should not be cut for the headers' sake.
+MESSAGE_HEADERS_BYTES = 256
 # For what is still queued when the block is left in peace, and then for the last GOAWAY, said or heard.
 FLUSH_S = 1.0
 FAREWELL_S = 1.0
@@ -229,7 +232,7 @@ class Session:
             raise TooManyStreams(f"{self.stream_count} streams are open")
         was_idle = connection.stream_count == 0
         stream = Stream(self, connection.open_stream(head, context, eof=eof, now=self._now()))
-        self._kick()
+        self._writer.unpark()
         if was_idle:
             self._hurry()
         return stream
@@ -310,19 +313,18 @@ class Session:
 
     # --- what its streams do, each a call of the core ---
 
-    def _send_answer(self, state: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
-        self._connection.send_answer(state, head, data, eof=eof)
-        self._kick()
+    def _send_head(self, state: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
+        self._connection.send_head(state, head, eof=eof, data=data)
+        self._writer.unpark()
 
     def _send_data(self, state: StreamState, data: bytes, *, eof: bool = False) -> None:
-        now = self._now()
-        self._connection.send_data(state, data, now)
-        if eof:
-            self._connection.send_eof(state, now)
-        self._kick()
+        self._connection.send_data(state, data, eof=eof)
+        # One that has no credit is not in the ring, and there is nothing to wake the writer for.
+        if state.place is not OUT:
+            self._writer.unpark()
 
     def _send_eof(self, state: StreamState) -> None:
-        self._connection.send_eof(state, self._now())
+        self._connection.send_eof(state)
         self._kick()
 
     def _take(self, state: StreamState, limit: int) -> bytes:
@@ -504,7 +506,7 @@ class Session:
             with self._writing:
                 while True:
                     started_at = self._now()
-                    message = connection.data_to_send(limit, started_at)
+                    message = connection.data_to_send(limit + MESSAGE_HEADERS_BYTES, started_at)
                     if connection.happened:
                         self._dispatch(connection.take_events())
                     if self._leaver.taken:

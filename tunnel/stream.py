@@ -23,15 +23,17 @@ import trio
 
 from tunnel.parking import NO_SPOT, ParkingSpot
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
-from tunnel.protocol.state import Half, at_rest
+from tunnel.protocol.state import ENDED, FLOWING, at_rest
 from tunnel.protocol.streams import Context, StreamState
 
 if TYPE_CHECKING:
     from tunnel.session import Session
 
-# A caller waits while more than this is queued. It is what the writer can take in one or two wakeups: less
-# would make it wait for the copier, more would only stand between the copier and the stream's own window.
-QUEUE_HIGH_BYTES = 128 * 1024
+# A caller waits while more than this is queued. With one more piece on top it is what the writer takes in one
+# wakeup at most: less would make it wait for the copier, more would only stand between the copier and the
+# stream's own window.
+QUEUE_HIGH_BYTES = 192 * 1024
+PIECE_BYTES_MOST = 64 * 1024
 # What receive_some returns at most when it is not told.
 RECEIVE_BYTES = 64 * 1024
 
@@ -119,12 +121,12 @@ class Stream(trio.abc.HalfCloseableStream):
     def send_answer_nowait(self, head: bytes, data: bytes = b"", *, eof: bool = False) -> None:
         """Answer with a head, the bytes behind it and, with `eof`, the end, in one step.
 
-        Raises StreamReset. At most QUEUE_HIGH_BYTES: more would not be in one step, and that is ValueError.
+        Raises StreamReset. At most QUEUE_HIGH_BYTES: more would have to wait, and that is ValueError.
         """
         if len(data) > QUEUE_HIGH_BYTES:
             raise ValueError(f"an answer of {len(data)} bytes at once; {QUEUE_HIGH_BYTES} may be")
         self._check_sendable()
-        self._session._send_answer(self._state, head, data, eof=eof)
+        self._session._send_head(self._state, head, data, eof=eof)
 
     async def receive_head(self) -> bytes:
         """Wait for the head of the answer; for the side that opened the stream.
@@ -160,7 +162,7 @@ class Stream(trio.abc.HalfCloseableStream):
         head = state.answer_head
         if head is not None:
             return head
-        if state.partial_head is None and state.receiving in (Half.FLOWING, Half.ENDED):
+        if state.partial_head is None and state.receiving in (FLOWING, ENDED):
             raise StreamReset(StreamCode.PROTOCOL, Processed.MAYBE, "the answer has no head")
         if self._failure is not None:
             raise StreamReset(*self._failure)
@@ -200,7 +202,7 @@ class Stream(trio.abc.HalfCloseableStream):
         # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
         if self._failure is not None and not self._failed_in_line:
             raise StreamReset(*self._failure)
-        if state.receiving is Half.ENDED:
+        if state.receiving is ENDED:
             return b""
         if self._failure is not None:
             raise StreamReset(*self._failure)
@@ -234,10 +236,10 @@ class Stream(trio.abc.HalfCloseableStream):
             while self._state.outgoing.size >= QUEUE_HIGH_BYTES:
                 waited = True
                 await self._wait_for_room()
-            if len(rest) <= QUEUE_HIGH_BYTES:
+            if len(rest) <= PIECE_BYTES_MOST:
                 break
-            self._session._send_data(self._state, rest[:QUEUE_HIGH_BYTES])
-            rest = rest[QUEUE_HIGH_BYTES:]
+            self._session._send_data(self._state, rest[:PIECE_BYTES_MOST])
+            rest = rest[PIECE_BYTES_MOST:]
         self._session._send_data(self._state, rest)
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -247,13 +249,14 @@ class Stream(trio.abc.HalfCloseableStream):
 
         Raises StreamReset.
         """
-        self._sender.check_free()
+        state = self._state
+        if self._sender is not NO_SPOT:
+            self._sender.check_free()
         self._check_sendable()
-        size = self._state.outgoing.size
         # As send_all does: a queue below the mark takes one more piece.
-        if size >= QUEUE_HIGH_BYTES or len(data) > QUEUE_HIGH_BYTES:
+        if state.outgoing.size >= QUEUE_HIGH_BYTES or len(data) > PIECE_BYTES_MOST:
             return False
-        self._session._send_data(self._state, data, eof=eof)
+        self._session._send_data(state, data, eof=eof)
         return True
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -272,7 +275,7 @@ class Stream(trio.abc.HalfCloseableStream):
     def send_eof_nowait(self) -> None:
         """send_eof without its schedule point: it never waits."""
         self._sender.check_free()
-        if self._closed or self._state.sending is not Half.ENDED:
+        if self._closed or self._state.sending is not ENDED:
             self._check_sendable()
             self._session._send_eof(self._state)
 
@@ -288,7 +291,7 @@ class Stream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this stream was closed")
         if self._failure is not None:
             raise StreamReset(*self._failure)
-        if self._state.sending is Half.ENDED:
+        if self._state.sending is ENDED:
             raise trio.ClosedResourceError("the end of this stream was sent already")
 
     # --- the end ---
@@ -337,7 +340,7 @@ class Stream(trio.abc.HalfCloseableStream):
                 self._session._discard(state)
             return
         # What we ended is not taken back: the RESET, which tells the peer to stop, goes behind it.
-        in_line = state.sending is Half.ENDED
+        in_line = state.sending is ENDED
         self._session._reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
 
     async def __aexit__(

@@ -83,7 +83,7 @@ def core_exchanges(together: int) -> float:
             hub.open_stream(REQUEST, core.context, eof=True, now=now)
         for event in core.to_relay():
             if isinstance(event, events.StreamOpened):
-                relay.send_answer(event.stream, ANSWER, BODY, eof=True)
+                relay.send_head(event.stream, ANSWER, eof=True, data=BODY)
         for event in core.to_hub():
             if isinstance(event, events.DataReceived):
                 assert len(hub.take(event.stream, 65536, now)) == len(BODY)
@@ -97,11 +97,11 @@ def core_bulk(_: int) -> float:
     hub, relay, now = core.hub, core.relay, core.now
     opened = hub.open_stream(REQUEST, core.context, eof=True, now=now)
     answering = _opened(core.to_relay())
-    relay.send_head(answering, ANSWER, eof=False, now=now)
+    relay.send_head(answering, ANSWER, eof=False)
 
     def one_round() -> None:
         while answering.outgoing.size < 2 * len(CHUNK):
-            relay.send_data(answering, CHUNK, now)
+            relay.send_data(answering, CHUNK)
         core.to_hub()
         while hub.take(opened, 65536, now):
             pass
@@ -122,11 +122,11 @@ def core_watch(together: int) -> float:
         hub.open_stream(REQUEST, core.context, eof=True, now=now)
     answering = [event.stream for event in core.to_relay() if isinstance(event, events.StreamOpened)]
     for stream in answering:
-        relay.send_head(stream, ANSWER, eof=False, now=now)
+        relay.send_head(stream, ANSWER, eof=False)
 
     def one_round() -> None:
         for stream in answering:
-            relay.send_data(stream, EVENT, now)
+            relay.send_data(stream, EVENT)
         for event in core.to_hub():
             if isinstance(event, events.DataReceived):
                 hub.take(event.stream, 65536, now)

@@ -30,7 +30,8 @@ from tunnel.protocol.inbound import Inbound
 from tunnel.protocol.liveness import Liveness
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.outbound import Outbound
-from tunnel.protocol.state import Half, Step, after, at_rest
+from tunnel.protocol.schedule import OUT
+from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after, at_rest
 from tunnel.protocol.streams import Context, Farewell, StreamState
 
 __all__ = ["Connection", "Phase", "Role"]
@@ -150,15 +151,15 @@ class Connection(Core):
 
     def open_stream(self, head: bytes, context_index: int, *, eof: bool, now: float) -> StreamState:
         """Queue an OPEN. With `eof` nothing follows the head."""
-        self.check_open()
         if not self.may_open:
+            self.check_open()
             raise LocalProtocolError("the peer takes no more streams now")
         context = self.contexts.get(context_index)
         if context is None or context.retiring:
             raise LocalProtocolError(f"context {context_index} is not live")
         _check_head(head)
-        sending = Half.ENDED if eof else Half.FLOWING
-        stream = self.new_stream(context, head, sending, Half.FRESH, now, opened_here=True)
+        sending = ENDED if eof else FLOWING
+        stream = self.new_stream(context, head, sending, FRESH, now, opened_here=True)
         stream.announced = stream.open_waits = True
         stream.fin_waits = eof
         context.queued += 1
@@ -168,20 +169,19 @@ class Connection(Core):
         self.check_memory()
         return stream
 
-    def send_head(self, stream: StreamState, head: bytes, *, eof: bool, now: float) -> None:
-        """Answer with a head: once, before any data, and only on a stream that the peer opened."""
-        self.send_answer(stream, head, b"", eof=eof)
+    def send_head(self, stream: StreamState, head: bytes, *, eof: bool, data: bytes = b"") -> None:
+        """Answer with a head: once, before any data, and only on a stream that the peer opened.
 
-    def send_answer(self, stream: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
-        """`send_head`, `send_data` and `send_eof` in one step, for an answer that is here as a whole."""
-        if stream.sending is Half.BROKEN:
+        With `data` and `eof` it is the whole answer in one step.
+        """
+        if stream.sending is BROKEN:
             return
         _check_head(head)
         if stream.opened_here:
             raise LocalProtocolError("the opener's head is in its OPEN")
-        if stream.sending is not Half.FRESH:
+        if stream.sending is not FRESH:
             self._step_local(stream, Step.HEAD)
-        stream.sending = Half.ENDED if eof else Half.FLOWING
+        stream.sending = ENDED if eof else FLOWING
         stream.answer_head = head
         stream.head_waits = True
         stream.fin_waits = eof
@@ -192,22 +192,27 @@ class Connection(Core):
         self.activate(stream)
         self.check_memory()
 
-    def send_data(self, stream: StreamState, data: bytes, now: float) -> None:
-        """Queue bytes. How many may wait is the owner's business: see `StreamState.drain_wanted`."""
-        if stream.sending is not Half.FLOWING:
+    def send_data(self, stream: StreamState, data: bytes, *, eof: bool = False) -> None:
+        """Queue bytes and, with `eof`, the end. How many may wait is the owner's business: see
+        `StreamState.drain_wanted`."""
+        if stream.sending is not FLOWING:
             # No bytes are no DATA, so the head may still come.
-            if stream.sending is Half.BROKEN or (stream.sending is Half.FRESH and not data):
+            if stream.sending is BROKEN or (stream.sending is FRESH and not (data or eof)):
                 return
-            self._step_local(stream, Step.DATA)
-        if not data:
-            return
-        stream.queue(data)
-        self.memory.charge(len(data))
-        self.activate(stream)
-        self.check_memory()
+            self._step_local(stream, Step.DATA if data else Step.FIN)
+        if data:
+            stream.queue(data)
+            self.memory.charge(len(data))
+        if eof:
+            stream.sending = ENDED
+            stream.fin_waits = True
+        if stream.place is OUT and (data or eof):
+            self.activate(stream)
+        if data:
+            self.check_memory()
 
-    def send_eof(self, stream: StreamState, now: float) -> None:
-        if stream.sending is Half.BROKEN:
+    def send_eof(self, stream: StreamState) -> None:
+        if stream.sending is BROKEN:
             return
         self._step_local(stream, Step.FIN)
         stream.fin_waits = True
@@ -255,7 +260,7 @@ class Connection(Core):
         stream.partial_head = None
         if in_line:
             stream.farewell = Farewell(code, processed, reason)
-            if stream.receiving is Half.BROKEN and stream.id:
+            if stream.receiving is BROKEN and stream.id:
                 self.grant(stream, stream.moved_at)
             self.activate(stream)
             return

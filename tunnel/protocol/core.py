@@ -24,8 +24,8 @@ from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips
 from tunnel.protocol.memory import Holder, Level, Memory
-from tunnel.protocol.schedule import Place, Scheduler
-from tunnel.protocol.state import Half, Step, after, at_rest
+from tunnel.protocol.schedule import OUT, Scheduler
+from tunnel.protocol.state import BROKEN, ENDED, Half, Step, after
 from tunnel.protocol.streams import Context, StreamState
 from tunnel.protocol.window import ReceiveWindow
 
@@ -168,7 +168,7 @@ class Core:
 
     def activate(self, stream: StreamState) -> None:
         # What is in the ring already keeps its place there.
-        if stream.place is Place.OUT and stream.ready:
+        if stream.place is OUT and stream.ready:
             self.scheduler.activate(stream.context.share, stream)
 
     def tell_head(self, stream: StreamState) -> None:
@@ -222,7 +222,7 @@ class Core:
     ) -> None:
         """The stream ends under its owner: drop what is queued, and say so with an event."""
         # After a RESET of our own the owner has turned away already; there is nobody to tell.
-        told = stream.announced and not (stream.receiving is Half.BROKEN or stream.farewell is not None)
+        told = stream.announced and not (stream.receiving is BROKEN or stream.farewell is not None)
         stream.sending = after(stream.sending, Step.RESET)
         stream.receiving = after(stream.receiving, Step.RESET)
         stream.partial_head = None
@@ -254,7 +254,8 @@ class Core:
         return stream not in self.unsent and self.streams.get(stream.id) is not stream
 
     def close_if_done(self, stream: StreamState) -> None:
-        if at_rest(stream.receiving) and stream.all_said:
+        receiving = stream.receiving
+        if (receiving is ENDED or receiving is BROKEN) and stream.all_said:
             self.close_stream(stream)
 
     def close_stream(self, stream: StreamState) -> None:
@@ -299,8 +300,9 @@ class Core:
     # --- memory ---
 
     def check_memory(self) -> None:
-        if self.memory.full:
-            self.memory.relieve()
+        memory = self.memory
+        if memory.full:
+            memory.relieve()
 
     def leave_memory_if_done(self) -> None:
         """Leave the accounts, once the session is over and nothing of it is held: what nobody takes must

@@ -18,10 +18,9 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.frames import DATA, HEADER_BYTES, UNSEQUENCED_FROM
+from tunnel.protocol.frames import DATA, FIN, HEADER_BYTES, UNSEQUENCED_FROM
 from tunnel.protocol.liveness import PINGS_PER_S, RateLimit
-from tunnel.protocol.memory import Level
-from tunnel.protocol.state import Half, Step, after, at_rest
+from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after, at_rest
 from tunnel.protocol.streams import Context, HeadBuffer, StreamState
 from tunnel.protocol.window import CREDIT_MAX
 
@@ -128,8 +127,8 @@ class Inbound:
         if stream is None:
             self._check_late(stream_id, "DATA")
             return
-        if stream.receiving is not Half.FLOWING:
-            if stream.receiving is Half.BROKEN:
+        if stream.receiving is not FLOWING:
+            if stream.receiving is BROKEN:
                 self._swallow(stream, len(payload), now)
                 return
             if not self._step_remote(stream, Step.DATA):
@@ -149,11 +148,11 @@ class Inbound:
             if count:
                 stream.hold(payload)
                 core.memory.charge(count)
-        if flags & frames.FIN:
+        if flags & FIN:
             if stream.partial_head is not None:
                 core.fault(stream, StreamCode.PROTOCOL, f"stream {stream_id}: ended within its head")
                 return
-            stream.receiving = Half.ENDED
+            stream.receiving = ENDED
             stream.window_due = 0
             core.tell_data(stream)
             core.close_if_done(stream)
@@ -175,82 +174,89 @@ class Inbound:
         self._core.grant(stream, now)
 
     def _on_open(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
+        core = self._core
         index, head_length, part = frames.decode_open(payload)
-        if stream_id % 2 != self._core.peer_parity or stream_id > LAST_STREAM_ID:
+        if stream_id % 2 != core.peer_parity or stream_id > LAST_STREAM_ID:
             raise RemoteProtocolError(f"stream id {stream_id} is not the peer's to open")
-        if stream_id <= self._core.peer_last_id:
-            raise RemoteProtocolError(f"stream id {stream_id} after {self._core.peer_last_id}")
+        if stream_id <= core.peer_last_id:
+            raise RemoteProtocolError(f"stream id {stream_id} after {core.peer_last_id}")
+        whole = len(part) == head_length
         if len(part) > head_length:
             raise RemoteProtocolError(f"OPEN carries {len(part)} bytes of a head of {head_length}")
-        self._core.peer_last_id = stream_id
+        core.peer_last_id = stream_id
         refusal = self._refusal(stream_id, index, head_length)
         if refusal is not None:
-            self._core.queue_reset(stream_id, refusal[0], Processed.NO, refusal[1])
+            core.queue_reset(stream_id, refusal[0], Processed.NO, refusal[1])
             return
-        whole = len(part) == head_length
-        if flags & frames.FIN and not whole:
-            self._core.queue_reset(stream_id, StreamCode.PROTOCOL, Processed.NO, "ended within its head")
+        if flags & FIN and not whole:
+            core.queue_reset(stream_id, StreamCode.PROTOCOL, Processed.NO, "ended within its head")
             return
-        context = self._core.peer_contexts[index]
-        receiving = Half.ENDED if flags & frames.FIN else Half.FLOWING
-        stream = self._core.new_stream(
-            context, part if whole else b"", Half.FRESH, receiving, now, opened_here=False
+        stream = core.new_stream(
+            core.peer_contexts[index],
+            part if whole else b"",
+            FRESH,
+            ENDED if flags & FIN else FLOWING,
+            now,
+            opened_here=False,
         )
         stream.id = stream_id
-        self._core.streams[stream_id] = stream
-        self._core.opened_there += 1
+        core.streams[stream_id] = stream
+        core.opened_there += 1
         if whole:
             self._announce(stream)
         else:
             self._begin_head(stream, head_length, part)
-        if stream_id > LAST_STREAM_ID - IDS_LEFT_AT_GOAWAY and not self._core.going_away:
-            self._core.refuse_from(LAST_STREAM_ID)
-            self._core.go_away(CloseCode.DRAINING, 0, 0, "stream ids are used up")
+        if stream_id > LAST_STREAM_ID - IDS_LEFT_AT_GOAWAY and not core.going_away:
+            core.refuse_from(LAST_STREAM_ID)
+            core.go_away(CloseCode.DRAINING, 0, 0, "stream ids are used up")
 
     def _refusal(self, stream_id: int, index: int, head_length: int) -> tuple[StreamCode, str] | None:
-        if self._core.going_away and stream_id > self._core.goaway_last_id:
+        core = self._core
+        if core.going_away and stream_id > core.goaway_last_id:
             return StreamCode.REFUSED, "going away"
-        if index not in self._core.peer_contexts:
+        if index not in core.peer_contexts:
             return StreamCode.UNAUTHENTICATED, f"context {index} is not live"
         if head_length > frames.HEAD_BYTES_MAX:
             return StreamCode.TOO_LARGE, f"a head of {head_length} bytes exceeds {frames.HEAD_BYTES_MAX}"
-        if self._core.opened_there >= self._core.local.max_streams:
-            return StreamCode.REFUSED, f"{self._core.opened_there} streams are open"
-        if self._core.memory.level() >= Level.SQUEEZED:
+        if core.opened_there >= core.local.max_streams:
+            return StreamCode.REFUSED, f"{core.opened_there} streams are open"
+        if core.memory.squeezed:
             return StreamCode.REFUSED, "memory is short"
         return None
 
     def _on_head(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
+        core = self._core
         head_length, part = frames.decode_head(payload)
-        if len(part) > head_length:
-            raise RemoteProtocolError(f"HEAD carries {len(part)} bytes of a head of {head_length}")
-        stream = self._core.streams.get(stream_id)
+        size = len(part)
+        if size > head_length:
+            raise RemoteProtocolError(f"HEAD carries {size} bytes of a head of {head_length}")
+        stream = core.streams.get(stream_id)
         if stream is None:
             self._check_late(stream_id, "HEAD")
             return
-        if stream.receiving is Half.BROKEN:
-            return
-        if not self._step_remote(stream, Step.HEAD):
+        if stream.receiving is FRESH:
+            stream.receiving = FLOWING
+        elif stream.receiving is BROKEN or not self._step_remote(stream, Step.HEAD):
             return
         if head_length > frames.HEAD_BYTES_MAX:
-            self._core.fault(
+            core.fault(
                 stream, StreamCode.TOO_LARGE, f"a head of {head_length} bytes exceeds {frames.HEAD_BYTES_MAX}"
             )
             return
         stream.moved_at = now
-        if len(part) < head_length:
-            if flags & frames.FIN:
-                self._core.fault(stream, StreamCode.PROTOCOL, f"stream {stream_id}: ended within its head")
+        if size < head_length:
+            if flags & FIN:
+                core.fault(stream, StreamCode.PROTOCOL, f"stream {stream_id}: ended within its head")
                 return
             self._begin_head(stream, head_length, part)
             return
         stream.answer_head = part
-        self._core.charge_head(stream, len(part))
-        self._core.tell_head(stream)
-        if flags & frames.FIN:
-            stream.receiving = Half.ENDED
-            self._core.tell_data(stream)
-            self._core.close_if_done(stream)
+        core.charge_head(stream, size)
+        core.tell_head(stream)
+        if flags & FIN:
+            stream.receiving = ENDED
+            core.tell_data(stream)
+            core.close_if_done(stream)
 
     def _on_window(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
         delta = frames.decode_window(payload)

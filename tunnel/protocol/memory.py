@@ -97,6 +97,16 @@ class Memory:
             own = Level.FULL
         return own if self.parent is None else max(own, self.parent.level())
 
+    @property
+    def squeezed(self) -> bool:
+        """`level() >= SQUEEZED`."""
+        account: Memory | None = self
+        while account is not None:
+            if account.used_bytes * 4 > account.limit_bytes * 3:
+                return True
+            account = account.parent
+        return False
+
     def join(self, evictor: Evictor) -> None:
         """Let this account, and those above it, take memory back from `evictor`."""
         self._evictors[evictor] = None

@@ -11,6 +11,9 @@ from tunnel.protocol.streams import Farewell, StreamState
 
 # Where what waits in a stream's queue is short enough that its owner may fill it again.
 QUEUE_LOW_BYTES = 64 * 1024
+# What a frame takes of a stream at most, though the peer may take more. A reader takes as much at once, so each
+# is handed on as it came; and a copy of 128 KiB or more is memory from mmap, with all its page faults.
+DATA_BYTES_MOST = 64 * 1024
 # Less room than this at the end of a message is not worth a frame.
 LEAST_ROOM_BYTES = 256
 
@@ -39,14 +42,15 @@ class Outbound:
             flows, stream = group.flows, group.next
             # The group stays at the front until its turn is over, so only its streams are asked.
             while stream is not None and room >= LEAST_ROOM_BYTES and group.deficit > 0 and not sent.full:
-                budget = room
-                if room > QUANTUM_BYTES and not (alone and len(flows.new) + len(flows.old) == 1):
-                    budget = QUANTUM_BYTES
-                used = self._send_stream(stream, budget, parts, now)
+                if alone and len(flows.new) + len(flows.old) == 1:
+                    # Nobody waits for whom a share would have to be kept.
+                    used = self._send_stream(stream, room, parts, now)
+                else:
+                    used = self._send_stream(stream, min(room, QUANTUM_BYTES), parts, now)
+                    stream.deficit -= used
+                    group.deficit -= used
                 assert used > 0
                 room -= used
-                stream.deficit -= used
-                group.deficit -= used
                 if not stream.ready:
                     flows.retire(stream)
                 stream = flows.turn()
@@ -99,15 +103,18 @@ class Outbound:
             used = self._send_open(stream, budget, parts)
         elif stream.head_waits:
             used = self._send_answer_head(stream, budget, parts)
-        waiting = stream.outgoing.size
+        outgoing = stream.outgoing
+        waiting = outgoing.size
         if waiting:
-            count = min(waiting, stream.send_credit, core.peer.max_frame, budget - used - HEADER_BYTES)
+            most = min(DATA_BYTES_MOST, core.peer.max_frame)
+            count = min(waiting, stream.send_credit, most, budget - used - HEADER_BYTES)
             if count > 0:
-                last = count == waiting and stream.fin_waits
+                last = stream.fin_waits and count == waiting
                 parts.append(HEADER.pack(DATA, FIN if last else 0, 0, stream.id, count))
-                stream.outgoing.move(count, parts)
-                core.sent.record(HEADER_BYTES + count)
-                used += HEADER_BYTES + count
+                outgoing.move(count, parts)
+                size = HEADER_BYTES + count
+                core.sent.record(size)
+                used += size
                 stream.send_credit -= count
                 stream.bytes_sent += count
                 core.memory.release(count)
@@ -121,39 +128,41 @@ class Outbound:
             parts.append(HEADER.pack(DATA, FIN, 0, stream.id, 0))
             core.sent.record(HEADER_BYTES)
             used += HEADER_BYTES
-        if stream.farewell is not None and not (stream.outgoing.size or stream.fin_waits):
+        if stream.farewell is not None and not (outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
         core.close_if_done(stream)
         return used
 
     def _send_open(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
+        core = self._core
         stream.open_waits = False
-        stream.id = self._core.next_id
-        self._core.next_id += 2
-        if self._core.next_id > LAST_STREAM_ID:
-            self._core.told_to_go = True
-        del self._core.unsent[stream]
-        self._core.streams[stream.id] = stream
+        stream_id = stream.id = core.next_id
+        core.next_id = stream_id + 2
+        if core.next_id > LAST_STREAM_ID:
+            core.told_to_go = True
+        del core.unsent[stream]
+        core.streams[stream_id] = stream
         context = stream.context
         context.queued -= 1
         if context.retiring:
-            self._core.retire_if_unused(context)
-        part, flags = self._first_part(stream, stream.head, budget - frames.HEADER_BYTES - 8, 8)
-        parts.append(frames.open_prefix(stream.id, context.index, len(stream.head), len(part), flags))
+            core.retire_if_unused(context)
+        head = stream.head
+        part, flags = self._first_part(stream, head, budget - HEADER_BYTES - 8, 8)
+        parts.append(frames.open_prefix(stream_id, context.index, len(head), len(part), flags))
         parts.append(part)
-        size = frames.HEADER_BYTES + 8 + len(part)
-        self._core.sent.record(size)
+        size = HEADER_BYTES + 8 + len(part)
+        core.sent.record(size)
         return size
 
     def _send_answer_head(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
         stream.head_waits = False
         head = stream.answer_head
         assert head is not None
-        part, flags = self._first_part(stream, head, budget - frames.HEADER_BYTES - 4, 4)
+        part, flags = self._first_part(stream, head, budget - HEADER_BYTES - 4, 4)
         parts.append(frames.head_prefix(stream.id, len(head), len(part), flags))
         parts.append(part)
-        size = frames.HEADER_BYTES + 4 + len(part)
+        size = HEADER_BYTES + 4 + len(part)
         self._core.sent.record(size)
         return size
 
@@ -161,16 +170,17 @@ class Outbound:
         self, stream: StreamState, head: bytes, room: int, prefix_bytes: int
     ) -> tuple[bytes, int]:
         """What of a head goes into its own frame, and the flags; the rest goes to the front of the DATA."""
-        part = head[: min(room, self._core.peer.max_frame - prefix_bytes)]
-        if len(part) < len(head):
-            rest = head[len(part) :]
+        room = min(room, self._core.peer.max_frame - prefix_bytes)
+        if len(head) > room:
+            rest = head[room:]
             stream.queue_first(rest)
             stream.bytes_sent -= len(rest)
             self._core.memory.charge(len(rest))
-        elif stream.fin_waits and not stream.outgoing.size:
+            return head[:room], 0
+        if stream.fin_waits and not stream.outgoing.size:
             stream.fin_waits = False
-            return part, frames.FIN
-        return part, 0
+            return head, FIN
+        return head, 0
 
     def _send_farewell(self, stream: StreamState, farewell: Farewell, parts: list[bytes | memoryview]) -> int:
         stream.farewell = None

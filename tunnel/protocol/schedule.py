@@ -16,7 +16,7 @@ from __future__ import annotations
 import abc
 import enum
 from collections import deque
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import attrs
 
@@ -31,12 +31,18 @@ class Place(enum.Enum):
     OLD = "old"
 
 
+# Plain names for the hot path, as in `state`.
+OUT: Final = Place.OUT
+NEW: Final = Place.NEW
+OLD: Final = Place.OLD
+
+
 @attrs.define(eq=False)
 class Flow(abc.ABC):
     """What takes turns."""
 
     deficit: int = attrs.field(init=False, default=0)
-    place: Place = attrs.field(init=False, default=Place.OUT)
+    place: Place = attrs.field(init=False, default=OUT)
 
     @property
     @abc.abstractmethod
@@ -60,21 +66,21 @@ class Ring(Generic[FlowT]):
 
         `sparse` is false for a flow that was not quiet but held up (by credit): it does not pass the others.
         """
-        if flow.place is not Place.OUT:
+        if flow.place is not OUT:
             return
         flow.deficit = QUANTUM_BYTES
         if sparse:
-            flow.place = Place.NEW
+            flow.place = NEW
             self.new.append(flow)
         else:
-            flow.place = Place.OLD
+            flow.place = OLD
             self.old.append(flow)
 
     def discard(self, flow: FlowT) -> None:
         """Take a flow out before its turn, so that dead flows do not pile up while nobody takes turns."""
-        if flow.place is not Place.OUT:
-            (self.new if flow.place is Place.NEW else self.old).remove(flow)
-            flow.place = Place.OUT
+        if flow.place is not OUT:
+            (self.new if flow.place is NEW else self.old).remove(flow)
+            flow.place = OUT
 
     def turn(self) -> FlowT | None:
         """The flow to serve next, or None. It stays at the front: `deficit` says when its turn is over."""
@@ -86,7 +92,7 @@ class Ring(Generic[FlowT]):
                     return flow
                 flow.deficit += QUANTUM_BYTES
                 queue.popleft()
-                flow.place = Place.OLD
+                flow.place = OLD
                 old.append(flow)
             else:
                 self.retire(flow)
@@ -95,15 +101,15 @@ class Ring(Generic[FlowT]):
     def retire(self, flow: FlowT) -> None:
         """Let the flow at the front leave, which has emptied; from `new` it goes round through `old`."""
         new, old = self.new, self.old
-        if flow.place is Place.OLD:
+        if flow.place is OLD:
             old.popleft()
         else:
             new.popleft()
             if old:
-                flow.place = Place.OLD
+                flow.place = OLD
                 old.append(flow)
                 return
-        flow.place = Place.OUT
+        flow.place = OUT
 
 
 @attrs.define(eq=False)
@@ -145,7 +151,8 @@ class Scheduler(Generic[FlowT]):
 
     def activate(self, group: Group[FlowT], flow: FlowT, *, sparse: bool = True) -> None:
         group.flows.add(flow, sparse=sparse)
-        self.ring.add(group, sparse=sparse)
+        if group.place is OUT:
+            self.ring.add(group, sparse=sparse)
 
     def turn(self) -> tuple[Group[FlowT], FlowT] | None:
         group = self.ring.turn()

@@ -9,7 +9,7 @@ import attrs
 
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.schedule import Flow, Group
-from tunnel.protocol.state import Half, at_rest
+from tunnel.protocol.state import BROKEN, ENDED, Half
 from tunnel.protocol.window import ReceiveWindow
 
 # Pieces up to this size are put together: a peer, or a caller, that sends byte by byte would else cost 40
@@ -223,10 +223,10 @@ class StreamState(Flow):
     @property
     def all_said(self) -> bool:
         """Nothing of this stream's sending half is left to send, now or later."""
-        return at_rest(self.sending) and not (
+        return (self.sending is ENDED or self.sending is BROKEN) and not (
             self.open_waits or self.head_waits or self.outgoing.size or self.fin_waits or self.farewell
         )
 
     @property
     def receive_ended(self) -> bool:
-        return self.receiving is Half.ENDED
+        return self.receiving is ENDED

@@ -104,7 +104,7 @@ def test_each_side_keeps_to_what_the_other_can_take() -> None:
     assert not joined.listener.may_open
     with pytest.raises(LocalProtocolError, match="no more streams"):
         joined.open()
-    joined.dialer.send_data(accepted, bytes(500 * KIB), joined.now)
+    joined.dialer.send_data(accepted, bytes(500 * KIB))
     joined.flow()
     assert opened.incoming.size == 300 * KIB
 
@@ -172,9 +172,9 @@ def test_a_small_exchange_is_three_frames() -> None:
     (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
     accepted = event.stream
     assert (accepted.head, accepted.receive_ended) == (b"GET", True)
-    joined.dialer.send_head(accepted, b"200", eof=False, now=joined.now)
-    joined.dialer.send_data(accepted, b"body", joined.now)
-    joined.dialer.send_eof(accepted, joined.now)
+    joined.dialer.send_head(accepted, b"200", eof=False)
+    joined.dialer.send_data(accepted, b"body")
+    joined.dialer.send_eof(accepted)
     assert types_in(joined.send(joined.dialer)) == [FrameType.HEAD, FrameType.DATA]
     joined.flow()
     assert opened.answer_head == b"200"
@@ -207,12 +207,12 @@ def test_heads_of_any_allowed_size_arrive_whole_in_both_directions(size: int, eo
     head, answer = b"q" * size, b"a" * size
     opened = joined.open(head, eof=eof)
     if not eof:
-        joined.listener.send_data(opened, b"body", joined.now)
+        joined.listener.send_data(opened, b"body")
     joined.flow()
     (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
     accepted = event.stream
     assert accepted.head == head
-    joined.dialer.send_head(accepted, answer, eof=eof, now=joined.now)
+    joined.dialer.send_head(accepted, answer, eof=eof)
     joined.flow()
     assert opened.answer_head == answer
     assert [event for event in joined.at_listener if isinstance(event, events.HeadReceived)] == [
@@ -313,7 +313,7 @@ def test_a_context_is_retired_after_the_opens_that_name_it_and_its_streams_go_on
         events.StreamOpened,
         events.ContextRetired,
     ]
-    joined.listener.send_data(stream, b"still here", joined.now)
+    joined.listener.send_data(stream, b"still here")
     joined.flow()
     received = joined.at_dialer[-1]
     assert isinstance(received, events.DataReceived)
@@ -340,11 +340,11 @@ def test_more_than_granted_costs_that_stream_alone() -> None:
     opened, _ = joined.streams()
     other, other_there = joined.streams()
     opened.send_credit += 10 * KIB
-    joined.listener.send_data(opened, bytes(70 * KIB), joined.now)
+    joined.listener.send_data(opened, bytes(70 * KIB))
     joined.flow()
     assert [event.code for event in broken(joined.at_dialer)] == [StreamCode.FLOW_CONTROL]
     assert [event.code for event in broken(joined.at_listener)] == [StreamCode.FLOW_CONTROL]
-    joined.listener.send_data(other, b"unharmed", joined.now)
+    joined.listener.send_data(other, b"unharmed")
     joined.flow()
     assert joined.dialer.take(other_there, 100, joined.now) == b"unharmed"
     assert joined.dialer.memory.used_bytes == 5 + 4
@@ -363,20 +363,20 @@ def test_a_stalled_reader_stalls_only_itself() -> None:
     joined = Joined()
     stalled, _ = joined.streams()
     moving, moving_there = joined.streams()
-    joined.listener.send_data(stalled, bytes(500 * KIB), joined.now)
+    joined.listener.send_data(stalled, bytes(500 * KIB))
     joined.flow()
     assert stalled.outgoing.size == 436 * KIB
-    joined.listener.send_data(moving, bytes(500 * KIB), joined.now)
+    joined.listener.send_data(moving, bytes(500 * KIB))
     assert len(take_all(joined, joined.dialer, moving_there)) == 500 * KIB
 
 
 def test_no_window_is_sent_for_a_half_that_has_ended() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(40 * KIB), joined.now)
+    joined.listener.send_data(opened, bytes(40 * KIB))
     joined.flow()
     joined.dialer.take(accepted, 40 * KIB, joined.now)
-    joined.listener.send_eof(opened, joined.now)
+    joined.listener.send_eof(opened)
     joined.send(joined.listener)
     joined.deliver(joined.dialer)
     assert joined.send(joined.dialer) == b""
@@ -385,7 +385,7 @@ def test_no_window_is_sent_for_a_half_that_has_ended() -> None:
 def test_no_window_is_sent_for_a_stream_that_was_reset() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(40 * KIB), joined.now)
+    joined.listener.send_data(opened, bytes(40 * KIB))
     joined.flow()
     joined.dialer.take(accepted, 40 * KIB, joined.now)
     joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "")
@@ -398,9 +398,9 @@ def test_no_window_is_sent_for_a_stream_that_was_reset() -> None:
 def test_an_immediate_reset_drops_what_is_queued_and_what_was_received() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"received but not taken", joined.now)
+    joined.dialer.send_data(accepted, b"received but not taken")
     joined.flow()
-    joined.dialer.send_data(accepted, b"queued", joined.now)
+    joined.dialer.send_data(accepted, b"queued")
     joined.dialer.reset(accepted, StreamCode.REVOKED, Processed.YES, "gone")
     joined.flow()
     assert broken(joined.at_listener) == [
@@ -412,7 +412,7 @@ def test_an_immediate_reset_drops_what_is_queued_and_what_was_received() -> None
 def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, bytes(200 * KIB), joined.now)
+    joined.dialer.send_data(accepted, bytes(200 * KIB))
     joined.dialer.reset(accepted, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
     joined.flow()
     assert broken(joined.at_listener) == []
@@ -427,7 +427,7 @@ def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept() 
 def test_late_data_is_dropped_until_the_peer_has_the_reset_and_is_a_breach_afterwards() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, b"on its way", joined.now)
+    joined.listener.send_data(opened, b"on its way")
     joined.send(joined.listener)
     joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "")
     joined.send(joined.dialer)
@@ -452,7 +452,7 @@ def test_late_data_is_dropped_until_the_peer_has_the_reset_and_is_a_breach_after
 def test_bytes_after_the_end_are_the_streams_fault(frame: bytes, code: StreamCode) -> None:
     joined = Joined()
     opened, _ = joined.streams()
-    joined.listener.send_eof(opened, joined.now)
+    joined.listener.send_eof(opened)
     joined.flow()
     happened = joined.dialer.receive_message(frame, joined.now)
     assert [event.code for event in broken(happened)] == [code]
@@ -461,23 +461,23 @@ def test_bytes_after_the_end_are_the_streams_fault(frame: bytes, code: StreamCod
 def test_a_head_after_bytes_is_the_streams_fault() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"server first", joined.now)
+    joined.dialer.send_data(accepted, b"server first")
     joined.flow()
     assert joined.listener.take(opened, 100, joined.now) == b"server first"
     happened = joined.listener.receive_message(frames.head_prefix(opened.id, 0, 0, 0), joined.now)
     assert [event.code for event in broken(happened)] == [StreamCode.PROTOCOL]
     with pytest.raises(LocalProtocolError):
-        joined.dialer.send_head(accepted, b"", eof=False, now=joined.now)
+        joined.dialer.send_head(accepted, b"", eof=False)
 
 
 def test_what_the_owner_may_not_do_raises_and_changes_nothing() -> None:
     joined = Joined()
     opened, _ = joined.streams()
     with pytest.raises(LocalProtocolError, match="the opener's head is in its OPEN"):
-        joined.listener.send_head(opened, b"", eof=False, now=joined.now)
-    joined.listener.send_eof(opened, joined.now)
+        joined.listener.send_head(opened, b"", eof=False)
+    joined.listener.send_eof(opened)
     with pytest.raises(LocalProtocolError, match="DATA on a half that is ended"):
-        joined.listener.send_data(opened, b"x", joined.now)
+        joined.listener.send_data(opened, b"x")
     for payload in (b"", bytes(8 * KIB + 1)):
         with pytest.raises(LocalProtocolError, match="a context of"):
             joined.listener.add_context(1, payload)
@@ -495,8 +495,8 @@ def test_both_sides_may_reset_at_the_same_moment() -> None:
 def test_two_sides_that_reset_in_line_with_more_queued_than_credit_do_not_wait_for_each_other() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(500 * KIB), joined.now)
-    joined.dialer.send_data(accepted, bytes(500 * KIB), joined.now)
+    joined.listener.send_data(opened, bytes(500 * KIB))
+    joined.dialer.send_data(accepted, bytes(500 * KIB))
     joined.flow()
     joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
@@ -522,7 +522,7 @@ def test_a_full_ledger_stops_data_but_not_control_and_an_acknowledgement_lets_it
     joined = Joined(hello=Hello(initial_window=4 * MIB))
     streams = [joined.streams() for _ in range(3)]
     for opened, _ in streams:
-        joined.listener.send_data(opened, bytes(4 * MIB), joined.now)
+        joined.listener.send_data(opened, bytes(4 * MIB))
     sent = 0
     while message := joined.send(joined.listener):
         sent += len(message)
@@ -572,8 +572,8 @@ def test_an_acknowledgement_is_sent_after_50_ms_and_rides_on_a_ping() -> None:
 def test_control_goes_before_what_waits() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, bytes(64 * KIB), joined.now)
-    joined.dialer.send_data(accepted, bytes(40 * KIB), joined.now)
+    joined.listener.send_data(opened, bytes(64 * KIB))
+    joined.dialer.send_data(accepted, bytes(40 * KIB))
     joined.send(joined.dialer)
     joined.deliver(joined.listener)
     joined.listener.take(opened, 40 * KIB, joined.now)
@@ -594,10 +594,10 @@ def test_a_keystroke_goes_before_bulk_and_data_frames_stay_within_the_message() 
     bulk = [joined.streams()[0] for _ in range(5)]
     quiet, _ = joined.streams()
     for stream in bulk:
-        joined.listener.send_data(stream, bytes(MIB), joined.now)
+        joined.listener.send_data(stream, bytes(MIB))
     for _ in range(10):
         assert len(joined.send(joined.listener, 16 * KIB)) <= 16 * KIB + 256
-    joined.listener.send_data(quiet, b"k", joined.now)
+    joined.listener.send_data(quiet, b"k")
     sent = frames_of(joined.send(joined.listener, 64 * KIB))
     assert quiet.id in [stream_id for _, _, stream_id, _ in sent[:2]]
 
@@ -609,7 +609,7 @@ def test_groups_share_the_link_whatever_the_number_of_their_streams() -> None:
     single = joined.open(context=other)
     joined.flow()
     for stream in (*many, single):
-        joined.listener.send_data(stream, bytes(2 * MIB), joined.now)
+        joined.listener.send_data(stream, bytes(2 * MIB))
     for _ in range(32):
         joined.send(joined.listener, 64 * KIB)
     assert single.bytes_sent == pytest.approx(MIB, rel=0.05)
@@ -624,7 +624,7 @@ def test_windows_stop_growing_and_opens_are_refused_when_memory_is_short() -> No
     joined = Joined(dialer_memory=memory)
     held = [joined.streams() for _ in range(4)]
     for opened, _ in held[:3]:
-        joined.listener.send_data(opened, bytes(64 * KIB), joined.now)
+        joined.listener.send_data(opened, bytes(64 * KIB))
     joined.flow()
     assert memory.used_bytes > 192 * KIB
     joined.open()
@@ -642,7 +642,7 @@ def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> 
     held = [joined.streams() for _ in range(5)]
     for opened, _ in held:
         joined.now += 1
-        joined.listener.send_data(opened, bytes(52 * KIB), joined.now)
+        joined.listener.send_data(opened, bytes(52 * KIB))
         joined.flow()
     assert evicted
     lost = broken(joined.at_dialer)
@@ -658,9 +658,9 @@ def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> 
 def test_bytes_left_by_a_stream_that_ended_count_until_they_are_taken() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"left over", joined.now)
-    joined.dialer.send_eof(accepted, joined.now)
-    joined.listener.send_eof(opened, joined.now)
+    joined.dialer.send_data(accepted, b"left over")
+    joined.dialer.send_eof(accepted)
+    joined.listener.send_eof(opened)
     joined.flow()
     assert joined.listener.stream_count == 0
     assert joined.listener.memory.used_bytes == len(b"token") + len(b"head") + len(b"left over")
@@ -673,9 +673,9 @@ def test_bytes_left_by_a_stream_that_ended_count_until_they_are_taken() -> None:
 def test_a_stream_that_ended_can_be_evicted_while_it_holds_bytes() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"left over", joined.now)
-    joined.dialer.send_eof(accepted, joined.now)
-    joined.listener.send_eof(opened, joined.now)
+    joined.dialer.send_data(accepted, b"left over")
+    joined.dialer.send_eof(accepted)
+    joined.listener.send_eof(opened)
     joined.flow()
     joined.listener.evict(opened)
     assert [event.code for event in broken(joined.listener.take_events())] == [StreamCode.OVERLOADED]
@@ -686,7 +686,7 @@ def test_what_nobody_takes_of_a_lost_session_can_still_be_evicted() -> None:
     account = Memory(50 * KIB)
     joined = Joined(listener_memory=account)
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, bytes(40 * KIB), joined.now)
+    joined.dialer.send_data(accepted, bytes(40 * KIB))
     joined.flow()
     joined.listener.close(StreamCode.DETACH_EXPIRED, "tunnel lost")
     joined.listener.take_events()
@@ -763,7 +763,7 @@ def test_after_goaway_new_streams_are_refused_and_old_ones_go_on() -> None:
     assert events.GoAwayReceived(opened.id, 4503, 60_000, 1000, "restart") in joined.at_listener
     with pytest.raises(LocalProtocolError):
         joined.open()
-    joined.listener.send_data(opened, b"goes on", joined.now)
+    joined.listener.send_data(opened, b"goes on")
     joined.flow()
     assert joined.dialer.take(accepted, 100, joined.now) == b"goes on"
 
@@ -792,7 +792,7 @@ def test_opens_that_were_not_sent_when_goaway_came_are_refused_here() -> None:
 def test_a_lost_transport_breaks_every_stream_and_gives_every_byte_back() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"arrived", joined.now)
+    joined.dialer.send_data(accepted, b"arrived")
     joined.flow()
     never_sent = joined.open()
     joined.listener.close(StreamCode.DETACH_EXPIRED, "tunnel lost")
@@ -814,7 +814,7 @@ def session_with_streams(role: Role) -> tuple[Joined, Connection]:
     joined = Joined()
     joined.streams()
     opened, _ = joined.streams()
-    joined.listener.send_eof(opened, joined.now)
+    joined.listener.send_eof(opened)
     joined.open(bytes(100))
     joined.flow()
     return joined, joined.listener if role is Role.LISTENER else joined.dialer
@@ -877,7 +877,7 @@ def test_only_remote_protocol_error_escapes_from_a_real_dialogue_with_mutations(
     peer = joined.peer_of(victim)
     for stream in list(peer.streams.values()):
         if not at_rest(stream.sending):
-            peer.send_data(stream, data.draw(st.binary(max_size=50)), joined.now)
+            peer.send_data(stream, data.draw(st.binary(max_size=50)))
     peer.ping(joined.now)
     message = bytearray(peer.data_to_send(64 * KIB, joined.now))
     for _ in range(data.draw(st.integers(1, 4))):

@@ -136,7 +136,7 @@ class TwoSides(RuleBasedStateMachine):
             return
         end.answered = True
         end.speaks.head, end.speaks.ended = PATTERN[:size], eof
-        end.connection.send_head(end.state, PATTERN[:size], eof=eof, now=self.joined.now)
+        end.connection.send_head(end.state, PATTERN[:size], eof=eof)
 
     @rule(which=st.integers(0, 50), start=st.integers(0, 250), size=st.integers(0, 200_000))
     def speak(self, which: int, start: int, size: int) -> None:
@@ -144,14 +144,14 @@ class TwoSides(RuleBasedStateMachine):
         if end is not None and not end.speaks.ended:
             data = PATTERN[start : start + size]
             end.speaks.said += data
-            end.connection.send_data(end.state, data, self.joined.now)
+            end.connection.send_data(end.state, data)
 
     @rule(which=st.integers(0, 50))
     def end_it(self, which: int) -> None:
         end = self.pick(which)
         if end is not None and not end.speaks.ended:
             end.speaks.ended = True
-            end.connection.send_eof(end.state, self.joined.now)
+            end.connection.send_eof(end.state)
 
     @rule(which=st.integers(0, 50), limit=st.integers(1, 100_000))
     def listen(self, which: int, limit: int) -> None:
@@ -256,7 +256,7 @@ class TwoSides(RuleBasedStateMachine):
             for end in list(self.ends):
                 if not end.left and not end.speaks.ended:
                     end.speaks.ended = True
-                    end.connection.send_eof(end.state, self.joined.now)
+                    end.connection.send_eof(end.state)
         moved = True
         while moved:
             self.joined.flow()
