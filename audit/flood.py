@@ -92,12 +92,18 @@ class Floods:
         )
 
 
+def counts(event: Event) -> bool:
+    """Whether an event is a failure of which there may be many; any other always has a row of its own."""
+    if event.phase is not Phase.COMPLETE:
+        return False
+    if event.kind is Kind.CALL:
+        return event.decision is not None and event.decision.effect == "deny"
+    return event.kind in _FLOODING
+
+
 def _place(event: Event) -> Place | None:
     """Where failures of a kind come from; None for an event that always has a row of its own."""
-    if event.phase is not Phase.COMPLETE:
-        return None
-    denied = event.kind is Kind.CALL and event.decision is not None and event.decision.effect == "deny"
-    if event.kind not in _FLOODING and not denied:
+    if not counts(event):
         return None
     return (
         event.kind,

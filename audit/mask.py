@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from urllib.parse import quote, unquote
 
 from msgspec.structs import replace
 
 from audit.patterns import compile_pattern
-from audit.record import Client, Event, Request, Response, Stream
+from audit.record import Client, Event, Request, Stream
 
 MASK = "***"
 
@@ -38,6 +39,11 @@ _SECRET_PATTERN = re.compile("|".join(_SECRETS), re.MULTILINE)
 _MARKS = ("hws_", "eyj", "bearer", "_token=", "client_secret=", "client_assertion=")
 
 
+# Sections that were looked at, since most events share theirs with others: at most some 4 MiB.
+_REMEMBERED_MAX = 1024
+_REMEMBERED_TARGET_CHARACTERS_MAX = 1024
+
+
 class Masks:
     """Masks events: secrets by their shape everywhere, the configured patterns in queries and arguments."""
 
@@ -45,26 +51,44 @@ class Masks:
         """Compile the patterns; raises PatternError."""
         self._configured = tuple(compile_pattern(pattern) for pattern in patterns)
         self._all = (_SECRET_PATTERN, *self._configured)
+        self._remembered_request = lru_cache(_REMEMBERED_MAX)(self._request)
+        self._remembered_client = lru_cache(_REMEMBERED_MAX)(_client)
 
     def apply(self, event: Event) -> Event:
         """Return the event as it may be stored; the very same object when nothing had to be masked."""
-        if not self._configured and not _may_hold_a_secret(event):
+        req, client, stream, resp, note = event.req, event.client, event.stream, event.resp, event.note
+        if req is not None:
+            short = len(req.raw_target) <= _REMEMBERED_TARGET_CHARACTERS_MAX
+            req = self._remembered_request(req) if short else self._request(req)
+        if client is not None:
+            client = self._remembered_client(client)
+        if stream is not None:
+            stream = self._stream(stream)
+        if resp is not None and resp.reason:
+            resp = replace(resp, reason=_without_secrets(resp.reason))
+        if note:
+            note = _without_secrets(note)
+        if (
+            req == event.req
+            and client == event.client
+            and stream == event.stream
+            and resp == event.resp
+            and note == event.note
+        ):
             return event
-        masked = replace(
-            event,
-            req=self._request(event.req) if event.req is not None else None,
-            stream=self._stream(event.stream) if event.stream is not None else None,
-            client=_client(event.client) if event.client is not None else None,
-            resp=_response(event.resp) if event.resp is not None else None,
-            note=_without_secrets(event.note),
-        )
-        return event if masked == event else masked
+        return replace(event, req=req, client=client, stream=stream, resp=resp, note=note)
 
     def _request(self, req: Request) -> Request:
+        # A malformed request's method or a made-up name may hold a token just as well.
+        names = (req.method, req.namespace, req.resource, req.subresource, req.name)
+        suspicious = _may_hold_a_secret(req.raw_target, *names)
+        if not suspicious and not self._configured:
+            return req
+        masked = replace(req, raw_target=self.target(req.raw_target))
+        if not suspicious:
+            return masked
         return replace(
-            req,
-            raw_target=self.target(req.raw_target),
-            # A malformed request's method or a made-up name may hold a token just as well.
+            masked,
             method=_without_secrets(req.method),
             namespace=_without_secrets(req.namespace),
             resource=_without_secrets(req.resource),
@@ -153,26 +177,13 @@ def _client(client: Client) -> Client:
     return replace(client, user_agent=_without_secrets(client.user_agent))
 
 
-def _response(resp: Response) -> Response:
-    return replace(resp, reason=_without_secrets(resp.reason))
-
-
 def _without_secrets(value: str) -> str:
-    return _SECRET_PATTERN.sub(MASK, value)
+    return _SECRET_PATTERN.sub(MASK, value) if _may_hold_a_secret(value) else value
 
 
-def _may_hold_a_secret(event: Event) -> bool:
-    """Tell by what every secret's shape contains: 1 µs, where masking costs 15 and more."""
-    parts = [event.note]
-    if event.client is not None:
-        parts.append(event.client.user_agent)
-    if (req := event.req) is not None:
-        parts += (req.method, req.raw_target, req.name, req.namespace, req.resource, req.subresource)
-    if event.stream is not None:
-        parts += (event.stream.proto, event.stream.close_reason, *event.stream.command)
-    if event.resp is not None:
-        parts.append(event.resp.reason)
-    text = "\n".join(parts)
+def _may_hold_a_secret(*values: str) -> bool:
+    """Tell by what every secret's shape contains: 0.5 µs, where a search for the shapes costs 15 and more."""
+    text = "\n".join(values)
     if "%" in text:
         text += unquote(text)
     text = text.lower()

@@ -18,14 +18,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TypeAlias
 
 import attrs
 import trio
 
-from audit.flood import Floods
+from audit.flood import Floods, counts
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
 from audit.store import AuditStore, AuditUnavailable
@@ -45,20 +46,18 @@ _STOPPED = "the recorder has stopped"
 _log = logging.getLogger("hawse.audit")
 
 
+@attrs.define(eq=False)
 class _Waiter:
     """Someone who waits until what they queued is on the disk."""
 
-    def __init__(self) -> None:
-        self.settled = trio.Event()
-        self.failure: str | None = None
-
-
-@attrs.frozen(eq=False)
-class _Item:
     event: Event | None
     """None: a flush, which only waits for what is before it."""
-    waiter: _Waiter | None
-    weight_bytes: int
+    settled: trio.Event = attrs.Factory(trio.Event)
+    failure: str | None = None
+
+
+# An event by itself is waited for by nobody.
+_Item: TypeAlias = Event | _Waiter
 
 
 @attrs.define(eq=False)
@@ -81,8 +80,10 @@ class Recorder:
         self._boot = boot
         self._clock = clock
         self._token = trio.lowlevel.current_trio_token()
-        self._wake = threading.Condition()
-        # All below is guarded by the condition's lock.
+        # A plain lock, taken by itself for every event; the condition is entered only to wait.
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
+        # All below is guarded by the lock.
         self._queue: deque[_Item] = deque()
         self._queue_bytes = 0
         self._waiters = 0
@@ -127,9 +128,9 @@ class Recorder:
         await self._durable(None)
 
     async def _durable(self, event: Event | None) -> None:
-        waiter = _Waiter()
-        weight_bytes = event.weight_bytes if event is not None else 0
-        with self._wake:
+        waiter = _Waiter(event)
+        weight_bytes = _weight_bytes(waiter)
+        with self._lock:
             if self._stopping:
                 raise AuditUnavailable(_STOPPED)
             if self._gap is None and not self._fits(weight_bytes):
@@ -137,7 +138,8 @@ class Recorder:
             if self._gap is not None:
                 self._gap.refused += event is not None
                 raise AuditUnavailable(self._gap.reason)
-            self._put(_Item(event, waiter, weight_bytes))
+            self._queue.append(waiter)
+            self._queue_bytes += weight_bytes
             self._waiters += 1
             self._wake.notify()
         await waiter.settled.wait()
@@ -150,31 +152,29 @@ class Recorder:
         Never raises: what cannot be kept while the store is down is counted by the event of the gap.
         """
         weight_bytes = event.weight_bytes
-        with self._wake:
-            now_s = time.monotonic()
+        failure = counts(event)
+        with self._lock:
             if self._stopping:
                 _log.error("audit: event %s came after the recorder had stopped and is lost", event.eid)
                 return
             # The first of a flood is stored, so the writer is awake and knows when the flood's window ends.
-            if not self._floods.admit(event, now_s):
+            if failure and not self._floods.admit(event, time.monotonic()):
                 return
             if not self._fits(weight_bytes):
                 (self._gap or self._overflow()).lost += 1
                 return
-            first = not self._queue
-            self._put(_Item(event, None, weight_bytes))
-            if first:
-                self._linger_until_s = now_s + LINGER_S
+            queue = self._queue
+            queue.append(event)
+            self._queue_bytes += weight_bytes
             # The writer sleeps until the first comes, then until it has lingered; others need not wake it.
-            if first or len(self._queue) == BATCH_EVENTS_MAX:
+            if len(queue) == 1:
+                self._linger_until_s = time.monotonic() + LINGER_S
+                self._wake.notify()
+            elif len(queue) == BATCH_EVENTS_MAX:
                 self._wake.notify()
 
     def _fits(self, weight_bytes: int) -> bool:
         return len(self._queue) < QUEUE_EVENTS_MAX and self._queue_bytes + weight_bytes <= QUEUE_BYTES_MAX
-
-    def _put(self, item: _Item) -> None:
-        self._queue.append(item)
-        self._queue_bytes += item.weight_bytes
 
     def _overflow(self) -> _Gap:
         """Begin a gap because the store, though it works, is slower than what comes; a commit ends it."""
@@ -195,24 +195,25 @@ class Recorder:
                 self._write(batch)
         finally:
             # After a bug nobody must wait for ever; the exception itself ends the hub.
-            with self._wake:
+            with self._lock:
                 self._stopping = True
-                left = [item for item in self._queue if item.waiter is not None]
+                left = _waiters(self._queue)
             self._settle(left, _STOPPED)
 
     def stop(self) -> None:
         """Let the writer end after one last batch of everything."""
-        with self._wake:
+        with self._lock:
             self._stopping = True
             self._wake.notify()
 
     def _next_batch(self) -> list[_Item] | None:
         """Wait until there is something to commit; None when it is time to end."""
-        with self._wake:
+        with self._lock:
             while True:
                 now_s = time.monotonic()
                 for event in self._floods.due(float("inf") if self._stopping else now_s):
-                    self._put(_Item(event, None, event.weight_bytes))
+                    self._queue.append(event)
+                    self._queue_bytes += event.weight_bytes
                 wait_until_s = self._writes_at_s()
                 if wait_until_s is not None and wait_until_s <= now_s:
                     return self._take()
@@ -234,18 +235,20 @@ class Recorder:
         return self._linger_until_s if self._queue else None
 
     def _take(self) -> list[_Item]:
-        batch: list[_Item] = []
-        while self._queue and len(batch) < BATCH_EVENTS_MAX:
-            item = self._queue.popleft()
-            self._queue_bytes -= item.weight_bytes
-            self._waiters -= item.waiter is not None
-            batch.append(item)
+        if len(self._queue) <= BATCH_EVENTS_MAX:
+            batch = list(self._queue)
+            self._queue.clear()
+            self._queue_bytes = self._waiters = 0
+            return batch
+        batch = [self._queue.popleft() for _ in range(BATCH_EVENTS_MAX)]
+        self._queue_bytes -= sum(map(_weight_bytes, batch))
+        self._waiters -= len(_waiters(batch))
         return batch
 
     def _write(self, batch: list[_Item]) -> None:
-        with self._wake:
+        with self._lock:
             gap = attrs.evolve(self._gap) if self._gap is not None else None
-        events = [item.event for item in batch if item.event is not None]
+        events = [event for item in batch if (event := _event(item)) is not None]
         try:
             self._store.append(
                 [self._gap_event(gap), *events] if gap is not None else events, boot=self._boot
@@ -255,10 +258,10 @@ class Recorder:
             return
         if gap is not None:
             self._came_up(gap)
-        self._settle(batch, None)
+        self._settle(_waiters(batch), None)
 
     def _came_up(self, told: _Gap) -> None:
-        with self._wake:
+        with self._lock:
             assert self._gap is not None
             # What was refused while the gap's event was being committed is the next gap's.
             refused, lost = self._gap.refused - told.refused, self._gap.lost - told.lost
@@ -268,10 +271,10 @@ class Recorder:
 
     def _went_down(self, batch: list[_Item], reason: str) -> None:
         """Refuse what waits, keep what nobody waits for; at the end, give up."""
-        with self._wake:
+        with self._lock:
             pending = [*batch, *self._queue]
-            kept = [item for item in pending if item.waiter is None]
-            waiting = [item for item in pending if item.waiter is not None]
+            kept: list[_Item] = [item for item in pending if isinstance(item, Event)]
+            waiting = _waiters(pending)
             if self._gap is None:
                 self._gap = _Gap(reason, self._clock(), 0.0)
                 _log.error("audit: %s; writes are refused until it is back", reason)
@@ -283,7 +286,7 @@ class Recorder:
                 self._gap = None
                 kept = []
             self._queue = deque(kept)
-            self._queue_bytes = sum(item.weight_bytes for item in kept)
+            self._queue_bytes = sum(map(_weight_bytes, kept))
             self._waiters = 0
         self._settle(waiting, reason)
 
@@ -301,10 +304,22 @@ class Recorder:
             note=f"{gap.refused} writes refused, {gap.lost} events lost: {gap.reason}",
         )
 
-    def _settle(self, batch: list[_Item], failure: str | None) -> None:
-        waiters = [item.waiter for item in batch if item.waiter is not None]
+    def _settle(self, waiters: list[_Waiter], failure: str | None) -> None:
         if waiters:
             self._token.run_sync_soon(partial(_settle_all, waiters, failure))
+
+
+def _event(item: _Item) -> Event | None:
+    return item if isinstance(item, Event) else item.event
+
+
+def _waiters(items: Iterable[_Item]) -> list[_Waiter]:
+    return [item for item in items if isinstance(item, _Waiter)]
+
+
+def _weight_bytes(item: _Item) -> int:
+    event = _event(item)
+    return event.weight_bytes if event is not None else 0
 
 
 def _settle_all(waiters: list[_Waiter], failure: str | None) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from audit.mask import Masks
+from audit.mask import _REMEMBERED_MAX, _REMEMBERED_TARGET_CHARACTERS_MAX, Masks
 from audit.record import Client, Request, Response, Stream, encode
 from tests.audit.events import call
 
@@ -123,5 +123,20 @@ def test_the_quick_look_never_misses_what_the_slow_one_masks(parts: list[str], p
             event = replace(event, stream=Stream(command=(text,)))
         case _:
             event = replace(event, client=Client("::1", text))
-    # A pattern that matches nothing here switches the quick look off.
-    assert Masks().apply(event) == Masks(["\x00"]).apply(event)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("audit.mask._may_hold_a_secret", lambda *values: True)
+        searched = Masks().apply(event)
+    assert Masks().apply(event) == searched
+
+
+def test_what_was_masked_once_is_masked_again_and_little_is_remembered() -> None:
+    masks = Masks(["hunter2"])
+    for number in range(_REMEMBERED_MAX + 1):
+        for _ in range(2):
+            masked = masks.apply(call(target=f"/api?n={number}&p=hunter2"))
+            assert masked.req == replace(masked.req, raw_target=f"/api?n={number}&p=***")
+    assert masks._remembered_request.cache_info().currsize == _REMEMBERED_MAX
+    long = "/api?p=hunter2&x=" + "x" * _REMEMBERED_TARGET_CHARACTERS_MAX
+    before = masks._remembered_request.cache_info()
+    assert "hunter2" not in encode(masks.apply(call(target=long))).decode()
+    assert masks._remembered_request.cache_info() == before
