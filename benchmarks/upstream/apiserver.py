@@ -38,6 +38,9 @@ _SERVER = """\
             alias {memory}/;
             default_type application/octet-stream;
             limit_rate $rate;
+            # A turn for the others after so much, or one download would have the worker to itself.
+            output_buffers 2 32k;
+            sendfile_max_chunk 64k;
         }}
         location /sink/ {{
             alias {memory}/sink/;

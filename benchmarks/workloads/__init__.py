@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
-from benchmarks.workloads import bulk, small
+from benchmarks.workloads import beside, bulk, small, stalled
 
-WORKLOADS: dict[str, tuple[Workload, ...]] = {"small": small.WORKLOADS, "bulk": bulk.WORKLOADS}
+WORKLOADS: dict[str, tuple[Workload, ...]] = {
+    "small": small.WORKLOADS,
+    "bulk": bulk.WORKLOADS,
+    "beside": beside.WORKLOADS,
+    "stalled": stalled.WORKLOADS,
+}
