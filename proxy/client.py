@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import h11
 import trio
 
+from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody, EndlessBody
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
-from proxy.strict import BadRequest, BadResponse, HeadScanner, check_response_head
-from proxy.wire import BODY_BYTES_MAX, H11_BYTES_MAX, BodyEnd, RawStream, pull_body
+from proxy.head import RequestHead, ResponseHead, connection_tokens
+from proxy.strict import BadRequest, BadResponse, HeadScanner, read_response_head
+from proxy.wire import FramingFault, RawStream
 
 # 100s and 103s before the answer; a server that sends more plays for time.
 INTERIM_MAX = 32
@@ -35,11 +35,18 @@ class ClientConnection:
         self._stream = stream
         self._release = release
         self._scanner = HeadScanner()
-        self._h11 = h11.Connection(h11.CLIENT)
-        self._end = BodyEnd()
+        self._method = b""
+        # What is left to send of the request's body; None for chunks, whose end is yet to be sent.
+        self._left: int | None = 0
+        # The reader of the answer's body, and whether its end was reached; no reader is made for no body.
+        self._body: CountedBody | ChunkedBody | EndlessBody | None = None
+        self._body_read = True
+        # Both sides want to go on with this connection.
+        self._persistent = True
         self._in_exchange = False
         self._answered = False
         self._upgrade = False
+        self._switched = False
         self._eof = False
         self._torn = False
 
@@ -47,9 +54,10 @@ class ClientConnection:
     def reusable(self) -> bool:
         """Whether another request may be sent: nothing of the last exchange is left on either side."""
         return (
-            not (self._torn or self._eof or self._upgrade)
-            and self._h11.our_state in {h11.IDLE, h11.DONE}
-            and self._h11.their_state in {h11.IDLE, h11.DONE}
+            self._persistent
+            and self._body_read
+            and self._left == 0
+            and not (self._torn or self._eof or self._upgrade)
             and not len(self._scanner)
         )
 
@@ -67,24 +75,35 @@ class ClientConnection:
         assert self.reusable, "this connection cannot be used again"
         self._in_exchange = True
         self._answered = False
+        self._method = head.method
         self._upgrade = head.upgrade is not None
-        self._end = BodyEnd()
-        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=H11_BYTES_MAX)
-        data = self._h11.send(h11.Request(method=head.method, target=head.target, headers=list(head.headers)))
-        if head.body_length == 0:
-            self._h11.send(h11.EndOfMessage())
-        await self._write(data)
+        self._left = head.body_length
+        self._body = None
+        self._body_read = False
+        self._persistent = b"close" not in head.fields.connection
+        await self._write(head.encode())
 
     async def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body."""
-        await self._write(self._h11.send(h11.Data(data=data)))
+        if not data:
+            return
+        if self._left is None:
+            data = b"".join((b"%x\r\n" % len(data), data, b"\r\n"))
+        else:
+            self._left -= len(data)
+            if self._left < 0:
+                self._torn = True
+                raise FramingFault("the request's body is longer than its head says")
+        await self._write(data)
 
     async def end_body(self) -> None:
         """Say that the request's body is whole."""
-        if self._h11.our_state is h11.SEND_BODY:
-            data = self._h11.send(h11.EndOfMessage())
-            if data:
-                await self._write(data)
+        if self._left is None:
+            self._left = 0
+            await self._write(b"0\r\n\r\n")
+        elif self._left:
+            self._torn = True
+            raise FramingFault("the request's body is shorter than its head says")
 
     async def receive_head(self) -> ResponseHead:
         """Return the final head, or a 101 that was asked for; other 1xx are dropped.
@@ -93,27 +112,49 @@ class ClientConnection:
         cannot be trusted.
         """
         for _ in range(INTERIM_MAX):
-            event = await self._receive_head_event()
-            if isinstance(event, h11.Response) or event.status_code == 101:
+            head = await self._receive_any_head()
+            if head.status >= 200:
+                self._begin_body(head)
                 self._answered = True
-                return ResponseHead(event.status_code, event.reason, tuple(event.headers))
+                return head
+            if head.status == 101:
+                if not self._upgrade:
+                    raise self._malformed("a 101 that nobody asked for")
+                self._answered = self._switched = True
+                return head
         raise self._malformed(f"more than {INTERIM_MAX} interim answers")
 
-    async def _receive_head_event(self) -> h11.InformationalResponse | h11.Response:
+    async def _receive_any_head(self) -> ResponseHead:
         try:
             while (raw := self._scanner.take_head()) is None:
                 self._scanner.feed(await self._receive())
                 if self._eof:
                     raise self._lost("the server closed the connection before its answer")
-            check_response_head(raw)
-            self._h11.receive_data(raw)
-            event = self._h11.next_event()
+            head, is_1_1 = read_response_head(raw)
         except BadRequest as exc:
             raise self._malformed(exc.message) from exc
-        except (BadResponse, h11.RemoteProtocolError) as exc:
+        except BadResponse as exc:
             raise self._malformed(str(exc)) from exc
-        assert isinstance(event, h11.InformationalResponse | h11.Response), "a whole head that was checked"
-        return event
+        if not is_1_1:
+            self._persistent = False
+        return head
+
+    def _begin_body(self, head: ResponseHead) -> None:
+        """Find out how the answer's body ends, by RFC 9112 section 6.3."""
+        if self._method == b"CONNECT" and head.status < 300:
+            raise self._malformed("an answer that would open a tunnel")
+        length = head.body_length
+        if length == 0 or not head.has_body(self._method):
+            self._body_read = True
+        elif length is not None:
+            self._body = CountedBody(length)
+        elif head.header(b"transfer-encoding") is not None:
+            self._body = ChunkedBody()
+        else:
+            self._body = EndlessBody()
+            self._persistent = False
+        if self._persistent and b"close" in connection_tokens(head.headers):
+            self._persistent = False
 
     async def receive_body(self) -> bytes:
         """Return body bytes as they come; b"" at the clean end.
@@ -123,30 +164,42 @@ class ClientConnection:
         while True:
             data = self.receive_body_nowait()
             if data is not None:
-                if not data:
-                    await trio.lowlevel.checkpoint()
                 return data
-            self._h11.receive_data(await self._receive())
+            received = await self._receive()
+            if not received:
+                if not isinstance(self._body, EndlessBody):
+                    raise self._lost("the server closed the connection within its answer")
+                self._body_read = True
+            elif data := self._read(received):
+                return data
 
     def receive_body_nowait(self) -> bytes | None:
         """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
-        if len(self._scanner) and not self._end.reached:
-            self._h11.receive_data(self._scanner.take_rest())
-        reached = self._end.reached
+        while not self._body_read:
+            if not len(self._scanner):
+                return None
+            if data := self._read(self._scanner.take_rest(BODY_BYTES_MAX)):
+                return data
+        return b""
+
+    def _read(self, received: bytes) -> bytes:
+        """Return the body's bytes among received ones, which may be none."""
+        body = self._body
+        assert body is not None, "a body that is not read has a reader"
         try:
-            data = pull_body(self._h11, self._end)
-        except h11.RemoteProtocolError as exc:
-            if self._eof:
-                raise self._lost("the server closed the connection within its answer") from exc
+            data = body.feed(received)
+        except BodyError as exc:
             raise self._malformed("the framing of the answer's body is broken") from exc
-        if self._end.reached and not reached:
-            # Bytes behind the answer that nobody asked for: they stay, so that the connection is not reused.
-            self._scanner.feed(self._h11.trailing_data[0])
+        if body.reached:
+            self._body_read = True
+            if body.rest:
+                # Bytes that nobody asked for: they stay, so that the connection is not used again.
+                self._scanner.put_back(body.rest)
         return data
 
     def upgraded(self) -> RawStream:
         """Return the raw stream after a 101; the bytes that came with it are its first."""
-        assert self._h11.our_state is h11.SWITCHED_PROTOCOL, "upgraded() without a 101"
+        assert self._switched, "upgraded() without a 101"
         return RawStream(self._stream, self._scanner.take_rest(), ended=self._eof)
 
     async def aclose(self) -> None:
@@ -158,14 +211,12 @@ class ClientConnection:
         if self._release is not None and self.reusable:
             if was_in_exchange:
                 self._release(self)
-            await trio.lowlevel.checkpoint()
             return
         self._torn = True
         await trio.aclose_forcefully(self._stream)
 
     async def _receive(self) -> bytes:
         if self._eof:
-            await trio.lowlevel.checkpoint()
             return b""
         try:
             data = await self._stream.receive_some(BODY_BYTES_MAX)

@@ -5,15 +5,19 @@ order and with their repetitions, since Kubernetes cares for both (a line per gr
 
 `encode` writes the canonical form: HTTP/1.1, names in lower case, one ": ", nothing around a value. `decode`
 takes that form and no other, so that decode(encode(h)) == h and encode(decode(b)) == b: there is no second
-way to read these bytes. What a client or an API server sends is not canonical; `proxy.http` reads that.
+way to read these bytes. What a client or an API server sends is not canonical; `proxy.strict` reads that.
+
+A client sends the same headers with each request of a connection, so the block of them is understood once:
+`Fields` keeps what was worked out of it, and a request's head is a first line, a few lines of our own, and a
+`Fields`. Answers differ in every head (an id, a date), so a `ResponseHead` just keeps its bytes, and its
+headers are taken apart only for whoever asks for them.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Self
-
-import attrs
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -21,6 +25,11 @@ Headers = tuple[tuple[bytes, bytes], ...]
 HEAD_BYTES_MAX = 1 << 20
 # A real request has some 20. Without a bound 1 MiB of two-byte headers is a second of work per head.
 HEADER_COUNT_MAX = 512
+# What a relay remembers of its agents' header blocks: an agent has one or two, of some 500 bytes, and no
+# credential is in them (the hub lets none cross). Beyond the first bound the oldest is worked out again,
+# beyond the second each; together they are 1 MiB of blocks, and some four times that in objects.
+BLOCKS_REMEMBERED_MAX = 256
+BLOCK_REMEMBERED_BYTES_MAX = 4096
 
 TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 # Visible ASCII and a leading "/": origin form only, and without "#" no fragment ever travels.
@@ -31,20 +40,198 @@ VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
 
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9a-z]++"
-_FIELDS = rb"((?:" + _NAME + rb": " + VALUE + rb"\r\n)*+)\r\n"
-_CANONICAL_REQUEST = re.compile(rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n" + _FIELDS)
-_CANONICAL_RESPONSE = re.compile(rb"HTTP/1\.1 ([1-9][0-9]{2}) (" + VALUE + rb")\r\n" + _FIELDS)
+# A value with nothing around it.
+_BARE = rb"(?:[\x21-\x7e\x80-\xff]" + VALUE + rb"(?<![\t ]))?+"
+_REQUEST_LINE = re.compile(TOKEN + rb"{1,64}+ " + TARGET + rb" HTTP/1\.1\r\n")
+# The lines that the hub writes first, which differ in each request, are apart from those that do not.
+_CANONICAL_REQUEST = re.compile(
+    rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n"
+    rb"((?:audit-id: " + _BARE + rb"\r\n)?+(?:x-forwarded-for: " + _BARE + rb"\r\n)?+)"
+)  # fmt: skip
+_CANONICAL_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + _BARE + rb"\r\n)*+\r\n")
+_CANONICAL_RESPONSE = re.compile(
+    rb"HTTP/1\.1 ([1-9][0-9]{2}) (" + VALUE + rb")\r\n" + _CANONICAL_FIELDS.pattern
+)
+_WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
+_WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
+# In whole canonical bytes, where a line stands behind each line feed but the last.
+_FRAMING = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
 
 class HeadError(Exception):
     """Bytes that are no head, or a head that cannot be written; the message never holds a header's value."""
 
 
-class _Head:
-    """What both heads share: the list of headers."""
+class Fields:
+    """The headers of a request, and what follows from them. Shared by the requests that have the same ones.
 
-    __slots__ = ()
+    What is not set yet is worked out when it is asked for, and costs no more than an attribute from then on.
+    """
+
+    __slots__ = (
+        "_lines",
+        "body_length",
+        "by_name",
+        "connection",
+        "crossing",
+        "headers",
+        "raw",
+        "upgrade",
+    )
+
     headers: Headers
+    raw: bytes
+    """The block as a client sent it, with the blank line; b"" where nobody did."""
+    by_name: dict[bytes, list[bytes]]
+    """The values under each name, in their order."""
+    connection: frozenset[bytes]
+    """The options that Connection names, in lower case."""
+    body_length: int | None
+    """How long the body is: 0 when there is none, None when only its end will tell (chunked)."""
+    upgrade: bytes | None
+    """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
+    crossing: dict[bool, Fields]
+    """What of them crosses, by whether the target is a proxy path's tail; `proxy.rewrite` keeps it here."""
+
+    def __init__(self, headers: Headers, raw: bytes = b"") -> None:
+        self.headers = headers
+        self.raw = raw
+        self.crossing = {}
+
+    def __getattr__(self, name: str) -> object:
+        # Only for a slot that is empty.
+        if name == "by_name":
+            found: dict[bytes, list[bytes]] = {}
+            for header, value in self.headers:
+                found.setdefault(header, []).append(value)
+            self.by_name = found
+        elif name == "connection":
+            self.connection = frozenset(connection_tokens(self.headers))
+        elif name == "body_length":
+            self.body_length = None if b"transfer-encoding" in self.by_name else self._length()
+        elif name == "upgrade":
+            token = self.by_name.get(b"upgrade", [b""])[0]
+            self.upgrade = token if token and b"upgrade" in self.connection else None
+        elif name == "_lines":
+            self._lines = _written(self.headers)
+        else:
+            raise AttributeError(name)
+        return object.__getattribute__(self, name)
+
+    def _length(self) -> int:
+        lengths = self.by_name.get(b"content-length")
+        return int(lengths[0]) if lengths else 0
+
+    @property
+    def lines(self) -> bytes:
+        """The canonical lines; raises HeadError for a header that no head can hold."""
+        return self._lines
+
+
+class RequestHead:
+    """The head of a request. It does not change, and equals one of the same method, target and headers."""
+
+    __slots__ = ("fields", "method", "own", "target")
+
+    def __init__(
+        self, method: bytes, target: bytes, headers: Headers | Fields = (), own: bytes = b""
+    ) -> None:
+        """With `own`, canonical lines of our own (`line`) stand before the headers."""
+        self.method = method
+        self.target = target
+        self.fields = headers if type(headers) is Fields else Fields(headers)  # type: ignore[arg-type]
+        self.own = own
+
+    @property
+    def headers(self) -> Headers:
+        """All headers in their order."""
+        return _taken_apart(self.own) + self.fields.headers if self.own else self.fields.headers
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value under a lower-case name."""
+        values = self.header_values(name)
+        return values[0] if values else None
+
+    def header_values(self, name: bytes) -> list[bytes]:
+        """Return every value under a lower-case name, a line each."""
+        if self.own:
+            return [value for found, value in self.headers if found == name]
+        return self.fields.by_name.get(name, [])
+
+    @property
+    def body_length(self) -> int | None:
+        """How long the body is: 0 when there is none, None when only its end will tell (chunked)."""
+        return self.fields.body_length
+
+    @property
+    def upgrade(self) -> bytes | None:
+        """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
+        return self.fields.upgrade
+
+    def encode(self) -> bytes:
+        """Return the canonical bytes; raises HeadError for a part that no head can hold."""
+        line = b"%s %s HTTP/1.1\r\n" % (self.method, self.target)
+        # The last line of defence against a line break, and so a header or a head, smuggled in by a part: the
+        # lines behind are checked where they are written, once for all requests that share them.
+        if _REQUEST_LINE.fullmatch(line) is None:
+            raise HeadError("a part of the head holds a byte that no head can carry")
+        return _bounded(b"%s%s%s\r\n" % (line, self.own, self.fields.lines))
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read canonical bytes; raises HeadError for anything else, and for a body framed in two ways."""
+        match = _CANONICAL_REQUEST.match(_bounded(data))
+        if match is None:
+            raise HeadError("the head is not in canonical form")
+        method, target, own = match.groups()
+        block = data[match.end() :]
+        fields = _remembered(block) if len(block) <= BLOCK_REMEMBERED_BYTES_MAX else _canonical_fields(block)
+        return cls(method, target, fields, own)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, RequestHead):
+            return NotImplemented
+        return (self.method, self.target, self.headers) == (other.method, other.target, other.headers)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        # No values: a head that is looked at in a log or a traceback must not show a token.
+        names = [name.decode("ascii", "replace") for name, _ in self.headers]
+        return f"<RequestHead {self.method!r} {self.target!r} {names}>"
+
+
+class ResponseHead:
+    """The head of an answer: a final one, or a 101. It does not change, and equals one of the same parts."""
+
+    __slots__ = ("_encoded", "_headers", "body_length", "reason", "status")
+
+    body_length: int | None
+    """How long a body would be by the headers alone; None when only its end will tell."""
+
+    def __init__(self, status: int, reason: bytes = b"", headers: Headers = ()) -> None:
+        self.status = status
+        self.reason = reason
+        self._headers: Headers | None = headers
+        self._encoded: bytes | None = None
+
+    def __getattr__(self, name: str) -> object:
+        # Only for a slot that is empty.
+        if name != "body_length":
+            raise AttributeError(name)
+        self.body_length = None
+        if self.header(b"transfer-encoding") is None and (length := self.header(b"content-length")):
+            self.body_length = int(length)
+        return self.body_length
+
+    @property
+    def headers(self) -> Headers:
+        """All headers in their order."""
+        if self._headers is None:
+            assert self._encoded is not None, "a head has headers or bytes"
+            start = self._encoded.index(b"\n") + 1
+            self._headers = _taken_apart(self._encoded[start:-2])
+        return self._headers
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value under a lower-case name."""
@@ -63,65 +250,55 @@ class _Head:
         token = self.header(b"upgrade")
         return token if token and b"upgrade" in connection_tokens(self.headers) else None
 
-
-@attrs.frozen
-class RequestHead(_Head):
-    """The head of a request."""
-
-    method: bytes
-    target: bytes
-    headers: Headers = ()
-
-    @property
-    def body_length(self) -> int | None:
-        """How long the body is: 0 when there is none, None when only its end will tell (chunked)."""
-        if self.header(b"transfer-encoding") is not None:
-            return None
-        length = self.header(b"content-length")
-        return 0 if length is None else int(length)
-
-    def encode(self) -> bytes:
-        """Return the canonical bytes; raises HeadError for a part that no head can hold."""
-        line = b"%s %s HTTP/1.1\r\n" % (self.method, self.target)
-        return _encoded(line, self.headers, _CANONICAL_REQUEST)
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Read canonical bytes; raises HeadError for anything else, and for a body framed in two ways."""
-        method, target, fields = _match(data, _CANONICAL_REQUEST)
-        return cls(method, target, _decode_fields(fields))
-
-
-@attrs.frozen
-class ResponseHead(_Head):
-    """The head of an answer: a final one, or a 101."""
-
-    status: int
-    reason: bytes = b""
-    headers: Headers = ()
-
-    @property
-    def body_length(self) -> int | None:
-        """How long a body would be by the headers alone; None when only its end will tell."""
-        if self.header(b"transfer-encoding") is not None:
-            return None
-        length = self.header(b"content-length")
-        return None if length is None else int(length)
-
     def has_body(self, request_method: bytes) -> bool:
         """Whether a body may follow: not after HEAD, nor with 1xx, 204 and 304, whatever the headers say."""
-        return request_method != b"HEAD" and self.status >= 200 and self.status not in {204, 304}
+        status = self.status
+        return request_method != b"HEAD" and status >= 200 and status != 204 and status != 304
 
     def encode(self) -> bytes:
         """Return the canonical bytes; raises HeadError for a part that no head can hold."""
-        line = b"HTTP/1.1 %d %s\r\n" % (self.status, self.reason)
-        return _encoded(line, self.headers, _CANONICAL_RESPONSE)
+        if self._encoded is None:
+            line = b"HTTP/1.1 %d %s\r\n" % (self.status, self.reason)
+            if _WRITABLE_STATUS.fullmatch(line) is None:
+                raise HeadError("a part of the head holds a byte that no head can carry")
+            self._encoded = _bounded(b"%s%s\r\n" % (line, _written(self.headers)))
+        return self._encoded
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read canonical bytes; raises HeadError for anything else, and for a body framed in two ways."""
-        status, reason, fields = _match(data, _CANONICAL_RESPONSE)
-        return cls(int(status), reason, _decode_fields(fields))
+        match = _CANONICAL_RESPONSE.fullmatch(_bounded(data))
+        if match is None:
+            raise HeadError("the head is not in canonical form")
+        if data.count(b"\n") - 2 > HEADER_COUNT_MAX:
+            raise HeadError(f"the head has more than {HEADER_COUNT_MAX} headers")
+        framing = _FRAMING.findall(data)
+        check_framing(framing)
+        head = cls.__new__(cls)
+        head.status = int(match[1])
+        head.reason = match[2]
+        head.body_length = int(framing[0][1]) if framing and framing[0][0] == b"content-length" else None
+        head._headers = None
+        head._encoded = data
+        return head
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ResponseHead):
+            return NotImplemented
+        return (self.status, self.reason, self.headers) == (other.status, other.reason, other.headers)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        names = [name.decode("ascii", "replace") for name, _ in self.headers]
+        return f"<ResponseHead {self.status} {self.reason!r} {names}>"
+
+
+def line(name: bytes, value: str) -> bytes:
+    """Return a canonical line of our own; raises HeadError for a value that no line can hold."""
+    if not (value.isascii() and value.isprintable()):
+        raise HeadError("a value holds a byte that no head can carry")
+    return b"%s: %s\r\n" % (name, value.encode("ascii"))
 
 
 def connection_tokens(headers: Headers) -> set[bytes]:
@@ -134,7 +311,7 @@ def connection_tokens(headers: Headers) -> set[bytes]:
     }
 
 
-def check_framing(headers: Headers) -> None:
+def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:
     """Refuse headers that leave it open where the body ends; raises HeadError.
 
     Two lengths, even equal ones, a length beside a transfer coding, a length that is not plain digits, any
@@ -150,35 +327,35 @@ def check_framing(headers: Headers) -> None:
         raise HeadError("the only Transfer-Encoding served is chunked")
 
 
-def _encoded(line: bytes, headers: Headers, form: re.Pattern[bytes]) -> bytes:
-    data = line + b"".join([b"%s: %s\r\n" % header for header in headers]) + b"\r\n"
-    # The last line of defence against a line break, and so a header or a head, smuggled in by a value.
-    if form.fullmatch(data) is None or data.count(b"\n") != len(headers) + 2:
+def _written(headers: Headers) -> bytes:
+    """Return the canonical lines of headers that may come from anywhere."""
+    lines = b"".join([b"%s: %s\r\n" % header for header in headers])
+    if _WRITABLE_FIELDS.fullmatch(lines) is None or lines.count(b"\n") != len(headers):
         raise HeadError("a part of the head holds a byte that no head can carry")
+    return lines
+
+
+def _taken_apart(lines: bytes) -> Headers:
+    """Return the headers of canonical lines."""
+    pairs = [line.partition(b": ") for line in lines.split(b"\r\n")]
+    return tuple([(name, value) for name, _, value in pairs[:-1]])
+
+
+def _canonical_fields(block: bytes) -> Fields:
+    """Read canonical lines with the blank one behind them; raises HeadError."""
+    if _CANONICAL_FIELDS.fullmatch(block) is None:
+        raise HeadError("the head is not in canonical form")
+    if block.count(b"\n") - 1 > HEADER_COUNT_MAX:
+        raise HeadError(f"the head has more than {HEADER_COUNT_MAX} headers")
+    fields = Fields(_taken_apart(block[:-2]))
+    check_framing(fields.headers)
+    return fields
+
+
+_remembered = lru_cache(maxsize=BLOCKS_REMEMBERED_MAX)(_canonical_fields)
+
+
+def _bounded(data: bytes) -> bytes:
     if len(data) > HEAD_BYTES_MAX:
         raise HeadError(f"the head has {len(data)} bytes, {HEAD_BYTES_MAX} is the limit")
     return data
-
-
-def _match(data: bytes, form: re.Pattern[bytes]) -> tuple[bytes, bytes, bytes]:
-    if len(data) > HEAD_BYTES_MAX:
-        raise HeadError(f"the head has {len(data)} bytes, {HEAD_BYTES_MAX} is the limit")
-    match = form.fullmatch(data)
-    if match is None:
-        raise HeadError("the head is not in canonical form")
-    first, second, fields = match.groups()
-    return first, second, fields
-
-
-def _decode_fields(fields: bytes) -> Headers:
-    if fields.count(b"\n") > HEADER_COUNT_MAX:
-        raise HeadError(f"the head has more than {HEADER_COUNT_MAX} headers")
-    pairs = []
-    for line in fields.split(b"\r\n")[:-1]:
-        name, _, value = line.partition(b": ")
-        if value != value.strip(b" \t"):
-            raise HeadError("a value has blanks around it")
-        pairs.append((name, value))
-    headers = tuple(pairs)
-    check_framing(headers)
-    return headers

@@ -1,4 +1,4 @@
-"""HTTP/1.1 by h11 over any trio stream: the server's role, the client's role, the strict checks of both."""
+"""HTTP/1.1 over any trio stream: the server's role, the client's role, the strict checks of both."""
 
 from __future__ import annotations
 

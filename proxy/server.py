@@ -1,31 +1,36 @@
 """The server's side of one HTTP/1.1 connection, over any trio stream.
 
-h11 parses and frames; this file adds what a front needs beside that: the strict check of each head before h11
-sees it, deadlines for the head and nothing else, and an end that fits what was said.
+`proxy.strict` reads heads and `proxy.body` bodies; this file adds what a front needs beside that: deadlines
+for the head and nothing else, the framing of answers, and an end that fits what was said.
 
-Theory of operation. Received bytes first stand in a scanner. A head is cut off, checked, and given to a fresh
-h11 connection (0.7 µs; so nothing of one request can outlive it in there). Body bytes go into h11 as they
-are asked for; what lies behind the end of the body goes back to the scanner, and is the next request, or the
-first bytes of an upgraded stream. So bytes that a client sends too early wait in one place until it is clear
-what they are, and after a refused upgrade they are just the next request.
+Theory of operation. Received bytes first stand in a scanner. A head is cut off and read. Body bytes go
+through a reader of their own, made for each request, as they are asked for; what lies behind the end of the
+body goes back to the scanner, and is the next request, or the first bytes of an upgraded stream. So bytes
+that a client sends too early wait in one place until it is clear what they are, and after a refused upgrade
+they are just the next request.
 
 There are three ways to leave. After a whole answer to a whole request: the next request. After a whole answer
 to a request that was not read to its end, or not understood: read on for a bounded while before closing,
 because closing with unread bytes makes TCP send a reset, which can overtake the answer. After anything else:
 cut, without TLS's close_notify, so that nobody takes the end for a clean one.
+
+Small requests are what a hub is made of, so nothing here makes a pass of the scheduler that the stream below
+does not make, and nothing is opened for a request but the request.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 
-import h11
 import trio
 
+from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody
+from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
-from proxy.strict import BadRequest, HeadScanner, check_request_head
-from proxy.wire import BODY_BYTES_MAX, H11_BYTES_MAX, BodyEnd, RawStream, pull_body
+from proxy.head import Fields, RequestHead, ResponseHead, connection_tokens
+from proxy.strict import BadRequest, HeadScanner, read_request_head
+from proxy.wire import FramingFault, RawStream
 
 # Longer than the 90 s after which Go's clients close an idle connection: if we closed first, a POST could
 # meet the closing socket, and Go does not send a POST again.
@@ -45,26 +50,39 @@ REFUSED_HEAD_BYTES_MAX = 4096
 
 _GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
+# What has become of the answer to the current request.
+_NONE, _AWAITED, _BEGUN, _WHOLE, _SWITCHED = range(5)
+# How the body of an answer is framed: there is none, by its length, in chunks, by the connection's end.
+_EMPTY, _COUNTED, _CHUNKED, _ENDLESS = range(4)
+
 
 class ServerConnection:
     """A client's connection, and the Inbound of its current request.
 
     `next_request` is called in a loop; between two calls the answer is sent. It owns the stream until
-    `detach`; whoever made it calls `aclose` at the end, also after a cancellation.
+    `detach`; whoever made it calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
+    between two requests is ended by its `run`, otherwise by a scope around each.
     """
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
+    def __init__(self, stream: trio.abc.Stream, deadlines: Deadlines | None = None) -> None:
         self._stream = stream
+        self._deadlines = deadlines
+        self._idle = deadlines.watch(stream) if deadlines is not None else None
         self._scanner = HeadScanner()
-        self._h11 = h11.Connection(h11.SERVER)
+        self._fields: Fields | None = None
         self._request: RequestHead | None = None
-        self._end = BodyEnd()
-        self._requests = 0
-        self._eof = False
+        # The reader of the request's body, and whether its end was reached; no reader is made for no body.
+        self._body: CountedBody | ChunkedBody | None = None
+        self._body_read = False
         # The body was asked for, so some of it may be gone to where it belongs.
         self._body_begun = False
-        self._has_body = True
-        # This exchange is the last one: the request was refused, or is not read to its end.
+        self._awaits_continue = False
+        self._answer = _NONE
+        self._framing = _EMPTY
+        self._left = 0
+        self._requests = 0
+        self._eof = False
+        # This exchange is the last one: the request was refused, or is not read to its end, or says so.
         self._last = False
         # A send did not finish, or the answer was given up: only a cut is left.
         self._torn = False
@@ -83,29 +101,36 @@ class ServerConnection:
         Raises BadRequest for what must not be read further. It can be answered like a request, and then the
         next call ends the connection. Cancelled, the connection can only be closed.
         """
-        if self._requests and not await self._finish_exchange():
+        if self._requests and not self._may_go_on():
             await self.aclose()
             return None
         self._requests += 1
         try:
-            raw = await self._receive_head()
+            raw = self._scanner.take_head()
+            if raw is None:
+                raw = await self._receive_head()
+            else:
+                # It came with the one before; a client that sends many at once must not keep the others out.
+                await trio.lowlevel.checkpoint()
             if raw is None:
                 await self.aclose()
                 return None
-            self._begin(raw)
+            return self._begin(raw)
         except BadRequest:
             self._refuse()
             raise
-        return self._request
 
     async def _receive_head(self) -> bytes | None:
         """Return a whole head; None when the client has nothing more to ask."""
-        raw = self._scanner.take_head()
-        if raw is not None:
-            await trio.lowlevel.checkpoint()
-            return raw
-        began = bool(len(self._scanner))
-        with trio.move_on_after(HEAD_S if began or self._requests == 1 else IDLE_S) as scope:
+        raw = None
+        if self._requests > 1 and not len(self._scanner):
+            if not await self._receive_idle():
+                return None
+            raw = self._scanner.take_head()
+            if raw is not None:
+                return raw
+        began = len(self._scanner) > 0
+        with trio.move_on_after(HEAD_S) as scope:
             while raw is None:
                 if not await self._receive_early():
                     return None
@@ -117,13 +142,26 @@ class ServerConnection:
             raise BadRequest(408, f"the request's head was not whole {HEAD_S:.0f} s after its first byte")
         return raw
 
+    async def _receive_idle(self) -> bool:
+        """Wait for another request to begin; False when none does, within IDLE_S."""
+        idle, deadlines = self._idle, self._deadlines
+        if idle is None or deadlines is None:
+            with trio.move_on_after(IDLE_S):
+                return await self._receive_early()
+            return False
+        idle.due_at = deadlines.now + IDLE_S
+        try:
+            return await self._receive_early()
+        finally:
+            idle.due_at = math.inf
+
     async def _receive_early(self) -> bool:
         """Receive into the scanner; False when there is nothing more to come."""
         if self._eof:
             return False
         try:
             data = await self._stream.receive_some(BODY_BYTES_MAX)
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         if not data:
             self._eof = True
@@ -131,41 +169,41 @@ class ServerConnection:
         self._scanner.feed(data)
         return True
 
-    def _begin(self, raw: bytes) -> None:
+    def _begin(self, raw: bytes) -> RequestHead:
         self.raw_head = raw
-        check_request_head(raw)
-        self._h11 = connection = h11.Connection(h11.SERVER, max_incomplete_event_size=H11_BYTES_MAX)
-        self._end = BodyEnd()
+        self._request = request = read_request_head(raw, self._fields)
+        self._fields = fields = request.fields
+        self._answer = _AWAITED
+        self._body = None
         self._body_begun = False
-        connection.receive_data(raw)
-        try:
-            event = connection.next_event()
-        except h11.RemoteProtocolError as exc:
-            raise BadRequest(400, "the request's head is malformed") from exc
-        assert isinstance(event, h11.Request), "a whole head that passed the strict check"
-        self._request = request = RequestHead(event.method, event.target, tuple(event.headers))
-        if request.body_length == 0:
-            pull_body(connection, self._end)
-        elif request.upgrade is not None:
+        self._awaits_continue = False
+        length = fields.body_length
+        if length == 0:
+            self._body_read = True
+            return request
+        self._body_read = False
+        if fields.upgrade is not None:
             # Whose bytes would follow the head, the body's or the new protocol's?
             raise BadRequest(400, "an upgrade cannot have a body")
+        self._body = ChunkedBody() if length is None else CountedBody(length)
+        self._awaits_continue = b"expect" in fields.by_name
+        return request
 
     def _refuse(self) -> None:
-        """Get ready to answer a request that was not understood, with an h11 that has seen nothing of it."""
+        """Get ready to answer a request that was not understood."""
         self.raw_head = (self.raw_head or self._scanner.take_rest())[:REFUSED_HEAD_BYTES_MAX]
-        self._h11 = h11.Connection(h11.SERVER)
         self._request = None
+        self._body = None
+        self._body_read = False
+        self._awaits_continue = False
+        self._answer = _NONE
         self._last = True
-        self._end = BodyEnd()
 
-    async def _finish_exchange(self) -> bool:
+    def _may_go_on(self) -> bool:
         """Whether another request may follow on this connection."""
         if self._torn or self._released or self._raw is not None or self._last:
             return False
-        if self._h11.our_state is not h11.DONE:
-            # MUST_CLOSE: the client asked for it. Anything else: the answer is not whole.
-            return False
-        return self._end.reached
+        return self._answer == _WHOLE and self._body_read
 
     # -- the request's body --------------------------------------------------------------------------------
 
@@ -176,55 +214,52 @@ class ServerConnection:
         """
         self._body_begun = True
         while True:
-            data = self._pull()
+            data = self.receive_body_nowait()
             if data is not None:
-                if not data:
-                    await trio.lowlevel.checkpoint()
                 return data
-            if self._h11.they_are_waiting_for_100_continue:
+            if self._awaits_continue:
                 await self._send_continue()
-            await self._receive_into_h11()
+            if not self._eof:
+                try:
+                    received = await self._stream.receive_some(BODY_BYTES_MAX)
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    received = b""
+                self._eof = not received
+            if self._eof:
+                self._last = True
+                raise InboundBroken(_GONE)
+            if data := self._read(bytes(received)):
+                return data
 
     def receive_body_nowait(self) -> bytes | None:
         """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
-        data = self._pull()
-        if data is None and len(self._scanner):
-            self._h11.receive_data(self._scanner.take_rest())
-            data = self._pull()
-        if data:
-            self._body_begun = True
-        return data
+        while not self._body_read:
+            if not len(self._scanner):
+                return None
+            if data := self._read(self._scanner.take_rest(BODY_BYTES_MAX)):
+                self._body_begun = True
+                return data
+        return b""
 
-    def _pull(self) -> bytes | None:
-        reached = self._end.reached
+    def _read(self, received: bytes) -> bytes:
+        """Return the body's bytes among received ones, which may be none."""
+        body = self._body
+        assert body is not None, "a body that is not read has a reader"
+        self._awaits_continue = False
         try:
-            data = pull_body(self._h11, self._end)
-        except h11.RemoteProtocolError as exc:
+            data = body.feed(received)
+        except BodyError as exc:
             self._last = True
-            if self._eof:
-                raise InboundBroken(_GONE) from exc
             failure = Failure(StreamCode.PROTOCOL, Processed.MAYBE, "the request's body is malformed")
             raise InboundBroken(failure) from exc
-        if self._end.reached and not reached:
+        if body.reached:
             # What lies behind the body is not this request's. After trailers nothing is: h11 takes bare LFs
             # among them, and a server in front of us may see another end.
-            self._scanner.feed(self._h11.trailing_data[0])
-            self._last = self._last or self._end.trailers
+            self._body_read = True
+            self._last = self._last or body.trailers
+            if body.rest:
+                self._scanner.put_back(body.rest)
         return data
-
-    async def _receive_into_h11(self) -> None:
-        if len(self._scanner):
-            self._h11.receive_data(self._scanner.take_rest())
-            return
-        data = b""
-        if not self._eof:
-            try:
-                data = bytes(await self._stream.receive_some(BODY_BYTES_MAX))
-            except trio.BrokenResourceError as exc:
-                self._last = self._eof = True
-                raise InboundBroken(_GONE) from exc
-        self._eof = not data
-        self._h11.receive_data(data)
 
     # -- the answer ----------------------------------------------------------------------------------------
 
@@ -234,18 +269,7 @@ class ServerConnection:
         The framing is decided here: a Content-Length in `head` is kept, any other body is chunked. Raises
         InboundBroken when the client is gone.
         """
-        headers = list(head.headers)
-        event: h11.InformationalResponse | h11.Response
-        if head.status == 101:
-            event = h11.InformationalResponse(status_code=101, headers=headers, reason=head.reason)
-        else:
-            if not self._read_to_its_end():
-                self._last = True
-            if self._last:
-                headers.append((b"connection", b"close"))
-            event = h11.Response(status_code=head.status, headers=headers, reason=head.reason)
-        self._has_body = head.has_body(self._request.method if self._request is not None else b"")
-        await self._send(self._h11.send(event), data, end)
+        await self._send(self._begin_answer(head), data, end)
 
     async def send_body(self, data: bytes, *, end: bool = False) -> None:
         """Send body bytes at once (in one chunk where the answer is chunked), and the end when `end`."""
@@ -255,7 +279,7 @@ class ServerConnection:
         """End the answer cleanly; after an upgrade close the connection cleanly."""
         if self._raw is not None:
             await self._close()
-        elif self._h11.our_state is h11.SEND_BODY:
+        elif self._answer == _BEGUN:
             await self._send(b"", b"", True)
 
     async def answer(self, head: ResponseHead, body: bytes) -> None:
@@ -264,40 +288,89 @@ class ServerConnection:
 
     def upgraded(self) -> RawStream:
         """Return the raw stream after a 101 was sent; what the client sent before it comes first."""
-        assert self._h11.our_state is h11.SWITCHED_PROTOCOL, "upgraded() without a 101"
+        assert self._answer == _SWITCHED, "upgraded() without a 101"
         self._raw = RawStream(self._stream, self._scanner.take_rest(), ended=self._eof)
         return self._raw
 
+    def _begin_answer(self, head: ResponseHead) -> bytes:
+        """Return the bytes of an answer's head, with the framing and the connection's state added to it."""
+        assert self._answer in {_AWAITED, _NONE}, "an answer for each request"
+        request = self._request
+        if head.status == 101:
+            assert request is not None, "a 101 answers a request"
+            assert request.upgrade is not None, "a 101 that was asked for"
+            self._answer = _SWITCHED
+            return head.encode()
+        if not self._read_to_its_end():
+            self._last = True
+        self._awaits_continue = False
+        if request is not None and b"close" in request.fields.connection:
+            self._last = True
+        encoded = head.encode()
+        if b"\nconnection: " in encoded or b"\ntransfer-encoding: " in encoded:
+            if b"close" in connection_tokens(head.headers):
+                self._last = True
+            encoded = _without_framing(head).encode()
+        self._answer = _BEGUN
+        ours = b""
+        length = head.body_length
+        has_body = head.has_body(request.method if request is not None else b"")
+        if length is not None:
+            self._framing = _COUNTED if has_body else _EMPTY
+            self._left = length
+        elif request is None:
+            # Whoever was not understood may not know what chunks are.
+            self._framing = _ENDLESS
+        else:
+            self._framing = _CHUNKED if has_body else _EMPTY
+            # After HEAD as well: it stands for what a GET would get.
+            if has_body or (head.status != 204 and head.status != 304):
+                ours = b"Transfer-Encoding: chunked\r\n"
+        if self._last:
+            ours += b"Connection: close\r\n"
+        return b"%s%s\r\n" % (encoded[:-2], ours) if ours else encoded
+
     def _read_to_its_end(self) -> bool:
         """Whether the request is read to its end, or can be without a wait."""
-        if self._body_begun or self._request is None or self._h11.they_are_waiting_for_100_continue:
-            return self._end.reached
+        if self._body_read or self._body_begun or self._request is None or self._awaits_continue:
+            return self._body_read
         # Nobody wants this body (the answer is a refusal); a small one has come with its head.
         try:
             while self.receive_body_nowait():
                 pass
         except InboundBroken:
             return False
-        return self._end.reached
+        return self._body_read
 
     async def _send(self, first: bytes, data: bytes, end: bool) -> None:
-        parts = [first] if first else []
-        if data and self._has_body:
-            parts += self._h11.send_with_data_passthrough(h11.Data(data=data)) or ()
+        if self._torn or self._released:
+            raise InboundBroken(_GONE)
+        framing = self._framing
+        if data and framing == _CHUNKED:
+            last = b"\r\n0\r\n\r\n" if end else b"\r\n"
+            first = b"".join((first, b"%x\r\n" % len(data), data, last))
+        elif framing == _CHUNKED:
+            first += b"0\r\n\r\n" if end else b""
+        elif framing != _EMPTY:
+            if framing == _COUNTED:
+                self._left -= len(data)
+                if self._left < 0 or (end and self._left):
+                    self._torn = True
+                    raise FramingFault("the answer's body has another length than its head says")
+            first = first + data if first else data
         if end:
-            parts += self._h11.send_with_data_passthrough(h11.EndOfMessage()) or ()
+            self._answer = _WHOLE
         while self._interim is not None:
             await self._interim.wait()
-        if parts:
-            await self._write(parts[0] if len(parts) == 1 else b"".join(parts))
-        else:
-            await trio.lowlevel.checkpoint()
+        if first:
+            await self._write(first)
 
     async def _send_continue(self) -> None:
         """Send the 100 that the client waits for; whoever sends the answer waits until it is out."""
+        self._awaits_continue = False
         self._interim = done = trio.Event()
         try:
-            await self._write(self._h11.send(h11.InformationalResponse(status_code=100, headers=[])))
+            await self._write(b"HTTP/1.1 100 \r\n\r\n")
         finally:
             self._interim = None
             done.set()
@@ -327,16 +400,15 @@ class ServerConnection:
 
     def detach(self) -> tuple[trio.abc.Stream, bytes]:
         """Hand the stream over, with the bytes behind the request's head; it is the caller's now."""
-        self._released = True
+        self._release()
         return self._stream, self._scanner.take_rest()
 
     async def cut(self, failure: Failure | None = None) -> None:
         """Close the connection so that it can be taken for nothing but a failure."""
         self._torn = True
         if self._released:
-            await trio.lowlevel.checkpoint()
             return
-        self._released = True
+        self._release()
         await trio.aclose_forcefully(self._stream)
 
     async def aclose(self) -> None:
@@ -345,12 +417,11 @@ class ServerConnection:
         An answer that came before its request was read gets time to arrive (LINGER_S). Cancelled, the
         stream is closed all the same.
         """
-        answered = self._h11.our_state in {h11.IDLE, h11.DONE, h11.MUST_CLOSE}
-        if self._torn or not answered or self._raw is not None:
+        if self._torn or self._raw is not None or self._answer not in {_NONE, _WHOLE}:
             await self.cut()
             return
         try:
-            if not self._released and self._last and not self._end.reached:
+            if not self._released and self._last and not self._body_read:
                 await self._linger()
         finally:
             # Cancelled, it closes before its first checkpoint.
@@ -358,11 +429,15 @@ class ServerConnection:
 
     async def _close(self) -> None:
         if self._released:
-            await trio.lowlevel.checkpoint()
             return
-        self._released = True
+        self._release()
         with suppress(trio.BrokenResourceError):
             await self._stream.aclose()
+
+    def _release(self) -> None:
+        self._released = True
+        if self._idle is not None and self._deadlines is not None:
+            self._deadlines.leave(self._idle)
 
     async def _linger(self) -> None:
         """Read on, so that what is unread does not make TCP take back the answer."""
@@ -377,15 +452,21 @@ class ServerConnection:
             data = self._scanner.take_rest()
             while left > 0 and not self._eof:
                 left -= len(data)
-                # The end of the body is where nothing is unread any more. (To h11 no bytes are an EOF.)
+                # The end of the body is where nothing is unread any more.
                 if data and not refused:
-                    self._h11.receive_data(data)
                     try:
-                        while pull_body(self._h11, self._end):
-                            pass
-                    except h11.RemoteProtocolError:
+                        self._read(data)
+                    except InboundBroken:
                         refused = True
-                    if self._end.reached:
+                    if self._body_read:
                         return
                 data = bytes(await self._stream.receive_some(BODY_BYTES_MAX))
                 self._eof = not data
+
+
+def _without_framing(head: ResponseHead) -> ResponseHead:
+    """The head of an answer without what is decided here."""
+    ours = {b"connection", b"transfer-encoding"}
+    return ResponseHead(
+        head.status, head.reason, tuple([header for header in head.headers if header[0] not in ours])
+    )

@@ -1,54 +1,12 @@
-"""What both roles of HTTP/1.1 share: a body out of h11, and the raw stream that is left after a 101."""
+"""What both roles of HTTP/1.1 share: the framing of what is sent, and the raw stream left after a 101."""
 
 from __future__ import annotations
 
-import h11
 import trio
 
-from proxy.head import HEAD_BYTES_MAX
 
-# What one call hands on at most. Bodies come in pieces of this size anyway (a TLS wakeup, a tunnel frame),
-# and buffers of 128 KiB and more cost page faults.
-BODY_BYTES_MAX = 64 * 1024
-# h11's own bound for anything unfinished: a whole head, a chunk's line, the trailers.
-H11_BYTES_MAX = HEAD_BYTES_MAX
-
-
-class BodyEnd:
-    """What is known of the end of a body that is being read."""
-
-    __slots__ = ("reached", "trailers")
-
-    def __init__(self) -> None:
-        self.reached = False
-        self.trailers = False
-
-
-def pull_body(connection: h11.Connection, end: BodyEnd) -> bytes | None:
-    """Return the body bytes that h11 has, joined; b"" at the end, None when more must be received.
-
-    Everything that one receive brought goes on as one piece: a log of short lines comes in many small chunks,
-    and what they cost is the number of sends, not of bytes. Raises h11.RemoteProtocolError.
-    """
-    if end.reached:
-        return b""
-    parts: list[bytes] = []
-    size = 0
-    while size < BODY_BYTES_MAX:
-        event = connection.next_event()
-        if isinstance(event, h11.Data):
-            parts.append(event.data)
-            size += len(event.data)
-        elif isinstance(event, h11.EndOfMessage):
-            end.reached = True
-            # Trailers go no further (they could carry any header past the rules for heads).
-            end.trailers = bool(event.headers)
-            break
-        else:
-            break
-    if parts:
-        return b"".join(parts)
-    return b"" if end.reached else None
+class FramingFault(Exception):
+    """We were about to send a body of another length than its head says: a fault of ours, not of a peer."""
 
 
 class RawStream:

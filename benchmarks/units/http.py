@@ -23,6 +23,7 @@ from functools import partial
 import attrs
 import trio
 
+from proxy.deadlines import Deadlines
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
 from proxy.rewrite import hub_request_head, hub_response_head, relay_request_head, relay_response_head
@@ -30,8 +31,8 @@ from proxy.rewrite import hub_request_head, hub_response_head, relay_request_hea
 REQUESTS = 3000
 BULK_BYTES = 128 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
-# Chunks with their frames: log lines, what kube-apiserver flushes, a large list. Five times a power of two, so
-# that they are cut at another place in each piece and yet repeat soon.
+# Chunks with their frames: log lines, what kube-apiserver flushes, a large list. Five times a power of two,
+# so that they are cut at another place in each piece and yet repeat soon.
 CHUNKS_BYTES = (320, 5120, 40960)
 
 TARGET = b"/api/v1/namespaces/default/pods?limit=500"
@@ -98,7 +99,7 @@ def request(number: int | None = None) -> bytes:
 
 async def served(head: ResponseHead, *, changed: bool = False) -> float:
     pieces = [request(number) for number in range(REQUESTS)] if changed else [request()]
-    connection = ServerConnection(Peer(pieces))
+    connection = ServerConnection(Peer(pieces), Deadlines())
     began = time.process_time()
     for _ in range(REQUESTS):
         await connection.next_request()

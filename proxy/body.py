@@ -1,0 +1,176 @@
+"""Bodies as they are received, out of the bytes behind a head: counted, in chunks, or up to the end.
+
+A body has one of three framings (RFC 9112 section 6.3), and each reader below takes received bytes and gives
+back those of the body. Which reader a message needs is its connection's decision.
+
+Chunks are read strictly: a size of one to eight hexadecimal digits and CRLF, no extensions, no trailers,
+which is what everybody writes. h11 reads whatever else there is, from the first chunk of another form to the
+body's end, and refuses what it refuses; so the strict form needs no opinion on it. What both read, they read
+alike (tests/proxy/test_body.py).
+"""
+
+from __future__ import annotations
+
+import re
+
+import h11
+
+from proxy.head import HEAD_BYTES_MAX
+
+# What one call hands on at most. Bodies come in pieces of this size anyway (a TLS wakeup, a tunnel frame),
+# and buffers of 128 KiB and more cost page faults.
+BODY_BYTES_MAX = 64 * 1024
+# h11's own bound for anything unfinished: a chunk's line, the trailers.
+H11_BYTES_MAX = HEAD_BYTES_MAX
+
+_CRLF = b"\r\n"
+# The line that ends a chunk's data together with the next one's size.
+_NEXT = re.compile(rb"\r\n([0-9A-Fa-f]{1,8}+)\r\n")
+_NEXT_BEGUN = re.compile(rb"\r?+|\r\n(?:[0-9A-Fa-f]{1,8}+\r?+)?+")
+
+
+class BodyError(Exception):
+    """The framing of a body is broken."""
+
+
+class CountedBody:
+    """A body of a known length."""
+
+    __slots__ = ("_left", "reached", "rest")
+    trailers = False
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.reached = False
+        self.rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the body's bytes among received ones; at the end sets `reached`, and `rest` behind it."""
+        size = len(data)
+        if size < self._left:
+            self._left -= size
+            return data
+        self.reached = True
+        self.rest = data[self._left :]
+        return data[: self._left]
+
+
+class EndlessBody:
+    """A body that ends with its connection."""
+
+    __slots__ = ()
+    trailers = False
+    reached = False
+    rest = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the body's bytes among received ones, which is all of them."""
+        return data
+
+
+class ChunkedBody:
+    """A body in chunks."""
+
+    __slots__ = ("_h11", "_left", "_unfinished", "reached", "rest", "trailers")
+
+    def __init__(self) -> None:
+        # As if a chunk's data had just ended: so each size stands between two line ends, the first one too.
+        self._unfinished = _CRLF
+        self._left = 0
+        self._h11: h11.Connection | None = None
+        self.reached = False
+        self.rest = b""
+        self.trailers = False
+        """Some followed the last chunk. They go no further: they could carry any header past the rules."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Return the body's bytes among received ones; at the end sets `reached`, and `rest` behind it.
+
+        What one call brings is returned as one piece: a log of short lines comes in many small chunks, and
+        what they cost is the number of sends, not of bytes. Raises BodyError, and again from then on.
+        """
+        if self._h11 is not None:
+            return self._feed_h11(data)
+        size, left = len(data), self._left
+        if size <= left:
+            # Within one chunk, where most bytes of a large body are.
+            self._left = left - size
+            return data
+        if self._unfinished:
+            data = self._unfinished + data
+            size = len(data)
+            self._unfinished = b""
+        parts = []
+        at = 0
+        match_next = _NEXT.match
+        while True:
+            end = at + left
+            if end > size:
+                parts.append(data[at:])
+                self._left = end - size
+                break
+            if left:
+                parts.append(data[at:end])
+            line = match_next(data, end)
+            if line is None:
+                self._left = 0
+                parts.append(self._without_size(data[end:]))
+                break
+            left = int(line[1], 16)
+            at = line.end()
+            if left == 0:
+                self._left = 0
+                parts.append(self._behind_last(data[end:], at - end))
+                break
+        return b"".join(parts) if len(parts) > 1 else parts[0]
+
+    def _without_size(self, data: bytes) -> bytes:
+        """Go on where no size of the strict form stands, or not yet."""
+        if _NEXT_BEGUN.fullmatch(data) is not None:
+            self._unfinished = data
+            return b""
+        return self._turn_to_h11(data)
+
+    def _behind_last(self, data: bytes, line: int) -> bytes:
+        """Go on behind the last size, whose line of that length `data` begins with."""
+        end = data[line : line + 2]
+        if end == _CRLF:
+            self.reached = True
+            self.rest = data[line + 2 :]
+        elif _CRLF.startswith(end):
+            self._unfinished = data
+        else:
+            return self._turn_to_h11(data)
+        return b""
+
+    def _turn_to_h11(self, data: bytes) -> bytes:
+        """Leave the rest of the body to h11; `data` begins with the line end behind a chunk."""
+        if not data.startswith(_CRLF):
+            raise self._broken()
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=H11_BYTES_MAX)
+        self._h11.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        self._h11.next_event()
+        return self._feed_h11(data[2:])
+
+    def _feed_h11(self, data: bytes) -> bytes:
+        assert self._h11 is not None, "asked of a body that h11 reads"
+        parts = []
+        try:
+            # No bytes would be the connection's end to h11.
+            if data:
+                self._h11.receive_data(data)
+            while isinstance(event := self._h11.next_event(), h11.Data):
+                parts.append(bytes(event.data))
+        except h11.RemoteProtocolError as exc:
+            raise BodyError("a chunk is malformed") from exc
+        if isinstance(event, h11.EndOfMessage):
+            self.reached = True
+            self.rest = self._h11.trailing_data[0]
+            self.trailers = bool(event.headers)
+        return b"".join(parts)
+
+    def _broken(self) -> BodyError:
+        # Nothing that is fed from here on can match.
+        self._left = 0
+        self._unfinished = b"!"
+        return BodyError("a chunk is longer than its size says")

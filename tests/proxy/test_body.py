@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import h11
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.body import BodyError, ChunkedBody, CountedBody, EndlessBody
+
+thorough = settings(max_examples=10 * settings().max_examples)
+
+
+def cut(data: bytes, sizes: list[int]) -> list[bytes]:
+    """Cut bytes into pieces of these sizes, and the rest."""
+    pieces, at = [], 0
+    for size in [*sizes, len(data)]:
+        if piece := data[at : at + size]:
+            pieces.append(piece)
+        at += size
+    return pieces
+
+
+def read(body: CountedBody | ChunkedBody, pieces: list[bytes]) -> tuple[bytes, bool, bytes, bool]:
+    """What came out: the body, whether its end was reached, what lies behind, whether trailers were."""
+    data = b""
+    for number, piece in enumerate(pieces):
+        data += body.feed(piece)
+        if body.reached:
+            return data, True, body.rest + b"".join(pieces[number + 1 :]), body.trailers
+    return data, False, b"", False
+
+
+def read_by_h11(pieces: list[bytes]) -> tuple[bytes, bool, bytes, bool]:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert isinstance(connection.next_event(), h11.Request)
+    data = b""
+    for number, piece in enumerate(pieces):
+        connection.receive_data(piece)
+        while isinstance(event := connection.next_event(), h11.Data):
+            data += event.data
+        if isinstance(event, h11.EndOfMessage):
+            rest = connection.trailing_data[0] + b"".join(pieces[number + 1 :])
+            return data, True, rest, bool(event.headers)
+    return data, False, b"", False
+
+
+def check_like_h11(wire: bytes, sizes: list[int]) -> None:
+    pieces = cut(wire, sizes)
+    try:
+        expected = read_by_h11(pieces)
+    except h11.RemoteProtocolError:
+        with pytest.raises(BodyError):
+            read(ChunkedBody(), pieces)
+        return
+    assert read(ChunkedBody(), pieces) == expected
+
+
+sizes = st.lists(st.integers(1, 12), max_size=60)
+chunks = st.lists(st.binary(min_size=1, max_size=40), max_size=6).map(
+    lambda parts: b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
+)
+soup = st.lists(
+    st.sampled_from(
+        [
+            b"\r\n", b"\r", b"\n", b"0", b"00", b"3", b"A", b"a", b"1", b"abc", b";x=1", b" ", b"\t", b"0x3",
+            b"+3", b"-1", b"1_0", b"3\r\nabc\r\n", b"0\r\n\r\n", b"0\r\n", b"X: y\r\n", b"ffffffff\r\n",
+            b"fffffffff\r\n", b"000000003\r\nabc\r\n", b"3 \r\nabc\r\n", b"3;a=b\r\nabc\r\n", b"\x00",
+            b"\xff", b"GET / HTTP/1.1\r\n\r\n",
+        ]
+    ),
+    max_size=12,
+).map(b"".join)  # fmt: skip
+
+
+@thorough
+@given(chunks, st.binary(max_size=8), sizes)
+def test_chunks_are_read_as_h11_reads_them_however_they_are_cut(wire, behind, sizes):
+    check_like_h11(wire + behind, sizes)
+
+
+@thorough
+@given(soup, sizes)
+def test_what_h11_refuses_is_refused_and_what_it_takes_is_equal(wire, sizes):
+    check_like_h11(wire, sizes)
+
+
+@thorough
+@given(chunks, st.data(), sizes)
+def test_damaged_chunks_are_read_as_h11_reads_them(wire, data, sizes):
+    damaged = bytearray(wire)
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(damaged)))
+        damaged[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3) | soup)
+    check_like_h11(bytes(damaged), sizes)
+
+
+def test_many_small_chunks_that_came_together_go_on_together():
+    body = ChunkedBody()
+    assert body.feed(b"1\r\na\r\n" * 100 + b"0\r\n\r\nrest") == b"a" * 100
+    assert (body.reached, body.rest, body.trailers) == (True, b"rest", False)
+
+
+def test_bytes_within_a_chunk_are_handed_on_as_they_came():
+    body = ChunkedBody()
+    assert body.feed(b"20000\r\n") == b""
+    piece = bytes(65536)
+    assert body.feed(piece) is piece
+    assert body.feed(piece) is piece
+    assert body.feed(b"\r\n0\r\n\r\n") == b""
+    assert body.reached
+
+
+def test_trailers_are_seen_and_dropped():
+    body = ChunkedBody()
+    assert body.feed(b"1\r\na\r\n0\r\nImpersonate-User: root\r\n\r\n") == b"a"
+    assert (body.reached, body.trailers) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "wire", [b"xyz\r\n", b"1\r\nabc\r\n", b"-1\r\n", b"0\r\n bad\r\n\r\n", b"1;" + b"x" * 2_000_000]
+)
+def test_a_body_that_is_broken_stays_broken(wire):
+    body = ChunkedBody()
+    for _ in range(3):
+        with pytest.raises(BodyError):
+            body.feed(wire)
+
+
+@given(st.binary(max_size=60), st.integers(0, 60), sizes)
+def test_a_counted_body_ends_where_its_length_says(wire, length, sizes):
+    if length == 0:
+        return
+    whole = length <= len(wire)
+    assert read(CountedBody(length), cut(wire, sizes)) == (
+        wire[:length],
+        whole,
+        wire[length:] if whole else b"",
+        False,
+    )
+
+
+def test_an_endless_body_never_ends_by_itself():
+    body = EndlessBody()
+    assert body.feed(b"a") == b"a"
+    assert not body.reached

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import memory_stream_pair
+
+from proxy.deadlines import SWEEP_S, Deadlines
+from proxy.http import ServerConnection
+from proxy.server import HEAD_S, IDLE_S
+from tests.proxy.legs import answer_ok, read_until
+
+GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@asynccontextmanager
+async def swept() -> AsyncIterator[Deadlines]:
+    deadlines = Deadlines()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        yield deadlines
+        nursery.cancel_scope.cancel()
+
+
+async def exchange(client: trio.StapledStream, connection: ServerConnection) -> None:
+    await client.send_all(GET)
+    assert await connection.next_request() is not None
+    await answer_ok(connection)
+    await read_until(client, b"\r\n\r\n")
+
+
+async def test_a_connection_that_is_idle_for_too_long_is_closed(autojump_clock):
+    async with swept() as deadlines:
+        client, server = memory_stream_pair()
+        connection = ServerConnection(server, deadlines)
+        await exchange(client, connection)
+        began = trio.current_time()
+        assert await connection.next_request() is None
+        assert IDLE_S - SWEEP_S <= trio.current_time() - began <= IDLE_S + SWEEP_S
+        assert await client.receive_some() == b""
+
+
+async def test_a_wait_that_was_over_in_time_is_no_wait_any_more(autojump_clock):
+    async with swept() as deadlines:
+        client, server = memory_stream_pair()
+        connection = ServerConnection(server, deadlines)
+        for _ in range(3):
+            await trio.sleep(IDLE_S * 0.9)
+            await exchange(client, connection)
+        # Nor is an exchange that takes its time.
+        await client.send_all(GET)
+        await connection.next_request()
+        await trio.sleep(4 * IDLE_S)
+        await answer_ok(connection)
+        await read_until(client, b"\r\n\r\n")
+        await connection.aclose()
+
+
+async def test_a_head_that_began_has_its_own_deadline(autojump_clock):
+    async with swept() as deadlines:
+        client, server = memory_stream_pair()
+        connection = ServerConnection(server, deadlines)
+        await exchange(client, connection)
+        await client.send_all(GET[:10])
+        began = trio.current_time()
+        with pytest.raises(Exception, match="408"):
+            await connection.next_request()
+        assert trio.current_time() - began == pytest.approx(HEAD_S)
+        await connection.aclose()
+
+
+async def test_a_cancelled_wait_and_a_closed_connection_are_forgotten(autojump_clock):
+    async with swept() as deadlines:
+        client, server = memory_stream_pair()
+        connection = ServerConnection(server, deadlines)
+        await exchange(client, connection)
+        with trio.move_on_after(1):
+            await connection.next_request()
+        await trio.sleep(2 * IDLE_S)
+        # The stream is still open.
+        await client.send_all(b"x")
+        await connection.cut()
+        assert deadlines.watched == 0
