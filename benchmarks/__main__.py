@@ -10,8 +10,9 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks.figures import Found
 from benchmarks.profile import profile_all, spy_program
-from benchmarks.report import table
+from benchmarks.report import Report
 from benchmarks.result import group
 from benchmarks.runner import open_bench, run_all
 from benchmarks.system import Missing
@@ -43,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
         help=f"only these, of {', '.join(names)} (default: {', '.join(ALWAYS)})",
     )
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures as a list of objects")
+    made.add_argument(
+        "--results", type=Path, metavar="FILE", help="write the tables as Markdown, with plots beside it"
+    )
     made.add_argument(
         "--runs", type=int, default=RUNS, metavar="N", help=f"rounds over all systems (default {RUNS})"
     )
@@ -85,13 +89,14 @@ def main() -> None:
                     profile_all(spy, bench, workloads, options, arguments.profile, native=arguments.native)
     except Missing as error:
         sys.exit(str(error))
-    found = group(outcome.samples)
+    found = Found(group(outcome.samples))
     if arguments.json is not None:
         lines = [attrs.asdict(series.measurement()) for series in found]
         arguments.json.write_text(json.dumps(lines, indent=1) + "\n")
-    print(table(found))
-    for line in (*(f"missing: {text}" for text in bench.missing), *(f"failed: {x}" for x in outcome.failed)):
-        print(line)
+    report = Report(bench, outcome, workloads, found)
+    if arguments.results is not None:
+        report.write(arguments.results, sys.argv[1:])
+    print(report.text())
     if outcome.failed:
         sys.exit(1)
 

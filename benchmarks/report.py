@@ -1,43 +1,148 @@
-"""The figures as a table for people: the ratios to the yardsticks first."""
+"""The figures for people: tables in Markdown, readable in a terminal, with the ratios to the yardsticks first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from benchmarks.result import Series, ratio
+import attrs
 
-YARDSTICKS = ("nginx", "ssh", "direct")
-_FIGURES = (
-    ("cpu_us_per_request", "CPU µs/request"),
-    ("cpu_s_per_gb", "CPU s/GB"),
-    ("p50_ms", "p50 ms"),
-    ("p99_ms", "p99 ms"),
-    ("mb_per_s", "MB/s"),
-    ("rss_kb_per_stream", "RSS KB/stream"),
-)
+from benchmarks.budget import budget_table, difference
+from benchmarks.figures import Found, brief
+from benchmarks.machine import machine, versions
+from benchmarks.plot import bars
+from benchmarks.result import Sample, Series, ratio
+from benchmarks.runner import Bench, Outcome
+from benchmarks.workload import Workload
+
+YARDSTICKS = ("nginx", "ssh")
 
 
-def table(found: Sequence[Series]) -> str:
-    lines = []
-    for series in found:
-        of = series.samples[0].measurement
-        cells = [
-            f"{title} {series.minimum(name):.4g} (median {series.median(name):.4g})"
-            for name, title in _FIGURES
-            if series.values(name)
+@attrs.frozen
+class Report:
+    """Everything that a run has to say."""
+
+    bench: Bench
+    outcome: Outcome
+    workloads: Sequence[Workload]
+    found: Found
+
+    def text(self) -> str:
+        """The tables, and what is missing or failed."""
+        parts = [part for name in self.found.workloads() for part in self._workload(name)]
+        return "\n\n".join([*parts, *self._budget(), *self._absent()])
+
+    def write(self, path: Path, arguments: Sequence[str]) -> None:
+        """Write the results with machine, versions and command, and the plots beside them."""
+        plots = path.parent / "plots"
+        plots.mkdir(parents=True, exist_ok=True)
+        parts = []
+        for name in self.found.workloads():
+            (plots / f"{name}.svg").write_text(bars(self.found, name))
+            parts += [*self._workload(name), f"![{name}](plots/{name}.svg)"]
+        head = [
+            "# Results",
+            "Written by this command, on the machine and with the versions listed here, and not edited by "
+            "hand. How to read it is in [README.md](README.md).",
+            f"    python -m benchmarks {shlex.join(arguments)}",
+            "\n".join(
+                f"- {line}" for line in (*machine(), *versions(self.bench.upstream, self.bench.systems))
+            ),
         ]
-        others = {
-            other.samples[0].measurement.system: other
-            for other in found
-            if (other.samples[0].measurement.workload, other.samples[0].measurement.variant)
-            == (of.workload, of.variant)
-        }
-        ratios = [
-            f"{value:.2f}x {name}"
-            for name in YARDSTICKS
-            if name in others
-            and name != of.system
-            and (value := ratio(series, others[name], "cpu_us_per_request")) is not None
+        path.write_text("\n\n".join([*head, *self._budget(), *self._absent(), *parts]) + "\n")
+
+    def _workload(self, name: str) -> list[str]:
+        titles = [each.title for each in self.workloads if each.name == name]
+        parts = [f"## {name}", *titles[:1], render(*figures_table(self.found, name))]
+        spent = processes_table(self.found, name)
+        return [*parts, spent] if spent else parts
+
+    def _budget(self) -> list[str]:
+        rows = budget_table(self.found)
+        titles = ["", "measured", "meets", "gate", "goal", "stretch"]
+        return ["## Budget", render(titles, rows)] if rows else []
+
+    def _absent(self) -> list[str]:
+        lines = [f"missing: {text}" for text in self.bench.missing]
+        return [*lines, *(f"failed: {text}" for text in self.outcome.failed)]
+
+
+def figures_table(found: Found, workload: str) -> tuple[list[str], list[list[str]]]:
+    """Titles and rows: ratios of what the workload is about, then every figure, CPU also by its median."""
+    series = found.of(workload)
+    figures = found.figures(workload)
+    main = next((figure for figure in figures if figure.compared), None)
+    yardsticks = [name for name in YARDSTICKS if any(each.system == name for each in series)]
+    over_direct = any(each.system == "direct" for each in series) and any(
+        each.values("p50_ms") for each in series
+    )
+    titles = ["", "system"]
+    titles += [f"x {name}" for name in yardsticks] if main is not None else []
+    titles += ["p50 over direct"] if over_direct else []
+    for figure in figures:
+        titles += [figure.title, "median"] if figure.name.startswith("cpu_") else [figure.title]
+    rows = []
+    for each in series:
+        row = [str(each.variant), each.system]
+        if main is not None:
+            row += [brief(_ratio(found, each, name, main.name)) for name in yardsticks]
+        if over_direct:
+            direct = found.beside(each, "direct")
+            row.append(brief(difference(each, direct, "p50_ms")) if direct not in (None, each) else "")
+        for figure in figures:
+            row.append(brief(each.figure(figure.name)))
+            if figure.name.startswith("cpu_"):
+                row.append(brief(each.median(figure.name)))
+        rows.append(row)
+    return titles, rows
+
+
+def _ratio(found: Found, series: Series, yardstick: str, name: str) -> float | None:
+    other = found.beside(series, yardstick)
+    return ratio(series, other, name) if other is not None and other is not series else None
+
+
+def processes_table(found: Found, workload: str) -> str:
+    """Where the CPU time went, by process; empty for a workload that does not count it."""
+    rows, unit = [], ""
+    for each in found.of(workload):
+        names = dict.fromkeys(name for sample in each.samples for name in sample.cpu_s)
+        unit, factor = _unit(each)
+        spent = ", ".join(f"{name} {brief(each.cpu_of(name, factor))}" for name in names)
+        if spent:
+            rows.append([str(each.variant), each.system, spent])
+    return render(["", "system", f"{unit} by process, the least of the runs"], rows) if rows else ""
+
+
+def _unit(series: Series) -> tuple[str, Callable[[Sample], float]]:
+    """What CPU seconds are told in, and the factor from them to it."""
+    notes = series.samples[0].notes
+    if "requests" in notes:
+        return "CPU µs a request", lambda sample: 1e6 / sample.notes["requests"]
+    if "gigabytes" in notes:
+        return "CPU s a GB", lambda sample: 1 / sample.notes["gigabytes"]
+    return "CPU s", lambda sample: 1.0
+
+
+def render(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, padded so that it can be read as it is; numbers to the right."""
+    every = [titles, *rows]
+    widths = [max(3, *(len(row[column]) for row in every)) for column in range(len(titles))]
+    right = [column != 1 and all(_numeric(row[column]) for row in rows) for column in range(len(titles))]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(cells, widths, right, strict=True)
         ]
-        lines.append(f"{of.workload:<8} {of.variant:>5} {of.system:<10} {', '.join([*ratios, *cells])}")
-    return "\n".join(lines)
+        return f"| {' | '.join(padded)} |"
+
+    rule = "|".join(
+        "-" * (width + 1) + (":" if to_right else "-") for width, to_right in zip(widths, right, strict=True)
+    )
+    return "\n".join([line(titles), f"|{rule}|", *(line(row) for row in rows)])
+
+
+def _numeric(cell: str) -> bool:
+    return not cell or cell.replace(",", "").replace(".", "").lstrip("-").isdigit()

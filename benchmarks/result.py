@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -43,12 +43,33 @@ class Series:
     The n-th samples of two systems are neighbours in time, so that their ratio is of one moment.
     """
 
-    samples: tuple[Sample, ...]
+    samples: tuple[Sample, ...] = attrs.field(validator=attrs.validators.min_len(1))
+
+    @property
+    def workload(self) -> str:
+        return self.samples[0].measurement.workload
+
+    @property
+    def system(self) -> str:
+        return self.samples[0].measurement.system
+
+    @property
+    def variant(self) -> int:
+        return self.samples[0].measurement.variant
 
     def values(self, name: str) -> list[float]:
         """A figure's values, one a run; empty when the workload does not have it."""
         values = (getattr(sample.measurement, name) for sample in self.samples)
         return [value for value in values if value is not None]
+
+    def figure(self, name: str) -> float | None:
+        """A figure as `measurement` has it."""
+        value: float | None = getattr(self.measurement(), name)
+        return value
+
+    def cpu_of(self, process: str, factor: Callable[[Sample], float]) -> float:
+        """The CPU seconds of one process times a run's factor, in the run where that is least."""
+        return min(sample.cpu_s.get(process, 0.0) * factor(sample) for sample in self.samples)
 
     def minimum(self, name: str) -> float | None:
         return min(self.values(name), default=None)

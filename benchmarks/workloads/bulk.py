@@ -37,6 +37,7 @@ def run(
             mb_per_s=report.transferred / 1e6 / report.wall_s,
         ),
         cpu_s={**costs.cpu_s, "load": report.cpu_s},
+        notes={"gigabytes": report.transferred / 1e9},
     )
 
 

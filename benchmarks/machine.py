@@ -1,0 +1,50 @@
+"""Where figures come from: the machine and the versions, for whoever compares them with others."""
+
+from __future__ import annotations
+
+import os
+import platform
+import ssl
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from benchmarks.system import System, Upstream
+
+# What the data path is made of.
+_PACKAGES = ("trio", "h11", "wsproto", "websockets", "cryptography", "pyjwt")
+
+
+def machine() -> list[str]:
+    """The processor, memory, kernel and Python, a line each."""
+    return [
+        f"{os.cpu_count()} x {_processor()}",
+        f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB of memory",
+        f"{platform.system()} {platform.release()}",
+        f"{platform.python_implementation()} {platform.python_version()}, {ssl.OPENSSL_VERSION}",
+    ]
+
+
+def versions(upstream: Upstream, systems: Iterable[System]) -> list[str]:
+    """What ran, a line each: every program once, then the packages of the data path."""
+    found = dict(upstream.versions)
+    for system in systems:
+        found |= system.versions
+    return [*(f"{name} {number}" for name, number in found.items()), ", ".join(_packages())]
+
+
+def _packages() -> list[str]:
+    lines = []
+    for name in _PACKAGES:
+        try:
+            lines.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            lines.append(f"no {name}")
+    return lines
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
