@@ -10,9 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections import Counter
 from collections.abc import Callable
-from typing import assert_never
 
 import attrs
 import trio
@@ -30,7 +28,7 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, bearer, decide
 from proxy.hub.config import HubConfig
-from proxy.hub.direct import DirectRelays
+from proxy.hub.direct import DirectOutbound, DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Mode
 from proxy.hub.hints import ExplainedOutbound
@@ -103,14 +101,17 @@ class Calls:
     trail: Trail
     observe: Callable[[Event], None]
     """Told of each call's closing event, for the metrics."""
-    streams: Counter[str] = attrs.Factory(Counter)
+    streams: dict[str, int] = attrs.Factory(dict)
     """How many calls each agent has under way, by its id."""
 
-    _idle: trio.Event = attrs.Factory(trio.Event)
+    _idle: trio.Event | None = None
+    """Only while somebody waits for it."""
 
     async def wait_idle(self) -> None:
         """Return once no call is under way."""
-        if self.streams:
+        while self.streams:
+            if self._idle is None:
+                self._idle = trio.Event()
             await self._idle.wait()
 
     async def handle(
@@ -180,8 +181,6 @@ class Calls:
         """Answer a call that is granted, as one of those that its agent has under way."""
         agent_id = call.agent.id
         streams = self.streams
-        if not streams:
-            self._idle = trio.Event()
         streams[agent_id] = streams.get(agent_id, 0) + 1
         try:
             await self._admitted(connection, call)
@@ -191,8 +190,9 @@ class Calls:
                 streams[agent_id] = left
             else:
                 del streams[agent_id]
-                if not streams:
+                if not streams and self._idle is not None:
                     self._idle.set()
+                    self._idle = None
 
     async def _admitted(self, connection: ServerConnection, call: Call) -> None:
         """Record and forward a call that is allowed."""
@@ -240,18 +240,20 @@ class Calls:
         inner = hub_request_head(
             call.head, call.target, audit_id=audit_id, client_ip=call.client_ip, tail=is_tail(call.info)
         )
-        prefix = PREFIX + call.cluster.name.encode("ascii")
-        host = call.head.header(b"host")
 
         def on_head(head: ResponseHead) -> ResponseHead:
-            return hub_response_head(head, prefix, call.target, host)
+            prefix = PREFIX + call.cluster.name.encode("ascii")
+            return hub_response_head(head, prefix, call.target, call.head.header(b"host"))
 
         renew = False
         for _ in range(ATTEMPTS_MAX):
             # Of a second attempt that is cancelled nothing is known, whatever became of the first.
             way.failure = None
             try:
-                outbound = await self._open(call, inner, way, renew=renew)
+                if call.cluster.mode is Mode.TUNNEL:
+                    outbound: Outbound = self._open_stream(call, inner, way, renew=renew)
+                else:
+                    outbound = await self._open_direct(call, inner, way, renew=renew)
             except ClusterOffline as error:
                 way.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
                 head, body = status_response(503, "", str(error))
@@ -291,38 +293,38 @@ class Calls:
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
 
-    async def _open(self, call: Call, inner: RequestHead, way: Way, *, renew: bool) -> Outbound:
-        """Open the way to a relay, by either mode; raises ClusterOffline or OutboundBroken."""
+    def _open_stream(self, call: Call, inner: RequestHead, way: Way, *, renew: bool) -> TunnelOutbound:
+        """Open a stream to a relay of the cluster; raises ClusterOffline."""
         principal = call.agent.principal
         assert principal is not None
-        match call.cluster.mode:
-            case Mode.TUNNEL:
-                relay = self.registry.session(call.cluster.id)
-                if relay is None:
-                    raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
-                now = time.time()
-                contexts = relay.contexts
-                index = (contexts.renew if renew else contexts.index_for)(principal, now)
-                eof = call.head.upgrade is None and call.head.body_length == 0
-                try:
-                    stream = relay.session.open_stream(inner.encode(), context=index, eof=eof)
-                except (SessionClosed, Draining, TooManyStreams) as error:
-                    raise ClusterOffline(call.cluster, str(error)) from error
-                way.relay = recorded_relay(relay.instance, relay.version)
-                way.impersonated = impersonated(principal, relay.session.session_id)
-                return TunnelOutbound(stream, inner)
-            case Mode.DIRECT:
-                try:
-                    outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
-                except OutboundBroken as error:
-                    if error.failure.code is StreamCode.DIAL_FAILED:
-                        # Said by a relay, it is about the API server.
-                        raise ClusterOffline(call.cluster, error.failure.reason) from error
-                    raise
-                way.relay = recorded_relay("direct", "")
-                way.impersonated = impersonated(principal, outbound.session)
-                return outbound
-        assert_never(call.cluster.mode)
+        relay = self.registry.session(call.cluster.id)
+        if relay is None:
+            raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
+        contexts, session = relay.contexts, relay.session
+        index = (contexts.renew if renew else contexts.index_for)(principal, time.time())
+        eof = call.head.upgrade is None and call.head.body_length == 0
+        try:
+            stream = session.open_stream(inner.encode(), context=index, eof=eof)
+        except (SessionClosed, Draining, TooManyStreams) as error:
+            raise ClusterOffline(call.cluster, str(error)) from error
+        way.relay = recorded_relay(relay.instance, relay.version)
+        way.impersonated = impersonated(principal, session.session_id)
+        return TunnelOutbound(stream, inner)
+
+    async def _open_direct(self, call: Call, inner: RequestHead, way: Way, *, renew: bool) -> DirectOutbound:
+        """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
+        principal = call.agent.principal
+        assert principal is not None
+        try:
+            outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
+        except OutboundBroken as error:
+            if error.failure.code is StreamCode.DIAL_FAILED:
+                # Said by a relay, it is about the API server.
+                raise ClusterOffline(call.cluster, error.failure.reason) from error
+            raise
+        way.relay = recorded_relay("direct", "")
+        way.impersonated = impersonated(principal, outbound.session)
+        return outbound
 
     def _refused(self, event: Event, status: int) -> None:
         closing = event.completed(utc(time.time()), resp=Response(status, processed="no"))

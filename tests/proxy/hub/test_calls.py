@@ -339,6 +339,26 @@ async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> N
     assert tokens == [b"token-0", b"token-1"]
 
 
+async def test_the_hub_is_idle_once_no_call_is_under_way(bench: Bench) -> None:
+    await bench.calls.wait_idle()
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(bench.ask, bench.request("GET /clusters/prod/api HTTP/1.1"))
+        first, second = await relay.accept(), await relay.accept()
+        for stream in (first, second):
+            with trio.move_on_after(0.01) as patience:
+                await bench.calls.wait_idle()
+            assert patience.cancelled_caught
+            await stream.send_head(OK)
+            await stream.send_all(b"yes")
+            await stream.send_eof()
+        with trio.fail_after(1):
+            await bench.calls.wait_idle()
+        await first.aclose()
+        await second.aclose()
+    assert bench.calls.streams == {}
+
+
 @pytest.mark.parametrize("code", [StreamCode.REFUSED, StreamCode.DRAINING])
 async def test_a_call_that_one_relay_does_not_take_goes_to_another(bench: Bench, code: StreamCode) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
