@@ -148,12 +148,12 @@ class ClientConnection:
             self._body_read = True
         elif length is not None:
             self._body = CountedBody(length)
-        elif head.header(b"transfer-encoding") is not None:
+        elif b"\ntransfer-encoding: " in head.encode():
             self._body = ChunkedBody()
         else:
             self._body = EndlessBody()
             self._persistent = False
-        if self._persistent and b"close" in connection_tokens(head.headers):
+        if b"\nconnection: " in head.encode() and b"close" in connection_tokens(head.headers):
             self._persistent = False
 
     async def receive_body(self) -> bytes:
@@ -201,6 +201,12 @@ class ClientConnection:
         """Return the raw stream after a 101; the bytes that came with it are its first."""
         assert self._switched, "upgraded() without a 101"
         return RawStream(self._stream, self._scanner.take_rest(), ended=self._eof)
+
+    async def abandon(self) -> None:
+        """Cut the connection under whoever waits in the exchange; does nothing between exchanges."""
+        if self._in_exchange:
+            self._torn = True
+            await trio.aclose_forcefully(self._stream)
 
     async def aclose(self) -> None:
         """End the exchange: release the connection if it can be used again, else cut it.

@@ -54,8 +54,9 @@ _CANONICAL_RESPONSE = re.compile(
 )
 _WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
 _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
+_FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
 # In whole canonical bytes, where a line stands behind each line feed but the last.
-_FRAMING = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
+FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
 
 class HeadError(Exception):
@@ -113,7 +114,7 @@ class Fields:
             token = self.by_name.get(b"upgrade", [b""])[0]
             self.upgrade = token if token and b"upgrade" in self.connection else None
         elif name == "_lines":
-            self._lines = _written(self.headers)
+            self._lines = lines_of(self.headers)
         else:
             raise AttributeError(name)
         return object.__getattribute__(self, name)
@@ -261,7 +262,7 @@ class ResponseHead:
             line = b"HTTP/1.1 %d %s\r\n" % (self.status, self.reason)
             if _WRITABLE_STATUS.fullmatch(line) is None:
                 raise HeadError("a part of the head holds a byte that no head can carry")
-            self._encoded = _bounded(b"%s%s\r\n" % (line, _written(self.headers)))
+            self._encoded = _bounded(b"%s%s\r\n" % (line, lines_of(self.headers)))
         return self._encoded
 
     @classmethod
@@ -272,14 +273,28 @@ class ResponseHead:
             raise HeadError("the head is not in canonical form")
         if data.count(b"\n") - 2 > HEADER_COUNT_MAX:
             raise HeadError(f"the head has more than {HEADER_COUNT_MAX} headers")
-        framing = _FRAMING.findall(data)
-        check_framing(framing)
+        status, reason = match.groups()
+        length = None
+        if framing := FRAMING_LINES.findall(data):
+            check_framing(framing)
+            name, value = framing[0]
+            if name == b"content-length":
+                length = int(value)
+        return cls.of_bytes(int(status), reason, length, data)
+
+    def with_bytes(self, encoded: bytes) -> ResponseHead:
+        """Return the head of these canonical bytes: the same answer, with the same body, less some lines."""
+        return ResponseHead.of_bytes(self.status, self.reason, self.body_length, encoded)
+
+    @classmethod
+    def of_bytes(cls, status: int, reason: bytes, body_length: int | None, encoded: bytes) -> Self:
+        """Return the head of canonical bytes that somebody has read already; it is not checked again."""
         head = cls.__new__(cls)
-        head.status = int(match[1])
-        head.reason = match[2]
-        head.body_length = int(framing[0][1]) if framing and framing[0][0] == b"content-length" else None
+        head.status = status
+        head.reason = reason
+        head.body_length = body_length
         head._headers = None
-        head._encoded = data
+        head._encoded = encoded
         return head
 
     def __eq__(self, other: object) -> bool:
@@ -317,18 +332,21 @@ def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:
     Two lengths, even equal ones, a length beside a transfer coding, a length that is not plain digits, any
     coding but `chunked`: each is read in two ways by some pair of servers, and that gap is request smuggling.
     """
-    lengths = [value for name, value in headers if name == b"content-length"]
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if len(lengths) + len(codings) > 1:
+    framing = [header for header in headers if header[0] in _FRAMING_NAMES]
+    if not framing:
+        return
+    if len(framing) > 1:
         raise HeadError("the body's length is given more than once")
-    if lengths and CONTENT_LENGTH.fullmatch(lengths[0]) is None:
-        raise HeadError("Content-Length is not a plain number")
-    if codings and codings[0].lower() != b"chunked":
+    name, value = framing[0]
+    if name == b"content-length":
+        if CONTENT_LENGTH.fullmatch(value) is None:
+            raise HeadError("Content-Length is not a plain number")
+    elif value.lower() != b"chunked":
         raise HeadError("the only Transfer-Encoding served is chunked")
 
 
-def _written(headers: Headers) -> bytes:
-    """Return the canonical lines of headers that may come from anywhere."""
+def lines_of(headers: Headers) -> bytes:
+    """Return the canonical lines of headers that may come from anywhere; raises HeadError."""
     lines = b"".join([b"%s: %s\r\n" % header for header in headers])
     if _WRITABLE_FIELDS.fullmatch(lines) is None or lines.count(b"\n") != len(headers):
         raise HeadError("a part of the head holds a byte that no head can carry")

@@ -12,10 +12,11 @@ adds Host, its own token and the impersonation.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from auth.requestinfo import RequestInfo
 from proxy.exchange import Failure, Processed, StreamCode
-from proxy.head import Headers, RequestHead, ResponseHead, connection_tokens
+from proxy.head import Fields, Headers, RequestHead, ResponseHead, connection_tokens, line, lines_of
 
 # The relay's own word in direct mode, where a refusal of the relay must be told from one of the API server.
 FAILURE_HEADER = b"hawse-relay-failure"
@@ -72,6 +73,20 @@ _RESPONSE_NEVER = frozenset(
         b"strict-transport-security",
     }
 )
+# What the hub alone knows, and the relay passes on from it.
+_HUB_NAMES = frozenset({b"audit-id", b"x-forwarded-for"})
+_HUB_LINES = re.compile(rb"(?:(?:audit-id|x-forwarded-for): [^\r]*+\r\n)*+")
+
+# In the canonical bytes of an answer: the usual words about one connection, and then every name of which
+# more is to be done than to take these out. The options of the former are names themselves.
+_HOP = re.compile(rb"\n(?:connection: (?:keep-alive|close)|transfer-encoding: chunked)\r(?=\n)")
+_DEALT_WITH = re.compile(
+    rb"\n(?:(?:"
+    + b"|".join(sorted(_HOP_BY_HOP | _RESPONSE_NEVER | {b"close", b"location", b"sec-websocket-protocol"}))
+    + rb"):|"
+    + _RESERVED_PREFIX
+    + rb")"
+)
 _PROXIED = frozenset({"services", "pods", "nodes"})
 
 _ACCESS_TOKEN = re.compile(rb"[?&](?:access_token|access%5[Ff]token)=", re.IGNORECASE)
@@ -115,28 +130,32 @@ def hub_request_head(
 
     `tail` says that the target is on the tail of a proxy path (`is_tail`), where the backend's headers cross.
     """
-    return RequestHead(
-        head.method,
-        target,
-        (
-            (b"audit-id", audit_id.encode("ascii")),
-            (b"x-forwarded-for", client_ip.encode("ascii")),
-            *_client_headers(head, tail),
-            *_framing(head),
-        ),
-    )
+    own = line(b"audit-id", audit_id) + line(b"x-forwarded-for", client_ip)
+    return RequestHead(head.method, target, _crossing(head, tail), own)
 
 
 def direct_request_head(inner: RequestHead, host: bytes, token: str) -> RequestHead:
     """Return an inner head as it goes to a relay in direct mode, where the identity is a bearer token."""
-    own = ((b"host", host), (b"authorization", b"Bearer " + token.encode("ascii")))
-    return RequestHead(inner.method, inner.target, own + inner.headers)
+    own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
+    return RequestHead(inner.method, inner.target, inner.fields, own + inner.own)
 
 
 def relay_request_head(
     inner: RequestHead, *, host: bytes, token: str, impersonation: Headers, tail: bool = False
 ) -> RequestHead:
     """Return the head for the API server; raises RewriteError without exactly one user and some group.
+
+    Nothing of the inner head but what is named here stands before or among our own lines, and none of its
+    headers that cross has the name of one of ours.
+    """
+    own = _credential_lines(host, token) + _identity_lines(impersonation) + _hub_lines(inner)
+    return RequestHead(inner.method, inner.target, _crossing(inner, tail), own)
+
+
+# Names and groups, no secret. An agent has one identity at a time; what is forgotten is checked again.
+@lru_cache(maxsize=1024)
+def _identity_lines(impersonation: Headers) -> bytes:
+    """Return the lines of an identity, checked.
 
     Without `Impersonate-User` the request would run with the relay's own rights, and with groups but no user
     the API server refuses it: so a group is always there, and a lost user can never become power.
@@ -147,21 +166,23 @@ def relay_request_head(
         raise RewriteError("the identity names no user or no group")
     if any(not name.startswith(b"impersonate-") for name, _ in impersonation):
         raise RewriteError("the identity holds a header that is none")
+    return lines_of(impersonation)
+
+
+# The relay's one token, which it holds anyway; a rotated one is out after as many rotations.
+@lru_cache(maxsize=2)
+def _credential_lines(host: bytes, token: str) -> bytes:
     if not token:
         raise RewriteError("the relay has no token of its own")
-    kept = [(name, value) for name, value in inner.headers if name in {b"audit-id", b"x-forwarded-for"}]
-    return RequestHead(
-        inner.method,
-        inner.target,
-        (
-            (b"host", host),
-            (b"authorization", b"Bearer " + token.encode("ascii")),
-            *impersonation,
-            *kept,
-            *_client_headers(inner, tail),
-            *_framing(inner),
-        ),
-    )
+    return lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
+
+
+def _hub_lines(inner: RequestHead) -> bytes:
+    """The lines that the hub alone can write: in tunnel mode the first, in direct mode among the others."""
+    own = inner.own
+    if own and _HUB_LINES.fullmatch(own) is not None:
+        return own
+    return lines_of(tuple([header for header in inner.headers if header[0] in _HUB_NAMES]))
 
 
 def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
@@ -169,6 +190,9 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
 
     A Location at the API server's own address becomes a path: only the relay knows that address.
     """
+    plain = _plain(head)
+    if plain is not None:
+        return plain
     headers = []
     for name, value in _end_to_end(head):
         if name == b"location":
@@ -186,6 +210,9 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
     there), `host` the Host that the client used: a Location at that host is ours, so it is put under the
     prefix too, or a cluster could send a client with its token to another one.
     """
+    plain = _plain(head)
+    if plain is not None:
+        return plain
     headers = []
     for name, value in _end_to_end(head):
         if name in _RESPONSE_NEVER:
@@ -225,10 +252,23 @@ def failure_of(head: ResponseHead) -> Failure | None:
     return Failure(code, Processed(int(match[2])), match[3].decode("ascii"))
 
 
-def _client_headers(head: RequestHead, tail: bool) -> list[tuple[bytes, bytes]]:
+def _crossing(head: RequestHead, tail: bool) -> Fields:
+    """What of a request's headers crosses, with a framing written from scratch; worked out once a block."""
+    fields = head.fields
+    if fields.upgrade is not None:
+        # Its framing depends on the method, and there is one for each session of its own.
+        return Fields((*_client_headers(fields, tail), *_upgrade_framing(head)))
+    crossing = fields.crossing.get(tail)
+    if crossing is None:
+        crossing = Fields((*_client_headers(fields, tail), *_framing(fields)))
+        fields.crossing[tail] = crossing
+    return crossing
+
+
+def _client_headers(fields: Fields, tail: bool) -> list[tuple[bytes, bytes]]:
     headers = []
-    listed = connection_tokens(head.headers) if tail else set()
-    for name, value in head.headers:
+    listed = fields.connection if tail else frozenset()
+    for name, value in fields.headers:
         if name == b"sec-websocket-protocol":
             value = _without_bearer(value)
             if not value:
@@ -246,20 +286,37 @@ def _is_never(name: bytes) -> bool:
     return folded in _NEVER_NAMES or folded.startswith(_NEVER_PREFIXES)
 
 
-def _framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
-    """The headers that say where the body ends and what the connection becomes, written from scratch."""
-    upgrade = head.upgrade
-    if upgrade is not None:
-        framing = [(b"connection", b"Upgrade"), (b"upgrade", upgrade)]
-        if head.method != b"GET":
-            framing.append((b"content-length", b"0"))
-        return framing
-    length = head.body_length
+def _framing(fields: Fields) -> list[tuple[bytes, bytes]]:
+    """The header that says where the body ends."""
+    length = fields.body_length
     if length is None:
         return [(b"transfer-encoding", b"chunked")]
-    if length or head.header(b"content-length") is not None:
+    if length or b"content-length" in fields.by_name:
         return [(b"content-length", b"%d" % length)]
     return []
+
+
+def _upgrade_framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
+    """The headers that say what the connection becomes, of a request without a body."""
+    framing = [(b"connection", b"Upgrade"), (b"upgrade", head.upgrade or b"")]
+    if head.method != b"GET":
+        framing.append((b"content-length", b"0"))
+    return framing
+
+
+def _plain(head: ResponseHead) -> ResponseHead | None:
+    """The answer without its hop, if that is all there is to do at the hub or at the relay; else None.
+
+    Nearly every answer is such a one, and then it is not taken apart: its bytes are searched for the names of
+    which more has to be done.
+    """
+    if head.status == 101:
+        return None
+    encoded = head.encode()
+    if _DEALT_WITH.search(encoded) is None:
+        return head
+    without = _HOP.sub(b"", encoded)
+    return head.with_bytes(without) if _DEALT_WITH.search(without) is None else None
 
 
 def _end_to_end(head: ResponseHead) -> list[tuple[bytes, bytes]]:

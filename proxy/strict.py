@@ -14,6 +14,7 @@ import re
 
 from proxy.head import (
     CONTENT_LENGTH,
+    FRAMING_LINES,
     HEAD_BYTES_MAX,
     HEADER_COUNT_MAX,
     TARGET,
@@ -174,16 +175,21 @@ def read_response_head(raw: bytes) -> tuple[ResponseHead, bool]:
     if raw.count(b"\n") - 2 > HEADER_COUNT_MAX:
         raise BadResponse(f"the answer has more than {HEADER_COUNT_MAX} headers")
     version, status, reason, block = match.groups(b"")
-    headers = _pairs(block)
-    head = ResponseHead(int(status), reason, headers)
-    lengths = [value for name, value in headers if name == b"content-length"]
-    codings = [value for name, value in headers if name == b"transfer-encoding"]
-    try:
-        _check_framing(lengths, codings)
-    except BadRequest as exc:
-        raise BadResponse(exc.message) from exc
-    head.body_length = int(lengths[0]) if lengths else None
-    return head, version == b"1"
+    # Canonical at once: it is what crosses the tunnel, and all that is asked of most answers.
+    lines = [name.lower() + b": " + value.strip(b" \t") + b"\r\n" for name, value in _FIELD.findall(block)]
+    encoded = b"HTTP/1.1 %s %s\r\n%s\r\n" % (status, reason, b"".join(lines))
+    if len(encoded) > HEAD_BYTES_MAX:
+        raise BadResponse(f"the head of the answer is larger than {HEAD_BYTES_MAX} bytes")
+    length = None
+    if framing := FRAMING_LINES.findall(encoded):
+        lengths = [value for name, value in framing if name == b"content-length"]
+        codings = [value for name, value in framing if name == b"transfer-encoding"]
+        try:
+            _check_framing(lengths, codings)
+        except BadRequest as exc:
+            raise BadResponse(exc.message) from exc
+        length = int(lengths[0]) if lengths else None
+    return ResponseHead.of_bytes(int(status), reason, length, encoded), version == b"1"
 
 
 def _pairs(block: bytes) -> Headers:
