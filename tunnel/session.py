@@ -51,6 +51,8 @@ MESSAGE_LEAST_BYTES = 16 * 1024
 QUICK_SEND_S = 0.020
 # On top of each: bytes come in pieces of 64 KiB, and the last one should not be cut for the headers' sake.
 MESSAGE_HEADERS_BYTES = 256
+# How many passes of the loop the writer spends in vain on what may still come, before it does without.
+PATIENCE = 8
 # For what is still queued when the block is left in peace, and then for the last GOAWAY, said or heard.
 FLUSH_S = 1.0
 FAREWELL_S = 1.0
@@ -166,10 +168,13 @@ class Session:
         self._nap = trio.CancelScope()
         self._nap_until = math.inf
         self._writer = ParkingSpot("a session has one writer")
+        self._gathered = False
+        """Something was queued since the writer woke."""
         self._acceptor = ParkingSpot("another task is accepting on this session")
         self._flusher = ParkingSpot("another task is waiting for the queue to empty")
         self._leaver = ParkingSpot("another task is waiting for the streams to end")
         self._accepted: deque[Stream] = deque()
+        self._on_stream: Callable[[Stream], None] | None = None
         self._ending: tuple[int | None, str] | None = None
         self._ended = trio.Event()
 
@@ -232,7 +237,7 @@ class Session:
             raise TooManyStreams(f"{self.stream_count} streams are open")
         was_idle = connection.stream_count == 0
         stream = Stream(self, connection.open_stream(head, context, eof=eof, now=self._now()))
-        self._writer.unpark()
+        self._wake_writer()
         if was_idle:
             self._hurry()
         return stream
@@ -267,6 +272,17 @@ class Session:
         if self._ending is not None:
             raise SessionClosed(*self._ending)
         return None
+
+    def on_stream(self, call: Callable[[Stream], None] | None) -> None:
+        """Have `call` called for each stream that the peer opens, and for those that wait to be accepted.
+
+        It spares a task switch for each. It stands in the way of every other stream, so it may start a task
+        for the stream, or reset it, and must neither wait nor raise. The end of the session is `wait_closed`.
+        None takes it back.
+        """
+        self._on_stream = call
+        while call is not None and self._accepted and (stream := self.accept_nowait()) is not None:
+            call(stream)
 
     def add_context(self, group: int, payload: bytes) -> int:
         """Tell the peer something that many streams share; returns the index that open_stream names.
@@ -315,17 +331,18 @@ class Session:
 
     def _send_head(self, state: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
         self._connection.send_head(state, head, eof=eof, data=data)
-        self._writer.unpark()
+        self._wake_writer()
 
     def _send_data(self, state: StreamState, data: bytes, *, eof: bool = False) -> None:
         self._connection.send_data(state, data, eof=eof)
         # One that has no credit is not in the ring, and there is nothing to wake the writer for.
         if state.place is not OUT:
-            self._writer.unpark()
+            self._wake_writer()
 
     def _send_eof(self, state: StreamState) -> None:
         self._connection.send_eof(state)
-        self._kick()
+        if state.place is not OUT:
+            self._wake_writer()
 
     def _take(self, state: StreamState, limit: int) -> bytes:
         data = self._connection.take(state, limit, self._now())
@@ -345,6 +362,10 @@ class Session:
     def _note_quiet(self) -> None:
         if not self.stream_count:
             self._leaver.unpark()
+
+    def _wake_writer(self) -> None:
+        self._gathered = True
+        self._writer.unpark()
 
     def _kick(self) -> None:
         if self._writer.taken and self._connection.wants_to_send:
@@ -394,6 +415,9 @@ class Session:
         self._kick()
 
     def _queue_for_accept(self, state: StreamState) -> None:
+        if self._on_stream is not None:
+            self._on_stream(Stream(self, state))
+            return
         if len(self._accepted) >= self._settings.accept_queue_max:
             self._connection.reset(
                 state, StreamCode.REFUSED, Processed.NO, f"{len(self._accepted)} streams wait to be accepted"
@@ -502,6 +526,8 @@ class Session:
     async def _write(self) -> None:
         transport, connection = self._transport, self._connection
         limit = MESSAGE_FIRST_BYTES
+        patience = PATIENCE
+        has_sent = False
         try:
             with self._writing:
                 while True:
@@ -515,6 +541,10 @@ class Session:
                         # The peer acknowledges nothing; only the GOAWAY is left to say.
                         self._die(*_farewell_of(connection.failure))
                     if message:
+                        if has_sent:
+                            # They gathered while the one before was sent.
+                            patience = PATIENCE
+                        has_sent = True
                         await transport.send(message)
                         if self._now() - started_at >= QUICK_SEND_S:
                             limit = max(limit // 2, MESSAGE_LEAST_BYTES)
@@ -522,10 +552,15 @@ class Session:
                             limit = min(limit * 2, MESSAGE_MOST_BYTES)
                     elif self._ending is None:
                         self._flusher.unpark()
+                        has_sent = False
                         await self._writer.park()
                         # One more pass of the loop for whoever woke us: a head, its body and the end of it
-                        # become one message and not three, each of which would cost ten times the pass.
-                        await trio.lowlevel.checkpoint()
+                        # become one message and not three, each of which would cost ten times the pass. But
+                        # not where nothing ever comes of it: then it is only late.
+                        if patience:
+                            self._gathered = False
+                            await trio.lowlevel.checkpoint()
+                            patience = PATIENCE if self._gathered else patience - 1
                     else:
                         return
         except TransportClosed as exc:

@@ -740,3 +740,58 @@ async def test_cancelling_the_block_closes_the_transport_and_tells_the_peer(
     assert said[-1][0] == FrameType.GOAWAY
     assert closed.code == 1000
     await there.aclose()
+
+
+async def test_streams_can_be_handed_over_instead_of_accepted(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        got: list[bytes] = []
+        for head in (b"waits", b"is gone", b"waits, too"):
+            stream = pair.open_stream(head, eof=True)
+            await wait_all_tasks_blocked()
+            if head == b"is gone":
+                stream.reset(StreamCode.CANCEL)
+                await wait_all_tasks_blocked()
+        pair.dialer.on_stream(lambda stream: got.append(stream.head))
+        assert got == [b"waits", b"waits, too"]
+        pair.open_stream(b"comes", eof=True)
+        await wait_all_tasks_blocked()
+        assert got[2:] == [b"comes"]
+        pair.dialer.on_stream(None)
+        pair.open_stream(b"is accepted", eof=True)
+        assert (await pair.dialer.accept()).head == b"is accepted"
+        assert len(got) == 3
+
+
+async def test_a_handed_over_stream_may_be_answered_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+
+        def answer(stream: Stream) -> None:
+            stream.send_answer_nowait(b"200", stream.head, eof=True)
+            stream.close_nowait()
+
+        pair.dialer.on_stream(answer)
+        for size in (0, 10, 100_000):
+            asking = pair.open_stream(bytes(size), eof=True)
+            assert await asking.receive_head() == b"200"
+            assert await read_all(asking) == bytes(size)
+            asking.close_nowait()
+        assert pair.listener.stream_count == pair.dialer.stream_count == 0
+
+
+async def test_frames_gather_again_after_a_time_when_none_did(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        pair.dialer.on_stream(lambda stream: stream.send_answer_nowait(b"200", b"whole", eof=True))
+        for _ in range(30):
+            asking = pair.open_stream(b"GET", eof=True)
+            assert await asking.receive_head() == b"200"
+            await asking.aclose()
+        messages = []
+        for _ in range(5):
+            before = len(pair.wire.sent)
+            for _ in range(3):
+                pair.open_stream(b"GET", eof=True)
+                await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            messages.append(len(pair.wire.sent) - before)
+        assert messages[-1] < messages[0]
+        assert messages[-1] <= 2
