@@ -210,9 +210,11 @@ def _check(fresh: Path) -> None:
         )
     store = Store(unpacked.store_file, org="main", clock=time.time)
     try:
-        store.snapshot()
+        faults = store.snapshot().faults
     finally:
         store.close()
+    if faults:
+        raise BackupError(f"the backup's store holds what must not be used: {faults[0]}")
 
 
 def _present(data_dir: Path) -> list[str]:

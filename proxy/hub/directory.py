@@ -9,7 +9,7 @@ so nothing else can change it unseen.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -50,6 +50,7 @@ class Directory:
     def __init__(self, store: Store, current: Snapshot) -> None:
         self.current = current
         self._store = store
+        _tell_faults(current, known=())
         self._limiter = trio.CapacityLimiter(1)
         self._stale = False
         self._forget_use()
@@ -74,8 +75,9 @@ class Directory:
             self._refresh()
 
     def _refresh(self) -> None:
-        self.current = self._store.snapshot()
+        before, self.current = self.current, self._store.snapshot()
         self._stale = False
+        _tell_faults(self.current, known=before.faults)
 
     def note_agent_used(self, agent: Agent, key: ApiKey, now: float) -> None:
         """Remember that an agent showed a key; written down later."""
@@ -118,6 +120,12 @@ class Directory:
                 await self.write_use()
             except StoreUnavailableError as error:
                 log.warning("cannot write down what was used: %s", error)
+
+
+def _tell_faults(snapshot: Snapshot, *, known: Collection[str]) -> None:
+    for fault in snapshot.faults:
+        if fault not in known:
+            log.error("the store holds what must not be used, and it is left out: %s", fault)
 
 
 @asynccontextmanager

@@ -135,6 +135,8 @@ class Snapshot:
     api_keys_by_hash: Mapping[str, tuple[Agent, ApiKey]] = attrs.field(repr=False)
     """Keys that are not revoked, whatever the state of their agent."""
     admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
+    faults: tuple[str, ...] = ()
+    """Rows that were left out because they must not be used, each with the reason."""
     _relay_keys: Mapping[str, tuple[str, PublicKey]] = attrs.field(init=False, repr=False)
 
     @_relay_keys.default

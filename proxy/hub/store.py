@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from auth.keys import KeyFormatError, PublicKey
-from auth.principal import TEAMS_MAX, IdentityError, Principal
+from auth.principal import TEAMS_MAX, IdentityError, Principal, slug
 from proxy.hub import tables as t
 from proxy.hub.entities import (
     AdminToken,
@@ -103,22 +103,22 @@ class Store:
     def snapshot(self) -> Snapshot:
         """Read everything that the way of a request needs, as of one moment.
 
-        Raises StoreUnavailableError, also for rows that this code would not have written: a name that must
-        not act is refused here once more, whoever put it there.
+        A row that this code would not have written is left out, and told by the snapshot's `faults`: a name
+        that must not act is refused here once more, whoever put it there. It costs its own agent, team or key
+        and nothing else, or every later change, the locking of an agent too, would wait until it is mended.
+        Raises StoreUnavailableError.
         """
         try:
             return self._read_snapshot()
-        except (IdentityError, KeyFormatError, ValueError) as error:
-            raise StoreUnavailableError(f"the store holds what must not be used: {error}") from error
+        except ValueError as error:
+            raise StoreUnavailableError(f"the store holds what cannot be read: {error}") from error
 
     def _read_snapshot(self) -> Snapshot:
+        faults: list[str] = []
         with self._transaction() as connection:
-            by_team = {
-                row.id: Team(row.id, row.name, row.created_at)
-                for row in connection.execute(sa.select(t.teams))
-            }
-            by_agent = {agent.id: agent for agent in self._agents(connection, by_team)}
-            by_cluster = {cluster.id: cluster for cluster in self._clusters(connection, by_team)}
+            by_team = {team.id: team for team in _teams(connection, faults)}
+            by_agent = {agent.id: agent for agent in self._agents(connection, by_team, faults)}
+            by_cluster = {cluster.id: cluster for cluster in _clusters(connection, by_team, faults)}
             keys = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.revoked_at.is_(None)))
             tokens = connection.execute(sa.select(t.admin_tokens))
             return Snapshot(
@@ -128,8 +128,13 @@ class Store:
                 agents_by_name={agent.name: agent for agent in by_agent.values()},
                 clusters_by_id=by_cluster,
                 clusters_by_name={cluster.name: cluster for cluster in by_cluster.values()},
-                api_keys_by_hash={row.hash: (by_agent[row.agent_id], _api_key(row)) for row in keys},
+                api_keys_by_hash={
+                    row.hash: (by_agent[row.agent_id], _api_key(row))
+                    for row in keys
+                    if row.agent_id in by_agent
+                },
                 admin_tokens_by_hash={row.hash: _admin_token(row) for row in tokens},
+                faults=tuple(faults),
             )
 
     def api_keys(self, agent: str) -> list[ApiKey]:
@@ -150,46 +155,36 @@ class Store:
         with self._transaction() as connection:
             return [RelayInstance(**row._mapping) for row in connection.execute(query)]
 
-    def _agents(self, connection: sa.Connection, by_team: Mapping[str, Team]) -> Iterator[Agent]:
-        members: dict[str, list[Team]] = {}
+    def _agents(
+        self, connection: sa.Connection, by_team: Mapping[str, Team], faults: list[str]
+    ) -> Iterator[Agent]:
+        members: dict[str, list[str]] = {}
         for row in connection.execute(sa.select(t.agent_teams)):
-            members.setdefault(row.agent_id, []).append(by_team[row.team_id])
+            members.setdefault(row.agent_id, []).append(row.team_id)
         for row in connection.execute(sa.select(t.agents)):
-            of = sorted(members.get(row.id, ()), key=lambda team: team.name)
-            names = tuple(team.name for team in of)
+            of = members.get(row.id, [])
+            if not by_team.keys() >= set(of):
+                # With fewer groups than it has, it could be allowed what is denied to one of them.
+                faults.append(f"agent {shown(row.name)} is in a team that must not be used")
+                continue
+            teams = sorted((by_team[team_id] for team_id in of), key=lambda team: team.name)
+            names = tuple(team.name for team in teams)
+            try:
+                principal = Principal(row.id, row.name, self._org, names) if names else None
+                state = AgentState(row.state)
+            except (IdentityError, ValueError) as error:
+                faults.append(f"agent {shown(row.name)} must not act: {error}")
+                continue
             yield Agent(
                 id=row.id,
                 name=row.name,
                 owner=row.owner,
-                state=AgentState(row.state),
+                state=state,
                 teams=names,
-                team_ids=frozenset(team.id for team in of),
+                team_ids=frozenset(of),
                 created_at=row.created_at,
                 last_used_at=row.last_used_at,
-                principal=Principal(row.id, row.name, self._org, names) if names else None,
-            )
-
-    def _clusters(self, connection: sa.Connection, by_team: Mapping[str, Team]) -> Iterator[Cluster]:
-        granted: dict[str, list[Team]] = {}
-        for row in connection.execute(sa.select(t.cluster_grants)):
-            granted.setdefault(row.cluster_id, []).append(by_team[row.team_id])
-        keys: dict[str, list[PublicKey]] = {}
-        for row in connection.execute(sa.select(t.relay_keys).order_by(t.relay_keys.c.created_at)):
-            keys.setdefault(row.cluster_id, []).append(PublicKey.from_jwk(row.jwk))
-        for row in connection.execute(sa.select(t.clusters)):
-            to = sorted(granted.get(row.id, ()), key=lambda team: team.name)
-            yield Cluster(
-                id=row.id,
-                name=row.name,
-                labels=row.labels,
-                teams=tuple(team.name for team in to),
-                team_ids=frozenset(team.id for team in to),
-                mode=Mode(row.mode),
-                relay_keys=tuple(keys.get(row.id, ())),
-                relay_url=row.relay_url,
-                relay_ca_pem=row.relay_ca_pem,
-                relay_address_private=row.relay_address_private,
-                created_at=row.created_at,
+                principal=principal,
             )
 
     # -- teams
@@ -557,6 +552,50 @@ class Store:
                 )
             connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.id == token.id))
             return str(token.id)
+
+
+def _teams(connection: sa.Connection, faults: list[str]) -> Iterator[Team]:
+    for row in connection.execute(sa.select(t.teams)):
+        try:
+            slug("team", row.name)
+        except IdentityError as error:
+            faults.append(str(error))
+            continue
+        yield Team(row.id, row.name, row.created_at)
+
+
+def _clusters(connection: sa.Connection, by_team: Mapping[str, Team], faults: list[str]) -> Iterator[Cluster]:
+    granted: dict[str, list[Team]] = {}
+    for row in connection.execute(sa.select(t.cluster_grants)):
+        if row.team_id in by_team:
+            granted.setdefault(row.cluster_id, []).append(by_team[row.team_id])
+    keys: dict[str, list[PublicKey]] = {}
+    for row in connection.execute(sa.select(t.relay_keys).order_by(t.relay_keys.c.created_at)):
+        try:
+            keys.setdefault(row.cluster_id, []).append(PublicKey.from_jwk(row.jwk))
+        except KeyFormatError as error:
+            faults.append(f"relay key {shown(row.kid)} must not be used: {error}")
+    for row in connection.execute(sa.select(t.clusters)):
+        try:
+            slug("cluster name", row.name)
+            mode = Mode(row.mode)
+        except (IdentityError, ValueError) as error:
+            faults.append(str(error))
+            continue
+        to = sorted(granted.get(row.id, ()), key=lambda team: team.name)
+        yield Cluster(
+            id=row.id,
+            name=row.name,
+            labels=row.labels,
+            teams=tuple(team.name for team in to),
+            team_ids=frozenset(team.id for team in to),
+            mode=mode,
+            relay_keys=tuple(keys.get(row.id, ())),
+            relay_url=row.relay_url,
+            relay_ca_pem=row.relay_ca_pem,
+            relay_address_private=row.relay_address_private,
+            created_at=row.created_at,
+        )
 
 
 def _configure(driver_connection: object, _: object) -> None:

@@ -123,3 +123,25 @@ async def test_a_store_that_fails_stops_neither_the_writer_nor_the_end(
             nursery.cancel_scope.cancel()
         assert directory.current.agents_by_name["sre-1"].active
     assert all("cannot write down what was used" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_row_that_must_not_be_used_does_not_keep_a_lock_from_taking_effect(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        await directory.change(enrol)
+        await directory.change(
+            lambda store: store.add_agent("bad", owner="ada", teams=["sre"], key_hash="h2", key_hint="x")
+        )
+        raw = sqlite3.connect(tmp_path / "hub.db")
+        raw.execute("update agents set name = 'system:admin' where name = 'bad'")
+        raw.commit()
+        raw.close()
+        await directory.change(lambda store: store.lock_agent("sre-1"))
+        assert not directory.current.agents_by_name["sre-1"].active
+        assert list(directory.current.agents_by_name) == ["sre-1"]
+        await directory.change(lambda store: store.unlock_agent("sre-1"))
+        assert directory.current.agents_by_name["sre-1"].active
+    # Told once, and not at every change.
+    [told] = caplog.records
+    assert "system:admin" in told.getMessage()

@@ -494,23 +494,66 @@ def test_every_refusal_is_one_kind_of_error() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "update agents set name = 'system:admin'",
-        "update teams set name = 'a,system:masters'",
-        "update relay_keys set jwk = '{}'",
-    ],
-)
-def test_a_row_that_must_not_act_is_refused_when_it_is_read(
-    tmp_path: Path, store: Store, statement: str
-) -> None:
-    store.add_team("sre")
-    add_agent(store)
-    store.add_cluster("prod", relay_key=relay_key())
-    raw = sqlite3.connect(tmp_path / "hub.db")
-    raw.execute(statement)
+def spoil(path: Path, *statements: str) -> None:
+    """Change the database behind the store's back."""
+    raw = sqlite3.connect(path)
+    for statement in statements:
+        raw.execute(statement)
     raw.commit()
     raw.close()
-    with pytest.raises(StoreUnavailableError, match="must not be used"):
+
+
+def test_an_agent_that_must_not_act_is_left_out_alone(tmp_path: Path, store: Store) -> None:
+    store.add_team("sre")
+    add_agent(store, "bad", key="h1")
+    add_agent(store, "good", key="h2")
+    spoil(tmp_path / "hub.db", "update agents set name = 'system:admin' where name = 'bad'")
+    now = store.snapshot()
+    assert list(now.agents_by_name) == ["good"]
+    assert list(now.api_keys_by_hash) == ["h2"]
+    [fault] = now.faults
+    assert "system:admin" in fault
+
+
+def test_whoever_is_in_a_team_that_must_not_be_used_does_not_act_with_the_others(
+    tmp_path: Path, store: Store
+) -> None:
+    store.add_team("sre")
+    store.add_team("web")
+    add_agent(store, "in-both", ("sre", "web"), "h1")
+    add_agent(store, "in-one", ("web",), "h2")
+    store.add_cluster("prod", relay_key=relay_key(), teams=["sre", "web"])
+    spoil(tmp_path / "hub.db", "update teams set name = 'a,system:masters' where name = 'sre'")
+    now = store.snapshot()
+    assert list(now.teams_by_name) == ["web"]
+    assert list(now.agents_by_name) == ["in-one"]
+    assert now.clusters_by_name["prod"].teams == ("web",)
+    assert len(now.faults) == 2
+
+
+def test_a_relay_key_that_cannot_be_used_is_no_key(tmp_path: Path, store: Store) -> None:
+    store.add_cluster("prod", relay_key=relay_key())
+    store.add_cluster("dev", relay_key=relay_key())
+    spoil(
+        tmp_path / "hub.db",
+        "update relay_keys set jwk = '{}' where cluster_id = (select id from clusters where name = 'prod')",
+    )
+    now = store.snapshot()
+    assert now.clusters_by_name["prod"].relay_keys == ()
+    assert len(now.clusters_by_name["dev"].relay_keys) == 1
+    assert len(now.faults) == 1
+
+
+def test_a_cluster_under_no_name_of_ours_is_left_out(tmp_path: Path, store: Store) -> None:
+    store.add_cluster("prod", relay_key=relay_key())
+    spoil(tmp_path / "hub.db", "update clusters set name = '../prod'")
+    now = store.snapshot()
+    assert now.clusters_by_id == {}
+    assert len(now.faults) == 1
+
+
+def test_a_store_that_cannot_be_read_at_all_is_unavailable(tmp_path: Path, store: Store) -> None:
+    store.add_cluster("prod", relay_key=relay_key())
+    spoil(tmp_path / "hub.db", "update clusters set labels = '{'")
+    with pytest.raises(StoreUnavailableError, match="cannot be read"):
         store.snapshot()
