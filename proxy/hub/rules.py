@@ -5,10 +5,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from auth.principal import IdentityError, slug
 from proxy.hub.errors import InvalidError
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 LABELS_MAX = 64
 OWNER_LENGTH_MAX = 254
@@ -18,6 +21,11 @@ PEM_LENGTH_MAX = 64 * 1024
 _LABEL_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
 _LABEL_KEY = re.compile(rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
 _LABEL_VALUE = re.compile(rf"(?:{_LABEL_NAME})?")
+
+# RFC 6052, RFC 8215, and what RFC 4291 has given up.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
+_IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
 
 
 def check_name(kind: str, name: str) -> None:
@@ -55,16 +63,34 @@ def check_relay_url(url: str, *, private: bool) -> None:
         address = ipaddress.ip_address(parts.hostname)
     except ValueError:
         return  # a name: what it resolves to is checked each time it is dialled
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    address = destination(address)
     # Link-local is where clouds keep their instance credentials; no relay lives there.
     if address.is_link_local or address.is_multicast or address.is_unspecified:
         raise InvalidError(f"relay URL {shown(url)} leads to an address where no relay can be")
-    if not address.is_global and not private:
+    if not is_public(address) and not private:
         raise InvalidError(
             f"relay URL {shown(url)} leads to a private address: "
             "say that this is meant (--allow-private-address)"
         )
+
+
+def destination(address: Address) -> Address:
+    """Where packets to an address end: for an IPv6 address that stands for an IPv4 one, that one."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address
+    if address in _NAT64 or address in _IPV4_COMPATIBLE:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or address
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of the internet's, and not of somebody's own network or of this machine.
+
+    `is_global` alone calls 64:ff9b::7f00:1 public, which a translator (NAT64) sends to 127.0.0.1 or to
+    whatever private address is written so. Under the prefix for translators of one's own (RFC 8215) the IPv4
+    address may stand anywhere, so nothing there counts as public.
+    """
+    return destination(address).is_global and address not in _NAT64_LOCAL
 
 
 def shown(text: str) -> str:
