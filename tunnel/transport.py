@@ -8,6 +8,7 @@ sends and one task receives: the session's writer and reader.
 from __future__ import annotations
 
 import abc
+import math
 
 import trio
 
@@ -38,6 +39,12 @@ class Transport(abc.ABC):
 
     peer_name: str
     """Who is at the other end, for logs: an address or a URL, never a credential."""
+
+    last_received_s: float = -math.inf
+    """When any byte came from the peer, on trio's clock; -inf when that is not known.
+
+    A large message on a slow link takes long to become whole, and is a sign of life all the while.
+    """
 
     @abc.abstractmethod
     async def send(self, message: bytes) -> None:

@@ -1,36 +1,52 @@
-"""The transport over a WebSocket (RFC 6455): trio-websocket on our own streams.
+"""The transport over a WebSocket (RFC 6455), straight on our own streams.
 
-trio-websocket does the handshake and the life cycle. What it leaves open is closed here, each met in its
-source: its reader may end before the handshake does, and then nobody wakes who waits for it; a refusal is
-read to its end, however long; a connection that the peer broke is never closed; a cancelled send leaves
-half a frame, and the next one is sent behind it.
+wsproto speaks the handshake, decodes all that is not a whole binary message, and encodes all that we send
+beside those; this file moves the bytes. There is no task but those of the session: its reader reads the
+stream in `receive`, its writer writes it in `send`. What both want to send follows three rules:
+
+1. While a send is under way, nobody else sends. A cancelled one leaves half a frame, so it ends the
+   transport.
+2. The reader never waits to send, or two peers that both do it stop each other for good. A pong is handed to
+   the stream without waiting, or goes out behind the writer's message. Only the last ping is owed one (5.5.3:
+   "the endpoint MAY elect to send a Pong frame for only the most recently processed Ping frame"), so pings
+   are no way to fill our memory.
+3. Once the peer's Close has come there is nothing more to read, and the reader may wait: it answers it.
+
+Closing is 7.1 of the RFC under one deadline: our Close behind the frame that is under way, then the peer's,
+then the connection.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import h11
 import trio
-import wsproto.events
-import wsproto.utilities
-from trio_websocket import CloseReason, ConnectionClosed, ConnectionRejected, WebSocketConnection
-from wsproto import ConnectionType
-from wsproto.connection import ConnectionState
+from wsproto import ConnectionType, WSConnection
+from wsproto.connection import Connection
+from wsproto.events import (
+    AcceptConnection,
+    CloseConnection,
+    Ping,
+    Pong,
+    RejectConnection,
+    RejectData,
+    Request,
+)
+from wsproto.frame_protocol import CloseReason
+from wsproto.utilities import ProtocolError, RemoteProtocolError
 
 from tunnel.net import peer_address, tune
+from tunnel.tls import TLSStream
 from tunnel.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
-from tunnel.websocket_frames import FastWSConnection
+from tunnel.websocket_frames import FrameReader, encode_binary
 
 __all__ = ["SUBPROTOCOL", "WebSocketRefused", "accept_websocket", "dial_websocket"]
 
 SUBPROTOCOL: Final = "hawse.v1"
-
-# The session's reader takes each message at once, so one place would do. A few let a burst of small messages
-# through without a task switch for each; more would only be memory for a peer to fill.
-MESSAGE_QUEUE: Final = 8
 
 # Under the size from which memory comes from mmap; a TLS wakeup brings no more.
 RECEIVE_BYTES_MAX: Final = 64 * 1024
@@ -39,9 +55,16 @@ RECEIVE_BYTES_MAX: Final = 64 * 1024
 # to wait.
 CLOSE_S: Final = 2.0
 
-_NO_STATUS: Final = 1005
-_ABNORMAL: Final = 1006
-_UNSUPPORTED_DATA: Final = 1003
+# What one read brought is handed on without a pass of the scheduler, but other tasks run after so many
+# messages or control frames at the latest. A ping costs wsproto some 20 µs, and 10,000 of them fit into one
+# read.
+EVENTS_PER_PASS = 64
+
+# h11, which parses the head, takes bare line feeds as well, and has this bound for a head that does not end.
+_END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
+_HEAD_BYTES_MAX: Final = 16 * 1024
+
+_CUT: Final = (None, "the connection ended without a Close frame")
 
 _Headers = Sequence[tuple[bytes, bytes]]
 
@@ -68,24 +91,18 @@ async def dial_websocket(
     `host` is the Host header, `headers` go with the request. Raises WebSocketRefused. The caller sets the
     deadline for the handshake.
     """
-    connection = _Connection(
-        stream,
-        FastWSConnection(ConnectionType.CLIENT),
-        host=host,
-        path=target,
-        client_subprotocols=[SUBPROTOCOL],
-        client_extra_headers=list(headers),
-        message_queue_size=MESSAGE_QUEUE,
-        max_message_size=MESSAGE_BYTES_MAX,
-        receive_buffer_size=RECEIVE_BYTES_MAX,
-    )
-    async with _running(connection, stream) as transport:
-        await connection.wait_open()
-        if connection.subprotocol != SUBPROTOCOL:
-            raise WebSocketRefused(
-                f"the answer to the upgrade lacks the subprotocol {SUBPROTOCOL}", status=101
-            )
-        yield transport
+    async with stream:
+        tune(stream)
+        try:
+            connection, leftover = await _ask(stream, host, target, headers)
+        except (ProtocolError, h11.ProtocolError, UnicodeError) as exc:
+            raise WebSocketRefused(f"no WebSocket handshake: {exc}") from exc
+        transport = _WebSocketTransport(connection, stream, leftover)
+        try:
+            yield transport
+        finally:
+            # Cancelled, it closes before its first checkpoint.
+            await transport.aclose()  # noqa: ASYNC102
 
 
 @asynccontextmanager
@@ -97,46 +114,108 @@ async def accept_websocket(
     The upgrade request has been read already: `request_head` is its head with the empty line, `leftover` what
     came behind it. Raises WebSocketRefused, after answering with 400, when it is no handshake for us.
     """
-    replay = _Replay(stream, request_head, leftover)
-    connection = _Connection(
-        replay,
-        FastWSConnection(ConnectionType.SERVER),
-        message_queue_size=MESSAGE_QUEUE,
-        max_message_size=MESSAGE_BYTES_MAX,
-        receive_buffer_size=RECEIVE_BYTES_MAX,
-    )
-    async with _running(connection, stream) as transport:
-        await connection.accept_request()
-        replay.upgraded.set()
-        yield transport
-
-
-@asynccontextmanager
-async def _running(connection: _Connection, stream: trio.abc.Stream) -> AsyncIterator[_WebSocketTransport]:
-    """Run the reader of `connection` around the body, and close everything behind it."""
-    tune(stream)
-    transport = _WebSocketTransport(connection, stream, peer_address(stream))
-    failure: Exception | None = None
-    async with stream, trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run_reader)
+    async with stream:
+        tune(stream)
+        try:
+            connection = await _answer(stream, request_head)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise WebSocketRefused("the client left before the answer to its upgrade") from None
+        # A client must wait for the 101. If one does not, its frames count all the same.
+        transport = _WebSocketTransport(connection, stream, leftover)
         try:
             yield transport
-        except Exception as exc:
-            # Raised again outside of the nursery, which would wrap it in a group.
-            failure = exc
-        await transport.aclose()
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        finally:
+            # Cancelled, it closes before its first checkpoint.
+            await transport.aclose()  # noqa: ASYNC102
+
+
+async def _ask(
+    stream: trio.abc.Stream, host: str, target: str, headers: _Headers
+) -> tuple[Connection, bytes]:
+    """Send the client's handshake and read the server's; returns what came behind it as well."""
+    upgrade = WSConnection(ConnectionType.CLIENT)
+    request = Request(host=host, target=target, subprotocols=[SUBPROTOCOL], extra_headers=list(headers))
+    received = b""
+    end = None
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        await stream.send_all(upgrade.send(request))
+        while end is None and len(received) <= _HEAD_BYTES_MAX:
+            data = await stream.receive_some(_HEAD_BYTES_MAX)
+            if not data:
+                break
+            received += data
+            end = _END_OF_HEAD.search(received)
+    if not received:
+        raise WebSocketRefused("the connection ended before an answer to the upgrade")
+    # wsproto gets no byte of a frame here: its decoder would keep it, and we not know where the next begins.
+    head_bytes = len(received) if end is None else end.end()
+    upgrade.receive_data(received[:head_bytes])
+    for event in upgrade.events():
+        if isinstance(event, AcceptConnection):
+            if event.subprotocol != SUBPROTOCOL:
+                reason = f"the answer to the upgrade lacks the subprotocol {SUBPROTOCOL}"
+                raise WebSocketRefused(reason, status=101)
+            assert upgrade.connection is not None
+            return upgrade.connection, received[head_bytes:]
+        if isinstance(event, RejectConnection):
+            # The status and the headers say enough; the body has no bound.
+            reason = f"the answer to the upgrade is {event.status_code} instead of 101"
+            raise WebSocketRefused(reason, status=event.status_code, headers=tuple(event.headers))
+    raise WebSocketRefused("the connection ended before an answer to the upgrade")
+
+
+async def _answer(stream: trio.abc.Stream, request_head: bytes) -> Connection:
+    """Answer the client's handshake."""
+    upgrade = WSConnection(ConnectionType.SERVER)
+    fault: Exception | None = None
+    try:
+        upgrade.receive_data(request_head)
+    except (ProtocolError, UnicodeError) as exc:
+        fault = exc
+    if fault is not None:
+        hint = fault.event_hint if isinstance(fault, RemoteProtocolError) else None
+        await stream.send_all(upgrade.send(hint or RejectConnection(status_code=400)))
+        raise WebSocketRefused(f"no WebSocket handshake: {fault}", status=400) from fault
+    request = next(upgrade.events(), None)
+    assert isinstance(request, Request), "a whole head"
+    if SUBPROTOCOL not in request.subprotocols:
+        text = f"the upgrade request does not offer the subprotocol {SUBPROTOCOL}"
+        body = text.encode()
+        length = (b"content-length", b"%d" % len(body))
+        answer = RejectConnection(400, [(b"content-type", b"text/plain"), length], has_body=True)
+        await stream.send_all(upgrade.send(answer) + upgrade.send(RejectData(body)))
+        raise WebSocketRefused(text, status=400)
+    await stream.send_all(upgrade.send(AcceptConnection(subprotocol=SUBPROTOCOL)))
+    assert upgrade.connection is not None
+    return upgrade.connection
 
 
 class _WebSocketTransport(Transport):
-    def __init__(self, connection: _Connection, stream: trio.abc.Stream, peer_name: str) -> None:
-        self.peer_name = peer_name
+    def __init__(self, connection: Connection, stream: trio.abc.Stream, leftover: bytes) -> None:
+        self.peer_name = peer_address(stream)
+        self.last_received_s = trio.current_time()
         self._connection = connection
         self._stream = stream
+        self._masked = connection.client
+        self._frames = FrameReader(connection)
+        if leftover:
+            self._frames.feed(leftover)
+        self._events_left = EVENTS_PER_PASS
+        # The pong that is owed, to the last ping.
+        self._pong: Pong | None = None
+        # What was handed to the stream without waiting is not all out: nothing more is handed to it that way.
+        self._clogged = False
+        self._sending = False
+        self._reading = False
+        # No more messages will come or go, and why: the peer's Close, our own, or the first failure.
         self._ending: tuple[int | None, str] | None = None
+        # Our Close, as soon as it is clear what it says.
+        self._farewell: CloseConnection | None = None
+        # The peer will say nothing more: it has said Close, broken the rules, or is gone.
+        self._over = False
         self._closing = False
+        # Set when who sends, or reads, has stopped that.
+        self._released = trio.Event()
 
     async def send(self, message: bytes) -> None:
         assert len(message) <= MESSAGE_BYTES_MAX, (
@@ -144,162 +223,140 @@ class _WebSocketTransport(Transport):
         )
         if self._ending is not None:
             raise TransportClosed(*self._ending)
+        assert not self._sending, "one task sends"
+        self._sending = True
         try:
-            await self._connection.send_message(message)
-        except (ConnectionClosed, wsproto.utilities.LocalProtocolError):
-            raise self._closed() from None
+            await self._stream.send_all(encode_binary(message, masked=self._masked))
+            self._clogged = False
+            while self._pong is not None and self._ending is None:
+                pong, self._pong = self._pong, None
+                await self._stream.send_all(bytes(self._connection.send(pong)))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            # The reader may still find out why, in what the peer said before.
+            raise self._closed_by_failure() from None
         except BaseException:
             # Half a frame may be on its way, and nothing can follow it.
-            self._ending = (None, "a send was cancelled")
+            self._note_ending(None, "a send was cancelled")
             await trio.aclose_forcefully(self._stream)
             raise
+        finally:
+            self._sending = False
+            if self._closing:
+                self._released.set()
 
     async def receive(self) -> bytes:
+        next_event = self._frames.next_event
+        while True:
+            if self._ending is not None:
+                raise TransportClosed(*self._ending)
+            self._events_left -= 1
+            if self._events_left <= 0:
+                self._events_left = EVENTS_PER_PASS
+                await trio.lowlevel.checkpoint()
+                continue
+            event = next_event()
+            if type(event) is bytes:
+                return event
+            if event is None:
+                await self._read()
+            elif isinstance(event, Ping):
+                self._owe_pong(event)
+            elif isinstance(event, CloseConnection):
+                await self._heed(event)
+
+    async def _read(self) -> None:
+        """Receive into `_frames`, or note the end."""
+        self._reading = True
         try:
-            message = await self._connection.get_message()
-        except ConnectionClosed:
-            raise self._closed() from None
-        if isinstance(message, str):
-            await self.aclose(_UNSUPPORTED_DATA, "only binary messages")
-            raise self._closed()
-        return message
+            data = await self._stream.receive_some(RECEIVE_BYTES_MAX)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        finally:
+            self._reading = False
+            if self._closing:
+                self._released.set()
+        if data:
+            self.last_received_s = trio.current_time()
+            self._events_left = EVENTS_PER_PASS
+            self._frames.feed(bytes(data))
+        else:
+            self._over = True
+            self._note_ending(*_CUT)
+
+    def _note_ending(self, code: int | None, reason: str) -> None:
+        if self._ending is None:
+            self._ending = (code, reason)
+
+    def _closed_by_failure(self) -> TransportClosed:
+        return TransportClosed(*(_CUT if self._ending is None else self._ending))
+
+    def _owe_pong(self, ping: Ping) -> None:
+        pong, stream = ping.response(), self._stream
+        if self._sending or self._clogged or not isinstance(stream, TLSStream):
+            # It goes behind the message that is under way, or behind the next one.
+            self._pong = pong
+            return
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self._clogged = not stream.send_nowait(bytes(self._connection.send(pong)))
+
+    async def _heed(self, close: CloseConnection) -> None:
+        """Take the peer's Close, or what it has broken, for the end, and answer it."""
+        self._over = True
+        if self._ending is None:
+            self._ending = _reason_of(close)
+            self._farewell = close.response()
+        if not self._sending:
+            self._sending = True
+            try:
+                with trio.move_on_after(CLOSE_S):
+                    await self._say_close()
+            finally:
+                self._sending = False
+                if self._closing:
+                    self._released.set()
+
+    async def _say_close(self) -> None:
+        close, self._farewell = self._farewell, None
+        if close is not None:
+            frame = self._connection.send(close)
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._stream.send_all(bytes(frame))
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         if self._closing:
             await trio.lowlevel.checkpoint()
             return
         self._closing = True
-        if self._ending is None and self._connection.closed is None:
+        if self._ending is None:
             self._ending = (code, reason)
+            self._farewell = CloseConnection(code, reason)
         try:
             with trio.move_on_after(CLOSE_S):
-                await self._connection.aclose(code, reason)
+                await self._shake_hands()
         finally:
             await self._stream.aclose()
 
-    def _closed(self) -> TransportClosed:
-        if self._ending is None:
-            self._ending = self._connection.ending()
-        return TransportClosed(*self._ending)
+    async def _shake_hands(self) -> None:
+        """Say Close, as soon as nobody sends any more, and wait for the peer's."""
+        while self._sending:
+            await self._wait_released()
+        await self._say_close()
+        while not self._over:
+            if self._reading:
+                await self._wait_released()
+                continue
+            event = self._frames.next_event()
+            if event is None:
+                await self._read()
+            elif isinstance(event, CloseConnection):
+                self._over = True
+
+    async def _wait_released(self) -> None:
+        self._released = trio.Event()
+        await self._released.wait()
 
 
-class _Connection(WebSocketConnection):
-    """trio-websocket's connection, with an end that everybody sees."""
-
-    _fault: str | None = None
-    _refusal: WebSocketRefused | None = None
-    _waiting: trio.CancelScope | None = None
-
-    async def run_reader(self) -> None:
-        try:
-            await self._reader_task()
-        except ConnectionRejected as exc:
-            reason = f"the answer to the upgrade is {exc.status_code} instead of 101"
-            self._refusal = WebSocketRefused(reason, status=exc.status_code, headers=exc.headers)
-        except (wsproto.utilities.ProtocolError, h11.ProtocolError, UnicodeError) as exc:
-            self._fault = f"no WebSocket handshake: {_first_fault(exc)}"
-        except ConnectionClosed:
-            pass
-        finally:
-            # Whatever anybody waits for now will not come.
-            self._close_handshake.set()
-            if self._waiting is not None:
-                self._waiting.cancel()
-
-    async def wait_open(self) -> None:
-        """Wait for the server's answer. Raises WebSocketRefused."""
-        with trio.CancelScope() as self._waiting:
-            await self._open_handshake.wait()
-        self._waiting = None
-        if not self._open_handshake.is_set():
-            if self._refusal is not None:
-                raise self._refusal
-            raise WebSocketRefused(self._fault or "the connection ended before an answer to the upgrade")
-
-    async def accept_request(self) -> None:
-        """Answer the client's request. Raises WebSocketRefused."""
-        request = None
-        with trio.CancelScope() as self._waiting:
-            request = await self._get_request()
-        self._waiting = None
-        if request is None:
-            # wsproto has found fault with the request, and trio-websocket has answered it.
-            raise WebSocketRefused(self._fault or "the upgrade request is no WebSocket handshake", status=400)
-        try:
-            if SUBPROTOCOL not in request.proposed_subprotocols:
-                text = f"the upgrade request does not offer the subprotocol {SUBPROTOCOL}"
-                await request.reject(
-                    400, extra_headers=[(b"content-type", b"text/plain")], body=text.encode()
-                )
-                raise WebSocketRefused(text, status=400)
-            await request.accept(subprotocol=SUBPROTOCOL)
-        except ConnectionClosed:
-            raise WebSocketRefused("the client left before the answer to its upgrade") from None
-
-    async def _handle_reject_connection_event(self, event: wsproto.events.RejectConnection) -> None:
-        # The status and the headers say enough; the body has no bound.
-        raise ConnectionRejected(event.status_code, tuple(event.headers), body=None)
-
-    async def _handle_close_connection_event(self, event: wsproto.events.CloseConnection) -> None:
-        if self._wsproto.state is ConnectionState.OPEN:
-            # The peer has broken the protocol. trio-websocket notes that, and does not tell the peer.
-            self._close_reason = CloseReason(event.code, event.reason)
-            with suppress(ConnectionClosed):
-                await self._send(event.response())
-        await super()._handle_close_connection_event(event)
-
-    def ending(self) -> tuple[int | None, str]:
-        """Return the code and the reason with which the connection ended."""
-        closed: CloseReason | None = self._close_reason
-        if closed is None or closed.code == _ABNORMAL:
-            return None, self._fault or "the connection ended without a Close frame"
-        if closed.code == _NO_STATUS:
-            return None, "the peer closed without a code"
-        return closed.code, closed.reason or closed.name
-
-
-def _first_fault(exc: BaseException) -> BaseException:
-    """Return what was wrong with the peer's handshake.
-
-    trio-websocket tries to answer it with a refusal, also as a client, and fails in that.
-    """
-    cause: BaseException | None = exc
-    while cause is not None:
-        if isinstance(cause, wsproto.utilities.RemoteProtocolError):
-            return cause
-        cause = cause.__context__
-    return exc
-
-
-class _Replay(trio.abc.Stream):
-    """`stream`, with what was read of it before in front again."""
-
-    def __init__(self, stream: trio.abc.Stream, request_head: bytes, leftover: bytes) -> None:
-        self._stream = stream
-        self._head = request_head
-        self._leftover = leftover
-        # A client must wait for the 101. If one does not, its frames wait here: wsproto would take them for
-        # the body of the request, and lose them.
-        self.upgraded = trio.Event()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        if self._head:
-            await trio.lowlevel.checkpoint()
-            head, self._head = self._head, b""
-            return head
-        if not self.upgraded.is_set():
-            await self.upgraded.wait()
-        if self._leftover:
-            await trio.lowlevel.checkpoint()
-            leftover, self._leftover = self._leftover, b""
-            return leftover
-        return await self._stream.receive_some(max_bytes)
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+def _reason_of(close: CloseConnection) -> tuple[int | None, str]:
+    if close.code == CloseReason.NO_STATUS_RCVD:
+        return None, "the peer closed without a code"
+    return int(close.code), close.reason or "the peer closed without a reason"

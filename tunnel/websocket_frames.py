@@ -1,31 +1,28 @@
-"""wsproto with a short way for the one kind of frame that a tunnel is made of: whole binary messages.
+"""The frames of an open WebSocket: a short way for whole binary messages, wsproto's decoder for the others.
+
+A tunnel is made of whole binary messages, so they are packed and unpacked here; every other byte (control
+frames, fragments, text, all that is malformed) goes to wsproto as it came. What wsproto would refuse, it
+still refuses.
 
 RFC 6455 has the client mask every byte it sends, and the relay is the client, so each downloaded byte is
 masked once and unmasked once. In pure Python that costs about a second of CPU per gigabyte on each side, more
 than TLS; the C function of the `websockets` package (the extra `speed`) costs 0.02.
-
-wsproto offers no hook for the mask, but its WSConnection is a plain sans-IO object, and so is this one: whole
-binary frames are packed and unpacked here, and every other byte of the connection (the handshake, control
-frames, fragments, text, all that is malformed) goes to wsproto's strict decoder as it came. What wsproto
-would refuse, it still refuses.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import struct
-from collections.abc import Generator
+from collections import deque
 from typing import Final, Protocol
 
-from wsproto import ConnectionType, WSConnection
-from wsproto.connection import ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Event
-from wsproto.frame_protocol import XorMaskerSimple
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.frame_protocol import CloseReason, XorMaskerSimple
 
 from tunnel.transport import MESSAGE_BYTES_MAX
 
-__all__ = ["FastWSConnection", "apply_mask", "apply_mask_slowly"]
+__all__ = ["FrameReader", "apply_mask", "apply_mask_slowly", "encode_binary"]
 
 
 class _Mask(Protocol):
@@ -58,127 +55,142 @@ _LENGTH_16: Final = 126
 _LENGTH_64: Final = 127
 _UINT16_MAX: Final = 0xFFFF
 
-# h11, which parses the head, takes bare line feeds as well.
-_END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 
-# h11's own bound for a head that does not end.
-_HEAD_BYTES_MAX: Final = 16 * 1024
+class FrameReader:
+    """Turns received bytes into messages, pings and the end.
 
+    `connection` is wsproto's, open, and has been given no byte of a frame yet. A violation is an end as
+    well: a CloseConnection that the peer did not send, with the code that tells it what it has broken.
+    """
 
-class FastWSConnection(WSConnection):
-    """A WSConnection whose whole binary messages of up to MESSAGE_BYTES_MAX take the short way."""
-
-    def __init__(self, connection_type: ConnectionType) -> None:
-        super().__init__(connection_type)
-        # Received, and neither delivered nor given to wsproto yet. At most one message and one read.
-        self._received = bytearray()
-        self._head_passed = False
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        # What the second byte of the peer's frames has beside the length: only a client's are masked.
+        self._mask_bit = 0 if connection.client else _MASKED
+        # Received, and not looked at from `_at` on.
+        self._data = b""
+        self._at = 0
+        # A plain message whose payload is not whole: what is there of it, how much is not, and its key.
+        self._parts: list[bytes | memoryview] = []
+        self._missing = 0
+        self._key = b""
         # The rest of a frame that wsproto decodes.
-        self._passing_bytes = 0
-        # Between the fragments of a message, RFC 6455 allows no other data frame: wsproto judges them all.
+        self._passing = 0
+        # Between the fragments of a message RFC 6455 allows no other data frame: wsproto judges them all.
         self._fragmented = False
-        self._sending_fragments = False
+        self._fragments = bytearray()
+        self._happened: deque[bytes | Ping | CloseConnection] = deque()
         self._ended = False
 
-    def send(self, event: Event) -> bytes:
-        """Return the bytes for `event`, as WSConnection does."""
-        if not isinstance(event, BytesMessage):
-            return super().send(event)
-        if self._sending_fragments or not event.message_finished or self.state is not ConnectionState.OPEN:
-            self._sending_fragments = not event.message_finished
-            return super().send(event)
-        return encode_binary(event.data, masked=self.client)
-
-    def receive_data(self, data: bytes | None) -> None:
-        """Take received bytes, as WSConnection does."""
-        if data is None:
-            super().receive_data(data)
+    def feed(self, data: bytes) -> None:
+        """Take received bytes. All that came before has been asked for by `next_event`."""
+        missing = self._missing
+        if missing > len(data):
+            self._parts.append(data)
+            self._missing = missing - len(data)
             return
-        self._received += data
-        if self.connection is None:
-            self._pass_handshake()
+        if missing:
+            self._parts.append(data[:missing] if missing == len(data) else memoryview(data)[:missing])
+            payload = b"".join(self._parts)
+            self._happened.append(apply_mask(payload, self._key) if self._mask_bit else payload)
+            self._parts = []
+            self._missing = 0
+            self._data = data
+            self._at = missing
+        else:
+            # What is left is a torn header at most.
+            self._data = self._data + data if self._data else data
 
-    def events(self) -> Generator[Event, None, None]:
-        """Yield what has happened, as WSConnection does."""
+    def next_event(self) -> bytes | Ping | CloseConnection | None:
+        """Return what comes next: a whole message, a ping, or the end; None when more must be received.
+
+        Behind an end there is nothing any more.
+        """
         while True:
-            for event in super().events():
-                if isinstance(event, CloseConnection):
-                    # A Close frame or a violation: nothing that follows counts.
-                    self._ended = True
-                yield event
-            if self.connection is None:
-                return
-            if self._ended or self.state not in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
-                self._received.clear()
-                return
-            if not self._received:
-                return
-            if self._passing_bytes:
-                self._pass_frame()
+            if self._happened:
+                return self._happened.popleft()
+            if self._ended:
+                self._data = b""
+                return None
+            data, at = self._data, self._at
+            size = len(data)
+            if at == size:
+                # What was read is not kept alive until the next read.
+                self._data, self._at = b"", 0
+                return None
+            if self._passing:
+                self._pass()
                 continue
-            size = _frame_size(self._received)
-            if size is None:
+            # The header, as RFC 6455 5.2 has it; one that is torn waits.
+            if size < at + 2:
+                break
+            first, second = data[at], data[at + 1]
+            length = second & _LENGTH
+            payload_at = at + 2
+            plain = first == _WHOLE_BINARY and second & _MASKED == self._mask_bit and not self._fragmented
+            if length >= _LENGTH_16:
+                payload_at += 2 if length == _LENGTH_16 else 8
+                if size < payload_at:
+                    break
+                code, length = length, int.from_bytes(data[at + 2 : payload_at])
+                # Any length has one form (the shortest), and any message a limit.
+                shortest = _LENGTH_16 if code == _LENGTH_16 else _UINT16_MAX + 1
+                plain = plain and shortest <= length <= MESSAGE_BYTES_MAX
+            if not plain:
+                self._passing = payload_at - at + (4 if second & _MASKED else 0) + length
+                if first & _OPCODE < _FIRST_CONTROL_OPCODE:
+                    self._fragmented = not first & _FIN
+                continue
+            if self._mask_bit:
+                payload_at += 4
+                if size < payload_at:
+                    break
+                self._key = data[payload_at - 4 : payload_at]
+            end = payload_at + length
+            if end > size:
+                self._parts.append(memoryview(data)[payload_at:])
+                self._missing = end - size
+                self._data, self._at = b"", 0
+                return None
+            self._at = end
+            payload = data[payload_at:end]
+            return apply_mask(payload, self._key) if self._mask_bit else payload
+        self._data, self._at = data[at:], 0
+        return None
+
+    def _pass(self) -> None:
+        """Give wsproto what has come of its frame, and take what it makes of that."""
+        start = self._at
+        self._at = end = min(start + self._passing, len(self._data))
+        self._passing -= end - start
+        self._connection.receive_data(self._data[start:end])
+        for event in self._connection.events():
+            if isinstance(event, BytesMessage):
+                self._take_fragment(event)
+            elif isinstance(event, TextMessage):
+                self._end(CloseConnection(CloseReason.UNSUPPORTED_DATA, "only binary messages"))
+            elif isinstance(event, CloseConnection):
+                self._end(event)
+            elif isinstance(event, Ping):
+                self._happened.append(event)
+            if self._ended:
                 return
-            header_bytes, payload_bytes = size
-            if not self._is_plain_message(payload_bytes):
-                self._passing_bytes = header_bytes + payload_bytes
-                if self._received[0] & _OPCODE < _FIRST_CONTROL_OPCODE:
-                    self._fragmented = not self._received[0] & _FIN
-                self._pass_frame()
-            elif len(self._received) >= header_bytes + payload_bytes:
-                yield BytesMessage(data=self._take_message(header_bytes, payload_bytes))
-            else:
-                return
 
-    def _pass_handshake(self) -> None:
-        """Give wsproto the head of the handshake, and no byte of a frame that came with it.
+    def _take_fragment(self, event: BytesMessage) -> None:
+        self._fragments += event.data
+        if len(self._fragments) > MESSAGE_BYTES_MAX:
+            reason = f"a message exceeds {MESSAGE_BYTES_MAX} bytes"
+            self._end(CloseConnection(CloseReason.MESSAGE_TOO_BIG, reason))
+        elif event.message_finished:
+            self._happened.append(bytes(self._fragments))
+            self._fragments = bytearray()
 
-        Its decoder would keep the start of a frame for itself, and we would not know where the next begins.
-        """
-        if not self._head_passed:
-            end = _END_OF_HEAD.search(self._received)
-            if end is None and len(self._received) <= _HEAD_BYTES_MAX:
-                return
-            self._head_passed = True
-            self._pass(len(self._received) if end is None else end.end())
-        if self.client and self.connection is None:
-            # The answer is a refusal, and the rest its body.
-            self._pass(len(self._received))
-
-    def _is_plain_message(self, payload_bytes: int) -> bool:
-        """Tell whether the frame at the front is a whole binary message that wsproto would accept.
-
-        That is: masked as the role has it, and its length in the shortest form.
-        """
-        first, second = self._received[0], self._received[1]
-        if first != _WHOLE_BINARY or self._fragmented or (second & _MASKED == 0) is not self.client:
-            return False
-        code = second & _LENGTH
-        if code == _LENGTH_16:
-            return payload_bytes >= _LENGTH_16
-        if code == _LENGTH_64:
-            return _UINT16_MAX < payload_bytes <= MESSAGE_BYTES_MAX
-        return True
-
-    def _take_message(self, header_bytes: int, payload_bytes: int) -> bytes:
-        end = header_bytes + payload_bytes
-        with memoryview(self._received) as view, view[header_bytes:end] as payload:
-            if self.client:
-                message = bytes(payload)
-            else:
-                message = apply_mask(payload, bytes(view[header_bytes - 4 : header_bytes]))
-        del self._received[:end]
-        return message
-
-    def _pass_frame(self) -> None:
-        count = min(self._passing_bytes, len(self._received))
-        self._passing_bytes -= count
-        self._pass(count)
-
-    def _pass(self, count: int) -> None:
-        data = bytes(self._received[:count])
-        del self._received[:count]
-        super().receive_data(data)
+    def _end(self, event: CloseConnection) -> None:
+        """A Close frame or a violation: nothing that follows counts."""
+        self._happened.append(event)
+        self._ended = True
+        self._data, self._at = b"", 0
+        self._fragments = bytearray()
 
 
 def encode_binary(payload: bytes | bytearray, *, masked: bool) -> bytes:
@@ -195,18 +207,3 @@ def encode_binary(payload: bytes | bytearray, *, masked: bool) -> bytes:
         return header + payload
     key = os.urandom(4)
     return b"".join((header, key, apply_mask(payload, key)))
-
-
-def _frame_size(received: bytearray) -> tuple[int, int] | None:
-    """Return the sizes of header and payload of the frame at the front, or None while the header is torn."""
-    if len(received) < 2:
-        return None
-    code = received[1] & _LENGTH
-    mask_bytes = 4 if received[1] & _MASKED else 0
-    extended_bytes = {_LENGTH_16: 2, _LENGTH_64: 8}.get(code, 0)
-    start = 2 + extended_bytes + mask_bytes
-    if len(received) < start:
-        return None
-    if not extended_bytes:
-        return start, code
-    return start, int.from_bytes(received[2 : 2 + extended_bytes])

@@ -12,11 +12,27 @@ import websockets.http11
 import websockets.protocol
 import websockets.server
 import websockets.uri
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import (
+    assert_checkpoints,
+    assert_no_checkpoints,
+    lockstep_stream_pair,
+    memory_stream_pair,
+    wait_all_tasks_blocked,
+)
 
-from tests.tunnel.test_tls import handshake, tcp_pair
+from tests.tunnel.test_tcp import tcp_pair
+from tests.tunnel.test_tls import handshake, receive_exactly
+from tunnel.tls import TLSStream
 from tunnel.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
-from tunnel.websocket import CLOSE_S, SUBPROTOCOL, WebSocketRefused, accept_websocket, dial_websocket
+from tunnel.websocket import (
+    CLOSE_S,
+    EVENTS_PER_PASS,
+    SUBPROTOCOL,
+    WebSocketRefused,
+    accept_websocket,
+    dial_websocket,
+)
+from tunnel.websocket_frames import encode_binary
 
 Messages = [
     b"",
@@ -82,8 +98,8 @@ async def test_messages_cross_both_ways_over_tls_and_tcp(reverse: bool) -> None:
         async with trio.open_nursery() as nursery:
 
             async def send() -> None:
-                for message in Messages:
-                    await source.send(message)
+                for payload in Messages:
+                    await source.send(payload)
 
             nursery.start_soon(send)
             assert [await sink.receive() for _ in Messages] == Messages
@@ -393,6 +409,160 @@ async def test_a_violation_ends_the_transport_and_the_peer_hears_the_code(frames
     assert int.from_bytes(answer[2:4]) == code
 
 
+@asynccontextmanager
+async def raw_peer(*, tls: bool = False) -> AsyncIterator[tuple[trio.abc.Stream, Transport]]:
+    """A client that writes its frames by hand, and the server's transport."""
+    near, far = await handshake(await tcp_pair()) if tls else memory_stream_pair()
+    async with near, accept_websocket(far, request_head=GOOD_REQUEST) as transport:
+        await read_head(near)
+        yield near, transport
+        await near.aclose()
+
+
+def ping(payload: bytes) -> bytes:
+    return bytes([0x89, 0x80 | len(payload)]) + bytes(4) + payload
+
+
+def message(payload: bytes) -> bytes:
+    return encode_binary(payload, masked=True)
+
+
+async def test_it_runs_no_task_of_its_own() -> None:
+    tasks = trio.lowlevel.current_statistics().tasks_living
+    async with raw_peer():
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+
+
+async def test_messages_that_came_together_are_returned_without_a_pass_but_not_for_ever() -> None:
+    async with raw_peer() as (near, transport):
+        await near.send_all(message(b"x") * 3 * EVENTS_PER_PASS)
+        assert await transport.receive() == b"x"
+        with assert_no_checkpoints():
+            for _ in range(EVENTS_PER_PASS // 2):
+                await transport.receive()
+        with assert_checkpoints():
+            for _ in range(EVENTS_PER_PASS):
+                await transport.receive()
+
+
+async def test_a_ping_is_answered_at_once_when_nobody_sends() -> None:
+    async with raw_peer(tls=True) as (near, transport):
+        await near.send_all(ping(b"one") + ping(b"") + message(b"x"))
+        assert await transport.receive() == b"x"
+        assert await receive_exactly(near, 7) == b"\x8a\x03one\x8a\x00"
+
+
+async def test_the_last_ping_is_answered_behind_the_message_that_is_under_way() -> None:
+    near, far = lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def peer() -> None:
+            await read_head(near)
+            await near.send_all(ping(b"one") + ping(b"two") + message(b"x"))
+            assert await receive_exactly(near, 12) == b"\x82\x05hello\x8a\x03two"
+            await near.aclose()
+
+        nursery.start_soon(peer)
+        async with (
+            accept_websocket(far, request_head=GOOD_REQUEST) as transport,
+            trio.open_nursery() as writer,
+        ):
+            writer.start_soon(transport.send, b"hello")
+            await wait_all_tasks_blocked()
+            assert await transport.receive() == b"x"
+            await expect_closed(transport.receive)
+
+
+async def test_a_flood_of_pings_is_no_way_to_fill_our_memory_or_to_stop_the_reader() -> None:
+    async with raw_peer(tls=True) as (near, transport):
+        assert isinstance(near, TLSStream)
+        # The peer reads nothing, so at some time no pong goes out any more.
+        async with trio.open_nursery() as nursery:
+            flood = ping(bytes(125)) * 500
+
+            async def send() -> None:
+                for _ in range(20):
+                    await near.send_all(flood)
+                await near.send_all(message(b"still here"))
+
+            nursery.start_soon(send)
+            assert await transport.receive() == b"still here"
+        stream = transport._stream  # type: ignore[attr-defined]
+        assert len(stream._held) < 1000
+
+
+async def test_other_tasks_run_while_pings_are_answered() -> None:
+    async with raw_peer() as (near, transport):
+        await near.send_all(ping(b"") * 10 * EVENTS_PER_PASS)
+        passes = 0
+
+        async def count() -> None:
+            nonlocal passes
+            while True:
+                await trio.lowlevel.checkpoint()
+                passes += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            await near.send_all(message(b"x"))
+            await transport.receive()
+            nursery.cancel_scope.cancel()
+        assert passes >= 9
+
+
+async def test_any_byte_is_a_sign_of_life(autojump_clock: trio.testing.MockClock) -> None:
+    async with raw_peer() as (near, transport):
+        wire = message(bytes(1000))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.receive)
+            for cut in range(0, 1000, 100):
+                await trio.sleep(10)
+                await near.send_all(wire[cut : cut + 100])
+                await wait_all_tasks_blocked()
+                assert transport.last_received_s == trio.current_time()
+            await near.send_all(wire[1000:])
+
+
+async def test_a_close_is_answered_behind_the_message_that_is_under_way() -> None:
+    near, far = lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def peer() -> None:
+            await read_head(near)
+            await near.send_all(b"\x88\x82\x00\x00\x00\x00" + (4409).to_bytes(2))
+            received = b""
+            while data := await near.receive_some():
+                received += data
+            assert received == b"\x82\x05hello\x88\x02" + (4409).to_bytes(2)
+            await near.aclose()
+
+        nursery.start_soon(peer)
+        async with accept_websocket(far, request_head=GOOD_REQUEST) as transport:
+            async with trio.open_nursery() as writer:
+                writer.start_soon(transport.send, b"hello")
+                await wait_all_tasks_blocked()
+                assert (await expect_closed(transport.receive)).code == 4409
+
+
+async def test_messages_behind_our_close_are_dropped_until_the_peers() -> None:
+    async with raw_peer() as (near, transport):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.aclose, 4503, "draining")
+            assert await near.receive_some() == b"\x88\x0a" + (4503).to_bytes(2) + b"draining"
+            await near.send_all(message(b"late") + ping(b"late") + b"\x88\x80\x00\x00\x00\x00")
+            assert await near.receive_some() == b""
+
+
+async def test_what_the_peer_said_before_it_left_is_heard_by_a_failed_writer_as_well() -> None:
+    async with raw_peer() as (near, transport):
+        await near.send_all(message(b"last words"))
+        assert isinstance(near, trio.StapledStream)
+        await near.receive_stream.aclose()
+        closed = await expect_closed(lambda: transport.send(b"x"))
+        assert closed.code is None
+        assert await transport.receive() == b"last words"
+
+
 # Interoperability: the other end is a library that shares no code with trio-websocket.
 
 Protocol = websockets.protocol.Protocol
@@ -438,9 +608,9 @@ async def echo(
 
 
 async def exercise(transport: Transport) -> None:
-    for message in Messages:
-        await transport.send(message)
-        assert await transport.receive() == message
+    for payload in Messages:
+        await transport.send(payload)
+        assert await transport.receive() == payload
     await transport.aclose(4403, "enough")
 
 

@@ -7,12 +7,13 @@ import sys
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from wsproto import ConnectionType, WSConnection
-from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Event, Ping, Request, TextMessage
+from wsproto import ConnectionType
+from wsproto.connection import Connection
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
 from tunnel.transport import MESSAGE_BYTES_MAX
 from tunnel.websocket_frames import (
-    FastWSConnection,
+    FrameReader,
     _fastest_mask,
     apply_mask,
     apply_mask_slowly,
@@ -48,17 +49,8 @@ def test_each_frame_has_a_mask_of_its_own() -> None:
     assert len(frames) == 20
 
 
-def opened(client: WSConnection, server: WSConnection) -> tuple[WSConnection, WSConnection]:
-    server.receive_data(client.send(Request(host="hub.test", target="/")))
-    list(server.events())
-    client.receive_data(server.send(AcceptConnection()))
-    assert [type(event) for event in client.events()] == [AcceptConnection]
-    return client, server
-
-
-def pair(kind: type[WSConnection]) -> dict[ConnectionType, WSConnection]:
-    client, server = opened(kind(ConnectionType.CLIENT), kind(ConnectionType.SERVER))
-    return {ConnectionType.CLIENT: client, ConnectionType.SERVER: server}
+def reader(role: ConnectionType) -> FrameReader:
+    return FrameReader(Connection(role))
 
 
 def frame(first: int, payload: bytes, *, masked: bool, length_code: int | None = None) -> bytes:
@@ -71,22 +63,47 @@ def frame(first: int, payload: bytes, *, masked: bool, length_code: int | None =
     return header + key + reference_mask(payload, key) if masked else header + payload
 
 
-def outcome(connection: WSConnection, chunks: list[bytes]) -> list[object]:
-    """What the connection makes of the bytes, with the pieces of a message joined."""
-    seen: list[object] = []
-    parts: list[int | str] = []
+Outcome = list[tuple[str, object]]
+
+
+def outcome(role: ConnectionType, chunks: list[bytes]) -> Outcome:
+    """What the reader makes of the bytes."""
+    frames = reader(role)
+    seen: Outcome = []
     for chunk in chunks:
-        connection.receive_data(chunk)
-        for event in connection.events():
-            if isinstance(event, (BytesMessage, TextMessage)):
-                parts += event.data
-                if event.message_finished:
-                    seen.append(("message", bytes(p for p in parts if isinstance(p, int)) or parts))
-                    parts = []
+        frames.feed(chunk)
+        while (event := frames.next_event()) is not None:
+            if isinstance(event, bytes):
+                seen.append(("message", event))
             elif isinstance(event, CloseConnection):
                 seen.append(("close", event.code))
             else:
-                seen.append(event)
+                seen.append(("ping", bytes(event.payload)))
+    return seen
+
+
+def outcome_of_wsproto(role: ConnectionType, chunks: list[bytes]) -> Outcome:
+    """What is to be made of the bytes: wsproto's events, with our limit and for binary messages only."""
+    connection = Connection(role)
+    seen: Outcome = []
+    message = b""
+    for chunk in chunks:
+        connection.receive_data(chunk)
+        for event in connection.events():
+            match event:
+                case BytesMessage():
+                    message += event.data
+                    if len(message) > MESSAGE_BYTES_MAX:
+                        return [*seen, ("close", 1009)]
+                    if event.message_finished:
+                        seen.append(("message", message))
+                        message = b""
+                case TextMessage():
+                    return [*seen, ("close", 1003)]
+                case CloseConnection():
+                    return [*seen, ("close", event.code)]
+                case Ping():
+                    seen.append(("ping", bytes(event.payload)))
     return seen
 
 
@@ -131,62 +148,42 @@ def test_it_judges_any_bytes_as_wsproto_does(
     )
     edges = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
     chunks = [wire[start:end] for start, end in itertools.pairwise(edges) if end > start]
-    assert outcome(pair(FastWSConnection)[role], chunks) == outcome(pair(WSConnection)[role], chunks)
+    assert outcome(role, chunks) == outcome_of_wsproto(role, chunks)
 
 
-@given(
-    sender=st.sampled_from(list(ConnectionType)),
-    payloads=st.lists(st.sampled_from([b"", b"a", b"b" * 125, b"c" * 126, b"d" * 65535, b"e" * 65536])),
-    kinds=st.sampled_from([(FastWSConnection, WSConnection), (WSConnection, FastWSConnection)]),
-)
-def test_its_messages_are_wsprotos(
-    sender: ConnectionType, payloads: list[bytes], kinds: tuple[type[WSConnection], type[WSConnection]]
-) -> None:
-    client, server = opened(kinds[0](ConnectionType.CLIENT), kinds[1](ConnectionType.SERVER))
-    near, far = (client, server) if sender is ConnectionType.CLIENT else (server, client)
-    wire = [near.send(BytesMessage(data=payload)) for payload in payloads]
-    assert outcome(far, wire) == [("message", payload or []) for payload in payloads]
-
-
-def test_frames_that_come_with_the_answer_are_not_lost() -> None:
-    for cut in range(1, 160):
-        client, server = FastWSConnection(ConnectionType.CLIENT), FastWSConnection(ConnectionType.SERVER)
-        server.receive_data(client.send(Request(host="hub.test", target="/")))
-        list(server.events())
-        wire = (
-            server.send(AcceptConnection()) + server.send(BytesMessage(data=b"early")) + server.send(Ping())
-        )
-        events: list[Event] = []
-        for chunk in (wire[:cut], wire[cut:]):
-            client.receive_data(chunk)
-            events += client.events()
-        accepted, message, ping = events
-        assert isinstance(accepted, AcceptConnection)
-        assert message == BytesMessage(data=b"early")
-        assert isinstance(ping, Ping)
-
-
-def test_fragments_of_our_own_go_the_long_way() -> None:
-    ends = pair(FastWSConnection)
-    client, server = ends[ConnectionType.CLIENT], ends[ConnectionType.SERVER]
-    wire = [
-        client.send(BytesMessage(data=b"one ", message_finished=False)),
-        client.send(BytesMessage(data=b"two ", message_finished=False)),
-        client.send(BytesMessage(data=b"three", message_finished=True)),
-        client.send(BytesMessage(data=b"next")),
-    ]
-    assert outcome(server, wire) == [("message", b"one two three"), ("message", b"next")]
+@given(payloads=st.lists(st.sampled_from([b"", b"a", b"b" * 125, b"c" * 126, b"d" * 65535, b"e" * 65536])))
+@pytest.mark.parametrize("sender", list(ConnectionType))
+def test_its_messages_are_wsprotos(sender: ConnectionType, payloads: list[bytes]) -> None:
+    receiver = ConnectionType.SERVER if sender is ConnectionType.CLIENT else ConnectionType.CLIENT
+    expected: Outcome = [("message", payload) for payload in payloads]
+    ours = [encode_binary(payload, masked=sender is ConnectionType.CLIENT) for payload in payloads]
+    assert outcome_of_wsproto(receiver, ours) == expected
+    theirs = [bytes(Connection(sender).send(BytesMessage(data=payload))) for payload in payloads]
+    assert outcome(receiver, theirs) == expected
 
 
 @pytest.mark.parametrize("role", list(ConnectionType))
-def test_a_frame_above_the_limit_is_not_collected(role: ConnectionType) -> None:
-    connection = pair(FastWSConnection)[role]
-    assert isinstance(connection, FastWSConnection)
+def test_a_message_above_the_limit_is_refused(role: ConnectionType) -> None:
     masked = role is ConnectionType.SERVER
-    wire = frame(0x82, bytes(MESSAGE_BYTES_MAX + 1), masked=masked)
-    pieces = 0
-    for start in range(0, len(wire), 65536):
-        connection.receive_data(wire[start : start + 65536])
-        pieces += len(list(connection.events()))
-        assert not connection._received
-    assert pieces > 10
+    for wire in (
+        frame(0x82, bytes(MESSAGE_BYTES_MAX + 1), masked=masked),
+        frame(0x02, b"x", masked=masked) + frame(0x80, bytes(MESSAGE_BYTES_MAX), masked=masked),
+    ):
+        frames = reader(role)
+        frames.feed(wire)
+        closed = frames.next_event()
+        assert isinstance(closed, CloseConnection)
+        assert closed.code == 1009
+        frames.feed(wire)
+        assert frames.next_event() is None
+        assert frames._data == b""
+
+
+@pytest.mark.parametrize("role", list(ConnectionType))
+def test_what_was_read_is_not_kept(role: ConnectionType) -> None:
+    frames = reader(role)
+    wire = encode_binary(bytes(1000), masked=role is ConnectionType.SERVER)
+    frames.feed(wire)
+    assert frames.next_event() == bytes(1000)
+    assert frames.next_event() is None
+    assert frames._data == b""
