@@ -233,7 +233,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._check_sendable()
         waited = False
         while True:
-            while self._state.outgoing.size >= QUEUE_HIGH_BYTES:
+            while self._state.outgoing.size > QUEUE_HIGH_BYTES:
                 waited = True
                 await self._wait_for_room()
             if len(rest) <= PIECE_BYTES_MOST:
@@ -254,7 +254,7 @@ class Stream(trio.abc.HalfCloseableStream):
             self._sender.check_free()
         self._check_sendable()
         # As send_all does: a queue below the mark takes one more piece.
-        if state.outgoing.size >= QUEUE_HIGH_BYTES or len(data) > PIECE_BYTES_MOST:
+        if state.outgoing.size > QUEUE_HIGH_BYTES or len(data) > PIECE_BYTES_MOST:
             return False
         self._session._send_data(state, data, eof=eof)
         return True
@@ -263,7 +263,7 @@ class Stream(trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
         self._sender.check_free()
         self._check_sendable()
-        while self._state.outgoing.size >= QUEUE_HIGH_BYTES:
+        while self._state.outgoing.size > QUEUE_HIGH_BYTES:
             await self._wait_for_room()
 
     async def send_eof(self) -> None:

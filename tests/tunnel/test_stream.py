@@ -424,7 +424,7 @@ async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockCloc
         sent = 0
         while opened.send_nowait(b"x" * 10_000):
             sent += 10_000
-        assert QUEUE_HIGH_BYTES <= sent < QUEUE_HIGH_BYTES + 10_000
+        assert QUEUE_HIGH_BYTES < sent <= QUEUE_HIGH_BYTES + 10_000
         assert not opened.send_nowait(b"x", eof=True)
         assert not accepted.send_nowait(bytes(QUEUE_HIGH_BYTES + 1))
         async with trio.open_nursery() as nursery:
