@@ -1,4 +1,4 @@
-"""The figures for people: tables in Markdown, readable in a terminal, with the ratios to the yardsticks first."""
+"""The figures for people: Markdown tables that a terminal shows as well, ratios to the yardsticks first."""
 
 from __future__ import annotations
 

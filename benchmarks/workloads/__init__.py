@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
-from benchmarks.workloads import beside, bulk, small, stalled
+from benchmarks.workloads import beside, bulk, rtt, small, stalled, watch
 
 WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "small": small.WORKLOADS,
     "bulk": bulk.WORKLOADS,
     "beside": beside.WORKLOADS,
     "stalled": stalled.WORKLOADS,
+    "watch": watch.WORKLOADS,
+    "rtt": rtt.WORKLOADS,
 }
