@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# Arguments for `make demo`: --once, or --kubeconfig FILE.
+# Arguments for `make demo` (--once, or --kubeconfig FILE) and `make bench` (`make bench` lists them).
 ARGS ?=
 # Tests start hawse and kubectl by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -16,7 +16,7 @@ PEERS := .venv-peers
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long e2e lint format lock clean setup bench-peers
+.PHONY: help demo test test-long e2e lint format lock clean setup bench bench-peers
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ lint: $(STAMP) ## ruff, flake8-async, mypy, import-linter, deptry
 format: $(STAMP) ## let ruff format and fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
+	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
 
 bench-peers: ## install the tunnels that benchmarks compare with: OpenSSH, snitun, bored-mplex
 	@test -x /usr/sbin/sshd || apt-get install -y --no-install-recommends openssh-server openssh-client

@@ -40,7 +40,7 @@ http {{
 
 def nginx_program(system: str) -> str:
     """The path of nginx; raises Missing."""
-    return program("nginx", system, "apt-get install nginx-light")
+    return program("nginx", system, "apt-get install nginx")
 
 
 def nginx_version(system: str) -> str:
