@@ -1,8 +1,7 @@
 """A client with many open watches, as a process: `python -m benchmarks.watchers`, commands on stdin.
 
-    {"endpoint": …, "path": …}   the first line: where to watch
-    open N                       N more watches, each on a TLS connection of its own; answers `opened TOTAL`
-    listen SECONDS               takes events for so long; answers with a line of JSON
+    open {"endpoint": …, "path": …, "count": N}    N more watches, each on a TLS connection of its own
+    listen SECONDS                                  takes events for so long; answers with their times
 
 One thread and one epoll, because it shares two cores with what it measures. A watch that is refused or cut
 ends it with one line on stderr.
@@ -32,26 +31,25 @@ class Failed(Exception):
 class Watches:
     """All of them."""
 
-    def __init__(self, endpoint: dict[str, Any], path: str) -> None:
-        self._address = (endpoint["host"], endpoint["port"])
-        self._name = endpoint["server_name"]
-        self._context = ssl.create_default_context(cafile=endpoint["ca"])
-        headers = "".join(f"{name}: {value}\r\n" for name, value in endpoint["headers"])
-        self._request = (
-            f"GET {endpoint['prefix']}{path} HTTP/1.1\r\nHost: {endpoint['host']}:{endpoint['port']}\r\n"
-            f"User-Agent: kubectl/v1.37.0\r\nAccept: application/json\r\n{headers}\r\n"
-        ).encode()
+    def __init__(self) -> None:
         self._epoll = select.epoll()
         self._open: dict[int, ssl.SSLSocket] = {}
         self._partial: dict[int, bytes] = {}
         self._since_ns = 0
 
-    def open(self, count: int) -> int:
+    def open(self, endpoint: dict[str, Any], path: str, count: int) -> int:
         """Open more of them, each answered before the next one; returns how many there are."""
+        context = ssl.create_default_context(cafile=endpoint["ca"])
+        headers = "".join(f"{name}: {value}\r\n" for name, value in endpoint["headers"])
+        request = (
+            f"GET {endpoint['prefix']}{path} HTTP/1.1\r\nHost: {endpoint['host']}:{endpoint['port']}\r\n"
+            f"User-Agent: kubectl/v1.37.0\r\nAccept: application/json\r\n{headers}\r\n"
+        ).encode()
         for _ in range(count):
-            plain = socket.create_connection(self._address, ANSWER_S)
-            sock = self._context.wrap_socket(plain, server_hostname=self._name)
-            sock.sendall(self._request)
+            plain = socket.create_connection((endpoint["host"], endpoint["port"]), ANSWER_S)
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock = context.wrap_socket(plain, server_hostname=endpoint["server_name"])
+            sock.sendall(request)
             self._take_head(sock)
             sock.setblocking(False)
             self._open[sock.fileno()] = sock
@@ -97,13 +95,12 @@ class Watches:
 
 def main() -> None:
     raise_file_limit()
-    job = json.loads(sys.stdin.readline())
-    watches = Watches(job["endpoint"], job["path"])
+    watches = Watches()
     for line in sys.stdin:
-        command, argument = line.split()
+        command, argument = line.split(maxsplit=1)
         try:
             if command == "open":
-                print(f"opened {watches.open(int(argument))}", flush=True)
+                print(f"opened {watches.open(**json.loads(argument))}", flush=True)
             else:
                 print(json.dumps(watches.listen(float(argument))), flush=True)
         except (Failed, OSError) as error:

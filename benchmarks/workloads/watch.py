@@ -39,7 +39,7 @@ def run(system: System, upstream: Upstream, watches: int, options: Options) -> S
         with (
             open_streams(folder / "upstream") as source,
             OPENERS[system.name](folder / system.name, source) as opened,
-            Watching(opened.fresh_endpoint()) as watching,
+            Watching(opened) as watching,
         ):
             watching.open(QUICK_WATCHES if options.quick else watches)
             emit(source.endpoint, EVENTS_PER_S)

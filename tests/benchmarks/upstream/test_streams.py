@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, Request
 
+from benchmarks.system import System
 from benchmarks.upstream.events import EVENT_BYTES, take_times
 from benchmarks.upstream.streams import PROTOCOL, open_streams
 from benchmarks.watching import Watching
@@ -61,7 +61,7 @@ def test_stdin_comes_back_on_stdout_and_nothing_else_does(source: tls.Endpoint) 
 
 
 def test_the_client_of_many_watches_opens_them_and_counts_what_comes(source: tls.Endpoint) -> None:
-    with Watching(source) as watching:
+    with Watching(System("direct", source)) as watching:
         watching.open(3)
         watching.open(2)
         emit(source, 500)
@@ -72,9 +72,12 @@ def test_the_client_of_many_watches_opens_them_and_counts_what_comes(source: tls
     assert took_ns[0] > 0
 
 
-def test_a_watch_that_is_refused_says_with_what(source: tls.Endpoint, tmp_path: Path) -> None:
+def test_a_watch_that_is_refused_says_with_what(source: tls.Endpoint) -> None:
     elsewhere = tls.elsewhere(source)
-    with Watching(elsewhere) as watching, pytest.raises(RunFailed, match="ConnectionRefusedError"):
+    with (
+        Watching(System("direct", elsewhere)) as watching,
+        pytest.raises(RunFailed, match="ConnectionRefusedError"),
+    ):
         watching.open(1)
 
 

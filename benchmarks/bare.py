@@ -1,0 +1,132 @@
+"""One end of a tunnel with nothing around it, as a process: what a stream holds without TLS and HTTP.
+
+    python -m benchmarks.bare listen      says `listening PORT`; after `open N` on stdin, N more streams are
+                                          open and answered, and it says `opened N`
+    python -m benchmarks.bare dial PORT   answers each stream by a head, and then says nothing more on it
+
+Each stream has a task at either end that waits on it, as an exchange has. The session runs over a plain
+socket, with a length before each message in place of the WebSocket.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import time
+from typing import Final, NoReturn
+
+import trio
+
+from tunnel import Role, Session, Stream, Transport, TransportClosed, Welcome, open_session
+from tunnel.transport import MESSAGE_BYTES_MAX
+
+LENGTH: Final = struct.Struct(">I")
+RECEIVE_BYTES: Final = 64 * 1024
+# As a hub's canonical head of a watch and its answer are.
+REQUEST_HEAD: Final = (
+    b"GET /api/v1/namespaces/work/pods?watch=true&allowWatchBookmarks=true&resourceVersion=4711 HTTP/1.1\r\n"
+    b"host: kubernetes\r\naccept: application/json\r\nuser-agent: kubectl/v1.37.0\r\n"
+    b"audit-id: 0199a1b20199a1b20199a1b20199a1b2\r\nx-forwarded-for: 10.0.0.9\r\n\r\n"
+)
+ANSWER_HEAD: Final = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncache-control: no-cache\r\n\r\n"
+
+
+class SocketTransport(Transport):
+    """Whole messages over a TCP stream."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.peer_name = "the other end"
+        self._stream = stream
+        self._received = bytearray()
+
+    async def send(self, message: bytes) -> None:
+        """See Transport."""
+        try:
+            await self._stream.send_all(LENGTH.pack(len(message)) + message)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise TransportClosed(None, "the socket was closed") from None
+
+    async def receive(self) -> bytes:
+        """See Transport."""
+        (size,) = LENGTH.unpack(await self._take(LENGTH.size))
+        if size > MESSAGE_BYTES_MAX:
+            raise TransportClosed(None, f"a message of {size} bytes")
+        return await self._take(size)
+
+    async def _take(self, size: int) -> bytes:
+        while len(self._received) < size:
+            try:
+                data = await self._stream.receive_some(RECEIVE_BYTES)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = b""
+            if not data:
+                raise TransportClosed(None, "the socket was closed")
+            self._received += data
+        taken = bytes(self._received[:size])
+        del self._received[:size]
+        return taken
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        """See Transport."""
+        await self._stream.aclose()
+
+
+async def listen() -> None:
+    """Take one dialer, and do what stdin says."""
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    print(f"listening {listeners[0].socket.getsockname()[1]}", flush=True)
+    welcome = Welcome(session_id="s", boot_id="b", software="bench", server_time_ms=int(time.time() * 1000))
+    async with (
+        await listeners[0].accept() as stream,
+        open_session(SocketTransport(stream), Role.LISTENER, answer_hello=lambda _: welcome) as session,
+        trio.open_nursery() as nursery,
+    ):
+        context = session.add_context(1, b"who asks")
+        while line := await trio.to_thread.run_sync(sys.stdin.readline):
+            count = int(line.split()[1])
+            answered = trio.Semaphore(0)
+            for _ in range(count):
+                opened = session.open_stream(REQUEST_HEAD, context=context, eof=True)
+                nursery.start_soon(wait_on_answer, opened, answered)
+            for _ in range(count):
+                await answered.acquire()
+            print(f"opened {count}", flush=True)
+        nursery.cancel_scope.cancel()
+
+
+async def wait_on_answer(stream: Stream, answered: trio.Semaphore) -> None:
+    await stream.receive_head()
+    answered.release()
+    await stream.receive_some()
+
+
+async def dial(port: int) -> None:
+    """Serve the listener's streams, until it is gone."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with (
+        open_session(SocketTransport(stream), Role.DIALER) as session,
+        trio.open_nursery() as nursery,
+    ):
+        await serve(session, nursery)
+
+
+async def serve(session: Session, nursery: trio.Nursery) -> NoReturn:
+    while True:
+        nursery.start_soon(answer, await session.accept())
+
+
+async def answer(stream: Stream) -> None:
+    await stream.send_head(ANSWER_HEAD)
+    await stream.wait_send_all_might_not_block()
+    await trio.sleep_forever()
+
+
+def main() -> None:
+    if sys.argv[1] == "listen":
+        trio.run(listen)
+    else:
+        trio.run(dial, int(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()
