@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from auth.requestinfo import parse
 from proxy.exchange import Failure, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
+from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.rewrite import (
     BEARER_SUBPROTOCOL,
     RewriteError,
@@ -21,6 +23,7 @@ from proxy.rewrite import (
     relay_request_head,
     relay_response_head,
 )
+from proxy.strict import BadRequest, BadResponse, read_request_head, read_response_head
 
 IDENTITY = (
     (b"impersonate-user", b"agent:probe"),
@@ -267,6 +270,89 @@ def test_whatever_a_client_sends_the_api_server_gets_one_identity(headers, tail)
     assert RequestHead.decode(crossed.encode()) == crossed
 
 
+OURS = {b"host", b"authorization", b"audit-id", b"x-forwarded-for"}
+client_lines = st.lists(
+    st.sampled_from(
+        [
+            b"Authorization: Bearer stolen", b"authorization:x", b"Audit-ID: spoofed", b"audit-id: a",
+            b"X-Forwarded-For: 203.0.113.1", b"X-Forwarded-Host: evil", b"Forwarded: a",
+            b"X-Real-Ip: 1",
+            b"Impersonate-User: root", b"impersonate-Group: system:masters", b"Impersonate_Uid: 1",
+            b"X-Remote-User: root", b"Cookie: a=b", b"Proxy-Authorization: x", b"hawse-relay-failure: 1;0;x",
+            b"Connection: Impersonate-User, Authorization, Host, Audit-Id", b"Connection: Upgrade",
+            b"Upgrade: websocket", b"Accept: */*", b"X-Custom: 1", b"Content-Length: 0", b"TE: trailers",
+            b"Sec-WebSocket-Protocol: " + BEARER_SUBPROTOCOL + b"abc, v5.channel.k8s.io", b"Origin: https://a",
+        ]
+    ),
+    max_size=10,
+)  # fmt: skip
+
+
+@given(client_lines, st.booleans(), st.booleans())
+def test_our_own_lines_stand_first_and_no_line_of_a_clients_has_a_name_of_ours(lines, tail, tunnelled):
+    raw = b"GET /clusters/prod/api HTTP/1.1\r\nHost: hub\r\n" + b"".join(line + b"\r\n" for line in lines)
+    try:
+        head = read_request_head(raw + b"\r\n")
+    except BadRequest:
+        return
+    # Twice from one block, as on a connection.
+    for audit_id in ("e-1", "e-2"):
+        inner = hub_request_head(head, b"/api", audit_id=audit_id, client_ip="192.0.2.7", tail=tail)
+        if tunnelled:
+            arrived = RequestHead.decode(inner.encode())
+        else:
+            arrived = read_request_head(direct_request_head(inner, b"relay:443", "jwt").encode())
+        written = relay(arrived, tail=tail).encode()
+        own = (
+            b"host: 10.0.0.1:443\r\nauthorization: Bearer sa\r\n"
+            + b"".join(b"%s: %s\r\n" % pair for pair in IDENTITY)
+            + b"audit-id: %s\r\nx-forwarded-for: 192.0.2.7\r\n" % audit_id.encode()
+        )
+        line, _, rest = written.partition(b"\r\n")
+        assert line == b"GET /api HTTP/1.1"
+        assert rest.startswith(own)
+        others = {field.partition(b":")[0].replace(b"_", b"-") for field in rest[len(own) :].split(b"\r\n")}
+        assert not others & OURS
+        assert not any(
+            name.startswith((b"impersonate", b"x-remote", b"x-forwarded", b"hawse")) for name in others
+        )
+        assert not others & {b"cookie", b"proxy-authorization", b"te", b"forwarded", b"x-real-ip"}
+        assert BEARER_SUBPROTOCOL not in rest
+
+
+def test_what_crosses_is_worked_out_once_a_block_and_by_tail():
+    head = RequestHead(b"GET", b"/x", ((b"host", b"hub"), (b"x-custom", b"1"), (b"accept", b"*/*")))
+
+    def crossed(tail: bool) -> RequestHead:
+        return hub_request_head(head, b"/api", audit_id="e", client_ip="::1", tail=tail)
+
+    assert names(crossed(False)) == [b"audit-id", b"x-forwarded-for", b"accept"]
+    assert names(crossed(True)) == [b"audit-id", b"x-forwarded-for", b"x-custom", b"accept"]
+    assert crossed(False).fields is crossed(False).fields
+
+
+def test_the_framing_of_an_upgrade_follows_each_method():
+    shared = RequestHead(b"GET", b"/", ((b"connection", b"upgrade"), (b"upgrade", b"x"))).fields
+    for method, length in ((b"GET", None), (b"POST", b"0"), (b"GET", None)):
+        head = RequestHead(method, b"/", shared)
+        assert hub_request_head(head, b"/", audit_id="e", client_ip="::1").header(b"content-length") == length
+
+
+@pytest.mark.parametrize("value", ["a\r\nimpersonate-user: root", "a\nb", "\x00", "ä", "\x7f"])
+def test_no_value_of_our_own_can_smuggle_a_second_line(value):
+    head = RequestHead(b"GET", b"/")
+    with pytest.raises(HeadError):
+        hub_request_head(head, b"/", audit_id=value, client_ip="::1")
+    with pytest.raises(HeadError):
+        hub_request_head(head, b"/", audit_id="e", client_ip=value)
+    with pytest.raises(HeadError):
+        direct_request_head(head, b"a", value)
+    with pytest.raises(HeadError):
+        relay_request_head(hub(), host=b"a", token=value, impersonation=IDENTITY)
+    with pytest.raises(HeadError):
+        relay_request_head(hub(), host=value.encode("latin-1") + b"\n", token="t", impersonation=IDENTITY)
+
+
 # -- answers ------------------------------------------------------------------------------------------------
 
 
@@ -325,6 +411,37 @@ def test_a_101_gets_its_upgrade_headers_anew():
         (b"connection", b"Upgrade"),
         (b"upgrade", b"websocket"),
     )
+
+
+answer_names = st.sampled_from(
+    [
+        b"connection", b"Connection", b"transfer-encoding", b"set-cookie", b"location", b"hawse-x", b"x-a",
+        b"date",
+        b"close", b"keep-alive", b"content-type", b"audit-id", b"alt-svc", b"trailer", b"x-hawse-a",
+        b"upgrade",
+        b"sec-websocket-protocol", b"locations", b"strict-transport-security",
+    ]
+)  # fmt: skip
+answer_values = st.sampled_from(
+    [b"close", b"keep-alive", b"chunked", b"x-a", b"x-a, close", b"/path", b"https://api/x", b"", b"v5"]
+)
+
+
+@example([(b"connection", b"close"), (b"close", b"x-a")], 200)
+@given(st.lists(st.tuples(answer_names, answer_values), max_size=7), st.sampled_from([200, 101, 304, 500]))
+def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_done(pairs, status):
+    raw = b"HTTP/1.1 %d OK\r\n%s\r\n" % (status, b"".join(b"%s: %s\r\n" % pair for pair in pairs))
+    try:
+        head, _ = read_response_head(raw)
+    except BadResponse:
+        return
+    crossed = relay_response_head(head, b"api:443")
+    arrived = client_answer(ResponseHead.decode(crossed.encode()))
+    with mock.patch("proxy.rewrite._plain", return_value=None):
+        one_by_one = relay_response_head(head, b"api:443")
+        assert crossed == one_by_one
+        assert arrived == client_answer(one_by_one)
+    assert crossed.body_length == head.body_length == arrived.body_length
 
 
 @pytest.mark.parametrize(
