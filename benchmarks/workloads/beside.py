@@ -1,15 +1,19 @@
 """What a download does to others: small requests by one connection while 0, 1 and 4 streams download.
 
-`beside` lets the downloads take what they can get, `beside-paced` has the upstream hold them at 80 MB/s
-together. Without a stream it is the latency that the other variants are compared with. The requests come
-from another client process than the downloads, and on few cores everyone waits for one as well: that is in
-all of the figures, those of `direct` too.
+Three things can be what the downloads are held by. `beside` lets them take all the machine has: with few
+cores everyone then waits for a core, and that is in all the figures, those of `direct` too. `beside-paced`
+has the upstream hold them at 80 MB/s together. `beside-link` has a link of 100 Mbit/s and 20 ms between hub
+and relay, which they fill: what a request then waits for is what the system has queued before it. The variant
+without a stream is what the others are compared with. Requests and downloads are of separate processes.
 """
 
 from __future__ import annotations
 
+import tempfile
 from contextlib import ExitStack
+from pathlib import Path
 
+from benchmarks.link.far import NAMES, open_far
 from benchmarks.load import Job, Load
 from benchmarks.result import Measurement, Sample, milliseconds
 from benchmarks.system import System, Upstream
@@ -19,22 +23,23 @@ from benchmarks.workload import Options, Workload
 BODY_BYTES = 64 << 20
 # The upstream paces streams, not their sum.
 PACED_MB_PER_S = 80
+LINK_RTT_MS = 20
+# On the link a request takes a round trip, so that it takes longer to have hundreds of them.
+LINK_SECONDS_MIN = 6.0
+# A third of a second of the link; it is downloaded over and over.
+LINK_BODY_BYTES = 4 << 20
 # A p99 needs some hundreds of requests even where each takes milliseconds.
 SECONDS_MIN = 2.0
 
 
-def run(
-    workload: Workload, system: System, upstream: Upstream, streams: int, rate: str, options: Options
-) -> Sample:
+def run(workload: Workload, system: System, path: str, streams: int, seconds: float) -> Sample:
+    """Requests for so long beside so many endless downloads of `path`."""
     endpoint = system.fresh_endpoint()
-    seconds = options.seconds if options.quick else max(SECONDS_MIN, options.seconds)
     requests = Job("requests", endpoint, POD_PATH, 1, seconds)
-    # The warm-up is one body, which a paced stream takes a second for.
-    size = (PACED_MB_PER_S * 10**6 // streams) if rate else BODY_BYTES
     with ExitStack() as stack:
         beside = None
         if streams:
-            download = Job("download", endpoint, f"{upstream.body(size)}{rate}", streams, bodies=0)
+            download = Job("download", endpoint, path, streams, bodies=0)
             beside = stack.enter_context(Load(download))
             beside.go()
         load = stack.enter_context(Load(requests))
@@ -54,17 +59,38 @@ def run(
     )
 
 
+def seconds_of(options: Options, least: float) -> float:
+    return options.seconds if options.quick else max(least, options.seconds)
+
+
 def saturating(system: System, upstream: Upstream, streams: int, options: Options) -> Sample:
-    return run(BESIDE, system, upstream, streams, "", options)
+    return run(BESIDE, system, upstream.body(BODY_BYTES), streams, seconds_of(options, SECONDS_MIN))
 
 
 def paced(system: System, upstream: Upstream, streams: int, options: Options) -> Sample:
-    rate = f"?rate={PACED_MB_PER_S * 10**6 // streams}"
-    return run(PACED, system, upstream, streams, rate, options)
+    rate = PACED_MB_PER_S * 10**6 // streams
+    # The warm-up is one body: a second of it.
+    path = f"{upstream.body(rate)}?rate={rate}"
+    return run(PACED, system, path, streams, seconds_of(options, SECONDS_MIN))
+
+
+def linked(system: System, upstream: Upstream, streams: int, options: Options) -> Sample:
+    """Open the system that has this name once more, with the link in its way."""
+    with tempfile.TemporaryDirectory(prefix="hawse-bench-beside-") as folder:
+        with open_far(system.name, Path(folder), upstream, LINK_RTT_MS) as far:
+            path = upstream.body(LINK_BODY_BYTES)
+            return run(LINKED, far, path, streams, seconds_of(options, LINK_SECONDS_MIN))
 
 
 BESIDE = Workload(
     "beside", "small requests beside downloads that take all they can get", (0, 1, 4), saturating
 )
 PACED = Workload("beside-paced", f"small requests beside {PACED_MB_PER_S} MB/s of downloads", (4,), paced)
-WORKLOADS = (BESIDE, PACED)
+LINKED = Workload(
+    "beside-link",
+    f"small requests beside downloads that fill a link of 100 Mbit/s and {LINK_RTT_MS} ms",
+    (0, 1, 4),
+    linked,
+    systems=NAMES,
+)
+WORKLOADS = (BESIDE, PACED, LINKED)
