@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
-from benchmarks.workloads import beside, bulk, rtt, small, stalled, watch
+from benchmarks.workloads import beside, bulk, exec, idle, rtt, small, stalled, watch
 
 WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "small": small.WORKLOADS,
@@ -11,5 +11,7 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "beside": beside.WORKLOADS,
     "stalled": stalled.WORKLOADS,
     "watch": watch.WORKLOADS,
+    "exec": exec.WORKLOADS,
+    "idle": idle.WORKLOADS,
     "rtt": rtt.WORKLOADS,
 }

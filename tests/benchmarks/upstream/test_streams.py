@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from collections.abc import Iterator
 
+import attrs
 import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, BytesMessage, Request
 
 from benchmarks.system import System
+from benchmarks.talk import Talk
 from benchmarks.upstream.events import EVENT_BYTES, take_times
 from benchmarks.upstream.streams import PROTOCOL, open_streams
 from benchmarks.watching import Watching
@@ -86,3 +89,17 @@ def test_the_upstream_speaks_nothing_older_than_tls_1_3(source: tls.Endpoint) ->
         assert sock.version() == "TLSv1.3"
     with pytest.raises(ssl.SSLError), tls.connected(source, ssl.TLSVersion.TLSv1_2):
         pytest.fail("it spoke TLS 1.2")
+
+
+def test_the_typist_gets_each_of_its_keys_back(source: tls.Endpoint) -> None:
+    job = {"endpoint": attrs.asdict(source), "path": "/api/v1/x/exec?command=sh", "count": 5, "pause_s": 0}
+    with Talk("benchmarks.keystrokes") as typist:
+        assert typist.ask(json.dumps(job, default=str)) == "ready"
+        assert len(json.loads(typist.ask("go"))) == 5
+
+
+def test_the_typist_says_what_its_upgrade_was_answered_by(source: tls.Endpoint) -> None:
+    job = {"endpoint": attrs.asdict(source), "path": "/api/v1/pods", "count": 5, "pause_s": 0}
+    with Talk("benchmarks.keystrokes") as typist:
+        with pytest.raises(RunFailed, match="Failed: the upgrade was answered by 200"):
+            typist.ask(json.dumps(job, default=str))
