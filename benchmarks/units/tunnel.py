@@ -239,13 +239,14 @@ async def _read_to_end(stream: Stream) -> None:
             return
 
 
-async def shell_bulk(_: int) -> float:
+async def shell_bulk(together: int) -> float:
     async with open_shell() as shell:
-        asking, answering = await _open_answered(shell)
+        pairs = [await _open_answered(shell) for _ in range(together)]
         started_s = time.process_time()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_send_bulk, answering, BULK_BYTES)
-            await _read_to_end(asking)
+            for asking, answering in pairs:
+                nursery.start_soon(_send_bulk, answering, BULK_BYTES // together)
+                nursery.start_soon(_read_to_end, asking)
         return (time.process_time() - started_s) / BULK_BYTES * 1e9
 
 
@@ -307,7 +308,7 @@ def _tasks() -> list[tuple[str, str, float, Callable[[], float]]]:
         *((f"core exchange x{n}", "µs", 1e6, core(core_exchanges, n)) for n in TOGETHER),
         *((f"shell exchange x{n}", "µs", 1e6, shell(shell_exchanges, n)) for n in TOGETHER),
         ("core bulk", "s/GB", 1, core(core_bulk)),
-        ("shell bulk", "s/GB", 1, shell(shell_bulk)),
+        *((f"shell bulk x{n}", "s/GB", 1, shell(shell_bulk, n)) for n in TOGETHER),
         *((f"core watch x{n}", "µs", 1e6, core(core_watch, n)) for n in TOGETHER),
         *((f"shell watch x{n}", "µs", 1e6, shell(shell_watch, n)) for n in TOGETHER),
         ("shell idle", "bytes an end", 1, shell(shell_idle)),

@@ -37,6 +37,9 @@ class Outbound:
     def _send_streams(self, room: int, parts: list[bytes | memoryview], now: float) -> None:
         """Frames of the streams whose turn it is, within `room` bytes."""
         groups, sent = self._core.scheduler.ring, self._core.sent
+        # Four turns make a message, but on slow links a turn is a quantum at least. What goes into a message
+        # arrives with it, so shorter turns would help nobody, and each frame costs both sides the same.
+        scale = max(1, room // (4 * QUANTUM_BYTES))
         while room >= LEAST_ROOM_BYTES and not sent.full and (group := groups.turn()) is not None:
             alone = len(groups) == 1
             flows, stream = group.flows, group.next
@@ -46,9 +49,10 @@ class Outbound:
                     # Nobody waits for whom a share would have to be kept.
                     used = self._send_stream(stream, room, parts, now)
                 else:
-                    used = self._send_stream(stream, min(room, QUANTUM_BYTES), parts, now)
-                    stream.deficit -= used
-                    group.deficit -= used
+                    turn = QUANTUM_BYTES * scale + HEADER_BYTES
+                    used = self._send_stream(stream, min(room, turn), parts, now)
+                    stream.deficit -= used // scale
+                    group.deficit -= used // scale
                 assert used > 0
                 room -= used
                 if not stream.ready:

@@ -20,8 +20,8 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-# One flow's turn while others wait. Four turns make a message on a link that is not slow; a DATA frame per
-# 16 KiB costs 2 % of what sending those bytes costs.
+# One flow's turn while others wait. Four turns make a message on a link that is not slow; where messages are
+# larger, whoever serves the flows counts their bytes in larger units.
 QUANTUM_BYTES = 16 * 1024
 
 

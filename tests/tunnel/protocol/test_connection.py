@@ -616,6 +616,26 @@ def test_groups_share_the_link_whatever_the_number_of_their_streams() -> None:
     assert sum(stream.bytes_sent for stream in many) == pytest.approx(MIB, rel=0.05)
 
 
+def test_a_turn_is_a_quarter_of_the_message_and_each_has_the_same_share() -> None:
+    joined = Joined(hello=Hello(initial_window=4 * MIB))
+    bulk = [joined.streams()[0] for _ in range(5)]
+    for stream in bulk:
+        joined.listener.send_data(stream, bytes(4 * MIB))
+    for message_kib, turn_kib in ((16, 16), (64, 16), (128, 32), (256, 64)):
+        limit = message_kib * KIB + 256
+        before = [stream.bytes_sent for stream in bulk]
+        sizes = []
+        for _ in range(40):
+            sizes += [len(payload) for _, _, _, payload in frames_of(joined.send(joined.listener, limit))]
+            joined.deliver(joined.dialer)
+            joined.send(joined.dialer)
+            joined.deliver(joined.listener)
+        assert max(sizes) <= turn_kib * KIB
+        assert sizes.count(turn_kib * KIB) > len(sizes) // 2
+        shares = [stream.bytes_sent - sent for stream, sent in zip(bulk, before, strict=True)]
+        assert max(shares) - min(shares) <= 2 * turn_kib * KIB
+
+
 # --- Memory ---
 
 
