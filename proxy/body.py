@@ -100,17 +100,19 @@ class ChunkedBody:
             data = self._unfinished + data
             size = len(data)
             self._unfinished = b""
-        parts = []
+        # Views, so that the one copy is the one that joins them.
+        view = memoryview(data)
+        parts: list[bytes | memoryview] = []
         at = 0
         match_next = _NEXT.match
         while True:
             end = at + left
             if end > size:
-                parts.append(data[at:])
+                parts.append(view[at:])
                 self._left = end - size
                 break
             if left:
-                parts.append(data[at:end])
+                parts.append(view[at:end])
             line = match_next(data, end)
             if line is None:
                 self._left = 0
@@ -122,7 +124,7 @@ class ChunkedBody:
                 self._left = 0
                 parts.append(self._behind_last(data[end:], at - end))
                 break
-        return b"".join(parts) if len(parts) > 1 else parts[0]
+        return b"".join(parts)
 
     def _without_size(self, data: bytes) -> bytes:
         """Go on where no size of the strict form stands, or not yet."""
