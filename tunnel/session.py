@@ -205,7 +205,7 @@ class Session:
     @property
     def last_received_s(self) -> float:
         """When the peer was last heard, on trio's clock."""
-        return self._connection.liveness.received_at
+        return max(self._connection.liveness.received_at, self._transport.last_received_s)
 
     @property
     def peer_clock_offset_ms(self) -> int | None:
@@ -573,6 +573,9 @@ class Session:
         connection = self._connection
         while self._ending is None:
             now = self._now()
+            # A message that has not come to its end yet is a sign of life as well.
+            if self._transport.last_received_s > connection.liveness.unanswered_since:
+                connection.liveness.received(self._transport.last_received_s)
             if now >= connection.liveness.dead_at:
                 silence_s = now - connection.liveness.received_at
                 reason = f"tunnel lost: nothing came from the peer for {silence_s:.0f} s"

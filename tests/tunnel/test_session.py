@@ -492,6 +492,22 @@ async def test_a_silent_loss_is_noticed_by_both_ends_in_time(
             assert all("nothing came from the peer" in reason for reason in reasons)
 
 
+async def test_a_message_that_takes_long_to_come_whole_keeps_the_session_alive(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        pair.open_stream()
+        await trio.sleep(1)
+        pair.wire.unplugged = True
+        for _ in range(30):
+            await trio.sleep(3)
+            pair.wire.last_received_s = trio.current_time()
+            assert not pair.listener.closed
+            assert pair.listener.last_received_s == trio.current_time()
+        with trio.fail_after(15.1):
+            assert "nothing came from the peer" in await pair.listener.wait_closed()
+
+
 async def test_a_stream_on_a_session_that_was_silent_asks_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
