@@ -28,6 +28,7 @@ import trustme
 
 from benchmarks.accounting import rss_kb
 from tunnel import websocket_frames
+from tunnel.allocator import keep_large_buffers
 from tunnel.net import client_context, open_tcp, server_context, wrap_client, wrap_server
 from tunnel.tcp import TCPStream
 from tunnel.tls import TLSStream
@@ -363,6 +364,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("names", nargs="*", help="only what has one of these words in its name")
+    parser.add_argument(
+        "--malloc", action="store_true", help="as the processes run: with tunnel.allocator.keep_large_buffers"
+    )
     parser.add_argument("--idle-client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -370,6 +374,8 @@ def main() -> None:
     if options.idle_client:
         trio.run(_idle_client)
         return
+    if options.malloc:
+        print("glibc keeps large buffers" if keep_large_buffers() else "this is not glibc")
     contexts = Contexts()
     cases: list[tuple[str, str, Callable[[], float]]] = [
         ("exchange by blocking sockets (the floor)", "µs", lambda: floor_exchange(contexts)),
