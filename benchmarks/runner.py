@@ -46,8 +46,17 @@ def say(text: str) -> None:
 @contextmanager
 def open_bench(folder: Path, openers: Mapping[str, OpenSystem]) -> Iterator[Bench]:
     """Start the upstream and every system that can run here; raises Missing when the upstream cannot."""
+    with (
+        open_apiserver(_made(folder / "upstream")) as upstream,
+        open_systems(folder, upstream, openers) as bench,
+    ):
+        yield bench
+
+
+@contextmanager
+def open_systems(folder: Path, upstream: Upstream, openers: Mapping[str, OpenSystem]) -> Iterator[Bench]:
+    """Start every system that can run here, each in a folder of its name."""
     with ExitStack() as stack:
-        upstream = stack.enter_context(open_apiserver(_made(folder / "upstream")))
         systems, missing = [], []
         for name, open_system in openers.items():
             say(f"starting {name} ...")

@@ -1,0 +1,57 @@
+"""What nginx answers in the API server's place."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import time
+
+from benchmarks.upstream.apiserver import POD_PATH, ApiServer, pod_json
+
+
+def ask(
+    server: ApiServer, method: str, path: str, body: bytes | None = None
+) -> tuple[http.client.HTTPResponse, bytes]:
+    context = ssl.create_default_context(cafile=str(server.endpoint.ca))
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    connection = http.client.HTTPSConnection("127.0.0.1", server.endpoint.port, timeout=10, context=context)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer, answer.read()
+    finally:
+        connection.close()
+
+
+def test_a_pod_is_2_kib_of_json(apiserver: ApiServer) -> None:
+    answer, body = ask(apiserver, "GET", POD_PATH)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
+    assert body.decode() == pod_json()
+    assert 2000 <= len(body) <= 2100
+    assert json.loads(body)["kind"] == "Pod"
+
+
+def test_a_body_has_its_size_and_is_not_all_zeros(apiserver: ApiServer) -> None:
+    path = apiserver.body((1 << 20) + 17)
+    assert path == apiserver.body((1 << 20) + 17)
+    answer, body = ask(apiserver, "GET", path)
+    assert answer.status == 200
+    assert len(body) == (1 << 20) + 17
+    assert body.count(0) < len(body) // 100
+
+
+def test_a_body_can_be_paced(apiserver: ApiServer) -> None:
+    path = apiserver.body(300_000)
+    began = time.monotonic()
+    ask(apiserver, "GET", f"{path}?rate=600000")
+    # nginx lets the first moments pass unpaced.
+    assert 0.2 < time.monotonic() - began < 5
+
+
+def test_an_upload_is_taken_whole_before_it_is_answered(apiserver: ApiServer) -> None:
+    body = bytes(3_000_000)
+    assert ask(apiserver, "PUT", "/sink/one", body)[0].status == 201
+    assert (apiserver.memory / "sink" / "one").stat().st_size == len(body)
+    assert ask(apiserver, "PUT", "/sink/one", b"again")[0].status == 204
+    assert (apiserver.memory / "sink" / "one").read_bytes() == b"again"
