@@ -57,12 +57,16 @@ class Installation:
         return self.folder / "hub" / "tls" / "ca.pem"
 
     def run(self, *args: str) -> str:
+        return self.run_as({"HAWSE_HUB_CONFIG": str(self.folder / "hub.toml")}, *args)
+
+    def run_as(self, user: Mapping[str, str], *args: str) -> str:
+        """Run a command with the environment of its user; raises HawseError."""
         done = subprocess.run(
             [self.program, *args],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            env={**os.environ, "HAWSE_HUB_CONFIG": str(self.folder / "hub.toml"), **self.environment},
+            env={**os.environ, **user, **self.environment},
         )
         if done.returncode != 0:
             raise HawseError(f"hawse {' '.join(args)}: {done.stderr.strip()}")
@@ -150,6 +154,24 @@ def running(
     folder: Path, upstream: Upstream, name: str, environment: Mapping[str, str], leg: Leg = straight
 ) -> Iterator[System]:
     """Enrol and run one installation, with `environment` for all of its processes."""
+    with enrolled(folder, upstream, name, environment, leg) as found:
+        yield found.system
+
+
+@attrs.frozen
+class Enrolled:
+    """A running installation, and what its agent proves itself by."""
+
+    system: System
+    installation: Installation
+    api_key: str = attrs.field(repr=False)
+
+
+@contextmanager
+def enrolled(
+    folder: Path, upstream: Upstream, name: str, environment: Mapping[str, str], leg: Leg = straight
+) -> Iterator[Enrolled]:
+    """As `running`, for whoever needs more than its requests."""
     hawse = program("hawse", name, "make setup")
     with Daemons(folder) as daemons:
         port = free_port()
@@ -163,10 +185,11 @@ def running(
         api_key: str = json.loads(agent)["api_key"]
         relay = installation.start_relay(upstream)
         installation.wait_for_tunnel(relay)
-        yield System(
+        system = System(
             name=name,
             endpoint=Endpoint("127.0.0.1", installation.port, installation.ca, prefix=f"/clusters/{CLUSTER}"),
             processes={"hub": hub.process.pid, "relay": relay.process.pid},
             versions={"hawse": version("hawse")},
             authorize=lambda: (("Authorization", f"Bearer {installation.token(api_key)}"),),
         )
+        yield Enrolled(system, installation, api_key)

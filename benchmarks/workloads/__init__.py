@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
-from benchmarks.workloads import beside, bulk, exec, idle, rtt, small, stalled, watch
+from benchmarks.workloads import beside, bulk, cold, exec, idle, rtt, small, stalled, watch
 
 WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "small": small.WORKLOADS,
@@ -14,4 +14,5 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "exec": exec.WORKLOADS,
     "idle": idle.WORKLOADS,
     "rtt": rtt.WORKLOADS,
+    "cold": cold.WORKLOADS,
 }
