@@ -73,6 +73,10 @@ def main() -> None:
         if unknown := [name for name in names if name not in every]:
             sys.exit(f"unknown systems: {', '.join(unknown)}; there are {', '.join(every)}")
         openers = {name: every[name] for name in names}
+    for file in (arguments.json, arguments.results):
+        # Before the minutes that the runs take, not after.
+        if file is not None and not file.parent.is_dir():
+            sys.exit(f"{file}: there is no folder {file.parent}")
     options = Options(
         runs=1 if arguments.quick else arguments.runs,
         seconds=0.2 if arguments.quick else arguments.seconds,

@@ -1,0 +1,54 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import parser
+from benchmarks.upstream.apiserver import ApiServer
+from tests.benchmarks.test_result import KEYS
+
+TOP = Path(__file__).parents[2]
+
+
+def benchmarks(*args: str, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "benchmarks", *args]
+    return subprocess.run(argv, capture_output=True, text=True, cwd=cwd, timeout=50)
+
+
+def test_the_help_lists_every_workload_with_what_it_asks() -> None:
+    text = parser().format_help()
+    for name in ("small", "bulk", "beside", "stalled", "watch", "rtt"):
+        assert f"\n  {name} " in text
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [(["fast"], "invalid choice: 'fast'"), (["small", "--systems", "nginx,mine"], "unknown systems: mine")],
+)
+def test_a_name_that_is_none_is_refused(args: list[str], words: str) -> None:
+    done = benchmarks(*args)
+    assert done.returncode != 0
+    assert words in done.stderr
+
+
+def test_a_run_prints_tables_and_writes_json_and_results(apiserver: ApiServer, tmp_path: Path) -> None:
+    """The fixture skips it where nginx is missing; the run starts an upstream of its own."""
+    figures, results = tmp_path / "figures.json", tmp_path / "RESULTS.md"
+    done = benchmarks(
+        *("small", "--systems", "direct,nginx", "--quick"),
+        *("--json", str(figures), "--results", str(results)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "| nginx" in done.stdout
+    lines = json.loads(figures.read_text())
+    assert [list(line) for line in lines] == [KEYS] * 6
+    assert [(line["system"], line["variant"]) for line in lines] == [
+        (system, variant) for variant in (1, 16, 64) for system in ("direct", "nginx")
+    ]
+    assert results.read_text().startswith("# Results\n")
