@@ -16,13 +16,14 @@ start a lookup instead of a search through the whole trail.
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote
 
 import attrs
@@ -36,6 +37,8 @@ from audit.record import Event, Phase, encode
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.pool import ConnectionPoolEntry
+
+T = TypeVar("T")
 
 FILE_NAME = "audit.db"
 SCHEMA_VERSION = 1
@@ -157,13 +160,14 @@ class AuditStore:
             for event in masked
             if event.phase is not Phase.INTENT and (event.eid in self._open_intents or event.eid in begun)
         }
-        with _translated(self.path), self._transaction() as connection:
-            newest = _last_seq(connection) if begun else 0
-            _insert(connection, events, _EVENT_COLUMNS, rows)
+        with _translated(self.path), self._batch() as cursor:
+            newest = cursor.execute(_LAST_SEQ).fetchone()[0] or 0 if begun else 0
+            for some in _pieces(rows):
+                cursor.execute(_insert_events(len(some)), tuple(chain.from_iterable(some)))
             if begun:
-                connection.execute(_REMEMBER_INTENTS, {"boot": boot, "newest": newest})
-            if ended:
-                connection.execute(_FORGET_INTENT, [{"ended": eid} for eid in sorted(ended)])
+                cursor.execute(_REMEMBER_INTENTS, (boot, newest))
+            for eids in _pieces(sorted(ended)):
+                cursor.execute(_forget_intents(len(eids)), tuple(eids))
         self._open_intents |= begun
         self._open_intents -= ended
 
@@ -179,40 +183,50 @@ class AuditStore:
             if not left:
                 return 0
             ts_us = _microseconds(now)
-            _insert(
-                connection,
-                events,
-                _EVENT_COLUMNS,
-                [
-                    (
-                        row.eid,
-                        Phase.UNKNOWN.value,
-                        row.kind,
-                        ts_us,
-                        row.agent,
-                        row.cluster,
-                        _as_unknown(row.body, now),
-                    )
-                    for row in left
-                ],
-            )
+            for row in left:
+                body = _as_unknown(row.body, now)
+                values = (row.eid, Phase.UNKNOWN.value, row.kind, ts_us, row.agent, row.cluster, body)
+                connection.exec_driver_sql(_insert_events(1), values)
             connection.execute(sa.delete(open_intents).where(open_intents.c.boot != boot))
         self._open_intents.difference_update(row.eid for row in left)
         return len(left)
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
+        connection = self._connected()
+        try:
+            with connection.begin():
+                yield connection
+        except BaseException:
+            self._abandon(connection)
+            raise
+
+    @contextmanager
+    def _batch(self) -> Iterator[sqlite3.Cursor]:
+        """A transaction on the driver's own connection, which costs 25 µs where SQLAlchemy's costs 90."""
+        connection = self._connected()
+        driver: object = connection.connection.dbapi_connection
+        assert isinstance(driver, sqlite3.Connection)
+        try:
+            cursor = driver.cursor()
+            cursor.execute(_BEGIN)
+            yield cursor
+            driver.commit()
+            cursor.close()
+        except BaseException:
+            self._abandon(connection)
+            raise
+
+    def _connected(self) -> sa.Connection:
         if self._connection is None:
             self._connection = self._engine.connect()
-        try:
-            with self._connection.begin():
-                yield self._connection
-        except BaseException:
-            # The file may have been moved, or its disk remounted: the next call opens it afresh.
-            connection, self._connection = self._connection, None
-            connection.invalidate()
-            connection.close()
-            raise
+        return self._connection
+
+    def _abandon(self, connection: sa.Connection) -> None:
+        # The file may have been moved, or its disk remounted: the next call opens it afresh.
+        self._connection = None
+        connection.invalidate()
+        connection.close()
 
     def _on_connect(self, connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
@@ -263,7 +277,7 @@ class AuditReader:
     def last_seq(self) -> int:
         """The newest event's sequence number; 0 in an empty trail."""
         with _translated(self._path), self._engine.connect() as connection:
-            return _last_seq(connection)
+            return connection.exec_driver_sql(_LAST_SEQ).scalar() or 0
 
 
 _EVENT_COLUMNS = tuple(column.name for column in events.columns if column.name != "seq")
@@ -282,41 +296,38 @@ def _row(event: Event) -> tuple[object, ...]:
     )
 
 
-def _insert(
-    connection: sa.Connection, table: sa.Table, columns: tuple[str, ...], rows: Sequence[tuple[object, ...]]
-) -> None:
-    """Insert the rows in their order, by as few statements as there are binary digits in their number.
+def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Cut a sequence into as few pieces as there are binary digits in its length.
 
-    So a handful of statements is ever compiled, and each stays prepared in the driver.
+    A statement is made for a number of rows, and so there are few of them, and each stays prepared.
     """
     start = 0
-    while start < len(rows):
-        many = min(_STATEMENT_ROWS_MAX, 1 << (len(rows) - start).bit_length() - 1)
-        values = tuple(chain.from_iterable(rows[start : start + many]))
-        connection.exec_driver_sql(_insert_sql(connection.dialect, table, columns, many), values)
+    while start < len(items):
+        many = min(_STATEMENT_ROWS_MAX, 1 << (len(items) - start).bit_length() - 1)
+        yield items[start : start + many]
         start += many
 
 
-@lru_cache(maxsize=64)
-def _insert_sql(dialect: sa.Dialect, table: sa.Table, columns: tuple[str, ...], rows: int) -> str:
-    # SQLAlchemy takes 70 µs a row to write such a statement, and it only repeats itself.
-    one = str(sa.insert(table).values(dict.fromkeys(columns)).compile(dialect=dialect))
-    beginning, values, row = one.partition(" VALUES ")
-    return beginning + values + ", ".join([row] * rows)
+_BEGIN = "BEGIN IMMEDIATE"
+_LAST_SEQ = "SELECT max(seq) FROM events"
 
 
-def _last_seq(connection: sa.Connection) -> int:
-    newest = connection.execute(sa.select(sa.func.max(events.c.seq))).scalar()
-    return newest if newest is not None else 0
+@cache
+def _insert_events(rows: int) -> str:
+    row = ", ".join("?" * len(_EVENT_COLUMNS))
+    # Nothing in it is anybody's but ours.
+    return f"INSERT INTO events ({', '.join(_EVENT_COLUMNS)}) VALUES {', '.join([f'({row})'] * rows)}"  # noqa: S608
 
 
-_FORGET_INTENT = sa.delete(open_intents).where(open_intents.c.eid == sa.bindparam("ended"))
+@cache
+def _forget_intents(rows: int) -> str:
+    return f"DELETE FROM open_intents WHERE eid IN ({', '.join('?' * rows)})"  # noqa: S608
+
+
 # Rows of one transaction stand side by side, since a transaction has the file to itself.
-_REMEMBER_INTENTS = sa.insert(open_intents).from_select(
-    ["eid", "seq", "boot"],
-    sa.select(events.c.eid, events.c.seq, sa.bindparam("boot", type_=sa.String)).where(
-        events.c.seq > sa.bindparam("newest"), events.c.phase == Phase.INTENT.value
-    ),
+_REMEMBER_INTENTS = (
+    "INSERT INTO open_intents (eid, seq, boot) "
+    "SELECT eid, seq, ? FROM events WHERE seq > ? AND phase = 'intent'"
 )
 
 
@@ -338,7 +349,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    connection.exec_driver_sql(_BEGIN)
 
 
 def _prepare(connection: sa.Connection, path: Path) -> None:
@@ -361,5 +372,5 @@ def _translated(path: Path) -> Iterator[None]:
         yield
     except sa.exc.DBAPIError as error:
         raise AuditUnavailable(f"the audit trail {path} is unavailable: {error.orig}") from error
-    except OSError as error:
+    except (sqlite3.Error, OSError) as error:
         raise AuditUnavailable(f"the audit trail {path} is unavailable: {error}") from error
