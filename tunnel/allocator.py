@@ -1,8 +1,8 @@
 """Settings of glibc's malloc for a process that moves megabytes through short-lived buffers.
 
-glibc takes a buffer of 128 KiB or more from mmap and gives it back at once, and gives the top of the heap back
-whenever some 128 KiB of it are free. Each page of the next buffer is then a fault that the kernel answers with
-zeroes: 0.7 s of CPU for every gigabyte in messages of 256 KiB, which is more than their encryption.
+glibc takes a buffer of 128 KiB or more from mmap and gives it back at once, and gives the top of the heap
+back whenever some 128 KiB of it are free. Each page of the next buffer is then a fault that the kernel
+answers with zeroes: 0.7 s of CPU for every gigabyte in messages of 256 KiB, more than their encryption.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def keep_large_buffers() -> bool:
         return False
     mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
     mallopt.restype = ctypes.c_int
-    # Both, since either one ends glibc's own adjustment of the other.
-    settings = ((_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES), (_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES))
-    return all([mallopt(*setting) == 1 for setting in settings])
+    # Either one ends glibc's own adjustment of both.
+    return bool(
+        mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES) and mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
+    )

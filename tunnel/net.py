@@ -9,6 +9,7 @@ from typing import Final
 
 import trio
 
+from tunnel.resumption import ClientContext
 from tunnel.tcp import TCPStream, tune_socket
 from tunnel.tls import HandshakeFailed, TLSStream
 
@@ -57,7 +58,8 @@ async def wrap_client(stream: trio.abc.Stream, context: ssl.SSLContext, *, serve
     """
     if isinstance(stream, trio.SocketStream):
         stream = TCPStream.take_over(stream)
-    tls = TLSStream(stream, context, server_hostname=server_hostname)
+    resumption = context.resumption(server_hostname) if isinstance(context, ClientContext) else None
+    tls = TLSStream(stream, context, server_hostname=server_hostname, resumption=resumption)
     try:
         await tls.do_handshake()
     except BaseException:
@@ -106,12 +108,15 @@ def has_input(stream: trio.abc.Stream) -> bool:
     return bool(poll.poll(0))
 
 
-def client_context(ca_pem: str | None = None) -> ssl.SSLContext:
+def client_context(ca_pem: str | None = None) -> ClientContext:
     """Return a context that verifies servers against `ca_pem`, or against the system's CAs without it.
+
+    It remembers a session for each server, and wrap_client resumes that one.
 
     Raises ValueError when `ca_pem` holds no certificate.
     """
-    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    context = ClientContext(ssl.PROTOCOL_TLS_CLIENT)
+    _restrict(context)
     if ca_pem is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
         return context
@@ -131,19 +136,18 @@ def server_context(cert: str | os.PathLike[str], key: str | os.PathLike[str]) ->
     Raises OSError when a file cannot be read and ssl.SSLError when they do not fit, or when the key is
     encrypted.
     """
-    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _restrict(context)
     # With no password at all OpenSSL asks the terminal for one, and the whole process waits for it.
     context.load_cert_chain(cert, key, password="")
     return context
 
 
-def _context(protocol: ssl._SSLMethod) -> ssl.SSLContext:
-    # Not ssl.create_default_context: that writes the session keys to the file that SSLKEYLOGFILE names, and
-    # whoever can set an agent's environment could then read every token.
-    context = ssl.SSLContext(protocol)
+def _restrict(context: ssl.SSLContext) -> None:
+    # Contexts are not made by ssl.create_default_context: that writes the session keys to the file that
+    # SSLKEYLOGFILE names, and whoever can set an agent's environment could then read every token.
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(ALPN)
     # Renegotiation lets a peer burn our CPU, and makes a write wait for a read. Compression leaks what is
     # encrypted. Session tickets stay on: a resumed handshake costs a third.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    return context

@@ -37,6 +37,7 @@ from typing import Final
 
 import trio
 
+from tunnel.resumption import Resumption
 from tunnel.tcp import TCPStream
 
 __all__ = ["HandshakeFailed", "TLSStream", "describe_ssl_error"]
@@ -99,6 +100,7 @@ class TLSStream(trio.abc.Stream):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        resumption: Resumption | None = None,
     ) -> None:
         self.transport_stream = transport_stream
         self._incoming = ssl.MemoryBIO()
@@ -106,6 +108,9 @@ class TLSStream(trio.abc.Stream):
         self._ssl = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
+        self._resumption = resumption
+        if resumption is not None:
+            resumption.prepare(self._ssl)
         self._state = _State.NEW
         self._server_side = server_side
         # Ciphertext that goes in front of the next: the server's session tickets (see do_handshake), and what
@@ -159,6 +164,8 @@ class TLSStream(trio.abc.Stream):
         except trio.BrokenResourceError as exc:
             raise HandshakeFailed("the peer cut the connection during the TLS handshake") from exc
         self._state = _State.OPEN
+        if self._resumption is not None:
+            self._resumption.opened(self._ssl)
         # The peer's first data may have come with its last flight.
         early = self._incoming.read()
         if early:
@@ -374,6 +381,8 @@ class TLSStream(trio.abc.Stream):
             await trio.lowlevel.checkpoint()
             return
         was_open = self._state is _State.OPEN
+        if self._resumption is not None:
+            self._resumption.keep(self._ssl)
         self._state = _State.CLOSED
         try:
             if was_open:

@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -61,18 +62,20 @@ class Contexts:
             self.server = server_context(certificate, key)
         self.ca_pem = authority.cert_pem.bytes().decode()
         self.client = client_context(self.ca_pem)
+        # It keeps no session.
+        self.forgetful = ssl.create_default_context(cadata=self.ca_pem)
 
 
 @asynccontextmanager
-async def tls_pair(contexts: Contexts) -> AsyncIterator[_Pair]:
+async def tls_pair(contexts: Contexts, client_side: ssl.SSLContext | None = None) -> AsyncIterator[_Pair]:
     """A client's and a server's end of one connection."""
-    async with (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] as listener:
-        near = await open_tcp("127.0.0.1", listener.socket.getsockname()[1])
-        server = wrap_server(TCPStream.take_over(await listener.accept()), contexts.server)
+    near, far = socket_pair()
+    server = wrap_server(TCPStream(far), contexts.server)
     clients: list[TLSStream] = []
 
     async def dial() -> None:
-        clients.append(await wrap_client(near, contexts.client, server_hostname="localhost"))
+        context = client_side or contexts.client
+        clients.append(await wrap_client(TCPStream(near), context, server_hostname="localhost"))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(dial)
@@ -264,12 +267,12 @@ async def transport_bulk_slow_mask(contexts: Contexts) -> float:
         websocket_frames.apply_mask = fast  # type: ignore[misc]
 
 
-async def handshake_cost(contexts: Contexts) -> float:
-    """CPU µs of a connect, a handshake, an exchange and a close."""
+async def handshake_cost(contexts: Contexts, *, resumed: bool) -> float:
+    """CPU µs of a connect, a handshake, one send and a close."""
     count = 100
     began = time.process_time()
     for _ in range(count):
-        async with tls_pair(contexts) as (client, server):
+        async with tls_pair(contexts, contexts.client if resumed else contexts.forgetful) as (client, server):
             await server.send_all(REQUEST)
             await client.receive_some()
     return (time.process_time() - began) / count * 1e6
@@ -407,7 +410,16 @@ def main() -> None:
             "s/GB",
             lambda: trio.run(transport_bulk_slow_mask, contexts),
         ),
-        ("connect, handshake, one send, close", "µs", lambda: trio.run(handshake_cost, contexts)),
+        (
+            "connect, full handshake, one send, close",
+            "µs",
+            lambda: trio.run(partial(handshake_cost, contexts, resumed=False)),
+        ),
+        (
+            "connect, resumed handshake, one send, close",
+            "µs",
+            lambda: trio.run(partial(handshake_cost, contexts, resumed=True)),
+        ),
     ]
     for name, unit, once in cases:
         if not options.names or any(word in name for word in options.names):

@@ -11,6 +11,7 @@ from pathlib import Path
 import trustme
 
 from tunnel.net import client_context, server_context
+from tunnel.resumption import ClientContext
 
 
 @functools.cache
@@ -35,7 +36,7 @@ def server_files() -> tuple[Path, Path]:
     return certificate, key
 
 
-def contexts(version: ssl.TLSVersion | None = None) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def contexts(version: ssl.TLSVersion | None = None) -> tuple[ClientContext, ssl.SSLContext]:
     """Return (client, server), for one TLS version only if it is given."""
     client, server = client_context(ca_pem()), server_context(*server_files())
     if version is not None:

@@ -16,7 +16,6 @@ from trio.testing import memory_stream_pair
 from tests.tunnel.certificates import ca_pem, contexts, server_files
 from tunnel.net import (
     HandshakeFailed,
-    TLSStream,
     client_context,
     has_input,
     open_tcp,
@@ -72,23 +71,6 @@ async def test_the_address_itself_is_verified() -> None:
     async with tls_echo(server_side) as port:
         tls = await open_tls("127.0.0.1", port, client_side)
         await tls.aclose()
-
-
-async def test_tls_sessions_are_resumed() -> None:
-    client_side, server_side = contexts()
-    async with tls_echo(server_side) as port:
-        first = await open_tls("localhost", port, client_side)
-        await first.send_all(b"x")
-        await first.receive_some()
-        session = first.ssl_object.session
-        await first.aclose()
-        assert session is not None
-        assert session.has_ticket
-        second = TLSStream(await open_tcp("localhost", port), client_side, server_hostname="localhost")
-        second.ssl_object.session = session
-        await second.do_handshake()
-        assert second.ssl_object.session_reused
-        await second.aclose()
 
 
 async def test_a_refused_connection_is_an_os_error() -> None:
