@@ -119,7 +119,8 @@ class RequestInfo:
 
 def parse(method: bytes, target: bytes) -> RequestInfo:
     """Parse a request line's method and target (as it goes to kube-apiserver); raises BadTarget."""
-    if len(target) <= REMEMBERED_LENGTH_MAX:
+    # What may have a credential in its query is refused or forwarded, and not kept.
+    if len(target) <= REMEMBERED_LENGTH_MAX and b"token" not in target:
         return _remembered(method, target)
     return _parse(method, target)
 

@@ -230,7 +230,7 @@ def relay_side(case: Case) -> None:
     claims = verifier.of_context(context)
     measure("(h) relay: Verifier.of_context, warm", lambda: verifier.of_context(context))
     measure(
-        "(h) relay: impersonation_headers",
+        "(h) relay: impersonation_headers, once a token",
         lambda: impersonation_headers(claims.user, claims.groups, claims.extra),
     )
 

@@ -223,11 +223,9 @@ def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
 def _request(method: bytes, target: bytes, info: RequestInfo | None) -> Request:
     if info is None:
         return Request(text(method), text(without_bearer(target)))
-    return (
-        _remembered_request(method, target)
-        if len(target) <= REMEMBERED_LENGTH_MAX
-        else _made_request(target, info)
-    )
+    if len(target) <= REMEMBERED_LENGTH_MAX and b"token" not in target:
+        return _remembered_request(method, target)
+    return _made_request(target, info)
 
 
 @lru_cache(REMEMBERED_TARGETS_MAX)

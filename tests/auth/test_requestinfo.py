@@ -476,4 +476,5 @@ def test_little_is_remembered() -> None:
     before = requestinfo._remembered.cache_info()
     assert before.currsize == REMEMBERED_TARGETS_MAX
     parse(b"GET", b"/api/v1/nodes/" + b"n" * REMEMBERED_LENGTH_MAX)
+    parse(b"GET", b"/api/v1/nodes?access_token=secret")
     assert requestinfo._remembered.cache_info() == before
