@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import pytest
 import trio
+from trio.testing import memory_stream_pair
 
 from proxy import gate as module
-from proxy.gate import STRANGER_BYTES_FREE, Gate, TooManyStrangersError
+from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, TooManyStrangersError
+from tests.tunnel.test_tls import handshake
 
 
 def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,3 +67,34 @@ def test_what_was_answered_is_held_no_more() -> None:
     one.leave()
     one.settle()
     assert gate.bytes_held == 0
+
+
+async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> None:
+    client, server = await handshake(memory_stream_pair())
+    gate = Gate()
+    stranger = gate.enter("192.0.2.1")
+    metered = MeteredStream(server, stranger)
+    await client.send_all(bytes(100))
+    assert await metered.receive_some() == bytes(100)
+    await client.send_all(bytes(100))
+    assert await metered.receive_some(30) == bytes(30)
+    assert gate.bytes_held == 130
+    async with trio.open_nursery() as nursery:
+        # One that is under way when its sender becomes known counts no more either.
+        assert await metered.receive_some() == bytes(70)
+        nursery.start_soon(metered.receive_some)
+        await trio.testing.wait_all_tasks_blocked()
+        stranger.leave()
+        await client.send_all(bytes(100))
+    assert gate.bytes_held == 0
+    await client.send_all(b"known")
+    assert await metered.receive_some() == b"known"
+    assert stranger.bytes_held == 0
+    await metered.send_all(b"answer")
+    assert not metered.send_nowait(b" with the next")
+    await metered.send_all(b".")
+    assert await client.receive_some() == b"answer with the next."
+    await client.aclose()
+    await metered.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await metered.wait_send_all_might_not_block()
