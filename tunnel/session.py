@@ -51,7 +51,11 @@ MESSAGE_LEAST_BYTES = 16 * 1024
 QUICK_SEND_S = 0.020
 # On top of each: bytes come in pieces of 64 KiB, and the last one should not be cut for the headers' sake.
 MESSAGE_HEADERS_BYTES = 256
-# How many passes of the loop the writer spends in vain on what may still come, before it does without.
+# The writer lets the loop pass so often for what may still come, and no more once that has taken this long: on a
+# busy loop a pass is a while, and a keystroke would wait.
+GATHERING_PASSES = 4
+GATHERING_S = 0.001
+# How many wakeups in a row it does so in vain, before it does without.
 PATIENCE = 8
 # For what is still queued when the block is left in peace, and then for the last GOAWAY, said or heard.
 FLUSH_S = 1.0
@@ -554,13 +558,8 @@ class Session:
                         self._flusher.unpark()
                         has_sent = False
                         await self._writer.park()
-                        # One more pass of the loop for whoever woke us: a head, its body and the end of it
-                        # become one message and not three, each of which would cost ten times the pass. But
-                        # not where nothing ever comes of it: then it is only late.
                         if patience:
-                            self._gathered = False
-                            await trio.lowlevel.checkpoint()
-                            patience = PATIENCE if self._gathered else patience - 1
+                            patience = PATIENCE if await self._gather() else patience - 1
                     else:
                         return
         except TransportClosed as exc:
@@ -568,6 +567,24 @@ class Session:
             with trio.move_on_after(FAREWELL_S):
                 await self._ended.wait()
             self._die(exc.code, f"tunnel lost: {exc.reason}", lost=True)
+
+    async def _gather(self) -> bool:
+        """Let the loop pass for whoever woke the writer, and again while that brings more; returns whether it
+        did.
+
+        So a head, its body and the end of it become one message and not three, and the answers of many tasks
+        one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes of
+        it, it is only late.
+        """
+        started_at = self._now()
+        for passed in range(GATHERING_PASSES):
+            self._gathered = False
+            await trio.lowlevel.checkpoint()
+            if not self._gathered:
+                return passed > 0
+            if self._now() - started_at >= GATHERING_S:
+                break
+        return True
 
     async def _keep_alive(self) -> None:
         connection = self._connection
