@@ -51,8 +51,8 @@ MESSAGE_LEAST_BYTES = 16 * 1024
 QUICK_SEND_S = 0.020
 # On top of each: bytes come in pieces of 64 KiB, and the last one should not be cut for the headers' sake.
 MESSAGE_HEADERS_BYTES = 256
-# The writer lets the loop pass so often for what may still come, and no more once that has taken this long: on a
-# busy loop a pass is a while, and a keystroke would wait.
+# The writer lets the loop pass so often for what may still come, and no more once that has taken this long:
+# on a busy loop a pass is a while, and a keystroke would wait.
 GATHERING_PASSES = 4
 GATHERING_S = 0.001
 # How many wakeups in a row it does so in vain, before it does without.
@@ -573,8 +573,8 @@ class Session:
         did.
 
         So a head, its body and the end of it become one message and not three, and the answers of many tasks
-        one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes of
-        it, it is only late.
+        one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes
+        of it, it is only late.
         """
         started_at = self._now()
         for passed in range(GATHERING_PASSES):
