@@ -408,7 +408,7 @@ def _bound(port: int, buffer_bytes: int) -> socket.socket:
 
 
 def _shrink(end: socket.socket, buffer_bytes: int) -> None:
-    """Keep the kernel from holding what the road should; it works fully only on a socket without connection."""
+    """Keep the kernel from holding what the road should; to be called before there is a connection."""
     if buffer_bytes:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)

@@ -1,0 +1,290 @@
+"""Hub, relays, agent and cluster as separate processes, with the fault proxy on every leg between them.
+
+    agent ──agents──▶ hub ◀──tunnel── relay ──api──▶ API server
+
+Each of the three is a link of one fault proxy. The hub's public URL is the tunnel's link, so that relays dial
+it knowing nothing of it; the agent logs in at the other link. Hub and relays run as a user runs them, but
+with a window through which a test can count what lives in them (see inside.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+
+from proxy.cli.admin.client import AdminClient, Reach
+from sandbox.demo.processes import Daemon, Daemons, free_port
+from tests.faults.control import TOP, FaultProxy, Link, open_proxy
+from tests.system.load import resident_kib
+from tests.system.raw import RawClient
+from tests.system.world import AGENT, ORG, TEAM, World, login, prepare_cluster
+
+CLUSTER = "tunnel"
+DEADLINE_S = 30.0
+POLL_S = 0.02
+# Any signed token of ours, whoever made it for whom.
+JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}")
+
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Living:
+    """What lives in a process at one moment."""
+
+    tasks: int
+    files: int
+    resident_kib: int
+    held_bytes: int
+    """Counted memory of all tunnel sessions."""
+    objects: Counter[str]
+    """By class."""
+
+    def grown(self, before: Living, slack: int = 0) -> dict[str, int]:
+        """What there is more of, by name, by more than `slack`."""
+        now, then = self.flat(), before.flat()
+        return {name: now[name] - then[name] for name in now if now[name] - then[name] > slack}
+
+    def flat(self) -> Counter[str]:
+        return self.objects + Counter(tasks=self.tasks, files=self.files)
+
+
+@attrs.define(eq=False, kw_only=True)
+class FaultWorld(World):
+    """A World whose every leg is a link."""
+
+    proxy: FaultProxy
+    tunnel: Link
+    """Relays → hub."""
+    agents: Link
+    """Agents → hub."""
+    api: Link
+    """Relays → API server."""
+    hub_listen: int
+    """The hub's own port, which nobody else connects to."""
+    settings: str = ""
+    """More of the hub's configuration."""
+    _starts: Counter[str] = attrs.Factory(Counter)
+
+    # --- starting ---
+
+    def inside(
+        self, name: str, argv: list[str], environment: Mapping[str, str], clock_s: float = 0.0
+    ) -> Daemon:
+        """Start hawse with a window into it; each start has a log of its own."""
+        self._starts[name] += 1
+        unique = f"{name}-{self._starts[name]}"
+        window = {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(TOP), os.environ.get("PYTHONPATH")])),
+            "HAWSE_FAULTS_COUNTS": str(self.folder / f"{unique}.counts"),
+            "HAWSE_FAULTS_CLOCK_S": str(clock_s),
+        }
+        return self.daemons.start(
+            unique, [sys.executable, "-m", "tests.faults.inside", *argv], {**window, **environment}
+        )
+
+    def start_hub(self) -> None:
+        self.hub = self.inside("hub", ["hub", "--config", str(self.folder / "hub.toml"), *self.flags], {})
+        self.hub.wait_for("hub is ready")
+
+    def start_relay(
+        self,
+        way: str = CLUSTER,
+        *,
+        instance: str = "relay-0",
+        clock_s: float = 0.0,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Start a relay instance of the cluster `way`, which is where its files are; it dials by itself."""
+        relay = self.folder / f"relay-{way}"
+        values = {
+            "HAWSE_RELAY_KUBECONFIG": str(self.relay_kubeconfig),
+            "HAWSE_RELAY_INSTANCE": instance,
+            **self.relay_environment,
+            **(environment or {}),
+        }
+        argv = ["relay", "--config", str(relay / "relay.toml"), *self.flags]
+        self.relays[instance] = self.inside(instance, argv, values, clock_s)
+
+    def connect_relay(self, instance: str = "relay-0", **how: object) -> None:
+        """Start a relay and wait until the hub has it."""
+        self.start_relay(instance=instance, **how)  # type: ignore[arg-type]
+        self.until(lambda: instance in self.connected(), "the relay is with the hub")
+
+    def fresh_relay(self, instance: str = "relay-0") -> None:
+        """End the relay, however it is, and have a new one: quicker than waiting for the next dial."""
+        old = self.relays.pop(instance, None)
+        if old is not None and old.process.poll() is None:
+            old.process.kill()
+            old.process.wait()
+        self.connect_relay(instance)
+
+    def heal(self) -> None:
+        """Make all links ordinary again, and have the cluster connected."""
+        for link in (self.tunnel, self.agents, self.api):
+            link.heal()
+        alive = {name for name, relay in self.relays.items() if relay.process.poll() is None}
+        if "relay-0" not in alive or "relay-0" not in self.connected():
+            self.fresh_relay()
+
+    # --- looking ---
+
+    @property
+    def administration(self) -> AdminClient:
+        """The hub's admin API."""
+        return Reach(None, self.folder / "hub").client()
+
+    def relay_rows(self) -> list[dict[str, object]]:
+        rows = self.administration.get("relays")["relays"]
+        assert isinstance(rows, list)
+        return rows  # type: ignore[return-value]
+
+    def connected(self) -> list[str]:
+        """The relay instances that the hub believes to be there."""
+        return [str(row["instance"]) for row in self.relay_rows() if row["connected"]]
+
+    def streams(self) -> int:
+        """The hub's open streams to relays."""
+        return sum(int(str(row["streams"] or 0)) for row in self.relay_rows() if row["connected"])
+
+    def client(self) -> RawClient:
+        """Speaks to the hub in its own bytes, by the agents' link."""
+        return RawClient(self, CLUSTER)
+
+    def run(
+        self, *args: str, stdin: bytes | None = None, spdy: bool = False, deadline_s: float = 40
+    ) -> bytes:
+        """The agent's kubectl, which must succeed; its output."""
+        done = self.kubectl(CLUSTER, *args, stdin=stdin, spdy=spdy, deadline_s=deadline_s)
+        assert done.code == 0, f"kubectl {' '.join(args)}: {done.err.decode()}"
+        return done.out
+
+    def living(self, daemon: Daemon | None) -> Living:
+        """Count what lives in a hub or relay."""
+        assert daemon is not None
+        counts = daemon.log.with_suffix(".counts")
+        counts.unlink(missing_ok=True)
+        daemon.process.send_signal(signal.SIGUSR1)
+        self.until(counts.exists, f"{daemon.name} has counted", every_s=POLL_S)
+        told = json.loads(counts.read_text())
+        return Living(
+            told["tasks"],
+            told["files"],
+            resident_kib(daemon.process.pid),
+            told["held_bytes"],
+            Counter(told["objects"]),
+        )
+
+    def relay_says(self, text: str, instance: str = "relay-0") -> list[str]:
+        """The relay's log lines with the text in them."""
+        return [line for line in self.relays[instance].log.read_text().splitlines() if text in line]
+
+    def until(
+        self, condition: Callable[[], T], what: str, within_s: float = DEADLINE_S, *, every_s: float = 0.1
+    ) -> T:
+        """Wait for something that nobody tells of; returns what `condition` did."""
+        deadline = time.monotonic() + within_s
+        while not (result := condition()):
+            assert time.monotonic() < deadline, f"not within {within_s:.0f} s: {what}"
+            time.sleep(every_s)
+        return result
+
+    def check(self) -> None:
+        """What holds whatever was done: no fault of ours, and no secret, stands in any log."""
+        secrets = [self.api_key, (self.folder / "hub" / "admin-token").read_text().strip()]
+        for path in sorted(self.folder.glob("*.log")):
+            text = path.read_text(errors="replace")
+            assert "Traceback" not in text, path.name
+            assert " by a fault of " not in text, path.name
+            assert JWT.search(text) is None, path.name
+            assert not any(secret in text for secret in secrets), path.name
+
+
+@contextmanager
+def running_faults(
+    folder: Path,
+    *,
+    api_port: int | None = None,
+    relay_kubeconfig: Path | None = None,
+    settings: str = "",
+    slow: bool = False,
+) -> Iterator[FaultWorld]:
+    """Bring a world up in `folder`: with the sandbox, or in front of the API server of a kubeconfig.
+
+    `settings` is more of the hub's TOML. `slow`: the tunnel's link will be given a rate.
+    """
+    with Daemons(folder) as daemons, open_proxy(folder) as proxy:
+        sandbox: Daemon | None = None
+        if api_port is None:
+            argv = [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
+            sandbox = daemons.start("sandbox", argv)
+            ready = sandbox.wait_for("ready ")
+            api_port = int(ready.rpartition(":")[2])
+            relay_kubeconfig = folder / "cluster" / "relay.kubeconfig"
+        assert relay_kubeconfig is not None
+        hub_listen = free_port()
+        api = proxy.link(api_port)
+        world = FaultWorld(
+            folder,
+            daemons,
+            0,
+            free_port(),
+            0,
+            redirected(relay_kubeconfig, folder / "relay-by-link.kubeconfig", api.port),
+            sandbox=sandbox,
+            proxy=proxy,
+            tunnel=proxy.link(hub_listen, slow=slow),
+            agents=proxy.link(hub_listen),
+            api=api,
+            hub_listen=hub_listen,
+            settings=settings,
+        )
+        world.hub_port = world.agents.port
+        (folder / "agent").mkdir()
+        write_hub_configuration(world, f"https://127.0.0.1:{world.tunnel.port}")
+        world.start_hub()
+        enrol(world)
+        if sandbox is not None:
+            prepare_cluster(world)
+        login(world)
+        world.connect_relay()
+        yield world
+        world.check()
+
+
+def redirected(kubeconfig: Path, to: Path, port: int) -> Path:
+    """The same kubeconfig with another port of the same host; files it names stand beside the first."""
+    text = re.sub(r"(server: https://[^:/\s]+):\d+", rf"\1:{port}", kubeconfig.read_text())
+    text = re.sub(r"(certificate-authority|tokenFile): (?!/)", rf"\1: {kubeconfig.parent}/", text)
+    to.write_text(text)
+    to.chmod(0o600)
+    return to
+
+
+def write_hub_configuration(world: FaultWorld, public_url: str) -> None:
+    (world.folder / "hub.toml").write_text(
+        f'org = "{ORG}"\npublic_url = "{public_url}"\nlisten = "127.0.0.1:{world.hub_listen}"\n'
+        f'data_dir = "{world.folder / "hub"}"\n[admin]\nlisten = "127.0.0.1:{world.admin_port}"\n'
+        f"{world.settings}\n"
+    )
+
+
+def enrol(world: FaultWorld) -> None:
+    """Tell the hub of a team, the cluster and an agent."""
+    world.admin("team", "add", TEAM)
+    world.admin(
+        "cluster", "add", CLUSTER, "--team", TEAM, "--output-dir", str(world.folder / f"relay-{CLUSTER}")
+    )
+    agent = json.loads(world.admin("agent", "add", AGENT, "--team", TEAM, "--owner", "tests", "--json"))
+    world.api_key = agent["api_key"]
