@@ -101,9 +101,9 @@ class Installation:
                 raise HawseError(f"the relay did not reach the hub: see {relay.log}")
             time.sleep(POLL_S)
 
-    def token(self, api_key: str) -> str:
+    def token(self, api_key: str, cluster: str = CLUSTER) -> str:
         """A fresh access token, by the call that `hawse credential` makes."""
-        form = {"grant_type": "client_credentials", "audience": CLUSTER, "client_secret": api_key}
+        form = {"grant_type": "client_credentials", "audience": cluster, "client_secret": api_key}
         context = ssl.create_default_context(cafile=str(self.ca))
         url, data = f"https://127.0.0.1:{self.port}/oauth/token", urlencode(form).encode()
         with urllib.request.urlopen(url, data, DEADLINE_S, context=context) as answer:

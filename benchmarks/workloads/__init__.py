@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
-from benchmarks.workloads import beside, bulk, cold, exec, idle, rtt, small, stalled, watch
+from benchmarks.workloads import beside, bulk, cold, exec, idle, rtt, scale, small, stalled, watch
 
 WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "small": small.WORKLOADS,
@@ -12,7 +12,8 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "stalled": stalled.WORKLOADS,
     "watch": watch.WORKLOADS,
     "exec": exec.WORKLOADS,
-    "idle": idle.WORKLOADS,
+    "idle": (*idle.WORKLOADS, scale.IDLE_TUNNELS),
     "rtt": rtt.WORKLOADS,
     "cold": cold.WORKLOADS,
+    "scale": (scale.SCALE,),
 }
