@@ -99,7 +99,9 @@ class Daemons:
     def start(self, name: str, argv: Sequence[str], environment: Mapping[str, str] | None = None) -> Daemon:
         """Start a process in a session of its own, so that a Ctrl-C reaches the demo alone."""
         log = self._folder / f"{name}.log"
-        with log.open("wb") as output:
+        # A signal in the middle of a start would leave a process that nobody knows of. The child must not
+        # inherit that they are held back, or it could not be ended.
+        with undisturbed() as before, log.open("wb") as output:
             process = subprocess.Popen(
                 list(argv),
                 stdin=subprocess.DEVNULL,
@@ -107,21 +109,23 @@ class Daemons:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **(environment or {})},
                 start_new_session=True,
+                preexec_fn=lambda: signal.pthread_sigmask(signal.SIG_SETMASK, before),
             )
-        daemon = Daemon(name, process, log)
-        self._running.append(daemon)
+            daemon = Daemon(name, process, log)
+            self._running.append(daemon)
         return daemon
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[set[int]]:
     """Hold Ctrl-C and its like back until the block has ended, from the children started there as well.
 
     For cleaning up: whoever presses Ctrl-C a second time would leave behind what the first was to remove.
+    Yields what was held back before.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
+    before = {int(each) for each in signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)}
     try:
-        yield
+        yield before
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
