@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +21,8 @@ from benchmarks.system import Missing
 from benchmarks.systems import ALWAYS, EXTRA, PEERS
 from benchmarks.workload import Options
 from benchmarks.workloads import WORKLOADS
+from sandbox.demo.__main__ import end_once, prepare_environment
+from sandbox.demo.processes import ENDING_SIGNALS
 
 RUNS = 5
 
@@ -66,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = parser().parse_args()
+    environment = prepare_environment(dict(os.environ))
+    os.environ.clear()
+    os.environ.update(environment)
+    # Each of them ends as Ctrl-C does, so that what was started is stopped.
+    for number in ENDING_SIGNALS:
+        signal.signal(number, end_once)
     openers = {**ALWAYS, **(PEERS if arguments.peers else {})}
     if arguments.systems is not None:
         every = {**ALWAYS, **PEERS, **EXTRA}
@@ -93,6 +103,8 @@ def main() -> None:
                     profile_all(spy, bench, workloads, options, arguments.profile, native=arguments.native)
     except Missing as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: everything is stopped, nothing is written")
     found = Found(group(outcome.samples))
     if arguments.json is not None:
         lines = [attrs.asdict(series.measurement()) for series in found]

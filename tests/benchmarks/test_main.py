@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import parser
+from benchmarks.accounting import family
 from benchmarks.upstream.apiserver import ApiServer
 from tests.benchmarks.test_result import KEYS
 
@@ -52,3 +55,24 @@ def test_a_run_prints_tables_and_writes_json_and_results(apiserver: ApiServer, t
         (system, variant) for variant in (1, 16, 64) for system in ("direct", "nginx")
     ]
     assert results.read_text().startswith("# Results\n")
+
+
+def test_a_run_that_is_ended_stops_what_it_started(apiserver: ApiServer, tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "benchmarks", "small", "--systems", "direct,nginx", "--seconds", "30"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=TOP, env=environment) as process:
+        assert process.stderr is not None
+        # The last system is being started, or runs.
+        while "starting nginx" not in process.stderr.readline():
+            pass
+        while not (workers := [pid for pid in family(process.pid) if pid != process.pid]):
+            pass
+        process.send_signal(signal.SIGTERM)
+        assert "interrupted" in process.stderr.read()
+    assert process.returncode == 1
+    assert [command(pid) for pid in workers if Path(f"/proc/{pid}").exists()] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text() + Path(f"/proc/{pid}/cmdline").read_text()
