@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import shutil
 import ssl
+import subprocess
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 import trio
@@ -205,6 +208,110 @@ async def test_a_corrupted_record_breaks_the_stream_and_tells_the_peer() -> None
         await client.receive_some()
     await client.aclose()
     await server.aclose()
+
+
+async def test_what_is_no_record_is_refused_before_its_length_has_come() -> None:
+    near, far = memory_stream_pair()
+    client, server = await handshake((near, far))
+    far.receive_stream.put_data(b"\x17\x03\x03\xff\xff")
+    with pytest.raises(trio.BrokenResourceError, match=r"packet length too long|record layer failure"):
+        await server.receive_some()
+    await client.aclose()
+    await server.aclose()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_after_the_peers_close_notify_we_may_still_send(version: ssl.TLSVersion) -> None:
+    near, far = memory_stream_pair()
+    client, server = await handshake((near, far), version)
+    with pytest.raises(ssl.SSLError):
+        # It says close_notify, and complains that ours has not come.
+        client.ssl_object.unwrap()
+    await near.send_all(client._outgoing.read())
+    assert await server.receive_some() == b""
+    await server.send_all(b"answer")
+    assert await client.receive_some() == b"answer"
+    await server.aclose()
+    await trio.aclose_forcefully(client)
+
+
+async def test_there_is_no_half_close_of_our_own() -> None:
+    client, server = await handshake(memory_stream_pair())
+    assert not isinstance(client, trio.abc.HalfCloseableStream)
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_send_nowait_sends_what_the_kernel_takes_and_the_rest_with_the_next() -> None:
+    client, server = await handshake(await tcp_pair())
+    assert client.send_nowait(b"first ")
+    assert await server.receive_some() == b"first "
+    size = 0
+    while client.send_nowait(bytes(16_000)):
+        size += 16_000
+    assert client._held
+    received = bytearray()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b"")
+        while len(received) < size + 16_000:
+            received += await server.receive_some()
+    assert not client._held
+    assert received == bytes(size + 16_000)
+    await client.send_all(b"last")
+    assert await server.receive_some() == b"last"
+    await client.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        client.send_nowait(b"x")
+    await server.aclose()
+
+
+async def test_send_nowait_is_refused_while_a_task_sends_and_on_a_broken_stream() -> None:
+    near, far = await tcp_pair()
+    client, server = await handshake((near, far))
+
+    async def send() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send_all(bytes(100_000_000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            client.send_nowait(b"x")
+        await trio.aclose_forcefully(server)
+    with pytest.raises(trio.BrokenResourceError):
+        client.send_nowait(b"x")
+    await client.aclose()
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="the command openssl is not installed")
+async def test_renegotiation_is_refused() -> None:
+    server_side = contexts(ssl.TLSVersion.TLSv1_2)[1]
+    server_side.maximum_version = ssl.TLSVersion.TLSv1_2
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    port = listener.socket.getsockname()[1]
+    command = ["openssl", "s_client", "-tls1_2", "-connect", f"127.0.0.1:{port}"]
+    async with listener, trio.open_nursery() as nursery:
+        run = partial(trio.run_process, command, stdin=subprocess.PIPE, capture_stdout=True, check=False)
+        process = await nursery.start(partial(run, capture_stderr=True))
+        accepted = await listener.accept()
+        async with TLSStream(accepted, server_side, server_side=True) as server:
+            await server.do_handshake()
+            await process.stdin.send_all(b"before\n")
+            assert await receive_exactly(server, 7) == b"before\n"
+            # A line of a single R asks for a renegotiation.
+            await process.stdin.send_all(b"R\n")
+            await trio.lowlevel.wait_readable(accepted.socket)
+
+            async def receive() -> None:
+                with pytest.raises(trio.BrokenResourceError, match="alert handshake failure"):
+                    await server.receive_some()
+
+            async with trio.open_nursery() as reader:
+                reader.start_soon(receive)
+                await wait_all_tasks_blocked(0.01)
+                # The refusal goes out with it, and the client has no use for the connection any more.
+                await server.send_all(b"x")
 
 
 async def test_each_direction_ends_on_its_own_close_notify() -> None:
