@@ -1,7 +1,7 @@
 """What the trail costs a read call: `python -m benchmarks.units.audit [FOLDER]`.
 
-FOLDER is on the disk that counts. First the parts by themselves; then the writer thread beside a loop that is
-busy, which is how it runs in a hub: both want the interpreter's lock, so what its waits and hand-overs cost is
+FOLDER is on the disk that counts. First the parts by themselves; then the writer thread beside a loop that
+is busy, as in a hub: both want the interpreter's lock, so what its waits and hand-overs cost is
 in the last figures and in no other. They say how much CPU the whole process needs an event more than the same
 busy loop without a trail.
 """
