@@ -10,6 +10,7 @@ answer that is whole and `cut` for everything else, and there is no third.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import attrs
@@ -23,6 +24,7 @@ __all__ = [
     "Failure",
     "Inbound",
     "InboundBroken",
+    "OnGone",
     "Outbound",
     "OutboundBroken",
     "Processed",
@@ -57,6 +59,10 @@ class OutboundBroken(ExchangeBroken):
     """The side that answers failed, refused, or sent what is no answer."""
 
 
+OnGone = Callable[[Failure], Awaitable[None]]
+"""What is to be done when the side that asked is gone, with the reason."""
+
+
 class ByteStream(Protocol):
     """Raw bytes both ways, after a 101. Each method raises trio.BrokenResourceError when the peer is lost."""
 
@@ -81,8 +87,8 @@ class ByteStream(Protocol):
 class Inbound(Protocol):
     """The side that asked. Its methods raise InboundBroken.
 
-    One task may be in `receive_body` or `wait_disconnect` while another sends; the two readers exclude each
-    other. A cancelled receive loses nothing; after a cancelled send the only thing left to do is `cut`.
+    One task may be in `receive_body` while another sends. A cancelled receive loses nothing; after a
+    cancelled send the only thing left to do is `cut`.
     """
 
     async def receive_body(self) -> bytes:
@@ -109,8 +115,16 @@ class Inbound(Protocol):
         """End it so that it can never be taken for a clean end. Raises nothing; may be called again."""
         ...
 
-    async def wait_disconnect(self) -> None:
-        """Return once the other side is gone; what it sends meanwhile is kept, up to a bound."""
+    def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:
+        """Have `on_gone` called, in a task of its own, once the other side is gone.
+
+        With `body_is_read` somebody is in `receive_body`, who hears of it too. What comes meanwhile is kept,
+        up to a bound.
+        """
+        ...
+
+    async def unwatch(self) -> None:
+        """End `watch`; on return `on_gone` does not run, and will not. Waits only if it was to be called."""
         ...
 
 
@@ -142,6 +156,10 @@ class Outbound(Protocol):
 
     def upgraded(self) -> ByteStream:
         """Return the raw stream, after a 101 was received; bytes that came with it are its first."""
+        ...
+
+    async def abandon(self) -> None:
+        """Give the exchange up, from any task: whoever waits in it gets OutboundBroken. Raises nothing."""
         ...
 
     async def aclose(self) -> None:

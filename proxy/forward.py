@@ -1,10 +1,11 @@
 """One exchange from end to end: the request's body one way, the answer the other, or two raw copies.
 
 Theory of operation. The task that calls `forward` carries the answer, from the outbound side to the inbound
-one. Beside it runs at most one more task, which carries the request's body and then, or at once when there is
-no body, watches for the client to leave. So it is plain who cancels whom:
+one. Beside it runs at most one more task, which carries the request's body. So it is plain who ends what:
 
-- The client leaves, or its body breaks: the second task says so and cancels the first.
+- The client leaves: whoever looks after the inbound side notices (`Inbound.watch`), and gives the outbound
+  side up, which ends the first task's wait.
+- The client's body breaks: the second task does the same.
 - The answer is complete or has failed: the first task cancels the second, also in the middle of an upload
   (an API server that answers 413 reads no further, and its answer has to get through).
 - An upload that the API server does not take any more is no failure: it just stops, the answer will tell.
@@ -13,14 +14,15 @@ Nothing here has a deadline but the end of an upgraded stream (SPLICE_DRAIN_S). 
 and a webhook takes its minute; ending them is not this file's business. A client that does not read stops
 the copy, and by it the tunnel's credit for this one stream.
 
-Most requests are a small GET, answered in one piece at once. Those get no second task: the first waits alone
-for QUIET_S, which is how long a client's leaving may go unnoticed.
+Most requests are a small GET that is answered in one piece, and a task, a nursery or a cancel scope costs as
+much as all that forward does for one: so without a body there is none of them.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from contextlib import suppress
 
 import attrs
 import trio
@@ -39,9 +41,6 @@ from proxy.exchange import (
 from proxy.head import RequestHead, ResponseHead
 from tunnel.stream import StreamReset
 
-# A task and its nursery cost 15 µs, a tenth of a small request, and most answers are here long before this.
-# Half of the second within which an abandoned request must be cancelled upstream.
-QUIET_S = 0.5
 # After one direction of an upgraded stream ended where the transport has no half-close (TLS), or cannot be
 # written any more, the other one may finish for this long. kube-apiserver itself ends both at once.
 SPLICE_DRAIN_S = 1.0
@@ -120,22 +119,28 @@ class _Exchange:
     on_head: Callable[[ResponseHead], ResponseHead]
     tally: Tally
     client_failure: Failure | None = None
-    """Set by the second task when it cancels the first."""
+    """Why the outbound side was given up."""
+    broken: ExchangeBroken | None = None
+    """A failure that was found behind a piece of the answer, and is raised when that piece is sent."""
 
     async def run(self) -> Outcome:
         try:
-            head = await self._carry()
+            if self.request.body_length == 0:
+                head = await self._carry_answer()
+            else:
+                head = await self._carry_both()
             if head is not None:
                 return await self._upgrade(head)
         except InboundBroken as exc:
-            return await self._client_failed(exc.failure)
+            return await self._client_failed(self.client_failure or exc.failure)
         except ExchangeBroken as exc:
+            if self.client_failure is not None:
+                return await self._client_failed(self.client_failure)
             # Before the answer was begun the caller has better words for it than a cut.
             if self.tally.status:
                 await self.inbound.cut(exc.failure)
             return self.outcome(CloseReason.UPSTREAM_FAILED, exc.failure)
-        if self.client_failure is not None:
-            return await self._client_failed(self.client_failure)
+        # A client that leaves as soon as it has the last byte has not failed.
         return self.outcome(CloseReason.COMPLETE, None)
 
     def outcome(self, reason: CloseReason, failure: Failure | None) -> Outcome:
@@ -150,101 +155,107 @@ class _Exchange:
 
     # -- request and answer --------------------------------------------------------------------------------
 
-    async def _carry(self) -> ResponseHead | None:
-        """Carry request and answer; returns the head of a 101, with which the exchange goes on."""
-        head: ResponseHead | None = None
-        if self.request.body_length == 0:
-            with trio.move_on_after(QUIET_S):
-                head = await self.outbound.receive_head()
-        if head is not None:
+    async def _carry_answer(self) -> ResponseHead | None:
+        """Carry the answer; returns the head of a 101, with which the exchange goes on."""
+        self.inbound.watch(self._give_up)
+        try:
+            head = await self.outbound.receive_head()
             if head.status == 101:
                 return head
-            chunk = self.outbound.receive_body_nowait()
-            ahead = self.outbound.receive_body_nowait() if chunk else None
-            if chunk == b"" or ahead == b"":
-                await self._answer(head, chunk, ahead)
-                return None
-        else:
-            chunk = ahead = None
+            await self._answer(head)
+            return None
+        finally:
+            await self.inbound.unwatch()
+
+    async def _carry_both(self) -> ResponseHead | None:
+        """Carry the request's body beside the answer."""
         broken: ExchangeBroken | None = None
-        complete = False
+        head: ResponseHead | None = None
+        self.inbound.watch(self._give_up, body_is_read=True)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._attend_client, nursery.cancel_scope)
+            nursery.start_soon(self._upload)
             try:
-                if head is None:
-                    head = await self.outbound.receive_head()
-                    if head.status != 101:
-                        chunk = self.outbound.receive_body_nowait()
-                        ahead = self.outbound.receive_body_nowait() if chunk else None
+                head = await self.outbound.receive_head()
                 if head.status != 101:
-                    await self._answer(head, chunk, ahead)
-                    complete = True
+                    await self._answer(head)
+                    head = None
             except ExchangeBroken as exc:
                 # Out of the nursery it goes as it is, not in a group.
                 broken = exc
             nursery.cancel_scope.cancel()
-        if complete:
-            # A client that leaves as soon as it has the last byte has not failed.
-            self.client_failure = None
+        await self.inbound.unwatch()
         if broken is not None:
             raise broken
-        if complete or self.client_failure is not None:
-            return None
         return head
 
-    async def _answer(self, head: ResponseHead, chunk: bytes | None, ahead: bytes | None) -> None:
-        """Send the answer: `chunk` and `ahead` are what has come behind its head, None for nothing yet.
+    async def _give_up(self, failure: Failure) -> None:
+        """The client is gone, or not to be understood: end what the first task waits for."""
+        self.client_failure = failure
+        # First the side that must not go on; the first task may also be waiting for the client to take more.
+        await self.outbound.abandon()
+        if failure.code is StreamCode.CANCEL:
+            await self.inbound.cut(failure)
+
+    async def _answer(self, head: ResponseHead) -> None:
+        """Send the answer.
 
         One piece is held back while the next one is looked for (never waited for), so that an answer which
         is here as a whole leaves in one write, its end included.
         """
+        inbound, outbound, tally = self.inbound, self.outbound, self.tally
+        chunk = outbound.receive_body_nowait()
+        ahead = self._look_ahead() if chunk else None
         head = self.on_head(head)
-        self.tally.status = head.status
+        tally.status = head.status
         if chunk:
-            self.tally.bytes_out += len(chunk)
-            await self.inbound.send_head(head, chunk, end=ahead == b"")
+            tally.bytes_out += len(chunk)
+            await inbound.send_head(head, chunk, end=ahead == b"")
             if ahead == b"":
                 return
             chunk = ahead
         else:
-            await self.inbound.send_head(head, end=chunk is not None)
+            await inbound.send_head(head, end=chunk is not None)
             if chunk is not None:
                 return
         while True:
             if chunk is None:
-                chunk = await self.outbound.receive_body()
+                if self.broken is not None:
+                    raise self.broken
+                chunk = await outbound.receive_body()
             if not chunk:
-                await self.inbound.end()
+                await inbound.end()
                 return
-            ahead = self.outbound.receive_body_nowait()
-            self.tally.bytes_out += len(chunk)
-            await self.inbound.send_body(chunk, end=ahead == b"")
+            ahead = self._look_ahead()
+            tally.bytes_out += len(chunk)
+            await inbound.send_body(chunk, end=ahead == b"")
             if ahead == b"":
                 return
             chunk = ahead
 
-    async def _attend_client(self, answering: trio.CancelScope) -> None:
-        """Carry the request's body, if there is one, and then watch for the client to leave."""
+    def _look_ahead(self) -> bytes | None:
+        """See receive_body_nowait; but what has come before a failure goes on first."""
         try:
-            if self.request.body_length != 0:
-                await self._upload()
-            await self.inbound.wait_disconnect()
-            self.client_failure = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
-        except InboundBroken as exc:
-            self.client_failure = exc.failure
-        answering.cancel()
+            return self.outbound.receive_body_nowait()
+        except ExchangeBroken as exc:
+            self.broken = exc
+            return None
 
     async def _upload(self) -> None:
-        while data := await self.inbound.receive_body():
-            self.tally.bytes_in += len(data)
-            try:
-                await self.outbound.send_body(data)
-            except OutboundBroken:
-                return
+        """Carry the request's body, and then have the client watched."""
         try:
-            await self.outbound.end_body()
-        except OutboundBroken:
+            while data := await self.inbound.receive_body():
+                self.tally.bytes_in += len(data)
+                try:
+                    await self.outbound.send_body(data)
+                except OutboundBroken:
+                    break
+            else:
+                with suppress(OutboundBroken):
+                    await self.outbound.end_body()
+        except InboundBroken as exc:
+            await self._give_up(exc.failure)
             return
+        self.inbound.watch(self._give_up)
 
     # -- after a 101 ---------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ import trio
 
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.deadlines import Deadlines
-from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
+from proxy.exchange import Failure, InboundBroken, OnGone, Processed, StreamCode
 from proxy.head import Fields, RequestHead, ResponseHead, connection_tokens
 from proxy.strict import BadRequest, HeadScanner, read_request_head
 from proxy.wire import FramingFault, RawStream
@@ -54,6 +54,14 @@ _GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 _NONE, _AWAITED, _BEGUN, _WHOLE, _SWITCHED = range(5)
 # How the body of an answer is framed: there is none, by its length, in chunks, by the connection's end.
 _EMPTY, _COUNTED, _CHUNKED, _ENDLESS = range(4)
+
+
+class _Attendance:
+    """The task beside an exchange that takes its time."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.ended = trio.Event()
 
 
 class ServerConnection:
@@ -90,6 +98,8 @@ class ServerConnection:
         self._released = False
         self._raw: RawStream | None = None
         self._interim: trio.Event | None = None
+        self._on_gone: OnGone | None = None
+        self._attendance: _Attendance | None = None
         self.raw_head = b""
         """The current request's head as it came; of a refused one no more than its beginning."""
 
@@ -149,7 +159,7 @@ class ServerConnection:
             with trio.move_on_after(IDLE_S):
                 return await self._receive_early()
             return False
-        idle.due_at = deadlines.now + IDLE_S
+        deadlines.begin(idle, IDLE_S)
         try:
             return await self._receive_early()
         finally:
@@ -386,6 +396,41 @@ class ServerConnection:
         self._torn = False
 
     # -- leaving -------------------------------------------------------------------------------------------
+
+    def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:
+        """See Inbound. It takes Deadlines to watch, and up to QUIET_S until that begins."""
+        if self._deadlines is not None and not body_is_read:
+            self._on_gone = on_gone
+            self._deadlines.attend_later(self)
+
+    async def unwatch(self) -> None:
+        """See Inbound. Cancelled, it waits all the same: nobody may read before the attendant has left."""
+        if self._on_gone is None:
+            return
+        self._on_gone = None
+        assert self._deadlines is not None, "who else could have watched"
+        if self._deadlines.forget(self):
+            return
+        attendance = self._attendance
+        assert attendance is not None, "it was watched, and is not waiting to be"
+        attendance.scope.cancel()
+        with trio.CancelScope(shield=True):
+            await attendance.ended.wait()
+
+    def begin_attendance(self, nursery: trio.Nursery) -> None:
+        """See Attended."""
+        self._attendance = attendance = _Attendance()
+        nursery.start_soon(self._attend, attendance)
+
+    async def _attend(self, attendance: _Attendance) -> None:
+        """Wait for the client to leave, and say so."""
+        try:
+            with attendance.scope:
+                await self.wait_disconnect()
+                if self._on_gone is not None:
+                    await self._on_gone(_GONE)
+        finally:
+            attendance.ended.set()
 
     async def wait_disconnect(self) -> None:
         """Return once the client is gone. What it sends meanwhile is kept, up to EARLY_BYTES_MAX and a bit.

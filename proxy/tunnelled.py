@@ -11,15 +11,16 @@ over where the next one begins.
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 
-from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.exchange import Failure, InboundBroken, OnGone, OutboundBroken, Processed, StreamCode
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.wire import RawStream
 from tunnel.stream import Stream, StreamReset
 
-# Bytes that come for an upgrade before its 101.
-EARLY_BYTES_MAX = 64 * 1024
+_GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
 
 class TunnelOutbound:
@@ -36,14 +37,15 @@ class TunnelOutbound:
     async def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body."""
         try:
-            await self._stream.send_all(data)
+            if not self._stream.send_nowait(data):
+                await self._stream.send_all(data)
         except StreamReset as exc:
             raise OutboundBroken(_failure(exc)) from exc
 
     async def end_body(self) -> None:
         """Say that the request's body is whole."""
         try:
-            await self._stream.send_eof()
+            self._stream.send_eof_nowait()
         except StreamReset as exc:
             raise OutboundBroken(_failure(exc)) from exc
 
@@ -97,9 +99,13 @@ class TunnelOutbound:
         """Return the raw stream after a 101."""
         return RawStream(self._stream)
 
+    async def abandon(self) -> None:
+        """RESET the stream at once, past what is still queued on it."""
+        self._stream.reset(StreamCode.CANCEL, reason="the client is gone")
+
     async def aclose(self) -> None:
-        """Leave the stream: quietly when both directions have ended, else with a RESET."""
-        await self._stream.aclose()
+        """Leave the stream: quietly when both directions have ended, else with a RESET. Never waits."""
+        self._stream.close_nowait()
 
     def _lying(self, reason: str) -> OutboundBroken:
         processed = Processed.YES if self._answered else Processed.MAYBE
@@ -108,16 +114,16 @@ class TunnelOutbound:
 
 
 class TunnelInbound:
-    """The relay's end: a stream that it accepted, with the request's head decoded from it."""
+    """The relay's end: a stream that it accepted, with the request's head decoded from it.
 
-    def __init__(self, stream: Stream, request: RequestHead) -> None:
+    `nursery` is where the task runs that is told of a client's leaving.
+    """
+
+    def __init__(self, stream: Stream, request: RequestHead, nursery: trio.Nursery) -> None:
         self._stream = stream
+        self._nursery = nursery
         self._left = request.body_length
-        self._upgrade = request.upgrade is not None
         self._ended = False
-        self._head_sent = False
-        self._early = b""
-        self._raw: RawStream | None = None
 
     async def receive_body(self) -> bytes:
         """Return body bytes as they come; b"" at the clean end."""
@@ -137,61 +143,52 @@ class TunnelInbound:
         return data
 
     async def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:
-        """Send the answer's head, and body bytes and the end behind it."""
-        self._head_sent = True
+        """Send the answer's head, and body bytes and the end behind it. Never waits: they only queue."""
         try:
-            await self._stream.send_head(head.encode(), eof=end and not data)
-            if data:
-                await self._stream.send_all(data)
-                if end:
-                    await self._stream.send_eof()
+            self._stream.send_answer_nowait(head.encode(), data, eof=end)
         except StreamReset as exc:
             raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
 
     async def send_body(self, data: bytes, *, end: bool = False) -> None:
-        """Send body bytes, and the end behind them when `end`."""
+        """Send body bytes, and the end behind them when `end`; waits only while the queue is full."""
         try:
-            await self._stream.send_all(data)
-            if end:
-                await self._stream.send_eof()
+            if not self._stream.send_nowait(data, eof=end):
+                await self._stream.send_all(data)
+                if end:
+                    self._stream.send_eof_nowait()
         except StreamReset as exc:
             raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
 
     async def end(self) -> None:
         """End the answer, or the raw stream, cleanly."""
         try:
-            await self._stream.send_eof()
+            self._stream.send_eof_nowait()
         except StreamReset as exc:
             raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
 
     def upgraded(self) -> RawStream:
-        """Return the raw stream after a 101 was sent; what came before it is its first."""
-        early, self._early = self._early, b""
-        return RawStream(self._stream, early, ended=self._ended)
+        """Return the raw stream after a 101 was sent."""
+        return RawStream(self._stream, ended=self._ended)
 
     async def cut(self, failure: Failure) -> None:
         """RESET the stream behind its last byte."""
         self._stream.reset(failure.code, processed=failure.processed, reason=failure.reason, in_line=True)
-        await trio.lowlevel.checkpoint()
 
     def refuse(self, failure: Failure) -> None:
         """RESET the stream instead of answering."""
         self._stream.reset(failure.code, processed=failure.processed, reason=failure.reason)
 
-    async def wait_disconnect(self) -> None:
-        """Return once the hub has RESET the stream. Early bytes of an upgrade are kept, up to a bound."""
-        try:
-            while self._upgrade and not self._ended and len(self._early) < EARLY_BYTES_MAX:
-                data = await self._stream.receive_some()
-                self._ended = not data
-                self._early += data
-        except StreamReset:
-            return
-        await self._stream.wait_reset()
+    def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:
+        """Have `on_gone` called in a task of its own once the hub has RESET the stream. See Inbound."""
+        self._stream.on_reset(partial(self._nursery.start_soon, on_gone, _GONE))
+
+    async def unwatch(self) -> None:
+        """See Inbound."""
+        self._stream.on_reset(None)
 
     async def aclose(self) -> None:
         """Leave the stream; an answer that ended still arrives, also when the request was not read."""
-        await self._stream.aclose()
+        self._stream.close_nowait()
 
 
 def _failure(reset: StreamReset, code: StreamCode | None = None) -> Failure:

@@ -209,7 +209,7 @@ class DirectOutbound:
         try:
             head = await self._connection.receive_head()
         except OutboundBroken:
-            if not (self._reused and self._may_send_again()):
+            if self._closed or not (self._reused and self._may_send_again()):
                 raise
             await trio.aclose_forcefully(self._stream)
             self._stream, self._connection, self._reused = await self._connections.acquire(fresh=True)
@@ -240,6 +240,11 @@ class DirectOutbound:
     def upgraded(self) -> ByteStream:
         """See Outbound."""
         return self._connection.upgraded()
+
+    async def abandon(self) -> None:
+        """See Outbound. The request is not sent again."""
+        if not self._closed:
+            await self._cut()
 
     async def aclose(self) -> None:
         """See Outbound."""

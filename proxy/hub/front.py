@@ -18,6 +18,7 @@ import trio
 from audit.record import Kind
 from audit.recorder import Recorder
 from auth.tokens import TokenError
+from proxy.deadlines import Deadlines
 from proxy.exchange import InboundBroken
 from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead, ResponseHead
@@ -39,6 +40,9 @@ STRANGER_S = 30.0
 # A form of a few fields, or none at all.
 SMALL_BODY_BYTES_MAX = 64 * 1024
 
+Known = Callable[[], None]
+"""Called once the sender of a request is known: what holds for strangers holds for it no more."""
+
 _log = logging.getLogger("hawse.hub")
 
 
@@ -56,6 +60,8 @@ class Front:
     ready: bool = False
     """Off while the hub starts and once it stops: /readyz says so."""
     gate: Gate = attrs.Factory(Gate)
+    deadlines: Deadlines = attrs.Factory(Deadlines)
+    """Whoever serves connections runs it beside."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
@@ -82,10 +88,8 @@ class Front:
             await trio.aclose_forcefully(tls)
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
-        connection = ServerConnection(MeteredStream(tls, stranger))
+        connection = ServerConnection(MeteredStream(tls, stranger), self.deadlines)
         while True:
-            # What came before was answered and is held no more.
-            stranger.settle()
             try:
                 head = await connection.next_request()
             except BadRequest as error:
@@ -98,27 +102,45 @@ class Front:
                 return
             if head is None:
                 return
+            if not stranger.inside:
+                # By an earlier request it is known who sends on this connection.
+                if await self._route(connection, tls, head, _do_nothing, address):
+                    return
+                continue
             with trio.move_on_after(STRANGER_S) as patience:
                 if await self._route(connection, tls, head, _Known(stranger, patience), address):
                     return
             if patience.cancelled_caught:
                 return
+            # What came before was answered and is held no more.
+            stranger.settle()
 
     async def _route(
-        self, connection: ServerConnection, tls: TLSStream, head: RequestHead, known: _Known, address: str
+        self,
+        connection: ServerConnection,
+        tls: TLSStream,
+        head: RequestHead,
+        known: Callable[[], None],
+        address: str,
     ) -> bool:
         """Have one request answered; returns whether that has used the connection up."""
+        if head.target.startswith(PREFIX):
+            await self.calls.handle(connection, head, address, authenticated=known)
+            return False
         path = head.target.partition(b"?")[0]
         if path == b"/v1/tunnel":
             return await self._tunnel(connection, tls, head, known, address)
-        if head.target.startswith(PREFIX):
-            await self.calls.handle(connection, head, address, authenticated=known)
-        else:
+        with trio.move_on_after(STRANGER_S) as patience:
             await self._answer_own(connection, head, path, address)
-        return False
+        return patience.cancelled_caught
 
     async def _tunnel(
-        self, connection: ServerConnection, tls: TLSStream, head: RequestHead, known: _Known, address: str
+        self,
+        connection: ServerConnection,
+        tls: TLSStream,
+        head: RequestHead,
+        known: Callable[[], None],
+        address: str,
     ) -> bool:
         """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
@@ -168,7 +190,7 @@ class Front:
 
 @attrs.frozen
 class _Known:
-    """Called once the sender of a request is known: what holds for strangers holds for it no more."""
+    """The first request on a connection whose sender is known."""
 
     stranger: Stranger
     patience: trio.CancelScope
@@ -176,6 +198,9 @@ class _Known:
     def __call__(self) -> None:
         self.stranger.leave()
         self.patience.deadline = math.inf
+
+
+def _do_nothing() -> None: ...
 
 
 def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:

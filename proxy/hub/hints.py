@@ -60,6 +60,10 @@ class ExplainedOutbound:
         """See Outbound."""
         return self._outbound.upgraded()
 
+    async def abandon(self) -> None:
+        """See Outbound."""
+        await self._outbound.abandon()
+
     async def aclose(self) -> None:
         """See Outbound."""
         await self._outbound.aclose()

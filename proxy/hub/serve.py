@@ -123,6 +123,7 @@ async def run_hub(config: HubConfig) -> None:
                 trail=trail,
                 clock=time.time,
             )
+            upkeep.start_soon(front.deadlines.run)
             administration = Administration(
                 directory=directory,
                 keys=lambda: keys,

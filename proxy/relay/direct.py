@@ -18,6 +18,7 @@ import ssl
 import attrs
 import trio
 
+from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead
@@ -52,6 +53,8 @@ class DirectServer:
     verifier: Verifier
     certificate: WatchedFile[ssl.SSLContext]
     gate: Gate = attrs.Factory(Gate)
+    deadlines: Deadlines = attrs.Factory(Deadlines)
+    """Whoever serves connections runs it beside."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(log))
 
     async def handle_connection(self, tcp: TCPStream | trio.SocketStream) -> None:
@@ -69,7 +72,9 @@ class DirectServer:
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
-                await self._serve(ServerConnection(MeteredStream(tls, stranger)), stranger, peer)
+                await self._serve(
+                    ServerConnection(MeteredStream(tls, stranger), self.deadlines), stranger, peer
+                )
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
             pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell
         except Exception:

@@ -8,8 +8,7 @@ and the head is written afresh. What fails before anything was sent says so (`pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 
 import trio
 
@@ -20,7 +19,7 @@ from auth.requestinfo import BadTarget
 from auth.tokens import RelayClaims
 from proxy.exchange import Failure, Inbound, OutboundBroken, StreamCode
 from proxy.forward import CloseReason, forward
-from proxy.head import RequestHead, ResponseHead
+from proxy.head import Headers, RequestHead, ResponseHead
 from proxy.relay.pool import Pool
 from proxy.relay.verify import Refused, refusal
 from proxy.rewrite import RewriteError, is_tail, relay_request_head, relay_response_head
@@ -29,6 +28,8 @@ log = logging.getLogger("hawse.relay")
 
 # A path may be 60 KiB of a backend's own; a log line says which request it was.
 LOGGED_PATH_BYTES = 200
+# They are made once for all requests under one token: as many as a session of the tunnel may name at once.
+IDENTITIES_REMEMBERED_MAX = 4096
 
 
 class Upstream:
@@ -36,6 +37,7 @@ class Upstream:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._impersonation = lru_cache(IDENTITIES_REMEMBERED_MAX)(_impersonation)
         self._active = 0
         self._idle = trio.Event()
         self._idle.set()
@@ -55,13 +57,20 @@ class Upstream:
         Raises Refused while nothing has been answered: saying so is the caller's, in the words of its mode.
         Cancelled: `inbound` is good for nothing but a cut.
         """
-        with self._counted():
+        if self._active == 0:
+            self._idle = trio.Event()
+        self._active += 1
+        try:
             await self._carry(inbound, request, claims)
+        finally:
+            self._active -= 1
+            if self._active == 0:
+                self._idle.set()
 
     async def _carry(self, inbound: Inbound, request: RequestHead, claims: RelayClaims) -> None:
         try:
             info = requestinfo.parse(request.method, request.target)
-            impersonation = impersonation_headers(claims.user, claims.groups, claims.extra)
+            impersonation = self._impersonation(claims)
         except BadTarget as error:
             raise refusal(StreamCode.PROTOCOL, error.reason) from error
         except IdentityError as error:
@@ -102,17 +111,10 @@ class Upstream:
         if outcome.status == 0 and not gone:
             raise Refused(outcome.failure)
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        if self._active == 0:
-            self._idle = trio.Event()
-        self._active += 1
-        try:
-            yield
-        finally:
-            self._active -= 1
-            if self._active == 0:
-                self._idle.set()
+
+def _impersonation(claims: RelayClaims) -> Headers:
+    """The headers of an identity; raises IdentityError."""
+    return impersonation_headers(claims.user, claims.groups, claims.extra)
 
 
 def describe(failure: Failure) -> str:

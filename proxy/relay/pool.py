@@ -79,6 +79,7 @@ class Exchange:
         self._bodyless = self._head.body_length == 0
         self._token_renewed = False
         self._reused = False
+        self._abandoned = False
         self._stream: trio.abc.Stream | None = None
         self._connection: ClientConnection | None = None
 
@@ -139,6 +140,11 @@ class Exchange:
         """See Outbound."""
         return self._current().upgraded()
 
+    async def abandon(self) -> None:
+        """See Outbound. The request is not sent again."""
+        self._abandoned = True
+        await self._cut()
+
     async def aclose(self) -> None:
         """Give the connection back if it is clean, else cut it. May be called again."""
         stream, connection = self._stream, self._connection
@@ -167,6 +173,7 @@ class Exchange:
     def _may_send_again(self, broken: OutboundBroken) -> bool:
         return (
             self._reused
+            and not self._abandoned
             and self._bodyless
             and self._head.method in _SAFE_METHODS
             # Not an answer that makes no sense, and not one that had begun.

@@ -176,6 +176,7 @@ async def _open_listener(
     certificate = watch_certificate(way.certificate, way.key)
     verifier = Verifier(config.hub_keys, config.hub_url, config.cluster_id, time.time)
     server = DirectServer(upstream, verifier, certificate)
+    nursery.start_soon(server.deadlines.run)
     accepting = await _listen(way.listen, server.handle_connection, nursery)
     log.info("listening for the hub on %s", way.listen)
     return accepting

@@ -37,16 +37,18 @@ async def serve_session(
         try:
             while True:
                 stream = await session.accept()
-                nursery.start_soon(handle_stream, stream, upstream, verifier)
+                nursery.start_soon(handle_stream, stream, upstream, verifier, nursery)
         except SessionClosed:
             # All its streams are broken with it; nobody is left to hear their answers.
             nursery.cancel_scope.cancel()
 
 
-async def handle_stream(stream: Stream, upstream: Upstream, verifier: Verifier) -> None:
+async def handle_stream(
+    stream: Stream, upstream: Upstream, verifier: Verifier, nursery: trio.Nursery
+) -> None:
     """Serve one stream to its end. Cancelled: the hub is told that the relay is going away."""
     try:
-        await _serve(stream, upstream, verifier)
+        await _serve(stream, upstream, verifier, nursery)
     except Refused as refused:
         failure = refused.failure
         log.info("refused %r: %s", stream, describe(failure))
@@ -62,13 +64,13 @@ async def handle_stream(stream: Stream, upstream: Upstream, verifier: Verifier) 
         log.exception("%r failed by a fault of ours", stream)
         stream.reset(StreamCode.INTERNAL, reason="the relay failed by a fault of its own", in_line=True)
     finally:
-        await stream.aclose()
+        stream.close_nowait()
 
 
-async def _serve(stream: Stream, upstream: Upstream, verifier: Verifier) -> None:
+async def _serve(stream: Stream, upstream: Upstream, verifier: Verifier, nursery: trio.Nursery) -> None:
     claims = verifier.of_context(stream.context)
     try:
         request = RequestHead.decode(stream.head)
     except HeadError as error:
         raise refusal(StreamCode.PROTOCOL, str(error)) from error
-    await upstream.carry(TunnelInbound(stream, request), request, claims)
+    await upstream.carry(TunnelInbound(stream, request, nursery), request, claims)

@@ -13,6 +13,7 @@ import attrs
 import trio
 from trio.testing import memory_stream_pair
 
+from proxy.deadlines import Deadlines
 from proxy.exchange import Outbound
 from proxy.forward import Outcome, forward
 from proxy.head import RequestHead, ResponseHead
@@ -85,8 +86,10 @@ def upstream_head(request: RequestHead) -> RequestHead:
     return RequestHead(request.method, request.target, (HOST, *kept))
 
 
-async def serve_hub(chain: Chain, open_outbound: Callable[[RequestHead], Awaitable[Outbound]]) -> None:
-    connection = ServerConnection(chain.hub_leg)
+async def serve_hub(
+    chain: Chain, open_outbound: Callable[[RequestHead], Awaitable[Outbound]], deadlines: Deadlines
+) -> None:
+    connection = ServerConnection(chain.hub_leg, deadlines)
     try:
         while True:
             try:
@@ -109,9 +112,9 @@ async def serve_hub(chain: Chain, open_outbound: Callable[[RequestHead], Awaitab
         await connection.aclose()
 
 
-async def handle_stream(chain: Chain, stream: Stream) -> None:
+async def handle_stream(chain: Chain, stream: Stream, nursery: trio.Nursery) -> None:
     request = RequestHead.decode(stream.head)
-    inbound = TunnelInbound(stream, request)
+    inbound = TunnelInbound(stream, request, nursery)
     try:
         outbound = chain.dial()
         try:
@@ -131,7 +134,7 @@ async def handle_stream(chain: Chain, stream: Stream) -> None:
 async def serve_relay(chain: Chain, session: Session) -> None:
     async with trio.open_nursery() as nursery:
         while True:
-            nursery.start_soon(handle_stream, chain, await session.accept())
+            nursery.start_soon(handle_stream, chain, await session.accept(), nursery)
 
 
 @asynccontextmanager
@@ -163,6 +166,7 @@ async def open_chain(
     """Run a chain: `direct` is hub and upstream, `tunnel` has a tunnel and a relay between them."""
     client, hub_leg = client_pair()
     chain = Chain(client, hub_leg, upstream_pair)
+    deadlines = Deadlines()
     try:
         if kind == "direct":
 
@@ -172,7 +176,8 @@ async def open_chain(
                 return outbound
 
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve_hub, chain, dial)
+                nursery.start_soon(deadlines.run)
+                nursery.start_soon(serve_hub, chain, dial, deadlines)
                 yield chain
                 nursery.cancel_scope.cancel()
         else:
@@ -185,7 +190,8 @@ async def open_chain(
                     return TunnelOutbound(hub.open_stream(head, context=context, eof=ended), request)
 
                 nursery.start_soon(serve_relay, chain, relay)
-                nursery.start_soon(serve_hub, chain, open_stream)
+                nursery.start_soon(deadlines.run)
+                nursery.start_soon(serve_hub, chain, open_stream, deadlines)
                 yield chain
                 nursery.cancel_scope.cancel()
     finally:

@@ -327,9 +327,11 @@ async def test_a_client_that_leaves_within_its_upload(kind, autojump_clock):
 async def test_a_malformed_upload_is_a_refusal_and_no_whole_request_upstream(kind, autojump_clock):
     async with open_chain(kind) as chain:
         await chain.client.send_all(
-            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcXX\r\n0\r\n\r\n"
+            b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
         )
         upstream, _ = await chain.upstream()
+        await read_until(upstream, b"abc\r\n")
+        await chain.client.send_all(b"XX\r\n0\r\n\r\n")
         data, _ = await read_all(upstream)
         assert not data.endswith(b"0\r\n\r\n")
         assert (await read_until(chain.client, b"}")).startswith(b"HTTP/1.1 500 ")

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead
-from proxy.tunnelled import EARLY_BYTES_MAX, TunnelInbound, TunnelOutbound
+from proxy.tunnelled import TunnelInbound, TunnelOutbound
 from tests.proxy.chains import open_sessions
 from tunnel.session import Session
 from tunnel.stream import Stream
@@ -26,6 +26,7 @@ class Way:
     hub: Session
     relay: Session
     context: int
+    nursery: trio.Nursery
 
     async def streams(self, request: RequestHead) -> tuple[Stream, Stream]:
         """Return both ends of a stream that was opened for a request."""
@@ -36,7 +37,7 @@ class Way:
     async def exchange(self, request: RequestHead) -> tuple[TunnelOutbound, TunnelInbound]:
         here, there = await self.streams(request)
         assert RequestHead.decode(there.head) == request
-        return TunnelOutbound(here, request), TunnelInbound(there, request)
+        return TunnelOutbound(here, request), TunnelInbound(there, request, self.nursery)
 
 
 async def body_of(end: TunnelInbound | TunnelOutbound) -> bytes:
@@ -48,8 +49,8 @@ async def body_of(end: TunnelInbound | TunnelOutbound) -> bytes:
 
 @pytest.fixture
 async def way() -> AsyncIterator[Way]:
-    async with open_sessions() as (hub, relay):
-        yield Way(hub, relay, hub.add_context(1, b"identity"))
+    async with open_sessions() as (hub, relay), trio.open_nursery() as nursery:
+        yield Way(hub, relay, hub.add_context(1, b"identity"), nursery)
 
 
 async def received(source: TunnelInbound | TunnelOutbound, size: int) -> bytes:
@@ -136,7 +137,7 @@ async def test_a_head_that_is_not_canonical_is_no_answer(way: Way, raw):
 @pytest.mark.parametrize("body", [b"abc", b"abcdefg"])
 async def test_a_hub_that_lies_about_its_length_is_found_out(way: Way, body):
     here, there = await way.streams(POST)
-    inbound = TunnelInbound(there, POST)
+    inbound = TunnelInbound(there, POST, way.nursery)
     await here.send_all(body)
     await here.send_eof()
     with pytest.raises(InboundBroken) as caught:
@@ -194,14 +195,31 @@ async def test_an_answer_that_ended_survives_a_request_that_was_not_read(way: Wa
 
 
 @pytest.mark.parametrize("request_head", [GET, POST, UPGRADE])
-async def test_a_hub_that_gives_up_is_noticed_within_a_second(way: Way, request_head, autojump_clock):
+async def test_a_hub_that_gives_up_is_noticed_at_once(way: Way, request_head, autojump_clock):
     outbound, inbound = await way.exchange(request_head)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(inbound.wait_disconnect)
-        await trio.sleep(10)
-        began = trio.current_time()
-        await outbound.aclose()
-    assert trio.current_time() - began <= 0.51
+    heard: list[Failure] = []
+
+    async def hear(failure: Failure) -> None:
+        heard.append(failure)
+
+    inbound.watch(hear)
+    await trio.sleep(10)
+    assert heard == []
+    await outbound.abandon()
+    await wait_all_tasks_blocked()
+    assert [failure.code for failure in heard] == [StreamCode.CANCEL]
+    with pytest.raises(OutboundBroken):
+        await outbound.receive_head()
+    await outbound.aclose()
+    await inbound.aclose()
+
+
+async def test_what_a_hub_does_after_the_exchange_is_nobodys_concern(way: Way, autojump_clock):
+    outbound, inbound = await way.exchange(GET)
+    inbound.watch(pytest.fail)
+    await inbound.unwatch()
+    await outbound.aclose()
+    await wait_all_tasks_blocked()
     await inbound.aclose()
 
 
@@ -216,14 +234,12 @@ async def test_a_hub_that_gives_up_within_a_body_is_gone(way: Way):
     await inbound.aclose()
 
 
-async def test_early_bytes_of_an_upgrade_are_kept_up_to_a_bound(way: Way, autojump_clock):
+async def test_early_bytes_of_an_upgrade_wait_in_the_window(way: Way, autojump_clock):
     outbound, inbound = await way.exchange(UPGRADE)
     raw = outbound.upgraded()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(inbound.wait_disconnect)
         nursery.start_soon(raw.send_all, b"early" * 200_000)
         await trio.sleep(5)
-        assert EARLY_BYTES_MAX <= len(inbound._early) <= 2 * EARLY_BYTES_MAX
         nursery.cancel_scope.cancel()
     await inbound.send_head(ResponseHead(101, b"", ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))))
     there = inbound.upgraded()

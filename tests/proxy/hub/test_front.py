@@ -100,6 +100,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             trail=trail,
             clock=lambda: NOW,
         )
+        nursery.start_soon(front.deadlines.run)
         yield Bench(front, nursery)
         nursery.cancel_scope.cancel()
     store.close()

@@ -203,6 +203,7 @@ async def direct_way(access: ClusterAccess, folder: Path) -> AsyncIterator[Direc
         server = DirectServer(Upstream(pool), verifier, watch_certificate(pem, key))
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
+        nursery.start_soon(server.deadlines.run)
         yield DirectWay(listeners[0].socket.getsockname()[1], authority.cert_pem.bytes().decode())
         nursery.cancel_scope.cancel()
 
