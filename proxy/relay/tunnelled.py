@@ -18,7 +18,7 @@ from proxy.head import HeadError, RequestHead
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.tunnelled import TunnelInbound
-from tunnel import Session, SessionClosed, Stream
+from tunnel import Session, Stream
 
 log = logging.getLogger("hawse.relay")
 
@@ -34,13 +34,17 @@ async def serve_session(
 
     verifier = Verifier(hub_keys, issuer, cluster_id, hub_clock)
     async with trio.open_nursery() as nursery:
+
+        def serve(stream: Stream) -> None:
+            nursery.start_soon(handle_stream, stream, upstream, verifier, nursery)
+
+        session.on_stream(serve)
         try:
-            while True:
-                stream = await session.accept()
-                nursery.start_soon(handle_stream, stream, upstream, verifier, nursery)
-        except SessionClosed:
-            # All its streams are broken with it; nobody is left to hear their answers.
-            nursery.cancel_scope.cancel()
+            await session.wait_closed()
+        finally:
+            session.on_stream(None)
+        # All its streams are broken with it; nobody is left to hear their answers.
+        nursery.cancel_scope.cancel()
 
 
 async def handle_stream(
