@@ -34,7 +34,7 @@ class Trap:
     visitors: int = 0
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Chain:
     """What runs, and the ways to it."""
 
