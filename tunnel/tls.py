@@ -385,6 +385,8 @@ class TLSStream(trio.abc.Stream):
             self._resumption.keep(self._ssl)
         self._state = _State.CLOSED
         try:
+            # A cut must look like one, and a send that need not wait would not notice that we are cancelled.
+            await trio.lowlevel.checkpoint_if_cancelled()
             if was_open:
                 # unwrap() writes our close_notify, and then complains that the peer's has not come.
                 with contextlib.suppress(ssl.SSLError):

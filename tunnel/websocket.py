@@ -338,6 +338,8 @@ class _WebSocketTransport(Transport):
 
     async def _shake_hands(self) -> None:
         """Say Close, as soon as nobody sends any more, and wait for the peer's."""
+        # A send that need not wait would not notice that we are cancelled.
+        await trio.lowlevel.checkpoint_if_cancelled()
         while self._sending:
             await self._wait_released()
         await self._say_close()

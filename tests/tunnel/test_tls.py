@@ -335,6 +335,14 @@ async def test_close_notify_is_bounded_when_the_peer_does_not_read(
     await trio.aclose_forcefully(client)
 
 
+async def test_a_cancelled_aclose_cuts_without_a_farewell() -> None:
+    client, server = await handshake(await tcp_pair())
+    await trio.aclose_forcefully(client)
+    with pytest.raises(trio.BrokenResourceError, match="without a TLS close_notify"):
+        await server.receive_some()
+    await server.aclose()
+
+
 async def test_aclose_does_not_wait_behind_a_blocked_send(autojump_clock: trio.testing.MockClock) -> None:
     client, server = await handshake(lockstep_stream_pair())
 

@@ -544,6 +544,15 @@ async def test_a_close_is_answered_behind_the_message_that_is_under_way() -> Non
                 assert (await expect_closed(transport.receive)).code == 4409
 
 
+async def test_a_cancelled_aclose_says_no_close() -> None:
+    async with raw_peer(tls=True) as (near, transport):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await transport.aclose(4503, "draining")
+        with pytest.raises(trio.BrokenResourceError, match="without a TLS close_notify"):
+            await near.receive_some()
+
+
 async def test_messages_behind_our_close_are_dropped_until_the_peers() -> None:
     async with raw_peer() as (near, transport):
         async with trio.open_nursery() as nursery:
