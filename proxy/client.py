@@ -111,8 +111,20 @@ class ClientConnection:
         Raises OutboundBroken: UPSTREAM_RESET when the connection ends first, PROTOCOL for an answer that
         cannot be trusted.
         """
+        scanner = self._scanner
         for _ in range(INTERIM_MAX):
-            head = await self._receive_any_head()
+            try:
+                while (raw := scanner.take_head()) is None:
+                    scanner.feed(await self._receive())
+                    if self._eof:
+                        raise self._lost("the server closed the connection before its answer")
+                head, is_1_1 = read_response_head(raw)
+            except BadRequest as exc:
+                raise self._malformed(exc.message) from exc
+            except BadResponse as exc:
+                raise self._malformed(str(exc)) from exc
+            if not is_1_1:
+                self._persistent = False
             if head.status >= 200:
                 self._begin_body(head)
                 self._answered = True
@@ -124,36 +136,22 @@ class ClientConnection:
                 return head
         raise self._malformed(f"more than {INTERIM_MAX} interim answers")
 
-    async def _receive_any_head(self) -> ResponseHead:
-        try:
-            while (raw := self._scanner.take_head()) is None:
-                self._scanner.feed(await self._receive())
-                if self._eof:
-                    raise self._lost("the server closed the connection before its answer")
-            head, is_1_1 = read_response_head(raw)
-        except BadRequest as exc:
-            raise self._malformed(exc.message) from exc
-        except BadResponse as exc:
-            raise self._malformed(str(exc)) from exc
-        if not is_1_1:
-            self._persistent = False
-        return head
-
     def _begin_body(self, head: ResponseHead) -> None:
         """Find out how the answer's body ends, by RFC 9112 section 6.3."""
         if self._method == b"CONNECT" and head.status < 300:
             raise self._malformed("an answer that would open a tunnel")
         length = head.body_length
+        encoded = head.encode()
         if length == 0 or not head.has_body(self._method):
             self._body_read = True
         elif length is not None:
             self._body = CountedBody(length)
-        elif b"\ntransfer-encoding: " in head.encode():
+        elif b"\ntransfer-encoding: " in encoded:
             self._body = ChunkedBody()
         else:
             self._body = EndlessBody()
             self._persistent = False
-        if b"\nconnection: " in head.encode() and b"close" in connection_tokens(head.headers):
+        if b"\nconnection: " in encoded and b"close" in connection_tokens(head.headers):
             self._persistent = False
 
     async def receive_body(self) -> bytes:

@@ -180,15 +180,16 @@ def read_response_head(raw: bytes) -> tuple[ResponseHead, bool]:
     encoded = b"HTTP/1.1 %s %s\r\n%s\r\n" % (status, reason, b"".join(lines))
     if len(encoded) > HEAD_BYTES_MAX:
         raise BadResponse(f"the head of the answer is larger than {HEAD_BYTES_MAX} bytes")
-    length = None
-    if framing := FRAMING_LINES.findall(encoded):
-        lengths = [value for name, value in framing if name == b"content-length"]
-        codings = [value for name, value in framing if name == b"transfer-encoding"]
-        try:
-            _check_framing(lengths, codings)
-        except BadRequest as exc:
-            raise BadResponse(exc.message) from exc
-        length = int(lengths[0]) if lengths else None
+    framing = FRAMING_LINES.findall(encoded)
+    try:
+        _check_framing(
+            [value for name, value in framing if name == b"content-length"],
+            [value for name, value in framing if name == b"transfer-encoding"],
+        )
+    except BadRequest as exc:
+        raise BadResponse(exc.message) from exc
+    # There is one such line at most.
+    length = int(framing[0][1]) if framing and framing[0][0] == b"content-length" else None
     return ResponseHead.of_bytes(int(status), reason, length, encoded), version == b"1"
 
 
@@ -198,6 +199,7 @@ def _pairs(block: bytes) -> Headers:
 
 
 def _check_framing(lengths: list[bytes], codings: list[bytes]) -> None:
+    """Refuse what leaves it open where the body ends; see `proxy.head.check_framing`."""
     if lengths and codings:
         raise BadRequest(400, "Content-Length and Transfer-Encoding exclude each other")
     if len(lengths) > 1:
