@@ -194,6 +194,7 @@ class ExecEcho(Command):
 
     kind = "exec"
     block_bytes = 2000
+    bytes_max = 2**40
 
     def begin(self) -> None:
         self.sent = bytearray()
@@ -204,12 +205,13 @@ class ExecEcho(Command):
     def _feed(self) -> None:
         stdin = self.process.stdin
         assert stdin is not None
-        while not self.stopping.is_set():
+        while not self.stopping.is_set() and len(self.sent) < self.bytes_max:
             block = self.random.randbytes(self.block_bytes)
             self.sent += block
             stdin.write(block)
             stdin.flush()
             self.stopping.wait(self.pause_s)
+        self.stopping.wait()
         stdin.close()
 
     def end(self) -> Judgement:
@@ -222,10 +224,11 @@ class ExecEcho(Command):
 
 
 class ExecBulk(ExecEcho):
-    """The same with as much as goes through."""
+    """The same with some megabytes, as fast as they go through."""
 
     kind = "bulk"
     block_bytes = 256 * 1024
+    bytes_max = 8_000_000
 
 
 class PodWork(Command):

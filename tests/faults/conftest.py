@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.world import FaultWorld, running_faults
+from tests.faults.wire import Enrolment
+from tests.faults.world import BY_HAND, FaultWorld, running_faults
 from tests.system.conftest import echo_port as echo_port
 
 
 @pytest.fixture(scope="session")
 def shared_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultWorld]:
-    with running_faults(tmp_path_factory.mktemp("faults")) as running:
+    with running_faults(tmp_path_factory.mktemp("faults"), slow=True) as running:
         yield running
 
 
@@ -23,3 +24,9 @@ def world(shared_world: FaultWorld) -> Iterator[FaultWorld]:
     yield shared_world
     assert shared_world.hub is not None
     assert shared_world.hub.process.poll() is None, shared_world.hub.last_words()
+
+
+@pytest.fixture
+def by_hand(world: FaultWorld) -> Enrolment:
+    """What a relay by hand needs to dial the hub."""
+    return Enrolment.read(world.folder / f"relay-{BY_HAND}")

@@ -1,0 +1,114 @@
+"""What one stream does or suffers is nobody else's affair."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.faults.clients import ExecBulk, Verdict, report
+from tests.faults.wire import DATA, FIN, INITIAL_CREDIT, Enrolment, frame, head, wire_relay
+from tests.faults.world import BY_HAND, CLUSTER, FaultWorld
+from tests.system.load import get, timed
+from tests.system.raw import Talk
+from tests.system.world import NAMESPACE, POD
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
+# A stream that waits for another one waits for seconds; a machine that runs other tests, for less than this.
+AT_ONCE_S = 3.0
+FLOW_CONTROL = 8
+
+
+def test_both_directions_full_through_small_buffers_do_not_lock_up(world: FaultWorld) -> None:
+    """A reader that waits for its own writer is a deadlock as soon as no buffer hides it."""
+    works = [ExecBulk(world, number, pause_s=0) for number in range(3)]
+    with ExitStack() as stack:
+        for work in works:
+            stack.enter_context(work)
+        for work in works:
+            world.until(lambda work=work: len(work.sent) >= work.bytes_max, "all of it is sent")  # type: ignore[misc]
+    judgements = [work.judgement for work in works]
+    assert {judgement.verdict for judgement in judgements} == {Verdict.WHOLE}, report(judgements)
+
+
+def test_a_request_that_hangs_in_its_dial_holds_up_no_other(world: FaultWorld) -> None:
+    """The API server's address may swallow a connection for minutes."""
+    client = world.client()
+    token = client.token()
+    assert get(client, token, POD_PATH)[0] == 200
+    world.api.stall(present=False)
+    hanging = world.popen(CLUSTER, "exec", POD, "--", "echo", "at last", stdin=subprocess.DEVNULL)
+    try:
+        world.until(lambda: world.streams() == 1, "the exec is under way")
+        slowest = max(timed(lambda: get(client, token, POD_PATH)) for _ in range(20))
+        assert slowest < AT_ONCE_S
+        assert hanging.poll() is None
+        world.api.flow()
+        assert hanging.communicate(timeout=30) == (b"at last\n", b"")
+    finally:
+        hanging.kill()
+        hanging.communicate()
+
+
+@contextmanager
+def asking(world: FaultWorld, token_of: str = BY_HAND) -> Iterator[Talk]:
+    """A client that has asked something of the cluster whose relay is by hand."""
+    client = world.client(token_of)
+    with client.talk(client.head("/api/v1/nodes")) as talk:
+        yield talk
+
+
+def test_a_relay_that_ignores_credit_loses_that_stream_alone(world: FaultWorld, by_hand: Enrolment) -> None:
+    """Dropping what is too much would corrupt it, and ending the session would punish the others."""
+    with wire_relay(by_hand, world.tunnel.port) as relay, asking(world) as greedy, asking(world) as modest:
+        first, second = relay.next_open().stream, relay.next_open().stream
+        relay.send(head(first), *(frame(DATA, first, bytes(INITIAL_CREDIT)) for _ in range(2)))
+        relay.wait(lambda: relay.resets(first), "the RESET")
+        assert [code for code, _ in relay.resets(first)] == [FLOW_CONTROL]
+        greedy.rest()
+        assert b"0\r\n\r\n" not in bytes(greedy.received)[-7:], "a cut answer looks complete"
+
+        relay.send(head(second), frame(DATA, second, b"fine", FIN))
+        answer = modest.rest()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert answer.endswith(b"4\r\nfine\r\n0\r\n\r\n")
+        assert relay.resets(second) == []
+        assert relay.closed_with is None
+
+
+def test_what_abandoned_streams_held_is_released(world: FaultWorld, by_hand: Enrolment) -> None:
+    """Bytes that arrived and that nobody will read any more are charged to nobody."""
+    streams = 20
+    with wire_relay(by_hand, world.tunnel.port) as relay:
+        # With the identity's context, which stays.
+        with asking(world) as first:
+            stream = relay.next_open().stream
+            relay.send(head(stream), frame(DATA, stream, b"{}", FIN))
+            first.rest()
+        before = world.living(world.hub)
+        with ExitStack() as stack:
+            for _ in range(streams):
+                talk = stack.enter_context(asking(world))
+                talk.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            opened = [relay.next_open().stream for _ in range(streams)]
+            sent = dict.fromkeys(opened, 0)
+            for stream in opened:
+                relay.send(head(stream))
+            # First the kernel's buffers fill up, on whose account the hub asks for more.
+            while world.living(world.hub).held_bytes < before.held_bytes + streams * INITIAL_CREDIT:
+                for stream in opened:
+                    while sent[stream] < relay.credit(stream):
+                        relay.send(frame(DATA, stream, bytes(INITIAL_CREDIT // 2)))
+                        sent[stream] += INITIAL_CREDIT // 2
+        for stream in opened:
+            relay.wait(lambda stream=stream: relay.resets(stream), "the RESET of an abandoned stream")  # type: ignore[misc]
+        world.until(
+            lambda: world.living(world.hub).held_bytes <= before.held_bytes, "nothing is held", every_s=0.3
+        )
+        grown = world.living(world.hub).grown(before, slack=20)
+        assert grown == {}
