@@ -16,7 +16,7 @@ PEERS := .venv-peers
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long e2e lint format lock clean setup bench bench-peers
+.PHONY: help demo test test-long e2e lint format lock clean setup bench bench-scaling bench-peers
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,6 +58,9 @@ format: $(STAMP) ## let ruff format and fix
 
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
+
+bench-scaling: $(STAMP) ## measure what a hub carries and write it into docs/scaling.md (some 20 minutes)
+	@exec $(BIN)/python -m benchmarks.scaling $(ARGS)
 
 bench-peers: ## install the tunnels that benchmarks compare with: OpenSSH, snitun, bored-mplex
 	@test -x /usr/sbin/sshd || apt-get install -y --no-install-recommends openssh-server openssh-client

@@ -15,5 +15,5 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "idle": (*idle.WORKLOADS, scale.IDLE_TUNNELS),
     "rtt": rtt.WORKLOADS,
     "cold": cold.WORKLOADS,
-    "scale": (scale.SCALE,),
+    "scale": (scale.SCALE, scale.SCALE_TWO),
 }

@@ -57,7 +57,7 @@ def run(system: System, upstream: Upstream, sessions: int, options: Options) -> 
             p99_ms=milliseconds(took_ns, 0.99),
         ),
         cpu_s=costs.cpu_s,
-        notes={"keys": count},
+        notes={"requests": count},
     )
 
 

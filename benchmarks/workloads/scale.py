@@ -13,6 +13,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,6 +31,7 @@ from proxy.cli.admin.client import AdminClient, Reach
 from tunnel.backoff import SESSION_LIVED_S
 
 TUNNELS = 1000
+FEW = 200
 QUICK_TUNNELS = 20
 # The first ones of each process pay for what all share.
 BASE_A_PROCESS = 5
@@ -51,10 +53,12 @@ class Tunnels:
     """What the tunnels came to, once they are up."""
 
     fleet: Fleet
-    hub_kb: float
+    tunnel_kb: float
     """More in the hub by tunnel than with the first ones."""
     connect_ms: float
     """CPU time of the hub for one that connects."""
+    base_kb: float
+    """The hub without any."""
 
 
 @contextmanager
@@ -70,11 +74,13 @@ def up(upstream: Upstream, size: int) -> Iterator[Tunnels]:
             rest = [process.size - BASE_A_PROCESS for process in fleet.processes]
             fleet.start(rest)
             time.sleep(SETTLE_S)
-            count = sum(rest)
+            count, spent_s = sum(rest), meter.read()["hub"]
+            tunnel_kb = (rss_kb(hub) - before_kb) / count
             yield Tunnels(
                 fleet,
-                hub_kb=(rss_kb(hub) - before_kb) / count,
-                connect_ms=meter.read()["hub"] * 1e3 / count,
+                tunnel_kb=tunnel_kb,
+                connect_ms=spent_s * 1e3 / count,
+                base_kb=before_kb - sum(base) * tunnel_kb,
             )
 
 
@@ -87,9 +93,11 @@ def run_idle(system: System, upstream: Upstream, tunnels: int, options: Options)
         time.sleep(idle_s)
         spent = meter.read()
     return Sample(
-        Measurement("idle-tunnels", "hawse", size, rss_kb_per_stream=found.hub_kb),
+        Measurement("idle-tunnels", "hawse", tunnels, rss_kb_per_stream=found.tunnel_kb),
         cpu_s=spent,
         notes={
+            "tunnel_kb": found.tunnel_kb,
+            "hub_base_kb": found.base_kb,
             "connect_ms": found.connect_ms,
             "idle_us_per_s": spent["hub"] * 1e6 / size / idle_s,
             "relay_process_kb": rss_kb(system.processes["relay"]),
@@ -105,6 +113,7 @@ def run(system: System, upstream: Upstream, tunnels: int, options: Options) -> S
         fleet = found.fleet
         folder = fleet.installation.folder
         chosen = fleet.clusters[:: max(1, size // TARGETS)]
+        hub_kb = rss_kb(fleet.hub.process.pid)
         one, _ = roam(fleet, chosen[:1], seconds)
         many, latencies_ns = roam(fleet, chosen, seconds)
         client = Reach(folder / "hub.toml", None).client()
@@ -119,13 +128,14 @@ def run(system: System, upstream: Upstream, tunnels: int, options: Options) -> S
         Measurement(
             "scale",
             "hawse",
-            size,
+            tunnels,
             cpu_us_per_request=many["hub_us"],
             p50_ms=milliseconds(latencies_ns, 0.50),
             p99_ms=milliseconds(latencies_ns, 0.99),
-            rss_kb_per_stream=found.hub_kb,
+            rss_kb_per_stream=found.tunnel_kb,
         ),
         notes={
+            "hub_kb": hub_kb,
             "connect_ms": found.connect_ms,
             **{f"many_{name}": value for name, value in many.items()},
             **{f"one_{name}": value for name, value in one.items()},
@@ -134,6 +144,36 @@ def run(system: System, upstream: Upstream, tunnels: int, options: Options) -> S
             **{f"stopped_{name}": value for name, value in stopped.items()},
             **{f"killed_{name}": value for name, value in killed.items()},
             "hub_after_kb": after_kb,
+        },
+    )
+
+
+def run_two(system: System, upstream: Upstream, tunnels: int, options: Options) -> Sample:
+    """The clusters on two hubs, half on each, and requests through both at once."""
+    size = QUICK_TUNNELS if options.quick else tunnels
+    seconds = options.seconds if options.quick else SECONDS
+    with up(upstream, size // 2) as one, up(upstream, size // 2) as other:
+        fleets = (one.fleet, other.fleet)
+        hub_kb = [rss_kb(fleet.hub.process.pid) for fleet in fleets]
+
+        def use(fleet: Fleet) -> tuple[dict[str, float], list[int]]:
+            return roam(fleet, fleet.clusters[:: max(1, size // TARGETS)], seconds)
+
+        with ThreadPoolExecutor(len(fleets)) as threads:
+            used = list(threads.map(use, fleets))
+    latencies_ns = sorted(took_ns for _, each in used for took_ns in each)
+    return Sample(
+        Measurement(
+            "scale-two",
+            "hawse",
+            tunnels,
+            cpu_us_per_request=max(notes["hub_us"] for notes, _ in used),
+            p50_ms=milliseconds(latencies_ns, 0.50),
+            p99_ms=milliseconds(latencies_ns, 0.99),
+        ),
+        notes={
+            "requests_per_s": sum(notes["requests_per_s"] for notes, _ in used),
+            "larger_hub_kb": max(hub_kb),
         },
     )
 
@@ -211,8 +251,8 @@ def timed_ms(work: Callable[[], object]) -> float:
 
 IDLE_TUNNELS = Workload(
     "idle-tunnels",
-    "a hub with 1,000 relays and no requests: its memory and CPU time by tunnel",
-    (TUNNELS,),
+    "a hub with 200 and with 1,000 relays and no requests: its memory and CPU time by tunnel",
+    (FEW, TUNNELS),
     run_idle,
     systems=frozenset({"hawse"}),
     runs=RUNS,
@@ -222,6 +262,14 @@ SCALE = Workload(
     "a hub with 1,000 relays: requests through 200 of them at random, and how soon all are back",
     (TUNNELS,),
     run,
+    systems=frozenset({"hawse"}),
+    runs=RUNS,
+)
+SCALE_TWO = Workload(
+    "scale-two",
+    "the same clusters on two hubs, half on each, and requests through both at once",
+    (TUNNELS,),
+    run_two,
     systems=frozenset({"hawse"}),
     runs=RUNS,
 )

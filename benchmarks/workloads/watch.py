@@ -60,7 +60,7 @@ def run(system: System, upstream: Upstream, watches: int, options: Options) -> S
             p99_ms=milliseconds(took_ns, 0.99),
         ),
         cpu_s=costs.cpu_s,
-        notes={"events": len(took_ns), "events_per_s": len(took_ns) / seconds},
+        notes={"requests": len(took_ns), "events_per_s": len(took_ns) / seconds},
     )
 
 

@@ -1,0 +1,209 @@
+"""What one hub process carries, computed from what single things were measured to cost. Pure.
+
+A hub is one process with one event loop, so one core is what it has, and it is planned to use a share of it:
+a loop that is always busy lets everybody wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from benchmarks.figures import Found, brief
+from benchmarks.report import render
+from benchmarks.result import Series
+from benchmarks.workloads.scale import FEW
+
+HUB = "hub"
+CORE_SHARE = 0.7
+# Of the core for tunnels on which nothing happens.
+KEEPALIVE_SHARE = 0.1
+# Relays dial again 5 to 10 s after they have lost their hub, so all of them within five seconds.
+REDIAL_WINDOW_S = 5.0
+REDIAL_LAST_S = 10.0
+GB_KB = 1e9 / 1024
+
+
+@attrs.frozen
+class Costs:
+    """What single things cost the hub, and the relay where it is told."""
+
+    request_us: float
+    """A small read through one of a thousand tunnels."""
+    request_best_us: float
+    """The same through the one tunnel there is, 64 at a time: the most that is done in one step."""
+    request_relay_us: float
+    gb_s: float
+    """CPU seconds for a GB of downloads."""
+    gb_relay_s: float
+    event_us: float
+    stream_kb: float
+    """An open watch on which nothing happens, TLS to the client included."""
+    stream_relay_kb: float
+    tunnel_kb: float
+    tunnel_us_per_s: float
+    """Keeping it, while nothing happens."""
+    connect_ms: float
+    """A relay that comes: TLS, WebSocket, its token, the audit record, the store."""
+    reconnect_ms: float
+    """The same when all of them come back, to a hub that has just started."""
+    hub_kb: float
+    """The process before anybody has come."""
+    relay_kb: float
+    """A whole relay process."""
+
+
+class Absent(Exception):
+    """A figure that the run does not have; the text is its workload."""
+
+
+def costs(found: Found) -> Costs:
+    """Take the unit costs out of the series; raises Absent."""
+    small, bulk = series(found, "small", 64), series(found, "bulk", 32)
+    watch, idle = series(found, "watch"), series(found, "idle")
+    # Of a fifth of the tunnels, so that the run with all of them can show whether it holds there.
+    tunnels, scale = series(found, "idle-tunnels", FEW), series(found, "scale")
+    return Costs(
+        request_us=least(scale, "many_hub_us"),
+        request_best_us=cpu(small, HUB, "requests") * 1e6,
+        request_relay_us=cpu(small, "relay", "requests") * 1e6,
+        gb_s=cpu(bulk, HUB, "gigabytes"),
+        gb_relay_s=cpu(bulk, "relay", "gigabytes"),
+        event_us=cpu(watch, HUB, "requests") * 1e6,
+        stream_kb=least(idle, "hub_kb"),
+        stream_relay_kb=least(idle, "relay_kb"),
+        tunnel_kb=least(tunnels, "tunnel_kb"),
+        tunnel_us_per_s=least(tunnels, "idle_us_per_s"),
+        connect_ms=least(tunnels, "connect_ms"),
+        reconnect_ms=max(least(scale, "stopped_connect_ms"), least(scale, "killed_connect_ms")),
+        hub_kb=least(tunnels, "hub_base_kb"),
+        relay_kb=least(tunnels, "relay_process_kb"),
+    )
+
+
+def series(found: Found, workload: str, variant: int | None = None) -> Series:
+    """Hawse's series of a workload; raises Absent."""
+    for each in found.of(workload):
+        if each.system == "hawse" and variant in (None, each.variant):
+            return each
+    raise Absent(workload)
+
+
+def least(of: Series, note: str) -> float:
+    return min(sample.notes[note] for sample in of.samples)
+
+
+def cpu(of: Series, process: str, unit: str) -> float:
+    """CPU seconds of a process for one of a unit that the notes count."""
+    return min(sample.cpu_s[process] / sample.notes[unit] for sample in of.samples)
+
+
+def unit_table(of: Costs) -> str:
+    """The costs themselves."""
+    rows = [
+        [
+            "a small read, by 1,000 tunnels / by one",
+            f"{brief(of.request_us)} / {brief(of.request_best_us)} µs",
+            f"{brief(of.request_relay_us)} µs",
+        ],
+        ["a GB of downloads", f"{brief(of.gb_s)} s", f"{brief(of.gb_relay_s)} s"],
+        ["an event of a watch, 1 KB", f"{brief(of.event_us)} µs", ""],
+        [
+            "an open watch on which nothing happens",
+            f"{brief(of.stream_kb)} KB",
+            f"{brief(of.stream_relay_kb)} KB",
+        ],
+        ["a tunnel on which nothing happens", f"{brief(of.tunnel_kb)} KB", ""],
+        ["keeping it", f"{brief(of.tunnel_us_per_s)} µs/s", ""],
+        [
+            "a relay that connects / one of all that come back",
+            f"{brief(of.connect_ms)} / {brief(of.reconnect_ms)} ms",
+            "",
+        ],
+        ["the process itself", f"{brief(of.hub_kb / 1024)} MB", f"{brief(of.relay_kb / 1024)} MB"],
+    ]
+    return render(["what", "hub", "relay"], rows)
+
+
+def capacity_table(of: Costs) -> str:
+    """What one process carries of each, if there is nothing else."""
+    core_s = CORE_SHARE
+    rows = [
+        ["small requests a second", count(core_s * 1e6, of.request_us), f"{CORE_SHARE:.0%} of a core"],
+        ["downloads, MB/s", count(core_s * 1000, of.gb_s), f"{CORE_SHARE:.0%} of a core"],
+        ["events of watches a second", count(core_s * 1e6, of.event_us), f"{CORE_SHARE:.0%} of a core"],
+        ["open watches", count(GB_KB, of.stream_kb), "each GB of memory"],
+        ["tunnels", count(GB_KB, of.tunnel_kb), "each GB of memory"],
+        [
+            "tunnels",
+            count(KEEPALIVE_SHARE * 1e6, of.tunnel_us_per_s),
+            f"{KEEPALIVE_SHARE:.0%} of a core to keep them",
+        ],
+        [
+            "relays that come back at once",
+            count(REDIAL_WINDOW_S * core_s * 1000, of.reconnect_ms),
+            f"{CORE_SHARE:.0%} of a core for the {REDIAL_WINDOW_S:.0f} s in which all dial",
+        ],
+    ]
+    return render(["one hub process carries", "", "and is then at"], rows)
+
+
+def check_table(of: Costs, found: Found) -> str:
+    """What the costs foretell of the run with a thousand relays, beside what it was."""
+    scale, two = series(found, "scale"), series(found, "scale-two").samples[0]
+    notes = scale.samples[0].notes
+    tunnels = scale.variant
+    rows = [
+        [
+            "hub's memory with all tunnels, MB",
+            brief((of.hub_kb + tunnels * of.tunnel_kb) / 1024),
+            brief(notes["hub_kb"] / 1024),
+        ],
+        [
+            "µs of the hub a request, as with one tunnel",
+            brief(notes["one_hub_us"]),
+            brief(notes["many_hub_us"]),
+        ],
+        [
+            "all relays are back after SIGTERM, s",
+            f"at most {REDIAL_LAST_S:.0f}",
+            brief(notes["stopped_away_s"] + notes["stopped_all_back_s"]),
+        ],
+        [
+            "all relays are back after SIGKILL, s",
+            f"at most {REDIAL_LAST_S:.0f}",
+            brief(notes["killed_away_s"] + notes["killed_all_back_s"]),
+        ],
+    ]
+    rows += [
+        [
+            "on two hubs: memory of the larger one, MB",
+            brief((of.hub_kb + tunnels / 2 * of.tunnel_kb) / 1024),
+            brief(two.notes["larger_hub_kb"] / 1024),
+        ],
+        [
+            "on two hubs: µs of its hub a request, as on one",
+            brief(notes["many_hub_us"]),
+            brief(two.measurement.cpu_us_per_request),
+        ],
+    ]
+    return render([f"with {tunnels:,} relays", "foretold", "measured"], rows)
+
+
+def count(budget: float, cost: float) -> str:
+    """How many there are in a budget, by two digits: a plan needs no more, and the figures have no more."""
+    if cost <= 0:
+        return "too cheap to tell"
+    value = budget / cost
+    digits = len(f"{value:.0f}")
+    return f"{round(value, 2 - digits):,.0f}" if digits > 2 else brief(value)
+
+
+def between(text: str, begin: str, end: str, what: Sequence[str]) -> str:
+    """`text` with `what` in place of what stands between two lines; raises ValueError without them."""
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"there are no lines {begin} and {end}")
+    return f"{before}{begin}\n\n" + "\n\n".join(what) + f"\n\n{end}{after}"
