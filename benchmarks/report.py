@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -55,8 +56,8 @@ class Report:
     def _workload(self, name: str) -> list[str]:
         titles = [each.title for each in self.workloads if each.name == name]
         parts = [f"## {name}", *titles[:1], render(*figures_table(self.found, name))]
-        spent = processes_table(self.found, name)
-        return [*parts, spent] if spent else parts
+        more = (processes_table(self.found, name), notes_table(self.found, name))
+        return [*parts, *(table for table in more if table)]
 
     def _budget(self) -> list[str]:
         rows = budget_table(self.found)
@@ -123,6 +124,22 @@ def _unit(series: Series) -> tuple[str, Callable[[Sample], float]]:
     if "gigabytes" in notes:
         return "CPU s a GB", lambda sample: 1 / sample.notes["gigabytes"]
     return "CPU s", lambda sample: 1.0
+
+
+# What the figures are by, and so is in them.
+_COUNTED = frozenset({"requests", "gigabytes"})
+
+
+def notes_table(found: Found, workload: str) -> str:
+    """What else was counted, the median of the runs; empty for a workload with nothing more to tell."""
+    rows = []
+    for each in found.of(workload):
+        names = dict.fromkeys(name for sample in each.samples for name in sample.notes)
+        for name in names:
+            if name not in _COUNTED:
+                value = statistics.median(sample.notes[name] for sample in each.samples)
+                rows.append([str(each.variant), each.system, name, brief(value)])
+    return render(["", "system", "also, the median of the runs", ""], rows) if rows else ""
 
 
 def render(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -50,7 +50,7 @@ def run(system: System, upstream: Upstream, rtt_ms: int, options: Options) -> Sa
             mb_per_s=mb_per_s,
         ),
         cpu_s={**costs.cpu_s, "load": report.cpu_s},
-        notes={"share_of_link": mb_per_s * 8 / MBIT_PER_S, "gets": small.requests},
+        notes={"gigabytes": gigabytes, "share_of_link": mb_per_s * 8 / MBIT_PER_S},
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.report import Report, figures_table, processes_table, render
+from benchmarks.report import Report, figures_table, notes_table, processes_table, render
+from benchmarks.result import Measurement, Sample
 from benchmarks.runner import Bench, Outcome
 from benchmarks.system import Endpoint, System
 from benchmarks.upstream.other import OtherUpstream
@@ -55,6 +56,17 @@ def test_cpu_is_told_by_process_and_request() -> None:
         "hub 40, relay 20",
     ]
     assert processes_table(found(sample()), "small") == ""
+
+
+def test_what_else_was_counted_is_told_by_its_median() -> None:
+    runs = (
+        Sample(Measurement("cold", "hawse", 1), notes={"added_ms": value, "requests": 9})
+        for value in (1, 9, 2)
+    )
+    lines = notes_table(found(*runs), "cold").splitlines()
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["1", "hawse", "added_ms", "2"]
+    assert len(lines) == 3
+    assert notes_table(EVERYTHING, "small") == ""
 
 
 def test_a_table_is_markdown_with_numbers_to_the_right() -> None:
