@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -118,7 +119,7 @@ def run(system: System, upstream: Upstream, tunnels: int, options: Options) -> S
         many, latencies_ns = roam(fleet, chosen, seconds)
         client = Reach(folder / "hub.toml", None).client()
         scrape_ms = timed_ms(lambda: scrape(client))
-        list_ms = timed_ms(lambda: client.get("relays"))
+        relays_ms, clusters_ms = (timed_ms(partial(client.get, what)) for what in ("relays", "clusters"))
         stopped = restart(fleet, signal.SIGTERM, size)
         # A tunnel that breaks sooner counts as a dial that failed, and its relay waits longer.
         time.sleep(SESSION_LIVED_S + SETTLE_S)
@@ -140,7 +141,8 @@ def run(system: System, upstream: Upstream, tunnels: int, options: Options) -> S
             **{f"many_{name}": value for name, value in many.items()},
             **{f"one_{name}": value for name, value in one.items()},
             "metrics_ms": scrape_ms,
-            "relay_list_ms": list_ms,
+            "relay_list_ms": relays_ms,
+            "cluster_list_ms": clusters_ms,
             **{f"stopped_{name}": value for name, value in stopped.items()},
             **{f"killed_{name}": value for name, value in killed.items()},
             "hub_after_kb": after_kb,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -41,10 +41,13 @@ class HubCollector(Collector):
         seen = GaugeMetricFamily(
             "hawse_relay_last_seen_seconds", "When a relay of the cluster was last heard.", labels=["cluster"]
         )
-        live = self._operations.relays()
+        # By cluster at once: with thousands of them a search for each would hold up the loop for a second.
+        live = defaultdict(list)
+        for relay in self._operations.relays():
+            live[relay.cluster].append(relay)
         for name in sorted(now.clusters_by_name):
             # A cluster whose relays are all away is a 0, not a missing line: that is what one alerts on.
-            mine = [relay for relay in live if relay.cluster == name]
+            mine = live.get(name, ())
             relays.add_metric([name], len(mine))
             streams.add_metric([name], sum(relay.streams for relay in mine))
             if mine:

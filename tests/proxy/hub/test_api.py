@@ -59,8 +59,10 @@ class FakeRecorder:
 class FakeOperations:
     def __init__(self) -> None:
         self.live: list[RelayInfo] = []
+        self.asked = 0
 
     def relays(self) -> Sequence[RelayInfo]:
+        self.asked += 1
         return self.live
 
 
@@ -243,6 +245,22 @@ async def test_relays_that_are_here_and_relays_that_left(bench: Bench) -> None:
     assert 'hawse_relays{cluster="prod"} 1.0' in metrics
     assert 'hawse_streams{cluster="prod"} 3.0' in metrics
     assert 'hawse_agents{state="active"} 1.0' in metrics
+
+
+async def test_a_list_of_many_clusters_asks_for_the_relays_once(bench: Bench) -> None:
+    names = [f"cluster-{number}" for number in range(5)]
+    for name in names:
+        await bench.ok("POST", "/v1/clusters", {"name": name})
+        for instance in ("pod-a", "pod-b"):
+            bench.operations.live.append(
+                RelayInfo(name, instance, "0.1.0", "192.0.2.7", 1_800_000_000.0, 1_800_000_009.0, None, 1)
+            )
+    bench.operations.asked = 0
+    listed = (await bench.ok("GET", "/v1/clusters"))["clusters"]
+    assert [(cluster["name"], cluster["relays"]) for cluster in listed] == [(name, 2) for name in names]
+    assert bench.operations.asked == 1
+    metrics = (await bench.ask("GET", "/metrics")).body.decode()
+    assert all(f'hawse_streams{{cluster="{name}"}} 2.0' in metrics for name in names)
 
 
 async def test_tokens_come_and_go(bench: Bench) -> None:
