@@ -18,6 +18,5 @@ def configure_logging(*, verbose: bool) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Of interest to their own authors.
-    logging.getLogger("trio-websocket").setLevel(logging.WARNING)
+    # Of interest to its own authors.
     logging.getLogger("alembic").setLevel(logging.WARNING)
