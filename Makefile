@@ -16,7 +16,7 @@ PEERS := .venv-peers
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long e2e lint format lock clean setup bench bench-scaling bench-peers
+.PHONY: help demo test test-long e2e lint format lock clean setup bench bench-gate bench-scaling bench-peers fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -58,6 +58,12 @@ format: $(STAMP) ## let ruff format and fix
 
 bench: $(STAMP) ## what Hawse costs beside its yardsticks: make bench ARGS="small bulk --peers"
 	@exec $(BIN)/python -m benchmarks $(or $(ARGS),--help)
+
+bench-gate: $(STAMP) ## fail when Hawse has become more than a quarter dearer than benchmarks/baseline.json
+	@exec $(BIN)/python -m benchmarks.gate $(ARGS)
+
+fuzz: $(STAMP) ## a million mutated heads and bodies, read by our parsers and by h11
+	@exec $(BIN)/python -m tests.fuzz $(ARGS)
 
 bench-scaling: $(STAMP) ## measure what a hub carries and write it into docs/scaling.md (some 20 minutes)
 	@exec $(BIN)/python -m benchmarks.scaling $(ARGS)
