@@ -1,8 +1,8 @@
-"""Requests through relays at random, as a process: the load generator, with another target for each request.
+"""Requests through relays at random, as a process: the load generator, with a connection for each target.
 
 The job is a line of JSON on stdin: that of benchmarks.client, with `heads`, one request's head for each
-target. When all connections are up and warm it says `ready`; after the line `go` it works, and its last line
-is the report. The choice is the same in every run.
+connection, and `at_once`, how many requests are under way. When all connections are up and warm it says
+`ready`; after the line `go` it works, and its last line is the report. The choice is the same in every run.
 """
 
 from __future__ import annotations
@@ -15,32 +15,41 @@ import time
 from benchmarks.client import Connection, Failed, Loop
 
 SEED = 4711
-# Each target once at least is what makes it warm: its tunnel has the agent's identity by then.
+# The first request brings the agent's identity into the tunnel, the second one finds everything in place.
 WARM_UP_ROUNDS = 2
 
 
-def roam(loop: Loop, heads: list[bytes], requests: int, seconds: float) -> None:
-    """By each connection one request after the other, until so many are done and so long has passed."""
+def roam(loop: Loop, heads: list[bytes], at_once: int, rounds: int, seconds: float) -> None:
+    """So many requests at once until so long has passed, each on a connection that has none; by chance.
+
+    With `rounds`, each connection has as many in turn, and then it ends.
+    """
     chance = random.Random(SEED)
-    order = [*heads]
+    idle = list(loop.connections.values())
+    turns = [connection for _ in range(rounds) for connection in idle]
     clock = time.perf_counter_ns
     end_ns = clock() + int(seconds * 1e9)
 
-    def ask(connection: Connection) -> None:
-        # Of a warm-up each target has its turn; afterwards it is chance.
-        head = order.pop() if requests and order else chance.choice(heads)
-        connection.ask(head)
+    def ask() -> None:
+        if rounds:
+            connection = turns.pop()
+        else:
+            place = chance.randrange(len(idle))
+            idle[place], idle[-1] = idle[-1], idle[place]
+            connection = idle.pop()
+        connection.ask(heads[connection.number])
 
     def answered(connection: Connection) -> None:
         now_ns = clock()
         loop.latencies_ns.append(now_ns - connection.began_ns)
         loop.requests += 1
-        if now_ns < end_ns or loop.requests < requests:
-            ask(connection)
+        idle.append(connection)
+        if turns if rounds else now_ns < end_ns:
+            ask()
 
     loop.answered = answered
-    for connection in loop.connections.values():
-        ask(connection)
+    for _ in range(min(at_once, len(idle))):
+        ask()
     loop.run()
 
 
@@ -49,12 +58,12 @@ def main() -> None:
     heads = [head.encode() for head in job["heads"]]
     try:
         loop = Loop(job)
-        roam(loop, heads, WARM_UP_ROUNDS * len(heads), 0)
+        roam(loop, heads, job["at_once"], WARM_UP_ROUNDS, 0)
         loop.reset()
         print("ready", flush=True)
         sys.stdin.readline()
         began_s = time.perf_counter()
-        roam(loop, heads, 0, job["seconds"])
+        roam(loop, heads, job["at_once"], 0, job["seconds"])
         wall_s = time.perf_counter() - began_s
         print(json.dumps({"wall_s": wall_s, "latencies_ns": sorted(loop.latencies_ns)}), flush=True)
     except (Failed, OSError) as error:

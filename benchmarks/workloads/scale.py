@@ -40,9 +40,9 @@ SETTLE_S = 1.0
 # A PING is due every 30 s on a tunnel that carries nothing.
 PING_PERIOD_S = 30.0
 QUICK_IDLE_S = 2.0
-CONNECTIONS = 16
-# Targets of the requests at random; each needs a token, and as many tunnels are more than the caches hold.
+# How many clusters the requests are for, each on a connection of its own, and how many are under way.
 TARGETS = 200
+AT_ONCE = 16
 SECONDS = 3.0
 SCRAPE_S = 30.0
 # One of it says what it does; the waits in it are minutes.
@@ -115,7 +115,8 @@ def run(system: System, upstream: Upstream, tunnels: int, options: Options) -> S
         folder = fleet.installation.folder
         chosen = fleet.clusters[:: max(1, size // TARGETS)]
         hub_kb = rss_kb(fleet.hub.process.pid)
-        one, _ = roam(fleet, chosen[:1], seconds)
+        # As many connections, all for one cluster.
+        one, _ = roam(fleet, chosen[:1] * len(chosen), seconds)
         many, latencies_ns = roam(fleet, chosen, seconds)
         client = Reach(folder / "hub.toml", None).client()
         scrape_ms = timed_ms(lambda: scrape(client))
@@ -184,11 +185,13 @@ def roam(fleet: Fleet, clusters: Sequence[str], seconds: float) -> tuple[dict[st
     """Requests at random among the clusters: what one costs by process, and how long each took."""
     installation = fleet.installation
     endpoint = {"host": "127.0.0.1", "port": installation.port, "server_name": "127.0.0.1"}
-    heads = [head(cluster, installation.token(fleet.api_key, cluster)) for cluster in clusters]
+    tokens = {cluster: installation.token(fleet.api_key, cluster) for cluster in dict.fromkeys(clusters)}
+    heads = [head(cluster, tokens[cluster]) for cluster in clusters]
     job = {
         "endpoint": {**endpoint, "ca": str(installation.ca)},
-        "connections": CONNECTIONS,
+        "connections": len(heads),
         "heads": heads,
+        "at_once": AT_ONCE,
         "seconds": seconds,
     }
     with Talk("benchmarks.roaming") as client:
