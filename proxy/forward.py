@@ -165,7 +165,8 @@ class _Exchange:
             await self._answer(head)
             return None
         finally:
-            await self.inbound.unwatch()
+            # Cancelled, it waits no longer than the attendant needs to be cancelled as well.
+            await self.inbound.unwatch()  # noqa: ASYNC102
 
     async def _carry_both(self) -> ResponseHead | None:
         """Carry the request's body beside the answer."""
