@@ -1,17 +1,12 @@
 """The hub's store: teams, agents, clusters and keys in SQLite, through SQLAlchemy Core.
 
-Synchronous, and for one caller at a time: `directory` runs it on a thread. Each public method is one
-transaction, opened by BEGIN IMMEDIATE, so that what a method checked still holds when it writes.
-The rules of names stand here, once, below every way in (API, command line, tests).
+Each public method is one transaction (proxy.hub.database). The rules of names stand here, once, below every
+way in (API, command line, tests).
 """
 
 from __future__ import annotations
 
-import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 import sqlalchemy as sa
@@ -20,24 +15,21 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from auth.keys import KeyFormatError, PublicKey
 from auth.principal import TEAMS_MAX, IdentityError, Principal, slug
 from proxy.hub import tables as t
+from proxy.hub.credentials import Credentials, api_key_of
+from proxy.hub.database import find, find_agent, new_id, refuse_taken
 from proxy.hub.entities import (
     AdminToken,
     Agent,
     AgentState,
-    ApiKey,
     Cluster,
     Mode,
     RelayInstance,
     Snapshot,
     Team,
 )
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
-from proxy.hub.migrations import MigrationError, migrate
+from proxy.hub.errors import ConflictError, InvalidError, StoreUnavailableError
 from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url, shown
 
-BUSY_TIMEOUT_MS = 5000
-# An agent has one key, two while it changes them; more is a leak in somebody's pipeline.
-API_KEYS_PER_AGENT_MAX = 16
 # One is replaced by another; a third would be a replacement that nobody finished.
 RELAY_KEYS_PER_CLUSTER_MAX = 4
 # A pod brings a new instance id each time it starts; the older ones tell an operator nothing.
@@ -55,48 +47,8 @@ class RelayContact:
     address: str
 
 
-class Store:
+class Store(Credentials):
     """The database of one hub. `clock` gives epoch seconds."""
-
-    def __init__(self, path: Path, *, org: str, clock: Callable[[], float]) -> None:
-        """Open the database, making or migrating it; raises StoreUnavailableError."""
-        self._org = org
-        self._clock = clock
-        # Made here, so that it is its owner's alone from the first byte; SQLite gives its -wal and -shm
-        # files the same mode.
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise StoreUnavailableError(f"cannot open {path}: {error.strerror}") from error
-        self._engine = sa.create_engine(
-            sa.URL.create("sqlite", database=str(path)),
-            poolclass=sa.StaticPool,
-            # One caller at a time, but not always on the same thread.
-            connect_args={"check_same_thread": False, "isolation_level": None},
-        )
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", _begin_immediate)
-        try:
-            with self._transaction() as connection:
-                migrate(connection)
-        except (MigrationError, StoreUnavailableError) as error:
-            self.close()
-            raise StoreUnavailableError(
-                f"cannot use {path}: {error}; run the version that wrote it, or restore a backup"
-            ) from error
-
-    def close(self) -> None:
-        """Close the database; the WAL is folded in."""
-        self._engine.dispose()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sa.Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
-            # The driver's words, without the statement and its parameters, which may hold hashes.
-            raise StoreUnavailableError(f"the store failed: {error.orig}") from error
 
     # -- reading
 
@@ -129,21 +81,13 @@ class Store:
                 clusters_by_id=by_cluster,
                 clusters_by_name={cluster.name: cluster for cluster in by_cluster.values()},
                 api_keys_by_hash={
-                    row.hash: (by_agent[row.agent_id], _api_key(row))
+                    row.hash: (by_agent[row.agent_id], api_key_of(row))
                     for row in keys
                     if row.agent_id in by_agent
                 },
                 admin_tokens_by_hash={row.hash: _admin_token(row) for row in tokens},
                 faults=tuple(faults),
             )
-
-    def api_keys(self, agent: str) -> list[ApiKey]:
-        """All keys of an agent, the revoked ones too, oldest first; raises NotFoundError."""
-        with self._transaction() as connection:
-            query = sa.select(t.api_keys).where(
-                t.api_keys.c.agent_id == _find(connection, t.agents, "agent", agent).id
-            )
-            return [_api_key(row) for row in connection.execute(query.order_by(t.api_keys.c.created_at))]
 
     def relay_instances(self) -> list[RelayInstance]:
         """Every relay instance that is remembered, by cluster and the time it was last seen."""
@@ -196,18 +140,18 @@ class Store:
         """
         check_name("team", name)
         with self._transaction() as connection:
-            _refuse_taken(connection, t.teams, "team", name)
-            team_id = _new_id()
+            refuse_taken(connection, t.teams, "team", name)
+            team_id = new_id()
             connection.execute(sa.insert(t.teams).values(id=team_id, name=name, created_at=self._clock()))
             for cluster in dict.fromkeys(clusters):
-                cluster_id = _find(connection, t.clusters, "cluster", cluster).id
+                cluster_id = find(connection, t.clusters, "cluster", cluster).id
                 connection.execute(sa.insert(t.cluster_grants).values(cluster_id=cluster_id, team_id=team_id))
             return team_id
 
     def remove_team(self, name: str) -> str:
         """Remove a team and its grants, and return its id; raises ConflictError while an agent is in it."""
         with self._transaction() as connection:
-            team = _find(connection, t.teams, "team", name)
+            team = find(connection, t.teams, "team", name)
             inside = connection.scalars(
                 sa.select(t.agents.c.name)
                 .join(t.agent_teams)
@@ -241,7 +185,7 @@ class Store:
                     if taken.state == AgentState.RETIRED
                     else f"agent {name} exists already"
                 )
-            agent_id = _new_id()
+            agent_id = new_id()
             connection.execute(
                 sa.insert(t.agents).values(
                     id=agent_id,
@@ -258,7 +202,7 @@ class Store:
     def set_agent_teams(self, name: str, teams: Iterable[str]) -> str:
         """Replace an agent's teams and return its id; raises InvalidError, NotFoundError, ConflictError."""
         with self._transaction() as connection:
-            agent = _find_agent(connection, name)
+            agent = find_agent(connection, name)
             connection.execute(sa.delete(t.agent_teams).where(t.agent_teams.c.agent_id == agent.id))
             _set_teams(connection, agent.id, teams)
             return str(agent.id)
@@ -277,7 +221,7 @@ class Store:
         Raises NotFoundError, ConflictError.
         """
         with self._transaction() as connection:
-            agent_id = str(_find_agent(connection, name).id)
+            agent_id = str(find_agent(connection, name).id)
             now = self._clock()
             connection.execute(
                 sa.update(t.agents)
@@ -292,29 +236,9 @@ class Store:
             )
             return agent_id
 
-    def add_api_key(self, agent: str, *, key_hash: str, key_hint: str) -> str:
-        """Give an agent another API key and return the key's id; raises NotFoundError, ConflictError."""
-        with self._transaction() as connection:
-            return self._add_key(connection, _find_agent(connection, agent).id, key_hash, key_hint)
-
-    def revoke_api_key(self, agent: str, key_id: str) -> None:
-        """Revoke one key of an agent; raises NotFoundError, ConflictError."""
-        with self._transaction() as connection:
-            agent_id = _find(connection, t.agents, "agent", agent).id
-            key = connection.execute(
-                sa.select(t.api_keys).where(t.api_keys.c.id == key_id, t.api_keys.c.agent_id == agent_id)
-            ).first()
-            if key is None:
-                raise NotFoundError(f"agent {agent} has no key {shown(key_id)}")
-            if key.revoked_at is not None:
-                raise ConflictError(f"key {key_id} of agent {agent} is revoked already")
-            connection.execute(
-                sa.update(t.api_keys).where(t.api_keys.c.id == key_id).values(revoked_at=self._clock())
-            )
-
     def _set_state(self, name: str, state: AgentState) -> str:
         with self._transaction() as connection:
-            agent = _find_agent(connection, name)
+            agent = find_agent(connection, name)
             if agent.state == state:
                 raise ConflictError(f"agent {name} is {state} already")
             connection.execute(
@@ -323,22 +247,6 @@ class Store:
                 .values(state=state, state_changed_at=self._clock())
             )
             return str(agent.id)
-
-    def _add_key(self, connection: sa.Connection, agent_id: str, key_hash: str, key_hint: str) -> str:
-        usable = connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(t.api_keys)
-            .where(t.api_keys.c.agent_id == agent_id, t.api_keys.c.revoked_at.is_(None))
-        )
-        if usable is not None and usable >= API_KEYS_PER_AGENT_MAX:
-            raise ConflictError(f"the agent has {usable} keys, the most it may have: revoke one first")
-        key_id = _new_id()
-        connection.execute(
-            sa.insert(t.api_keys).values(
-                id=key_id, agent_id=agent_id, hint=key_hint, hash=key_hash, created_at=self._clock()
-            )
-        )
-        return key_id
 
     # -- clusters
 
@@ -374,8 +282,8 @@ class Store:
         if relay_ca_pem is not None and len(relay_ca_pem) > PEM_LENGTH_MAX:
             raise InvalidError(f"the relay's CA exceeds {PEM_LENGTH_MAX} characters")
         with self._transaction() as connection:
-            _refuse_taken(connection, t.clusters, "cluster", name)
-            cluster_id = _new_id()
+            refuse_taken(connection, t.clusters, "cluster", name)
+            cluster_id = new_id()
             connection.execute(
                 sa.insert(t.clusters).values(
                     id=cluster_id,
@@ -391,7 +299,7 @@ class Store:
             if relay_key is not None:
                 self._add_relay_key(connection, cluster_id, relay_key)
             for team in dict.fromkeys(teams):
-                team_id = _find(connection, t.teams, "team", team).id
+                team_id = find(connection, t.teams, "team", team).id
                 connection.execute(sa.insert(t.cluster_grants).values(cluster_id=cluster_id, team_id=team_id))
             return cluster_id
 
@@ -426,7 +334,7 @@ class Store:
         The old ones go at once unless they are kept for an overlap. Raises NotFoundError, ConflictError.
         """
         with self._transaction() as connection:
-            cluster_id = str(_find(connection, t.clusters, "cluster", cluster).id)
+            cluster_id = str(find(connection, t.clusters, "cluster", cluster).id)
             if not keep_old:
                 connection.execute(sa.delete(t.relay_keys).where(t.relay_keys.c.cluster_id == cluster_id))
             self._add_relay_key(connection, cluster_id, relay_key)
@@ -435,7 +343,7 @@ class Store:
     def remove_cluster(self, name: str) -> str:
         """Remove a cluster with its grants and keys, and return its id; raises NotFoundError."""
         with self._transaction() as connection:
-            cluster_id = str(_find(connection, t.clusters, "cluster", name).id)
+            cluster_id = str(find(connection, t.clusters, "cluster", name).id)
             connection.execute(sa.delete(t.clusters).where(t.clusters.c.id == cluster_id))
             return cluster_id
 
@@ -530,8 +438,8 @@ class Store:
         with self._transaction() as connection:
             if replace:
                 connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == name))
-            _refuse_taken(connection, t.admin_tokens, "token", name)
-            token_id = _new_id()
+            refuse_taken(connection, t.admin_tokens, "token", name)
+            token_id = new_id()
             connection.execute(
                 sa.insert(t.admin_tokens).values(
                     id=token_id, name=name, hash=token_hash, created_at=self._clock()
@@ -545,7 +453,7 @@ class Store:
         Raises NotFoundError, ConflictError for the last one.
         """
         with self._transaction() as connection:
-            token = _find(connection, t.admin_tokens, "token", name)
+            token = find(connection, t.admin_tokens, "token", name)
             if connection.scalar(sa.select(sa.func.count()).select_from(t.admin_tokens)) == 1:
                 raise ConflictError(
                     f"token {name} is the last one: add another first, or no one can administer"
@@ -598,48 +506,6 @@ def _clusters(connection: sa.Connection, by_team: Mapping[str, Team], faults: li
         )
 
 
-def _configure(driver_connection: object, _: object) -> None:
-    assert hasattr(driver_connection, "cursor")
-    cursor = driver_connection.cursor()
-    for pragma in (
-        f"busy_timeout = {BUSY_TIMEOUT_MS}",
-        "journal_mode = WAL",
-        # An agent that was locked must be locked after a power cut too.
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        "trusted_schema = OFF",
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_immediate(connection: sa.Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
-
-
-def _find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa.Row[tuple[object, ...]]:
-    row = connection.execute(sa.select(table).where(table.c.name == name)).first()
-    if row is None:
-        raise NotFoundError(f"there is no {kind} {shown(name)}")
-    return row
-
-
-def _find_agent(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
-    row = _find(connection, t.agents, "agent", name)
-    if row.state == AgentState.RETIRED:
-        raise ConflictError(f"agent {name} is retired: add a new agent under another name")
-    return row
-
-
-def _refuse_taken(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> None:
-    if connection.execute(sa.select(table.c.id).where(table.c.name == name)).first() is not None:
-        raise ConflictError(f"{kind} {name} exists already")
-
-
 def _set_teams(connection: sa.Connection, agent_id: str, names: Iterable[str]) -> None:
     distinct = tuple(dict.fromkeys(names))
     if not distinct:
@@ -647,13 +513,13 @@ def _set_teams(connection: sa.Connection, agent_id: str, names: Iterable[str]) -
     if len(distinct) > TEAMS_MAX:
         raise InvalidError(f"{len(distinct)} teams exceed the {TEAMS_MAX} that an agent may have")
     for name in distinct:
-        team = _find(connection, t.teams, "team", name)
+        team = find(connection, t.teams, "team", name)
         connection.execute(sa.insert(t.agent_teams).values(agent_id=agent_id, team_id=team.id))
 
 
 def _pair(connection: sa.Connection, cluster: str, team: str) -> tuple[str, str]:
-    return str(_find(connection, t.clusters, "cluster", cluster).id), str(
-        _find(connection, t.teams, "team", team).id
+    return str(find(connection, t.clusters, "cluster", cluster).id), str(
+        find(connection, t.teams, "team", team).id
     )
 
 
@@ -667,10 +533,6 @@ def _relay_instance(cluster_id: str, instance: str) -> sa.Update:
     return sa.update(t.relay_instances).where(
         t.relay_instances.c.cluster_id == cluster_id, t.relay_instances.c.instance == instance
     )
-
-
-def _api_key(row: sa.Row[tuple[object, ...]]) -> ApiKey:
-    return ApiKey(row.id, row.agent_id, row.hint, row.created_at, row.last_used_at, row.revoked_at)
 
 
 def _admin_token(row: sa.Row[tuple[object, ...]]) -> AdminToken:

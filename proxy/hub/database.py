@@ -1,0 +1,113 @@
+"""One hub's database: how it is opened, what one transaction is, and how a row is found or refused.
+
+Synchronous, and for one caller at a time: `directory` runs it on a thread. A transaction is opened by BEGIN
+IMMEDIATE, so that what it checked still holds when it writes.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from proxy.hub import tables as t
+from proxy.hub.entities import AgentState
+from proxy.hub.errors import ConflictError, NotFoundError, StoreUnavailableError
+from proxy.hub.migrations import MigrationError, migrate
+from proxy.hub.rules import shown
+
+BUSY_TIMEOUT_MS = 5000
+
+
+class Database:
+    """What a store stands on. `clock` gives epoch seconds."""
+
+    def __init__(self, path: Path, *, org: str, clock: Callable[[], float]) -> None:
+        """Open the database, making or migrating it; raises StoreUnavailableError."""
+        self._org = org
+        self._clock = clock
+        # Made here, so that it is its owner's alone from the first byte; SQLite gives its -wal and -shm
+        # files the same mode.
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreUnavailableError(f"cannot open {path}: {error.strerror}") from error
+        self._engine = sa.create_engine(
+            sa.URL.create("sqlite", database=str(path)),
+            poolclass=sa.StaticPool,
+            # One caller at a time, but not always on the same thread.
+            connect_args={"check_same_thread": False, "isolation_level": None},
+        )
+        sa.event.listen(self._engine, "connect", _configure)
+        sa.event.listen(self._engine, "begin", _begin_immediate)
+        try:
+            with self._transaction() as connection:
+                migrate(connection)
+        except (MigrationError, StoreUnavailableError) as error:
+            self.close()
+            raise StoreUnavailableError(
+                f"cannot use {path}: {error}; run the version that wrote it, or restore a backup"
+            ) from error
+
+    def close(self) -> None:
+        """Close the database; the WAL is folded in."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
+            # The driver's words, without the statement and its parameters, which may hold hashes.
+            raise StoreUnavailableError(f"the store failed: {error.orig}") from error
+
+
+def _configure(driver_connection: object, _: object) -> None:
+    assert hasattr(driver_connection, "cursor")
+    cursor = driver_connection.cursor()
+    for pragma in (
+        f"busy_timeout = {BUSY_TIMEOUT_MS}",
+        "journal_mode = WAL",
+        # An agent that was locked must be locked after a power cut too.
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        "trusted_schema = OFF",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def new_id() -> str:
+    """Make the id of a new row."""
+    return str(uuid.uuid4())
+
+
+def find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa.Row[tuple[object, ...]]:
+    """The row of that name; raises NotFoundError."""
+    row = connection.execute(sa.select(table).where(table.c.name == name)).first()
+    if row is None:
+        raise NotFoundError(f"there is no {kind} {shown(name)}")
+    return row
+
+
+def find_agent(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...]]:
+    """The row of an agent that is not retired; raises NotFoundError, ConflictError."""
+    row = find(connection, t.agents, "agent", name)
+    if row.state == AgentState.RETIRED:
+        raise ConflictError(f"agent {name} is retired: add a new agent under another name")
+    return row
+
+
+def refuse_taken(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> None:
+    """Raise ConflictError when there is a row of that name."""
+    if connection.execute(sa.select(table.c.id).where(table.c.name == name)).first() is not None:
+        raise ConflictError(f"{kind} {name} exists already")
