@@ -330,15 +330,21 @@ def _settle_all(waiters: list[_Waiter], failure: str | None) -> None:
 
 @asynccontextmanager
 async def open_recorder(
-    store: AuditStore, *, org: str = "", boot: str = "", clock: Callable[[], float] = time.time
+    store: AuditStore,
+    *,
+    org: str = "",
+    boot: str = "",
+    clock: Callable[[], float] = time.time,
+    lives: Callable[[str], bool] | None = None,
 ) -> AsyncIterator[Recorder]:
     """Open the recorder; on leaving, everything that is queued is written if the store lets it.
 
-    At the start, intents that an earlier boot left without an end are ended as `unknown`.
+    At the start, intents that an earlier boot left without an end are ended as `unknown`; not those of a boot
+    of which `lives` says, on a thread, that it is still there to end them.
     Raises AuditUnavailable when the store is down already. The store stays the caller's to close.
     """
     boot = boot or new_eid()
-    closed = await trio.to_thread.run_sync(store.close_unknown, boot, utc(clock()))
+    closed = await trio.to_thread.run_sync(partial(store.close_unknown, boot, utc(clock()), lives=lives))
     if closed:
         _log.warning("audit: %d calls of an earlier run have no known end", closed)
     recorder = Recorder(store, org=org, boot=boot, clock=clock)

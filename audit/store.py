@@ -2,7 +2,8 @@
 
 Writes go through one connection, a transaction a batch: WAL with `synchronous=FULL`, so that a commit
 that returned has reached the disk, and BEGIN IMMEDIATE, so that a second writer (the operator's
-`hawse audit`, which records that it read) waits for busy_timeout instead of failing in the middle.
+`hawse audit`, which records that it read, or the hub that this one replaces) waits for busy_timeout instead
+of failing in the middle.
 Reads use connections of their own, opened read-only.
 
 A batch is inserted by a few statements of many rows each, never by one a row. The driver lets go of the
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -171,23 +172,32 @@ class AuditStore:
         self._open_intents |= begun
         self._open_intents -= ended
 
-    def close_unknown(self, boot: str, now: datetime) -> int:
-        """End every intent of an earlier boot as `unknown`; returns how many there were."""
+    def close_unknown(self, boot: str, now: datetime, *, lives: Callable[[str], bool] | None = None) -> int:
+        """End the intents of other boots that live no more as `unknown`; returns how many there were.
+
+        `lives` is asked for each boot but `boot`, the caller's own, that has intents without an end; without
+        it, none does. It is asked after they were read and while nobody else can write, so a boot whose sign
+        of life is there before its first intent is never taken for a dead one.
+        """
         with _translated(self.path), self._transaction() as connection:
+            others = connection.scalars(
+                sa.select(open_intents.c.boot).where(open_intents.c.boot != boot).distinct()
+            ).all()
+            dead = [other for other in others if lives is None or not lives(other)]
+            if not dead:
+                return 0
             left = connection.execute(
                 sa.select(open_intents.c.eid, events.c.agent, events.c.cluster, events.c.kind, events.c.body)
                 .join(events, events.c.seq == open_intents.c.seq)
-                .where(open_intents.c.boot != boot)
+                .where(open_intents.c.boot.in_(dead))
                 .order_by(open_intents.c.seq)
             ).all()
-            if not left:
-                return 0
             ts_us = _microseconds(now)
             for row in left:
                 body = _as_unknown(row.body, now)
                 values = (row.eid, Phase.UNKNOWN.value, row.kind, ts_us, row.agent, row.cluster, body)
                 connection.exec_driver_sql(_insert_events(1), values)
-            connection.execute(sa.delete(open_intents).where(open_intents.c.boot != boot))
+            connection.execute(sa.delete(open_intents).where(open_intents.c.boot.in_(dead)))
         self._open_intents.difference_update(row.eid for row in left)
         return len(left)
 

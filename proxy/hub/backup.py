@@ -26,6 +26,7 @@ from pathlib import Path
 
 import attrs
 
+from proxy.hub.boots import Boots
 from proxy.hub.datadir import DataDir, DataDirError, read_private
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.store import Store
@@ -39,7 +40,7 @@ MEMBERS_MAX = 200
 MEMBER_BYTES_MAX = 4 * 1024**3
 # What a restore leaves where it is.
 _KEPT = re.compile(
-    r"hub\.lock|lost\+found|audit\.db(-wal|-shm)?|admin\.json|\.restore-.*|\.before-restore-.*"
+    r"hub\.lock|hub\.sock|boots|lost\+found|audit\.db(-wal|-shm)?|admin\.json|\.restore-.*|\.before-restore-.*"
 )
 _SQLITE_TIMEOUT_S = 30.0
 
@@ -96,6 +97,12 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
     try:
         data = DataDir.open(data_dir)
         with data.locked():
+            living = Boots(data.boots_dir).living()
+            if living:
+                raise BackupError(
+                    f"a hub that was stopped or replaced still finishes what it has begun on {data_dir}: "
+                    "wait for its end"
+                )
             present = _present(data_dir)
             if present and not overwrite:
                 raise BackupError(

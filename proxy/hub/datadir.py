@@ -4,6 +4,7 @@ The folder is 0700 and each file 0600, made so from its first byte. Losing the s
 loses every agent and relay; `hawse admin backup` copies all of it.
 
     hub.lock            held by the running hub; a second one on the same folder refuses to start
+    boots/              a locked file for each hub that lives
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
     pepper              32 bytes that key the stored hashes
@@ -35,6 +36,40 @@ FILE_BYTES_MAX = 1024 * 1024
 
 class DataDirError(Exception):
     """The data folder cannot be used; the message names the file and the next step, never its contents."""
+
+
+class FolderInUseError(DataDirError):
+    """Another process holds the folder's lock."""
+
+    def __init__(self, path: Path, pid: str) -> None:
+        super().__init__(
+            f"another process{f' ({pid})' if pid else ''} runs on {path}: stop that hub first, "
+            "or give this one another data_dir"
+        )
+        self.path = path
+        self.pid = pid
+
+
+@attrs.define(eq=False)
+class FolderLock:
+    """The folder's lock: whoever holds it may listen for the hub's clients, and replace the folder's files.
+
+    It belongs to the open file and not to the process, so that a hub can give it to the one that replaces it:
+    a process that was sent the descriptor holds the same lock, and it is free when both have closed it.
+    """
+
+    descriptor: int
+
+    def sign(self) -> None:
+        """Write down which process it is, for whoever finds the folder in use."""
+        os.pwrite(self.descriptor, f"{os.getpid():<19}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Close this process's hold on it; a second call does nothing."""
+        descriptor, self.descriptor = self.descriptor, -1
+        if descriptor >= 0:
+            # Not by LOCK_UN, which would take it from the process that it was given to.
+            os.close(descriptor)
 
 
 @attrs.frozen
@@ -95,28 +130,37 @@ class DataDir:
         return self.path / "tls"
 
     @property
+    def boots_dir(self) -> Path:
+        return self.path / "boots"
+
+    @property
     def admin_token_file(self) -> Path:
         return self.path / "admin-token"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the folder for one process: two hubs on it would tear the audit trail's sequence apart.
+    def lock(self) -> FolderLock:
+        """Hold the folder for one process, until it is released or the process ends, however it ends.
 
-        Raises DataDirError when another process holds it. The kernel lets go when the process ends, however
-        it ends.
+        Raises FolderInUseError when another process holds it.
         """
         descriptor = os.open(self.path / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise DataDirError(
-                    f"another process runs on {self.path}: stop that hub first, "
-                    "or give this one another data_dir"
-                ) from error
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise FolderInUseError(self.path, pid) from error
+        lock = FolderLock(descriptor)
+        lock.sign()
+        return lock
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for the block; raises FolderInUseError."""
+        lock = self.lock()
+        try:
             yield
         finally:
-            os.close(descriptor)
+            lock.release()
 
     def signing_keys(self) -> SigningKeys:
         """Load the signing keys, making the first one at the first start; raises DataDirError."""

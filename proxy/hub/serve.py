@@ -1,8 +1,8 @@
 """The hub as a whole: what it opens, in which order, who owns it, and how it stops.
 
-From the outside in: the data folder's lock, the audit recorder, the directory, the handlers of connections,
-the accepting of connections. So accepting stops first and what is under way may finish; then the sessions;
-the recorder is the last to close, since each of the others has something to say at its end.
+From the outside in: the data folder's lock, the sign of life, the audit recorder, the directory, the handlers
+of connections, the accepting of connections. So accepting stops first and what is under way may finish; then
+the sessions; the recorder is the last to close, since each of the others has something to say at its end.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from proxy.hub.access import AccessTokens
 from proxy.hub.actions import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.api import admin_app
+from proxy.hub.boots import Boots, close_after_the_dead
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
 from proxy.hub.certificate import Certificate
@@ -64,12 +65,16 @@ async def run_hub(config: HubConfig) -> None:
     trail = Trail(config.org)
     async with AsyncExitStack() as stack:
         stack.enter_context(data.locked())
+        boots = Boots(data.boots_dir)
+        stack.enter_context(boots.announced(boot))
         keys, pepper = data.signing_keys(), data.pepper()
         certificate = Certificate.open(config, data, time.time)
         masks = Masks(config.audit.mask)
         store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
         stack.callback(store.close)
-        recorder = await stack.enter_async_context(open_recorder(store, org=config.org, boot=boot))
+        recorder = await stack.enter_async_context(
+            open_recorder(store, org=config.org, boot=boot, lives=boots.lives)
+        )
         directory = await stack.enter_async_context(
             open_directory(data.store_file, org=config.org, clock=time.time)
         )
@@ -81,6 +86,7 @@ async def run_hub(config: HubConfig) -> None:
         async with trio.open_nursery() as upkeep:
             upkeep.start_soon(certificate.keep_current, tell_endpoint)
             upkeep.start_soon(directory.run_use_writer)
+            upkeep.start_soon(close_after_the_dead, boots, boot, data.audit_file, masks, time.time)
             upkeep.start_soon(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S)
             direct = DirectRelays(keys=keys, issuer=config.public_url, new_id=new_eid, nursery=upkeep)
             metrics = hub_metrics(directory, LiveRelays(registry, time.time))

@@ -106,6 +106,24 @@ def test_an_intent_without_an_end_is_closed_once_by_the_next_boot(store: AuditSt
     reader.close()
 
 
+def test_of_several_boots_only_those_that_live_no_more_are_closed(store: AuditStore, path: Path) -> None:
+    dead, living, mine = call(), call(), call()
+    for boot, event in (("dead", dead), ("living", living), ("mine", mine)):
+        store.append([event], boot=boot)
+    asked: list[str] = []
+
+    def lives(boot: str) -> bool:
+        asked.append(boot)
+        return boot == "living"
+
+    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 1
+    assert sorted(asked) == ["dead", "living"]
+    assert [(row["eid"], row["phase"]) for row in read(path)][3:] == [(dead.eid, "unknown")]
+    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 0
+    assert store.close_unknown("mine", utc(NOW_S + 60)) == 1
+    assert [(row["eid"], row["phase"]) for row in read(path)][4:] == [(living.eid, "unknown")]
+
+
 def test_a_full_file_is_unavailable_and_takes_events_again_when_there_is_room(path: Path) -> None:
     small = AuditStore(path, bytes_max=128 * 1024)
 

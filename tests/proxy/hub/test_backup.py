@@ -13,6 +13,7 @@ import pytest
 
 from auth.keys import SigningKey
 from proxy.hub.backup import BackupError, backup, restore
+from proxy.hub.boots import Boots
 from proxy.hub.datadir import DataDir
 from proxy.hub.devca import ensure_certificate
 from proxy.hub.store import Store
@@ -126,6 +127,14 @@ def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> Non
     with hub.locked():
         with pytest.raises(BackupError, match="another process"):
             restore(hub.path, tmp_path / "hub.tar", overwrite=True)
+
+
+def test_nor_is_one_that_only_finishes_what_it_has_begun(hub: DataDir, tmp_path: Path) -> None:
+    backup(hub.path, tmp_path / "hub.tar")
+    with Boots(hub.boots_dir).announced("boot"):
+        with pytest.raises(BackupError, match="wait for its end"):
+            restore(hub.path, tmp_path / "hub.tar", overwrite=True)
+    restore(hub.path, tmp_path / "hub.tar", overwrite=True)
 
 
 def rewrite(archive: Path, change: Callable[[dict[str, bytes]], None]) -> None:

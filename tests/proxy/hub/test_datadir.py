@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 
 from auth.keys import SigningKey
-from proxy.hub.datadir import AdminEndpoint, DataDir, DataDirError, read_private, write_private
+from proxy.hub.datadir import (
+    AdminEndpoint,
+    DataDir,
+    DataDirError,
+    FolderInUseError,
+    FolderLock,
+    read_private,
+    write_private,
+)
 
 
 def modes(path: Path) -> set[tuple[bool, int]]:
@@ -103,6 +111,21 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
                 pass
     with data.locked():
         pass
+
+
+def test_the_lock_goes_with_its_descriptor_and_names_who_holds_it(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    first = data.lock()
+    # As it arrives at another process: the same open file.
+    second = FolderLock(os.dup(first.descriptor))
+    first.release()
+    first.release()
+    with pytest.raises(FolderInUseError) as caught:
+        data.lock()
+    assert caught.value.pid == str(os.getpid())
+    assert f"({os.getpid()})" in str(caught.value)
+    second.release()
+    data.lock().release()
 
 
 def test_the_admin_endpoint_comes_back(tmp_path: Path) -> None:
