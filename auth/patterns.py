@@ -1,0 +1,147 @@
+"""Names and globs as policies list them: `app-*`, and `!app-old` for what is not meant all the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import attrs
+
+
+@attrs.frozen
+class _Glob:
+    """A pattern with stars, each for any characters.
+
+    Not a regular expression: a second star makes one search the same ground again and again, and the names
+    are whatever an agent puts into its URL.
+    """
+
+    prefix: str
+    inner: tuple[str, ...]
+    suffix: str
+
+    @classmethod
+    def of(cls, pattern: str) -> _Glob:
+        prefix, *rest = pattern.split("*")
+        return cls(prefix, tuple(part for part in rest[:-1] if part), rest[-1])
+
+    def matches(self, name: str) -> bool:
+        if not name.startswith(self.prefix) or not name.endswith(self.suffix):
+            return False
+        # The leftmost place for each part leaves the most for those behind it.
+        at, end = len(self.prefix), len(name) - len(self.suffix)
+        for part in self.inner:
+            found = name.find(part, at, end)
+            if found < 0:
+                return False
+            at = found + len(part)
+        return at <= end
+
+
+@attrs.frozen
+class Names:
+    """A set of names written as patterns. A list of exclusions alone means everything else."""
+
+    patterns: tuple[str, ...]
+    _exact: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
+    _globs: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
+    _not_exact: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
+    _not_globs: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        meant = [pattern for pattern in self.patterns if not pattern.startswith("!")] or ["*"]
+        excluded = [pattern[1:] for pattern in self.patterns if pattern.startswith("!")]
+        object.__setattr__(self, "_exact", _without_stars(meant))
+        object.__setattr__(self, "_globs", _with_stars(meant))
+        object.__setattr__(self, "_not_exact", _without_stars(excluded))
+        object.__setattr__(self, "_not_globs", _with_stars(excluded))
+
+    def __contains__(self, name: str) -> bool:
+        if name not in self._exact and not any(glob.matches(name) for glob in self._globs):
+            return False
+        return name not in self._not_exact and not any(glob.matches(name) for glob in self._not_globs)
+
+    def __str__(self) -> str:
+        return ", ".join(self.patterns)
+
+
+def _without_stars(patterns: Iterable[str]) -> frozenset[str]:
+    return frozenset(pattern for pattern in patterns if "*" not in pattern)
+
+
+def _with_stars(patterns: Iterable[str]) -> tuple[_Glob, ...]:
+    return tuple(_Glob.of(pattern) for pattern in patterns if "*" in pattern)
+
+
+@attrs.frozen
+class Resources:
+    """A set of resources and subresources: `pods`, `pods/log`, `pods/*`, `*/scale`, `*`, `*/*`, `!secrets`.
+
+    A subresource is its own resource: `pods` is never `pods/exec`, and `*` is every resource, `*/*` every
+    subresource. Where a list could be read in two ways the one that permits less is meant. In a denial `*`
+    is every subresource too: who denies everything means everything. What is taken out of a permission by
+    `!pods` is pods with their subresources; what is taken out of a denial is pods alone.
+    """
+
+    patterns: tuple[str, ...]
+    denies: bool = False
+    _meant: frozenset[tuple[str, str]] = attrs.field(init=False, repr=False, eq=False)
+    _excluded: frozenset[tuple[str, str]] = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        meant = {_pair(pattern) for pattern in self.patterns if not pattern.startswith("!")} or {("*", "")}
+        excluded = {_pair(pattern[1:]) for pattern in self.patterns if pattern.startswith("!")}
+        if self.denies:
+            meant |= {("*", "*")} if ("*", "") in meant else set()
+        else:
+            excluded |= {(resource, "*") for resource, subresource in excluded if not subresource}
+        object.__setattr__(self, "_meant", frozenset(meant))
+        object.__setattr__(self, "_excluded", frozenset(excluded))
+
+    def __contains__(self, pair: tuple[str, str]) -> bool:
+        return _among(pair, self._meant) and not _among(pair, self._excluded)
+
+    @property
+    def named(self) -> frozenset[str] | None:
+        """The resources that this may be about, by name; None when it may be any."""
+        names = frozenset(resource for resource, _ in self._meant)
+        return None if "*" in names else names
+
+    def __str__(self) -> str:
+        return ", ".join(self.patterns)
+
+
+def _pair(pattern: str) -> tuple[str, str]:
+    resource, _, subresource = pattern.partition("/")
+    return resource, subresource
+
+
+def _among(pair: tuple[str, str], patterns: frozenset[tuple[str, str]]) -> bool:
+    resource, subresource = pair
+    if pair in patterns or ("*", subresource) in patterns:
+        return True
+    return bool(subresource) and ((resource, "*") in patterns or ("*", "*") in patterns)
+
+
+@attrs.frozen
+class Urls:
+    """Paths about no resource: `/metrics`, and `/logs/*` for what lies below. A last slash means nothing."""
+
+    patterns: tuple[str, ...]
+    _exact: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
+    _prefixes: tuple[str, ...] = attrs.field(init=False, repr=False, eq=False)
+
+    def __attrs_post_init__(self) -> None:
+        exact = frozenset(_bare(pattern) for pattern in self.patterns if not pattern.endswith("*"))
+        prefixes = tuple(pattern[:-1] for pattern in self.patterns if pattern.endswith("*"))
+        object.__setattr__(self, "_exact", exact)
+        object.__setattr__(self, "_prefixes", prefixes)
+
+    def __contains__(self, path: str) -> bool:
+        return path.startswith(self._prefixes) or _bare(path) in self._exact
+
+    def __str__(self) -> str:
+        return ", ".join(self.patterns)
+
+
+def _bare(path: str) -> str:
+    return path[:-1] if path.endswith("/") and path != "/" else path

@@ -1,0 +1,440 @@
+"""May this agent ask this of this cluster: policies compiled once, asked for every call.
+
+Any rule that denies wins; else the first that allows; else it is denied. The order is that of the policies'
+names and, in a policy, of its rules. A condition that fails to evaluate is a denial, whichever way its rule
+goes: nothing is decided by a rule that could not be read to its end.
+
+What the rules say of verb, group, resource and namespace is the same for every call that asks for the same
+kind of thing, and agents ask for few kinds again and again. So a call that is like an earlier one finds in
+one lookup the few rules that may apply, up to the first that applies whatever the name and the conditions;
+only those two are looked at for each call. A kind that was not seen before is held against the rules that
+are about its resource.
+
+Pure and synchronous: the time is an argument, and what evaluates conditions is handed in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+import attrs
+
+from auth.policy_document import policy_of
+from auth.policy_rules import ANY, READ, WRITE, Policy, Rule
+from auth.policy_text import Fault, PolicyError, Source, read
+from auth.requestinfo import RequestInfo
+
+POLICIES_MAX = 256
+RULES_MAX = 4000
+# Kinds of requests that are remembered: more than an organisation's agents make in a minute. One from a path
+# longer than this is none of Kubernetes' own, and is looked up anew; together at most some 16 MiB.
+REMEMBERED_KINDS_MAX = 16_384
+REMEMBERED_PATH_BYTES_MAX = 512
+# Agents on clusters; forgotten all at once, since it costs some microseconds to find out again.
+REMEMBERED_PAIRS_MAX = 65_536
+HASH_CHARACTERS = 16
+
+# Whatever carries them (a WebSocket is opened by GET), these act on a pod as a create does.
+_CREATES = frozenset({"exec", "attach", "portforward"})
+_COLLECTIVE = frozenset({"list", "watch", "deletecollection"})
+_METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch"}
+_DISCOVERY = frozenset({"/api", "/apis", "/openapi", "/version"})
+_DISCOVERY_BELOW = ("/api/", "/apis/", "/openapi/")
+# Lists of these lie in no namespace. Of a resource that is not here a list without one is taken for a list of
+# every namespace.
+_CLUSTER_SCOPED = frozenset(
+    (group, resource)
+    for group, resources in {
+        "": "namespaces nodes persistentvolumes componentstatuses",
+        "admissionregistration.k8s.io": "mutatingadmissionpolicies mutatingadmissionpolicybindings "
+        "mutatingwebhookconfigurations validatingadmissionpolicies validatingadmissionpolicybindings "
+        "validatingwebhookconfigurations",
+        "apiextensions.k8s.io": "customresourcedefinitions",
+        "apiregistration.k8s.io": "apiservices",
+        "authentication.k8s.io": "selfsubjectreviews tokenreviews",
+        "authorization.k8s.io": "selfsubjectaccessreviews selfsubjectrulesreviews subjectaccessreviews",
+        "certificates.k8s.io": "certificatesigningrequests clustertrustbundles",
+        "flowcontrol.apiserver.k8s.io": "flowschemas prioritylevelconfigurations",
+        "internal.apiserver.k8s.io": "storageversions",
+        "metrics.k8s.io": "nodes",
+        "networking.k8s.io": "ingressclasses ipaddresses servicecidrs",
+        "node.k8s.io": "runtimeclasses",
+        "rbac.authorization.k8s.io": "clusterrolebindings clusterroles",
+        "resource.k8s.io": "deviceclasses devicetaintrules resourceslices",
+        "scheduling.k8s.io": "priorityclasses",
+        "storage.k8s.io": "csidrivers csinodes storageclasses volumeattachments volumeattributesclasses",
+        "storagemigration.k8s.io": "storageversionmigrations",
+    }.items()
+    for resource in resources.split()
+)
+
+
+class Agent(Protocol):
+    """Who asks."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def teams(self) -> tuple[str, ...]: ...
+
+
+class Cluster(Protocol):
+    """What is asked."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+@attrs.frozen
+class Asked:
+    """The kind of a request, in the words of a policy."""
+
+    verb: str
+    """Exec and its like are `create`; of a path about no resource it is the method, and HEAD is `get`."""
+    reads: bool
+    group: str
+    resource: str
+    """Empty for a path about no resource."""
+    subresource: str
+    """Under the old /proxy/ prefix it is `proxy`, as it is without."""
+    namespace: str
+    path: str
+    """Empty for a resource."""
+    collective: bool
+    """Whether it is about all names at once, where it has none."""
+    across: bool
+    """Whether it is about every namespace at once."""
+
+
+@attrs.frozen
+class Facts:
+    """What a condition may look at."""
+
+    asked: Asked
+    info: RequestInfo
+    agent: Agent
+    cluster: Cluster
+    now: float
+
+
+class ConditionError(Exception):
+    """A condition that cannot be evaluated for this request."""
+
+
+class Condition(Protocol):
+    """A compiled condition."""
+
+    def __call__(self, facts: Facts) -> bool:
+        """Whether it holds; raises ConditionError."""
+        ...
+
+
+class Conditions(Protocol):
+    """What understands the language of conditions."""
+
+    def check(self, text: str) -> str:
+        """Say what is wrong with a condition; empty when nothing is."""
+        ...
+
+    def compile(self, text: str) -> Condition:
+        """Make a condition that passed the check."""
+        ...
+
+
+class NoConditions:
+    """Where no conditions can be evaluated: a rule that has one is refused."""
+
+    def check(self, text: str) -> str:
+        return "conditions (when) cannot be evaluated here"
+
+    def compile(self, text: str) -> Condition:
+        raise AssertionError("a condition was compiled that no check let pass")
+
+
+@attrs.frozen(eq=False)
+class Decision:
+    """What was decided, and by which rule. There is one object for each rule of a bundle."""
+
+    allowed: bool
+    rule: str
+    policy: str = ""
+    """Empty where no policy was needed: discovery, and what no rule allows."""
+    max_duration_s: float | None = None
+    failure: str = ""
+    """Why the rule's condition could not be evaluated."""
+
+
+# Without discovery no client works, and it says only what kinds of things there are.
+DISCOVERY = Decision(True, "discovery")
+# What no rule allows. A method that Kubernetes has no verb for is among it, whatever a rule says.
+NO_RULE = Decision(False, "no-rule-allows")
+
+
+@attrs.define(eq=False)
+class ReadyRule:
+    """A rule of a bundle, with what it takes to apply it."""
+
+    policy: Policy
+    rule: Rule
+    condition: Condition | None
+    decision: Decision
+
+    @property
+    def certain(self) -> bool:
+        """Whether it applies to all requests of a kind."""
+        return self.rule.names is None and self.condition is None
+
+
+@attrs.define(eq=False)
+class _Scope:
+    """The rules that hold for an agent on a cluster, and for everybody else for whom the same hold."""
+
+    rules: tuple[ReadyRule, ...]
+    any_resource: tuple[ReadyRule, ...]
+    by_resource: Mapping[str, tuple[ReadyRule, ...]]
+    urls: tuple[ReadyRule, ...]
+
+    @classmethod
+    def of(cls, rules: tuple[ReadyRule, ...]) -> _Scope:
+        about = [(ready, _named(ready.rule)) for ready in rules if ready.rule.about_resources]
+        every = {name for _, named in about if named is not None for name in named}
+        return cls(
+            rules,
+            tuple(ready for ready, named in about if named is None),
+            {
+                name: tuple(ready for ready, named in about if named is None or name in named)
+                for name in every
+            },
+            tuple(ready for ready in rules if ready.rule.about_urls),
+        )
+
+
+def _named(rule: Rule) -> frozenset[str] | None:
+    return None if rule.resources is None else rule.resources.named
+
+
+@attrs.define(eq=False)
+class _Kind:
+    """What is left of the rules for requests of one kind: those that deny, then those that allow."""
+
+    asked: Asked
+    rules: tuple[ReadyRule, ...]
+    otherwise: Decision
+
+
+class Bundle:
+    """All policies of a hub, compiled; made by `compile_bundle`."""
+
+    def __init__(self, policies: Sequence[Policy], conditions: Conditions, version: int) -> None:
+        self.policies = tuple(sorted(policies, key=lambda policy: policy.name))
+        self.version = version
+        self.hash = hash_of(self.policies)
+        self.id = f"{version}-{self.hash}"
+        """How the audit trail names it: the version tells the order, the hash what it says."""
+        self._rules = {
+            policy.name: tuple(_ready(policy, rule, conditions) for rule in policy.rules if rule.enabled)
+            for policy in self.policies
+        }
+        self._scopes: dict[tuple[str, ...], _Scope] = {}
+        self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, _Scope]] = {}
+        self._kinds: dict[tuple[_Scope, str, str, str, str, str, str], _Kind] = {}
+
+    def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
+        """Decide; never raises."""
+        pair = self._pairs.get((agent.name, cluster.name))
+        if pair is None or pair[0] is not agent or pair[1] is not cluster:
+            pair = self._meet(agent, cluster)
+        # A path begins with a slash and a resource has none, so that neither is taken for the other.
+        subject = info.resource if info.is_resource else info.path
+        # The method as well: under the old /proxy/ prefix the verb alone does not tell what is done.
+        key = (pair[2], info.method, info.verb, info.group, subject, info.subresource, info.namespace)
+        kind = self._kinds.get(key)
+        if kind is None:
+            kind = _kind(pair[2], info)
+            if len(info.raw_path) <= REMEMBERED_PATH_BYTES_MAX:
+                if len(self._kinds) >= REMEMBERED_KINDS_MAX:
+                    self._kinds.clear()
+                self._kinds[key] = kind
+        name = info.name
+        for ready in kind.rules:
+            rule = ready.rule
+            if rule.names is not None and not names_match(rule, name, kind.asked):
+                continue
+            if ready.condition is not None:
+                try:
+                    if not ready.condition(Facts(kind.asked, info, agent, cluster, now)):
+                        continue
+                except ConditionError as error:
+                    return Decision(False, rule.id, ready.policy.name, failure=str(error))
+            return ready.decision
+        return kind.otherwise
+
+    def rules_for(self, agent: Agent, cluster: Cluster) -> tuple[ReadyRule, ...]:
+        """The rules that hold for an agent on a cluster, in their order; those switched off are not there."""
+        return self._meet(agent, cluster)[2].rules
+
+    def rules_about(self, agent: Agent, cluster: Cluster, asked: Asked) -> tuple[ReadyRule, ...]:
+        """The rules that may apply to a kind of request, in the order in which they are asked.
+
+        The last may be a certain one; behind it nothing is asked.
+        """
+        return _applicable(self._meet(agent, cluster)[2], asked)
+
+    def _meet(self, agent: Agent, cluster: Cluster) -> tuple[Agent, Cluster, _Scope]:
+        if len(self._pairs) >= REMEMBERED_PAIRS_MAX:
+            self._pairs.clear()
+            self._scopes.clear()
+            self._kinds.clear()
+        bound = tuple(policy.name for policy in self.policies if binds(policy, agent, cluster))
+        scope = self._scopes.get(bound)
+        if scope is None:
+            scope = _Scope.of(tuple(ready for name in bound for ready in self._rules[name]))
+            self._scopes[bound] = scope
+        pair = self._pairs[agent.name, cluster.name] = (agent, cluster, scope)
+        return pair
+
+
+def compile_bundle(sources: Iterable[Source], conditions: Conditions, *, version: int = 0) -> Bundle:
+    """Make a bundle of documents, each a policy; raises PolicyError with every fault of all of them."""
+    policies: list[Policy] = []
+    faults: list[Fault] = []
+    first: dict[str, Source] = {}
+    for source in sources:
+        try:
+            policy = policy_of(read(source), source, conditions.check)
+        except PolicyError as error:
+            faults += error.faults
+            continue
+        if policy.name in first:
+            other = first[policy.name]
+            where = f"{other.file}:{other.first_line}" if other.file else f"line {other.first_line}"
+            message = f'the policy "{policy.name}" stands in {where} already'
+            faults.append(Fault(source.file, source.first_line, "metadata.name", message))
+        first.setdefault(policy.name, source)
+        policies.append(policy)
+    if len(policies) > POLICIES_MAX:
+        faults.append(Fault("", 0, "", f"{len(policies)} policies exceed the {POLICIES_MAX} of a hub"))
+    rules = sum(len(policy.rules) for policy in policies)
+    if rules > RULES_MAX:
+        faults.append(Fault("", 0, "", f"{rules} rules exceed the {RULES_MAX} of a hub"))
+    if faults:
+        raise PolicyError(faults)
+    return Bundle(policies, conditions, version)
+
+
+def hash_of(policies: Iterable[Policy]) -> str:
+    """A name for what policies say, whatever their comments and layout: equal only where they are."""
+    documents = [policy.data for policy in sorted(policies, key=lambda policy: policy.name)]
+    text = json.dumps(documents, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode("ascii")).hexdigest()[:HASH_CHARACTERS]
+
+
+def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
+    """Whether a policy is about this agent on this cluster."""
+    bound = (policy.agents is not None and agent.name in policy.agents) or (
+        policy.teams is not None and any(team in policy.teams for team in agent.teams)
+    )
+    return bound and policy.clusters.matches(cluster.name, cluster.labels)
+
+
+def is_discovery(info: RequestInfo) -> bool:
+    """Whether it reads what kinds of things the API server has, and of which version it is."""
+    if info.is_resource or info.method not in {"GET", "HEAD"}:
+        return False
+    return info.path.removesuffix("/") in _DISCOVERY or info.path.startswith(_DISCOVERY_BELOW)
+
+
+def asked_of(info: RequestInfo) -> Asked:
+    """Put a request into a policy's words."""
+    if not info.is_resource:
+        verb = "get" if info.verb == "head" else info.verb
+        return Asked(verb, not info.is_write, "", "", "", "", info.path, False, False)
+    verb, subresource = info.verb, info.subresource
+    if verb == "proxy":
+        verb, subresource = _METHOD_VERBS.get(info.method, "delete"), "proxy"
+    if subresource in _CREATES and verb:
+        verb = "create"
+    collective = verb in _COLLECTIVE
+    across = collective and not info.namespace and (info.group, info.resource) not in _CLUSTER_SCOPED
+    return Asked(
+        verb,
+        not info.is_write,
+        info.group,
+        info.resource,
+        subresource,
+        info.namespace,
+        "",
+        collective,
+        across,
+    )
+
+
+def mismatch(rule: Rule, asked: Asked) -> str:
+    """The field of a rule that keeps it from being about a kind of request; empty when it is about it."""
+    if asked.verb not in rule.verbs and ANY not in rule.verbs and _CLASS[asked.reads] not in rule.verbs:
+        return "verbs"
+    if asked.path:
+        if not rule.about_urls or (rule.urls is not None and asked.path not in rule.urls):
+            return "nonResourceURLs"
+        return ""
+    if not rule.about_resources:
+        return "nonResourceURLs"
+    if rule.groups is not None and asked.group not in rule.groups:
+        return "apiGroups"
+    pair = (asked.resource, asked.subresource)
+    if rule.resources is not None and pair not in rule.resources:
+        return "resources"
+    if rule.namespaces is not None and not (asked.namespace and asked.namespace in rule.namespaces):
+        # A list of all namespaces shows the denied one, too.
+        shows = not rule.allows and asked.across and (rule.across is None or pair in rule.across)
+        return "" if shows else "namespaces"
+    return ""
+
+
+def names_match(rule: Rule, name: str, asked: Asked) -> bool:
+    """Whether a rule is about this name; a denial of one name is about a list of all, which shows it."""
+    if rule.names is None:
+        return True
+    return name in rule.names if name else not rule.allows and asked.collective
+
+
+_CLASS = {True: READ, False: WRITE}
+
+
+def _ready(policy: Policy, rule: Rule, conditions: Conditions) -> ReadyRule:
+    condition = conditions.compile(rule.when) if rule.when else None
+    return ReadyRule(
+        policy, rule, condition, Decision(rule.allows, rule.id, policy.name, rule.max_duration_s)
+    )
+
+
+def _kind(scope: _Scope, info: RequestInfo) -> _Kind:
+    asked = asked_of(info)
+    if is_discovery(info):
+        return _Kind(asked, (), DISCOVERY)
+    return _Kind(asked, _applicable(scope, asked), NO_RULE)
+
+
+def _applicable(scope: _Scope, asked: Asked) -> tuple[ReadyRule, ...]:
+    """The rules that may apply to a kind, in the order in which they are to be asked."""
+    about = scope.urls if asked.path else scope.by_resource.get(asked.resource, scope.any_resource)
+    rules: list[ReadyRule] = []
+    for allows in (False, True):
+        for ready in about:
+            # Of a method that Kubernetes has no verb for, nobody can say what it would do.
+            if ready.rule.allows is not allows or (allows and not asked.verb) or mismatch(ready.rule, asked):
+                continue
+            rules.append(ready)
+            if ready.certain:
+                break
+        if rules and rules[-1].certain:
+            # Nothing behind a rule that certainly applies is ever reached.
+            break
+    return tuple(rules)

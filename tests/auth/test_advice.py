@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+
+from auth.advice import Advice, advise
+from auth.bundled import first_sources
+from auth.policy import Bundle, compile_bundle
+from auth.requestinfo import parse
+from tests.auth.policies import AGENT, CLUSTER, CONDITIONS, ask, bundle, policy
+
+LOOK = "- {id: look, effect: allow, verbs: [read], resources: ['*', '!secrets']}"
+
+
+def advice(of: Bundle, request: str) -> Advice:
+    method, _, target = request.partition(" ")
+    decision = ask(of, request)
+    assert not decision.allowed
+    return advise(of, AGENT, CLUSTER, parse(method.encode(), target.encode()), decision)
+
+
+def test_a_rule_that_denies_gives_its_own_words() -> None:
+    told = advice(
+        compile_bundle(first_sources(), CONDITIONS), "POST /api/v1/namespaces/a/serviceaccounts/d/token"
+    )
+    assert told == Advice(
+        rule="guard/serviceaccount-tokens",
+        what="create of serviceaccounts/token d in namespace a on cluster prod",
+        why="a token of a service account is an identity that Hawse neither names nor revokes",
+        instead="act under your own identity, which may be given the role that the service account has",
+        ask="owner@example.com",
+    )
+    assert told.message == (
+        "create of serviceaccounts/token d in namespace a on cluster prod is denied by "
+        "guard/serviceaccount-tokens: a token of a service account is an identity that Hawse neither names "
+        "nor revokes; instead: act under your own identity, which may be given the role that the service "
+        "account has; ask owner@example.com"
+    )
+
+
+def test_what_no_rule_allows_names_the_verbs_that_are_allowed() -> None:
+    told = advice(bundle(policy(LOOK)), "DELETE /apis/apps/v1/namespaces/a/deployments/web")
+    assert told.rule == "no-rule-allows"
+    assert told.what == "delete of deployments.apps web in namespace a on cluster prod"
+    assert told.why == "no rule allows it"
+    assert told.instead == "you may get, list, watch deployments.apps there"
+
+
+def test_the_namespaces_and_names_where_it_would_be_allowed_are_named() -> None:
+    rules = "- {id: a, effect: allow, verbs: [get], resources: [pods], namespaces: ['app-*']}"
+    assert advice(bundle(policy(rules)), "GET /api/v1/namespaces/kube-system/pods/x").instead == (
+        "you may get pods in namespaces app-*"
+    )
+    rules = "- {id: a, effect: allow, verbs: [get], resources: [pods], resourceNames: [web]}"
+    assert advice(bundle(policy(rules)), "GET /api/v1/namespaces/a/pods/x").instead == (
+        "you may get pods of the names web"
+    )
+
+
+def test_nothing_is_named_that_is_denied_all_the_same() -> None:
+    deny = "- {id: no, effect: deny, verbs: ['*'], resources: [secrets]}"
+    allow = "- {id: a, effect: allow, verbs: ['*'], resources: ['*'], namespaces: ['app-*']}"
+    assert advice(bundle(policy(f"{deny}\n{allow}")), "GET /api/v1/namespaces/a/secrets/x").instead == ""
+    some = "- {id: no, effect: deny, verbs: [delete], namespaces: [a]}\n" + LOOK
+    told = advice(bundle(policy(some)), "DELETE /api/v1/namespaces/a/pods/x")
+    assert told.instead == "you may get, list, watch pods there"
+
+
+def test_a_read_is_never_offered_instead_of_an_exec() -> None:
+    rules = "- {id: look, effect: allow, verbs: [read, get], resources: ['*', '*/*']}"
+    told = advice(bundle(policy(rules)), "GET /api/v1/namespaces/a/pods/x/exec?command=id")
+    assert told.instead == ""
+    assert told.what == "create of pods/exec x in namespace a on cluster prod"
+
+
+def test_a_failed_condition_says_how_it_failed() -> None:
+    rules = "- {id: a, effect: allow, verbs: [get], resources: [pods], when: 'cluster.labels.x == \"y\"'}"
+    assert advice(bundle(policy(rules)), "GET /api/v1/pods").why == "no rule allows it"
+    told = advice(bundle(policy(rules)), "GET /api/v1/namespaces/a/pods/x")
+    assert told.why == "the condition needs 'x', which is not there"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "expected"),
+    [
+        ("{name: p}", "owner@example.com"),
+        ("{name: p, owner: Ann}", "Ann"),
+        ("{name: p, owner: Ann, contact: '#platform'}", "#platform"),
+    ],
+)
+def test_who_is_asked_is_whom_the_policy_names_or_else_the_agents_owner(metadata: str, expected: str) -> None:
+    text = policy(f"{LOOK}\n- {{id: no, effect: deny, verbs: [delete]}}").replace("{name: p}", metadata)
+    made = bundle(text)
+    assert advice(made, "DELETE /api/v1/namespaces/a/pods/x").ask == expected
+    assert advice(made, "POST /api/v1/namespaces/a/pods").ask == expected
+
+
+def test_a_path_about_no_resource_and_a_method_without_a_verb_are_told_too() -> None:
+    made = bundle(policy(LOOK))
+    assert advice(made, "GET /metrics").message.startswith(
+        "get of /metrics on cluster prod is denied by no-rule"
+    )
+    assert "PROPFIND is no verb of Kubernetes" in advice(made, "PROPFIND /api/v1/pods").message

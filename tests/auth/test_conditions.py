@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from auth.conditions import CONDITION_CHARACTERS_MAX, CONDITION_S_MAX, CelConditions
+from auth.policy import ConditionError, Facts, asked_of
+from auth.requestinfo import parse
+from tests.auth.policies import CONDITIONS, Agent, Cluster
+
+
+def facts(
+    request: str = "GET /api/v1/namespaces/app-1/pods/web",
+    *,
+    labels: dict[str, str] | None = None,
+    now: float = 0.0,
+) -> Facts:
+    method, _, target = request.partition(" ")
+    info = parse(method.encode(), target.encode())
+    agent = Agent("builder", "ann@example.com", ("platform", "sre"))
+    return Facts(asked_of(info), info, agent, Cluster("prod", labels or {}), now)
+
+
+def holds(text: str, about: Facts | None = None) -> bool:
+    assert CONDITIONS.check(text) == ""
+    return CONDITIONS.compile(text)(about if about is not None else facts())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('request.namespace.startsWith("app-") && request.name == "web"', True),
+        ('request.verb == "get" && request.reads', True),
+        ('request.resource == "pods" && request.subresource == "" && request.group == ""', True),
+        ('request.version == "v1" && request.path.endsWith("/web") && !request.dryRun', True),
+        ('"sre" in agent.teams && agent.owner.endsWith("@example.com")', True),
+        ('agent.teams.exists(team, team.startsWith("s"))', True),
+        ('agent.name == "other"', False),
+        ('cluster.name == "prod" && !has(cluster.labels.env)', True),
+        ("now.getHours() >= 8 && now.getHours() < 18", False),
+        ('now < timestamp("1970-01-01T00:00:01Z")', True),
+        ("request.name.matches('^[a-z]+$')", True),
+        ('request.name != "a // b"', True),
+    ],
+)
+def test_a_condition_sees_who_asks_what_of_which_cluster_and_when(text: str, expected: bool) -> None:
+    assert holds(text) is expected
+
+
+def test_a_condition_sees_a_websocket_exec_as_the_create_that_it_is() -> None:
+    about = facts("GET /api/v1/namespaces/a/pods/web/exec?command=id")
+    assert holds('request.verb == "create" && request.subresource == "exec" && !request.reads', about)
+
+
+def test_a_label_that_is_not_there_is_an_error_and_not_an_answer() -> None:
+    text = 'cluster.labels.env != "prod"'
+    assert holds(text, facts(labels={"env": "test"}))
+    with pytest.raises(ConditionError, match="needs 'env', which is not there"):
+        holds(text)
+
+
+def test_an_answer_that_is_neither_true_nor_false_is_an_error() -> None:
+    with pytest.raises(ConditionError, match="gave str"):
+        holds("cluster.labels.env", facts(labels={"env": "yes"}))
+
+
+def test_a_slow_condition_is_an_error() -> None:
+    def times() -> Iterator[float]:
+        yield from (0.0, CONDITION_S_MAX, 10.0, 10.0 + CONDITION_S_MAX * 1.1)
+
+    taken = times()
+    condition = CelConditions(lambda: next(taken)).compile("true")
+    assert condition(facts()) is True
+    with pytest.raises(ConditionError, match=r"took 5\.5 ms, more than 5"):
+        condition(facts())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 +", "this is no CEL: 1:4: Syntax error"),
+        ("namespace == 'a'", "this is no CEL"),
+        ("x == 1", 'there is no "x" in a condition, only request, agent, cluster, now'),
+        ("request.nmae == 'a'", 'there is no "request.nmae", only verb,'),
+        ("agent.teams.exists(t, u == 'a')", 'there is no "u" in a condition'),
+        ("foo(1)", 'there is no function "foo", only bool,'),
+        ("now.getHours('Europe/Berlin') > 1", "it cannot be evaluated"),
+        ("request.verb", "it gives str: a condition must be true or false"),
+        ("true // on", "comments, raw strings and triple quotes are refused"),
+        ('request.name == r"a"', "comments, raw strings and triple quotes are refused"),
+        ('request.name == """a"""', "comments, raw strings and triple quotes are refused"),
+        ("[1].all(a, [1].all(b, [1].all(c, true)))", "3 of all, exists, exists_one, map and filter exceed"),
+        ("true" + " " * CONDITION_CHARACTERS_MAX, "1004 characters exceed the 1000"),
+        ("!" * 900 + "true", ""),
+        ("(" * 400 + "true" + ")" * 400, "this is no CEL"),
+    ],
+)
+def test_what_can_never_be_right_is_refused_when_it_is_read(text: str, message: str) -> None:
+    told = CONDITIONS.check(text)
+    assert told.startswith(message), told
+    assert bool(told) is bool(message)
