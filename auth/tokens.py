@@ -144,7 +144,7 @@ def verify_access(
     token: str, keys: KeySet, *, issuer: str, org: str, cluster: str, now: float
 ) -> AccessClaims:
     """Verify an access token that this hub issued, by its own clock; raises TokenError."""
-    claims, _ = _open(token, keys.get, ACCESS_TYPE)
+    claims, _ = open_signed(token, keys.get, ACCESS_TYPE)
     _match(claims, issuer=issuer, audience=access_audience(org, cluster))
     issued_at, expires_at = _check_times(claims, now, leeway_s=0.0)
     if _text(claims, "org") != org:
@@ -190,7 +190,7 @@ def verify_relay(
 
     `now` is the hub's clock where the relay knows it, else its own.
     """
-    claims, _ = _open(token, keys.get, RELAY_TYPE)
+    claims, _ = open_signed(token, keys.get, RELAY_TYPE)
     _match(claims, issuer=issuer, audience=cluster_audience(cluster_id))
     issued_at, expires_at = _check_times(claims, now, leeway_s=leeway_s)
     extra = claims.get("ext")
@@ -244,7 +244,7 @@ def verify_hello(
         owner, key = found
         return key
 
-    claims, kid = _open(token, find, HELLO_TYPE)
+    claims, kid = open_signed(token, find, HELLO_TYPE)
     # The cluster is the key's owner; what the token says of itself must agree with it.
     _match(claims, issuer=cluster_audience(owner), audience=hub_url)
     if _text(claims, "sub") != cluster_audience(owner):
@@ -253,15 +253,22 @@ def verify_hello(
     return HelloClaims(owner, _text(claims, "instance"), kid, _text(claims, "jti"), issued_at, expires_at)
 
 
-def _sign(key: SigningKey, kind: str, now: float, claims: dict[str, object]) -> str:
-    issued_at = math.floor(now)
-    payload = {**claims, "iat": issued_at, "nbf": issued_at, "exp": issued_at + LIFETIME_S}
-    data = json.dumps(payload, separators=(",", ":")).encode("utf-8")
+def sign(key: SigningKey, kind: str, claims: Claims) -> str:
+    """Sign claims as they are, under a `typ`: for what is no token with a lifetime."""
+    data = json.dumps(dict(claims), separators=(",", ":")).encode("utf-8")
     return _JWS["EdDSA"].encode(data, key.key, algorithm="EdDSA", headers={"typ": kind, "kid": key.kid})
 
 
-def _open(token: str, find: Callable[[str], PublicKey | None], kind: str) -> tuple[Claims, str]:
-    """Check form, header and signature; return the claims, unchecked but authentic, and the `kid`."""
+def _sign(key: SigningKey, kind: str, now: float, claims: dict[str, object]) -> str:
+    issued_at = math.floor(now)
+    return sign(key, kind, {**claims, "iat": issued_at, "nbf": issued_at, "exp": issued_at + LIFETIME_S})
+
+
+def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) -> tuple[Claims, str]:
+    """Check form, header and signature; return the claims, unchecked but authentic, and the `kid`.
+
+    Raises TokenError.
+    """
     if len(token) > TOKEN_LENGTH_MAX:
         raise TokenError(f"the token is longer than {TOKEN_LENGTH_MAX} characters")
     compact = _COMPACT.fullmatch(token)

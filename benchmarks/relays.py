@@ -24,6 +24,7 @@ import attrs
 import trio
 
 from auth.keys import KeySet, SigningKey
+from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.filelimit import raise_file_limit
 from proxy.relay.exchange import Upstream
@@ -56,7 +57,7 @@ class Fleet:
 
     async def run(self, relay: dict[str, Any]) -> None:
         """One relay, for good."""
-        keys = KeySet.from_jwks(relay["hub_keys"])
+        keys = TrustedKeys(KeySet.from_jwks(relay["hub_keys"]), relay["hub_url"])
 
         async def serve(session: Session) -> None:
             self.live += 1

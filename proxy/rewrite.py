@@ -12,6 +12,7 @@ adds Host, its own token and the impersonation.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from auth.requestinfo import RequestInfo
@@ -20,6 +21,8 @@ from proxy.head import Fields, Headers, RequestHead, ResponseHead, connection_to
 
 # The relay's own word in direct mode, where a refusal of the relay must be told from one of the API server.
 FAILURE_HEADER = b"hawse-relay-failure"
+# The hub's word to the relay in direct mode: how its keys have changed (auth/succession.py).
+SUCCESSION_HEADER = b"hawse-hub-keys"
 _RESERVED_PREFIX = b"hawse-"
 _FAILURE_REASON_BYTES_MAX = 200
 
@@ -134,9 +137,16 @@ def hub_request_head(
     return RequestHead(head.method, target, _crossing(head, tail), own)
 
 
-def direct_request_head(inner: RequestHead, host: bytes, token: str) -> RequestHead:
-    """Return an inner head as it goes to a relay in direct mode, where the identity is a bearer token."""
+def direct_request_head(
+    inner: RequestHead, host: bytes, token: str, succession: Sequence[str] = ()
+) -> RequestHead:
+    """Return an inner head as it goes to a relay in direct mode, where the identity is a bearer token.
+
+    `succession` are the statements that lead to the key of the token, said where the relay may not know them.
+    """
     own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
+    if succession:
+        own += line(SUCCESSION_HEADER, " ".join(succession))
     return RequestHead(inner.method, inner.target, inner.fields, own + inner.own)
 
 

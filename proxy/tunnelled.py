@@ -20,6 +20,9 @@ from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.wire import RawStream
 from tunnel.stream import Stream, StreamReset
 
+# The group of contexts under which the hub speaks for itself; agents' groups begin at 1.
+HUB_GROUP = 0
+
 _GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
 

@@ -36,7 +36,7 @@ from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, St
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
-from tunnel.protocol.streams import StreamState
+from tunnel.protocol.streams import Context, StreamState
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 from tunnel.stream import Stream
 from tunnel.transport import Transport, TransportClosed
@@ -179,6 +179,7 @@ class Session:
         self._leaver = ParkingSpot("another task is waiting for the streams to end")
         self._accepted: deque[Stream] = deque()
         self._on_stream: Callable[[Stream], None] | None = None
+        self._on_context: Callable[[Context], None] | None = None
         self._ending: tuple[int | None, str] | None = None
         self._ended = trio.Event()
 
@@ -287,6 +288,16 @@ class Session:
         self._on_stream = call
         while call is not None and self._accepted and (stream := self.accept_nowait()) is not None:
             call(stream)
+
+    def on_context(self, call: Callable[[Context], None]) -> None:
+        """Have `call` called for each context that the peer adds, and now for those that are live.
+
+        It is called before any stream that names the context is opened here. It stands in the way of every
+        stream, so it must neither wait nor raise.
+        """
+        self._on_context = call
+        for context in list(self._connection.peer_contexts.values()):
+            call(context)
 
     def add_context(self, group: int, payload: bytes) -> int:
         """Tell the peer something that many streams share; returns the index that open_stream names.
@@ -407,7 +418,10 @@ class Session:
                 case events.GoAwayReceived():
                     self.peer_going_away = event
                     log.info("%s: the peer is going away: %s (%d)", self.peer_name, event.reason, event.code)
-                case events.ContextAdded() | events.ContextRetired():
+                case events.ContextAdded(context):
+                    if self._on_context is not None:
+                        self._on_context(context)
+                case events.ContextRetired():
                     pass
                 case events.HelloReceived() | events.WelcomeReceived():
                     raise AssertionError("the core greets once")

@@ -22,6 +22,7 @@ from auth.impersonation import impersonation_headers
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.requestinfo import parse
+from auth.succession import TrustedKeys
 from auth.tokens import issue_access, issue_relay
 from benchmarks.units.timing import RUNS, measure, report
 from proxy.forward import CloseReason, Outcome
@@ -103,7 +104,7 @@ class Case:
             jti="jti-1",
             now=self.now,
         ).encode()
-        self.tokens = AccessTokens(KeySet([key.public]), issuer=ISSUER, org="acme")
+        self.tokens = AccessTokens(lambda: KeySet([key.public]), issuer=ISSUER, org="acme")
         self.targets = [TARGET % number for number in range(TARGETS)]
         self.heads = [
             RequestHead(
@@ -192,7 +193,7 @@ async def handle(case: Case, nursery: trio.Nursery) -> None:
         trail=case.trail,
         observe=lambda event: None,
     )
-    contexts = TokenContexts(session, lambda principal, now: "token")
+    contexts = TokenContexts(session, lambda principal, now: "token", tuple)
     relay = LiveRelay(
         case.cluster.id, "prod", "relay-7d9f-1", "boot", "hawse/0.1.0", "192.0.2.9", 0.0, session, contexts
     )
@@ -225,7 +226,7 @@ def relay_side(case: Case) -> None:
         jti="jti-2",
         now=case.now,
     )
-    verifier = Verifier(KeySet([case.key.public]), ISSUER, case.cluster.id, time.time)
+    verifier = Verifier(TrustedKeys(KeySet([case.key.public]), ISSUER), ISSUER, case.cluster.id, time.time)
     context = Context(1, 1, token.encode(), share=cast(Group[StreamState], None))
     claims = verifier.of_context(context)
     measure("(h) relay: Verifier.of_context, warm", lambda: verifier.of_context(context))

@@ -8,6 +8,7 @@ the moment that the command returned.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from hashlib import sha256
 
 import attrs
@@ -24,7 +25,8 @@ TOKENS_REMEMBERED_MAX = 16_384
 class AccessTokens:
     """Verifies access tokens, each once in its life."""
 
-    def __init__(self, keys: KeySet, *, issuer: str, org: str) -> None:
+    def __init__(self, keys: Callable[[], KeySet], *, issuer: str, org: str) -> None:
+        """`keys` is asked for each token, so that a key that signs since a moment ago is known."""
         self._keys = keys
         self._issuer = issuer
         self._org = org
@@ -39,7 +41,7 @@ class AccessTokens:
             self._verified.pop(digest, None)
             claims = verify_access(
                 token.decode("ascii", "replace"),
-                self._keys,
+                self._keys(),
                 issuer=self._issuer,
                 org=self._org,
                 cluster=cluster,

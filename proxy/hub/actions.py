@@ -23,10 +23,10 @@ from cryptography import x509
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
-from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, AgentState, ApiKey, Cluster, Mode, Snapshot, Team
 from proxy.hub.errors import InvalidError, NotFoundError
+from proxy.hub.keyring import KeyRing
 from proxy.hub.operations import Operations
 from proxy.hub.rules import PEM_LENGTH_MAX, shown
 from proxy.hub.store import Store
@@ -110,7 +110,7 @@ class Administration:
     """The actions of one hub. Each raises what the store raises, and InvalidError."""
 
     directory: Directory
-    keys: Callable[[], SigningKeys]
+    ring: KeyRing
     pepper: bytes = attrs.field(repr=False)
     public_url: str
     hub_ca_pem: str | None
@@ -130,9 +130,34 @@ class Administration:
                 "public_url": self.public_url,
                 "version": self.version,
                 "ca_pem": self.hub_ca_pem,
-                "signing_key": self.keys().active.kid,
+                "signing_key": self.ring.current.active.kid,
             }
         )
+
+    # -- signing keys
+
+    def signing_keys(self) -> Done:
+        """List the hub's signing keys, with what a relay is given of them."""
+        return Done(self._signing_keys())
+
+    async def rotate_signing_key(self) -> Done:
+        """Let a new key sign; the old one verifies until every token by it has ended."""
+        before = self.ring.current.active.kid
+        keys = await self.ring.rotate()
+        note = f"kid={keys.active.kid} before={before}"
+        return Done(self._signing_keys(), created=True, note=note)
+
+    def _signing_keys(self) -> Payload:
+        keys, retiring = self.ring.current, self.ring.retiring()
+        listed = [
+            {
+                "kid": key.kid,
+                "state": "signing" if key.kid == keys.active.kid else "retiring",
+                "retires_at": _time(retiring.get(key.kid)),
+            }
+            for key in keys.public
+        ]
+        return {"keys": listed, "rotations": len(keys.succession), "pins": keys.pins.to_jwks()}
 
     # -- teams
 
@@ -375,7 +400,7 @@ class Administration:
             cluster_id=cluster_id,
             cluster_name=name,
             hub_url=self.public_url,
-            hub_keys=self.keys().public.to_jwks(),
+            hub_keys=self.ring.current.pins.to_jwks(),
             hub_ca_pem=options.hub_ca_pem or self.hub_ca_pem,
             mode=mode.value,
             private_key_pem=key.to_pem().decode("ascii") if key is not None else None,

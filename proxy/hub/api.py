@@ -3,9 +3,9 @@
 JSON over HTTP on a listener of its own, with the operator's bearer token on every path but /healthz:
 
     GET    /healthz  /metrics
-    GET    /v1/hub  /v1/teams  /v1/agents[?retired=true]  /v1/clusters  /v1/relays  /v1/tokens
+    GET    /v1/hub  /v1/keys  /v1/teams  /v1/agents[?retired=true]  /v1/clusters  /v1/relays  /v1/tokens
     GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME  /v1/clusters/NAME/rbac[?wildcard=true&…]
-    POST   /v1/teams  /v1/agents  /v1/clusters  /v1/tokens
+    POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens
     POST   /v1/agents/NAME/{lock,unlock,keys}  /v1/clusters/NAME/keys
     PUT    /v1/agents/NAME/teams  /v1/clusters/NAME/teams/TEAM
     DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
@@ -142,6 +142,8 @@ class Action:
 
 ACTIONS: Sequence[Action] = (
     Action("GET", "/v1/hub", "get", "hub", lambda a, c: a.hub()),
+    Action("GET", "/v1/keys", "list", "keys", lambda a, c: a.signing_keys()),
+    Action("POST", "/v1/keys", "rotate", "keys", lambda a, c: a.rotate_signing_key()),
     Action("GET", "/v1/teams", "list", "teams", lambda a, c: a.teams()),
     Action("GET", "/v1/teams/{name}", "get", "teams", lambda a, c: a.team(c.path["name"])),
     Action("POST", "/v1/teams", "create", "teams", lambda a, c: a.add_team(c.decode(NewTeam))),

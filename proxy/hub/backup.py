@@ -34,7 +34,9 @@ from proxy.hub.store import Store
 FORMAT = 1
 _ABOUT = "hawse-backup.json"
 # Exactly these; whatever else a tar can hold (links, devices, other paths) is not ours.
-_MEMBER = re.compile(r"hub\.db|pepper|admin-token|keys/(active|[A-Za-z0-9._-]+\.pem)|tls/[a-z]+\.(pem|key)")
+_MEMBER = re.compile(
+    r"hub\.db|pepper|admin-token|keys/(active|succession|[A-Za-z0-9._-]+\.pem)|tls/[a-z]+\.(pem|key)"
+)
 MEMBERS_MAX = 200
 # A million agents fit; what is larger was not written by `backup`.
 MEMBER_BYTES_MAX = 4 * 1024**3

@@ -2,6 +2,9 @@
 
 Signing costs 40 µs and verifying 130 µs, so both sides keep a token for its life. A token is renewed
 RENEW_AFTER_S after it was minted, so that an OPEN never names one that the relay must refuse.
+
+What led to the key that signs them (auth/succession.py) is said here as well, as contexts that no OPEN names:
+contexts arrive in order, so the relay knows a key before the first token that it signs.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Callable
 import attrs
 
 from auth.principal import Principal
+from proxy.tunnelled import HUB_GROUP
 from tunnel import Session
 
 # Of the 60 s that a relay JWT lives: leaves 15 s for queues, clock error (±5 s) and a slow link.
@@ -30,13 +34,22 @@ class _Entry:
 class TokenContexts:
     """Maps an agent to the CONTEXT index of its current relay JWT on one session.
 
-    `mint(principal)` returns a fresh token. A group (the key of fairness) is given to an agent once and kept
+    `mint(principal)` returns a fresh token, and `succession()` the statements that lead to its key.
+
+    A group (the key of fairness) is given to an agent once and kept
     for the session's life.
     """
 
-    def __init__(self, session: Session, mint: Callable[[Principal, float], str]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        mint: Callable[[Principal, float], str],
+        succession: Callable[[], tuple[str, ...]],
+    ) -> None:
         self._session = session
         self._mint = mint
+        self._succession = succession
+        self._announced: tuple[str, ...] = ()
         self._entries: dict[str, _Entry] = {}
         self._groups: dict[str, int] = {}
 
@@ -55,12 +68,26 @@ class TokenContexts:
             return entry.index
         if entry is None and len(self._entries) >= AGENTS_PER_SESSION_MAX:
             self._retire_oldest()
+        self.announce()
         group = self._groups.setdefault(principal.agent_id, len(self._groups) + 1)
         index = self._session.add_context(group, self._mint(principal, now).encode("ascii"))
         if entry is not None:
             self._session.retire_context(entry.index)
         self._entries[principal.agent_id] = _Entry(index, now, principal)
         return index
+
+    def announce(self) -> None:
+        """Tell the relay how the hub's keys have changed, as far as it was not told on this session.
+
+        Raises SessionClosed.
+        """
+        succession = self._succession()
+        if succession == self._announced:
+            return
+        for statement in succession:
+            if statement not in self._announced:
+                self._session.add_context(HUB_GROUP, statement.encode("ascii"))
+        self._announced = succession
 
     def renew(self, principal: Principal, now: float) -> int:
         """A context with a new token, whatever the age of the current one (the relay refused it)."""

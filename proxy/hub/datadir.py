@@ -7,6 +7,7 @@ loses every agent and relay; `hawse admin backup` copies all of it.
     boots/              a locked file for each hub that lives
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
+    keys/succession     how each key named the next, oldest first (auth/succession.py)
     pepper              32 bytes that key the stored hashes
     admin-token         the token that `hawse admin` on this machine uses
     admin.json          where the admin API listens, and its certificate
@@ -78,12 +79,20 @@ class SigningKeys:
 
     active: SigningKey
     all: tuple[SigningKey, ...]
+    succession: tuple[str, ...] = ()
+    """The statements that lead from older keys to the active one, oldest first."""
+    public: KeySet = attrs.field(init=False)
+    """What agents verify with, and the hub what it issued; the active key stands first."""
 
-    @property
-    def public(self) -> KeySet:
-        """What agents and relays verify with; the active key stands first."""
+    @public.default
+    def _public_of_all(self) -> KeySet:
         others = sorted((key for key in self.all if key.kid != self.active.kid), key=lambda key: key.kid)
         return KeySet(key.public for key in (self.active, *others))
+
+    @property
+    def pins(self) -> KeySet:
+        """What a relay that is enrolled now is given: no key that is about to go."""
+        return KeySet([self.active.public])
 
 
 @attrs.frozen
@@ -180,19 +189,36 @@ class DataDir:
                     f"{self.keys_dir} holds no signing key, though this hub has run before: "
                     "restore a backup, for relays trust only the keys that they were given"
                 )
-            return self.add_signing_key(SigningKey.generate())
+            first = SigningKey.generate()
+            return self.store_signing_keys(SigningKeys(first, (first,)))
         kid = read_private(active_file).decode("ascii", "replace").strip() if active_file.exists() else ""
         if kid not in keys:
             raise DataDirError(
                 f"{active_file}: names no key that is there; write one of {', '.join(keys)} into it"
             )
-        return SigningKeys(keys[kid], tuple(keys.values()))
+        return SigningKeys(keys[kid], tuple(keys.values()), self._succession())
 
-    def add_signing_key(self, key: SigningKey) -> SigningKeys:
-        """Store a key and let it sign from now on; the older ones stay to verify."""
-        write_private(self.keys_dir / f"{key.kid}.pem", key.to_pem())
-        write_private(self.keys_dir / "active", f"{key.kid}\n".encode("ascii"))
-        return self.signing_keys()
+    def _succession(self) -> tuple[str, ...]:
+        file = self.keys_dir / "succession"
+        return tuple(read_private(file).decode("ascii", "replace").split()) if file.exists() else ()
+
+    def store_signing_keys(self, keys: SigningKeys) -> SigningKeys:
+        """Make the folder hold exactly these, and return them; raises DataDirError.
+
+        A crash in between leaves keys with which the hub starts: what is new is there before `active` names
+        it, and what is old goes last.
+        """
+        for key in keys.all:
+            if not (self.keys_dir / f"{key.kid}.pem").exists():
+                write_private(self.keys_dir / f"{key.kid}.pem", key.to_pem())
+        statements = "".join(f"{statement}\n" for statement in keys.succession)
+        write_private(self.keys_dir / "succession", statements.encode("ascii"))
+        write_private(self.keys_dir / "active", f"{keys.active.kid}\n".encode("ascii"))
+        kept = {f"{key.kid}.pem" for key in keys.all}
+        for file in self.keys_dir.glob("*.pem"):
+            if file.name not in kept:
+                file.unlink(missing_ok=True)
+        return keys
 
     def pepper(self) -> bytes:
         """Load the pepper, making it at the first start; raises DataDirError."""

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
 
 import attrs
 import trio
@@ -55,6 +56,8 @@ class _Relay:
     connections: Connections
     host: bytes
     session: str
+    told: WeakKeyDictionary[ClientConnection, tuple[str, ...]] = attrs.Factory(WeakKeyDictionary)
+    """What was said of the hub's keys on each connection: behind an address stand several relays."""
     tokens: dict[str, _Token] = attrs.Factory(dict)
 
 
@@ -62,7 +65,12 @@ class DirectRelays:
     """The relays in direct mode, each with its kept connections; `run` owns their upkeep."""
 
     def __init__(
-        self, *, keys: SigningKeys, issuer: str, new_id: Callable[[], str], nursery: trio.Nursery
+        self,
+        *,
+        keys: Callable[[], SigningKeys],
+        issuer: str,
+        new_id: Callable[[], str],
+        nursery: trio.Nursery,
     ) -> None:
         self._keys = keys
         self._issuer = issuer
@@ -78,11 +86,24 @@ class DirectRelays:
         `renew` mints a new token: the relay refused the one before.
         """
         relay = self._relay(cluster)
-        head = direct_request_head(inner, relay.host, self._token(relay, principal, renew=renew))
         reusable = inner.upgrade is None
         stream, connection, reused = await relay.connections.acquire(fresh=not reusable)
+
+        def head_for(connection: ClientConnection) -> RequestHead:
+            token = self._token(relay, principal, renew=renew)
+            succession = self._keys().succession
+            news = () if relay.told.get(connection) == succession else succession
+            relay.told[connection] = succession
+            return direct_request_head(inner, relay.host, token, news)
+
         outbound = DirectOutbound(
-            relay.connections, stream, connection, head, keep=reusable, reused=reused, session=relay.session
+            relay.connections,
+            stream,
+            connection,
+            head_for,
+            keep=reusable,
+            reused=reused,
+            session=relay.session,
         )
         await outbound.start()
         return outbound
@@ -114,7 +135,7 @@ class DirectRelays:
         token = relay.tokens.get(principal.agent_id)
         if token is None or renew or now - token.minted_at >= RENEW_AFTER_S or token.principal != principal:
             text = issue_relay(
-                self._keys.active,
+                self._keys().active,
                 issuer=self._issuer,
                 cluster_id=relay.cluster.id,
                 principal=principal,
@@ -163,7 +184,7 @@ class DirectOutbound:
         connections: Connections,
         stream: trio.abc.Stream,
         connection: ClientConnection,
-        head: RequestHead,
+        head_for: Callable[[ClientConnection], RequestHead],
         *,
         keep: bool,
         reused: bool,
@@ -174,7 +195,8 @@ class DirectOutbound:
         self._connections = connections
         self._stream = stream
         self._connection = connection
-        self._head = head
+        self._head_for = head_for
+        self._head = head_for(connection)
         self._keep = keep
         self._reused = reused
         self._closed = False
@@ -213,6 +235,7 @@ class DirectOutbound:
                 raise
             await trio.aclose_forcefully(self._stream)
             self._stream, self._connection, self._reused = await self._connections.acquire(fresh=True)
+            self._head = self._head_for(self._connection)
             await self.start()
             head = await self._connection.receive_head()
         failure = failure_of(head)

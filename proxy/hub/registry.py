@@ -9,13 +9,13 @@ that dials again knows better than a half-open socket that it left behind.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import attrs
 import trio
 
 from proxy.hub.contexts import TokenContexts
-from tunnel import Session
+from tunnel import Session, SessionClosed
 
 # A cluster runs two relays, four during a rollout; more is a misconfiguration that would only cost memory.
 INSTANCES_PER_CLUSTER_MAX = 16
@@ -42,6 +42,11 @@ class LiveRelay:
     end: trio.CancelScope = attrs.Factory(trio.CancelScope)
     """Cancelled to end the session from outside the task that owns it."""
 
+    def announce_keys(self) -> None:
+        """Tell the relay of keys that the hub signs with since it was last told."""
+        with suppress(SessionClosed):
+            self.contexts.announce()
+
     @property
     def usable(self) -> bool:
         """Whether a new stream may be opened: neither closed nor draining."""
@@ -66,6 +71,11 @@ class Registry:
         """Every live relay, for `relay list`, metrics and drain."""
         for instances in list(self._clusters.values()):
             yield from list(instances.values())
+
+    def announce_keys(self) -> None:
+        """Tell every relay that is here of the hub's new key."""
+        for relay in self.relays():
+            relay.announce_keys()
 
     @contextmanager
     def registered(self, relay: LiveRelay) -> Iterator[LiveRelay | None]:

@@ -80,7 +80,7 @@ class RelayEndpoint:
     config: HubConfig
     directory: Directory
     registry: Registry
-    keys: SigningKeys
+    keys: Callable[[], SigningKeys]
     recorder: Recorder
     trail: Trail
     memory: Memory
@@ -154,7 +154,7 @@ class RelayEndpoint:
 
         def mint(principal: Principal, now: float) -> str:
             return issue_relay(
-                self.keys.active,
+                self.keys().active,
                 issuer=self.config.public_url,
                 cluster_id=cluster.id,
                 principal=principal,
@@ -172,7 +172,7 @@ class RelayEndpoint:
             address,
             time.time(),
             session,
-            TokenContexts(session, mint),
+            TokenContexts(session, mint, lambda: self.keys().succession),
         )
         event = partial(
             self.trail.relay,
@@ -187,6 +187,7 @@ class RelayEndpoint:
                     superseded.end.cancel()
                 _log.info("relay %s of cluster %s is here, from %s", relay.instance, cluster.name, address)
                 self.recorder.complete(event(Kind.RELAY_CONNECTED))
+                relay.announce_keys()
                 # What stands when this task is cancelled, or fails.
                 reason = "ended by the hub"
                 try:

@@ -35,6 +35,7 @@ from proxy.hub.datadir import DataDir
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.front import Front
+from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
@@ -67,7 +68,9 @@ async def run_hub(config: HubConfig) -> None:
         stack.enter_context(data.locked())
         boots = Boots(data.boots_dir)
         stack.enter_context(boots.announced(boot))
-        keys, pepper = data.signing_keys(), data.pepper()
+        pepper = data.pepper()
+        registry = Registry()
+        ring = KeyRing(data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys)
         certificate = Certificate.open(config, data, time.time)
         masks = Masks(config.audit.mask)
         store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
@@ -82,18 +85,20 @@ async def run_hub(config: HubConfig) -> None:
         await ensure_local_token(data, directory, pepper)
         tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
         tell_endpoint()
-        registry = Registry()
         async with trio.open_nursery() as upkeep:
+            upkeep.start_soon(ring.run)
             upkeep.start_soon(certificate.keep_current, tell_endpoint)
             upkeep.start_soon(directory.run_use_writer)
             upkeep.start_soon(close_after_the_dead, boots, boot, data.audit_file, masks, time.time)
             upkeep.start_soon(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S)
-            direct = DirectRelays(keys=keys, issuer=config.public_url, new_id=new_eid, nursery=upkeep)
+            direct = DirectRelays(
+                keys=lambda: ring.current, issuer=config.public_url, new_id=new_eid, nursery=upkeep
+            )
             metrics = hub_metrics(directory, LiveRelays(registry, time.time))
             calls = Calls(
                 config=config,
                 directory=directory,
-                tokens=AccessTokens(keys.public, issuer=config.public_url, org=config.org),
+                tokens=AccessTokens(lambda: ring.current.public, issuer=config.public_url, org=config.org),
                 registry=registry,
                 direct=direct,
                 recorder=recorder,
@@ -104,7 +109,7 @@ async def run_hub(config: HubConfig) -> None:
                 config=config,
                 directory=directory,
                 registry=registry,
-                keys=keys,
+                keys=lambda: ring.current,
                 recorder=recorder,
                 trail=trail,
                 memory=Memory(TUNNEL_MEMORY_BYTES_MAX),
@@ -114,7 +119,7 @@ async def run_hub(config: HubConfig) -> None:
             )
             tokens = TokenEndpoint(
                 directory=directory,
-                keys=lambda: keys,
+                keys=lambda: ring.current,
                 pepper=pepper,
                 issuer=config.public_url,
                 record=recorder.complete,
@@ -132,7 +137,7 @@ async def run_hub(config: HubConfig) -> None:
             upkeep.start_soon(front.deadlines.run)
             administration = Administration(
                 directory=directory,
-                keys=lambda: keys,
+                ring=ring,
                 pepper=pepper,
                 public_url=config.public_url,
                 hub_ca_pem=certificate.ca_pem,

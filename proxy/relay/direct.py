@@ -26,7 +26,7 @@ from proxy.http import BadRequest, ServerConnection
 from proxy.loglimit import LogLimit
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.verify import Refused, Verifier, refusal
-from proxy.rewrite import failure_header
+from proxy.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
 from tunnel.net import peer_address, tune, wrap_server
@@ -97,7 +97,9 @@ class DirectServer:
             if request is None:
                 return
             try:
-                claims = self.verifier.of_token(_bearer(request))
+                token = _bearer(request)
+                self.verifier.learn(_succession(request))
+                claims = self.verifier.of_token(token)
                 stranger.leave()
                 await self.upstream.carry(connection, request, claims)
             except Refused as refused:
@@ -133,3 +135,7 @@ def _bearer(request: RequestHead) -> bytes:
     if match is None:
         raise refusal(StreamCode.UNAUTHENTICATED, "the request has no bearer token of a hub")
     return match[1]
+
+
+def _succession(request: RequestHead) -> list[str]:
+    return (request.header(SUCCESSION_HEADER) or b"").decode("ascii", "replace").split()

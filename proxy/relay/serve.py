@@ -21,6 +21,7 @@ from importlib.metadata import version
 import attrs
 import trio
 
+from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.configuration import Address
 from proxy.filelimit import raise_file_limit
@@ -149,6 +150,7 @@ def _dialer_config(config: RelayConfig, way: TunnelDial) -> DialerConfig:
 
 async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstream, state: State) -> None:
     """Dial the hub, and serve what comes by the tunnel, forever."""
+    hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
 
     async def serve(session: Session) -> None:
         state.session = session
@@ -156,7 +158,7 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
             await serve_session(
                 session,
                 upstream,
-                hub_keys=config.hub_keys,
+                hub_keys=hub_keys,
                 issuer=config.hub_url,
                 cluster_id=config.cluster_id,
             )
@@ -174,7 +176,8 @@ async def _open_listener(
     Direct mode keeps to this machine's own clock, since nobody vouches for another.
     """
     certificate = watch_certificate(way.certificate, way.key)
-    verifier = Verifier(config.hub_keys, config.hub_url, config.cluster_id, time.time)
+    hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
+    verifier = Verifier(hub_keys, config.hub_url, config.cluster_id, time.time)
     server = DirectServer(upstream, verifier, certificate)
     nursery.start_soon(server.deadlines.run)
     accepting = await _listen(way.listen, server.handle_connection, nursery)

@@ -12,19 +12,19 @@ import time
 
 import trio
 
-from auth.keys import KeySet
+from auth.succession import TrustedKeys
 from proxy.exchange import Processed, StreamCode
 from proxy.head import HeadError, RequestHead
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.verify import Refused, Verifier, refusal
-from proxy.tunnelled import TunnelInbound
-from tunnel import Session, Stream
+from proxy.tunnelled import HUB_GROUP, TunnelInbound
+from tunnel import Context, Session, Stream
 
 log = logging.getLogger("hawse.relay")
 
 
 async def serve_session(
-    session: Session, upstream: Upstream, *, hub_keys: KeySet, issuer: str, cluster_id: str
+    session: Session, upstream: Upstream, *, hub_keys: TrustedKeys, issuer: str, cluster_id: str
 ) -> None:
     """Serve the hub's streams until the session ends; a fault in one reaches no other."""
 
@@ -33,6 +33,13 @@ async def serve_session(
         return time.time() + (session.peer_clock_offset_ms or 0) / 1000
 
     verifier = Verifier(hub_keys, issuer, cluster_id, hub_clock)
+
+    def learn(context: Context) -> None:
+        if context.group == HUB_GROUP:
+            verifier.learn([context.payload.decode("ascii", "replace")])
+
+    # Before any stream, which may come under a token by a key that is learned from one of these.
+    session.on_context(learn)
     async with trio.open_nursery() as nursery:
 
         def serve(stream: Stream) -> None:

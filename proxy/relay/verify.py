@@ -1,5 +1,8 @@
 """Who acts, by the hub's signed word: verified once, kept with its expiry, never served beyond it.
 
+The hub's word counts by the keys that were pinned when the cluster was enrolled, and by those that they have
+named as their successors (auth/succession.py). No key is ever fetched.
+
 In tunnel mode the hub says a token once as a CONTEXT of the session and each request names it, so the
 verified claims stay in the context's own slot. In direct mode each request carries the token, and a table by
 its hash keeps the 130 µs of a verification from being paid a hundred times a second.
@@ -8,16 +11,21 @@ its hash keeps the 130 µs of a verification from being paid a hundred times a s
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
+import trio
 
 from auth import tokens
-from auth.keys import KeySet
+from auth.succession import TrustedKeys
 from auth.tokens import RelayClaims, TokenError
 from proxy.exchange import Failure, Processed, StreamCode
+from proxy.loglimit import LogLimit
 from tunnel import Context
+
+log = logging.getLogger("hawse.relay")
 
 # Both clocks of direct mode, and what is left of the hub's clock as a tunnel tells it.
 LEEWAY_S = tokens.DEFAULT_LEEWAY_S
@@ -42,11 +50,25 @@ def refusal(code: StreamCode, reason: str) -> Refused:
 class Verifier:
     """Verifies the hub's tokens for this cluster; `hub_clock` is the hub's time as far as it is known."""
 
-    keys: KeySet
+    keys: TrustedKeys
     issuer: str
     cluster_id: str
     hub_clock: Callable[[], float]
+    _doubts: LogLimit = attrs.field(factory=lambda: LogLimit(log), init=False, repr=False)
     _cache: OrderedDict[bytes, RelayClaims] = attrs.field(factory=OrderedDict, init=False, repr=False)
+
+    def learn(self, statements: Iterable[str]) -> None:
+        """Take in how the hub's keys have changed, up to the first statement that is not to be believed.
+
+        That one is logged and costs nothing else: the keys that are known stay good.
+        """
+        try:
+            for statement in statements:
+                if self.keys.learn(statement):
+                    log.warning("the hub has changed its signing key, as a key that is trusted here says")
+        except TokenError as error:
+            message = f"a change of the hub's signing key is not believed: {error.reason}"
+            self._doubts.warning(message, trio.current_time())
 
     def of_context(self, context: Context) -> RelayClaims:
         """The claims of a tunnel's context; raises Refused(UNAUTHENTICATED).
@@ -74,12 +96,13 @@ class Verifier:
 
     def _verify(self, token: str) -> RelayClaims:
         try:
+            now = self.hub_clock()
             return tokens.verify_relay(
                 token,
-                self.keys,
+                self.keys.at(now),
                 issuer=self.issuer,
                 cluster_id=self.cluster_id,
-                now=self.hub_clock(),
+                now=now,
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:

@@ -26,7 +26,7 @@ def key() -> SigningKey:
 
 
 def verifier(key: SigningKey) -> AccessTokens:
-    return AccessTokens(KeySet([key.public]), issuer=ISSUER, org="acme")
+    return AccessTokens(lambda: KeySet([key.public]), issuer=ISSUER, org="acme")
 
 
 def test_a_remembered_token_expires_all_the_same(key: SigningKey) -> None:

@@ -19,9 +19,10 @@ from auth.apikey import new_api_key
 from auth.keys import SigningKey
 from proxy.hub.actions import Administration
 from proxy.hub.api import ACTIONS, BODY_BYTES_MAX, admin_app
-from proxy.hub.datadir import DataDir, SigningKeys
+from proxy.hub.datadir import DataDir
 from proxy.hub.devca import ensure_certificate
 from proxy.hub.directory import Directory, open_directory
+from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo
 from proxy.hub.store import RelayContact, Store
@@ -72,7 +73,7 @@ class Bench:
     directory: Directory
     recorder: FakeRecorder
     operations: FakeOperations
-    signing: SigningKey
+    ring: KeyRing
 
     async def ask(
         self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
@@ -95,13 +96,18 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     now = 1_800_000_000.0
-    signing = SigningKey.generate()
+    ring = KeyRing(
+        DataDir.open(tmp_path / "data"),
+        issuer="https://hub.example",
+        clock=lambda: now,
+        on_rotation=lambda: None,
+    )
     recorder, operations = FakeRecorder(), FakeOperations()
     async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: now) as directory:
         await directory.change(lambda store: store.add_admin_token("local", hash_key(TOKEN, PEPPER)))
         administration = Administration(
             directory=directory,
-            keys=lambda: SigningKeys(signing, (signing,)),
+            ring=ring,
             pepper=PEPPER,
             public_url="https://hub.example",
             hub_ca_pem=None,
@@ -109,7 +115,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             operations=operations,
         )
         app = admin_app(administration, recorder, hub_metrics(directory, operations), lambda: now)
-        yield Bench(app, directory, recorder, operations, signing)
+        yield Bench(app, directory, recorder, operations, ring)
 
 
 async def enrol(bench: Bench) -> dict[str, Any]:
@@ -135,7 +141,7 @@ async def test_a_hub_is_enrolled_from_nothing(bench: Bench) -> None:
     assert "api_key" not in shown
     assert (await bench.ok("GET", "/v1/teams/sre"))["clusters"] == ["prod"]
     assert (await bench.ok("GET", "/v1/clusters/prod"))["agents"] == ["sre-1"]
-    assert (await bench.ok("GET", "/v1/hub"))["signing_key"] == bench.signing.kid
+    assert (await bench.ok("GET", "/v1/hub"))["signing_key"] == bench.ring.current.active.kid
 
 
 async def test_a_new_cluster_comes_with_all_that_its_relay_needs(bench: Bench) -> None:
@@ -145,7 +151,7 @@ async def test_a_new_cluster_comes_with_all_that_its_relay_needs(bench: Bench) -
     cluster = bench.directory.current.clusters_by_name["prod"]
     assert bench.directory.current.find_relay_key(key.kid) == (cluster.id, key.public)
     assert relay["cluster_id"] == cluster.id
-    assert bench.signing.kid in relay["hub_keys"]
+    assert bench.ring.current.active.kid in relay["hub_keys"]
     objects = list(yaml.safe_load_all(made["manifests"]))
     secret = next(item for item in objects if item["kind"] == "Secret")
     assert secret["stringData"]["relay-key.pem"] == relay["private_key_pem"]
@@ -441,3 +447,18 @@ async def test_the_use_of_a_token_is_noted(bench: Bench) -> None:
     await bench.directory.write_use()
     (token,) = (await bench.ok("GET", "/v1/tokens"))["tokens"]
     assert token["last_used_at"] == "2027-01-15T08:00:00Z"
+
+
+async def test_a_rotated_key_signs_and_is_what_new_relays_are_given(bench: Bench) -> None:
+    before = bench.ring.current.active.kid
+    made = await bench.ok("POST", "/v1/keys")
+    after = bench.ring.current.active.kid
+    assert after != before
+    assert [(key["kid"], key["state"]) for key in made["keys"]] == [(after, "signing"), (before, "retiring")]
+    assert made["keys"][1]["retires_at"] == "2027-01-15T08:02:00Z"
+    assert made == await bench.ok("GET", "/v1/keys")
+    assert (await bench.ok("GET", "/v1/hub"))["signing_key"] == after
+    pins = (await enrol(bench))["cluster"]["relay"]["hub_keys"]
+    assert pins == made["pins"]
+    assert [key["kid"] for key in json.loads(pins)["keys"]] == [after]
+    assert f"kid={after} before={before}" in [event.note for event in bench.recorder.events]

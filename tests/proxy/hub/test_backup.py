@@ -14,7 +14,7 @@ import pytest
 from auth.keys import SigningKey
 from proxy.hub.backup import BackupError, backup, restore
 from proxy.hub.boots import Boots
-from proxy.hub.datadir import DataDir
+from proxy.hub.datadir import DataDir, SigningKeys
 from proxy.hub.devca import ensure_certificate
 from proxy.hub.store import Store
 
@@ -26,8 +26,8 @@ def clock() -> float:
 @pytest.fixture
 def hub(tmp_path: Path) -> DataDir:
     data = DataDir.open(tmp_path / "hub")
-    data.signing_keys()
-    data.add_signing_key(SigningKey.generate())
+    old, new = data.signing_keys().active, SigningKey.generate()
+    data.store_signing_keys(SigningKeys(new, (old, new), ("a.b.c",)))
     data.pepper()
     data.make_admin_token()
     ensure_certificate(data.tls_dir, (), datetime.datetime.now(datetime.UTC))

@@ -118,9 +118,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         calls = Calls(
             config=config,
             directory=directory,
-            tokens=AccessTokens(KeySet([key.public]), issuer=ISSUER, org="acme"),
+            tokens=AccessTokens(lambda: KeySet([key.public]), issuer=ISSUER, org="acme"),
             registry=registry,
-            direct=DirectRelays(keys=keys, issuer=ISSUER, new_id=lambda: "id", nursery=nursery),
+            direct=DirectRelays(keys=lambda: keys, issuer=ISSUER, new_id=lambda: "id", nursery=nursery),
             recorder=recorder,
             trail=Trail("acme"),
             observe=observed.append,
@@ -148,7 +148,7 @@ async def relay_of(bench: Bench) -> AsyncIterator[Session]:
         return f"token-{next(minted)}"
 
     async with session_pair() as (hub, relay):
-        contexts = TokenContexts(hub, mint)
+        contexts = TokenContexts(hub, mint, tuple)
         live = LiveRelay(cluster.id, "prod", "relay-1", "boot", "v1", "192.0.2.9", 0.0, hub, contexts)
         with bench.registry.registered(live):
             yield relay

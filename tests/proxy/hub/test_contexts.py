@@ -7,6 +7,7 @@ import trio
 from auth.principal import Principal
 from proxy.hub import contexts
 from proxy.hub.contexts import RENEW_AFTER_S, TokenContexts
+from proxy.tunnelled import HUB_GROUP
 from tests.proxy.hub.sessions import session_pair
 from tunnel import Session
 
@@ -37,7 +38,7 @@ async def accepted_payload(hub: Session, relay: Session, index: int) -> tuple[in
 async def test_a_token_is_minted_once_and_named_by_every_stream() -> None:
     async with session_pair() as (hub, relay):
         mint = Mint()
-        table = TokenContexts(hub, mint)
+        table = TokenContexts(hub, mint, tuple)
         first = table.index_for(ANN, now=0.0)
         assert table.index_for(ANN, now=RENEW_AFTER_S - 0.1) == first
         assert mint.count == 1
@@ -46,7 +47,7 @@ async def test_a_token_is_minted_once_and_named_by_every_stream() -> None:
 
 async def test_a_token_is_renewed_in_time_in_its_agents_group() -> None:
     async with session_pair() as (hub, relay):
-        table = TokenContexts(hub, Mint())
+        table = TokenContexts(hub, Mint(), tuple)
         first = table.index_for(ANN, now=0.0)
         table.index_for(BOB, now=0.0)
         second = table.index_for(ANN, now=RENEW_AFTER_S)
@@ -56,14 +57,14 @@ async def test_a_token_is_renewed_in_time_in_its_agents_group() -> None:
 
 async def test_changed_teams_take_effect_at_once() -> None:
     async with session_pair() as (hub, _):
-        table = TokenContexts(hub, Mint())
+        table = TokenContexts(hub, Mint(), tuple)
         first = table.index_for(ANN, now=0.0)
         assert table.index_for(attrs.evolve(ANN, teams=("sre", "web")), now=1.0) != first
 
 
 async def test_renew_mints_whatever_the_age() -> None:
     async with session_pair() as (hub, _):
-        table = TokenContexts(hub, Mint())
+        table = TokenContexts(hub, Mint(), tuple)
         assert table.index_for(ANN, now=0.0) != table.renew(ANN, now=0.1)
 
 
@@ -73,9 +74,32 @@ async def test_the_agents_of_a_session_are_bounded_and_none_is_refused(
     monkeypatch.setattr(contexts, "AGENTS_PER_SESSION_MAX", 2)
     async with session_pair() as (hub, relay):
         mint = Mint()
-        table = TokenContexts(hub, mint)
+        table = TokenContexts(hub, mint, tuple)
         for number in range(10):
             principal = Principal(f"agent-{number}", f"n{number}", "acme", ("sre",))
             index = table.index_for(principal, now=float(number))
             assert (await accepted_payload(hub, relay, index))[1] == f"n{number}-{number + 1}".encode()
         await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_relay_hears_of_a_key_before_the_first_token_by_it() -> None:
+    async with session_pair() as (hub, relay):
+        heard: list[tuple[int, bytes]] = []
+        succession: tuple[str, ...] = ("first",)
+        table = TokenContexts(hub, Mint(), lambda: succession)
+        table.announce()
+        relay.on_context(lambda context: heard.append((context.group, bytes(context.payload))))
+        await accepted_payload(hub, relay, table.index_for(ANN, now=0.0))
+        succession = ("first", "second")
+        await accepted_payload(hub, relay, table.index_for(BOB, now=0.0))
+        # Long after, the oldest is forgotten: nothing is said twice.
+        succession = ("second", "third")
+        table.announce()
+        await accepted_payload(hub, relay, table.index_for(ANN, now=1.0))
+        assert heard == [
+            (HUB_GROUP, b"first"),
+            (1, b"ann-1"),
+            (HUB_GROUP, b"second"),
+            (2, b"bob-2"),
+            (HUB_GROUP, b"third"),
+        ]

@@ -13,6 +13,7 @@ from proxy.hub.datadir import (
     DataDirError,
     FolderInUseError,
     FolderLock,
+    SigningKeys,
     read_private,
     write_private,
 )
@@ -63,9 +64,15 @@ def test_a_new_signing_key_signs_and_the_old_one_still_verifies(tmp_path: Path) 
     data = DataDir.open(tmp_path)
     old = data.signing_keys().active
     new = SigningKey.generate()
-    keys = data.add_signing_key(new)
+    data.store_signing_keys(SigningKeys(new, (old, new), ("a.b.c", "d.e.f")))
+    keys = data.signing_keys()
     assert keys.active.kid == new.kid
     assert [key.kid for key in keys.public] == [new.kid, old.kid]
+    assert [key.kid for key in keys.pins] == [new.kid]
+    assert keys.succession == ("a.b.c", "d.e.f")
+    data.store_signing_keys(SigningKeys(new, (new,), keys.succession))
+    assert {file.name for file in data.keys_dir.iterdir()} == {"active", "succession", f"{new.kid}.pem"}
+    assert [key.kid for key in data.signing_keys().all] == [new.kid]
 
 
 def test_lost_secrets_are_not_silently_replaced(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         calls = Calls(
             config=config,
             directory=directory,
-            tokens=AccessTokens(keys.public, issuer=ISSUER, org="acme"),
+            tokens=AccessTokens(lambda: keys.public, issuer=ISSUER, org="acme"),
             registry=registry,
-            direct=DirectRelays(keys=keys, issuer=ISSUER, new_id=lambda: "id", nursery=nursery),
+            direct=DirectRelays(keys=lambda: keys, issuer=ISSUER, new_id=lambda: "id", nursery=nursery),
             recorder=recorder,
             trail=trail,
             observe=lambda event: None,

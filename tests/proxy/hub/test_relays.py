@@ -104,7 +104,7 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
             config=config,
             directory=directory,
             registry=Registry(),
-            keys=SigningKeys(key, (key,)),
+            keys=lambda: SigningKeys(key, (key,)),
             recorder=recorder,
             trail=Trail("acme"),
             memory=Memory(2**20),

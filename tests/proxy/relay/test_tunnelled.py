@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from auth.keys import KeySet
 from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.relay import tunnelled
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
 from proxy.tunnelled import TunnelOutbound
 from tests.proxy.relay.apiserver import OK, Connection, running
-from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, inner, token, tunnel_way
+from tests.proxy.relay.ways import CLUSTER_ID, HUB, inner, token, trusting, tunnel_way
 from tunnel import Hello, Role, Session, StreamReset, Welcome, memory_transport_pair, open_session
 
 
@@ -89,7 +88,7 @@ async def test_what_outlives_the_drain_is_told_so_and_is_no_clean_end(tmp_path: 
             async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
                 with serving:
                     await tunnelled.serve_session(
-                        session, upstream, hub_keys=KeySet([KEY.public]), issuer=HUB, cluster_id=CLUSTER_ID
+                        session, upstream, hub_keys=trusting(), issuer=HUB, cluster_id=CLUSTER_ID
                     )
 
         serving = trio.CancelScope()

@@ -7,6 +7,7 @@ import pytest
 from auth import tokens
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
+from auth.succession import TrustedKeys
 from proxy.exchange import Processed, StreamCode
 from proxy.relay import verify
 from proxy.relay.verify import Refused, Verifier
@@ -42,7 +43,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def verifier(clock: Clock) -> Verifier:
-    return Verifier(KeySet([KEY.public]), HUB, "c1", clock)
+    return Verifier(TrustedKeys(KeySet([KEY.public]), HUB), HUB, "c1", clock)
 
 
 def context_of(payload: bytes) -> Context:

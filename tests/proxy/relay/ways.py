@@ -21,6 +21,7 @@ import trustme
 from auth import tokens
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
+from auth.succession import TrustedKeys
 from proxy.exchange import ByteStream, Failure, OutboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
@@ -31,7 +32,7 @@ from proxy.relay.serviceaccount import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from proxy.rewrite import direct_request_head, failure_of
-from proxy.tunnelled import TunnelOutbound
+from proxy.tunnelled import HUB_GROUP, TunnelOutbound
 from proxy.watched import watch_certificate
 from tunnel import Hello, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net import client_context, open_tls
@@ -42,9 +43,20 @@ KEY = SigningKey.generate()
 PROBE = Principal(agent_id="0193-a1", name="probe", org="acme", teams=("platform", "sre"))
 
 
-def token(*, principal: Principal = PROBE, cluster_id: str = CLUSTER_ID, age_s: float = 0.0) -> str:
+def trusting() -> TrustedKeys:
+    """What a relay trusts that was given the hub's one key."""
+    return TrustedKeys(KeySet([KEY.public]), HUB)
+
+
+def token(
+    *,
+    principal: Principal = PROBE,
+    cluster_id: str = CLUSTER_ID,
+    age_s: float = 0.0,
+    key: SigningKey = KEY,
+) -> str:
     return tokens.issue_relay(
-        KEY,
+        key,
         issuer=HUB,
         cluster_id=cluster_id,
         principal=principal,
@@ -97,6 +109,10 @@ class Way(Protocol):
         """What follows the 101."""
         ...
 
+    def announce(self, statement: str) -> None:
+        """Tell the relay of a change of the hub's key, before whatever is asked next."""
+        ...
+
 
 async def collect(outbound: TunnelOutbound | ClientConnection, body: bytes) -> Answer:
     head = None
@@ -118,6 +134,9 @@ async def collect(outbound: TunnelOutbound | ClientConnection, body: bytes) -> A
 class TunnelWay:
     session: Session
     _contexts: dict[str, int] = attrs.field(factory=dict)
+
+    def announce(self, statement: str) -> None:
+        self.session.add_context(HUB_GROUP, statement.encode())
 
     def open(self, head: RequestHead, text: str, *, eof: bool) -> TunnelOutbound:
         if text not in self._contexts:
@@ -150,6 +169,10 @@ def fresh() -> str:
 class DirectWay:
     port: int
     ca_pem: str
+    succession: list[str] = attrs.field(factory=list)
+
+    def announce(self, statement: str) -> None:
+        self.succession.append(statement)
 
     async def connect(self) -> trio.abc.Stream:
         return await open_tls("127.0.0.1", self.port, client_context(self.ca_pem))
@@ -158,7 +181,7 @@ class DirectWay:
         connection = ClientConnection(await self.connect())
         try:
             await connection.send_request(
-                direct_request_head(head, b"relay", token if token is not None else fresh())
+                direct_request_head(head, b"relay", token if token is not None else fresh(), self.succession)
             )
             return await collect(connection, body)
         finally:
@@ -181,9 +204,7 @@ async def tunnel_way(access: ClusterAccess) -> AsyncIterator[TunnelWay]:
 
         async def run_relay() -> None:
             async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
-                await serve_session(
-                    session, upstream, hub_keys=KeySet([KEY.public]), issuer=HUB, cluster_id=CLUSTER_ID
-                )
+                await serve_session(session, upstream, hub_keys=trusting(), issuer=HUB, cluster_id=CLUSTER_ID)
 
         nursery.start_soon(run_relay)
         async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
@@ -198,7 +219,7 @@ async def direct_way(access: ClusterAccess, folder: Path) -> AsyncIterator[Direc
     pem, key = folder / "direct.pem", folder / "direct.key"
     pem.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
     key.write_bytes(certificate.private_key_pem.bytes())
-    verifier = Verifier(KeySet([KEY.public]), HUB, CLUSTER_ID, time.time)
+    verifier = Verifier(trusting(), HUB, CLUSTER_ID, time.time)
     async with open_pool(access) as pool, trio.open_nursery() as nursery:
         server = DirectServer(Upstream(pool), verifier, watch_certificate(pem, key))
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

@@ -26,6 +26,7 @@ from proxy.hub.certificate import Certificate
 from proxy.hub.config import AdminConfig, HubConfig
 from proxy.hub.datadir import DataDir
 from proxy.hub.directory import Directory, open_directory
+from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo
 
@@ -77,7 +78,8 @@ class Hub:
 @pytest.fixture
 async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
     data = DataDir.open(tmp_path / "hub")
-    keys, pepper = data.signing_keys(), data.pepper()
+    ring = KeyRing(data, issuer="https://hub.example", clock=time.time, on_rotation=lambda: None)
+    pepper = data.pepper()
     settings = HubConfig(public_url="https://hub.example", data_dir=data.path)
     certificate = Certificate.open(settings, data, time.time)
     live = Live()
@@ -88,7 +90,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
                 await ensure_local_token(data, directory, pepper)
                 administration = Administration(
                     directory=directory,
-                    keys=lambda: keys,
+                    ring=ring,
                     pepper=pepper,
                     public_url="https://hub.example",
                     hub_ca_pem=certificate.ca_pem,
