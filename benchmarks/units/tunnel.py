@@ -40,6 +40,9 @@ IDLE_STREAMS = 6000
 MESSAGE_BYTES = 256 * 1024
 TOGETHER = (1, 16, 64)
 
+# Whether the messages are kept until they are acknowledged, as between a hub and a relay.
+RESUME = True
+
 
 @attrs.frozen
 class Figure:
@@ -55,9 +58,11 @@ class Core:
         self.now = 100.0
         self.hub = Connection(Role.LISTENER, now=self.now)
         self.relay = Connection(Role.DIALER, now=self.now)
-        self.relay.say_hello(Hello())
+        features = ("resume",) if RESUME else ()
+        hello = Hello(features=features)
+        self.relay.say_hello(hello)
         self.to_hub()
-        self.hub.say_welcome(Welcome(session_id="s"), Hello())
+        self.hub.say_welcome(Welcome(session_id="s", features=features, resume_ttl_s=60), hello)
         self.to_relay()
         self.context = self.hub.add_context(1, b"token").index
 

@@ -15,9 +15,21 @@ from __future__ import annotations
 
 import math
 
+import attrs
+
 from tunnel.protocol import events, frames
 from tunnel.protocol.control import ControlQueue
-from tunnel.protocol.core import CONTEXTS_MAX, Core, Phase, Role
+from tunnel.protocol.core import (
+    CLOSED,
+    CONTEXTS_MAX,
+    DETACHED,
+    GREETING,
+    OPEN,
+    OPEN_WAITS_S,
+    Core,
+    Phase,
+    Role,
+)
 from tunnel.protocol.errors import (
     IllegalTransition,
     LocalProtocolError,
@@ -25,7 +37,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.inbound import Inbound
 from tunnel.protocol.liveness import Liveness
 from tunnel.protocol.memory import Memory
@@ -57,14 +69,14 @@ class Connection(Core):
     def say_hello(self, hello: Hello) -> None:
         """The dialer's first word; everything else waits for the answer."""
         assert self.role is Role.DIALER
-        assert self.phase is Phase.GREETING
+        assert self.phase is GREETING
         self.local = hello
         self.control.greeting = frames.hello(hello)
 
     def say_welcome(self, welcome: Welcome, peer: Hello) -> None:
         """The listener's answer to `peer`; the session is open with it."""
         assert self.role is Role.LISTENER
-        assert self.phase is Phase.GREETING
+        assert self.phase is GREETING
         self.local = welcome
         self.control.greeting = frames.welcome(welcome)
         self.settle(peer)
@@ -78,7 +90,11 @@ class Connection(Core):
 
     @property
     def may_open(self) -> bool:
-        return self.phase is Phase.OPEN and not self.told_to_go and self.opened_here < self.peer.max_streams
+        return (
+            (self.phase is OPEN or self.phase is DETACHED)
+            and not self.told_to_go
+            and self.opened_here < self.peer.max_streams
+        )
 
     @property
     def unacknowledged_bytes(self) -> int:
@@ -87,7 +103,11 @@ class Connection(Core):
     @property
     def wants_to_send(self) -> bool:
         """Whether the drain may have something. It can be wrong to the safe side only."""
-        return bool(self.control) or (len(self.scheduler.ring) > 0 and not self.sent.full)
+        return (
+            bool(self.control)
+            or (len(self.scheduler.ring) > 0 and not self.sent.full)
+            or bool(self.sent.replaying)
+        )
 
     def take_events(self) -> list[events.Event]:
         taken, self.happened = self.happened, []
@@ -97,27 +117,89 @@ class Connection(Core):
 
     def next_deadline(self) -> float:
         """When tick() should be called, or the peer be given up (`liveness.dead_at`)."""
-        if self.phase is not Phase.OPEN:
-            return math.inf
+        if self.phase is not OPEN:
+            if self.phase is not DETACHED:
+                return math.inf
+            expires_at = self.liveness.received_at + self.resume_ttl_s
+            return min(expires_at, self.detached_at + OPEN_WAITS_S) if self.unsent else expires_at
         deadline = min(self.liveness.ping_at(busy=self.stream_count > 0), self.liveness.dead_at)
         ack_at = self.received.due_at
         # An ACK that waits for the transport is nothing that a clock could help.
         return deadline if ack_at is None or self.control.ack_due else min(deadline, ack_at)
 
     def tick(self, now: float) -> None:
-        """Queue the PING and the ACK that are due."""
-        if self.phase is not Phase.OPEN:
+        """Queue the PING and the ACK that are due; detached, end what has waited long enough."""
+        if self.phase is not OPEN:
+            if self.phase is DETACHED:
+                self._expire(now)
             return
         if now >= self.liveness.ping_at(busy=self.stream_count > 0):
             self.ping(now)
         if self.received.due(now):
             self.control.ack_due = True
 
+    def _expire(self, now: float) -> None:
+        if now >= self.liveness.received_at + self.resume_ttl_s:
+            self.close(StreamCode.DETACH_EXPIRED, f"the tunnel was away for {self.resume_ttl_s:.0f} s")
+        elif now >= self.detached_at + OPEN_WAITS_S:
+            for stream in list(self.unsent):
+                self.break_stream(
+                    stream, StreamCode.REFUSED, Processed.NO, "the tunnel is away", in_line=False
+                )
+
     def ping(self, now: float) -> None:
         number = self.round_trips.next()
         if number is not None:
             self.control.ping = number
         self.liveness.pinged(now)
+
+    # --- resumption ---
+
+    @property
+    def resumable(self) -> bool:
+        return self.resume_ttl_s > 0 and self.phase in (OPEN, DETACHED)
+
+    def detach(self, now: float) -> None:
+        """The transport is lost, and nothing more may be fed that came by it. Nothing is broken: what owners
+        say from now on waits for the next one, until `next_deadline`."""
+        assert self.resumable
+        if self.phase is DETACHED:
+            return
+        self.phase = DETACHED
+        self.detached_at = now
+        self.control.forget_unsequenced()
+        self.round_trips.restart()
+
+    def hello_again(self) -> Hello:
+        """The dialer's first word on a new transport. It is not sent through the drain."""
+        assert self.phase is DETACHED
+        assert isinstance(self.local, Hello)
+        assert isinstance(self.peer, Welcome)
+        resume = Resume(
+            self.peer.session_id, self.received.said(), self.sent.acknowledged, self.sent.next_number
+        )
+        return attrs.evolve(self.local, resume=resume)
+
+    def may_attach(self, resume: Resume) -> bool:
+        """Whether the listener still has what the dialer lacks, and the dialer what the listener lacks."""
+        return (
+            self.resumable
+            and self.sent.may_rewind(resume.last_rx)
+            and resume.first_tx <= self.received.count <= resume.next_tx
+        )
+
+    def attach_listener(self, resume: Resume, now: float) -> None:
+        """Go on over a new transport, whose HELLO `may_attach`: WELCOME, and then what the dialer lacks."""
+        assert isinstance(self.local, Welcome)
+        welcome = attrs.evolve(
+            self.local,
+            resumed=True,
+            last_rx=self.received.said(),
+            next_tx=self.sent.next_number,
+            server_time_ms=self.wall_ms(now),
+        )
+        self.attach(resume.last_rx, resume.next_tx, now)
+        self.control.greeting = frames.welcome(welcome)
 
     # --- contexts ---
 
@@ -275,24 +357,7 @@ class Connection(Core):
     def reject(self, code: int, reason: str, retry_after_ms: int) -> None:
         """Refuse the peer in the greeting: a GOAWAY that says why is all it will get."""
         self.control = ControlQueue(goaway=frames.goaway(0, code, 0, retry_after_ms, reason))
-        self.phase = Phase.CLOSED
-
-    def close(self, code: StreamCode, reason: str) -> None:
-        """The transport is gone: break every stream, and give back what is counted.
-
-        What was received may still be taken. An OPEN that was never sent was surely not processed; of the
-        others nobody can tell.
-        """
-        self.phase = Phase.CLOSED
-        for stream in [*self.unsent, *self.streams.values()]:
-            processed = Processed.MAYBE if stream.id else Processed.NO
-            self.break_stream(stream, code, processed, reason, in_line=True)
-        for context in [*self.contexts.values(), *self.peer_contexts.values()]:
-            self.release_context(context)
-        self.contexts.clear()
-        self.peer_contexts.clear()
-        self.control = ControlQueue(goaway=self.control.goaway)
-        self.leave_memory_if_done()
+        self.phase = CLOSED
 
     # --- the feed ---
 
@@ -300,7 +365,7 @@ class Connection(Core):
         """Take one message of whole frames. RemoteProtocolError is the end, and the only thing it raises."""
         if self.failure is not None:
             raise self.failure
-        if self.phase is Phase.CLOSED:
+        if self.phase is CLOSED:
             return []
         self.liveness.received(now)
         try:

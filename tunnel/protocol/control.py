@@ -44,6 +44,14 @@ class ControlQueue:
             or self.greeting
         )
 
+    def forget_unsequenced(self) -> None:
+        """Drop what was meant for a transport that is lost; what is sequenced waits for the next one."""
+        self.greeting = b""
+        self.pongs.clear()
+        self.ping = 0
+        self.ack_due = False
+        self.goaway = b""
+
     def add_window(self, stream: StreamState, delta: int) -> None:
         if not stream.window_due:
             self.windows.append(stream)

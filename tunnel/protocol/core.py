@@ -8,7 +8,9 @@ and with it everything that it was charged for.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable
+from typing import Final
 
 import attrs
 
@@ -31,6 +33,10 @@ from tunnel.protocol.window import ReceiveWindow
 
 CONTEXTS_MAX = 4096
 LAST_STREAM_ID = 2**31 - 1
+# A cut of 40 s is survived: found after 15 s at most, back within 7 s after the network is.
+RESUME_TTL_S = 60.0
+# How long an OPEN waits for the transport to come back; whoever asked for it has other ways.
+OPEN_WAITS_S = 2.0
 
 
 class Role(enum.Enum):
@@ -43,7 +49,16 @@ class Role(enum.Enum):
 class Phase(enum.Enum):
     GREETING = "greeting"
     OPEN = "open"
+    DETACHED = "detached"
+    """The transport is lost and another may follow: owners go on as before, and all that they say waits."""
     CLOSED = "closed"
+
+
+# Plain names for the hot path, as in `state`.
+GREETING: Final = Phase.GREETING
+OPEN: Final = Phase.OPEN
+DETACHED: Final = Phase.DETACHED
+CLOSED: Final = Phase.CLOSED
 
 
 def _nobody_cares() -> None: ...
@@ -59,11 +74,14 @@ class Core:
     """What to add to `now` for the wall clock."""
     liveness: Liveness
 
-    phase: Phase = attrs.field(init=False, default=Phase.GREETING)
+    phase: Phase = attrs.field(init=False, default=GREETING)
     failure: RemoteProtocolError | None = attrs.field(init=False, default=None)
     happened: list[events.Event] = attrs.field(init=False, factory=list)
     local: Hello | Welcome = attrs.field(init=False, factory=Hello)
     peer: Hello | Welcome = attrs.field(init=False, factory=Hello)
+    resume_ttl_s: float = attrs.field(init=False, default=0.0)
+    """How long the session outlives its transport, from the last byte received; 0: it does not."""
+    detached_at: float = attrs.field(init=False, default=math.inf)
     peer_clock_offset_ms: int | None = attrs.field(init=False, default=None)
     on_eviction: Callable[[], None] = attrs.field(init=False, default=_nobody_cares)
     """Called when a stream was evicted, which another session's need may bring about at any moment."""
@@ -72,12 +90,14 @@ class Core:
     """We said GOAWAY: what the peer opens from then on is refused."""
     goaway_last_id: int = attrs.field(init=False, default=0)
     goaway_retry_after_ms: int = attrs.field(init=False, default=0)
+    last_goaway: bytes = attrs.field(init=False, default=b"")
+    """Is said again on the next transport, as it has no number."""
     told_to_go: bool = attrs.field(init=False, default=False)
     """The peer said GOAWAY, or our ids are used up: we open nothing more."""
 
     control: ControlQueue = attrs.field(init=False, factory=ControlQueue)
     scheduler: Scheduler[StreamState] = attrs.field(init=False, factory=Scheduler)
-    sent: SentLedger = attrs.field(init=False, factory=SentLedger)
+    sent: SentLedger = attrs.field(init=False)
     received: ReceivedLedger = attrs.field(init=False, factory=ReceivedLedger)
     round_trips: RoundTrips = attrs.field(init=False, factory=RoundTrips)
 
@@ -89,6 +109,9 @@ class Core:
     peer_last_id: int = attrs.field(init=False, default=0)
     opened_here: int = attrs.field(init=False, default=0)
     opened_there: int = attrs.field(init=False, default=0)
+    replayed_until: int = attrs.field(init=False, default=0)
+    """What the peer sends below this number it had sent before the last attach, without knowing what it has
+    heard since."""
     unacknowledged_resets: dict[int, int] = attrs.field(init=False, factory=dict)
     """Streams that we RESET, with the number of that frame: until the peer has it, DATA may come late."""
     contexts: dict[int, Context] = attrs.field(init=False, factory=dict)
@@ -100,6 +123,7 @@ class Core:
     def __attrs_post_init__(self) -> None:
         self.next_id = 1 if self.role is Role.DIALER else 2
         self.peer_parity = 1 - self.next_id % 2
+        self.sent = SentLedger(self.memory)
         self.memory.join(self)
 
     # --- the session ---
@@ -113,11 +137,27 @@ class Core:
 
     def settle(self, peer: Hello | Welcome) -> None:
         """Both sides have greeted; what the other can take is known."""
-        self.phase = Phase.OPEN
+        self.phase = OPEN
         self.peer = peer
+        welcome = peer if isinstance(peer, Welcome) else self.local
+        assert isinstance(welcome, Welcome)
+        if frames.RESUME in peer.features and frames.RESUME in self.local.features:
+            self.resume_ttl_s = min(float(welcome.resume_ttl_s), RESUME_TTL_S)
+            self.sent.keeping = self.resume_ttl_s > 0
+
+    def attach(self, peer_has: int, peer_sent: int, now: float) -> None:
+        """A new transport is there; of all before it the peer has received `peer_has` frames, and sent
+        `peer_sent`."""
+        assert self.phase is DETACHED
+        self.phase = OPEN
+        self.replayed_until = peer_sent
+        self.sent.rewind(peer_has)
+        self.liveness.restart(now)
+        if self.going_away:
+            self.control.goaway = self.last_goaway
 
     def check_open(self) -> None:
-        if self.phase is not Phase.OPEN:
+        if self.phase is not OPEN and self.phase is not DETACHED:
             raise LocalProtocolError(f"the session is {self.phase.value}")
 
     def refuse_from(self, last_id: int) -> None:
@@ -131,14 +171,15 @@ class Core:
             self.refuse_from(self.peer_last_id)
         # The peer goes by the last one, and the end of the session says another: what was asked for stands.
         retry_after_ms = self.goaway_retry_after_ms = max(self.goaway_retry_after_ms, retry_after_ms)
-        self.control.goaway = frames.goaway(self.goaway_last_id, code, drain_ms, retry_after_ms, reason)
+        self.last_goaway = frames.goaway(self.goaway_last_id, code, drain_ms, retry_after_ms, reason)
+        self.control.goaway = self.last_goaway
 
     def fail(self, error: RemoteProtocolError) -> None:
         self.failure = error
-        if self.phase is Phase.OPEN:
+        if self.phase is OPEN:
             self.go_away(error.close_code, 0, 0, str(error))
         self.control = ControlQueue(goaway=self.control.goaway)
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
 
     # --- contexts ---
 
@@ -283,7 +324,7 @@ class Core:
         self.memory.release(stream.head_bytes)
         stream.head_bytes = 0
         self.scheduler.leave(stream.context.share)
-        if self.phase is Phase.CLOSED:
+        if self.phase is CLOSED:
             self.leave_memory_if_done()
 
     def charge_head(self, stream: StreamState, count: int) -> None:
@@ -297,6 +338,26 @@ class Core:
             (stream_id, frames.reset(stream_id, code, processed, reason, in_line=False))
         )
 
+    # --- the session's end ---
+
+    def close(self, code: StreamCode, reason: str) -> None:
+        """The session is over: break every stream, and give back what is counted.
+
+        What was received may still be taken. An OPEN that was never sent was surely not processed; of the
+        others nobody can tell.
+        """
+        self.phase = CLOSED
+        for stream in [*self.unsent, *self.streams.values()]:
+            processed = Processed.MAYBE if stream.id else Processed.NO
+            self.break_stream(stream, code, processed, reason, in_line=True)
+        for context in [*self.contexts.values(), *self.peer_contexts.values()]:
+            self.release_context(context)
+        self.contexts.clear()
+        self.peer_contexts.clear()
+        self.control = ControlQueue(goaway=self.control.goaway)
+        self.sent.clear()
+        self.leave_memory_if_done()
+
     # --- memory ---
 
     def check_memory(self) -> None:
@@ -307,13 +368,31 @@ class Core:
     def leave_memory_if_done(self) -> None:
         """Leave the accounts, once the session is over and nothing of it is held: what nobody takes must
         stay within reach of an eviction."""
-        if self.phase is Phase.CLOSED and not (self.streams or self.unsent or self.lingering):
+        if self.phase is CLOSED and not (self.streams or self.unsent or self.lingering):
             self.memory.leave(self)
 
+    @property
+    def held_bytes(self) -> int:
+        """What the session holds for itself, as `Holder` counts it."""
+        return self.sent.kept_bytes
+
+    @property
+    def moved_at(self) -> float:
+        return self.liveness.received_at
+
     def holders(self) -> Iterable[Holder]:
-        return [*self.streams.values(), *self.unsent, *self.lingering]
+        streams: list[Holder] = [*self.streams.values(), *self.unsent, *self.lingering]
+        if self.phase is DETACHED:
+            # Its ledger moves again only if the peer comes back. Of a session that is attached the peer's
+            # acknowledgements free it, and `squeeze` bounds it.
+            streams.append(self)
+        return streams
 
     def evict(self, holder: Holder) -> None:
+        if holder is self:
+            self.close(StreamCode.OVERLOADED, "memory is full, and the tunnel is away")
+            self.on_eviction()
+            return
         assert isinstance(holder, StreamState)
         code, reason = StreamCode.OVERLOADED, "memory is full"
         processed = Processed.MAYBE if holder.id else Processed.NO

@@ -70,6 +70,8 @@ REASON_BYTES_MAX: Final = 200
 GREETING_BYTES_MAX: Final = 16 * 1024
 STREAMS_MAX: Final = 16_384
 VERSIONS: Final = (1,)
+# The feature of HELLO and WELCOME: a session may go on over another transport.
+RESUME: Final = "resume"
 
 _OPEN = struct.Struct(">BBHIIII")
 _HEAD = struct.Struct(">BBHIII")
@@ -216,7 +218,11 @@ class Resume:
 
     session_id: str
     last_rx: int = 0
+    """How many sequenced frames the dialer has received."""
     first_tx: int = 0
+    """The number of the first frame that it can still send again."""
+    next_tx: int = 0
+    """The number of the first frame that it has never sent."""
 
 
 @attrs.frozen
@@ -252,7 +258,9 @@ class Welcome:
     software: str = ""
     server_time_ms: int = 0
     resumed: bool = False
+    """The session that the HELLO named goes on; the numbers are then the listener's, as in Resume."""
     last_rx: int = 0
+    next_tx: int = 0
 
 
 def hello(value: Hello) -> bytes:
@@ -272,6 +280,7 @@ def hello(value: Hello) -> bytes:
             "session": value.resume.session_id,
             "last_rx": value.resume.last_rx,
             "first_tx": value.resume.first_tx,
+            "next_tx": value.resume.next_tx,
         }
     return _greeting(HELLO, fields)
 
@@ -291,6 +300,7 @@ def welcome(value: Welcome) -> bytes:
         "server_time_ms": value.server_time_ms,
         "resumed": value.resumed,
         "last_rx": value.last_rx,
+        "next_tx": value.next_tx,
     }
     return _greeting(WELCOME, fields)
 
@@ -310,7 +320,12 @@ def decode_hello(payload: bytes) -> Hello:
         software=fields.text("software"),
         resume=None
         if resume is None
-        else Resume(resume.text("session"), resume.number("last_rx", 0), resume.number("first_tx", 0)),
+        else Resume(
+            resume.text("session"),
+            resume.number("last_rx", 0),
+            resume.number("first_tx", 0),
+            resume.number("next_tx", 0),
+        ),
     )
 
 
@@ -330,6 +345,7 @@ def decode_welcome(payload: bytes) -> Welcome:
         server_time_ms=fields.number("server_time_ms", 0),
         resumed=fields.flag("resumed"),
         last_rx=fields.number("last_rx", 0),
+        next_tx=fields.number("next_tx", 0),
     )
 
 

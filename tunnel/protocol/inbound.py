@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tunnel.protocol import events, frames
 from tunnel.protocol.control import CONTROL_RESETS_MAX
-from tunnel.protocol.core import CONTEXTS_MAX, LAST_STREAM_ID, Core, Phase, Role
+from tunnel.protocol.core import CONTEXTS_MAX, DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core, Role
 from tunnel.protocol.errors import (
     CloseCode,
     FlowControlError,
@@ -18,7 +18,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.frames import DATA, FIN, HEADER_BYTES, UNSEQUENCED_FROM
+from tunnel.protocol.frames import DATA, FIN, HEADER_BYTES, UNSEQUENCED_FROM, Welcome
 from tunnel.protocol.liveness import PINGS_PER_S, RateLimit
 from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after, at_rest
 from tunnel.protocol.streams import Context, HeadBuffer, StreamState
@@ -67,7 +67,7 @@ class Inbound:
             if reserved:
                 raise RemoteProtocolError(f"the reserved bytes of a header are {reserved}")
             payload = message[start:position]
-            if core.phase is not Phase.OPEN:
+            if core.phase is not OPEN:
                 self._greet(frame_type, stream_id, payload, now)
                 continue
             if frame_type < UNSEQUENCED_FROM:
@@ -92,8 +92,9 @@ class Inbound:
             raise RemoteProtocolError("too many refused streams without an acknowledgement", CloseCode.LIMITS)
 
     def _greet(self, frame_type: int, stream_id: int, payload: bytes, now: float) -> None:
+        assert self._core.phase is not DETACHED or self._core.role is Role.DIALER
         expected = frames.HELLO if self._core.role is Role.LISTENER else frames.WELCOME
-        if self._core.role is Role.DIALER and frame_type == frames.GOAWAY:
+        if frame_type == frames.GOAWAY and self._core.role is Role.DIALER and self._core.phase is GREETING:
             # The listener refuses us. The phase stays: no session comes of it.
             self._on_goaway(0, payload, now)
             return
@@ -110,6 +111,8 @@ class Inbound:
             if any(isinstance(event, events.HelloReceived) for event in self._core.happened):
                 raise RemoteProtocolError("a second greeting")
             self._core.happened.append(events.HelloReceived(hello))
+        elif self._core.phase is DETACHED:
+            self._attach(frames.decode_welcome(payload), now)
         else:
             welcome = frames.decode_welcome(payload)
             if welcome.version not in frames.VERSIONS:
@@ -118,6 +121,27 @@ class Inbound:
             if welcome.server_time_ms:
                 self._core.peer_clock_offset_ms = welcome.server_time_ms - self._core.wall_ms(now)
             self._core.happened.append(events.WelcomeReceived(welcome))
+
+    def _attach(self, welcome: Welcome, now: float) -> None:
+        core = self._core
+        assert isinstance(core.peer, Welcome)
+        if not welcome.resumed or welcome.session_id != core.peer.session_id:
+            raise RemoteProtocolError("the peer goes on with another session", CloseCode.RESUME_UNKNOWN)
+        if not core.sent.may_rewind(welcome.last_rx):
+            raise RemoteProtocolError(
+                f"the peer has received {welcome.last_rx} frames, and {core.sent.acknowledged} to "
+                f"{core.sent.next_number} are possible",
+                CloseCode.RESUME_UNKNOWN,
+            )
+        if welcome.next_tx < core.received.count:
+            raise RemoteProtocolError(
+                f"the peer has sent {welcome.next_tx} frames, and {core.received.count} were received",
+                CloseCode.RESUME_UNKNOWN,
+            )
+        core.attach(welcome.last_rx, welcome.next_tx, now)
+        if welcome.server_time_ms:
+            core.peer_clock_offset_ms = welcome.server_time_ms - core.wall_ms(now)
+        core.happened.append(events.WelcomeReceived(welcome))
 
     # --- frames of streams ---
 
@@ -308,8 +332,12 @@ class Inbound:
         self._acknowledged(frames.decode_ack(payload))
 
     def _acknowledged(self, count: int) -> None:
-        self._core.sent.acknowledge(count)
-        resets = self._core.unacknowledged_resets
+        core = self._core
+        core.sent.acknowledge(count)
+        if core.received.count < core.replayed_until:
+            # It has our RESET, and what follows is from before it had.
+            return
+        resets = core.unacknowledged_resets
         while resets:
             stream_id = next(iter(resets))
             if resets[stream_id] >= count:

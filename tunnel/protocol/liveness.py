@@ -31,6 +31,11 @@ class Liveness:
         self.received_at = now
         self.unanswered_since = math.inf
 
+    def restart(self, now: float) -> None:
+        """The peer is heard on a new transport: PING at once, and expect nothing of the old one."""
+        self.received(now)
+        self.pinged_at = -math.inf
+
     def pinged(self, now: float) -> None:
         self.pinged_at = now
         self.unanswered_since = min(self.unanswered_since, now)
@@ -64,6 +69,12 @@ class RoundTrips:
         self._under_way = True
         self._last += 1
         return self._last
+
+    def restart(self) -> None:
+        """Forget what an old transport took; its PING will not be answered any more."""
+        self.least_s = None
+        self._under_way = False
+        self._sent = None
 
     def sent(self, now: float, *, quiet: bool) -> None:
         self._sent = now, quiet

@@ -85,6 +85,12 @@ class Memory:
             account = account.parent
         return False
 
+    @property
+    def headroom_bytes(self) -> int:
+        """What may be charged until it is SQUEEZED; negative beyond."""
+        least = self.limit_bytes * 3 // 4 - self.used_bytes
+        return least if self.parent is None else min(least, self.parent.headroom_bytes)
+
     def level(self) -> Level:
         used, limit = self.used_bytes, self.limit_bytes
         if used * 2 < limit:

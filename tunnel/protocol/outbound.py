@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from tunnel.protocol import frames
-from tunnel.protocol.core import LAST_STREAM_ID, Core, Phase
+from tunnel.protocol.core import DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import DATA, FIN, HEADER, HEADER_BYTES
+from tunnel.protocol.ledger import LEDGER_LEAST_BYTES
 from tunnel.protocol.schedule import QUANTUM_BYTES
 from tunnel.protocol.streams import Farewell, StreamState
 
@@ -23,16 +24,40 @@ class Outbound:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._unsequenced_bytes = 0
+        """At the start of a message that has control in it."""
 
     def message(self, limit: int, now: float) -> bytes:
         """See `Connection.data_to_send`."""
         assert limit >= LEAST_ROOM_BYTES
         core = self._core
+        sent = core.sent
+        if core.phase is DETACHED:
+            return b""
         parts: list[bytes | memoryview] = []
-        room = self._send_control(limit, parts, now) if core.control else limit
-        if core.phase is Phase.OPEN:
+        room, unsequenced = limit, 0
+        before = sent.unacknowledged_bytes
+        if before > LEDGER_LEAST_BYTES and sent.keeping:
+            sent.squeeze()
+        if core.control:
+            room = self._send_control(limit, parts, now)
+            unsequenced = self._unsequenced_bytes
+        if sent.replaying:
+            self._replay(room, parts)
+        elif core.phase is OPEN:
             self._send_streams(room, parts, now)
-        return b"".join(parts)
+        message = b"".join(parts)
+        if sent.unacknowledged_bytes != before:
+            sent.keep(message, unsequenced, before)
+        return message
+
+    def _replay(self, room: int, parts: list[bytes | memoryview]) -> None:
+        """What the peer of a new transport lacks, before anything that is new."""
+        sent = self._core.sent
+        while sent.replaying and room >= LEAST_ROOM_BYTES:
+            frames_again = sent.next_replayed(room)
+            room -= len(frames_again)
+            parts.append(frames_again)
 
     def _send_streams(self, room: int, parts: list[bytes | memoryview], now: float) -> None:
         """Frames of the streams whose turn it is, within `room` bytes."""
@@ -64,10 +89,10 @@ class Outbound:
         if control.greeting:
             parts.append(control.greeting)
             control.greeting = b""
-        if self._core.phase is Phase.GREETING:
+        if self._core.phase is GREETING:
             return 0
-        if self._core.phase is Phase.OPEN:
-            quiet = len(self._core.scheduler.ring) == 0 and not control.pongs
+        if self._core.phase is OPEN:
+            quiet = not (len(self._core.scheduler.ring) or control.pongs or self._core.sent.replaying)
             while control.pongs:
                 parts.append(
                     frames.ping(
@@ -90,7 +115,10 @@ class Outbound:
         if control.goaway:
             parts.append(control.goaway)
             control.goaway = b""
-        room -= sum(map(len, parts))
+        self._unsequenced_bytes = sum(map(len, parts))
+        room -= self._unsequenced_bytes
+        if self._core.sent.replaying:
+            return room
         room = control.sequenced(room, self._core.sent, parts, self._core.unacknowledged_resets)
         if self._core.sent.exhausted:
             error = RemoteProtocolError("the peer acknowledges nothing", CloseCode.LIMITS)

@@ -4,48 +4,173 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.tunnel.protocol.joined import MIB, frames_of
+from tunnel.protocol import frames
 from tunnel.protocol.errors import RemoteProtocolError
-from tunnel.protocol.ledger import LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES, ReceivedLedger, SentLedger
+from tunnel.protocol.frames import HEADER_BYTES
+from tunnel.protocol.ledger import (
+    CHARGED_IN_BYTES,
+    KEPT_MESSAGE_BYTES,
+    LEDGER_BYTES_MAX,
+    LEDGER_LEAST_BYTES,
+    LEDGER_RESERVE_BYTES,
+    ReceivedLedger,
+    SentLedger,
+)
+from tunnel.protocol.memory import Memory
 
 
-@given(st.lists(st.integers(12, 5000), max_size=50), st.data())
-def test_acknowledgements_free_exactly_what_they_cover(sizes: list[int], data: st.DataObject) -> None:
-    ledger = SentLedger()
+def frame(size: int) -> bytes:
+    return frames.header(0, 0, 2, size - HEADER_BYTES) + bytes(size - HEADER_BYTES)
+
+
+def send(ledger: SentLedger, *sizes: int, unsequenced: bytes = b"") -> bytes:
+    """A message of frames of these sizes, noted in the ledger."""
+    before = ledger.unacknowledged_bytes
+    message = unsequenced + b"".join(map(frame, sizes))
     for size in sizes:
         ledger.record(size)
-    assert ledger.next_number == len(sizes)
+    ledger.keep(message, len(unsequenced), before)
+    return message
+
+
+def keeping(memory: Memory | None = None) -> SentLedger:
+    return SentLedger(memory or Memory(2**40), keeping=True)
+
+
+MESSAGES = st.lists(st.lists(st.integers(12, 5000), min_size=1, max_size=5), max_size=15)
+
+
+@given(MESSAGES, st.booleans(), st.data())
+def test_acknowledgements_free_the_messages_that_they_cover(
+    messages: list[list[int]], keep: bool, data: st.DataObject
+) -> None:
+    memory = Memory(2**40)
+    ledger = SentLedger(memory, keeping=keep)
+    for sizes in messages:
+        send(ledger, *sizes)
+    total = sum(map(len, messages))
+    assert ledger.next_number == total
     for _ in range(3):
-        count = data.draw(st.integers(0, len(sizes)))
+        count = data.draw(st.integers(0, total))
         seen = max(ledger.acknowledged, count)
         ledger.acknowledge(count)
         assert ledger.acknowledged == seen
-        assert ledger.unacknowledged_bytes == sum(sizes[seen:])
-        assert ledger.next_number == len(sizes)
+        first, expected = 0, 0
+        for sizes in messages:
+            first += len(sizes)
+            if first > seen:
+                expected += sum(sizes) + (KEPT_MESSAGE_BYTES if keep else 0)
+        assert ledger.unacknowledged_bytes == expected
+        assert ledger.kept_bytes == (expected if keep else 0)
+        assert memory.used_bytes == ledger.charged_bytes
+        assert abs(ledger.charged_bytes - ledger.kept_bytes) <= CHARGED_IN_BYTES
+        assert ledger.next_number == total
+    ledger.acknowledge(total)
+    assert memory.used_bytes == ledger.unacknowledged_bytes == 0
+
+
+@given(MESSAGES, st.data())
+def test_what_is_replayed_is_exactly_what_the_peer_lacks_at_any_room_and_after_any_cut(
+    messages: list[list[int]], data: st.DataObject
+) -> None:
+    ledger = keeping()
+    ack = frames.ack(7)
+    all_frames = [size for sizes in messages for size in sizes]
+    for sizes in messages:
+        send(ledger, *sizes, unsequenced=ack)
+    received = data.draw(st.integers(0, len(all_frames)))
+    for _ in range(data.draw(st.integers(1, 4))):
+        ledger.rewind(received)
+        assert ledger.acknowledged == received
+        for _ in range(data.draw(st.integers(0, 20))):
+            if not ledger.replaying:
+                break
+            room = data.draw(st.integers(256, 12_000))
+            piece = bytes(ledger.next_replayed(room))
+            got = frames_of(piece)
+            assert len(piece) <= room or len(got) == 1
+            for _, _, _, payload in got:
+                assert len(payload) + HEADER_BYTES == all_frames[received]
+                received += 1
+            assert ledger.sent_number == received
+            if data.draw(st.booleans()):
+                ledger.acknowledge(received)
+    ledger.rewind(received)
+    while ledger.replaying:
+        received += len(frames_of(bytes(ledger.next_replayed(1_000_000))))
+    assert received == ledger.sent_number == len(all_frames)
+    ledger.acknowledge(received)
+    assert ledger.memory.used_bytes == 0
 
 
 def test_what_was_never_sent_cannot_be_acknowledged() -> None:
-    ledger = SentLedger()
-    ledger.record(12)
+    ledger = keeping()
+    send(ledger, 12)
     with pytest.raises(RemoteProtocolError, match="2 frames acknowledged, 1 sent"):
         ledger.acknowledge(2)
 
 
-def test_a_full_ledger_keeps_a_reserve() -> None:
-    ledger = SentLedger()
-    ledger.record(LEDGER_BYTES_MAX)
+def test_what_was_not_sent_again_yet_cannot_be_acknowledged_either() -> None:
+    ledger = keeping()
+    send(ledger, 12)
+    send(ledger, 12)
+    ledger.rewind(0)
+    ledger.next_replayed(1000)
+    ledger.acknowledge(1)
+    with pytest.raises(RemoteProtocolError, match="2 frames acknowledged, 1 sent"):
+        ledger.acknowledge(2)
+
+
+def test_only_what_is_here_can_be_sent_again() -> None:
+    ledger = keeping()
+    for _ in range(4):
+        send(ledger, 12)
+    ledger.acknowledge(2)
+    assert [ledger.may_rewind(count) for count in range(6)] == [False, False, True, True, True, False]
+    assert not SentLedger().may_rewind(0)
+
+
+def test_a_frame_that_leaves_without_a_number_is_a_bug_that_shows() -> None:
+    ledger = keeping()
+    ledger.record(20)
+    with pytest.raises(AssertionError, match="a frame has no number"):
+        ledger.keep(frame(20) + frame(30), 0, 0)
+
+
+def test_a_full_ledger_keeps_a_reserve_until_something_is_acknowledged() -> None:
+    ledger = keeping()
+    send(ledger, LEDGER_BYTES_MAX)
     assert ledger.full
     assert not ledger.exhausted
-    ledger.record(LEDGER_RESERVE_BYTES)
+    send(ledger, LEDGER_RESERVE_BYTES - 12)
+    assert not ledger.exhausted
+    ledger.acknowledge(1)
+    send(ledger, LEDGER_BYTES_MAX)
+    send(ledger, LEDGER_RESERVE_BYTES)
     assert ledger.exhausted
 
 
-@pytest.mark.parametrize(("frames", "size", "later"), [(64, 1, 0.0), (1, 256 * 1024, 0.0), (1, 1, 0.05)])
-def test_an_acknowledgement_is_due_by_frames_bytes_and_time(frames: int, size: int, later: float) -> None:
+def test_a_ledger_takes_its_share_of_the_memory_that_is_left() -> None:
+    process = Memory(512 * MIB)
+    ledger = keeping(Memory(1024 * MIB, parent=process))
+    ledger.squeeze()
+    assert ledger.limit_bytes == LEDGER_BYTES_MAX
+    process.charge(360 * MIB)
+    ledger.squeeze()
+    assert ledger.limit_bytes == 3 * MIB
+    process.charge(60 * MIB)
+    ledger.squeeze()
+    assert ledger.limit_bytes == LEDGER_LEAST_BYTES
+
+
+@pytest.mark.parametrize(("count", "size", "later"), [(64, 1, 0.0), (1, 256 * 1024, 0.0), (1, 1, 0.05)])
+def test_an_acknowledgement_is_due_by_frames_bytes_and_time(count: int, size: int, later: float) -> None:
     ledger = ReceivedLedger()
     assert not ledger.due(99.0)
-    ledger.record(frames, size, 1.0)
+    ledger.record(count, size, 1.0)
     assert ledger.due(1.0 + later)
-    assert ledger.said() == frames
+    assert ledger.said() == count
     assert not ledger.due(99.0)
 
 

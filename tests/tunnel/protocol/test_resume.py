@@ -1,0 +1,218 @@
+"""What is said and checked when a session goes on over another transport, case by case; `test_cuts` has the
+rest."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+import pytest
+
+from tests.tunnel.protocol.cuttable import RESUMING, Cuttable
+from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
+from tunnel.protocol import events, frames
+from tunnel.protocol.connection import Phase
+from tunnel.protocol.core import OPEN_WAITS_S, RESUME_TTL_S
+from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
+from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.ledger import CHARGED_IN_BYTES, LEDGER_BYTES_MAX
+from tunnel.protocol.memory import Memory
+
+
+def test_two_full_ledgers_are_sent_again_at_once() -> None:
+    joined = Cuttable(
+        hello=Hello(initial_window=4 * MIB), welcome=Welcome(session_id="s", initial_window=4 * MIB)
+    )
+    pairs = [joined.streams() for _ in range(4)]
+    payload = bytes(range(256)) * (3 * MIB // 256)
+    for pair in pairs:
+        for connection, stream in zip((joined.listener, joined.dialer), pair, strict=True):
+            connection.send_data(stream, payload)
+    for connection in (joined.listener, joined.dialer):
+        while joined.send(connection, 256 * 1024):
+            pass
+        assert connection.sent.full
+        assert LEDGER_BYTES_MAX <= connection.unacknowledged_bytes < LEDGER_BYTES_MAX + MIB
+    joined.lose(listener_notices=True, arrives=0)
+    received = {stream: bytearray() for pair in pairs for stream in pair}
+    moved = True
+    while moved:
+        joined.flow()
+        moved = False
+        for pair in pairs:
+            for connection, stream in zip((joined.listener, joined.dialer), pair, strict=True):
+                while data := connection.take(stream, MIB, joined.now):
+                    received[stream] += data
+                    moved = True
+    assert all(bytes(data) == payload for data in received.values())
+    for connection in (joined.listener, joined.dialer):
+        assert connection.sent.replayed_frames > 0
+
+
+def test_data_from_before_a_reset_was_heard_may_come_after_the_reset_is_acknowledged() -> None:
+    joined = Cuttable()
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, b"late")
+    joined.send(joined.dialer)
+    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.send(joined.listener)
+    joined.lose(listener_notices=True, arrives=10**6)
+    assert joined.dialer.stream_count == 0
+    # The greeting acknowledges the RESET, and a PING again; both come before the DATA.
+    joined.dial()
+    while joined.move(joined.listener, 1) or joined.send(joined.listener) or joined.move(joined.dialer, 1):
+        joined.send(joined.dialer, 256)
+    joined.flow()
+    assert joined.listener.failure is None
+    joined.now += 6
+    joined.dialer.tick(joined.now)
+    joined.flow()
+    assert joined.listener.unacknowledged_resets == {}
+
+
+@pytest.mark.parametrize(
+    ("hello", "welcome"),
+    [
+        (Hello(), Welcome(session_id="s", resume_ttl_s=60, **RESUMING)),
+        (Hello(**RESUMING), Welcome(session_id="s", resume_ttl_s=60)),
+        (Hello(**RESUMING), Welcome(session_id="s", resume_ttl_s=0, **RESUMING)),
+    ],
+    ids=["not the dialer's", "not the listener's", "no time"],
+)
+def test_a_session_ends_with_its_transport_unless_both_sides_want_it_to_go_on(
+    hello: Hello, welcome: Welcome
+) -> None:
+    joined = Joined(hello=hello, welcome=welcome)
+    joined.streams()
+    for connection in (joined.listener, joined.dialer):
+        assert not connection.resumable
+        assert connection.sent.kept_bytes == 0
+
+
+def detached() -> Cuttable:
+    joined = Cuttable()
+    joined.streams()
+    joined.lose(listener_notices=True, arrives=0)
+    return joined
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"resumed": False}, "another session"),
+        ({"session_id": "t"}, "another session"),
+        ({"last_rx": 99}, "has received 99 frames"),
+        ({"next_tx": 0}, "has sent 0 frames"),
+    ],
+)
+def test_a_dialer_does_not_go_on_with_a_listener_that_counts_otherwise(
+    wrong: dict[str, object], why: str
+) -> None:
+    joined = detached()
+    right = Welcome(
+        session_id="s",
+        resumed=True,
+        last_rx=joined.listener.received.count,
+        next_tx=joined.listener.sent.next_number,
+    )
+    with pytest.raises(RemoteProtocolError, match=why) as caught:
+        joined.dialer.receive_message(frames.welcome(attrs.evolve(right, **wrong)), joined.now)
+    assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
+    joined = detached()
+    joined.dialer.receive_message(frames.welcome(right), joined.now)
+    assert joined.dialer.phase is Phase.OPEN
+
+
+def test_the_time_away_counts_from_the_last_byte_received() -> None:
+    joined = Cuttable()
+    opened, accepted = joined.streams()
+    heard_at = joined.now
+    joined.now += 7
+    joined.lose(listener_notices=True, arrives=0)
+    for connection, end in ((joined.listener, opened), (joined.dialer, accepted)):
+        assert connection.next_deadline() == heard_at + RESUME_TTL_S
+        connection.tick(heard_at + RESUME_TTL_S - 0.001)
+        assert connection.phase is Phase.DETACHED
+        connection.tick(heard_at + RESUME_TTL_S)
+        assert connection.phase is Phase.CLOSED
+        (event,) = broken(connection.take_events())
+        assert (event.stream, event.code) == (end, StreamCode.DETACH_EXPIRED)
+        assert event.processed is Processed.MAYBE
+        assert event.reason == "the tunnel was away for 60 s"
+        assert connection.sent.kept_bytes == connection.sent.charged_bytes == 0
+        assert connection.next_deadline() == math.inf
+
+
+def test_a_listener_grants_no_more_time_than_a_minute() -> None:
+    joined = Joined(hello=Hello(**RESUMING), welcome=Welcome(session_id="s", resume_ttl_s=3600, **RESUMING))
+    assert joined.listener.resume_ttl_s == joined.dialer.resume_ttl_s == RESUME_TTL_S
+
+
+def test_who_asks_while_the_transport_is_away_waits_a_moment_and_is_told_that_nothing_was_sent() -> None:
+    joined = detached()
+    opened = joined.open()
+    assert joined.listener.next_deadline() == joined.now + OPEN_WAITS_S
+    joined.listener.tick(joined.now + OPEN_WAITS_S)
+    (event,) = broken(joined.listener.take_events())
+    assert (event.stream, event.code, event.processed) == (opened, StreamCode.REFUSED, Processed.NO)
+    joined.flow()
+    assert joined.dialer.stream_count == 1
+
+
+def test_who_asks_while_the_transport_is_away_is_served_when_it_comes_back() -> None:
+    joined = detached()
+    opened = joined.open(b"asked while away")
+    joined.flow()
+    assert opened.id
+    (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)][1:]
+    assert event.stream.head == b"asked while away"
+
+
+def test_what_is_not_numbered_is_said_again() -> None:
+    joined = Cuttable()
+    joined.streams()
+    joined.listener.go_away(CloseCode.DRAINING, 1000, 0, "draining")
+    joined.listener.ping(joined.now)
+    joined.lose(listener_notices=True, arrives=0)
+    assert joined.listener.data_to_send(1000, joined.now) == b""
+    joined.dial()
+    joined.move(joined.listener, 10**6)
+    joined.listener.tick(joined.now)
+    welcome, ping, goaway = (frame[0] for frame in frames_of(joined.send(joined.listener)))
+    assert (welcome, ping, goaway) == (frames.WELCOME, frames.PING, frames.GOAWAY)
+    joined.flow()
+    assert [event.reason for event in joined.at_dialer if isinstance(event, events.GoAwayReceived)] == [
+        "draining"
+    ]
+    assert joined.listener.rtt_s is not None
+
+
+def test_a_refusal_on_a_new_transport_is_not_taken_for_a_goaway() -> None:
+    joined = detached()
+    refusal = frames.goaway(0, CloseCode.SLOW_DOWN, 0, 5000, "later")
+    with pytest.raises(RemoteProtocolError, match="before the greeting"):
+        joined.dialer.receive_message(refusal, joined.now)
+
+
+def test_the_ledger_of_a_tunnel_that_is_away_can_be_taken_back() -> None:
+    process = Memory(64 * MIB)
+    joined = Cuttable(hello=Hello(initial_window=4 * MIB), listener_memory=Memory(64 * MIB, parent=process))
+    opened, _ = joined.streams()
+    joined.listener.send_data(opened, bytes(MIB))
+    while joined.send(joined.listener):
+        pass
+    held = joined.listener.held_bytes
+    assert held > MIB
+    process.charge(63 * MIB - held)
+    evicted: list[bool] = []
+    joined.listener.on_eviction = lambda: evicted.append(True)
+    # While it is there, its acknowledgements will free it.
+    assert joined.listener not in joined.listener.holders()
+    joined.lose(listener_notices=True, arrives=0)
+    process.charge(MIB + CHARGED_IN_BYTES)
+    joined.listener.check_memory()
+    assert evicted
+    assert joined.listener.phase is Phase.CLOSED
+    assert joined.listener.memory.used_bytes == 0
+    (event,) = broken(joined.listener.take_events())
+    assert event.code is StreamCode.OVERLOADED
