@@ -26,6 +26,8 @@ SERVICE_ACCOUNT = "hawse-relay"
 NAME = "hawse-relay"
 KEYS_SECRET = "hawse-relay-keys"  # noqa: S105 - the name of an object
 TLS_SECRET = "hawse-relay-tls"  # noqa: S105
+# Never among what is printed here: it is the cluster owner's to write, and out of the hub's hands.
+GUARDRAILS = "hawse-relay-guardrails"
 # Apart, so that an operator sees at once which rule lets whom act.
 CLUSTER_ROLE = "hawse-relay-impersonation"
 
@@ -33,6 +35,7 @@ CLUSTER_ROLE = "hawse-relay-impersonation"
 USER_ID = 65532
 KEYS_FOLDER = "/etc/hawse/keys"
 TLS_FOLDER = "/etc/hawse/tls"
+GUARDRAILS_FOLDER = "/etc/hawse/guardrails"
 HEALTH_PORT = 8080
 DIRECT_PORT = 8443
 # Longer than the relay drains, so that the kubelet's SIGKILL never cuts what would have ended by itself.
@@ -245,8 +248,15 @@ def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
 
 
 def _pod(manifest: RelayManifest) -> Object:
-    volumes: list[Value] = [{"name": "keys", "secret": {"secretName": KEYS_SECRET, "defaultMode": 0o440}}]
-    mounts: list[Value] = [{"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True}]
+    volumes: list[Value] = [
+        {"name": "keys", "secret": {"secretName": KEYS_SECRET, "defaultMode": 0o440}},
+        # Mounted always, so that no set of manifests that is applied later can leave the owner's limits out.
+        {"name": "guardrails", "configMap": {"name": GUARDRAILS, "optional": True}},
+    ]
+    mounts: list[Value] = [
+        {"name": "keys", "mountPath": KEYS_FOLDER, "readOnly": True},
+        {"name": "guardrails", "mountPath": GUARDRAILS_FOLDER, "readOnly": True},
+    ]
     ports: list[Value] = [{"name": "health", "containerPort": HEALTH_PORT}]
     if manifest.mode == "direct":
         volumes.append({"name": "tls", "secret": {"secretName": TLS_SECRET, "defaultMode": 0o440}})
@@ -310,6 +320,7 @@ def _environment(manifest: RelayManifest) -> list[Value]:
         "CLUSTER_ID": manifest.cluster_id,
         "HUB_URL": manifest.hub_url,
         "HUB_KEYS": f"{KEYS_FOLDER}/hub-keys.json",
+        "GUARDRAILS": GUARDRAILS_FOLDER,
         "HEALTH_LISTEN": f"0.0.0.0:{HEALTH_PORT}",
     }
     match manifest.mode:

@@ -23,6 +23,8 @@ from proxy.head import Fields, Headers, RequestHead, ResponseHead, connection_to
 FAILURE_HEADER = b"hawse-relay-failure"
 # The hub's word to the relay in direct mode: how its keys have changed (auth/succession.py).
 SUCCESSION_HEADER = b"hawse-hub-keys"
+# The relay's own word in an answer that it made itself, in both modes: who decided, and by which rule.
+DECISION_HEADER = b"hawse-relay-decision"
 _RESERVED_PREFIX = b"hawse-"
 _FAILURE_REASON_BYTES_MAX = 200
 
@@ -260,6 +262,15 @@ def failure_of(head: ResponseHead) -> Failure | None:
     except ValueError:
         code = StreamCode.INTERNAL
     return Failure(code, Processed(int(match[2])), match[3].decode("ascii"))
+
+
+def guardrail_of(head: ResponseHead) -> str:
+    """Return the rule by which the relay denied a request in the API server's stead; empty if it did not."""
+    value = head.header(DECISION_HEADER)
+    if value is None:
+        return ""
+    match = re.fullmatch(rb"guardrails ([a-z0-9/-]{1,200})", value)
+    return match[1].decode("ascii") if match is not None else "unreadable"
 
 
 def _crossing(head: RequestHead, tail: bool) -> Fields:

@@ -34,7 +34,7 @@ def names(lock_subset: ModuleType, *extras: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("extras", [("speed",), ("hub", "speed")])
+@pytest.mark.parametrize("extras", [("guardrails", "speed"), ("hub", "speed")])
 def test_an_image_gets_everything_that_its_packages_require(
     lock_subset: ModuleType, extras: tuple[str, ...]
 ) -> None:
@@ -50,7 +50,7 @@ def test_an_image_gets_everything_that_its_packages_require(
 
 
 def test_the_relays_image_holds_nothing_of_the_hub_or_of_the_tests(lock_subset: ModuleType) -> None:
-    relay = set(names(lock_subset, "speed"))
+    relay = set(names(lock_subset, "guardrails", "speed"))
     assert {"trio", "h11", "cryptography"} <= relay
     assert relay.isdisjoint({"sqlalchemy", "alembic", "starlette", "prometheus-client", "msgspec", "pytest"})
     assert "sqlalchemy" in names(lock_subset, "hub", "speed")

@@ -33,8 +33,9 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Mode
 from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.registry import Registry
-from proxy.hub.trail import GRANT, GRANTED, Trail, impersonated, recorded_relay
+from proxy.hub.trail import GRANT, GRANTED, GUARDRAILS, Trail, impersonated, recorded_relay
 from proxy.rewrite import (
+    guardrail_of,
     has_access_token,
     hub_request_head,
     hub_response_head,
@@ -86,6 +87,8 @@ class Way:
     """What the relay's token says."""
     failure: Failure | None = None
     """How the last attempt failed, known before the client has been told."""
+    guardrail: str = ""
+    """The rule of the cluster's owner by which the relay answered in the API server's stead."""
 
 
 @attrs.define(eq=False)
@@ -242,6 +245,7 @@ class Calls:
         )
 
         def on_head(head: ResponseHead) -> ResponseHead:
+            way.guardrail = guardrail_of(head)
             prefix = PREFIX + call.cluster.name.encode("ascii")
             return hub_response_head(head, prefix, call.target, call.head.header(b"host"))
 
@@ -394,6 +398,9 @@ def _closing(opening: Event, outcome: Outcome, way: Way, elapsed_ms: float) -> E
         round(elapsed_ms, 3),
         failure.processed.name.lower() if failure is not None else "yes",
     )
+    if way.guardrail:
+        opening = replace(opening, decision=Decision("deny", way.guardrail, GUARDRAILS))
+        response = replace(response, processed="no")
     stream = opening.stream
     if stream is not None:
         stream = replace(

@@ -48,6 +48,8 @@ from proxy.hub.entities import Cluster as EnrolledCluster
 # The one policy there is: what is granted to a team may be used, and the cluster's RBAC decides the rest.
 GRANTED = "granted"
 GRANT = Decision("allow", GRANTED, GRANTED)
+# What the cluster's owner denies at the relay, whatever is granted here.
+GUARDRAILS = "relay-guardrails"
 _BEARER_QUERY = b"access_token"
 # Kinds of clients at once, by address and user agent, and the length of a user agent: 2 MiB at the most.
 _CLIENTS_REMEMBERED_MAX = 4096

@@ -7,6 +7,7 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     private_key = "relay-key.pem"         # tunnel mode: proves the relay to the hub
     kubeconfig = "kubeconfig"             # outside the cluster only
     instance = "relay-0"                  # among the relays of one cluster; the host's name if absent
+    guardrails = "guardrails.yaml"        # or a folder of such files: what the hub cannot exceed
     [hub]
     url = "https://hub.example"           # the issuer of the tokens, and what tunnel mode dials
     keys = "hub-keys.json"                # the hub's public keys (JWKS), pinned
@@ -31,7 +32,10 @@ from typing import Literal, TypeVar
 import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
+from auth.policy_text import PolicyError
 from proxy.configuration import Address, ConfigError, add_faults, fault_of_hub_url, read_stated, read_text
+from proxy.relay.guardrails import Guardrails
+from proxy.relay.serviceaccount import own_namespace
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
 _INSTANCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
@@ -74,6 +78,7 @@ class FileConfig:
     private_key: Path | None = None
     kubeconfig: Path | None = None
     instance: str = attrs.Factory(lambda: default_instance())
+    guardrails: Path | None = None
     direct: DirectConfig = DirectConfig()
     health: HealthConfig = HealthConfig()
 
@@ -106,6 +111,7 @@ class RelayConfig:
     hub_keys: KeySet
     kubeconfig: Path | None
     health_listen: Address | None
+    guardrails: Guardrails | None = None
 
 
 def default_instance() -> str:
@@ -143,6 +149,7 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
     if fault is not None:
         faults.append(f"hub.url: {fault}")
     hub_keys = _read("hub.keys", stated.hub.keys, KeySet.from_jwks, faults)
+    guardrails = _read_guardrails(stated, faults)
     way = _check_tunnel(stated, faults) if stated.mode == "tunnel" else _check_direct(stated.direct, faults)
     if faults or hub_keys is None or way is None:
         return None
@@ -154,7 +161,19 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         hub_keys=hub_keys,
         kubeconfig=stated.kubeconfig,
         health_listen=stated.health.listen,
+        guardrails=guardrails,
     )
+
+
+def _read_guardrails(stated: FileConfig, faults: list[str]) -> Guardrails | None:
+    """Read the owner's guardrails. A relay that cannot hold to them does not start."""
+    if stated.guardrails is None:
+        return None
+    try:
+        return Guardrails(stated.guardrails, namespace=own_namespace() if stated.kubeconfig is None else "")
+    except PolicyError as error:
+        faults.extend(f"guardrails: {fault}" for fault in error.faults)
+        return None
 
 
 def _check_tunnel(stated: FileConfig, faults: list[str]) -> TunnelDial | None:

@@ -25,6 +25,7 @@ from proxy.head import RequestHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.loglimit import LogLimit
 from proxy.relay.exchange import Upstream, describe
+from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.status import failure_response, status_response
@@ -105,6 +106,9 @@ class DirectServer:
             except Refused as refused:
                 failure = refused.failure
                 log.info("refused a request of %s: %s", peer, describe(failure))
+                if isinstance(refused, GuardrailDenied):
+                    await connection.answer(refused.head, refused.body)
+                    continue
                 mark = (failure_header(failure),)
                 upgrade = request.upgrade is not None
                 await connection.answer(

@@ -20,6 +20,7 @@ from auth.tokens import RelayClaims
 from proxy.exchange import Failure, Inbound, OutboundBroken, StreamCode
 from proxy.forward import CloseReason, forward
 from proxy.head import Headers, RequestHead, ResponseHead
+from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import Pool
 from proxy.relay.verify import Refused, refusal
 from proxy.rewrite import RewriteError, is_tail, relay_request_head, relay_response_head
@@ -35,8 +36,9 @@ IDENTITIES_REMEMBERED_MAX = 4096
 class Upstream:
     """Carries verified requests to one API server, and knows how many are under way."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, guardrails: Guardrails | None = None) -> None:
         self._pool = pool
+        self._guardrails = guardrails
         self._impersonation = lru_cache(IDENTITIES_REMEMBERED_MAX)(_impersonation)
         self._active = 0
         self._idle = trio.Event()
@@ -70,6 +72,8 @@ class Upstream:
     async def _carry(self, inbound: Inbound, request: RequestHead, claims: RelayClaims) -> None:
         try:
             info = requestinfo.parse(request.method, request.target)
+            if self._guardrails is not None:
+                self._guardrails.check(claims, info)
             impersonation = self._impersonation(claims)
         except BadTarget as error:
             raise refusal(StreamCode.PROTOCOL, error.reason) from error

@@ -85,7 +85,7 @@ async def run_relay(config: RelayConfig) -> None:
                 health = HealthServer(lambda: state.ready)
                 await _listen(config.health_listen, health.handle_connection, outermost)
             async with open_pool(access) as pool:
-                upstream = Upstream(pool)
+                upstream = Upstream(pool, config.guardrails)
                 log.info("the API server is %s", access.authority.decode("ascii"))
                 async with _open_way(config, upstream, state):
                     settle()
@@ -101,6 +101,8 @@ async def run_relay(config: RelayConfig) -> None:
 async def _open_way(config: RelayConfig, upstream: Upstream, state: State) -> AsyncIterator[None]:
     """Keep the way to the hub open for the block; what is still under way at its end is cut."""
     async with trio.open_nursery() as nursery:
+        if config.guardrails is not None:
+            nursery.start_soon(config.guardrails.run)
         match config.way:
             case TunnelDial():
                 dialer = _dialer_config(config, config.way)

@@ -30,6 +30,7 @@ from tunnel.net import client_context
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _Value = TypeVar("_Value")
 
 
@@ -94,6 +95,15 @@ def in_cluster(
         _watch(folder / "token", _parse_token),
         _watch(folder / "ca.crt", _parse_ca),
     )
+
+
+def own_namespace(folder: Path = SERVICE_ACCOUNT_FOLDER) -> str:
+    """The namespace that this pod runs in; empty outside a cluster."""
+    try:
+        name = (folder / "namespace").read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return name if _NAMESPACE.fullmatch(name) else ""
 
 
 def from_kubeconfig(path: Path) -> ClusterAccess:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import suppress
 
 import trio
 
@@ -16,9 +17,11 @@ from auth.succession import TrustedKeys
 from proxy.exchange import Processed, StreamCode
 from proxy.head import HeadError, RequestHead
 from proxy.relay.exchange import Upstream, describe
+from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.tunnelled import HUB_GROUP, TunnelInbound
 from tunnel import Context, Session, Stream
+from tunnel.stream import StreamReset
 
 log = logging.getLogger("hawse.relay")
 
@@ -63,7 +66,12 @@ async def handle_stream(
     except Refused as refused:
         failure = refused.failure
         log.info("refused %r: %s", stream, describe(failure))
-        stream.reset(failure.code, processed=failure.processed, reason=failure.reason)
+        if isinstance(refused, GuardrailDenied):
+            # It is the cluster's answer, and whole: for the agent to read, and for the hub to record.
+            with suppress(StreamReset):
+                stream.send_answer_nowait(refused.head.encode(), refused.body, eof=True)
+        else:
+            stream.reset(failure.code, processed=failure.processed, reason=failure.reason)
     except trio.Cancelled:
         # Behind the last byte that was sent, so that it is no clean end and takes nothing back.
         stream.reset(

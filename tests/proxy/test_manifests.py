@@ -254,6 +254,8 @@ def test_the_relay_reads_its_configuration_out_of_the_environment(
         assert isinstance(secret["stringData"], dict)
         for name, content in secret["stringData"].items():
             (folder / name).write_text(str(content))
+    # The owner's ConfigMap is optional; its folder is there all the same.
+    (tmp_path / "guardrails").mkdir()
     environment = {name: value.replace("/etc/hawse", str(tmp_path)) for name, value in environment.items()}
     config = relay_config.load(environment=environment)
     assert config.instance == "relay-pod-1"
@@ -297,3 +299,16 @@ def test_new_keys_make_new_pods() -> None:
     other = attrs.evolve(EXAMPLE, private_key_pem=FAKE_KEY.replace("printed", "rotated"))
     assert annotation(EXAMPLE) == annotation(attrs.evolve(EXAMPLE))
     assert annotation(EXAMPLE) != annotation(other)
+
+
+def test_the_owners_guardrails_are_mounted_whoever_prints_the_manifests() -> None:
+    for manifest in (EXAMPLE, DIRECT):
+        deployment = json.loads(json.dumps(by_kind(relay_manifests(manifest), "Deployment")))
+        volumes = {volume["name"]: volume for volume in deployment["spec"]["template"]["spec"]["volumes"]}
+        assert volumes["guardrails"]["configMap"] == {"name": "hawse-relay-guardrails", "optional": True}
+        mounts = {
+            mount["name"]: mount for mount in json.loads(json.dumps(container(manifest)))["volumeMounts"]
+        }
+        assert mounts["guardrails"]["readOnly"] is True
+        # What they say is not the hub's to write.
+        assert "ConfigMap" not in {item["kind"] for item in relay_manifests(manifest)}

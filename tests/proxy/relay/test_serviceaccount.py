@@ -8,7 +8,7 @@ import pytest
 import trustme
 import yaml
 
-from proxy.relay.serviceaccount import ClusterAccessError, from_kubeconfig, in_cluster
+from proxy.relay.serviceaccount import ClusterAccessError, from_kubeconfig, in_cluster, own_namespace
 from tests.proxy.test_watched import mount, swap
 
 CA_PEM = trustme.CA().cert_pem.bytes()
@@ -207,3 +207,11 @@ def test_what_is_no_kubeconfig_is_refused_without_being_quoted(tmp_path: Path, t
     with pytest.raises(ClusterAccessError) as caught:
         from_kubeconfig(path)
     assert not text or text not in str(caught.value)
+
+
+def test_a_pod_knows_its_namespace(tmp_path: Path) -> None:
+    assert own_namespace(tmp_path) == ""
+    (tmp_path / "namespace").write_text("hawse")
+    assert own_namespace(tmp_path) == "hawse"
+    (tmp_path / "namespace").write_text('x"], verbs: ["get')
+    assert own_namespace(tmp_path) == ""

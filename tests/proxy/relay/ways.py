@@ -27,6 +27,7 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
+from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.relay.tunnelled import serve_session
@@ -197,10 +198,10 @@ class DirectWay:
 
 
 @asynccontextmanager
-async def tunnel_way(access: ClusterAccess) -> AsyncIterator[TunnelWay]:
+async def tunnel_way(access: ClusterAccess, guardrails: Guardrails | None = None) -> AsyncIterator[TunnelWay]:
     async with open_pool(access) as pool, trio.open_nursery() as nursery:
         at_hub, at_relay = memory_transport_pair()
-        upstream = Upstream(pool)
+        upstream = Upstream(pool, guardrails)
 
         async def run_relay() -> None:
             async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
@@ -213,7 +214,9 @@ async def tunnel_way(access: ClusterAccess) -> AsyncIterator[TunnelWay]:
 
 
 @asynccontextmanager
-async def direct_way(access: ClusterAccess, folder: Path) -> AsyncIterator[DirectWay]:
+async def direct_way(
+    access: ClusterAccess, folder: Path, guardrails: Guardrails | None = None
+) -> AsyncIterator[DirectWay]:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
     pem, key = folder / "direct.pem", folder / "direct.key"
@@ -221,7 +224,7 @@ async def direct_way(access: ClusterAccess, folder: Path) -> AsyncIterator[Direc
     key.write_bytes(certificate.private_key_pem.bytes())
     verifier = Verifier(trusting(), HUB, CLUSTER_ID, time.time)
     async with open_pool(access) as pool, trio.open_nursery() as nursery:
-        server = DirectServer(Upstream(pool), verifier, watch_certificate(pem, key))
+        server = DirectServer(Upstream(pool, guardrails), verifier, watch_certificate(pem, key))
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
         nursery.start_soon(server.deadlines.run)
@@ -230,11 +233,13 @@ async def direct_way(access: ClusterAccess, folder: Path) -> AsyncIterator[Direc
 
 
 @asynccontextmanager
-async def open_way(mode: str, access: ClusterAccess, folder: Path) -> AsyncIterator[Way]:
+async def open_way(
+    mode: str, access: ClusterAccess, folder: Path, guardrails: Guardrails | None = None
+) -> AsyncIterator[Way]:
     """The way of `mode` to a relay that reaches its API server by `access`."""
     if mode == "tunnel":
-        async with tunnel_way(access) as tunnel:
+        async with tunnel_way(access, guardrails) as tunnel:
             yield tunnel
     else:
-        async with direct_way(access, folder) as direct:
+        async with direct_way(access, folder, guardrails) as direct:
             yield direct

@@ -1,0 +1,401 @@
+"""The cluster owner's guardrails: read whole or refused, asked of every request, out of the hub's reach."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from auth.policy_text import PolicyError
+from auth.principal import Principal
+from auth.requestinfo import parse
+from auth.tokens import RelayClaims
+from proxy.relay.guardrails import FAULT_TOLD_EVERY_S, LOOK_S, GuardrailDenied, Guardrails
+from proxy.rewrite import guardrail_of
+from proxy.status import STATUS_BYTES_MAX
+from tests.proxy.relay.apiserver import OK, Connection, running
+from tests.proxy.relay.ways import PROBE, inner, open_way, token
+
+both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
+
+NO_SECRETS = """
+kind: Policy
+metadata: {name: owner, contact: "#cluster-prod"}
+spec:
+  bind: {teams: ["*"]}
+  rules:
+    - {id: no-secrets, effect: deny, verbs: ["*"], resources: [secrets], reason: they are ours,
+       instead: ask for a copy}
+"""
+ONLY_PODS = """
+kind: Policy
+metadata: {name: owner}
+spec:
+  bind: {teams: ["*"]}
+  rules:
+    - {id: look, effect: allow, verbs: [read], resources: [pods, pods/log], namespaces: ["app-*"]}
+"""
+
+
+@attrs.define
+class Times:
+    now: float = 1000.0
+
+    def pass_(self, rails: Guardrails, seconds: float = LOOK_S) -> None:
+        self.now += seconds
+        rails.look()
+
+
+def guard(folder: Path, text: str, times: Times | None = None) -> Guardrails:
+    file = folder / "guardrails.yaml"
+    file.write_text(text)
+    return Guardrails(file, monotonic=lambda: times.now if times is not None else 0.0)
+
+
+def claims(name: str = "probe", *groups: str) -> RelayClaims:
+    return RelayClaims(f"agent:{name}", groups or ("acme/platform",), "a1", "s1", "j1", 0, 60)
+
+
+def denied(
+    guardrails: Guardrails, target: bytes, *, method: bytes = b"GET", who: RelayClaims | None = None
+) -> str:
+    """The rule that denies a request; empty when it passes."""
+    try:
+        guardrails.check(who or claims(), parse(method, target))
+    except GuardrailDenied as error:
+        return error.rule
+    return ""
+
+
+# -- what they decide
+
+
+def test_what_only_denies_lets_the_rest_pass(tmp_path: Path) -> None:
+    rails = guard(tmp_path, NO_SECRETS)
+    assert denied(rails, b"/api/v1/namespaces/a/secrets/x") == "owner/no-secrets"
+    assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
+    assert denied(rails, b"/api/v1/namespaces/a/pods") == ""
+    assert denied(rails, b"/metrics") == ""
+    assert denied(rails, b"/api/v1/namespaces/a/pods/p/exec?command=id", method=b"POST") == ""
+
+
+def test_what_allows_something_allows_nothing_else(tmp_path: Path) -> None:
+    rails = guard(tmp_path, ONLY_PODS)
+    assert denied(rails, b"/api/v1/namespaces/app-1/pods") == ""
+    assert denied(rails, b"/api/v1/namespaces/app-1/pods/p/log?follow=1") == ""
+    # Without discovery no client works.
+    assert denied(rails, b"/apis") == ""
+    for target in (
+        b"/api/v1/pods",
+        b"/api/v1/namespaces/other/pods",
+        b"/api/v1/namespaces/app-1/pods/p/exec?command=id",
+        b"/api/v1/namespaces/app-1/secrets",
+        b"/metrics",
+    ):
+        assert denied(rails, target) == "no-rule-allows", target
+    assert denied(rails, b"/api/v1/namespaces/app-1/pods/p", method=b"DELETE") == "no-rule-allows"
+
+
+def test_an_allowing_rule_that_is_switched_off_still_closes_the_rest(tmp_path: Path) -> None:
+    # Whoever switches a permission off must not open everything by it.
+    rails = guard(tmp_path, ONLY_PODS.replace("id: look,", "id: look, enabled: false,"))
+    assert denied(rails, b"/api/v1/namespaces/app-1/pods") == "no-rule-allows"
+
+
+def test_rules_bind_teams_and_agents_as_the_token_names_them(tmp_path: Path) -> None:
+    rails = guard(tmp_path, NO_SECRETS.replace('teams: ["*"]', 'agents: ["ci-*"], teams: [sre]'))
+    secret = b"/api/v1/namespaces/a/secrets/x"
+    assert denied(rails, secret) == ""
+    assert denied(rails, secret, who=claims("ci-1")) == "owner/no-secrets"
+    assert denied(rails, secret, who=claims("probe", "acme/web", "acme/sre")) == "owner/no-secrets"
+
+
+def test_a_denial_tells_the_rule_the_way_out_and_the_owner(tmp_path: Path) -> None:
+    rails = guard(tmp_path, NO_SECRETS)
+    with pytest.raises(GuardrailDenied) as caught:
+        rails.check(claims(), parse(b"DELETE", b"/api/v1/namespaces/a/secrets/x"))
+    status = json.loads(caught.value.body)
+    assert status["message"] == (
+        "the guardrails of this cluster: delete of secrets x in namespace a is denied by owner/no-secrets: "
+        "they are ours; instead: ask for a copy; ask #cluster-prod"
+    )
+    assert (status["reason"], status["code"]) == ("Forbidden", 403)
+    causes = {cause["field"]: cause["message"] for cause in status["details"]["causes"]}
+    assert causes == {"rule": "owner/no-secrets", "instead": "ask for a copy", "ask": "#cluster-prod"}
+    assert len(caught.value.body) <= STATUS_BYTES_MAX
+    assert guardrail_of(caught.value.head) == "owner/no-secrets"
+    rails = guard(tmp_path, ONLY_PODS)
+    with pytest.raises(GuardrailDenied, match="ask the owner of this cluster"):
+        rails.check(claims(), parse(b"GET", b"/metrics"))
+
+
+def test_the_relays_own_namespace_is_closed_where_there_are_guardrails(tmp_path: Path) -> None:
+    (tmp_path / "rails").mkdir()
+    open_ = Guardrails(tmp_path / "rails", namespace="hawse")
+    assert denied(open_, b"/api/v1/namespaces/hawse/configmaps/x", method=b"PATCH") == ""
+    (tmp_path / "rails" / "a.yaml").write_text(NO_SECRETS.replace("secrets", "nodes"))
+    rails = Guardrails(tmp_path / "rails", namespace="hawse")
+    for method, target in (
+        (b"PATCH", b"/api/v1/namespaces/hawse/configmaps/hawse-relay-guardrails"),
+        (b"DELETE", b"/apis/apps/v1/namespaces/hawse/deployments/hawse-relay"),
+        (b"DELETE", b"/api/v1/namespaces/hawse"),
+        (b"GET", b"/api/v1/namespaces/hawse/pods/x/exec?command=id"),
+        (b"GET", b"/api/v1/namespaces/hawse/secrets/hawse-relay-keys"),
+        (b"GET", b"/api/v1/secrets"),
+    ):
+        assert denied(rails, target, method=method) == "relay/own-namespace", target
+    assert denied(rails, b"/api/v1/pods") == ""
+    (tmp_path / "rails" / "b.yaml").write_text(NO_SECRETS.replace("name: owner", "name: relay"))
+    with pytest.raises(PolicyError, match='the policy "relay" stands in'):
+        Guardrails(tmp_path / "rails", namespace="hawse")
+
+
+def test_conditions_see_the_request_and_who_acts(tmp_path: Path) -> None:
+    text = NO_SECRETS.replace("resources: [secrets]", "when: request.name == 'x' && 'sre' in agent.teams")
+    rails = guard(tmp_path, text)
+    secret = b"/api/v1/namespaces/a/secrets/x"
+    assert denied(rails, secret) == ""
+    assert denied(rails, secret, who=claims("probe", "acme/sre")) == "owner/no-secrets"
+
+
+# -- what is refused
+
+
+def faults(folder: Path, text: str) -> str:
+    with pytest.raises(PolicyError) as caught:
+        guard(folder, text)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("", "holds no policy"),
+        ("rules: [", "no YAML"),
+        (NO_SECRETS.replace("verbs", "verb"), "verb"),
+        (NO_SECRETS.replace("effect: deny", "effect: block"), "block"),
+        (NO_SECRETS.replace("spec:", "spec:\n  clusters: {matchLabels: {env: prod}}"), "leave clusters out"),
+        (
+            ONLY_PODS.replace("id: look,", "id: look, obligations: {maxDuration: 10m},"),
+            "rule look: a guardrail lets a request pass or not",
+        ),
+        (NO_SECRETS.replace("resources: [secrets]", "when: cluster.name == 'prod'"), "does not know"),
+        (NO_SECRETS.replace("resources: [secrets]", "when: agent.owner == 'ada'"), "does not know"),
+        (NO_SECRETS.replace("resources: [secrets]", "when: \"agent['owner'] == 'ada'\""), "does not know"),
+        (NO_SECRETS.replace("resources: [secrets]", "when: request.nme == 'x'"), "request.nme"),
+    ],
+)
+def test_a_fault_refuses_all_of_it(tmp_path: Path, text: str, fault: str) -> None:
+    message = faults(tmp_path, text)
+    assert fault in message
+    assert "guardrails.yaml" in message
+
+
+def test_conditions_need_their_package_and_nothing_else_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cel", None)
+    assert denied(guard(tmp_path, NO_SECRETS), b"/api/v1/secrets") == "owner/no-secrets"
+    text = NO_SECRETS.replace("resources: [secrets]", "when: request.name == 'x'")
+    assert "pip install 'hawse[guardrails]'" in faults(tmp_path, text)
+
+
+def test_a_folder_is_read_whole_and_may_be_empty(tmp_path: Path) -> None:
+    rails = Guardrails(tmp_path)
+    assert denied(rails, b"/api/v1/secrets") == ""
+    # As Kubernetes mounts a ConfigMap.
+    data = tmp_path / "..2026"
+    data.mkdir()
+    (data / "a.yaml").write_text(NO_SECRETS)
+    (tmp_path / "a.yaml").symlink_to(data / "a.yaml")
+    (tmp_path / "b.yml").write_text(NO_SECRETS.replace("owner,", "more,").replace("secrets", "nodes"))
+    rails = Guardrails(tmp_path)
+    assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
+    assert denied(rails, b"/api/v1/nodes") == "more/no-nodes"
+    (tmp_path / "guardrails.yaml.txt").write_text(NO_SECRETS)
+    with pytest.raises(PolicyError, match=r"guardrails\.yaml\.txt:1: is no \.yaml or \.yml file"):
+        Guardrails(tmp_path)
+
+
+def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="No such file"):
+        Guardrails(tmp_path / "missing.yaml")
+    (tmp_path / "guardrails.yaml").write_bytes(b"\xff")
+    with pytest.raises(PolicyError, match="not text in UTF-8"):
+        Guardrails(tmp_path / "guardrails.yaml")
+
+
+# -- what changes
+
+
+async def test_a_change_is_in_force_within_a_second(tmp_path: Path, autojump_clock: MockClock) -> None:
+    rails = guard(tmp_path, NO_SECRETS)
+    assert denied(rails, b"/api/v1/nodes") == ""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rails.run)
+        await wait_all_tasks_blocked()
+        (tmp_path / "new").write_text(NO_SECRETS.replace("secrets", "nodes"))
+        (tmp_path / "new").replace(tmp_path / "guardrails.yaml")
+        await trio.sleep(LOOK_S + 0.1)
+        assert denied(rails, b"/api/v1/nodes") == "owner/no-nodes"
+        assert denied(rails, b"/api/v1/secrets") == ""
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("change", ["broken", "gone"])
+def test_a_bad_change_leaves_what_stands_and_is_told_again_and_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    caplog.set_level(logging.ERROR)
+    times = Times()
+    rails = guard(tmp_path, NO_SECRETS, times)
+    file = tmp_path / "guardrails.yaml"
+    if change == "broken":
+        file.write_text(NO_SECRETS.replace("rules", "rulez"))
+    else:
+        file.unlink()
+    for _ in range(10):
+        times.pass_(rails)
+        assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
+    assert len(caplog.records) == 1
+    assert "the former ones stay in force" in caplog.text
+    assert ("rulez" if change == "broken" else "No such file") in caplog.text
+    times.pass_(rails, FAULT_TOLD_EVERY_S)
+    assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
+    assert len(caplog.records) == 2
+    # Mended, it is in force, whatever it says.
+    file.write_text(NO_SECRETS.replace("secrets", "nodes"))
+    times.pass_(rails)
+    assert denied(rails, b"/api/v1/nodes") == "owner/no-nodes"
+
+
+def test_guardrails_that_are_all_gone_stay(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    times = Times()
+    (tmp_path / "a.yaml").write_text(NO_SECRETS)
+    rails = Guardrails(tmp_path, monotonic=lambda: times.now)
+    os.unlink(tmp_path / "a.yaml")
+    times.pass_(rails)
+    assert denied(rails, b"/api/v1/secrets") == "owner/no-secrets"
+    assert "all guardrails have gone" in caplog.text
+
+
+# -- a hub that mints and sends whatever it likes
+
+
+async def answer_ok(connection: Connection) -> None:
+    while await connection.request():
+        await connection.send(OK)
+
+
+@both_modes
+async def test_a_denied_request_never_reaches_the_api_server(mode: str, tmp_path: Path) -> None:
+    rails = guard(tmp_path, NO_SECRETS)
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
+        answer = await way.ask(inner(b"/api/v1/namespaces/a/secrets/x"))
+        assert answer.failure is None
+        assert answer.status == 403
+        assert answer.head is not None
+        assert guardrail_of(answer.head) == "owner/no-secrets"
+        assert json.loads(answer.body)["reason"] == "Forbidden"
+        head = inner(b"/api/v1/namespaces/a/secrets", (b"content-length", b"4"), method=b"POST")
+        assert (await way.ask(head, b"body")).status == 403
+        head = inner(b"/api/v1/namespaces/a/secrets/x", method=b"HEAD")
+        refused = await way.ask(head)
+        assert (refused.status, refused.body) == (403, b"")
+        assert server.received == b""
+        # The way is as good as before.
+        assert (await way.ask(inner(b"/api/v1/pods"))).status == 200
+
+
+@both_modes
+async def test_an_upgrade_is_denied_like_any_request(mode: str, tmp_path: Path) -> None:
+    rails = guard(tmp_path, ONLY_PODS)
+    upgrade = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
+        target = b"/api/v1/namespaces/app-1/pods/p/exec?command=id"
+        answer = await way.ask(inner(target, *upgrade))
+        assert answer.status == 403
+        assert server.received == b""
+
+
+SLUGS = st.from_regex(r"[a-z][a-z0-9-]{0,8}[a-z0-9]", fullmatch=True).filter(
+    lambda name: name not in {"system", "kubernetes"}
+)
+TARGETS = st.sampled_from(
+    [
+        b"/api/v1/secrets",
+        b"/api/v1/secrets?watch=1",
+        b"/api/v1/watch/secrets",
+        b"/api/v1/namespaces/app-1/secrets",
+        b"/api/v1/namespaces/app-1/secrets/x",
+        b"/api/v1/namespaces/app-1/secrets/x?dryRun=All",
+        b"/api/v1/namespaces/app-1/secrets/x/status",
+        b"/api/v1/watch/namespaces/app-1/secrets/x",
+        b"/api/v1/namespaces/app-1/secrets/",
+    ]
+)
+METHODS = st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"PURGE"])
+LIES = st.lists(
+    st.sampled_from(
+        [
+            (b"hawse-relay-decision", b"guardrails off"),
+            (b"x-http-method-override", b"GET"),
+            (b"x-original-url", b"/api/v1/pods"),
+            (b"x-forwarded-uri", b"/api/v1/pods"),
+            (b"content-type", b"application/apply-patch+yaml"),
+        ]
+    ),
+    max_size=3,
+    unique_by=lambda header: header[0],
+)
+
+
+@both_modes
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=SLUGS,
+    teams=st.lists(SLUGS, min_size=1, max_size=3, unique=True),
+    target=TARGETS,
+    method=METHODS,
+    lies=LIES,
+)
+async def test_no_identity_method_or_header_gets_around_a_guardrail(
+    mode: str,
+    tmp_path: Path,
+    name: str,
+    teams: list[str],
+    target: bytes,
+    method: bytes,
+    lies: list[tuple[bytes, bytes]],
+) -> None:
+    rails = guard(tmp_path, NO_SECRETS.replace("resources: [secrets]", 'resources: [secrets, "secrets/*"]'))
+    minted = token(principal=Principal("a", name, "acme", tuple(teams)))
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
+        answer = await way.ask(inner(target, *lies, method=method), token=minted)
+        assert answer.failure is not None or answer.status == 403
+        assert server.received == b""
+
+
+@both_modes
+async def test_the_api_server_cannot_speak_for_the_guardrails(mode: str, tmp_path: Path) -> None:
+    async def lie(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(
+            b"HTTP/1.1 403 Forbidden\r\nhawse-relay-decision: guardrails owner/x\r\ncontent-length: 0\r\n\r\n"
+        )
+
+    rails = guard(tmp_path, NO_SECRETS)
+    async with running(lie, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
+        answer = await way.ask(inner(b"/api/v1/pods"), token=token(principal=PROBE))
+        assert answer.status == 403
+        assert answer.head is not None
+        assert guardrail_of(answer.head) == ""

@@ -1,0 +1,120 @@
+"""The cluster owner's guardrails, with real processes: for agents, and against a hub in other hands."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.test_tokens import ask_relay, relay_forger, relay_head
+from tests.system.world import NAMESPACE, POD, WAYS, World, run, running_world
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+RULES = """
+kind: Policy
+metadata: {name: owner, contact: "#prod-owners"}
+spec:
+  bind: {teams: ["*"]}
+  rules:
+    - {id: no-secrets, effect: deny, verbs: ["*"], resources: [secrets], reason: they are ours}
+"""
+DEADLINE_S = 10.0
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("guarded")
+    (folder / "rails").mkdir()
+    (folder / "rails" / "rails.yaml").write_text(RULES)
+    environment = {"HAWSE_RELAY_GUARDRAILS": str(folder / "rails")}
+    with running_world(folder, relay_environment=environment) as running:
+        yield running
+
+
+def secrets_touched(world: World) -> list[object]:
+    """What the API server itself says of requests for secrets by anyone but its administrator."""
+    return [
+        event
+        for event in world.cluster_audit()
+        if "/secrets" in str(event.get("requestURI", "")) and "agent:" in json.dumps(event)
+    ]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_an_agent_is_told_by_which_rule_and_whom_to_ask(guarded: World, way: str) -> None:
+    world = guarded
+    assert world.kubectl(way, "get", "pods").code == 0
+    for args in (
+        ["get", "secrets"],
+        ["get", "secrets", "--all-namespaces"],
+        ["create", "secret", "generic", "x", "--from-literal=a=b"],
+        ["delete", "secret", "x"],
+    ):
+        done = world.kubectl(way, *args)
+        assert done.code == 1, done.out
+        assert b"denied by owner/no-secrets: they are ours" in done.err, done.err
+        assert b"ask #prod-owners" in done.err, done.err
+    assert secrets_touched(world) == []
+    # What else the agent may do goes on: a session, too.
+    assert world.kubectl(way, "exec", POD, "--", "echo", "hi").out == b"hi\n"
+
+    events = [
+        event
+        for event in world.hub_audit()
+        if (event.get("decision") or {}).get("policy") == "relay-guardrails"  # type: ignore[attr-defined]
+    ]
+    assert {event["decision"]["rule"] for event in events} == {"owner/no-secrets"}  # type: ignore[index]
+    for event in events:
+        assert event["decision"]["effect"] == "deny"  # type: ignore[index]
+        assert event["resp"]["status"] == 403  # type: ignore[index]
+        assert event["resp"]["processed"] == "no"  # type: ignore[index]
+        assert event["phase"] == "complete"
+
+
+@pytest.mark.parametrize("user", ["agent:probe", "agent:root", "agent:no-such-agent"])
+def test_who_holds_the_hubs_key_does_not_get_past_them(guarded: World, user: str) -> None:
+    # With the hub's own signing key, at the relay's public address: no hub is asked any more.
+    forger = relay_forger(guarded)
+    for groups in (["acme/platform"], ["acme/owners", "evil/platform"]):
+        minted = forger.token(sub=user, groups=groups)
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+            target = f"/api/v1/namespaces/{NAMESPACE}/secrets/x"
+            status, headers, _ = ask_relay(guarded, relay_head(minted, target, method=method))
+            assert status == 403, (method, status)
+            assert headers["hawse-relay-decision"] == "guardrails owner/no-secrets"
+    assert secrets_touched(guarded) == []
+
+
+def test_a_change_counts_soon_and_a_bad_one_changes_nothing(guarded: World) -> None:
+    world = guarded
+    rails = world.folder / "rails" / "rails.yaml"
+    try:
+        rails.write_text(RULES.replace("secrets", "configmaps"))
+        deadline = time.monotonic() + DEADLINE_S
+        while b"no-configmaps" not in world.kubectl("tunnel", "get", "configmaps").err:
+            assert time.monotonic() < deadline
+        rails.write_text("kind: Policy\nrulez: []\n")
+        world.relays["tunnel"].wait_for("the former ones stay in force")
+        assert b"no-configmaps" in world.kubectl("tunnel", "get", "configmaps").err
+    finally:
+        rails.write_text(RULES)
+
+
+def test_a_relay_does_not_start_with_guardrails_that_it_cannot_hold_to(
+    guarded: World, tmp_path: Path
+) -> None:
+    rails = tmp_path / "rails.yaml"
+    rails.write_text(RULES.replace("effect: deny", "effekt: deny"))
+    config = str(guarded.folder / "relay-tunnel" / "relay.toml")
+    environment = {
+        "HAWSE_RELAY_GUARDRAILS": str(rails),
+        "HAWSE_RELAY_KUBECONFIG": str(guarded.relay_kubeconfig),
+    }
+    done = run(["hawse", "relay", "--config", config], environment)
+    assert done.code != 0
+    assert f"guardrails: {rails}:7" in done.err.decode(), done.err
+    assert b"did you mean effect?" in done.err
