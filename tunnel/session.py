@@ -43,13 +43,8 @@ from tunnel.transport import Transport, TransportClosed
 
 log = logging.getLogger("tunnel.session")
 
-# One message a wakeup. A link that swallows it in 20 ms may get a larger one; on one that does not, a PING or
-# a keystroke would wait behind it, so it gets a smaller one.
-MESSAGE_FIRST_BYTES = 64 * 1024
-MESSAGE_MOST_BYTES = 256 * 1024
-MESSAGE_LEAST_BYTES = 16 * 1024
-QUICK_SEND_S = 0.020
-# On top of each: bytes come in pieces of 64 KiB, and the last one should not be cut for the headers' sake.
+# On top of what a message may hold: bytes come in pieces of 64 KiB, and the last one should not be cut for
+# the headers' sake.
 MESSAGE_HEADERS_BYTES = 256
 # The writer lets the loop pass so often for what may still come, and no more once that has taken this long:
 # on a busy loop a pass is a while, and a keystroke would wait.
@@ -469,7 +464,7 @@ class Session:
             max_streams=settings.max_streams,
         )
         connection.say_hello(hello)
-        await self._transport.send(connection.data_to_send(MESSAGE_FIRST_BYTES, trio.current_time()))
+        await self._transport.send(connection.data_to_send(connection.message_bytes, trio.current_time()))
         while connection.phase is Phase.GREETING:
             happened = connection.receive_message(await self._transport.receive(), trio.current_time())
             for event in happened:
@@ -543,14 +538,13 @@ class Session:
 
     async def _write(self) -> None:
         transport, connection = self._transport, self._connection
-        limit = MESSAGE_FIRST_BYTES
         patience = PATIENCE
         has_sent = False
         try:
             with self._writing:
                 while True:
-                    started_at = self._now()
-                    message = connection.data_to_send(limit + MESSAGE_HEADERS_BYTES, started_at)
+                    now = self._now()
+                    message = connection.data_to_send(connection.message_bytes + MESSAGE_HEADERS_BYTES, now)
                     if connection.happened:
                         self._dispatch(connection.take_events())
                     if self._leaver.taken:
@@ -564,12 +558,9 @@ class Session:
                             patience = PATIENCE
                         has_sent = True
                         await transport.send(message)
-                        if self._now() - started_at >= QUICK_SEND_S:
-                            limit = max(limit // 2, MESSAGE_LEAST_BYTES)
-                        elif len(message) * 2 > limit:
-                            limit = min(limit * 2, MESSAGE_MOST_BYTES)
                     elif self._ending is None:
-                        self._flusher.unpark()
+                        if not connection.has_unsent:
+                            self._flusher.unpark()
                         has_sent = False
                         await self._writer.park()
                         if patience:
@@ -650,13 +641,13 @@ class Session:
     async def _flush(self) -> None:
         """Wait until what is queued is sent, as far as that goes in FLUSH_S."""
         with trio.move_on_after(FLUSH_S):
-            while self._ending is None and self._connection.wants_to_send:
+            while self._ending is None and self._connection.has_unsent:
                 self._kick()
                 await self._flusher.park()
 
     async def _refuse(self) -> None:
         """The end of a session that never was: the writer does not run yet."""
-        message = self._connection.data_to_send(MESSAGE_FIRST_BYTES, trio.current_time())
+        message = self._connection.data_to_send(self._connection.message_bytes, trio.current_time())
         if message:
             with suppress(TransportClosed):
                 await self._transport.send(message)

@@ -33,6 +33,7 @@ from tunnel import (
 )
 from tunnel.protocol import frames
 from tunnel.protocol.frames import FrameType
+from tunnel.protocol.ledger import LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
 
 
 async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
@@ -673,12 +674,11 @@ async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio
             said.extend((await hear_out(there))[0])
 
         nursery.start_soon(take_everything)
-        for _ in range(3):
-            stream = session.open_stream(b"", context=session.add_context(1, b"token"))
-            with trio.move_on_after(1):
-                await stream.send_all(bytes(4 * 2**20))
-        # What is control goes beyond a full ledger, as far as its reserve.
-        for _ in range(150):
+        stream = session.open_stream(b"", context=session.add_context(1, b"token"))
+        with trio.move_on_after(1):
+            await stream.send_all(bytes(4 * 2**20))
+        # What is control goes beyond what the link holds, then beyond a full ledger, as far as its reserve.
+        for _ in range((LEDGER_BYTES_MAX + LEDGER_RESERVE_BYTES) // (8 * 1024)):
             session.add_context(1, bytes(8 * 1024))
         with trio.fail_after(2):
             assert "acknowledges nothing" in await session.wait_closed()

@@ -101,6 +101,11 @@ class Connection(Core):
         return self.sent.unacknowledged_bytes
 
     @property
+    def message_bytes(self) -> int:
+        """What `data_to_send` should be limited to, by what the link has carried so far."""
+        return self.flight.message_bytes
+
+    @property
     def wants_to_send(self) -> bool:
         """Whether the drain may have something. It can be wrong to the safe side only."""
         return (
@@ -108,6 +113,11 @@ class Connection(Core):
             or (len(self.scheduler.ring) > 0 and not self.sent.full)
             or bool(self.sent.replaying)
         )
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether anything waits, be it for its turn or for an acknowledgement; but not for credit."""
+        return bool(self.control) or len(self.scheduler.ring) > 0 or bool(self.sent.replaying)
 
     def take_events(self) -> list[events.Event]:
         taken, self.happened = self.happened, []
@@ -176,7 +186,10 @@ class Connection(Core):
         assert isinstance(self.local, Hello)
         assert isinstance(self.peer, Welcome)
         resume = Resume(
-            self.peer.session_id, self.received.said(), self.sent.acknowledged, self.sent.next_number
+            self.peer.session_id,
+            self.received.said(self.detached_at),
+            self.sent.acknowledged,
+            self.sent.next_number,
         )
         return attrs.evolve(self.local, resume=resume)
 
@@ -194,7 +207,7 @@ class Connection(Core):
         welcome = attrs.evolve(
             self.local,
             resumed=True,
-            last_rx=self.received.said(),
+            last_rx=self.received.said(now),
             next_tx=self.sent.next_number,
             server_time_ms=self.wall_ms(now),
         )

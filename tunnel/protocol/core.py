@@ -22,6 +22,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
+from tunnel.protocol.flight import Flight
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips
@@ -98,6 +99,7 @@ class Core:
     control: ControlQueue = attrs.field(init=False, factory=ControlQueue)
     scheduler: Scheduler[StreamState] = attrs.field(init=False, factory=Scheduler)
     sent: SentLedger = attrs.field(init=False)
+    flight: Flight = attrs.field(init=False, factory=Flight)
     received: ReceivedLedger = attrs.field(init=False, factory=ReceivedLedger)
     round_trips: RoundTrips = attrs.field(init=False, factory=RoundTrips)
 
@@ -152,6 +154,7 @@ class Core:
         self.phase = OPEN
         self.replayed_until = peer_sent
         self.sent.rewind(peer_has)
+        self.flight = self.flight.anew()
         self.liveness.restart(now)
         if self.going_away:
             self.control.goaway = self.last_goaway

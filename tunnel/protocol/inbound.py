@@ -329,11 +329,14 @@ class Inbound:
         self._core.happened.append(events.ContextAdded(context))
 
     def _on_ack(self, flags: int, payload: bytes, now: float) -> None:
-        self._acknowledged(frames.decode_ack(payload))
+        self._acknowledged(frames.decode_ack(payload), now)
 
-    def _acknowledged(self, count: int) -> None:
+    def _acknowledged(self, count: int, now: float) -> None:
         core = self._core
+        before = core.sent.unacknowledged_bytes
         core.sent.acknowledge(count)
+        if core.sent.unacknowledged_bytes != before:
+            core.flight.acknowledged(count, before - core.sent.unacknowledged_bytes, now)
         if core.received.count < core.replayed_until:
             # It has our RESET, and what follows is from before it had.
             return
@@ -346,7 +349,7 @@ class Inbound:
 
     def _on_ping(self, flags: int, payload: bytes, now: float) -> None:
         opaque, received, clock_ms = frames.decode_ping(payload)
-        self._acknowledged(received)
+        self._acknowledged(received, now)
         if not flags & frames.ACK_FLAG:
             if not self._ping_rate.allows(now):
                 raise RemoteProtocolError(f"more than {PINGS_PER_S:.0f} PINGs a second", CloseCode.LIMITS)
@@ -354,6 +357,7 @@ class Inbound:
             return
         took_s = self._core.round_trips.answered(opaque, now)
         if took_s is not None:
+            self._core.flight.answered(took_s)
             self._core.peer_clock_offset_ms = clock_ms + round(took_s * 500) - self._core.wall_ms(now)
 
     def _on_goaway(self, flags: int, payload: bytes, now: float) -> None:

@@ -13,6 +13,7 @@ Only who was cut off in the middle of a replay may need a part of one; then the 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import TypeAlias
 
@@ -38,6 +39,10 @@ CHARGED_IN_BYTES = 16 * 1024
 ACK_EVERY_FRAMES = 64
 ACK_EVERY_BYTES = 256 * 1024
 ACK_AFTER_S = 0.050
+# On a slow link the others would be late: what a sender has under way is bounded by what the link holds, so
+# whoever fills it waits for our word.
+ACK_SOON_BYTES = 16 * 1024
+ACK_SOON_S = 0.010
 
 # However short memory is: whoever has so much under way is acknowledged at once, by bytes or by frames, and
 # does not wait for ACK_AFTER_S.
@@ -217,12 +222,15 @@ class ReceivedLedger:
     acknowledged: int = 0
     unacknowledged_bytes: int = 0
     due_at: float | None = None
+    _soon_at: float = attrs.field(init=False, default=-math.inf)
 
     def record(self, frames: int, size: int, now: float) -> None:
         self.count += frames
         self.unacknowledged_bytes += size
         if self.due_at is None:
             self.due_at = now + ACK_AFTER_S
+        if self.unacknowledged_bytes >= ACK_SOON_BYTES and self._soon_at < self.due_at:
+            self.due_at = self._soon_at
 
     def due(self, now: float) -> bool:
         return self.due_at is not None and (
@@ -231,8 +239,9 @@ class ReceivedLedger:
             or now >= self.due_at
         )
 
-    def said(self) -> int:
+    def said(self, now: float) -> int:
         """The count to put into ACK, PING or PONG; the peer knows it from now on."""
+        self._soon_at = now + ACK_SOON_S
         self.acknowledged = self.count
         self.unacknowledged_bytes = 0
         self.due_at = None

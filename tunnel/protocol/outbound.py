@@ -49,6 +49,8 @@ class Outbound:
         message = b"".join(parts)
         if sent.unacknowledged_bytes != before:
             sent.keep(message, unsequenced, before)
+            if not core.flight.in_round:
+                core.flight.begin_round(sent.next_number, now)
         return message
 
     def _replay(self, room: int, parts: list[bytes | memoryview]) -> None:
@@ -61,7 +63,8 @@ class Outbound:
 
     def _send_streams(self, room: int, parts: list[bytes | memoryview], now: float) -> None:
         """Frames of the streams whose turn it is, within `room` bytes."""
-        groups, sent = self._core.scheduler.ring, self._core.sent
+        core = self._core
+        groups, sent, under_way = core.scheduler.ring, core.sent, core.flight.limit_bytes
         # Four turns make a message, but on slow links a turn is a quantum at least. What goes into a message
         # arrives with it, so shorter turns would help nobody, and each frame costs both sides the same.
         scale = max(1, room // (4 * QUANTUM_BYTES))
@@ -70,6 +73,10 @@ class Outbound:
             flows, stream = group.flows, group.next
             # The group stays at the front until its turn is over, so only its streams are asked.
             while stream is not None and room >= LEAST_ROOM_BYTES and group.deficit > 0 and not sent.full:
+                if sent.unacknowledged_bytes >= under_way and stream.outgoing.size > QUANTUM_BYTES:
+                    # What is small goes all the same: for its sake the others wait here, and not on the link.
+                    core.flight.full()
+                    return
                 if alone and len(flows.new) + len(flows.old) == 1:
                     # Nobody waits for whom a share would have to be kept.
                     used = self._send_stream(stream, room, parts, now)
@@ -97,7 +104,7 @@ class Outbound:
                 parts.append(
                     frames.ping(
                         control.pongs.popleft(),
-                        self._core.received.said(),
+                        self._core.received.said(now),
                         self._core.wall_ms(now),
                         answer=True,
                     )
@@ -106,12 +113,12 @@ class Outbound:
                 opaque, control.ping = control.ping, 0
                 self._core.round_trips.sent(now, quiet=quiet)
                 parts.append(
-                    frames.ping(opaque, self._core.received.said(), self._core.wall_ms(now), answer=False)
+                    frames.ping(opaque, self._core.received.said(now), self._core.wall_ms(now), answer=False)
                 )
             if control.ack_due:
                 control.ack_due = False
                 if self._core.received.due_at is not None:
-                    parts.append(frames.ack(self._core.received.said()))
+                    parts.append(frames.ack(self._core.received.said(now)))
         if control.goaway:
             parts.append(control.goaway)
             control.goaway = b""

@@ -6,6 +6,7 @@ from collections import deque
 
 from tunnel.protocol import events, frames
 from tunnel.protocol.connection import Connection, Role
+from tunnel.protocol.flight import Flight
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import StreamState
@@ -13,7 +14,19 @@ from tunnel.protocol.streams import StreamState
 MIB = 1024 * 1024
 
 
+class Untimed(Flight):
+    """Where the clock stands still nothing can be measured, and what is acknowledged by a clock never is."""
+
+    def __attrs_post_init__(self) -> None:
+        self.limit_bytes = self.most_bytes
+
+    def acknowledged(self, number: int, size: int, now: float) -> None:
+        pass
+
+
 class Joined:
+    untimed = True
+
     def __init__(
         self,
         *,
@@ -25,6 +38,8 @@ class Joined:
         self.now = 100.0
         self.listener = Connection(Role.LISTENER, now=self.now, memory=listener_memory)
         self.dialer = Connection(Role.DIALER, now=self.now, memory=dialer_memory)
+        if self.untimed:
+            self.listener.flight = self.dialer.flight = Untimed()
         self.to_dialer: deque[bytes] = deque()
         self.to_listener: deque[bytes] = deque()
         self.at_listener: list[events.Event] = []

@@ -1,0 +1,125 @@
+"""Behaviour on slow, long and changing links, by two whole connections over a link with an endless buffer."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tunnel.protocol.slow_link import SlowLink
+from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, QUEUE_S
+from tunnel.protocol.ledger import LEDGER_BYTES_MAX
+from tunnel.protocol.streams import StreamState
+
+
+def mbit_per_s(link: SlowLink, seconds: float) -> float:
+    before = sum(link.taken.values())
+    link.run(seconds)
+    return (sum(link.taken.values()) - before) * 8 / seconds / 1e6
+
+
+def longest_queue_s(link: SlowLink, seconds: float) -> float:
+    longest = 0.0
+    for _ in range(round(seconds / 0.005)):
+        link.run(0.005)
+        longest = max(longest, link.down.queue_s(link.now))
+    return longest
+
+
+def bound_s(link: SlowLink) -> float:
+    """The queue that is wanted, and the message that is let go when it is not quite reached."""
+    return QUEUE_S + max(MESSAGE_LEAST_BYTES / link.down.bytes_per_s, 0.010) + 0.002
+
+
+@pytest.mark.parametrize("streams", [1, 8])
+@pytest.mark.parametrize(
+    ("rate", "rtt_s"), [(2, 0.05), (10, 0.02), (10, 0.1), (100, 0.02), (100, 0.15), (200, 0.002)]
+)
+def test_the_link_is_full_and_its_queue_short(rate: float, rtt_s: float, streams: int) -> None:
+    link = SlowLink(mbit_per_s=rate, rtt_s=rtt_s)
+    for _ in range(streams):
+        link.download()
+    link.run(4)
+    assert mbit_per_s(link, 1) > 0.88 * rate
+    assert longest_queue_s(link, 1) < bound_s(link)
+
+
+def test_a_keystroke_passes_a_bulk_download() -> None:
+    link = SlowLink(mbit_per_s=10, rtt_s=0.1)
+    link.download()
+    typed = link.download()
+    (echo,) = link.quiet(typed)
+    link.run(4)
+    waits = []
+
+    def note(stream: StreamState) -> None:
+        if stream is typed:
+            waits.append(link.now - sent_at)
+
+    link.on_data = note
+    for number in range(50):
+        sent_at = link.now
+        link.dialer.send_data(echo, b"x")
+        link.run(0.211)
+        assert len(waits) == number + 1
+    # It shares its message with as much of the download as fits.
+    assert max(waits) < 0.05 + bound_s(link) + MESSAGE_LEAST_BYTES / link.down.bytes_per_s + 0.002
+
+
+def test_a_link_that_becomes_slow_is_noticed() -> None:
+    link = SlowLink(mbit_per_s=100, rtt_s=0.1)
+    link.download()
+    link.run(3)
+    link.down.bytes_per_s = 10e6 / 8
+    # What was under way then is 0.1 s of the old link, and 1 s of the new one.
+    link.run(3.5)
+    assert longest_queue_s(link, 1) < bound_s(link)
+    assert mbit_per_s(link, 1) > 8.8
+
+
+def test_a_link_that_becomes_fast_is_noticed() -> None:
+    link = SlowLink(mbit_per_s=10, rtt_s=0.1)
+    link.download()
+    link.run(3)
+    link.down.bytes_per_s = 100e6 / 8
+    link.run(2)
+    assert mbit_per_s(link, 1) > 88
+
+
+def test_a_path_that_becomes_longer_is_noticed() -> None:
+    link = SlowLink(mbit_per_s=100, rtt_s=0.02)
+    link.download()
+    link.run(2)
+    link.down.delay_s = link.up.delay_s = 0.075
+    link.run(25)
+    assert mbit_per_s(link, 1) > 88
+    assert longest_queue_s(link, 1) < bound_s(link)
+
+
+def test_a_peer_that_acknowledges_small_messages_late_is_no_slow_link() -> None:
+    link = SlowLink(mbit_per_s=1000, rtt_s=0.01)
+    typed = link.download()
+    (echo,) = link.quiet(typed)
+    link.run(1)
+    before = link.dialer.flight.limit_bytes
+    for _ in range(100):
+        link.dialer.send_data(echo, bytes(100))
+        link.run(0.1)
+    assert link.dialer.flight.limit_bytes >= before
+
+
+def test_nothing_is_limited_on_a_loopback() -> None:
+    link = SlowLink(mbit_per_s=8000, rtt_s=0.0001)
+    link.download()
+    link.run(0.2)
+    assert link.dialer.flight.limit_bytes == LEDGER_BYTES_MAX
+
+
+def test_a_new_transport_is_measured_anew() -> None:
+    link = SlowLink(mbit_per_s=10, rtt_s=0.02)
+    link.download()
+    link.run(1)
+    assert link.dialer.flight.rate
+    for connection in (link.dialer, link.listener):
+        assert connection.resumable
+        connection.detach(link.now)
+        connection.attach(connection.sent.acknowledged, connection.received.count, link.now)
+        assert not connection.flight.rate

@@ -1,0 +1,154 @@
+"""How much may be under way at once: the bandwidth-delay product, as measured by the peer's ACKs.
+
+TCP fills whatever buffer stands before a slow link, and a keystroke then waits behind it: seconds, where a
+home router holds a megabyte. No socket option helps, since the buffer is not in our kernel, and often not
+even on our TCP connection (an egress proxy ends it). So the bound is on what the *peer* has not acknowledged.
+The model is that of BBR (Cardwell et al., "BBR: Congestion-Based Congestion Control", ACM Queue 14(5), 2016),
+taken down to what a sender above TCP needs: it paces no packets, and loss is TCP's business.
+
+    delivery rate   of a round: what was acknowledged while its first message was under way, by the time that
+                    took. The greatest of the last busy rounds is what the link can do.
+    round trip      the least time from a message to its acknowledgement. A longer path shows as rounds that
+                    are all longer than a queue of ours could make them.
+    limit           rate x (round trip + QUEUE_S): what the link holds, and a queue that nobody feels, which
+                    keeps the link busy between two acknowledgements and lets a rate that grows show.
+
+A round in which we had nothing more to send says nothing of the link, unless it was faster than we knew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from tunnel.protocol.ledger import LEDGER_BYTES_MAX
+
+# The standing queue that is wanted. Below the 30 ms or so that are felt, above the peer's ACK_SOON_S.
+QUEUE_S = 0.015
+# A path that has become longer shows as rounds that take longer than our own queue and the peer's slowest
+# acknowledgement could make them.
+LONGER_BY_S = 0.100
+# A round that is late by so much is not waited for: the link has become slow.
+LATE_BY_S = 0.100
+# A queue so short may be none, so that the limit, and not the link, may be what holds us up.
+UNSEEN_S = QUEUE_S / 4
+ROUNDS = 6
+TIMES = 5
+GROWTH = 2
+
+# A first answer of 100 KiB in one round trip, and no more than 0.1 s of 10 Mbit/s before anything is known.
+FIRST_BYTES = 128 * 1024
+LEAST_BYTES = 32 * 1024
+# A message goes out as one, so its time on the link is what a keystroke waits for at least.
+MESSAGE_S = 0.010
+MESSAGE_FIRST_BYTES = 64 * 1024
+MESSAGE_LEAST_BYTES = 16 * 1024
+MESSAGE_MOST_BYTES = 256 * 1024
+# The clock's steps, and on a loopback all there is; without it a rate would be infinite.
+_TICK_S = 0.0001
+
+
+@attrs.define
+class Flight:
+    """What is known of one direction of a transport."""
+
+    most_bytes: int = LEDGER_BYTES_MAX
+    """The limit where the link sets none."""
+    limit_bytes: int = attrs.field(init=False, default=FIRST_BYTES)
+    """What may be unacknowledged when a flow that is not sparse sends."""
+    message_bytes: int = attrs.field(init=False, default=MESSAGE_FIRST_BYTES)
+    """What a message may hold, so that it is MESSAGE_S on the link."""
+    rate: float = attrs.field(init=False, default=0.0)
+    """Bytes a second; 0 while nothing is known."""
+    least_s: float | None = attrs.field(init=False, default=None)
+    """The round trip without a queue."""
+    _delivered: int = attrs.field(init=False, default=0)
+    _round: int = attrs.field(init=False, default=0)
+    """The number of frames whose acknowledgement ends the round; 0 while there is none."""
+    _round_at: float = attrs.field(init=False, default=0.0)
+    _round_from: int = attrs.field(init=False, default=0)
+    _round_full: bool = attrs.field(init=False, default=False)
+    _rates: deque[float] = attrs.field(init=False, factory=lambda: deque(maxlen=ROUNDS))
+    _tooks: deque[float] = attrs.field(init=False, factory=lambda: deque(maxlen=TIMES))
+    _growing: bool = attrs.field(init=False, default=True)
+    """No round has shown a queue yet."""
+
+    def __attrs_post_init__(self) -> None:
+        self.limit_bytes = min(FIRST_BYTES, self.most_bytes)
+
+    def anew(self) -> Flight:
+        """One for another transport, of which nothing is known."""
+        return type(self)(self.most_bytes)
+
+    @property
+    def in_round(self) -> bool:
+        return self._round > 0
+
+    def begin_round(self, number: int, now: float) -> None:
+        """A message left that ends with frame `number`, while no round was on."""
+        self._round, self._round_at, self._round_from, self._round_full = number, now, self._delivered, False
+
+    def full(self) -> None:
+        """More would have been sent, were it not for the limit."""
+        self._round_full = True
+
+    def acknowledged(self, number: int, size: int, now: float) -> None:
+        """The peer has `number` frames now, `size` bytes more than before."""
+        self._delivered += size
+        if not self._round:
+            return
+        took_s = max(now - self._round_at, _TICK_S)
+        rate = (self._delivered - self._round_from) / took_s
+        if number < self._round:
+            if self._round_full and self.least_s is not None and took_s > self.least_s + QUEUE_S + LATE_BY_S:
+                self._slow_down(rate)
+            return
+        self._round = 0
+        least_s = self._note_time(took_s)
+        queue_s = took_s - least_s
+        if self._round_full or (queue_s > QUEUE_S and self._delivered - self._round_from >= LEAST_BYTES):
+            if queue_s > QUEUE_S and rate < self.rate * 1.25:
+                self._growing = False
+            self._note_rate(rate)
+            self._allow((GROWTH if self._growing or queue_s < UNSEEN_S else 1) * self._wanted(least_s))
+        elif rate > self.rate:
+            # We had no more to send; so it says nothing of what the link can do, but that it can do this.
+            self._note_rate(rate)
+            self._allow(max(self.limit_bytes, self._wanted(least_s)))
+
+    def answered(self, took_s: float) -> None:
+        """A PING took so long."""
+        if self.least_s is None or took_s < self.least_s:
+            self.least_s = took_s
+
+    def _note_time(self, took_s: float) -> float:
+        tooks = self._tooks
+        tooks.append(took_s)
+        if self.least_s is None or took_s < self.least_s:
+            self.least_s = took_s
+        elif len(tooks) == TIMES and (least_s := min(tooks)) > self.least_s + LONGER_BY_S:
+            self.least_s = least_s
+        return self.least_s
+
+    def _note_rate(self, rate: float) -> None:
+        self._rates.append(rate)
+        self.rate = max(self._rates)
+
+    def _wanted(self, least_s: float) -> int:
+        return int(self.rate * (least_s + QUEUE_S))
+
+    def _allow(self, limit: int) -> None:
+        self.limit_bytes = max(LEAST_BYTES, min(limit, self.most_bytes))
+        message = min(int(self.rate * MESSAGE_S), self.limit_bytes // 4, MESSAGE_MOST_BYTES)
+        self.message_bytes = max(message, MESSAGE_LEAST_BYTES)
+
+    def _slow_down(self, rate: float) -> None:
+        """The round has not ended where it would have: what is known of the rate holds no more."""
+        if rate * GROWTH >= self.rate:
+            return
+        assert self.least_s is not None
+        self._rates.clear()
+        self._note_rate(rate)
+        self._growing = False
+        self._allow(self._wanted(self.least_s))
