@@ -200,7 +200,7 @@ class ClientConnection:
         assert self._switched, "upgraded() without a 101"
         return RawStream(self._stream, self._scanner.take_rest(), ended=self._eof)
 
-    async def abandon(self) -> None:
+    async def abandon(self, failure: Failure | None = None) -> None:
         """Cut the connection under whoever waits in the exchange; does nothing between exchanges."""
         if self._in_exchange:
             self._torn = True

@@ -158,8 +158,11 @@ class Outbound(Protocol):
         """Return the raw stream, after a 101 was received; bytes that came with it are its first."""
         ...
 
-    async def abandon(self) -> None:
-        """Give the exchange up, from any task: whoever waits in it gets OutboundBroken. Raises nothing."""
+    async def abandon(self, failure: Failure | None = None) -> None:
+        """Give the exchange up, from any task: whoever waits in it gets OutboundBroken. Raises nothing.
+
+        Without a `failure` the client is gone. It never waits for the other side, cut off or not.
+        """
         ...
 
     async def aclose(self) -> None:

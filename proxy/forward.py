@@ -53,6 +53,12 @@ class CloseReason(enum.Enum):
     CLIENT_GONE = "client gone"
     CLIENT_ERROR = "client error"
     UPSTREAM_FAILED = "upstream failed"
+    REVOKED = "revoked"
+    """What allowed it holds no more: the agent, its credential, the grant or the policy."""
+    DEADLINE = "deadline"
+    """It was as old, or as long silent, as it may be."""
+    KILLED = "killed"
+    """By an operator."""
 
 
 @attrs.define

@@ -102,9 +102,10 @@ class TunnelOutbound:
         """Return the raw stream after a 101."""
         return RawStream(self._stream)
 
-    async def abandon(self) -> None:
-        """RESET the stream at once, past what is still queued on it."""
-        self._stream.reset(StreamCode.CANCEL, reason="the client is gone")
+    async def abandon(self, failure: Failure | None = None) -> None:
+        """RESET the stream at once, past what is still queued on it. See Outbound."""
+        why = failure or _GONE
+        self._stream.reset(why.code, processed=why.processed, reason=why.reason)
 
     async def aclose(self) -> None:
         """Leave the stream: quietly when both directions have ended, else with a RESET. Never waits."""

@@ -12,7 +12,8 @@ class FramingFault(Exception):
 class RawStream:
     """A connection after a 101: the bytes that were read too far come first, then the stream's own.
 
-    It does not own the stream; whoever handed it out closes that.
+    It does not own the stream; whoever handed it out closes that, under those who wait here as well: then
+    each method raises trio.BrokenResourceError, as when the peer is lost.
     """
 
     def __init__(self, stream: trio.abc.Stream, first: bytes = b"", *, ended: bool = False) -> None:
@@ -34,15 +35,24 @@ class RawStream:
         if self._ended:
             await trio.lowlevel.checkpoint()
             return b""
-        data = await self._stream.receive_some()
+        try:
+            data = await self._stream.receive_some()
+        except trio.ClosedResourceError as exc:
+            raise trio.BrokenResourceError("the connection was cut from here") from exc
         self._ended = not data
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:
         """Send all of it; cancelled, an unknown part."""
-        await self._stream.send_all(data)
+        try:
+            await self._stream.send_all(data)
+        except trio.ClosedResourceError as exc:
+            raise trio.BrokenResourceError("the connection was cut from here") from exc
 
     async def send_eof(self) -> None:
         """End our direction, where `can_half_close`."""
         assert isinstance(self._stream, trio.abc.HalfCloseableStream), "asked of a stream without half-close"
-        await self._stream.send_eof()
+        try:
+            await self._stream.send_eof()
+        except trio.ClosedResourceError as exc:
+            raise trio.BrokenResourceError("the connection was cut from here") from exc

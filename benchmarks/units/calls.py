@@ -30,12 +30,13 @@ from proxy.head import RequestHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, bearer, decide
 from proxy.hub.callmetrics import CallMetrics
-from proxy.hub.calls import Calls, Way, _closing
+from proxy.hub.calls import Calls, _closing
 from proxy.hub.config import HubConfig
 from proxy.hub.contexts import TokenContexts
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, AgentState, Cluster, Mode, Snapshot
+from proxy.hub.live import Call, LiveCall
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GRANTED, Trail, impersonated
 from proxy.relay.verify import Verifier
@@ -93,6 +94,7 @@ class Case:
             clusters_by_name={cluster.name: cluster},
             api_keys_by_hash={},
             admin_tokens_by_hash={},
+            credentials={"sid-1": agent.id},
         )
         self.now = time.time()
         self.token = issue_access(
@@ -128,18 +130,23 @@ class Case:
     def closing_event(self) -> Event:
         """One more call's event, as `Calls` makes it."""
         turn = next(self._turn)
+        head, target = self.heads[turn], self.targets[turn]
+        info = parse(b"GET", target)
         opening = self.trail.call(
-            head=self.heads[turn],
-            target=self.targets[turn],
+            head=head,
+            target=target,
             client_ip="192.0.2.7",
             claims=self.claims,
             agent=self.agent,
             cluster=self.cluster,
-            info=parse(b"GET", self.targets[turn]),
+            info=info,
             decision=Decision("allow", GRANTED, GRANTED),
         )
-        way = Way(relay=self.relay, impersonated=impersonated(self.principal, "session-1"))
-        return _closing(opening, DONE, way, 1.25)
+        call = Call(head, target, info, self.claims, self.agent, self.cluster, "192.0.2.7")
+        live = LiveCall(call, opening, cast(ServerConnection, None))
+        live.relay = self.relay
+        live.impersonated = impersonated(self.principal, "session-1")
+        return _closing(live, DONE, 1.25)
 
 
 class TakesAll:

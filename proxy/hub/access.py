@@ -77,11 +77,17 @@ class Denied:
 def decide(snapshot: Snapshot, claims: AccessClaims, name: str) -> tuple[Agent, Cluster] | Denied:
     """Who acts on what, or why not. A cluster that is not granted and one that is not there look alike.
 
-    Raises TokenError when the agent behind a token that is still valid may not act any more.
+    Raises TokenError when a token that is still valid was made from a credential that is revoked.
     """
     agent = snapshot.agents_by_id.get(claims.principal.agent_id)
-    if agent is None or not agent.active or agent.principal is None:
-        raise TokenError("the agent is not active")
+    if agent is None:
+        raise TokenError("the token is of an agent that this hub does not know")
+    if not agent.active or agent.principal is None:
+        return Denied(
+            f"agent-{agent.state}", f"agent:{agent.name} is {agent.state}; ask the operator of this hub"
+        )
+    if snapshot.credentials.get(claims.sid) != agent.id:
+        raise TokenError("the credential that this token was made from is revoked")
     cluster = snapshot.clusters_by_name.get(name)
     if cluster is None or not snapshot.may_reach(agent, cluster):
         return Denied(

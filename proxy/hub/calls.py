@@ -16,10 +16,10 @@ import attrs
 import trio
 from msgspec.structs import replace
 
-from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, text, utc
-from audit.record import Relay as RecordedRelay
+from audit.record import Decision, Event, Kind, Phase, Response, text, utc
 from audit.recorder import Recorder
 from audit.store import AuditUnavailable
+from auth.principal import Principal
 from auth.requestinfo import BadTarget, RequestInfo, parse
 from auth.tokens import AccessClaims, TokenError
 from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
@@ -32,6 +32,7 @@ from proxy.hub.direct import DirectOutbound, DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Mode
 from proxy.hub.hints import ExplainedOutbound
+from proxy.hub.live import Call, Ending, LiveCall, LiveCalls
 from proxy.hub.registry import Registry
 from proxy.hub.trail import GRANT, GRANTED, GUARDRAILS, Trail, impersonated, recorded_relay
 from proxy.rewrite import (
@@ -64,34 +65,6 @@ class ClusterOffline(Exception):
 
 
 @attrs.define(eq=False)
-class Call:
-    """A call that is authenticated, understood and granted."""
-
-    head: RequestHead
-    target: bytes
-    """In the cluster: without the prefix."""
-    info: RequestInfo
-    claims: AccessClaims
-    agent: Agent
-    cluster: Cluster
-    client_ip: str
-
-
-@attrs.define(eq=False)
-class Way:
-    """What is known of a call under way, also when it is cancelled."""
-
-    tally: Tally = attrs.Factory(Tally)
-    relay: RecordedRelay | None = None
-    impersonated: Impersonated | None = None
-    """What the relay's token says."""
-    failure: Failure | None = None
-    """How the last attempt failed, known before the client has been told."""
-    guardrail: str = ""
-    """The rule of the cluster's owner by which the relay answered in the API server's stead."""
-
-
-@attrs.define(eq=False)
 class Calls:
     """Answers the requests for clusters."""
 
@@ -106,9 +79,32 @@ class Calls:
     """Told of each call's closing event, for the metrics."""
     streams: dict[str, int] = attrs.Factory(dict)
     """How many calls each agent has under way, by its id."""
+    live: LiveCalls = attrs.field(init=False)
+    """Whoever serves runs it beside, and has it `reconsider` when the directory has changed."""
 
     _idle: trio.Event | None = None
     """Only while somebody waits for it."""
+
+    @live.default
+    def _live_calls(self) -> LiveCalls:
+        return LiveCalls(self.judge)
+
+    def judge(self, live: LiveCall) -> Ending | None:
+        """Whether a call under way would be refused now, or would reach its cluster as somebody else."""
+        call = live.call
+        try:
+            decided = decide(self.directory.current, call.claims, call.cluster.name)
+        except TokenError as error:
+            return Ending(CloseReason.REVOKED, error.reason)
+        if isinstance(decided, Denied):
+            return Ending(CloseReason.REVOKED, decided.message)
+        agent, cluster = decided
+        if cluster.id != call.cluster.id:
+            return Ending(CloseReason.REVOKED, f'the cluster "{cluster.name}" of this call was removed')
+        lost = _lost_groups(call.agent.principal, agent.principal)
+        if lost:
+            return Ending(CloseReason.REVOKED, f"agent:{agent.name} is no longer in {', '.join(lost)}")
+        return None
 
     async def wait_idle(self) -> None:
         """Return once no call is under way."""
@@ -211,6 +207,16 @@ class Calls:
             decision=GRANT,
             phase=Phase.INTENT if durable else Phase.COMPLETE,
         )
+        live = LiveCall(call, opening, connection)
+        # Before the first wait: whatever changes from now on finds it.
+        self.live.enter(live)
+        try:
+            await self._recorded(connection, live, durable=durable)
+        finally:
+            self.live.leave(live)
+
+    async def _recorded(self, connection: ServerConnection, live: LiveCall, *, durable: bool) -> None:
+        opening = live.opening
         try:
             if durable:
                 await self.recorder.intent(opening)
@@ -226,55 +232,60 @@ class Calls:
             return
 
         started = time.monotonic()
-        way = Way()
         outcome: Outcome | None = None
         try:
-            outcome = await self._forward(connection, call, opening.eid, way)
+            outcome = await self._forward(connection, live)
         finally:
             if outcome is None:
                 stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
-                outcome = _failed(way.failure or stopped, CloseReason.CLIENT_GONE, way.tally)
-            closing = _closing(opening, outcome, way, (time.monotonic() - started) * 1000)
+                outcome = _failed(live.failure or stopped, CloseReason.CLIENT_GONE, live.tally)
+            closing = _closing(live, outcome, (time.monotonic() - started) * 1000)
             self.recorder.complete(closing)
             self.observe(closing)
 
-    async def _forward(self, connection: ServerConnection, call: Call, audit_id: str, way: Way) -> Outcome:
+    async def _forward(self, connection: ServerConnection, live: LiveCall) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
+        call, audit_id = live.call, live.opening.eid
         inner = hub_request_head(
             call.head, call.target, audit_id=audit_id, client_ip=call.client_ip, tail=is_tail(call.info)
         )
 
         def on_head(head: ResponseHead) -> ResponseHead:
-            way.guardrail = guardrail_of(head)
+            live.guardrail = guardrail_of(head)
             prefix = PREFIX + call.cluster.name.encode("ascii")
             return hub_response_head(head, prefix, call.target, call.head.header(b"host"))
 
         renew = False
         for _ in range(ATTEMPTS_MAX):
+            if live.ended is not None:
+                outcome = _failed(Failure(live.ended.code, Processed.NO, ""), CloseReason.REVOKED, live.tally)
+                break
             # Of a second attempt that is cancelled nothing is known, whatever became of the first.
-            way.failure = None
+            live.failure = None
             try:
                 if call.cluster.mode is Mode.TUNNEL:
-                    outbound: Outbound = self._open_stream(call, inner, way, renew=renew)
+                    outbound: Outbound = self._open_stream(live, inner, renew=renew)
                 else:
-                    outbound = await self._open_direct(call, inner, way, renew=renew)
+                    outbound = await self._open_direct(live, inner, renew=renew)
             except ClusterOffline as error:
-                way.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
+                live.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
                 head, body = status_response(503, "", str(error))
                 await connection.answer(head, body)
-                way.tally.status = head.status
-                return _failed(way.failure, CloseReason.UPSTREAM_FAILED, way.tally)
+                live.tally.status = head.status
+                return _failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             except OutboundBroken as error:
-                outcome = _failed(error.failure, CloseReason.UPSTREAM_FAILED, way.tally)
+                outcome = _failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             else:
+                live.outbound = outbound
                 try:
                     explained = ExplainedOutbound(outbound, call.cluster.name)
                     outcome = await forward(
-                        connection, explained, call.head, on_head=on_head, tally=way.tally
+                        connection, explained, call.head, on_head=on_head, tally=live.tally
                     )
                 finally:
+                    live.outbound = None
                     await outbound.aclose()
-            way.failure = outcome.failure
+            live.failure = outcome.failure
             if not _may_try_again(outcome):
                 break
             # A relay that takes no more would not take it under another token either.
@@ -282,7 +293,9 @@ class Calls:
         if outcome.failure is None or outcome.status or outcome.close_reason is CloseReason.CLIENT_GONE:
             return outcome
         # The answer has not begun, so the client can still be told what became of its request.
-        if outcome.close_reason is CloseReason.CLIENT_ERROR:
+        if live.ended is not None:
+            head, body = status_response(403, "", live.ended.reason)
+        elif outcome.close_reason is CloseReason.CLIENT_ERROR:
             head, body = status_response(400, "", outcome.failure.reason)
         elif outcome.failure.code is StreamCode.UNAUTHENTICATED:
             # The agent's own credential was in order: a 401 would send its user to log in again.
@@ -297,8 +310,9 @@ class Calls:
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
 
-    def _open_stream(self, call: Call, inner: RequestHead, way: Way, *, renew: bool) -> TunnelOutbound:
+    def _open_stream(self, live: LiveCall, inner: RequestHead, *, renew: bool) -> TunnelOutbound:
         """Open a stream to a relay of the cluster; raises ClusterOffline."""
+        call = live.call
         principal = call.agent.principal
         assert principal is not None
         relay = self.registry.session(call.cluster.id)
@@ -311,24 +325,29 @@ class Calls:
             stream = session.open_stream(inner.encode(), context=index, eof=eof)
         except (SessionClosed, Draining, TooManyStreams) as error:
             raise ClusterOffline(call.cluster, str(error)) from error
-        way.relay = recorded_relay(relay.instance, relay.version)
-        way.impersonated = impersonated(principal, session.session_id)
+        live.relay = recorded_relay(relay.instance, relay.version)
+        live.impersonated = impersonated(principal, session.session_id)
         return TunnelOutbound(stream, inner)
 
-    async def _open_direct(self, call: Call, inner: RequestHead, way: Way, *, renew: bool) -> DirectOutbound:
+    async def _open_direct(self, live: LiveCall, inner: RequestHead, *, renew: bool) -> DirectOutbound:
         """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
+        call = live.call
         principal = call.agent.principal
         assert principal is not None
         try:
-            outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
+            with live.interruptible():
+                outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
+                if live.ended is None:
+                    live.relay = recorded_relay("direct", "")
+                    live.impersonated = impersonated(principal, outbound.session)
+                    return outbound
+                await outbound.aclose()
         except OutboundBroken as error:
             if error.failure.code is StreamCode.DIAL_FAILED:
                 # Said by a relay, it is about the API server.
                 raise ClusterOffline(call.cluster, error.failure.reason) from error
             raise
-        way.relay = recorded_relay("direct", "")
-        way.impersonated = impersonated(principal, outbound.session)
-        return outbound
+        raise OutboundBroken(Failure(StreamCode.CANCEL, Processed.MAYBE, "ended while it was sent"))
 
     def _refused(self, event: Event, status: int) -> None:
         closing = event.completed(utc(time.time()), resp=Response(status, processed="no"))
@@ -388,9 +407,23 @@ def _refusal(
     return None
 
 
-def _closing(opening: Event, outcome: Outcome, way: Way, elapsed_ms: float) -> Event:
+def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:
+    """Which groups the API server was told of, that it would not be told of now."""
+    if before is now or before is None:
+        return []
+    kept = now.groups if now is not None else ()
+    return [group for group in before.groups if group not in kept]
+
+
+def _closing(live: LiveCall, outcome: Outcome, elapsed_ms: float) -> Event:
     """The call's closing event."""
+    opening, ended = live.opening, live.ended
     failure = outcome.failure
+    # What was whole before it could be ended is just complete.
+    if ended is not None and failure is not None:
+        failure = Failure(ended.code, failure.processed, ended.reason)
+        outcome = attrs.evolve(outcome, failure=failure, close_reason=ended.close_reason)
+        opening = replace(opening, kind=Kind.SESSION_KILLED)
     response = Response(
         outcome.status or 0,
         failure.reason if failure is not None else "",
@@ -398,8 +431,8 @@ def _closing(opening: Event, outcome: Outcome, way: Way, elapsed_ms: float) -> E
         round(elapsed_ms, 3),
         failure.processed.name.lower() if failure is not None else "yes",
     )
-    if way.guardrail:
-        opening = replace(opening, decision=Decision("deny", way.guardrail, GUARDRAILS))
+    if live.guardrail:
+        opening = replace(opening, decision=Decision("deny", live.guardrail, GUARDRAILS))
         response = replace(response, processed="no")
     stream = opening.stream
     if stream is not None:
@@ -415,6 +448,6 @@ def _closing(opening: Event, outcome: Outcome, way: Way, elapsed_ms: float) -> E
         utc(time.time()),
         resp=response,
         stream=stream,
-        relay=way.relay,
-        impersonated=way.impersonated,
+        relay=live.relay,
+        impersonated=live.impersonated,
     )

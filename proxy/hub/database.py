@@ -7,6 +7,7 @@ IMMEDIATE, so that what it checked still holds when it writes.
 from __future__ import annotations
 
 import os
+import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,17 @@ class Database:
     def close(self) -> None:
         """Close the database; the WAL is folded in."""
         self._engine.dispose()
+
+    def data_version(self) -> int:
+        """A number that is another one after each change by another process; raises StoreUnavailableError."""
+        try:
+            with self._engine.connect() as connection:
+                # Of the driver itself: a transaction would take the lock that writers wait for.
+                driver = connection.connection.driver_connection
+                assert driver is not None
+                return int(driver.execute("PRAGMA data_version").fetchone()[0])
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            raise StoreUnavailableError(f"the store failed: {error}") from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:

@@ -21,7 +21,7 @@ import trio
 from auth.principal import Principal
 from auth.tokens import issue_relay
 from proxy.connections import Connections
-from proxy.exchange import ByteStream, OutboundBroken
+from proxy.exchange import ByteStream, Failure, OutboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
@@ -264,7 +264,7 @@ class DirectOutbound:
         """See Outbound."""
         return self._connection.upgraded()
 
-    async def abandon(self) -> None:
+    async def abandon(self, failure: Failure | None = None) -> None:
         """See Outbound. The request is not sent again."""
         if not self._closed:
             await self._cut()

@@ -1,9 +1,9 @@
 """The hub's knowledge while it runs: one snapshot in memory, replaced after every change of the store.
 
-The way of a request reads `current` and never waits. Changes come from the admin API alone, one at a
+The way of a request reads `current` and never waits. Changes come from the admin API, one at a
 time, each on a thread, and return only when the new snapshot stands: an agent that was locked is refused
-from the moment that the operator's command returns. One hub process owns the database (datadir's lock),
-so nothing else can change it unseen.
+from the moment that the operator's command returns. What another process changes in the same database is
+seen within LOOK_EVERY_S. Whoever has to act on a change, beside reading `current` the next time, is told.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ T = TypeVar("T")
 # "Last used" is for an operator who looks for dead credentials; half a minute is exact enough for that,
 # and a write per call would be a disk flush per call.
 USE_WRITTEN_EVERY_S = 30.0
+# Half of the second within which another process's change must be seen; a look costs some 100 µs.
+LOOK_EVERY_S = 0.5
 # A disk that does not answer must not hold up the end of the hub.
 LAST_WRITE_S = 2.0
 
@@ -53,18 +55,35 @@ class Directory:
         _tell_faults(current, known=())
         self._limiter = trio.CapacityLimiter(1)
         self._stale = False
+        self._told = current
+        self._listeners: list[Callable[[], None]] = []
+        self._data_version = store.data_version()
         self._forget_use()
 
     async def read(self, query: Callable[[Store], T]) -> T:
         """Run a query that the snapshot does not answer; raises what it raises."""
         return await trio.to_thread.run_sync(query, self._store, limiter=self._limiter)
 
+    def on_change(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called after each replacement of the snapshot; it must neither wait nor raise."""
+        self._listeners.append(tell)
+
     async def change(self, mutation: Callable[[Store], T]) -> T:
         """Run a change and replace the snapshot; raises what the change raises.
 
         Cancelled while it waits for its turn, nothing has happened; once begun it runs to its end.
         """
-        return await trio.to_thread.run_sync(self._change, mutation, limiter=self._limiter)
+        try:
+            return await trio.to_thread.run_sync(self._change, mutation, limiter=self._limiter)
+        finally:
+            # Also after a change that failed: the snapshot is new all the same.
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._told is not self.current:
+            self._told = self.current
+            for tell in self._listeners:
+                tell()
 
     def _change(self, mutation: Callable[[Store], T]) -> T:
         # On the thread, so that no cancellation can come between the commit and the snapshot.
@@ -78,6 +97,22 @@ class Directory:
         before, self.current = self.current, self._store.snapshot()
         self._stale = False
         _tell_faults(self.current, known=before.faults)
+
+    async def run_look(self) -> NoReturn:
+        """See what another process changes; a store that fails is logged and tried again."""
+        while True:
+            await trio.sleep(LOOK_EVERY_S)
+            try:
+                await trio.to_thread.run_sync(self._look, limiter=self._limiter)
+            except StoreUnavailableError as error:
+                log.warning("cannot look for changes: %s", error)
+            self._tell()
+
+    def _look(self) -> None:
+        version = self._store.data_version()
+        if self._stale or version != self._data_version:
+            self._refresh()
+            self._data_version = version
 
     def note_agent_used(self, agent: Agent, key: ApiKey, now: float) -> None:
         """Remember that an agent showed a key; written down later."""

@@ -135,6 +135,9 @@ class Snapshot:
     api_keys_by_hash: Mapping[str, tuple[Agent, ApiKey]] = attrs.field(repr=False)
     """Keys that are not revoked, whatever the state of their agent."""
     admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
+    credentials: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """What tokens may be made from now: the id that they name as their `sid`, with the agent's id. Whatever
+    is not in here is revoked: its tokens are refused, and what runs under them is ended."""
     faults: tuple[str, ...] = ()
     """Rows that were left out because they must not be used, each with the reason."""
     _relay_keys: Mapping[str, tuple[str, PublicKey]] = attrs.field(init=False, repr=False)

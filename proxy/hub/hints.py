@@ -7,7 +7,7 @@ kubectl prints also where it drops the message.
 
 from __future__ import annotations
 
-from proxy.exchange import ByteStream, Outbound
+from proxy.exchange import ByteStream, Failure, Outbound
 from proxy.head import ResponseHead
 from proxy.status import warning
 
@@ -60,9 +60,9 @@ class ExplainedOutbound:
         """See Outbound."""
         return self._outbound.upgraded()
 
-    async def abandon(self) -> None:
+    async def abandon(self, failure: Failure | None = None) -> None:
         """See Outbound."""
-        await self._outbound.abandon()
+        await self._outbound.abandon(failure)
 
     async def aclose(self) -> None:
         """See Outbound."""

@@ -39,8 +39,11 @@ class LiveRelay:
     """Epoch seconds."""
     session: Session
     contexts: TokenContexts
+    kid: str = ""
+    """Of the relay key that it proved itself with."""
     end: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    """Cancelled to end the session from outside the task that owns it."""
+    """Cancelled by `end_with`."""
+    end_reason: str = ""
 
     def announce_keys(self) -> None:
         """Tell the relay of keys that the hub signs with since it was last told."""
@@ -51,6 +54,11 @@ class LiveRelay:
     def usable(self) -> bool:
         """Whether a new stream may be opened: neither closed nor draining."""
         return not (self.session.closed or self.session.draining)
+
+    def end_with(self, reason: str) -> None:
+        """End the session from outside the task that owns it; the first reason stands."""
+        self.end_reason = self.end_reason or reason
+        self.end.cancel()
 
 
 class Registry:

@@ -107,6 +107,15 @@ class RelayEndpoint:
         self._seen.use(claims, now)
         return claims, cluster
 
+    def end_revoked(self) -> None:
+        """End the sessions of clusters that were removed, and of relay keys that were replaced."""
+        snapshot = self.directory.current
+        for relay in self.registry.relays():
+            if relay.cluster_id not in snapshot.clusters_by_id:
+                relay.end_with("its cluster was removed")
+            elif snapshot.find_relay_key(relay.kid) is None:
+                relay.end_with("its key was replaced")
+
     async def serve(
         self,
         connection: ServerConnection,
@@ -173,6 +182,7 @@ class RelayEndpoint:
             time.time(),
             session,
             TokenContexts(session, mint, lambda: self.keys().succession),
+            claims.kid,
         )
         event = partial(
             self.trail.relay,
@@ -184,7 +194,9 @@ class RelayEndpoint:
         try:
             with self.registry.registered(relay) as superseded:
                 if superseded is not None:
-                    superseded.end.cancel()
+                    superseded.end_with("superseded by a newer connection of the same relay")
+                # What was taken back while it dialled was told to nobody.
+                self.end_revoked()
                 _log.info("relay %s of cluster %s is here, from %s", relay.instance, cluster.name, address)
                 self.recorder.complete(event(Kind.RELAY_CONNECTED))
                 relay.announce_keys()
@@ -196,7 +208,7 @@ class RelayEndpoint:
                     with relay.end:
                         reason = await session.wait_closed()
                     if relay.end.cancelled_caught:
-                        reason = "superseded by a newer connection of the same relay"
+                        reason = relay.end_reason
                 finally:
                     _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
                     self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))

@@ -90,6 +90,7 @@ async def run_hub(config: HubConfig) -> None:
             upkeep.start_soon(certificate.keep_current, tell_endpoint)
             upkeep.start_soon(directory.run_use_writer)
             upkeep.start_soon(close_after_the_dead, boots, boot, data.audit_file, masks, time.time)
+            upkeep.start_soon(directory.run_look)
             upkeep.start_soon(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S)
             direct = DirectRelays(
                 keys=lambda: ring.current, issuer=config.public_url, new_id=new_eid, nursery=upkeep
@@ -105,6 +106,8 @@ async def run_hub(config: HubConfig) -> None:
                 trail=trail,
                 observe=CallMetrics(metrics).observe,
             )
+            directory.on_change(calls.live.reconsider)
+            upkeep.start_soon(calls.live.run)
             relays = RelayEndpoint(
                 config=config,
                 directory=directory,
@@ -117,6 +120,7 @@ async def run_hub(config: HubConfig) -> None:
                 software=software,
                 new_id=new_eid,
             )
+            directory.on_change(relays.end_revoked)
             tokens = TokenEndpoint(
                 directory=directory,
                 keys=lambda: ring.current,

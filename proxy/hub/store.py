@@ -73,6 +73,11 @@ class Store(Credentials):
             by_cluster = {cluster.id: cluster for cluster in _clusters(connection, by_team, faults)}
             keys = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.revoked_at.is_(None)))
             tokens = connection.execute(sa.select(t.admin_tokens))
+            api_keys = {
+                row.hash: (by_agent[row.agent_id], api_key_of(row))
+                for row in keys
+                if row.agent_id in by_agent
+            }
             return Snapshot(
                 org=self._org,
                 teams_by_name={team.name: team for team in by_team.values()},
@@ -80,12 +85,9 @@ class Store(Credentials):
                 agents_by_name={agent.name: agent for agent in by_agent.values()},
                 clusters_by_id=by_cluster,
                 clusters_by_name={cluster.name: cluster for cluster in by_cluster.values()},
-                api_keys_by_hash={
-                    row.hash: (by_agent[row.agent_id], api_key_of(row))
-                    for row in keys
-                    if row.agent_id in by_agent
-                },
+                api_keys_by_hash=api_keys,
                 admin_tokens_by_hash={row.hash: _admin_token(row) for row in tokens},
+                credentials={key.id: agent.id for agent, key in api_keys.values()},
                 faults=tuple(faults),
             )
 

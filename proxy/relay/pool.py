@@ -140,7 +140,7 @@ class Exchange:
         """See Outbound."""
         return self._current().upgraded()
 
-    async def abandon(self) -> None:
+    async def abandon(self, failure: Failure | None = None) -> None:
         """See Outbound. The request is not sent again."""
         self._abandoned = True
         await self._cut()

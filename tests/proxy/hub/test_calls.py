@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from proxy.hub.trail import Trail
 from tests.proxy.hub.sessions import session_pair
 from tunnel import Processed, Session, StreamCode
 
+Change = Callable[[Store, str], object]
 ISSUER = "https://hub.example"
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n\r\n"
 
@@ -51,6 +52,12 @@ class Bench:
     audit_file: Path
     observed: list[Event]
 
+    @property
+    def credential(self) -> str:
+        """The id of ann's one API key."""
+        [key_id] = self.directory.current.credentials
+        return key_id
+
     def token(self, cluster: str = "prod") -> str:
         agent = self.directory.current.agents_by_name["ann"]
         assert agent.principal is not None
@@ -59,7 +66,7 @@ class Bench:
             issuer=ISSUER,
             principal=agent.principal,
             cluster=cluster,
-            sid="sid",
+            sid=self.credential,
             jti="jti",
             now=time.time(),
         )
@@ -125,8 +132,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             trail=Trail("acme"),
             observe=observed.append,
         )
+        directory.on_change(calls.live.reconsider)
+        nursery.start_soon(calls.live.run)
         yield Bench(calls, registry, directory, recorder, key, audit_file, observed)
-        nursery.cancel_scope.cancel()  # the upkeep of direct connections
+        nursery.cancel_scope.cancel()  # the upkeep of direct connections, and the look at live calls
     store.close()
 
 
@@ -303,13 +312,27 @@ async def test_a_cluster_that_is_not_granted_looks_like_one_that_is_not_there(be
     assert answers[0][0] == 403
 
 
-async def test_a_locked_agents_valid_token_is_worth_nothing(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    ("change", "status", "kind"),
+    [
+        (lambda store, _: store.lock_agent("ann"), 403, "call"),
+        (lambda store, _: store.retire_agent("ann"), 403, "call"),
+        (lambda store, _: store.revoke("prod", "sre"), 403, "call"),
+        (lambda store, _: store.remove_cluster("prod"), 403, "call"),
+        (lambda store, _: store.set_agent_teams("ann", ["web"]), 403, "call"),
+        (lambda store, key_id: store.revoke_api_key("ann", key_id), 401, "auth.failed"),
+    ],
+)
+async def test_a_valid_token_is_worth_nothing_once_what_it_stands_for_is_taken_back(
+    bench: Bench, change: Change, status: int, kind: str
+) -> None:
     data = bench.request("GET /clusters/prod/api HTTP/1.1")
-    await bench.directory.change(lambda store: store.lock_agent("ann"))
-    status, _, _ = await bench.ask(data)
-    assert status == 401
+    credential = bench.credential
+    await bench.directory.change(lambda store: change(store, credential))
+    answered, _, _ = await bench.ask(data)
+    assert answered == status
     [event] = await bench.trail()
-    assert event["kind"] == "auth.failed"
+    assert event["kind"] == kind
 
 
 async def test_the_agents_calls_are_bounded(bench: Bench) -> None:

@@ -8,7 +8,7 @@ import trio
 import trio.testing
 
 from auth.keys import SigningKey
-from proxy.hub.directory import open_directory
+from proxy.hub.directory import LOOK_EVERY_S, open_directory
 from proxy.hub.errors import NotFoundError
 from proxy.hub.store import RelayContact, Store
 
@@ -145,3 +145,43 @@ async def test_a_row_that_must_not_be_used_does_not_keep_a_lock_from_taking_effe
     # Told once, and not at every change.
     [told] = caplog.records
     assert "system:admin" in told.getMessage()
+
+
+async def test_whoever_must_act_on_a_change_is_told_after_it_stands(tmp_path: Path) -> None:
+    told: list[bool] = []
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        directory.on_change(lambda: told.append("sre-1" in directory.current.agents_by_name))
+        await directory.change(enrol)
+        assert told == [True]
+        with pytest.raises(NotFoundError):
+            await directory.change(lambda store: store.lock_agent("none"))
+        # Also then the snapshot is another one.
+        assert told == [True, True]
+        await directory.read(Store.relay_instances)
+        assert told == [True, True]
+
+
+async def test_what_another_process_changes_is_seen_and_told_of(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    told = trio.Event()
+    async with (
+        open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory,
+        open_directory(tmp_path / "hub.db", org="main", clock=clock) as other,
+        trio.open_nursery() as nursery,
+    ):
+        directory.on_change(told.set)
+        nursery.start_soon(directory.run_look)
+        await trio.sleep(3 * LOOK_EVERY_S)
+        before = directory.current
+        await other.change(lambda store: store.add_team("sre"))
+        # No bound on it here: time that stands still for the threads jumps while they work.
+        await told.wait()
+        assert "sre" in directory.current.teams_by_name
+        assert directory.current is not before
+        # A change of its own is no news, and nothing is read again for it.
+        await directory.change(lambda store: store.add_team("web"))
+        mine = directory.current
+        await trio.sleep(3 * LOOK_EVERY_S)
+        assert directory.current is mine
+        nursery.cancel_scope.cancel()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint, ReplayedHelloError, SeenHellos
+from proxy.hub.store import Store
 from proxy.hub.trail import Trail
 from tests.proxy.hub.sessions import session_pair
 from tunnel import Memory, Session
@@ -27,8 +28,8 @@ from tunnel import Memory, Session
 NOW = 1_800_000_000.0
 
 
-def claims(jti: str, *, cluster: str = "c1", expires_at: float = NOW + 60) -> HelloClaims:
-    return HelloClaims(cluster, "relay-1", "kid", jti, int(NOW), int(expires_at))
+def claims(jti: str, *, cluster: str = "c1", kid: str = "kid", expires_at: float = NOW + 60) -> HelloClaims:
+    return HelloClaims(cluster, "relay-1", kid, jti, int(NOW), int(expires_at))
 
 
 def test_a_hello_opens_one_tunnel() -> None:
@@ -68,7 +69,7 @@ class Bench:
     async def keep(self, session: Session, nursery: trio.Nursery) -> None:
         """Keep a session as that of a relay of the cluster `prod`; returns once it is in the registry."""
         cluster = self.directory.current.clusters_by_name["prod"]
-        hello = claims("a", cluster=cluster.id)
+        hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
         nursery.start_soon(self.endpoint._keep, session, hello, cluster, "192.0.2.9:1")
         with trio.fail_after(5):
             while True:
@@ -131,3 +132,39 @@ async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:
             ("relay.disconnected", "superseded by a newer connection of the same relay"),
         ]
         assert list(bench.endpoint.registry.relays()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda store: store.remove_cluster("prod"), "its cluster was removed"),
+        (
+            lambda store: store.replace_relay_key("prod", SigningKey.generate().public, keep_old=False),
+            "its key was replaced",
+        ),
+    ],
+)
+async def test_a_relay_whose_right_to_be_here_is_taken_back_is_sent_away(
+    tmp_path: Path, change: Callable[[Store], object], why: str
+) -> None:
+    async with open_bench(tmp_path) as bench, session_pair() as (session, _):
+        bench.directory.on_change(bench.endpoint.end_revoked)
+        async with trio.open_nursery() as nursery:
+            await bench.keep(session, nursery)
+            new_key = SigningKey.generate().public
+            await bench.directory.change(
+                lambda store: store.replace_relay_key("prod", new_key, keep_old=True)
+            )
+            assert len(list(bench.endpoint.registry.relays())) == 1
+            await bench.directory.change(change)
+        assert (await bench.trail())[-1] == ("relay.disconnected", why)
+
+
+async def test_a_relay_that_dialled_while_its_cluster_was_removed_does_not_stay(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, session_pair() as (session, _):
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
+        await bench.directory.change(lambda store: store.remove_cluster("prod"))
+        with trio.fail_after(2):
+            await bench.endpoint._keep(session, hello, cluster, "192.0.2.9:1")
+        assert (await bench.trail())[-1] == ("relay.disconnected", "its cluster was removed")

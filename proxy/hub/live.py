@@ -1,0 +1,200 @@
+"""The calls that are under way, and how the hub ends one that must not go on.
+
+Theory of operation. A call is entered here in the same step in which it was decided, before its first wait,
+and leaves when its closing event is made. So whatever changes afterwards finds it: the directory and the
+policies say that they changed (`reconsider`), and every call is judged again as a new one would be.
+
+To end a call is to give up the side that answers (a RESET with the reason in the tunnel, a cut connection in
+direct mode) and to cut the client if its answer was begun. Neither waits for the other end, and nothing is
+put into a stream: a chunked answer lacks its last chunk, a spliced stream just breaks. The task that carries
+the call finds its streams dead, tells a client whose answer was not begun, and records our reason instead of
+what it saw.
+
+What lives on needs no timer of its own: one task looks at all of them, when the first may be due.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import attrs
+import trio
+
+from audit.record import Event, Impersonated
+from audit.record import Relay as RecordedRelay
+from auth.requestinfo import RequestInfo
+from auth.tokens import AccessClaims
+from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
+from proxy.forward import CloseReason, Tally
+from proxy.head import RequestHead
+from proxy.hub.entities import Agent, Cluster
+
+# Between two looks at calls that may be due; what is due is late by no more.
+SWEEP_S = 0.25
+# Calls that are judged in one go, at some microseconds each; then the others may run.
+JUDGED_PER_PASS = 256
+
+
+@attrs.define(eq=False)
+class Call:
+    """A call that is authenticated, understood and granted."""
+
+    head: RequestHead
+    target: bytes
+    """In the cluster: without the prefix."""
+    info: RequestInfo
+    claims: AccessClaims
+    agent: Agent
+    cluster: Cluster
+    client_ip: str
+
+
+@attrs.frozen
+class Ending:
+    """Why the hub ends a call: for the relay, for the record, and for a client that had no answer yet."""
+
+    close_reason: CloseReason
+    reason: str
+
+    @property
+    def code(self) -> StreamCode:
+        return StreamCode.DEADLINE if self.close_reason is CloseReason.DEADLINE else StreamCode.REVOKED
+
+
+@attrs.define(eq=False)
+class LiveCall:
+    """A call under way, and what is known of it, also when it is cancelled."""
+
+    call: Call
+    opening: Event
+    inbound: Inbound
+    tally: Tally = attrs.Factory(Tally)
+    outbound: Outbound | None = None
+    """While there is one: where the call is now."""
+    ended: Ending | None = None
+    """By the hub, while it was under way."""
+    due_at: float = math.inf
+    """When it must end, on trio's clock; `why_due` then says why."""
+    why_due: str = ""
+    relay: RecordedRelay | None = None
+    impersonated: Impersonated | None = None
+    """What the relay's token says."""
+    failure: Failure | None = None
+    """How the last attempt failed, known before the client has been told."""
+    guardrail: str = ""
+    """The rule of the cluster's owner by which the relay answered in the API server's stead."""
+    _waiting: trio.CancelScope | None = None
+
+    @contextmanager
+    def interruptible(self) -> Iterator[trio.CancelScope]:
+        """Wait for something that is neither side of the exchange; cancelled when the call is ended."""
+        with trio.CancelScope() as self._waiting:
+            if self.ended is not None:
+                self._waiting.cancel()
+            try:
+                yield self._waiting
+            finally:
+                self._waiting = None
+
+    async def end(self, ending: Ending) -> None:
+        """End it, once; whoever carries it finds `ended` set. Waits for nobody at the other ends."""
+        if self.ended is not None:
+            return
+        self.ended = ending
+        begun = self.tally.status != 0
+        failure = Failure(ending.code, Processed.YES if begun else Processed.MAYBE, ending.reason)
+        if self._waiting is not None:
+            self._waiting.cancel()
+        if self.outbound is not None:
+            await self.outbound.abandon(failure)
+        if begun:
+            await self.inbound.cut(failure)
+
+
+Judge = Callable[[LiveCall], Ending | None]
+"""Whether a call that is under way must end now, as things stand. It must neither wait nor raise."""
+
+
+class LiveCalls:
+    """All calls under way; each holds a connection of its own, which bounds them."""
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        # By their audit id, the oldest first.
+        self._calls: dict[str, LiveCall] = {}
+        self._changed = False
+        self._nap = trio.CancelScope()
+        self._looks_at = math.inf
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __iter__(self) -> Iterator[LiveCall]:
+        return iter(list(self._calls.values()))
+
+    def enter(self, live: LiveCall) -> None:
+        """A call begins; its `due_at` is set before, or by `limit`."""
+        self._calls[live.opening.eid] = live
+        if live.due_at < self._looks_at:
+            self._look_by(live.due_at)
+
+    def leave(self, live: LiveCall) -> None:
+        """It is over, whatever became of it."""
+        del self._calls[live.opening.eid]
+
+    def limit(self, live: LiveCall, seconds: float, why: str) -> None:
+        """End a call this long from now, with this reason, unless something else ends it sooner."""
+        due_at = trio.current_time() + seconds
+        if due_at < live.due_at:
+            live.due_at, live.why_due = due_at, why
+            if due_at < self._looks_at:
+                self._look_by(due_at)
+
+    def reconsider(self) -> None:
+        """Have every call judged again, in the task of `run`; for whoever changed what is judged by."""
+        self._changed = True
+        self._look_by(trio.current_time())
+
+    async def end(self, live: LiveCall, ending: Ending) -> bool:
+        """End one call; whether it was still under way. See LiveCall."""
+        if self._calls.get(live.opening.eid) is not live or live.ended is not None:
+            return False
+        await live.end(ending)
+        return True
+
+    async def run(self) -> None:
+        """End what is due, and after a change what may not go on; never returns."""
+        while True:
+            with trio.CancelScope(deadline=self._looks_at) as self._nap:
+                await trio.sleep_forever()
+            now = trio.current_time()
+            self._looks_at = math.inf
+            if self._changed:
+                self._changed = False
+                await self._judge_all()
+            await self._end_due(now)
+
+    async def _judge_all(self) -> None:
+        for number, live in enumerate(self, 1):
+            ending = self._judge(live) if live.ended is None else None
+            if ending is not None:
+                await self.end(live, ending)
+            if not number % JUDGED_PER_PASS:
+                await trio.lowlevel.checkpoint()
+
+    async def _end_due(self, now: float) -> None:
+        first_due = math.inf
+        for live in self:
+            if live.ended is not None:
+                continue
+            if live.due_at <= now:
+                await self.end(live, Ending(CloseReason.DEADLINE, live.why_due))
+            elif live.due_at < first_due:
+                first_due = live.due_at
+        if first_due < self._looks_at:
+            self._look_by(max(first_due, now + SWEEP_S))
+
+    def _look_by(self, time: float) -> None:
+        self._looks_at = self._nap.deadline = time

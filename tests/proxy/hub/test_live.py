@@ -1,0 +1,377 @@
+"""Ending calls that are under way: the table of them on virtual time, and whole calls over a real tunnel."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import cast
+
+import attrs
+import pytest
+import trio
+import trio.testing
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from audit.record import Actor, ActorType, Event, Kind, Phase, utc
+from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
+from proxy.forward import CloseReason
+from proxy.http import ServerConnection
+from proxy.hub.entities import Mode
+from proxy.hub.live import SWEEP_S, Call, Ending, LiveCall, LiveCalls
+from proxy.hub.store import Store
+from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
+from tunnel import Processed as StreamProcessed
+from tunnel import Stream
+from tunnel.stream import StreamReset
+
+__all__ = ["bench"]
+
+REVOKED = Ending(CloseReason.REVOKED, "agent:ann is locked")
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n"
+SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"
+    b"sec-websocket-accept: x\r\n\r\n"
+)
+
+
+def exec_request(bench: Bench) -> bytes:
+    line = "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=sh HTTP/1.1"
+    plain = bench.request(line, "Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13")
+    return plain.replace(b"Connection: close", b"Connection: Upgrade")
+
+
+@attrs.define(eq=False)
+class Side:
+    """Both sides of an exchange, as far as ending it goes."""
+
+    abandoned: list[Failure | None] = attrs.Factory(list)
+    cuts: list[Failure] = attrs.Factory(list)
+
+    async def abandon(self, failure: Failure | None = None) -> None:
+        self.abandoned.append(failure)
+        await trio.lowlevel.checkpoint()
+
+    async def cut(self, failure: Failure) -> None:
+        self.cuts.append(failure)
+        await trio.lowlevel.checkpoint()
+
+
+def make(number: int = 1) -> tuple[LiveCall, Side]:
+    event = Event(
+        eid=f"eid-{number}", kind=Kind.CALL, phase=Phase.COMPLETE, ts=utc(0.0), actor=Actor(ActorType.AGENT)
+    )
+    side = Side()
+    live = LiveCall(cast(Call, None), event, cast(Inbound, side))
+    live.outbound = cast(Outbound, side)
+    return live, side
+
+
+async def test_an_answer_that_was_begun_is_cut_and_one_that_was_not_is_left_to_its_task() -> None:
+    begun, begun_side = make()
+    begun.tally.status = 200
+    waiting, waiting_side = make()
+    for live in (begun, waiting):
+        await live.end(REVOKED)
+        await live.end(Ending(CloseReason.KILLED, "too late"))
+        assert live.ended is REVOKED
+    yes = Failure(StreamCode.REVOKED, Processed.YES, REVOKED.reason)
+    assert (begun_side.abandoned, begun_side.cuts) == ([yes], [yes])
+    assert waiting_side.abandoned == [attrs.evolve(yes, processed=Processed.MAYBE)]
+    assert waiting_side.cuts == []
+
+
+async def test_a_wait_for_something_else_is_over_when_the_call_is_ended(autojump_clock: MockClock) -> None:
+    live, _ = make()
+    live.outbound = None
+    async with trio.open_nursery() as nursery:
+        with live.interruptible() as scope:
+            nursery.start_soon(live.end, REVOKED)
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+    # What was ended before does not begin to wait.
+    with live.interruptible() as scope:
+        await trio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+async def test_calls_end_when_they_are_due_and_not_before(autojump_clock: MockClock) -> None:
+    calls = LiveCalls(lambda live: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(calls.run)
+        lives = [make(number)[0] for number in range(4)]
+        lives[0].due_at, lives[0].why_due = trio.current_time() + 100.0, "too old"
+        for live in lives:
+            calls.enter(live)
+        calls.limit(lives[1], 10.0, "maxDuration of rule exec")
+        calls.limit(lives[1], 50.0, "not so soon")
+        calls.limit(lives[2], 10.0 + SWEEP_S / 2, "close behind")
+        await trio.sleep(9.9)
+        assert [live.ended for live in lives] == [None] * 4
+        await trio.sleep(0.1 + 2 * SWEEP_S)
+        assert lives[1].ended == Ending(CloseReason.DEADLINE, "maxDuration of rule exec")
+        assert lives[2].ended == Ending(CloseReason.DEADLINE, "close behind")
+        assert lives[1].ended.code is StreamCode.DEADLINE
+        calls.leave(lives[1])
+        await trio.sleep(100)
+        assert lives[0].ended == Ending(CloseReason.DEADLINE, "too old")
+        assert lives[3].ended is None
+        assert lives[3].due_at == math.inf
+        nursery.cancel_scope.cancel()
+
+
+async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_too(
+    autojump_clock: MockClock,
+) -> None:
+    doomed: set[str] = set()
+    judged: list[str] = []
+
+    def judge(live: LiveCall) -> Ending | None:
+        judged.append(live.opening.eid)
+        return REVOKED if live.opening.eid in doomed else None
+
+    calls = LiveCalls(judge)
+    lives = [make(number)[0] for number in range(600)]
+    for live in lives:
+        calls.enter(live)
+    doomed.update({"eid-0", "eid-300", "eid-599"})
+    async with trio.open_nursery() as nursery:
+        calls.reconsider()  # also before anybody looks
+        nursery.start_soon(calls.run)
+        await wait_all_tasks_blocked()
+        assert len(judged) == 600
+        assert {live.opening.eid for live in calls if live.ended is not None} == doomed
+        judged.clear()
+        calls.reconsider()
+        calls.reconsider()
+        await wait_all_tasks_blocked()
+        assert len(judged) == 597
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_call_that_is_over_is_not_ended() -> None:
+    calls = LiveCalls(lambda live: None)
+    live, side = make()
+    calls.enter(live)
+    assert len(calls) == 1
+    calls.leave(live)
+    assert not await calls.end(live, REVOKED)
+    assert live.ended is None
+    assert side.abandoned == []
+
+
+# --- whole calls ---
+
+
+@attrs.define(eq=False)
+class Talk:
+    """A client whose connection is served to its end, whatever that is."""
+
+    client: trio.StapledStream
+    received: bytearray = attrs.Factory(bytearray)
+    ended: trio.Event = attrs.Factory(trio.Event)
+
+    async def serve(self, bench: Bench, server: trio.abc.Stream) -> None:
+        connection = ServerConnection(server)
+        head = await connection.next_request()
+        assert head is not None
+        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
+        await connection.aclose()
+
+    async def read(self) -> None:
+        while data := await self.client.receive_some():
+            self.received += data
+        self.ended.set()
+
+    @property
+    def status(self) -> int:
+        return int(self.received.split(b" ", 2)[1])
+
+
+def talk(bench: Bench, nursery: trio.Nursery, data: bytes) -> Talk:
+    client, server = trio.testing.memory_stream_pair()
+    made = Talk(client)
+    nursery.start_soon(made.serve, bench, server)
+    nursery.start_soon(client.send_all, data)
+    nursery.start_soon(made.read)
+    return made
+
+
+async def expect_reset(stream: Stream) -> StreamReset:
+    try:
+        while True:
+            await stream.receive_some()
+    except StreamReset as reset:
+        return reset
+
+
+CHANGES: list[tuple[Change, str]] = [
+    (lambda store, _: store.lock_agent("ann"), "agent:ann is locked"),
+    (lambda store, _: store.retire_agent("ann"), "agent:ann is retired"),
+    (lambda store, key_id: store.revoke_api_key("ann", key_id), "is revoked"),
+    (lambda store, _: store.revoke("prod", "sre"), 'cluster "prod" is not granted'),
+    (lambda store, _: store.remove_cluster("prod"), 'cluster "prod" is not granted'),
+    (lambda store, _: made_again(store), 'the cluster "prod" of this call was removed'),
+    (lambda store, _: other_team(store), "agent:ann is no longer in acme/sre"),
+]
+
+
+def made_again(store: Store) -> None:
+    keys = store.snapshot().clusters_by_name["prod"].relay_keys
+    store.remove_cluster("prod")
+    store.add_cluster("prod", teams=["sre"], relay_key=keys[0])
+
+
+def other_team(store: Store) -> None:
+    store.grant("prod", "web")
+    store.set_agent_teams("ann", ["web"])
+
+
+@pytest.mark.parametrize(("change", "why"), CHANGES)
+@pytest.mark.parametrize("kind", ["watch", "exec"])
+async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
+    bench: Bench, change: Change, why: str, kind: str
+) -> None:
+    watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
+    data = watch if kind == "watch" else exec_request(bench)
+    credential = bench.credential
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, data)
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED if kind == "watch" else SWITCHING)
+        await stream.send_all(b"first")
+        await wait_all_tasks_blocked(0.01)
+        await bench.directory.change(lambda store: change(store, credential))
+        reset = await expect_reset(stream)
+        with trio.fail_after(2):
+            await client.ended.wait()
+        await stream.aclose()
+    assert (reset.code, reset.processed) == (StreamCode.REVOKED, StreamProcessed.YES)
+    assert why in reset.reason
+    # Nothing was put into the stream: no last chunk, no frame.
+    assert client.received.endswith(b"5\r\nfirst\r\n" if kind == "watch" else b"first")
+    *intents, closing = await bench.trail()
+    assert [event["phase"] for event in intents] == (["intent"] if kind == "exec" else [])
+    assert closing["kind"] == "session.killed"
+    assert closing["phase"] == "complete"
+    assert why in closing["resp"]["reason"]  # type: ignore[index]
+    assert closing["stream"]["close_reason"] == "revoked"  # type: ignore[index]
+    assert closing["stream"]["bytes_out"] == 5  # type: ignore[index]
+    assert len(bench.observed) == 1
+    assert len(bench.calls.live) == 0
+
+
+async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED)
+        await wait_all_tasks_blocked(0.01)
+        await bench.directory.change(lambda store: store.set_agent_teams("ann", ["web", "sre"]))
+        await bench.directory.change(lambda store: store.add_api_key("ann", key_hash="h2", key_hint="hws_2"))
+        await wait_all_tasks_blocked(0.01)
+        await stream.send_all(b"more")
+        await stream.send_eof()
+        await client.ended.wait()
+        await stream.aclose()
+    assert client.received.endswith(b"4\r\nmore\r\n0\r\n\r\n")
+    [closing] = await bench.trail()
+    assert closing["kind"] == "call"
+
+
+async def test_a_client_whose_answer_was_not_begun_is_told(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
+        stream = await relay.accept()
+        await wait_all_tasks_blocked(0.01)
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        reset = await expect_reset(stream)
+        await client.ended.wait()
+        await stream.aclose()
+    assert reset.processed is StreamProcessed.MAYBE
+    assert client.status == 403
+    assert json.loads(client.received.partition(b"\r\n\r\n")[2])["message"].startswith("agent:ann is locked")
+    [closing] = await bench.trail()
+    assert (closing["kind"], closing["resp"]["status"]) == ("session.killed", 403)  # type: ignore[index]
+    assert closing["resp"]["processed"] == "maybe"  # type: ignore[index]
+
+
+async def test_a_client_that_does_not_read_is_cut_all_the_same(bench: Bench) -> None:
+    data = exec_request(bench)
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client, server = trio.testing.lockstep_stream_pair()
+        made = Talk(client)
+        nursery.start_soon(made.serve, bench, server)
+        nursery.start_soon(client.send_all, data)
+        stream = await relay.accept()
+        await stream.send_head(SWITCHING)
+        await stream.send_all(bytes(1000))
+        await client.receive_some(10)
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        with trio.fail_after(2):
+            reset = await expect_reset(stream)
+        await stream.aclose()
+    assert reset.code is StreamCode.REVOKED
+    assert (await bench.trail())[-1]["kind"] == "session.killed"
+
+
+async def test_a_write_that_waits_for_its_intent_is_not_sent_once_it_is_ended(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        data = bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1")
+        client = talk(bench, nursery, data)
+        with trio.fail_after(2):
+            while True:
+                if len(bench.calls.live):
+                    break
+                await trio.lowlevel.checkpoint()
+        [live] = bench.calls.live
+        await bench.calls.live.end(live, REVOKED)
+        await client.ended.wait()
+        with trio.move_on_after(0.05) as patience:
+            await relay.accept()
+        assert patience.cancelled_caught
+    assert client.status == 403
+    _, closing = await bench.trail()
+    assert (closing["kind"], closing["resp"]["processed"]) == ("session.killed", "no")  # type: ignore[index]
+
+
+async def test_an_ended_upload_is_not_read_on(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        data = bench.request(
+            "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 9", body=b"half"
+        )
+        client = talk(bench, nursery, data)
+        stream = await relay.accept()
+        assert await stream.receive_some() == b"half"
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        reset = await expect_reset(stream)
+        await client.ended.wait()
+        await stream.aclose()
+    assert reset.code is StreamCode.REVOKED
+    assert client.status == 403
+
+
+async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) -> None:
+    # It accepts, and never says anything.
+    [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listener.socket.getsockname()[1]
+    await bench.directory.change(
+        lambda store: store.add_cluster(
+            "far",
+            teams=["sre"],
+            mode=Mode.DIRECT,
+            relay_url=f"https://127.0.0.1:{port}",
+            relay_address_private=True,
+        )
+    )
+    async with trio.open_nursery() as nursery:
+        data = bench.request("GET /clusters/far/api HTTP/1.1", token=bench.token("far"))
+        client = talk(bench, nursery, data)
+        dialled = await listener.accept()
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        with trio.fail_after(2):
+            await client.ended.wait()
+        await dialled.aclose()
+    await listener.aclose()
+    assert client.status == 403
+    [closing] = await bench.trail()
+    assert closing["kind"] == "session.killed"
