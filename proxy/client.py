@@ -17,6 +17,8 @@ from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead, connection_tokens
 from proxy.strict import BadRequest, BadResponse, HeadScanner, read_response_head
 from proxy.wire import FramingFault, RawStream
+from tunnel.net import TLSStream
+from tunnel.readiness import Watch
 
 # 100s and 103s before the answer; a server that sends more plays for time.
 INTERIM_MAX = 32
@@ -27,11 +29,19 @@ class ClientConnection:
 
     With `release` a connection that may be used again is handed to it by `aclose` instead of being closed.
     It owns the stream.
+
+    Where the stream is TLS over a socket of ours, an exchange can begin without a wait, and its answer be
+    taken in when a `watch` says that there is something: the methods that end in `_nowait`. What they leave
+    undone, and what they found broken, is for their twins.
     """
 
     def __init__(
         self, stream: trio.abc.Stream, *, release: Callable[[ClientConnection], None] | None = None
     ) -> None:
+        self.watch: Watch | None = None
+        """Whose it is to watch the connection; it is ended before the connection is."""
+        self.idle_since = 0.0
+        """Whoever keeps it between exchanges says since when."""
         self._stream = stream
         self._release = release
         self._scanner = HeadScanner()
@@ -49,6 +59,12 @@ class ClientConnection:
         self._switched = False
         self._eof = False
         self._torn = False
+        # Of the head that was sent without a wait: the kernel did not take all.
+        self._unsent = False
+        # 100s and 103s of this exchange.
+        self._interim = 0
+        # What made the answer one that cannot be trusted: nothing behind it can be.
+        self._malformed_by: Failure | None = None
 
     @property
     def reusable(self) -> bool:
@@ -57,7 +73,7 @@ class ClientConnection:
             self._persistent
             and self._body_read
             and self._left == 0
-            and not (self._torn or self._eof or self._upgrade)
+            and not (self._torn or self._eof or self._upgrade or self._unsent)
             and not len(self._scanner)
         )
 
@@ -66,22 +82,46 @@ class ClientConnection:
         """Whether the head of this exchange's answer has come."""
         return self._answered
 
+    @property
+    def body_read(self) -> bool:
+        """Whether the answer's body was received to its end."""
+        return self._body_read
+
     async def send_request(self, head: RequestHead) -> None:
         """Begin an exchange: send the head, and the end of the request when it has no body.
 
         Raises OutboundBroken. The API server may have seen the request as soon as this was called.
         """
+        self._begin(head)
+        await self._write(head.encode())
+
+    def send_request_nowait(self, head: RequestHead) -> bool:
+        """Begin an exchange of a request without a body; whether its head is on its way.
+
+        When not, receive_head sends the rest of it, or raises what went wrong.
+        """
+        self._begin(head)
+        stream = self._stream
+        assert isinstance(stream, TLSStream), "only TLS can be sent to without a wait"
+        try:
+            self._unsent = not stream.send_nowait(head.encode())
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._lost(f"the connection broke: {exc}")
+            return False
+        return not self._unsent
+
+    def _begin(self, head: RequestHead) -> None:
         assert not self._in_exchange, "an exchange is still in progress on this connection"
         assert self.reusable, "this connection cannot be used again"
         self._in_exchange = True
         self._answered = False
+        self._interim = 0
         self._method = head.method
         self._upgrade = head.upgrade is not None
         self._left = head.body_length
         self._body = None
         self._body_read = False
         self._persistent = b"close" not in head.fields.connection
-        await self._write(head.encode())
 
     async def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body."""
@@ -111,13 +151,27 @@ class ClientConnection:
         Raises OutboundBroken: UPSTREAM_RESET when the connection ends first, PROTOCOL for an answer that
         cannot be trusted.
         """
-        scanner = self._scanner
-        for _ in range(INTERIM_MAX):
+        if self._unsent:
+            self._unsent = False
+            await self._write(b"")
+        while (head := self.receive_head_nowait()) is None:
+            self._scanner.feed(await self._receive())
+        return head
+
+    def receive_head_nowait(self) -> ResponseHead | None:
+        """Return the final head if what was taken in holds it, None where receive_head would wait.
+
+        Raises what receive_head raises, and it again.
+        """
+        if self._malformed_by is not None:
+            raise OutboundBroken(self._malformed_by)
+        while self._interim < INTERIM_MAX:
             try:
-                while (raw := scanner.take_head()) is None:
-                    scanner.feed(await self._receive())
+                raw = self._scanner.take_head()
+                if raw is None:
                     if self._eof:
                         raise self._lost("the server closed the connection before its answer")
+                    return None
                 head, is_1_1 = read_response_head(raw)
             except BadRequest as exc:
                 raise self._malformed(exc.message) from exc
@@ -134,7 +188,25 @@ class ClientConnection:
                     raise self._malformed("a 101 that nobody asked for")
                 self._answered = self._switched = True
                 return head
+            self._interim += 1
         raise self._malformed(f"more than {INTERIM_MAX} interim answers")
+
+    def take_in_nowait(self) -> bool:
+        """Take in what has come on the connection; whether anything has. Raises OutboundBroken.
+
+        The connection's end counts, and shows when the next thing is asked for.
+        """
+        stream = self._stream
+        assert isinstance(stream, TLSStream), "only TLS can be received from without a wait"
+        try:
+            data = stream.receive_nowait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise self._lost(f"the connection broke: {exc}") from exc
+        if data is None:
+            return False
+        self._eof = not data
+        self._scanner.feed(data)
+        return True
 
     def _begin_body(self, head: ResponseHead) -> None:
         """Find out how the answer's body ends, by RFC 9112 section 6.3."""
@@ -175,6 +247,8 @@ class ClientConnection:
         """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
         while not self._body_read:
             if not len(self._scanner):
+                if self._malformed_by is not None:
+                    raise OutboundBroken(self._malformed_by)
                 return None
             if data := self._read(self._scanner.take_rest(BODY_BYTES_MAX)):
                 return data
@@ -206,6 +280,24 @@ class ClientConnection:
             self._torn = True
             await trio.aclose_forcefully(self._stream)
 
+    def end_exchange(self) -> None:
+        """End an exchange that left the connection `reusable`: it is its owner's again."""
+        self._in_exchange = False
+
+    def end_watch(self) -> None:
+        """Watch the connection no more, if it is watched."""
+        if self.watch is not None:
+            self.watch.end()
+            self.watch = None
+
+    def cut_nowait(self) -> None:
+        """Cut the connection, whatever it is in."""
+        self._torn = True
+        self.end_watch()
+        stream = self._stream
+        assert isinstance(stream, TLSStream), "only TLS can be cut without a wait"
+        stream.close_nowait()
+
     async def aclose(self) -> None:
         """End the exchange: release the connection if it can be used again, else cut it.
 
@@ -220,6 +312,8 @@ class ClientConnection:
         await trio.aclose_forcefully(self._stream)
 
     async def _receive(self) -> bytes:
+        if self._malformed_by is not None:
+            raise OutboundBroken(self._malformed_by)
         if self._eof:
             return b""
         try:
@@ -243,7 +337,9 @@ class ClientConnection:
         return self._broken(StreamCode.UPSTREAM_RESET, reason)
 
     def _malformed(self, reason: str) -> OutboundBroken:
-        return self._broken(StreamCode.PROTOCOL, reason)
+        broken = self._broken(StreamCode.PROTOCOL, reason)
+        self._malformed_by = broken.failure
+        return broken
 
     def _broken(self, code: StreamCode, reason: str) -> OutboundBroken:
         self._torn = True

@@ -9,13 +9,15 @@ asked, because a credential goes where this connects.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import attrs
 import trio
 
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.http import ClientConnection
-from tunnel.net import HandshakeFailed, has_input
+from tunnel.net import HandshakeFailed, has_input, tls_socket
+from tunnel.readiness import Readiness
 
 # kube-apiserver closes a connection that was idle for 90 s; below that with room for a slow network.
 IDLE_S = 60.0
@@ -31,15 +33,24 @@ DIAL_DEADLINE_S = 10.0
 class _Idle:
     stream: trio.abc.Stream
     connection: ClientConnection
-    since: float
 
 
 class Connections:
-    """The kept connections to one server. `dial` connects; `server` is what an error calls it."""
+    """The kept connections to one server. `dial` connects; `server` is what an error calls it.
 
-    def __init__(self, dial: Callable[[], Awaitable[trio.abc.Stream]], server: str) -> None:
+    With `readiness` those of TLS are watched while they are kept, and closed as soon as something comes; and
+    they can be had without a wait.
+    """
+
+    def __init__(
+        self,
+        dial: Callable[[], Awaitable[trio.abc.Stream]],
+        server: str,
+        readiness: Readiness | None = None,
+    ) -> None:
         self._dial = dial
         self._server = server
+        self._readiness = readiness
         self._idle: list[_Idle] = []
         self._closed = False
 
@@ -67,29 +78,73 @@ class Connections:
 
     async def release(self, stream: trio.abc.Stream, connection: ClientConnection, *, keep: bool) -> None:
         """Take a connection back: kept when it is clean, `keep` allows it and there is room; else cut."""
-        if keep and connection.reusable and not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX:
-            self._idle.append(_Idle(stream, connection, trio.current_time()))
+        if keep and self._has_room_for(connection):
             # Ends the exchange and nothing else.
             await connection.aclose()
+            self._watch(stream, connection)
+            self._keep(stream, connection)
         else:
             await trio.aclose_forcefully(stream)
+
+    def acquire_watched(
+        self, on_input: Callable[[], None]
+    ) -> tuple[trio.abc.Stream, ClientConnection] | None:
+        """A kept connection whose watch calls `on_input` from now on; None when there is none.
+
+        It goes back by `release_watched`; with its watch ended it is as one of `acquire`.
+        """
+        if not self._idle:
+            return None
+        idle = self._idle[-1]
+        connection = idle.connection
+        if connection.watch is None or trio.current_time() - connection.idle_since >= IDLE_S:
+            return None
+        self._idle.pop()
+        connection.watch.call = on_input
+        return idle.stream, connection
+
+    def release_watched(self, stream: trio.abc.Stream, connection: ClientConnection) -> None:
+        """Take back what `acquire_watched` gave: kept when it is clean and there is room, else cut."""
+        if self._has_room_for(connection):
+            connection.end_exchange()
+            self._keep(stream, connection)
+        else:
+            connection.cut_nowait()
 
     async def sweep(self) -> None:
         """Close what has been idle for too long, until all is closed."""
         while not self._closed:
             await trio.sleep(SWEEP_S)
             oldest = trio.current_time() - IDLE_S
-            doomed = [idle for idle in self._idle if idle.since <= oldest]
-            self._idle = [idle for idle in self._idle if idle.since > oldest]
-            for idle in doomed:
-                await trio.aclose_forcefully(idle.stream)
+            doomed = [idle for idle in self._idle if idle.connection.idle_since <= oldest]
+            self._idle = [idle for idle in self._idle if idle.connection.idle_since > oldest]
+            await self._close(doomed)
 
     async def aclose(self) -> None:
         """Close every kept connection, and keep none from here on."""
         self._closed = True
         doomed, self._idle = self._idle, []
-        for idle in doomed:
-            await trio.aclose_forcefully(idle.stream)
+        await self._close(doomed)
+
+    def _has_room_for(self, connection: ClientConnection) -> bool:
+        return connection.reusable and not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX
+
+    def _keep(self, stream: trio.abc.Stream, connection: ClientConnection) -> None:
+        idle = _Idle(stream, connection)
+        connection.idle_since = trio.current_time()
+        if connection.watch is not None:
+            connection.watch.call = partial(self._drop, idle)
+        self._idle.append(idle)
+
+    def _watch(self, stream: trio.abc.Stream, connection: ClientConnection) -> None:
+        socket = tls_socket(stream) if self._readiness is not None else None
+        if self._readiness is not None and socket is not None:
+            connection.watch = self._readiness.watch(socket.fileno(), lambda: None)
+
+    def _drop(self, idle: _Idle) -> None:
+        """Close a connection on which something came while nobody had asked: its end, or what is not ours."""
+        self._idle.remove(idle)
+        idle.connection.cut_nowait()
 
     def _take(self, now: float) -> tuple[_Idle | None, list[_Idle]]:
         """The most recently used connection that seems alive, and those that are to be closed."""
@@ -97,10 +152,17 @@ class Connections:
         while self._idle:
             # The last one: so the others age, and a quiet process keeps few.
             idle = self._idle.pop()
-            if now - idle.since < IDLE_S and not has_input(idle.stream):
+            idle.connection.end_watch()
+            if now - idle.connection.idle_since < IDLE_S and not has_input(idle.stream):
                 return idle, doomed
             doomed.append(idle)
         return None, doomed
+
+    async def _close(self, doomed: list[_Idle]) -> None:
+        for idle in doomed:
+            idle.connection.end_watch()
+        for idle in doomed:
+            await trio.aclose_forcefully(idle.stream)
 
     def _dial_failed(self, reason: str) -> OutboundBroken:
         return OutboundBroken(

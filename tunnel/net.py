@@ -22,6 +22,7 @@ __all__ = [
     "open_tls",
     "peer_address",
     "server_context",
+    "tls_socket",
     "tune",
     "wrap_client",
     "wrap_server",
@@ -94,14 +95,24 @@ def peer_address(stream: trio.abc.Stream) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def tls_socket(stream: trio.abc.Stream) -> socket.socket | None:
+    """Return the socket below a TLS stream that can be sent to, and received from, without a wait.
+
+    None for any other stream.
+    """
+    if type(stream) is TLSStream and type(stream.transport_stream) is TCPStream:
+        return stream.transport_stream.socket
+    return None
+
+
 def has_input(stream: trio.abc.Stream) -> bool:
     """Tell whether the kernel has something to read on a TCP or TLS stream: bytes, the peer's end, an error.
 
     Of an idle connection that is its end, or what nobody asked for. False for any other stream.
     """
-    while isinstance(stream, TLSStream):
+    while type(stream) is TLSStream:
         stream = stream.transport_stream
-    if not isinstance(stream, TCPStream) or stream.socket.fileno() < 0:
+    if type(stream) is not TCPStream or stream.socket.fileno() < 0:
         return False
     try:
         # A sixth of what a poll costs: nearly always the answer is that there is nothing.

@@ -108,6 +108,17 @@ class TCPStream(trio.abc.HalfCloseableStream):
             self._receives_left = left - 1 if len(data) == max_bytes else 0
             return data
 
+    def receive_nowait(self) -> bytes | None:
+        """Return what has come, b"" at the peer's end, None when nothing has. Raises as receive_some does."""
+        if self._fd < 0:
+            raise trio.ClosedResourceError("this connection was closed before")
+        try:
+            return self.socket.recv(RECEIVE_BYTES_MAX)
+        except BlockingIOError:
+            return None
+        except OSError as exc:
+            raise self._failed(exc) from exc
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`; when cancelled, an unknown part of it. Raises BrokenResourceError."""
         self._check_may_send()
@@ -184,11 +195,15 @@ class TCPStream(trio.abc.HalfCloseableStream):
 
     async def aclose(self) -> None:
         """Close the connection; whoever waits on it gets ClosedResourceError."""
+        self.close_nowait()
+        await checkpoint()
+
+    def close_nowait(self) -> None:
+        """aclose without its schedule point."""
         if self._fd >= 0:
             notify_closing(self._fd)
             self._fd = -1
             self.socket.close()
-        await checkpoint()
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         """Set an option of the socket."""

@@ -199,13 +199,7 @@ class TLSStream(trio.abc.Stream):
                 ciphertext = await self.transport_stream.receive_some(RECEIVE_BYTES_MAX)
                 if self._state is not _OPEN:
                     self._check_open()
-                if ciphertext:
-                    data = self._decrypt(ciphertext)
-                    if self._outgoing.pending > ANSWERS_BYTES_MAX:
-                        self._break("the peer causes answers without end")
-                else:
-                    self._incoming.write_eof()
-                    data = self._decrypt_record(1)
+                data = self._take_in(ciphertext)
                 if self._state is not _OPEN:
                     # The alert, which names the fault.
                     await self._send_farewell()
@@ -219,12 +213,49 @@ class TLSStream(trio.abc.Stream):
         self._unread = data
         return self._take_unread(max_bytes)
 
+    def receive_nowait(self) -> bytes | None:
+        """Return what has come of the peer's data, b"" after its close_notify, None where there is a wait.
+
+        Over a TCPStream only. Raises as receive_some does.
+        """
+        if self._receiving:
+            raise trio.BusyResourceError("another task is already receiving from this TLS stream")
+        if self._unread or self._ended or self._state is not _OPEN:
+            self._check_kept()
+            return self._take_unread(None)
+        transport = self.transport_stream
+        assert isinstance(transport, TCPStream), "without a wait there must be a socket below"
+        ciphertext = transport.receive_nowait()
+        if ciphertext is None:
+            return None
+        data = self._take_in(ciphertext)
+        if self._state is not _OPEN:
+            if not self._sending:
+                with contextlib.suppress(trio.BrokenResourceError):
+                    transport.send_nowait(self._held + self._outgoing.read())
+            if not data:
+                self._check_open()
+        return data if data or self._ended else None
+
+    def _take_in(self, ciphertext: bytes | bytearray) -> bytes:
+        """Return the plaintext that came with what the transport brought; note an end or a fault."""
+        if not ciphertext:
+            self._incoming.write_eof()
+            return self._decrypt_record(1)
+        data = self._decrypt(ciphertext)
+        if self._outgoing.pending > ANSWERS_BYTES_MAX:
+            self._break("the peer causes answers without end")
+        return data
+
     async def _receive_kept(self, max_bytes: int | None) -> bytes:
         """Return what a receive left behind, or the end."""
-        if self._state is _State.CLOSED or not (self._unread or self._ended):
-            self._check_open()
+        self._check_kept()
         await trio.lowlevel.checkpoint()
         return self._take_unread(max_bytes)
+
+    def _check_kept(self) -> None:
+        if self._state is _State.CLOSED or not (self._unread or self._ended):
+            self._check_open()
 
     def _decrypt(self, data: bytes | bytearray) -> bytes:
         """Return the plaintext of all records that are whole with `data`; note an end or a fault.
@@ -394,6 +425,16 @@ class TLSStream(trio.abc.Stream):
                 await self._send_farewell()
         finally:
             await self.transport_stream.aclose()
+
+    def close_nowait(self) -> None:
+        """Close the transport, a TCPStream, without the farewell: the peer sees a cut."""
+        transport = self.transport_stream
+        assert isinstance(transport, TCPStream), "without a wait there must be a socket below"
+        if self._state is not _State.CLOSED:
+            if self._resumption is not None:
+                self._resumption.keep(self._ssl)
+            self._state = _State.CLOSED
+        transport.close_nowait()
 
     async def _send_farewell(self) -> None:
         if self._sending:

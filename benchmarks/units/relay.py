@@ -31,6 +31,7 @@ import yaml
 from auth import tokens
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
+from auth.succession import TrustedKeys
 from benchmarks.nginx import issue_certificate
 from benchmarks.processes import free_port
 from benchmarks.systems.hawse import kubeconfig
@@ -209,7 +210,8 @@ class Relay:
 async def open_relay(folder: Path, streams: int, calls: bool) -> AsyncIterator[Relay]:
     with open_hub(folder, streams) as (port, hub):
         access = from_kubeconfig(folder / "kubeconfig")
-        keys = KeySet([SigningKey.from_pem((folder / "hub.key").read_bytes()).public])
+        key = SigningKey.from_pem((folder / "hub.key").read_bytes())
+        keys = TrustedKeys(KeySet([key.public]), HUB)
         context = client_context((folder / "ca.pem").read_text())
         async with open_pool(access) as pool:
             tls = await open_tls("127.0.0.1", port, context)

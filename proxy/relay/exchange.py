@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from functools import lru_cache
 
+import attrs
 import trio
 
 from auth import requestinfo
@@ -21,7 +22,7 @@ from proxy.exchange import Failure, Inbound, OutboundBroken, StreamCode
 from proxy.forward import CloseReason, forward
 from proxy.head import Headers, RequestHead, ResponseHead
 from proxy.relay.guardrails import Guardrails
-from proxy.relay.pool import Pool
+from proxy.relay.pool import Exchange, Pool
 from proxy.relay.verify import Refused, refusal
 from proxy.rewrite import RewriteError, is_tail, relay_request_head, relay_response_head
 
@@ -53,23 +54,11 @@ class Upstream:
         """Wait until no request is under way."""
         await self._idle.wait()
 
-    async def carry(self, inbound: Inbound, request: RequestHead, claims: RelayClaims) -> None:
-        """Carry one exchange to its end under the identity of `claims`.
+    def prepare(self, request: RequestHead, claims: RelayClaims) -> Call:
+        """Make ready what carries a request under the identity of `claims`; it is under way from now on.
 
-        Raises Refused while nothing has been answered: saying so is the caller's, in the words of its mode.
-        Cancelled: `inbound` is good for nothing but a cut.
+        Raises Refused.
         """
-        if self._active == 0:
-            self._idle = trio.Event()
-        self._active += 1
-        try:
-            await self._carry(inbound, request, claims)
-        finally:
-            self._active -= 1
-            if self._active == 0:
-                self._idle.set()
-
-    async def _carry(self, inbound: Inbound, request: RequestHead, claims: RelayClaims) -> None:
         try:
             info = requestinfo.parse(request.method, request.target)
             if self._guardrails is not None:
@@ -87,17 +76,58 @@ class Upstream:
                 request, host=authority, token=token, impersonation=impersonation, tail=tail
             )
 
-        def pass_head(head: ResponseHead) -> ResponseHead:
-            return relay_response_head(head, authority)
-
         try:
-            outbound = await self._pool.exchange(build_head, tail=tail)
+            outbound = Exchange(self._pool, build_head, tail=tail)
         except RewriteError as error:
             raise refusal(StreamCode.INTERNAL, str(error)) from error
-        except OutboundBroken as broken:
-            raise Refused(broken.failure) from broken
+        if self._active == 0:
+            self._idle = trio.Event()
+        self._active += 1
+        return Call(self, request, claims, outbound)
+
+    def pass_head(self, head: ResponseHead) -> ResponseHead:
+        """The head of an answer as it leaves the relay."""
+        return relay_response_head(head, self._pool.access.authority)
+
+    def note_end(self) -> None:
+        """A call is not under way any more."""
+        self._active -= 1
+        if self._active == 0:
+            self._idle.set()
+
+
+@attrs.define(eq=False)
+class Call:
+    """One request on its way; `carry` it to its end, or `end` it."""
+
+    upstream: Upstream
+    request: RequestHead
+    claims: RelayClaims
+    outbound: Exchange
+
+    def end(self) -> None:
+        """It is not under way any more."""
+        self.upstream.note_end()
+
+    async def carry(self, inbound: Inbound) -> None:
+        """Carry the exchange to its end, from wherever it has come.
+
+        Raises Refused while nothing has been answered: saying so is the caller's, in the words of its mode.
+        Cancelled: `inbound` is good for nothing but a cut.
+        """
         try:
-            outcome = await forward(inbound, outbound, request, on_head=pass_head)
+            await self._carry(inbound)
+        finally:
+            self.end()
+
+    async def _carry(self, inbound: Inbound) -> None:
+        outbound, request = self.outbound, self.request
+        try:
+            try:
+                await outbound.resume()
+            except OutboundBroken as broken:
+                raise Refused(broken.failure) from broken
+            outcome = await forward(inbound, outbound, request, on_head=self.upstream.pass_head)
         finally:
             await outbound.aclose()
         if outcome.failure is None:
@@ -108,8 +138,8 @@ class Upstream:
             logging.DEBUG if gone else logging.INFO,
             "%s %s of %s: %s",
             request.method.decode("ascii"),
-            info.raw_path[:LOGGED_PATH_BYTES].decode("ascii"),
-            claims.user,
+            request.target.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("ascii"),
+            self.claims.user,
             describe(outcome.failure),
         )
         if outcome.status == 0 and not gone:

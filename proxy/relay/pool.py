@@ -27,6 +27,7 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.relay.serviceaccount import ClusterAccess
 from tunnel.net import open_tls
+from tunnel.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 
@@ -53,9 +54,7 @@ class Pool:
     async def exchange(self, build_head: Callable[[str], RequestHead], *, tail: bool = False) -> Exchange:
         """Send the request that `build_head` makes with the relay's token, and return its answering side.
 
-        `tail` says that a backend behind the API server answers, so that a 401 is the backend's own. Raises
-        OutboundBroken; when cancelled, the connection is closed. Whatever `build_head` raises comes through
-        before anything is sent or dialled.
+        Raises OutboundBroken; when cancelled, the connection is closed. See also Exchange.
         """
         exchange = Exchange(self, build_head, tail=tail)
         await exchange.start()
@@ -65,8 +64,29 @@ class Pool:
 class Exchange:
     """The answering side of one request (an Outbound), on a connection of the pool.
 
-    Make it with `Pool.exchange`, and `aclose` it whatever happens.
+    `start` it, and `aclose` it whatever happens. `tail` says that a backend behind the API server answers, so
+    that a 401 is the backend's own. Whatever `build_head` raises comes through before anything is sent.
+
+    There is a way without waits, and so without a task: `start_nowait`, `look` at what comes, `take_whole`.
+    Where that does not lead to the end, it is left to a task, which does not `start` but `resume` it.
     """
+
+    __slots__ = (
+        "_abandoned",
+        "_ahead",
+        "_bodyless",
+        "_build_head",
+        "_connection",
+        "_head",
+        "_head_ahead",
+        "_pool",
+        "_reused",
+        "_stream",
+        "_tail",
+        "_token",
+        "_token_renewed",
+        "_upgrade",
+    )
 
     def __init__(self, pool: Pool, build_head: Callable[[str], RequestHead], *, tail: bool) -> None:
         self._pool = pool
@@ -82,6 +102,74 @@ class Exchange:
         self._abandoned = False
         self._stream: trio.abc.Stream | None = None
         self._connection: ClientConnection | None = None
+        # What was received without a wait, and is still to be asked for.
+        self._head_ahead: ResponseHead | None = None
+        self._ahead = b""
+
+    def start_nowait(self, on_input: Callable[[], None]) -> bool:
+        """Send the head without a wait; False when it has to be left to a task.
+
+        From then on `on_input` is called, out of the midst of everything, whenever there may be something to
+        `look` at.
+        """
+        if not self._bodyless or self._upgrade or self._head.method not in _SAFE_METHODS:
+            return False
+        found = self._pool.connections.acquire_watched(on_input)
+        if found is None:
+            return False
+        self._stream, self._connection = found
+        self._reused = True
+        return self._connection.send_request_nowait(self._head)
+
+    def look(self) -> bool:
+        """Take in what has come; whether there is something to go on with: the answer's head, or a failure.
+
+        The failure is raised by `receive_head`.
+        """
+        connection = self._current()
+        try:
+            if connection.take_in_nowait():
+                self._head_ahead = connection.receive_head_nowait()
+        except OutboundBroken:
+            return True
+        return self._head_ahead is not None
+
+    def take_whole(self) -> tuple[ResponseHead, bytes] | None:
+        """Return the answer, if all of it is here and it is one to pass on, and give the connection back.
+
+        None when a task has to go on; nothing is lost of what has come.
+        """
+        connection, head = self._connection, self._head_ahead
+        if connection is None or head is None or (head.status == 401 and not self._tail):
+            return None
+        try:
+            body = connection.receive_body_nowait()
+        except OutboundBroken:
+            # The connection says it again.
+            return None
+        if not connection.body_read:
+            self._ahead = body or b""
+            return None
+        assert self._stream is not None, "a connection has a stream"
+        self._pool.connections.release_watched(self._stream, connection)
+        self._stream = self._connection = None
+        return head, body or b""
+
+    def cut_nowait(self) -> None:
+        """Cut the connection of an exchange that was started without a wait."""
+        connection, self._stream, self._connection = self._connection, None, None
+        if connection is not None:
+            connection.cut_nowait()
+
+    def leave_to_a_task(self) -> None:
+        """Have nobody called any more: a task will `resume`."""
+        if self._connection is not None:
+            self._connection.end_watch()
+
+    async def resume(self) -> None:
+        """Go on as a task, from wherever it has come without one; raises OutboundBroken, as `start` does."""
+        if self._connection is None:
+            await self.start()
 
     async def start(self, *, fresh: bool = False) -> None:
         """Send the head; raises OutboundBroken. Cancelled: the connection is closed."""
@@ -105,7 +193,9 @@ class Exchange:
         """Return the answer's head, of the second try where there was one. See Outbound."""
         while True:
             try:
-                head = await self._current().receive_head()
+                head, self._head_ahead = self._head_ahead, None
+                if head is None:
+                    head = await self._current().receive_head()
             except OutboundBroken as exc:
                 if not self._may_send_again(exc):
                     raise
@@ -130,11 +220,20 @@ class Exchange:
 
     async def receive_body(self) -> bytes:
         """See Outbound."""
+        if self._ahead:
+            await trio.lowlevel.checkpoint()
+            return self._take_ahead()
         return await self._current().receive_body()
 
     def receive_body_nowait(self) -> bytes | None:
         """See Outbound."""
+        if self._ahead:
+            return self._take_ahead()
         return self._current().receive_body_nowait()
+
+    def _take_ahead(self) -> bytes:
+        ahead, self._ahead = self._ahead, b""
+        return ahead
 
     def upgraded(self) -> ByteStream:
         """See Outbound."""
@@ -197,8 +296,10 @@ class Exchange:
 @asynccontextmanager
 async def open_pool(access: ClusterAccess, dial: Dial = dial_tls) -> AsyncIterator[Pool]:
     """Keep connections for the block; closes those that idle too long, and at the end all of them."""
-    connections = Connections(lambda: dial(access), access.authority.decode("ascii"))
+    readiness = Readiness()
+    connections = Connections(lambda: dial(access), access.authority.decode("ascii"), readiness)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.run)
         nursery.start_soon(connections.sweep)
         try:
             yield Pool(access, connections)

@@ -184,3 +184,42 @@ async def test_taking_over_leaves_the_trio_stream_closed_and_nothing_behind() ->
             await near.send_all(b"x")
             assert await far.receive_some() == b"x"
     assert repr(near) == "<TCPStream closed>"
+
+
+async def test_what_has_come_is_there_without_a_wait_and_nothing_and_the_end_are_told_apart() -> None:
+    near, far = await tcp_pair()
+    async with near, far:
+        with assert_no_checkpoints():
+            assert near.receive_nowait() is None
+        await far.send_all(b"abc")
+        await trio.lowlevel.wait_readable(near.socket)
+        assert near.receive_nowait() == b"abc"
+        await far.send_eof()
+        await trio.lowlevel.wait_readable(near.socket)
+        assert near.receive_nowait() == b""
+
+
+async def test_without_a_wait_a_lost_and_a_closed_connection_raise_as_with_one() -> None:
+    near, far = await tcp_pair()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close_nowait()
+    far.close_nowait()
+    await trio.lowlevel.wait_readable(near.socket)
+    with pytest.raises(trio.BrokenResourceError):
+        near.receive_nowait()
+    near.close_nowait()
+    with pytest.raises(trio.ClosedResourceError):
+        near.receive_nowait()
+
+
+async def test_closing_without_a_wait_wakes_who_waits() -> None:
+    near, far = await tcp_pair()
+    async with far, trio.open_nursery() as nursery:
+
+        @nursery.start_soon
+        async def receive() -> None:
+            with pytest.raises(trio.ClosedResourceError):
+                await near.receive_some()
+
+        await trio.testing.wait_all_tasks_blocked()
+        near.close_nowait()

@@ -548,3 +548,82 @@ async def test_a_cancelled_handshake_leaves_a_broken_stream(autojump_clock: trio
         await client.send_all(b"x")
     await client.aclose()
     await far.aclose()
+
+
+async def readable(stream: TLSStream) -> None:
+    await trio.lowlevel.wait_readable(stream.transport_stream.socket)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_receive_nowait_returns_what_is_whole_and_tells_a_wait_from_the_end(
+    version: ssl.TLSVersion,
+) -> None:
+    near, far = await tcp_pair()
+    client, server = await handshake((near, far), version)
+    # The server's session tickets are no data, and so are what there is a wait behind.
+    await server.send_all(b"a")
+    await readable(client)
+    assert client.receive_nowait() == b"a"
+    assert client.receive_nowait() is None
+    record = server._encrypt(b"torn")
+    await far.send_all(record[:-1])
+    await readable(client)
+    assert client.receive_nowait() is None
+    await far.send_all(record[-1:] + server._encrypt(b" and whole"))
+    await readable(client)
+    assert client.receive_nowait() == b"torn and whole"
+    await server.aclose()
+    await readable(client)
+    assert client.receive_nowait() == b""
+    assert client.receive_nowait() == b""
+    client.close_nowait()
+    with pytest.raises(trio.ClosedResourceError):
+        client.receive_nowait()
+
+
+async def test_receive_nowait_takes_a_cut_and_a_corrupted_record_for_what_they_are() -> None:
+    near, far = await tcp_pair()
+    client, server = await handshake((near, far))
+    await far.send_all(server._encrypt(b"before") + b"\x17\x03\x03\x00\x20" + bytes(32))
+    await readable(client)
+    assert client.receive_nowait() == b"before"
+    with pytest.raises(trio.BrokenResourceError, match=r"bad record mac|record layer failure"):
+        client.receive_nowait()
+    with pytest.raises(trio.BrokenResourceError, match="alert bad record mac"):
+        await server.receive_some()
+    await client.aclose()
+    await server.aclose()
+
+    client, server = await handshake(await tcp_pair())
+    server.close_nowait()
+    await readable(client)
+    with pytest.raises(trio.BrokenResourceError, match="without a TLS close_notify"):
+        client.receive_nowait()
+    client.close_nowait()
+    with pytest.raises(trio.ClosedResourceError):
+        await client.send_all(b"x")
+
+
+async def test_receive_nowait_bounds_the_answers_that_reading_causes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnel.tls.ANSWERS_BYTES_MAX", 100)
+    client, server = await post_handshake_pair(await tcp_pair())
+    server.ssl_object.verify_client_post_handshake()
+    await server.send_all(b"x")
+    await readable(client)
+    assert client.receive_nowait() == b"x"
+    with pytest.raises(trio.BrokenResourceError, match="answers without end"):
+        client.receive_nowait()
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_receive_nowait_is_refused_while_a_task_receives() -> None:
+    client, server = await handshake(await tcp_pair())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.receive_some)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            client.receive_nowait()
+        await server.send_all(b"x")
+    await client.aclose()
+    await server.aclose()

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from tunnel import readiness
+from tunnel.readiness import Readiness, Watch
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[Readiness]:
+    watcher = Readiness()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watcher.run)
+        yield watcher
+        nursery.cancel_scope.cancel()
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    return near, far
+
+
+async def test_each_arrival_is_told_and_one_that_is_not_read_again_and_again() -> None:
+    near, far = pair()
+    told: list[bytes] = []
+    spurious = trio.Event()
+
+    def read() -> None:
+        told.append(near.recv(10))
+
+    def leave() -> None:
+        told.append(b"left")
+        if told.count(b"left") == 3:
+            spurious.set()
+
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), read)
+        for piece in (b"a", b"b"):
+            far.send(piece)
+            await trio.testing.wait_all_tasks_blocked()
+        assert told == [b"a", b"b"]
+        watch.call = leave
+        far.close()
+        with trio.fail_after(2):
+            await spurious.wait()
+    near.close()
+
+
+async def test_the_peers_end_is_something_to_read() -> None:
+    near, far = pair()
+    ended = trio.Event()
+
+    def end() -> None:
+        watch.end()
+        ended.set()
+
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), end)
+        far.close()
+        with trio.fail_after(2):
+            await ended.wait()
+    near.close()
+
+
+async def test_a_watch_that_an_earlier_call_has_ended_is_not_called() -> None:
+    pairs = [pair() for _ in range(3)]
+    watches: list[Watch] = []
+    called: list[int] = []
+
+    async with running() as watcher:
+        for number, (near, _) in enumerate(pairs):
+
+            def call(number: int = number) -> None:
+                called.append(number)
+                for watch in watches:
+                    watch.end()
+
+            watches.append(watcher.watch(near.fileno(), call))
+        for _, far in pairs:
+            far.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(called) == 1
+        # And a descriptor can be watched anew.
+        again = trio.Event()
+        watcher.watch(pairs[0][0].fileno(), lambda: (again.set(), pairs[0][0].recv(10), None)[-1])
+        with trio.fail_after(2):
+            await again.wait()
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+async def test_others_have_their_turn_between_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "CALLS_PER_PASS", 2)
+    pairs = [pair() for _ in range(6)]
+    happened: list[str] = []
+
+    async def another() -> None:
+        while len(happened) < 100:
+            happened.append("turn")
+            await trio.lowlevel.checkpoint()
+
+    async with running() as watcher:
+        for near, far in pairs:
+
+            def call(near: socket.socket = near) -> None:
+                near.recv(10)
+                happened.append("call")
+
+            watcher.watch(near.fileno(), call)
+            far.send(b"x")
+        await another()
+    assert happened.count("call") == 6
+    # Two passes may follow one another, as trio shuffles who runs first in each.
+    assert "call call call call call" not in " ".join(happened)
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+async def test_a_watch_may_be_ended_after_all_watching_has() -> None:
+    near, far = pair()
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), lambda: None)
+    watch.end()
+    watch.end()
+    near.close()
+    far.close()

@@ -1,0 +1,75 @@
+"""Many sockets watched by one task: a call for each that has something to read.
+
+trio's own way to wait for a socket is a task that stands in `wait_readable`: a switch to it and a system call
+to arm the wait, each time. Where the wait is all that a task would be for, that costs more than what is done
+with the bytes. So here the sockets are in an epoll of our own, which stays armed, and trio waits for that one
+descriptor.
+
+What is called runs in the midst of everything: it must neither wait nor raise, and its work should be that
+of a small answer. A socket that is not read from is said to be readable again and again, so whoever leaves
+one alone ends its watch.
+"""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+__all__ = ["Readiness", "Watch"]
+
+# Then the other tasks have their turn: some milliseconds of small answers.
+CALLS_PER_PASS: Final = 64
+
+
+class Watch:
+    """One socket that is watched; `call` is what is called, and may be changed at any time."""
+
+    __slots__ = ("_descriptor", "_readiness", "call")
+
+    def __init__(self, readiness: Readiness, descriptor: int, call: Callable[[], None]) -> None:
+        self._readiness = readiness
+        self._descriptor = descriptor
+        self.call = call
+
+    def end(self) -> None:
+        """Watch it no more. It comes before the socket is closed; a second call does nothing."""
+        self._readiness.forget(self._descriptor, self)
+
+
+class Readiness:
+    """Watches sockets while `run` runs."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._watches: dict[int, Watch] = {}
+
+    def watch(self, descriptor: int, call: Callable[[], None]) -> Watch:
+        """Have `call` called whenever the socket has bytes, its peer's end or an error to read."""
+        assert descriptor not in self._watches, f"descriptor {descriptor} is watched already"
+        watch = self._watches[descriptor] = Watch(self, descriptor, call)
+        self._epoll.register(descriptor, select.EPOLLIN)
+        return watch
+
+    def forget(self, descriptor: int, watch: Watch) -> None:
+        """End a watch, if it has not ended."""
+        if self._watches.get(descriptor) is watch:
+            del self._watches[descriptor]
+            if not self._epoll.closed:
+                self._epoll.unregister(descriptor)
+
+    async def run(self) -> None:
+        """Call, until cancelled; after that nothing is watched any more."""
+        epoll, watches = self._epoll, self._watches
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(epoll.fileno())
+                for descriptor, _ in epoll.poll(0, CALLS_PER_PASS):
+                    # A call before may have ended this watch.
+                    watch = watches.get(descriptor)
+                    if watch is not None:
+                        watch.call()
+        finally:
+            epoll.close()
