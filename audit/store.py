@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import chain
@@ -132,8 +132,7 @@ class AuditStore:
         sa.event.listen(self._engine, "connect", self._on_connect)
         sa.event.listen(self._engine, "begin", _begin_immediate)
         with _translated(path):
-            # Made here first, since SQLite would make it by the umask; its -wal and -shm copy the mode.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _make(path)
             with self._transaction() as connection:
                 _prepare(connection, path)
                 self._open_intents.update(connection.scalars(sa.select(open_intents.c.eid)))
@@ -356,6 +355,17 @@ def _microseconds(when: datetime) -> int:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _make(path: Path) -> None:
+    """Make the file where there is none: SQLite would make it by the umask, and -wal and -shm copy the mode.
+
+    A file that is there is not even opened. POSIX takes a process's locks on a file away as soon as it closes
+    any descriptor of it. So another store in this process would lose those of its SQLite, and the next reader
+    of another process, believing itself alone, would delete the -wal that events are still written to.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

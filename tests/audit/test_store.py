@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -244,3 +246,23 @@ def test_the_indices_of_earlier_versions_go(path: Path) -> None:
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
     connection.close()
     assert names == {"events_by_agent", "events_by_cluster", "ix_events_ts_us"}
+
+
+def test_a_second_store_of_the_process_does_not_cost_the_first_one_its_locks(
+    store: AuditStore, path: Path
+) -> None:
+    store.append([call()])
+    AuditStore(path).close()
+    # Another process that reads and leaves thinks itself the last one if it sees no lock, and cleans up.
+    assert _counted_elsewhere(path) == 1
+    store.append([call()])
+    assert _counted_elsewhere(path) == 2
+
+
+def _counted_elsewhere(path: Path) -> int:
+    code = (
+        "import sqlite3, sys\n"
+        "print(*sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM events').fetchone())"
+    )
+    argv = [sys.executable, "-c", code, str(path)]
+    return int(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
