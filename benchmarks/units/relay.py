@@ -1,12 +1,13 @@
 """What a request costs the relay by itself: the hub's end is another process, the API server is nginx.
 
-    .venv/bin/python -m benchmarks.units.relay [STREAMS…] [--runs N] [--calls]
+    .venv/bin/python -m benchmarks.units.relay [STREAMS…] [--runs N] [--calls] [--bulk]
 
 The relay's own code runs in this process, over TLS on both sides: the tunnel that it dialled, and its pool.
 Each line is for so many streams at once, in a closed loop: CPU µs of a GET of 2 KB (the median and the least
 of the runs), passes of the scheduler, how many requests share a message of the tunnel, and system calls that
-moved bytes. With `--calls` also how many functions are called a request, Python's and C's: that figure is the
-same on a busy machine, and says at once whether a change has saved anything.
+moved bytes. With `--calls` instead how many functions are called a request, Python's and C's: that figure is
+the same on a busy machine, and says at once whether a change has saved anything. With `--bulk` the requests
+are downloads of 64 MiB, and what is counted is the MB (1e6 bytes) in a request's place.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ CLUSTER_ID = "0193-c1"
 STREAMS = (1, 16, 64)
 WARM_S = 0.5
 RUN_S = 1.0
+BULK_BYTES = 64 * 1024 * 1024
 HEAD = RequestHead(
     b"GET",
     POD_PATH.encode(),
@@ -68,18 +70,22 @@ HEAD = RequestHead(
 # --- the hub's end, in its own process ---
 
 
-def be_the_hub(folder: Path, port: int, streams: int) -> None:
-    """Ask in a closed loop; for each line on stdin say on stdout how many requests were answered by then."""
-    trio.run(_hub, folder, port, streams)
+def be_the_hub(folder: Path, port: int, streams: int, path: str) -> None:
+    """Ask in a closed loop; for each line on stdin say on stdout how many requests were answered by then.
+
+    For any other path than a pod's it is the MB that have come.
+    """
+    trio.run(_hub, folder, port, streams, path)
 
 
-async def _hub(folder: Path, port: int, streams: int) -> None:
+async def _hub(folder: Path, port: int, streams: int, path: str) -> None:
     key = SigningKey.from_pem((folder / "hub.key").read_bytes())
     principal = Principal(agent_id="0193-a1", name="probe", org="acme", teams=("platform",))
     token = tokens.issue_relay(
         key, issuer=HUB, cluster_id=CLUSTER_ID, principal=principal, session="s1", jti="j1", now=time.time()
     )
-    answered = 0
+    answered = 0.0
+    per_request, per_byte = (1, 0.0) if path == POD_PATH else (0, 1e-6)
     settle()
 
     async def ask(session: Session, context: int, head: bytes) -> None:
@@ -87,12 +93,16 @@ async def _hub(folder: Path, port: int, streams: int) -> None:
         while True:
             stream = session.open_stream(head, context=context, eof=True)
             answer = ResponseHead.decode(await stream.receive_head())
-            while (data := stream.receive_nowait()) != b"":
-                if data is None:
-                    await stream.receive_some()
-            stream.close_nowait()
             assert answer.status == 200
-            answered += 1
+            while True:
+                data = stream.receive_nowait()
+                if data is None:
+                    data = await stream.receive_some()
+                if not data:
+                    break
+                answered += len(data) * per_byte
+            stream.close_nowait()
+            answered += per_request
 
     async def handle(tcp: TCPStream) -> None:
         tls = wrap_server(tcp, server_context(folder / "server.pem", folder / "server.key"))
@@ -107,7 +117,8 @@ async def _hub(folder: Path, port: int, streams: int) -> None:
         ):
             context = session.add_context(1, token.encode())
             for _ in range(streams):
-                nursery.start_soon(ask, session, context, HEAD.encode())
+                asked = RequestHead(HEAD.method, path.encode(), HEAD.headers)
+                nursery.start_soon(ask, session, context, asked.encode())
 
     listeners = [TCPListener(each) for each in await trio.open_tcp_listeners(port, host="127.0.0.1")]
     async with trio.open_nursery() as nursery:
@@ -118,9 +129,18 @@ async def _hub(folder: Path, port: int, streams: int) -> None:
 
 
 @contextmanager
-def open_hub(folder: Path, streams: int) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+def open_hub(folder: Path, streams: int, path: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     port = free_port()
-    argv = [sys.executable, "-m", "benchmarks.units.relay", "--hub", str(folder), str(port), str(streams)]
+    argv = [
+        sys.executable,
+        "-m",
+        "benchmarks.units.relay",
+        "--hub",
+        str(folder),
+        str(port),
+        str(streams),
+        path,
+    ]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -167,11 +187,11 @@ class Relay:
     messages: list[int]
     calls: bool
 
-    async def answered(self) -> int:
+    async def answered(self) -> float:
         assert self.hub.stdin is not None
         assert self.hub.stdout is not None
         print(file=self.hub.stdin, flush=True)
-        return int(await trio.to_thread.run_sync(self.hub.stdout.readline))
+        return float(await trio.to_thread.run_sync(self.hub.stdout.readline))
 
     async def measure(self) -> Run:
         instrument = Passes()
@@ -207,8 +227,8 @@ class Relay:
 
 
 @asynccontextmanager
-async def open_relay(folder: Path, streams: int, calls: bool) -> AsyncIterator[Relay]:
-    with open_hub(folder, streams) as (port, hub):
+async def open_relay(folder: Path, streams: int, path: str, calls: bool) -> AsyncIterator[Relay]:
+    with open_hub(folder, streams, path) as (port, hub):
         access = from_kubeconfig(folder / "kubeconfig")
         key = SigningKey.from_pem((folder / "hub.key").read_bytes())
         keys = TrustedKeys(KeySet([key.public]), HUB)
@@ -241,8 +261,8 @@ async def open_relay(folder: Path, streams: int, calls: bool) -> AsyncIterator[R
                 nursery.cancel_scope.cancel()
 
 
-async def run(folder: Path, streams: int, runs: int, calls: bool) -> None:
-    async with open_relay(folder, streams, calls) as relay:
+async def run(folder: Path, streams: int, path: str, runs: int, calls: bool) -> None:
+    async with open_relay(folder, streams, path, calls) as relay:
         measured = [await relay.measure() for _ in range(runs)]
     cpu = [each.cpu_us for each in measured]
     last = measured[-1]
@@ -267,11 +287,12 @@ def main() -> None:
     parser.add_argument("streams", nargs="*", type=int, help="how many at once (1, 16 and 64)")
     parser.add_argument("--runs", type=int, default=5, help="runs of each figure (5)")
     parser.add_argument("--calls", action="store_true", help="count function calls instead")
-    parser.add_argument("--hub", nargs=3, metavar="", help=argparse.SUPPRESS)
+    parser.add_argument("--bulk", action="store_true", help="download, and count MB instead of requests")
+    parser.add_argument("--hub", nargs=4, metavar="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.hub is not None:
-        folder, port, streams = options.hub
-        be_the_hub(Path(folder), int(port), int(streams))
+        folder, port, streams, path = options.hub
+        be_the_hub(Path(folder), int(port), int(streams), path)
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -280,8 +301,10 @@ def main() -> None:
         (folder / "hub.key").write_bytes(SigningKey.generate().to_pem())
         with open_apiserver(folder / "upstream") as upstream:
             (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig(upstream.endpoint)))
+            path = upstream.body(BULK_BYTES) if options.bulk else POD_PATH
+            runs = 1 if options.calls else options.runs
             for streams in options.streams or STREAMS:
-                trio.run(run, folder, streams, 1 if options.calls else options.runs, options.calls)
+                trio.run(run, folder, streams, path, runs, options.calls)
 
 
 if __name__ == "__main__":
