@@ -8,6 +8,7 @@ the answer was (a refused upgrade whose connection lives on is CVE-2018-1002105)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import trio
@@ -22,6 +23,8 @@ from tunnel.readiness import Watch
 
 # 100s and 103s before the answer; a server that sends more plays for time.
 INTERIM_MAX = 32
+# In canonical bytes: only then the line is worth taking apart.
+_MAY_CLOSE = re.compile(rb"\nconnection: [^\r]*close", re.IGNORECASE)
 
 
 class ClientConnection:
@@ -42,9 +45,11 @@ class ClientConnection:
         """Whose it is to watch the connection; it is ended before the connection is."""
         self.idle_since = 0.0
         """Whoever keeps it between exchanges says since when."""
-        self._stream = stream
+        self.stream = stream
         self._release = release
         self._scanner = HeadScanner()
+        # Lines of its answers that were read before; see read_response_head.
+        self._known_lines: dict[bytes, bytes] = {}
         self._method = b""
         # What is left to send of the request's body; None for chunks, whose end is yet to be sent.
         self._left: int | None = 0
@@ -101,7 +106,7 @@ class ClientConnection:
         When not, receive_head sends the rest of it, or raises what went wrong.
         """
         self._begin(head)
-        stream = self._stream
+        stream = self.stream
         assert isinstance(stream, TLSStream), "only TLS can be sent to without a wait"
         try:
             self._unsent = not stream.send_nowait(head.encode())
@@ -172,7 +177,7 @@ class ClientConnection:
                     if self._eof:
                         raise self._lost("the server closed the connection before its answer")
                     return None
-                head, is_1_1 = read_response_head(raw)
+                head, is_1_1 = read_response_head(raw, self._known_lines)
             except BadRequest as exc:
                 raise self._malformed(exc.message) from exc
             except BadResponse as exc:
@@ -196,7 +201,7 @@ class ClientConnection:
 
         The connection's end counts, and shows when the next thing is asked for.
         """
-        stream = self._stream
+        stream = self.stream
         assert isinstance(stream, TLSStream), "only TLS can be received from without a wait"
         try:
             data = stream.receive_nowait()
@@ -223,7 +228,7 @@ class ClientConnection:
         else:
             self._body = EndlessBody()
             self._persistent = False
-        if b"\nconnection: " in encoded and b"close" in connection_tokens(head.headers):
+        if _MAY_CLOSE.search(encoded) is not None and b"close" in connection_tokens(head.headers):
             self._persistent = False
 
     async def receive_body(self) -> bytes:
@@ -272,13 +277,13 @@ class ClientConnection:
     def upgraded(self) -> RawStream:
         """Return the raw stream after a 101; the bytes that came with it are its first."""
         assert self._switched, "upgraded() without a 101"
-        return RawStream(self._stream, self._scanner.take_rest(), ended=self._eof)
+        return RawStream(self.stream, self._scanner.take_rest(), ended=self._eof)
 
     async def abandon(self, failure: Failure | None = None) -> None:
         """Cut the connection under whoever waits in the exchange; does nothing between exchanges."""
         if self._in_exchange:
             self._torn = True
-            await trio.aclose_forcefully(self._stream)
+            await trio.aclose_forcefully(self.stream)
 
     def end_exchange(self) -> None:
         """End an exchange that left the connection `reusable`: it is its owner's again."""
@@ -294,7 +299,7 @@ class ClientConnection:
         """Cut the connection, whatever it is in."""
         self._torn = True
         self.end_watch()
-        stream = self._stream
+        stream = self.stream
         assert isinstance(stream, TLSStream), "only TLS can be cut without a wait"
         stream.close_nowait()
 
@@ -309,7 +314,7 @@ class ClientConnection:
                 self._release(self)
             return
         self._torn = True
-        await trio.aclose_forcefully(self._stream)
+        await trio.aclose_forcefully(self.stream)
 
     async def _receive(self) -> bytes:
         if self._malformed_by is not None:
@@ -317,7 +322,7 @@ class ClientConnection:
         if self._eof:
             return b""
         try:
-            data = await self._stream.receive_some(BODY_BYTES_MAX)
+            data = await self.stream.receive_some(BODY_BYTES_MAX)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
         self._eof = not data
@@ -328,7 +333,7 @@ class ClientConnection:
             raise self._lost("the connection broke before")
         self._torn = True  # until all of it is sent
         try:
-            await self._stream.send_all(data)
+            await self.stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
         self._torn = False

@@ -54,7 +54,7 @@ _CANONICAL_RESPONSE = re.compile(
 )
 _WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
 _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
-_FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
+FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
 # In whole canonical bytes, where a line stands behind each line feed but the last.
 FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
@@ -332,7 +332,7 @@ def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:
     Two lengths, even equal ones, a length beside a transfer coding, a length that is not plain digits, any
     coding but `chunked`: each is read in two ways by some pair of servers, and that gap is request smuggling.
     """
-    framing = [header for header in headers if header[0] in _FRAMING_NAMES]
+    framing = [header for header in headers if header[0] in FRAMING_NAMES]
     if not framing:
         return
     if len(framing) > 1:

@@ -14,7 +14,7 @@ import re
 
 from proxy.head import (
     CONTENT_LENGTH,
-    FRAMING_LINES,
+    FRAMING_NAMES,
     HEAD_BYTES_MAX,
     HEADER_COUNT_MAX,
     TARGET,
@@ -28,14 +28,16 @@ from proxy.head import (
 
 _FIELDS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"\r\n)*+\r\n")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n")
-_RESPONSE = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + VALUE + rb"))?\r\n(" + _FIELDS.pattern + rb")"
-)
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + VALUE + rb"))?")
+_FIELD_LINE = re.compile(rb"(" + TOKEN + rb"++):(" + VALUE + rb")")
 # Only in a block that passed: there each line feed but the last has a header behind it, and so has the start.
 _FIELD = re.compile(rb"([^:\r\n]++):([^\r]*+)\r\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _END = b"\r\n\r\n"
+# Of the answers on one connection: two dozen headers and what changes in some tens of answers, in 20 KiB.
+LINES_KNOWN_MAX = 64
+LINE_KNOWN_BYTES_MAX = 160
 
 
 class BadRequest(Exception):
@@ -164,23 +166,37 @@ def _check_request(by_name: dict[bytes, list[bytes]]) -> None:
         raise BadRequest(400, "the request has more than one Upgrade header")
 
 
-def read_response_head(raw: bytes) -> tuple[ResponseHead, bool]:
+def read_response_head(raw: bytes, known: dict[bytes, bytes] | None = None) -> tuple[ResponseHead, bool]:
     """Read a whole head of an answer, and whether it is of HTTP/1.1 and not 1.0.
 
-    Raises BadResponse for everything that can be read in two ways.
+    `known` holds lines of answers before on the same connection, and their canonical form: a server says
+    nearly all of them every time. It is kept by its connection and nowhere else, as a credential may be in
+    it. Raises BadResponse for everything that can be read in two ways.
     """
-    match = _RESPONSE.fullmatch(raw)
-    if match is None:
+    if known is None:
+        known = {}
+    status_line, *fields = raw.removesuffix(_END).split(b"\r\n")
+    match = _STATUS_LINE.fullmatch(status_line)
+    if match is None or not raw.endswith(_END):
         raise BadResponse("the head of the answer is malformed")
-    if raw.count(b"\n") - 2 > HEADER_COUNT_MAX:
+    if len(fields) > HEADER_COUNT_MAX:
         raise BadResponse(f"the answer has more than {HEADER_COUNT_MAX} headers")
-    version, status, reason, block = match.groups(b"")
+    framing: list[tuple[bytes, bytes]] = []
     # Canonical at once: it is what crosses the tunnel, and all that is asked of most answers.
-    lines = [name.lower() + b": " + value.strip(b" \t") + b"\r\n" for name, value in _FIELD.findall(block)]
+    lines = [known.get(field) or _read_line(field, known, framing) for field in fields]
+    version, status, reason = match.groups(b"")
     encoded = b"HTTP/1.1 %s %s\r\n%s\r\n" % (status, reason, b"".join(lines))
     if len(encoded) > HEAD_BYTES_MAX:
         raise BadResponse(f"the head of the answer is larger than {HEAD_BYTES_MAX} bytes")
-    framing = FRAMING_LINES.findall(encoded)
+    return ResponseHead.of_bytes(int(status), reason, _length(framing), encoded), version == b"1"
+
+
+def _length(framing: list[tuple[bytes, bytes]]) -> int | None:
+    """Return how long the body is by the lines that say it; None when its end will tell."""
+    if len(framing) == 1:
+        name, value = framing[0]
+        if name == b"content-length" and CONTENT_LENGTH.fullmatch(value) is not None:
+            return int(value)
     try:
         _check_framing(
             [value for name, value in framing if name == b"content-length"],
@@ -188,9 +204,23 @@ def read_response_head(raw: bytes) -> tuple[ResponseHead, bool]:
         )
     except BadRequest as exc:
         raise BadResponse(exc.message) from exc
-    # There is one such line at most.
-    length = int(framing[0][1]) if framing and framing[0][0] == b"content-length" else None
-    return ResponseHead.of_bytes(int(status), reason, length, encoded), version == b"1"
+    return None
+
+
+def _read_line(field: bytes, known: dict[bytes, bytes], framing: list[tuple[bytes, bytes]]) -> bytes:
+    """Return a line of an answer in canonical form; it is known from now on, or it is one of the framing."""
+    match = _FIELD_LINE.fullmatch(field)
+    if match is None:
+        raise BadResponse("the head of the answer is malformed")
+    name, value = match[1].lower(), match[2].strip(b" \t")
+    canonical = b"%s: %s\r\n" % (name, value)
+    if name in FRAMING_NAMES:
+        framing.append((name, value))
+    elif len(field) <= LINE_KNOWN_BYTES_MAX:
+        if len(known) >= LINES_KNOWN_MAX:
+            known.clear()
+        known[field] = canonical
+    return canonical
 
 
 def _pairs(block: bytes) -> Headers:

@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.head import HEAD_BYTES_MAX
-from proxy.strict import BadRequest, BadResponse, HeadScanner, read_request_head, read_response_head
+from proxy.strict import (
+    LINE_KNOWN_BYTES_MAX,
+    LINES_KNOWN_MAX,
+    BadRequest,
+    BadResponse,
+    HeadScanner,
+    read_request_head,
+    read_response_head,
+)
 from tests.fuzz.differential import check_request, check_response
 
 GOOD = b"GET /api/v1/pods?limit=500 HTTP/1.1\r\nHost: hub.example:443\r\nAccept: */*\r\n\r\n"
@@ -174,6 +182,26 @@ def test_the_same_headers_are_understood_by_a_comparison_and_others_are_not():
     assert again.target == b"/api/v1/pods?limit=1"
     other = read_request_head(GOOD.replace(b"*/*", b"*/x"), first.fields)
     assert other.header(b"accept") == b"*/x"
+
+
+def test_the_lines_of_an_answer_are_known_again_but_for_those_that_say_where_its_body_ends():
+    known: dict[bytes, bytes] = {}
+    first, _ = read_response_head(b"HTTP/1.1 200 OK\r\nX-A:  b \r\nContent-Length: 3\r\n\r\n", known)
+    assert known == {b"X-A:  b ": b"x-a: b\r\n"}
+    again, _ = read_response_head(b"HTTP/1.1 200 OK\r\nX-A:  b \r\nContent-Length: 4\r\n\r\n", known)
+    assert (first.body_length, again.body_length) == (3, 4)
+    assert again.headers == ((b"x-a", b"b"), (b"content-length", b"4"))
+    with pytest.raises(BadResponse, match="more than once"):
+        read_response_head(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\n", known)
+
+
+def test_what_is_known_of_answers_is_bounded():
+    known: dict[bytes, bytes] = {}
+    for number in range(3 * LINES_KNOWN_MAX):
+        long = b"Y: " + b"y" * LINE_KNOWN_BYTES_MAX
+        read_response_head(b"HTTP/1.1 200 OK\r\nX: %d\r\n%s\r\n\r\n" % (number, long), known)
+        assert len(known) <= LINES_KNOWN_MAX
+        assert max(map(len, known)) <= LINE_KNOWN_BYTES_MAX
 
 
 def test_connect_is_refused_whatever_its_target():
