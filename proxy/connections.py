@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-import attrs
 import trio
 
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
@@ -27,12 +26,6 @@ SWEEP_S = 10.0
 IDLE_CONNECTIONS_MAX = 200
 # Name, TCP and TLS. A user waits for this.
 DIAL_DEADLINE_S = 10.0
-
-
-@attrs.frozen
-class _Idle:
-    stream: trio.abc.Stream
-    connection: ClientConnection
 
 
 class Connections:
@@ -51,7 +44,7 @@ class Connections:
         self._dial = dial
         self._server = server
         self._readiness = readiness
-        self._idle: list[_Idle] = []
+        self._idle: list[ClientConnection] = []
         self._closed = False
 
     @property
@@ -63,10 +56,10 @@ class Connections:
         """A connection to send a request on, and whether it was used before; raises OutboundBroken."""
         if not fresh:
             kept, doomed = self._take(trio.current_time())
-            for idle in doomed:
-                await trio.aclose_forcefully(idle.stream)
+            for connection in doomed:
+                await trio.aclose_forcefully(connection.stream)
             if kept is not None:
-                return kept.stream, kept.connection, True
+                return kept.stream, kept, True
         try:
             with trio.fail_after(DIAL_DEADLINE_S):
                 stream = await self._dial()
@@ -81,33 +74,31 @@ class Connections:
         if keep and self._has_room_for(connection):
             # Ends the exchange and nothing else.
             await connection.aclose()
-            self._watch(stream, connection)
-            self._keep(stream, connection)
+            self._watch(connection)
+            self._keep(connection)
         else:
             await trio.aclose_forcefully(stream)
 
-    def acquire_watched(
-        self, on_input: Callable[[], None]
-    ) -> tuple[trio.abc.Stream, ClientConnection] | None:
+    def acquire_watched(self, on_input: Callable[[], None]) -> ClientConnection | None:
         """A kept connection whose watch calls `on_input` from now on; None when there is none.
 
         It goes back by `release_watched`; with its watch ended it is as one of `acquire`.
         """
         if not self._idle:
             return None
-        idle = self._idle[-1]
-        connection = idle.connection
-        if connection.watch is None or trio.current_time() - connection.idle_since >= IDLE_S:
+        connection = self._idle[-1]
+        watch = connection.watch
+        if watch is None or trio.current_time() - connection.idle_since >= IDLE_S:
             return None
         self._idle.pop()
-        connection.watch.call = on_input
-        return idle.stream, connection
+        watch.call = on_input
+        return connection
 
-    def release_watched(self, stream: trio.abc.Stream, connection: ClientConnection) -> None:
+    def release_watched(self, connection: ClientConnection) -> None:
         """Take back what `acquire_watched` gave: kept when it is clean and there is room, else cut."""
         if self._has_room_for(connection):
             connection.end_exchange()
-            self._keep(stream, connection)
+            self._keep(connection)
         else:
             connection.cut_nowait()
 
@@ -116,58 +107,58 @@ class Connections:
         while not self._closed:
             await trio.sleep(SWEEP_S)
             oldest = trio.current_time() - IDLE_S
-            doomed = [idle for idle in self._idle if idle.connection.idle_since <= oldest]
-            self._idle = [idle for idle in self._idle if idle.connection.idle_since > oldest]
-            await self._close(doomed)
+            doomed = [idle for idle in self._idle if idle.idle_since <= oldest]
+            self._idle = [idle for idle in self._idle if idle.idle_since > oldest]
+            await _close(doomed)
 
     async def aclose(self) -> None:
         """Close every kept connection, and keep none from here on."""
         self._closed = True
         doomed, self._idle = self._idle, []
-        await self._close(doomed)
+        await _close(doomed)
 
     def _has_room_for(self, connection: ClientConnection) -> bool:
         return connection.reusable and not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX
 
-    def _keep(self, stream: trio.abc.Stream, connection: ClientConnection) -> None:
-        idle = _Idle(stream, connection)
+    def _keep(self, connection: ClientConnection) -> None:
         connection.idle_since = trio.current_time()
         if connection.watch is not None:
-            connection.watch.call = partial(self._drop, idle)
-        self._idle.append(idle)
+            connection.watch.call = partial(self._drop, connection)
+        self._idle.append(connection)
 
-    def _watch(self, stream: trio.abc.Stream, connection: ClientConnection) -> None:
-        socket = tls_socket(stream) if self._readiness is not None else None
+    def _watch(self, connection: ClientConnection) -> None:
+        socket = tls_socket(connection.stream) if self._readiness is not None else None
         if self._readiness is not None and socket is not None:
             connection.watch = self._readiness.watch(socket.fileno(), lambda: None)
 
-    def _drop(self, idle: _Idle) -> None:
+    def _drop(self, connection: ClientConnection) -> None:
         """Close a connection on which something came while nobody had asked: its end, or what is not ours."""
-        self._idle.remove(idle)
-        idle.connection.cut_nowait()
+        self._idle.remove(connection)
+        connection.cut_nowait()
 
-    def _take(self, now: float) -> tuple[_Idle | None, list[_Idle]]:
+    def _take(self, now: float) -> tuple[ClientConnection | None, list[ClientConnection]]:
         """The most recently used connection that seems alive, and those that are to be closed."""
-        doomed: list[_Idle] = []
+        doomed: list[ClientConnection] = []
         while self._idle:
             # The last one: so the others age, and a quiet process keeps few.
-            idle = self._idle.pop()
-            idle.connection.end_watch()
-            if now - idle.connection.idle_since < IDLE_S and not has_input(idle.stream):
-                return idle, doomed
-            doomed.append(idle)
+            connection = self._idle.pop()
+            connection.end_watch()
+            if now - connection.idle_since < IDLE_S and not has_input(connection.stream):
+                return connection, doomed
+            doomed.append(connection)
         return None, doomed
-
-    async def _close(self, doomed: list[_Idle]) -> None:
-        for idle in doomed:
-            idle.connection.end_watch()
-        for idle in doomed:
-            await trio.aclose_forcefully(idle.stream)
 
     def _dial_failed(self, reason: str) -> OutboundBroken:
         return OutboundBroken(
             Failure(StreamCode.DIAL_FAILED, Processed.NO, f"cannot reach {self._server}: {reason}")
         )
+
+
+async def _close(doomed: list[ClientConnection]) -> None:
+    for connection in doomed:
+        connection.end_watch()
+    for connection in doomed:
+        await trio.aclose_forcefully(connection.stream)
 
 
 def _keep_open(connection: ClientConnection) -> None:

@@ -380,9 +380,9 @@ class Stream(trio.abc.HalfCloseableStream):
             tell()
 
     def _wake_all(self) -> None:
-        self._reader.unpark()
-        self._sender.unpark()
-        self._head_reader.unpark()
+        for spot in (self._reader, self._sender, self._head_reader):
+            if spot is not NO_SPOT:
+                spot.unpark()
 
 
 def _is_cancelled() -> bool:

@@ -42,8 +42,7 @@ class Upstream:
         self._guardrails = guardrails
         self._impersonation = lru_cache(IDENTITIES_REMEMBERED_MAX)(_impersonation)
         self._active = 0
-        self._idle = trio.Event()
-        self._idle.set()
+        self._idle: trio.Event | None = None
 
     @property
     def active(self) -> int:
@@ -52,7 +51,11 @@ class Upstream:
 
     async def wait_idle(self) -> None:
         """Wait until no request is under way."""
-        await self._idle.wait()
+        await trio.lowlevel.checkpoint()
+        while self._active:
+            if self._idle is None:
+                self._idle = trio.Event()
+            await self._idle.wait()
 
     def prepare(self, request: RequestHead, claims: RelayClaims) -> Call:
         """Make ready what carries a request under the identity of `claims`; it is under way from now on.
@@ -80,8 +83,6 @@ class Upstream:
             outbound = Exchange(self._pool, build_head, tail=tail)
         except RewriteError as error:
             raise refusal(StreamCode.INTERNAL, str(error)) from error
-        if self._active == 0:
-            self._idle = trio.Event()
         self._active += 1
         return Call(self, request, claims, outbound)
 
@@ -92,8 +93,9 @@ class Upstream:
     def note_end(self) -> None:
         """A call is not under way any more."""
         self._active -= 1
-        if self._active == 0:
+        if self._active == 0 and self._idle is not None:
             self._idle.set()
+            self._idle = None
 
 
 @attrs.define(eq=False)

@@ -81,7 +81,6 @@ class Exchange:
         "_head_ahead",
         "_pool",
         "_reused",
-        "_stream",
         "_tail",
         "_token",
         "_token_renewed",
@@ -100,7 +99,6 @@ class Exchange:
         self._token_renewed = False
         self._reused = False
         self._abandoned = False
-        self._stream: trio.abc.Stream | None = None
         self._connection: ClientConnection | None = None
         # What was received without a wait, and is still to be asked for.
         self._head_ahead: ResponseHead | None = None
@@ -114,12 +112,12 @@ class Exchange:
         """
         if not self._bodyless or self._upgrade or self._head.method not in _SAFE_METHODS:
             return False
-        found = self._pool.connections.acquire_watched(on_input)
-        if found is None:
+        connection = self._pool.connections.acquire_watched(on_input)
+        if connection is None:
             return False
-        self._stream, self._connection = found
+        self._connection = connection
         self._reused = True
-        return self._connection.send_request_nowait(self._head)
+        return connection.send_request_nowait(self._head)
 
     def look(self) -> bool:
         """Take in what has come; whether there is something to go on with: the answer's head, or a failure.
@@ -150,14 +148,13 @@ class Exchange:
         if not connection.body_read:
             self._ahead = body or b""
             return None
-        assert self._stream is not None, "a connection has a stream"
-        self._pool.connections.release_watched(self._stream, connection)
-        self._stream = self._connection = None
+        self._pool.connections.release_watched(connection)
+        self._connection = None
         return head, body or b""
 
     def cut_nowait(self) -> None:
         """Cut the connection of an exchange that was started without a wait."""
-        connection, self._stream, self._connection = self._connection, None, None
+        connection, self._connection = self._connection, None
         if connection is not None:
             connection.cut_nowait()
 
@@ -174,14 +171,14 @@ class Exchange:
     async def start(self, *, fresh: bool = False) -> None:
         """Send the head; raises OutboundBroken. Cancelled: the connection is closed."""
         stream, connection, reused = await self._pool.connections.acquire(fresh=fresh or self._upgrade)
-        self._stream, self._connection, self._reused = stream, connection, reused
+        self._connection, self._reused = connection, reused
         try:
             await connection.send_request(self._head)
             return
         except OutboundBroken as exc:
             broken = exc
         except BaseException:
-            self._stream = self._connection = None
+            self._connection = None
             await trio.aclose_forcefully(stream)
             raise
         await self._cut()
@@ -246,10 +243,9 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Give the connection back if it is clean, else cut it. May be called again."""
-        stream, connection = self._stream, self._connection
-        self._stream = self._connection = None
-        if stream is not None and connection is not None:
-            await self._pool.connections.release(stream, connection, keep=not self._upgrade)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._pool.connections.release(connection.stream, connection, keep=not self._upgrade)
 
     async def _answer_401(self) -> None:
         """Send the request again under a newer token; raises OutboundBroken if there is none.
@@ -288,9 +284,9 @@ class Exchange:
         return self._connection
 
     async def _cut(self) -> None:
-        stream, self._stream, self._connection = self._stream, None, None
-        if stream is not None:
-            await trio.aclose_forcefully(stream)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await trio.aclose_forcefully(connection.stream)
 
 
 @asynccontextmanager

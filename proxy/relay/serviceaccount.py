@@ -47,13 +47,12 @@ class ClusterAccess:
     server_name: str
     _token: WatchedFile[str] = attrs.field(repr=False)
     _tls: WatchedFile[ssl.SSLContext] = attrs.field(repr=False)
+    authority: bytes = attrs.field(init=False)
+    """The Host header."""
 
-    @property
-    def authority(self) -> bytes:
-        """The Host header."""
-        return (f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}").encode(
-            "ascii"
-        )
+    def __attrs_post_init__(self) -> None:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        self.authority = f"{host}:{self.port}".encode("ascii")
 
     def token(self) -> str:
         """The bearer token to send now."""
