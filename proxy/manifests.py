@@ -44,6 +44,9 @@ TERMINATION_GRACE_S = 60
 Object: TypeAlias = "dict[str, Value]"
 Value: TypeAlias = "str | int | bool | list[Value] | Object"
 
+_AUTHENTICATION = "authentication.k8s.io"
+_RESOURCE_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+_URL_VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 # A reference as container runtimes parse it, without the rare forms: host:port/path:tag@digest.
@@ -120,36 +123,46 @@ def cluster_role(
     groups: Sequence[str],
     *,
     wildcard: bool = False,
+    constrained: bool = False,
     namespace: str = NAMESPACE,
     service_account: str = SERVICE_ACCOUNT,
 ) -> list[Object]:
     """Render the ClusterRole, which lets the relay impersonate exactly these, and its binding.
 
     `agents` are names, `groups` are `<org>/<team>`. `wildcard` leaves the names out: any user and any group,
-    `system:masters` too, so that the cluster is only as safe as the hub and the relay. Raises ManifestError.
+    `system:masters` too, so that the cluster is only as safe as the hub and the relay. `constrained` is the
+    form for API servers from 1.36 on (KEP-5284), which never reaches a service account or a node, and whose
+    second half says what may be done under another's name at all. Raises ManifestError.
     """
     _check("namespace", namespace, _DNS_LABEL)
     _check("service account", service_account, _DNS_LABEL)
+    group, verb = (_AUTHENTICATION, "impersonate:user-info") if constrained else ("", "impersonate")
     rules: list[Value]
     if wildcard:
-        rules = [{"apiGroups": [""], "resources": ["users", "groups"], "verbs": ["impersonate"]}]
+        rules = [{"apiGroups": [group], "resources": ["users", "groups"], "verbs": [verb]}]
     else:
         # An empty list of names means every name to Kubernetes, so a rule without names is left out.
         users = sorted({_user(agent) for agent in agents})
         named = sorted({_group(group) for group in groups})
         rules = [
-            _impersonate(resource, names)
+            {"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": list(names)}
             for resource, names in (("users", users), ("groups", named))
             if names
         ]
     rules.append(
         {
-            "apiGroups": ["authentication.k8s.io"],
+            "apiGroups": [_AUTHENTICATION],
             # Our own keys; their values are ids, which say who acted and open nothing.
             "resources": [f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY)],
-            "verbs": ["impersonate"],
+            "verbs": [verb],
         }
     )
+    if constrained:
+        # Each verb by its name: "*" would be the plain verbs as well, and those the relay must not have.
+        rules += [
+            {"apiGroups": ["*"], "resources": ["*"], "verbs": _on(_RESOURCE_VERBS)},
+            {"nonResourceURLs": ["*"], "verbs": _on(_URL_VERBS)},
+        ]
     labels: Object = {
         "app.kubernetes.io/name": NAME,
         "app.kubernetes.io/component": "relay",
@@ -384,13 +397,8 @@ def _labels(manifest: RelayManifest) -> Object:
     }
 
 
-def _impersonate(resource: str, names: Sequence[str]) -> Object:
-    return {
-        "apiGroups": [""],
-        "resources": [resource],
-        "verbs": ["impersonate"],
-        "resourceNames": list(names),
-    }
+def _on(verbs: Sequence[str]) -> list[Value]:
+    return [f"impersonate-on:user-info:{verb}" for verb in verbs]
 
 
 def _user(agent: str) -> str:

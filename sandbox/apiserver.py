@@ -60,7 +60,7 @@ class ApiServer:
         request = exchange.request
         user = self.authenticator.authenticate(request)
         record.authenticated(user)
-        acting = impersonate(request, user, self.authorizer)
+        acting = impersonate(request, user, self.authorizer, info)
         record.acts_as(acting)
         if acting is not None:
             user = acting

@@ -1,9 +1,11 @@
 """Acting as somebody else by `Impersonate-*` headers, each value allowed by a check of its own.
 
 The API server's rules, of which two surprise. An empty `Impersonate-User` alone is no impersonation at all:
-the request goes on as whoever sent it. And anything else of the family without a user is a bad request. The
-legacy verb `impersonate` is what is checked, as by a server of 1.35 or one of 1.36 that has the feature
-ConstrainedImpersonation turned off.
+the request goes on as whoever sent it. And anything else of the family without a user is a bad request.
+
+Constrained impersonation (KEP-5284, on in a server of 1.36) is looked at first: the requestor may do this
+under somebody's name (`impersonate-on:user-info:<verb>`), and it may be this user (`impersonate:user-info`).
+Where that does not allow it, the legacy verb `impersonate` decides, and says why not in its own words.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from sandbox.authn import (
     split_service_account,
 )
 from sandbox.rbac import Attributes, Authorizer
+from sandbox.requestinfo import RequestInfo
 from sandbox.server import Request
 from sandbox.status import bad_request
 
@@ -57,15 +60,21 @@ def wanted(request: Request) -> Wanted | None:
     return None
 
 
-def impersonate(request: Request, requestor: User, authorizer: Authorizer) -> User | None:
-    """Return the identity that the request acts under, None for the requestor's own; raises StatusError."""
+def impersonate(
+    request: Request, requestor: User, authorizer: Authorizer, info: RequestInfo | None = None
+) -> User | None:
+    """Return the identity that the request acts under, None for the requestor's own; raises StatusError.
+
+    Without `info`, as of a server of 1.35: the legacy verb alone is asked for.
+    """
     want = wanted(request)
     if want is None:
         return None
-    for attributes in _checks(want, requestor):
-        refusal = authorizer.refusal(attributes)
-        if refusal is not None:
-            raise refusal
+    if info is None or not _is_constrained(want, requestor, authorizer, info):
+        for attributes in _checks(want, requestor):
+            refusal = authorizer.refusal(attributes)
+            if refusal is not None:
+                raise refusal
     groups = want.groups
     account = split_service_account(want.user)
     if account and not groups:
@@ -74,6 +83,19 @@ def impersonate(request: Request, requestor: User, authorizer: Authorizer) -> Us
     for key, value in want.extra:
         extra[key] = (*extra.get(key, ()), value)
     return User(want.user, want.uid, _with_standing(want.user, groups), extra)
+
+
+def _is_constrained(want: Wanted, requestor: User, authorizer: Authorizer, info: RequestInfo) -> bool:
+    """Whether constrained impersonation allows it; of its modes the one for users and groups."""
+    if split_service_account(want.user) or want.user.startswith("system:node:"):
+        return False
+    asked = Attributes.of_request(requestor, info)
+    checks = [attrs.evolve(asked, verb=f"impersonate-on:user-info:{asked.verb}")]
+    checks += [
+        attrs.evolve(check, verb="impersonate:user-info", group=AUTHENTICATION_GROUP)
+        for check in _checks(want, requestor)
+    ]
+    return all(authorizer.refusal(check) is None for check in checks)
 
 
 def _checks(want: Wanted, requestor: User) -> list[Attributes]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal, TypeVar
@@ -371,10 +371,17 @@ class Administration:
         note = f"kid={key.kid} keep_old={new.keep_old}"
         return Done({**self._cluster(cluster), **setup}, created=True, note=note, cluster=cluster)
 
-    def rbac(self, name: str, options: ManifestOptions, *, wildcard: bool) -> Done:
+    async def drop_old_relay_keys(self, name: str) -> Done:
+        """End the overlap of a replaced relay key: the newest alone is good from now on."""
+        dropped = await self.directory.change(lambda store: store.drop_old_relay_keys(name))
+        cluster = self._now.clusters_by_name[name]
+        body = {**self._cluster(cluster), "dropped": dropped}
+        return Done(body, note=f"dropped={','.join(dropped)}", cluster=cluster)
+
+    def rbac(self, name: str, options: ManifestOptions, *, wildcard: bool, constrained: bool) -> Done:
         """Render the ClusterRole that lets the relay impersonate whoever may reach the cluster now."""
         cluster = _known(self._now.clusters_by_name, "cluster", name)
-        yaml = self._cluster_rbac(cluster, options, wildcard=wildcard)
+        yaml = self._cluster_rbac(cluster, options, wildcard=wildcard, constrained=constrained)
         return Done({"cluster": name, "rbac": yaml}, cluster=cluster)
 
     def _relay_setup(self, cluster: Cluster, key: SigningKey | None, options: ManifestOptions) -> Payload:
@@ -414,7 +421,14 @@ class Administration:
         except ManifestError as error:
             raise InvalidError(str(error)) from error
 
-    def _cluster_rbac(self, cluster: Cluster, options: ManifestOptions, *, wildcard: bool = False) -> str:
+    def _cluster_rbac(
+        self,
+        cluster: Cluster,
+        options: ManifestOptions,
+        *,
+        wildcard: bool = False,
+        constrained: bool = False,
+    ) -> str:
         agents = self._now.agents_of(cluster)
         # An agent is sent with all of its groups, so each of them must be allowed, also where the cluster
         # was granted to another of its teams; a team that still has no agent is named ahead of its first.
@@ -422,22 +436,13 @@ class Administration:
             group for agent in agents if agent.principal is not None for group in agent.principal.groups
         }
         groups |= {f"{self._now.org}/{team}" for team in cluster.teams}
-        return self._rbac([agent.name for agent in agents], sorted(groups), options, wildcard=wildcard)
-
-    def _rbac(
-        self,
-        agents: Iterable[str],
-        groups: Iterable[str],
-        options: ManifestOptions,
-        *,
-        wildcard: bool = False,
-    ) -> str:
         try:
             return to_yaml(
                 cluster_role(
-                    list(agents),
-                    list(groups),
+                    [agent.name for agent in agents],
+                    sorted(groups),
                     wildcard=wildcard,
+                    constrained=constrained,
                     namespace=options.namespace,
                     service_account=options.service_account,
                 )

@@ -4,11 +4,13 @@ JSON over HTTP on a listener of its own, with the operator's bearer token on eve
 
     GET    /healthz  /metrics
     GET    /v1/hub  /v1/keys  /v1/teams  /v1/agents[?retired=true]  /v1/clusters  /v1/relays  /v1/tokens
-    GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME  /v1/clusters/NAME/rbac[?wildcard=true&…]
+    GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME
+    GET    /v1/clusters/NAME/rbac[?wildcard=true&constrained=true&…]
     POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens
     POST   /v1/agents/NAME/{lock,unlock,keys}  /v1/clusters/NAME/keys
     PUT    /v1/agents/NAME/teams  /v1/clusters/NAME/teams/TEAM
     DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
+    DELETE /v1/clusters/NAME/keys (all but the newest)
 
 A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
 trail cannot be written, nothing is changed.
@@ -178,7 +180,12 @@ ACTIONS: Sequence[Action] = (
         "/v1/clusters/{name}/rbac",
         "get",
         "clusters/rbac",
-        lambda a, c: a.rbac(c.path["name"], c.manifest_options(), wildcard=c.flag("wildcard")),
+        lambda a, c: a.rbac(
+            c.path["name"],
+            c.manifest_options(),
+            wildcard=c.flag("wildcard"),
+            constrained=c.flag("constrained"),
+        ),
     ),
     Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.add_cluster(c.decode(NewCluster))),
     Action(
@@ -190,6 +197,13 @@ ACTIONS: Sequence[Action] = (
         "create",
         "clusters/keys",
         lambda a, c: a.replace_relay_key(c.path["name"], c.decode(NewRelayKey)),
+    ),
+    Action(
+        "DELETE",
+        "/v1/clusters/{name}/keys",
+        "delete",
+        "clusters/keys",
+        lambda a, c: a.drop_old_relay_keys(c.path["name"]),
     ),
     Action(
         "PUT",

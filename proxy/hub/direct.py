@@ -27,7 +27,7 @@ from proxy.http import ClientConnection
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.entities import Cluster
-from proxy.hub.rules import is_public
+from proxy.hub.rules import is_nobodys, is_public
 from proxy.rewrite import direct_request_head, failure_of
 from tunnel.net import client_context, tune, wrap_client
 
@@ -157,7 +157,11 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
     found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
     failure: OSError | None = None
     for family, kind, protocol, _, address in found:
-        if not private and not is_public(ipaddress.ip_address(address[0])):
+        there = ipaddress.ip_address(address[0])
+        if is_nobodys(there):
+            failure = AddressRefusedError(f"{host} leads to {address[0]}, where no relay can be")
+            continue
+        if not private and not is_public(there):
             failure = AddressRefusedError(f"{host} leads to {address[0]}, which is no public address")
             continue
         socket = trio.socket.socket(family, kind, protocol)

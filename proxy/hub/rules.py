@@ -63,9 +63,7 @@ def check_relay_url(url: str, *, private: bool) -> None:
         address = ipaddress.ip_address(parts.hostname)
     except ValueError:
         return  # a name: what it resolves to is checked each time it is dialled
-    address = destination(address)
-    # Link-local is where clouds keep their instance credentials; no relay lives there.
-    if address.is_link_local or address.is_multicast or address.is_unspecified:
+    if is_nobodys(address):
         raise InvalidError(f"relay URL {shown(url)} leads to an address where no relay can be")
     if not is_public(address) and not private:
         raise InvalidError(
@@ -81,6 +79,15 @@ def destination(address: Address) -> Address:
     if address in _NAT64 or address in _IPV4_COMPATIBLE:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour or address
+
+
+def is_nobodys(address: Address) -> bool:
+    """Whether no relay can be at an address, private ones included.
+
+    Link-local is where clouds keep their instance credentials; the unspecified address is this machine.
+    """
+    address = destination(address)
+    return address.is_link_local or address.is_multicast or address.is_unspecified
 
 
 def is_public(address: Address) -> bool:

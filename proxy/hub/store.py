@@ -342,6 +342,21 @@ class Store(Credentials):
             self._add_relay_key(connection, cluster_id, relay_key)
             return cluster_id
 
+    def drop_old_relay_keys(self, cluster: str) -> list[str]:
+        """Drop all keys of a cluster's relay but the newest, and return the kids of those.
+
+        Raises NotFoundError, and ConflictError when there is none to drop.
+        """
+        with self._transaction() as connection:
+            cluster_id = str(find(connection, t.clusters, "cluster", cluster).id)
+            keys = t.relay_keys.c
+            query = sa.select(keys.kid).where(keys.cluster_id == cluster_id)
+            kids = [str(kid) for kid in connection.scalars(query.order_by(keys.created_at))]
+            if len(kids) < 2:
+                raise ConflictError(f"cluster {cluster} has no older relay key")
+            connection.execute(sa.delete(t.relay_keys).where(keys.kid.in_(kids[:-1])))
+            return kids[:-1]
+
     def remove_cluster(self, name: str) -> str:
         """Remove a cluster with its grants and keys, and return its id; raises NotFoundError."""
         with self._transaction() as connection:

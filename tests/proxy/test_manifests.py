@@ -301,6 +301,43 @@ def test_new_keys_make_new_pods() -> None:
     assert annotation(EXAMPLE) != annotation(other)
 
 
+def test_the_constrained_form_names_the_same_and_every_verb() -> None:
+    role = by_kind(cluster_role(["robot"], ["acme/demo"], constrained=True), "ClusterRole")
+    assert isinstance(role["rules"], list)
+    *identity, resources, urls = role["rules"]
+    assert identity == [
+        {
+            "apiGroups": ["authentication.k8s.io"],
+            "resources": ["users"],
+            "verbs": ["impersonate:user-info"],
+            "resourceNames": ["agent:robot"],
+        },
+        {
+            "apiGroups": ["authentication.k8s.io"],
+            "resources": ["groups"],
+            "verbs": ["impersonate:user-info"],
+            "resourceNames": ["acme/demo"],
+        },
+        {
+            "apiGroups": ["authentication.k8s.io"],
+            "resources": ["userextras/hawse.dev/agent-id", "userextras/hawse.dev/session"],
+            "verbs": ["impersonate:user-info"],
+        },
+    ]
+    # Never "*": that would be the plain verbs too, which the relay itself must not have.
+    verbs = [*resources["verbs"], *urls["verbs"]]
+    assert all(re.fullmatch(r"impersonate-on:user-info:[a-z]+", verb) for verb in verbs)
+    assert (resources["resources"], urls["nonResourceURLs"]) == (["*"], ["*"])
+    assert "impersonate-on:user-info:deletecollection" in resources["verbs"]
+    wild = by_kind(cluster_role([], [], wildcard=True, constrained=True), "ClusterRole")
+    assert isinstance(wild["rules"], list)
+    assert wild["rules"][0] == {
+        "apiGroups": ["authentication.k8s.io"],
+        "resources": ["users", "groups"],
+        "verbs": ["impersonate:user-info"],
+    }
+
+
 def test_the_owners_guardrails_are_mounted_whoever_prints_the_manifests() -> None:
     for manifest in (EXAMPLE, DIRECT):
         deployment = json.loads(json.dumps(by_kind(relay_manifests(manifest), "Deployment")))

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from sandbox import requestinfo
 from sandbox.authn import User
-from sandbox.impersonation import impersonate
+from sandbox.impersonation import AUTHENTICATION_GROUP, impersonate
 from sandbox.objects import Json
 from sandbox.rbac import GROUP, Authorizer
 from sandbox.server import Request
@@ -120,3 +121,58 @@ def test_who_is_not_authenticated_stays_so(authorizer: Authorizer) -> None:
     found = impersonate(request(USER, ("Impersonate-Group", "system:unauthenticated")), RELAY, authorizer)
     assert found is not None
     assert found.groups == ("system:unauthenticated",)
+
+
+@pytest.fixture
+def constrained() -> Authorizer:
+    """Lets the relay read under the name of agent:x in acme/dev, by the constrained form alone."""
+    store = Store()
+    who = (("users", ["agent:x", "system:serviceaccount:a:b", "system:node:n"]), ("groups", ["acme/dev"]))
+    rules: list[Json] = [
+        {
+            "apiGroups": [AUTHENTICATION_GROUP],
+            "resources": [resource],
+            "verbs": ["impersonate:user-info"],
+            "resourceNames": [*names],
+        }
+        for resource, names in who
+    ]
+    rules += [
+        {"apiGroups": ["*"], "resources": ["*"], "verbs": ["impersonate-on:user-info:list"]},
+        {"nonResourceURLs": ["*"], "verbs": ["impersonate-on:user-info:get"]},
+    ]
+    store.collection(GROUP, "clusterroles").put({"metadata": {"name": "r"}, "rules": rules})
+    subjects: list[Json] = [{"kind": "ServiceAccount", "name": "relay", "namespace": "hawse"}]
+    store.collection(GROUP, "clusterrolebindings").put(
+        {"metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "r"}, "subjects": subjects}
+    )
+    return Authorizer(store)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "allowed"),
+    [
+        ("GET", "/api/v1/pods", [USER, GROUP_LINE], True),
+        ("GET", "/version", [USER, GROUP_LINE], True),
+        ("POST", "/api/v1/namespaces/a/pods", [USER, GROUP_LINE], False),
+        ("GET", "/api/v1/pods", [("Impersonate-User", "agent:y")], False),
+        ("GET", "/api/v1/pods", [USER, ("Impersonate-Group", "acme/ops")], False),
+        # These have modes of their own.
+        ("GET", "/api/v1/pods", [("Impersonate-User", "system:serviceaccount:a:b")], False),
+        ("GET", "/api/v1/pods", [("Impersonate-User", "system:node:n")], False),
+    ],
+)
+def test_the_constrained_form_asks_what_is_done_and_for_whom(
+    constrained: Authorizer, method: str, path: str, headers: list[tuple[str, str]], allowed: bool
+) -> None:
+    info = requestinfo.parse(method, path, {})
+    if allowed:
+        acting = impersonate(request(*headers), RELAY, constrained, info)
+        assert acting is not None
+        assert acting.name == "agent:x"
+    else:
+        with pytest.raises(StatusError, match="cannot impersonate resource"):
+            impersonate(request(*headers), RELAY, constrained, info)
+    # A server that does not know the form refuses all of it.
+    with pytest.raises(StatusError):
+        impersonate(request(*headers), RELAY, constrained)

@@ -9,6 +9,7 @@ from typing import TypeVar
 import click
 
 from proxy.cli.admin.client import Object, Reach
+from proxy.cli.admin.cluster_check import check_cluster
 from proxy.cli.admin.output import (
     child,
     confirm,
@@ -164,7 +165,11 @@ def add_cluster(
 
 @cluster.command("key")
 @click.argument("name")
-@click.option("--keep-old", is_flag=True, help="Let the present key work beside it, until the next change.")
+@click.option("--keep-old", is_flag=True, help="Let the present key work beside it, until --drop-old.")
+@click.option(
+    "--drop-old", is_flag=True, help="Make no new key, and end all but the newest: what --keep-old had kept."
+)
+@yes_option
 @_relay_options
 @click.pass_obj
 def replace_key(
@@ -172,12 +177,35 @@ def replace_key(
     /,
     name: str,
     keep_old: bool,
+    drop_old: bool,
+    yes: bool,
     as_json: bool,
     output_dir: Path | None,
     kubeconfig: Path | None,
     **options: object,
 ) -> None:
-    """Give a cluster's relay a new key, and print its manifests again, with it."""
+    """Give a cluster's relay a new key, and print its manifests again, with it.
+
+    Without an outage, in three steps:
+
+    \b
+    hawse admin cluster key prod --keep-old --image IMAGE | kubectl apply -f -
+    kubectl --namespace hawse rollout status deployment hawse-relay
+    hawse admin cluster key prod --drop-old
+
+    Without --keep-old the present key ends at once, and with it the tunnels that were opened by it: for a key
+    that may be in other hands.
+    """
+    if drop_old:
+        if keep_old:
+            raise click.UsageError("--keep-old and --drop-old are two steps of a change: say one")
+        confirm(f"End the older keys of {name}? A relay that still has one is cut off", yes=yes)
+        changed = reach.client().delete("clusters", name, "keys")
+        if as_json:
+            print_json(changed)
+        else:
+            say(f"the relay of {name} proves itself by {listed('relay_keys')(changed)} alone from now on")
+        return
     _check_output_dir(output_dir, kubeconfig)
     made = reach.client().post(
         "clusters", name, "keys", body={"keep_old": keep_old, "manifest": _manifest_options(options)}
@@ -248,21 +276,38 @@ def remove_cluster(reach: Reach, /, name: str, yes: bool) -> None:
 @click.option(
     "--wildcard", is_flag=True, help="Any user and any group: the cluster is then as safe as this hub."
 )
+@click.option(
+    "--constrained",
+    is_flag=True,
+    help="The narrower form that API servers know from 1.36 on; an older one refuses every agent under it.",
+)
 @_place_options
 @click.pass_obj
 def rbac(
-    reach: Reach, /, name: str, wildcard: bool, namespace: str | None, service_account: str | None
+    reach: Reach,
+    /,
+    name: str,
+    wildcard: bool,
+    constrained: bool,
+    namespace: str | None,
+    service_account: str | None,
 ) -> None:
     """Print the ClusterRole that lets the relay impersonate whoever may reach the cluster now.
 
     hawse admin cluster rbac prod | kubectl --context prod apply -f -
+
+    Give --namespace and --service-account where the relay was set up with others than the printed manifests
+    have. `hawse admin cluster check` tells whether what is applied fits.
     """
-    query = {"wildcard": str(wildcard).lower()}
+    query = {"wildcard": str(wildcard).lower(), "constrained": str(constrained).lower()}
     if namespace is not None:
         query["namespace"] = namespace
     if service_account is not None:
         query["service_account"] = service_account
     click.echo(text(reach.client().get("clusters", name, "rbac", **query), "rbac"), nl=False)
+
+
+cluster.add_command(check_cluster)
 
 
 def _labels(row: Object) -> str:

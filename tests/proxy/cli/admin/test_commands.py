@@ -324,3 +324,66 @@ async def test_secrets_stand_in_no_message_and_no_trail(hub: Hub) -> None:
     for secret in (token, made["api_key"], hub.data.pepper().hex()):
         assert secret.encode() not in trail
     assert json.dumps(made)
+
+
+async def test_a_relays_key_changes_in_two_steps(hub: Hub) -> None:
+    await enrol(hub)
+    (old,) = hub.directory.current.clusters_by_name["prod"].relay_keys
+    assert "no older relay key" in await hub.fails("cluster", "key", "prod", "--drop-old")
+    await hub.ok("cluster", "key", "prod", "--keep-old")
+    first, second = hub.directory.current.clusters_by_name["prod"].relay_keys
+    assert first == old
+    assert "two steps" in await hub.fails("cluster", "key", "prod", "--keep-old", "--drop-old", code=2)
+    told = await hub.ok("cluster", "key", "prod", "--drop-old")
+    assert told.stdout == ""
+    assert f"by {second.kid} alone" in told.stderr
+    assert hub.directory.current.clusters_by_name["prod"].relay_keys == (second,)
+
+
+def fake_kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: int = 0, **answers: object) -> Path:
+    """A kubectl that answers by what is asked for, and notes how it was asked."""
+    for kind, answer in answers.items():
+        (folder / kind).write_text(json.dumps(answer) if answer is not None else "")
+    program = folder / "kubectl"
+    program.write_text(
+        f'#!/bin/sh\necho "$@" >> {folder}/asked\n'
+        f'case "$*" in *clusterrolebindings*) cat {folder}/bindings;; *) cat {folder}/role;; esac\n'
+        f"[ {code} = 0 ] || echo 'error: You must be logged in' >&2\nexit {code}\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    (folder / "kubeconfig").write_text("x")
+    return folder / "kubeconfig"
+
+
+async def test_a_clusters_rbac_is_compared_with_what_is_enrolled(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enrol(hub)
+    role, binding = yaml.safe_load_all((await hub.ok("cluster", "rbac", "prod")).stdout)
+    ghost = {
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": "x\x1b]0;"},
+        "roleRef": {"kind": "ClusterRole", "name": "admin"},
+        "subjects": [{"kind": "User", "name": "agent:ghost"}],
+    }
+    kubeconfig = fake_kubectl(tmp_path, monkeypatch, bindings={"items": [binding, ghost]}, role=role)
+    args = ("cluster", "check", "prod", "--kubeconfig", str(kubeconfig))
+    found = await hub.run(*args, "--context", "east")
+    assert found.exit_code == 3
+    assert "WARNING  agent:ghost has rights and is not enrolled" in found.stdout
+    assert "\x1b" not in found.stdout
+    assert "cluster prod: 1 to look at" in found.stdout
+    asked = (tmp_path / "asked").read_text()
+    assert f"--kubeconfig {kubeconfig} --context east get clusterrolebindings,rolebindings" in asked
+    as_json = json.loads((await hub.run(*args, "--json")).stdout)
+    assert (as_json["ok"], as_json["findings"][0]["check"]) == (False, "names")
+
+    fake_kubectl(tmp_path, monkeypatch, bindings={"items": [binding]}, role=role)
+    assert "cluster prod: all is well" in (await hub.ok(*args)).stdout
+    fake_kubectl(tmp_path, monkeypatch, bindings={"items": []}, role=None)
+    assert "impersonate nobody" in (await hub.run(*args)).stdout
+    fake_kubectl(tmp_path, monkeypatch, bindings=None, role=None, code=1)
+    assert "kubectl failed: error: You must be logged in" in await hub.fails(*args)
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert "not on the PATH" in await hub.fails(*args)

@@ -1,0 +1,124 @@
+"""`hawse admin cluster check`: what the hub knows against the RBAC of the cluster itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from audit.escape import escape
+from proxy.cli.admin.client import AdminClient, Json, Object, Reach
+from proxy.cli.admin.output import json_option, objects, print_json, text
+from proxy.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from proxy.cli.admin.rbac_check import Enrolled
+
+# A large cluster has some thousand bindings; an operator waits for this.
+TIMEOUT_S = 60
+# 1 is a command that failed, 2 one that was not understood.
+FINDINGS_EXIT_CODE = 3
+
+
+@click.command("check")
+@click.argument("name")
+@click.option(
+    "--kubeconfig",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="Yours, not the relay's: it must let you read roles and bindings.",
+)
+@click.option("--context", metavar="NAME", help="Of the kubeconfig; its current one if absent.")
+@json_option
+@click.pass_obj
+def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | None, as_json: bool) -> None:
+    """Compare a cluster's RBAC with what is enrolled here: before its relay is set up, and ever after.
+
+    Warns of names in the form of Hawse's own (agent:…, <org>/…) that already have rights there and belong to
+    nobody enrolled, and says whether the relay may impersonate all that are, nobody else, and nothing more.
+    Runs kubectl, which must be installed. Exits 3 when there is anything to do, 0 when not.
+    """
+    from proxy.cli.admin.rbac_check import Level, examine
+    from proxy.manifests import CLUSTER_ROLE
+
+    enrolled = _enrolled(reach.client(), name)
+    kubectl = ["--kubeconfig", str(kubeconfig), *(["--context", context] if context is not None else [])]
+    listed = _kubectl(*kubectl, "get", "clusterrolebindings,rolebindings", "--all-namespaces")
+    role = _kubectl(*kubectl, "get", "clusterrole", CLUSTER_ROLE, "--ignore-not-found")
+    findings = examine(enrolled, objects(listed, "items"), role or None)
+    todo = [finding for finding in findings if finding.level is not Level.INFO]
+    if as_json:
+        print_json(
+            {
+                "cluster": name,
+                "ok": not todo,
+                "findings": [
+                    {"level": str(f.level), "check": f.check, "message": f.message, "fix": f.fix}
+                    for f in findings
+                ],
+            }
+        )
+    else:
+        for finding in findings:
+            click.echo(f"{finding.level.upper():8} {escape(finding.message)}")
+            if finding.fix:
+                click.echo(f"{'':8} {escape(finding.fix)}")
+        click.echo(f"cluster {name}: {len(todo)} to look at" if todo else f"cluster {name}: all is well")
+    if todo:
+        click.get_current_context().exit(FINDINGS_EXIT_CODE)
+
+
+def _enrolled(client: AdminClient, name: str) -> Enrolled:
+    """What the hub knows; raises CommandError."""
+    import yaml
+
+    from auth.principal import USER_PREFIX
+    from proxy.cli.admin.rbac_check import Enrolled
+
+    hub = client.get("hub")
+    org = text(hub, "org")
+    # The role that the relay should have says whom it must be able to impersonate.
+    role, _ = yaml.safe_load_all(text(client.get("clusters", name, "rbac"), "rbac"))
+    named = {
+        resource: frozenset(rule.get("resourceNames", ()))
+        for rule in role["rules"]
+        for resource in rule["resources"]
+    }
+    known = {f"{USER_PREFIX}{text(agent, 'name')}" for agent in objects(client.get("agents"), "agents")}
+    known |= {f"{org}/{text(team, 'name')}" for team in objects(client.get("teams"), "teams")}
+    nobody: frozenset[str] = frozenset()
+    return Enrolled(name, org, named.get("users", nobody), named.get("groups", nobody), frozenset(known))
+
+
+def _kubectl(*args: str) -> Object:
+    """Ask the cluster, as the kubeconfig's user; an empty answer is an empty object. Raises CommandError."""
+    program = shutil.which("kubectl")
+    if program is None:
+        raise CommandError("kubectl is not on the PATH: install it, or run this where it is")
+    try:
+        done = subprocess.run(  # noqa: S603 - the operator's own kubectl, a list and no shell
+            [program, *args, "--output", "json", f"--request-timeout={TIMEOUT_S}s"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=2 * TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommandError(f"kubectl could not be asked: {error}") from error
+    if done.returncode:
+        said = " ".join(done.stderr.decode("utf-8", "replace").split())
+        raise CommandError(f"kubectl failed: {escape(said[:500])}")
+    if not done.stdout.strip():
+        return {}
+    try:
+        document: Json = json.loads(done.stdout)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise CommandError("kubectl answered with something that is no object in JSON")
+    return document

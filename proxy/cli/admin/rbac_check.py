@@ -1,0 +1,219 @@
+"""Does the RBAC of a cluster fit what is enrolled: pure, from the objects to what is to be told of them.
+
+Three questions. May the relay impersonate everybody who is enrolled, nobody who is not, and do nothing else?
+Do names of Hawse's own form (`agent:<name>`, `<org>/<team>`) stand in bindings where nobody enrolled has
+them, so that they were given to somebody by another source of identities, or wait for whoever is enrolled
+under them next? And what do the enrolled have?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import TypeAlias
+
+import attrs
+
+from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
+from auth.principal import USER_PREFIX
+from proxy.manifests import CLUSTER_ROLE
+
+Object: TypeAlias = Mapping[str, object]
+
+_EXTRAS = tuple(f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY))
+_AUTHENTICATION = "authentication.k8s.io"
+# verb → the API group of users and groups under it
+_FORMS = {"impersonate": "", "impersonate:user-info": _AUTHENTICATION}
+
+
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+    """It does not work."""
+
+
+@attrs.frozen(order=True)
+class Finding:
+    """One thing to know, in one sentence; `fix` is what to do about it, if anything."""
+
+    level: Level
+    check: str
+    message: str
+    fix: str = ""
+
+
+@attrs.frozen
+class Enrolled:
+    """Who is enrolled at the hub, as far as this cluster is concerned."""
+
+    cluster: str
+    org: str
+    users: frozenset[str]
+    """Users that the relay must be able to impersonate: `agent:<name>`."""
+    groups: frozenset[str]
+    known: frozenset[str] = frozenset()
+    """All users and groups of the hub, also those that may not reach this cluster."""
+
+
+def examine(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) -> list[Finding]:
+    """Look at all bindings of a cluster, and at the relay's ClusterRole (None when it is not there)."""
+    findings = [*_relay(enrolled, bindings, role), *_names(enrolled, bindings, first=role is None)]
+    order = (Level.ERROR, Level.WARNING, Level.INFO)
+    return sorted(findings, key=lambda finding: order.index(finding.level))
+
+
+def _relay(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) -> Iterable[Finding]:
+    apply = f"hawse admin cluster rbac {enrolled.cluster} | kubectl apply -f -"
+    if role is None:
+        message = f"there is no ClusterRole {CLUSTER_ROLE}: the relay may impersonate nobody"
+        yield Finding(Level.ERROR, "relay-rights", message, apply)
+        return
+    accounts = _accounts(bindings)
+    if not accounts:
+        message = f"the ClusterRole {CLUSTER_ROLE} is bound to no service account"
+        yield Finding(Level.ERROR, "relay-rights", message, apply)
+    yield from _rights(enrolled, role, apply)
+    for namespace, name in accounts:
+        for kind, where, target in _other_rights(bindings, namespace, name):
+            message = f"the relay's service account {namespace}/{name} has more rights, by {kind} {where}"
+            fix = f"take it out of {target}: whoever finds a way around impersonation would have them"
+            yield Finding(Level.WARNING, "relay-rights", message, fix)
+
+
+def _rights(enrolled: Enrolled, role: Object, apply: str) -> Iterable[Finding]:
+    rules = _objects(role, "rules")
+    # The form that is more complete is the one that was meant.
+    missing = min((list(_missing(enrolled, rules, verb)) for verb in _FORMS), key=len)
+    for resource, name in missing:
+        yield Finding(Level.ERROR, "relay-rights", f"the relay may not impersonate {resource} {name}", apply)
+    if not missing:
+        count = f"{len(enrolled.users)} users and {len(enrolled.groups)} groups"
+        yield Finding(Level.INFO, "relay-rights", f"the relay may impersonate all that are enrolled: {count}")
+    for rule in rules:
+        verbs = set(_texts(rule, "verbs"))
+        strange = {verb for verb in verbs if not verb.startswith("impersonate")}
+        if strange:
+            message = (
+                f"the ClusterRole {CLUSTER_ROLE} gives more than impersonation: {', '.join(sorted(strange))}"
+            )
+            yield Finding(Level.WARNING, "relay-rights", message, apply)
+        if not verbs & set(_FORMS) or not {"users", "groups", "*"} & set(_texts(rule, "resources")):
+            continue
+        names = _texts(rule, "resourceNames")
+        if not names:
+            message = "the relay may impersonate any user or group, system:masters too (--wildcard)"
+            yield Finding(Level.WARNING, "relay-rights", message, apply)
+        left = sorted(set(names) - enrolled.users - enrolled.groups)
+        if left:
+            message = f"the relay may impersonate who is not enrolled for this cluster: {_some(left)}"
+            yield Finding(Level.WARNING, "relay-rights", message, apply)
+
+
+def _missing(enrolled: Enrolled, rules: Sequence[Object], verb: str) -> Iterable[tuple[str, str]]:
+    group = _FORMS[verb]
+    for resource, names in (("users", enrolled.users), ("groups", enrolled.groups)):
+        for name in sorted(names):
+            if not any(_allows(rule, verb, group, resource, name) for rule in rules):
+                yield resource.removesuffix("s"), name
+    for resource in _EXTRAS:
+        if not any(_allows(rule, verb, _AUTHENTICATION, resource, None) for rule in rules):
+            yield "the extra", resource
+    if verb != "impersonate" and not any(
+        text.startswith("impersonate-on:user-info:") for rule in rules for text in _texts(rule, "verbs")
+    ):
+        yield "anybody on", "anything: no verb impersonate-on:user-info:…"
+
+
+def _allows(rule: Object, verb: str, group: str, resource: str, name: str | None) -> bool:
+    names = _texts(rule, "resourceNames")
+    return (
+        bool({verb, "*"} & set(_texts(rule, "verbs")))
+        and bool({group, "*"} & set(_texts(rule, "apiGroups")))
+        and bool({resource, "*"} & set(_texts(rule, "resources")))
+        # The values of an extra are ids: a rule with names would hold for none of them.
+        and (not names or (name is not None and name in names))
+    )
+
+
+def _accounts(bindings: Sequence[Object]) -> list[tuple[str, str]]:
+    """The service accounts that the relay's ClusterRole is bound to in the whole cluster."""
+    return sorted(
+        {
+            (str(subject.get("namespace", "")), str(subject.get("name", "")))
+            for binding in bindings
+            if binding.get("kind") == "ClusterRoleBinding"
+            and _role_of(binding) == f"ClusterRole {CLUSTER_ROLE}"
+            for subject in _objects(binding, "subjects")
+            if subject.get("kind") == "ServiceAccount"
+        }
+    )
+
+
+def _other_rights(bindings: Sequence[Object], namespace: str, name: str) -> Iterable[tuple[str, str, str]]:
+    for binding in bindings:
+        role = _role_of(binding)
+        if role == f"ClusterRole {CLUSTER_ROLE}":
+            continue
+        for subject in _objects(binding, "subjects"):
+            where = subject.get("namespace") or _meta(binding, "namespace")
+            if (subject.get("kind"), where, subject.get("name")) == ("ServiceAccount", namespace, name):
+                yield str(binding.get("kind")), _place(binding), role
+
+
+def _names(enrolled: Enrolled, bindings: Sequence[Object], *, first: bool) -> Iterable[Finding]:
+    found: dict[str, list[str]] = {}
+    for binding in bindings:
+        for subject in _objects(binding, "subjects"):
+            kind, name = subject.get("kind"), str(subject.get("name", ""))
+            ours = (kind == "User" and name.startswith(USER_PREFIX)) or (
+                kind == "Group" and name.startswith(f"{enrolled.org}/")
+            )
+            if ours:
+                place = f"{binding.get('kind')} {_place(binding)} ({_role_of(binding)})"
+                found.setdefault(name, []).append(place)
+    for name, places in sorted(found.items()):
+        where = _some(sorted(places))
+        if name not in enrolled.known:
+            message = f"{name} has rights and is not enrolled at this hub: {where}"
+            fix = "whoever is enrolled under that name gets them; remove the binding, or choose other names"
+            yield Finding(Level.WARNING, "names", message, fix)
+        elif first:
+            # Before Hawse comes, nobody but another source of identities can have brought the name.
+            message = f"{name} has rights already, before a relay was set up here: {where}"
+            fix = "see that no other source of identities gives anybody this name"
+            yield Finding(Level.WARNING, "names", message, fix)
+        else:
+            yield Finding(Level.INFO, "names", f"{name} has rights: {where}")
+
+
+def _role_of(binding: Object) -> str:
+    ref = binding.get("roleRef")
+    return f"{ref.get('kind', '')} {ref.get('name', '')}" if isinstance(ref, Mapping) else ""
+
+
+def _place(binding: Object) -> str:
+    namespace = _meta(binding, "namespace")
+    return f"{namespace}/{_meta(binding, 'name')}" if namespace else _meta(binding, "name")
+
+
+def _meta(binding: Object, key: str) -> str:
+    metadata = binding.get("metadata")
+    return str(metadata.get(key, "")) if isinstance(metadata, Mapping) else ""
+
+
+def _objects(item: Object, key: str) -> list[Object]:
+    value = item.get(key)
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
+def _texts(item: Object, key: str) -> list[str]:
+    value = item.get(key)
+    return [str(each) for each in value] if isinstance(value, list) else []
+
+
+def _some(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + rest

@@ -1,0 +1,138 @@
+"""C08: what stands in a cluster's RBAC against what is enrolled."""
+
+from __future__ import annotations
+
+import attrs
+import pytest
+
+from proxy.cli.admin.rbac_check import Enrolled, Finding, Level, Object, examine
+from proxy.manifests import CLUSTER_ROLE, cluster_role
+
+ENROLLED = Enrolled(
+    "prod",
+    "acme",
+    frozenset({"agent:robot", "agent:abe"}),
+    frozenset({"acme/sre"}),
+    frozenset({"agent:robot", "agent:abe", "agent:elsewhere", "acme/sre", "acme/web"}),
+)
+
+
+def applied(*, constrained: bool = False, wildcard: bool = False) -> tuple[Object, Object]:
+    role, binding = cluster_role(
+        ["robot", "abe"], ["acme/sre"], constrained=constrained, wildcard=wildcard, namespace="tools"
+    )
+    return role, binding
+
+
+def bind(kind: str, name: str, *, role: str = "admin", namespace: str = "", **subject: str) -> Object:
+    return {
+        "kind": "RoleBinding" if namespace else "ClusterRoleBinding",
+        "metadata": {"name": f"of-{role}", **({"namespace": namespace} if namespace else {})},
+        "roleRef": {"kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": kind, "name": name, **subject}],
+    }
+
+
+def todo(findings: list[Finding]) -> list[str]:
+    return [finding.message for finding in findings if finding.level is not Level.INFO]
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_what_is_printed_fits_what_is_enrolled(constrained: bool) -> None:
+    role, binding = applied(constrained=constrained)
+    findings = examine(ENROLLED, [binding], role)
+    assert todo(findings) == []
+    assert [finding.message for finding in findings] == [
+        "the relay may impersonate all that are enrolled: 2 users and 1 groups"
+    ]
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize(
+    ("enrolled", "message"),
+    [
+        (
+            {"users": frozenset({"agent:robot", "agent:abe", "agent:new"})},
+            "may not impersonate user agent:new",
+        ),
+        ({"groups": frozenset({"acme/sre", "acme/web"})}, "may not impersonate group acme/web"),
+        ({"users": frozenset({"agent:robot"})}, "who is not enrolled for this cluster: agent:abe"),
+    ],
+)
+def test_who_is_missing_and_who_is_left_over_is_named(
+    constrained: bool, enrolled: dict[str, frozenset[str]], message: str
+) -> None:
+    role, binding = applied(constrained=constrained)
+    (finding,) = [f for f in examine(attrs.evolve(ENROLLED, **enrolled), [binding], role) if f.fix]
+    assert message in finding.message
+    assert finding.fix == "hawse admin cluster rbac prod | kubectl apply -f -"
+    assert finding.level is (Level.ERROR if "may not" in message else Level.WARNING)
+
+
+def test_no_role_and_a_role_that_is_not_bound_are_errors() -> None:
+    role, binding = applied()
+    (finding,) = examine(ENROLLED, [], None)
+    assert (finding.level, "impersonate nobody" in finding.message) == (Level.ERROR, True)
+    assert "bound to no service account" in todo(examine(ENROLLED, [], role))[0]
+    # In a namespace it binds nothing: users are of the cluster.
+    in_namespace = {**binding, "kind": "RoleBinding"}
+    assert "bound to no service account" in todo(examine(ENROLLED, [in_namespace], role))[0]
+
+
+def test_a_constrained_role_that_says_only_who_is_of_no_use() -> None:
+    role, binding = applied(constrained=True)
+    assert isinstance(role["rules"], list)
+    (message,) = todo(examine(ENROLLED, [binding], {**role, "rules": role["rules"][:3]}))
+    assert "no verb impersonate-on" in message
+
+
+def test_too_much_is_a_warning() -> None:
+    role, binding = applied(wildcard=True)
+    assert "system:masters too" in todo(examine(ENROLLED, [binding], role))[0]
+    role, binding = applied()
+    assert isinstance(role["rules"], list)
+    more = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "impersonate"]}
+    assert "gives more than impersonation: get" in "\n".join(
+        todo(examine(ENROLLED, [binding], {**role, "rules": [*role["rules"], more]}))
+    )
+    by = bind("ServiceAccount", "hawse-relay", role="view", namespace="tools")
+    (message,) = todo(examine(ENROLLED, [binding, by], role))
+    assert message == (
+        "the relay's service account tools/hawse-relay has more rights, by RoleBinding tools/of-view"
+    )
+
+
+def test_names_that_nobody_enrolled_has_are_collisions() -> None:
+    role, binding = applied()
+    bindings = [
+        binding,
+        bind("User", "agent:robot", role="view", namespace="app"),
+        bind("Group", "acme/sre", role="edit"),
+        bind("User", "agent:ghost", role="cluster-admin"),
+        bind("Group", "acme/old", role="edit", namespace="app"),
+        # Not of our form.
+        bind("Group", "other/sre"),
+        bind("User", "ada@example.com"),
+        bind("ServiceAccount", "agent:x", role="view", namespace="app"),
+    ]
+    findings = examine(ENROLLED, bindings, role)
+    assert todo(findings) == [
+        "acme/old has rights and is not enrolled at this hub: RoleBinding app/of-edit (ClusterRole edit)",
+        "agent:ghost has rights and is not enrolled at this hub: "
+        "ClusterRoleBinding of-cluster-admin (ClusterRole cluster-admin)",
+    ]
+    told = [finding.message for finding in findings if finding.level is Level.INFO]
+    assert "agent:robot has rights: RoleBinding app/of-view (ClusterRole view)" in told
+
+
+def test_before_a_relay_is_there_every_such_name_is_a_collision() -> None:
+    # From where would the cluster have it, if not from another source of identities?
+    findings = examine(ENROLLED, [bind("Group", "acme/sre", role="edit")], None)
+    assert "acme/sre has rights already, before a relay was set up here" in todo(findings)[1]
+
+
+@pytest.mark.parametrize("odd", [{}, {"subjects": None}, {"subjects": "x", "roleRef": 1, "metadata": []}])
+def test_odd_objects_are_passed_over(odd: Object) -> None:
+    role, binding = applied()
+    assert todo(examine(ENROLLED, [binding, odd, {"kind": "ClusterRoleBinding", **odd}], role)) == []
+    assert CLUSTER_ROLE in str(binding)

@@ -1,0 +1,74 @@
+"""The ClusterRole that lets the relay act for agents: both forms of it, and the command that looks at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.world import POD, WAYS, World, run, running_world
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+PLACE = ("--namespace", "hawse", "--service-account", "relay")
+
+
+@pytest.fixture(scope="module")
+def own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world whose rights these tests change."""
+    with running_world(tmp_path_factory.mktemp("rights")) as running:
+        yield running
+
+
+def check(world: World) -> tuple[int, list[str]]:
+    args = ("cluster", "check", "tunnel", "--kubeconfig", str(world.admin_kubeconfig), "--json")
+    done = run(["hawse", "admin", *args], world.operator)
+    assert done.code in {0, 3}, done.err
+    return done.code, [
+        finding["message"] for finding in json.loads(done.out)["findings"] if finding["level"] != "info"
+    ]
+
+
+def test_the_constrained_form_is_enough(own_world: World) -> None:
+    world = own_world
+    rbac = world.admin("cluster", "rbac", "tunnel", "--constrained", *PLACE)
+    assert b'"impersonate"' not in rbac
+    world.administrator("replace", "-f", "-", stdin=rbac)
+    try:
+        assert check(world) == (0, [])
+        for way in WAYS:
+            assert world.kubectl(way, "get", "pods").code == 0
+            assert world.kubectl(way, "exec", POD, "--", "echo", "hi").out == b"hi\n"
+            made = world.kubectl(way, "create", "configmap", f"constrained-{way}", "--from-literal=a=b")
+            assert made.code == 0, made.err
+        # Who takes a verb out of it takes it from every agent.
+        role = json.loads(
+            world.administrator("get", "clusterrole", "hawse-relay-impersonation", "--output", "json")
+        )
+        for rule in role["rules"]:
+            rule["verbs"] = [verb for verb in rule["verbs"] if not verb.endswith(":create")]
+        world.administrator("replace", "-f", "-", stdin=json.dumps(role).encode())
+        refused = world.kubectl("tunnel", "create", "configmap", "other", "--from-literal=a=b")
+        assert refused.code == 1
+        assert b"cannot impersonate" in refused.err
+        assert world.kubectl("tunnel", "get", "pods").code == 0
+    finally:
+        world.administrator("replace", "-f", "-", stdin=world.admin("cluster", "rbac", "tunnel", *PLACE))
+    assert world.kubectl("tunnel", "get", "pods").code == 0
+
+
+def test_the_check_tells_who_is_missing_and_whose_name_is_taken(own_world: World, tmp_path: Path) -> None:
+    world = own_world
+    assert check(world) == (0, [])
+    world.admin("agent", "add", "late", "--team", "platform", "--owner", "tests")
+    assert check(world) == (3, ["the relay may not impersonate user agent:late"])
+    world.administrator("apply", "-f", "-", stdin=world.admin("cluster", "rbac", "tunnel", *PLACE))
+    assert check(world) == (0, [])
+    world.admin("agent", "remove", "late", "--yes")
+    world.administrator("create", "clusterrolebinding", "x", "--clusterrole=view", "--user=agent:stranger")
+    code, found = check(world)
+    assert code == 3
+    assert any("agent:stranger has rights and is not enrolled" in message for message in found)
+    assert any("who is not enrolled for this cluster: agent:late" in message for message in found)
