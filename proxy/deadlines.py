@@ -42,6 +42,8 @@ class Deadlines:
     """The waits that are looked at, each from `watch` to `leave`. Without `run` nothing is ever due."""
 
     def __init__(self) -> None:
+        self.ending = False
+        """Whoever serves the connections stops: each answer is the last one on its connection."""
         self._waits: set[Idle] = set()
         # With the time of their beginning, and in that order.
         self._exchanges: dict[Attended, float] = {}

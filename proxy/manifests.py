@@ -38,8 +38,12 @@ TLS_FOLDER = "/etc/hawse/tls"
 GUARDRAILS_FOLDER = "/etc/hawse/guardrails"
 HEALTH_PORT = 8080
 DIRECT_PORT = 8443
-# Longer than the relay drains, so that the kubelet's SIGKILL never cuts what would have ended by itself.
-TERMINATION_GRACE_S = 60
+# What a relay that is told to stop leaves the streams it carries, its sibling taking what is new. A pod whose
+# streams have ended goes at once.
+STOP_GRACE_S = 900
+# Longer by what the rest of a stop takes, so that the kubelet's SIGKILL never cuts what would have ended by
+# itself.
+TERMINATION_GRACE_S = STOP_GRACE_S + 15
 
 Object: TypeAlias = "dict[str, Value]"
 Value: TypeAlias = "str | int | bool | list[Value] | Object"
@@ -335,6 +339,7 @@ def _environment(manifest: RelayManifest) -> list[Value]:
         "HUB_KEYS": f"{KEYS_FOLDER}/hub-keys.json",
         "GUARDRAILS": GUARDRAILS_FOLDER,
         "HEALTH_LISTEN": f"0.0.0.0:{HEALTH_PORT}",
+        "STOP_GRACE_S": str(STOP_GRACE_S),
     }
     match manifest.mode:
         case "tunnel":

@@ -311,7 +311,7 @@ class ServerConnection:
             assert request.upgrade is not None, "a 101 that was asked for"
             self._answer = _SWITCHED
             return head.encode()
-        if not self._read_to_its_end():
+        if not self._read_to_its_end() or (self._deadlines is not None and self._deadlines.ending):
             self._last = True
         self._awaits_continue = False
         if request is not None and b"close" in request.fields.connection:

@@ -34,6 +34,15 @@ class Backoff:
         if lived_s >= SESSION_LIVED_S:
             self._failures = 0
 
+    def wait_after_goaway_s(self, lived_s: float, retry_after_s: float = 0.0) -> float:
+        """Return how long to wait when the hub says GOAWAY to a session that goes on: not at all.
+
+        But for what the hub asked for, and for sessions that are told to go as soon as they are there.
+        """
+        if lived_s < SESSION_LIVED_S:
+            return self.next_wait_s(retry_after_s)
+        return min(retry_after_s, RETRY_AFTER_MAX_S)
+
     def next_wait_s(self, retry_after_s: float = 0.0) -> float:
         """Return how long to wait now; `retry_after_s` is what the hub asked for."""
         delay_s = DELAYS_S[min(self._failures, len(DELAYS_S) - 1)]

@@ -50,6 +50,13 @@ TUNNEL_PATH: Final = "/v1/tunnel"
 # The Date of an answer has whole seconds, and is as old as the way from the hub.
 CLOCK_SKEW_MIN_S: Final = 2.0
 
+# What a hub that goes away leaves the streams that are open, where its GOAWAY does not say; and how much
+# later this end gives them up, should the hub have forgotten them.
+LEAVING_S: Final = 900.0
+LEAVING_SLACK_S: Final = 10.0
+# Tunnels to hubs that go away, beside the current one: as many planned restarts within LEAVING_S.
+LEAVING_MAX: Final = 8
+
 _HTTPS_PORT: Final = 443
 
 
@@ -129,33 +136,124 @@ class DialerConfig:
         return Endpoint.from_url(self.hub_url)
 
 
-async def run_dialer(config: DialerConfig, serve: Callable[[Session], Awaitable[None]]) -> NoReturn:
+async def run_dialer(
+    config: DialerConfig,
+    serve: Callable[[Session], Awaitable[None]],
+    *,
+    dialing: trio.CancelScope | None = None,
+) -> None:
     """Keep a tunnel to the hub: one session after the other, each served by `serve`, until cancelled.
 
     `serve` returns, or raises SessionClosed, when its session has ended; whatever else it raises ends the
-    dialer. Dials never overlap and never stop.
+    dialer. Dials never overlap and never stop. When the hub says that it will go away, the next tunnel is
+    dialled at once, and the old session is served beside it to its end, or for as long as the hub said.
+
+    `dialing`, cancelled, ends the dialling alone: this returns when the sessions that are open have ended.
     """
-    backoff = Backoff(config.chance)
-    name = config.endpoint.name
-    while True:
+    async with trio.open_nursery() as nursery:
+        dialer = _Dialer(config, serve, nursery)
+        with dialing or trio.CancelScope():
+            await dialer.dial_for_ever()
+    if dialer.failure is not None:
+        raise dialer.failure
+
+
+@attrs.define(eq=False)
+class _Tunnel:
+    """An open session, and how long it may still go on."""
+
+    session: Session
+    opened_at: float
+    scope: trio.CancelScope
+    ended: trio.Event = attrs.Factory(trio.Event)
+    ending: str = ""
+
+
+@attrs.define(eq=False)
+class _Dialer:
+    config: DialerConfig
+    serve: Callable[[Session], Awaitable[None]]
+    nursery: trio.Nursery
+    backoff: Backoff = attrs.field(init=False)
+    leaving: list[_Tunnel] = attrs.Factory(list)
+    """Those whose hub said that it will go away, the oldest first."""
+    failure: Exception | None = None
+
+    @backoff.default
+    def _backoff_by_chance(self) -> Backoff:
+        return Backoff(self.config.chance)
+
+    async def dial_for_ever(self) -> NoReturn:
+        while True:
+            try:
+                tunnel = await self.nursery.start(self._hold)
+            except DialFailed as exc:
+                wait_s = self.backoff.next_wait_s(exc.retry_after_s)
+                log.warning(
+                    "no tunnel to %s: %s; the next attempt is in %.0f s",
+                    self.config.endpoint.name, exc, wait_s,
+                )  # fmt: skip
+            else:
+                wait_s = await self._watch(tunnel)
+            await trio.sleep(wait_s)
+
+    async def _hold(self, task_status: trio.TaskStatus[_Tunnel]) -> None:
+        """Open a tunnel and serve it to its end; raises DialFailed if there is none."""
+        tunnel: _Tunnel | None = None
         try:
-            async with open_tunnel(config) as session:
-                opened_at = trio.current_time()
-                log.info("the tunnel to %s is up, session %s", name, session.session_id)
-                ending = await _serve_until_closed(session, serve)
-        except DialFailed as exc:
-            wait_s = backoff.next_wait_s(exc.retry_after_s)
-            log.warning("no tunnel to %s: %s; the next attempt is in %.0f s", name, exc, wait_s)
-        else:
-            lived_s = trio.current_time() - opened_at
-            backoff.note_session(lived_s)
-            asked_ms = session.peer_going_away.retry_after_ms if session.peer_going_away else 0
-            wait_s = backoff.next_wait_s(asked_ms / 1000)
-            log.warning(
-                "the tunnel to %s ended after %.0f s: %s; the next attempt is in %.0f s",
-                name, lived_s, ending, wait_s,
+            with trio.CancelScope() as scope:
+                async with open_tunnel(self.config) as session:
+                    tunnel = _Tunnel(session, trio.current_time(), scope)
+                    task_status.started(tunnel)
+                    tunnel.ending = await _serve_until_closed(session, self.serve)
+        except Exception as exc:
+            if tunnel is None:
+                raise
+            # Kept out of the nursery, which would wrap it.
+            self.failure = exc
+            self.nursery.cancel_scope.cancel()
+        finally:
+            if tunnel is not None:
+                tunnel.ended.set()
+                if tunnel in self.leaving:
+                    self.leaving.remove(tunnel)
+
+    async def _watch(self, tunnel: _Tunnel) -> float:
+        """Wait until another tunnel is to be dialled; returns how many seconds later."""
+        name, session = self.config.endpoint.name, tunnel.session
+        log.info("the tunnel to %s is up, session %s", name, session.session_id)
+        going = await session.wait_going_away()
+        lived_s = trio.current_time() - tunnel.opened_at
+        self.backoff.note_session(lived_s)
+        if going is not None:
+            self._let_go(tunnel, going.drain_ms / 1000)
+            wait_s = self.backoff.wait_after_goaway_s(lived_s, going.retry_after_ms / 1000)
+            log.info(
+                "the hub at %s goes away (%s): dialling anew in %.1f s, %d streams go on where they are",
+                name, going.reason, wait_s, session.stream_count,
             )  # fmt: skip
-        await trio.sleep(wait_s)
+            return wait_s
+        await tunnel.ended.wait()
+        lived_s = trio.current_time() - tunnel.opened_at
+        asked_ms = session.peer_going_away.retry_after_ms if session.peer_going_away else 0
+        wait_s = self.backoff.next_wait_s(asked_ms / 1000)
+        log.warning(
+            "the tunnel to %s ended after %.0f s: %s; the next attempt is in %.0f s",
+            name, lived_s, tunnel.ending, wait_s,
+        )  # fmt: skip
+        return wait_s
+
+    def _let_go(self, tunnel: _Tunnel, drain_s: float) -> None:
+        """Let a tunnel end beside the next one."""
+        tunnel.scope.deadline = trio.current_time() + (drain_s or LEAVING_S) + LEAVING_SLACK_S
+        self.leaving.append(tunnel)
+        if len(self.leaving) > LEAVING_MAX:
+            oldest = self.leaving[0]
+            log.warning(
+                "%d tunnels to hubs that go away are open, the limit is %d: the oldest is closed",
+                len(self.leaving), LEAVING_MAX,
+            )  # fmt: skip
+            oldest.scope.cancel()
 
 
 async def _serve_until_closed(session: Session, serve: Callable[[Session], Awaitable[None]]) -> str:

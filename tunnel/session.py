@@ -177,6 +177,7 @@ class Session:
         self._on_context: Callable[[Context], None] | None = None
         self._ending: tuple[int | None, str] | None = None
         self._ended = trio.Event()
+        self._leaving = trio.Event()
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "draining" if self.draining else "open"
@@ -192,6 +193,14 @@ class Session:
     def draining(self) -> bool:
         """Either side has said GOAWAY."""
         return self._connection.going_away or self._connection.told_to_go
+
+    @property
+    def may_open(self) -> bool:
+        """Whether open_stream would open one now.
+
+        Our own GOAWAY is no hindrance: it asks the peer to open no more, and to look for another session.
+        """
+        return self._ending is None and self._connection.may_open
 
     @property
     def stream_count(self) -> int:
@@ -231,8 +240,8 @@ class Session:
         connection = self._connection
         if self._ending is not None:
             raise SessionClosed(*self._ending)
-        if connection.going_away or connection.told_to_go:
-            raise Draining("the session is going away")
+        if connection.told_to_go:
+            raise Draining("the peer is going away")
         if not connection.may_open:
             raise TooManyStreams(f"{self.stream_count} streams are open")
         was_idle = connection.stream_count == 0
@@ -331,6 +340,11 @@ class Session:
         while self._ending is None and self.stream_count:
             await self._leaver.park()
 
+    async def wait_going_away(self) -> events.GoAwayReceived | None:
+        """Wait until the peer says that it will go away; None when the session ends without that."""
+        await self._leaving.wait()
+        return None if self._ending is not None else self.peer_going_away
+
     async def wait_closed(self) -> str:
         """Wait for the end of the session; returns why."""
         await self._ended.wait()
@@ -412,6 +426,8 @@ class Session:
                         )
                 case events.GoAwayReceived():
                     self.peer_going_away = event
+                    if event.code == CloseCode.DRAINING:
+                        self._leaving.set()
                     log.info("%s: the peer is going away: %s (%d)", self.peer_name, event.reason, event.code)
                 case events.ContextAdded(context):
                     if self._on_context is not None:
@@ -633,6 +649,7 @@ class Session:
         self._flusher.unpark()
         self._leaver.unpark()
         self._ended.set()
+        self._leaving.set()
         self._listening.cancel()
         self._nap.cancel()
         self._writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S

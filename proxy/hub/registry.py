@@ -3,7 +3,8 @@
 Looking up a session is a dictionary access and never waits: a cluster whose relays are all away is
 offline at once, and the caller answers 503 without a round trip. Several instances of one cluster's
 relay stand side by side; a new session of the same instance supersedes its old one, because a relay
-that dials again knows better than a half-open socket that it left behind.
+that dials again knows better than a half-open socket that it left behind. Not if one of the two has said that
+it goes away: then the relay has dialled the new one for that reason, and the old one goes on to its end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tunnel import Session, SessionClosed
 
 # A cluster runs two relays, four during a rollout; more is a misconfiguration that would only cost memory.
 INSTANCES_PER_CLUSTER_MAX = 16
+# Sessions of one instance that end beside its current one: a relay that is told to go dials once each time.
+LEAVING_PER_INSTANCE_MAX = 8
 
 
 class TooManyInstancesError(Exception):
@@ -52,8 +55,13 @@ class LiveRelay:
 
     @property
     def usable(self) -> bool:
-        """Whether a new stream may be opened: neither closed nor draining."""
-        return not (self.session.closed or self.session.draining)
+        """Whether a new stream may be opened."""
+        return self.session.may_open
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it is still here only to bring to an end what is open."""
+        return self.session.draining and not self.session.closed
 
     def end_with(self, reason: str) -> None:
         """End the session from outside the task that owns it; the first reason stands."""
@@ -66,6 +74,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._clusters: dict[str, dict[str, LiveRelay]] = {}
+        self._leaving: list[LiveRelay] = []
+        """Those whose place another one has taken, and that go on to their end."""
 
     def session(self, cluster_id: str) -> LiveRelay | None:
         """Pick a usable relay of the cluster, the least loaded one; None when it is offline."""
@@ -79,6 +89,7 @@ class Registry:
         """Every live relay, for `relay list`, metrics and drain."""
         for instances in list(self._clusters.values()):
             yield from list(instances.values())
+        yield from list(self._leaving)
 
     def announce_keys(self) -> None:
         """Tell every relay that is here of the hub's new key."""
@@ -92,16 +103,31 @@ class Registry:
         Raises TooManyInstancesError. On leaving, whatever took this relay's place stays.
         """
         instances = self._clusters.setdefault(relay.cluster_id, {})
-        superseded = instances.get(relay.instance)
-        if superseded is None and len(instances) >= INSTANCES_PER_CLUSTER_MAX:
+        replaced = instances.get(relay.instance)
+        if replaced is None and len(instances) >= INSTANCES_PER_CLUSTER_MAX:
             raise TooManyInstancesError(
                 f"cluster {relay.cluster_name} has {len(instances)} live relays, the most it may have"
             )
         instances[relay.instance] = relay
+        superseded = self._displace(replaced) if replaced is not None else None
         try:
             yield superseded
         finally:
+            if relay in self._leaving:
+                self._leaving.remove(relay)
             if instances.get(relay.instance) is relay:
                 del instances[relay.instance]
             if not instances and self._clusters.get(relay.cluster_id) is instances:
                 del self._clusters[relay.cluster_id]
+
+    def _displace(self, replaced: LiveRelay) -> LiveRelay | None:
+        """Let the one that was replaced go on if it is leaving; returns which one is to be ended."""
+        if not replaced.leaving:
+            return replaced
+        self._leaving.append(replaced)
+        same = [
+            relay
+            for relay in self._leaving
+            if (relay.cluster_id, relay.instance) == (replaced.cluster_id, replaced.instance)
+        ]
+        return same[0] if len(same) > LEAVING_PER_INSTANCE_MAX else None

@@ -43,7 +43,7 @@ from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.listen import open_listeners
 from proxy.startup import settle
-from tunnel import Memory, StreamCode
+from tunnel import CloseCode, Memory
 
 # How long what is under way may go on after SIGTERM, before its connections are cut.
 STOP_GRACE_S = 10.0
@@ -173,7 +173,7 @@ async def _serve(config: HubConfig, front: Front, admin: AdminFront, registry: R
             _log.info("stopping: %.0f s for what is under way", STOP_GRACE_S)
             for relay in registry.relays():
                 relay.session.go_away(
-                    code=StreamCode.DRAINING,
+                    code=CloseCode.DRAINING,
                     drain_ms=int(STOP_GRACE_S * 1000),
                     reason="the hub stops",
                 )

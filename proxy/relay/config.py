@@ -18,6 +18,8 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     key = "tls.key"
     [health]
     listen = "0.0.0.0:8080"
+    [stop]
+    grace_s = 60                          # for what is under way at SIGTERM
 """
 
 from __future__ import annotations
@@ -38,6 +40,9 @@ from proxy.relay.guardrails import Guardrails
 from proxy.relay.serviceaccount import own_namespace
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
+# An ordinary request has ended by then, and systemd sends SIGKILL after 90 s. The manifests say 15 minutes.
+STOP_GRACE_S = 60
+STOP_GRACE_MAX_S = 3600
 _INSTANCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _Value = TypeVar("_Value")
@@ -69,6 +74,14 @@ class HealthConfig:
 
 
 @attrs.frozen
+class StopConfig:
+    """How the relay stops."""
+
+    grace_s: int = STOP_GRACE_S
+    """What is under way at SIGTERM may go on for so long; whoever sends SIGKILL must wait longer."""
+
+
+@attrs.frozen
 class FileConfig:
     """The keys of the file, as they stand there."""
 
@@ -81,6 +94,7 @@ class FileConfig:
     guardrails: Path | None = None
     direct: DirectConfig = DirectConfig()
     health: HealthConfig = HealthConfig()
+    stop: StopConfig = StopConfig()
 
 
 @attrs.frozen
@@ -112,6 +126,7 @@ class RelayConfig:
     kubeconfig: Path | None
     health_listen: Address | None
     guardrails: Guardrails | None = None
+    stop_grace_s: float = STOP_GRACE_S
 
 
 def default_instance() -> str:
@@ -145,6 +160,8 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         faults.append("cluster_id: expected the id that the hub gave the cluster")
     if _INSTANCE.fullmatch(stated.instance) is None:
         faults.append("instance: expected up to 128 letters, digits, '.', '_' or '-'")
+    if not 0 <= stated.stop.grace_s <= STOP_GRACE_MAX_S:
+        faults.append(f"stop.grace_s: expected 0 to {STOP_GRACE_MAX_S}")
     fault = fault_of_hub_url(stated.hub.url)
     if fault is not None:
         faults.append(f"hub.url: {fault}")
@@ -162,6 +179,7 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         kubeconfig=stated.kubeconfig,
         health_listen=stated.health.listen,
         guardrails=guardrails,
+        stop_grace_s=stated.stop.grace_s,
     )
 
 

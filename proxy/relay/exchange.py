@@ -11,13 +11,13 @@ import logging
 from functools import lru_cache
 
 import attrs
-import trio
 
 from auth import requestinfo
 from auth.impersonation import impersonation_headers
 from auth.principal import IdentityError
 from auth.requestinfo import BadTarget
 from auth.tokens import RelayClaims
+from proxy.drain import Underway
 from proxy.exchange import Failure, Inbound, OutboundBroken, StreamCode
 from proxy.forward import CloseReason, forward
 from proxy.head import Headers, RequestHead, ResponseHead
@@ -41,21 +41,7 @@ class Upstream:
         self._pool = pool
         self._guardrails = guardrails
         self._impersonation = lru_cache(IDENTITIES_REMEMBERED_MAX)(_impersonation)
-        self._active = 0
-        self._idle: trio.Event | None = None
-
-    @property
-    def active(self) -> int:
-        """How many requests are under way."""
-        return self._active
-
-    async def wait_idle(self) -> None:
-        """Wait until no request is under way."""
-        await trio.lowlevel.checkpoint()
-        while self._active:
-            if self._idle is None:
-                self._idle = trio.Event()
-            await self._idle.wait()
+        self.underway = Underway()
 
     def prepare(self, request: RequestHead, claims: RelayClaims) -> Call:
         """Make ready what carries a request under the identity of `claims`; it is under way from now on.
@@ -83,19 +69,13 @@ class Upstream:
             outbound = Exchange(self._pool, build_head, tail=tail)
         except RewriteError as error:
             raise refusal(StreamCode.INTERNAL, str(error)) from error
-        self._active += 1
-        return Call(self, request, claims, outbound)
+        long = info.long_running or request.upgrade is not None
+        self.underway.begin(long=long)
+        return Call(self, request, claims, outbound, long)
 
     def pass_head(self, head: ResponseHead) -> ResponseHead:
         """The head of an answer as it leaves the relay."""
         return relay_response_head(head, self._pool.access.authority)
-
-    def note_end(self) -> None:
-        """A call is not under way any more."""
-        self._active -= 1
-        if self._active == 0 and self._idle is not None:
-            self._idle.set()
-            self._idle = None
 
 
 @attrs.define(eq=False)
@@ -106,10 +86,12 @@ class Call:
     request: RequestHead
     claims: RelayClaims
     outbound: Exchange
+    long: bool
+    """A watch, a followed log or an upgrade."""
 
     def end(self) -> None:
         """It is not under way any more."""
-        self.upstream.note_end()
+        self.upstream.underway.end(long=self.long)
 
     async def carry(self, inbound: Inbound) -> None:
         """Carry the exchange to its end, from wherever it has come.

@@ -4,8 +4,8 @@ From the outside in: the way to the API server, the probes' listener, then the w
 this relay dials, or a listener that the hub dials. The probes' listener answers from the first moment to the
 last, because it is how Kubernetes tells a start and a stop from a failure.
 
-SIGTERM: readiness off; the hub is told to open nothing new here; what is under way may go on for
-DRAIN_S; then it is cut.
+SIGTERM: readiness off; the hub is told to open nothing new here, and does at a sibling; what is under way may
+go on for the configured grace; then, or at a second SIGTERM, it is cut.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import trio
 from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.configuration import Address
+from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
 from proxy.listen import open_listeners
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
@@ -36,13 +37,11 @@ from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from proxy.startup import settle
 from proxy.watched import watch_certificate
-from tunnel import Hello, Memory, Session, StreamCode
+from tunnel import CloseCode, Hello, Memory, Session
 from tunnel.dialer import DialerConfig, run_dialer
 from tunnel.net import client_context
 from tunnel.tcp import TCPStream
 
-# How long what is under way may go on after SIGTERM; below the 60 s that the manifests grant.
-DRAIN_S = 45.0
 # All the streams' windows, heads and ledgers (PROTOCOL.md, "Memory").
 TUNNEL_MEMORY_BYTES_MAX = 128 * 1024 * 1024
 
@@ -57,9 +56,13 @@ class RelayError(Exception):
 class State:
     """What the probes and the signal need to know of the way to the hub."""
 
-    session: Session | None = None
+    sessions: list[Session] = attrs.Factory(list)
+    """The current one, and those that the hub said GOAWAY in, while they go on."""
+    dialing: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    """Cancelled, no other session is dialled."""
     accepting: trio.CancelScope | None = None
     """Direct mode: cancelled, the listener takes no more connections."""
+    server: DirectServer | None = None
     stopping: bool = False
 
     @property
@@ -67,7 +70,7 @@ class State:
         """Whether the hub can bring a new request here."""
         if self.stopping:
             return False
-        return self.accepting is not None or (self.session is not None and not self.session.closed)
+        return self.accepting is not None or any(not session.closed for session in self.sessions)
 
 
 async def run_relay(config: RelayConfig) -> None:
@@ -92,7 +95,7 @@ async def run_relay(config: RelayConfig) -> None:
                     async for number in signals:
                         log.info("%s: stopping", signal.Signals(number).name)
                         break
-                    await _drain(state, upstream)
+                    await _drain(state, upstream, config.stop_grace_s, signals)
             outermost.cancel_scope.cancel()
     log.info("the relay has stopped")
 
@@ -108,7 +111,7 @@ async def _open_way(config: RelayConfig, upstream: Upstream, state: State) -> As
                 dialer = _dialer_config(config, config.way)
                 nursery.start_soon(_run_tunnel, dialer, config, upstream, state)
             case DirectListener():
-                state.accepting = await _open_listener(nursery, config, config.way, upstream)
+                await _open_listener(nursery, config, config.way, upstream, state)
         yield
         nursery.cancel_scope.cancel()
 
@@ -155,7 +158,7 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
 
     async def serve(session: Session) -> None:
-        state.session = session
+        state.sessions.append(session)
         try:
             await serve_session(
                 session,
@@ -165,26 +168,25 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
                 cluster_id=config.cluster_id,
             )
         finally:
-            state.session = None
+            state.sessions.remove(session)
 
-    await run_dialer(dialer, serve)
+    await run_dialer(dialer, serve, dialing=state.dialing)
 
 
 async def _open_listener(
-    nursery: trio.Nursery, config: RelayConfig, way: DirectListener, upstream: Upstream
-) -> trio.CancelScope:
-    """Listen for the hub; returns what ends the accepting.
+    nursery: trio.Nursery, config: RelayConfig, way: DirectListener, upstream: Upstream, state: State
+) -> None:
+    """Listen for the hub.
 
     Direct mode keeps to this machine's own clock, since nobody vouches for another.
     """
     certificate = watch_certificate(way.certificate, way.key)
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
     verifier = Verifier(hub_keys, config.hub_url, config.cluster_id, time.time)
-    server = DirectServer(upstream, verifier, certificate)
+    state.server = server = DirectServer(upstream, verifier, certificate)
     nursery.start_soon(server.deadlines.run)
-    accepting = await _listen(way.listen, server.handle_connection, nursery)
+    state.accepting = await _listen(way.listen, server.handle_connection, nursery)
     log.info("listening for the hub on %s", way.listen)
-    return accepting
 
 
 async def _listen(
@@ -205,19 +207,34 @@ async def _listen(
     return accepting
 
 
-async def _drain(state: State, upstream: Upstream) -> None:
-    """Take nothing new and let what is under way go on, for DRAIN_S."""
+async def _drain(state: State, upstream: Upstream, grace_s: float, signals: AsyncIterator[int]) -> None:
+    """Take nothing new and let what is under way go on for the grace, or until another signal."""
     state.stopping = True
+    state.dialing.cancel()
     if state.accepting is not None:
         state.accepting.cancel()
-    if state.session is not None:
-        state.session.go_away(
-            code=StreamCode.DRAINING, drain_ms=int(DRAIN_S * 1000), reason="the relay is stopping"
-        )
-    if upstream.active:
-        log.info("%d requests are under way, they have %.0f s", upstream.active, DRAIN_S)
-    with trio.move_on_after(DRAIN_S):
-        await upstream.wait_idle()
-        # The last bytes of what was answered may still wait for the hub to take them.
-        if state.session is not None:
-            await state.session.wait_quiet()
+    if state.server is not None:
+        state.server.deadlines.ending = True
+    for session in state.sessions:
+        session.go_away(code=CloseCode.DRAINING, drain_ms=int(grace_s * 1000), reason="the relay is stopping")
+    underway = upstream.underway
+    if underway.count:
+        log.info(
+            "%d requests are under way, they have %.0f s (%.0f s those that are no streams); "
+            "another signal cuts them",
+            underway.count, grace_s, min(PLAIN_S, grace_s),
+        )  # fmt: skip
+    async with trio.open_nursery() as nursery:
+
+        async def hurry() -> None:
+            async for number in signals:
+                log.warning("%s again: %d requests are cut", signal.Signals(number).name, underway.count)
+                nursery.cancel_scope.cancel()
+
+        nursery.start_soon(hurry)
+        with trio.move_on_after(grace_s):
+            if await underway.wait_drained(grace_s):
+                # The last bytes of what was answered may still wait for the hub to take them.
+                for session in list(state.sessions):
+                    await session.wait_quiet()
+        nursery.cancel_scope.cancel()

@@ -15,7 +15,7 @@ import trustme
 from trio.testing import MockClock, memory_stream_pair
 
 from tests.tunnel.certificates import ca_pem, contexts
-from tunnel import Hello, Rejected, Role, Session, SessionClosed, Welcome, open_session
+from tunnel import Hello, Rejected, Role, Session, SessionClosed, Welcome, dialer, open_session
 from tunnel.dialer import DialerConfig, DialFailed, open_tunnel, run_dialer
 from tunnel.egress import ProxySettings
 from tunnel.net import client_context, wrap_server
@@ -47,15 +47,18 @@ async def over_tls(stream: trio.abc.Stream, handler: Handler, context: ssl.SSLCo
 class Network:
     """A world of memory streams: each dial meets the next of `handlers`, the last one again and again."""
 
-    def __init__(self, nursery: trio.Nursery, *handlers: Handler) -> None:
+    def __init__(self, nursery: trio.Nursery, *handlers: Handler, open_max: int = 1) -> None:
         self.nursery = nursery
         self.handlers = list(handlers)
+        self.open_max = open_max
+        self.began_at = trio.current_time()
         self.dialled_at: list[float] = []
+        self.closed_at: list[float] = []
         self.targets: list[tuple[str, int]] = []
         self.open_now = 0
 
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
-        self.dialled_at.append(trio.current_time())
+        self.dialled_at.append(trio.current_time() - self.began_at)
         self.targets.append((host, port))
         handler = self.handlers.pop(0) if len(self.handlers) > 1 else self.handlers[0]
         if isinstance(handler, Unreachable):
@@ -67,11 +70,12 @@ class Network:
 
     async def _handle(self, handler: Handler, stream: trio.abc.Stream) -> None:
         self.open_now += 1
-        assert self.open_now == 1, "two connections at once"
+        assert self.open_now <= self.open_max, "two connections at once"
         try:
             await handler(stream)
         finally:
             self.open_now -= 1
+            self.closed_at.append(trio.current_time() - self.began_at)
             await trio.aclose_forcefully(stream)
 
     @property
@@ -111,8 +115,16 @@ class Answer:
 class Hub:
     """A hub whose sessions live for `lives_s` each; it notes what it was told."""
 
-    def __init__(self, lives_s: float, *, reject: Rejected | None = None, retry_after_ms: int = 0) -> None:
+    def __init__(
+        self,
+        lives_s: float,
+        *,
+        reject: Rejected | None = None,
+        retry_after_ms: int = 0,
+        goes_after_s: float = 0.0,
+    ) -> None:
         self.lives_s = lives_s
+        self.goes_after_s = goes_after_s
         self.reject = reject
         self.retry_after_ms = retry_after_ms
         self.heads: list[bytes] = []
@@ -135,7 +147,11 @@ class Hub:
                 async with open_session(transport, Role.LISTENER, answer_hello=self.welcome) as session:
                     with trio.move_on_after(self.lives_s):
                         await session.wait_closed()
-                    if self.retry_after_ms:
+                    if self.goes_after_s:
+                        session.go_away(drain_ms=60_000, reason="bye")
+                        with trio.move_on_after(self.goes_after_s):
+                            await session.wait_closed()
+                    elif self.retry_after_ms:
                         session.go_away(
                             code=4503, drain_ms=60_000, retry_after_ms=self.retry_after_ms, reason="bye"
                         )
@@ -387,7 +403,76 @@ async def test_a_goodbye_may_ask_for_patience(autojump_clock: MockClock) -> None
         with trio.move_on_after(100):
             await run_dialer(config(network), serve_until_goodbye)
         nursery.cancel_scope.cancel()
-    assert network.waits[0] == pytest.approx(65, abs=1)
+    assert network.waits[0] == pytest.approx(55, abs=1)
+
+
+async def test_a_hub_that_goes_away_is_dialled_anew_at_once_and_served_to_its_end(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    served: list[str] = []
+
+    async def serve(session: Session) -> None:
+        await session.wait_closed()
+        served.append(f"{session.session_id} {trio.current_time() - started_at:.0f}")
+
+    hub = Hub(20, goes_after_s=15)
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, hub, open_max=2)
+        started_at = trio.current_time()
+        with trio.move_on_after(101):
+            await run_dialer(config(network), serve)
+        nursery.cancel_scope.cancel()
+    # Each lives for 20 s, and 15 s more beside the next one.
+    assert network.dialled_at == pytest.approx([0, 20, 40, 60, 80, 100], abs=0.1)
+    assert served == ["s1 35", "s2 55", "s3 75", "s4 95"]
+    assert "goes away (bye): dialling anew in 0.0 s, 0 streams go on where they are" in lines(caplog)[1]
+
+
+async def test_one_that_goes_away_as_soon_as_it_is_there_backs_off(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(3, goes_after_s=1), open_max=2)
+        with trio.move_on_after(60):
+            await run_dialer(config(network), accept_until_closed)
+        nursery.cancel_scope.cancel()
+    assert network.waits[:3] == pytest.approx([8, 13, 23], abs=0.1)
+
+
+async def test_a_hub_that_never_ends_is_left_when_its_time_is_over(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(20, goes_after_s=10_000), Hub(10_000), open_max=2)
+        with trio.move_on_after(20 + 60 + dialer.LEAVING_SLACK_S + 1):
+            await run_dialer(config(network), accept_until_closed)
+        # The other one was closed by the cancellation.
+        assert network.closed_at[0] == pytest.approx(20 + 60 + dialer.LEAVING_SLACK_S, abs=0.1)
+        nursery.cancel_scope.cancel()
+
+
+async def test_of_too_many_tunnels_that_are_left_the_oldest_is_closed(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialer, "LEAVING_MAX", 2)
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(20, goes_after_s=50), open_max=4)
+        with trio.move_on_after(61):
+            await run_dialer(config(network), accept_until_closed)
+        nursery.cancel_scope.cancel()
+    assert network.dialled_at == pytest.approx([0, 20, 40, 60], abs=0.1)
+    assert network.closed_at[0] == pytest.approx(60, abs=0.1)
+
+
+async def test_dialling_ends_alone_and_the_sessions_go_on(autojump_clock: MockClock) -> None:
+    dialing = trio.CancelScope()
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(30))
+
+        async def stop() -> None:
+            await trio.sleep(10)
+            dialing.cancel()
+
+        nursery.start_soon(stop)
+        await run_dialer(config(network), accept_until_closed, dialing=dialing)
+        assert trio.current_time() - network.began_at == pytest.approx(30, abs=0.1)
+    assert network.dialled_at == [0]
 
 
 @pytest.mark.parametrize(("ahead_s", "learned"), [(310, [310.0]), (-310, [-310.0]), (1, [0.0])])

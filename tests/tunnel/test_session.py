@@ -722,6 +722,31 @@ async def test_going_away_refuses_new_streams_and_keeps_the_old_ones(
             assert await read_all(opened) == b"still"
 
 
+async def test_who_goes_away_may_still_open_and_the_other_side_hears_of_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        heard: list[object] = []
+
+        async def listen() -> None:
+            heard.append(await pair.dialer.wait_going_away())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await wait_all_tasks_blocked()
+            assert not heard
+            pair.listener.go_away(drain_ms=60_000, reason="restart")
+        assert heard == [pair.dialer.peer_going_away]
+        assert pair.listener.may_open
+        assert not pair.dialer.may_open
+        opened, _ = await pair.streams()
+        await opened.aclose()
+        pair.cut()
+        await pair.dialer.wait_closed()
+        assert await pair.dialer.wait_going_away() is None
+        assert not pair.listener.may_open
+
+
 async def test_the_callers_own_exception_passes_as_it_is(autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_transport_pair()
     await there.send(frames.hello(Hello()))

@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from proxy.hub.contexts import TokenContexts
-from proxy.hub.registry import INSTANCES_PER_CLUSTER_MAX, LiveRelay, Registry, TooManyInstancesError
+from proxy.hub.registry import (
+    INSTANCES_PER_CLUSTER_MAX,
+    LEAVING_PER_INSTANCE_MAX,
+    LiveRelay,
+    Registry,
+    TooManyInstancesError,
+)
 from tests.proxy.hub.sessions import session_pair
 from tunnel import Session, StreamCode
 
@@ -70,6 +78,35 @@ async def test_a_newer_session_of_an_instance_supersedes_and_outlives_the_old_on
             # The old one's end, whenever it comes, leaves the new one in place.
             old_block.__exit__(None, None, None)
             assert registry.session("c1") is new
+
+
+async def test_one_that_leaves_goes_on_beside_its_successor() -> None:
+    registry = Registry()
+    async with session_pair() as (old_session, _), session_pair() as (new_session, _):
+        old, new = live(old_session), live(new_session)
+        with registry.registered(old):
+            old_session.go_away(drain_ms=60_000, reason="the hub stops")
+            # As long as there is no other one, it carries what is new as well.
+            assert registry.session("c1") is old
+            with registry.registered(new) as superseded:
+                assert superseded is None
+                assert registry.session("c1") is new
+                assert set(registry.relays()) == {old, new}
+            assert list(registry.relays()) == [old]
+        assert list(registry.relays()) == []
+
+
+async def test_an_instance_has_a_bound_on_those_that_leave() -> None:
+    registry = Registry()
+    async with session_pair() as (session, _):
+        session.go_away(drain_ms=60_000, reason="the hub stops")
+        leaving = [live(session) for _ in range(LEAVING_PER_INSTANCE_MAX + 1)]
+        with ExitStack() as stack:
+            for relay in leaving:
+                assert stack.enter_context(registry.registered(relay)) is None
+            with registry.registered(live(session)) as superseded:
+                assert superseded is leaving[0]
+        assert list(registry.relays()) == []
 
 
 async def test_the_instances_of_a_cluster_are_bounded() -> None:

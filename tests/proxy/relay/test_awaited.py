@@ -167,7 +167,7 @@ async def cold_and_warm(script: Script, folder: Path) -> tuple[Answer, Answer, l
         answer = await warm.ask()
         assert len(warm.server.connections) == 1
         with trio.fail_after(2):
-            await warm.upstream.wait_idle()
+            assert await warm.upstream.underway.wait_drained(5)
         return expected, answer, warm.tasks.names
 
 
@@ -303,12 +303,12 @@ async def test_a_client_that_leaves_ends_the_request_upstream(tmp_path: Path) ->
         await relay.warm()
         outbound = relay.way.open(inner(TARGET), token(), eof=True)
         await trio.testing.wait_all_tasks_blocked(0.005)
-        assert relay.upstream.active == 1
+        assert relay.upstream.underway.count == 1
         assert relay.tasks.names == []
         await outbound.abandon()
         with trio.fail_after(2):
             await ended.wait()
-            await relay.upstream.wait_idle()
+            assert await relay.upstream.underway.wait_drained(5)
 
 
 @pytest.mark.parametrize("how", ["drained", "closed"])
@@ -335,7 +335,7 @@ async def test_the_end_of_the_service_cuts_what_is_awaited(how: str, tmp_path: P
             relay.way.session._die(None, "lost", lost=True)
         with trio.fail_after(2):
             await ended.wait()
-            await relay.upstream.wait_idle()
+            assert await relay.upstream.underway.wait_drained(5)
 
 
 @pytest.mark.parametrize("where", ["request", "answer"])
@@ -355,5 +355,5 @@ async def test_a_bug_in_one_reaches_no_other(
         assert answer.failure is not None
         assert answer.failure.code is StreamCode.INTERNAL
         assert "ZeroDivisionError" in caplog.text
-        assert relay.upstream.active == 0
+        assert relay.upstream.underway.count == 0
         assert (await relay.ask()).body == b"ok"

@@ -116,7 +116,9 @@ def in_pod(server: ApiServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(serve, "in_cluster", lambda: server.access)
 
 
-def config(way: TunnelDial | DirectListener, hub_url: str, *, health: int | None = None) -> RelayConfig:
+def config(
+    way: TunnelDial | DirectListener, hub_url: str, *, health: int | None = None, grace_s: float = 45
+) -> RelayConfig:
     return RelayConfig(
         way=way,
         cluster_id=CLUSTER_ID,
@@ -125,6 +127,7 @@ def config(way: TunnelDial | DirectListener, hub_url: str, *, health: int | None
         hub_keys=KeySet([KEY.public]),
         kubeconfig=None,
         health_listen=Address("127.0.0.1", health) if health is not None else None,
+        stop_grace_s=grace_s,
     )
 
 
@@ -250,10 +253,10 @@ async def test_sigterm_lets_an_answer_arrive_whose_last_bytes_wait_for_the_hub(
             assert received == len(body)
 
 
-async def test_what_does_not_end_is_cut_when_the_grace_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("again", [False, True])
+async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_signal(
+    again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serve, "DRAIN_S", 0.2)
     begun = trio.Event()
 
     async def script(connection: Connection) -> None:
@@ -263,17 +266,67 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over(
 
     async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
         in_pod(server, tmp_path, monkeypatch)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_relay, config(TunnelDial(RELAY_KEY, hub.ca_pem), hub.url))
-            session = await hub.sessions.receive()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                way = TunnelDial(RELAY_KEY, hub.ca_pem)
+                nursery.start_soon(run_relay, config(way, hub.url, grace_s=3600 if again else 0.2))
+                session = await hub.sessions.receive()
 
-            async def ask() -> None:
-                answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
-                assert answer.failure is not None
+                async def ask() -> None:
+                    answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+                    assert answer.failure is not None
 
-            nursery.start_soon(ask)
-            await begun.wait()
-            os.kill(os.getpid(), signal.SIGTERM)
+                nursery.start_soon(ask)
+                await begun.wait()
+                os.kill(os.getpid(), signal.SIGTERM)
+                if again:
+                    await session.wait_going_away()
+                    assert not session.closed
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def test_a_hub_that_goes_away_is_dialled_anew_while_the_old_tunnel_carries_its_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = trio.Event(), trio.Event()
+
+    async def script(connection: Connection) -> None:
+        head = await connection.request()
+        if b"slow" in (head or b""):
+            begun.set()
+            await release.wait()
+        await connection.send(OK)
+        await connection.more()
+
+    monkeypatch.setattr("tunnel.backoff.SESSION_LIVED_S", 0.0)
+    async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        health = free_port()
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                way = TunnelDial(RELAY_KEY, hub.ca_pem)
+                nursery.start_soon(run_relay, config(way, hub.url, health=health))
+                old = await hub.sessions.receive()
+
+                async def ask_slowly() -> None:
+                    slow = inner(target=b"/api/v1/namespaces/slow/pods")
+                    answer = await TunnelWay(old).ask(slow, token=relay_token(hub))
+                    assert answer.body == b"ok"
+
+                nursery.start_soon(ask_slowly)
+                await begun.wait()
+                old.go_away(drain_ms=60_000, reason="the hub stops")
+                new = await hub.sessions.receive()
+                # What is new goes either way, until the old hub has closed its tunnel.
+                for session in (new, old):
+                    answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+                    assert answer.body == b"ok"
+                assert await ready(health)
+                assert not old.closed
+                release.set()
+                await old.wait_quiet()
+                os.kill(os.getpid(), signal.SIGTERM)
+                await new.wait_closed()
 
 
 async def test_a_relay_with_a_wrong_clock_learns_the_hubs_from_its_refusal(

@@ -100,7 +100,7 @@ async def test_what_outlives_the_drain_is_told_so_and_is_no_clean_end(tmp_path: 
                 outbound = TunnelOutbound(session.open_stream(head.encode(), context=context, eof=True), head)
                 with trio.fail_after(2):
                     await begun.wait()
-                assert upstream.active == 1
+                assert upstream.underway.count == 1
                 serving.cancel()
                 with pytest.raises(OutboundBroken) as caught, trio.fail_after(2):
                     await outbound.receive_head()
@@ -108,7 +108,7 @@ async def test_what_outlives_the_drain_is_told_so_and_is_no_clean_end(tmp_path: 
                 assert caught.value.failure.code is StreamCode.DRAINING
                 assert caught.value.failure.processed is Processed.MAYBE
                 with trio.fail_after(2):
-                    await upstream.wait_idle()
+                    assert await upstream.underway.wait_drained(2)
 
 
 async def test_a_hundred_requests_at_once_share_nothing_but_the_session(tmp_path: Path) -> None:
