@@ -27,7 +27,7 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, AgentState, ApiKey, Cluster, Mode, Snapshot, Team
 from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.hub.keyring import KeyRing
-from proxy.hub.operations import Operations
+from proxy.hub.operations import Operations, SessionInfo, Sessions
 from proxy.hub.rules import PEM_LENGTH_MAX, shown
 from proxy.hub.store import Store
 from proxy.manifests import (
@@ -42,6 +42,8 @@ from proxy.manifests import (
 
 # As many characters of a key as identify it to its holder and help nobody else: 4 of prefix, 6 of 43.
 HINT_CHARACTERS = 10
+# An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.
+REASON_LENGTH_MAX = 200
 
 Payload = Mapping[str, object]
 T = TypeVar("T")
@@ -91,6 +93,13 @@ class NewRelayKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     manifest: ManifestOptions = ManifestOptions()
 
 
+class Kill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    reason: str
+    id: str | None = None
+    agent: str | None = None
+    cluster: str | None = None
+
+
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
 
@@ -117,6 +126,7 @@ class Administration:
     """The CA that clients need for the hub's certificate; None when it is one of the public ones."""
     version: str
     operations: Operations
+    live_sessions: Sessions
 
     @property
     def _now(self) -> Snapshot:
@@ -509,6 +519,44 @@ class Administration:
         listed.sort(key=lambda relay: (str(relay["cluster"]), not relay["connected"], str(relay["instance"])))
         return Done({"relays": listed})
 
+    # -- sessions
+
+    def sessions(self, *, agent: str | None, cluster: str | None) -> Done:
+        """List the calls that are under way."""
+        self._check_names(agent, cluster)
+        listed = self.live_sessions.sessions(agent=agent, cluster=cluster)
+        return Done({"sessions": [_session(session) for session in listed]})
+
+    async def kill_sessions(self, kill: Kill, *, operator: str) -> Done:
+        """End a call, or all of an agent, of a cluster, or of an agent on a cluster."""
+        if (kill.id is None) == (kill.agent is None and kill.cluster is None):
+            raise InvalidError("name one session by its id, or an agent, a cluster or both")
+        reason = kill.reason.strip()
+        if not 1 <= len(reason) <= REASON_LENGTH_MAX or not reason.isprintable():
+            raise InvalidError(f"the reason is 1 to {REASON_LENGTH_MAX} printable characters")
+        self._check_names(kill.agent, kill.cluster)
+        killed = await self.live_sessions.kill(
+            session_id=kill.id,
+            agent=kill.agent,
+            cluster=kill.cluster,
+            reason=f"killed by the operator {operator}: {reason}",
+        )
+        if kill.id is not None and not killed:
+            raise NotFoundError(f"no session {shown(kill.id)} is under way: see hawse admin session list")
+        named = {"id": kill.id, "agent": kill.agent, "cluster": kill.cluster}
+        which = " ".join(f"{key}={value}" for key, value in named.items() if value is not None)
+        return Done(
+            {"killed": [_session(session) for session in killed]},
+            note=f"{which} killed={len(killed)} reason={reason}",
+        )
+
+    def _check_names(self, agent: str | None, cluster: str | None) -> None:
+        if agent is not None:
+            _known(self._now.agents_by_name, "agent", agent)
+        # A cluster that was just removed may still have calls that are ending.
+        if cluster is not None and not self.live_sessions.sessions(cluster=cluster):
+            _known(self._now.clusters_by_name, "cluster", cluster)
+
     # -- admin tokens
 
     def tokens(self) -> Done:
@@ -546,6 +594,10 @@ def _known(by_name: Mapping[str, T], kind: str, name: str) -> T:
     if found is None:
         raise NotFoundError(f"there is no {kind} {shown(name)}")
     return found
+
+
+def _session(session: SessionInfo) -> Payload:
+    return {**attrs.asdict(session), "started_at": _time(session.started_at)}
 
 
 def _api_key(key: ApiKey) -> Payload:

@@ -6,7 +6,8 @@ JSON over HTTP on a listener of its own, with the operator's bearer token on eve
     GET    /v1/hub  /v1/keys  /v1/teams  /v1/agents[?retired=true]  /v1/clusters  /v1/relays  /v1/tokens
     GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME
     GET    /v1/clusters/NAME/rbac[?wildcard=true&constrained=true&…]
-    POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens
+    GET    /v1/sessions[?agent=NAME][&cluster=NAME]
+    POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens  /v1/sessions/kill
     POST   /v1/agents/NAME/{lock,unlock,keys}  /v1/clusters/NAME/keys
     PUT    /v1/agents/NAME/teams  /v1/clusters/NAME/teams/TEAM
     DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
@@ -47,6 +48,7 @@ from proxy.hub.actions import (
     Administration,
     AgentTeams,
     Done,
+    Kill,
     ManifestOptions,
     NewAgent,
     NewCluster,
@@ -97,6 +99,8 @@ class Call:
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: bytes = attrs.field(repr=False)
+    operator: str = ""
+    """The name of his token."""
 
     def decode(self, shape: type[T]) -> T:
         """Read the body as this shape; raises InvalidError with the place of the fault, never a value."""
@@ -220,6 +224,20 @@ ACTIONS: Sequence[Action] = (
         lambda a, c: a.revoke(c.path["name"], c.path["team"]),
     ),
     Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.relays()),
+    Action(
+        "GET",
+        "/v1/sessions",
+        "list",
+        "sessions",
+        lambda a, c: a.sessions(agent=c.query.get("agent"), cluster=c.query.get("cluster")),
+    ),
+    Action(
+        "POST",
+        "/v1/sessions/kill",
+        "kill",
+        "sessions",
+        lambda a, c: a.kill_sessions(c.decode(Kill), operator=c.operator),
+    ),
     Action("GET", "/v1/tokens", "list", "tokens", lambda a, c: a.tokens()),
     Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.add_token(c.decode(NewToken))),
     Action("DELETE", "/v1/tokens/{name}", "delete", "tokens", lambda a, c: a.remove_token(c.path["name"])),
@@ -293,7 +311,7 @@ class _Gate:
         )
         event = replace(event, req=_audited(request, action))
         try:
-            call = await _read(request)
+            call = await _read(request, operator.name)
         except ClientDisconnect:
             self._end(event, 0, "the operator left before the request was whole")
             raise
@@ -368,14 +386,14 @@ class _Gate:
         self._recorder.complete(event.completed(now, resp=AuditResponse(status), note=note))
 
 
-async def _read(request: Request) -> Call:
+async def _read(request: Request, operator: str) -> Call:
     body = bytearray()
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             body += chunk
             if len(body) > BODY_BYTES_MAX:
                 raise InvalidError(f"the request's body exceeds {BODY_BYTES_MAX} bytes")
-    return Call(request.path_params, dict(request.query_params), bytes(body))
+    return Call(request.path_params, dict(request.query_params), bytes(body), operator)
 
 
 def _audited(request: Request, action: Action | None) -> AuditRequest:

@@ -1,4 +1,4 @@
-"""What the admin API asks the running hub for: the relays that are connected right now."""
+"""What the admin API asks the running hub for: the relays and the calls that are here right now."""
 
 from __future__ import annotations
 
@@ -20,6 +20,43 @@ class RelayInfo:
     last_seen: float
     rtt_ms: float | None
     streams: int
+
+
+@attrs.frozen
+class SessionInfo:
+    """A call under way. Times are epoch seconds."""
+
+    id: str
+    """Of its audit events."""
+    agent: str
+    cluster: str
+    kind: str
+    verb: str
+    resource: str
+    """With its subresource."""
+    namespace: str
+    name: str
+    client: str
+    relay: str
+    """The instance that it goes through; empty before one was chosen."""
+    started_at: float
+    bytes_in: int
+    """From the client."""
+    bytes_out: int
+
+
+class Sessions(Protocol):
+    """The calls under way, as far as administration needs them."""
+
+    def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> Sequence[SessionInfo]:
+        """Those that fit all that is given, the oldest first."""
+        ...
+
+    async def kill(
+        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
+    ) -> Sequence[SessionInfo]:
+        """End those that fit all that is given, and return them."""
+        ...
 
 
 class Operations(Protocol):

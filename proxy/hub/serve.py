@@ -39,6 +39,7 @@ from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
+from proxy.hub.sessions import LiveSessions
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.listen import open_listeners
@@ -147,6 +148,7 @@ async def run_hub(config: HubConfig) -> None:
                 hub_ca_pem=certificate.ca_pem,
                 version=version("hawse"),
                 operations=LiveRelays(registry, time.time),
+                live_sessions=LiveSessions(calls.live),
             )
             app = admin_app(administration, recorder, metrics, time.time)
             await _serve(config, front, AdminFront(app, certificate), registry)

@@ -1,4 +1,4 @@
-"""`hawse admin`: enrol teams, agents and clusters, look at relays, rotate keys, back up and restore."""
+"""`hawse admin`: enrol teams, agents and clusters, look at relays and sessions, rotate keys, back up."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from proxy.cli.admin.cluster import cluster
 from proxy.cli.admin.hub import hub
 from proxy.cli.admin.keys import keys
 from proxy.cli.admin.relay import relay
+from proxy.cli.admin.session import session
 from proxy.cli.admin.team import team
 from proxy.cli.admin.token import token
 
@@ -34,7 +35,7 @@ from proxy.cli.admin.token import token
 )
 @click.pass_context
 def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None) -> None:
-    """Enrol teams, agents and clusters; look at relays; rotate keys; back up.
+    """Enrol teams, agents and clusters; look at relays; look at sessions and end them; rotate keys; back up.
 
     On the hub's machine, as the user that runs the hub, this finds the running hub and its token by itself.
     From elsewhere it needs HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN, and HAWSE_ADMIN_CA (a file) where the hub's
@@ -43,5 +44,5 @@ def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None) -
     ctx.obj = Reach(config_file, data_dir)
 
 
-for command in (team, agent, cluster, relay, token, hub, keys, backup, restore):
+for command in (team, agent, cluster, relay, session, token, hub, keys, backup, restore):
     admin.add_command(command)

@@ -126,9 +126,12 @@ def set_teams(
 @click.argument("name")
 @click.pass_obj
 def lock_agent(reach: Reach, /, name: str) -> None:
-    """Refuse an agent until it is unlocked; its keys stay."""
+    """Refuse an agent until it is unlocked, and end what it has open; its keys stay."""
     reach.client().post("agents", name, "lock")
-    say(f"locked agent {name}: it is refused from now on; hawse admin agent unlock {name} lets it in again")
+    say(
+        f"locked agent {name}: it is refused from now on, and what it has open is ended; "
+        f"hawse admin agent unlock {name} lets it in again"
+    )
 
 
 @agent.command("unlock")
@@ -187,7 +190,7 @@ def add_key(reach: Reach, /, name: str, as_json: bool) -> None:
 @click.argument("key_id")
 @click.pass_obj
 def revoke_key(reach: Reach, /, name: str, key_id: str) -> None:
-    """Revoke an API key, by its id (`hawse admin agent key list NAME`)."""
+    """Revoke an API key, by its id (`hawse admin agent key list NAME`), and end what runs by it."""
     reach.client().delete("agents", name, "keys", key_id)
     say(f"revoked key {key_id} of agent {name}")
 

@@ -24,7 +24,7 @@ from proxy.hub.devca import ensure_certificate
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
-from proxy.hub.operations import RelayInfo
+from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.store import RelayContact, Store
 from tests.fakes.asgi import Reply, call
 
@@ -67,6 +67,40 @@ class FakeOperations:
         return self.live
 
 
+class FakeSessions:
+    def __init__(self) -> None:
+        self.live: list[SessionInfo] = []
+        self.killed: list[dict[str, str | None]] = []
+
+    def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> Sequence[SessionInfo]:
+        return [one for one in self.live if agent in (None, one.agent) and cluster in (None, one.cluster)]
+
+    async def kill(
+        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
+    ) -> Sequence[SessionInfo]:
+        await trio.lowlevel.checkpoint()
+        self.killed.append({"id": session_id, "agent": agent, "cluster": cluster, "reason": reason})
+        fitting = self.sessions(agent=agent, cluster=cluster)
+        return [one for one in fitting if session_id in (None, one.id)]
+
+
+WATCH = SessionInfo(
+    id="0199a1b2-0000-7cc3-98c4-dc0c0c07398f",
+    agent="sre-1",
+    cluster="prod",
+    kind="watch",
+    verb="watch",
+    resource="pods",
+    namespace="dev",
+    name="",
+    client="192.0.2.7",
+    relay="relay-1",
+    started_at=1_800_000_000.0,
+    bytes_in=0,
+    bytes_out=4096,
+)
+
+
 @attrs.define
 class Bench:
     app: Starlette
@@ -74,6 +108,7 @@ class Bench:
     recorder: FakeRecorder
     operations: FakeOperations
     ring: KeyRing
+    sessions: FakeSessions
 
     async def ask(
         self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
@@ -102,7 +137,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         clock=lambda: now,
         on_rotation=lambda: None,
     )
-    recorder, operations = FakeRecorder(), FakeOperations()
+    recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
     async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: now) as directory:
         await directory.change(lambda store: store.add_admin_token("local", hash_key(TOKEN, PEPPER)))
         administration = Administration(
@@ -113,9 +148,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             hub_ca_pem=None,
             version="0.1.0",
             operations=operations,
+            live_sessions=sessions,
         )
         app = admin_app(administration, recorder, hub_metrics(directory, operations), lambda: now)
-        yield Bench(app, directory, recorder, operations, ring)
+        yield Bench(app, directory, recorder, operations, ring, sessions)
 
 
 async def enrol(bench: Bench) -> dict[str, Any]:
@@ -462,3 +498,57 @@ async def test_a_rotated_key_signs_and_is_what_new_relays_are_given(bench: Bench
     assert pins == made["pins"]
     assert [key["kid"] for key in json.loads(pins)["keys"]] == [after]
     assert f"kid={after} before={before}" in [event.note for event in bench.recorder.events]
+
+
+async def test_sessions_are_listed_by_agent_and_cluster(bench: Bench) -> None:
+    await enrol(bench)
+    bench.sessions.live.append(WATCH)
+    [listed] = (await bench.ok("GET", "/v1/sessions?agent=sre-1&cluster=prod"))["sessions"]
+    assert listed == {**attrs.asdict(WATCH), "started_at": "2027-01-15T08:00:00Z"}
+    assert (await bench.ask("GET", "/v1/sessions?agent=none")).status == 404
+    assert (await bench.ask("GET", "/v1/sessions?cluster=none")).status == 404
+
+
+@pytest.mark.parametrize(
+    "which",
+    [{"id": WATCH.id}, {"agent": "sre-1"}, {"cluster": "prod"}, {"agent": "sre-1", "cluster": "prod"}],
+)
+async def test_a_kill_says_what_it_ended_and_is_recorded_with_its_reason(
+    bench: Bench, which: dict[str, str]
+) -> None:
+    await enrol(bench)
+    bench.sessions.live.append(WATCH)
+    bench.recorder.events.clear()
+    killed = await bench.ok("POST", "/v1/sessions/kill", {**which, "reason": "incident 7"})
+    assert [one["id"] for one in killed["killed"]] == [WATCH.id]
+    [asked] = bench.sessions.killed
+    assert asked["reason"] == "killed by the operator local: incident 7"
+    intent, end = bench.recorder.events
+    assert (intent.phase, end.phase) == (Phase.INTENT, Phase.COMPLETE)
+    assert end.req is not None
+    assert (end.req.verb, end.req.resource) == ("kill", "sessions")
+    assert end.note.endswith("killed=1 reason=incident 7")
+    assert all(f"{key}={value}" in end.note for key, value in which.items())
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"reason": "x"}, 422),
+        ({"reason": "x", "id": WATCH.id, "agent": "sre-1"}, 422),
+        ({"agent": "sre-1"}, 422),
+        ({"agent": "sre-1", "reason": " "}, 422),
+        ({"agent": "sre-1", "reason": "two\nlines"}, 422),
+        ({"agent": "sre-1", "reason": "x" * 201}, 422),
+        ({"agent": "none", "reason": "x"}, 404),
+        ({"cluster": "none", "reason": "x"}, 404),
+        ({"id": "none", "reason": "x"}, 404),
+    ],
+)
+async def test_a_kill_that_names_nothing_or_everything_is_refused(
+    bench: Bench, body: dict[str, str], status: int
+) -> None:
+    await enrol(bench)
+    bench.sessions.live.append(WATCH)
+    assert (await bench.ask("POST", "/v1/sessions/kill", body)).status == status
+    assert all(asked["id"] == "none" for asked in bench.sessions.killed)

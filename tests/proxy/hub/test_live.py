@@ -18,6 +18,7 @@ from proxy.forward import CloseReason
 from proxy.http import ServerConnection
 from proxy.hub.entities import Mode
 from proxy.hub.live import SWEEP_S, Call, Ending, LiveCall, LiveCalls
+from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
 from tunnel import Processed as StreamProcessed
@@ -375,3 +376,30 @@ async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) ->
     assert client.status == 403
     [closing] = await bench.trail()
     assert closing["kind"] == "session.killed"
+
+
+async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench) -> None:
+    sessions = LiveSessions(bench.calls.live)
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, exec_request(bench))
+        stream = await relay.accept()
+        await stream.send_head(SWITCHING)
+        await stream.send_all(b"first")
+        await wait_all_tasks_blocked(0.01)
+        [seen] = sessions.sessions(agent="ann", cluster="prod")
+        assert sessions.sessions(agent="bob") == sessions.sessions(cluster="other") == []
+        assert (seen.kind, seen.verb, seen.resource) == ("exec/websocket", "get", "pods/exec")
+        assert (seen.namespace, seen.name, seen.relay) == ("dev", "p", "relay-1")
+        assert (seen.bytes_in, seen.bytes_out) == (0, 5)
+        chosen = {"agent": None, "cluster": None, "reason": "killed by the operator local: enough"}
+        assert await sessions.kill(session_id="another", **chosen) == []
+        [gone] = await sessions.kill(session_id=seen.id, **chosen)
+        assert gone.id == seen.id
+        reset = await expect_reset(stream)
+        await client.ended.wait()
+        await stream.aclose()
+    assert (reset.code, reset.reason) == (StreamCode.REVOKED, "killed by the operator local: enough")
+    _, closing = await bench.trail()
+    assert closing["kind"] == "session.killed"
+    assert closing["stream"]["close_reason"] == "killed"  # type: ignore[index]
+    assert closing["eid"] == seen.id

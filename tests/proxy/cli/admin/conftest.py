@@ -28,15 +28,31 @@ from proxy.hub.datadir import DataDir
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
-from proxy.hub.operations import RelayInfo
+from proxy.hub.operations import RelayInfo, SessionInfo
 
 
 @attrs.define
 class Live:
     relays_here: list[RelayInfo] = attrs.Factory(list)
 
+    sessions_here: list[SessionInfo] = attrs.Factory(list)
+
     def relays(self) -> Sequence[RelayInfo]:
         return self.relays_here
+
+    def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> Sequence[SessionInfo]:
+        return [
+            one for one in self.sessions_here if agent in (None, one.agent) and cluster in (None, one.cluster)
+        ]
+
+    async def kill(
+        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
+    ) -> Sequence[SessionInfo]:
+        await trio.lowlevel.checkpoint()
+        gone = [one for one in self.sessions(agent=agent, cluster=cluster) if session_id in (None, one.id)]
+        for one in gone:
+            self.sessions_here.remove(one)
+        return gone
 
 
 @attrs.define
@@ -96,6 +112,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
                     hub_ca_pem=certificate.ca_pem,
                     version="0.1.0",
                     operations=live,
+                    live_sessions=live,
                 )
                 app = admin_app(administration, recorder, hub_metrics(directory, live), time.time)
                 front = AdminFront(app, certificate)

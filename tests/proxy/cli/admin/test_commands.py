@@ -8,11 +8,12 @@ import stat
 import time
 from pathlib import Path
 
+import attrs
 import pytest
 import yaml
 
 from auth.keys import KeySet, SigningKey
-from proxy.hub.operations import RelayInfo
+from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.store import RelayContact
 from proxy.relay import config as relay_config
 from tests.proxy.cli.admin.conftest import Hub
@@ -387,3 +388,45 @@ async def test_a_clusters_rbac_is_compared_with_what_is_enrolled(
     assert "kubectl failed: error: You must be logged in" in await hub.fails(*args)
     monkeypatch.setenv("PATH", "/nonexistent")
     assert "not on the PATH" in await hub.fails(*args)
+
+
+async def test_sessions_are_listed_and_killed(hub: Hub) -> None:
+    await enrol(hub)
+    assert "nothing is under way" in (await hub.ok("session", "list")).stderr
+    plain = SessionInfo(
+        id="0199a1b2-1",
+        agent="sre-1",
+        cluster="prod",
+        kind="exec/websocket",
+        verb="get",
+        resource="pods/exec",
+        namespace="dev",
+        name="web-0",
+        client="192.0.2.7",
+        relay="relay-1",
+        started_at=time.time() - 600,
+        bytes_in=12,
+        bytes_out=3456,
+    )
+    hub.live.sessions_here += [
+        plain,
+        attrs.evolve(plain, id="0199a1b2-2"),
+        attrs.evolve(plain, id="0199a1b2-3"),
+    ]
+    heading, first, *_ = (await hub.ok("session", "list", "--agent", "sre-1")).stdout.splitlines()
+    assert heading.split() == ["ID", "AGENT", "CLUSTER", "WHAT", "KIND", "SINCE", "IN", "OUT", "FROM"]
+    assert "get pods/exec dev/web-0" in first
+    assert "10m ago" in first
+    assert [row["bytes_out"] for row in await hub.json("session", "list")] == [3456] * 3
+    done = await hub.ok("session", "kill", "0199a1b2-1", "--reason", "too long")
+    assert "killed 0199a1b2-1: agent:sre-1 on prod, get pods/exec dev/web-0" in done.stderr
+    assert "session list" in await hub.fails("session", "kill", "0199a1b2-1", "--reason", "again")
+    gone = await hub.json(
+        "session", "kill", "--cluster", "prod", "--agent", "sre-1", "--reason", "x", "--yes"
+    )
+    assert len(gone["killed"]) == 2
+    done = await hub.ok("session", "kill", "--agent", "sre-1", "--reason", "x")
+    assert "nothing of it is under way" in done.stderr
+    await hub.fails("session", "kill", "--agent", "sre-1", code=2)
+    await hub.fails("session", "kill", "--reason", "x", code=2)
+    await hub.fails("session", "kill", "0199a1b2-1", "--agent", "sre-1", "--reason", "x", code=2)

@@ -1,0 +1,99 @@
+"""`hawse admin session`."""
+
+from __future__ import annotations
+
+import click
+
+from proxy.cli.admin.client import Object, Reach
+from proxy.cli.admin.output import (
+    confirm,
+    field,
+    json_option,
+    objects,
+    print_json,
+    print_table,
+    say,
+    since,
+    text,
+    yes_option,
+)
+
+
+@click.group()
+def session() -> None:
+    """Sessions: the calls that are under way now, watches, logs, execs and port-forwards among them."""
+
+
+@session.command("list")
+@click.option("--agent", metavar="NAME", help="Only this agent's.")
+@click.option("--cluster", metavar="NAME", help="Only those on this cluster.")
+@json_option
+@click.pass_obj
+def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_json: bool) -> None:
+    """List what is under way, the oldest first."""
+    chosen = {key: name for key, name in (("agent", agent), ("cluster", cluster)) if name is not None}
+    columns = [
+        ("ID", field("id")),
+        ("AGENT", field("agent")),
+        ("CLUSTER", field("cluster")),
+        ("WHAT", _what),
+        ("KIND", field("kind")),
+        ("SINCE", since("started_at")),
+        ("IN", field("bytes_in")),
+        ("OUT", field("bytes_out")),
+        ("FROM", field("client")),
+    ]
+    print_table(
+        objects(reach.client().get("sessions", **chosen), "sessions"),
+        columns,
+        as_json=as_json,
+        empty="nothing is under way",
+    )
+
+
+@session.command("kill")
+@click.argument("session_id", metavar="[ID]", required=False)
+@click.option("--agent", metavar="NAME", help="Everything of this agent.")
+@click.option("--cluster", metavar="NAME", help="Everything on this cluster.")
+@click.option("--reason", metavar="TEXT", required=True, help="Why; it is recorded with each of them.")
+@yes_option
+@json_option
+@click.pass_obj
+def kill_sessions(
+    reach: Reach,
+    /,
+    session_id: str | None,
+    agent: str | None,
+    cluster: str | None,
+    reason: str,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """End one call by its id, or all of an agent, of a cluster, or of an agent on a cluster.
+
+    It is cut, so that kubectl exits with an error. Whoever may call may call again: to keep an agent out,
+    lock it (`hawse admin agent lock`), which ends what it has open as well.
+    """
+    if (session_id is None) == (agent is None and cluster is None):
+        raise click.UsageError("say the id of one session, or --agent NAME, --cluster NAME or both")
+    if session_id is None:
+        named = [
+            f"{kind} {name}" for kind, name in (("agent", agent), ("cluster", cluster)) if name is not None
+        ]
+        confirm(f"End all that is under way for {' on '.join(named)}?", yes=yes)
+    chosen = {"id": session_id, "agent": agent, "cluster": cluster}
+    body = {"reason": reason, **{key: value for key, value in chosen.items() if value is not None}}
+    killed = reach.client().post("sessions", "kill", body=body)
+    if as_json:
+        print_json(killed)
+        return
+    gone = objects(killed, "killed")
+    for row in gone:
+        say(f"killed {text(row, 'id')}: agent:{text(row, 'agent')} on {text(row, 'cluster')}, {_what(row)}")
+    if not gone:
+        say("nothing of it is under way")
+
+
+def _what(row: Object) -> str:
+    place = "/".join(part for part in (text(row, "namespace"), text(row, "name")) if part)
+    return " ".join(part for part in (text(row, "verb"), text(row, "resource"), place) if part)

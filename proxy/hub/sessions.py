@@ -1,0 +1,71 @@
+"""What an operator sees of the calls that are under way, and what he ends of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from proxy.forward import CloseReason
+from proxy.hub.live import Ending, LiveCall, LiveCalls
+from proxy.hub.operations import SessionInfo
+
+
+@attrs.frozen
+class LiveSessions:
+    """The calls under way, as the admin API wants them (its Sessions)."""
+
+    live: LiveCalls
+
+    def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> list[SessionInfo]:
+        """Those of an agent, on a cluster, or all; the oldest first."""
+        return [_info(live) for live in self._chosen(None, agent, cluster)]
+
+    async def kill(
+        self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
+    ) -> Sequence[SessionInfo]:
+        """End what fits all that is given, and return what was ended. Waits for nobody at the other ends."""
+        ending = Ending(CloseReason.KILLED, reason)
+        # What has ended by itself meanwhile is not among them.
+        return [
+            _info(live)
+            for live in self._chosen(session_id, agent, cluster)
+            if await self.live.end(live, ending)
+        ]
+
+    def _chosen(self, session_id: str | None, agent: str | None, cluster: str | None) -> list[LiveCall]:
+        return [
+            live
+            for live in self.live
+            if session_id in (None, live.opening.eid)
+            and agent in (None, live.call.agent.name)
+            and cluster in (None, live.call.cluster.name)
+        ]
+
+
+def _info(live: LiveCall) -> SessionInfo:
+    call, info = live.call, live.call.info
+    return SessionInfo(
+        id=live.opening.eid,
+        agent=call.agent.name,
+        cluster=call.cluster.name,
+        kind=_kind(live),
+        verb=info.verb,
+        resource=f"{info.resource}/{info.subresource}" if info.subresource else info.resource,
+        namespace=info.namespace,
+        name=info.name,
+        client=call.client_ip,
+        relay=live.relay.instance if live.relay is not None else "",
+        started_at=live.opening.ts.timestamp(),
+        bytes_in=live.tally.bytes_in,
+        bytes_out=live.tally.bytes_out,
+    )
+
+
+def _kind(live: LiveCall) -> str:
+    """What it is to its user: `watch`, `log`, `exec/websocket`, `portforward/spdy/3.1`, `request`."""
+    stream, info = live.opening.stream, live.call.info
+    if stream is None:
+        return "request"
+    what = info.subresource or info.verb
+    return what if stream.proto == "http" else f"{what}/{stream.proto}"
