@@ -40,6 +40,8 @@ class SessionInfo:
     relay: str
     """The instance that it goes through; empty before one was chosen."""
     started_at: float
+    status: int
+    """Of its answer; 0 until that has begun."""
     bytes_in: int
     """From the client."""
     bytes_out: int

@@ -57,6 +57,7 @@ def _info(live: LiveCall) -> SessionInfo:
         client=call.client_ip,
         relay=live.relay.instance if live.relay is not None else "",
         started_at=live.opening.ts.timestamp(),
+        status=live.tally.status,
         bytes_in=live.tally.bytes_in,
         bytes_out=live.tally.bytes_out,
     )

@@ -96,6 +96,7 @@ WATCH = SessionInfo(
     client="192.0.2.7",
     relay="relay-1",
     started_at=1_800_000_000.0,
+    status=200,
     bytes_in=0,
     bytes_out=4096,
 )

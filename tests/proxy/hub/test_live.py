@@ -390,7 +390,7 @@ async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench) -> N
         assert sessions.sessions(agent="bob") == sessions.sessions(cluster="other") == []
         assert (seen.kind, seen.verb, seen.resource) == ("exec/websocket", "get", "pods/exec")
         assert (seen.namespace, seen.name, seen.relay) == ("dev", "p", "relay-1")
-        assert (seen.bytes_in, seen.bytes_out) == (0, 5)
+        assert (seen.status, seen.bytes_in, seen.bytes_out) == (101, 0, 5)
         chosen = {"agent": None, "cluster": None, "reason": "killed by the operator local: enough"}
         assert await sessions.kill(session_id="another", **chosen) == []
         [gone] = await sessions.kill(session_id=seen.id, **chosen)

@@ -405,6 +405,7 @@ async def test_sessions_are_listed_and_killed(hub: Hub) -> None:
         client="192.0.2.7",
         relay="relay-1",
         started_at=time.time() - 600,
+        status=200,
         bytes_in=12,
         bytes_out=3456,
     )
