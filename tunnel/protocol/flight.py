@@ -26,6 +26,10 @@ from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 
 # The standing queue that is wanted. Below the 30 ms or so that are felt, above the peer's ACK_SOON_S.
 QUEUE_S = 0.015
+# Within a machine or a rack nothing waits in a router, but for a turn on a busy core, and that takes longer.
+NEAR_QUEUE_S = 0.100
+NEAR_S = 0.002
+NEAR_BYTES_PER_S = 100e6 / 8
 # A path that has become longer shows as rounds that take longer than our own queue and the peer's slowest
 # acknowledgement could make them.
 LONGER_BY_S = 0.100
@@ -136,7 +140,8 @@ class Flight:
         self.rate = max(self._rates)
 
     def _wanted(self, least_s: float) -> int:
-        return int(self.rate * (least_s + QUEUE_S))
+        near = least_s < NEAR_S and self.rate > NEAR_BYTES_PER_S
+        return int(self.rate * (least_s + (NEAR_QUEUE_S if near else QUEUE_S)))
 
     def _allow(self, limit: int) -> None:
         self.limit_bytes = max(LEAST_BYTES, min(limit, self.most_bytes))
