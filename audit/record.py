@@ -57,6 +57,8 @@ class Kind(StrEnum):
     HEADER_SMUGGLING = "header_smuggling"
     """A client sent identity headers of its own."""
     TOKEN_ISSUED = "token.issued"  # noqa: S105 - the name of an event
+    KEY_REGISTERED = "key.registered"
+    """An agent registered a key of its own, by a code."""
     RELAY_CONNECTED = "relay.connected"
     RELAY_DISCONNECTED = "relay.disconnected"
     SESSION_KILLED = "session.killed"

@@ -1,7 +1,8 @@
-"""API keys: what an agent or an operator shows before it has anything better.
+"""API keys and one-time codes: what an agent or an operator shows before it has anything better.
 
-`hws_` + 43 characters of secret + 6 of checksum. The prefix lets secret scanners find a leaked key; the
-checksum lets them, and us, tell a key from a look-alike without asking a store.
+A prefix, a secret in base 62, and 6 characters of checksum: `hws_` and 43 for a key, `hwc_` and 27 for a code
+that enrols one key and is then worth nothing. The prefix lets secret scanners find a leaked one; the checksum
+lets them, and us, tell it from a look-alike without asking a store.
 """
 
 from __future__ import annotations
@@ -11,24 +12,55 @@ import hmac
 import re
 import zlib
 
+import attrs
+
 PREFIX = "hws_"
 SECRET_BYTES = 32
-_SECRET_LENGTH = 43  # 62 ** 43 > 2 ** 256
+CODE_PREFIX = "hwc_"
+# Beyond guessing, and still short enough to be typed once.
+CODE_BYTES = 20
 _CHECKSUM_LENGTH = 6  # 62 ** 6 > 2 ** 32
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-_KEY = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_SECRET_LENGTH + _CHECKSUM_LENGTH}}}")
 
 
 class ApiKeyError(Exception):
-    """Text that is not an API key; the message never holds the text."""
+    """Text that is not an API key, or not a code; the message never holds the text."""
+
+
+@attrs.frozen
+class _Form:
+    """How one kind of secret is written."""
+
+    name: str
+    prefix: str
+    secret_bytes: int
+    length: int
+
+    def write(self, random: bytes) -> str:
+        if len(random) != self.secret_bytes:
+            raise ValueError(f"{self.name} is made of {self.secret_bytes} random bytes, not {len(random)}")
+        secret = _base62(int.from_bytes(random, "big"), self.length)
+        return f"{self.prefix}{secret}{_checksum(secret)}"
+
+    def read(self, text: str) -> str:
+        characters = self.length + _CHECKSUM_LENGTH
+        if re.fullmatch(rf"{self.prefix}[0-9A-Za-z]{{{characters}}}", text) is None:
+            raise ApiKeyError(
+                f"not {self.name}: it must be '{self.prefix}' and {characters} letters or digits"
+            )
+        secret = text[len(self.prefix) : -_CHECKSUM_LENGTH]
+        if text[-_CHECKSUM_LENGTH:] != _checksum(secret):
+            raise ApiKeyError(f"not {self.name}: its checksum does not fit (is it whole?)")
+        return text
+
+
+_KEY = _Form("an API key", PREFIX, SECRET_BYTES, 43)  # 62 ** 43 > 2 ** 256
+_CODE = _Form("an enrolment code", CODE_PREFIX, CODE_BYTES, 27)  # 62 ** 27 > 2 ** 160
 
 
 def new_api_key(random: bytes) -> str:
     """Make a key of 32 random bytes, which the caller takes from the system's generator."""
-    if len(random) != SECRET_BYTES:
-        raise ValueError(f"an API key is made of {SECRET_BYTES} random bytes, not {len(random)}")
-    secret = _base62(int.from_bytes(random, "big"), _SECRET_LENGTH)
-    return f"{PREFIX}{secret}{_checksum(secret)}"
+    return _KEY.write(random)
 
 
 def parse(text: str) -> str:
@@ -36,20 +68,23 @@ def parse(text: str) -> str:
 
     Says nothing about whether the key is known: it saves the store from noise and the user from half a paste.
     """
-    if _KEY.fullmatch(text) is None:
-        raise ApiKeyError(
-            f"not an API key: it must be '{PREFIX}' and {_SECRET_LENGTH + _CHECKSUM_LENGTH} letters or digits"
-        )
-    secret = text[len(PREFIX) : -_CHECKSUM_LENGTH]
-    if text[-_CHECKSUM_LENGTH:] != _checksum(secret):
-        raise ApiKeyError("not an API key: its checksum does not fit (is it whole?)")
-    return text
+    return _KEY.read(text)
+
+
+def new_code(random: bytes) -> str:
+    """Make a one-time code of 20 random bytes, which the caller takes from the system's generator."""
+    return _CODE.write(random)
+
+
+def parse_code(text: str) -> str:
+    """Return the code if it is whole and its checksum fits; raises ApiKeyError for all else."""
+    return _CODE.read(text)
 
 
 def hash(key: str, pepper: bytes) -> str:
     """Return what a store keeps instead of the key: HMAC-SHA256 under a pepper that is not in the store.
 
-    A slow password hash would add nothing against 256 random bits and would cost each login 360 ms.
+    A slow password hash would add nothing against 160 random bits or more, and would cost each login 360 ms.
     """
     return hmac.new(pepper, key.encode("ascii"), hashlib.sha256).hexdigest()
 

@@ -62,7 +62,7 @@ class PublicKey:
         kind = (jwk.get("kty"), jwk.get("crv"))
         try:
             if kind == ("OKP", "Ed25519") and jwk.get("alg", "EdDSA") == "EdDSA":
-                return cls(kid, "EdDSA", ed25519.Ed25519PublicKey.from_public_bytes(_unbase64(jwk.get("x"))))
+                return cls(kid, "EdDSA", ed25519.Ed25519PublicKey.from_public_bytes(unbase64(jwk.get("x"))))
             if kind == ("EC", "P-256") and jwk.get("alg", "ES256") == "ES256":
                 point = b"\x04" + _coordinate(jwk.get("x")) + _coordinate(jwk.get("y"))
                 return cls(kid, "ES256", ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point))
@@ -70,19 +70,25 @@ class PublicKey:
             raise KeyFormatError(f"JWK {kid} is not a valid public key") from exc
         raise KeyFormatError(f"JWK {kid} is neither an Ed25519 key for EdDSA nor a P-256 key for ES256")
 
+    @property
+    def thumbprint(self) -> str:
+        """The key's RFC 7638 thumbprint, which is its `kid` too unless somebody else named it."""
+        return _thumbprint(self._members())
+
     def to_jwk(self) -> dict[str, str]:
         """Return the key as a public JWK."""
+        return {**self._members(), "alg": self.alg, "kid": self.kid, "use": "sig"}
+
+    def _members(self) -> dict[str, str]:
         if isinstance(self.key, ed25519.Ed25519PublicKey):
-            members = _ed25519_members(self.key)
-        else:
-            numbers = self.key.public_numbers()
-            members = {
-                "crv": "P-256",
-                "kty": "EC",
-                "x": _base64(numbers.x.to_bytes(32, "big")),
-                "y": _base64(numbers.y.to_bytes(32, "big")),
-            }
-        return {**members, "alg": self.alg, "kid": self.kid, "use": "sig"}
+            return _ed25519_members(self.key)
+        numbers = self.key.public_numbers()
+        return {
+            "crv": "P-256",
+            "kty": "EC",
+            "x": _base64(numbers.x.to_bytes(32, "big")),
+            "y": _base64(numbers.y.to_bytes(32, "big")),
+        }
 
 
 @attrs.frozen(eq=False)
@@ -177,14 +183,15 @@ def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
 
 
-def _unbase64(text: object) -> bytes:
+def unbase64(text: object) -> bytes:
+    """Decode base64url without padding; raises ValueError for anything else."""
     if not isinstance(text, str) or re.fullmatch(r"[A-Za-z0-9_-]+", text) is None:
         raise ValueError("not base64url")
     return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
 
 
 def _coordinate(text: object) -> bytes:
-    data = _unbase64(text)
+    data = unbase64(text)
     if len(data) != 32:
         raise ValueError("a P-256 coordinate has 32 bytes")
     return data

@@ -1,8 +1,10 @@
 """The tokens of Hawse: one signed statement each, for one reader, for at most a minute.
 
-    access   hub → agent → hub     this agent may act on this cluster
-    relay    hub → relay           act for this agent on your cluster
-    hello    relay → hub           this is the relay of that cluster (private_key_jwt)
+    access      hub → agent → hub     this agent may act on this cluster, or ask the hub itself
+    relay       hub → relay           act for this agent on your cluster
+    hello       relay → hub           this is the relay of that cluster (private_key_jwt)
+    assertion   agent → hub           this is that agent (private_key_jwt)
+    enrolment   agent → hub           whoever sends this key holds its private half
 
 How a token is read. The header must name exactly `alg`, `typ` and `kid`; that leaves no room for `crit`,
 `jwk`, `jku`, `x5u`, `b64` or whatever is invented next. The `kid` is looked up in a dictionary of keys that
@@ -12,23 +14,24 @@ turns "exp" into an integer from whatever it finds; `now` is an argument of ever
 must already be an integer. A claim that is required and absent, of another type, or a list where one string
 belongs is a refusal, never a default.
 
-`typ`, `iss` and `aud` are compared whole. The three kinds differ in all of them, so that none can stand in
+`typ`, `iss` and `aud` are compared whole. The kinds differ in them, so that none can stand in
 for another.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable
 
 import attrs
 import jwt
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
+from auth.jws import Claims as Claims
+from auth.jws import TokenError as TokenError
+from auth.jws import take_apart, verified_payload
 from auth.keys import KeySet, PublicKey, SigningKey
 from auth.principal import USER_PREFIX, IdentityError, Principal, check_groups, check_user, slug
 
@@ -37,32 +40,17 @@ LIFETIME_S = 60
 FUTURE_MAX_S = 5.0
 # Between two machines that keep time by themselves (protocol of the relay's hello, direct mode).
 DEFAULT_LEEWAY_S = 5.0
-# A token travels in a header or as a tunnel context (at most 8 KiB); ours are below 1 KiB.
-TOKEN_LENGTH_MAX = 8192
 
 ACCESS_TYPE = "at+jwt"
 RELAY_TYPE = "relay+jwt"
 HELLO_TYPE = "relay-hello+jwt"
+# The explicit type that the revision of RFC 7523 gives to a client's assertion.
+ASSERTION_TYPE = "client-authentication+jwt"
+ENROLMENT_TYPE = "enrolment+jwt"
 
-_COMPACT = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _HEADER_MEMBERS = {"alg", "typ", "kid"}
 _TEXT = re.compile(r"[\x21-\x7e]{1,256}")
-_JWS = {"EdDSA": jwt.PyJWS(algorithms=["EdDSA"]), "ES256": jwt.PyJWS(algorithms=["ES256"])}
-
-Claims: TypeAlias = Mapping[str, object]
-
-
-class TokenError(Exception):
-    """A token that is not accepted; the message says why and never holds the token.
-
-    `skew_s` is set when the times do not fit: how far the token's clock seems to be ahead of ours (negative:
-    behind, or the token is simply old).
-    """
-
-    def __init__(self, reason: str, *, skew_s: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.skew_s = skew_s
+_JWS = jwt.PyJWS(algorithms=["EdDSA"])
 
 
 @attrs.frozen
@@ -70,7 +58,8 @@ class AccessClaims:
     """What a verified access token states."""
 
     principal: Principal
-    cluster: str
+    cluster: str | None
+    """None for the hub itself: the list of an agent's clusters."""
     sid: str
     jti: str
     issued_at: int
@@ -108,6 +97,22 @@ class HelloClaims:
     expires_at: int
 
 
+@attrs.frozen
+class AssertionClaims:
+    """What a verified assertion states; whoever verified it remembers `jti` until `expires_at`."""
+
+    agent: str
+    kid: str
+    jti: str
+    issued_at: int
+    expires_at: int
+
+
+def hub_audience(org: str) -> str:
+    """Return the audience of an access token for the hub itself."""
+    return f"urn:hawse:{org}:hub"
+
+
 def access_audience(org: str, cluster: str) -> str:
     """Return the audience of an access token for a cluster, by its name."""
     return f"urn:hawse:{org}:cluster:{cluster}"
@@ -119,17 +124,26 @@ def cluster_audience(cluster_id: str) -> str:
 
 
 def issue_access(
-    key: SigningKey, *, issuer: str, principal: Principal, cluster: str, sid: str, jti: str, now: float
+    key: SigningKey,
+    *,
+    issuer: str,
+    principal: Principal,
+    cluster: str | None,
+    sid: str,
+    jti: str,
+    now: float,
 ) -> str:
-    """Mint an access token for one agent on one cluster; raises IdentityError for a bad cluster name."""
-    slug("cluster name", cluster)
+    """Mint an access token for one agent on one cluster, or (None) for asking the hub itself.
+
+    Raises IdentityError for a bad cluster name.
+    """
     return _sign(
         key,
         ACCESS_TYPE,
         now,
         {
             "iss": issuer,
-            "aud": access_audience(principal.org, cluster),
+            "aud": _access_audience(principal.org, cluster),
             "sub": principal.user,
             "agent": principal.agent_id,
             "org": principal.org,
@@ -141,11 +155,15 @@ def issue_access(
 
 
 def verify_access(
-    token: str, keys: KeySet, *, issuer: str, org: str, cluster: str, now: float
+    token: str, keys: KeySet, *, issuer: str, org: str, cluster: str | None, now: float
 ) -> AccessClaims:
-    """Verify an access token that this hub issued, by its own clock; raises TokenError."""
+    """Verify an access token that this hub issued, by its own clock; raises TokenError.
+
+    `cluster` is the one that it must be for, None for the hub itself.
+    """
     claims, _ = open_signed(token, keys.get, ACCESS_TYPE)
-    _match(claims, issuer=issuer, audience=access_audience(org, cluster))
+    audience = hub_audience(org) if cluster is None else access_audience(org, cluster)
+    _match(claims, issuer=issuer, audience=audience)
     issued_at, expires_at = _check_times(claims, now, leeway_s=0.0)
     if _text(claims, "org") != org:
         raise TokenError("the token is for another organisation")
@@ -234,6 +252,77 @@ def verify_hello(
     `find_key` maps a `kid` to the cluster id that the key belongs to and the key. The caller refuses a `jti`
     that it has seen before.
     """
+    claims, kid, owner = _open_owned(token, find_key, HELLO_TYPE)
+    # The cluster is the key's owner; what the token says of itself must agree with it.
+    _match(claims, issuer=cluster_audience(owner), audience=hub_url)
+    if _text(claims, "sub") != cluster_audience(owner):
+        raise TokenError("the token's subject is not its issuer")
+    issued_at, expires_at = _check_times(claims, now, leeway_s=leeway_s)
+    return HelloClaims(owner, _text(claims, "instance"), kid, _text(claims, "jti"), issued_at, expires_at)
+
+
+def issue_assertion(key: SigningKey, *, agent: str, hub_url: str, jti: str, now: float) -> str:
+    """Sign an agent's assertion for its hub (RFC 7523: issuer and subject are the client itself)."""
+    claims: dict[str, object] = {"iss": agent, "sub": agent, "aud": _origin(hub_url), "jti": jti}
+    return _sign(key, ASSERTION_TYPE, now, claims)
+
+
+def verify_assertion(
+    token: str,
+    find_key: Callable[[str], tuple[str, PublicKey] | None],
+    *,
+    hub_url: str,
+    now: float,
+    leeway_s: float = DEFAULT_LEEWAY_S,
+) -> AssertionClaims:
+    """Verify an agent's assertion at the hub; raises TokenError, with `skew_s` when the agent's clock is off.
+
+    `find_key` maps a `kid` to the name of the agent that the key belongs to and the key. The caller refuses a
+    `jti` that it has seen before.
+    """
+    claims, kid, owner = _open_owned(token, find_key, ASSERTION_TYPE)
+    # The agent is the key's owner; what the token says of itself must agree with it.
+    _match(claims, issuer=owner, audience=_origin(hub_url))
+    if _text(claims, "sub") != owner:
+        raise TokenError("the token's subject is not its issuer")
+    issued_at, expires_at = _check_times(claims, now, leeway_s=leeway_s)
+    return AssertionClaims(owner, kid, _text(claims, "jti"), issued_at, expires_at)
+
+
+def issue_enrolment(key: SigningKey, *, hub_url: str, jti: str, now: float) -> str:
+    """Sign the proof that whoever registers a key holds its private half."""
+    claims: dict[str, object] = {"iss": key.kid, "sub": key.kid, "aud": _origin(hub_url), "jti": jti}
+    return _sign(key, ENROLMENT_TYPE, now, claims)
+
+
+def verify_enrolment(
+    token: str, key: PublicKey, *, hub_url: str, now: float, leeway_s: float = DEFAULT_LEEWAY_S
+) -> None:
+    """Verify that a key's holder wants it registered at this hub; raises TokenError.
+
+    A second use is stopped by the code that comes with it, which is good once.
+    """
+    claims, _ = open_signed(token, lambda kid: key if kid == key.kid else None, ENROLMENT_TYPE)
+    _match(claims, issuer=key.kid, audience=_origin(hub_url))
+    _check_times(claims, now, leeway_s=leeway_s)
+
+
+def _origin(hub_url: str) -> str:
+    # Agents write a hub's URL without the port that https has anyway, its operator perhaps with it.
+    return hub_url.removesuffix(":443")
+
+
+def _access_audience(org: str, cluster: str | None) -> str:
+    if cluster is None:
+        return hub_audience(org)
+    slug("cluster name", cluster)
+    return access_audience(org, cluster)
+
+
+def _open_owned(
+    token: str, find_key: Callable[[str], tuple[str, PublicKey] | None], kind: str
+) -> tuple[Claims, str, str]:
+    """See `open_signed`; for keys that have owners, whose is the third that is returned."""
     owner = ""
 
     def find(kid: str) -> PublicKey | None:
@@ -244,19 +333,14 @@ def verify_hello(
         owner, key = found
         return key
 
-    claims, kid = open_signed(token, find, HELLO_TYPE)
-    # The cluster is the key's owner; what the token says of itself must agree with it.
-    _match(claims, issuer=cluster_audience(owner), audience=hub_url)
-    if _text(claims, "sub") != cluster_audience(owner):
-        raise TokenError("the token's subject is not its issuer")
-    issued_at, expires_at = _check_times(claims, now, leeway_s=leeway_s)
-    return HelloClaims(owner, _text(claims, "instance"), kid, _text(claims, "jti"), issued_at, expires_at)
+    claims, kid = open_signed(token, find, kind)
+    return claims, kid, owner
 
 
 def sign(key: SigningKey, kind: str, claims: Claims) -> str:
     """Sign claims as they are, under a `typ`: for what is no token with a lifetime."""
     data = json.dumps(dict(claims), separators=(",", ":")).encode("utf-8")
-    return _JWS["EdDSA"].encode(data, key.key, algorithm="EdDSA", headers={"typ": kind, "kid": key.kid})
+    return _JWS.encode(data, key.key, algorithm="EdDSA", headers={"typ": kind, "kid": key.kid})
 
 
 def _sign(key: SigningKey, kind: str, now: float, claims: dict[str, object]) -> str:
@@ -269,12 +353,7 @@ def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) 
 
     Raises TokenError.
     """
-    if len(token) > TOKEN_LENGTH_MAX:
-        raise TokenError(f"the token is longer than {TOKEN_LENGTH_MAX} characters")
-    compact = _COMPACT.fullmatch(token)
-    if compact is None:
-        raise TokenError("not a signed token in compact form")
-    header = _parse_object(_decode_segment(compact.group(1)), "header")
+    header, _ = take_apart(token)
     if set(header) != _HEADER_MEMBERS:
         raise TokenError("the token's header must have alg, typ and kid and nothing else")
     kid = header["kid"]
@@ -287,40 +366,7 @@ def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) 
         raise TokenError(f"the token's algorithm is not {key.alg}, the one of its key")
     if header["typ"] != kind:
         raise TokenError(f"the token's typ is not {kind}")
-    try:
-        payload = _JWS[key.alg].decode(token, key.key, algorithms=[key.alg])
-    except jwt.InvalidTokenError as exc:
-        raise TokenError("the token's signature is not valid") from exc
-    return _parse_object(payload, "payload"), kid
-
-
-def _decode_segment(segment: str) -> bytes:
-    try:
-        return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    except ValueError as exc:
-        raise TokenError("not a signed token in compact form") from exc
-
-
-def _parse_object(data: bytes, part: str) -> dict[str, object]:
-    try:
-        value = json.loads(data, object_pairs_hook=_unique, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as exc:
-        raise TokenError(f"the token's {part} is not valid JSON with unique members") from exc
-    if not isinstance(value, dict):
-        raise TokenError(f"the token's {part} is not a JSON object")
-    return value
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    # Of two members with one name each reader picks its own: two kids could be two keys.
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("duplicate member")
-    return members
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(name)
+    return verified_payload(token, key.alg, key.key), kid
 
 
 def _match(claims: Claims, *, issuer: str, audience: str) -> None:

@@ -93,6 +93,10 @@ class Case:
             clusters_by_id={cluster.id: cluster},
             clusters_by_name={cluster.name: cluster},
             api_keys_by_hash={},
+            agent_keys_by_kid={},
+            codes_by_hash={},
+            issuers_by_url={},
+            rules_by_issuer={},
             admin_tokens_by_hash={},
             credentials={"sid-1": agent.id},
         )

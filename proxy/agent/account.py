@@ -1,4 +1,4 @@
-"""Which hubs this agent has logged in to, and the API key for each; one file, 0600.
+"""Which hubs this agent has logged in to, and how it proves itself at each; one file, 0600.
 
 A key belongs to one hub's origin and is sent nowhere else, whatever a kubeconfig names.
 """
@@ -15,7 +15,8 @@ from proxy.agent.errors import AgentError, quoted
 from proxy.agent.files import config_folder, locked, read_private, write_private
 
 FILE_NAME = "logins.json"
-_VERSION = 1
+# The first version knew API keys alone.
+_VERSION = 2
 # scheme://host[:port]; hosts in lower case, IPv6 in brackets.
 _HUB = re.compile(r"https://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?")
 
@@ -25,10 +26,15 @@ class Account(NamedTuple):
 
     hub: str
     agent: str
-    api_key: str
+    api_key: str | None
+    """None when it proves itself otherwise."""
     ca_pem: str | None
     serial: str
     """Made anew by each login, so that a cached token of an earlier one is not taken for its own."""
+    private_key_pem: str | None = None
+    """The key that was made here and registered at the hub; it is never sent."""
+    platform: str | None = None
+    """Where its platform's token comes from: `file:` and a path, or `github`. No secret is kept then."""
 
     def __repr__(self) -> str:
         return f"Account(hub={self.hub!r}, agent={self.agent!r})"
@@ -58,15 +64,17 @@ def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
         return {}
     try:
         document = json.loads(raw)
-        if document["version"] != _VERSION:
+        if document["version"] > _VERSION:
             raise AgentError(f"{path} was written by a newer hawse: use that one")
         return {
             hub: Account(
                 hub,
                 str(entry["agent"]),
-                str(entry["api_key"]),
-                None if entry["ca_pem"] is None else str(entry["ca_pem"]),
+                _text(entry, "api_key"),
+                _text(entry, "ca_pem"),
                 str(entry["serial"]),
+                _text(entry, "private_key_pem"),
+                _text(entry, "platform"),
             )
             for hub, entry in document["hubs"].items()
         }
@@ -91,17 +99,31 @@ def find_account(environment: Mapping[str, str], hub: str | None) -> Account:
 
 def save_account(environment: Mapping[str, str], account: Account) -> str:
     """Store the login in place of an earlier one for the same hub; returns the file's path."""
+    return restore_account(environment, account.hub, account)
+
+
+def restore_account(environment: Mapping[str, str], hub: str, account: Account | None) -> str:
+    """Store the login for a hub, or that there is none; returns the file's path. Raises AgentError."""
     path = _path(environment)
     with locked(f"{path}.lock"):
         accounts = load_accounts(environment)
-        accounts.pop(account.hub, None)
-        accounts[account.hub] = account
-        hubs = {
-            hub: {"agent": each.agent, "api_key": each.api_key, "ca_pem": each.ca_pem, "serial": each.serial}
-            for hub, each in accounts.items()
-        }
+        accounts.pop(hub, None)
+        if account is not None:
+            accounts[hub] = account
+        hubs = {hub: _entry(each) for hub, each in accounts.items()}
         write_private(path, json.dumps({"version": _VERSION, "hubs": hubs}, indent=1).encode() + b"\n")
     return path
+
+
+def _entry(account: Account) -> dict[str, str]:
+    fields = account._asdict()
+    del fields["hub"]
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _text(entry: dict[str, object], name: str) -> str | None:
+    value = entry.get(name)
+    return None if value is None else str(value)
 
 
 def _path(environment: Mapping[str, str]) -> str:

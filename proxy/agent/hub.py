@@ -1,7 +1,8 @@
-"""Asks the hub: for the agent's clusters, and for a token on one of them.
+"""Asks the hub: for the agent's clusters, for a token on one of them, and to register a key.
 
 Synchronous, by the standard library: one request, one answer, and the process ends. Redirects are not
-followed, for they would carry the API key elsewhere. HTTPS_PROXY and NO_PROXY count as they do for kubectl.
+followed, for they would carry the credential elsewhere. HTTPS_PROXY and NO_PROXY count as they do for
+kubectl.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from urllib.request import getproxies, proxy_bypass
 from auth.principal import IdentityError, slug
 from proxy.agent.account import Account, host_and_port
 from proxy.agent.errors import AgentError, quoted
+from proxy.agent.proof import proof_of
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"
+ENROL_PATH = "/v1/enrol"
 # For each wait on the network; the plugin has a deadline for all of it together.
 SOCKET_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 1024 * 1024
@@ -47,35 +50,13 @@ class Reach(NamedTuple):
 
 def fetch_token(account: Account, cluster: str) -> Token:
     """Get a fresh token for the cluster. Raises AgentError."""
-    form = {
-        "grant_type": "client_credentials",
-        "audience": cluster,
-        "client_id": account.agent,
-        "client_secret": account.api_key,
-    }
-    answer = _ask(
-        account,
-        "POST",
-        TOKEN_PATH,
-        {"content-type": "application/x-www-form-urlencoded"},
-        urlencode(form).encode("ascii"),
-    )
-    token, expires_in_s = answer.get("access_token"), answer.get("expires_in")
-    if (
-        not isinstance(token, str)
-        or not token
-        or not token.isascii()
-        or not token.isprintable()
-        or not isinstance(expires_in_s, int)
-        or not 0 < expires_in_s <= LIFETIME_MAX_S
-    ):
-        raise AgentError(f"{account.hub} answered without a usable token: is it a Hawse hub?")
-    return Token(token, expires_in_s)
+    return _fetch_token(account, {"audience": cluster})
 
 
 def fetch_reach(account: Account) -> Reach:
-    """Get the agent's name and its clusters, which also proves the API key. Raises AgentError."""
-    answer = _ask(account, "GET", CLUSTERS_PATH, {"authorization": f"Bearer {account.api_key}"}, None)
+    """Get the agent's name and its clusters, which also proves its credential. Raises AgentError."""
+    bearer = account.api_key or _fetch_token(account, {"resource": account.hub}).text
+    answer = _ask(account, "GET", CLUSTERS_PATH, {"authorization": f"Bearer {bearer}"}, None)
     try:
         entries = answer["clusters"]
         if not isinstance(entries, list):
@@ -92,8 +73,43 @@ def fetch_reach(account: Account) -> Reach:
         raise AgentError(f"{account.hub} answered with a name that is refused: {error}") from error
 
 
+def register_key(account: Account, code: str, jwk: Mapping[str, str], proof: str) -> str:
+    """Register a public key at the hub by a one-time code; returns the agent's name. Raises AgentError."""
+    form = {"code": code, "jwk": json.dumps(jwk), "proof": proof}
+    answer = _post(account, ENROL_PATH, form, status=201)
+    try:
+        return slug("agent name", str(answer["agent"]))
+    except (LookupError, IdentityError) as error:
+        raise AgentError(f"{account.hub} answered without an agent's name: is it a Hawse hub?") from error
+
+
+def _fetch_token(account: Account, target: Mapping[str, str]) -> Token:
+    answer = _post(account, TOKEN_PATH, {**target, **proof_of(account)})
+    token, expires_in_s = answer.get("access_token"), answer.get("expires_in")
+    if (
+        not isinstance(token, str)
+        or not token
+        or not token.isascii()
+        or not token.isprintable()
+        or not isinstance(expires_in_s, int)
+        or not 0 < expires_in_s <= LIFETIME_MAX_S
+    ):
+        raise AgentError(f"{account.hub} answered without a usable token: is it a Hawse hub?")
+    return Token(token, expires_in_s)
+
+
+def _post(account: Account, path: str, form: Mapping[str, str], *, status: int = 200) -> dict[str, object]:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    return _ask(account, "POST", path, headers, urlencode(form).encode("ascii"), status)
+
+
 def _ask(
-    account: Account, method: str, path: str, headers: Mapping[str, str], body: bytes | None
+    account: Account,
+    method: str,
+    path: str,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    good: int = 200,
 ) -> dict[str, object]:
     host, port = host_and_port(account.hub)
     try:
@@ -123,7 +139,7 @@ def _ask(
         raise AgentError(f"cannot reach {account.hub}: {quoted(str(error))}") from error
     finally:
         connection.close()
-    return _read_answer(account.hub, status, raw)
+    return _read_answer(account.hub, status, raw, good)
 
 
 def _connect(host: str, port: int, context: ssl.SSLContext) -> HTTPSConnection:
@@ -144,14 +160,14 @@ def _connect(host: str, port: int, context: ssl.SSLContext) -> HTTPSConnection:
     return connection
 
 
-def _read_answer(hub: str, status: int, raw: bytes) -> dict[str, object]:
+def _read_answer(hub: str, status: int, raw: bytes, good: int) -> dict[str, object]:
     if len(raw) > ANSWER_BYTES_MAX:
         raise AgentError(f"{hub} answered with more than {ANSWER_BYTES_MAX} bytes: is it a Hawse hub?")
     try:
         answer = json.loads(raw)
     except (ValueError, RecursionError):
         answer = None
-    if status != 200:
+    if status != good:
         said = answer.get("error_description") if isinstance(answer, dict) else None
         raise AgentError(f"{hub} answered {status}" + (f": {quoted(said)}" if isinstance(said, str) else ""))
     if not isinstance(answer, dict):

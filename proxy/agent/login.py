@@ -1,15 +1,21 @@
-"""Logging in: an API key is tried at the hub before it is stored."""
+"""Logging in: an API key is tried at the hub before it is stored, or a key of the agent's own is registered.
+
+That one is made here and only its public half is sent, with a code that is good once.
+"""
 
 from __future__ import annotations
 
 import secrets
 import ssl
+import time
 from collections.abc import Mapping
 
-from auth.apikey import ApiKeyError, parse
-from proxy.agent.account import Account, hub_origin, save_account
+from auth.apikey import ApiKeyError, parse, parse_code
+from auth.keys import SigningKey
+from auth.tokens import issue_enrolment
+from proxy.agent.account import Account, hub_origin, load_accounts, restore_account, save_account
 from proxy.agent.errors import AgentError
-from proxy.agent.hub import Reach, fetch_reach
+from proxy.agent.hub import Reach, fetch_reach, register_key
 
 CA_BYTES_MAX = 1024 * 1024
 
@@ -26,6 +32,43 @@ def log_in(
     except ApiKeyError as error:
         raise AgentError(str(error)) from None
     account = Account(hub_origin(hub), "", key, ca_pem, secrets.token_hex(8))
+    reach = fetch_reach(account)
+    account = account._replace(agent=reach.agent)
+    return account, reach, save_account(environment, account)
+
+
+def enrol(
+    environment: Mapping[str, str], hub: str, code: str, ca_pem: str | None
+) -> tuple[Account, Reach, str]:
+    """Make a key, register it by the code, and store it; returns the login, what it reaches, and the file.
+
+    Raises AgentError, whose message holds neither code nor key. What cannot be stored is not registered: the
+    file is written before the code is used, and again with the agent's name afterwards.
+    """
+    try:
+        code = parse_code(code.strip())
+    except ApiKeyError as error:
+        raise AgentError(str(error)) from None
+    key = SigningKey.generate()
+    origin = hub_origin(hub)
+    account = Account(origin, "", None, ca_pem, secrets.token_hex(8), key.to_pem().decode("ascii"))
+    before = load_accounts(environment).get(origin)
+    save_account(environment, account)
+    try:
+        proof = issue_enrolment(key, hub_url=origin, jti=secrets.token_urlsafe(16), now=time.time())
+        account = account._replace(agent=register_key(account, code, key.public.to_jwk(), proof))
+    except BaseException:
+        restore_account(environment, origin, before)
+        raise
+    path = save_account(environment, account)
+    return account, fetch_reach(account), path
+
+
+def log_in_by_platform(
+    environment: Mapping[str, str], hub: str, platform: str, ca_pem: str | None, agent: str
+) -> tuple[Account, Reach, str]:
+    """Try the platform's token at the hub and store where it comes from; see `log_in`. Raises AgentError."""
+    account = Account(hub_origin(hub), agent, None, ca_pem, secrets.token_hex(8), platform=platform)
     reach = fetch_reach(account)
     account = account._replace(agent=reach.agent)
     return account, reach, save_account(environment, account)

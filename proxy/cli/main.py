@@ -18,7 +18,7 @@ COMMANDS = {
     "relay": ("proxy.cli.relay", "relay", "Run the relay beside a cluster's API server."),
     "admin": ("proxy.cli.admin", "admin", "Enrol teams, agents and clusters; look at relays; back up."),
     "audit": ("proxy.cli.audit", "audit", "Read the audit trail on the hub's machine."),
-    "login": ("proxy.cli.login", "login", "Store an agent's API key for a hub."),
+    "login": ("proxy.cli.login", "login", "Log an agent in at a hub, by a key of its own or an API key."),
     "kubeconfig": (
         "proxy.cli.kubeconfig",
         "kubeconfig",

@@ -10,6 +10,7 @@ ClusterRole is to be applied again (`apply_rbac`).
 from __future__ import annotations
 
 import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -20,12 +21,24 @@ import attrs
 import msgspec
 from cryptography import x509
 
+from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
-from auth.apikey import new_api_key
 from auth.keys import SigningKey
 from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, AgentState, ApiKey, Cluster, Mode, Snapshot, Team
+from proxy.hub.entities import (
+    Agent,
+    AgentKey,
+    AgentState,
+    ApiKey,
+    Cluster,
+    Code,
+    FederationRule,
+    Mode,
+    Snapshot,
+    Team,
+)
 from proxy.hub.errors import InvalidError, NotFoundError
+from proxy.hub.federation import NewIssuer
 from proxy.hub.keyring import KeyRing
 from proxy.hub.operations import Operations, SessionInfo, Sessions
 from proxy.hub.rules import PEM_LENGTH_MAX, shown
@@ -59,10 +72,25 @@ class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     owner: str
     teams: tuple[str, ...]
+    credential: Literal["api-key", "code", "none"] = "api-key"
+    """What it is given to begin with."""
 
 
 class AgentTeams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     teams: tuple[str, ...]
+
+
+class NewFederation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    issuer: str
+    agent: str
+    claims: dict[str, str]
+    audience: str | None = None
+    """What the issuer's tokens must be for; the hub's own URL when it is left out."""
+    jwks_url: str | None = None
+    jwks: str | None = None
+    ca_pem: str | None = None
+    address_private: bool = False
+    mutable_claims: bool = False
 
 
 class ManifestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,6 +155,7 @@ class Administration:
     version: str
     operations: Operations
     live_sessions: Sessions
+    clock: Callable[[], float] = time.time
 
     @property
     def _now(self) -> Snapshot:
@@ -220,29 +249,53 @@ class Administration:
         return Done({"agents": [self._agent(agent) for agent in listed]})
 
     async def agent(self, name: str) -> Done:
-        """Show one agent with its keys (their hints, that is)."""
+        """Show one agent with its keys (what they are recognised by, that is) and its open codes."""
         agent = _known(self._now.agents_by_name, "agent", name)
-        keys = await self.directory.read(lambda store: store.api_keys(name))
-        return Done({**self._agent(agent), "keys": [_api_key(key) for key in keys]})
+        keys = await self.directory.read(lambda store: store.credentials(name))
+        codes = [code for owner, code in self._now.codes_by_hash.values() if owner.id == agent.id]
+        open_codes = sorted(code.expires_at for code in codes if code.expires_at > self.clock())
+        return Done(
+            {
+                **self._agent(agent),
+                "keys": [_key(key) for key in keys],
+                "codes": [{"expires_at": _time(at)} for at in open_codes],
+            }
+        )
 
     async def add_agent(self, new: NewAgent) -> Done:
-        """Add an agent with its first API key, which is shown this once."""
-        key, key_hash, hint = self._new_key()
-        _, key_id = await self.directory.change(
-            lambda store: store.add_agent(
-                new.name, owner=new.owner, teams=new.teams, key_hash=key_hash, key_hint=hint
+        """Add an agent with its first API key or code, which is shown this once."""
+        secret: Payload = {}
+        note = ""
+        if new.credential == "api-key":
+            key, key_hash, hint = self._new_key()
+            _, key_id = await self.directory.change(
+                lambda store: store.add_agent(
+                    new.name, owner=new.owner, teams=new.teams, key_hash=key_hash, key_hint=hint
+                )
             )
-        )
+            secret, note = {"api_key": key, "api_key_id": key_id}, f" key={key_id}"
+        elif new.credential == "code":
+            text, digest = self._new_code()
+
+            def add(store: Store) -> Code:
+                store.add_agent(new.name, owner=new.owner, teams=new.teams)
+                return store.add_code(new.name, digest)
+
+            code = await self.directory.change(add)
+            secret, note = _shown_code(text, code), f" code={code.id}"
+        else:
+            await self.directory.change(
+                lambda store: store.add_agent(new.name, owner=new.owner, teams=new.teams)
+            )
         agent = self._now.agents_by_name[new.name]
         return Done(
             {
                 **self._agent(agent),
-                "api_key": key,
-                "api_key_id": key_id,
+                **secret,
                 "apply_rbac": [cluster.name for cluster in self._now.clusters_of(agent)],
             },
             created=True,
-            note=f"id={agent.id} owner={agent.owner} teams={','.join(agent.teams)} key={key_id}",
+            note=f"id={agent.id} owner={agent.owner} teams={','.join(agent.teams)}{note}",
         )
 
     async def set_agent_teams(self, name: str, new: AgentTeams) -> Done:
@@ -284,9 +337,51 @@ class Administration:
         return Done({"agent": agent, "id": key_id, "api_key": key}, created=True, note=f"key={key_id}")
 
     async def revoke_key(self, agent: str, key_id: str) -> Done:
-        """Revoke one API key of an agent."""
-        await self.directory.change(lambda store: store.revoke_api_key(agent, key_id))
+        """Revoke one key of an agent, of either kind."""
+        await self.directory.change(lambda store: store.revoke_key(agent, key_id))
         return Done({"agent": agent, "revoked": key_id}, note=f"key={key_id}")
+
+    async def add_code(self, agent: str) -> Done:
+        """Make a code by which an agent registers a key of its own; it is shown this once."""
+        text, digest = self._new_code()
+        code = await self.directory.change(lambda store: store.add_code(agent, digest))
+        return Done({"agent": agent, **_shown_code(text, code)}, created=True, note=f"code={code.id}")
+
+    async def withdraw_codes(self, agent: str) -> Done:
+        """End an agent's codes that were not used yet."""
+        count = await self.directory.change(lambda store: store.withdraw_codes(agent))
+        return Done({"agent": agent, "withdrawn": count}, note=f"count={count}")
+
+    # -- federation
+
+    def federation(self) -> Done:
+        """List the rules by which other issuers' tokens are agents'."""
+        rules = [pair for pairs in self._now.rules_by_issuer.values() for pair in pairs]
+        rules.sort(key=lambda pair: (pair[0].name, pair[1].created_at))
+        return Done({"rules": [_rule(agent, rule) for agent, rule in rules]})
+
+    async def add_federation(self, new: NewFederation) -> Done:
+        """Let an issuer's tokens with exactly these claims be an agent's."""
+        _check_certificates(new.ca_pem)
+        issuer = NewIssuer(new.issuer, new.jwks_url, new.jwks, new.ca_pem, new.address_private)
+        audience = self.public_url if new.audience is None else new.audience
+        rule_id = await self.directory.change(
+            lambda store: store.add_federation(
+                new.agent, issuer, audience=audience, claims=new.claims, mutable=new.mutable_claims
+            )
+        )
+        [(agent, rule)] = [p for p in self._now.rules_by_issuer[new.issuer] if p[1].id == rule_id]
+        note = f"id={rule_id} agent={agent.name} claims={','.join(sorted(new.claims))}"
+        return Done(_rule(agent, rule), created=True, note=f"{note} mutable={new.mutable_claims}")
+
+    async def remove_federation(self, rule_id: str) -> Done:
+        """Remove a rule; tokens that were made by it are refused at once."""
+        await self.directory.change(lambda store: store.remove_federation(rule_id))
+        return Done({"removed": rule_id}, note=f"id={rule_id}")
+
+    def _new_code(self) -> tuple[str, str]:
+        code = new_code(secrets.token_bytes(CODE_BYTES))
+        return code, hash_key(code, self.pepper)
 
     def _new_key(self) -> tuple[str, str, str]:
         key = new_api_key(secrets.token_bytes(32))
@@ -600,14 +695,34 @@ def _session(session: SessionInfo) -> Payload:
     return {**attrs.asdict(session), "started_at": _time(session.started_at)}
 
 
-def _api_key(key: ApiKey) -> Payload:
+def _key(key: ApiKey | AgentKey) -> Payload:
+    hint = key.hint if isinstance(key, ApiKey) else key.public.kid[:HINT_CHARACTERS]
     return {
         "id": key.id,
-        "hint": f"{key.hint}…",
+        "type": "api-key" if isinstance(key, ApiKey) else "key",
+        "hint": f"{hint}…",
         "created_at": _time(key.created_at),
         "last_used_at": _time(key.last_used_at),
         "revoked_at": _time(key.revoked_at),
     }
+
+
+def _rule(agent: Agent, found: FederationRule) -> Payload:
+    return {
+        "id": found.id,
+        "agent": agent.name,
+        "issuer": found.issuer.url,
+        "audience": found.rule.audience,
+        "claims": dict(found.rule.claims),
+        "keys": "given" if found.issuer.jwks is not None else found.issuer.jwks_url or "discovered",
+        "address_private": found.issuer.address_private,
+        "created_at": _time(found.created_at),
+        "last_used_at": _time(found.last_used_at),
+    }
+
+
+def _shown_code(text: str, code: Code) -> Payload:
+    return {"code": text, "code_id": code.id, "expires_at": _time(code.expires_at)}
 
 
 def _time(epoch_s: float | None) -> str | None:

@@ -4,14 +4,14 @@ JSON over HTTP on a listener of its own, with the operator's bearer token on eve
 
     GET    /healthz  /metrics
     GET    /v1/hub  /v1/keys  /v1/teams  /v1/agents[?retired=true]  /v1/clusters  /v1/relays  /v1/tokens
-    GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME
+    GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME  /v1/federation
     GET    /v1/clusters/NAME/rbac[?wildcard=true&constrained=true&…]
     GET    /v1/sessions[?agent=NAME][&cluster=NAME]
-    POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens  /v1/sessions/kill
-    POST   /v1/agents/NAME/{lock,unlock,keys}  /v1/clusters/NAME/keys
+    POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens  /v1/sessions/kill  /v1/federation
+    POST   /v1/agents/NAME/{lock,unlock,keys,codes}  /v1/clusters/NAME/keys
     PUT    /v1/agents/NAME/teams  /v1/clusters/NAME/teams/TEAM
     DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
-    DELETE /v1/clusters/NAME/keys (all but the newest)
+    DELETE /v1/clusters/NAME/keys (all but the newest)  /v1/agents/NAME/codes  /v1/federation/ID
 
 A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
 trail cannot be written, nothing is changed.
@@ -52,6 +52,7 @@ from proxy.hub.actions import (
     ManifestOptions,
     NewAgent,
     NewCluster,
+    NewFederation,
     NewRelayKey,
     NewTeam,
     NewToken,
@@ -177,6 +178,16 @@ ACTIONS: Sequence[Action] = (
         "agents/keys",
         lambda a, c: a.revoke_key(c.path["name"], c.path["id"]),
     ),
+    Action(
+        "POST", "/v1/agents/{name}/codes", "create", "agents/codes", lambda a, c: a.add_code(c.path["name"])
+    ),
+    Action(
+        "DELETE",
+        "/v1/agents/{name}/codes",
+        "delete",
+        "agents/codes",
+        lambda a, c: a.withdraw_codes(c.path["name"]),
+    ),
     Action("GET", "/v1/clusters", "list", "clusters", lambda a, c: a.clusters()),
     Action("GET", "/v1/clusters/{name}", "get", "clusters", lambda a, c: a.cluster(c.path["name"])),
     Action(
@@ -222,6 +233,21 @@ ACTIONS: Sequence[Action] = (
         "revoke",
         "clusters/teams",
         lambda a, c: a.revoke(c.path["name"], c.path["team"]),
+    ),
+    Action("GET", "/v1/federation", "list", "federation", lambda a, c: a.federation()),
+    Action(
+        "POST",
+        "/v1/federation",
+        "create",
+        "federation",
+        lambda a, c: a.add_federation(c.decode(NewFederation)),
+    ),
+    Action(
+        "DELETE",
+        "/v1/federation/{name}",
+        "delete",
+        "federation",
+        lambda a, c: a.remove_federation(c.path["name"]),
     ),
     Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.relays()),
     Action(

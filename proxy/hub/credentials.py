@@ -1,58 +1,125 @@
-"""The part of the store that keeps how agents prove who they are."""
+"""The part of the store that keeps how agents prove who they are: API keys, and keys of their own making.
+
+Of an API key and of a code only a hash is kept, of an agent's own key the public half.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import sqlalchemy as sa
 
+from auth.keys import KeyFormatError, PublicKey
 from proxy.hub import tables as t
 from proxy.hub.database import Database, find, find_agent, new_id
-from proxy.hub.entities import ApiKey
-from proxy.hub.errors import ConflictError, NotFoundError
+from proxy.hub.entities import Agent, AgentKey, AgentState, ApiKey, Code, Credential
+from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.federation import drop_unused_issuers
 from proxy.hub.rules import shown
 
-# An agent has one key, two while it changes them; more is a leak in somebody's pipeline.
-API_KEYS_PER_AGENT_MAX = 16
+# Of each kind. An agent has one key, two while it changes them, or one for each of its replicas; more is a
+# leak in somebody's pipeline.
+KEYS_PER_AGENT_MAX = 16
+# A code is made when somebody is there to use it.
+CODE_LIFETIME_S = 15 * 60.0
+CODES_PER_AGENT_MAX = 8
 
 
 class Credentials(Database):
-    """API keys of agents."""
+    """Keys and codes of agents."""
 
-    def api_keys(self, agent: str) -> list[ApiKey]:
+    def credentials(self, agent: str) -> list[ApiKey | AgentKey]:
         """All keys of an agent, the revoked ones too, oldest first; raises NotFoundError."""
         with self._transaction() as connection:
-            query = sa.select(t.api_keys).where(
-                t.api_keys.c.agent_id == find(connection, t.agents, "agent", agent).id
-            )
-            return [api_key_of(row) for row in connection.execute(query.order_by(t.api_keys.c.created_at))]
+            agent_id = find(connection, t.agents, "agent", agent).id
+            rows = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.agent_id == agent_id))
+            found: list[ApiKey | AgentKey] = [api_key_of(row) for row in rows]
+            rows = connection.execute(sa.select(t.agent_keys).where(t.agent_keys.c.agent_id == agent_id))
+            found += agent_keys_of(rows, [])
+        return sorted(found, key=lambda key: key.created_at)
 
     def add_api_key(self, agent: str, *, key_hash: str, key_hint: str) -> str:
         """Give an agent another API key and return the key's id; raises NotFoundError, ConflictError."""
         with self._transaction() as connection:
             return self._add_key(connection, find_agent(connection, agent).id, key_hash, key_hint)
 
-    def revoke_api_key(self, agent: str, key_id: str) -> None:
-        """Revoke one key of an agent; raises NotFoundError, ConflictError."""
+    def revoke_key(self, agent: str, key_id: str) -> None:
+        """Revoke one key of an agent, of either kind; raises NotFoundError, ConflictError."""
         with self._transaction() as connection:
             agent_id = find(connection, t.agents, "agent", agent).id
-            key = connection.execute(
-                sa.select(t.api_keys).where(t.api_keys.c.id == key_id, t.api_keys.c.agent_id == agent_id)
-            ).first()
-            if key is None:
+            for table in (t.api_keys, t.agent_keys):
+                mine = sa.and_(table.c.id == key_id, table.c.agent_id == agent_id)
+                key = connection.execute(sa.select(table.c.revoked_at).where(mine)).first()
+                if key is not None:
+                    break
+            else:
                 raise NotFoundError(f"agent {agent} has no key {shown(key_id)}")
             if key.revoked_at is not None:
                 raise ConflictError(f"key {key_id} of agent {agent} is revoked already")
+            connection.execute(sa.update(table).where(mine).values(revoked_at=self._clock()))
+
+    def add_code(self, agent: str, code_hash: str) -> Code:
+        """Enter a code by which the agent may register one key; raises NotFoundError, ConflictError."""
+        now = self._clock()
+        with self._transaction() as connection:
+            agent_id = str(find_agent(connection, agent).id)
+            codes = t.enrolment_codes
+            connection.execute(sa.delete(codes).where(codes.c.expires_at <= now))
+            mine = sa.select(sa.func.count()).select_from(codes).where(codes.c.agent_id == agent_id)
+            count = connection.scalar(mine)
+            if count is not None and count >= CODES_PER_AGENT_MAX:
+                raise ConflictError(
+                    f"agent {agent} has {count} codes that were not used, the most it may have: "
+                    "use one, or withdraw them"
+                )
+            code = Code(new_id(), agent_id, now, now + CODE_LIFETIME_S)
             connection.execute(
-                sa.update(t.api_keys).where(t.api_keys.c.id == key_id).values(revoked_at=self._clock())
+                sa.insert(codes).values(
+                    id=code.id,
+                    agent_id=agent_id,
+                    hash=code_hash,
+                    created_at=now,
+                    expires_at=code.expires_at,
+                )
             )
+            return code
+
+    def withdraw_codes(self, agent: str) -> int:
+        """End all of an agent's codes and return how many there were; raises NotFoundError."""
+        codes = t.enrolment_codes
+        with self._transaction() as connection:
+            agent_id = find(connection, t.agents, "agent", agent).id
+            return connection.execute(sa.delete(codes).where(codes.c.agent_id == agent_id)).rowcount
+
+    def redeem_code(self, code_hash: str, key: PublicKey) -> str:
+        """Register a key by a code, which is then gone, and return the key's id.
+
+        Raises NotFoundError when there is no such code (any more), ConflictError when its agent may not
+        register a key, and InvalidError for a key that was registered before.
+        """
+        now = self._clock()
+        with self._transaction() as connection:
+            codes = t.enrolment_codes
+            code = connection.execute(sa.select(codes).where(codes.c.hash == code_hash)).first()
+            if code is None or code.expires_at <= now:
+                raise NotFoundError("the code was used, or has expired")
+            agent = connection.execute(sa.select(t.agents).where(t.agents.c.id == code.agent_id)).one()
+            if agent.state != AgentState.ACTIVE:
+                raise ConflictError(f"agent {agent.name} is {agent.state}")
+            if connection.execute(sa.select(t.agent_keys.c.id).where(t.agent_keys.c.kid == key.kid)).first():
+                raise InvalidError("the key was registered before: make a new one")
+            self._refuse_too_many(connection, t.agent_keys, agent.id)
+            key_id = new_id()
+            connection.execute(
+                sa.insert(t.agent_keys).values(
+                    id=key_id, agent_id=agent.id, kid=key.kid, jwk=key.to_jwk(), created_at=now
+                )
+            )
+            connection.execute(sa.delete(codes).where(codes.c.id == code.id))
+            return key_id
 
     def _add_key(self, connection: sa.Connection, agent_id: str, key_hash: str, key_hint: str) -> str:
-        usable = connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(t.api_keys)
-            .where(t.api_keys.c.agent_id == agent_id, t.api_keys.c.revoked_at.is_(None))
-        )
-        if usable is not None and usable >= API_KEYS_PER_AGENT_MAX:
-            raise ConflictError(f"the agent has {usable} keys, the most it may have: revoke one first")
+        self._refuse_too_many(connection, t.api_keys, agent_id)
         key_id = new_id()
         connection.execute(
             sa.insert(t.api_keys).values(
@@ -61,6 +128,73 @@ class Credentials(Database):
         )
         return key_id
 
+    def _refuse_too_many(self, connection: sa.Connection, table: sa.Table, agent_id: str) -> None:
+        usable = connection.scalar(
+            sa.select(sa.func.count())
+            .select_from(table)
+            .where(table.c.agent_id == agent_id, table.c.revoked_at.is_(None))
+        )
+        if usable is not None and usable >= KEYS_PER_AGENT_MAX:
+            raise ConflictError(f"the agent has {usable} keys, the most it may have: revoke one first")
+
+    def _revoke_all(self, connection: sa.Connection, agent_id: str, now: float) -> None:
+        """Revoke whatever an agent could prove itself by."""
+        for table in (t.api_keys, t.agent_keys):
+            connection.execute(
+                sa.update(table)
+                .where(table.c.agent_id == agent_id, table.c.revoked_at.is_(None))
+                .values(revoked_at=now)
+            )
+        for table in (t.enrolment_codes, t.federation_rules):
+            connection.execute(sa.delete(table).where(table.c.agent_id == agent_id))
+        drop_unused_issuers(connection)
+
+
+def read_keys(
+    connection: sa.Connection, by_agent: Mapping[str, Agent], faults: list[str]
+) -> tuple[dict[str, tuple[Agent, ApiKey]], dict[str, tuple[Agent, AgentKey]]]:
+    """The keys that are not revoked: API keys by hash, agents' own by `kid`."""
+    api_keys, agent_keys = (
+        connection.execute(sa.select(table).where(table.c.revoked_at.is_(None)))
+        for table in (t.api_keys, t.agent_keys)
+    )
+    return (
+        {row.hash: (by_agent[row.agent_id], api_key_of(row)) for row in api_keys if row.agent_id in by_agent},
+        {
+            key.public.kid: (by_agent[key.agent_id], key)
+            for key in agent_keys_of(agent_keys, faults)
+            if key.agent_id in by_agent
+        },
+    )
+
+
+def owners_of(*held: tuple[Agent, Credential]) -> dict[str, str]:
+    """Whose each credential is: its id → its agent's."""
+    return {credential.id: agent.id for agent, credential in held}
+
+
+def read_codes(connection: sa.Connection, by_agent: Mapping[str, Agent]) -> dict[str, tuple[Agent, Code]]:
+    """The codes that were not used, by hash."""
+    return {
+        row.hash: (by_agent[row.agent_id], Code(row.id, row.agent_id, row.created_at, row.expires_at))
+        for row in connection.execute(sa.select(t.enrolment_codes))
+        if row.agent_id in by_agent
+    }
+
 
 def api_key_of(row: sa.Row[tuple[object, ...]]) -> ApiKey:
+    """Read a row."""
     return ApiKey(row.id, row.agent_id, row.hint, row.created_at, row.last_used_at, row.revoked_at)
+
+
+def agent_keys_of(rows: sa.CursorResult[tuple[object, ...]], faults: list[str]) -> Iterator[AgentKey]:
+    """Read rows; one that holds no key of the only kind that is registered is left out."""
+    for row in rows:
+        try:
+            public = PublicKey.from_jwk(row.jwk)
+            if public.alg != "EdDSA" or not public.kid == public.thumbprint == row.kid:
+                raise KeyFormatError("not an Ed25519 key under its thumbprint")
+        except KeyFormatError as error:
+            faults.append(f"agent key {shown(row.kid)} must not be used: {error}")
+            continue
+        yield AgentKey(row.id, row.agent_id, public, row.created_at, row.last_used_at, row.revoked_at)

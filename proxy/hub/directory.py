@@ -17,21 +17,9 @@ from typing import NoReturn, TypeVar
 
 import trio
 
-from proxy.hub.entities import Agent, AgentState, ApiKey, Cluster, Mode, Snapshot, Team
+from proxy.hub.entities import Agent, Credential, Snapshot
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.store import Store
-
-__all__ = [
-    "Agent",
-    "AgentState",
-    "ApiKey",
-    "Cluster",
-    "Directory",
-    "Mode",
-    "Snapshot",
-    "Team",
-    "open_directory",
-]
 
 T = TypeVar("T")
 
@@ -114,10 +102,10 @@ class Directory:
             self._refresh()
             self._data_version = version
 
-    def note_agent_used(self, agent: Agent, key: ApiKey, now: float) -> None:
-        """Remember that an agent showed a key; written down later."""
+    def note_agent_used(self, agent: Agent, credential: Credential, now: float) -> None:
+        """Remember that an agent proved itself; written down later."""
         self._agents[agent.id] = now
-        self._api_keys[key.id] = now
+        self._credentials[credential.id] = now
 
     def note_admin_token_used(self, token_id: str, now: float) -> None:
         """Remember that an operator's token was shown; written down later."""
@@ -130,7 +118,7 @@ class Directory:
     def _forget_use(self) -> None:
         # Bounded by what exists: ids of agents, keys, tokens and connected relays.
         self._agents: dict[str, float] = {}
-        self._api_keys: dict[str, float] = {}
+        self._credentials: dict[str, float] = {}
         self._admin_tokens: dict[str, float] = {}
         self._relays: dict[tuple[str, str], float] = {}
 
@@ -139,11 +127,11 @@ class Directory:
         note = partial(
             Store.note_use,
             agents=self._agents,
-            api_keys=self._api_keys,
+            credentials=self._credentials,
             admin_tokens=self._admin_tokens,
             relays=self._relays,
         )
-        if self._stale or self._agents or self._api_keys or self._admin_tokens or self._relays:
+        if self._stale or self._agents or self._credentials or self._admin_tokens or self._relays:
             self._forget_use()
             await self.change(note)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import TypeAlias
 
 import attrs
 
+from auth.federation import Rule
 from auth.keys import PublicKey
 from auth.principal import Principal
 
@@ -75,6 +77,75 @@ class ApiKey:
     last_used_at: float | None
     revoked_at: float | None
 
+    @property
+    def label(self) -> str:
+        """What the trail calls it."""
+        return f"api-key:{self.id}"
+
+
+@attrs.frozen
+class AgentKey:
+    """The public half of a key that an agent made and registered by a code."""
+
+    id: str
+    agent_id: str
+    public: PublicKey
+    created_at: float
+    last_used_at: float | None
+    revoked_at: float | None
+
+    @property
+    def label(self) -> str:
+        """What the trail calls it."""
+        return f"key:{self.id}"
+
+
+@attrs.frozen
+class Issuer:
+    """Somebody whose tokens say who a workload is."""
+
+    id: str
+    url: str
+    """As its tokens name it, to the last slash."""
+    jwks_url: str | None
+    """Where its keys are; None to ask its own discovery document."""
+    jwks: str | None
+    """Its keys, given by an operator: then nothing is fetched."""
+    ca_pem: str | None
+    address_private: bool
+    """Whether its addresses may be private or loopback ones, which an operator must have said."""
+
+
+@attrs.frozen
+class FederationRule:
+    """Which tokens of an issuer are an agent's."""
+
+    id: str
+    agent_id: str
+    issuer: Issuer
+    rule: Rule
+    created_at: float
+    last_used_at: float | None
+
+    @property
+    def label(self) -> str:
+        """What the trail calls it."""
+        return f"federation:{self.id}"
+
+
+Credential: TypeAlias = ApiKey | AgentKey | FederationRule
+"""How an agent proves who it is."""
+
+
+@attrs.frozen
+class Code:
+    """A one-time code by which an agent registers a key; the code itself was shown once and is not kept."""
+
+    id: str
+    agent_id: str
+    created_at: float
+    expires_at: float
+
 
 @attrs.frozen
 class Cluster:
@@ -134,6 +205,13 @@ class Snapshot:
     clusters_by_name: Mapping[str, Cluster]
     api_keys_by_hash: Mapping[str, tuple[Agent, ApiKey]] = attrs.field(repr=False)
     """Keys that are not revoked, whatever the state of their agent."""
+    agent_keys_by_kid: Mapping[str, tuple[Agent, AgentKey]]
+    """Keys that are not revoked, whatever the state of their agent."""
+    codes_by_hash: Mapping[str, tuple[Agent, Code]] = attrs.field(repr=False)
+    """Codes that were not used; whoever reads one looks at its time."""
+    issuers_by_url: Mapping[str, Issuer]
+    rules_by_issuer: Mapping[str, tuple[tuple[Agent, FederationRule], ...]]
+    """By the issuer's URL."""
     admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
     credentials: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """What tokens may be made from now: the id that they name as their `sid`, with the agent's id. Whatever
@@ -153,6 +231,11 @@ class Snapshot:
     def find_relay_key(self, kid: str) -> tuple[str, PublicKey] | None:
         """The cluster (by id) that a relay's key belongs to, and the key."""
         return self._relay_keys.get(kid)
+
+    def find_agent_key(self, kid: str) -> tuple[str, PublicKey] | None:
+        """The agent (by name) that a registered key belongs to, and the key."""
+        found = self.agent_keys_by_kid.get(kid)
+        return None if found is None else (found[0].name, found[1].public)
 
     def may_reach(self, agent: Agent, cluster: Cluster) -> bool:
         """Whether one of the agent's teams was granted the cluster."""

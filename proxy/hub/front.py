@@ -25,8 +25,11 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub.calls import PREFIX, Calls
 from proxy.hub.certificate import Certificate
-from proxy.hub.relays import RelayEndpoint, ReplayedHelloError
-from proxy.hub.token import Answer, TokenEndpoint
+from proxy.hub.enrol import EnrolmentEndpoint
+from proxy.hub.oauth import Answer
+from proxy.hub.relays import RelayEndpoint
+from proxy.hub.seen import ReplayedError
+from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.loglimit import LogLimit
 from proxy.status import status_response
@@ -54,6 +57,7 @@ class Front:
     calls: Calls
     relays: RelayEndpoint
     tokens: TokenEndpoint
+    enrolment: EnrolmentEndpoint
     recorder: Recorder
     trail: Trail
     clock: Callable[[], float]
@@ -148,7 +152,7 @@ class Front:
             return False
         try:
             claims, cluster = self.relays.authenticate(head, self.clock())
-        except (TokenError, ReplayedHelloError) as error:
+        except (TokenError, ReplayedError) as error:
             self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
             )
@@ -171,13 +175,15 @@ class Front:
                 await connection.answer(*(plain(200, b"ok\n") if self.ready else plain(503, b"not ready\n")))
             case (b"GET" | b"HEAD", b"/.well-known/jwks.json"):
                 await self._respond(connection, self.tokens.jwks())
-            case (b"POST", b"/oauth/token"):
+            case (b"POST", b"/oauth/token" | b"/v1/enrol"):
                 form = await small_body(connection)
                 if form is None:
                     message = f"the form exceeds {SMALL_BODY_BYTES_MAX} bytes"
                     await connection.answer(*status_response(413, "", message))
+                elif path == b"/v1/enrol":
+                    await self._respond(connection, await self.enrolment.answer(form, head.headers, address))
                 else:
-                    await self._respond(connection, self.tokens.answer(form, head.headers, address))
+                    await self._respond(connection, await self.tokens.answer(form, head.headers, address))
             case (b"GET", b"/v1/clusters"):
                 await self._respond(connection, self.tokens.clusters(head.headers, address))
             case _:

@@ -23,6 +23,7 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
+from proxy.hub.seen import SeenTokens
 from proxy.hub.store import RelayContact, Store
 from proxy.hub.trail import Trail
 from tunnel import (
@@ -43,34 +44,10 @@ from tunnel.websocket import WebSocketRefused, accept_websocket
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000
+# Sixteen relays of one cluster that dial ten times a second do something else than dialling.
+HELLOS_OF_A_CLUSTER_MAX = 10_000
 
 _log = logging.getLogger("hawse.hub.relays")
-
-
-class ReplayedHelloError(Exception):
-    """A hello token was used before."""
-
-
-class SeenHellos:
-    """Remembers each hello's `jti` until it has expired, so that one that leaks opens no second tunnel."""
-
-    def __init__(self) -> None:
-        self._expiries: dict[str, float] = {}
-
-    def use(self, claims: HelloClaims, now: float) -> None:
-        """Note the use of a hello; raises ReplayedHelloError for a used one, or at the bound."""
-        # Entries are in the order of their use and live about equally long, so the expired ones come first.
-        for jti, expires_at in list(self._expiries.items()):
-            if expires_at > now:
-                break
-            del self._expiries[jti]
-        key = f"{claims.cluster_id}/{claims.jti}"
-        if key in self._expiries:
-            raise ReplayedHelloError("the relay's token was used before")
-        if len(self._expiries) >= HELLOS_REMEMBERED_MAX:
-            raise ReplayedHelloError(f"more than {HELLOS_REMEMBERED_MAX} relay connects within a minute")
-        # Its leeway is over a little after its expiry; five seconds more cost nothing.
-        self._expiries[key] = claims.expires_at + 10
 
 
 @attrs.define(eq=False)
@@ -87,10 +64,12 @@ class RelayEndpoint:
     boot: str
     software: str
     new_id: Callable[[], str]
-    _seen: SeenHellos = attrs.Factory(SeenHellos)
+    _seen: SeenTokens = attrs.Factory(
+        lambda: SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX)
+    )
 
     def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
-        """Whose relay this is; raises TokenError or ReplayedHelloError."""
+        """Whose relay this is; raises TokenError or ReplayedError."""
         scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
         if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
             raise TokenError("a relay authenticates by one bearer token")
@@ -104,7 +83,7 @@ class RelayEndpoint:
         cluster = snapshot.clusters_by_id[claims.cluster_id]
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
-        self._seen.use(claims, now)
+        self._seen.use(claims.cluster_id, claims.jti, claims.expires_at, now)
         return claims, cluster
 
     def end_revoked(self) -> None:

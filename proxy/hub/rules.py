@@ -51,25 +51,41 @@ def check_labels(labels: Mapping[str, str]) -> None:
 
 
 def check_relay_url(url: str, *, private: bool) -> None:
+    """Raise InvalidError for what is no relay's URL, or leads where none may be dialled."""
+    check_https_url("relay URL", url, private=private, path=False)
+
+
+def check_https_url(kind: str, url: str, *, private: bool, path: bool = True) -> None:
+    """Raise InvalidError for what is no https URL that the hub may ask, with a path or without.
+
+    A host name is let through: what it resolves to is checked each time it is dialled.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise InvalidError(f"relay URL {shown(url)} is not a URL") from error
+        raise InvalidError(f"{kind} {shown(url)} is not a URL") from error
     plain = re.fullmatch(r"[!-~]{1,2048}", url, re.ASCII) is not None and not {"?", "#", "@"} & set(url)
-    if parts.scheme != "https" or not parts.hostname or not plain or port == 0 or parts.path not in {"", "/"}:
-        raise InvalidError(f"relay URL {shown(url)} is not https://host or https://host:port")
+    rooted = path or parts.path in {"", "/"}
+    if parts.scheme != "https" or not parts.hostname or not plain or port == 0 or not rooted:
+        end = "/path" if path else ":port"
+        raise InvalidError(f"{kind} {shown(url)} is not https://host or https://host{end}")
     try:
         address = ipaddress.ip_address(parts.hostname)
     except ValueError:
-        return  # a name: what it resolves to is checked each time it is dialled
+        return
+    fault = fault_of_address(address, private=private)
+    if fault is not None:
+        raise InvalidError(f"{kind} {shown(url)} leads to {fault}")
+
+
+def fault_of_address(address: Address, *, private: bool) -> str | None:
+    """Why the hub must not connect to an address; None when it may. `private` allows private ones."""
     if is_nobodys(address):
-        raise InvalidError(f"relay URL {shown(url)} leads to an address where no relay can be")
-    if not is_public(address) and not private:
-        raise InvalidError(
-            f"relay URL {shown(url)} leads to a private address: "
-            "say that this is meant (--allow-private-address)"
-        )
+        return "an address where nobody that the hub asks can be"
+    if not private and not is_public(address):
+        return "a private address: say that this is meant (--allow-private-address)"
+    return None
 
 
 def destination(address: Address) -> Address:

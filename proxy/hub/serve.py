@@ -34,6 +34,7 @@ from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
+from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
@@ -135,6 +136,7 @@ async def run_hub(config: HubConfig) -> None:
                 calls=calls,
                 relays=relays,
                 tokens=tokens,
+                enrolment=EnrolmentEndpoint(directory, pepper, config.public_url, recorder, time.time),
                 recorder=recorder,
                 trail=trail,
                 clock=time.time,

@@ -7,6 +7,7 @@ way in (API, command line, tests).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 
 import attrs
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from auth.keys import KeyFormatError, PublicKey
 from auth.principal import TEAMS_MAX, IdentityError, Principal, slug
 from proxy.hub import tables as t
-from proxy.hub.credentials import Credentials, api_key_of
+from proxy.hub.credentials import Credentials, owners_of, read_codes, read_keys
 from proxy.hub.database import find, find_agent, new_id, refuse_taken
 from proxy.hub.entities import (
     AdminToken,
@@ -28,6 +29,7 @@ from proxy.hub.entities import (
     Team,
 )
 from proxy.hub.errors import ConflictError, InvalidError, StoreUnavailableError
+from proxy.hub.federation import Federation, read_federation
 from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url, shown
 
 # One is replaced by another; a third would be a replacement that nobody finished.
@@ -47,7 +49,7 @@ class RelayContact:
     address: str
 
 
-class Store(Credentials):
+class Store(Credentials, Federation):
     """The database of one hub. `clock` gives epoch seconds."""
 
     # -- reading
@@ -71,13 +73,9 @@ class Store(Credentials):
             by_team = {team.id: team for team in _teams(connection, faults)}
             by_agent = {agent.id: agent for agent in self._agents(connection, by_team, faults)}
             by_cluster = {cluster.id: cluster for cluster in _clusters(connection, by_team, faults)}
-            keys = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.revoked_at.is_(None)))
+            api_keys, agent_keys = read_keys(connection, by_agent, faults)
+            issuers, rules = read_federation(connection, by_agent, faults)
             tokens = connection.execute(sa.select(t.admin_tokens))
-            api_keys = {
-                row.hash: (by_agent[row.agent_id], api_key_of(row))
-                for row in keys
-                if row.agent_id in by_agent
-            }
             return Snapshot(
                 org=self._org,
                 teams_by_name={team.name: team for team in by_team.values()},
@@ -86,8 +84,14 @@ class Store(Credentials):
                 clusters_by_id=by_cluster,
                 clusters_by_name={cluster.name: cluster for cluster in by_cluster.values()},
                 api_keys_by_hash=api_keys,
+                agent_keys_by_kid=agent_keys,
+                codes_by_hash=read_codes(connection, by_agent),
+                issuers_by_url=issuers,
+                rules_by_issuer=rules,
                 admin_tokens_by_hash={row.hash: _admin_token(row) for row in tokens},
-                credentials={key.id: agent.id for agent, key in api_keys.values()},
+                credentials=owners_of(
+                    *api_keys.values(), *agent_keys.values(), *chain.from_iterable(rules.values())
+                ),
                 faults=tuple(faults),
             )
 
@@ -170,9 +174,15 @@ class Store(Credentials):
     # -- agents
 
     def add_agent(
-        self, name: str, *, owner: str, teams: Iterable[str], key_hash: str, key_hint: str
-    ) -> tuple[str, str]:
-        """Add an agent with its first API key and return the ids of both.
+        self,
+        name: str,
+        *,
+        owner: str,
+        teams: Iterable[str],
+        key_hash: str | None = None,
+        key_hint: str = "",
+    ) -> tuple[str, str | None]:
+        """Add an agent, with its first API key when there is one, and return the ids of both.
 
         Raises InvalidError, ConflictError, NotFoundError for a team.
         """
@@ -199,6 +209,8 @@ class Store(Credentials):
                 )
             )
             _set_teams(connection, agent_id, teams)
+            if key_hash is None:
+                return agent_id, None
             return agent_id, self._add_key(connection, agent_id, key_hash, key_hint)
 
     def set_agent_teams(self, name: str, teams: Iterable[str]) -> str:
@@ -231,11 +243,7 @@ class Store(Credentials):
                 .values(state=AgentState.RETIRED, state_changed_at=now)
             )
             connection.execute(sa.delete(t.agent_teams).where(t.agent_teams.c.agent_id == agent_id))
-            connection.execute(
-                sa.update(t.api_keys)
-                .where(t.api_keys.c.agent_id == agent_id, t.api_keys.c.revoked_at.is_(None))
-                .values(revoked_at=now)
-            )
+            self._revoke_all(connection, agent_id, now)
             return agent_id
 
     def _set_state(self, name: str, state: AgentState) -> str:
@@ -432,13 +440,19 @@ class Store(Credentials):
         self,
         *,
         agents: Mapping[str, float],
-        api_keys: Mapping[str, float],
+        credentials: Mapping[str, float],
         admin_tokens: Mapping[str, float],
         relays: Mapping[tuple[str, str], float],
     ) -> None:
         """Write down when each was last used or seen: its id (of a relay: cluster id and instance) → when."""
         with self._transaction() as connection:
-            for table, used in ((t.agents, agents), (t.api_keys, api_keys), (t.admin_tokens, admin_tokens)):
+            for table, used in (
+                (t.agents, agents),
+                (t.api_keys, credentials),
+                (t.agent_keys, credentials),
+                (t.federation_rules, credentials),
+                (t.admin_tokens, admin_tokens),
+            ):
                 for row_id, at in used.items():
                     connection.execute(sa.update(table).where(table.c.id == row_id).values(last_used_at=at))
             for (cluster_id, instance), at in relays.items():

@@ -57,6 +57,55 @@ api_keys = sa.Table(
     sa.Column("revoked_at", sa.Float),
 )
 
+agent_keys = sa.Table(
+    "agent_keys",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), nullable=False, index=True),
+    # Unique over revoked keys too: a key that was given up never becomes another's.
+    sa.Column("kid", sa.String(128), nullable=False, unique=True),
+    sa.Column("jwk", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("last_used_at", sa.Float),
+    sa.Column("revoked_at", sa.Float),
+)
+
+enrolment_codes = sa.Table(
+    "enrolment_codes",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("hash", sa.String(64), nullable=False, unique=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("expires_at", sa.Float, nullable=False),
+)
+
+federation_issuers = sa.Table(
+    "federation_issuers",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("url", sa.String(512), nullable=False, unique=True),
+    sa.Column("jwks_url", sa.String(2048)),
+    sa.Column("jwks", sa.Text),
+    sa.Column("ca_pem", sa.Text),
+    sa.Column("address_private", sa.Boolean(create_constraint=True, name="private"), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+federation_rules = sa.Table(
+    "federation_rules",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column(
+        "issuer_id", sa.ForeignKey("federation_issuers.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    sa.Column("agent_id", sa.ForeignKey("agents.id", ondelete="CASCADE"), nullable=False, index=True),
+    sa.Column("audience", sa.String(256), nullable=False),
+    sa.Column("claims", sa.JSON, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("last_used_at", sa.Float),
+)
+
 clusters = sa.Table(
     "clusters",
     metadata,

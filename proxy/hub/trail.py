@@ -115,7 +115,7 @@ class Trail:
                 "access-token",
                 claims.jti,
             ),
-            Cluster(cluster.id, cluster.name) if cluster is not None else Cluster("", claims.cluster),
+            Cluster(cluster.id, cluster.name) if cluster is not None else Cluster("", claims.cluster or ""),
             cluster.mode.value if cluster is not None else "",
             # The directory's principal, as in the relay's token: the agent's own may name teams of before.
             impersonated(agent.principal) if agent is not None and agent.principal is not None else None,

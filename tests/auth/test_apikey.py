@@ -41,3 +41,18 @@ def test_the_hash_depends_on_key_and_pepper() -> None:
     one, other = apikey.new_api_key(b"\x01" * 32), apikey.new_api_key(b"\x02" * 32)
     assert apikey.hash(one, b"p") == apikey.hash(one, b"p")
     assert len({apikey.hash(one, b"p"), apikey.hash(one, b"q"), apikey.hash(other, b"p")}) == 3
+
+
+def test_a_code_is_told_from_a_key_and_from_half_of_itself() -> None:
+    code = apikey.new_code(b"\xff" * 20)
+    assert apikey.parse_code(code) == code
+    assert code.startswith("hwc_")
+    assert len(code) == 4 + 27 + 6
+    for text in ("", code[:-1], code + "0", code.replace("hwc_", "hws_"), apikey.new_api_key(b"k" * 32)):
+        with pytest.raises(apikey.ApiKeyError, match="not an enrolment code") as refused:
+            apikey.parse_code(text)
+        assert not text or text not in str(refused.value)
+    with pytest.raises(apikey.ApiKeyError):
+        apikey.parse(code)
+    with pytest.raises(ValueError, match="20 random bytes"):
+        apikey.new_code(b"k" * 32)

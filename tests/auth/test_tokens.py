@@ -59,6 +59,26 @@ def read_hello(token: str, *, now: float = NOW) -> tokens.HelloClaims:
     return tokens.verify_hello(token, find_relay_key, hub_url=HUB, now=now)
 
 
+def assertion(key: SigningKey = OTHER_KEY, *, agent: str = "probe", hub_url: str = HUB) -> str:
+    return tokens.issue_assertion(key, agent=agent, hub_url=hub_url, jti="j4", now=NOW)
+
+
+def find_agent_key(kid: str) -> tuple[str, PublicKey] | None:
+    return ("probe", OTHER_KEY.public) if kid == OTHER_KEY.kid else None
+
+
+def read_assertion(token: str, *, now: float = NOW, hub_url: str = HUB) -> tokens.AssertionClaims:
+    return tokens.verify_assertion(token, find_agent_key, hub_url=hub_url, now=now)
+
+
+def enrolment(key: SigningKey = OTHER_KEY, *, hub_url: str = HUB) -> str:
+    return tokens.issue_enrolment(key, hub_url=hub_url, jti="j5", now=NOW)
+
+
+def read_enrolment(token: str, *, now: float = NOW) -> None:
+    tokens.verify_enrolment(token, OTHER_KEY.public, hub_url=HUB, now=now)
+
+
 def b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -277,8 +297,14 @@ def test_a_relay_token_for_another_cluster_is_refused(audience: object) -> None:
 
 
 def test_no_kind_of_token_stands_in_for_another() -> None:
-    for read, own in ((read_access, access()), (read_relay, relay()), (read_hello, hello())):
-        for token in (access(), relay(), hello(), hello(KEY)):
+    for read, own in (
+        (read_access, access()),
+        (read_relay, relay()),
+        (read_hello, hello()),
+        (read_assertion, assertion()),
+        (read_enrolment, enrolment()),
+    ):
+        for token in (access(), relay(), hello(), hello(KEY), assertion(), enrolment()):
             if token == own:
                 read(token)
             else:
@@ -413,7 +439,7 @@ def test_the_relay_takes_the_time_that_it_is_given() -> None:
     st.text(max_size=300) | st.from_regex(r"[A-Za-z0-9_-]{1,80}\.[A-Za-z0-9_-]{1,80}\.[A-Za-z0-9_-]{1,80}")
 )
 def test_only_a_token_error_ever_escapes(text: str) -> None:
-    for read in (read_access, read_relay, read_hello):
+    for read in (read_access, read_relay, read_hello, read_assertion, read_enrolment):
         with pytest.raises(TokenError):
             read(text)
 
@@ -434,3 +460,65 @@ def test_a_token_with_any_one_claim_replaced_is_refused_or_says_the_same(name: s
     assert claims.user == "agent:probe" or name == "sub"
     assert claims.groups == ("acme/platform", "acme/sre") or name == "groups"
     assert claims.groups
+
+
+def test_an_assertion_is_read_back_as_the_agent_that_owns_the_key() -> None:
+    claims = read_assertion(assertion())
+    assert (claims.agent, claims.kid, claims.jti) == ("probe", OTHER_KEY.kid, "j4")
+    assert claims.expires_at - claims.issued_at == 60
+
+
+def test_an_assertion_speaks_for_no_agent_but_the_owner_of_its_key_and_to_its_hub_alone() -> None:
+    header = {**HEADER, "typ": tokens.ASSERTION_TYPE, "kid": OTHER_KEY.kid}
+    claims: dict[str, object] = {"iss": "probe", "sub": "probe", "aud": HUB, "jti": "j"}
+    claims |= {"iat": int(NOW), "nbf": int(NOW), "exp": int(NOW) + 60}
+    assert read_assertion(forge(header, claims, OTHER_KEY.key.sign)).agent == "probe"
+    for changes in (
+        {"iss": "other"},
+        {"sub": "other"},
+        {"iss": "other", "sub": "other"},
+        {"aud": HUB + "/"},
+        {"aud": HUB + "/oauth/token"},
+        {"aud": [HUB]},
+        {"aud": [HUB, "https://other.example"]},
+        {"aud": "https://other.example"},
+        {"exp": int(NOW) + 61},
+    ):
+        with pytest.raises(TokenError):
+            read_assertion(forge(header, {**claims, **changes}, OTHER_KEY.key.sign))
+    with pytest.raises(TokenError, match="not known"):
+        read_assertion(assertion(KEY))
+
+
+def test_a_hub_is_the_same_with_the_port_that_https_has_anyway() -> None:
+    for signed, read in ((HUB, HUB + ":443"), (HUB + ":443", HUB)):
+        read_assertion(assertion(hub_url=signed), hub_url=read)
+    with pytest.raises(TokenError):
+        read_assertion(assertion(hub_url=HUB + ":8443"))
+    read_enrolment(enrolment(hub_url=HUB + ":443"))
+
+
+def test_an_assertion_of_a_clock_that_is_off_names_the_skew() -> None:
+    for now in (NOW - 90, NOW + 150):
+        with pytest.raises(TokenError, match="clocks differ") as refused:
+            read_assertion(assertion(), now=now)
+        assert refused.value.skew_s is not None
+
+
+def test_a_key_is_registered_by_its_holder_alone() -> None:
+    read_enrolment(enrolment())
+    with pytest.raises(TokenError):
+        read_enrolment(enrolment(KEY))
+    with pytest.raises(TokenError):
+        read_enrolment(enrolment(hub_url="https://other.example"))
+
+
+def test_a_token_for_the_hub_itself_is_for_no_cluster() -> None:
+    token = tokens.issue_access(KEY, issuer=HUB, principal=PROBE, cluster=None, sid="s1", jti="j1", now=NOW)
+    claims = tokens.verify_access(token, KEYS, issuer=HUB, org="acme", cluster=None, now=NOW)
+    assert (claims.cluster, claims.principal) == (None, PROBE)
+    with pytest.raises(TokenError, match="audience"):
+        read_access(token)
+    for cluster in ("hub", "prod"):
+        with pytest.raises(TokenError, match="audience"):
+            tokens.verify_access(access(cluster=cluster), KEYS, issuer=HUB, org="acme", cluster=None, now=NOW)

@@ -14,6 +14,9 @@ from urllib.parse import parse_qs
 import attrs
 import trustme
 
+from auth.keys import PublicKey
+from auth.tokens import TokenError, verify_assertion, verify_enrolment
+
 AGENT = "robot"
 
 
@@ -45,6 +48,9 @@ class FakeHub:
     expires_in: int = 59
     delay_s: float = 0.0
     reply: Callable[[Asked], Reply] | None = None
+    code: str = ""
+    keys: list[PublicKey] = attrs.Factory(list)
+    jtis: list[str] = attrs.Factory(list)
     asked: list[Asked] = attrs.Factory(list)
 
     @property
@@ -57,16 +63,36 @@ class FakeHub:
         if self.reply is not None:
             return self.reply(asked)
         if asked.path == "/v1/clusters":
-            if asked.headers.get("authorization") != f"Bearer {self.api_key}":
+            if asked.headers.get("authorization") not in (f"Bearer {self.api_key}", "Bearer token-for-hub"):
                 return self.refusal(401, "the API key is not accepted")
             clusters = [{"name": name} for name in self.clusters]
             return self.json(200, {"agent": AGENT, "org": "acme", "clusters": clusters})
+        if asked.path == "/v1/enrol" and asked.form.get("code") == self.code:
+            key = PublicKey.from_jwk(json.loads(asked.form["jwk"]))
+            verify_enrolment(asked.form["proof"], key, hub_url=self.url, now=time.time())
+            self.keys.append(key)
+            return self.json(201, {"agent": AGENT, "org": "acme", "key_id": "k-1", "kid": key.kid})
+        if asked.path == "/oauth/token" and "client_assertion" in asked.form:
+            return self._answer_assertion(asked.form)
         if asked.path == "/oauth/token" and asked.form.get("client_secret") == self.api_key:
             token = f"token-{self.token_calls}-{asked.form['audience']}"
             return self.json(
                 200, {"access_token": token, "token_type": "Bearer", "expires_in": self.expires_in}
             )
         return self.refusal(401, "the API key is not accepted")
+
+    def _answer_assertion(self, form: dict[str, str]) -> Reply:
+        by_kid = {key.kid: (AGENT, key) for key in self.keys}
+        try:
+            claims = verify_assertion(form["client_assertion"], by_kid.get, hub_url=self.url, now=time.time())
+        except TokenError as error:
+            return self.refusal(401, error.reason)
+        if claims.jti in self.jtis:
+            return self.refusal(401, "the assertion was used before")
+        self.jtis.append(claims.jti)
+        cluster = form.get("audience")
+        token = "token-for-hub" if cluster is None else f"token-{self.token_calls}-{cluster}"
+        return self.json(200, {"access_token": token, "expires_in": self.expires_in})
 
     @staticmethod
     def json(status: int, document: object) -> Reply:

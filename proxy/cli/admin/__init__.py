@@ -10,6 +10,7 @@ from proxy.cli.admin.agent import agent
 from proxy.cli.admin.backup import backup, restore
 from proxy.cli.admin.client import Reach
 from proxy.cli.admin.cluster import cluster
+from proxy.cli.admin.federation import federation
 from proxy.cli.admin.hub import hub
 from proxy.cli.admin.keys import keys
 from proxy.cli.admin.relay import relay
@@ -44,5 +45,17 @@ def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None) -
     ctx.obj = Reach(config_file, data_dir)
 
 
-for command in (team, agent, cluster, relay, session, token, hub, keys, backup, restore):
+for command in (
+    team,
+    agent,
+    federation,
+    cluster,
+    relay,
+    session,
+    token,
+    hub,
+    keys,
+    backup,
+    restore,
+):
     admin.add_command(command)

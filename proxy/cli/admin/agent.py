@@ -55,20 +55,33 @@ def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--owner", required=True, metavar="WHO", help="The person who answers for it.")
 @click.option("--team", "teams", multiple=True, required=True, metavar="NAME", help="Its team; repeatable.")
+@click.option(
+    "--credential",
+    type=click.Choice(["api-key", "code", "none"]),
+    default="api-key",
+    show_default=True,
+    help="What it is given: an API key, a one-time code for a key of its own, or nothing yet.",
+)
 @json_option
 @click.pass_obj
-def add_agent(reach: Reach, /, name: str, owner: str, teams: tuple[str, ...], as_json: bool) -> None:
-    """Add an agent and print its API key, this once.
+def add_agent(
+    reach: Reach, /, name: str, owner: str, teams: tuple[str, ...], credential: str, as_json: bool
+) -> None:
+    """Add an agent and print its API key or code, this once.
 
     A name is for ever: it is never given to another agent, not even when this one is removed.
     """
     client = reach.client()
-    made = client.post("agents", body={"name": name, "owner": owner, "teams": teams})
+    body = {"name": name, "owner": owner, "teams": teams, "credential": credential}
+    made = client.post("agents", body=body)
     if as_json:
         print_json(made)
         return
     say(f"added agent {name}, the Kubernetes user agent:{name}; it may reach: {listed('clusters')(made)}")
-    _print_key(client, made)
+    if credential == "api-key":
+        _print_key(client, made)
+    elif credential == "code":
+        _print_code(client, made)
     say_apply_rbac(made)
 
 
@@ -77,7 +90,7 @@ def add_agent(reach: Reach, /, name: str, owner: str, teams: tuple[str, ...], as
 @json_option
 @click.pass_obj
 def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Show an agent with its API keys (their first characters)."""
+    """Show an agent with its keys, by their first characters."""
     found = reach.client().get("agents", name)
     print_fields(
         found,
@@ -91,6 +104,7 @@ def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
             ("clusters", listed("clusters")),
             ("created", since("created_at")),
             ("last used", since("last_used_at")),
+            ("open codes", lambda row: str(len(objects(row, "codes")) or "-")),
         ],
         as_json=as_json,
     )
@@ -155,9 +169,31 @@ def remove_agent(reach: Reach, /, name: str, yes: bool) -> None:
     say_apply_rbac(gone)
 
 
+@agent.command("code")
+@click.argument("name")
+@click.option("--withdraw", is_flag=True, help="End the codes that were not used yet, instead.")
+@json_option
+@click.pass_obj
+def make_code(reach: Reach, /, name: str, withdraw: bool, as_json: bool) -> None:
+    """Print a one-time code by which the agent registers a key that it makes itself.
+
+    It is good once and for 15 minutes. The key's private half never leaves the agent's machine.
+    """
+    client = reach.client()
+    if withdraw:
+        gone = client.delete("agents", name, "codes")
+        say(f"withdrew {text(gone, 'withdrawn')} codes of agent {name}")
+        return
+    made = client.post("agents", name, "codes")
+    if as_json:
+        print_json(made)
+        return
+    _print_code(client, made)
+
+
 @agent.group("key")
 def key() -> None:
-    """An agent's API keys."""
+    """An agent's keys: API keys, and those that it made and registered itself."""
 
 
 @key.command("list")
@@ -165,7 +201,7 @@ def key() -> None:
 @json_option
 @click.pass_obj
 def list_keys(reach: Reach, /, name: str, as_json: bool) -> None:
-    """List an agent's API keys by their first characters."""
+    """List an agent's keys of both kinds by their first characters."""
     keys = objects(reach.client().get("agents", name), "keys")
     _print_keys(keys, as_json=as_json)
 
@@ -190,29 +226,40 @@ def add_key(reach: Reach, /, name: str, as_json: bool) -> None:
 @click.argument("key_id")
 @click.pass_obj
 def revoke_key(reach: Reach, /, name: str, key_id: str) -> None:
-    """Revoke an API key, by its id (`hawse admin agent key list NAME`), and end what runs by it."""
+    """Revoke a key of either kind, by its id (`hawse admin agent key list NAME`), and end what runs by it."""
     reach.client().delete("agents", name, "keys", key_id)
     say(f"revoked key {key_id} of agent {name}")
 
 
 def _print_key(client: AdminClient, made: Object) -> None:
-    hub = client.get("hub")
-    ca = " --ca hub-ca.pem" if text(hub, "ca_pem") else ""
     say("its API key, shown this once:")
     click.echo(text(made, "api_key"))
-    if ca:
+    _say_login(client, "")
+
+
+def _print_code(client: AdminClient, made: Object) -> None:
+    say(f"its code, good once and until {text(made, 'expires_at')}:")
+    click.echo(text(made, "code"))
+    _say_login(client, " --code")
+
+
+def _say_login(client: AdminClient, option: str) -> None:
+    hub = client.get("hub")
+    if text(hub, "ca_pem"):
         say("where the agent runs (hub-ca.pem: hawse admin hub ca > hub-ca.pem), paste it into:")
+        option += " --ca hub-ca.pem"
     else:
         say("where the agent runs, paste it into:")
-    say(f"  hawse login --hub {text(hub, 'public_url')}{ca}")
+    say(f"  hawse login --hub {text(hub, 'public_url')}{option}")
 
 
 def _print_keys(keys: list[Object], *, as_json: bool) -> None:
     columns = [
         ("KEY", field("hint")),
+        ("TYPE", field("type")),
         ("ID", field("id")),
         ("STATE", lambda row: "revoked" if text(row, "revoked_at") else "valid"),
         ("CREATED", since("created_at")),
         ("LAST USED", since("last_used_at")),
     ]
-    print_table(keys, columns, as_json=as_json, empty="no API keys")
+    print_table(keys, columns, as_json=as_json, empty="no keys")

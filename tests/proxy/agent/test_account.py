@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+import json
 import stat
 from pathlib import Path
 
 import pytest
 
-from proxy.agent.account import Account, find_account, host_and_port, hub_origin, load_accounts, save_account
+from proxy.agent.account import (
+    Account,
+    find_account,
+    host_and_port,
+    hub_origin,
+    load_accounts,
+    restore_account,
+    save_account,
+)
 from proxy.agent.errors import AgentError
 
 KEY = "hws_secret"
@@ -95,10 +104,28 @@ def test_a_damaged_file_is_named_and_not_quoted(tmp_path: Path, content: str) ->
 
 def test_a_file_of_a_newer_hawse_is_left_alone(tmp_path: Path) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
-    Path(save_account(environment, account())).write_text('{"version":2}')
+    Path(save_account(environment, account())).write_text('{"version":3}')
     with pytest.raises(AgentError, match="newer hawse"):
         load_accounts(environment)
 
 
 def test_a_key_is_in_no_representation() -> None:
     assert KEY not in repr(account())
+
+
+def test_a_file_of_the_first_version_is_still_read(tmp_path: Path) -> None:
+    environment = {"XDG_CONFIG_HOME": str(tmp_path)}
+    path = Path(save_account(environment, account()))
+    entry = {"agent": "robot", "api_key": KEY, "ca_pem": None, "serial": "1"}
+    path.write_text(json.dumps({"version": 1, "hubs": {"https://hub.example": entry}}))
+    assert find_account(environment, None) == account()
+
+
+def test_a_login_can_be_taken_back(tmp_path: Path) -> None:
+    environment = {"XDG_CONFIG_HOME": str(tmp_path)}
+    save_account(environment, account())
+    restore_account(environment, "https://hub.example", None)
+    assert load_accounts(environment) == {}
+    with_key = account()._replace(api_key=None, private_key_pem="PEM")
+    restore_account(environment, "https://hub.example", with_key)
+    assert find_account(environment, None) == with_key

@@ -193,7 +193,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
         def answer(asked: Asked) -> Reply:
             headers = tuple((name.encode(), value.encode()) for name, value in asked.headers.items())
             if asked.path == "/oauth/token":
-                got = trio.from_thread.run_sync(
+                got = trio.from_thread.run(
                     endpoint.answer, asked.body, headers, "192.0.2.1", trio_token=token
                 )
             else:

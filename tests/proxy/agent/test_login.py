@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import base64
+import stat
 from pathlib import Path
 
 import pytest
 
-from proxy.agent.account import find_account
+from auth.apikey import new_code
+from auth.keys import SigningKey
+from proxy.agent.account import Account, find_account, load_accounts
 from proxy.agent.errors import AgentError
-from proxy.agent.login import log_in, read_ca
+from proxy.agent.hub import fetch_token
+from proxy.agent.login import enrol, log_in, read_ca
 from tests.fakes.hub import AGENT, FakeHub
 from tests.proxy.agent.conftest import API_KEY, Home
+
+CODE = new_code(b"c" * 20)
 
 
 def test_a_key_that_the_hub_takes_is_stored_under_its_agent(home: Home, hub: FakeHub) -> None:
@@ -51,3 +58,70 @@ def test_a_ca_file_is_read_and_what_is_none_is_named(tmp_path: Path, hub: FakeHu
             read_ca(str(path))
     with pytest.raises(AgentError, match="No such file"):
         read_ca(str(tmp_path / "missing"))
+
+
+def test_a_key_is_made_here_and_only_its_public_half_leaves(home: Home, hub: FakeHub) -> None:
+    hub.code = CODE
+    account, reach, path = enrol(home.environment, hub.url, f"{CODE}\n", hub.ca_pem)
+    assert (account.agent, account.api_key, reach.clusters) == (AGENT, None, ("prod", "dev"))
+    assert find_account(home.environment, None) == account
+    assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
+    assert account.private_key_pem is not None
+    key = SigningKey.from_pem(account.private_key_pem.encode())
+    assert hub.keys == [key.public]
+    secret = key.key.private_bytes_raw()
+    for asked in hub.asked:
+        for form in (
+            secret,
+            secret.hex().encode(),
+            base64.b64encode(secret),
+            base64.urlsafe_b64encode(secret),
+        ):
+            assert form.rstrip(b"=") not in asked.body
+        assert b"PRIVATE" not in asked.body
+    assert "PRIVATE" not in repr(account)
+
+
+def test_a_key_proves_the_agent_anew_each_time(home: Home, hub: FakeHub) -> None:
+    hub.code = CODE
+    account, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert [fetch_token(account, "prod").text for _ in range(2)] == ["token-2-prod", "token-3-prod"]
+    assert len(set(hub.jtis)) == 3
+    hub.keys.clear()
+    with pytest.raises(AgentError, match="401"):
+        fetch_token(account, "prod")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_code_that_is_refused_leaves_what_was_there(home: Home, hub: FakeHub, before: bool) -> None:
+    if before:
+        log_in(home.environment, hub.url, API_KEY, hub.ca_pem)
+    accounts = load_accounts(home.environment)
+    with pytest.raises(AgentError, match="401") as error:
+        enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert CODE not in str(error.value)
+    assert load_accounts(home.environment) == accounts
+
+
+@pytest.mark.parametrize("code", ["", CODE[:-1], API_KEY])
+def test_what_is_no_code_is_sent_to_nobody(home: Home, hub: FakeHub, code: str) -> None:
+    with pytest.raises(AgentError, match="not an enrolment code"):
+        enrol(home.environment, hub.url, code, hub.ca_pem)
+    assert (hub.asked, home.files()) == ([], [])
+
+
+def test_what_cannot_be_stored_costs_no_code(home: Home, hub: FakeHub) -> None:
+    hub.code = CODE
+    (home.path / "config").write_text("a file where the folder should be")
+    with pytest.raises(AgentError, match="cannot"):
+        enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert hub.asked == []
+
+
+def test_a_damaged_key_is_named_and_not_quoted(account: Account) -> None:
+    damaged = account._replace(api_key=None, private_key_pem="-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n")
+    with pytest.raises(AgentError, match="damaged: run `hawse login` again") as error:
+        fetch_token(damaged, "prod")
+    assert "c2VjcmV0" not in str(error.value)
+    with pytest.raises(AgentError, match="holds no key"):
+        fetch_token(damaged._replace(private_key_pem=None), "prod")

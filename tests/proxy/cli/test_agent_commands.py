@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from auth.apikey import new_code
 from tests.fakes.hub import Asked, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home, home, hub
 
 __all__ = ["home", "hub"]
+
+CODE = new_code(b"c" * 20)
 
 BIN = Path(sys.executable).parent
 
@@ -54,6 +57,37 @@ def test_a_key_on_the_command_line_is_no_option(home: Home, hub: FakeHub) -> Non
         status, _, stderr = run(home, "login", "--hub", hub.url, option, API_KEY)
         assert status == 2
         assert "No such option" in stderr
+
+
+def test_enrolling_by_a_code_from_wherever_it_comes(
+    home: Home, hub: FakeHub, ca: str, tmp_path: Path
+) -> None:
+    hub.code = CODE
+    file = tmp_path / "code"
+    file.write_text(f"{CODE}\n")
+    for arguments, stdin, environment in (
+        (["--code", CODE], None, {}),
+        (["--code"], f"{CODE}\n", {}),
+        (["--code"], None, {"HAWSE_ENROLMENT_CODE": CODE}),
+        (["--code-file", str(file)], None, {}),
+    ):
+        status, stdout, stderr = run(
+            home, "login", *arguments, "--hub", hub.url, "--ca", ca, stdin=stdin, **environment
+        )
+        assert (status, stderr) == (0, "")
+        assert f"logged in to {hub.url} as agent robot of acme" in stdout
+        assert CODE not in stdout
+    assert len({key.kid for key in hub.keys}) == 4
+    (file,) = [file for file in home.files() if file.name == "logins.json"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert CODE not in file.read_text()
+    for arguments, code in (
+        (["--code", CODE, "--code-file", "/dev/null"], 2),
+        (["--code-file", "/missing"], 2),
+        (["--code"], 1),
+        (["--code", "hwc_x"], 1),
+    ):
+        assert run(home, "login", "--hub", hub.url, "--ca", ca, *arguments)[0] == code
 
 
 def test_a_failed_login_is_one_line_without_the_key(home: Home, hub: FakeHub, ca: str) -> None:

@@ -150,6 +150,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             version="0.1.0",
             operations=operations,
             live_sessions=sessions,
+            clock=lambda: now,
         )
         app = admin_app(administration, recorder, hub_metrics(directory, operations), lambda: now)
         yield Bench(app, directory, recorder, operations, ring, sessions)
@@ -553,3 +554,22 @@ async def test_a_kill_that_names_nothing_or_everything_is_refused(
     bench.sessions.live.append(WATCH)
     assert (await bench.ask("POST", "/v1/sessions/kill", body)).status == status
     assert all(asked["id"] == "none" for asked in bench.sessions.killed)
+
+
+async def test_each_step_of_an_enrolment_is_an_event_without_the_code(bench: Bench) -> None:
+    await bench.ok("POST", "/v1/teams", {"name": "sre"})
+    body = {"name": "sre-1", "owner": "ada", "teams": ["sre"], "credential": "code"}
+    made = await bench.ok("POST", "/v1/agents", body)
+    more = await bench.ok("POST", "/v1/agents/sre-1/codes")
+    assert more["expires_at"] == "2027-01-15T08:15:00Z"
+    assert len((await bench.ok("GET", "/v1/agents/sre-1"))["codes"]) == 2
+    assert (await bench.ok("DELETE", "/v1/agents/sre-1/codes"))["withdrawn"] == 2
+    notes = [event.note for event in bench.recorder.events if event.phase is Phase.COMPLETE]
+    assert f"code={made['code_id']}" in notes[1]
+    assert notes[2] == f"code={more['code_id']}"
+    assert notes[-1] == "count=2"
+    written = b"\n".join(encode(event) for event in bench.recorder.events).decode()
+    for code in (made["code"], more["code"]):
+        assert code not in written
+    reply = await bench.ask("POST", "/v1/agents", {**body, "name": "sre-2", "credential": "password"})
+    assert reply.status == 422

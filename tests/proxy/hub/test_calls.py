@@ -320,7 +320,7 @@ async def test_a_cluster_that_is_not_granted_looks_like_one_that_is_not_there(be
         (lambda store, _: store.revoke("prod", "sre"), 403, "call"),
         (lambda store, _: store.remove_cluster("prod"), 403, "call"),
         (lambda store, _: store.set_agent_teams("ann", ["web"]), 403, "call"),
-        (lambda store, key_id: store.revoke_api_key("ann", key_id), 401, "auth.failed"),
+        (lambda store, key_id: store.revoke_key("ann", key_id), 401, "auth.failed"),
     ],
 )
 async def test_a_valid_token_is_worth_nothing_once_what_it_stands_for_is_taken_back(

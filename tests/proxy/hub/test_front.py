@@ -22,6 +22,7 @@ from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir, SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import open_directory
+from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import STRANGER_S, Front
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
@@ -96,6 +97,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             calls=calls,
             relays=relays,
             tokens=tokens,
+            enrolment=EnrolmentEndpoint(directory, b"p" * 32, ISSUER, recorder, lambda: NOW),
             recorder=recorder,
             trail=trail,
             clock=lambda: NOW,

@@ -208,7 +208,7 @@ async def expect_reset(stream: Stream) -> StreamReset:
 CHANGES: list[tuple[Change, str]] = [
     (lambda store, _: store.lock_agent("ann"), "agent:ann is locked"),
     (lambda store, _: store.retire_agent("ann"), "agent:ann is retired"),
-    (lambda store, key_id: store.revoke_api_key("ann", key_id), "is revoked"),
+    (lambda store, key_id: store.revoke_key("ann", key_id), "is revoked"),
     (lambda store, _: store.revoke("prod", "sre"), 'cluster "prod" is not granted'),
     (lambda store, _: store.remove_cluster("prod"), 'cluster "prod" is not granted'),
     (lambda store, _: made_again(store), 'the cluster "prod" of this call was removed'),

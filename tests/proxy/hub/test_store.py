@@ -156,16 +156,16 @@ def test_keys_are_listed_revoked_and_bounded(store: Store, clock: Clock) -> None
     add_agent(store)
     clock.now = 2000.0
     second = store.add_api_key("sre-1", key_hash="h2", key_hint="hws_cd")
-    store.revoke_api_key("sre-1", second)
-    assert [(key.hint, key.revoked_at) for key in store.api_keys("sre-1")] == [
+    store.revoke_key("sre-1", second)
+    assert [(key.hint, key.revoked_at) for key in store.credentials("sre-1")] == [
         ("hws_ab", None),
         ("hws_cd", 2000.0),
     ]
     assert list(store.snapshot().api_keys_by_hash) == ["h1"]
     with pytest.raises(ConflictError, match="revoked already"):
-        store.revoke_api_key("sre-1", second)
+        store.revoke_key("sre-1", second)
     with pytest.raises(NotFoundError):
-        store.revoke_api_key("sre-1", "x")
+        store.revoke_key("sre-1", "x")
     for number in range(15):
         store.add_api_key("sre-1", key_hash=f"n{number}", key_hint="x")
     with pytest.raises(ConflictError, match="the most it may have"):
@@ -176,9 +176,9 @@ def test_a_key_of_another_agent_cannot_be_revoked_through_this_one(store: Store)
     store.add_team("sre")
     add_agent(store)
     add_agent(store, "sre-2", key="h2")
-    other = store.api_keys("sre-2")[0]
+    other = store.credentials("sre-2")[0]
     with pytest.raises(NotFoundError):
-        store.revoke_api_key("sre-1", other.id)
+        store.revoke_key("sre-1", other.id)
 
 
 def test_grants(store: Store) -> None:
@@ -362,7 +362,7 @@ def test_relays_are_remembered(store: Store, clock: Clock) -> None:
     contact = RelayContact(cluster_id, "pod-1", "boot-1", "0.1.0", "10.0.0.1")
     store.relay_connected(contact)
     clock.now = 1100.0
-    store.note_use(agents={}, api_keys={}, admin_tokens={}, relays={(cluster_id, "pod-1"): 1090.0})
+    store.note_use(agents={}, credentials={}, admin_tokens={}, relays={(cluster_id, "pod-1"): 1090.0})
     (seen,) = store.relay_instances()
     assert (seen.cluster, seen.connected_at, seen.last_seen_at, seen.disconnected_at) == (
         "prod",
@@ -395,10 +395,13 @@ def test_old_relay_instances_are_forgotten_and_connected_ones_never(store: Store
 def test_use_is_written_down(store: Store) -> None:
     store.add_team("sre")
     agent_id = add_agent(store)
-    key = store.api_keys("sre-1")[0]
+    key = store.credentials("sre-1")[0]
     token_id = store.add_admin_token("ops", "th")
     store.note_use(
-        agents={agent_id: 5.0, "gone": 6.0}, api_keys={key.id: 5.0}, admin_tokens={token_id: 7.0}, relays={}
+        agents={agent_id: 5.0, "gone": 6.0},
+        credentials={key.id: 5.0},
+        admin_tokens={token_id: 7.0},
+        relays={},
     )
     now = store.snapshot()
     assert now.agents_by_name["sre-1"].last_used_at == 5.0

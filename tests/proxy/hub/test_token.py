@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -13,16 +15,20 @@ from audit.record import ActorType, Event, Kind, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import KeySet, SigningKey
-from auth.tokens import TokenError, verify_access
+from auth.tokens import TokenError, issue_access, issue_assertion, verify_access
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
+from proxy.hub.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
 from proxy.hub.store import Store
-from proxy.hub.token import FORM_BYTES_MAX, Answer, TokenEndpoint
+from proxy.hub.token import TokenEndpoint
+from tests.system.hostile import Forger
 
 ISSUER = "https://hub.example"
+HUB = "urn:hawse:main:hub"
 PEPPER = b"p" * 32
 NOW = 1_800_000_000.5
 KEY, OTHER_KEY, LOCKED_KEY, RETIRED_KEY, REVOKED_KEY = (new_api_key(bytes([n]) * 32) for n in range(5))
+AGENT_KEY, LOCKED_AGENT_KEY, STRANGERS_KEY = (SigningKey.generate() for _ in range(3))
 FORM = (b"content-type", b"application/x-www-form-urlencoded")
 
 
@@ -33,11 +39,11 @@ class Bench:
     signing: SigningKeys
     events: list[Event]
 
-    def ask(
+    async def ask(
         self, *headers: tuple[bytes, bytes], raw: bytes | None = None, **fields: str
     ) -> tuple[int, dict[str, object]]:
         form = raw if raw is not None else urlencode(fields).encode()
-        return self.read(self.endpoint.answer(form, (FORM, *headers), "192.0.2.1"))
+        return self.read(await self.endpoint.answer(form, (FORM, *headers), "192.0.2.1"))
 
     def read(self, answer: Answer) -> tuple[int, dict[str, object]]:
         assert dict(answer.headers)[b"cache-control"] == b"no-store"
@@ -47,8 +53,8 @@ class Bench:
         assert isinstance(body, dict)
         return answer.status, body
 
-    def token(self, key: str = KEY, **fields: str) -> tuple[int, dict[str, object]]:
-        return self.ask(
+    async def token(self, key: str = KEY, **fields: str) -> tuple[int, dict[str, object]]:
+        return await self.ask(
             **{"grant_type": "client_credentials", "client_secret": key, "audience": "prod", **fields}
         )
 
@@ -64,7 +70,10 @@ def enrol(store: Store) -> None:
     ):
         store.add_agent(name, owner="ada", teams=[team], key_hash=hash_key(key, PEPPER), key_hint=key[:8])
     revoked = store.add_api_key("sre-1", key_hash=hash_key(REVOKED_KEY, PEPPER), key_hint="x")
-    store.revoke_api_key("sre-1", revoked)
+    store.revoke_key("sre-1", revoked)
+    for agent, key in (("sre-1", AGENT_KEY), ("locked", LOCKED_AGENT_KEY)):
+        store.add_code(agent, "c")
+        store.redeem_code("c", key.public)
     store.lock_agent("locked")
     store.retire_agent("retired")
     for cluster in ("prod", "dev"):
@@ -73,12 +82,12 @@ def enrol(store: Store) -> None:
         )
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+@asynccontextmanager
+async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[Bench]:
     key = SigningKey.generate()
     signing = SigningKeys(key, (key,))
     events: list[Event] = []
-    async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: NOW) as directory:
+    async with open_directory(folder / "hub.db", org="main", clock=clock) as directory:
         await directory.change(enrol)
         endpoint = TokenEndpoint(
             directory=directory,
@@ -86,9 +95,29 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             pepper=PEPPER,
             issuer=ISSUER,
             record=events.append,
-            clock=lambda: NOW,
+            clock=clock,
         )
         yield Bench(directory, endpoint, signing, events)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with open_bench(tmp_path, lambda: NOW) as bench:
+        yield bench
+
+
+def assertion(key: SigningKey = AGENT_KEY, agent: str = "sre-1", jti: str = "j", now: float = NOW) -> str:
+    return issue_assertion(key, agent=agent, hub_url=ISSUER, jti=jti, now=now)
+
+
+def signed(token: str, **fields: str) -> dict[str, str]:
+    return {
+        "grant_type": "client_credentials",
+        "client_assertion_type": JWT_BEARER,
+        "client_assertion": token,
+        "audience": "prod",
+        **fields,
+    }
 
 
 def basic(name: str, key: str) -> tuple[bytes, bytes]:
@@ -96,7 +125,7 @@ def basic(name: str, key: str) -> tuple[bytes, bytes]:
 
 
 async def test_a_key_buys_a_token_for_one_granted_cluster(bench: Bench) -> None:
-    status, body = bench.token()
+    status, body = await bench.token()
     assert status == 200
     assert (body["token_type"], body["issued_token_type"]) == (
         "Bearer",
@@ -141,7 +170,9 @@ async def test_every_way_to_show_the_key_and_name_the_cluster(
     bench: Bench, headers_and_fields: tuple[list[tuple[bytes, bytes]], dict[str, str]]
 ) -> None:
     headers, fields = headers_and_fields
-    status, _ = bench.ask(*headers, **{"grant_type": "client_credentials", "audience": "prod", **fields})
+    status, _ = await bench.ask(
+        *headers, **{"grant_type": "client_credentials", "audience": "prod", **fields}
+    )
     assert status == 200
     assert len(bench.events) == 1
 
@@ -149,19 +180,19 @@ async def test_every_way_to_show_the_key_and_name_the_cluster(
 async def test_refusals_of_a_credential_cannot_be_told_apart(bench: Bench) -> None:
     unknown = new_api_key(b"u" * 32)
     attempts = [
-        bench.token(unknown),
-        bench.token("hws_" + "A" * 49),
-        bench.token(KEY[:-1]),
-        bench.token("'; drop table agents; --"),
-        bench.token(REVOKED_KEY),
-        bench.token(LOCKED_KEY),
-        bench.token(RETIRED_KEY),
-        bench.token(KEY, client_id="web-1"),
-        bench.token(KEY, client_id="nobody"),
-        bench.token(unknown, audience="none"),
-        bench.token(LOCKED_KEY, audience="none"),
-        bench.ask(grant_type="client_credentials", audience="prod"),
-        bench.ask(basic("sre-1", OTHER_KEY), grant_type="client_credentials", audience="prod"),
+        await bench.token(unknown),
+        await bench.token("hws_" + "A" * 49),
+        await bench.token(KEY[:-1]),
+        await bench.token("'; drop table agents; --"),
+        await bench.token(REVOKED_KEY),
+        await bench.token(LOCKED_KEY),
+        await bench.token(RETIRED_KEY),
+        await bench.token(KEY, client_id="web-1"),
+        await bench.token(KEY, client_id="nobody"),
+        await bench.token(unknown, audience="none"),
+        await bench.token(LOCKED_KEY, audience="none"),
+        await bench.ask(grant_type="client_credentials", audience="prod"),
+        await bench.ask(basic("sre-1", OTHER_KEY), grant_type="client_credentials", audience="prod"),
     ]
     assert {status for status, _ in attempts} == {401}
     assert len({json.dumps(body) for _, body in attempts}) == 1
@@ -173,15 +204,15 @@ async def test_refusals_of_a_credential_cannot_be_told_apart(bench: Bench) -> No
         "the API key is unknown or revoked",
         "the agent is locked",
         "the API key is unknown or revoked",
-        "the API key belongs to another agent",
+        "the credential belongs to another agent",
     ]
     assert bench.events[5].actor.name == "locked"
     assert bench.events[0].actor.type is ActorType.ANONYMOUS
 
 
 async def test_a_cluster_that_is_not_granted_looks_like_one_that_does_not_exist(bench: Bench) -> None:
-    missing = bench.token(KEY, audience="none")
-    denied = bench.token(OTHER_KEY, audience="prod")
+    missing = await bench.token(KEY, audience="none")
+    denied = await bench.token(OTHER_KEY, audience="prod")
     assert missing == denied
     assert missing[0] == 400
     assert missing[1]["error"] == "invalid_target"
@@ -196,7 +227,7 @@ async def test_a_cluster_that_is_not_granted_looks_like_one_that_does_not_exist(
     ["system:masters", "prod,dev", "prod\n", "../prod", "urn:hawse:other:cluster:prod", "PROD", "prod\x00"],
 )
 async def test_hostile_cluster_names_are_just_unknown(bench: Bench, audience: str) -> None:
-    status, body = bench.token(KEY, audience=audience)
+    status, body = await bench.token(KEY, audience=audience)
     assert (status, body["error"]) == (400, "invalid_target")
 
 
@@ -214,7 +245,7 @@ async def test_hostile_cluster_names_are_just_unknown(bench: Bench, audience: st
         (b"{}", "invalid_request"),
         (b"a=1", "invalid_request"),
         (b"grant_type=password&audience=prod", "unsupported_grant_type"),
-        (b"grant_type=urn:ietf:params:oauth:grant-type:token-exchange", "unsupported_grant_type"),
+        (b"grant_type=urn:ietf:params:oauth:grant-type:token-exchange", "invalid_request"),
         (b"grant_type=client_credentials", "invalid_target"),
         (b"grant_type=client_credentials&audience=", "invalid_target"),
         (
@@ -228,7 +259,7 @@ async def test_hostile_cluster_names_are_just_unknown(bench: Bench, audience: st
     ],
 )
 async def test_malformed_requests(bench: Bench, raw: bytes, error: str) -> None:
-    status, body = bench.ask(raw=raw)
+    status, body = await bench.ask(raw=raw)
     assert (status, body["error"]) == (400, error)
     (event,) = bench.events
     assert event.kind is Kind.MALFORMED
@@ -248,38 +279,38 @@ async def test_malformed_requests(bench: Bench, raw: bytes, error: str) -> None:
 )
 async def test_malformed_headers(bench: Bench, headers: tuple[tuple[bytes, bytes], ...]) -> None:
     form = urlencode({"grant_type": "client_credentials", "audience": "prod"}).encode()
-    status, body = bench.read(bench.endpoint.answer(form, headers, "192.0.2.1"))
+    status, body = bench.read(await bench.endpoint.answer(form, headers, "192.0.2.1"))
     assert (status, body["error"]) == (400, "invalid_request")
 
 
 async def test_two_credentials_are_ambiguous(bench: Bench) -> None:
     fields = {"grant_type": "client_credentials", "audience": "prod"}
     for extra in ({"client_secret": KEY}, {"client_id": "web-1"}):
-        status, body = bench.ask(basic("sre-1", KEY), **fields, **extra)
+        status, body = await bench.ask(basic("sre-1", KEY), **fields, **extra)
         assert (status, body["error"]) == (400, "invalid_request")
 
 
 async def test_a_form_with_a_charset_is_a_form(bench: Bench) -> None:
     form = urlencode({"grant_type": "client_credentials", "audience": "prod", "client_secret": KEY}).encode()
     headers = ((b"content-type", b"Application/X-WWW-Form-urlencoded; charset=UTF-8"),)
-    assert bench.endpoint.answer(form, headers, "192.0.2.1").status == 200
+    assert (await bench.endpoint.answer(form, headers, "192.0.2.1")).status == 200
 
 
 async def test_a_lock_holds_at_once_and_so_does_a_grant(bench: Bench) -> None:
     await bench.directory.change(lambda store: store.lock_agent("sre-1"))
-    assert bench.token()[0] == 401
+    assert (await bench.token())[0] == 401
     await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
     await bench.directory.change(lambda store: store.revoke("prod", "sre"))
-    assert bench.token()[0] == 400
+    assert (await bench.token())[0] == 400
     await bench.directory.change(lambda store: store.grant("prod", "web"))
-    assert bench.token(OTHER_KEY)[0] == 200
+    assert (await bench.token(OTHER_KEY))[0] == 200
 
 
 async def test_neither_key_nor_token_reaches_the_trail(bench: Bench) -> None:
-    _, body = bench.token()
-    bench.token(KEY, client_id="web-1")
-    bench.ask(basic("nobody", KEY), grant_type="client_credentials", audience="prod")
-    bench.ask(raw=b"grant_type=client_credentials&client_secret=" + KEY.encode() + b"&%%")
+    _, body = await bench.token()
+    await bench.token(KEY, client_id="web-1")
+    await bench.ask(basic("nobody", KEY), grant_type="client_credentials", audience="prod")
+    await bench.ask(raw=b"grant_type=client_credentials&client_secret=" + KEY.encode() + b"&%%")
     bench.endpoint.clusters(((b"authorization", b"Bearer " + OTHER_KEY.encode() + b"x"),), "192.0.2.1")
     assert len(bench.events) == 5
     written = b"\n".join(encode(event) for event in bench.events).decode()
@@ -327,8 +358,8 @@ async def test_a_stranger_sees_no_clusters(bench: Bench, headers: tuple[tuple[by
 
 
 async def test_use_is_noted(bench: Bench) -> None:
-    bench.token()
-    bench.token(LOCKED_KEY)
+    await bench.token()
+    await bench.token(LOCKED_KEY)
     await bench.directory.write_use()
     agents = bench.directory.current.agents_by_name
     assert agents["sre-1"].last_used_at == NOW
@@ -339,3 +370,121 @@ async def test_the_jwks_holds_the_public_keys_alone(bench: Bench) -> None:
     answer = bench.endpoint.jwks()
     assert [key.kid for key in KeySet.from_jwks(answer.body)] == [bench.signing.active.kid]
     assert b'"d"' not in answer.body
+
+
+# -- keys of the agents' own ---------------------------------------------------------------------------------
+
+
+async def test_an_assertion_buys_a_token_and_is_named_in_the_trail(bench: Bench) -> None:
+    status, body = await bench.ask(**signed(assertion()))
+    assert status == 200
+    claims = verify_access(
+        str(body["access_token"]),
+        bench.signing.public,
+        issuer=ISSUER,
+        org="main",
+        cluster="prod",
+        now=NOW,
+    )
+    assert claims.principal.user == "agent:sre-1"
+    [event] = bench.events
+    assert (event.kind, event.actor.credential) == (Kind.TOKEN_ISSUED, f"key:{claims.sid}")
+    await bench.directory.write_use()
+    [(agent, key)] = [
+        each for each in bench.directory.current.agent_keys_by_kid.values() if each[0].name == "sre-1"
+    ]
+    assert (agent.last_used_at, key.last_used_at) == (NOW, NOW)
+
+
+async def test_an_assertion_is_good_once(bench: Bench) -> None:
+    token = assertion()
+    assert (await bench.ask(**signed(token)))[0] == 200
+    status, body = await bench.ask(**signed(token))
+    assert (status, body["error"]) == (401, "invalid_client")
+    assert "used before" in str(body["error_description"])
+    assert bench.events[-1].actor.name == "sre-1"
+    assert (await bench.ask(**signed(assertion(jti="k"))))[0] == 200
+
+
+async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench) -> None:
+    other_hub = issue_assertion(AGENT_KEY, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
+    attempts = [
+        await bench.token("x"),
+        await bench.ask(**signed(assertion(STRANGERS_KEY))),
+        await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "locked"))),
+        await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "sre-1"))),
+        await bench.ask(**signed(assertion(agent="web-1"))),
+        await bench.ask(**signed(assertion(jti="2"), client_id="web-1")),
+        await bench.ask(**signed(other_hub)),
+        await bench.ask(**signed("x.y.z")),
+        await bench.ask(**signed("x")),
+    ]
+    assert {status for status, _ in attempts} == {401}
+    assert len({json.dumps(body) for _, body in attempts}) == 1
+    assert {event.kind for event in bench.events} == {Kind.AUTH_FAILED}
+
+
+async def test_a_clock_that_is_off_is_told_to_the_holder_of_the_key_alone(bench: Bench) -> None:
+    for now in (NOW - 90, NOW + 90):
+        _, body = await bench.ask(**signed(assertion(now=now)))
+        assert "clocks differ" in str(body["error_description"])
+        _, body = await bench.ask(**signed(assertion(STRANGERS_KEY, now=now)))
+        assert "clocks" not in str(body["error_description"])
+
+
+async def test_a_revoked_key_and_a_locked_agent_buy_nothing_at_once(bench: Bench) -> None:
+    [key] = [k for k in await bench.directory.read(lambda s: s.credentials("sre-1")) if "key:" in k.label[:4]]
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    assert (await bench.ask(**signed(assertion(jti="1"))))[0] == 401
+    await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
+    assert (await bench.ask(**signed(assertion(jti="2"))))[0] == 200
+    await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
+    assert (await bench.ask(**signed(assertion(jti="3"))))[0] == 401
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"client_secret": KEY},
+        {"client_assertion_type": ""},
+        {"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:saml2-bearer"},
+        {"client_assertion": ""},
+    ],
+)
+async def test_an_assertion_comes_alone_and_whole(bench: Bench, fields: dict[str, str]) -> None:
+    status, body = await bench.ask(**{**signed(assertion()), **fields})
+    assert (status, body["error"]) == (400, "invalid_request")
+    status, body = await bench.ask(basic("sre-1", KEY), **signed(assertion()))
+    assert (status, body["error"]) == (400, "invalid_request")
+
+
+async def test_bad_forms_of_an_assertion_are_refused(tmp_path: Path) -> None:
+    """C30, C32: whatever an agent's own key was made to sign."""
+    claims = {"iss": "sre-1", "sub": "sre-1", "aud": ISSUER, "jti": "j"}
+    forger = Forger(AGENT_KEY.kid, AGENT_KEY.key, "client-authentication+jwt", claims)
+    async with open_bench(tmp_path, time.time) as bench:
+        for number, (what, make) in enumerate(forger.bad_forms().items()):
+            status, body = await bench.ask(**signed(make()))
+            assert (status, body["error"]) == (401, "invalid_client"), what
+            assert (await bench.ask(**signed(forger.token(jti=str(number)))))[0] == 200
+
+
+async def test_a_token_for_the_hub_itself_lists_the_clusters_and_opens_none(bench: Bench) -> None:
+    for number, target in enumerate(({"resource": ISSUER}, {"resource": f"{ISSUER}/"}, {"audience": HUB})):
+        status, body = await bench.ask(**{**signed(assertion(jti=str(number))), "audience": "", **target})
+        assert status == 200
+        bearer = b"Bearer " + str(body["access_token"]).encode()
+        status, listed = bench.read(bench.endpoint.clusters(((b"authorization", bearer),), "192.0.2.1"))
+        assert (status, listed["agent"]) == (200, "sre-1")
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    assert bench.endpoint.clusters(((b"authorization", bearer),), "192.0.2.1").status == 401
+    await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
+    principal = bench.directory.current.agents_by_name["sre-1"].principal
+    assert principal is not None
+    foreign = SigningKey.generate()
+    for key, cluster in ((bench.signing.active, "prod"), (foreign, None)):
+        token = issue_access(
+            key, issuer=ISSUER, principal=principal, cluster=cluster, sid="s", jti="j", now=NOW
+        )
+        header = (b"authorization", b"Bearer " + token.encode())
+        assert bench.endpoint.clusters((header,), "192.0.2.1").status == 401

@@ -431,3 +431,84 @@ async def test_sessions_are_listed_and_killed(hub: Hub) -> None:
     await hub.fails("session", "kill", "--agent", "sre-1", code=2)
     await hub.fails("session", "kill", "--reason", "x", code=2)
     await hub.fails("session", "kill", "0199a1b2-1", "--agent", "sre-1", "--reason", "x", code=2)
+
+
+async def test_an_agent_is_enrolled_by_a_code(hub: Hub) -> None:
+    await hub.ok("team", "add", "sre")
+    added = await hub.ok("agent", "add", "sre-1", "--owner", "Ada", "--team", "sre", "--credential", "code")
+    (code,) = added.stdout.splitlines()
+    assert code.startswith("hwc_")
+    assert "hawse login --hub https://hub.example --code --ca hub-ca.pem" in added.stderr
+    assert code not in added.stderr
+    again = await hub.ok("agent", "code", "sre-1")
+    assert again.stdout.strip() != code
+    assert (await hub.json("agent", "code", "sre-1"))["code"].startswith("hwc_")
+    assert len((await hub.json("agent", "show", "sre-1"))["codes"]) == 3
+    assert "open codes  3" in (await hub.ok("agent", "show", "sre-1")).stdout
+    assert "withdrew 3 codes" in (await hub.ok("agent", "code", "sre-1", "--withdraw")).stderr
+    assert hub.directory.current.codes_by_hash == {}
+    assert (await hub.json("agent", "key", "list", "sre-1")) == []
+    await hub.fails("agent", "code", "none")
+
+
+async def test_an_agent_can_be_added_without_any_credential(hub: Hub) -> None:
+    await hub.ok("team", "add", "sre")
+    added = await hub.ok("agent", "add", "sre-1", "--owner", "A", "--team", "sre", "--credential", "none")
+    assert added.stdout == ""
+    assert "login" not in added.stderr
+    assert (await hub.ok("agent", "show", "sre-1")).stderr == "no keys\n"
+
+
+async def test_a_registered_key_is_listed_and_revoked_like_any_other(hub: Hub) -> None:
+    await enrol(hub)
+    key = SigningKey.generate()
+    await hub.directory.change(
+        lambda store: store.add_code("sre-1", "c") and store.redeem_code("c", key.public)
+    )
+    api_key, own = await hub.json("agent", "key", "list", "sre-1")
+    assert (api_key["type"], own["type"]) == ("api-key", "key")
+    assert own["hint"] == key.kid[:10] + "…"
+    await hub.ok("agent", "key", "revoke", "sre-1", own["id"])
+    assert hub.directory.current.agent_keys_by_kid == {}
+    assert "revoked" in (await hub.ok("agent", "key", "list", "sre-1")).stdout
+
+
+async def test_workloads_are_federated_by_exact_claims(hub: Hub, tmp_path: Path) -> None:
+    await enrol(hub)
+    assert "hawse admin federation add" in (await hub.ok("federation", "list")).stderr
+    issuer = "https://token.actions.githubusercontent.com"
+    add = ("federation", "add", issuer, "--agent", "sre-1")
+    added = await hub.ok(*add, "--claim", "repository_id=42", "--claim", "ref=refs/heads/main")
+    assert added.stdout == ""
+    assert f"tokens of {issuer} for https://hub.example with ref=refs/heads/main" in added.stderr
+    [rule] = await hub.json("federation", "list")
+    assert rule["claims"] == {"repository_id": "42", "ref": "refs/heads/main"}
+    assert (rule["agent"], rule["keys"]) == ("sre-1", "discovered")
+    assert "repository_id=42" in (await hub.ok("federation", "list")).stdout
+
+    assert "never gives twice" in await hub.fails(*add, "--claim", "repository=acme/app")
+    await hub.ok(*add, "--claim", "repository=acme/app", "--allow-mutable-claims")
+    assert "no wildcards" in await hub.fails(*add, "--claim", "repository_id=*")
+    for claim in ("repository_id", "=x", ""):
+        await hub.fails(*add, "--claim", claim, code=2)
+    await hub.fails(*add, "--claim", "repository_id=1", "--claim", "repository_id=2", code=2)
+    await hub.fails("federation", "add", "http://x.example", "--agent", "sre-1", "--claim", "oid=1")
+    await hub.fails("federation", "add", issuer, "--agent", "none", "--claim", "oid=1")
+
+    keys = tmp_path / "jwks.json"
+    keys.write_text(KeySet([SigningKey.generate().public]).to_jwks())
+    uid = "/kubernetes.io/serviceaccount/uid=u-1"
+    await hub.ok(
+        *("federation", "add", "https://kubernetes.default.svc", "--agent", "sre-1"),
+        *("--claim", uid, "--audience", "hawse", "--jwks", str(keys)),
+    )
+    rules = await hub.json("federation", "list")
+    assert [(rule["audience"], rule["keys"]) for rule in rules][-1] == ("hawse", "given")
+    keys.write_bytes(b"\xff")
+    await hub.fails(
+        "federation", "add", "https://x.example", "--agent", "sre-1", "--claim", uid, "--jwks", str(keys)
+    )
+    for rule in rules:
+        await hub.ok("federation", "remove", rule["id"])
+    assert hub.directory.current.issuers_by_url == {}
+    await hub.fails("federation", "remove", rule["id"])

@@ -1,0 +1,51 @@
+"""How an agent proves who it is: the fields of its request for a token."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+
+from proxy.agent.account import Account
+from proxy.agent.errors import AgentError
+from proxy.agent.platform import platform_token
+
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name
+JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+def proof_of(account: Account) -> dict[str, str]:
+    """Return the fields that prove the agent, fresh for each request. Raises AgentError."""
+    if account.api_key is not None:
+        return {
+            "grant_type": "client_credentials",
+            "client_id": account.agent,
+            "client_secret": account.api_key,
+        }
+    if account.platform is not None:
+        return {
+            "grant_type": TOKEN_EXCHANGE,
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "subject_token": platform_token(account.platform, account.hub, os.environ),
+            **({"client_id": account.agent} if account.agent else {}),
+        }
+    if account.private_key_pem is None:
+        raise AgentError(f"the login for {account.hub} holds no key: run `hawse login` again")
+    # Not at the top: what only reads a cached token must not load them.
+    from auth.keys import KeyFormatError, SigningKey
+    from auth.tokens import issue_assertion
+
+    try:
+        key = SigningKey.from_pem(account.private_key_pem.encode("ascii", "replace"))
+    except KeyFormatError:
+        # Not chained: nothing of what was read may be shown.
+        raise AgentError(f"the key for {account.hub} is damaged: run `hawse login` again") from None
+    assertion = issue_assertion(
+        key, agent=account.agent, hub_url=account.hub, jti=secrets.token_urlsafe(16), now=time.time()
+    )
+    return {
+        "grant_type": "client_credentials",
+        "client_id": account.agent,
+        "client_assertion_type": JWT_BEARER,
+        "client_assertion": assertion,
+    }

@@ -1,0 +1,156 @@
+"""`POST /v1/enrol`: an agent registers a key that it made itself, by a code that an operator gave it.
+
+    code     hwc_…, 15 minutes, good once
+    jwk      the public key: Ed25519, as a JWK
+    proof    a JWT that the key signed for this hub, so that nobody registers a key that he does not hold
+    → 201 {"agent", "org", "key_id", "kid"}
+      or {"error", "error_description"}
+
+A stranger learns nothing from a refused code: one that never was, that was used, that has expired, and one of
+a locked agent are one answer. Whoever shows too many is not listened to for a while (proxy.hub.guesses).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+
+from audit.record import Event, Kind, utc
+from audit.record import Response as AuditResponse
+from audit.store import AuditUnavailable
+from auth.apikey import ApiKeyError, parse_code
+from auth.apikey import hash as hash_key
+from auth.keys import KeyFormatError, PublicKey
+from auth.tokens import TokenError, verify_enrolment
+from proxy.head import Headers
+from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
+from proxy.hub.directory import Directory
+from proxy.hub.entities import Agent, Code
+from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.guesses import FORGIVEN_AFTER_S, Guesses
+from proxy.hub.oauth import Answer, Refusal, answer_json, malformed, parse_form
+
+ENROL_PATH = "/v1/enrol"
+
+
+class Recorder(Protocol):
+    """What this needs of the audit trail."""
+
+    async def intent(self, event: Event) -> None:
+        """Return once the event is durable; raises AuditUnavailable."""
+        ...
+
+    def complete(self, event: Event) -> None:
+        """Queue the end of an action."""
+        ...
+
+
+@attrs.define(eq=False)
+class EnrolmentEndpoint:
+    """Registers agents' keys."""
+
+    directory: Directory
+    pepper: bytes = attrs.field(repr=False)
+    issuer: str
+    recorder: Recorder
+    clock: Callable[[], float]
+    guesses: Guesses = attrs.Factory(Guesses)
+
+    async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
+        """Answer the request. Cancelled while the key is written: it is registered, and the trail says so."""
+        sender = Sender("POST", ENROL_PATH, headers, client_ip)
+        events = AgentEvents(self.directory, self.recorder.complete, self.clock)
+        try:
+            return await self._enrol(form, sender, events)
+        except Refusal as refusal:
+            events.refused(refusal, sender)
+            return refusal.answer()
+
+    async def _enrol(self, form: bytes, sender: Sender, events: AgentEvents) -> Answer:
+        now = self.clock()
+        if self.guesses.refuses(sender.client_ip, now):
+            told = f"too many codes of this address were none: wait {FORGIVEN_AFTER_S:.0f} s"
+            raise Refusal(429, "too_many_attempts", told, told)
+        fields = parse_form(form, sender.headers)
+        for name in ("code", "jwk", "proof"):
+            if name not in fields:
+                raise malformed("invalid_request", f"{name} is missing")
+        digest, agent, code = self._owner_of_code(fields["code"], sender, now)
+        key = self._proved_key(fields["jwk"], fields["proof"], now)
+        actor = agent_actor(agent, f"code:{code.id}")
+        event = events.make(
+            Kind.KEY_REGISTERED, sender, actor=actor, status=None, effect="allow", note=f"kid={key.kid}"
+        )
+        try:
+            await self.recorder.intent(event)
+        except AuditUnavailable as error:
+            told = f"the audit trail cannot be written, so nothing is registered: {error}"
+            return answer_json(503, {"error": "temporarily_unavailable", "error_description": told})
+
+        def end(status: int, note: str) -> None:
+            done = utc(self.clock())
+            self.recorder.complete(event.completed(done, resp=AuditResponse(status), note=note))
+
+        try:
+            key_id = await self.directory.change(lambda store: store.redeem_code(digest, key))
+        except (NotFoundError, ConflictError) as error:
+            # Another was faster, or the operator was.
+            end(401, str(error))
+            return _not_accepted(str(error), agent).answer()
+        except InvalidError as error:
+            end(400, str(error))
+            return malformed("invalid_request", str(error)).answer()
+        except StoreUnavailableError as error:
+            end(503, str(error))
+            told = "the hub cannot write down the key: try again"
+            return answer_json(503, {"error": "temporarily_unavailable", "error_description": told})
+        except BaseException as error:
+            # Whether the key was registered is in the store alone.
+            end(500, f"ended by {type(error).__name__}")
+            raise
+        end(201, f"kid={key.kid} key={key_id}")
+        return answer_json(
+            201,
+            {"agent": agent.name, "org": self.directory.current.org, "key_id": key_id, "kid": key.kid},
+        )
+
+    def _owner_of_code(self, text: str, sender: Sender, now: float) -> tuple[str, Agent, Code]:
+        try:
+            digest = hash_key(parse_code(text), self.pepper)
+        except ApiKeyError:
+            self.guesses.failed(sender.client_ip, now)
+            raise _not_accepted("not an enrolment code") from None  # its text may hold what was sent
+        # The dictionary is keyed by an HMAC under a secret: its timing tells nothing of a code.
+        found = self.directory.current.codes_by_hash.get(digest)
+        if found is None:
+            self.guesses.failed(sender.client_ip, now)
+            raise _not_accepted("the code is unknown, or was used")
+        agent, code = found
+        if code.expires_at <= now:
+            self.guesses.failed(sender.client_ip, now)
+            raise _not_accepted("the code has expired", agent)
+        if not agent.active:
+            raise _not_accepted(f"the agent is {agent.state}", agent)
+        return digest, agent, code
+
+    def _proved_key(self, jwk: str, proof: str, now: float) -> PublicKey:
+        try:
+            key = PublicKey.from_jwk(json.loads(jwk))
+            if key.alg != "EdDSA" or key.kid != key.thumbprint:
+                raise KeyFormatError("the key must be Ed25519, with its RFC 7638 thumbprint for a kid")
+            verify_enrolment(proof, key, hub_url=self.issuer, now=now)
+        except (ValueError, RecursionError) as error:
+            raise malformed("invalid_request", "jwk is not JSON") from error
+        except KeyFormatError as error:
+            raise malformed("invalid_request", f"jwk: {error}") from error
+        except TokenError as error:
+            raise malformed("invalid_request", f"proof: {error.reason}") from error
+        return key
+
+
+def _not_accepted(note: str, agent: Agent | None = None) -> Refusal:
+    told = "the code is not accepted: it is good once and for 15 minutes; ask the hub's operator for another"
+    return Refusal(401, "invalid_client", told, note, agent=agent)

@@ -1,0 +1,56 @@
+"""Which signed tokens were used already: each is good once, so that one that leaks opens nothing."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+
+import attrs
+
+
+class ReplayedError(Exception):
+    """A token that was used before, or that cannot be remembered."""
+
+
+@attrs.define
+class SeenTokens:
+    """Remembers each token's `jti` until it has expired.
+
+    An owner (a cluster, an agent) that sends too many is refused alone, before it can fill what all share.
+    """
+
+    what: str
+    """What an error calls them."""
+    tokens_max: int
+    """In all, at once."""
+    owner_tokens_max: int
+    """Of one owner, at once."""
+    _expiries: OrderedDict[tuple[str, str], float] = attrs.Factory(OrderedDict)
+    _owners: Counter[str] = attrs.Factory(Counter)
+
+    def use(self, owner: str, jti: str, expires_at: float, now: float) -> None:
+        """Note the use of a token; raises ReplayedError for a used one, or at a bound."""
+        # Entries are in the order of their use and live about equally long, so the expired ones come first.
+        while self._expiries:
+            oldest = next(iter(self._expiries))
+            if self._expiries[oldest] > now:
+                break
+            self._forget(oldest)
+        key = owner, jti
+        if key in self._expiries:
+            raise ReplayedError(f"the {self.what} was used before")
+        for count, limit in (
+            (len(self._expiries), self.tokens_max),
+            (self._owners.get(owner, 0), self.owner_tokens_max),
+        ):
+            if count >= limit:
+                raise ReplayedError(f"{count} uses of a {self.what} within a minute, the limit: try later")
+        # Its leeway is over a little after its expiry; five seconds more cost nothing.
+        self._expiries[key] = expires_at + 10
+        self._owners[owner] += 1
+
+    def _forget(self, key: tuple[str, str]) -> None:
+        del self._expiries[key]
+        owner = key[0]
+        self._owners[owner] -= 1
+        if not self._owners[owner]:
+            del self._owners[owner]

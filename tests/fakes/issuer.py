@@ -1,0 +1,126 @@
+"""An OpenID Connect issuer over real TLS on loopback, which rotates, hangs and lies as it is told."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import attrs
+import jwt
+import trustme
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+DISCOVERY = "/.well-known/openid-configuration"
+
+
+def new_key() -> rsa.RSAPrivateKey:
+    return rsa.generate_private_key(65537, 2048)
+
+
+def encoded(number: int) -> str:
+    return (
+        base64.urlsafe_b64encode(number.to_bytes((number.bit_length() + 7) // 8, "big")).rstrip(b"=").decode()
+    )
+
+
+def rsa_jwk(key: rsa.RSAPrivateKey, kid: str) -> dict[str, str]:
+    numbers = key.public_key().public_numbers()
+    return {
+        "kty": "RSA",
+        "kid": kid,
+        "use": "sig",
+        "alg": "RS256",
+        "n": encoded(numbers.n),
+        "e": encoded(numbers.e),
+    }
+
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+@attrs.define(eq=False)
+class FakeIssuer:
+    """What it publishes and signs; any answer can be replaced by path."""
+
+    url: str
+    ca_pem: str
+    kid: str = "k1"
+    key: rsa.RSAPrivateKey = attrs.Factory(new_key)
+    published: dict[str, rsa.RSAPrivateKey] = attrs.field(init=False)
+    replies: dict[str, Callable[[], Reply]] = attrs.Factory(dict)
+    asked: list[str] = attrs.Factory(list)
+
+    @published.default
+    def _publish(self) -> dict[str, rsa.RSAPrivateKey]:
+        return {self.kid: self.key}
+
+    def rotate(self, kid: str, *, keep: bool = False) -> None:
+        """Sign by a new key from now on."""
+        self.kid, self.key = kid, new_key()
+        self.published = {**(self.published if keep else {}), kid: self.key}
+
+    def token(self, *, headers: dict[str, object] | None = None, **claims: object) -> str:
+        now = int(time.time())
+        stated = {"iss": self.url, "sub": "workload", "iat": now, "exp": now + 300, **claims}
+        body = {name: value for name, value in stated.items() if value is not ...}
+        return jwt.encode(body, self.key, algorithm="RS256", headers={"kid": self.kid, **(headers or {})})
+
+    def jwks(self) -> bytes:
+        return json.dumps({"keys": [rsa_jwk(key, kid) for kid, key in self.published.items()]}).encode()
+
+    def answer(self, path: str) -> Reply:
+        self.asked.append(path)
+        if path in self.replies:
+            return self.replies[path]()
+        if path == "/jwks":
+            return 200, {"content-type": "application/json"}, self.jwks()
+        if path.endswith(DISCOVERY):
+            document = {"issuer": self.url, "jwks_uri": f"{self.url.rstrip('/')}/jwks"}
+            return 200, {"content-type": "application/json"}, json.dumps(document).encode()
+        return 404, {}, b""
+
+
+@contextmanager
+def running_issuer(host: str = "127.0.0.1", *, slash: bool = False) -> Iterator[FakeIssuer]:
+    """Serve an issuer for the block; with `slash` its name ends in one."""
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert(host).configure_cert(context)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, fields, body = issuer.answer(self.path)
+            self.send_response(status)
+            for name, value in fields.items():
+                self.send_header(name, value)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = False
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that leaves, or refuses our certificate, is no error of the server's."""
+
+    server = Server((host, 0), Handler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    end = "/" if slash else ""
+    issuer = FakeIssuer(f"https://{host}:{server.server_address[1]}{end}", ca.cert_pem.bytes().decode())
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield issuer
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import attrs
+import pytest
+import trio
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from audit.record import ActorType, Event, Kind, Phase, encode
+from audit.store import AuditUnavailable
+from auth.apikey import hash as hash_key
+from auth.apikey import new_api_key, new_code
+from auth.keys import PublicKey, SigningKey
+from auth.tokens import issue_assertion, issue_enrolment
+from proxy.hub.credentials import CODE_LIFETIME_S
+from proxy.hub.directory import Directory, open_directory
+from proxy.hub.enrol import EnrolmentEndpoint
+from proxy.hub.guesses import FAILURES_MAX, FORGIVEN_AFTER_S
+from proxy.hub.store import Store
+from tests.proxy.hub.test_token import FORM, ISSUER, NOW, PEPPER
+
+CODE, OTHER_CODE = (new_code(bytes([n]) * 20) for n in range(2))
+
+
+@attrs.define
+class Bench:
+    directory: Directory
+    endpoint: EnrolmentEndpoint
+    now: float = NOW
+    events: list[Event] = attrs.Factory(list)
+    down: bool = False
+
+    async def intent(self, event: Event) -> None:
+        assert event.phase is Phase.INTENT
+        await trio.lowlevel.checkpoint()
+        if self.down:
+            raise AuditUnavailable("the disk is full")
+        self.events.append(event)
+
+    def complete(self, event: Event) -> None:
+        self.events.append(event)
+
+    async def enrol(
+        self, key: SigningKey, code: str = CODE, *, address: str = "192.0.2.1", **fields: str
+    ) -> tuple[int, dict[str, object]]:
+        form = {
+            "code": code,
+            "jwk": json.dumps(key.public.to_jwk()),
+            "proof": issue_enrolment(key, hub_url=ISSUER, jti="j", now=self.now),
+            **fields,
+        }
+        answer = await self.endpoint.answer(urlencode(form).encode(), (FORM,), address)
+        assert dict(answer.headers)[b"cache-control"] == b"no-store"
+        body = json.loads(answer.body)
+        assert isinstance(body, dict)
+        return answer.status, body
+
+    @property
+    def kids(self) -> list[str]:
+        return list(self.directory.current.agent_keys_by_kid)
+
+
+def add_agents(store: Store) -> None:
+    store.add_team("sre")
+    for agent, code in (("sre-1", CODE), ("sre-2", OTHER_CODE)):
+        store.add_agent(agent, owner="ada", teams=["sre"])
+        store.add_code(agent, hash_key(code, PEPPER))
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    bench: Bench
+
+    def clock() -> float:
+        return bench.now
+
+    async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: NOW) as directory:
+        await directory.change(add_agents)
+        bench = Bench(directory, EnrolmentEndpoint(directory, PEPPER, ISSUER, None, clock))  # type: ignore[arg-type]
+        bench.endpoint.recorder = bench
+        yield bench
+
+
+async def test_a_code_registers_the_key_that_was_proved(bench: Bench) -> None:
+    key = SigningKey.generate()
+    status, body = await bench.enrol(key)
+    assert status == 201
+    assert (body["agent"], body["org"], body["kid"]) == ("sre-1", "main", key.kid)
+    assert bench.directory.current.find_agent_key(key.kid) == ("sre-1", key.public)
+    intent, end = bench.events
+    assert (intent.phase, end.phase, intent.eid) == (Phase.INTENT, Phase.COMPLETE, end.eid)
+    assert end.kind is Kind.KEY_REGISTERED
+    assert (end.actor.type, end.actor.name) == (ActorType.AGENT, "sre-1")
+    assert end.actor.credential.startswith("code:")
+    assert end.note == f"kid={key.kid} key={body['key_id']}"
+
+
+async def test_a_code_is_good_once_whoever_is_faster(bench: Bench) -> None:
+    statuses = []
+
+    async def enrol() -> None:
+        status, _ = await bench.enrol(SigningKey.generate())
+        statuses.append(status)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(enrol)
+    assert sorted(statuses) == [201, 401, 401, 401, 401]
+    assert len(bench.kids) == 1
+    assert (await bench.enrol(SigningKey.generate()))[0] == 401
+
+
+async def test_refusals_of_a_code_cannot_be_told_apart(bench: Bench) -> None:
+    key = SigningKey.generate()
+    await bench.enrol(SigningKey.generate(), OTHER_CODE)
+    del bench.events[:]
+    answers = [
+        await bench.enrol(key, code)
+        for code in (new_code(b"u" * 20), "hwc_", CODE[:-1], new_api_key(b"k" * 32), OTHER_CODE)
+    ]
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    answers.append(await bench.enrol(key))
+    await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
+    bench.now += CODE_LIFETIME_S
+    answers.append(await bench.enrol(key))
+    assert {status for status, _ in answers} == {401}
+    assert len({json.dumps(body) for _, body in answers}) == 1
+    assert bench.kids == [kid for kid in bench.kids if kid != key.kid]
+    assert [event.kind for event in bench.events] == [Kind.AUTH_FAILED] * len(answers)
+    assert [event.note for event in bench.events[-3:]] == [
+        "the code is unknown, or was used",
+        "the agent is locked",
+        "the code has expired",
+    ]
+
+
+async def test_whoever_guesses_is_not_listened_to_for_a_while(bench: Bench) -> None:
+    key = SigningKey.generate()
+    for number in range(FAILURES_MAX):
+        assert (await bench.enrol(key, new_code(bytes([number]) * 19 + b"x")))[0] == 401
+    status, body = await bench.enrol(key)
+    assert (status, body["error"]) == (429, "too_many_attempts")
+    # Others are, and so is this one later.
+    assert (await bench.enrol(key, address="192.0.2.2"))[0] == 201
+    bench.now += FORGIVEN_AFTER_S
+    assert (await bench.enrol(SigningKey.generate(), OTHER_CODE))[0] == 201
+
+
+async def test_a_key_is_registered_by_its_holder_and_in_its_one_form(bench: Bench) -> None:
+    key, other = SigningKey.generate(), SigningKey.generate()
+    jwk = key.public.to_jwk()
+    p256 = PublicKey("k", "ES256", ec.generate_private_key(ec.SECP256R1()).public_key())
+    for fields in (
+        {"proof": issue_enrolment(other, hub_url=ISSUER, jti="j", now=NOW)},
+        {"proof": issue_enrolment(key, hub_url="https://other.example", jti="j", now=NOW)},
+        {"proof": issue_assertion(key, agent=key.kid, hub_url=ISSUER, jti="j", now=NOW)},
+        {"proof": issue_enrolment(key, hub_url=ISSUER, jti="j", now=NOW - 90)},
+        {"proof": "x"},
+        {"jwk": json.dumps(other.public.to_jwk())},
+        {"jwk": json.dumps({**jwk, "kid": "chosen"})},
+        {"jwk": json.dumps({**jwk, "d": "AAAA"})},
+        {"jwk": json.dumps(p256.to_jwk())},
+        {"jwk": "{"},
+        {"jwk": "[" * 5000},
+        {"jwk": "null"},
+        {"jwk": ""},
+        {"proof": ""},
+        {"code": ""},
+    ):
+        status, body = await bench.enrol(key, **fields)
+        assert (status, body["error"]) == (400, "invalid_request"), fields
+    assert bench.kids == []
+    assert {event.kind for event in bench.events} == {Kind.MALFORMED}
+    # None of it has cost the code.
+    assert (await bench.enrol(key))[0] == 201
+
+
+async def test_a_key_that_was_registered_is_not_registered_again(bench: Bench) -> None:
+    key = SigningKey.generate()
+    await bench.enrol(key)
+    status, body = await bench.enrol(key, OTHER_CODE)
+    assert (status, body["error"]) == (400, "invalid_request")
+    assert "registered before" in str(body["error_description"])
+    assert bench.events[-1].resp is not None
+    assert bench.events[-1].resp.status == 400
+
+
+async def test_nothing_is_registered_while_the_trail_cannot_be_written(bench: Bench) -> None:
+    bench.down = True
+    key = SigningKey.generate()
+    status, _ = await bench.enrol(key)
+    assert (status, bench.kids) == (503, [])
+    bench.down = False
+    assert (await bench.enrol(key))[0] == 201
+
+
+async def test_neither_code_nor_proof_reaches_the_trail(bench: Bench) -> None:
+    key = SigningKey.generate()
+    await bench.enrol(key, CODE[:-1])
+    await bench.enrol(key, proof="secret-proof")
+    await bench.enrol(key)
+    written = b"\n".join(encode(event) for event in bench.events).decode()
+    for secret in (CODE, CODE[4:20], "secret-proof", hash_key(CODE, PEPPER), "eyJ"):
+        assert secret not in written
