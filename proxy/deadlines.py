@@ -20,13 +20,21 @@ SWEEP_S = 0.25
 QUIET_S = 0.5
 
 
+class Waiting(Protocol):
+    """Who waits."""
+
+    async def aclose(self) -> None:
+        """End what is waited for, under the one who waits; called cancelled, so nothing in it can wait."""
+        ...
+
+
 class Idle:
-    """A wait: the stream that is waited for, and when it has lasted too long; never while nobody waits."""
+    """A wait: who waits, and when it has lasted too long; never while nobody does."""
 
-    __slots__ = ("due_at", "stream")
+    __slots__ = ("due_at", "waiting")
 
-    def __init__(self, stream: trio.abc.AsyncResource) -> None:
-        self.stream = stream
+    def __init__(self, waiting: Waiting) -> None:
+        self.waiting = waiting
         self.due_at = math.inf
 
 
@@ -55,9 +63,9 @@ class Deadlines:
         """How many connections are looked at."""
         return len(self._waits)
 
-    def watch(self, stream: trio.abc.AsyncResource) -> Idle:
-        """Return a wait for a stream, to be set due and not due as it comes, and left at the end."""
-        idle = Idle(stream)
+    def watch(self, waiting: Waiting) -> Idle:
+        """Return a wait of somebody's, to be set due and not due as it comes, and left at the end."""
+        idle = Idle(waiting)
         self._waits.add(idle)
         return idle
 
@@ -105,4 +113,6 @@ class Deadlines:
     async def _close_due(self, now: float) -> None:
         for idle in [idle for idle in self._waits if idle.due_at <= now]:
             idle.due_at = math.inf
-            await trio.aclose_forcefully(idle.stream)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await idle.waiting.aclose()

@@ -76,6 +76,7 @@ class Fields:
         "connection",
         "crossing",
         "headers",
+        "note",
         "raw",
         "upgrade",
     )
@@ -93,11 +94,14 @@ class Fields:
     """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
     crossing: dict[bool, Fields]
     """What of them crosses, by whether the target is a proxy path's tail; `proxy.rewrite` keeps it here."""
+    note: object
+    """What whoever serves the connection made of them, for the next request that has the same ones."""
 
     def __init__(self, headers: Headers, raw: bytes = b"") -> None:
         self.headers = headers
         self.raw = raw
         self.crossing = {}
+        self.note = None
 
     def __getattr__(self, name: str) -> object:
         # Only for a slot that is empty.

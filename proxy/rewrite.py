@@ -266,6 +266,9 @@ def failure_of(head: ResponseHead) -> Failure | None:
 
 def guardrail_of(head: ResponseHead) -> str:
     """Return the rule by which the relay denied a request in the API server's stead; empty if it did not."""
+    # Nearly no answer has it, and so is not taken apart.
+    if DECISION_HEADER not in head.encode():
+        return ""
     value = head.header(DECISION_HEADER)
     if value is None:
         return ""

@@ -15,13 +15,18 @@ because closing with unread bytes makes TCP send a reset, which can overtake the
 cut, without TLS's close_notify, so that nobody takes the end for a clean one.
 
 Small requests are what a hub is made of, so nothing here makes a pass of the scheduler that the stream below
-does not make, and nothing is opened for a request but the request.
+does not make, and nothing is opened for a request but the request. One that need not wait needs no task
+either (`stand_by`): it is read and begun where its bytes are noticed, and answered where its answer is, while
+the connection's task sleeps in `next_request`. The task is woken for everything else: what is not a whole
+head and nothing more, what nobody could begin, what has begun and goes on, and every end.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol, TypeAlias
 
 import trio
 
@@ -31,6 +36,9 @@ from proxy.exchange import Failure, InboundBroken, OnGone, Processed, StreamCode
 from proxy.head import Fields, RequestHead, ResponseHead, connection_tokens
 from proxy.strict import BadRequest, HeadScanner, read_request_head
 from proxy.wire import FramingFault, RawStream
+from tunnel.net import TLSStream, tls_socket
+from tunnel.parking import ParkingSpot
+from tunnel.readiness import Readiness, Watch
 
 # Longer than the 90 s after which Go's clients close an idle connection: if we closed first, a POST could
 # meet the closing socket, and Go does not send a POST again.
@@ -40,6 +48,9 @@ HEAD_S = 32.0
 # What a client sends while its answer is still to come: pipelined requests, or bytes before a 101. Beyond
 # this nothing is read, so that a client that leaves then is noticed when the answer is sent.
 EARLY_BYTES_MAX = 64 * 1024
+# An answer up to this size is sent without a wait: about what the kernel takes of one at once, and no more to
+# hold for a client that does not read than a task would hold.
+QUICK_ANSWER_BYTES_MAX = 64 * 1024
 # How long and how much is read on after an early answer, for a client that looks only when it has sent all.
 LINGER_S = 5.0
 LINGER_BYTES_MAX = 16 * 1024 * 1024
@@ -49,11 +60,27 @@ REFUSED_LINGER_S = 1.0
 REFUSED_HEAD_BYTES_MAX = 4096
 
 _GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
+_END_OF_HEAD = b"\r\n\r\n"
 
 # What has become of the answer to the current request.
 _NONE, _AWAITED, _BEGUN, _WHOLE, _SWITCHED = range(5)
 # How the body of an answer is framed: there is none, by its length, in chunks, by the connection's end.
 _EMPTY, _COUNTED, _CHUNKED, _ENDLESS = range(4)
+
+
+class Begun(Protocol):
+    """An exchange that was begun without a wait, and that no task cares for.
+
+    It ends by `answer_nowait`, or by `give_up`, or a task goes on with it after `hand_over`.
+    """
+
+    def give_up(self) -> None:
+        """Nobody waits for the answer any more: the client is gone, or the connection's task cancelled."""
+        ...
+
+
+Begin: TypeAlias = "Callable[[ServerConnection, RequestHead], Begun | None]"
+"""Begins to answer a request without a body, if that needs no wait; None when it does, or is no such one."""
 
 
 class _Attendance:
@@ -62,6 +89,35 @@ class _Attendance:
     def __init__(self) -> None:
         self.scope = trio.CancelScope()
         self.ended = trio.Event()
+
+
+class _Quick:
+    """What a connection that stands by needs for it."""
+
+    __slots__ = ("begin", "begun", "descriptor", "fault", "head", "readiness", "spot", "stream", "watch")
+
+    def __init__(self, stream: TLSStream, readiness: Readiness, descriptor: int, begin: Begin) -> None:
+        self.stream = stream
+        self.readiness = readiness
+        self.descriptor = descriptor
+        self.begin = begin
+        self.watch: Watch | None = None
+        # Where the connection's task sleeps.
+        self.spot = ParkingSpot("another task waits for this connection's next request")
+        self.begun: Begun | None = None
+        # A request that was read, and could not be begun; or what went wrong with it.
+        self.head: RequestHead | None = None
+        self.fault: Exception | None = None
+
+    def end_watch(self) -> None:
+        if self.watch is not None:
+            self.watch.end()
+            self.watch = None
+
+    def wake(self) -> None:
+        """Let the task look; what comes from now on is its own to take."""
+        self.end_watch()
+        self.spot.unpark()
 
 
 class ServerConnection:
@@ -75,7 +131,7 @@ class ServerConnection:
     def __init__(self, stream: trio.abc.Stream, deadlines: Deadlines | None = None) -> None:
         self._stream = stream
         self._deadlines = deadlines
-        self._idle = deadlines.watch(stream) if deadlines is not None else None
+        self._idle = deadlines.watch(self) if deadlines is not None else None
         self._scanner = HeadScanner()
         self._fields: Fields | None = None
         self._request: RequestHead | None = None
@@ -100,6 +156,8 @@ class ServerConnection:
         self._interim: trio.Event | None = None
         self._on_gone: OnGone | None = None
         self._attendance: _Attendance | None = None
+        # What it takes to answer without the task, and what is noticed meanwhile (see stand_by).
+        self._quick: _Quick | None = None
         self.raw_head = b""
         """The current request's head as it came; of a refused one no more than its beginning."""
 
@@ -110,25 +168,33 @@ class ServerConnection:
 
         Raises BadRequest for what must not be read further. It can be answered like a request, and then the
         next call ends the connection. Cancelled, the connection can only be closed.
+
+        While it waits, requests are begun and answered as `stand_by` says. When one of them needs a task to
+        go on, that one's head is returned, and `take_begun` tells what was begun.
         """
-        if self._requests and not self._may_go_on():
-            await self.aclose()
-            return None
-        self._requests += 1
-        try:
-            raw = self._scanner.take_head()
-            if raw is None:
-                raw = await self._receive_head()
-            else:
-                # It came with the one before; a client that sends many at once must not keep the others out.
-                await trio.lowlevel.checkpoint()
-            if raw is None:
+        while True:
+            if self._requests and not self._may_go_on():
                 await self.aclose()
                 return None
-            return self._begin(raw)
-        except BadRequest:
-            self._refuse()
-            raise
+            self._requests += 1
+            try:
+                raw = self._scanner.take_head()
+                if raw is not None:
+                    # It came with the one before; who sends many at once must not keep the others out.
+                    await trio.lowlevel.checkpoint()
+                elif self._may_sleep():
+                    if (head := await self._stand_by()) is not None:
+                        return head
+                    continue
+                else:
+                    raw = await self._receive_head()
+                if raw is None:
+                    await self.aclose()
+                    return None
+                return self._begin(raw)
+            except BadRequest:
+                self._refuse()
+                raise
 
     async def _receive_head(self) -> bytes | None:
         """Return a whole head; None when the client has nothing more to ask."""
@@ -214,6 +280,144 @@ class ServerConnection:
         if self._torn or self._released or self._raw is not None or self._last:
             return False
         return self._answer == _WHOLE and self._body_read
+
+    # -- requests that need no task ------------------------------------------------------------------------
+
+    def stand_by(self, stream: TLSStream, readiness: Readiness, begin: Begin) -> None:
+        """From the next request on, have `begin` called for those that came whole and have no body.
+
+        It is called in the midst of everything, while the connection's task waits in `next_request`. `stream`
+        is the one that this connection was made with, or the one below that. Does nothing where there is no
+        socket to watch.
+        """
+        socket = tls_socket(stream)
+        if socket is not None:
+            self._stream = stream
+            self._quick = _Quick(stream, readiness, socket.fileno(), begin)
+
+    def take_begun(self) -> Begun | None:
+        """What was begun of the request that `next_request` returned; the caller's to go on with."""
+        quick = self._quick
+        if quick is None:
+            return None
+        begun, quick.begun = quick.begun, None
+        return begun
+
+    def answer_nowait(self, head: ResponseHead, body: bytes) -> bool:
+        """End what was begun with a whole answer; False when a part of it is not out yet (see hand_over).
+
+        At most QUICK_ANSWER_BYTES_MAX of body. Raises InboundBroken when the client is gone.
+        """
+        quick = self._quick
+        assert quick is not None, "it stands by"
+        first = self._framed(self._begin_answer(head), body, True)
+        try:
+            sent = quick.stream.send_nowait(first)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            self._torn = True
+            quick.begun = None
+            quick.wake()
+            raise InboundBroken(_GONE) from exc
+        if not sent:
+            self._torn = True  # until flush
+            return False
+        quick.begun = None
+        if self._last or len(self._scanner):
+            quick.wake()
+        elif self._deadlines is not None and self._idle is not None:
+            self._deadlines.begin(self._idle, IDLE_S)
+        return True
+
+    async def flush(self) -> None:
+        """Send what `answer_nowait` left; raises InboundBroken."""
+        self._torn = False
+        await self._write(b"")
+
+    def hand_over(self, fault: Exception | None = None) -> None:
+        """Wake the connection's task to go on with what was begun, or to raise the fault that came of it."""
+        quick = self._quick
+        assert quick is not None, "it stands by"
+        quick.fault = fault
+        quick.wake()
+
+    def _may_sleep(self) -> bool:
+        """Whether the next request is still to come, and its first bytes can be noticed without the task."""
+        quick = self._quick
+        if quick is None or self._requests == 1:
+            return False
+        return not (self._eof or len(self._scanner) or quick.stream.has_unread)
+
+    async def _stand_by(self) -> RequestHead | None:
+        """Sleep while requests are served; returns the head of one that the task is needed for.
+
+        None: look again at what has come, or at what has become of the connection.
+        """
+        quick = self._quick
+        assert quick is not None, "it stands by"
+        quick.head = None
+        quick.watch = quick.readiness.watch(quick.descriptor, self._serve_quickly)
+        if self._deadlines is not None and self._idle is not None:
+            self._deadlines.begin(self._idle, IDLE_S)
+        try:
+            await quick.spot.park()
+            fault, quick.fault = quick.fault, None
+            if fault is not None:
+                raise fault
+        except BaseException:
+            begun, quick.begun = quick.begun, None
+            if begun is not None:
+                begun.give_up()
+            raise
+        finally:
+            quick.end_watch()
+            if self._idle is not None:
+                self._idle.due_at = math.inf
+        return self._request if quick.begun is not None else quick.head
+
+    def _serve_quickly(self) -> None:
+        """Take in what has come while the task sleeps, and begin to answer it if that needs no wait."""
+        quick = self._quick
+        assert quick is not None, "it stands by"
+        try:
+            data = quick.stream.receive_nowait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        if data is None:
+            return
+        if not data:
+            self._eof = True
+            if quick.begun is not None:
+                begun, quick.begun = quick.begun, None
+                self._torn = True
+                begun.give_up()
+            quick.wake()
+        elif quick.begun is not None:
+            # The next request comes before the answer, and waits for it.
+            self._scanner.feed(data)
+            if len(self._scanner) >= EARLY_BYTES_MAX:
+                quick.end_watch()
+        elif not data.endswith(_END_OF_HEAD) or data.find(_END_OF_HEAD) != len(data) - len(_END_OF_HEAD):
+            # Not whole, or more than a head.
+            self._scanner.feed(data)
+            quick.wake()
+        else:
+            self._begin_quickly(quick, data)
+
+    def _begin_quickly(self, quick: _Quick, raw: bytes) -> None:
+        try:
+            head = self._begin(raw)
+            if self._body_read and head.fields.upgrade is None:
+                quick.begun = quick.begin(self, head)
+        except Exception as exc:
+            # It is raised where the connection's task waits.
+            quick.fault = exc
+        else:
+            if quick.begun is not None:
+                if self._idle is not None:
+                    self._idle.due_at = math.inf
+                return
+            quick.head = head
+        quick.wake()
 
     # -- the request's body --------------------------------------------------------------------------------
 
@@ -355,6 +559,14 @@ class ServerConnection:
     async def _send(self, first: bytes, data: bytes, end: bool) -> None:
         if self._torn or self._released:
             raise InboundBroken(_GONE)
+        first = self._framed(first, data, end)
+        while self._interim is not None:
+            await self._interim.wait()
+        if first:
+            await self._write(first)
+
+    def _framed(self, first: bytes, data: bytes, end: bool) -> bytes:
+        """Return what is to be sent: `first`, and body bytes as they are framed."""
         framing = self._framing
         if data and framing == _CHUNKED:
             last = b"\r\n0\r\n\r\n" if end else b"\r\n"
@@ -370,10 +582,7 @@ class ServerConnection:
             first = first + data if first else data
         if end:
             self._answer = _WHOLE
-        while self._interim is not None:
-            await self._interim.wait()
-        if first:
-            await self._write(first)
+        return first
 
     async def _send_continue(self) -> None:
         """Send the 100 that the client waits for; whoever sends the answer waits until it is out."""
@@ -481,8 +690,12 @@ class ServerConnection:
 
     def _release(self) -> None:
         self._released = True
+        if self._quick is not None:
+            # Who closes an idle connection is not the task that waits for its next request.
+            self._quick.wake()
         if self._idle is not None and self._deadlines is not None:
             self._deadlines.leave(self._idle)
+            self._idle = None
 
     async def _linger(self) -> None:
         """Read on, so that what is unread does not make TCP take back the answer."""

@@ -175,6 +175,8 @@ class Session:
         self._accepted: deque[Stream] = deque()
         self._on_stream: Callable[[Stream], None] | None = None
         self._on_context: Callable[[Context], None] | None = None
+        # What streams are to call (Stream.on_answer), as soon as the core is done with what it is at.
+        self._told: list[Callable[[], None]] = []
         self._ending: tuple[int | None, str] | None = None
         self._ended = trio.Event()
         self._leaving = trio.Event()
@@ -441,7 +443,16 @@ class Session:
 
     def _dispatch_waiting(self) -> None:
         self._dispatch(self._connection.take_events())
+        if self._told:
+            # Out of the midst of whatever needed the memory.
+            trio.lowlevel.current_trio_token().run_sync_soon(self._tell)
         self._kick()
+
+    def _tell(self) -> None:
+        """Call what streams are to call; more may come to it meanwhile."""
+        for tell in self._told:
+            tell()
+        self._told.clear()
 
     def _queue_for_accept(self, state: StreamState) -> None:
         if self._on_stream is not None:
@@ -537,6 +548,8 @@ class Session:
                     happened = connection.receive_message(message, self._now())
                     if happened:
                         self._dispatch(happened)
+                    if self._told:
+                        self._tell()
                     if self._leaver.taken:
                         self._note_quiet()
                     self._kick()
@@ -642,6 +655,7 @@ class Session:
             connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)
         connection.close(StreamCode.DETACH_EXPIRED, reason)
         self._dispatch(connection.take_events())
+        self._tell()
         for stream in self._accepted:
             connection.discard_received(stream._state)
         self._accepted.clear()

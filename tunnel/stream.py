@@ -66,6 +66,7 @@ class Stream(trio.abc.HalfCloseableStream):
         "_sender",
         "_session",
         "_state",
+        "_tell_answer",
         "_tell_reset",
         "ends_on_close",
     )
@@ -82,6 +83,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._reader: ParkingSpot = NO_SPOT
         self._sender: ParkingSpot = NO_SPOT
         self._head_reader: ParkingSpot = NO_SPOT
+        self._tell_answer: Callable[[], None] | None = None
         self._tell_reset: Callable[[], None] | None = None
         state.owner = self
 
@@ -167,6 +169,36 @@ class Stream(trio.abc.HalfCloseableStream):
         if self._failure is not None:
             raise StreamReset(*self._failure)
         return None
+
+    def on_answer(self, tell: Callable[[], None] | None) -> None:
+        """Have `tell` called once, when something of the answer is here, or there will be none.
+
+        It is for whoever wants no task for that, and is called when all that came with it has been taken
+        notice of: so it may use this stream, but must neither wait nor raise. None takes it back.
+        """
+        self._tell_answer = tell
+
+    def peek_whole_answer(self) -> tuple[bytes, int] | None:
+        """Return the head of the answer and how many bytes are behind it, when all is said both ways.
+
+        None when something is still to come, or the stream broke, or was closed.
+        """
+        state = self._state
+        head = state.answer_head
+        if head is None or state.receiving is not ENDED or state.sending is not ENDED:
+            return None
+        if self._failure is not None or self._closed:
+            return None
+        return head, state.incoming.size
+
+    def take_whole_answer(self) -> bytes:
+        """Return all bytes of an answer of which `peek_whole_answer` has told, and leave the stream."""
+        state = self._state
+        size = state.incoming.size
+        data = self._session._take(state, size) if size else b""
+        self._closed = True
+        state.owner = None
+        return data
 
     # --- receiving ---
 
@@ -356,6 +388,8 @@ class Stream(trio.abc.HalfCloseableStream):
     # --- what the core tells (protocol.streams.StreamOwner), and nobody else ---
 
     def on_data(self) -> None:
+        if self._tell_answer is not None:
+            self._tell_of_answer()
         if self._reader is not NO_SPOT:
             self._reader.unpark()
         # For whom the bytes mean that there is no head.
@@ -363,6 +397,8 @@ class Stream(trio.abc.HalfCloseableStream):
             self._head_reader.unpark()
 
     def on_head(self) -> None:
+        if self._tell_answer is not None:
+            self._tell_of_answer()
         if self._head_reader is not NO_SPOT:
             self._head_reader.unpark()
 
@@ -374,10 +410,17 @@ class Stream(trio.abc.HalfCloseableStream):
             self._failure = (code, processed, reason)
         # Bytes that memory took back are gone, even if the stream itself had ended well in line.
         self._failed_in_line = in_line
+        if self._tell_answer is not None:
+            self._tell_of_answer()
         self._wake_all()
         tell, self._tell_reset = self._tell_reset, None
         if tell is not None:
             tell()
+
+    def _tell_of_answer(self) -> None:
+        tell, self._tell_answer = self._tell_answer, None
+        if tell is not None:
+            self._session._told.append(tell)
 
     def _wake_all(self) -> None:
         for spot in (self._reader, self._sender, self._head_reader):

@@ -132,6 +132,11 @@ class TLSStream(trio.abc.Stream):
         """OpenSSL's view of the connection: its certificate, version, ALPN; never for reading or writing."""
         return self._ssl
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether there is something to receive that was taken from the transport already."""
+        return bool(self._unread)
+
     async def do_handshake(self) -> None:
         """Agree on keys with the peer, and verify its certificate if the context says so.
 

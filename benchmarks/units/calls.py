@@ -29,6 +29,7 @@ from proxy.forward import CloseReason, Outcome
 from proxy.head import RequestHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, bearer, decide
+from proxy.hub.admission import Call, understand
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls, _closing
 from proxy.hub.config import HubConfig
@@ -36,7 +37,7 @@ from proxy.hub.contexts import TokenContexts
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, AgentState, Cluster, Mode, Snapshot
-from proxy.hub.live import Call, LiveCall
+from proxy.hub.live import LiveCall
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GRANTED, Trail, impersonated
 from proxy.relay.verify import Verifier
@@ -146,11 +147,12 @@ class Case:
             info=info,
             decision=Decision("allow", GRANTED, GRANTED),
         )
-        call = Call(head, target, info, self.claims, self.agent, self.cluster, "192.0.2.7")
-        live = LiveCall(call, opening, cast(ServerConnection, None))
+        asked = understand(b"GET", b"/clusters/prod" + target)
+        call = Call(head, asked, info, self.claims, self.agent, self.cluster, "192.0.2.7")
+        live = LiveCall(call, opening.eid, cast(ServerConnection, None))
         live.relay = self.relay
         live.impersonated = impersonated(self.principal, "session-1")
-        return _closing(live, DONE, 1.25)
+        return _closing(live, opening, DONE, 1.25)
 
 
 class TakesAll:

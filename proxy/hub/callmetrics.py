@@ -1,42 +1,67 @@
-"""What Prometheus learns of each call: how many, how they ended, how long the ordinary ones took."""
+"""What Prometheus learns of each call: how many, how they ended, how long the ordinary ones took.
+
+Calls are counted in plain numbers, and made into metrics when somebody asks: the library's own counters cost
+a call 5 µs, a tenth of all that a small one does.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from audit.record import Event
 
 # A list within a cluster takes milliseconds; a webhook may take its half minute.
-_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BUCKETS_MS = tuple(bound * 1000 for bound in _BUCKETS_S)
 
 
-class CallMetrics:
+class CallMetrics(Collector):
     """Counts calls by cluster and status. Both are bounded: enrolled clusters, and HTTP's codes."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._calls = Counter(
-            "hawse_calls",
-            "Kubernetes API calls, also refused ones, by cluster and answer (0: none).",
-            ["cluster", "status"],
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "hawse_call_seconds",
-            "Duration of calls that are neither watches nor streams.",
-            registry=registry,
-            buckets=_BUCKETS_S,
-        )
-        # `labels` looks up by a tuple of strings it makes anew; a kept child costs a third of that.
-        self._children: dict[tuple[str, int], Counter] = {}
+        self._calls: dict[tuple[str, int], int] = {}
+        # One a bucket, and one for what took longer than all of them.
+        self._durations = [0] * (len(_BUCKETS_MS) + 1)
+        self._duration_ms = 0.0
+        registry.register(self)
 
     def observe(self, event: Event) -> None:
         """Count a call by its closing event."""
         # A refusal may name a cluster that nobody enrolled; only an id makes it a label.
-        cluster = event.cluster.name if event.cluster is not None and event.cluster.id else ""
-        status = event.resp.status if event.resp is not None else 0
-        child = self._children.get((cluster, status))
-        if child is None:
-            child = self._children[cluster, status] = self._calls.labels(cluster, str(status))
-        child.inc()
-        if event.stream is None and event.dur_ms is not None:
-            self._seconds.observe(event.dur_ms / 1000)
+        cluster, resp = event.cluster, event.resp
+        name = cluster.name if cluster is not None and cluster.id else ""
+        key = name, resp.status if resp is not None else 0
+        self._calls[key] = self._calls.get(key, 0) + 1
+        took_ms = event.dur_ms
+        if took_ms is not None and event.stream is None:
+            self._durations[bisect_left(_BUCKETS_MS, took_ms)] += 1
+            self._duration_ms += took_ms
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Make the metrics of the numbers."""
+        calls = CounterMetricFamily(
+            "hawse_calls",
+            "Kubernetes API calls, also refused ones, by cluster and answer (0: none).",
+            labels=["cluster", "status"],
+        )
+        for (cluster, status), count in self._calls.items():
+            calls.add_metric([cluster, str(status)], count)
+        yield calls
+        bounds = [*map(str, _BUCKETS_S), "+Inf"]
+        yield HistogramMetricFamily(
+            "hawse_call_seconds",
+            "Duration of calls that are neither watches nor streams.",
+            buckets=list(zip(bounds, accumulate(self._durations), strict=True)),
+            sum_value=self._duration_ms / 1000,
+        )

@@ -8,7 +8,6 @@ and only then a stream to the relay, under the agent's own identity and with a h
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable
 
@@ -16,40 +15,31 @@ import attrs
 import trio
 from msgspec.structs import replace
 
-from audit.record import Decision, Event, Kind, Phase, Response, text, utc
+from audit.ids import new_eid
+from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, utc
 from audit.recorder import Recorder
 from audit.store import AuditUnavailable
 from auth.principal import Principal
-from auth.requestinfo import BadTarget, RequestInfo, parse
-from auth.tokens import AccessClaims, TokenError
+from auth.tokens import TokenError
 from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
-from proxy.hub.access import AccessTokens, Denied, bearer, decide
+from proxy.hub.access import AccessTokens, Denied, decide
+from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.config import HubConfig
 from proxy.hub.direct import DirectOutbound, DirectRelays
 from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, Cluster, Mode
+from proxy.hub.entities import Cluster, Mode
 from proxy.hub.hints import ExplainedOutbound
-from proxy.hub.live import Call, Ending, LiveCall, LiveCalls
-from proxy.hub.registry import Registry
+from proxy.hub.live import Ending, LiveCall, LiveCalls
+from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GRANT, GRANTED, GUARDRAILS, Trail, impersonated, recorded_relay
-from proxy.rewrite import (
-    guardrail_of,
-    has_access_token,
-    hub_request_head,
-    hub_response_head,
-    identity_headers,
-    is_tail,
-)
+from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head
 from proxy.status import failure_response, status_response
 from proxy.tunnelled import TunnelOutbound
-from tunnel import Draining, SessionClosed, TooManyStreams
+from tunnel import Draining, SessionClosed, Stream, TooManyStreams
 
-PREFIX = b"/clusters/"
-# A cluster's name is a slug; what follows it is the API server's own path, or nothing.
-_TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})((?:[/?].*)?)", re.DOTALL)
 # The first attempt, and one more: under a fresh token, or at another relay.
 ATTEMPTS_MAX = 2
 _TRY_AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.DRAINING})
@@ -62,6 +52,16 @@ class ClusterOffline(Exception):
 
     def __init__(self, cluster: Cluster, why: str) -> None:
         super().__init__(f'cluster "{cluster.name}" is offline: {why}')
+
+
+@attrs.define(eq=False)
+class OpenedStream:
+    """A stream to a relay under an agent's identity."""
+
+    stream: Stream
+    relay: LiveRelay
+    impersonated: Impersonated
+    """What the relay's token says."""
 
 
 @attrs.define(eq=False)
@@ -82,12 +82,17 @@ class Calls:
     live: LiveCalls = attrs.field(init=False)
     """Whoever serves runs it beside, and has it `reconsider` when the directory has changed."""
 
+    admission: Admission = attrs.field(init=False)
     _idle: trio.Event | None = None
     """Only while somebody waits for it."""
 
     @live.default
     def _live_calls(self) -> LiveCalls:
         return LiveCalls(self.judge)
+
+    @admission.default
+    def _admission_of_these(self) -> Admission:
+        return Admission(self.tokens, self.directory)
 
     def judge(self, live: LiveCall) -> Ending | None:
         """Whether a call under way would be refused now, or would reach its cluster as somebody else."""
@@ -126,77 +131,80 @@ class Calls:
         When cancelled, the client's connection is cut, the stream to the relay is reset, and the call has
         its closing event all the same.
         """
-        match = _TARGET.fullmatch(head.target)
-        name = match[1].decode("ascii") if match is not None else ""
+        asked = understand(head.method, head.target)
         try:
-            claims = self.tokens.verify(bearer(head), name, time.time())
-            decided = decide(self.directory.current, claims, name)
+            caller = self.admission.caller(head, asked)
         except TokenError as error:
             self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
             )
             await connection.answer(*status_response(401, "", error.reason))
             return
-
         authenticated()
-        assert match is not None
-        target: bytes = match[2]
-        if not target.startswith(b"/"):
-            target = b"/" + target
-        agent, cluster = (None, None) if isinstance(decided, Denied) else decided
-        info: RequestInfo | None = None
+        call = self.admit(head, asked, caller, client_ip)
+        if isinstance(call, Refusal):
+            self._record_refusal(head, asked, caller, client_ip, call)
+            await connection.answer(*status_response(call.status, "", call.message))
+            return
+        live = LiveCall(call, new_eid(), connection)
+        # Before the first wait: whatever changes from now on finds it.
+        self.enter(live)
         try:
-            info = parse(head.method, target)
-            refusal = _refusal(head, target, claims, decided)
-        except BadTarget as error:
-            message = f"the request target is refused: {error.reason}"
-            refusal = _Refusal(400, "malformed", message, Kind.MALFORMED, error.reason)
-        if refusal is None:
-            assert agent is not None
-            limit = self.config.limits.streams_per_agent
-            if self.streams.get(agent.id, 0) < limit:
-                assert info is not None
-                assert cluster is not None
-                await self._counted(connection, Call(head, target, info, claims, agent, cluster, client_ip))
-                return
-            message = f"agent:{agent.name} has {limit} calls under way, the limit"
-            refusal = _Refusal(429, "streams-per-agent", message)
+            await self._admitted(connection, live)
+        finally:
+            self.leave(live)
+
+    def admit(self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str) -> Call | Refusal:
+        """The call, when all that can be known before it begins is in order."""
+        call = self.admission.admit(head, asked, caller, client_ip)
+        if isinstance(call, Refusal):
+            return call
+        limit = self.config.limits.streams_per_agent
+        if self.streams.get(call.agent.id, 0) >= limit:
+            message = f"agent:{call.agent.name} has {limit} calls under way, the limit"
+            return Refusal(429, "streams-per-agent", message)
+        return call
+
+    def _record_refusal(
+        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, refusal: Refusal
+    ) -> None:
         event = self.trail.call(
             head=head,
-            target=target,
+            target=asked.target,
             client_ip=client_ip,
-            claims=claims,
-            agent=agent,
-            cluster=cluster,
-            info=info,
+            claims=caller.claims,
+            agent=caller.agent,
+            cluster=caller.cluster,
+            info=asked.info,
             decision=Decision("deny", refusal.rule, GRANTED),
             kind=refusal.kind,
             note=refusal.note or refusal.message,
         )
         self._refused(event, refusal.status)
-        await connection.answer(*status_response(refusal.status, "", refusal.message))
 
-    async def _counted(self, connection: ServerConnection, call: Call) -> None:
-        """Answer a call that is granted, as one of those that its agent has under way."""
-        agent_id = call.agent.id
-        streams = self.streams
-        streams[agent_id] = streams.get(agent_id, 0) + 1
-        try:
-            await self._admitted(connection, call)
-        finally:
-            left = streams[agent_id] - 1
-            if left:
-                streams[agent_id] = left
-            else:
-                del streams[agent_id]
-                if not streams and self._idle is not None:
-                    self._idle.set()
-                    self._idle = None
+    def enter(self, live: LiveCall) -> None:
+        """A call begins to be under way, and one of those of its agent."""
+        agent_id = live.call.agent.id
+        self.streams[agent_id] = self.streams.get(agent_id, 0) + 1
+        self.live.enter(live)
 
-    async def _admitted(self, connection: ServerConnection, call: Call) -> None:
-        """Record and forward a call that is allowed."""
-        durable = call.info.is_write or call.head.upgrade is not None
-        opening = self.trail.call(
+    def leave(self, live: LiveCall) -> None:
+        """A call is over, and its end on the way into the trail."""
+        self.live.leave(live)
+        streams, agent_id = self.streams, live.call.agent.id
+        left = streams[agent_id] - 1
+        if left:
+            streams[agent_id] = left
+            return
+        del streams[agent_id]
+        if not streams and self._idle is not None:
+            self._idle.set()
+            self._idle = None
+
+    def opening(self, live: LiveCall, *, phase: Phase = Phase.COMPLETE) -> Event:
+        """The event of a call as it began: the intent, or what a read's becomes."""
+        call = live.call
+        return self.trail.call(
             head=call.head,
             target=call.target,
             client_ip=call.client_ip,
@@ -205,18 +213,15 @@ class Calls:
             cluster=call.cluster,
             info=call.info,
             decision=GRANT,
-            phase=Phase.INTENT if durable else Phase.COMPLETE,
+            phase=phase,
+            eid=live.eid,
+            began_at=live.began_at,
         )
-        live = LiveCall(call, opening, connection)
-        # Before the first wait: whatever changes from now on finds it.
-        self.live.enter(live)
-        try:
-            await self._recorded(connection, live, durable=durable)
-        finally:
-            self.live.leave(live)
 
-    async def _recorded(self, connection: ServerConnection, live: LiveCall, *, durable: bool) -> None:
-        opening = live.opening
+    async def _admitted(self, connection: ServerConnection, live: LiveCall) -> None:
+        """Record and forward a call that is allowed."""
+        durable = live.call.asked.durable or live.call.head.upgrade is not None
+        opening = self.opening(live, phase=Phase.INTENT if durable else Phase.COMPLETE)
         try:
             if durable:
                 await self.recorder.intent(opening)
@@ -231,29 +236,66 @@ class Calls:
             await connection.answer(*status_response(503, "", message))
             return
 
-        started = time.monotonic()
+        await self.carry(connection, live, opening, None, time.monotonic())
+
+    async def carry(
+        self,
+        connection: ServerConnection,
+        live: LiveCall,
+        opening: Event,
+        opened: OpenedStream | None,
+        began_s: float,
+    ) -> None:
+        """Forward a call that may move, on the stream that was opened for it if one was, and record its end.
+
+        `began_s` is on the monotonic clock.
+        """
         outcome: Outcome | None = None
         try:
-            outcome = await self._forward(connection, live)
+            outcome = await self._forward(connection, live, opened)
         finally:
             if outcome is None:
                 stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
                 outcome = _failed(live.failure or stopped, CloseReason.CLIENT_GONE, live.tally)
-            closing = _closing(live, outcome, (time.monotonic() - started) * 1000)
-            self.recorder.complete(closing)
-            self.observe(closing)
+            self.close(live, opening, outcome, began_s)
 
-    async def _forward(self, connection: ServerConnection, live: LiveCall) -> Outcome:
-        """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
-        call, audit_id = live.call, live.opening.eid
-        inner = hub_request_head(
-            call.head, call.target, audit_id=audit_id, client_ip=call.client_ip, tail=is_tail(call.info)
+    def close(self, live: LiveCall, opening: Event, outcome: Outcome, began_s: float) -> None:
+        """Record what came of a call that began at `began_s` on the monotonic clock."""
+        closing = _closing(live, opening, outcome, (time.monotonic() - began_s) * 1000)
+        self.recorder.complete(closing)
+        self.observe(closing)
+
+    def close_read(self, live: LiveCall, opened: OpenedStream, began_s: float) -> None:
+        """The same for a read that was answered whole, and of which nothing was recorded yet."""
+        call, tally = live.call, live.tally
+        took_ms = round((time.monotonic() - began_s) * 1000, 3)
+        closing = self.trail.read(
+            head=call.head,
+            target=call.target,
+            client_ip=call.client_ip,
+            claims=call.claims,
+            agent=call.agent,
+            cluster=call.cluster,
+            info=call.info,
+            eid=live.eid,
+            relay=recorded_relay(opened.relay.instance, opened.relay.version),
+            impersonated=opened.impersonated,
+            resp=Response(tally.status, "", tally.bytes_out, took_ms, "yes"),
+            took_ms=took_ms,
         )
+        self.recorder.complete(closing)
+        self.observe(closing)
+
+    async def _forward(
+        self, connection: ServerConnection, live: LiveCall, opened: OpenedStream | None
+    ) -> Outcome:
+        """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
+        call = live.call
+        inner = inner_head(call, live.eid)
 
         def on_head(head: ResponseHead) -> ResponseHead:
             live.guardrail = guardrail_of(head)
-            prefix = PREFIX + call.cluster.name.encode("ascii")
-            return hub_response_head(head, prefix, call.target, call.head.header(b"host"))
+            return answer_head(call, head)
 
         renew = False
         for _ in range(ATTEMPTS_MAX):
@@ -264,7 +306,11 @@ class Calls:
             live.failure = None
             try:
                 if call.cluster.mode is Mode.TUNNEL:
-                    outbound: Outbound = self._open_stream(live, inner, renew=renew)
+                    opened = opened or self.open_stream(call, inner, renew=renew)
+                    live.relay = recorded_relay(opened.relay.instance, opened.relay.version)
+                    live.impersonated = opened.impersonated
+                    outbound: Outbound = TunnelOutbound(opened.stream, inner)
+                    opened = None
                 else:
                     outbound = await self._open_direct(live, inner, renew=renew)
             except ClusterOffline as error:
@@ -303,16 +349,15 @@ class Calls:
             head, body = status_response(503, "", message)
         else:
             upgrade = call.head.upgrade is not None
-            audit_header = ((b"audit-id", audit_id.encode("ascii")),)
+            audit_header = ((b"audit-id", live.eid.encode("ascii")),)
             head, body = failure_response(
                 outcome.failure, call.head.method, upgrade=upgrade, headers=audit_header
             )
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
 
-    def _open_stream(self, live: LiveCall, inner: RequestHead, *, renew: bool) -> TunnelOutbound:
+    def open_stream(self, call: Call, inner: RequestHead, *, renew: bool = False) -> OpenedStream:
         """Open a stream to a relay of the cluster; raises ClusterOffline."""
-        call = live.call
         principal = call.agent.principal
         assert principal is not None
         relay = self.registry.session(call.cluster.id)
@@ -320,14 +365,13 @@ class Calls:
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session
         index = (contexts.renew if renew else contexts.index_for)(principal, time.time())
-        eof = call.head.upgrade is None and call.head.body_length == 0
+        fields = call.head.fields
+        eof = fields.upgrade is None and fields.body_length == 0
         try:
             stream = session.open_stream(inner.encode(), context=index, eof=eof)
         except (SessionClosed, Draining, TooManyStreams) as error:
             raise ClusterOffline(call.cluster, str(error)) from error
-        live.relay = recorded_relay(relay.instance, relay.version)
-        live.impersonated = impersonated(principal, session.session_id)
-        return TunnelOutbound(stream, inner)
+        return OpenedStream(stream, relay, impersonated(principal, session.session_id))
 
     async def _open_direct(self, live: LiveCall, inner: RequestHead, *, renew: bool) -> DirectOutbound:
         """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
@@ -355,6 +399,19 @@ class Calls:
         self.observe(closing)
 
 
+def inner_head(call: Call, audit_id: str) -> RequestHead:
+    """What of the call's head crosses to the relay."""
+    return hub_request_head(
+        call.head, call.target, audit_id=audit_id, client_ip=call.client_ip, tail=call.asked.tail
+    )
+
+
+def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
+    """The head of the relay's answer as the client gets it."""
+    prefix = PREFIX + call.cluster.name.encode("ascii")
+    return hub_response_head(head, prefix, call.target, call.head.header(b"host"))
+
+
 def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
     return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
 
@@ -374,39 +431,6 @@ def _may_try_again(outcome: Outcome) -> bool:
     )
 
 
-@attrs.frozen
-class _Refusal:
-    """Why a call of a known agent is refused, for the agent and for the trail."""
-
-    status: int
-    rule: str
-    message: str
-    kind: Kind = Kind.CALL
-    note: str = ""
-    """For the trail, where it says it in other words."""
-
-
-def _refusal(
-    head: RequestHead, target: bytes, claims: AccessClaims, decided: tuple[Agent, Cluster] | Denied
-) -> _Refusal | None:
-    """Why a request that was understood is refused all the same; None when it is granted."""
-    forged = identity_headers(head)
-    if forged:
-        message = (
-            f"{text(forged[0])} is refused: the identity is agent:{claims.principal.name}, "
-            "from the credential alone (kubectl --as cannot be used here)"
-        )
-        return _Refusal(403, "no-impersonation", message, Kind.HEADER_SMUGGLING)
-    if isinstance(decided, Denied):
-        return _Refusal(403, decided.rule, decided.message)
-    if has_access_token(target):
-        return _Refusal(400, "token-in-url", "a token in the URL is refused", Kind.MALFORMED)
-    if head.upgrade is not None and head.body_length != 0:
-        message = "an upgrade request cannot have a body"
-        return _Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
-    return None
-
-
 def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:
     """Which groups the API server was told of, that it would not be told of now."""
     if before is now or before is None:
@@ -415,9 +439,9 @@ def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:
     return [group for group in before.groups if group not in kept]
 
 
-def _closing(live: LiveCall, outcome: Outcome, elapsed_ms: float) -> Event:
+def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float) -> Event:
     """The call's closing event."""
-    opening, ended = live.opening, live.ended
+    ended = live.ended
     failure = outcome.failure
     # What was whole before it could be ended is just complete.
     if ended is not None and failure is not None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import math
+import select
 from collections.abc import Callable
 from email.utils import formatdate
+from functools import partial
 
 import attrs
 import trio
@@ -23,7 +25,9 @@ from proxy.exchange import InboundBroken
 from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
-from proxy.hub.calls import PREFIX, Calls
+from proxy.hub import quick
+from proxy.hub.admission import PREFIX
+from proxy.hub.calls import Calls
 from proxy.hub.certificate import Certificate
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.oauth import Answer
@@ -34,6 +38,7 @@ from proxy.hub.trail import Trail
 from proxy.loglimit import LogLimit
 from proxy.status import status_response
 from tunnel.net import peer_address, wrap_server
+from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
 
 HANDSHAKE_S = 10.0
@@ -65,8 +70,20 @@ class Front:
     """Off while the hub starts and once it stops: /readyz says so."""
     gate: Gate = attrs.Factory(Gate)
     deadlines: Deadlines = attrs.Factory(Deadlines)
-    """Whoever serves connections runs it beside."""
+    _readiness: Readiness | None = None
+    """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+
+    async def run(self) -> None:
+        """Do what the connections need done for them; runs beside whoever accepts them, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.deadlines.run)
+            if hasattr(select, "epoll"):
+                self._readiness = readiness = Readiness()
+                try:
+                    await readiness.run()
+                finally:
+                    self._readiness = None
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
@@ -106,6 +123,10 @@ class Front:
                 return
             if head is None:
                 return
+            if (begun := connection.take_begun()) is not None:
+                assert isinstance(begun, quick.QuickCall), "nobody else begins one"
+                await begun.carry_on()
+                continue
             if not stranger.inside:
                 # By an earlier request it is known who sends on this connection.
                 if await self._route(connection, tls, head, _do_nothing, address):
@@ -118,6 +139,14 @@ class Front:
                 return
             # What came before was answered and is held no more.
             stranger.settle()
+            self._stand_by(connection, tls, stranger, address)
+
+    def _stand_by(
+        self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
+    ) -> None:
+        """Spare the connection's task the small reads, once it is known who sends them."""
+        if self._readiness is not None and not stranger.inside:
+            connection.stand_by(tls, self._readiness, partial(quick.begin, self.calls, client_ip=address))
 
     async def _route(
         self,

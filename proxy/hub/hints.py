@@ -17,6 +17,11 @@ _CANNOT_IMPERSONATE = b"cannot impersonate"
 STATUS_BYTES_MAX = 8 * 1024
 
 
+def may_be_explained(head: ResponseHead) -> bool:
+    """Whether an answer has to be read before it can pass."""
+    return head.status == 403 and 0 < (head.body_length or 0) <= STATUS_BYTES_MAX
+
+
 class ExplainedOutbound:
     """The answering side of a call (an Outbound), with a Warning on the 403 that the operator can mend."""
 
@@ -28,7 +33,7 @@ class ExplainedOutbound:
     async def receive_head(self) -> ResponseHead:
         """See Outbound. The body of a short 403 is read first."""
         head = await self._outbound.receive_head()
-        if head.status != 403 or not 0 < (head.body_length or 0) <= STATUS_BYTES_MAX:
+        if not may_be_explained(head):
             return head
         while data := await self._outbound.receive_body():
             self._held.append(data)

@@ -16,39 +16,23 @@ What lives on needs no timer of its own: one task looks at all of them, when the
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import attrs
 import trio
 
-from audit.record import Event, Impersonated
+from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
-from auth.requestinfo import RequestInfo
-from auth.tokens import AccessClaims
 from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason, Tally
-from proxy.head import RequestHead
-from proxy.hub.entities import Agent, Cluster
+from proxy.hub.admission import Call
 
 # Between two looks at calls that may be due; what is due is late by no more.
 SWEEP_S = 0.25
 # Calls that are judged in one go, at some microseconds each; then the others may run.
 JUDGED_PER_PASS = 256
-
-
-@attrs.define(eq=False)
-class Call:
-    """A call that is authenticated, understood and granted."""
-
-    head: RequestHead
-    target: bytes
-    """In the cluster: without the prefix."""
-    info: RequestInfo
-    claims: AccessClaims
-    agent: Agent
-    cluster: Cluster
-    client_ip: str
 
 
 @attrs.frozen
@@ -63,14 +47,9 @@ class Ending:
         return StreamCode.DEADLINE if self.close_reason is CloseReason.DEADLINE else StreamCode.REVOKED
 
 
-@attrs.define(eq=False)
 class LiveCall:
     """A call under way, and what is known of it, also when it is cancelled."""
 
-    call: Call
-    opening: Event
-    inbound: Inbound
-    tally: Tally = attrs.Factory(Tally)
     outbound: Outbound | None = None
     """While there is one: where the call is now."""
     ended: Ending | None = None
@@ -86,6 +65,15 @@ class LiveCall:
     guardrail: str = ""
     """The rule of the cluster's owner by which the relay answered in the API server's stead."""
     _waiting: trio.CancelScope | None = None
+
+    # What a call rarely has stands above, in the class: one is made for each call.
+    def __init__(self, call: Call, eid: str, inbound: Inbound) -> None:
+        self.call = call
+        self.eid = eid
+        """Its audit id."""
+        self.began_at = time.time()
+        self.inbound = inbound
+        self.tally = Tally()
 
     @contextmanager
     def interruptible(self) -> Iterator[trio.CancelScope]:
@@ -136,13 +124,13 @@ class LiveCalls:
 
     def enter(self, live: LiveCall) -> None:
         """A call begins; its `due_at` is set before, or by `limit`."""
-        self._calls[live.opening.eid] = live
+        self._calls[live.eid] = live
         if live.due_at < self._looks_at:
             self._look_by(live.due_at)
 
     def leave(self, live: LiveCall) -> None:
         """It is over, whatever became of it."""
-        del self._calls[live.opening.eid]
+        del self._calls[live.eid]
 
     def limit(self, live: LiveCall, seconds: float, why: str) -> None:
         """End a call this long from now, with this reason, unless something else ends it sooner."""
@@ -159,7 +147,7 @@ class LiveCalls:
 
     async def end(self, live: LiveCall, ending: Ending) -> bool:
         """End one call; whether it was still under way. See LiveCall."""
-        if self._calls.get(live.opening.eid) is not live or live.ended is not None:
+        if self._calls.get(live.eid) is not live or live.ended is not None:
             return False
         await live.end(ending)
         return True

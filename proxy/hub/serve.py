@@ -141,7 +141,7 @@ async def run_hub(config: HubConfig) -> None:
                 trail=trail,
                 clock=time.time,
             )
-            upkeep.start_soon(front.deadlines.run)
+            upkeep.start_soon(front.run)
             administration = Administration(
                 directory=directory,
                 ring=ring,

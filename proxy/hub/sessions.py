@@ -9,6 +9,7 @@ import attrs
 from proxy.forward import CloseReason
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.operations import SessionInfo
+from proxy.hub.trail import stream_of
 
 
 @attrs.frozen
@@ -37,7 +38,7 @@ class LiveSessions:
         return [
             live
             for live in self.live
-            if session_id in (None, live.opening.eid)
+            if session_id in (None, live.eid)
             and agent in (None, live.call.agent.name)
             and cluster in (None, live.call.cluster.name)
         ]
@@ -46,7 +47,7 @@ class LiveSessions:
 def _info(live: LiveCall) -> SessionInfo:
     call, info = live.call, live.call.info
     return SessionInfo(
-        id=live.opening.eid,
+        id=live.eid,
         agent=call.agent.name,
         cluster=call.cluster.name,
         kind=_kind(live),
@@ -56,7 +57,7 @@ def _info(live: LiveCall) -> SessionInfo:
         name=info.name,
         client=call.client_ip,
         relay=live.relay.instance if live.relay is not None else "",
-        started_at=live.opening.ts.timestamp(),
+        started_at=live.began_at,
         status=live.tally.status,
         bytes_in=live.tally.bytes_in,
         bytes_out=live.tally.bytes_out,
@@ -65,7 +66,8 @@ def _info(live: LiveCall) -> SessionInfo:
 
 def _kind(live: LiveCall) -> str:
     """What it is to its user: `watch`, `log`, `exec/websocket`, `portforward/spdy/3.1`, `request`."""
-    stream, info = live.opening.stream, live.call.info
+    info = live.call.info
+    stream = stream_of(live.call.head, info)
     if stream is None:
         return "request"
     what = info.subresource or info.verb

@@ -26,6 +26,7 @@ from audit.record import (
     Phase,
     Relay,
     Request,
+    Response,
     Stream,
     text,
     utc,
@@ -140,14 +141,19 @@ class Trail:
         kind: Kind = Kind.CALL,
         phase: Phase = Phase.COMPLETE,
         note: str = "",
+        eid: str = "",
+        began_at: float | None = None,
     ) -> Event:
-        """The event of a call whose agent is known; its intent, or the whole of a read or a denial."""
+        """The event of a call whose agent is known; its intent, or the whole of a read or a denial.
+
+        `eid` and `began_at` (epoch seconds) are of one that is under way, and has told its id already.
+        """
         party = self._party(claims, agent, cluster)
         return Event(
-            eid=new_eid(),
+            eid=eid or new_eid(),
             kind=kind,
             phase=phase,
-            ts=utc(time.time()),
+            ts=utc(time.time() if began_at is None else began_at),
             org=self._org,
             actor=party.actor,
             client=_client(head, client_ip, party.mode),
@@ -155,8 +161,43 @@ class Trail:
             req=_request(head.method, target, info),
             impersonated=party.impersonated if decision.effect == "allow" else None,
             decision=decision,
-            stream=_stream(head, info),
+            stream=stream_of(head, info),
             note=note,
+        )
+
+    def read(
+        self,
+        *,
+        head: RequestHead,
+        target: bytes,
+        client_ip: str,
+        claims: AccessClaims,
+        agent: Agent,
+        cluster: EnrolledCluster,
+        info: RequestInfo,
+        eid: str,
+        relay: Relay,
+        impersonated: Impersonated,
+        resp: Response,
+        took_ms: float,
+    ) -> Event:
+        """The one event of a granted read that is over, and was no stream."""
+        party = self._party(claims, agent, cluster)
+        return Event(
+            eid=eid,
+            kind=Kind.CALL,
+            phase=Phase.COMPLETE,
+            ts=utc(time.time()),
+            org=self._org,
+            actor=party.actor,
+            dur_ms=took_ms,
+            client=_client(head, client_ip, party.mode),
+            cluster=party.cluster,
+            relay=relay,
+            req=_request(head.method, target, info),
+            impersonated=impersonated,
+            decision=GRANT,
+            resp=resp,
         )
 
     def stranger(self, kind: Kind, *, client_ip: str, note: str, head: RequestHead | None = None) -> Event:
@@ -263,7 +304,7 @@ def without_bearer(target: bytes) -> bytes:
     return path + mark + b"&".join(pairs)
 
 
-def _stream(head: RequestHead, info: RequestInfo | None) -> Stream | None:
+def stream_of(head: RequestHead, info: RequestInfo | None) -> Stream | None:
     """What a long-running call is, as far as its request tells; None for an ordinary one."""
     upgrade = head.upgrade
     if info is None or (upgrade is None and not info.long_running):

@@ -464,3 +464,54 @@ async def test_a_stream_that_was_reset_says_so_without_waiting(
         await wait_all_tasks_blocked()
         with pytest.raises(StreamReset):
             opened.receive_head_nowait()
+
+
+async def test_who_needs_no_task_is_told_when_something_of_the_answer_is_here():
+    async with open_pair() as pair:
+        told: list[object] = []
+        opened = pair.open_stream(b"head", eof=True)
+        opened.on_answer(lambda: told.append(opened.peek_whole_answer()))
+        accepted = await pair.dialer.accept()
+        accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
+        await wait_all_tasks_blocked()
+        # Once, and when all that came together has been taken in.
+        assert told == [(b"answer", 5)]
+        assert opened.take_whole_answer() == b"bytes"
+        assert opened.peek_whole_answer() is None
+        with pytest.raises(trio.ClosedResourceError):
+            await opened.receive_some()
+        await accepted.aclose()
+        assert pair.listener.stream_count == pair.dialer.stream_count == 0
+        assert pair.listener.memory.used_bytes == len(b"token")
+
+
+@pytest.mark.parametrize("eof", [True, False])
+async def test_an_answer_is_whole_only_when_both_sides_have_ended(eof: bool):
+    async with open_pair() as pair:
+        opened = pair.open_stream(b"head", eof=not eof)
+        accepted = await pair.dialer.accept()
+        assert opened.peek_whole_answer() is None
+        accepted.send_answer_nowait(b"answer", b"bytes", eof=eof)
+        await wait_all_tasks_blocked()
+        assert opened.peek_whole_answer() is None
+        # Nothing was taken.
+        assert await opened.receive_head() == b"answer"
+        assert await opened.receive_some() == b"bytes"
+
+
+async def test_who_waits_for_an_answer_hears_of_a_reset_and_of_the_sessions_end():
+    async with open_pair() as pair:
+        told: list[str] = []
+        first, second, third = (pair.open_stream(b"head", eof=True) for _ in range(3))
+        first.on_answer(lambda: told.append("first"))
+        second.on_answer(lambda: told.append("second"))
+        third.on_answer(lambda: told.append("third"))
+        third.on_answer(None)
+        accepted = await pair.dialer.accept()
+        accepted.reset(StreamCode.REFUSED)
+        await wait_all_tasks_blocked()
+        assert told == ["first"]
+        assert first.peek_whole_answer() is None
+        pair.cut()
+        await wait_all_tasks_blocked()
+        assert told == ["first", "second"]

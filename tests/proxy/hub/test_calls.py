@@ -1,4 +1,8 @@
-"""A call's way through the hub, with a real directory, recorder and tunnel; the relay is a script."""
+"""A call's way through the hub, with a real directory, recorder and tunnel; the relay is a script.
+
+Each call goes both ways: by the task of its connection, and as far as it gets without that (proxy.hub.quick).
+What comes of it must be the same.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,8 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -21,7 +26,7 @@ from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
 from proxy.exchange import InboundBroken
-from proxy.head import RequestHead
+from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens
 from proxy.hub.calls import Calls
@@ -31,11 +36,16 @@ from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Mode
+from proxy.hub.quick import QuickCall, begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
 from tests.proxy.hub.sessions import session_pair
+from tests.tunnel.test_tcp import tcp_pair
+from tests.tunnel.test_tls import handshake
 from tunnel import Processed, Session, StreamCode
+from tunnel.net import TLSStream
+from tunnel.readiness import Readiness
 
 Change = Callable[[Store, str], object]
 ISSUER = "https://hub.example"
@@ -51,6 +61,12 @@ class Bench:
     key: SigningKey
     audit_file: Path
     observed: list[Event]
+    quick: bool
+    """Whether a call is begun without its connection's task, where that can be."""
+    handled: int = 0
+    """How many of those that could be begun so were the task's from the beginning ..."""
+    carried_on: int = 0
+    """... and how many it had to go on with."""
 
     @property
     def credential(self) -> str:
@@ -78,6 +94,8 @@ class Bench:
 
     async def ask(self, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
         """Serve one connection that sends `data`; status, headers and body of the answer."""
+        if self.quick:
+            return await self._ask_quickly(data)
         client, server = trio.testing.memory_stream_pair()
         connection = ServerConnection(server)
 
@@ -87,16 +105,52 @@ class Bench:
             await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
             await connection.aclose()
 
-        received = b""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve)
             await client.send_all(data)
-            while chunk := await client.receive_some():
-                received += chunk
-        head, _, body = received.partition(b"\r\n\r\n")
-        first, *lines = head.split(b"\r\n")
-        headers = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
-        return int(first.split(b" ")[1]), headers, body
+            received = await read_all(client)
+        return _taken_apart(received)
+
+    async def _ask_quickly(self, data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+        async with self.connected() as client:
+            await client.send_all(data)
+            return _taken_apart(await read_all(client))
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[TLSStream]:
+        """A client of a connection that stands by."""
+        client, server = await handshake(await tcp_pair())
+        connection = ServerConnection(server)
+        begin_call = partial(begin, self.calls, client_ip="192.0.2.7")
+
+        async def serve(readiness: Readiness) -> None:
+            # The first request is never begun so, since it has to tell who asks.
+            await connection.next_request()
+            await connection.answer(ResponseHead(204), b"")
+            connection.stand_by(server, readiness, begin_call)
+            while (head := await connection.next_request()) is not None:
+                begun = connection.take_begun()
+                if begun is None:
+                    self.handled += 1
+                    await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
+                else:
+                    assert isinstance(begun, QuickCall)
+                    self.carried_on += 1
+                    await begun.carry_on()
+
+        try:
+            async with trio.open_nursery() as nursery:
+                readiness = Readiness()
+                nursery.start_soon(readiness.run)
+                nursery.start_soon(serve, readiness)  # noqa: ASYNC113 - a request waits for it
+                await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                await client.receive_some()
+                yield client
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.aclose_forcefully(client)
+                await trio.aclose_forcefully(server)
 
     async def trail(self) -> list[dict[str, object]]:
         await self.recorder.flush()
@@ -107,8 +161,30 @@ class Bench:
             reader.close()
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+async def read_all(client: trio.abc.ReceiveStream) -> bytes:
+    received = b""
+    # A cut is seen in what has come.
+    with suppress(trio.BrokenResourceError):
+        while chunk := await client.receive_some():
+            received += chunk
+    return received
+
+
+def _taken_apart(answer: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    first, *lines = head.split(b"\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
+    return int(first.split(b" ")[1]), headers, body
+
+
+@pytest.fixture(params=["by the task", "quick"])
+async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    async with open_bench(tmp_path, quick=request.param == "quick") as bench:
+        yield bench
+
+
+@asynccontextmanager
+async def open_bench(tmp_path: Path, *, quick: bool) -> AsyncIterator[Bench]:
     key = SigningKey.generate()
     keys = SigningKeys(key, (key,))
     audit_file = tmp_path / "audit.db"
@@ -134,7 +210,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         )
         directory.on_change(calls.live.reconsider)
         nursery.start_soon(calls.live.run)
-        yield Bench(calls, registry, directory, recorder, key, audit_file, observed)
+        yield Bench(calls, registry, directory, recorder, key, audit_file, observed, quick)
+        assert calls.streams == {}, "whatever was counted has been counted off"
+        assert len(calls.live) == 0
         nursery.cancel_scope.cancel()  # the upkeep of direct connections, and the look at live calls
     store.close()
 

@@ -102,7 +102,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             trail=trail,
             clock=lambda: NOW,
         )
-        nursery.start_soon(front.deadlines.run)
+        nursery.start_soon(front.run)
         yield Bench(front, nursery)
         nursery.cancel_scope.cancel()
     store.close()

@@ -12,12 +12,12 @@ import trio
 import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from audit.record import Actor, ActorType, Event, Kind, Phase, utc
 from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason
 from proxy.http import ServerConnection
+from proxy.hub.admission import Call
 from proxy.hub.entities import Mode
-from proxy.hub.live import SWEEP_S, Call, Ending, LiveCall, LiveCalls
+from proxy.hub.live import SWEEP_S, Ending, LiveCall, LiveCalls
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
@@ -58,11 +58,8 @@ class Side:
 
 
 def make(number: int = 1) -> tuple[LiveCall, Side]:
-    event = Event(
-        eid=f"eid-{number}", kind=Kind.CALL, phase=Phase.COMPLETE, ts=utc(0.0), actor=Actor(ActorType.AGENT)
-    )
     side = Side()
-    live = LiveCall(cast(Call, None), event, cast(Inbound, side))
+    live = LiveCall(cast(Call, None), f"eid-{number}", cast(Inbound, side))
     live.outbound = cast(Outbound, side)
     return live, side
 
@@ -127,8 +124,8 @@ async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_t
     judged: list[str] = []
 
     def judge(live: LiveCall) -> Ending | None:
-        judged.append(live.opening.eid)
-        return REVOKED if live.opening.eid in doomed else None
+        judged.append(live.eid)
+        return REVOKED if live.eid in doomed else None
 
     calls = LiveCalls(judge)
     lives = [make(number)[0] for number in range(600)]
@@ -140,7 +137,7 @@ async def test_after_a_change_every_call_is_judged_once_and_new_ones_meanwhile_t
         nursery.start_soon(calls.run)
         await wait_all_tasks_blocked()
         assert len(judged) == 600
-        assert {live.opening.eid for live in calls if live.ended is not None} == doomed
+        assert {live.eid for live in calls if live.ended is not None} == doomed
         judged.clear()
         calls.reconsider()
         calls.reconsider()

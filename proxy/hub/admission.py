@@ -1,0 +1,174 @@
+"""Who asks for what, and whether it is granted: from a request's head to a call, or to why there is none.
+
+Nothing here waits, and nothing is done yet but to find out. Agents send the same headers with every request
+of a connection, and ask for the same things again and again. So what follows from the request line alone is
+remembered by it, and what follows from the headers is kept with them, for as long as the token lives and the
+directory stays what it is.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from functools import lru_cache
+
+import attrs
+
+from audit.record import Kind, text
+from auth.requestinfo import (
+    REMEMBERED_LENGTH_MAX,
+    REMEMBERED_TARGETS_MAX,
+    BadTarget,
+    RequestInfo,
+    parse,
+)
+from auth.tokens import AccessClaims
+from proxy.head import RequestHead
+from proxy.hub.access import AccessTokens, Denied, bearer, decide
+from proxy.hub.directory import Directory
+from proxy.hub.entities import Agent, Cluster, Snapshot
+from proxy.rewrite import has_access_token, identity_headers, is_tail
+
+PREFIX = b"/clusters/"
+# A cluster's name is a slug; what follows it is the API server's own path, or nothing.
+_TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})((?:[/?].*)?)", re.DOTALL)
+
+
+@attrs.frozen(eq=False)
+class Asked:
+    """What a request line asks for."""
+
+    cluster: str
+    """Empty when the target names none."""
+    target: bytes
+    """In the cluster: without the prefix."""
+    info: RequestInfo | None
+    fault: str = ""
+    """Why it is refused, whoever asks; without `info` because it cannot be understood."""
+    durable: bool = True
+    """Its intent has to be on the disk before it moves."""
+    tail: bool = False
+    """It goes on to a backend behind the API server."""
+    long_running: bool = True
+
+
+def understand(method: bytes, target: bytes) -> Asked:
+    """What a request line asks for; never raises."""
+    # What may have a credential in its query is not kept.
+    if len(target) <= REMEMBERED_LENGTH_MAX and b"token" not in target:
+        return _remembered(method, target)
+    return _understand(method, target)
+
+
+def _understand(method: bytes, target: bytes) -> Asked:
+    match = _TARGET.fullmatch(target)
+    if match is None:
+        return Asked("", b"", None, "the target names no cluster")
+    cluster, inner = match[1].decode("ascii"), match[2]
+    if not inner.startswith(b"/"):
+        inner = b"/" + inner
+    try:
+        info = parse(method, inner)
+    except BadTarget as error:
+        return Asked(cluster, inner, None, error.reason)
+    fault = "a token in the URL is refused" if has_access_token(inner) else ""
+    return Asked(cluster, inner, info, fault, info.is_write, is_tail(info), info.long_running)
+
+
+_remembered = lru_cache(REMEMBERED_TARGETS_MAX)(_understand)
+
+
+@attrs.frozen(eq=False)
+class Caller:
+    """Who sends some headers to which cluster, and what follows under one state of the directory."""
+
+    cluster_name: str
+    snapshot: Snapshot
+    claims: AccessClaims
+    agent: Agent | None
+    cluster: Cluster | None
+    refusal: Refusal | None
+    """Why nothing is granted, whatever is asked for; else there are an agent and a cluster."""
+
+
+@attrs.define(eq=False)
+class Call:
+    """A call that is authenticated, understood and granted."""
+
+    head: RequestHead
+    asked: Asked
+    info: RequestInfo
+    claims: AccessClaims
+    agent: Agent
+    cluster: Cluster
+    client_ip: str
+
+    @property
+    def target(self) -> bytes:
+        """In the cluster: without the prefix."""
+        return self.asked.target
+
+
+@attrs.frozen(eq=False)
+class Refusal:
+    """Why a call of a known agent is refused, for the agent and for the trail."""
+
+    status: int
+    rule: str
+    message: str
+    kind: Kind = Kind.CALL
+    note: str = ""
+    """For the trail, where it says it in other words."""
+
+
+@attrs.define(eq=False)
+class Admission:
+    """Tells what a request asks for, and whether it may."""
+
+    tokens: AccessTokens
+    directory: Directory
+
+    def caller(self, head: RequestHead, asked: Asked) -> Caller:
+        """Who asks, by the request's token; raises TokenError when that is nobody who may act now."""
+        kept = head.fields.note
+        if (
+            type(kept) is Caller
+            and kept.snapshot is self.directory.current
+            and kept.cluster_name == asked.cluster
+            and time.time() < kept.claims.expires_at
+        ):
+            return kept
+        snapshot = self.directory.current
+        claims = self.tokens.verify(bearer(head), asked.cluster, time.time())
+        decided = decide(snapshot, claims, asked.cluster)
+        agent, cluster = (None, None) if isinstance(decided, Denied) else decided
+        refusal = None
+        if forged := identity_headers(head):
+            message = (
+                f"{text(forged[0])} is refused: the identity is agent:{claims.principal.name}, "
+                "from the credential alone (kubectl --as cannot be used here)"
+            )
+            refusal = Refusal(403, "no-impersonation", message, Kind.HEADER_SMUGGLING)
+        elif isinstance(decided, Denied):
+            refusal = Refusal(403, decided.rule, decided.message)
+        caller = Caller(asked.cluster, snapshot, claims, agent, cluster, refusal)
+        head.fields.note = caller
+        return caller
+
+    def admit(self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str) -> Call | Refusal:
+        """The call, when everything is in order."""
+        info = asked.info
+        if info is None:
+            message = f"the request target is refused: {asked.fault}"
+            return Refusal(400, "malformed", message, Kind.MALFORMED, asked.fault)
+        if caller.refusal is not None:
+            return caller.refusal
+        if asked.fault:
+            return Refusal(400, "token-in-url", asked.fault, Kind.MALFORMED)
+        if head.fields.upgrade is not None and head.fields.body_length != 0:
+            message = "an upgrade request cannot have a body"
+            return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
+        agent, cluster = caller.agent, caller.cluster
+        assert agent is not None, "nothing is refused"
+        assert cluster is not None, "nothing is refused"
+        return Call(head, asked, info, caller.claims, agent, cluster, client_ip)

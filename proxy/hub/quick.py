@@ -1,0 +1,168 @@
+"""Small reads without a task: begun where the request is noticed, answered where the relay's answer is.
+
+Most of a hub's calls ask for something small that is allowed, and are answered at once and whole. A task that
+is woken twice for such a call costs more than the call. So it is begun in the call that the client's socket
+makes, ends in the call that the tunnel makes, and the client's own task (`Calls`) hears of it only when there
+is more to do than that: then it goes on from where this stopped. Nothing is decided here. Who may what, what
+crosses and what is written down are the same functions as there, and whatever is not as expected is theirs.
+"""
+
+from __future__ import annotations
+
+import time
+
+from audit.ids import new_eid
+from auth.tokens import TokenError
+from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
+from proxy.forward import CloseReason, Outcome
+from proxy.head import HeadError, RequestHead, ResponseHead
+from proxy.hub.admission import Call, Refusal, understand
+from proxy.hub.calls import Calls, ClusterOffline, OpenedStream, answer_head, inner_head
+from proxy.hub.entities import Mode
+from proxy.hub.hints import may_be_explained
+from proxy.hub.live import Ending, LiveCall
+from proxy.hub.trail import recorded_relay
+from proxy.rewrite import guardrail_of
+from proxy.server import QUICK_ANSWER_BYTES_MAX, ServerConnection
+
+_LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
+
+
+def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_ip: str) -> QuickCall | None:
+    """Begin to answer a request without a body; None when `Calls.handle` has to, and nothing was done."""
+    asked = understand(head.method, head.target)
+    if asked.durable or asked.long_running or not calls.recorder.healthy:
+        return None
+    try:
+        call = calls.admit(head, asked, calls.admission.caller(head, asked), client_ip)
+    except TokenError:
+        return None
+    if isinstance(call, Refusal) or call.cluster.mode is not Mode.TUNNEL:
+        return None
+    eid = new_eid()
+    try:
+        opened = calls.open_stream(call, inner_head(call, eid))
+    except ClusterOffline:
+        return None
+    live = QuickCall(calls, connection, call, eid, opened)
+    calls.enter(live)
+    return live
+
+
+class QuickCall(LiveCall):
+    """A call that was begun without a task (proxy.server.Begun)."""
+
+    _answered = False
+    """The answer is on its way, and at most a part of it is not out."""
+    _carried = False
+    """By the client's task, as any other call."""
+
+    def __init__(
+        self, calls: Calls, connection: ServerConnection, call: Call, eid: str, opened: OpenedStream
+    ) -> None:
+        super().__init__(call, eid, connection)
+        self._calls = calls
+        self._connection = connection
+        self._opened = opened
+        self._began_s = time.monotonic()
+        opened.stream.on_answer(self._look)
+
+    def _look(self) -> None:
+        """Something of the answer is here: answer the client, or let its task go on."""
+        try:
+            if self._answer():
+                self._end(self.failure)
+            else:
+                self._connection.hand_over()
+        except Exception as error:
+            # Raised here it would end the session, and with it the calls of all others.
+            self._connection.hand_over(error)
+
+    def _answer(self) -> bool:
+        """Answer the client; False when there is more to do, or not all of the answer is out.
+
+        A client that is gone needs no answer any more.
+        """
+        stream = self._opened.stream
+        whole = stream.peek_whole_answer()
+        if whole is None or whole[1] > QUICK_ANSWER_BYTES_MAX:
+            return False
+        try:
+            head = ResponseHead.decode(whole[0])
+        except HeadError:
+            return False
+        expected = head.body_length if head.has_body(self.call.head.method) else 0
+        if head.status < 200 or (expected is not None and expected != whole[1]):
+            return False
+        if may_be_explained(head) or guardrail_of(head):
+            return False
+        head = answer_head(self.call, head)
+        body = stream.take_whole_answer()
+        self._answered = True
+        self.tally.status, self.tally.bytes_out = head.status, len(body)
+        try:
+            return self._connection.answer_nowait(head, body)
+        except InboundBroken as error:
+            self.failure = error.failure
+            return True
+
+    async def carry_on(self) -> None:
+        """Go on in the client's own task; see Calls.handle."""
+        calls = self._calls
+        if self._answered:
+            await self._flush()
+            return
+        self._opened.stream.on_answer(None)
+        self._carried = True
+        try:
+            opening = calls.opening(self)
+            # Of what was ended before, the stream is dead already, and the call goes nowhere else.
+            await calls.carry(self._connection, self, opening, self._opened, self._began_s)
+        finally:
+            calls.leave(self)
+
+    async def _flush(self) -> None:
+        failure: Failure | None = _LEFT
+        try:
+            await self._connection.flush()
+            failure = None
+        except InboundBroken as error:
+            failure = error.failure
+        finally:
+            self._end(failure)
+
+    async def end(self, ending: Ending) -> None:
+        """See LiveCall. Its task is woken for it, and says what there is to say."""
+        if self._carried or self._answered:
+            await super().end(ending)
+        elif self.ended is None:
+            self.ended = ending
+            stream = self._opened.stream
+            stream.on_answer(None)
+            stream.reset(ending.code, processed=Processed.MAYBE, reason=ending.reason)
+            stream.close_nowait()
+            self._connection.hand_over()
+
+    def give_up(self) -> None:
+        """See Begun."""
+        stream = self._opened.stream
+        stream.on_answer(None)
+        stream.reset(StreamCode.CANCEL, reason="the client is gone")
+        stream.close_nowait()
+        self._end(_LEFT)
+
+    def _end(self, failure: Failure | None) -> None:
+        """Write down what came of it."""
+        calls, opened = self._calls, self._opened
+        try:
+            if failure is None:
+                calls.close_read(self, opened, self._began_s)
+                return
+            tally = self.tally
+            outcome = Outcome(tally.status, 0, tally.bytes_out, CloseReason.CLIENT_GONE, failure, False)
+            self.relay = recorded_relay(opened.relay.instance, opened.relay.version)
+            self.impersonated = opened.impersonated
+            opening = calls.opening(self)
+            calls.close(self, opening, outcome, self._began_s)
+        finally:
+            calls.leave(self)
