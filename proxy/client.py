@@ -196,10 +196,10 @@ class ClientConnection:
             self._interim += 1
         raise self._malformed(f"more than {INTERIM_MAX} interim answers")
 
-    def take_in_nowait(self) -> bool:
-        """Take in what has come on the connection; whether anything has. Raises OutboundBroken.
+    def take_in_nowait(self) -> int | None:
+        """Take in what has come on the connection, and return how many bytes; None when nothing has.
 
-        The connection's end counts, and shows when the next thing is asked for.
+        At its end that is 0, and shows when the next thing is asked for. Raises OutboundBroken.
         """
         stream = self.stream
         assert isinstance(stream, TLSStream), "only TLS can be received from without a wait"
@@ -208,10 +208,10 @@ class ClientConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
         if data is None:
-            return False
+            return None
         self._eof = not data
         self._scanner.feed(data)
-        return True
+        return len(data)
 
     def _begin_body(self, head: ResponseHead) -> None:
         """Find out how the answer's body ends, by RFC 9112 section 6.3."""
@@ -242,22 +242,30 @@ class ClientConnection:
                 return data
             received = await self._receive()
             if not received:
-                if not isinstance(self._body, EndlessBody):
-                    raise self._lost("the server closed the connection within its answer")
-                self._body_read = True
+                self._end_with_connection()
             elif data := self._read(received):
                 return data
 
     def receive_body_nowait(self) -> bytes | None:
-        """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
+        """Return body bytes that are already here, b"" at the clean end, None when there is a wait.
+
+        Raises what receive_body raises.
+        """
         while not self._body_read:
             if not len(self._scanner):
                 if self._malformed_by is not None:
                     raise OutboundBroken(self._malformed_by)
-                return None
-            if data := self._read(self._scanner.take_rest(BODY_BYTES_MAX)):
+                if not self._eof:
+                    return None
+                self._end_with_connection()
+            elif data := self._read(self._scanner.take_rest(BODY_BYTES_MAX)):
                 return data
         return b""
+
+    def _end_with_connection(self) -> None:
+        if not isinstance(self._body, EndlessBody):
+            raise self._lost("the server closed the connection within its answer")
+        self._body_read = True
 
     def _read(self, received: bytes) -> bytes:
         """Return the body's bytes among received ones, which may be none."""

@@ -74,7 +74,6 @@ class Connections:
         if keep and self._has_room_for(connection):
             # Ends the exchange and nothing else.
             await connection.aclose()
-            self._watch(connection)
             self._keep(connection)
         else:
             await trio.aclose_forcefully(stream)
@@ -95,7 +94,7 @@ class Connections:
         return connection
 
     def release_watched(self, connection: ClientConnection) -> None:
-        """Take back what `acquire_watched` gave: kept when it is clean and there is room, else cut."""
+        """Take back a connection that can be watched: kept when it is clean and there is room, else cut."""
         if self._has_room_for(connection):
             connection.end_exchange()
             self._keep(connection)
@@ -120,16 +119,21 @@ class Connections:
     def _has_room_for(self, connection: ClientConnection) -> bool:
         return connection.reusable and not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX
 
+    def watch(self, connection: ClientConnection, on_input: Callable[[], None]) -> bool:
+        """Have `on_input` called when something comes on it; False if it cannot be watched."""
+        if connection.watch is not None:
+            connection.watch.call = on_input
+            return True
+        socket = tls_socket(connection.stream) if self._readiness is not None else None
+        if self._readiness is None or socket is None:
+            return False
+        connection.watch = self._readiness.watch(socket.fileno(), on_input)
+        return True
+
     def _keep(self, connection: ClientConnection) -> None:
         connection.idle_since = trio.current_time()
-        if connection.watch is not None:
-            connection.watch.call = partial(self._drop, connection)
+        self.watch(connection, partial(self._drop, connection))
         self._idle.append(connection)
-
-    def _watch(self, connection: ClientConnection) -> None:
-        socket = tls_socket(connection.stream) if self._readiness is not None else None
-        if self._readiness is not None and socket is not None:
-            connection.watch = self._readiness.watch(socket.fileno(), lambda: None)
 
     def _drop(self, connection: ClientConnection) -> None:
         """Close a connection on which something came while nobody had asked: its end, or what is not ours."""

@@ -68,6 +68,7 @@ class Stream(trio.abc.HalfCloseableStream):
         "_state",
         "_tell_answer",
         "_tell_reset",
+        "_tell_room",
         "ends_on_close",
     )
 
@@ -85,6 +86,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._head_reader: ParkingSpot = NO_SPOT
         self._tell_answer: Callable[[], None] | None = None
         self._tell_reset: Callable[[], None] | None = None
+        self._tell_room: Callable[[], None] | None = None
         state.owner = self
 
     def __repr__(self) -> str:
@@ -291,6 +293,14 @@ class Stream(trio.abc.HalfCloseableStream):
         self._session._send_data(state, data, eof=eof)
         return True
 
+    def when_room(self, tell: Callable[[], None]) -> None:
+        """Have `tell` called once, when send_nowait has room again; after it has returned False.
+
+        It comes out of the midst of everything: it must neither wait nor raise, nor use any stream.
+        """
+        self._tell_room = tell
+        self._state.drain_wanted = True
+
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
         self._sender.check_free()
@@ -403,6 +413,9 @@ class Stream(trio.abc.HalfCloseableStream):
             self._head_reader.unpark()
 
     def on_room(self) -> None:
+        tell, self._tell_room = self._tell_room, None
+        if tell is not None:
+            tell()
         self._sender.unpark()
 
     def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None:

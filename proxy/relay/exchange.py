@@ -93,6 +93,22 @@ class Call:
         """It is not under way any more."""
         self.upstream.underway.end(long=self.long)
 
+    @property
+    def only_asks(self) -> bool:
+        """Whether there is a request and then an answer, and nothing else."""
+        return self.request.body_length == 0 and self.request.upgrade is None
+
+    async def start(self) -> None:
+        """Send the request; raises Refused. Then, or when cancelled, it is not under way any more."""
+        try:
+            await self.outbound.resume()
+        except OutboundBroken as broken:
+            self.end()
+            raise Refused(broken.failure) from broken
+        except BaseException:
+            self.end()
+            raise
+
     async def carry(self, inbound: Inbound) -> None:
         """Carry the exchange to its end, from wherever it has come.
 
@@ -117,17 +133,21 @@ class Call:
         if outcome.failure is None:
             return
         gone = outcome.close_reason is CloseReason.CLIENT_GONE
+        self.log_failure(outcome.failure, gone=gone)
+        if outcome.status == 0 and not gone:
+            raise Refused(outcome.failure)
+
+    def log_failure(self, failure: Failure, *, gone: bool) -> None:
+        """Say why it did not end well."""
         # Agents leave watches and logs all the time; that is nobody's concern.
         log.log(
             logging.DEBUG if gone else logging.INFO,
             "%s %s of %s: %s",
-            request.method.decode("ascii"),
-            request.target.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("ascii"),
+            self.request.method.decode("ascii"),
+            self.request.target.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("ascii"),
             self.claims.user,
-            describe(outcome.failure),
+            describe(failure),
         )
-        if outcome.status == 0 and not gone:
-            raise Refused(outcome.failure)
 
 
 def _impersonation(claims: RelayClaims) -> Headers:

@@ -67,13 +67,13 @@ class Exchange:
     `start` it, and `aclose` it whatever happens. `tail` says that a backend behind the API server answers, so
     that a 401 is the backend's own. Whatever `build_head` raises comes through before anything is sent.
 
-    There is a way without waits, and so without a task: `start_nowait`, `look` at what comes, `take_whole`.
-    Where that does not lead to the end, it is left to a task, which does not `start` but `resume` it.
+    There is a way without waits, and so without a task: `start_nowait`, `look` at what comes until there is a
+    `plain_head`, and then `take_in` the body. Where that does not lead on, its watch is ended and a task goes
+    on, which does not `start` but `resume` it.
     """
 
     __slots__ = (
         "_abandoned",
-        "_ahead",
         "_bodyless",
         "_build_head",
         "_connection",
@@ -100,9 +100,13 @@ class Exchange:
         self._reused = False
         self._abandoned = False
         self._connection: ClientConnection | None = None
-        # What was received without a wait, and is still to be asked for.
+        # It was received without a wait, and is still to be asked for.
         self._head_ahead: ResponseHead | None = None
-        self._ahead = b""
+
+    @property
+    def started(self) -> bool:
+        """Whether the request was sent, or some of it, on a connection that is there."""
+        return self._connection is not None
 
     def start_nowait(self, on_input: Callable[[], None]) -> bool:
         """Send the head without a wait; False when it has to be left to a task.
@@ -126,42 +130,48 @@ class Exchange:
         """
         connection = self._current()
         try:
-            if connection.take_in_nowait():
+            if connection.take_in_nowait() is not None:
                 self._head_ahead = connection.receive_head_nowait()
         except OutboundBroken:
             return True
         return self._head_ahead is not None
 
-    def take_whole(self) -> tuple[ResponseHead, bytes] | None:
-        """Return the answer, if all of it is here and it is one to pass on, and give the connection back.
+    def plain_head(self) -> ResponseHead | None:
+        """The answer's head that `look` has found, when there is nothing to do but to pass it on.
 
-        None when a task has to go on; nothing is lost of what has come.
+        Otherwise a task has to see to it; nothing is lost of what has come.
         """
-        connection, head = self._connection, self._head_ahead
-        if connection is None or head is None or (head.status == 401 and not self._tail):
-            return None
-        try:
-            body = connection.receive_body_nowait()
-        except OutboundBroken:
-            # The connection says it again.
-            return None
-        if not connection.body_read:
-            self._ahead = body or b""
-            return None
+        head = self._head_ahead
+        return None if head is None or (head.status == 401 and not self._tail) else head
+
+    def take_in(self) -> int | None:
+        """Take in what has come behind the head; see ClientConnection.take_in_nowait."""
+        return self._current().take_in_nowait()
+
+    @property
+    def body_read(self) -> bool:
+        """Whether the answer's body was received to its end."""
+        return self._current().body_read
+
+    def watch(self, on_input: Callable[[], None]) -> bool:
+        """Have `on_input` called again; False for a connection that cannot be watched."""
+        return self._pool.connections.watch(self._current(), on_input)
+
+    def end_watch(self) -> None:
+        """Have nobody called any more, until it is watched again or a task goes on."""
+        if self._connection is not None:
+            self._connection.end_watch()
+
+    def release_nowait(self) -> None:
+        """Give back the connection of an answer that was received without a wait, or cut it."""
+        connection, self._connection = self._current(), None
         self._pool.connections.release_watched(connection)
-        self._connection = None
-        return head, body or b""
 
     def cut_nowait(self) -> None:
         """Cut the connection of an exchange that was started without a wait."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.cut_nowait()
-
-    def leave_to_a_task(self) -> None:
-        """Have nobody called any more: a task will `resume`."""
-        if self._connection is not None:
-            self._connection.end_watch()
 
     async def resume(self) -> None:
         """Go on as a task, from wherever it has come without one; raises OutboundBroken, as `start` does."""
@@ -217,20 +227,11 @@ class Exchange:
 
     async def receive_body(self) -> bytes:
         """See Outbound."""
-        if self._ahead:
-            await trio.lowlevel.checkpoint()
-            return self._take_ahead()
         return await self._current().receive_body()
 
     def receive_body_nowait(self) -> bytes | None:
         """See Outbound."""
-        if self._ahead:
-            return self._take_ahead()
         return self._current().receive_body_nowait()
-
-    def _take_ahead(self) -> bytes:
-        ahead, self._ahead = self._ahead, b""
-        return ahead
 
     def upgraded(self) -> ByteStream:
         """See Outbound."""

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 import trio
 
 from auth.succession import TrustedKeys
-from proxy.exchange import Processed, StreamCode
+from proxy.exchange import StreamCode
 from proxy.head import HeadError, RequestHead
+from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
 from proxy.relay.exchange import Call, Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.tunnelled import HUB_GROUP, TunnelInbound
 from tunnel import Context, Session, Stream
+from tunnel.parking import ParkingSpot
 from tunnel.stream import StreamReset
 
 log = logging.getLogger("hawse.relay")
@@ -45,6 +49,7 @@ async def serve_session(
     session.on_context(learn)
     async with trio.open_nursery() as nursery:
         server = SessionServer(upstream, verifier, nursery)
+        nursery.start_soon(server.run_due)
         session.on_stream(server.serve)
         try:
             await session.wait_closed()
@@ -56,13 +61,15 @@ async def serve_session(
 
 
 class SessionServer:
-    """Serves the streams of one session: a small request without a task, any other by one of `nursery`."""
+    """Serves the streams of one session: what only asks, without a task; any other by one of `nursery`."""
 
     def __init__(self, upstream: Upstream, verifier: Verifier, nursery: trio.Nursery) -> None:
         self._upstream = upstream
         self._verifier = verifier
         self._nursery = nursery
-        self.awaited: set[AwaitedAnswer] = set()
+        self._awaited: set[AwaitedAnswer] = set()
+        self._due: deque[Callable[[], None]] = deque()
+        self._runner = ParkingSpot("one task runs what is due")
 
     def serve(self, stream: Stream) -> None:
         """Begin with a stream; a fault in it reaches no other."""
@@ -81,97 +88,60 @@ class SessionServer:
             return
         AwaitedAnswer(self, stream, call).begin()
 
+    # -- for the answers that no task awaits: see awaited.Server
+
+    def note_begin(self, answer: AwaitedAnswer) -> None:
+        self._awaited.add(answer)
+
+    def note_end(self, answer: AwaitedAnswer) -> None:
+        self._awaited.discard(answer)
+
+    def soon(self, call: Callable[[], None]) -> None:
+        self._due.append(call)
+        self._runner.unpark()
+
     def hand_over(self, stream: Stream, call: Call) -> None:
-        """Have a task go on."""
-        self._nursery.start_soon(handle_stream, stream, call, self._nursery)
+        self._nursery.start_soon(self._handle, stream, call)
+
+    # --
+
+    async def run_due(self) -> None:
+        """Call what is to be called soon, until cancelled."""
+        while True:
+            while self._due:
+                self._due.popleft()()
+                # What is due may be as much as a stream takes at once.
+                await trio.lowlevel.checkpoint()
+            await self._runner.park()
+
+    async def _handle(self, stream: Stream, call: Call) -> None:
+        """Serve one stream to its end, or until no task is needed for it any more.
+
+        Cancelled: the hub is told that the relay is going away.
+        """
+        passed_on = False
+        try:
+            if call.only_asks and not call.outbound.started:
+                await call.start()
+                passed_on = AwaitedAnswer(self, stream, call).go_on()
+            if not passed_on:
+                await call.carry(TunnelInbound(stream, call.request, self._nursery))
+        except Refused as refused:
+            refuse(stream, refused)
+        except trio.Cancelled:
+            say_leaving(stream)
+            raise
+        except Exception:
+            # The wrapper around a stream's task: a bug in one must not end the others.
+            fail(stream)
+        finally:
+            if not passed_on:
+                stream.close_nowait()
 
     def leave(self) -> None:
         """End what no task sees to; the tasks are ended by their nursery."""
-        for answer in list(self.awaited):
+        for answer in list(self._awaited):
             answer.leave()
-
-
-class AwaitedAnswer:
-    """A request that was sent without a wait, and whose answer no task awaits.
-
-    Most answers are small and come in one piece, so there is nothing for a task to do but to be switched to.
-    What needs one after all gets it where it stands.
-    """
-
-    __slots__ = ("_call", "_server", "_stream")
-
-    def __init__(self, server: SessionServer, stream: Stream, call: Call) -> None:
-        self._server = server
-        self._stream = stream
-        self._call = call
-
-    def begin(self) -> None:
-        """Send the request."""
-        self._server.awaited.add(self)
-        try:
-            if self._call.outbound.start_nowait(self._on_input):
-                self._stream.on_reset(self._hand_over)
-            else:
-                self._hand_over()
-        except Exception:
-            self._fail()
-
-    def _on_input(self) -> None:
-        try:
-            if not self._call.outbound.look():
-                return
-            answer = self._call.outbound.take_whole()
-            if answer is None:
-                self._hand_over()
-                return
-            head, body = answer
-            self._forget()
-            self._stream.send_answer_nowait(self._call.upstream.pass_head(head).encode(), body, eof=True)
-            self._stream.close_nowait()
-            self._call.end()
-        except Exception:
-            self._fail()
-
-    def _hand_over(self) -> None:
-        self._forget()
-        self._call.outbound.leave_to_a_task()
-        self._server.hand_over(self._stream, self._call)
-
-    def leave(self) -> None:
-        """End it because the relay is going away."""
-        self._forget()
-        say_leaving(self._stream)
-        self._end()
-
-    def _fail(self) -> None:
-        self._forget()
-        fail(self._stream)
-        self._end()
-
-    def _forget(self) -> None:
-        self._server.awaited.discard(self)
-        self._stream.on_reset(None)
-
-    def _end(self) -> None:
-        self._call.outbound.cut_nowait()
-        self._call.end()
-        self._stream.close_nowait()
-
-
-async def handle_stream(stream: Stream, call: Call, nursery: trio.Nursery) -> None:
-    """Serve one stream to its end. Cancelled: the hub is told that the relay is going away."""
-    try:
-        await call.carry(TunnelInbound(stream, call.request, nursery))
-    except Refused as refused:
-        refuse(stream, refused)
-    except trio.Cancelled:
-        say_leaving(stream)
-        raise
-    except Exception:
-        # The wrapper around a stream's task: a bug in one must not end the others.
-        fail(stream)
-    finally:
-        stream.close_nowait()
 
 
 def refuse(stream: Stream, refused: Refused) -> None:
@@ -184,18 +154,4 @@ def refuse(stream: Stream, refused: Refused) -> None:
             stream.send_answer_nowait(refused.head.encode(), refused.body, eof=True)
     else:
         stream.reset(failure.code, processed=failure.processed, reason=failure.reason)
-    stream.close_nowait()
-
-
-def say_leaving(stream: Stream) -> None:
-    """Say that there will be no more, behind the last byte: so it is no clean end and takes nothing back."""
-    stream.reset(
-        StreamCode.DRAINING, processed=Processed.MAYBE, reason="the relay is going away", in_line=True
-    )
-
-
-def fail(stream: Stream) -> None:
-    """Say that a bug of ours has ended the stream; for whoever has just caught it."""
-    log.exception("%r failed by a fault of ours", stream)
-    stream.reset(StreamCode.INTERNAL, reason="the relay failed by a fault of its own", in_line=True)
     stream.close_nowait()

@@ -515,3 +515,22 @@ async def test_who_waits_for_an_answer_hears_of_a_reset_and_of_the_sessions_end(
         pair.cut()
         await wait_all_tasks_blocked()
         assert told == ["first", "second"]
+
+
+async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again() -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        told: list[str] = []
+        while opened.send_nowait(bytes(10_000)):
+            pass
+        opened.when_room(lambda: told.append("room"))
+        await wait_all_tasks_blocked()
+        # The peer's window is smaller than what is queued.
+        assert told == []
+        received = 0
+        while not told:
+            received += len(await accepted.receive_some())
+        assert opened.send_nowait(bytes(10_000))
+        while received < opened.bytes_sent:
+            received += len(await accepted.receive_some())
+        assert told == ["room"]

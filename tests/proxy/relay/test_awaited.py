@@ -1,8 +1,4 @@
-"""Small requests on a kept connection, which have no task: each must come to what it comes to with one.
-
-A connection that is not kept yet is dialled by a task, so the first request of each test has one and those
-behind it do not, unless something asks for it.
-"""
+"""Answers that no task awaits: each must come to what it comes to with one."""
 
 from __future__ import annotations
 
@@ -20,7 +16,7 @@ from proxy.client import INTERIM_MAX
 from proxy.exchange import Processed, StreamCode
 from proxy.relay import tunnelled
 from proxy.relay.exchange import Upstream
-from proxy.relay.pool import Pool, open_pool
+from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, Answer, TunnelWay, inner, token, trusting
 from tunnel import Hello, Role, StreamReset, Welcome, memory_transport_pair, open_session
@@ -33,10 +29,16 @@ class Tasks(trio.abc.Instrument):
     """The streams that got a task."""
 
     names: list[str] = attrs.Factory(list)
+    running: int = 0
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
-        if task.name.endswith("handle_stream"):
+        if task.name.endswith("SessionServer._handle"):
             self.names.append(task.name)
+            self.running += 1
+
+    def task_exited(self, task: trio.lowlevel.Task) -> None:
+        if task.name.endswith("SessionServer._handle"):
+            self.running -= 1
 
 
 @attrs.frozen
@@ -54,6 +56,10 @@ class Rig:
         await trio.testing.wait_all_tasks_blocked()
         assert self.pool.connections.idle_count == 1
         self.tasks.names.clear()
+
+    async def at_rest(self) -> None:
+        """Wait until nothing is under way, which has to come soon."""
+        assert await self.upstream.underway.wait_drained(5)
 
     async def ask(
         self, target: bytes = TARGET, *extra: tuple[bytes, bytes], method: bytes = b"GET"
@@ -141,6 +147,10 @@ BROKEN = {
     "a 101 that nobody asked for": [b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n"],
     "100s without end": [b"HTTP/1.1 100 Continue\r\n\r\n" * (INTERIM_MAX + 1)],
 }
+BROKEN_LATER = {
+    "malformed chunk": [CHUNKS + b"6\r\nabcdef\r\n", b"zz\r\n"],
+    "malformed chunk, nothing before": [CHUNKS, b"zz\r\n"],
+}
 CLOSED = {
     "up to the end": [b"HTTP/1.1 200 OK\r\n\r\nabcdef"],
     "within the body": [HEAD + b"abc"],
@@ -153,47 +163,169 @@ def parameters(*tables: dict[str, list[bytes]]) -> list[object]:
     return [pytest.param(pieces, id=name) for table in tables for name, pieces in table.items()]
 
 
-async def cold_and_warm(script: Script, folder: Path) -> tuple[Answer, Answer, list[str]]:
-    """The answer of a fresh connection, that of a kept one, and the tasks that it took."""
-    (folder / "cold").mkdir()
-    (folder / "warm").mkdir()
-    async with rig(script, folder / "cold") as cold:
-        # An upgrade would do, too: whatever is not safe on a kept connection is dialled for.
-        await cold.warm()
-        await cold.pool.connections.aclose()
-        expected = await cold.ask()
-    async with rig(script, folder / "warm") as warm:
-        await warm.warm()
-        answer = await warm.ask()
-        assert len(warm.server.connections) == 1
-        with trio.fail_after(2):
-            assert await warm.upstream.underway.wait_drained(5)
-        return expected, answer, warm.tasks.names
+async def by_task_and_without(
+    script: Script, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Answer, Answer, list[str]]:
+    """The answer that a task carries, that which none does, and the tasks that it took after all."""
+    (folder / "task").mkdir()
+    (folder / "none").mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(Exchange, "start_nowait", lambda *_: False)
+        patch.setattr(Exchange, "watch", lambda *_: False)
+        async with rig(script, folder / "task") as relay:
+            # What breaks on a kept connection would be asked again, so this one is a fresh one.
+            await relay.warm()
+            await relay.pool.connections.aclose()
+            expected = await relay.ask()
+            assert len(relay.tasks.names) == 1
+    async with rig(script, folder / "none") as relay:
+        await relay.warm()
+        answer = await relay.ask()
+        assert len(relay.server.connections) == 1
+        await relay.at_rest()
+        return expected, answer, relay.tasks.names
 
 
-@pytest.mark.parametrize("pieces", parameters(WHOLE))
-async def test_a_small_answer_takes_no_task_and_leaves_its_connection(
-    pieces: Sequence[bytes], tmp_path: Path
+@pytest.mark.parametrize("pieces", parameters(WHOLE, IN_PIECES))
+async def test_an_answer_comes_without_a_task_to_what_it_comes_to_with_one(
+    pieces: Sequence[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, answer, tasks = await cold_and_warm(answering(*pieces), tmp_path)
+    expected, answer, tasks = await by_task_and_without(answering(*pieces), tmp_path, monkeypatch)
     assert answer == expected
     assert answer.failure is None
     assert tasks == []
 
 
-@pytest.mark.parametrize("pieces", parameters(IN_PIECES, BROKEN))
-async def test_an_answer_that_needs_a_task_comes_to_the_same(pieces: Sequence[bytes], tmp_path: Path) -> None:
-    expected, answer, tasks = await cold_and_warm(answering(*pieces), tmp_path)
+@pytest.mark.parametrize("pieces", parameters(BROKEN))
+async def test_an_answer_that_is_broken_from_the_start_is_for_a_task(
+    pieces: Sequence[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, answer, tasks = await by_task_and_without(answering(*pieces), tmp_path, monkeypatch)
     assert answer == expected
+    assert answer.failure is not None
     assert len(tasks) == 1
+
+
+@pytest.mark.parametrize("pieces", parameters(BROKEN_LATER))
+async def test_an_answer_that_breaks_behind_its_head_is_cut(
+    pieces: Sequence[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, answer, tasks = await by_task_and_without(answering(*pieces), tmp_path, monkeypatch)
+    assert answer == expected
+    assert answer.failure is not None
+    assert tasks == []
 
 
 @pytest.mark.parametrize("pieces", parameters(CLOSED))
 async def test_a_connection_that_ends_with_its_answer_comes_to_the_same(
-    pieces: Sequence[bytes], tmp_path: Path
+    pieces: Sequence[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, answer, _ = await cold_and_warm(answering(*pieces, then_close=True), tmp_path)
+    script = answering(*pieces, then_close=True)
+    expected, answer, tasks = await by_task_and_without(script, tmp_path, monkeypatch)
     assert answer == expected
+    assert tasks == []
+
+
+async def test_the_first_request_on_a_connection_has_a_task_until_it_is_sent(tmp_path: Path) -> None:
+    async with rig(answering(HEAD, b"abcdef"), tmp_path) as relay:
+        await relay.warm()
+        await relay.pool.connections.aclose()
+        outbound = relay.way.open(inner(TARGET), token(), eof=True)
+        assert (await outbound.receive_head()).status == 200
+        assert len(relay.tasks.names) == 1
+        assert relay.tasks.running == 0
+        assert await outbound.receive_body() == b"abcdef"
+        await outbound.aclose()
+
+
+async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(CHUNKS)
+        for event in events:
+            await more.wait()
+            await connection.send(b"%x\r\n%s\r\n" % (len(event), event))
+        await connection.more()
+
+    events = [b"first\n", b"second\n" * 100]
+    more = trio.Event()
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        outbound = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
+        with trio.fail_after(5):
+            assert (await outbound.receive_head()).status == 200
+            more.set()
+            received = b""
+            while len(received) < sum(map(len, events)):
+                received += await outbound.receive_body()
+        assert received == b"".join(events)
+        assert relay.tasks.names == []
+        await outbound.aclose()
+        await relay.at_rest()
+
+
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_a_reader_who_stops_holds_the_server_up_and_loses_nothing(framing: str, tmp_path: Path) -> None:
+    size = 30_000_000
+    sent = 0
+
+    async def script(connection: Connection) -> None:
+        nonlocal sent
+        await connection.request()
+        if framing == "length":
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        else:
+            await connection.send(CHUNKS)
+        while sent < size:
+            piece = b"%07d," % (sent // 8) * 1250
+            await connection.send(piece if framing == "length" else b"2710\r\n%s\r\n" % piece)
+            sent += len(piece)
+        if framing == "chunks":
+            await connection.send(b"0\r\n\r\n")
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        outbound = relay.way.open(inner(TARGET), token(), eof=True)
+        with trio.fail_after(30):
+            await outbound.receive_head()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            # Windows, queues and socket buffers are full, and no more.
+            held_up_at = sent
+            assert held_up_at < size
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert sent == held_up_at
+            received = bytearray()
+            while data := await outbound.receive_body():
+                received += data
+        assert len(received) == size
+        assert all(
+            received[at : at + 8] == b"%07d," % (at // 8 // 1250 * 1250) for at in range(0, size, 10_000)
+        )
+        await outbound.aclose()
+        assert relay.tasks.names == []
+        await relay.at_rest()
+
+
+async def test_a_client_that_leaves_while_the_server_is_held_up_ends_the_request(tmp_path: Path) -> None:
+    async def script(connection: Connection) -> None:
+        try:
+            await connection.request()
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+            while True:
+                await connection.send(bytes(100_000))
+        except trio.BrokenResourceError:
+            cut.set()
+
+    cut = trio.Event()
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        outbound = relay.way.open(inner(TARGET), token(), eof=True)
+        await outbound.receive_head()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await outbound.abandon()
+        with trio.fail_after(5):
+            await cut.wait()
+        await relay.at_rest()
 
 
 async def test_the_requests_and_identities_on_one_connection_stay_their_own(tmp_path: Path) -> None:
