@@ -2,7 +2,8 @@
 
 A configuration is one attrs class whose fields are values or sections, a section being an attrs class of
 values. The variable of a key is the prefix and the key's path in capitals: `tls.certificate` of the hub is
-HAWSE_HUB_TLS_CERTIFICATE.
+HAWSE_HUB_TLS_CERTIFICATE. A section may hold a table of further sections under names of the operator's own;
+those only a file can state.
 
 All faults are collected, each as one line with its path, because a service that names one fault per restart
 costs its operator an evening. Values are never repeated in a fault: a private key pasted where its file's
@@ -21,7 +22,7 @@ from urllib.parse import urlsplit
 
 import attrs
 import cattrs
-from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError
+from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 
 # A file beyond this is none of ours: the fullest configuration has about 2 KB, a bundle of CAs some 200.
@@ -214,6 +215,10 @@ def _is_section(kind: object) -> bool:
     return isinstance(kind, type) and attrs.has(kind) and kind is not Address
 
 
+def _is_named_sections(kind: object) -> bool:
+    return get_origin(kind) is Mapping and _is_section(get_args(kind)[1])
+
+
 def _variables(
     cls: type[attrs.AttrsInstance], prefix: str, section: str | None = None
 ) -> dict[str, tuple[str | None, str, Callable[[str], object]]]:
@@ -224,6 +229,8 @@ def _variables(
         name = f"{prefix}{field.name.upper()}"
         if field.name in sections:
             found |= _variables(sections[field.name], f"{name}_", field.name)
+        elif _is_named_sections(field.type):
+            continue
         else:
             found[name] = section, field.name, _READERS.get(field.type, str)
     return found
@@ -274,7 +281,23 @@ def _converter(base: Path) -> cattrs.Converter:
 
         return table
 
+    def named_sections(value: object, kind: object) -> dict[str, object]:
+        if not isinstance(value, dict):
+            raise ValueError("expected a table")
+        _, each = get_args(kind)
+        filled, faults = {}, []
+        for name, table in value.items():
+            try:
+                filled[name] = converter.structure(table, each)
+            except (ValueError, ClassValidationError) as fault:
+                fault.__notes__ = [AttributeValidationNote(f"at {name}", name, each)]
+                faults.append(fault)
+        if faults:
+            raise ClassValidationError("faulty sections", faults, dict)
+        return filled
+
     converter.register_structure_hook_factory(_is_section, section)
+    converter.register_structure_hook_func(_is_named_sections, named_sections)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(int, _whole)
     converter.register_structure_hook(bool, _boolean)

@@ -79,6 +79,12 @@ class Deadlines:
         if due_at < self._looks_at:
             self._look_by(due_at)
 
+    def expire(self, idle: Idle) -> None:
+        """End a wait as if it had lasted too long, unless it is over."""
+        if idle.due_at != math.inf:
+            idle.due_at = trio.current_time()
+            self._look_by(idle.due_at)
+
     def attend_later(self, exchange: Attended) -> None:
         """Have an exchange attended if it is still under way QUIET_S from now, by and large."""
         self._exchanges[exchange] = now = trio.current_time()

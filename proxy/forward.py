@@ -71,6 +71,8 @@ class Tally:
     """From the client: the request's body, then what an upgraded stream carried."""
     bytes_out: int = 0
     upgraded: bool = False
+    held: trio.Event | None = None
+    """While it is there, nothing more is received, from either side; whoever set it sets the event."""
 
 
 @attrs.frozen
@@ -225,6 +227,8 @@ class _Exchange:
             if chunk is not None:
                 return
         while True:
+            if tally.held is not None:
+                await tally.held.wait()
             if chunk is None:
                 if self.broken is not None:
                     raise self.broken
@@ -252,6 +256,8 @@ class _Exchange:
         try:
             while data := await self.inbound.receive_body():
                 self.tally.bytes_in += len(data)
+                if self.tally.held is not None:
+                    await self.tally.held.wait()
                 try:
                     await self.outbound.send_body(data)
                 except OutboundBroken:
@@ -303,6 +309,8 @@ class _Splice:
 
     async def _to_upstream(self, both: trio.CancelScope) -> None:
         while True:
+            if self.tally.held is not None:
+                await self.tally.held.wait()
             try:
                 data = await self.client.receive_some()
             except trio.BrokenResourceError:
@@ -321,6 +329,8 @@ class _Splice:
 
     async def _to_client(self, both: trio.CancelScope) -> None:
         while True:
+            if self.tally.held is not None:
+                await self.tally.held.wait()
             try:
                 data = await self.upstream.receive_some()
             except StreamReset as exc:

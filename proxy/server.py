@@ -161,6 +161,16 @@ class ServerConnection:
         self.raw_head = b""
         """The current request's head as it came; of a refused one no more than its beginning."""
 
+    @property
+    def idle_until(self) -> float:
+        """When its wait for another request ends, on trio's clock; infinite while it does not wait."""
+        return self._idle.due_at if self._idle is not None else math.inf
+
+    def end_idle(self) -> None:
+        """Close it, if it waits for another request; its task finds its client gone."""
+        if self._idle is not None and self._deadlines is not None:
+            self._deadlines.expire(self._idle)
+
     # -- requests ------------------------------------------------------------------------------------------
 
     async def next_request(self) -> RequestHead | None:

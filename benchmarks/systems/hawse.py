@@ -79,6 +79,8 @@ class Installation:
             f'data_dir = "{self.folder / "hub"}"\n'
             f'[admin]\nlisten = "127.0.0.1:{free_port()}"\n'
             f"[limits]\nstreams_per_agent = {STREAMS_PER_AGENT}\n"
+            # One agent asks for all there is: what it may take is not what is measured.
+            "requests_per_second = 0\ncancels_per_second = 0\nbytes_per_minute = 0\nidle_connections = 0\n"
         )
         hub = self.daemons.start("hub", [self.program, "hub", "--config", str(config)], self.environment)
         hub.wait_for("hub is ready")

@@ -218,7 +218,7 @@ async def handle(case: Case, nursery: trio.Nursery) -> None:
             began_s = time.process_time()
             for turn in range(number):
                 await calls.handle(
-                    connection, case.heads[turn % TARGETS], "192.0.2.7", authenticated=lambda: None
+                    connection, case.heads[turn % TARGETS], "192.0.2.7", authenticated=lambda _: None
                 )
             runs.append((time.process_time() - began_s) * 1e6 / number)
     report("(g) Calls.handle but forward, recorder, metrics", runs)

@@ -32,6 +32,7 @@ from proxy.hub.direct import DirectOutbound, DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
 from proxy.hub.hints import ExplainedOutbound
+from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GRANT, GRANTED, GUARDRAILS, Trail, impersonated, recorded_relay
@@ -81,6 +82,8 @@ class Calls:
     """How many calls each agent has under way, by its id."""
     live: LiveCalls = attrs.field(init=False)
     """Whoever serves runs it beside, and has it `reconsider` when the directory has changed."""
+    limits: Limits = attrs.field(init=False)
+    """Whoever serves runs it beside as well, on `live`."""
 
     admission: Admission = attrs.field(init=False)
     _idle: trio.Event | None = None
@@ -93,6 +96,10 @@ class Calls:
     @admission.default
     def _admission_of_these(self) -> Admission:
         return Admission(self.tokens, self.directory)
+
+    @limits.default
+    def _configured_limits(self) -> Limits:
+        return Limits(self.config.limits)
 
     def judge(self, live: LiveCall) -> Ending | None:
         """Whether a call under way would be refused now, or would reach its cluster as somebody else."""
@@ -124,7 +131,7 @@ class Calls:
         head: RequestHead,
         client_ip: str,
         *,
-        authenticated: Callable[[], None],
+        authenticated: Callable[[Principal], None],
     ) -> None:
         """Answer one request on a client's connection; says when its sender is known, before it reads on.
 
@@ -140,7 +147,7 @@ class Calls:
             )
             await connection.answer(*status_response(401, "", error.reason))
             return
-        authenticated()
+        authenticated(caller.claims.principal)
         call = self.admit(head, asked, caller, client_ip)
         if isinstance(call, Refusal):
             self._record_refusal(head, asked, caller, client_ip, call)
@@ -159,10 +166,9 @@ class Calls:
         call = self.admission.admit(head, asked, caller, client_ip)
         if isinstance(call, Refusal):
             return call
-        limit = self.config.limits.streams_per_agent
-        if self.streams.get(call.agent.id, 0) >= limit:
-            message = f"agent:{call.agent.name} has {limit} calls under way, the limit"
-            return Refusal(429, "streams-per-agent", message)
+        exceeded = self.limits.admit(call.agent, self.streams.get(call.agent.id, 0))
+        if exceeded is not None:
+            return Refusal(429, exceeded.rule, exceeded.message)
         return call
 
     def _record_refusal(
@@ -191,6 +197,7 @@ class Calls:
     def leave(self, live: LiveCall) -> None:
         """A call is over, and its end on the way into the trail."""
         self.live.leave(live)
+        self.limits.leave(live)
         streams, agent_id = self.streams, live.call.agent.id
         left = streams[agent_id] - 1
         if left:
@@ -261,6 +268,8 @@ class Calls:
 
     def close(self, live: LiveCall, opening: Event, outcome: Outcome, began_s: float) -> None:
         """Record what came of a call that began at `began_s` on the monotonic clock."""
+        if outcome.close_reason is CloseReason.CLIENT_GONE and live.ended is None:
+            self.limits.cancelled(live.call.agent)
         closing = _closing(live, opening, outcome, (time.monotonic() - began_s) * 1000)
         self.recorder.complete(closing)
         self.observe(closing)

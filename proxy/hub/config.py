@@ -43,11 +43,48 @@ class AdminConfig:
 
 
 @attrs.frozen
+class AgentLimitsConfig:
+    """What one agent may take by itself, where that differs from what the others may."""
+
+    streams_per_agent: int | None = None
+    requests_per_second: int | None = None
+    cancels_per_second: int | None = None
+    bytes_per_minute: int | None = None
+    stream_age_s: int | None = None
+    stream_idle_in_s: int | None = None
+    stream_idle_out_s: int | None = None
+    idle_connections: int | None = None
+
+
+@attrs.frozen
 class LimitsConfig:
-    """What one agent may take."""
+    """What one agent may take. 0 is no limit, but for `streams_per_agent`."""
 
     streams_per_agent: int = 256
     """Concurrent requests of one agent, watches and execs included; the next one is a 429."""
+    requests_per_second: int = 500
+    """Twice as many may come at once. client-go itself asks 50 times a second unless it is told otherwise."""
+    cancels_per_second: int = 50
+    """Calls that the client gave up; ten times as many may come at once."""
+    bytes_per_minute: int = 6 * 1024**3
+    """Both ways together: 100 MiB/s. What exceeds it is paused."""
+    stream_age_s: int = 24 * 3600
+    """How long one call may go on, whatever it is."""
+    stream_idle_in_s: int = 0
+    """How long the client of an exec, attach or port-forward may say nothing."""
+    stream_idle_out_s: int = 0
+    """How long the cluster may say nothing on a call that it has begun to answer."""
+    idle_connections: int = 256
+    """Connections of one agent on which nothing is under way; of more the longest idle are closed."""
+    agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)
+    """By an agent's name: what it may take instead."""
+
+    def of(self, agent: str) -> LimitsConfig:
+        """What an agent may take."""
+        own = self.agents.get(agent)
+        if own is None:
+            return self
+        return attrs.evolve(self, **attrs.asdict(own, filter=lambda _, value: value is not None))
 
 
 @attrs.frozen
@@ -125,9 +162,23 @@ def _check(config: HubConfig) -> list[str]:
             faults.append(f"tls.{name}: this user cannot read the file it names")
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API has a listener of its own")
-    if not 1 <= config.limits.streams_per_agent <= STREAMS_PER_AGENT_MAX:
-        faults.append(f"limits.streams_per_agent: expected 1 to {STREAMS_PER_AGENT_MAX}")
+    faults.extend(_check_limits("limits", config.limits))
+    for name, own in sorted(config.limits.agents.items()):
+        faults.extend(_check_limits(f"limits.agents.{name}", own))
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
+    return faults
+
+
+def _check_limits(path: str, limits: LimitsConfig | AgentLimitsConfig) -> list[str]:
+    faults = []
+    for field in attrs.fields(AgentLimitsConfig):
+        value = getattr(limits, field.name)
+        if value is None:
+            continue
+        if field.name == "streams_per_agent" and not 1 <= value <= STREAMS_PER_AGENT_MAX:
+            faults.append(f"{path}.{field.name}: expected 1 to {STREAMS_PER_AGENT_MAX}")
+        elif value < 0:
+            faults.append(f"{path}.{field.name}: expected 0 (no limit) or more")
     return faults
 
 

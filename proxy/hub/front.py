@@ -19,6 +19,7 @@ import trio
 
 from audit.record import Kind
 from audit.recorder import Recorder
+from auth.principal import Principal
 from auth.tokens import TokenError
 from proxy.deadlines import Deadlines
 from proxy.exchange import InboundBroken
@@ -29,6 +30,7 @@ from proxy.hub import quick
 from proxy.hub.admission import PREFIX
 from proxy.hub.calls import Calls
 from proxy.hub.certificate import Certificate
+from proxy.hub.connections import AgentConnections
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.oauth import Answer
 from proxy.hub.relays import RelayEndpoint
@@ -48,8 +50,8 @@ STRANGER_S = 30.0
 # A form of a few fields, or none at all.
 SMALL_BODY_BYTES_MAX = 64 * 1024
 
-Known = Callable[[], None]
-"""Called once the sender of a request is known: what holds for strangers holds for it no more."""
+Known = Callable[[Principal | None], None]
+"""Called once the sender of a request is known, an agent or a relay: it is held for a stranger no more."""
 
 _log = logging.getLogger("hawse.hub")
 
@@ -70,9 +72,14 @@ class Front:
     """Off while the hub starts and once it stops: /readyz says so."""
     gate: Gate = attrs.Factory(Gate)
     deadlines: Deadlines = attrs.Factory(Deadlines)
+    connections: AgentConnections = attrs.field(init=False)
     _readiness: Readiness | None = None
     """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+
+    @connections.default
+    def _connections_of_agents(self) -> AgentConnections:
+        return AgentConnections(self.calls.config.limits)
 
     async def run(self) -> None:
         """Do what the connections need done for them; runs beside whoever accepts them, until cancelled."""
@@ -110,6 +117,14 @@ class Front:
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
         connection = ServerConnection(MeteredStream(tls, stranger), self.deadlines)
+        try:
+            await self._serve_requests(connection, tls, stranger, address)
+        finally:
+            self.connections.leave(connection)
+
+    async def _serve_requests(
+        self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
+    ) -> None:
         while True:
             try:
                 head = await connection.next_request()
@@ -133,7 +148,9 @@ class Front:
                     return
                 continue
             with trio.move_on_after(STRANGER_S) as patience:
-                if await self._route(connection, tls, head, _Known(stranger, patience), address):
+                if await self._route(
+                    connection, tls, head, _Known(stranger, patience, connection, self.connections), address
+                ):
                     return
             if patience.cancelled_caught:
                 return
@@ -153,7 +170,7 @@ class Front:
         connection: ServerConnection,
         tls: TLSStream,
         head: RequestHead,
-        known: Callable[[], None],
+        known: Known,
         address: str,
     ) -> bool:
         """Have one request answered; returns whether that has used the connection up."""
@@ -172,7 +189,7 @@ class Front:
         connection: ServerConnection,
         tls: TLSStream,
         head: RequestHead,
-        known: Callable[[], None],
+        known: Known,
         address: str,
     ) -> bool:
         """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
@@ -189,7 +206,7 @@ class Front:
             date = (b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))
             await connection.answer(*status_response(401, "", str(error), headers=(date,)))
             return False
-        known()
+        known(None)
         await self.relays.serve(connection, tls, claims, cluster, address)
         return True
 
@@ -229,13 +246,17 @@ class _Known:
 
     stranger: Stranger
     patience: trio.CancelScope
+    connection: ServerConnection
+    connections: AgentConnections
 
-    def __call__(self) -> None:
+    def __call__(self, agent: Principal | None) -> None:
         self.stranger.leave()
         self.patience.deadline = math.inf
+        if agent is not None:
+            self.connections.enter(agent, self.connection)
 
 
-def _do_nothing() -> None: ...
+def _do_nothing(_: Principal | None) -> None: ...
 
 
 def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:

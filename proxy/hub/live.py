@@ -86,6 +86,22 @@ class LiveCall:
             finally:
                 self._waiting = None
 
+    @property
+    def held(self) -> bool:
+        """Whether it is paused."""
+        return self.tally.held is not None
+
+    def hold(self) -> None:
+        """Pause it: no more of its bytes are received, from either side, until `release`."""
+        if self.tally.held is None and self.ended is None:
+            self.tally.held = trio.Event()
+
+    def release(self) -> None:
+        """Let it go on."""
+        held, self.tally.held = self.tally.held, None
+        if held is not None:
+            held.set()
+
     async def end(self, ending: Ending) -> None:
         """End it, once; whoever carries it finds `ended` set. Waits for nobody at the other ends."""
         if self.ended is not None:
@@ -95,6 +111,7 @@ class LiveCall:
         failure = Failure(ending.code, Processed.YES if begun else Processed.MAYBE, ending.reason)
         if self._waiting is not None:
             self._waiting.cancel()
+        self.release()
         if self.outbound is not None:
             await self.outbound.abandon(failure)
         if begun:

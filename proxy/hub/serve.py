@@ -110,6 +110,7 @@ async def run_hub(config: HubConfig) -> None:
             )
             directory.on_change(calls.live.reconsider)
             upkeep.start_soon(calls.live.run)
+            upkeep.start_soon(calls.limits.run, calls.live)
             relays = RelayEndpoint(
                 config=config,
                 directory=directory,

@@ -605,3 +605,70 @@ async def test_cancelled_at_any_await_everything_closes_and_nothing_looks_whole(
 def test_exceptions_say_what_failed():
     error = ExchangeBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, "connection refused"))
     assert str(error) == "dial_failed: connection refused"
+
+
+# -- paused -------------------------------------------------------------------------------------------------
+
+
+async def held_and_released(tally: Tally, release: trio.Event) -> None:
+    """Pause an exchange until `release`."""
+    tally.held = trio.Event()
+    await release.wait()
+    held, tally.held = tally.held, None
+    held.set()
+
+
+async def test_a_paused_answer_waits_and_then_arrives_whole(autojump_clock):
+    tally, release = Tally(), trio.Event()
+    client, hub_leg = tls_pair()
+    near, upstream = tls_pair()
+    inbound, outbound = ServerConnection(hub_leg), ClientConnection(near)
+    await client.send_all(GET)
+    request = await inbound.next_request()
+    await outbound.send_request(RequestHead(b"GET", b"/", request.headers))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            lambda: forward(inbound, outbound, request, on_head=lambda head: head, tally=tally)
+        )
+        await upstream.send_all(CHUNKED + b"3\r\nabc\r\n")
+        await read_until(client, b"abc\r\n")
+        nursery.start_soon(held_and_released, tally, release)
+        await wait_all_tasks_blocked()
+        # What is being received when it is paused still goes on.
+        await upstream.send_all(b"1\r\nd\r\n")
+        await read_until(client, b"d\r\n")
+        await upstream.send_all(b"1\r\ne\r\n0\r\n\r\n")
+        await wait_all_tasks_blocked()
+        assert tally.bytes_out == 4
+        release.set()
+        assert (await read_until(client, b"0\r\n\r\n")) == b"1\r\ne\r\n0\r\n\r\n"
+    assert tally.bytes_out == 5
+
+
+async def test_a_paused_splice_waits_both_ways_and_goes_on(autojump_clock):
+    tally, release = Tally(), trio.Event()
+    client, hub_leg = tls_pair()
+    near, upstream = tls_pair()
+    inbound, outbound = ServerConnection(hub_leg), ClientConnection(near)
+    await client.send_all(UPGRADE)
+    request = await inbound.next_request()
+    await outbound.send_request(request)
+    await read_until(upstream, b"\r\n\r\n")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            lambda: forward(inbound, outbound, request, on_head=lambda head: head, tally=tally)
+        )
+        await upstream.send_all(SWITCH)
+        await read_until(client, b"\r\n\r\n")
+        nursery.start_soon(held_and_released, tally, release)
+        await wait_all_tasks_blocked()
+        for leg in (client, upstream):
+            await leg.send_all(b"being received")
+            await wait_all_tasks_blocked()
+            await leg.send_all(b", waiting")
+        await wait_all_tasks_blocked()
+        assert (tally.bytes_in, tally.bytes_out) == (14, 14)
+        release.set()
+        for leg in (client, upstream):
+            await read_until(leg, b"being received, waiting")
+        nursery.cancel_scope.cancel()

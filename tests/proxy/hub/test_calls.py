@@ -102,7 +102,7 @@ class Bench:
         async def serve() -> None:
             head = await connection.next_request()
             assert head is not None
-            await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
+            await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
             await connection.aclose()
 
         async with trio.open_nursery() as nursery:
@@ -132,7 +132,7 @@ class Bench:
                 begun = connection.take_begun()
                 if begun is None:
                     self.handled += 1
-                    await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
+                    await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
                 else:
                     assert isinstance(begun, QuickCall)
                     self.carried_on += 1
@@ -420,6 +420,8 @@ async def test_the_agents_calls_are_bounded(bench: Bench) -> None:
     assert status == 429
     assert b"retry-after" not in headers
     bench.calls.streams.clear()
+    [event] = await bench.trail()
+    assert event["decision"]["rule"] == "limits.streams_per_agent"  # type: ignore[index]
 
 
 async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> None:
@@ -541,7 +543,7 @@ async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(bench
     assert head is not None
     await client.aclose()
     with pytest.raises(InboundBroken):
-        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
+        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
     await connection.aclose()
     _, closing = await bench.trail()
     assert closing["resp"]["processed"] == "no"  # type: ignore[index]

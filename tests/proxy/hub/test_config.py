@@ -49,6 +49,10 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
         listen = "127.0.0.1:9000"
         [limits]
         streams_per_agent = 7
+        requests_per_second = 50
+        [limits.agents.controller]
+        requests_per_second = 5000
+        bytes_per_minute = 0
         [audit]
         mask = ["token=[^&]+"]
         reads_when_down = true
@@ -61,6 +65,9 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
     assert hub.data_dir == tmp_path / "data"  # relative to the file, not to the working directory
     assert (hub.tls.certificate, hub.tls.key) == (tmp_path / "hub.pem", tmp_path / "hub.key")
     assert hub.limits.streams_per_agent == 7
+    assert hub.limits.of("anybody") is hub.limits
+    own = hub.limits.of("controller")
+    assert (own.streams_per_agent, own.requests_per_second, own.bytes_per_minute) == (7, 5000, 0)
     assert hub.audit.reads_when_down is True
     assert hub.audit.mask == ("token=[^&]+",)
 
@@ -94,6 +101,8 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
         admin.listen = "127.0.0.1:1"
         tls.certificate = "missing.pem"
         limits.streams_per_agent = 0
+        limits.cancels_per_second = -1
+        limits.agents.controller.stream_age_s = -1
         audit.mask = ["a+", "(", "x*"]
         """,
         tmp_path,
@@ -109,9 +118,30 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
         "tls.certificate",
         "admin.listen",
         "limits.streams_per_agent",
+        "limits.cancels_per_second",
+        "limits.agents.controller.stream_age_s",
         "audit.mask",
         "audit.mask",
     ]
+
+
+def test_an_agents_own_limits_are_read_as_strictly(tmp_path: Path) -> None:
+    found = faults(
+        """
+        [limits.agents.a]
+        streams_per_agent = "many"
+        [limits.agents.b]
+        streams = 7
+        """,
+        tmp_path,
+    )
+    assert found == [
+        "limits.agents.a.streams_per_agent: expected a whole number",
+        "limits.agents.b.streams: no such key",
+    ]
+    assert faults("limits.agents = 7", tmp_path) == ["limits.agents: expected a table"]
+    with pytest.raises(ConfigError, match="no such setting"):
+        load(None, {**ENV, "HAWSE_HUB_LIMITS_AGENTS": "x"})
 
 
 def test_rules_are_told_beside_the_faults_of_types(tmp_path: Path) -> None:
@@ -158,6 +188,10 @@ def test_each_key_has_its_variable() -> None:
         load(None, {**ENV, "HAWSE_HUB_": "1"})
     assert caught.value.faults == [
         "HAWSE_HUB_: no such setting; there are HAWSE_HUB_ADMIN_LISTEN, HAWSE_HUB_AUDIT_MASK, "
-        "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_DATA_DIR, HAWSE_HUB_LIMITS_STREAMS_PER_AGENT, "
+        "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_DATA_DIR, HAWSE_HUB_LIMITS_BYTES_PER_MINUTE, "
+        "HAWSE_HUB_LIMITS_CANCELS_PER_SECOND, HAWSE_HUB_LIMITS_IDLE_CONNECTIONS, "
+        "HAWSE_HUB_LIMITS_REQUESTS_PER_SECOND, HAWSE_HUB_LIMITS_STREAMS_PER_AGENT, "
+        "HAWSE_HUB_LIMITS_STREAM_AGE_S, HAWSE_HUB_LIMITS_STREAM_IDLE_IN_S, "
+        "HAWSE_HUB_LIMITS_STREAM_IDLE_OUT_S, "
         "HAWSE_HUB_LISTEN, HAWSE_HUB_ORG, HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY"
     ]

@@ -172,7 +172,7 @@ class Talk:
         connection = ServerConnection(server)
         head = await connection.next_request()
         assert head is not None
-        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda: None)
+        await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
         await connection.aclose()
 
     async def read(self) -> None:

@@ -1,0 +1,230 @@
+"""What one agent may take, so that none of them can stop the others: calls, calls a second, bytes, age.
+
+Theory of operation. A request is held against the limits in the same step in which it is granted, by a few
+comparisons and one bucket of tokens; nothing is timed for it. Bytes, ages and silence are looked at by one
+task, every TICK_S, over the calls that have lived so long; what came and went between two looks is added up
+when it ends. So a limit on bytes is kept over a minute and not over a millisecond: whoever exceeds it has his
+streams paused until the minute's average holds again, and his new calls refused.
+
+A refusal is a 429 that names the limit and its value, and is recorded like every denial; a flood of them is
+one event with a count. There is no Retry-After, which kubectl would obey by asking again, up to ten times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NoReturn
+
+import attrs
+import trio
+
+from proxy.forward import CloseReason
+from proxy.hub.config import LimitsConfig
+from proxy.hub.entities import Agent
+from proxy.hub.live import Ending, LiveCall, LiveCalls
+
+# Between two looks at the calls that live: how exact ages and silences are kept.
+TICK_S = 1.0
+# What a bucket holds: so much of its rate may come at once. A controller that starts lists some hundred
+# kinds; whoever ends 200 watches at once closes a program and does not attack.
+REQUESTS_BURST_S = 2.0
+CANCELS_BURST_S = 10.0
+BYTES_BURST_S = 60.0
+
+
+@attrs.frozen
+class Exceeded:
+    """A limit that a new call would exceed."""
+
+    rule: str
+    message: str
+
+
+class _Bucket:
+    """Tokens that come back at a rate, up to a burst of them; a taker may leave it in debt."""
+
+    __slots__ = ("_at", "_left", "_most", "_rate")
+
+    def __init__(self, rate: float, burst_s: float, now: float) -> None:
+        self._rate = rate
+        self._most = max(1.0, rate * burst_s)
+        self._left = self._most
+        self._at = now
+
+    def left(self, now: float) -> float:
+        left = self._left + (now - self._at) * self._rate
+        self._left = left = left if left < self._most else self._most
+        self._at = now
+        return left
+
+    def take(self, amount: float) -> None:
+        self._left -= amount
+
+
+@attrs.define(eq=False)
+class _Load:
+    """What an agent has taken."""
+
+    limits: LimitsConfig
+    requests: _Bucket | None
+    cancels: _Bucket | None
+    bytes: _Bucket | None
+    paused: bool = False
+    """It was in debt for bytes at the last look, and so its calls wait."""
+    moved: int = 0
+    """Bytes that are not charged yet."""
+    suspect: bool = False
+    """It was in debt for cancels or bytes when it was last looked at."""
+
+
+@attrs.define(eq=False)
+class _Seen:
+    """A call that lived through a look, as it was then."""
+
+    bytes_in: int
+    bytes_out: int
+    moved_in_at: float
+    moved_out_at: float
+
+
+class Limits:
+    """The limits of all agents; `clock` is monotonic."""
+
+    def __init__(self, config: LimitsConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._config = config
+        self._clock = clock
+        # Bounded by the enrolled agents.
+        self._loads: dict[str, _Load] = {}
+        self._seen: dict[LiveCall, _Seen] = {}
+
+    def admit(self, agent: Agent, streams: int) -> Exceeded | None:
+        """Count a new call of an agent that has so many under way; or say which limit it would exceed."""
+        load = self._loads.get(agent.id)
+        now = self._clock()
+        if load is None:
+            load = self._loads[agent.id] = self._new_load(agent, now)
+        limits = load.limits
+        if streams >= limits.streams_per_agent:
+            return _exceeded(agent, "streams_per_agent", f"has {streams} calls under way")
+        if load.suspect:
+            exceeded = self._in_debt(agent, load, now)
+            if exceeded is not None:
+                return exceeded
+        requests = load.requests
+        if requests is not None:
+            if requests.left(now) < 1:
+                rate = limits.requests_per_second
+                return _exceeded(agent, "requests_per_second", f"asks more than {rate} times a second")
+            requests.take(1)
+        return None
+
+    def _in_debt(self, agent: Agent, load: _Load, now: float) -> Exceeded | None:
+        limits = load.limits
+        if load.cancels is not None and load.cancels.left(now) < 1:
+            rate = limits.cancels_per_second
+            return _exceeded(agent, "cancels_per_second", f"gives up more than {rate} calls a second")
+        if load.bytes is not None and load.bytes.left(now) < 0:
+            rate = limits.bytes_per_minute
+            return _exceeded(agent, "bytes_per_minute", f"moves more than {rate} bytes a minute")
+        load.suspect = False
+        return None
+
+    def cancelled(self, agent: Agent) -> None:
+        """Count a call that its client gave up."""
+        load = self._loads.get(agent.id)
+        if load is not None and load.cancels is not None:
+            load.cancels.take(1)
+            load.suspect = load.suspect or load.cancels.left(self._clock()) < 1
+
+    def leave(self, live: LiveCall) -> None:
+        """Count what a call has moved, at its end."""
+        seen = self._seen.pop(live, None) if self._seen else None
+        load = self._loads.get(live.call.agent.id)
+        if load is not None:
+            tally = live.tally
+            moved = tally.bytes_in + tally.bytes_out
+            load.moved += moved if seen is None else moved - seen.bytes_in - seen.bytes_out
+
+    async def run(self, calls: LiveCalls) -> NoReturn:
+        """Look at the calls that live, again and again."""
+        while True:
+            await trio.sleep(TICK_S)
+            now = self._clock()
+            for live in calls:
+                ending = self._look(calls, live, now)
+                if ending is not None:
+                    await calls.end(live, ending)
+            self._charge(now)
+            for live in calls:
+                self._pace(live)
+
+    def _charge(self, now: float) -> None:
+        """Charge the bytes that have moved since the last look."""
+        for load in self._loads.values():
+            if load.bytes is not None:
+                load.bytes.take(load.moved)
+                load.moved = 0
+                load.paused = load.bytes.left(now) < 0
+                load.suspect = load.suspect or load.paused
+
+    def _look(self, calls: LiveCalls, live: LiveCall, now: float) -> Ending | None:
+        """Charge what has moved since the last look; say so when nothing has for too long."""
+        load = self._loads.get(live.call.agent.id)
+        if load is None or live.ended is not None:
+            return None
+        tally, limits = live.tally, load.limits
+        seen = self._seen.get(live)
+        if seen is None:
+            seen = self._seen[live] = _Seen(0, 0, now, now)
+            if limits.stream_age_s:
+                why = f"it is {limits.stream_age_s} s old, {_named('stream_age_s')}"
+                calls.limit(live, limits.stream_age_s, why)
+        moved_in, moved_out = tally.bytes_in - seen.bytes_in, tally.bytes_out - seen.bytes_out
+        if moved_in or moved_out:
+            seen.bytes_in, seen.bytes_out = tally.bytes_in, tally.bytes_out
+            load.moved += moved_in + moved_out
+        if moved_in:
+            seen.moved_in_at = now
+        if moved_out:
+            seen.moved_out_at = now
+        if not tally.status or live.held:
+            return None
+        # Only what was upgraded has a client that could say something.
+        if limits.stream_idle_in_s and tally.upgraded and now - seen.moved_in_at >= limits.stream_idle_in_s:
+            return _silent("client", "stream_idle_in_s", limits.stream_idle_in_s)
+        if limits.stream_idle_out_s and now - seen.moved_out_at >= limits.stream_idle_out_s:
+            return _silent("cluster", "stream_idle_out_s", limits.stream_idle_out_s)
+        return None
+
+    def _pace(self, live: LiveCall) -> None:
+        load = self._loads.get(live.call.agent.id)
+        if load is not None and load.paused:
+            live.hold()
+        elif live.held:
+            live.release()
+
+    def _new_load(self, agent: Agent, now: float) -> _Load:
+        limits = self._config.of(agent.name)
+        return _Load(
+            limits,
+            _bucket(limits.requests_per_second, REQUESTS_BURST_S, now),
+            _bucket(limits.cancels_per_second, CANCELS_BURST_S, now),
+            _bucket(limits.bytes_per_minute / 60, BYTES_BURST_S, now),
+        )
+
+
+def _bucket(rate: float, burst_s: float, now: float) -> _Bucket | None:
+    return _Bucket(rate, burst_s, now) if rate else None
+
+
+def _named(key: str) -> str:
+    return f"the limit (limits.{key})"
+
+
+def _exceeded(agent: Agent, key: str, what: str) -> Exceeded:
+    return Exceeded(f"limits.{key}", f"agent:{agent.name} {what}, {_named(key)}")
+
+
+def _silent(who: str, key: str, seconds: int) -> Ending:
+    return Ending(CloseReason.DEADLINE, f"nothing came from the {who} for {seconds} s, {_named(key)}")

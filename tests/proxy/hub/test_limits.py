@@ -1,0 +1,263 @@
+"""What one agent may take: buckets on a clock by hand, the look at live calls on virtual time."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import attrs
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from auth.principal import Principal
+from proxy.deadlines import Deadlines
+from proxy.exchange import Inbound
+from proxy.forward import CloseReason
+from proxy.hub.admission import Call
+from proxy.hub.config import AgentLimitsConfig, LimitsConfig
+from proxy.hub.connections import AgentConnections
+from proxy.hub.entities import Agent, AgentState
+from proxy.hub.front import plain
+from proxy.hub.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
+from proxy.hub.live import LiveCall, LiveCalls
+from proxy.server import IDLE_S, ServerConnection
+from tests.proxy.hub.test_live import REVOKED, Side
+
+NONE = LimitsConfig(
+    requests_per_second=0, cancels_per_second=0, bytes_per_minute=0, stream_age_s=0, idle_connections=0
+)
+
+
+def agent(name: str = "ann") -> Agent:
+    return Agent(name, name, "o", AgentState.ACTIVE, ("sre",), frozenset({"t"}), 0.0, None, None)
+
+
+@attrs.define
+class Clock:
+    now: float = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def admitted(limits: Limits, most: int, who: Agent | None = None) -> int:
+    """How many calls in a row are let in."""
+    for number in range(most):
+        if limits.admit(who or agent(), 0) is not None:
+            return number
+    return most
+
+
+def test_without_limits_everything_is_let_in_but_streams_without_end() -> None:
+    limits = Limits(NONE, clock=Clock())
+    assert admitted(limits, 5000) == 5000
+    assert limits.admit(agent(), 255) is None
+    exceeded = limits.admit(agent(), 256)
+    assert exceeded is not None
+    assert exceeded.rule == "limits.streams_per_agent"
+    assert exceeded.message == ("agent:ann has 256 calls under way, the limit (limits.streams_per_agent)")
+
+
+def test_requests_come_at_a_rate_with_a_burst_each_agent_by_itself() -> None:
+    clock = Clock()
+    limits = Limits(attrs.evolve(NONE, requests_per_second=50), clock=clock)
+    burst = int(50 * REQUESTS_BURST_S)
+    assert admitted(limits, 1000) == burst
+    exceeded = limits.admit(agent(), 0)
+    assert exceeded is not None
+    assert (exceeded.rule, "more than 50 times a second" in exceeded.message) == (
+        "limits.requests_per_second",
+        True,
+    )
+    assert admitted(limits, 1000, agent("bob")) == burst
+    clock.now += 0.5
+    assert admitted(limits, 1000) == 25
+    clock.now += 3600
+    assert admitted(limits, 1000) == burst
+
+
+@given(
+    rate=st.integers(1, 1000),
+    steps=st.lists(st.tuples(st.floats(0, 5), st.integers(0, 50)), max_size=50),
+)
+def test_never_more_than_the_rate_and_one_burst(rate: int, steps: list[tuple[float, int]]) -> None:
+    clock = Clock()
+    limits = Limits(attrs.evolve(NONE, requests_per_second=rate), clock=clock)
+    let_in = 0
+    for pause, asked in steps:
+        clock.now += pause
+        let_in += sum(limits.admit(agent(), 0) is None for _ in range(asked))
+        assert let_in <= rate * (clock.now - 1000.0 + REQUESTS_BURST_S) + 1e-6
+
+
+def test_an_agent_has_limits_of_its_own_when_it_is_named() -> None:
+    limits = Limits(attrs.evolve(NONE, agents={"ann": AgentLimitsConfig(streams_per_agent=2)}), clock=Clock())
+    assert limits.admit(agent(), 2) is not None
+    assert limits.admit(agent("bob"), 2) is None
+
+
+def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
+    clock = Clock()
+    limits = Limits(attrs.evolve(NONE, cancels_per_second=10), clock=clock)
+    assert limits.admit(agent(), 0) is None
+    for _ in range(int(10 * CANCELS_BURST_S)):
+        limits.cancelled(agent())
+    exceeded = limits.admit(agent(), 0)
+    assert exceeded is not None
+    assert exceeded.rule == "limits.cancels_per_second"
+    assert "gives up more than 10 calls a second" in exceeded.message
+    assert limits.admit(agent("bob"), 0) is None
+    clock.now += 0.2
+    assert limits.admit(agent(), 0) is None
+
+
+def live_call(number: int = 1, who: Agent | None = None) -> tuple[LiveCall, Side]:
+    side = Side()
+    call = Call(None, None, None, None, who or agent(), None, "")  # type: ignore[arg-type]
+    return LiveCall(call, f"eid-{number}", cast(Inbound, side)), side
+
+
+async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autojump_clock: MockClock) -> None:
+    limits = Limits(attrs.evolve(NONE, bytes_per_minute=6000), clock=trio.current_time)
+    calls = LiveCalls(lambda live: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limits.run, calls)
+        live, _ = live_call()
+        other, _ = live_call(2, agent("bob"))
+        for each in (live, other):
+            assert limits.admit(each.call.agent, 0) is None
+            calls.enter(each)
+            each.tally.status = 200
+        # A whole minute's bytes may come at once.
+        live.tally.bytes_out = 6000
+        await trio.sleep(1.5 * TICK_S)
+        assert not live.held
+        live.tally.bytes_in = 1000
+        await trio.sleep(TICK_S)
+        assert live.held
+        assert not other.held
+        exceeded = limits.admit(live.call.agent, 1)
+        assert exceeded is not None
+        assert exceeded.rule == "limits.bytes_per_minute"
+        assert limits.admit(other.call.agent, 1) is None
+        paused = live.tally.held
+        assert paused is not None
+        with trio.fail_after(11 * TICK_S):
+            await paused.wait()
+        assert limits.admit(live.call.agent, 1) is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_comes_and_goes_between_two_looks_is_charged_at_its_end(autojump_clock: MockClock) -> None:
+    limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limits.run, LiveCalls(lambda live: None))
+        for _ in range(7):
+            live, _ = live_call()
+            assert limits.admit(live.call.agent, 0) is None
+            live.tally.bytes_out = 100
+            limits.leave(live)
+        await trio.sleep(1.5 * TICK_S)
+        assert limits.admit(agent(), 0) is not None
+        await trio.sleep(60)
+        assert limits.admit(agent(), 0) is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_paused_call_that_is_ended_goes_on_to_its_end(autojump_clock: MockClock) -> None:
+    live, side = live_call()
+    live.tally.status = 200
+    live.hold()
+    held = live.tally.held
+    assert held is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(held.wait)
+        await wait_all_tasks_blocked()
+        calls = LiveCalls(lambda live: None)
+        calls.enter(live)
+        await calls.end(live, REVOKED)
+    assert side.cuts[0].reason == REVOKED.reason
+    live.hold()
+    assert not live.held
+
+
+@pytest.mark.parametrize(
+    ("limit", "upgraded", "moves", "why"),
+    [
+        ({"stream_age_s": 60}, False, "both", "it is 60 s old, the limit (limits.stream_age_s)"),
+        ({"stream_idle_out_s": 60}, False, "in", "nothing came from the cluster for 60 s"),
+        ({"stream_idle_in_s": 60}, True, "out", "nothing came from the client for 60 s"),
+        ({"stream_idle_in_s": 60}, False, "out", ""),
+        ({"stream_idle_in_s": 60, "stream_idle_out_s": 60}, True, "both", ""),
+        ({}, True, "", ""),
+    ],
+)
+async def test_age_and_silence_end_a_call_each_direction_by_itself(
+    autojump_clock: MockClock, limit: dict[str, int], upgraded: bool, moves: str, why: str
+) -> None:
+    limits = Limits(attrs.evolve(NONE, **limit), clock=trio.current_time)
+    calls = LiveCalls(lambda live: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limits.run, calls)
+        nursery.start_soon(calls.run)
+        live, _ = live_call()
+        assert limits.admit(live.call.agent, 0) is None
+        live.tally.upgraded = upgraded
+        live.tally.status = 200
+        calls.enter(live)
+        for _ in range(59):
+            assert live.ended is None
+            live.tally.bytes_in += moves in ("in", "both")
+            live.tally.bytes_out += moves in ("out", "both")
+            await trio.sleep(1)
+        for _ in range(5):
+            live.tally.bytes_in += moves in ("in", "both")
+            live.tally.bytes_out += moves in ("out", "both")
+            await trio.sleep(1)
+        ended = live.ended
+        nursery.cancel_scope.cancel()
+    assert (ended is not None) == bool(why)
+    if ended is not None:
+        assert ended.close_reason is CloseReason.DEADLINE
+        assert why in ended.reason
+
+
+async def test_an_agents_longest_idle_connections_make_room_for_new_ones(autojump_clock: MockClock) -> None:
+    limits = attrs.evolve(NONE, idle_connections=3)
+    connections, deadlines = AgentConnections(limits), Deadlines()
+    ann, bob = (Principal(name, name, "acme", ["sre"]) for name in ("ann", "bob"))
+    closed: list[int] = []
+
+    async def serve(number: int, who: Principal, busy_s: float = 0.0) -> None:
+        client, server = trio.testing.memory_stream_pair()
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        connection = ServerConnection(server, deadlines)
+        assert await connection.next_request() is not None
+        connections.enter(who, connection)
+        connections.enter(who, connection)  # with each of its requests
+        await trio.sleep(busy_s)
+        await connection.answer(*plain(200, b"ok\n"))
+        assert await connection.next_request() is None
+        connections.leave(connection)
+        closed.append(number)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        nursery.start_soon(serve, 0, ann, 50.0)
+        nursery.start_soon(serve, 100, bob)
+        for number in range(1, 4):
+            nursery.start_soon(serve, number, ann)
+            await trio.sleep(1)
+        assert closed == []
+        nursery.start_soon(serve, 4, ann)
+        await trio.sleep(1)
+        nursery.start_soon(serve, 5, ann)
+        await trio.sleep(1)
+        # Neither the busy one, nor another agent's.
+        assert closed == [1, 2]
+        assert len(connections) == 5
+        await trio.sleep(IDLE_S + 60)
+        assert len(connections) == 0
+        nursery.cancel_scope.cancel()
