@@ -9,7 +9,9 @@ _TIMESTAMP_MAX_MS = 1 << 48
 # The kernel is asked for the randomness of so many at once: by itself it costs more than the rest of an id.
 IDS_AT_ONCE = 256
 # Each entry is used once: popping one is a single step of the interpreter, whichever thread does it.
-_unused: list[bytes] = []
+_unused: list[str] = []
+# The digit that has the two bits of the variant, by a random one.
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 0b11] for digit in "0123456789abcdef"}
 
 
 def uuid7(now_ms: int, random10: bytes) -> str:
@@ -22,19 +24,26 @@ def uuid7(now_ms: int, random10: bytes) -> str:
         raise ValueError(f"timestamp of {now_ms} ms does not fit 48 bits")
     if len(random10) != 10:
         raise ValueError(f"10 random bytes are needed, not {len(random10)}")
-    # Two digits a byte: the version takes the place of the 13th of the id, the variant two bits of the 17th.
-    stamp, digits = f"{now_ms:012x}", random10.hex()
-    variant = "89ab"[random10[2] >> 4 & 0b11]
-    return f"{stamp[:8]}-{stamp[8:]}-7{digits[1:4]}-{variant}{digits[5:8]}-{digits[8:]}"
+    return _joined(now_ms, _end(random10.hex()))
+
+
+def _joined(now_ms: int, end: str) -> str:
+    stamp = f"{now_ms:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}-{end}"
+
+
+def _end(digits: str) -> str:
+    """The id behind its timestamp, of 20 random digits: the version takes one, the variant half of one."""
+    return f"7{digits[1:4]}-{_VARIANTS[digits[4]]}{digits[5:8]}-{digits[8:]}"
 
 
 def new_eid() -> str:
     """Make an id for an event that happens now; from any thread."""
     try:
-        random10 = _unused.pop()
+        end = _unused.pop()
     except IndexError:
         # Two threads may both come here, and then there are only more of them.
-        many = os.urandom(10 * IDS_AT_ONCE)
-        _unused.extend([many[start : start + 10] for start in range(0, len(many), 10)])
-        random10 = os.urandom(10)
-    return uuid7(time.time_ns() // 1_000_000, random10)
+        many = os.urandom(10 * IDS_AT_ONCE).hex()
+        _unused.extend([_end(many[start : start + 20]) for start in range(20, len(many), 20)])
+        end = _end(many[:20])
+    return _joined(time.time_ns() // 1_000_000, end)

@@ -32,7 +32,7 @@ from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
 from audit.store import AuditStore, AuditUnavailable
 
 # A completion waits this long for company: a commit that carries 16 and more costs 8 µs an event, alone 137.
-LINGER_S = 0.015
+LINGER_S = 0.020
 # A larger batch saves nothing and keeps the intents in it waiting.
 BATCH_EVENTS_MAX = 256
 # What may wait for the disk: some seconds of a busy hub, and not more memory than it can spare.
@@ -160,12 +160,13 @@ class Recorder:
             # The first of a flood is stored, so the writer is awake and knows when the flood's window ends.
             if failure and not self._floods.admit(event, time.monotonic()):
                 return
-            if not self._fits(weight_bytes):
+            queue = self._queue
+            held_bytes = self._queue_bytes + weight_bytes
+            if len(queue) >= QUEUE_EVENTS_MAX or held_bytes > QUEUE_BYTES_MAX:
                 (self._gap or self._overflow()).lost += 1
                 return
-            queue = self._queue
             queue.append(event)
-            self._queue_bytes += weight_bytes
+            self._queue_bytes = held_bytes
             # The writer sleeps until the first comes, then until it has lingered; others need not wake it.
             if len(queue) == 1:
                 self._linger_until_s = time.monotonic() + LINGER_S

@@ -49,6 +49,8 @@ BUSY_TIMEOUT_MS = 5000
 PAGE_ROWS_MAX = 1000
 # A statement has at most 32,766 values (SQLite's default); a longer batch takes several.
 _STATEMENT_ROWS_MAX = 256
+# Lengths are 1 to 15, and the multiples of this: 31 statements, which the driver keeps (128 of them).
+_ROWS_STEP = 16
 # SQLite's default, which a file keeps from the day it is made.
 _PAGE_BYTES = 4096
 
@@ -296,8 +298,9 @@ def _row(event: Event) -> tuple[object, ...]:
     """The values of _EVENT_COLUMNS."""
     return (
         event.eid,
-        event.phase.value,
-        event.kind.value,
+        # As .value, which is looked up in Python.
+        event.phase._value_,
+        event.kind._value_,
         _microseconds(event.ts),
         event.agent,
         event.cluster_name,
@@ -306,13 +309,15 @@ def _row(event: Event) -> tuple[object, ...]:
 
 
 def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Cut a sequence into as few pieces as there are binary digits in its length.
+    """Cut a sequence into pieces of so many lengths only that a statement for each stays prepared.
 
-    A statement is made for a number of rows, and so there are few of them, and each stays prepared.
+    As few pieces as that allows, since each is a statement: at most one of a multiple of _ROWS_STEP rows for
+    _STATEMENT_ROWS_MAX items, and one of what is left.
     """
     start = 0
     while start < len(items):
-        many = min(_STATEMENT_ROWS_MAX, 1 << (len(items) - start).bit_length() - 1)
+        left = min(_STATEMENT_ROWS_MAX, len(items) - start)
+        many = left - left % _ROWS_STEP or left
         yield items[start : start + many]
         start += many
 

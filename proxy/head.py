@@ -280,9 +280,10 @@ class ResponseHead:
         status, reason = match.groups()
         length = None
         if framing := FRAMING_LINES.findall(data):
-            check_framing(framing)
             name, value = framing[0]
-            if name == b"content-length":
+            if len(framing) > 1 or name != b"content-length" or CONTENT_LENGTH.fullmatch(value) is None:
+                check_framing(framing)
+            else:
                 length = int(value)
         return cls.of_bytes(int(status), reason, length, data)
 

@@ -135,8 +135,14 @@ def hub_request_head(
 
     `tail` says that the target is on the tail of a proxy path (`is_tail`), where the backend's headers cross.
     """
-    own = line(b"audit-id", audit_id) + line(b"x-forwarded-for", client_ip)
+    own = line(b"audit-id", audit_id) + _forwarded_line(client_ip)
     return RequestHead(head.method, target, _crossing(head, tail), own)
+
+
+# Of as many addresses as send at one time, by and large; any other is written again.
+@lru_cache(maxsize=4096)
+def _forwarded_line(client_ip: str) -> bytes:
+    return line(b"x-forwarded-for", client_ip)
 
 
 def direct_request_head(
@@ -202,9 +208,9 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
 
     A Location at the API server's own address becomes a path: only the relay knows that address.
     """
-    plain = _plain(head)
-    if plain is not None:
-        return plain
+    without_hop = plain(head)
+    if without_hop is not None:
+        return without_hop
     headers = []
     for name, value in _end_to_end(head):
         if name == b"location":
@@ -222,9 +228,9 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
     there), `host` the Host that the client used: a Location at that host is ours, so it is put under the
     prefix too, or a cluster could send a client with its token to another one.
     """
-    plain = _plain(head)
-    if plain is not None:
-        return plain
+    without_hop = plain(head)
+    if without_hop is not None:
+        return without_hop
     headers = []
     for name, value in _end_to_end(head):
         if name in _RESPONSE_NEVER:
@@ -328,7 +334,7 @@ def _upgrade_framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
     return framing
 
 
-def _plain(head: ResponseHead) -> ResponseHead | None:
+def plain(head: ResponseHead) -> ResponseHead | None:
     """The answer without its hop, if that is all there is to do at the hub or at the relay; else None.
 
     Nearly every answer is such a one, and then it is not taken apart: its bytes are searched for the names of

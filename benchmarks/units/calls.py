@@ -29,7 +29,7 @@ from proxy.forward import CloseReason, Outcome
 from proxy.head import RequestHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, bearer, decide
-from proxy.hub.admission import Call, understand
+from proxy.hub.admission import Call, Caller, understand
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls, _closing
 from proxy.hub.config import HubConfig
@@ -148,7 +148,8 @@ class Case:
             decision=Decision("allow", GRANTED, GRANTED),
         )
         asked = understand(b"GET", b"/clusters/prod" + target)
-        call = Call(head, asked, info, self.claims, self.agent, self.cluster, "192.0.2.7")
+        caller = Caller("prod", self.snapshot, self.claims, self.agent, self.cluster, None)
+        call = Call(head, asked, info, caller, self.agent, self.cluster, "192.0.2.7")
         live = LiveCall(call, opening.eid, cast(ServerConnection, None))
         live.relay = self.relay
         live.impersonated = impersonated(self.principal, "session-1")

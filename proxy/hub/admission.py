@@ -14,7 +14,8 @@ from functools import lru_cache
 
 import attrs
 
-from audit.record import Kind, text
+from audit.record import Actor, Client, Kind, Request, text
+from audit.record import Cluster as RecordedCluster
 from auth.requestinfo import (
     REMEMBERED_LENGTH_MAX,
     REMEMBERED_TARGETS_MAX,
@@ -34,7 +35,7 @@ PREFIX = b"/clusters/"
 _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})((?:[/?].*)?)", re.DOTALL)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Asked:
     """What a request line asks for."""
 
@@ -50,6 +51,8 @@ class Asked:
     tail: bool = False
     """It goes on to a backend behind the API server."""
     long_running: bool = True
+    told: Request | None = None
+    """What the trail says of it, once it was asked."""
 
 
 def understand(method: bytes, target: bytes) -> Asked:
@@ -78,7 +81,7 @@ def _understand(method: bytes, target: bytes) -> Asked:
 _remembered = lru_cache(REMEMBERED_TARGETS_MAX)(_understand)
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class Caller:
     """Who sends some headers to which cluster, and what follows under one state of the directory."""
 
@@ -89,6 +92,17 @@ class Caller:
     cluster: Cluster | None
     refusal: Refusal | None
     """Why nothing is granted, whatever is asked for; else there are an agent and a cluster."""
+    told: Told | None = None
+    """What the trail says of them, once it was asked."""
+
+
+@attrs.frozen(eq=False)
+class Told:
+    """Who acts, on what and from where, as the trail says it."""
+
+    actor: Actor
+    cluster: RecordedCluster
+    client: Client
 
 
 @attrs.define(eq=False)
@@ -98,10 +112,14 @@ class Call:
     head: RequestHead
     asked: Asked
     info: RequestInfo
-    claims: AccessClaims
+    caller: Caller
     agent: Agent
     cluster: Cluster
     client_ip: str
+
+    @property
+    def claims(self) -> AccessClaims:
+        return self.caller.claims
 
     @property
     def target(self) -> bytes:
@@ -171,4 +189,4 @@ class Admission:
         agent, cluster = caller.agent, caller.cluster
         assert agent is not None, "nothing is refused"
         assert cluster is not None, "nothing is refused"
-        return Call(head, asked, info, caller.claims, agent, cluster, client_ip)
+        return Call(head, asked, info, caller, agent, cluster, client_ip)

@@ -36,7 +36,7 @@ from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GRANT, GRANTED, GUARDRAILS, Trail, impersonated, recorded_relay
-from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head
+from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, plain
 from proxy.status import failure_response, status_response
 from proxy.tunnelled import TunnelOutbound
 from tunnel import Draining, SessionClosed, Stream, TooManyStreams
@@ -276,22 +276,11 @@ class Calls:
 
     def close_read(self, live: LiveCall, opened: OpenedStream, began_s: float) -> None:
         """The same for a read that was answered whole, and of which nothing was recorded yet."""
-        call, tally = live.call, live.tally
+        tally = live.tally
         took_ms = round((time.monotonic() - began_s) * 1000, 3)
-        closing = self.trail.read(
-            head=call.head,
-            target=call.target,
-            client_ip=call.client_ip,
-            claims=call.claims,
-            agent=call.agent,
-            cluster=call.cluster,
-            info=call.info,
-            eid=live.eid,
-            relay=recorded_relay(opened.relay.instance, opened.relay.version),
-            impersonated=opened.impersonated,
-            resp=Response(tally.status, "", tally.bytes_out, took_ms, "yes"),
-            took_ms=took_ms,
-        )
+        relay = recorded_relay(opened.relay.instance, opened.relay.version)
+        resp = Response(tally.status, "", tally.bytes_out, took_ms, "yes")
+        closing = self.trail.read(live.call, live.eid, relay, opened.impersonated, resp, took_ms)
         self.recorder.complete(closing)
         self.observe(closing)
 
@@ -373,14 +362,14 @@ class Calls:
         if relay is None:
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session
-        index = (contexts.renew if renew else contexts.index_for)(principal, time.time())
+        context = (contexts.renew if renew else contexts.context_for)(principal, time.time())
         fields = call.head.fields
         eof = fields.upgrade is None and fields.body_length == 0
         try:
-            stream = session.open_stream(inner.encode(), context=index, eof=eof)
+            stream = session.open_stream(inner.encode(), context=context.index, eof=eof)
         except (SessionClosed, Draining, TooManyStreams) as error:
             raise ClusterOffline(call.cluster, str(error)) from error
-        return OpenedStream(stream, relay, impersonated(principal, session.session_id))
+        return OpenedStream(stream, relay, context.impersonated)
 
     async def _open_direct(self, live: LiveCall, inner: RequestHead, *, renew: bool) -> DirectOutbound:
         """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
@@ -417,6 +406,9 @@ def inner_head(call: Call, audit_id: str) -> RequestHead:
 
 def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
     """The head of the relay's answer as the client gets it."""
+    without_hop = plain(head)
+    if without_hop is not None:
+        return without_hop
     prefix = PREFIX + call.cluster.name.encode("ascii")
     return hub_response_head(head, prefix, call.target, call.head.header(b"host"))
 

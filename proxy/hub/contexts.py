@@ -13,7 +13,9 @@ from collections.abc import Callable
 
 import attrs
 
+from audit.record import Impersonated
 from auth.principal import Principal
+from proxy.hub.trail import impersonated
 from proxy.tunnelled import HUB_GROUP
 from tunnel import Session
 
@@ -24,11 +26,15 @@ RENEW_AFTER_S = 45.0
 AGENTS_PER_SESSION_MAX = 2048
 
 
-@attrs.define
-class _Entry:
+@attrs.frozen
+class AgentContext:
+    """An agent's current relay JWT on one session."""
+
     index: int
     minted_at: float
     principal: Principal
+    impersonated: Impersonated
+    """What the token says, as the trail has it."""
 
 
 class TokenContexts:
@@ -50,10 +56,10 @@ class TokenContexts:
         self._mint = mint
         self._succession = succession
         self._announced: tuple[str, ...] = ()
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, AgentContext] = {}
         self._groups: dict[str, int] = {}
 
-    def index_for(self, principal: Principal, now: float) -> int:
+    def context_for(self, principal: Principal, now: float) -> AgentContext:
         """The context to open this agent's stream under; mints and announces a token when none is fresh.
 
         A principal whose teams changed gets a fresh token at once: the old one states what no longer holds.
@@ -65,7 +71,7 @@ class TokenContexts:
             and now - entry.minted_at < RENEW_AFTER_S
             and (entry.principal is principal or entry.principal == principal)
         ):
-            return entry.index
+            return entry
         if entry is None and len(self._entries) >= AGENTS_PER_SESSION_MAX:
             self._retire_oldest()
         self.announce()
@@ -73,8 +79,9 @@ class TokenContexts:
         index = self._session.add_context(group, self._mint(principal, now).encode("ascii"))
         if entry is not None:
             self._session.retire_context(entry.index)
-        self._entries[principal.agent_id] = _Entry(index, now, principal)
-        return index
+        seen = impersonated(principal, self._session.session_id)
+        self._entries[principal.agent_id] = entry = AgentContext(index, now, principal, seen)
+        return entry
 
     def announce(self) -> None:
         """Tell the relay how the hub's keys have changed, as far as it was not told on this session.
@@ -89,12 +96,12 @@ class TokenContexts:
                 self._session.add_context(HUB_GROUP, statement.encode("ascii"))
         self._announced = succession
 
-    def renew(self, principal: Principal, now: float) -> int:
+    def renew(self, principal: Principal, now: float) -> AgentContext:
         """A context with a new token, whatever the age of the current one (the relay refused it)."""
         entry = self._entries.pop(principal.agent_id, None)
         if entry is not None:
             self._session.retire_context(entry.index)
-        return self.index_for(principal, now)
+        return self.context_for(principal, now)
 
     def _retire_oldest(self) -> None:
         agent_id = min(self._entries, key=lambda key: self._entries[key].minted_at)

@@ -91,8 +91,11 @@ class QuickCall(LiveCall):
             head = ResponseHead.decode(whole[0])
         except HeadError:
             return False
-        expected = head.body_length if head.has_body(self.call.head.method) else 0
-        if head.status < 200 or (expected is not None and expected != whole[1]):
+        if head.body_length != whole[1]:
+            expected = head.body_length if head.has_body(self.call.head.method) else 0
+            if expected is not None and expected != whole[1]:
+                return False
+        if head.status < 200:
             return False
         if may_be_explained(head) or guardrail_of(head):
             return False

@@ -43,6 +43,7 @@ from auth.requestinfo import (
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
 from proxy.hub.access import TOKENS_REMEMBERED_MAX
+from proxy.hub.admission import Call, Told
 from proxy.hub.entities import Agent
 from proxy.hub.entities import Cluster as EnrolledCluster
 
@@ -166,35 +167,30 @@ class Trail:
         )
 
     def read(
-        self,
-        *,
-        head: RequestHead,
-        target: bytes,
-        client_ip: str,
-        claims: AccessClaims,
-        agent: Agent,
-        cluster: EnrolledCluster,
-        info: RequestInfo,
-        eid: str,
-        relay: Relay,
-        impersonated: Impersonated,
-        resp: Response,
-        took_ms: float,
+        self, call: Call, eid: str, relay: Relay, impersonated: Impersonated, resp: Response, took_ms: float
     ) -> Event:
         """The one event of a granted read that is over, and was no stream."""
-        party = self._party(claims, agent, cluster)
+        caller, asked = call.caller, call.asked
+        # The headers are of one connection, and so is what is told of them.
+        told = caller.told
+        if told is None:
+            party = self._party(caller.claims, call.agent, call.cluster)
+            client = _client(call.head, call.client_ip, party.mode)
+            caller.told = told = Told(party.actor, party.cluster, client)
+        if asked.told is None:
+            asked.told = _request(call.head.method, asked.target, call.info)
         return Event(
             eid=eid,
             kind=Kind.CALL,
             phase=Phase.COMPLETE,
             ts=utc(time.time()),
             org=self._org,
-            actor=party.actor,
+            actor=told.actor,
             dur_ms=took_ms,
-            client=_client(head, client_ip, party.mode),
-            cluster=party.cluster,
+            client=told.client,
+            cluster=told.cluster,
             relay=relay,
-            req=_request(head.method, target, info),
+            req=asked.told,
             impersonated=impersonated,
             decision=GRANT,
             resp=resp,

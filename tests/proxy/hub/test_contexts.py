@@ -39,8 +39,8 @@ async def test_a_token_is_minted_once_and_named_by_every_stream() -> None:
     async with session_pair() as (hub, relay):
         mint = Mint()
         table = TokenContexts(hub, mint, tuple)
-        first = table.index_for(ANN, now=0.0)
-        assert table.index_for(ANN, now=RENEW_AFTER_S - 0.1) == first
+        first = table.context_for(ANN, now=0.0).index
+        assert table.context_for(ANN, now=RENEW_AFTER_S - 0.1).index == first
         assert mint.count == 1
         assert await accepted_payload(hub, relay, first) == (1, b"ann-1")
 
@@ -48,9 +48,9 @@ async def test_a_token_is_minted_once_and_named_by_every_stream() -> None:
 async def test_a_token_is_renewed_in_time_in_its_agents_group() -> None:
     async with session_pair() as (hub, relay):
         table = TokenContexts(hub, Mint(), tuple)
-        first = table.index_for(ANN, now=0.0)
-        table.index_for(BOB, now=0.0)
-        second = table.index_for(ANN, now=RENEW_AFTER_S)
+        first = table.context_for(ANN, now=0.0).index
+        table.context_for(BOB, now=0.0).index
+        second = table.context_for(ANN, now=RENEW_AFTER_S).index
         assert second != first
         assert await accepted_payload(hub, relay, second) == (1, b"ann-3")
 
@@ -58,14 +58,14 @@ async def test_a_token_is_renewed_in_time_in_its_agents_group() -> None:
 async def test_changed_teams_take_effect_at_once() -> None:
     async with session_pair() as (hub, _):
         table = TokenContexts(hub, Mint(), tuple)
-        first = table.index_for(ANN, now=0.0)
-        assert table.index_for(attrs.evolve(ANN, teams=("sre", "web")), now=1.0) != first
+        first = table.context_for(ANN, now=0.0).index
+        assert table.context_for(attrs.evolve(ANN, teams=("sre", "web")), now=1.0).index != first
 
 
 async def test_renew_mints_whatever_the_age() -> None:
     async with session_pair() as (hub, _):
         table = TokenContexts(hub, Mint(), tuple)
-        assert table.index_for(ANN, now=0.0) != table.renew(ANN, now=0.1)
+        assert table.context_for(ANN, now=0.0).index != table.renew(ANN, now=0.1).index
 
 
 async def test_the_agents_of_a_session_are_bounded_and_none_is_refused(
@@ -77,7 +77,7 @@ async def test_the_agents_of_a_session_are_bounded_and_none_is_refused(
         table = TokenContexts(hub, mint, tuple)
         for number in range(10):
             principal = Principal(f"agent-{number}", f"n{number}", "acme", ("sre",))
-            index = table.index_for(principal, now=float(number))
+            index = table.context_for(principal, now=float(number)).index
             assert (await accepted_payload(hub, relay, index))[1] == f"n{number}-{number + 1}".encode()
         await trio.testing.wait_all_tasks_blocked()
 
@@ -89,13 +89,13 @@ async def test_a_relay_hears_of_a_key_before_the_first_token_by_it() -> None:
         table = TokenContexts(hub, Mint(), lambda: succession)
         table.announce()
         relay.on_context(lambda context: heard.append((context.group, bytes(context.payload))))
-        await accepted_payload(hub, relay, table.index_for(ANN, now=0.0))
+        await accepted_payload(hub, relay, table.context_for(ANN, now=0.0).index)
         succession = ("first", "second")
-        await accepted_payload(hub, relay, table.index_for(BOB, now=0.0))
+        await accepted_payload(hub, relay, table.context_for(BOB, now=0.0).index)
         # Long after, the oldest is forgotten: nothing is said twice.
         succession = ("second", "third")
         table.announce()
-        await accepted_payload(hub, relay, table.index_for(ANN, now=1.0))
+        await accepted_payload(hub, relay, table.context_for(ANN, now=1.0).index)
         assert heard == [
             (HUB_GROUP, b"first"),
             (1, b"ann-1"),
