@@ -304,7 +304,9 @@ class Calls:
             live.failure = None
             try:
                 if call.cluster.mode is Mode.TUNNEL:
-                    opened = opened or self.open_stream(call, inner, renew=renew)
+                    if opened is None:
+                        relay = self.registry.session(call.cluster.id)
+                        opened = self.open_stream(call, inner, relay, renew=renew)
                     live.relay = recorded_relay(opened.relay.instance, opened.relay.version)
                     live.impersonated = opened.impersonated
                     outbound: Outbound = TunnelOutbound(opened.stream, inner)
@@ -354,11 +356,12 @@ class Calls:
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
 
-    def open_stream(self, call: Call, inner: RequestHead, *, renew: bool = False) -> OpenedStream:
-        """Open a stream to a relay of the cluster; raises ClusterOffline."""
+    def open_stream(
+        self, call: Call, inner: RequestHead, relay: LiveRelay | None, *, renew: bool = False
+    ) -> OpenedStream:
+        """Open a stream to a relay of the cluster; raises ClusterOffline, also when there is none."""
         principal = call.agent.principal
         assert principal is not None
-        relay = self.registry.session(call.cluster.id)
         if relay is None:
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session

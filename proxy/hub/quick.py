@@ -34,14 +34,22 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
     if asked.durable or asked.long_running or not calls.recorder.healthy:
         return None
     try:
-        call = calls.admit(head, asked, calls.admission.caller(head, asked), client_ip)
+        caller = calls.admission.caller(head, asked)
     except TokenError:
         return None
-    if isinstance(call, Refusal) or call.cluster.mode is not Mode.TUNNEL:
+    # All of this before a call is admitted, since that counts as one of its agent's.
+    cluster = caller.cluster
+    if caller.refusal is not None or cluster is None or cluster.mode is not Mode.TUNNEL:
+        return None
+    relay = calls.registry.session(cluster.id)
+    if relay is None:
+        return None
+    call = calls.admit(head, asked, caller, client_ip)
+    if isinstance(call, Refusal):
         return None
     eid = new_eid()
     try:
-        opened = calls.open_stream(call, inner_head(call, eid))
+        opened = calls.open_stream(call, inner_head(call, eid), relay)
     except ClusterOffline:
         return None
     live = QuickCall(calls, connection, call, eid, opened)

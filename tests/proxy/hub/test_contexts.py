@@ -49,7 +49,7 @@ async def test_a_token_is_renewed_in_time_in_its_agents_group() -> None:
     async with session_pair() as (hub, relay):
         table = TokenContexts(hub, Mint(), tuple)
         first = table.context_for(ANN, now=0.0).index
-        table.context_for(BOB, now=0.0).index
+        table.context_for(BOB, now=0.0)
         second = table.context_for(ANN, now=RENEW_AFTER_S).index
         assert second != first
         assert await accepted_payload(hub, relay, second) == (1, b"ann-3")

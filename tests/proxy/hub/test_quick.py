@@ -14,6 +14,8 @@ import pytest
 import trio
 
 from proxy.head import RequestHead
+from proxy.hub.entities import Agent, Mode
+from proxy.hub.limits import Exceeded
 from proxy.rewrite import DECISION_HEADER
 from proxy.server import QUICK_ANSWER_BYTES_MAX
 from tests.proxy.hub.test_calls import OK, Bench, open_bench, relay_of
@@ -314,3 +316,31 @@ async def test_an_answer_of_the_relays_guardrails_is_recorded_as_such(line: Line
     await line.bench.calls.wait_idle()
     [event] = await line.bench.trail()
     assert event["decision"] == {"effect": "deny", "rule": "no-secrets", "policy": "relay-guardrails"}
+
+
+@pytest.mark.parametrize("cluster", ["prod", "far"], ids=["offline", "direct"])
+async def test_a_call_that_goes_on_to_the_task_counts_once(bench: Bench, cluster: str) -> None:
+    await bench.directory.change(
+        lambda store: store.add_cluster(
+            "far",
+            teams=["sre"],
+            mode=Mode.DIRECT,
+            relay_url="https://127.0.0.1:1",
+            relay_address_private=True,
+        )
+    )
+    counted: list[str] = []
+    really = bench.calls.limits.admit
+
+    def admit(agent: Agent, streams: int) -> Exceeded | None:
+        counted.append(agent.name)
+        return really(agent, streams)
+
+    bench.calls.limits.admit = admit  # type: ignore[method-assign]
+    async with bench.connected() as client:
+        token = bench.token(cluster)
+        request = f"GET /clusters/{cluster}/api HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n"
+        await client.send_all(request.encode())
+        with trio.fail_after(2):
+            assert (await client.receive_some()).startswith(b"HTTP/1.1 503 ")
+    assert counted == ["ann"]
