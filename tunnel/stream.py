@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 # A caller waits while more than this is queued. With one more piece on top it is what the writer takes in one
 # wakeup at most: less would make it wait for the copier, more would only stand between the copier and the
 # stream's own window.
-QUEUE_HIGH_BYTES = 192 * 1024
-PIECE_BYTES_MOST = 64 * 1024
+QUEUE_HIGH_BYTES = 128 * 1024
+PIECE_BYTES_MOST = 128 * 1024
 # What receive_some returns at most when it is not told.
 RECEIVE_BYTES = 64 * 1024
 

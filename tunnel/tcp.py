@@ -108,12 +108,12 @@ class TCPStream(trio.abc.HalfCloseableStream):
             self._receives_left = left - 1 if len(data) == max_bytes else 0
             return data
 
-    def receive_nowait(self) -> bytes | None:
+    def receive_nowait(self, max_bytes: int) -> bytes | None:
         """Return what has come, b"" at the peer's end, None when nothing has. Raises as receive_some does."""
         if self._fd < 0:
             raise trio.ClosedResourceError("this connection was closed before")
         try:
-            return self.socket.recv(RECEIVE_BYTES_MAX)
+            return self.socket.recv(max_bytes)
         except BlockingIOError:
             return None
         except OSError as exc:

@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
+from proxy.http import ClientConnection
 from proxy.relay.exchange import Call
 from tunnel import Stream
 from tunnel.stream import StreamReset
@@ -127,38 +128,40 @@ class AwaitedAnswer:
         if head is None:
             self._hand_over()
             return
+        connection = outbound.connection
         try:
-            body = outbound.receive_body_nowait()
+            body = connection.receive_body_nowait()
         except OutboundBroken:
             # It is said again to whoever asks for the body next.
             self._hand_over()
             return
         encoded = self._call.upstream.pass_head(head).encode()
-        if outbound.body_read:
+        if connection.body_read:
             stream.send_answer_nowait(encoded, body or b"", eof=True)
             self._finish()
         else:
             stream.send_answer_nowait(encoded, body or b"")
             self._begun = True
-            self._pass_on()
+            self._pass_on(connection)
 
     def _go_on(self) -> bool:
         """Take in and pass on while more than a little comes; whether there is a wait for the rest of it."""
-        while (count := self._outbound.take_in()) is not None:
-            if not self._pass_on():
+        connection = self._outbound.connection
+        while (count := connection.take_in_nowait()) is not None:
+            if not self._pass_on(connection):
                 return False
             if count < MORE_BYTES:
                 break
         return True
 
-    def _pass_on(self) -> bool:
+    def _pass_on(self, connection: ClientConnection) -> bool:
         """Pass on what is here of the body, a failure behind it; whether more may come."""
-        outbound, stream = self._outbound, self._stream
-        while (piece := outbound.receive_body_nowait()) is not None:
-            end = outbound.body_read
+        stream = self._stream
+        while (piece := connection.receive_body_nowait()) is not None:
+            end = connection.body_read
             if not stream.send_nowait(piece, eof=end):
                 self._held = piece, end
-                outbound.end_watch()
+                connection.end_watch()
                 stream.when_room(self._on_room)
                 return False
             if end:
@@ -188,7 +191,7 @@ class AwaitedAnswer:
             self._held = b"", False
             if end:
                 self._finish()
-            elif self._pass_on() and self._go_on():
+            elif self._pass_on(self._outbound.connection) and self._go_on():
                 self._outbound.watch(self._on_input)
         except OutboundBroken as broken:
             self._break_off(broken.failure)

@@ -68,8 +68,8 @@ class Exchange:
     that a 401 is the backend's own. Whatever `build_head` raises comes through before anything is sent.
 
     There is a way without waits, and so without a task: `start_nowait`, `look` at what comes until there is a
-    `plain_head`, and then `take_in` the body. Where that does not lead on, its watch is ended and a task goes
-    on, which does not `start` but `resume` it.
+    `plain_head`, and then take the body from its `connection`. Where that does not lead on, its watch is
+    ended and a task goes on, which does not `start` but `resume` it.
     """
 
     __slots__ = (
@@ -144,14 +144,10 @@ class Exchange:
         head = self._head_ahead
         return None if head is None or (head.status == 401 and not self._tail) else head
 
-    def take_in(self) -> int | None:
-        """Take in what has come behind the head; see ClientConnection.take_in_nowait."""
-        return self._current().take_in_nowait()
-
     @property
-    def body_read(self) -> bool:
-        """Whether the answer's body was received to its end."""
-        return self._current().body_read
+    def connection(self) -> ClientConnection:
+        """Where the answer's body comes from, without a wait, once its head is there."""
+        return self._current()
 
     def watch(self, on_input: Callable[[], None]) -> bool:
         """Have `on_input` called again; False for a connection that cannot be watched."""

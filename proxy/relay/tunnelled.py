@@ -110,8 +110,9 @@ class SessionServer:
         while True:
             while self._due:
                 self._due.popleft()()
-                # What is due may be as much as a stream takes at once.
-                await trio.lowlevel.checkpoint()
+                if self._due:
+                    # Each may be as much as a stream takes at once, and others have their turn between two.
+                    await trio.lowlevel.checkpoint()
             await self._runner.park()
 
     async def _handle(self, stream: Stream, call: Call) -> None:

@@ -190,13 +190,13 @@ async def test_what_has_come_is_there_without_a_wait_and_nothing_and_the_end_are
     near, far = await tcp_pair()
     async with near, far:
         with assert_no_checkpoints():
-            assert near.receive_nowait() is None
+            assert near.receive_nowait(100) is None
         await far.send_all(b"abc")
         await trio.lowlevel.wait_readable(near.socket)
-        assert near.receive_nowait() == b"abc"
+        assert near.receive_nowait(100) == b"abc"
         await far.send_eof()
         await trio.lowlevel.wait_readable(near.socket)
-        assert near.receive_nowait() == b""
+        assert near.receive_nowait(100) == b""
 
 
 async def test_without_a_wait_a_lost_and_a_closed_connection_raise_as_with_one() -> None:
@@ -206,10 +206,10 @@ async def test_without_a_wait_a_lost_and_a_closed_connection_raise_as_with_one()
     far.close_nowait()
     await trio.lowlevel.wait_readable(near.socket)
     with pytest.raises(trio.BrokenResourceError):
-        near.receive_nowait()
+        near.receive_nowait(100)
     near.close_nowait()
     with pytest.raises(trio.ClosedResourceError):
-        near.receive_nowait()
+        near.receive_nowait(100)
 
 
 async def test_closing_without_a_wait_wakes_who_waits() -> None:
