@@ -209,6 +209,12 @@ def verify_relay(
     `now` is the hub's clock where the relay knows it, else its own.
     """
     claims, _ = open_signed(token, keys.get, RELAY_TYPE)
+    if claims.get("aud") != cluster_audience(cluster_id) and claims.get("iss") == issuer:
+        # Its own hub's word, and so safe to repeat: a URL or an address leads to the wrong relay.
+        raise TokenError(
+            f"the token is for {_text(claims, 'aud')}, this relay is of cluster {cluster_id}: "
+            "the cluster's relay URL leads to the relay of another"
+        )
     _match(claims, issuer=issuer, audience=cluster_audience(cluster_id))
     issued_at, expires_at = _check_times(claims, now, leeway_s=leeway_s)
     extra = claims.get("ext")
@@ -254,6 +260,11 @@ def verify_hello(
     """
     claims, kid, owner = _open_owned(token, find_key, HELLO_TYPE)
     # The cluster is the key's owner; what the token says of itself must agree with it.
+    if claims.get("iss") != cluster_audience(owner):
+        raise TokenError(
+            "the relay's key was given to another cluster than the one it says it is of: "
+            "its cluster_id and its private_key are not of one enrolment"
+        )
     _match(claims, issuer=cluster_audience(owner), audience=hub_url)
     if _text(claims, "sub") != cluster_audience(owner):
         raise TokenError("the token's subject is not its issuer")

@@ -250,8 +250,7 @@ def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
             "replicas": manifest.replicas,
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": _selector(manifest)},
-            # A new relay has its tunnel up before an old one goes.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": _rolling(manifest.replicas)},
             "template": {
                 "metadata": {
                     "labels": _labels(manifest),
@@ -262,6 +261,16 @@ def _deployment(manifest: RelayManifest, files: Mapping[str, Value]) -> Object:
             },
         }
     }
+
+
+def _rolling(replicas: int) -> Object:
+    """One relay is always there, and never more than the hub takes of a cluster.
+
+    Of several one goes first: it carries what is open to its end, its siblings take what is new, and it
+    leaves its place to the one that follows. Only where it has no sibling must the new one come before.
+    """
+    alone = replicas == 1
+    return {"maxUnavailable": 0 if alone else 1, "maxSurge": 1 if alone else 0}
 
 
 def _pod(manifest: RelayManifest) -> Object:

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import random
+import re
 import socket
 import ssl
 import time
@@ -57,6 +58,10 @@ LEAVING_SLACK_S: Final = 10.0
 # Tunnels to hubs that go away, beside the current one: as many planned restarts within LEAVING_S.
 LEAVING_MAX: Final = 8
 
+# Of what the hub says beside a refusal; its own sentences are shorter.
+WARNING_CHARACTERS_MAX: Final = 200
+
+_WARNING: Final = re.compile(r'[0-9]{3} \S{1,255} "([\x20-\x7e]*)"')
 _HTTPS_PORT: Final = 443
 
 
@@ -376,7 +381,8 @@ class _Attempt:
         now = self.config.wall_clock()
         hub_time = _http_date(headers.get(b"date", ""))
         retry_after_s = _retry_after_s(headers.get(b"retry-after", ""), hub_time or now)
-        reason = f"{refused}{_advice(refused.status, headers.get(b'location', ''))}"
+        said = _warning(headers.get(b"warning", ""))
+        reason = f"{refused}{said}{_advice(refused.status, headers.get(b'location', ''))}"
         if refused.status == 401 and hub_time is not None:
             offset_s = hub_time - now
             if abs(offset_s) < CLOCK_SKEW_MIN_S:
@@ -413,6 +419,15 @@ def _advice(status: int | None, location: str) -> str:
             return "; a proxy in front of the hub does not reach it"
         case _:
             return ""
+
+
+def _warning(header: str) -> str:
+    """Return what the hub says beside its refusal (RFC 7234 5.5), as far as a log may show it."""
+    match = _WARNING.fullmatch(header)
+    if match is None:
+        return ""
+    text = re.sub(r"\\(.)", r"\1", match[1])
+    return f" ({text[:WARNING_CHARACTERS_MAX]})"
 
 
 def _origin(location: str) -> str:

@@ -177,6 +177,8 @@ class Session:
         self._on_context: Callable[[Context], None] | None = None
         # What streams are to call (Stream.on_answer), as soon as the core is done with what it is at.
         self._told: list[Callable[[], None]] = []
+        self._heard: trio.Event | None = None
+        """While somebody waits for a sign of life."""
         self._ending: tuple[int | None, str] | None = None
         self._ended = trio.Event()
         self._leaving = trio.Event()
@@ -336,6 +338,30 @@ class Session:
             self._connection.go_away(code, drain_ms, retry_after_ms, reason)
             self._kick()
 
+    def end(self, code: int, reason: str) -> None:
+        """End the session now; the peer is told the code and the reason. Nothing happens when it is over."""
+        self._die(code, reason)
+
+    async def answers(self, within_s: float) -> bool:
+        """Ask the peer for a sign of life, and return whether any came within this long.
+
+        Any bytes are one. False at once when the session is over.
+        """
+        await trio.lowlevel.checkpoint()
+        if self._ending is not None:
+            return False
+        asked_at = self._now()
+        self._connection.ping(asked_at)
+        self._kick()
+        self._hurry()
+        if self._heard is None:
+            self._heard = trio.Event()
+        heard = self._heard
+        with trio.move_on_after(within_s):
+            await heard.wait()
+        # A message that has not come to its end yet is a sign of life as well.
+        return (heard.is_set() or self.last_received_s > asked_at) and not self._ended.is_set()
+
     async def wait_quiet(self) -> None:
         """Wait until no stream is open: everything that was said on one has left. Returns at the end, too."""
         await trio.lowlevel.checkpoint()
@@ -384,6 +410,11 @@ class Session:
 
     def _discard(self, state: StreamState) -> None:
         self._connection.discard_received(state)
+
+    def _note_heard(self) -> None:
+        if self._heard is not None:
+            self._heard.set()
+            self._heard = None
 
     def _note_quiet(self) -> None:
         if not self.stream_count:
@@ -550,6 +581,8 @@ class Session:
                         self._dispatch(happened)
                     if self._told:
                         self._tell()
+                    if self._heard is not None:
+                        self._note_heard()
                     if self._leaver.taken:
                         self._note_quiet()
                     self._kick()
@@ -662,6 +695,7 @@ class Session:
         self._acceptor.unpark()
         self._flusher.unpark()
         self._leaver.unpark()
+        self._note_heard()
         self._ended.set()
         self._leaving.set()
         self._listening.cancel()

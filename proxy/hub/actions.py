@@ -24,6 +24,7 @@ from cryptography import x509
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
 from auth.keys import SigningKey
+from proxy.hub.config import RELAYS_PER_CLUSTER
 from proxy.hub.directory import Directory
 from proxy.hub.entities import (
     Agent,
@@ -156,6 +157,7 @@ class Administration:
     operations: Operations
     live_sessions: Sessions
     clock: Callable[[], float] = time.time
+    relays_per_cluster: int = RELAYS_PER_CLUSTER
 
     @property
     def _now(self) -> Snapshot:
@@ -507,6 +509,11 @@ class Administration:
     def _manifest(
         self, name: str, cluster_id: str, mode: Mode, key: SigningKey | None, options: ManifestOptions
     ) -> RelayManifest:
+        if mode is Mode.TUNNEL and options.replicas > self.relays_per_cluster:
+            raise InvalidError(
+                f"{options.replicas} replicas exceed the {self.relays_per_cluster} relays that this hub "
+                "takes of a cluster: raise limits.relays_per_cluster first"
+            )
         build = partial(
             RelayManifest,
             cluster_id=cluster_id,

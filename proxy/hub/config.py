@@ -23,6 +23,10 @@ LISTEN = Address("127.0.0.1", 8443)
 ADMIN_LISTEN = Address("127.0.0.1", 8444)
 # Each stream may hold a window of up to 4 MiB at both ends; 10,000 of one agent would be the whole budget.
 STREAMS_PER_AGENT_MAX = 10_000
+# What the printed manifests run; one that goes away leaves its place to the one that follows it.
+RELAYS_PER_CLUSTER = 2
+# With as many that are going away, still what the registry keeps of one cluster.
+RELAYS_PER_CLUSTER_MAX = 8
 # Each is one search over the query of every call.
 MASKS_MAX = 100
 
@@ -76,6 +80,8 @@ class LimitsConfig:
     """How long the cluster may say nothing on a call that it has begun to answer."""
     idle_connections: int = 256
     """Connections of one agent on which nothing is under way; of more the longest idle are closed."""
+    relays_per_cluster: int = RELAYS_PER_CLUSTER
+    """Relays of one cluster in tunnel mode, besides those that are going away; the next one is refused."""
     agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)
     """By an agent's name: what it may take instead."""
 
@@ -165,6 +171,8 @@ def _check(config: HubConfig) -> list[str]:
     faults.extend(_check_limits("limits", config.limits))
     for name, own in sorted(config.limits.agents.items()):
         faults.extend(_check_limits(f"limits.agents.{name}", own))
+    if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
+        faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
     return faults
 

@@ -63,6 +63,11 @@ class LiveRelay:
         """Whether it is still here only to bring to an end what is open."""
         return self.session.draining and not self.session.closed
 
+    @property
+    def stays(self) -> bool:
+        """Whether it neither goes away nor is being ended."""
+        return not (self.session.closed or self.session.draining or self.end.cancel_called)
+
     def end_with(self, reason: str) -> None:
         """End the session from outside the task that owns it; the first reason stands."""
         self.end_reason = self.end_reason or reason

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import attrs
 import trio
@@ -22,6 +23,7 @@ from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
 from proxy.hub.errors import StoreUnavailableError
+from proxy.hub.places import Places, RelayRefusedError
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.seen import SeenTokens
 from proxy.hub.store import RelayContact, Store
@@ -47,6 +49,7 @@ HELLOS_REMEMBERED_MAX = 100_000
 # Sixteen relays of one cluster that dial ten times a second do something else than dialling.
 HELLOS_OF_A_CLUSTER_MAX = 10_000
 
+_Value = TypeVar("_Value")
 _log = logging.getLogger("hawse.hub.relays")
 
 
@@ -64,9 +67,14 @@ class RelayEndpoint:
     boot: str
     software: str
     new_id: Callable[[], str]
+    places: Places = attrs.field(init=False)
     _seen: SeenTokens = attrs.Factory(
         lambda: SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX)
     )
+
+    @places.default
+    def _places_of_config(self) -> Places:
+        return Places(self.registry, self.config.limits.relays_per_cluster)
 
     def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
         """Whose relay this is; raises TokenError or ReplayedError."""
@@ -171,6 +179,8 @@ class RelayEndpoint:
             address=address,
         )
         try:
+            await self.places.make_room(relay)
+            self.places.check(relay)
             with self.registry.registered(relay) as superseded:
                 if superseded is not None:
                     superseded.end_with("superseded by a newer connection of the same relay")
@@ -183,7 +193,9 @@ class RelayEndpoint:
                 reason = "ended by the hub"
                 try:
                     contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
-                    await self._note(lambda store: store.relay_connected(contact))
+                    if news := await self._note(lambda store: store.relay_connected(contact)):
+                        _log.info("relay %s of cluster %s: %s", relay.instance, cluster.name, news)
+                        self.recorder.complete(event(Kind.RELAY_NEW, note=news))
                     with relay.end:
                         reason = await session.wait_closed()
                     if relay.end.cancelled_caught:
@@ -191,17 +203,20 @@ class RelayEndpoint:
                 finally:
                     _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
                     self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
-        except TooManyInstancesError as error:
-            _log.warning("%s; the one from %s is turned away", error, address)
+        except (TooManyInstancesError, RelayRefusedError) as error:
+            _log.warning("turned away relay %s, from %s: %s", relay.instance, address, error)
+            self.recorder.complete(event(Kind.RELAY_REFUSED, note=str(error)))
+            session.end(CloseCode.FORBIDDEN, str(error))
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self._note(
                     lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
                 )
 
-    async def _note(self, write: Callable[[Store], None]) -> None:
+    async def _note(self, write: Callable[[Store], _Value]) -> _Value | None:
         """Write down a relay's coming or going; a store that is down costs that line and not the tunnel."""
         try:
-            await self.directory.read(write)
+            return await self.directory.read(write)
         except StoreUnavailableError as error:
             _log.warning("cannot write down a relay's coming or going: %s", error)
+            return None

@@ -152,6 +152,7 @@ async def run_hub(config: HubConfig) -> None:
                 version=version("hawse"),
                 operations=LiveRelays(registry, time.time),
                 live_sessions=LiveSessions(calls.live),
+                relays_per_cluster=config.limits.relays_per_cluster,
             )
             app = admin_app(administration, recorder, metrics, time.time)
             await _serve(config, front, AdminFront(app, certificate), registry)

@@ -390,8 +390,12 @@ class Store(Credentials, Federation):
 
     # -- relays
 
-    def relay_connected(self, contact: RelayContact) -> None:
-        """Remember that a relay instance connected; a cluster that was just removed is no error."""
+    def relay_connected(self, contact: RelayContact) -> str:
+        """Remember that a relay instance connected, and return what is new about it, in words.
+
+        Empty when its cluster has seen instance and address before. A cluster that was just removed is no
+        error.
+        """
         now = self._clock()
         row = {**attrs.asdict(contact), "connected_at": now, "last_seen_at": now, "disconnected_at": None}
         instances = t.relay_instances.c
@@ -404,7 +408,10 @@ class Store(Credentials, Federation):
         with self._transaction() as connection:
             known = sa.select(t.clusters.c.id).where(t.clusters.c.id == contact.cluster_id)
             if connection.execute(known).first() is None:
-                return
+                return ""
+            before = connection.execute(
+                sa.select(t.relay_instances).where(instances.cluster_id == contact.cluster_id)
+            ).all()
             statement = upsert(t.relay_instances).values(row)
             connection.execute(
                 statement.on_conflict_do_update(index_elements=["cluster_id", "instance"], set_=row)
@@ -414,6 +421,13 @@ class Store(Credentials, Federation):
                     instances.cluster_id == contact.cluster_id, instances.instance.not_in(kept)
                 )
             )
+            news = []
+            if contact.instance not in {row.instance for row in before}:
+                news.append("an instance that was not seen before")
+            if contact.address not in {row.address for row in before}:
+                known_from = ", ".join(sorted({row.address for row in before})[:5]) or "none"
+                news.append(f"an address that was not seen before (known: {known_from})")
+            return "; ".join(news)
 
     def relay_disconnected(self, cluster_id: str, instance: str, boot: str) -> None:
         """Remember that a relay instance left; a later boot of the same instance is not touched."""

@@ -322,7 +322,7 @@ def test_a_token_for_another_organisation_or_cluster_is_refused() -> None:
 
 
 def test_a_hello_speaks_for_no_cluster_but_the_owner_of_its_key() -> None:
-    with pytest.raises(TokenError, match="issuer"):
+    with pytest.raises(TokenError, match="not of one enrolment"):
         read_hello(hello(cluster_id="0193-c2"))
     with pytest.raises(TokenError, match="audience"):
         read_hello(hello(hub_url="https://other.example"))
@@ -522,3 +522,8 @@ def test_a_token_for_the_hub_itself_is_for_no_cluster() -> None:
     for cluster in ("hub", "prod"):
         with pytest.raises(TokenError, match="audience"):
             tokens.verify_access(access(cluster=cluster), KEYS, issuer=HUB, org="acme", cluster=None, now=NOW)
+
+
+def test_a_token_that_went_to_the_wrong_relay_says_so() -> None:
+    with pytest.raises(TokenError, match=r"for urn:hawse:cluster:0193-c2, this relay is of cluster 0193-c1"):
+        read_relay(relay(cluster_id="0193-c2"))

@@ -349,3 +349,14 @@ def test_the_owners_guardrails_are_mounted_whoever_prints_the_manifests() -> Non
         assert mounts["guardrails"]["readOnly"] is True
         # What they say is not the hub's to write.
         assert "ConfigMap" not in {item["kind"] for item in relay_manifests(manifest)}
+
+
+def test_a_rollout_keeps_one_relay_and_never_has_more_than_the_hub_takes() -> None:
+    def strategy(replicas: int) -> object:
+        manifest = attrs.evolve(EXAMPLE, replicas=replicas)
+        deployment = json.loads(json.dumps(by_kind(relay_manifests(manifest), "Deployment")))
+        return deployment["spec"]["strategy"]["rollingUpdate"]
+
+    # The hub counts no relay that goes away, and two at the most of all others.
+    assert strategy(2) == {"maxUnavailable": 1, "maxSurge": 0}
+    assert strategy(1) == {"maxUnavailable": 0, "maxSurge": 1}

@@ -475,6 +475,23 @@ async def test_dialling_ends_alone_and_the_sessions_go_on(autojump_clock: MockCl
     assert network.dialled_at == [0]
 
 
+@pytest.mark.parametrize(
+    ("header", "logged"),
+    [
+        (b'Warning: 299 - "its \\"key\\" is of another cluster"\r\n', ' (its "key" is of another cluster);'),
+        (b"Warning: 299 - its key\r\n", "401 instead of 101;"),
+        (b'Warning: 299 - "\x1b[2Jx"\r\n', "401 instead of 101;"),
+        (b'Warning: 299 - "' + b"x" * 500 + b'"\r\n', f" ({'x' * 200});"),
+    ],
+)
+async def test_what_the_hub_says_beside_a_refusal_is_logged(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, header: bytes, logged: str
+) -> None:
+    await run_for(4, answer(401, header))
+    assert logged in caplog.messages[-1]
+    assert "\x1b" not in caplog.text
+
+
 @pytest.mark.parametrize(("ahead_s", "learned"), [(310, [310.0]), (-310, [-310.0]), (1, [0.0])])
 async def test_a_401_corrects_the_clock(
     ahead_s: float, learned: list[float], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture

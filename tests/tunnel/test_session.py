@@ -835,3 +835,49 @@ async def test_frames_gather_again_after_a_time_when_none_did(autojump_clock: tr
             await wait_all_tasks_blocked()
             messages.append(len(pair.wire.sent) - before)
         assert messages[-1] == 1 < messages[0]
+
+
+# --- whether the peer is there ---
+
+
+async def test_a_peer_that_is_there_answers_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        # Long after the last PING, and right after one: a second answer is as good as the first.
+        await trio.sleep(17)
+        for _ in range(2):
+            began = trio.current_time()
+            assert await pair.listener.answers(5)
+            assert trio.current_time() - began < 0.1
+
+
+async def test_a_peer_that_is_not_there_does_not_answer(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        pair.wire.unplugged = True
+        began = trio.current_time()
+        assert not await pair.listener.answers(5)
+        assert trio.current_time() - began == pytest.approx(5)
+        pair.wire.unplugged = False
+
+
+async def test_a_session_that_ends_meanwhile_does_not_answer(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        pair.wire.unplugged = True
+        async with trio.open_nursery() as nursery:
+            found: list[bool] = []
+
+            async def ask() -> None:
+                found.append(await pair.listener.answers(5))
+
+            nursery.start_soon(ask)
+            await trio.sleep(1)
+            pair.cut()
+        assert found == [False]
+        assert not await pair.listener.answers(5)
+
+
+async def test_whoever_ends_a_session_says_why(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        pair.listener.end(4403, "one relay too many")
+        assert "one relay too many" in await pair.dialer.wait_closed()
+        assert pair.dialer.peer_going_away is not None
+        assert pair.dialer.peer_going_away.code == 4403

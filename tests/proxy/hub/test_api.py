@@ -573,3 +573,13 @@ async def test_each_step_of_an_enrolment_is_an_event_without_the_code(bench: Ben
         assert code not in written
     reply = await bench.ask("POST", "/v1/agents", {**body, "name": "sre-2", "credential": "password"})
     assert reply.status == 422
+
+
+async def test_no_more_relays_are_printed_than_the_hub_takes(bench: Bench) -> None:
+    body = {"name": "prod", "manifest": {"replicas": 3}}
+    refused = await bench.ask("POST", "/v1/clusters", body)
+    assert refused.status == 422
+    assert b"3 replicas exceed the 2 relays" in refused.body
+    # Nobody counts them where the hub dials an address.
+    direct = {"mode": "direct", "relay_url": "https://relay.example"}
+    await bench.ok("POST", "/v1/clusters", {**body, **direct})

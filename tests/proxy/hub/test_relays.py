@@ -27,8 +27,15 @@ from tunnel import Memory, Session
 NOW = 1_800_000_000.0
 
 
-def claims(jti: str, *, cluster: str = "c1", kid: str = "kid", expires_at: float = NOW + 60) -> HelloClaims:
-    return HelloClaims(cluster, "relay-1", kid, jti, int(NOW), int(expires_at))
+def claims(
+    jti: str,
+    *,
+    cluster: str = "c1",
+    kid: str = "kid",
+    expires_at: float = NOW + 60,
+    instance: str = "relay-1",
+) -> HelloClaims:
+    return HelloClaims(cluster, instance, kid, jti, int(NOW), int(expires_at))
 
 
 @attrs.define(eq=False)
@@ -38,11 +45,18 @@ class Bench:
     recorder: Recorder
     audit_file: Path
 
-    async def keep(self, session: Session, nursery: trio.Nursery) -> None:
+    async def keep(
+        self,
+        session: Session,
+        nursery: trio.Nursery,
+        *,
+        instance: str = "relay-1",
+        address: str = "192.0.2.9",
+    ) -> None:
         """Keep a session as that of a relay of the cluster `prod`; returns once it is in the registry."""
         cluster = self.directory.current.clusters_by_name["prod"]
-        hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
-        nursery.start_soon(self.endpoint._keep, session, hello, cluster, "192.0.2.9:1")
+        hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid, instance=instance)
+        nursery.start_soon(self.endpoint._keep, session, hello, cluster, address)
         with trio.fail_after(5):
             while True:
                 if any(relay.session is session for relay in self.endpoint.registry.relays()):
@@ -102,6 +116,10 @@ async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:
             ("relay.connected", ""),
             ("relay.disconnected", "ended by the hub"),
             ("relay.disconnected", "superseded by a newer connection of the same relay"),
+            (
+                "relay.new",
+                "an instance that was not seen before; an address that was not seen before (known: none)",
+            ),
         ]
         assert list(bench.endpoint.registry.relays()) == []
 
@@ -140,3 +158,30 @@ async def test_a_relay_that_dialled_while_its_cluster_was_removed_does_not_stay(
         with trio.fail_after(2):
             await bench.endpoint._keep(session, hello, cluster, "192.0.2.9:1")
         assert (await bench.trail())[-1] == ("relay.disconnected", "its cluster was removed")
+
+
+async def test_a_relay_that_is_one_too_many_is_told_why_and_recorded(tmp_path: Path) -> None:
+    async with (
+        open_bench(tmp_path) as bench,
+        session_pair() as (first, _),
+        session_pair() as (second, _),
+        session_pair() as (third, refused),
+    ):
+        async with trio.open_nursery() as nursery:
+            await bench.keep(first, nursery, instance="a")
+            await bench.keep(second, nursery, instance="b", address="198.51.100.7")
+            cluster = bench.directory.current.clusters_by_name["prod"]
+            hello = claims("x", cluster=cluster.id, kid=cluster.relay_keys[0].kid, instance="c")
+            with trio.fail_after(5):
+                await bench.endpoint._keep(third, hello, cluster, "203.0.113.9")
+                reason = await refused.wait_closed()
+            assert "cluster prod has 2 relays here (a, b), the limit is 2" in reason
+            assert {relay.instance for relay in bench.endpoint.registry.relays()} == {"a", "b"}
+            nursery.cancel_scope.cancel()
+        trail = await bench.trail()
+        (note,) = [note for kind, note in trail if kind == "relay.refused"]
+        assert note in reason
+        assert [note for kind, note in trail if kind == "relay.new"] == [
+            "an instance that was not seen before; an address that was not seen before (known: none)",
+            "an instance that was not seen before; an address that was not seen before (known: 192.0.2.9)",
+        ]

@@ -560,3 +560,21 @@ def test_a_store_that_cannot_be_read_at_all_is_unavailable(tmp_path: Path, store
     spoil(tmp_path / "hub.db", "update clusters set labels = '{'")
     with pytest.raises(StoreUnavailableError, match="cannot be read"):
         store.snapshot()
+
+
+def test_what_is_new_about_a_relay_is_told_once(store: Store) -> None:
+    cluster_id = store.add_cluster("prod", relay_key=relay_key())
+    other_id = store.add_cluster("dev", relay_key=relay_key())
+
+    def come(instance: str, address: str, cluster: str = cluster_id) -> str:
+        return store.relay_connected(RelayContact(cluster, instance, "b", "1", address))
+
+    assert come("pod-1", "192.0.2.1") == (
+        "an instance that was not seen before; an address that was not seen before (known: none)"
+    )
+    assert come("pod-1", "192.0.2.1") == ""
+    assert come("pod-2", "192.0.2.1") == "an instance that was not seen before"
+    assert come("pod-2", "192.0.2.9") == "an address that was not seen before (known: 192.0.2.1)"
+    # Of another cluster it is new all the same.
+    assert "instance" in come("pod-1", "192.0.2.1", other_id)
+    assert come("pod-1", "192.0.2.1", "no-such-cluster") == ""

@@ -1,0 +1,120 @@
+"""Relays that come: how many, which, with which key; and what one that is refused is told."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from sandbox.demo.processes import Daemon
+from tests.system.world import World, running_world
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+DEADLINE_S = 30.0
+
+
+@pytest.fixture
+def own_world(tmp_path: Path) -> Iterator[World]:
+    """A world of this test's own: the rest would find other relays in it."""
+    with running_world(tmp_path) as running:
+        yield running
+
+
+def start(world: World, name: str, folder: Path, **environment: str) -> Daemon:
+    """One more relay of the tunnel's cluster."""
+    settings: Mapping[str, str] = {
+        "HAWSE_RELAY_KUBECONFIG": str(world.relay_kubeconfig),
+        **{f"HAWSE_RELAY_{key.upper()}": value for key, value in environment.items()},
+    }
+    argv = ["hawse", "relay", "--config", str(folder / "relay.toml")]
+    return world.daemons.start(name, argv, settings)
+
+
+def connected(world: World) -> set[str]:
+    listed = json.loads(world.admin("relay", "list", "--cluster", "tunnel", "--json"))
+    return {relay["instance"] for relay in listed if relay["connected"]}
+
+
+def wait_for(world: World, *instances: str, without: str = "") -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not set(instances) <= connected(world) or without in connected(world):
+        assert time.monotonic() < deadline, connected(world)
+        time.sleep(0.1)
+
+
+def test_two_relays_at_a_time_and_each_is_its_own(own_world: World) -> None:
+    world = own_world
+    (first,) = connected(world)
+    folder = world.folder / "relay-tunnel"
+    start(world, "second", folder, instance="second")
+    wait_for(world, first, "second")
+
+    third = start(world, "third", folder, instance="third")
+    third.wait_for("cluster tunnel has 2 relays here")
+    # Another process under a name that is taken, by one that answers.
+    twin = start(world, "twin", folder, instance="second")
+    twin.wait_for("another process is connected as relay second of cluster tunnel")
+    assert connected(world) == {first, "second"}
+    assert world.kubectl("tunnel", "get", "pods").code == 0
+
+    # One goes away: there is room for who has been waiting.
+    world.relays["tunnel"].process.terminate()
+    wait_for(world, "second", "third", without=first)
+    assert world.kubectl("tunnel", "get", "pods").code == 0
+
+    events = [event for event in world.hub_audit() if str(event["kind"]).startswith("relay.")]
+    new = {event["relay"]["instance"]: event["note"] for event in events if event["kind"] == "relay.new"}  # type: ignore[index]
+    assert new[first].startswith("an instance that was not seen before; an address that was not seen before")
+    assert new["second"] == "an instance that was not seen before"
+    refused = {event["relay"]["instance"] for event in events if event["kind"] == "relay.refused"}  # type: ignore[index]
+    assert refused == {"third", "second"}
+
+
+def test_a_relay_of_another_cluster_is_told_what_is_wrong(own_world: World, tmp_path: Path) -> None:
+    world = own_world
+    mixed = tmp_path / "mixed"
+    shutil.copytree(world.folder / "relay-tunnel", mixed)
+    world.admin("cluster", "add", "other", "--output-dir", str(tmp_path / "other"))
+    shutil.copy(tmp_path / "other" / "relay.key", mixed / "relay.key")
+    relay = start(world, "mixed", mixed, instance="mixed")
+    line = relay.wait_for("another cluster than the one it says it is of")
+    assert "its cluster_id and its private_key are not of one enrolment" in line
+    assert "mixed" not in connected(world)
+
+
+def test_a_relays_key_changes_without_an_outage(own_world: World, tmp_path: Path) -> None:
+    world = own_world
+    (first,) = connected(world)
+    session = world.popen("tunnel", "exec", "-i", "workbench", "--", "cat")
+    try:
+        assert session.stdin is not None
+        assert session.stdout is not None
+        session.stdin.write(b"before\n")
+        session.stdin.flush()
+        assert session.stdout.readline() == b"before\n"
+
+        world.admin("cluster", "key", "tunnel", "--keep-old", "--output-dir", str(tmp_path / "new"))
+        assert world.kubectl("tunnel", "get", "pods").code == 0
+        start(world, "renewed", tmp_path / "new", instance="renewed")
+        wait_for(world, first, "renewed")
+        # The old one goes as in a rollout, with what is open on it.
+        world.relays["tunnel"].process.terminate()
+        assert world.kubectl("tunnel", "get", "pods").code == 0
+        out, err = session.communicate(b"after\n", timeout=20)
+        assert (session.returncode, out) == (0, b"after\n"), err
+    finally:
+        session.kill()
+        session.wait()
+    wait_for(world, "renewed", without=first)
+
+    world.admin("cluster", "key", "tunnel", "--drop-old", "--yes")
+    assert world.kubectl("tunnel", "get", "pods").code == 0
+    # Who still has the old key is out.
+    late = start(world, "late", world.folder / "relay-tunnel", instance="late")
+    late.wait_for("401 instead of 101")
+    assert connected(world) == {"renewed"}
