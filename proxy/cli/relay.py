@@ -22,8 +22,14 @@ from proxy.cli.errors import ConfigurationFaults
     type=click.Choice(["tunnel", "direct"]),
     help="tunnel: dial the hub (the default). direct: listen for it.",
 )
+@click.option(
+    "--check-guardrails",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Only read these guardrails, a file or a folder, say what they come to, and exit.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
+def relay(config_file: Path | None, mode: str | None, check_guardrails: Path | None, verbose: bool) -> None:
     """Run the relay beside a cluster's API server.
 
     In a pod it uses the service account; outside a cluster it needs a kubeconfig with a bearer token. SIGTERM
@@ -39,6 +45,9 @@ def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
     from proxy.relay.serviceaccount import ClusterAccessError
     from proxy.watched import FileError
 
+    if check_guardrails is not None:
+        _check(check_guardrails)
+        return
     configure_logging(verbose=verbose)
     environment = dict(os.environ)
     if mode is not None:
@@ -48,3 +57,14 @@ def relay(config_file: Path | None, mode: str | None, verbose: bool) -> None:
     except ConfigError as error:
         raise ConfigurationFaults("relay", error.faults) from error
     run_service(run_relay, config, "relay", (RelayError, ClusterAccessError, FileError, OSError))
+
+
+def _check(path: Path) -> None:
+    """Read guardrails as a relay would at its start."""
+    from auth.policy_text import PolicyError
+    from proxy.relay.guardrails import Guardrails
+
+    try:
+        click.echo(Guardrails(path).summary)
+    except PolicyError as error:
+        raise ConfigurationFaults("relay", [f"guardrails: {fault}" for fault in error.faults]) from error

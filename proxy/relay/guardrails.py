@@ -202,14 +202,18 @@ class Guardrails:
         self._fault = ""
         self._tell()
 
-    def _tell(self) -> None:
+    @property
+    def summary(self) -> str:
+        """What is in force, in one line."""
         bundle = self._read.bundle
-        rules = sum(len(policy.rules) for policy in bundle.policies)
         if not bundle.policies:
-            log.info("no guardrails in %s: what the hub allows passes", self._path)
-            return
+            return f"no guardrails in {self._path}: what the hub allows passes"
+        rules = sum(len(policy.rules) for policy in bundle.policies)
         rest = "what no rule allows is denied" if self._read.allows else "the rest passes"
-        log.info("guardrails of %s: %d rules, %s (%s)", self._path, rules, rest, bundle.hash)
+        return f"guardrails of {self._path}: {rules} rules, {rest} ({bundle.hash})"
+
+    def _tell(self) -> None:
+        log.info("%s", self.summary)
 
 
 @lru_cache(AGENTS_REMEMBERED_MAX)

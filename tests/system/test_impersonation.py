@@ -72,3 +72,27 @@ def test_the_check_tells_who_is_missing_and_whose_name_is_taken(own_world: World
     assert code == 3
     assert any("agent:stranger has rights and is not enrolled" in message for message in found)
     assert any("who is not enrolled for this cluster: agent:late" in message for message in found)
+
+
+@pytest.mark.parametrize("missing", ["users", "groups", "userextras/hawse.dev/session"])
+def test_a_right_that_the_relay_lacks_is_reported_as_the_operators_to_give(
+    own_world: World, missing: str
+) -> None:
+    # C09: the agent can do nothing about it, so it is told who can, and how.
+    world = own_world
+    role = json.loads(
+        world.administrator("get", "clusterrole", "hawse-relay-impersonation", "--output", "json")
+    )
+    for rule in role["rules"]:
+        rule["resources"] = [resource for resource in rule["resources"] if resource != missing] or ["none"]
+    world.administrator("replace", "-f", "-", stdin=json.dumps(role).encode())
+    try:
+        for way in WAYS:
+            refused = world.kubectl(way, "get", "pods")
+            assert refused.code == 1
+            assert b"cannot impersonate resource" in refused.err
+            assert f"hawse admin cluster rbac {way} | kubectl apply -f -".encode() in refused.err
+        assert any("may not impersonate" in message for message in check(world)[1])
+    finally:
+        world.administrator("replace", "-f", "-", stdin=world.admin("cluster", "rbac", "tunnel", *PLACE))
+    assert world.kubectl("tunnel", "get", "pods").code == 0

@@ -57,3 +57,19 @@ def test_the_relay_loads_none_of_the_hubs_packages() -> None:
         "assert not hub, hub\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "PYTHONPATH": "."})
+
+
+def test_guardrails_are_looked_at_without_a_relay(tmp_path: Path) -> None:
+    rails = tmp_path / "rails.yaml"
+    rails.write_text(
+        "kind: Policy\nmetadata: {name: owner}\nspec:\n  bind: {teams: ['*']}\n  rules:\n"
+        "    - {id: no-secrets, effect: deny, verbs: ['*'], resources: [secrets]}\n"
+    )
+    good = CliRunner().invoke(relay, ["--check-guardrails", str(rails)])
+    assert (good.exit_code, "1 rules, the rest passes" in good.output) == (0, True)
+    rails.write_text(rails.read_text().replace("effect", "effekt"))
+    bad = CliRunner().invoke(relay, ["--check-guardrails", str(rails)])
+    assert bad.exit_code == 1
+    assert f"guardrails: {rails}:6" in bad.output
+    missing = CliRunner().invoke(relay, ["--check-guardrails", str(tmp_path / "none.yaml")])
+    assert "No such file" in missing.output
