@@ -44,6 +44,8 @@ class Connections:
         self._dial = dial
         self._server = server
         self._readiness = readiness
+        # trio.current_time() looks its clock up each time, which costs more than asking it.
+        self._now = trio.lowlevel.current_clock().current_time
         self._idle: list[ClientConnection] = []
         self._closed = False
 
@@ -55,7 +57,7 @@ class Connections:
     async def acquire(self, *, fresh: bool) -> tuple[trio.abc.Stream, ClientConnection, bool]:
         """A connection to send a request on, and whether it was used before; raises OutboundBroken."""
         if not fresh:
-            kept, doomed = self._take(trio.current_time())
+            kept, doomed = self._take(self._now())
             for connection in doomed:
                 await trio.aclose_forcefully(connection.stream)
             if kept is not None:
@@ -87,7 +89,7 @@ class Connections:
             return None
         connection = self._idle[-1]
         watch = connection.watch
-        if watch is None or trio.current_time() - connection.idle_since >= IDLE_S:
+        if watch is None or self._now() - connection.idle_since >= IDLE_S:
             return None
         self._idle.pop()
         watch.call = on_input
@@ -105,7 +107,7 @@ class Connections:
         """Close what has been idle for too long, until all is closed."""
         while not self._closed:
             await trio.sleep(SWEEP_S)
-            oldest = trio.current_time() - IDLE_S
+            oldest = self._now() - IDLE_S
             doomed = [idle for idle in self._idle if idle.idle_since <= oldest]
             self._idle = [idle for idle in self._idle if idle.idle_since > oldest]
             await _close(doomed)
@@ -131,7 +133,7 @@ class Connections:
         return True
 
     def _keep(self, connection: ClientConnection) -> None:
-        connection.idle_since = trio.current_time()
+        connection.idle_since = self._now()
         self.watch(connection, partial(self._drop, connection))
         self._idle.append(connection)
 

@@ -65,7 +65,10 @@ class Server(Protocol):
 class AwaitedAnswer:
     """The answer to one call, on its way to one stream."""
 
-    __slots__ = ("_begun", "_call", "_held", "_outbound", "_over", "_server", "_stream")
+    __slots__ = ("_begun", "_call", "_connection", "_held", "_outbound", "_over", "_server", "_stream")
+
+    _connection: ClientConnection
+    """Where the body comes from, once the head is here."""
 
     def __init__(self, server: Server, stream: Stream, call: Call) -> None:
         self._server = server
@@ -129,6 +132,8 @@ class AwaitedAnswer:
             self._hand_over()
             return
         connection = outbound.connection
+        assert connection is not None, "the head has come on it"
+        self._connection = connection
         try:
             body = connection.receive_body_nowait()
         except OutboundBroken:
@@ -142,21 +147,21 @@ class AwaitedAnswer:
         else:
             stream.send_answer_nowait(encoded, body or b"")
             self._begun = True
-            self._pass_on(connection)
+            self._pass_on()
 
     def _go_on(self) -> bool:
         """Take in and pass on while more than a little comes; whether there is a wait for the rest of it."""
-        connection = self._outbound.connection
+        connection = self._connection
         while (count := connection.take_in_nowait()) is not None:
-            if not self._pass_on(connection):
+            if not self._pass_on():
                 return False
             if count < MORE_BYTES:
                 break
         return True
 
-    def _pass_on(self, connection: ClientConnection) -> bool:
+    def _pass_on(self) -> bool:
         """Pass on what is here of the body, a failure behind it; whether more may come."""
-        stream = self._stream
+        connection, stream = self._connection, self._stream
         while (piece := connection.receive_body_nowait()) is not None:
             end = connection.body_read
             if not stream.send_nowait(piece, eof=end):
@@ -191,7 +196,7 @@ class AwaitedAnswer:
             self._held = b"", False
             if end:
                 self._finish()
-            elif self._pass_on(self._outbound.connection) and self._go_on():
+            elif self._pass_on() and self._go_on():
                 self._outbound.watch(self._on_input)
         except OutboundBroken as broken:
             self._break_off(broken.failure)

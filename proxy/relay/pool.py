@@ -76,7 +76,6 @@ class Exchange:
         "_abandoned",
         "_bodyless",
         "_build_head",
-        "_connection",
         "_head",
         "_head_ahead",
         "_pool",
@@ -85,6 +84,7 @@ class Exchange:
         "_token",
         "_token_renewed",
         "_upgrade",
+        "connection",
     )
 
     def __init__(self, pool: Pool, build_head: Callable[[str], RequestHead], *, tail: bool) -> None:
@@ -99,14 +99,15 @@ class Exchange:
         self._token_renewed = False
         self._reused = False
         self._abandoned = False
-        self._connection: ClientConnection | None = None
+        self.connection: ClientConnection | None = None
+        """What the head was sent on, and where the answer comes from."""
         # It was received without a wait, and is still to be asked for.
         self._head_ahead: ResponseHead | None = None
 
     @property
     def started(self) -> bool:
         """Whether the request was sent, or some of it, on a connection that is there."""
-        return self._connection is not None
+        return self.connection is not None
 
     def start_nowait(self, on_input: Callable[[], None]) -> bool:
         """Send the head without a wait; False when it has to be left to a task.
@@ -119,7 +120,7 @@ class Exchange:
         connection = self._pool.connections.acquire_watched(on_input)
         if connection is None:
             return False
-        self._connection = connection
+        self.connection = connection
         self._reused = True
         return connection.send_request_nowait(self._head)
 
@@ -128,7 +129,8 @@ class Exchange:
 
         The failure is raised by `receive_head`.
         """
-        connection = self._current()
+        connection = self.connection
+        assert connection is not None, "it is looked at what was started"
         try:
             if connection.take_in_nowait() is not None:
                 self._head_ahead = connection.receive_head_nowait()
@@ -144,47 +146,43 @@ class Exchange:
         head = self._head_ahead
         return None if head is None or (head.status == 401 and not self._tail) else head
 
-    @property
-    def connection(self) -> ClientConnection:
-        """Where the answer's body comes from, without a wait, once its head is there."""
-        return self._current()
-
     def watch(self, on_input: Callable[[], None]) -> bool:
         """Have `on_input` called again; False for a connection that cannot be watched."""
         return self._pool.connections.watch(self._current(), on_input)
 
     def end_watch(self) -> None:
         """Have nobody called any more, until it is watched again or a task goes on."""
-        if self._connection is not None:
-            self._connection.end_watch()
+        if self.connection is not None:
+            self.connection.end_watch()
 
     def release_nowait(self) -> None:
         """Give back the connection of an answer that was received without a wait, or cut it."""
-        connection, self._connection = self._current(), None
+        connection, self.connection = self.connection, None
+        assert connection is not None, "its answer has just been received"
         self._pool.connections.release_watched(connection)
 
     def cut_nowait(self) -> None:
         """Cut the connection of an exchange that was started without a wait."""
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
             connection.cut_nowait()
 
     async def resume(self) -> None:
         """Go on as a task, from wherever it has come without one; raises OutboundBroken, as `start` does."""
-        if self._connection is None:
+        if self.connection is None:
             await self.start()
 
     async def start(self, *, fresh: bool = False) -> None:
         """Send the head; raises OutboundBroken. Cancelled: the connection is closed."""
         stream, connection, reused = await self._pool.connections.acquire(fresh=fresh or self._upgrade)
-        self._connection, self._reused = connection, reused
+        self.connection, self._reused = connection, reused
         try:
             await connection.send_request(self._head)
             return
         except OutboundBroken as exc:
             broken = exc
         except BaseException:
-            self._connection = None
+            self.connection = None
             await trio.aclose_forcefully(stream)
             raise
         await self._cut()
@@ -240,7 +238,7 @@ class Exchange:
 
     async def aclose(self) -> None:
         """Give the connection back if it is clean, else cut it. May be called again."""
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
             await self._pool.connections.release(connection.stream, connection, keep=not self._upgrade)
 
@@ -274,14 +272,14 @@ class Exchange:
         )
 
     def _current(self) -> ClientConnection:
-        if self._connection is None:
+        if self.connection is None:
             raise OutboundBroken(
                 Failure(StreamCode.UPSTREAM_RESET, Processed.MAYBE, "the connection is closed")
             )
-        return self._connection
+        return self.connection
 
     async def _cut(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self.connection = self.connection, None
         if connection is not None:
             await trio.aclose_forcefully(connection.stream)
 
