@@ -105,12 +105,17 @@ def _alternatives(
 ) -> Iterable[str]:
     if asked.path or not asked.verb:
         return
+    if asked.across and denying is not None and denying.rule.namespaces is not None:
+        yield f"{asked.verb} {_kind(asked)} in one namespace at a time, but not in {denying.rule.namespaces}"
+        return
     # Exec and its like have one verb, whatever the method.
-    others = () if asked.subresource in {"exec", "attach", "portforward"} else RESOURCE_VERBS
+    one_verb = asked.across or asked.subresource in {"exec", "attach", "portforward"}
     verbs = [
         verb
-        for verb in others
-        if verb != asked.verb and _permitted(bundle, agent, cluster, _with_verb(asked, verb), name)
+        for verb in RESOURCE_VERBS
+        if not one_verb
+        and verb != asked.verb
+        and _permitted(bundle, agent, cluster, _with_verb(asked, verb), name)
     ]
     if verbs:
         yield f"you may {', '.join(verbs)} {_kind(asked)} there"

@@ -21,6 +21,8 @@ from proxy.head import Headers, ResponseHead
 
 # kubectl reads at most 1,024 bytes of a refused upgrade's body and drops what it cannot parse.
 STATUS_BYTES_MAX = 1000
+# What is no upgrade may say more: a denial says it to a person and once more to a program.
+DENIAL_BYTES_MAX = 4000
 
 # The reasons of apimachinery's metav1.StatusReason for the codes that are answered here.
 _REASONS = {
@@ -58,18 +60,19 @@ def status_response(
     *,
     details: Mapping[str, object] | None = None,
     headers: Headers = (),
+    bytes_max: int = STATUS_BYTES_MAX,
 ) -> tuple[ResponseHead, bytes]:
-    """Return the head and the body of a Status answer of at most STATUS_BYTES_MAX bytes.
+    """Return the head and the body of a Status answer of at most `bytes_max` bytes.
 
     A message too long for that is shortened, and `details` go first. `reason` may be empty: then it is the
     usual one of the code.
     """
     body = _encode(code, reason or _REASONS.get(code, ""), message, details)
-    if len(body) > STATUS_BYTES_MAX:
+    if len(body) > bytes_max:
         body = _encode(code, reason or _REASONS.get(code, ""), message, None)
-    while len(body) > STATUS_BYTES_MAX:
+    while len(body) > bytes_max:
         # A character is at most twelve bytes of JSON; cutting by what is too much, at least one, ends soon.
-        message = message[: -max(1, (len(body) - STATUS_BYTES_MAX) // 12 + 4)] + "..."
+        message = message[: -max(1, (len(body) - bytes_max) // 12 + 4)] + "..."
         body = _encode(code, reason or _REASONS.get(code, ""), message, None)
     head = ResponseHead(
         code,

@@ -15,11 +15,13 @@ import trio
 from prometheus_client import CollectorRegistry
 
 import proxy.hub.calls as calls_module
-from audit.record import Decision, Event
+from audit.record import Event
 from audit.record import Relay as RecordedRelay
 from audit.recorder import Recorder
+from auth.bundled import first_sources
 from auth.impersonation import impersonation_headers
 from auth.keys import KeySet, SigningKey
+from auth.policy import NoConditions, compile_bundle
 from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.succession import TrustedKeys
@@ -34,12 +36,13 @@ from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls, _closing
 from proxy.hub.config import HubConfig
 from proxy.hub.contexts import TokenContexts
+from proxy.hub.decisions import Verdict, judge
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, AgentState, Cluster, Mode, Snapshot
 from proxy.hub.live import LiveCall
 from proxy.hub.registry import LiveRelay, Registry
-from proxy.hub.trail import GRANTED, Trail, impersonated
+from proxy.hub.trail import Trail, impersonated
 from proxy.relay.verify import Verifier
 from tunnel import Context, Session
 from tunnel.protocol.schedule import Group
@@ -100,6 +103,7 @@ class Case:
             rules_by_issuer={},
             admin_tokens_by_hash={},
             credentials={"sid-1": agent.id},
+            bundle=compile_bundle(first_sources(), NoConditions(), version=1),
         )
         self.now = time.time()
         self.token = issue_access(
@@ -130,7 +134,13 @@ class Case:
         self._turn = itertools.cycle(range(TARGETS))
         self.claims = self.tokens.verify(self.token, "prod", self.now)
         self.trail = Trail("acme")
+        self.verdict = self.judged(0)
         self.relay = RecordedRelay("relay-7d9f-1", "hawse/0.1.0")
+
+    def judged(self, turn: int) -> Verdict:
+        """What the policies say of one of the requests."""
+        info = parse(b"GET", self.targets[turn % TARGETS])
+        return judge(self.snapshot.bundle, self.agent, self.cluster, info, self.now)
 
     def closing_event(self) -> Event:
         """One more call's event, as `Calls` makes it."""
@@ -145,11 +155,11 @@ class Case:
             agent=self.agent,
             cluster=self.cluster,
             info=info,
-            decision=Decision("allow", GRANTED, GRANTED),
+            decision=self.verdict.recorded,
         )
         asked = understand(b"GET", b"/clusters/prod" + target)
         caller = Caller("prod", self.snapshot, self.claims, self.agent, self.cluster, None)
-        call = Call(head, asked, info, caller, self.agent, self.cluster, "192.0.2.7")
+        call = Call(head, asked, info, caller, self.agent, self.cluster, "192.0.2.7", self.verdict)
         live = LiveCall(call, opening.eid, cast(ServerConnection, None))
         live.relay = self.relay
         live.impersonated = impersonated(self.principal, "session-1")
@@ -256,6 +266,8 @@ async def main() -> None:
     measure("(a) bearer", lambda: bearer(head))
     measure("(a) verify, warm", lambda: case.tokens.verify(case.token, "prod", case.now))
     measure("(a) decide", lambda: decide(case.snapshot, case.claims, "prod"))
+    turns = itertools.cycle(range(TARGETS))
+    measure("(a) judge by the policies, and parse, repeated", lambda: case.judged(next(turns)))
     # Another one each time, also to a cache: its bound is far below these.
     new = iter([TARGET % number for number in range(100, 60_100)])
     measure("(b) requestinfo.parse, each target new", lambda: parse(b"GET", next(new)))

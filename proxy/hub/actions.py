@@ -12,10 +12,9 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 import attrs
 import msgspec
@@ -24,6 +23,9 @@ from cryptography import x509
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
 from auth.keys import SigningKey
+from proxy.hub.answers import Done, Payload
+from proxy.hub.answers import known as _known
+from proxy.hub.answers import time_text as _time
 from proxy.hub.config import RELAYS_PER_CLUSTER
 from proxy.hub.directory import Directory
 from proxy.hub.entities import (
@@ -42,6 +44,7 @@ from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.hub.federation import NewIssuer
 from proxy.hub.keyring import KeyRing
 from proxy.hub.operations import Operations, SessionInfo, Sessions
+from proxy.hub.policyactions import PolicyActions
 from proxy.hub.rules import PEM_LENGTH_MAX, shown
 from proxy.hub.store import Store
 from proxy.manifests import (
@@ -58,9 +61,6 @@ from proxy.manifests import (
 HINT_CHARACTERS = 10
 # An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.
 REASON_LENGTH_MAX = 200
-
-Payload = Mapping[str, object]
-T = TypeVar("T")
 
 
 class NewTeam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,16 +134,6 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @attrs.frozen
-class Done:
-    """What an action did: for the operator, and (without any secret) for the audit trail."""
-
-    body: Payload = attrs.field(repr=False)
-    created: bool = False
-    note: str = ""
-    cluster: Cluster | None = None
-
-
-@attrs.frozen
 class Administration:
     """The actions of one hub. Each raises what the store raises, and InvalidError."""
 
@@ -158,6 +148,11 @@ class Administration:
     live_sessions: Sessions
     clock: Callable[[], float] = time.time
     relays_per_cluster: int = RELAYS_PER_CLUSTER
+    policies: PolicyActions = attrs.field(init=False)
+
+    @policies.default
+    def _policy_actions(self) -> PolicyActions:
+        return PolicyActions(self.directory, self.clock)
 
     @property
     def _now(self) -> Snapshot:
@@ -691,13 +686,6 @@ class Administration:
         return Done({"removed": name}, note=f"id={token_id}")
 
 
-def _known(by_name: Mapping[str, T], kind: str, name: str) -> T:
-    found = by_name.get(name)
-    if found is None:
-        raise NotFoundError(f"there is no {kind} {shown(name)}")
-    return found
-
-
 def _session(session: SessionInfo) -> Payload:
     return {**attrs.asdict(session), "started_at": _time(session.started_at)}
 
@@ -730,12 +718,6 @@ def _rule(agent: Agent, found: FederationRule) -> Payload:
 
 def _shown_code(text: str, code: Code) -> Payload:
     return {"code": text, "code_id": code.id, "expires_at": _time(code.expires_at)}
-
-
-def _time(epoch_s: float | None) -> str | None:
-    if epoch_s is None:
-        return None
-    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _check_certificates(pem: str | None) -> None:

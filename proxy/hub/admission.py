@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from functools import lru_cache
 
 import attrs
 
-from audit.record import Actor, Client, Kind, Request, text
+from audit.record import Actor, Client, Decision, Kind, Request, text
 from audit.record import Cluster as RecordedCluster
 from auth.requestinfo import (
     REMEMBERED_LENGTH_MAX,
@@ -26,6 +27,7 @@ from auth.requestinfo import (
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
 from proxy.hub.access import AccessTokens, Denied, bearer, decide
+from proxy.hub.decisions import Verdict, denial, judge
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Snapshot
 from proxy.rewrite import has_access_token, identity_headers, is_tail
@@ -116,6 +118,7 @@ class Call:
     agent: Agent
     cluster: Cluster
     client_ip: str
+    verdict: Verdict
 
     @property
     def claims(self) -> AccessClaims:
@@ -137,6 +140,10 @@ class Refusal:
     kind: Kind = Kind.CALL
     note: str = ""
     """For the trail, where it says it in other words."""
+    decision: Decision | None = None
+    """For the trail, where the policies decided."""
+    details: Mapping[str, object] | None = None
+    """For the agent's programs."""
 
 
 @attrs.define(eq=False)
@@ -189,4 +196,9 @@ class Admission:
         agent, cluster = caller.agent, caller.cluster
         assert agent is not None, "nothing is refused"
         assert cluster is not None, "nothing is refused"
-        return Call(head, asked, info, caller, agent, cluster, client_ip)
+        verdict = judge(caller.snapshot.bundle, agent, cluster, info, time.time())
+        if not verdict.allowed:
+            told = denial(verdict, agent, cluster, info)
+            rule = verdict.decision.rule
+            return Refusal(403, rule, told.message, decision=verdict.recorded, details=told.details)
+        return Call(head, asked, info, caller, agent, cluster, client_ip, verdict)

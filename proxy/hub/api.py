@@ -12,6 +12,11 @@ JSON over HTTP on a listener of its own, with the operator's bearer token on eve
     PUT    /v1/agents/NAME/teams  /v1/clusters/NAME/teams/TEAM
     DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
     DELETE /v1/clusters/NAME/keys (all but the newest)  /v1/agents/NAME/codes  /v1/federation/ID
+    GET    /v1/policies  /v1/policies/NAME  /v1/policy-versions[/NUMBER]
+    GET    /v1/decision?agent=…&cluster=…&method=…&target=…
+    POST   /v1/policies
+    PUT    /v1/policies/NAME/rules
+    DELETE /v1/policies/NAME
 
 A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
 trail cannot be written, nothing is changed.
@@ -47,7 +52,6 @@ from auth.apikey import hash as hash_key
 from proxy.hub.actions import (
     Administration,
     AgentTeams,
-    Done,
     Kill,
     ManifestOptions,
     NewAgent,
@@ -57,6 +61,7 @@ from proxy.hub.actions import (
     NewTeam,
     NewToken,
 )
+from proxy.hub.answers import Done
 from proxy.hub.entities import AdminToken
 from proxy.hub.errors import (
     ConflictError,
@@ -65,6 +70,7 @@ from proxy.hub.errors import (
     StoreError,
     StoreUnavailableError,
 )
+from proxy.hub.policyactions import NewPolicies, Question, RuleSwitch
 from proxy.hub.trail import without_bearer
 
 # Two CA bundles in one request are the most that anyone sends.
@@ -111,6 +117,13 @@ class Call:
             raise InvalidError(f"the request's body: {error}") from error
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise InvalidError("the request's body is not JSON") from error
+
+    def convert(self, shape: type[T]) -> T:
+        """Read the query as this shape; raises InvalidError."""
+        try:
+            return msgspec.convert(self.query, type=shape)
+        except msgspec.ValidationError as error:
+            raise InvalidError(f"the request's query: {error}") from error
 
     def flag(self, name: str) -> bool:
         """Read a query parameter that is true or false; raises InvalidError."""
@@ -263,6 +276,34 @@ ACTIONS: Sequence[Action] = (
         "kill",
         "sessions",
         lambda a, c: a.kill_sessions(c.decode(Kill), operator=c.operator),
+    ),
+    Action("GET", "/v1/policies", "list", "policies", lambda a, c: a.policies.policies()),
+    Action("GET", "/v1/policies/{name}", "get", "policies", lambda a, c: a.policies.policy(c.path["name"])),
+    Action("POST", "/v1/policies", "apply", "policies", lambda a, c: a.policies.apply(c.decode(NewPolicies))),
+    Action(
+        "DELETE", "/v1/policies/{name}", "delete", "policies", lambda a, c: a.policies.remove(c.path["name"])
+    ),
+    Action(
+        "PUT",
+        "/v1/policies/{name}/rules",
+        "switch",
+        "policies/rules",
+        lambda a, c: a.policies.switch(c.path["name"], c.decode(RuleSwitch)),
+    ),
+    Action("GET", "/v1/policy-versions", "list", "policyversions", lambda a, c: a.policies.versions()),
+    Action(
+        "GET",
+        "/v1/policy-versions/{name}",
+        "get",
+        "policyversions",
+        lambda a, c: a.policies.version(c.path["name"]),
+    ),
+    Action(
+        "GET",
+        "/v1/decision",
+        "get",
+        "decision",
+        lambda a, c: a.policies.explain(c.convert(Question)),
     ),
     Action("GET", "/v1/tokens", "list", "tokens", lambda a, c: a.tokens()),
     Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.add_token(c.decode(NewToken))),

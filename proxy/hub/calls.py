@@ -28,6 +28,7 @@ from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, decide
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.config import HubConfig
+from proxy.hub.decisions import Verdict, judge
 from proxy.hub.direct import DirectOutbound, DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
@@ -35,9 +36,9 @@ from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
-from proxy.hub.trail import GRANT, GRANTED, GUARDRAILS, Trail, impersonated, recorded_relay
+from proxy.hub.trail import GUARDRAILS, Trail, impersonated, recorded_relay
 from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, plain
-from proxy.status import failure_response, status_response
+from proxy.status import DENIAL_BYTES_MAX, STATUS_BYTES_MAX, failure_response, status_response
 from proxy.tunnelled import TunnelOutbound
 from tunnel import Draining, SessionClosed, Stream, TooManyStreams
 
@@ -116,7 +117,19 @@ class Calls:
         lost = _lost_groups(call.agent.principal, agent.principal)
         if lost:
             return Ending(CloseReason.REVOKED, f"agent:{agent.name} is no longer in {', '.join(lost)}")
+        bundle = self.directory.current.bundle
+        verdict = judge(bundle, agent, cluster, call.info, time.time())
+        if not verdict.allowed:
+            return Ending(CloseReason.REVOKED, f"{verdict.rule} denies it since bundle {bundle.id}")
+        self._limit(live, verdict)
         return None
+
+    def _limit(self, live: LiveCall, verdict: Verdict) -> None:
+        """Hold a call to the duration that its rule allows, from when it began."""
+        longest_s = verdict.decision.max_duration_s
+        if longest_s is not None:
+            left_s = live.began_at + longest_s - time.time()
+            self.live.limit(live, left_s, f"{verdict.rule} allows {longest_s:.0f} s, and they are over")
 
     async def wait_idle(self) -> None:
         """Return once no call is under way."""
@@ -151,7 +164,7 @@ class Calls:
         call = self.admit(head, asked, caller, client_ip)
         if isinstance(call, Refusal):
             self._record_refusal(head, asked, caller, client_ip, call)
-            await connection.answer(*status_response(call.status, "", call.message))
+            await connection.answer(*_refusal_response(head, call))
             return
         live = LiveCall(call, new_eid(), connection)
         # Before the first wait: whatever changes from now on finds it.
@@ -182,7 +195,7 @@ class Calls:
             agent=caller.agent,
             cluster=caller.cluster,
             info=asked.info,
-            decision=Decision("deny", refusal.rule, GRANTED),
+            decision=refusal.decision or Decision("deny", refusal.rule),
             kind=refusal.kind,
             note=refusal.note or refusal.message,
         )
@@ -193,6 +206,7 @@ class Calls:
         agent_id = live.call.agent.id
         self.streams[agent_id] = self.streams.get(agent_id, 0) + 1
         self.live.enter(live)
+        self._limit(live, live.call.verdict)
 
     def leave(self, live: LiveCall) -> None:
         """A call is over, and its end on the way into the trail."""
@@ -219,7 +233,7 @@ class Calls:
             agent=call.agent,
             cluster=call.cluster,
             info=call.info,
-            decision=GRANT,
+            decision=call.verdict.recorded,
             phase=phase,
             eid=live.eid,
             began_at=live.began_at,
@@ -433,6 +447,12 @@ def _may_try_again(outcome: Outcome) -> bool:
         and not outcome.status
         and not outcome.bytes_in
     )
+
+
+def _refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:
+    """What is answered to a call that is refused."""
+    bytes_max = STATUS_BYTES_MAX if head.upgrade is not None else DENIAL_BYTES_MAX
+    return status_response(refusal.status, "", refusal.message, details=refusal.details, bytes_max=bytes_max)
 
 
 def _lost_groups(before: Principal | None, now: Principal | None) -> list[str]:

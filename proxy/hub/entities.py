@@ -15,6 +15,7 @@ import attrs
 
 from auth.federation import Rule
 from auth.keys import PublicKey
+from auth.policy import Bundle
 from auth.principal import Principal
 
 
@@ -213,6 +214,8 @@ class Snapshot:
     rules_by_issuer: Mapping[str, tuple[tuple[Agent, FederationRule], ...]]
     """By the issuer's URL."""
     admin_tokens_by_hash: Mapping[str, AdminToken] = attrs.field(repr=False)
+    bundle: Bundle
+    """What the policies say; another object whenever they say something else, and only then."""
     credentials: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """What tokens may be made from now: the id that they name as their `sid`, with the agent's id. Whatever
     is not in here is revoked: its tokens are refused, and what runs under them is ended."""

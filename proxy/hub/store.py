@@ -30,6 +30,7 @@ from proxy.hub.entities import (
 )
 from proxy.hub.errors import ConflictError, InvalidError, StoreUnavailableError
 from proxy.hub.federation import Federation, read_federation
+from proxy.hub.policies import Policies
 from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url, shown
 
 # One is replaced by another; a third would be a replacement that nobody finished.
@@ -49,7 +50,7 @@ class RelayContact:
     address: str
 
 
-class Store(Credentials, Federation):
+class Store(Credentials, Federation, Policies):
     """The database of one hub. `clock` gives epoch seconds."""
 
     # -- reading
@@ -76,6 +77,7 @@ class Store(Credentials, Federation):
             api_keys, agent_keys = read_keys(connection, by_agent, faults)
             issuers, rules = read_federation(connection, by_agent, faults)
             tokens = connection.execute(sa.select(t.admin_tokens))
+            bundle = self._read_bundle(connection, faults)
             return Snapshot(
                 org=self._org,
                 teams_by_name={team.name: team for team in by_team.values()},
@@ -92,6 +94,7 @@ class Store(Credentials, Federation):
                 credentials=owners_of(
                     *api_keys.values(), *agent_keys.values(), *chain.from_iterable(rules.values())
                 ),
+                bundle=bundle,
                 faults=tuple(faults),
             )
 

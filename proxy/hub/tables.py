@@ -159,3 +159,13 @@ admin_tokens = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("last_used_at", sa.Float),
 )
+
+policy_bundles = sa.Table(
+    "policy_bundles",
+    metadata,
+    # Counted by the store, one up with each change: the trail names a decision's bundle by it.
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("documents", sa.JSON, nullable=False),
+)

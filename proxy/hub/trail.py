@@ -47,9 +47,6 @@ from proxy.hub.admission import Call, Told
 from proxy.hub.entities import Agent
 from proxy.hub.entities import Cluster as EnrolledCluster
 
-# The one policy there is: what is granted to a team may be used, and the cluster's RBAC decides the rest.
-GRANTED = "granted"
-GRANT = Decision("allow", GRANTED, GRANTED)
 # What the cluster's owner denies at the relay, whatever is granted here.
 GUARDRAILS = "relay-guardrails"
 _BEARER_QUERY = b"access_token"
@@ -192,7 +189,7 @@ class Trail:
             relay=relay,
             req=asked.told,
             impersonated=impersonated,
-            decision=GRANT,
+            decision=call.verdict.recorded,
             resp=resp,
         )
 

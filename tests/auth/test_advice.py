@@ -72,6 +72,11 @@ def test_a_read_is_never_offered_instead_of_an_exec() -> None:
     assert told.what == "create of pods/exec x in namespace a on cluster prod"
 
 
+def test_who_may_not_list_all_namespaces_is_told_to_list_one() -> None:
+    told = advice(compile_bundle(first_sources(), CONDITIONS), "GET /api/v1/secrets")
+    assert told.instead == "list secrets in one namespace at a time, but not in hawse"
+
+
 def test_a_failed_condition_says_how_it_failed() -> None:
     rules = "- {id: a, effect: allow, verbs: [get], resources: [pods], when: 'cluster.labels.x == \"y\"'}"
     assert advice(bundle(policy(rules)), "GET /api/v1/pods").why == "no rule allows it"

@@ -50,7 +50,7 @@ def test_an_agent_is_told_by_which_rule_and_whom_to_ask(guarded: World, way: str
     assert world.kubectl(way, "get", "pods").code == 0
     for args in (
         ["get", "secrets"],
-        ["get", "secrets", "--all-namespaces"],
+        ["get", "secrets", "--namespace=kube-system"],
         ["create", "secret", "generic", "x", "--from-literal=a=b"],
         ["delete", "secret", "x"],
     ):

@@ -115,7 +115,7 @@ def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
 
 def live_call(number: int = 1, who: Agent | None = None) -> tuple[LiveCall, Side]:
     side = Side()
-    call = Call(None, None, None, None, who or agent(), None, "")  # type: ignore[arg-type]
+    call = Call(None, None, None, None, who or agent(), None, "", None)  # type: ignore[arg-type]
     return LiveCall(call, f"eid-{number}", cast(Inbound, side)), side
 
 

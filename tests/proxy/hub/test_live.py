@@ -210,6 +210,7 @@ CHANGES: list[tuple[Change, str]] = [
     (lambda store, _: store.remove_cluster("prod"), 'cluster "prod" is not granted'),
     (lambda store, _: made_again(store), 'the cluster "prod" of this call was removed'),
     (lambda store, _: other_team(store), "agent:ann is no longer in acme/sre"),
+    (lambda store, _: store.remove_policy("granted"), "no-rule-allows denies it since bundle 2-"),
 ]
 
 

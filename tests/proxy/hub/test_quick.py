@@ -77,7 +77,9 @@ async def test_small_reads_need_no_task(line: Line) -> None:
     assert len({event["eid"] for event in events}) == len(events) == 3
     for event in events:
         assert event["phase"] == "complete"
-        assert event["decision"] == {"effect": "allow", "rule": "granted", "policy": "granted"}
+        bundle = line.bench.directory.current.bundle.id
+        decision = {"effect": "allow", "rule": "granted", "policy": "granted", "bundle": bundle}
+        assert event["decision"] == decision
         assert event["relay"] == {"instance": "relay-1", "version": "v1"}
         assert event["impersonated"]["extra"]["hawse.dev/session"] == ["session"]  # type: ignore[index]
         assert event["client"]["ip"] == "192.0.2.7"  # type: ignore[index]

@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.record import Client, Event
+from audit.record import Client, Decision, Event
 from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
 from proxy.hub.entities import Agent, AgentState
-from proxy.hub.trail import GRANT, Trail, _remembered_client, impersonated, without_bearer
+from proxy.hub.trail import Trail, _remembered_client, impersonated, without_bearer
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def told(
         agent=agent,
         cluster=None,
         info=parse(b"GET", target),
-        decision=GRANT,
+        decision=Decision("allow", "granted", "granted", "1-abc"),
     )
 
 

@@ -1,0 +1,41 @@
+"""What the actions of the admin API answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TypeVar
+
+import attrs
+
+from proxy.hub.entities import Cluster
+from proxy.hub.errors import NotFoundError
+from proxy.hub.rules import shown
+
+Payload = Mapping[str, object]
+T = TypeVar("T")
+
+
+@attrs.frozen
+class Done:
+    """What an action did: for the operator, and (without any secret) for the audit trail."""
+
+    body: Payload = attrs.field(repr=False)
+    created: bool = False
+    note: str = ""
+    cluster: Cluster | None = None
+
+
+def known(by_name: Mapping[str, T], kind: str, name: str) -> T:
+    """The thing of that name; raises NotFoundError."""
+    found = by_name.get(name)
+    if found is None:
+        raise NotFoundError(f"there is no {kind} {shown(name)}")
+    return found
+
+
+def time_text(epoch_s: float | None) -> str | None:
+    """A time as the API writes it."""
+    if epoch_s is None:
+        return None
+    return datetime.fromtimestamp(epoch_s, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

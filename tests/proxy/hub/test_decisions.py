@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+import math
+import time
+from types import SimpleNamespace
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from auth.policy_text import Source
+from auth.requestinfo import parse
+from proxy.hub.decisions import denial, judge
+from tests.auth.policies import AGENT, CLUSTER, bundle, policy
+from tests.proxy.hub.test_calls import OK, Bench, bench, relay_of
+from tests.proxy.hub.test_live import SWITCHING, exec_request, expect_reset, talk
+from tunnel import StreamCode
+
+__all__ = ["bench"]
+
+LOOK = "- {id: look, effect: allow, verbs: [read], resources: ['*', '!secrets']}"
+HELD = "/clusters/prod/api/v1/namespaces/dev/pods"
+
+
+async def test_a_call_that_a_policy_denies_never_reaches_a_relay_and_says_what_to_do(bench: Bench) -> None:
+    await bench.directory.change(lambda store: store.apply_policies([Source(policy(LOOK, name="granted"))]))
+    async with relay_of(bench) as relay:
+        status, headers, body = await bench.ask(bench.request(f"DELETE {HELD}/web HTTP/1.1"))
+        assert relay.stream_count == 0
+    assert status == 403
+    assert headers[b"content-type"] == b"application/json"
+    told = json.loads(body)
+    message = (
+        "delete of pods web in namespace dev on cluster prod is denied by no-rule-allows: no rule allows it; "
+        "instead: you may get, list, watch pods there; ask Ann"
+    )
+    now = bench.directory.current.bundle
+    assert told == {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": "Forbidden",
+        "code": 403,
+        "details": {
+            "name": "web",
+            "kind": "pods",
+            "causes": [
+                {"reason": "PolicyRule", "message": "no-rule-allows"},
+                {"reason": "Why", "message": "no rule allows it"},
+                {"reason": "Instead", "message": "you may get, list, watch pods there"},
+                {"reason": "Ask", "message": "Ann"},
+                {"reason": "PolicyBundle", "message": now.id},
+            ],
+        },
+    }
+    [event] = await bench.trail()
+    assert event["decision"] == {"effect": "deny", "rule": "no-rule-allows", "bundle": now.id}
+    assert event["note"] == message
+    assert event["resp"]["status"] == 403  # type: ignore[index]
+
+
+async def test_each_call_is_recorded_with_the_rule_and_the_bundle_that_decided(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            for _ in range(2):
+                async with await relay.accept() as stream:
+                    await stream.send_head(OK)
+                    await stream.send_all(b"yes")
+                    await stream.send_eof()
+
+        nursery.start_soon(answer)
+        assert (await bench.ask(bench.request(f"GET {HELD} HTTP/1.1")))[0] == 200
+        assert (await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1")))[0] == 200
+    bundle_id = bench.directory.current.bundle.id
+    assert bundle_id.startswith("1-")
+    one, two = await bench.trail()
+    assert one["decision"] == {"effect": "allow", "rule": "granted", "policy": "granted", "bundle": bundle_id}
+    assert two["decision"] == {"effect": "allow", "rule": "discovery", "bundle": bundle_id}
+
+
+async def test_a_new_bundle_counts_from_the_next_call_on(bench: Bench) -> None:
+    request = bench.request(
+        "POST /clusters/prod/api/v1/namespaces/dev/pods/web/eviction HTTP/1.1", "Content-Length: 0"
+    )
+    assert (await bench.ask(request))[0] == 503
+    await bench.directory.change(lambda store: store.apply_policies([Source(policy(LOOK, name="granted"))]))
+    assert (await bench.ask(request))[0] == 403
+    await bench.directory.change(lambda store: store.remove_policy("granted"))
+    assert (await bench.ask(request))[0] == 403
+
+
+async def test_a_denied_upgrade_is_told_in_the_bytes_that_kubectl_reads(bench: Bench) -> None:
+    await bench.directory.change(lambda store: store.apply_policies([Source(policy(LOOK, name="granted"))]))
+    request = bench.request(f"GET {HELD}/web/exec?command=id HTTP/1.1", "Upgrade: websocket")
+    request = request.replace(b"Connection: close", b"Connection: Upgrade, close")
+    status, headers, body = await bench.ask(request)
+    assert status == 403
+    assert int(headers[b"content-length"]) == len(body) <= 1000
+    assert json.loads(body)["message"].startswith(
+        "create of pods/exec web in namespace dev on cluster prod is denied"
+    )
+
+
+def test_a_verdict_is_one_object_for_each_rule_of_a_bundle() -> None:
+    made = bundle(policy(LOOK))
+    info = parse(b"GET", b"/api/v1/pods")
+    assert judge(made, AGENT, CLUSTER, info, 0.0) is judge(made, AGENT, CLUSTER, info, 1.0)
+    assert judge(made, AGENT, CLUSTER, info, 0.0).recorded.bundle == made.id
+
+
+def test_a_denial_about_no_resource_has_no_kind() -> None:
+    made = bundle(policy(LOOK))
+    info = parse(b"GET", b"/metrics")
+    told = denial(judge(made, AGENT, CLUSTER, info, 0.0), AGENT, CLUSTER, info)
+    assert set(told.details) == {"causes"}
+
+
+BOUNDED = policy(
+    "- {id: exec, effect: allow, verbs: [create], resources: [pods/exec], obligations: {maxDuration: 10m}}",
+    name="granted",
+)
+
+
+async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.directory.change(lambda store: store.apply_policies([Source(BOUNDED)]))
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, exec_request(bench))
+        stream = await relay.accept()
+        await stream.send_head(SWITCHING)
+        await stream.send_all(b"first")
+        [live] = bench.calls.live
+        assert 599 < live.due_at - trio.current_time() <= 600
+        # As if it had begun nearly ten minutes ago.
+        passed = SimpleNamespace(time=lambda: time.time() + 599.95, monotonic=time.monotonic)
+        with monkeypatch.context() as later:
+            later.setattr("proxy.hub.calls.time", passed)
+            bench.calls._limit(live, live.call.verdict)
+        reset = await expect_reset(stream)
+        with trio.fail_after(2):
+            await client.ended.wait()
+        await stream.aclose()
+    assert (reset.code, reset.reason) == (
+        StreamCode.DEADLINE,
+        "granted/exec allows 600 s, and they are over",
+    )
+    closing = (await bench.trail())[-1]
+    assert closing["stream"]["close_reason"] == "deadline"  # type: ignore[index]
+    assert closing["resp"]["reason"] == reset.reason  # type: ignore[index]
+
+
+async def test_a_shorter_duration_counts_for_what_is_under_way(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        talk(bench, nursery, exec_request(bench))
+        stream = await relay.accept()
+        await stream.send_head(SWITCHING)
+        [live] = bench.calls.live
+        assert live.due_at == math.inf
+        await bench.directory.change(lambda store: store.apply_policies([Source(BOUNDED)]))
+        await wait_all_tasks_blocked(0.01)
+        assert 590 < live.due_at - trio.current_time() <= 600
+        await stream.aclose()
+        nursery.cancel_scope.cancel()
