@@ -38,7 +38,8 @@ def parse_since(text: str, now: datetime) -> datetime:
     return when
 
 
-def _since(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """Read an option's value as a point in time."""
     try:
         return None if value is None else parse_since(value, datetime.now(UTC))
     except ValueError as error:
@@ -57,7 +58,7 @@ def audit() -> None:
 @click.option(
     "--since",
     metavar="TIME",
-    callback=_since,
+    callback=to_moment,
     help="Only from then on: an age (10m, 2h, 7d) or an RFC 3339 time.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything in it.")
@@ -102,7 +103,7 @@ def list_events(
     try:
         reader = AuditReader(path)
         try:
-            _record_read(path, org, filters, follow=follow)
+            record_read(path, org, "audit list --follow" if follow else "audit list", filters)
             if not as_json:
                 click.echo(header_line())
             for stored in _pages(reader, agent, cluster, since, follow=follow):
@@ -134,7 +135,7 @@ def _pages(
             time.sleep(POLL_S)
 
 
-def _record_read(path: Path, org: str, filters: dict[str, str | None], *, follow: bool) -> None:
+def record_read(path: Path, org: str, command: str, filters: dict[str, str | None]) -> None:
     """Write down who reads; a trail that cannot take the event is read all the same, with a warning.
 
     Whoever can run this can read the file by other means, and a full disk is when they need to look.
@@ -152,7 +153,7 @@ def _record_read(path: Path, org: str, filters: dict[str, str | None], *, follow
         org=org,
         actor=Actor(ActorType.OPERATOR, _user_name()),
         client=Client(mode="local"),
-        note=" ".join(["audit list", *(["--follow"] if follow else []), *told]),
+        note=" ".join([command, *told]),
     )
     try:
         store = AuditStore(path)

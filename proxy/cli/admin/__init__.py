@@ -13,6 +13,7 @@ from proxy.cli.admin.cluster import cluster
 from proxy.cli.admin.federation import federation
 from proxy.cli.admin.hub import hub
 from proxy.cli.admin.keys import keys
+from proxy.cli.admin.policy import policy
 from proxy.cli.admin.relay import relay
 from proxy.cli.admin.session import session
 from proxy.cli.admin.team import team
@@ -36,7 +37,7 @@ from proxy.cli.admin.token import token
 )
 @click.pass_context
 def admin(ctx: click.Context, config_file: Path | None, data_dir: Path | None) -> None:
-    """Enrol teams, agents and clusters; look at relays; look at sessions and end them; rotate keys; back up.
+    """Enrol teams, agents and clusters; set policies; look at relays and sessions; rotate keys; back up.
 
     On the hub's machine, as the user that runs the hub, this finds the running hub and its token by itself.
     From elsewhere it needs HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN, and HAWSE_ADMIN_CA (a file) where the hub's
@@ -50,6 +51,7 @@ for command in (
     agent,
     federation,
     cluster,
+    policy,
     relay,
     session,
     token,

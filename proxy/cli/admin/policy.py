@@ -1,0 +1,510 @@
+"""`hawse admin policy`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from audit.escape import escape
+from proxy.cli.admin.client import Json, Object, Reach
+from proxy.cli.admin.output import (
+    confirm,
+    field,
+    json_option,
+    listed,
+    objects,
+    print_json,
+    print_table,
+    say,
+    text,
+    texts,
+    yes_option,
+)
+from proxy.cli.admin.output import since as how_long
+from proxy.cli.audit import record_read, to_moment
+from proxy.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from auth.policy_text import Source
+    from proxy.policytest import Agent, Cluster, Recorded
+
+files_argument = click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True),
+)
+only_option = click.option("--only", is_flag=True, help="Take away every policy that is not among them.")
+
+
+@click.group()
+def policy() -> None:
+    """Policies: what agents may do on clusters, before the clusters' own RBAC decides.
+
+    They are written as YAML that reads like RBAC; docs/policy.md says how. A change is checked as a whole,
+    counts from the next call on without a restart, and is recorded.
+    """
+
+
+@policy.command("list")
+@json_option
+@click.pass_obj
+def list_policies(reach: Reach, /, as_json: bool) -> None:
+    """List the policies in force."""
+    found = reach.client().get("policies")
+    if as_json:
+        print_json(found)
+        return
+    columns = [
+        ("POLICY", field("name")),
+        ("TEAMS", listed("teams")),
+        ("AGENTS", listed("agents")),
+        ("RULES", _rules),
+        ("ASK", lambda row: text(row, "contact") or text(row, "owner") or "-"),
+    ]
+    print_table(objects(found, "policies"), columns, as_json=False, empty="no policies: nothing is allowed")
+    say(f"bundle {text(found, 'bundle')}, applied {how_long('applied_at')(found)}")
+
+
+def _rules(row: Object) -> str:
+    rules = objects(row, "rules")
+    off = sum(rule.get("enabled") is False for rule in rules)
+    return f"{len(rules)} ({off} off)" if off else str(len(rules))
+
+
+@policy.command("show")
+@click.argument("name", required=False)
+@click.option("--version", "number", type=int, metavar="N", help="As they were in version N.")
+@json_option
+@click.pass_obj
+def show_policy(reach: Reach, /, name: str | None, number: int | None, as_json: bool) -> None:
+    """Print a policy as it was written, or all of them."""
+    client = reach.client()
+    if number is not None:
+        if name is not None:
+            raise CommandError("name a policy or a --version, not both: a version is shown as a whole")
+        found = client.get("policy-versions", str(number))
+        documents = texts(found, "documents")
+    elif name is not None:
+        found = client.get("policies", name)
+        documents = [text(found, "document")]
+    else:
+        found = client.get("policies")
+        documents = [text(row, "document") for row in objects(found, "policies")]
+    if as_json:
+        print_json(found)
+        return
+    # Line by line, since a new line is not to be escaped.
+    click.echo(
+        "---\n".join("".join(f"{escape(line)}\n" for line in each.splitlines()) for each in documents),
+        nl=False,
+    )
+
+
+@policy.command("versions")
+@json_option
+@click.pass_obj
+def list_versions(reach: Reach, /, as_json: bool) -> None:
+    """List the bundles that were in force, the newest first; the trail names them."""
+    found = objects(reach.client().get("policy-versions"), "versions")
+    columns = [("VERSION", field("version")), ("HASH", field("hash")), ("APPLIED", field("applied_at"))]
+    print_table(found, columns, as_json=as_json, empty="no versions")
+
+
+@policy.command("apply")
+@files_argument
+@only_option
+@yes_option
+@json_option
+@click.pass_obj
+def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bool, as_json: bool) -> None:
+    """Put policies in the place of those of the same names.
+
+    FILE may hold several, parted by ---; a dash is standard input. With one fault in any of them nothing
+    changes, and every fault is told with its line. Test cases (kind: PolicyTest) are run first, and nothing
+    is applied when one fails.
+    """
+    from proxy.policytest import sorted_out
+
+    sources = _read(files)
+    policies, tests = sorted_out(sources)
+    if tests:
+        _run_tests(policies, tests, as_json=False, quiet=True)
+    if only:
+        confirm("Take away every policy that is not among these files?", yes=yes)
+    body = {"files": [{"name": source.file, "text": _padded(source)} for source in policies], "only": only}
+    _print_change(reach.client().post("policies", body=body), as_json=as_json)
+
+
+@policy.command("remove")
+@click.argument("name")
+@yes_option
+@json_option
+@click.pass_obj
+def remove_policy(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
+    """Take a policy away. What no other policy allows is denied from then on."""
+    confirm(f"Take away policy {name}?", yes=yes)
+    _print_change(reach.client().delete("policies", name), as_json=as_json)
+
+
+@policy.command("enable")
+@click.argument("name", metavar="POLICY")
+@click.argument("rules", nargs=-1, required=True, metavar="RULE...")
+@json_option
+@click.pass_obj
+def enable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bool) -> None:
+    """Switch rules of a policy on: hawse admin policy enable guard secrets."""
+    _switch(reach, name, rules, enabled=True, as_json=as_json)
+
+
+@policy.command("disable")
+@click.argument("name", metavar="POLICY")
+@click.argument("rules", nargs=-1, required=True, metavar="RULE...")
+@json_option
+@click.pass_obj
+def disable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bool) -> None:
+    """Switch rules of a policy off: hawse admin policy disable guard nodes-proxy."""
+    _switch(reach, name, rules, enabled=False, as_json=as_json)
+
+
+@policy.command("guard")
+@json_option
+@click.pass_obj
+def show_guard(reach: Reach, /, as_json: bool) -> None:
+    """List the rules of the guard pack, and which of them are on."""
+    found = reach.client().get("policies", "guard")
+    columns = [
+        ("RULE", field("id")),
+        ("STATE", lambda row: "on" if row.get("enabled") else "off"),
+        ("WHY", field("reason")),
+    ]
+    print_table(objects(found, "rules"), columns, as_json=as_json, empty="the guard has no rules")
+
+
+def _switch(reach: Reach, name: str, rules: tuple[str, ...], *, enabled: bool, as_json: bool) -> None:
+    body = {"rules": rules, "enabled": enabled}
+    _print_change(reach.client().put("policies", name, "rules", body=body), as_json=as_json)
+
+
+def _print_change(done: Object, *, as_json: bool) -> None:
+    if as_json:
+        print_json(done)
+        return
+    for what in ("added", "edited", "removed"):
+        for name in texts(done, what):
+            say(f"{what} policy {name}")
+    say(f"bundle {text(done, 'bundle')} is in force")
+
+
+@policy.command("explain")
+@click.argument("agent")
+@click.argument("cluster")
+@click.argument("verb")
+@click.argument("resource")
+@click.argument("name", required=False, default="")
+@click.option("-n", "--namespace", default="", metavar="NAME", help="The namespace of the object.")
+@click.option("--group", default="", metavar="GROUP", help="The API group, or write deployments.apps.")
+@json_option
+@click.pass_obj
+def explain(
+    reach: Reach,
+    /,
+    agent: str,
+    cluster: str,
+    verb: str,
+    resource: str,
+    name: str,
+    namespace: str,
+    group: str,
+    as_json: bool,
+) -> None:
+    """Say what would become of a request, and by which rule.
+
+    Asked as by kubectl auth can-i: hawse admin policy explain sre-1 prod get pods/log web -n app-1. RESOURCE
+    may be a path, and VERB then a method: explain sre-1 prod get /metrics. Exit code 1 says denied.
+    """
+    from proxy.policytest import request_for
+
+    try:
+        method, target = request_for(verb, resource, name, namespace, group)
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    found = reach.client().get("decision", agent=agent, cluster=cluster, method=method, target=target)
+    if as_json:
+        print_json(found)
+    else:
+        _print_decision(found)
+    if not found.get("allowed"):
+        raise SystemExit(1)
+
+
+def _print_decision(found: Object) -> None:
+    rule = "/".join(part for part in (text(found, "policy"), text(found, "rule")) if part)
+    lines = []
+    if text(found, "refused"):
+        lines.append(f"denied before any policy: {text(found, 'refused')}")
+    lines.append(f"{'allowed' if text(found, 'decision') == 'allow' else 'denied'} by {rule}")
+    if found.get("max_duration_s") is not None:
+        lines.append(f"for at most {text(found, 'max_duration_s')} s")
+    if text(found, "message"):
+        lines.append(f"the agent is told: {text(found, 'message')}")
+    lines.append(f"policies about this agent and cluster: {', '.join(texts(found, 'bound')) or 'none'}")
+    lines.append(f"bundle {text(found, 'bundle')}; the cluster's own RBAC decides after it")
+    for line in lines:
+        click.echo(escape(line))
+
+
+@policy.command("test")
+@files_argument
+@json_option
+def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
+    """Check policies and run the test cases (kind: PolicyTest) that are among the files. Needs no hub.
+
+    Only what stands in the files counts, not the policies of a hub. Exit code 1 says that a case failed.
+    """
+    from proxy.policytest import sorted_out
+
+    policies, tests = sorted_out(_read(files))
+    _run_tests(policies, tests, as_json=as_json, quiet=False)
+
+
+def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, quiet: bool) -> None:
+    from auth.policy_text import PolicyError
+    from proxy.policytest import compiled, read_cases, run_cases
+
+    try:
+        bundle = compiled(policies)
+        cases = [case for source in tests for case in read_cases(source)]
+    except PolicyError as error:
+        raise CommandError(str(error)) from error
+    results = run_cases(bundle, cases, time.time())
+    failed = [result for result in results if not result.passed]
+    if as_json:
+        print_json(
+            {
+                "policies": [each.name for each in bundle.policies],
+                "rules": sum(len(each.rules) for each in bundle.policies),
+                "hash": bundle.hash,
+                "cases": [
+                    {
+                        "file": result.case.file,
+                        "line": result.case.line,
+                        "agent": result.case.agent.name,
+                        "cluster": result.case.cluster.name,
+                        "request": result.case.asked,
+                        "allowed": result.allowed,
+                        "rule": result.rule,
+                        "passed": result.passed,
+                    }
+                    for result in results
+                ],
+            }
+        )
+    for result in failed:
+        case = result.case
+        expected = ("allowed" if case.allowed else "denied") + (f" by {case.rule}" if case.rule else "")
+        found = f"{'allowed' if result.allowed else 'denied'} by {result.rule}"
+        where = f"{case.file}:{case.line}: agent:{case.agent.name} on {case.cluster.name}: {case.asked}"
+        say(escape(f"{where}: expected {expected}, found {found}"))
+    if not quiet:
+        rules = sum(len(each.rules) for each in bundle.policies)
+        say(f"{len(bundle.policies)} policies with {rules} rules are right; {len(results) - len(failed)} of "
+            f"{len(results)} cases passed")  # fmt: skip
+    if failed:
+        raise CommandError(f"{len(failed)} of {len(results)} cases failed")
+
+
+@policy.command("simulate")
+@files_argument
+@only_option
+@click.option(
+    "--since",
+    default="24h",
+    metavar="TIME",
+    callback=to_moment,
+    show_default=True,
+    help="Only calls from then on: an age (10m, 2h, 7d) or an RFC 3339 time.",
+)
+@click.option(
+    "--without", multiple=True, metavar="NAME", help="As if this policy were removed, too; repeatable."
+)
+@click.option("--agent", metavar="NAME", help="Only calls of this agent.")
+@click.option("--cluster", metavar="NAME", help="Only calls on this cluster.")
+@json_option
+@click.pass_obj
+def simulate_policies(
+    reach: Reach,
+    /,
+    files: tuple[Path, ...],
+    only: bool,
+    without: tuple[str, ...],
+    since: datetime,
+    agent: str | None,
+    cluster: str | None,
+    as_json: bool,
+) -> None:
+    """Say which recorded calls would be newly denied or newly allowed if these policies were applied.
+
+    Reads the audit trail in the hub's data folder, so it runs on the hub's machine. Each call is decided by
+    the policies in force and by the proposed ones, for the agent's teams and the cluster's labels of today.
+    """
+    from auth.policy_text import PolicyError
+    from proxy.policytest import compiled, merged, simulate, sorted_out
+
+    client = reach.client()
+    policies, _ = sorted_out(_read(files))
+    documents = [text(row, "document") for row in objects(client.get("policies"), "policies")]
+    try:
+        current = compiled(merged(documents, [], only=False))
+        proposed = compiled(merged(documents, policies, only=only, without=without))
+    except PolicyError as error:
+        raise CommandError(str(error)) from error
+    found = simulate(
+        _recorded(reach.folder(), since, agent, cluster),
+        _agents(objects(client.get("agents"), "agents")),
+        _clusters(objects(client.get("clusters"), "clusters")),
+        current,
+        proposed,
+    )
+    changes: list[Json] = [
+        {
+            "change": "newly allowed" if change.allowed else "newly denied",
+            "count": count,
+            "agent": change.agent,
+            "cluster": change.cluster,
+            "verb": change.verb,
+            "resource": change.resource,
+            "namespace": change.namespace,
+            "rule_before": change.before,
+            "rule_after": change.after,
+        }
+        for change, count in sorted(found.changes.items(), key=lambda each: (each[0].allowed, -each[1]))
+    ]
+    if as_json:
+        print_json(
+            {
+                "calls": found.calls,
+                "newly_denied": found.newly_denied,
+                "newly_allowed": found.newly_allowed,
+                "unknown": found.unknown,
+                "unreadable": found.unreadable,
+                "changes": changes,
+            }
+        )
+        return
+    rows = [change for change in changes if isinstance(change, dict)]
+    columns = [
+        ("CHANGE", field("change")),
+        ("CALLS", field("count")),
+        ("AGENT", field("agent")),
+        ("CLUSTER", field("cluster")),
+        ("VERB", field("verb")),
+        ("RESOURCE", field("resource")),
+        ("NAMESPACE", field("namespace")),
+        ("BY", field("rule_after")),
+    ]
+    if rows:
+        print_table(rows, columns, as_json=False, empty="")
+    say(f"{found.calls} calls: {found.newly_denied} newly denied, {found.newly_allowed} newly allowed")
+    told = sum(found.changes.values())
+    if told < found.newly_denied + found.newly_allowed:
+        rest = found.newly_denied + found.newly_allowed - told
+        say(f"{rest} of them are of other kinds than the {len(rows)} listed")
+    if found.unknown:
+        say(
+            f"{found.unknown} more are of agents or clusters that are gone, or not granted to one another now"
+        )
+    if found.unreadable:
+        say(f"{found.unreadable} more cannot be read again")
+
+
+def _agents(rows: list[Object]) -> Mapping[str, Agent]:
+    from proxy.policytest import Agent
+
+    return {
+        text(row, "name"): Agent(text(row, "name"), tuple(texts(row, "teams")), text(row, "owner"))
+        for row in rows
+    }
+
+
+def _clusters(rows: list[Object]) -> Mapping[str, Cluster]:
+    from proxy.policytest import Cluster
+
+    found = {}
+    for row in rows:
+        labels = row.get("labels")
+        plain = {key: str(value) for key, value in labels.items()} if isinstance(labels, dict) else {}
+        found[text(row, "name")] = Cluster(text(row, "name"), plain, tuple(texts(row, "teams")))
+    return found
+
+
+def _recorded(folder: Path, start: datetime, agent: str | None, cluster: str | None) -> Iterator[Recorded]:
+    """The calls of agents in the trail, each once; raises CommandError."""
+    import msgspec
+
+    from audit.record import Event, Kind, Phase
+    from audit.store import AuditReader, AuditUnavailable
+    from proxy.hub.datadir import DataDir
+    from proxy.policytest import Recorded
+
+    path = DataDir(folder).audit_file
+    filters = {"agent": agent, "cluster": cluster, "since": start.isoformat()}
+    try:
+        reader = AuditReader(path)
+        try:
+            record_read(path, "", "policy simulate", filters)
+            seq = 0
+            while page := reader.query(after_seq=seq, agent=agent, cluster=cluster, since=start):
+                seq = page[-1].seq
+                for stored in page:
+                    try:
+                        event = msgspec.json.decode(stored.body, type=Event)
+                    except msgspec.ValidationError:
+                        # Of a version of hawse with events that this one does not know.
+                        continue
+                    if (
+                        event.kind in {Kind.CALL, Kind.SESSION_KILLED}
+                        and event.phase is not Phase.INTENT
+                        and event.req is not None
+                        and event.agent
+                    ):
+                        yield Recorded(
+                            event.agent,
+                            event.cluster_name,
+                            event.req.method,
+                            event.req.raw_target,
+                            event.ts.timestamp(),
+                        )
+        finally:
+            reader.close()
+    except AuditUnavailable as error:
+        raise CommandError(
+            f"{error}: simulate runs on the hub's machine, as the user that runs the hub"
+        ) from error
+
+
+def _read(files: tuple[Path, ...]) -> list[Source]:
+    from auth.policy_text import split
+
+    sources: list[Source] = []
+    for file in files:
+        try:
+            if str(file) == "-":
+                sources += split(sys.stdin.read(), "-")
+            else:
+                sources += split(file.read_text("utf-8"), str(file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"cannot read {file}: {error}") from error
+    return sources
+
+
+def _padded(source: Source) -> str:
+    """A document with the lines before it, so that the hub tells faults at their lines of the whole file."""
+    return "\n" * (source.first_line - 1) + source.text

@@ -1,0 +1,219 @@
+"""`hawse admin policy`, over the wire, as an operator sees it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from audit.ids import new_eid
+from audit.record import Actor, ActorType, Cluster, Event, Kind, Phase, Request, utc
+from audit.store import AuditReader, AuditStore
+from tests.auth.policies import policy
+from tests.proxy.cli.admin.conftest import Hub
+
+LOOK = policy("- {id: look, effect: allow, verbs: [read], resources: ['*', '!secrets']}", name="look")
+TESTS = """\
+kind: PolicyTest
+metadata: {name: look}
+agents: {sre-1: {teams: [sre]}}
+clusters: {prod: {labels: {env: prod}}}
+cases:
+  - {agent: sre-1, cluster: prod, request: GET /api/v1/pods, expect: allow, rule: look/look}
+  - {agent: sre-1, cluster: prod, request: DELETE /api/v1/namespaces/a/pods/b, expect: deny}
+"""
+
+
+async def enrol(hub: Hub) -> None:
+    await hub.ok("team", "add", "sre")
+    await hub.ok("cluster", "add", "prod", "--team", "sre", "--label", "env=prod")
+    await hub.ok("agent", "add", "sre-1", "--owner", "Ada Lovelace", "--team", "sre")
+
+
+@pytest.fixture
+def look(tmp_path: Path) -> str:
+    path = tmp_path / "look.yaml"
+    path.write_text(LOOK)
+    return str(path)
+
+
+async def test_a_new_hub_lists_and_shows_what_it_ships(hub: Hub) -> None:
+    listed = await hub.ok("policy", "list")
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == ["POLICY", "granted", "guard"]
+    assert "12 (6 off)" in listed.stdout
+    assert "bundle 1-" in listed.stderr
+    shown = await hub.ok("policy", "show", "guard")
+    assert shown.stdout.startswith("# Denials for everybody")
+    every = await hub.ok("policy", "show")
+    assert every.stdout.count("kind: Policy") == 2
+    assert "\n---\n" in every.stdout
+    guard = await hub.ok("policy", "guard")
+    assert "serviceaccount-tokens  on     a token of a service account" in guard.stdout
+    assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
+
+
+async def test_what_is_shown_can_be_applied_again(hub: Hub) -> None:
+    shown = await hub.ok("policy", "show")
+    again = await hub.run("policy", "apply", "-", stdin=shown.stdout)
+    assert again.exit_code == 1
+    assert "nothing was changed: version 1 of the policies says this" in again.stderr
+
+
+async def test_a_policy_is_applied_removed_and_kept_as_a_version(hub: Hub, look: str) -> None:
+    applied = await hub.ok("policy", "apply", look)
+    assert "added policy look\nbundle 2-" in applied.stderr
+    assert (await hub.ok("policy", "show", "look")).stdout == LOOK
+    edited = await hub.run("policy", "apply", "-", stdin=LOOK.replace("!secrets", "!nodes"))
+    assert "edited policy look" in edited.stderr
+    removed = json.loads((await hub.ok("policy", "remove", "look", "--json")).stdout)
+    assert (removed["removed"], removed["version"]) == (["look"], 4)
+    versions = (await hub.ok("policy", "versions")).stdout.splitlines()
+    assert [line.split()[0] for line in versions] == ["VERSION", "4", "3", "2", "1"]
+    assert LOOK in (await hub.ok("policy", "show", "--version", "2")).stdout
+    only = await hub.ok("policy", "apply", look, "--only", "--yes")
+    assert "removed policy granted" in only.stderr
+    assert "removed policy guard" in only.stderr
+
+
+async def test_a_file_with_a_fault_is_refused_whole_with_its_line(
+    hub: Hub, tmp_path: Path, look: str
+) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("# why\n---\n" + LOOK.replace("name: look", "name: bad").replace("read", "reed"))
+    for command in (("apply", look, str(bad)), ("test", look, str(bad)), ("simulate", str(bad))):
+        refused = await hub.run("policy", *command)
+        assert refused.exit_code == 1
+        assert f'{bad}:8: spec.rules[0].verbs[0]: "reed" is no verb' in refused.stderr, command
+    assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
+
+
+async def test_rules_are_switched_by_their_names(hub: Hub) -> None:
+    await enrol(hub)
+    question = ("policy", "explain", "sre-1", "prod", "list", "secrets", "-n", "app")
+    assert "allowed by granted/granted" in (await hub.ok(*question)).stdout
+    await hub.ok("policy", "enable", "guard", "secrets", "rbac")
+    denied = await hub.run(*question)
+    assert denied.exit_code == 1
+    assert "denied by guard/secrets" in denied.stdout
+    assert "secrets hold other identities" in denied.stdout
+    await hub.ok("policy", "disable", "guard", "secrets")
+    assert "allowed" in (await hub.ok(*question)).stdout
+    unknown = await hub.run("policy", "enable", "guard", "secret")
+    assert 'policy "guard" has no rule "secret", only serviceaccount-tokens' in unknown.stderr
+
+
+async def test_a_request_is_explained(hub: Hub, look: str) -> None:
+    await enrol(hub)
+    await hub.ok("policy", "apply", look, "--only", "--yes")
+    allowed = await hub.ok("policy", "explain", "sre-1", "prod", "get", "pods", "web", "-n", "app", "--json")
+    body = json.loads(allowed.stdout)
+    assert (body["allowed"], body["policy"], body["rule"]) == (True, "look", "look")
+    assert body["request"]["namespace"] == "app"
+    denied = await hub.run(
+        "policy", "explain", "sre-1", "prod", "delete", "deployments.apps", "web", "-n", "app"
+    )
+    assert denied.exit_code == 1
+    assert "instead: you may get, list, watch deployments.apps there; ask Ada Lovelace" in denied.stdout
+    assert (await hub.run("policy", "explain", "sre-1", "prod", "get", "/metrics")).exit_code == 1
+    assert "get needs the name" in (await hub.run("policy", "explain", "sre-1", "prod", "get", "pods")).stderr
+    assert "there is no agent 'x'" in (await hub.run("policy", "explain", "x", "prod", "list", "pods")).stderr
+    await hub.ok("agent", "lock", "sre-1")
+    locked = await hub.run("policy", "explain", "sre-1", "prod", "list", "pods")
+    assert locked.exit_code == 1
+    assert "denied before any policy: agent:sre-1 is locked" in locked.stdout
+
+
+async def test_cases_are_run_without_a_hub_and_before_what_they_are_about_is_applied(
+    hub: Hub, tmp_path: Path, look: str
+) -> None:
+    tests = tmp_path / "tests.yaml"
+    tests.write_text(TESTS)
+    passed = await hub.ok("policy", "test", look, str(tests))
+    assert "1 policies with 1 rules are right; 2 of 2 cases passed" in passed.stderr
+    tests.write_text(TESTS.replace("expect: deny", "expect: allow"))
+    failed = await hub.run("policy", "test", look, str(tests), "--json")
+    assert failed.exit_code == 1
+    assert [case["passed"] for case in json.loads(failed.stdout)["cases"]] == [True, False]
+    where = f"{tests}:7: agent:sre-1 on prod: DELETE /api/v1/namespaces/a/pods/b"
+    assert f"{where}: expected allowed, found denied by no-rule-allows" in failed.stderr
+    assert (await hub.run("policy", "apply", look, str(tests))).exit_code == 1
+    assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
+    tests.write_text(TESTS)
+    await hub.ok("policy", "apply", look, str(tests))
+
+
+def record(hub: Hub, *calls: str, agent: str = "sre-1", age_s: float = 60) -> None:
+    events = []
+    for call in calls:
+        method, _, target = call.partition(" ")
+        actor = Actor(ActorType.AGENT, agent)
+        when = utc(time.time() - age_s)
+        for phase in (Phase.INTENT, Phase.COMPLETE):
+            events.append(
+                Event(
+                    eid=new_eid(), kind=Kind.CALL, phase=phase, ts=when, actor=actor,
+                    cluster=Cluster("id", "prod"), req=Request(method, target),
+                )
+            )  # fmt: skip
+    store = AuditStore(hub.data.audit_file)
+    store.append(events)
+    store.close()
+
+
+async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
+    await enrol(hub)
+    await hub.ok("policy", "enable", "guard", "secrets")
+    record(hub, *["DELETE /api/v1/namespaces/a/pods/b"] * 3, "GET /api/v1/pods", "GET /metrics", "GET /api")
+    record(hub, "GET /api/v1/namespaces/a/secrets", "GET /bad//path")
+    record(hub, "GET /api/v1/pods", agent="gone")
+    record(hub, "PUT /api/v1/namespaces/a/pods/b", age_s=3 * 86400)
+    everything = LOOK.replace("'!secrets'", "secrets").replace("name: look", "name: granted")
+    done = await hub.run("policy", "simulate", "-", "--only", "--json", stdin=everything)
+    assert done.exit_code == 0, done.stderr
+    body = json.loads(done.stdout)
+    assert (body["calls"], body["newly_denied"], body["newly_allowed"]) == (7, 4, 1)
+    assert (body["unknown"], body["unreadable"]) == (1, 1)
+    assert body["changes"][0] == {
+        "change": "newly denied",
+        "count": 3,
+        "agent": "sre-1",
+        "cluster": "prod",
+        "verb": "delete",
+        "resource": "pods",
+        "namespace": "a",
+        "rule_before": "granted/granted",
+        "rule_after": "no-rule-allows",
+    }
+    assert [change["resource"] for change in body["changes"]] == ["pods", "/metrics", "secrets"]
+    without = ("--without", "granted", "--without", "guard")
+    told = await hub.run("policy", "simulate", look, *without, "--since", "7d", "--agent", "sre-1")
+    assert "8 calls: 5 newly denied, 0 newly allowed" in told.stderr
+    assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 2
+
+
+async def test_every_change_is_in_the_trail_with_the_bundle_that_came_of_it(hub: Hub, look: str) -> None:
+    await hub.ok("policy", "apply", look)
+    await hub.ok("policy", "disable", "guard", "webhooks")
+    await hub.run("policy", "remove", "nothing", "--yes")
+    listed = json.loads((await hub.ok("policy", "list", "--json")).stdout)
+
+    def told() -> list[str]:
+        reader = AuditReader(hub.data.audit_file)
+        try:
+            events = [json.loads(row.body) for row in reader.query()]
+        finally:
+            reader.close()
+        about = [event for event in events if event.get("req", {}).get("resource", "").startswith("policies")]
+        return [event["note"] for event in about if event["phase"] == "complete" and "note" in event]
+
+    # The ends of actions are written a moment after they were answered.
+    with trio.fail_after(5):
+        while len(notes := told()) < 3:  # noqa: ASYNC110 - a file gives no event
+            await trio.sleep(0.01)
+    assert notes[0].startswith("bundle=2-")
+    assert notes[0].endswith("; added look")
+    assert notes[1] == f"bundle={listed['bundle']}; edited guard; switched off: webhooks"
+    assert notes[2] == "there is no policy 'nothing', only granted, guard, look"
