@@ -71,7 +71,7 @@ class QuickCall(LiveCall):
         super().__init__(call, eid, connection)
         self._calls = calls
         self._connection = connection
-        self._opened = opened
+        self.opened = opened
         self._began_s = time.monotonic()
         opened.stream.on_answer(self._look)
 
@@ -91,7 +91,7 @@ class QuickCall(LiveCall):
 
         A client that is gone needs no answer any more.
         """
-        stream = self._opened.stream
+        stream = self.opened.stream
         whole = stream.peek_whole_answer()
         if whole is None or whole[1] > QUICK_ANSWER_BYTES_MAX:
             return False
@@ -123,12 +123,12 @@ class QuickCall(LiveCall):
         if self._answered:
             await self._flush()
             return
-        self._opened.stream.on_answer(None)
+        self.opened.stream.on_answer(None)
         self._carried = True
         try:
             opening = calls.opening(self)
             # Of what was ended before, the stream is dead already, and the call goes nowhere else.
-            await calls.carry(self._connection, self, opening, self._opened, self._began_s)
+            await calls.carry(self._connection, self, opening, self.opened, self._began_s)
         finally:
             calls.leave(self)
 
@@ -148,7 +148,7 @@ class QuickCall(LiveCall):
             await super().end(ending)
         elif self.ended is None:
             self.ended = ending
-            stream = self._opened.stream
+            stream = self.opened.stream
             stream.on_answer(None)
             stream.reset(ending.code, processed=Processed.MAYBE, reason=ending.reason)
             stream.close_nowait()
@@ -156,7 +156,7 @@ class QuickCall(LiveCall):
 
     def give_up(self) -> None:
         """See Begun."""
-        stream = self._opened.stream
+        stream = self.opened.stream
         stream.on_answer(None)
         stream.reset(StreamCode.CANCEL, reason="the client is gone")
         stream.close_nowait()
@@ -164,7 +164,7 @@ class QuickCall(LiveCall):
 
     def _end(self, failure: Failure | None) -> None:
         """Write down what came of it."""
-        calls, opened = self._calls, self._opened
+        calls, opened = self._calls, self.opened
         try:
             if failure is None:
                 calls.close_read(self, opened, self._began_s)

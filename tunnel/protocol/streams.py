@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import attrs
 
 from tunnel.protocol.errors import Processed, StreamCode
-from tunnel.protocol.schedule import Flow, Group
+from tunnel.protocol.schedule import OUT, Flow, Group
 from tunnel.protocol.state import BROKEN, ENDED, Half
 from tunnel.protocol.window import ReceiveWindow
 
@@ -152,7 +152,7 @@ class StreamOwner(Protocol):
     def on_broken(self, code: StreamCode, processed: Processed, reason: str, *, in_line: bool) -> None: ...
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, init=False)
 class StreamState(Flow):
     context: Context
     opened_here: bool
@@ -162,33 +162,64 @@ class StreamState(Flow):
     window: ReceiveWindow
     send_credit: int
     moved_at: float
-    id: int = 0
+    id: int
     """0 until the OPEN is taken from the queue, so that ids are strictly increasing on the wire."""
 
-    outgoing: ByteQueue = attrs.field(init=False, default=EMPTY)
+    outgoing: ByteQueue
     """Written by `queue` and `queue_first` only."""
-    incoming: ByteQueue = attrs.field(init=False, default=EMPTY)
+    incoming: ByteQueue
     """Written by `hold` only."""
-    answer_head: bytes | None = attrs.field(init=False, default=None)
+    answer_head: bytes | None
     """The acceptor's head: what it wants to say, or what the opener has received whole."""
-    partial_head: HeadBuffer | None = attrs.field(init=False, default=None)
-    announced: bool = attrs.field(init=False, default=False)
+    partial_head: HeadBuffer | None
+    announced: bool
     """The owner knows of this stream; before, it is not told what becomes of it."""
 
-    open_waits: bool = attrs.field(init=False, default=False)
-    head_waits: bool = attrs.field(init=False, default=False)
-    fin_waits: bool = attrs.field(init=False, default=False)
-    farewell: Farewell | None = attrs.field(init=False, default=None)
-    window_due: int = attrs.field(init=False, default=0)
-    drain_wanted: bool = attrs.field(init=False, default=False)
+    open_waits: bool
+    head_waits: bool
+    fin_waits: bool
+    farewell: Farewell | None
+    window_due: int
+    drain_wanted: bool
     """The owner waits for the outgoing queue to shrink (SendQueueDrained)."""
 
-    owner: StreamOwner | None = attrs.field(init=False, default=None)
+    owner: StreamOwner | None
     """Is told what happens to the stream; without one, events say it."""
-    head_bytes: int = attrs.field(init=False, default=0)
+    head_bytes: int
     """What the heads count in memory, until the stream is forgotten."""
-    bytes_sent: int = attrs.field(init=False, default=0)
-    bytes_received: int = attrs.field(init=False, default=0)
+    bytes_sent: int
+    bytes_received: int
+
+    # Written out: attrs looks each default up, and one of these is made for each request, at both ends.
+    def __init__(
+        self,
+        context: Context,
+        opened_here: bool,
+        head: bytes,
+        sending: Half,
+        receiving: Half,
+        window: ReceiveWindow,
+        send_credit: int,
+        moved_at: float,
+    ) -> None:
+        self.deficit = 0
+        self.place = OUT
+        self.context = context
+        self.opened_here = opened_here
+        self.head = head
+        self.sending = sending
+        self.receiving = receiving
+        self.window = window
+        self.send_credit = send_credit
+        self.moved_at = moved_at
+        self.id = 0
+        self.outgoing = self.incoming = EMPTY
+        self.answer_head = None
+        self.partial_head = None
+        self.announced = self.open_waits = self.head_waits = self.fin_waits = self.drain_wanted = False
+        self.farewell = None
+        self.owner = None
+        self.window_due = self.head_bytes = self.bytes_sent = self.bytes_received = 0
 
     def queue(self, piece: bytes) -> None:
         """Put bytes behind what waits to be sent."""
