@@ -10,12 +10,13 @@ from typing import Final
 import trio
 
 from tunnel.resumption import ClientContext
-from tunnel.tcp import TCPStream, tune_socket
+from tunnel.tcp import TCPStream, bind_socket_to_peer, tune_socket
 from tunnel.tls import HandshakeFailed, TLSStream
 
 __all__ = [
     "HandshakeFailed",
     "TLSStream",
+    "bind_to_peer",
     "client_context",
     "has_input",
     "open_tcp",
@@ -80,6 +81,17 @@ def tune(stream: trio.abc.Stream) -> None:
         stream = stream.transport_stream
     if isinstance(stream, trio.SocketStream):
         tune_socket(stream.socket)
+
+
+def bind_to_peer(stream: trio.abc.Stream) -> None:
+    """Have the kernel give a TCP or TLS connection up once the peer has been out of reach for CUT_S.
+
+    For direct mode, where nothing but TCP tells one end that the other one is gone.
+    """
+    while isinstance(stream, TLSStream):
+        stream = stream.transport_stream
+    if isinstance(stream, TCPStream | trio.SocketStream):
+        bind_socket_to_peer(stream.socket)
 
 
 def peer_address(stream: trio.abc.Stream) -> str:

@@ -24,7 +24,7 @@ from typing import Final
 import trio
 from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
 
-__all__ = ["TCPListener", "TCPStream", "tune_socket"]
+__all__ = ["TCPListener", "TCPStream", "bind_socket_to_peer", "tune_socket"]
 
 # What is asked of the kernel at once: enough for a saturated tunnel, and below 128 KiB, from where on memory
 # comes from mmap, whose page faults cost more than the encryption.
@@ -35,6 +35,13 @@ RECEIVE_BYTES_MAX: Final = 64 * 1024
 KEEPALIVE_IDLE_S: Final = 60
 KEEPALIVE_INTERVAL_S: Final = 15
 KEEPALIVE_PROBES: Final = 4
+
+# Where TCP is all that tells of the peer (direct mode), a live stream must not outlive it by more than 30 s.
+# It is found dead by probes while nothing is sent, by TCP_USER_TIMEOUT while something is; 5 s are left then.
+CUT_S: Final = 25
+PROBE_IDLE_S: Final = 10
+PROBE_INTERVAL_S: Final = 5
+PROBES: Final = 3
 
 # How much of what was sent may wait in the kernel before the first byte of it is on the wire. More only
 # adds delay to what is sent next (a keystroke behind a download); less (trio sets 16 KiB) costs a wakeup
@@ -223,13 +230,30 @@ def tune_socket(sock: socket.socket | trio.socket.SocketType) -> None:
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    # Not every platform has each of these options by this name; they only sharpen what works without them.
-    for name, value in (
+    _set(
+        sock,
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
         ("TCP_NOTSENT_LOWAT", NOTSENT_LOWAT_BYTES),
-    ):
+    )
+
+
+def bind_socket_to_peer(sock: socket.socket | trio.socket.SocketType) -> None:
+    """Have the kernel give a connection up once its peer has been out of reach for CUT_S."""
+    if sock.family in _TCP_FAMILIES:
+        _set(
+            sock,
+            ("TCP_KEEPIDLE", PROBE_IDLE_S),
+            ("TCP_KEEPINTVL", PROBE_INTERVAL_S),
+            ("TCP_KEEPCNT", PROBES),
+            ("TCP_USER_TIMEOUT", CUT_S * 1000),
+        )
+
+
+def _set(sock: socket.socket | trio.socket.SocketType, *options: tuple[str, int]) -> None:
+    # Not every platform has each of these options by this name; they only sharpen what works without them.
+    for name, value in options:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)

@@ -21,11 +21,14 @@ from urllib.parse import urlencode
 import attrs
 import yaml
 
+from benchmarks.nginx import issue_certificate
 from benchmarks.processes import Daemon, Daemons, free_port, program
 from benchmarks.system import Endpoint, System, Upstream
 from benchmarks.systems.leg import Leg, straight
 
 CLUSTER, TEAM, AGENT = "bench", "platform", "probe"
+# The same cluster, by a relay in direct mode.
+DIRECT = "direct"
 STREAMS_PER_AGENT = 10_000
 DEADLINE_S = 30.0
 POLL_S = 0.05
@@ -94,6 +97,32 @@ class Installation:
             [self.program, "relay", "--config", str(relay / "relay.toml")],
             {"HAWSE_RELAY_KUBECONFIG": str(relay / "kubeconfig"), **self.environment},
         )
+
+    def start_direct(self, upstream: Upstream) -> Daemon:
+        """Enrol the cluster DIRECT and start its relay, which the hub dials."""
+        relay, port = self.folder / "relay-direct", free_port()
+        certificate = self.folder / "direct"
+        certificate.mkdir()
+        ca = issue_certificate(certificate)
+        where = ("--relay-url", f"https://127.0.0.1:{port}", "--allow-private-address", "--relay-ca", str(ca))
+        self.run(
+            *("admin", "cluster", "add", DIRECT, "--team", TEAM, "--mode", "direct", *where),
+            *("--output-dir", str(relay)),
+        )
+        (relay / "kubeconfig").write_text(yaml.safe_dump(kubeconfig(upstream.endpoint)))
+        daemon = self.daemons.start(
+            "relay-direct",
+            [self.program, "relay", "--config", str(relay / "relay.toml")],
+            {
+                "HAWSE_RELAY_KUBECONFIG": str(relay / "kubeconfig"),
+                "HAWSE_RELAY_DIRECT_LISTEN": f"127.0.0.1:{port}",
+                "HAWSE_RELAY_DIRECT_CERTIFICATE": str(certificate / "server.pem"),
+                "HAWSE_RELAY_DIRECT_KEY": str(certificate / "server.key"),
+                **self.environment,
+            },
+        )
+        daemon.wait_for("listening for the hub")
+        return daemon
 
     def wait_for_tunnel(self, relay: Daemon) -> None:
         deadline = time.monotonic() + DEADLINE_S

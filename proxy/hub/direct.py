@@ -29,7 +29,7 @@ from proxy.hub.datadir import SigningKeys
 from proxy.hub.entities import Cluster
 from proxy.hub.rules import is_nobodys, is_public
 from proxy.rewrite import direct_request_head, failure_of
-from tunnel.net import client_context, tune, wrap_client
+from tunnel.net import bind_to_peer, client_context, tune, wrap_client
 
 # A relay's public port when its URL names none.
 HTTPS_PORT = 443
@@ -176,7 +176,9 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
             raise
         tcp = trio.SocketStream(socket)
         tune(tcp)
-        return await wrap_client(tcp, context, server_hostname=host)
+        tls = await wrap_client(tcp, context, server_hostname=host)
+        bind_to_peer(tls)
+        return tls
     raise failure or OSError(f"{host} has no address")
 
 

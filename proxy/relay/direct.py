@@ -4,15 +4,14 @@ It stands in public, so a stranger gets a handshake, one head and a 401, and no 
 relay's own is marked by a header that nothing else can bring: upstream answers lose it on their way. So the
 hub can tell our refusal from the API server's, and whether the request can have been seen.
 
-A live stream is bound to the hub's connection: when the hub cuts it, or is unreachable for CUT_S, the stream
-ends here too. That bounds how long an agent that was revoked meanwhile can go on.
+A live stream is bound to the hub's connection: when the hub cuts it, or is out of reach for tcp.CUT_S, the
+stream ends here too. That bounds how long an agent that was revoked meanwhile can go on.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import socket
 import ssl
 
 import attrs
@@ -30,18 +29,12 @@ from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
-from tunnel.net import peer_address, tune, wrap_server
+from tunnel.net import bind_to_peer, peer_address, wrap_server
 from tunnel.tcp import TCPStream
 
 log = logging.getLogger("hawse.relay")
 
 HANDSHAKE_S = 10.0
-# After which a hub that is out of reach has lost its streams: by probes while nothing is sent (10 s and four
-# times 5 s), by TCP_USER_TIMEOUT while something is.
-CUT_S = 30
-PROBE_IDLE_S = 10
-PROBE_INTERVAL_S = 5
-PROBES = 4
 
 _BEARER = re.compile(rb"Bearer ([A-Za-z0-9._-]{1,8192})")
 
@@ -117,20 +110,6 @@ class DirectServer:
                 if stranger.inside:
                     await connection.aclose()
                     return
-
-
-def bind_to_peer(tcp: TCPStream | trio.SocketStream) -> None:
-    """Make the kernel give the connection up once the peer has been out of reach for CUT_S."""
-    tune(tcp)
-    for name, value in (
-        ("TCP_KEEPIDLE", PROBE_IDLE_S),
-        ("TCP_KEEPINTVL", PROBE_INTERVAL_S),
-        ("TCP_KEEPCNT", PROBES),
-        ("TCP_USER_TIMEOUT", CUT_S * 1000),
-    ):
-        option = getattr(socket, name, None)
-        if option is not None:
-            tcp.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _bearer(request: RequestHead) -> bytes:

@@ -40,15 +40,16 @@ class RawClient:
 
     world: World
     way: str
+    api_key: str = ""
+    """The world's own agent's, unless it is another's."""
 
     def context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(self.world.folder / "hub" / "tls" / "ca.pem"))
 
     def token(self) -> str:
         """A fresh access token for the cluster."""
-        form = urlencode(
-            {"grant_type": "client_credentials", "audience": self.way, "client_secret": self.world.api_key}
-        )
+        key = self.api_key or self.world.api_key
+        form = urlencode({"grant_type": "client_credentials", "audience": self.way, "client_secret": key})
         url = f"https://127.0.0.1:{self.world.hub_port}/oauth/token"
         with urllib.request.urlopen(url, form.encode(), DEADLINE_S, context=self.context()) as answer:
             token: str = json.load(answer)["access_token"]

@@ -6,13 +6,18 @@ import contextlib
 import json
 import os
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 
 import attrs
 import pytest
 
-from tests.system.world import NAMESPACE, POD, POLL_S, SPDY, TEAM, WAYS, World, run
+from tests.fakes.apiserver import Exchange
+from tests.fakes.blackhole import swallow_all
+from tests.system.chain import Chain
+from tests.system.raw import RawClient
+from tests.system.world import AGENT, NAMESPACE, POD, POLL_S, SPDY, TEAM, WAYS, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -41,6 +46,7 @@ class Victim:
     world: World
     name: str
     key_id: str
+    api_key: str
     environment: dict[str, str]
 
     def start(self, way: str, args: list[str], *, spdy: bool) -> subprocess.Popen[bytes]:
@@ -88,7 +94,11 @@ def is_open(session: dict[str, object]) -> bool:
 
 @pytest.fixture
 def victim(world: World, request: pytest.FixtureRequest) -> Victim:
-    name = f"victim-{abs(hash(request.node.name)) % 10**8}"
+    return enrol_victim(world, f"victim-{abs(hash(request.node.name)) % 10**8}")
+
+
+def enrol_victim(world: World, name: str) -> Victim:
+    """Add an agent that the cluster knows as well, and log it in."""
     made = json.loads(world.admin("agent", "add", name, "--team", TEAM, "--owner", "tests", "--json"))
     rbac = world.admin("cluster", "rbac", "tunnel", "--namespace", "hawse", "--service-account", "relay")
     world.administrator("apply", "-f", "-", stdin=rbac)
@@ -105,7 +115,7 @@ def victim(world: World, request: pytest.FixtureRequest) -> Victim:
     login = {**environment, "HAWSE_API_KEY": made["api_key"]}
     world.hawse("login", "--hub", hub, "--ca", ca, environment=login)
     world.hawse("kubeconfig", "--output", environment["KUBECONFIG"], environment=environment)
-    return Victim(world, name, made["api_key_id"], environment)
+    return Victim(world, name, made["api_key_id"], made["api_key"], environment)
 
 
 def ended_within(running: dict[str, subprocess.Popen[bytes]], seconds: float) -> dict[str, int]:
@@ -165,3 +175,44 @@ def test_an_operator_ends_all_of_an_agent_with_a_reason(world: World, victim: Vi
     # Nothing keeps it from coming back.
     assert run(victim.command("tunnel", "get", "pods"), victim.environment).code == 0
     check_record(victim, "killed by the operator local: incident 7", "killed")
+
+
+# While hub and relay cannot hear each other: in direct mode TCP tells, in tunnel mode the session's own time
+# to live, from the last byte. And a second or two to tell the API server.
+UNHEARD_WITHIN_S = {"direct": 30.0, "tunnel": 62.0}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", WAYS)
+def test_a_relay_that_the_hub_cannot_reach_ends_what_was_revoked_by_itself(chain: Chain, way: str) -> None:
+    world, gone, began = chain.world, threading.Event(), threading.Event()
+
+    def hold(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{}\n\r\n")
+        began.set()
+        if exchange.wait_gone(90.0):
+            gone.set()
+
+    client = RawClient(world, way)
+    path, _ = chain.path(hold, "?watch=1")
+    with client.talk(client.head(path)) as talk:
+        assert talk.answer(body=False).status == 200
+        assert began.wait(10)
+        assert world.hub is not None
+        port = world.direct_port if way == "direct" else world.hub_port
+        relay = world.relays[way].process.pid
+        # Neither hears the other from here on. In tunnel mode the hub's port is the client's as well.
+        assert swallow_all(relay, port) >= 1
+        if way == "direct":
+            assert swallow_all(world.hub.process.pid, port) >= 1
+        lost_at = time.monotonic()
+        world.admin("agent", "lock", AGENT)
+        # The client hears of it at once: the hub is there.
+        while talk.more(ENDS_WITHIN_S):
+            pass
+        assert not gone.is_set()
+        assert gone.wait(UNHEARD_WITHIN_S[way] - (time.monotonic() - lost_at))
+    world.admin("agent", "unlock", AGENT)
+    [killed] = [e for e in world.hub_audit("--cluster", way) if e["kind"] == "session.killed"]
+    assert "is locked" in killed["resp"]["reason"]  # type: ignore[index]
+    world.wait_for_tunnel(90)

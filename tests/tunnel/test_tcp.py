@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, assert_no_checkpoints, check_half_closeable_stream
 
+from tests.fakes.blackhole import swallow
 from tunnel import tcp
 from tunnel.tcp import TCPListener, TCPStream
 
@@ -223,3 +224,30 @@ async def test_closing_without_a_wait_wakes_who_waits() -> None:
 
         await trio.testing.wait_all_tasks_blocked()
         near.close_nowait()
+
+
+def test_a_bound_connection_is_given_up_within_half_a_minute() -> None:
+    assert tcp.PROBE_IDLE_S + tcp.PROBE_INTERVAL_S * tcp.PROBES <= tcp.CUT_S <= 25
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+@pytest.mark.parametrize("sending", [False, True])
+async def test_the_kernel_gives_up_a_peer_that_is_out_of_reach(
+    sending: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PROBE_IDLE_S", "PROBE_INTERVAL_S", "PROBES", "CUT_S"):
+        monkeypatch.setattr(tcp, name, 1)
+    near, far = await tcp_pair()
+    tcp.bind_socket_to_peer(near.socket)
+    for end in (near, far):
+        swallow(end.socket)
+    if sending:
+        await near.send_all(b"into the dark")
+    with trio.fail_after(8), pytest.raises(trio.BrokenResourceError):
+        await near.receive_some()
+    # Whoever is not bound knows nothing yet.
+    with trio.move_on_after(0.05) as patience:
+        await far.receive_some()
+    assert patience.cancelled_caught
+    for end in (near, far):
+        await end.aclose()

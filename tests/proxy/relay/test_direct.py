@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -168,19 +167,3 @@ async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
                     await arrived.wait()
                 arrived = trio.Event()
             release.set()
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
-async def test_the_kernel_gives_a_lost_hub_up_within_the_bound() -> None:
-    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-    client = await trio.open_tcp_stream("127.0.0.1", listener.socket.getsockname()[1])
-    accepted = await listener.accept()
-    direct.bind_to_peer(accepted)
-    options = [
-        accepted.socket.getsockopt(socket.IPPROTO_TCP, option)
-        for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
-    ]
-    assert options[0] + options[1] * options[2] <= direct.CUT_S
-    assert accepted.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == direct.CUT_S * 1000
-    for stream in (client, accepted, listener):
-        await stream.aclose()
