@@ -92,6 +92,13 @@ _DEALT_WITH = re.compile(
     + _RESERVED_PREFIX
     + rb")"
 )
+# Meant for a loopback proxy, or written anew by it.
+_LOOPBACK_NEVER = frozenset(
+    {b"authorization", b"content-length", b"cookie", b"cookie2", b"expect", b"host", b"origin"}
+)
+# A document under it has an origin of its own, runs no script and sends no form. Where the backend has a
+# policy too, a browser holds it to both.
+_SANDBOX = (b"content-security-policy", b"sandbox")
 _PROXIED = frozenset({"services", "pods", "nodes"})
 
 _ACCESS_TOKEN = re.compile(rb"[?&](?:access_token|access%5[Ff]token)=", re.IGNORECASE)
@@ -156,6 +163,24 @@ def direct_request_head(
     if succession:
         own += line(SUCCESSION_HEADER, " ".join(succession))
     return RequestHead(inner.method, inner.target, inner.fields, own + inner.own)
+
+
+def loopback_request_head(head: RequestHead, host: bytes, token: str) -> RequestHead:
+    """Return the head of a request to a loopback proxy as it goes on to the hub, under the agent's token.
+
+    Everything that is meant for the far end crosses, and the hub judges it; what the client showed to the
+    proxy itself, and what concerns their connection, does not.
+    """
+    fields = head.fields
+    listed = fields.connection
+    headers = [
+        (name, value)
+        for name, value in fields.headers
+        if name not in _LOOPBACK_NEVER and name not in _HOP_BY_HOP and name not in listed
+    ]
+    framing = _framing(fields) if head.upgrade is None else _upgrade_framing(head)
+    own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
+    return RequestHead(head.method, head.target, (*headers, *framing), own)
 
 
 def relay_request_head(
@@ -244,6 +269,16 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
             continue
         headers.append((name, value))
     return ResponseHead(head.status, head.reason, tuple(headers))
+
+
+def sandboxed(head: ResponseHead) -> ResponseHead:
+    """Return an answer of a backend behind a proxy path as one that no browser trusts with the hub's origin.
+
+    A page that a pod wrote would else run as the hub's: its scripts could read what else is served there.
+    """
+    if head.status == 101:
+        return head
+    return ResponseHead(head.status, head.reason, (*head.headers, _SANDBOX))
 
 
 def failure_header(failure: Failure) -> tuple[bytes, bytes]:

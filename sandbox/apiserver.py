@@ -78,7 +78,7 @@ class ApiServer:
             raise method_not_allowed()
         if request.path in _HEALTH:
             return _health(request)
-        if request.path == "/version":
+        if request.path in {"/version", "/version/"}:
             return Response(200, encode(discovery.SERVER_VERSION))
         if request.path == "/openapi/v2":
             return openapi.answer_v2(request)

@@ -51,12 +51,15 @@ class Cached(NamedTuple):
         return f"Cached(until_s={self.until_s}, failure={self.failure!r})"
 
 
-def run_plugin() -> int:
-    """Answer kubectl; returns the exit status. Errors are one line on stderr."""
+def run_plugin(server: str = "") -> int:
+    """Answer kubectl, or a client that tells a plugin nothing: then the kubeconfig does, by `server`.
+
+    Returns the exit status. Errors are one line on stderr.
+    """
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(DEADLINE_S)
     try:
-        answer = credential(os.environ)
+        answer = credential(os.environ, server)
     except AgentError as error:
         print(f"hawse: {error}", file=sys.stderr)
         return 1
@@ -70,11 +73,12 @@ def _give_up(_signal: int, _frame: object) -> None:
     raise AgentError(f"no token from the hub within {DEADLINE_S} s: try again")
 
 
-def credential(environment: Mapping[str, str]) -> str:
+def credential(environment: Mapping[str, str], server: str = "") -> str:
     """Return the ExecCredential for what kubectl asks. Raises AgentError."""
-    info = read_exec_info(environment.get("KUBERNETES_EXEC_INFO", ""))
+    asked = environment.get("KUBERNETES_EXEC_INFO", "")
+    info = read_exec_info(asked) if asked or not server else told_by_argument(server)
     account = find_account(environment, info.hub)
-    cached = _cached_token(environment, account, info.cluster)
+    cached = cached_token(environment, account, info.cluster)
     return json.dumps(
         {
             "apiVersion": info.api_version,
@@ -106,23 +110,36 @@ def read_exec_info(text: str) -> ExecInfo:
         raise AgentError(
             "the kubeconfig's exec entry lacks `provideClusterInfo: true`: run `hawse kubeconfig` again"
         )
-    match = _SERVER.fullmatch(str(server))
+    return _exec_info(api_version, str(server))
+
+
+def told_by_argument(server: str) -> ExecInfo:
+    """Take hub and cluster from an argument; raises AgentError. Such clients know the older version alone."""
+    return _exec_info(API_VERSIONS[1], server)
+
+
+def _exec_info(api_version: str, server: str) -> ExecInfo:
+    match = _SERVER.fullmatch(server)
     if match is None:
-        raise AgentError(
-            f"the kubeconfig's server {quoted(str(server))} is not https://<hub>/clusters/<name>"
-        )
+        raise AgentError(f"the kubeconfig's server {quoted(server)} is not https://<hub>/clusters/<name>")
     return ExecInfo(api_version, hub_origin(match[1]), match[2])
 
 
-def _cached_token(environment: Mapping[str, str], account: Account, cluster: str) -> Cached:
+def cached_token(
+    environment: Mapping[str, str], account: Account, cluster: str, *, refused: str = ""
+) -> Cached:
+    """Return a token that is good for a while, from the cache or the hub; raises AgentError.
+
+    One that the hub has `refused` is not taken from the cache again.
+    """
     path = _cache_path(environment, account.hub, cluster)
     cached = _read_cache(path, account)
-    if _usable(cached):
+    if _usable(cached) and cached.token != refused:
         return cached
     began_s = time.time()
     with locked(f"{path}.lock"):
         cached = _read_cache(path, account)
-        if _usable(cached):
+        if _usable(cached) and cached.token != refused:
             return cached
         # Whoever held the lock asked while this one waited: a hub that is away is not asked by each in turn.
         if cached.failure and began_s <= cached.until_s <= time.time():

@@ -55,8 +55,13 @@ def entries(
     embed_ca: bool = True,
     namespace: str | None = None,
     prefix: str = "",
+    user_per_cluster: bool = False,
 ) -> Document:
-    """Make a whole kubeconfig for the clusters. Raises AgentError for a namespace or prefix that is none."""
+    """Make a whole kubeconfig for the clusters. Raises AgentError for a namespace or prefix that is none.
+
+    With `user_per_cluster` each has a user of its own, whose plugin is told by an argument which it is, in
+    the older form of plugins: for clients that tell a plugin nothing.
+    """
     try:
         if namespace is not None:
             slug("namespace", namespace)
@@ -79,15 +84,21 @@ def entries(
         "installHint": _INSTALL_HINT,
     }
     names = [prefix + cluster for cluster in clusters]
-    user = prefix + USER
+    servers = [f"{account.hub}/clusters/{cluster}" for cluster in clusters]
+    if user_per_cluster:
+        users = [f"{prefix}{USER}-{cluster}" for cluster in clusters]
+        older = {**plugin, "apiVersion": API_VERSIONS[1]}
+        plugins = [{**older, "args": ["credential", "--server", server]} for server in servers]
+    else:
+        users, plugins = [prefix + USER] * len(names), [plugin]
     return {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [
-            {"name": name, "cluster": {"server": f"{account.hub}/clusters/{cluster}", **ca}}
-            for name, cluster in zip(names, clusters, strict=True)
+            {"name": name, "cluster": {"server": server, **ca}}
+            for name, server in zip(names, servers, strict=True)
         ],
-        "users": [{"name": user, "user": {"exec": plugin}}],
+        "users": [{"name": user, "user": {"exec": each}} for user, each in zip(users, plugins, strict=False)],
         "contexts": [
             {
                 "name": name,
@@ -97,7 +108,7 @@ def entries(
                     **({"namespace": namespace} if namespace is not None else {}),
                 },
             }
-            for name in names
+            for name, user in zip(names, users, strict=True)
         ],
         "current-context": names[0],
     }
@@ -144,7 +155,8 @@ def _is_ours(section: str, present: Document, added: Document) -> bool:
             return _same_server(before.get("server"), after["server"])
         case "users":
             plugin = before.get("exec")
-            return isinstance(plugin, dict) and plugin.get("args") == ["credential"]
+            arguments = plugin.get("args") if isinstance(plugin, dict) else None
+            return isinstance(arguments, list) and arguments[:1] == ["credential"]
         case _:
             return all(before.get(key) == after[key] for key in ("cluster", "user"))
 

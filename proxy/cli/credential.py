@@ -8,7 +8,13 @@ import click
 
 
 @click.command()
-def credential() -> None:
+@click.option(
+    "--server",
+    default="",
+    metavar="URL",
+    help="The cluster, https://<hub>/clusters/<name>, for a client that does not say which it wants.",
+)
+def credential(*, server: str) -> None:
     """Print a credential for kubectl, which runs this itself.
 
     Reads KUBERNETES_EXEC_INFO, and prints an ExecCredential with a token of at most a minute for the cluster
@@ -16,4 +22,4 @@ def credential() -> None:
     """
     from proxy.agent.credential import run_plugin
 
-    sys.exit(run_plugin())
+    sys.exit(run_plugin(server))

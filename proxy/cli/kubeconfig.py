@@ -29,6 +29,12 @@ from proxy.cli.errors import CommandError
 @click.option(
     "--prefix", default="", metavar="TEXT", help="Put this before the names, as in --prefix hawse-."
 )
+@click.option(
+    "--user-per-cluster",
+    is_flag=True,
+    help="For clients that do not tell a plugin which cluster they want, or know its older form alone "
+    "(kr8s, lightkube).",
+)
 def kubeconfig(
     *,
     clusters: tuple[str, ...],
@@ -37,6 +43,7 @@ def kubeconfig(
     embed_ca: bool,
     namespace: str | None,
     prefix: str,
+    user_per_cluster: bool,
 ) -> None:
     """Write a kubeconfig for the named clusters, or for all that this agent may reach.
 
@@ -52,7 +59,13 @@ def kubeconfig(
         account = find_account(os.environ, None if hub is None else hub_origin(hub))
         chosen = kubeconfigs.chosen_clusters(fetch_reach(account), clusters)
         ours = kubeconfigs.entries(
-            account, chosen, command=_command(), embed_ca=embed_ca, namespace=namespace, prefix=prefix
+            account,
+            chosen,
+            command=_command(),
+            embed_ca=embed_ca,
+            namespace=namespace,
+            prefix=prefix,
+            user_per_cluster=user_per_cluster,
         )
         if output == "-":
             click.echo(to_yaml([ours]), nl=False)

@@ -24,6 +24,7 @@ COMMANDS = {
         "kubeconfig",
         "Write a kubeconfig for the clusters an agent may reach.",
     ),
+    "connect": ("proxy.cli.connect", "connect", "Serve clusters on 127.0.0.1, for SDKs that never refresh."),
     "credential": (
         "proxy.cli.credential",
         "credential",
@@ -36,10 +37,15 @@ OURS = frozenset({"proxy", "tunnel", "auth", "audit"})
 
 def main() -> None:
     """Run the command line; never returns."""
-    if sys.argv[1:] == ["credential"]:
-        from proxy.agent.credential import run_plugin
+    match sys.argv[1:]:
+        case ["credential"]:
+            from proxy.agent.credential import run_plugin
 
-        sys.exit(run_plugin())
+            sys.exit(run_plugin())
+        case ["credential", "--server", server]:
+            from proxy.agent.credential import run_plugin
+
+            sys.exit(run_plugin(server))
     build_group()(prog_name="hawse")
 
 

@@ -26,12 +26,12 @@ def run_service(
     try:
         trio.run(run, config)
     except* known as group:
-        failure = _first(group)
+        failure = first_of(group)
     if failure is not None:
         raise CommandError(f"the {name} cannot run: {failure}") from failure
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first exception of a tree: what nurseries wrap on the way out."""
     first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +47,15 @@ class Home:
     def kubectl(self, way: str, *args: str, environment: Mapping[str, str] | None = None) -> Result:
         argv = ["kubectl", f"--context={way}", f"--namespace={NAMESPACE}", *args]
         return run(argv, {**self.environment, **(environment or {})})
+
+    def popen(self, way: str, *args: str) -> subprocess.Popen[bytes]:
+        argv = ["kubectl", f"--context={way}", f"--namespace={NAMESPACE}", *args]
+        return subprocess.Popen(
+            argv,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **self.environment},
+        )
 
     def forget_tokens(self) -> None:
         for file in (self.folder / "cache").rglob("*.json"):
@@ -110,7 +121,12 @@ def test_an_agent_enrolled_by_a_code_uses_kubectl_by_a_key_that_never_left(
     assert (shown["state"], shown["owner"], shown["codes"]) == ("active", "tests", [])
     [key] = shown["keys"]
     assert key["type"] == "key"
+    watch = home.popen("tunnel", "get", "pods", "--watch")
+    assert watch.stdout is not None
+    assert b"NAME" in watch.stdout.readline()
     world.admin("agent", "key", "revoke", "coded", key["id"])
+    # What runs by it is ended too.
+    watch.communicate(timeout=DEADLINE_S)
     home.forget_tokens()
     refused = home.kubectl("tunnel", "get", "pods")
     assert refused.code != 0

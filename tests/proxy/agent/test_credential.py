@@ -264,3 +264,23 @@ def test_its_help_is_reached_the_long_way(home: Home) -> None:
     status, stdout, _ = run(home, None, "--help")
     assert status == 0
     assert "KUBERNETES_EXEC_INFO" in stdout
+
+
+def test_a_client_that_says_nothing_is_told_apart_by_an_argument(
+    home: Home, account: Account, hub: FakeHub
+) -> None:
+    server = f"{hub.url}/clusters/dev"
+    document = json.loads(credential(home.environment, server))
+    assert document["apiVersion"] == "client.authentication.k8s.io/v1beta1"
+    assert document["status"]["token"] == "token-1-dev"
+    # What kubectl says counts more.
+    environment = {**home.environment, "KUBERNETES_EXEC_INFO": exec_info(hub.url, "prod")}
+    document = json.loads(credential(environment, server))
+    assert (document["apiVersion"][-3:], document["status"]["token"]) == ("/v1", "token-2-prod")
+    for wrong in (
+        "http://hub.example/clusters/dev",
+        "https://hub.example",
+        "https://hub.example/clusters/../x",
+    ):
+        with pytest.raises(AgentError, match="is not https://<hub>/clusters/<name>"):
+            credential(home.environment, wrong)

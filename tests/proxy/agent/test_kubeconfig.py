@@ -170,3 +170,17 @@ def test_an_empty_file_is_an_empty_kubeconfig(tmp_path: Path) -> None:
     path.write_text("")
     write(str(path), ours())
     assert read(str(path)) == ours()
+
+
+def test_each_cluster_can_have_a_user_whose_plugin_is_told_which_it_is() -> None:
+    account = Account("https://hub.example", "robot", "k", None, "1")
+    made = entries(account, ["prod", "dev"], command="hawse", prefix="x-", user_per_cluster=True)
+    users = {user["name"]: user["user"]["exec"] for user in made["users"]}  # type: ignore[attr-defined]
+    assert list(users) == ["x-hawse-prod", "x-hawse-dev"]
+    plugin = users["x-hawse-dev"]
+    assert plugin["args"] == ["credential", "--server", "https://hub.example/clusters/dev"]
+    assert plugin["apiVersion"] == "client.authentication.k8s.io/v1beta1"
+    contexts = [each["context"]["user"] for each in made["contexts"]]  # type: ignore[attr-defined]
+    assert contexts == list(users)
+    # Written again, it takes the place of itself.
+    assert merge(made, made) == made

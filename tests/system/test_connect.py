@@ -1,0 +1,213 @@
+"""`hawse connect` as an agent runs it, and the clients that it is for: kubectl, and three of Python."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import select
+import shlex
+import signal
+import ssl
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import attrs
+import pytest
+import yaml
+
+from tests.system.world import NAMESPACE, POD, SPDY, USER, Result, World, run
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
+ROOT = Path(__file__).parent.parent.parent
+
+
+@attrs.frozen
+class Running:
+    """A `hawse connect`, and the kubeconfig that it wrote."""
+
+    process: subprocess.Popen[str]
+    kubeconfig: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"KUBECONFIG": str(self.kubeconfig)}
+
+    def kubectl(self, *args: str, spdy: bool = False) -> Result:
+        environment = {**self.environment, **(SPDY if spdy else {})}
+        return run(["kubectl", f"--namespace={NAMESPACE}", *args], environment)
+
+
+@contextlib.contextmanager
+def connected(world: World, *args: str) -> Iterator[Running]:
+    process = subprocess.Popen(
+        ["hawse", "connect", *args],
+        env={**os.environ, **world.agent},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        path = process.stdout.readline().strip()
+        assert path, "it did not start"
+        yield Running(process, Path(path))
+    finally:
+        process.terminate()
+        _, told = process.communicate(timeout=20)
+    assert "fault of ours" not in told
+
+
+@pytest.fixture(scope="module", params=["tunnel", "direct"])
+def connect(request: pytest.FixtureRequest, world: World) -> Iterator[Running]:
+    with connected(world, request.param) as running:
+        yield running
+
+
+def test_kubectl_does_through_it_what_it_does_straight(connect: Running, world: World) -> None:
+    assert stat.S_IMODE(connect.kubeconfig.stat().st_mode) == 0o600
+    whoami = connect.kubectl("auth", "whoami", "-o", "json")
+    assert whoami.code == 0, whoami.err
+    assert json.loads(whoami.out)["status"]["userInfo"]["username"] == USER
+    for spdy in (False, True):
+        done = connect.kubectl("exec", POD, "--", "sh", "-c", "echo out; echo err >&2; exit 3", spdy=spdy)
+        assert (done.code, done.out) == (3, b"out\n"), done.err
+        assert done.err.startswith(b"err\n")
+    assert connect.kubectl("logs", POD).out == world.kubectl("straight", "logs", POD).out
+    assert connect.kubectl("get", "pods", "-o", "name").out == f"pod/{POD}\n".encode()
+    refused = connect.kubectl("--as=admin", "get", "pods")
+    assert refused.code == 1
+    assert b"the identity is agent:probe" in refused.err
+
+
+def test_a_watch_goes_through_it(connect: Running) -> None:
+    name = "connect-watch"
+    watch = subprocess.Popen(
+        ["kubectl", f"--namespace={NAMESPACE}", "get", "configmaps", "--watch-only", "-o", "name"],
+        env={**os.environ, **connect.environment},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert watch.stdout is not None
+        assert connect.kubectl("create", "configmap", name).code == 0
+        # Whether the watch has begun is seen by its first line alone.
+        for number in range(200):
+            assert connect.kubectl("annotate", "configmap", name, f"n={number}", "--overwrite").code == 0
+            if select.select([watch.stdout], [], [], 0.2)[0]:
+                break
+        assert watch.stdout.readline().strip() == f"configmap/{name}"
+    finally:
+        watch.kill()
+        watch.communicate()
+        connect.kubectl("delete", "configmap", name)
+
+
+@pytest.mark.parametrize("sdk", ["kubernetes", "kr8s", "lightkube"])
+def test_a_python_client_that_knows_nothing_of_hawse_works_through_it(
+    connect: Running, sdk: str, echo_port: int
+) -> None:
+    done = run([sys.executable, "-m", "tests.system.sdks", sdk, str(echo_port)], in_root(connect.environment))
+    assert done.code == 0, done.err.decode()
+    check(json.loads(done.out), port_forward=sdk != "lightkube")
+
+
+@pytest.mark.parametrize("sdk", ["kubernetes", "kr8s", "lightkube"])
+def test_a_python_client_works_by_the_plugin_as_well(
+    world: World, sdk: str, echo_port: int, tmp_path: Path
+) -> None:
+    file = tmp_path / "kubeconfig"
+    options = [] if sdk == "kubernetes" else ["--user-per-cluster"]
+    assert run(["hawse", "kubeconfig", "tunnel", "--output", str(file), *options], world.agent).code == 0
+    environment = {**world.agent, "KUBECONFIG": str(file)}
+    done = run([sys.executable, "-m", "tests.system.sdks", sdk, str(echo_port)], in_root(environment))
+    assert done.code == 0, done.err.decode()
+    check(json.loads(done.out), port_forward=sdk != "lightkube")
+    # kubectl reads the same file.
+    assert run(["kubectl", "--namespace", NAMESPACE, "get", "pods"], environment).code == 0
+
+
+def in_root(environment: dict[str, str]) -> dict[str, str]:
+    return {**environment, "PYTHONPATH": str(ROOT)}
+
+
+def check(steps: dict[str, object], *, port_forward: bool) -> None:
+    assert POD in steps["list"]  # type: ignore[operator]
+    assert steps["watch"] == "ADDED"
+    assert str(steps["logs"]).strip() == "workbench is up"
+    assert sorted(str(steps["exec"]).split()) == ["err", "out"]
+    if port_forward:
+        assert steps["port-forward"] == "ping"
+
+
+def test_c40_a_page_or_another_user_gets_nowhere(connect: Running) -> None:
+    document = yaml.safe_load(connect.kubeconfig.read_text())
+    [cluster] = document["clusters"]
+    server = cluster["cluster"]["server"]
+    host, _, path = server.removeprefix("https://").partition("/")
+    pem = base64.b64decode(cluster["cluster"]["certificate-authority-data"]).decode()
+    token = document["users"][0]["user"]["token"]
+
+    def status(**headers: str) -> int:
+        connection = http.client.HTTPSConnection(host, context=ssl.create_default_context(cadata=pem))
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request("GET", f"/{path}/api/v1/namespaces/{NAMESPACE}/pods", headers=named)
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    good = f"Bearer {token}"
+    assert status(authorization=good) == 200
+    assert status(authorization=good, origin="https://evil.example") == 403
+    assert status(authorization=good, host=f"evil.example:{host.partition(':')[2]}") == 403
+    assert status() == 401
+    assert status(authorization=good + "x") == 401
+    assert host.startswith("127.0.0.1:")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number: int, tmp_path: Path) -> None:
+    output = tmp_path / "kubeconfig"
+    with connected(world, "--output", str(output)) as running:
+        assert running.kubeconfig == output
+        contexts = [each["name"] for each in yaml.safe_load(output.read_text())["contexts"]]
+        assert contexts == ["direct", "tunnel"]
+        again = run(["hawse", "connect", "--output", str(output)], world.agent)
+        assert (again.code, again.out) == (1, b"")
+        assert again.err.startswith(f"hawse: {output} is there already".encode())
+        running.process.send_signal(number)
+        assert running.process.wait(20) == 0
+        assert not output.exists()
+
+
+def test_a_command_is_run_by_it_and_gives_the_status(world: World) -> None:
+    cache = world.folder / "agent" / "cache"
+    before = set(cache.rglob("kubeconfig-*"))
+    script = 'kubectl --namespace work get pods -o name; ls -l "$KUBECONFIG" | cut -c1-10; exit 7'
+    done = run(["hawse", "connect", "tunnel", "--", "sh", "-c", script], world.agent)
+    assert (done.code, done.out) == (7, f"pod/{POD}\n-rw-------\n".encode()), done.err
+    missing = run(["hawse", "connect", "--", "/missing/program"], world.agent)
+    assert missing.code == 1
+    assert missing.err.startswith(b"hawse: cannot run")
+    killed = run(["hawse", "connect", "--", "sh", "-c", "kill -9 $$"], world.agent)
+    assert killed.code == 137
+    assert set(cache.rglob("kubeconfig-*")) <= before
+    assert run(["hawse", "connect", "none"], world.agent).code == 1
+
+
+def test_its_own_token_stands_in_its_file_alone(world: World) -> None:
+    with connected(world, "tunnel") as running:
+        token = yaml.safe_load(running.kubeconfig.read_text())["users"][0]["user"]["token"]
+        assert running.kubectl("get", "pods", "-v=9").code == 0
+        arguments = Path(f"/proc/{running.process.pid}/cmdline").read_bytes()
+        environment = Path(f"/proc/{running.process.pid}/environ").read_bytes()
+        assert token.encode() not in arguments + environment
+    for file in world.folder.rglob("*.log"):
+        assert token not in file.read_text(), file
+    assert shlex.quote(token) == token
