@@ -67,7 +67,7 @@ def access_forger(world: World, way: str) -> Forger:
         "agent": agent_id(world),
         "org": ORG,
         "teams": [TEAM],
-        "sid": "s",
+        "sid": credential_id(world),
     }
     return hub_forger(world, "at+jwt", claims)
 
@@ -75,6 +75,13 @@ def access_forger(world: World, way: str) -> Forger:
 def agent_id(world: World) -> str:
     with closing(sqlite3.connect(f"file:{world.folder / 'hub' / 'hub.db'}?mode=ro", uri=True)) as store:
         [(value,)] = store.execute("SELECT id FROM agents WHERE name = ?", (AGENT,))
+    return str(value)
+
+
+def credential_id(world: World) -> str:
+    """What the agent's own tokens are made from: those that name another are revoked ones."""
+    with closing(sqlite3.connect(f"file:{world.folder / 'hub' / 'hub.db'}?mode=ro", uri=True)) as store:
+        [(value,)] = store.execute("SELECT id FROM api_keys WHERE agent_id = ?", (agent_id(world),))
     return str(value)
 
 
