@@ -151,10 +151,9 @@ class Limits:
         while True:
             await trio.sleep(TICK_S)
             now = self._clock()
-            for live in calls:
-                ending = self._look(calls, live, now)
-                if ending is not None:
-                    await calls.end(live, ending)
+            await calls.end(
+                [(live, ending) for live in calls if (ending := self._look(calls, live, now)) is not None]
+            )
             self._charge(now)
             for live in calls:
                 self._pace(live)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import attrs
@@ -162,12 +162,21 @@ class LiveCalls:
         self._changed = True
         self._look_by(trio.current_time())
 
-    async def end(self, live: LiveCall, ending: Ending) -> bool:
-        """End one call; whether it was still under way. See LiveCall."""
-        if self._calls.get(live.eid) is not live or live.ended is not None:
-            return False
-        await live.end(ending)
-        return True
+    async def end(self, doomed: Sequence[tuple[LiveCall, Ending]]) -> list[LiveCall]:
+        """End calls, and return those that were still under way. See LiveCall.
+
+        All at once: each has to pass the scheduler, and in a busy hub a pass is long.
+        """
+        ended = [
+            (live, ending)
+            for live, ending in doomed
+            if self._calls.get(live.eid) is live and live.ended is None
+        ]
+        if ended:
+            async with trio.open_nursery() as nursery:
+                for live, ending in ended:
+                    nursery.start_soon(live.end, ending)
+        return [live for live, _ in ended]
 
     async def run(self) -> None:
         """End what is due, and after a change what may not go on; never returns."""
@@ -182,22 +191,23 @@ class LiveCalls:
             await self._end_due(now)
 
     async def _judge_all(self) -> None:
-        for number, live in enumerate(self, 1):
-            ending = self._judge(live) if live.ended is None else None
-            if ending is not None:
-                await self.end(live, ending)
-            if not number % JUDGED_PER_PASS:
-                await trio.lowlevel.checkpoint()
+        lives = list(self)
+        for at in range(0, len(lives), JUDGED_PER_PASS):
+            some = lives[at : at + JUDGED_PER_PASS]
+            await self.end(
+                [
+                    (live, ending)
+                    for live in some
+                    if live.ended is None and (ending := self._judge(live)) is not None
+                ]
+            )
+            await trio.lowlevel.checkpoint()
 
     async def _end_due(self, now: float) -> None:
-        first_due = math.inf
-        for live in self:
-            if live.ended is not None:
-                continue
-            if live.due_at <= now:
-                await self.end(live, Ending(CloseReason.DEADLINE, live.why_due))
-            elif live.due_at < first_due:
-                first_due = live.due_at
+        lives = [live for live in self if live.ended is None]
+        due = [live for live in lives if live.due_at <= now]
+        await self.end([(live, Ending(CloseReason.DEADLINE, live.why_due)) for live in due])
+        first_due = min((live.due_at for live in lives if live.due_at > now), default=math.inf)
         if first_due < self._looks_at:
             self._look_by(max(first_due, now + SWEEP_S))
 

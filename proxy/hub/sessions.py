@@ -28,11 +28,8 @@ class LiveSessions:
         """End what fits all that is given, and return what was ended. Waits for nobody at the other ends."""
         ending = Ending(CloseReason.KILLED, reason)
         # What has ended by itself meanwhile is not among them.
-        return [
-            _info(live)
-            for live in self._chosen(session_id, agent, cluster)
-            if await self.live.end(live, ending)
-        ]
+        chosen = self._chosen(session_id, agent, cluster)
+        return [_info(live) for live in await self.live.end([(live, ending) for live in chosen])]
 
     def _chosen(self, session_id: str | None, agent: str | None, cluster: str | None) -> list[LiveCall]:
         return [

@@ -177,7 +177,7 @@ async def test_a_paused_call_that_is_ended_goes_on_to_its_end(autojump_clock: Mo
         await wait_all_tasks_blocked()
         calls = LiveCalls(lambda live: None)
         calls.enter(live)
-        await calls.end(live, REVOKED)
+        await calls.end([(live, REVOKED)])
     assert side.cuts[0].reason == REVOKED.reason
     live.hold()
     assert not live.held

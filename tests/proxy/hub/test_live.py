@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from typing import cast
 
 import attrs
@@ -12,6 +13,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason
 from proxy.http import ServerConnection
@@ -152,7 +154,7 @@ async def test_a_call_that_is_over_is_not_ended() -> None:
     calls.enter(live)
     assert len(calls) == 1
     calls.leave(live)
-    assert not await calls.end(live, REVOKED)
+    assert await calls.end([(live, REVOKED)]) == []
     assert live.ended is None
     assert side.abandoned == []
 
@@ -168,16 +170,17 @@ class Talk:
     received: bytearray = attrs.Factory(bytearray)
     ended: trio.Event = attrs.Factory(trio.Event)
 
-    async def serve(self, bench: Bench, server: trio.abc.Stream) -> None:
-        connection = ServerConnection(server)
+    async def serve(self, bench: Bench, server: trio.abc.Stream, deadlines: Deadlines | None = None) -> None:
+        connection = ServerConnection(server, deadlines)
         head = await connection.next_request()
         assert head is not None
         await bench.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
         await connection.aclose()
 
     async def read(self) -> None:
-        while data := await self.client.receive_some():
-            self.received += data
+        with suppress(trio.ClosedResourceError):
+            while data := await self.client.receive_some():
+                self.received += data
         self.ended.set()
 
     @property
@@ -185,10 +188,10 @@ class Talk:
         return int(self.received.split(b" ", 2)[1])
 
 
-def talk(bench: Bench, nursery: trio.Nursery, data: bytes) -> Talk:
+def talk(bench: Bench, nursery: trio.Nursery, data: bytes, deadlines: Deadlines | None = None) -> Talk:
     client, server = trio.testing.memory_stream_pair()
     made = Talk(client)
-    nursery.start_soon(made.serve, bench, server)
+    nursery.start_soon(made.serve, bench, server, deadlines)
     nursery.start_soon(client.send_all, data)
     nursery.start_soon(made.read)
     return made
@@ -323,7 +326,7 @@ async def test_a_write_that_waits_for_its_intent_is_not_sent_once_it_is_ended(be
                     break
                 await trio.lowlevel.checkpoint()
         [live] = bench.calls.live
-        await bench.calls.live.end(live, REVOKED)
+        await bench.calls.live.end([(live, REVOKED)])
         await client.ended.wait()
         with trio.move_on_after(0.05) as patience:
             await relay.accept()
@@ -401,3 +404,31 @@ async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench) -> N
     assert closing["kind"] == "session.killed"
     assert closing["stream"]["close_reason"] == "killed"  # type: ignore[index]
     assert closing["eid"] == seen.id
+
+
+async def test_a_client_that_leaves_counts_as_one_that_gave_up(bench: Bench) -> None:
+    counted: list[str] = []
+    bench.calls.limits.cancelled = lambda who: counted.append(who.name)  # type: ignore[method-assign]
+    watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        deadlines = Deadlines()
+        nursery.start_soon(deadlines.run)
+        client = talk(bench, nursery, watch, deadlines)
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED)
+        await wait_all_tasks_blocked(0.01)
+        await client.client.aclose()
+        assert (await expect_reset(stream)).code is StreamCode.CANCEL
+        await stream.aclose()
+        await wait_all_tasks_blocked(0.01)
+        assert counted == ["ann"]
+        # One that the hub ends has not given up.
+        other = talk(bench, nursery, watch, deadlines)
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED)
+        await wait_all_tasks_blocked(0.01)
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        await other.ended.wait()
+        await stream.aclose()
+        nursery.cancel_scope.cancel()
+    assert counted == ["ann"]
