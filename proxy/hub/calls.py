@@ -37,7 +37,7 @@ from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GUARDRAILS, Trail, impersonated, recorded_relay
-from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, plain
+from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, plain, sandboxed
 from proxy.status import DENIAL_BYTES_MAX, STATUS_BYTES_MAX, failure_response, status_response
 from proxy.tunnelled import TunnelOutbound
 from tunnel import Draining, SessionClosed, Stream, TooManyStreams
@@ -423,11 +423,11 @@ def inner_head(call: Call, audit_id: str) -> RequestHead:
 
 def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
     """The head of the relay's answer as the client gets it."""
-    without_hop = plain(head)
-    if without_hop is not None:
-        return without_hop
-    prefix = PREFIX + call.cluster.name.encode("ascii")
-    return hub_response_head(head, prefix, call.target, call.head.header(b"host"))
+    answer = plain(head)
+    if answer is None:
+        prefix = PREFIX + call.cluster.name.encode("ascii")
+        answer = hub_response_head(head, prefix, call.target, call.head.header(b"host"))
+    return sandboxed(answer) if call.asked.tail else answer
 
 
 def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:

@@ -22,6 +22,7 @@ from proxy.rewrite import (
     is_tail,
     relay_request_head,
     relay_response_head,
+    sandboxed,
 )
 from proxy.strict import BadRequest, BadResponse, read_request_head, read_response_head
 
@@ -500,3 +501,19 @@ def test_an_unreadable_mark_promises_nothing():
         assert failure is not None
         assert failure.code is StreamCode.INTERNAL
     assert failure_of(answer()) is None
+
+
+def test_c40_a_backends_page_is_sandboxed_and_keeps_its_own_policy():
+    page = answer(
+        (b"content-type", b"text/html"),
+        (b"content-security-policy", b"default-src 'self'"),
+        (b"set-cookie", b"session=stolen"),
+        (b"content-length", b"7"),
+    )
+    head = sandboxed(client_answer(page))
+    assert head.header_values(b"content-security-policy") == [b"default-src 'self'", b"sandbox"]
+    assert head.header(b"set-cookie") is None
+    assert head.body_length == 7
+    assert ResponseHead.decode(head.encode()) == head
+    upgrade = answer((b"upgrade", b"websocket"), (b"connection", b"Upgrade"), status=101)
+    assert sandboxed(upgrade) is upgrade

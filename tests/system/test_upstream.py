@@ -719,3 +719,19 @@ def check_offline(chain: Chain, client: RawClient) -> None:
         result = chain.world.kubectl(client.way, *arguments)
         assert result.code == 1
         assert message.encode() in result.err, arguments
+
+
+def test_c40_a_backends_page_is_sandboxed_and_sets_no_cookie(chain: Chain, client: RawClient) -> None:
+    page = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nSet-Cookie: a=b\r\nClear-Site-Data: *\r\n"
+        b"Content-Length: 31\r\n\r\n<script>alert('mine')</script>\n\n"
+    )
+    for kind in ("services", "pods"):
+        mark = chain.server.on(lambda exchange: exchange.send(page))
+        answer = client.get(f"/api/v1/namespaces/work/{kind}/{mark}/proxy/")
+        assert answer.status == 200
+        assert answer.headers["content-security-policy"] == "sandbox"
+        assert {"set-cookie", "clear-site-data"}.isdisjoint(answer.headers)
+    # What the API server itself says is data, and stays as it is.
+    path, _ = chain.path(lambda exchange: exchange.answer(200, b"{}"))
+    assert "content-security-policy" not in client.get(path).headers
