@@ -216,3 +216,37 @@ def test_a_relay_that_the_hub_cannot_reach_ends_what_was_revoked_by_itself(chain
     [killed] = [e for e in world.hub_audit("--cluster", way) if e["kind"] == "session.killed"]
     assert "is locked" in killed["resp"]["reason"]  # type: ignore[index]
     world.wait_for_tunnel(90)
+
+
+DENIES = '{id: nothing, effect: deny, verbs: ["*"], reason: the incident of today}'
+BOUNDS = '{id: short, effect: allow, verbs: ["*"], resources: ["*", "*/*"], obligations: {maxDuration: 1s}}'
+
+
+@pytest.mark.parametrize(
+    ("way", "rule", "why", "close_reason"),
+    [
+        ("tunnel", DENIES, "for-victims/nothing denies it since bundle", "revoked"),
+        ("direct", DENIES, "for-victims/nothing denies it since bundle", "revoked"),
+        # The name of its policy stands before that of `granted`.
+        ("tunnel", BOUNDS, "for-victims/short allows 1 s, and they are over", "deadline"),
+    ],
+)
+def test_a_policy_ends_all_that_it_does_not_allow_any_more(
+    world: World, victim: Victim, way: str, rule: str, why: str, close_reason: str
+) -> None:
+    file = world.folder / f"{victim.name}.yaml"
+    file.write_text(
+        "kind: Policy\nmetadata: {name: for-victims}\n"
+        f"spec:\n  bind: {{agents: [{victim.name}]}}\n  rules:\n    - {rule}\n"
+    )
+    try:
+        with victim.everything_open(way) as running:
+            world.admin("policy", "apply", str(file))
+            codes = ended_within(running, ENDS_WITHIN_S)
+        assert {kind for kind, code in codes.items() if code == 0} <= MAY_END_WELL, codes
+        again = run(victim.command(way, "get", "pods"), victim.environment)
+        assert (again.code == 1) is (rule == DENIES)
+    finally:
+        world.admin("policy", "remove", "for-victims", "--yes")
+    assert run(victim.command(way, "get", "pods"), victim.environment).code == 0
+    check_record(victim, why, close_reason)
