@@ -148,16 +148,6 @@ class Conditions(Protocol):
         ...
 
 
-class NoConditions:
-    """Where no conditions can be evaluated: a rule that has one is refused."""
-
-    def check(self, text: str) -> str:
-        return "conditions (when) cannot be evaluated here"
-
-    def compile(self, text: str) -> Condition:
-        raise AssertionError("a condition was compiled that no check let pass")
-
-
 @attrs.frozen(eq=False)
 class Decision:
     """What was decided, and by which rule. There is one object for each rule of a bundle."""

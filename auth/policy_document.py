@@ -40,11 +40,6 @@ CheckCondition: TypeAlias = Callable[[str], str]
 """Says what is wrong with a condition; an empty text when nothing is."""
 
 
-def parse_policy(source: Source, check_condition: CheckCondition) -> Policy:
-    """Read one policy; raises PolicyError."""
-    return policy_of(read(source), source, check_condition)
-
-
 def policy_of(item: Item, source: Source, check_condition: CheckCondition) -> Policy:
     """Check what was read from a source; raises PolicyError."""
     checker = Checker(source.file)
@@ -61,6 +56,17 @@ def kind_of(item: Item) -> str:
         if kind is not None and isinstance(kind.value, str):
             return kind.value
     return ""
+
+
+def name_of(source: Source) -> str:
+    """The name that a document gives its policy; empty where none can be read."""
+    try:
+        document = read(source).data()
+    except PolicyError:
+        return ""
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 class _Reader:

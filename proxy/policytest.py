@@ -13,7 +13,7 @@ import attrs
 from auth.conditions import CelConditions
 from auth.policy import Bundle, asked_of, compile_bundle
 from auth.policy_checker import Checker
-from auth.policy_document import kind_of
+from auth.policy_document import kind_of, name_of
 from auth.policy_text import Item, PolicyError, Source, read
 from auth.requestinfo import BadTarget, RequestInfo, parse
 
@@ -74,18 +74,9 @@ def merged(
     current: Iterable[str], proposed: Sequence[Source], *, only: bool, without: Iterable[str] = ()
 ) -> list[Source]:
     """The documents that would be in force after `proposed` were applied to `current`, some being removed."""
-    names = {*without, *(_name_of(source) for source in proposed)}
-    kept = [] if only else [source for source in map(Source, current) if _name_of(source) not in names]
+    names = {*without, *(name_of(source) for source in proposed)}
+    kept = [] if only else [source for source in map(Source, current) if name_of(source) not in names]
     return [*kept, *proposed]
-
-
-def _name_of(source: Source) -> str:
-    try:
-        document = read(source).data()
-    except PolicyError:
-        return ""
-    metadata = document.get("metadata") if isinstance(document, dict) else None
-    return str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
 
 
 def request_for(

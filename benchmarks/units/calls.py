@@ -20,9 +20,10 @@ from audit.record import Event
 from audit.record import Relay as RecordedRelay
 from audit.recorder import Recorder
 from auth.bundled import first_sources
+from auth.conditions import CelConditions
 from auth.impersonation import impersonation_headers
 from auth.keys import KeySet, SigningKey
-from auth.policy import NoConditions, compile_bundle
+from auth.policy import compile_bundle
 from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.succession import TrustedKeys
@@ -110,7 +111,7 @@ class Case:
             rules_by_issuer={},
             admin_tokens_by_hash={},
             credentials={"sid-1": agent.id},
-            bundle=compile_bundle(first_sources(), NoConditions(), version=1),
+            bundle=compile_bundle(first_sources(), CelConditions(time.thread_time), version=1),
         )
         self.now = time.time()
         self.token = issue_access(

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from auth.bundled import first_sources, switch
 from auth.conditions import CelConditions
 from auth.policy import Bundle, compile_bundle
-from auth.policy_text import PolicyError, Source, read
+from auth.policy_document import name_of
+from auth.policy_text import PolicyError, Source
 from proxy.hub import tables as t
 from proxy.hub.database import Database
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
@@ -59,7 +60,7 @@ class Policies(Database):
             _compile(sources)
             if only:
                 documents.clear()
-            documents.update({_name_of(source): source for source in sources})
+            documents.update({name_of(source): source for source in sources})
 
         return self._change_policies(change)
 
@@ -123,7 +124,7 @@ class Policies(Database):
     def _change_policies(self, change: Change) -> Bundle:
         with self._transaction() as connection:
             row = self._newest(connection)
-            documents = {_name_of(source): source for source in map(Source, row.documents)}
+            documents = {name_of(source): source for source in map(Source, row.documents)}
             change(documents)
             texts = [source.text.strip("\n") + "\n" for _, source in sorted(documents.items())]
             bundle = _compile([Source(text) for text in texts], version=row.version + 1)
@@ -161,17 +162,6 @@ def _compile(sources: Iterable[Source], *, version: int = 0) -> Bundle:
         return compile_bundle(sources, CelConditions(time.thread_time), version=version)
     except PolicyError as error:
         raise InvalidError(str(error)) from error
-
-
-def _name_of(source: Source) -> str:
-    """The name that a document gives its policy; empty where it has none that can be read."""
-    try:
-        document = read(source).data()
-    except PolicyError:
-        return ""
-    metadata = document.get("metadata") if isinstance(document, dict) else None
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _row(row: sa.Row[tuple[object, ...]]) -> BundleRow:
