@@ -392,14 +392,15 @@ class ServerConnection:
             data = quick.stream.receive_nowait()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
-        if data is None:
-            return
-        if not data:
-            self._eof = True
             if quick.begun is not None:
                 begun, quick.begun = quick.begun, None
                 self._torn = True
                 begun.give_up()
+        if data is None:
+            return
+        if not data:
+            # One that has said all and still listens gets its answer, from the task.
+            self._eof = True
             quick.wake()
         elif quick.begun is not None:
             # The next request comes before the answer, and waits for it.

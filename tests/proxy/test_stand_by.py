@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import attrs
 import pytest
@@ -242,11 +243,24 @@ async def test_a_fault_is_raised_where_the_task_waits() -> None:
 async def test_a_client_that_leaves_before_its_answer_is_told_at_once() -> None:
     async with standing_by() as bench:
         await bench.ask()
-        await bench.client.aclose()
+        await trio.aclose_forcefully(bench.client)
         assert await bench.came_back() is None
         assert bench.begun[0].given_up
         with pytest.raises(trio.ClosedResourceError):
             await bench.server.receive_some()
+
+
+async def test_a_client_that_has_said_all_gets_its_answer_from_the_task() -> None:
+    async with standing_by() as bench:
+        await bench.ask()
+        with suppress(ssl.SSLError):
+            bench.client.ssl_object.unwrap()
+        await bench.client.transport_stream.send_all(bench.client._outgoing.read())
+        assert await bench.came_back() is bench.begun[0].head
+        assert bench.connection.take_begun() is bench.begun[0]
+        assert not bench.begun[0].given_up
+        await bench.connection.answer(ok(b"yes"), b"yes")
+        assert (await bench.heard(39)).endswith(b"yes")
 
 
 async def test_a_client_that_leaves_between_requests_ends_the_connection() -> None:

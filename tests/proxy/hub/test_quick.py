@@ -239,7 +239,7 @@ async def test_calls_without_a_task_are_bounded_as_well(line: Line) -> None:
 
 async def test_a_client_that_leaves_ends_its_call_at_the_relay(line: Line) -> None:
     stream = await line.ask()
-    await line.client.aclose()
+    await trio.aclose_forcefully(line.client)
     broken = trio.Event()
     stream.on_reset(broken.set)
     with trio.fail_after(2):
