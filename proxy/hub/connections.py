@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from operator import attrgetter
+
+import trio
 
 from auth.principal import Principal
 from proxy.hub.config import LimitsConfig
@@ -33,11 +36,12 @@ class AgentConnections:
         mine = self._of.setdefault(agent.agent_id, set())
         most = self._limits.of(agent.name).idle_connections
         if most and len(mine) >= most:
-            idle = sorted(
-                (other.idle_until, id(other), other) for other in mine if other.idle_until != math.inf
-            )
+            # Not those that were told to end before, and have not come to it yet.
+            now = trio.current_time()
+            idle = [other for other in mine if now < other.idle_until < math.inf]
+            idle.sort(key=attrgetter("idle_until"))
             # This one will idle too.
-            for _, _, other in idle[: max(0, len(idle) + 1 - most)]:
+            for other in idle[: max(0, len(idle) + 1 - most)]:
                 other.end_idle()
         mine.add(connection)
 

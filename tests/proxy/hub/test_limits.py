@@ -261,3 +261,28 @@ async def test_an_agents_longest_idle_connections_make_room_for_new_ones(autojum
         await trio.sleep(IDLE_S + 60)
         assert len(connections) == 0
         nursery.cancel_scope.cancel()
+
+
+@attrs.define(eq=False)
+class Kept:
+    """A connection that idles, and closes some time after it was told to."""
+
+    idle_until: float
+    told: int = 0
+
+    def end_idle(self) -> None:
+        self.told += 1
+        self.idle_until = trio.current_time()
+
+
+async def test_what_is_closing_makes_room_once(autojump_clock: MockClock) -> None:
+    ann = Principal("ann", "ann", "acme", ["sre"])
+    connections = AgentConnections(attrs.evolve(NONE, idle_connections=3))
+    kept = [Kept(trio.current_time() + 10 + number) for number in range(6)]
+    for each in kept:
+        connections.enter(ann, cast(ServerConnection, each))
+    assert [each.told for each in kept] == [1, 1, 1, 0, 0, 0]
+    for each in kept:
+        connections.leave(cast(ServerConnection, each))
+        connections.leave(cast(ServerConnection, each))
+    assert len(connections) == 0
