@@ -153,6 +153,9 @@ class _Exchange:
 
     def outcome(self, reason: CloseReason, failure: Failure | None) -> Outcome:
         tally = self.tally
+        if failure is not None and tally.status and failure.processed is not Processed.YES:
+            # Whoever lost the rest of an answer cannot know it; but where it began, the request was seen.
+            failure = attrs.evolve(failure, processed=Processed.YES)
         return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
 
     async def _client_failed(self, failure: Failure) -> Outcome:

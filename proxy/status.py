@@ -103,15 +103,30 @@ def failure_status(failure: Failure, method: bytes, *, upgrade: bool = False) ->
     Where the request may have been acted on, a request that changes something (an upgrade is one, whatever
     its method) is never answered with a code that invites to send it again.
     """
-    if failure.processed is Processed.NO or (method in _SAFE_METHODS and not upgrade):
-        return _plain(failure)
     status = _plain(failure)
-    doubt = "may still be processing" if failure.processed is Processed.MAYBE else "was given"
-    message = f"{status.message}; the API server {doubt} this request, look before you send it again"
+    safe = method in _SAFE_METHODS and not upgrade
+    message = with_processed(status.message, failure.processed, safe=safe)
+    if failure.processed is Processed.NO or safe:
+        return Status(status.code, status.reason, message)
     # A refusal by name stays one; anything that sounds like "try again" becomes a timeout.
     if status.code in {503, 429}:
         return Status(504, "Timeout", message)
     return Status(status.code, status.reason, message)
+
+
+def with_processed(message: str, processed: Processed, *, safe: bool = False) -> str:
+    """A failure's message, and whether the API server saw the request; `safe` is one that changes nothing."""
+    match processed:
+        case Processed.NO:
+            return f"{message}; the API server has not seen this request"
+        case Processed.MAYBE:
+            doubt = "may have seen" if safe else "may still be processing"
+        case Processed.YES:
+            doubt = "has seen"
+        case _:
+            assert_never(processed)
+    advice = "" if safe else ", look before you send it again"
+    return f"{message}; the API server {doubt} this request{advice}"
 
 
 def _plain(failure: Failure) -> Status:

@@ -28,25 +28,32 @@ class Backoff:
         """`chance` returns numbers in [0, 1)."""
         self._chance = chance
         self._failures = 0
+        self._hurried = False
+        """The last session was told to go when it was young."""
 
     def note_session(self, lived_s: float) -> None:
         """Take note that a session has ended."""
         if lived_s >= SESSION_LIVED_S:
             self._failures = 0
+            self._hurried = False
 
     def wait_after_goaway_s(self, lived_s: float, retry_after_s: float = 0.0) -> float:
         """Return how long to wait when the hub says GOAWAY to a session that goes on: not at all.
 
-        But for what the hub asked for, and for sessions that are told to go as soon as they are there.
+        But for what the hub asked for, and where one session after the other is told to go when it is young.
         """
-        if lived_s < SESSION_LIVED_S:
+        young = lived_s < SESSION_LIVED_S
+        again, self._hurried = young and self._hurried, young
+        if again:
             return self.next_wait_s(retry_after_s)
         return min(retry_after_s, RETRY_AFTER_MAX_S)
 
     def next_wait_s(self, retry_after_s: float = 0.0) -> float:
         """Return how long to wait now; `retry_after_s` is what the hub asked for."""
         delay_s = DELAYS_S[min(self._failures, len(DELAYS_S) - 1)]
-        self._failures += 1
+        # A hub that says when it has room is no hub that fails.
+        if not retry_after_s:
+            self._failures += 1
         drawn_s = delay_s * (1 + self._chance()) / 2
         asked_s = min(retry_after_s, RETRY_AFTER_MAX_S)
         if asked_s <= drawn_s:

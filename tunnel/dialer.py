@@ -231,7 +231,8 @@ class _Dialer:
         lived_s = trio.current_time() - tunnel.opened_at
         self.backoff.note_session(lived_s)
         if going is not None:
-            self._let_go(tunnel, going.drain_ms / 1000)
+            if not session.closed:
+                self._let_go(tunnel, going.drain_ms / 1000)
             wait_s = self.backoff.wait_after_goaway_s(lived_s, going.retry_after_ms / 1000)
             log.info(
                 "the hub at %s goes away (%s): dialling anew in %.1f s, %d streams go on where they are",

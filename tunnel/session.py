@@ -182,6 +182,7 @@ class Session:
         self._ending: tuple[int | None, str] | None = None
         self._ended = trio.Event()
         self._leaving = trio.Event()
+        self._farewell: events.GoAwayReceived | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else "draining" if self.draining else "open"
@@ -369,9 +370,12 @@ class Session:
             await self._leaver.park()
 
     async def wait_going_away(self) -> events.GoAwayReceived | None:
-        """Wait until the peer says that it will go away; None when the session ends without that."""
+        """Wait until the peer says that it will go away; None when the session ends without that.
+
+        It may have ended behind that word.
+        """
         await self._leaving.wait()
-        return None if self._ending is not None else self.peer_going_away
+        return self._farewell
 
     async def wait_closed(self) -> str:
         """Wait for the end of the session; returns why."""
@@ -460,6 +464,8 @@ class Session:
                 case events.GoAwayReceived():
                     self.peer_going_away = event
                     if event.code == CloseCode.DRAINING:
+                        # The last one of a session says something else.
+                        self._farewell = event
                         self._leaving.set()
                     log.info("%s: the peer is going away: %s (%d)", self.peer_name, event.reason, event.code)
                 case events.ContextAdded(context):

@@ -17,14 +17,25 @@ from proxy.cli.errors import ConfigurationFaults
     envvar="HAWSE_HUB_CONFIG",
     help="TOML file; each setting can also come from HAWSE_HUB_… (docs/configuration.md).",
 )
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Take the place of the hub that runs on the same data folder, without a call lost; "
+    "start as usual if none does.",
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def hub(config_file: Path | None, verbose: bool) -> None:
+def hub(config_file: Path | None, replace: bool, verbose: bool) -> None:
     """Run the hub: agents come in by HTTPS, relays by the tunnels that they dial.
 
     Without any configuration it listens on 127.0.0.1:8443 with a certificate of a development CA, keeps its
     data under the XDG data folder, and its admin API listens on 127.0.0.1:8444. `hawse admin` on the same
-    machine finds it by itself. SIGTERM stops it after a short grace for what is under way.
+    machine finds it by itself. SIGTERM stops it after a grace for what is under way, a second one at once.
+
+    With --replace it is given the sockets of the hub that runs, which then finishes what it has begun and
+    ends by itself. If this one cannot start, that one goes on.
     """
+    from functools import partial
+
     from audit.store import AuditUnavailable
     from proxy.cli.logs import configure_logging
     from proxy.cli.service import run_service
@@ -41,4 +52,4 @@ def hub(config_file: Path | None, verbose: bool) -> None:
     except ConfigError as error:
         raise ConfigurationFaults("hub", error.faults) from error
     known = DataDirError, FileError, StoreUnavailableError, AuditUnavailable, OSError
-    run_service(run_hub, config, "hub", known)
+    run_service(partial(run_hub, replace=replace), config, "hub", known)

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 
 import attrs
-import trio
 from msgspec.structs import replace
 
 from audit.ids import new_eid
@@ -21,6 +20,7 @@ from audit.recorder import Recorder
 from audit.store import AuditUnavailable
 from auth.principal import Principal
 from auth.tokens import TokenError
+from proxy.drain import Underway
 from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.head import RequestHead, ResponseHead
@@ -32,19 +32,37 @@ from proxy.hub.decisions import Verdict, judge
 from proxy.hub.direct import DirectOutbound, DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
+from proxy.hub.held import HeldBody
 from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GUARDRAILS, Trail, impersonated, recorded_relay
 from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, plain, sandboxed
-from proxy.status import DENIAL_BYTES_MAX, STATUS_BYTES_MAX, failure_response, status_response
+from proxy.status import (
+    DENIAL_BYTES_MAX,
+    STATUS_BYTES_MAX,
+    failure_response,
+    status_response,
+    with_processed,
+)
 from proxy.tunnelled import TunnelOutbound
 from tunnel import Draining, SessionClosed, Stream, TooManyStreams
 
-# The first attempt, and one more: under a fresh token, or at another relay.
-ATTEMPTS_MAX = 2
-_TRY_AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.DRAINING})
+# The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
+ATTEMPTS_MAX = 4
+# After which another relay of the cluster may take what this one did not.
+_ELSEWHERE = frozenset(
+    {
+        StreamCode.REFUSED,
+        StreamCode.DRAINING,
+        StreamCode.DIAL_FAILED,
+        StreamCode.DETACH_EXPIRED,
+        StreamCode.OVERLOADED,
+    }
+)
+# And the same one, if there is no other: it may have been full for a moment, or have come back.
+_AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.DRAINING})
 
 _log = logging.getLogger("hawse.hub.calls")
 
@@ -87,8 +105,7 @@ class Calls:
     """Whoever serves runs it beside as well, on `live`."""
 
     admission: Admission = attrs.field(init=False)
-    _idle: trio.Event | None = None
-    """Only while somebody waits for it."""
+    underway: Underway = attrs.Factory(Underway)
 
     @live.default
     def _live_calls(self) -> LiveCalls:
@@ -130,13 +147,6 @@ class Calls:
         if longest_s is not None:
             left_s = live.began_at + longest_s - time.time()
             self.live.limit(live, left_s, f"{verdict.rule} allows {longest_s:.0f} s, and they are over")
-
-    async def wait_idle(self) -> None:
-        """Return once no call is under way."""
-        while self.streams:
-            if self._idle is None:
-                self._idle = trio.Event()
-            await self._idle.wait()
 
     async def handle(
         self,
@@ -207,20 +217,19 @@ class Calls:
         self.streams[agent_id] = self.streams.get(agent_id, 0) + 1
         self.live.enter(live)
         self._limit(live, live.call.verdict)
+        self.underway.begin(long=_is_long(live.call))
 
     def leave(self, live: LiveCall) -> None:
         """A call is over, and its end on the way into the trail."""
         self.live.leave(live)
         self.limits.leave(live)
+        self.underway.end(long=_is_long(live.call))
         streams, agent_id = self.streams, live.call.agent.id
         left = streams[agent_id] - 1
         if left:
             streams[agent_id] = left
             return
         del streams[agent_id]
-        if not streams and self._idle is not None:
-            self._idle.set()
-            self._idle = None
 
     def opening(self, live: LiveCall, *, phase: Phase = Phase.COMPLETE) -> Event:
         """The event of a call as it began: the intent, or what a read's becomes."""
@@ -276,7 +285,8 @@ class Calls:
             outcome = await self._forward(connection, live, opened)
         finally:
             if outcome is None:
-                stopped = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
+                seen = Processed.YES if live.tally.status else Processed.MAYBE
+                stopped = Failure(StreamCode.CANCEL, seen, "the client or the hub went away")
                 outcome = _failed(live.failure or stopped, CloseReason.CLIENT_GONE, live.tally)
             self.close(live, opening, outcome, began_s)
 
@@ -309,7 +319,11 @@ class Calls:
             live.guardrail = guardrail_of(head)
             return answer_head(call, head)
 
-        renew = False
+        held = None if call.head.body_length == 0 else HeldBody(connection)
+        inbound = connection if held is None else held
+        renew = renewed = parked = False
+        tried: list[LiveRelay] = []
+        relay = None if opened is None else opened.relay
         for _ in range(ATTEMPTS_MAX):
             if live.ended is not None:
                 outcome = _failed(Failure(live.ended.code, Processed.NO, ""), CloseReason.REVOKED, live.tally)
@@ -319,8 +333,9 @@ class Calls:
             try:
                 if call.cluster.mode is Mode.TUNNEL:
                     if opened is None:
-                        relay = self.registry.session(call.cluster.id)
+                        relay = relay or self.registry.session(call.cluster.id)
                         opened = self.open_stream(call, inner, relay, renew=renew)
+                    relay = opened.relay
                     live.relay = recorded_relay(opened.relay.instance, opened.relay.version)
                     live.impersonated = opened.impersonated
                     outbound: Outbound = TunnelOutbound(opened.stream, inner)
@@ -328,8 +343,11 @@ class Calls:
                 else:
                     outbound = await self._open_direct(live, inner, renew=renew)
             except ClusterOffline as error:
+                if not parked and await self.registry.arrivals.wait_for(call.cluster.id):
+                    parked, relay = True, None
+                    continue
                 live.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
-                head, body = status_response(503, "", str(error))
+                head, body = status_response(503, "", with_processed(str(error), Processed.NO))
                 await connection.answer(head, body)
                 live.tally.status = head.status
                 return _failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
@@ -339,17 +357,29 @@ class Calls:
                 live.outbound = outbound
                 try:
                     explained = ExplainedOutbound(outbound, call.cluster.name)
-                    outcome = await forward(
-                        connection, explained, call.head, on_head=on_head, tally=live.tally
-                    )
+                    outcome = await forward(inbound, explained, call.head, on_head=on_head, tally=live.tally)
                 finally:
                     live.outbound = None
                     await outbound.aclose()
             live.failure = outcome.failure
-            if not _may_try_again(outcome):
+            failure = outcome.failure
+            if failure is None or failure.processed is not Processed.NO or outcome.status:
+                break
+            if held is not None and not held.whole:
                 break
             # A relay that takes no more would not take it under another token either.
-            renew = outcome.failure is not None and outcome.failure.code is StreamCode.UNAUTHENTICATED
+            if failure.code is StreamCode.UNAUTHENTICATED and renewed:
+                break
+            renew = failure.code is StreamCode.UNAUTHENTICATED
+            renewed = renewed or renew
+            if relay is not None and failure.code in _ELSEWHERE:
+                tried.append(relay)
+                relay = self.registry.sibling(call.cluster.id, tried)
+            if failure.code not in _AGAIN and (relay is None or failure.code not in _ELSEWHERE):
+                break
+            if held is not None:
+                held.rewind()
+                live.tally.bytes_in = 0
         if outcome.failure is None or outcome.status or outcome.close_reason is CloseReason.CLIENT_GONE:
             return outcome
         # The answer has not begun, so the client can still be told what became of its request.
@@ -360,7 +390,7 @@ class Calls:
         elif outcome.failure.code is StreamCode.UNAUTHENTICATED:
             # The agent's own credential was in order: a 401 would send its user to log in again.
             message = f"the relay of this cluster does not accept its hub: {outcome.failure.reason}"
-            head, body = status_response(503, "", message)
+            head, body = status_response(503, "", with_processed(message, outcome.failure.processed))
         else:
             upgrade = call.head.upgrade is not None
             audit_header = ((b"audit-id", live.eid.encode("ascii")),)
@@ -434,19 +464,9 @@ def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
     return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
 
 
-def _may_try_again(outcome: Outcome) -> bool:
-    """Whether the relay refused before anything was processed, and nothing of the request is gone.
-
-    A refused token is renewed for the second attempt, and a relay that takes no more has a sibling perhaps.
-    """
-    failure = outcome.failure
-    return (
-        failure is not None
-        and failure.code in _TRY_AGAIN
-        and failure.processed is Processed.NO
-        and not outcome.status
-        and not outcome.bytes_in
-    )
+def _is_long(call: Call) -> bool:
+    """Whether it is a watch, a followed log or an upgrade."""
+    return call.asked.long_running or call.head.upgrade is not None
 
 
 def _refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:

@@ -27,6 +27,10 @@ STREAMS_PER_AGENT_MAX = 10_000
 RELAYS_PER_CLUSTER = 2
 # With as many that are going away, still what the registry keeps of one cluster.
 RELAYS_PER_CLUSTER_MAX = 8
+# A hub that stops is away for everybody, and the next one usually waits for its end.
+STOP_GRACE_S = 10
+REPLACED_GRACE_S = 900
+STOP_GRACE_MAX_S = 86_400
 # Each is one search over the query of every call.
 MASKS_MAX = 100
 
@@ -104,6 +108,16 @@ class AuditConfig:
 
 
 @attrs.frozen
+class StopConfig:
+    """How the hub stops."""
+
+    grace_s: int = STOP_GRACE_S
+    """What is under way at SIGTERM may go on for so long; whoever sends SIGKILL must wait longer."""
+    replaced_grace_s: int = REPLACED_GRACE_S
+    """The same for a hub that another one has replaced, for which nobody waits."""
+
+
+@attrs.frozen
 class HubConfig:
     """Everything `hawse hub` can be told."""
 
@@ -116,6 +130,7 @@ class HubConfig:
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()
     audit: AuditConfig = AuditConfig()
+    stop: StopConfig = StopConfig()
 
     @public_url.default
     def _public_url_beside_listen(self) -> str:
@@ -173,6 +188,9 @@ def _check(config: HubConfig) -> list[str]:
         faults.extend(_check_limits(f"limits.agents.{name}", own))
     if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
         faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")
+    for name, grace_s in attrs.asdict(config.stop).items():
+        if not 0 <= grace_s <= STOP_GRACE_MAX_S:
+            faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
     return faults
 

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from proxy.hub import tables as t
 from proxy.hub.entities import AgentState
 from proxy.hub.errors import ConflictError, NotFoundError, StoreUnavailableError
-from proxy.hub.migrations import MigrationError, migrate
+from proxy.hub.migrations import MigrationError, MigrationNeededError, migrate
 from proxy.hub.rules import shown
 
 BUSY_TIMEOUT_MS = 5000
@@ -27,8 +27,11 @@ BUSY_TIMEOUT_MS = 5000
 class Database:
     """What a store stands on. `clock` gives epoch seconds."""
 
-    def __init__(self, path: Path, *, org: str, clock: Callable[[], float]) -> None:
-        """Open the database, making or migrating it; raises StoreUnavailableError."""
+    def __init__(self, path: Path, *, org: str, clock: Callable[[], float], shared: bool = False) -> None:
+        """Open the database, making or migrating it; raises StoreUnavailableError.
+
+        `shared` with another process that runs on it, it is not migrated.
+        """
         self._org = org
         self._clock = clock
         # Made here, so that it is its owner's alone from the first byte; SQLite gives its -wal and -shm
@@ -47,7 +50,13 @@ class Database:
         sa.event.listen(self._engine, "begin", _begin_immediate)
         try:
             with self._transaction() as connection:
-                migrate(connection)
+                migrate(connection, shared=shared)
+        except MigrationNeededError as error:
+            self.close()
+            raise StoreUnavailableError(
+                f"this version would change the form of {path}, which the hub that runs still uses: "
+                "stop that hub, then start this one"
+            ) from error
         except (MigrationError, StoreUnavailableError) as error:
             self.close()
             raise StoreUnavailableError(

@@ -3,8 +3,9 @@
 The folder is 0700 and each file 0600, made so from its first byte. Losing the signing keys or the pepper
 loses every agent and relay; `hawse admin backup` copies all of it.
 
-    hub.lock            held by the running hub; a second one on the same folder refuses to start
-    boots/              a locked file for each hub that lives
+    hub.lock            held by the hub that listens; a second one starts only in its place
+    hub.sock            where that hub gives its place to the one that replaces it
+    boots/              a locked file for each hub that lives, those that only finish what they had begun too
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
     keys/succession     how each key named the next, oldest first (auth/succession.py)
@@ -45,7 +46,7 @@ class FolderInUseError(DataDirError):
     def __init__(self, path: Path, pid: str) -> None:
         super().__init__(
             f"another process{f' ({pid})' if pid else ''} runs on {path}: stop that hub first, "
-            "or give this one another data_dir"
+            "take its place by --replace, or give this one another data_dir"
         )
         self.path = path
         self.pid = pid
@@ -139,6 +140,14 @@ class DataDir:
         return self.path / "tls"
 
     @property
+    def lock_file(self) -> Path:
+        return self.path / "hub.lock"
+
+    @property
+    def door_file(self) -> Path:
+        return self.path / "hub.sock"
+
+    @property
     def boots_dir(self) -> Path:
         return self.path / "boots"
 
@@ -151,7 +160,7 @@ class DataDir:
 
         Raises FolderInUseError when another process holds it.
         """
-        descriptor = os.open(self.path / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

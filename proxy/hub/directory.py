@@ -152,14 +152,16 @@ def _tell_faults(snapshot: Snapshot, *, known: Collection[str]) -> None:
 
 
 @asynccontextmanager
-async def open_directory(path: Path, *, org: str, clock: Callable[[], float]) -> AsyncIterator[Directory]:
+async def open_directory(
+    path: Path, *, org: str, clock: Callable[[], float], shared: bool = False
+) -> AsyncIterator[Directory]:
     """Open the store (making or migrating it) and read the first snapshot; raises StoreUnavailableError.
 
-    At the end what was used is written down, within a deadline, and the store is closed.
+    `shared`: another hub still runs on it. At the end what was used is written down, within a deadline, and
+    the store is closed.
     """
-    store = await trio.to_thread.run_sync(partial(Store, path, org=org, clock=clock))
+    store = await trio.to_thread.run_sync(partial(Store, path, org=org, clock=clock, shared=shared))
     try:
-        await trio.to_thread.run_sync(store.close_relays)
         directory = Directory(store, await trio.to_thread.run_sync(store.snapshot))
         try:
             yield directory

@@ -196,9 +196,19 @@ class Front:
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
             await connection.answer(*status_response(400, "", "/v1/tunnel is a WebSocket for relays"))
             return False
+        resumes = head.header(b"hawse-session") is not None
+        wait_s = self.relays.limit.admit(trio.current_time(), resumes=resumes)
+        if wait_s:
+            # Before anything is verified: that is what costs.
+            self._turned_away.warning("relays are told to come later: too many at once", trio.current_time())
+            later = (b"retry-after", b"%d" % wait_s)
+            message = f"too many relays connect at once: come back in {wait_s} s"
+            await connection.answer(*status_response(503, "", message, headers=(later,)))
+            return False
         try:
             claims, cluster = self.relays.authenticate(head, self.clock())
         except (TokenError, ReplayedError) as error:
+            self.relays.limit.give_back()
             self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
             )

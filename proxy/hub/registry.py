@@ -9,12 +9,13 @@ it goes away: then the relay has dialled the new one for that reason, and the ol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
 import attrs
 import trio
 
+from proxy.hub.arrivals import Arrivals
 from proxy.hub.contexts import TokenContexts
 from tunnel import Session, SessionClosed
 
@@ -79,6 +80,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._clusters: dict[str, dict[str, LiveRelay]] = {}
+        self.arrivals = Arrivals()
         self._leaving: list[LiveRelay] = []
         """Those whose place another one has taken, and that go on to their end."""
 
@@ -89,6 +91,15 @@ class Registry:
             if relay.usable and (best is None or relay.session.stream_count < best.session.stream_count):
                 best = relay
         return best
+
+    def sibling(self, cluster_id: str, tried: Collection[LiveRelay]) -> LiveRelay | None:
+        """Pick a usable relay of the cluster that was not tried yet; None when there is none."""
+        found = [
+            relay
+            for relay in self._clusters.get(cluster_id, {}).values()
+            if relay.usable and relay not in tried
+        ]
+        return min(found, key=lambda relay: relay.session.stream_count, default=None)
 
     def relays(self) -> Iterator[LiveRelay]:
         """Every live relay, for `relay list`, metrics and drain."""
@@ -115,6 +126,7 @@ class Registry:
             )
         instances[relay.instance] = relay
         superseded = self._displace(replaced) if replaced is not None else None
+        self.arrivals.arrived(relay.cluster_id)
         try:
             yield superseded
         finally:

@@ -17,6 +17,7 @@ from auth.principal import Principal
 from auth.tokens import HelloClaims, TokenError, issue_relay, verify_hello
 from proxy.head import RequestHead
 from proxy.http import ServerConnection
+from proxy.hub.acceptlimit import AcceptLimit
 from proxy.hub.config import HubConfig
 from proxy.hub.contexts import TokenContexts
 from proxy.hub.datadir import SigningKeys
@@ -50,6 +51,11 @@ HELLOS_REMEMBERED_MAX = 100_000
 HELLOS_OF_A_CLUSTER_MAX = 10_000
 
 _Value = TypeVar("_Value")
+
+# Told to come at once when another hub takes over, and then so many a second: below what it accepts.
+GOAWAYS_AT_ONCE = 100
+GOAWAYS_PER_S = 150
+
 _log = logging.getLogger("hawse.hub.relays")
 
 
@@ -68,6 +74,11 @@ class RelayEndpoint:
     software: str
     new_id: Callable[[], str]
     places: Places = attrs.field(init=False)
+    _farewell: Callable[[Session, int], None] | None = None
+    """Said to each session once the hub goes, with how many have been told before."""
+    _replaced: bool = False
+    limit: AcceptLimit = attrs.Factory(AcceptLimit)
+    """Asked before a relay is authenticated."""
     _seen: SeenTokens = attrs.Factory(
         lambda: SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX)
     )
@@ -102,6 +113,27 @@ class RelayEndpoint:
                 relay.end_with("its cluster was removed")
             elif snapshot.find_relay_key(relay.kid) is None:
                 relay.end_with("its key was replaced")
+
+    def leave(self, grace_s: float, *, replaced: bool) -> None:
+        """Tell every relay, and each that still comes, that this hub goes.
+
+        They dial anew at once. If that leads them to another hub (`replaced`) it is for that one to write
+        down where they are, and many are told to come one after the other, below what it accepts in a second.
+        """
+        self._replaced = replaced
+
+        def say(session: Session, before: int) -> None:
+            late = max(0, before - GOAWAYS_AT_ONCE) if replaced else 0
+            session.go_away(
+                code=CloseCode.DRAINING,
+                drain_ms=int(grace_s * 1000),
+                retry_after_ms=late * 1000 // GOAWAYS_PER_S,
+                reason="another hub takes over" if replaced else "the hub stops",
+            )
+
+        self._farewell = say
+        for before, relay in enumerate(self.registry.relays()):
+            say(relay.session, before)
 
     async def serve(
         self,
@@ -186,6 +218,8 @@ class RelayEndpoint:
                     superseded.end_with("superseded by a newer connection of the same relay")
                 # What was taken back while it dialled was told to nobody.
                 self.end_revoked()
+                if self._farewell is not None:
+                    self._farewell(session, 0)
                 _log.info("relay %s of cluster %s is here, from %s", relay.instance, cluster.name, address)
                 self.recorder.complete(event(Kind.RELAY_CONNECTED))
                 relay.announce_keys()
@@ -215,6 +249,8 @@ class RelayEndpoint:
 
     async def _note(self, write: Callable[[Store], _Value]) -> _Value | None:
         """Write down a relay's coming or going; a store that is down costs that line and not the tunnel."""
+        if self._replaced:
+            return None
         try:
             return await self.directory.read(write)
         except StoreUnavailableError as error:

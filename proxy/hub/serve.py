@@ -3,6 +3,9 @@
 From the outside in: the data folder's lock, the sign of life, the audit recorder, the directory, the handlers
 of connections, the accepting of connections. So accepting stops first and what is under way may finish; then
 the sessions; the recorder is the last to close, since each of the others has something to say at its end.
+
+A hub that is replaced (`--replace`) gives its sockets away and goes on like one that was told to stop, but
+for a longer time: its place is taken, and nobody waits for its end.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
@@ -21,6 +25,7 @@ from audit.mask import Masks
 from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
+from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions import Administration
@@ -38,28 +43,34 @@ from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
+from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.sessions import LiveSessions
+from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
-from proxy.listen import open_listeners
 from proxy.startup import settle
-from tunnel import CloseCode, Memory
+from tunnel import Memory
 
-# How long what is under way may go on after SIGTERM, before its connections are cut.
-STOP_GRACE_S = 10.0
 # All tunnels together: windows, ledgers and heads (PROTOCOL.md, "Memory").
 TUNNEL_MEMORY_BYTES_MAX = 512 * 1024 * 1024
+
+# Whose relays may be expected back when the hub starts: those that were there this long before. An operator
+# may take some minutes from the old hub's end to the new one's start.
+SEEN_RECENTLY_S = 600.0
+# Between two looks whether the agents' connections have ended.
+IDLE_LOOK_S = 0.25
 
 _log = logging.getLogger("hawse.hub")
 
 
-async def run_hub(config: HubConfig) -> None:
-    """Run the hub until SIGTERM or SIGINT.
+async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
+    """Run the hub until SIGTERM or SIGINT, or until another one has replaced it.
 
-    Raises, some from within exception groups, DataDirError, FileError, StoreUnavailableError and
-    AuditUnavailable, and OSError when it cannot listen.
+    With `replace` it takes the place of the hub that runs on the same data folder, if one does. Raises, some
+    from within exception groups, DataDirError, FileError, StoreUnavailableError and AuditUnavailable, and
+    OSError when it cannot listen; the hub that was to be replaced then goes on.
     """
     raise_file_limit()
     data = DataDir.open(config.data_dir)
@@ -67,7 +78,7 @@ async def run_hub(config: HubConfig) -> None:
     software = f"hawse/{version('hawse')}"
     trail = Trail(config.org)
     async with AsyncExitStack() as stack:
-        stack.enter_context(data.locked())
+        premises = await stack.enter_async_context(open_premises(config, data, boot, replace=replace))
         boots = Boots(data.boots_dir)
         stack.enter_context(boots.announced(boot))
         pepper = data.pepper()
@@ -81,12 +92,13 @@ async def run_hub(config: HubConfig) -> None:
             open_recorder(store, org=config.org, boot=boot, lives=boots.lives)
         )
         directory = await stack.enter_async_context(
-            open_directory(data.store_file, org=config.org, clock=time.time)
+            open_directory(
+                data.store_file, org=config.org, clock=time.time, shared=premises.predecessor is not None
+            )
         )
         recorder.complete(trail.hub(Kind.HUB_STARTED, software))
         await ensure_local_token(data, directory, pepper)
         tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
-        tell_endpoint()
         async with trio.open_nursery() as upkeep:
             upkeep.start_soon(ring.run)
             upkeep.start_soon(certificate.keep_current, tell_endpoint)
@@ -155,34 +167,59 @@ async def run_hub(config: HubConfig) -> None:
                 relays_per_cluster=config.limits.relays_per_cluster,
             )
             app = admin_app(administration, recorder, metrics, time.time)
-            await _serve(config, front, AdminFront(app, certificate), registry)
+            settle()
+            await premises.claim()
+            # As the one before has left them; its relays come back to this one.
+            seen = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
+            registry.arrivals.expect(seen)
+            await directory.change(Store.close_relays)
+            tell_endpoint()
+            await _serve(config, premises, front, AdminFront(app, certificate), registry)
             upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
 
 
-async def _serve(config: HubConfig, front: Front, admin: AdminFront, registry: Registry) -> None:
-    """Accept and handle connections until a signal, and then a little longer."""
+async def _serve(
+    config: HubConfig, premises: Premises, front: Front, admin: AdminFront, registry: Registry
+) -> None:
+    """Accept and handle connections until a signal or a successor comes, and then finish what was begun."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as handlers:
-            async with trio.open_nursery() as accepting:
-                listeners = await open_listeners(config.listen)
-                accept = partial(trio.serve_listeners, handler_nursery=handlers)
-                accepting.start_soon(accept, front.handle_client, listeners)
-                accepting.start_soon(accept, admin.handle_client, await open_listeners(config.admin.listen))
-                settle()
-                front.ready = True
-                _log.info("the hub is ready at %s (listens on %s)", config.public_url, config.listen)
-                async for _ in signals:
-                    break
-                accepting.cancel_scope.cancel()
-            front.ready = False
-            _log.info("stopping: %.0f s for what is under way", STOP_GRACE_S)
-            for relay in registry.relays():
-                relay.session.go_away(
-                    code=CloseCode.DRAINING,
-                    drain_ms=int(STOP_GRACE_S * 1000),
-                    reason="the hub stops",
-                )
-            with trio.move_on_after(STOP_GRACE_S):
-                await front.calls.wait_idle()
+            acceptor = Acceptor(premises, front, admin, handlers)
+            replaced = await acceptor.accept_until_told(signals, config.public_url)
+            front.deadlines.ending = True
+            grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
+            front.relays.leave(grace_s, replaced=replaced)
+            async with trio.open_nursery() as finishing:
+                finishing.start_soon(_hurry, signals, front, finishing.cancel_scope)
+                await _finish(front, grace_s, replaced=replaced)
+                finishing.cancel_scope.cancel()
             handlers.cancel_scope.cancel()
+
+
+async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.CancelScope) -> None:
+    async for number in signals:
+        name, count = signal.Signals(number).name, front.calls.underway.count
+        _log.warning("%s again: %d calls are cut", name, count)
+        finishing.cancel()
+
+
+async def _finish(front: Front, grace_s: float, *, replaced: bool) -> None:
+    """Wait for the end of what is under way, for the grace at most.
+
+    Agents keep connections open between two calls, and one that is closed then may meet a call that is on its
+    way. So a hub that was replaced waits for their next call, answers it as the last one of its connection,
+    and closes what is still idle after a minute.
+    """
+    underway = front.calls.underway
+    _log.info(
+        "%d calls are under way, %d of them streams: they have %.0f s (%.0f s what is no stream); "
+        "another signal cuts them",
+        underway.count, underway.long, grace_s, min(PLAIN_S, grace_s),
+    )  # fmt: skip
+    idle_until = trio.current_time() + (PLAIN_S if replaced else 0.0)
+    with trio.move_on_after(grace_s):
+        while await underway.wait_drained(grace_s):
+            if not front.deadlines.watched or trio.current_time() >= idle_until:
+                break
+            await trio.sleep(IDLE_LOOK_S)

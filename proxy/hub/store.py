@@ -442,6 +442,12 @@ class Store(Credentials, Federation, Policies):
                 .values(last_seen_at=now, disconnected_at=now)
             )
 
+    def clusters_seen(self, since: float) -> set[str]:
+        """The ids of the clusters of which a relay was last seen after `since`."""
+        seen = t.relay_instances.c
+        with self._transaction() as connection:
+            return set(connection.scalars(sa.select(seen.cluster_id).where(seen.last_seen_at > since)))
+
     def close_relays(self) -> None:
         """Mark every relay as gone, when a hub starts: those of its last run ended with it."""
         with self._transaction() as connection:

@@ -77,6 +77,12 @@ def test_every_failure_has_an_honest_answer(code, processed, method, upgrade):
     assert json.loads(body)["reason"] == status.reason
     # client-go would repeat the request on its own, a POST too.
     assert head.header(b"retry-after") is None
+    seen = {
+        Processed.NO: "has not seen this request",
+        Processed.MAYBE: "may ",
+        Processed.YES: "has seen this request",
+    }
+    assert f"the API server {seen[processed]}" in status.message
     changing = upgrade or method == b"POST"
     if changing and processed is not Processed.NO:
         assert status.code not in {429, 503}

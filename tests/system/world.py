@@ -59,6 +59,8 @@ class World:
     api_key: str = ""
     sandbox: Daemon | None = None
     hub: Daemon | None = None
+    hubs: int = 1
+    """How many have been started in place of one another."""
     relays: dict[str, Daemon] = attrs.Factory(dict)
 
     @property
@@ -136,9 +138,22 @@ class World:
         self.hub = self.daemons.start("hub", ["hawse", "hub", "--config", config, *self.flags])
         self.hub.wait_for("hub is ready")
 
-    def start_relay(self, way: str) -> None:
+    def replace_hub(self) -> Daemon:
+        """Have another process take over from the hub that runs; returns the old one."""
+        old = self.hub
+        assert old is not None
+        self.hubs += 1
+        config = str(self.folder / "hub.toml")
+        argv = ["hawse", "hub", "--replace", "--config", config, *self.flags]
+        self.hub = self.daemons.start(f"hub-{self.hubs}", argv)
+        self.hub.wait_for("hub is ready")
+        return old
+
+    def start_relay(self, way: str, instance: str = "") -> None:
+        """Start the relay of a way, or another instance of it."""
         relay = self.folder / f"relay-{way}"
         environment = {
+            **({"HAWSE_RELAY_INSTANCE": instance} if instance else {}),
             "HAWSE_RELAY_KUBECONFIG": str(self.relay_kubeconfig),
             "HAWSE_RELAY_HEALTH_LISTEN": f"127.0.0.1:{free_port()}",
             **self.relay_environment,
@@ -150,9 +165,10 @@ class World:
                 "HAWSE_RELAY_DIRECT_KEY": str(self.folder / "direct.key"),
             }
         argv = ["hawse", "relay", "--config", str(relay / "relay.toml"), *self.flags]
-        self.relays[way] = self.daemons.start(f"relay-{way}", argv, environment)
+        name = f"{way}-{instance}" if instance else way
+        self.relays[name] = self.daemons.start(f"relay-{name}", argv, environment)
         if way == "direct":
-            self.relays[way].wait_for("listening for the hub")
+            self.relays[name].wait_for("listening for the hub")
 
     def wait_for_tunnel(self, deadline_s: float = DEADLINE_S) -> None:
         deadline = time.monotonic() + deadline_s

@@ -743,7 +743,8 @@ async def test_who_goes_away_may_still_open_and_the_other_side_hears_of_it(
         await opened.aclose()
         pair.cut()
         await pair.dialer.wait_closed()
-        assert await pair.dialer.wait_going_away() is None
+        assert await pair.dialer.wait_going_away() is heard[0]
+        assert await pair.listener.wait_going_away() is None
         assert not pair.listener.may_open
 
 

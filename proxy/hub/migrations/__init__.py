@@ -19,8 +19,16 @@ class MigrationError(Exception):
     """The database was written by a newer version, or by something else."""
 
 
-def migrate(connection: sa.Connection) -> None:
-    """Run what is missing, in the connection's transaction: all of it or nothing. Raises MigrationError."""
+class MigrationNeededError(Exception):
+    """The database has an older shape, and another process is at work in that shape."""
+
+
+def migrate(connection: sa.Connection, *, shared: bool = False) -> None:
+    """Run what is missing, in the connection's transaction: all of it or nothing.
+
+    Raises MigrationError, and MigrationNeededError if something is missing in a database that is `shared`
+    with another process.
+    """
     config = Config()
     # ConfigParser would read a % in the path as the start of an interpolation.
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
@@ -31,4 +39,6 @@ def migrate(connection: sa.Connection) -> None:
     if found is not None and found not in known:
         raise MigrationError(f"the database is at revision {found}, which this version does not know")
     if found != scripts.get_current_head():
+        if shared:
+            raise MigrationNeededError(f"the database is at revision {found}")
         command.upgrade(config, "head")

@@ -36,6 +36,7 @@ from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Mode
+from proxy.hub.held import HELD_BYTES_MAX
 from proxy.hub.quick import QuickCall, begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store import Store
@@ -226,7 +227,7 @@ def enrol(store: Store) -> None:
 
 
 @asynccontextmanager
-async def relay_of(bench: Bench) -> AsyncIterator[Session]:
+async def relay_of(bench: Bench, instance: str = "relay-1") -> AsyncIterator[Session]:
     """A live relay of the cluster `prod`: yields its end of the session."""
     cluster = bench.directory.current.clusters_by_name["prod"]
     minted = iter(range(100))
@@ -236,7 +237,7 @@ async def relay_of(bench: Bench) -> AsyncIterator[Session]:
 
     async with session_pair() as (hub, relay):
         contexts = TokenContexts(hub, mint, tuple)
-        live = LiveRelay(cluster.id, "prod", "relay-1", "boot", "v1", "192.0.2.9", 0.0, hub, contexts)
+        live = LiveRelay(cluster.id, "prod", instance, "boot", "v1", "192.0.2.9", 0.0, hub, contexts)
         with bench.registry.registered(live):
             yield relay
 
@@ -442,23 +443,23 @@ async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> N
     assert tokens == [b"token-0", b"token-1"]
 
 
-async def test_the_hub_is_idle_once_no_call_is_under_way(bench: Bench) -> None:
-    await bench.calls.wait_idle()
+async def test_the_hub_knows_what_is_under_way(bench: Bench) -> None:
+    underway = bench.calls.underway
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        for _ in range(2):
-            nursery.start_soon(bench.ask, bench.request("GET /clusters/prod/api HTTP/1.1"))
-        first, second = await relay.accept(), await relay.accept()
-        for stream in (first, second):
-            with trio.move_on_after(0.01) as patience:
-                await bench.calls.wait_idle()
-            assert patience.cancelled_caught
+        nursery.start_soon(bench.ask, bench.request("GET /clusters/prod/api HTTP/1.1"))
+        plain = await relay.accept()
+        watch = "GET /clusters/prod/api/v1/pods?watch=true HTTP/1.1"
+        nursery.start_soon(bench.ask, bench.request(watch))
+        long = await relay.accept()
+        assert (underway.count, underway.long) == (2, 1)
+        for stream in (plain, long):
             await stream.send_head(OK)
             await stream.send_all(b"yes")
             await stream.send_eof()
         with trio.fail_after(1):
-            await bench.calls.wait_idle()
-        await first.aclose()
-        await second.aclose()
+            assert await underway.wait_drained(60)
+        await plain.aclose()
+        await long.aclose()
     assert bench.calls.streams == {}
 
 
@@ -480,6 +481,162 @@ async def test_a_call_that_one_relay_does_not_take_goes_to_another(bench: Bench,
         status, _, body = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
     assert (status, body) == (200, b"yes")
     assert len(await bench.trail()) == 1
+
+
+POST = ("POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 6")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        StreamCode.REFUSED,
+        StreamCode.DRAINING,
+        StreamCode.DIAL_FAILED,
+        StreamCode.DETACH_EXPIRED,
+        StreamCode.OVERLOADED,
+    ],
+)
+async def test_a_post_that_one_relay_refuses_goes_whole_to_its_sibling(
+    bench: Bench, code: StreamCode
+) -> None:
+    bodies: list[bytes] = []
+    refusing: list[Session] = []
+
+    async def serve(relay: Session) -> None:
+        stream = await relay.accept()
+        # All of the body has crossed before it is refused.
+        bodies.append(await read_all(stream))
+        if not refusing:
+            refusing.append(relay)
+            stream.reset(code, processed=Processed.NO, reason="not here")
+            await serve(relay)
+            return
+        await stream.send_head(OK)
+        await stream.send_all(b"yes")
+        await stream.send_eof()
+        await stream.aclose()
+
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
+        nursery.start_soon(serve, a)
+        nursery.start_soon(serve, b)
+        status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
+        nursery.cancel_scope.cancel()
+    assert (status, body) == (200, b"yes")
+    assert bodies == [b"create", b"create"]
+    _, closing = await bench.trail()
+    assert closing["relay"]["instance"] == ("b" if refusing == [a] else "a")  # type: ignore[index]
+    assert closing["resp"]["processed"] == "yes"  # type: ignore[index]
+    assert closing["req"]["body_bytes"] == 6  # type: ignore[index]
+
+
+@pytest.mark.parametrize("processed", [Processed.MAYBE, Processed.YES])
+async def test_what_may_have_been_processed_is_sent_once(bench: Bench, processed: Processed) -> None:
+    opened = 0
+
+    async def serve(relay: Session) -> None:
+        nonlocal opened
+        while True:
+            stream = await relay.accept()
+            opened += 1
+            await read_all(stream)
+            stream.reset(StreamCode.DRAINING, processed=processed, reason="gone")
+
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
+        nursery.start_soon(serve, a)
+        nursery.start_soon(serve, b)
+        status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
+        nursery.cancel_scope.cancel()
+    assert (status, opened) == (504, 1)
+    assert b"look before you send it again" in body
+    assert (await bench.trail())[-1]["resp"]["processed"] == processed.name.lower()  # type: ignore[index]
+
+
+async def test_a_body_that_is_not_held_is_sent_once_and_the_agent_told(bench: Bench) -> None:
+    opened = 0
+
+    async def serve(relay: Session) -> None:
+        nonlocal opened
+        while True:
+            stream = await relay.accept()
+            opened += 1
+            await read_all(stream)
+            stream.reset(StreamCode.REFUSED, processed=Processed.NO, reason="full")
+
+    size = HELD_BYTES_MAX + 1
+    line = "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1"
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
+        nursery.start_soon(serve, a)
+        nursery.start_soon(serve, b)
+        status, _, body = await bench.ask(bench.request(line, f"Content-Length: {size}", body=bytes(size)))
+        nursery.cancel_scope.cancel()
+    assert (status, opened) == (503, 1)
+    assert b"the API server has not seen this request" in body
+    assert (await bench.trail())[-1]["resp"]["processed"] == "no"  # type: ignore[index]
+
+
+async def test_a_relay_that_cannot_reach_its_api_server_is_not_asked_twice(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def refuse() -> None:
+            stream = await relay.accept()
+            stream.reset(StreamCode.DIAL_FAILED, processed=Processed.NO, reason="no route")
+
+        nursery.start_soon(refuse)
+        status, _, body = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+        assert relay.accept_nowait() is None
+    assert status == 503
+    assert b"cannot reach its API server: no route; the API server has not seen this request" in body
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while True:
+            if condition():
+                return
+            await trio.sleep(0.001)
+
+
+async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
+    bench.registry.arrivals.expect([bench.directory.current.clusters_by_name["prod"].id])
+    answers: list[tuple[int, bytes]] = []
+
+    async def ask() -> None:
+        status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
+        answers.append((status, body))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        # The intent is written on a thread first.
+        await until(lambda: bench.registry.arrivals.parked == 1)
+        async with relay_of(bench) as relay:
+            async with await relay.accept() as stream:
+                assert await read_all(stream) == b"create"
+                await stream.send_head(OK)
+                await stream.send_all(b"yes")
+                await stream.send_eof()
+                await until(lambda: len(answers) == 1)
+    assert answers == [(200, b"yes")]
+    # From now on its absence is told at once.
+    status, _, body = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+    assert status == 503
+    assert b"offline" in body
+    assert b"the API server has not seen this request" in body
+
+
+async def test_an_answer_that_breaks_off_was_seen_by_the_api_server(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def break_off() -> None:
+            stream = await relay.accept()
+            await stream.send_head(b"HTTP/1.1 200 OK\r\n\r\n")
+            await stream.send_all(b"half")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            stream.reset(StreamCode.DETACH_EXPIRED, processed=Processed.MAYBE, reason="lost", in_line=True)
+
+        nursery.start_soon(break_off)
+        status, _, _ = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+    assert status == 200
+    assert (await bench.trail())[-1]["resp"]["processed"] == "yes"  # type: ignore[index]
 
 
 async def test_a_post_that_may_have_been_processed_is_not_called_unavailable(bench: Bench) -> None:

@@ -100,6 +100,8 @@ async def test_use_is_written_in_batches_and_at_the_end(
         directory.note_agent_used(agent, key, 2.0)
     async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
         assert directory.current.agents_by_name["sre-1"].last_used_at == 2.0
+        # As a hub does that has begun to listen.
+        await directory.change(Store.close_relays)
         (relay,) = await directory.read(Store.relay_instances)
         # A hub that starts has no relays yet, whatever the last one left behind.
         assert (relay.last_seen_at, relay.disconnected_at) == (1500.0, 1500.0)

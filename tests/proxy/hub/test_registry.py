@@ -80,6 +80,16 @@ async def test_a_newer_session_of_an_instance_supersedes_and_outlives_the_old_on
             assert registry.session("c1") is new
 
 
+async def test_a_sibling_is_one_that_was_not_tried() -> None:
+    registry = Registry()
+    async with session_pair() as (first, _), session_pair() as (second, _):
+        a, b = live(first, "a"), live(second, "b")
+        with registry.registered(a), registry.registered(b):
+            assert registry.sibling("c1", [a]) is b
+            assert registry.sibling("c1", [a, b]) is None
+            assert registry.sibling("c2", []) is None
+
+
 async def test_one_that_leaves_goes_on_beside_its_successor() -> None:
     registry = Registry()
     async with session_pair() as (old_session, _), session_pair() as (new_session, _):

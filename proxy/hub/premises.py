@@ -1,0 +1,207 @@
+"""Where a hub lives: the folder's lock, the sockets that it listens on, and the door for its successor.
+
+They are what goes from one process to the next when a hub is replaced; all else each process has of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import attrs
+import trio
+
+from proxy.configuration import Address
+from proxy.hub.adminfront import AdminFront
+from proxy.hub.config import HubConfig
+from proxy.hub.datadir import DataDir, FolderInUseError, FolderLock
+from proxy.hub.front import Front
+from proxy.hub.handover import HandoverError, Place, Succession, close_door, open_door, take_over
+from proxy.listen import listen_on, open_sockets
+
+_log = logging.getLogger("hawse.hub")
+
+
+@attrs.define(eq=False)
+class Premises:
+    """A hub's place; made by open_premises."""
+
+    data: DataDir
+    boot: str
+    lock: FolderLock
+    door: socket.socket
+    front: tuple[Address, list[socket.socket]]
+    """What is configured, and where this process listens for it."""
+    admin: tuple[Address, list[socket.socket]]
+    predecessor: Succession | None
+    """While the one before has not let go."""
+    given_away: bool = False
+
+    async def claim(self) -> None:
+        """Have the one before accept no more, if there is one; raises HandoverError."""
+        if self.predecessor is not None:
+            await self.predecessor.claim()
+            self.lock.sign()
+
+    async def confirm(self) -> None:
+        """Tell the one before that this one accepts; raises HandoverError."""
+        if self.predecessor is not None:
+            await self.predecessor.confirm()
+            _log.info("took over from the hub that ran here; it finishes what it has begun")
+            self.predecessor = None
+
+    def place(self, acceptor: Acceptor) -> Place:
+        """What a successor is given."""
+        return Place(
+            data=self.data,
+            lock=self.lock,
+            door=self.door,
+            listeners={
+                name: (str(address), sockets)
+                for name, (address, sockets) in (("front", self.front), ("admin", self.admin))
+            },
+            boot=self.boot,
+            pause=acceptor.pause,
+            resume=acceptor.resume,
+            log=_log.warning,
+        )
+
+    def give_away(self) -> None:
+        """A successor has it all: this process lets go of its share."""
+        self.given_away = True
+        self._close()
+
+    def _close(self) -> None:
+        for _, sockets in (self.front, self.admin):
+            for each in sockets:
+                each.close()
+        self.door.close()
+        self.lock.release()
+
+    def leave(self) -> None:
+        """Let go of what is still this process's; nobody else can have come in before."""
+        if self.predecessor is not None:
+            self.predecessor.close()
+        elif not self.given_away:
+            close_door(self.data)
+        self._close()
+
+
+@asynccontextmanager
+async def open_premises(
+    config: HubConfig, data: DataDir, boot: str, *, replace: bool
+) -> AsyncIterator[Premises]:
+    """Get a place for the block: one that is free, or with `replace` that of the hub which runs here.
+
+    Raises FolderInUseError, HandoverError, and OSError when an address cannot be listened on.
+    """
+    succession = await take_over(data) if replace else None
+    if succession is not None:
+        lock, door = succession.lock, succession.door
+    else:
+        lock, door = _free_place(data, replace=replace)
+    premises = Premises(data, boot, lock, door, (config.listen, []), (config.admin.listen, []), succession)
+    try:
+        for name, (address, sockets) in (("front", premises.front), ("admin", premises.admin)):
+            found = succession.take(name, str(address)) if succession is not None else []
+            sockets.extend(found or await open_sockets(address))
+        yield premises
+    finally:
+        premises.leave()
+
+
+def _free_place(data: DataDir, *, replace: bool) -> tuple[FolderLock, socket.socket]:
+    if replace:
+        _log.info("no hub runs on %s: there is none to replace", data.path)
+    try:
+        lock = data.lock()
+    except FolderInUseError as error:
+        if not replace:
+            raise
+        raise HandoverError(
+            f"the process {error.pid} that holds {data.path} cannot be asked for its place: stop it first"
+        ) from error
+    try:
+        return lock, open_door(data)
+    except BaseException:
+        lock.release()
+        raise
+
+
+@attrs.define(eq=False)
+class Acceptor:
+    """Accepts the connections of agents, relays and operators, until it is told to stop or to pause.
+
+    The handlers of agents and relays run in `handlers`, and go on when it ends. Operators change the store,
+    so theirs end with the accepting.
+    """
+
+    premises: Premises
+    front: Front
+    admin: AdminFront
+    handlers: trio.Nursery
+    _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    _paused: trio.Event = attrs.Factory(trio.Event)
+    _resumed: trio.Event = attrs.Factory(trio.Event)
+
+    async def accept_until_told(self, signals: AsyncIterator[int], public_url: str) -> bool:
+        """Accept until a signal comes, or a successor; returns whether it was a successor."""
+        replaced = False
+        async with trio.open_nursery() as nursery:
+
+            async def wait_for_signal() -> None:
+                async for _ in signals:
+                    break
+                nursery.cancel_scope.cancel()
+
+            async def wait_for_successor() -> None:
+                nonlocal replaced
+                await self.premises.place(self).give()
+                replaced = True
+                nursery.cancel_scope.cancel()
+
+            await nursery.start(self._accept)
+            await self.premises.confirm()
+            _log.info("the hub is ready at %s (listens on %s)", public_url, self.premises.front[0])
+            nursery.start_soon(wait_for_signal)
+            nursery.start_soon(wait_for_successor)
+        self.front.ready = False
+        if replaced:
+            self.premises.give_away()
+            _log.info("another hub has taken over")
+        else:
+            _log.info("stopping")
+        return replaced
+
+    async def pause(self) -> None:
+        """Accept no more, and let no operator change the store."""
+        self._paused = trio.Event()
+        self._accepting.cancel()
+        await self._paused.wait()
+
+    def resume(self) -> None:
+        """Accept again after a pause."""
+        self._resumed.set()
+
+    async def _accept(self, task_status: trio.TaskStatus[None]) -> None:
+        first = True
+        while True:
+            self._resumed = trio.Event()
+            with trio.CancelScope() as self._accepting:
+                async with trio.open_nursery() as operators:
+                    # Of their own, so that a pause leaves the sockets open.
+                    agents = [listen_on(each) for each in self.premises.front[1]]
+                    others = [listen_on(each) for each in self.premises.admin[1]]
+                    serve = partial(trio.serve_listeners, self.front.handle_client, agents)
+                    await operators.start(partial(serve, handler_nursery=self.handlers))
+                    await operators.start(trio.serve_listeners, self.admin.handle_client, others)
+                    self.front.ready = True
+                    if first:
+                        first = False
+                        task_status.started()
+            self.front.ready = False
+            self._paused.set()
+            await self._resumed.wait()

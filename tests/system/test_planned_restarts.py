@@ -1,0 +1,184 @@
+"""A planned restart kills nothing: of the hub, by a new process in its place; of the relays, one by one."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.system.callers import Caller, calling, shells
+from tests.system.world import NAMESPACE, POD, World, run, running_world
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(240)]
+
+FEW = 3
+MANY = 50
+# The old hub ends once its last exec has ended and its last connection is closed.
+ENDS_WITHIN_S = 20.0
+
+
+@pytest.fixture
+def own_world(tmp_path: Path) -> Iterator[World]:
+    """A world of this test's own, whose hubs come and go."""
+    with running_world(tmp_path) as running:
+        yield running
+
+
+def test_a_hub_is_replaced_under_live_execs_and_calls(own_world: World) -> None:
+    replace_the_hub(own_world, FEW)
+
+
+@pytest.mark.long
+def test_a_hub_is_replaced_under_many_live_execs(own_world: World) -> None:
+    replace_the_hub(own_world, MANY)
+
+
+def test_relays_are_restarted_one_by_one_under_live_execs_and_calls(own_world: World) -> None:
+    restart_the_relays(own_world, FEW)
+
+
+@pytest.mark.long
+def test_relays_are_restarted_one_by_one_under_many_live_execs(own_world: World) -> None:
+    restart_the_relays(own_world, MANY)
+
+
+def test_a_hub_that_cannot_start_leaves_the_running_one_in_its_place(own_world: World) -> None:
+    world = own_world
+    config = (world.folder / "hub.toml").read_text()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        broken = world.folder / "broken.toml"
+        port = taken.getsockname()[1]
+        broken.write_text(
+            config.replace(
+                f'[admin]\nlisten = "127.0.0.1:{world.admin_port}"', f'[admin]\nlisten = "127.0.0.1:{port}"'
+            )
+        )
+        failed = run(["hawse", "hub", "--replace", "--config", str(broken)], {})
+    assert failed.code == 1
+    assert b"cannot listen on 127.0.0.1:%d" % port in failed.err
+    assert world.hub is not None
+    world.hub.wait_for("this one goes on")
+    assert world.kubectl("tunnel", "get", "pod", POD).code == 0
+    # A start without --replace names the way out, and the next try succeeds.
+    refused = run(["hawse", "hub", "--config", str(world.folder / "hub.toml")], {})
+    assert refused.code == 1
+    assert b"--replace" in refused.err
+    assert str(world.hub.process.pid).encode() in refused.err
+    old = world.replace_hub()
+    assert old.process.wait(ENDS_WITHIN_S) == 0
+    assert world.kubectl("tunnel", "get", "pod", POD).code == 0
+
+
+def test_the_calls_of_a_hub_that_is_killed_while_it_finishes_are_closed_by_the_living_one(
+    own_world: World,
+) -> None:
+    world = own_world
+    with shells(world, 1, "tunnel") as (shell,):
+        old = world.replace_hub()
+        assert shell.say(b"still") == b"got still\n"
+        [intent] = execs(world)
+        assert intent["phase"] == "intent"
+        old.process.kill()
+        assert shell.leave()[0] != 0
+        deadline = time.monotonic() + ENDS_WITHIN_S
+        while (phases := [event["phase"] for event in execs(world)]) == ["intent"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert phases == ["intent", "unknown"]
+    assert world.hub is not None
+    world.hub.check()
+
+
+def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(own_world: World) -> None:
+    world = own_world
+    assert world.hub is not None
+    world.hub.process.send_signal(signal.SIGTERM)
+    assert world.hub.process.wait(ENDS_WITHIN_S) == 0
+    world.replace_hub()
+    for _ in range(2):
+        old = world.replace_hub()
+        assert old.process.wait(ENDS_WITHIN_S) == 0
+    assert not [line for line in (world.folder / "hub").glob("boots/*") if line.name == old.name]
+    world.wait_for_tunnel()
+    assert world.kubectl("tunnel", "get", "pod", POD).code == 0
+
+
+def execs(world: World) -> list[dict[str, object]]:
+    found = []
+    for event in world.hub_audit():
+        request = event.get("req")
+        if isinstance(request, dict) and request.get("subresource") == "exec":
+            found.append(event)
+    return found
+
+
+def replace_the_hub(world: World, count: int) -> None:
+    watching = world.popen("tunnel", "get", "pods", "--watch", "--output=name")
+    with shells(world, count, "tunnel") as open_shells, calling(world, "tunnel", "direct") as callers:
+        assert watching.stdout is not None
+        assert watching.stdout.readline() == b"pod/workbench\n"
+        wait_for_calls(callers, 20)
+        old = world.replace_hub()
+        assert old.process.poll() is None
+        wait_for_calls(callers, 20)
+        # The new one answers now, and what was begun with the old one goes on.
+        assert world.kubectl("tunnel", "get", "pod", POD).code == 0
+        for number, shell in enumerate(open_shells):
+            assert shell.say(b"after %d" % number) == b"got after %d\n" % number
+            assert shell.leave() == (0, b"bye\n", b"")
+    assert [failure for caller in callers for failure in caller.failures] == []
+    world.administrator("label", "pod", POD, f"--namespace={NAMESPACE}", "seen=by-watch")
+    assert watching.stdout.readline() == b"pod/workbench\n"
+    watching.kill()
+    watching.communicate()
+    assert old.process.wait(ENDS_WITHIN_S) == 0
+    assert all(event["phase"] != "unknown" for event in world.hub_audit())
+
+
+def restart_the_relays(world: World, count: int) -> None:
+    world.start_relay("tunnel", "second")
+    wait_for_relay(world, "second")
+    with shells(world, count, "tunnel") as open_shells, calling(world, "tunnel") as callers:
+        wait_for_calls(callers, 20)
+        for leaving, coming in (("tunnel", "third"), ("tunnel-second", "fourth")):
+            # As Kubernetes does it by the printed manifests: one is told to go, and the next one comes.
+            world.relays[leaving].process.send_signal(signal.SIGTERM)
+            world.relays[leaving].wait_for("stopping")
+            world.start_relay("tunnel", coming)
+            wait_for_calls(callers, 20)
+            wait_for_relay(world, coming)
+            if leaving == "tunnel":
+                # Those that were not told yet are where they were, and so are those that were.
+                for number, shell in enumerate(open_shells):
+                    assert shell.say(b"between %d" % number) == b"got between %d\n" % number
+                assert world.relays[leaving].process.poll() is None
+        for number, shell in enumerate(open_shells):
+            assert shell.say(b"after %d" % number) == b"got after %d\n" % number
+            assert shell.leave() == (0, b"bye\n", b"")
+        for gone in ("tunnel", "tunnel-second"):
+            assert world.relays[gone].process.wait(ENDS_WITHIN_S) == 0
+        wait_for_calls(callers, 20)
+    assert [failure for caller in callers for failure in caller.failures] == []
+
+
+def wait_for_relay(world: World, instance: str) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        relays = json.loads(world.admin("relay", "list", "--json"))
+        if any(relay["connected"] and relay["instance"] == instance for relay in relays):
+            return
+        assert time.monotonic() < deadline, relays
+        time.sleep(0.05)
+
+
+def wait_for_calls(callers: list[Caller], more: int) -> None:
+    before = [caller.calls for caller in callers]
+    deadline = time.monotonic() + 30
+    while any(caller.calls < first + more for caller, first in zip(callers, before, strict=True)):
+        assert time.monotonic() < deadline, [caller.failures for caller in callers]
+        time.sleep(0.01)
