@@ -49,3 +49,20 @@ def test_retry_after_is_obeyed_up_to_its_bound_and_spread(asked_s: float, chance
     assert wait_s >= min(asked_s, RETRY_AFTER_MAX_S)
     assert wait_s >= 5
     assert wait_s <= max(10, min(asked_s, RETRY_AFTER_MAX_S) + RETRY_AFTER_SPREAD_S)
+
+
+def test_a_hub_that_says_when_it_has_room_is_no_hub_that_fails() -> None:
+    backoff = Backoff(lambda: 0.0)
+    assert [backoff.next_wait_s(3.0) for _ in range(4)] == [5, 5, 5, 5]
+    assert [backoff.next_wait_s(30.0) for _ in range(2)] == [30, 30]
+    assert [backoff.next_wait_s() for _ in range(3)] == [5, 10, 20]
+
+
+def test_a_goodbye_is_followed_at_once_but_not_twice_in_a_hurry() -> None:
+    backoff = Backoff(lambda: 0.0)
+    assert backoff.wait_after_goaway_s(100.0) == 0
+    assert backoff.wait_after_goaway_s(100.0, 2.5) == 2.5
+    assert backoff.wait_after_goaway_s(1.0) == 0
+    assert backoff.wait_after_goaway_s(1.0) == 5
+    assert backoff.wait_after_goaway_s(100.0) == 0
+    assert backoff.wait_after_goaway_s(1.0) == 0

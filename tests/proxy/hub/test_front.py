@@ -153,3 +153,35 @@ async def test_a_relay_with_a_wrong_clock_is_told_the_time(bench: Bench) -> None
     head = await head_of(client)
     assert head.startswith(b"HTTP/1.1 401 ")
     assert b"\r\ndate: Fri, 15 Jan 2027 08:00:00 GMT" in head
+
+
+UPGRADE = (
+    b"GET /v1/tunnel HTTP/1.1\r\nHost: hub.example\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Authorization: Bearer nonsense\r\n"
+)
+
+
+async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_verified(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    limit = bench.front.relays.limit
+    while limit.admit(trio.current_time(), resumes=False) == 0:
+        pass
+    verified: list[bytes] = []
+    monkeypatch.setattr(RelayEndpoint, "authenticate", lambda _, head, now: verified.append(head.target))
+    client = await bench.connect()
+    await client.send_all(UPGRADE + b"\r\n")
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert head.endswith(b"\r\nretry-after: 1")
+    assert verified == []
+
+
+async def test_a_relay_that_resumes_goes_first_and_a_stranger_takes_nobodys_place(bench: Bench) -> None:
+    limit = bench.front.relays.limit
+    while limit.admit(trio.current_time(), resumes=False) == 0:
+        pass
+    for _ in range(3):
+        client = await bench.connect()
+        await client.send_all(UPGRADE + b"Hawse-Session: s1\r\n\r\n")
+        assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
