@@ -46,6 +46,10 @@ class KeyRing:
         self._limiter = trio.CapacityLimiter(1)
         self.current = self._committed(data.signing_keys())
 
+    def reload(self) -> None:
+        """Take what stands in the folder, which another hub had until now; raises DataDirError."""
+        self.current = self._committed(self._data.signing_keys())
+
     def retiring(self) -> dict[str, int]:
         """The keys that verify and do not sign any more, each with the end of its time (epoch seconds)."""
         keys = {key.kid for key in self.current.all} - {self.current.active.kid}

@@ -40,11 +40,13 @@ class Premises:
     """While the one before has not let go."""
     given_away: bool = False
 
-    async def claim(self) -> None:
-        """Have the one before accept no more, if there is one; raises HandoverError."""
-        if self.predecessor is not None:
-            await self.predecessor.claim()
-            self.lock.sign()
+    async def claim(self) -> bool:
+        """Have the one before accept no more, and return whether there is one; raises HandoverError."""
+        if self.predecessor is None:
+            return False
+        await self.predecessor.claim()
+        self.lock.sign()
+        return True
 
     async def confirm(self) -> None:
         """Tell the one before that this one accepts; raises HandoverError."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.metadata import version
@@ -100,12 +100,17 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
         await ensure_local_token(data, directory, pepper)
         tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
         async with trio.open_nursery() as upkeep:
-            upkeep.start_soon(ring.run)
-            upkeep.start_soon(certificate.keep_current, tell_endpoint)
+            keeping = trio.CancelScope()
+            upkeep.start_soon(
+                _keep,
+                keeping,
+                ring.run,
+                partial(certificate.keep_current, tell_endpoint),
+                partial(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S),
+            )
             upkeep.start_soon(directory.run_use_writer)
             upkeep.start_soon(close_after_the_dead, boots, boot, data.audit_file, masks, time.time)
             upkeep.start_soon(directory.run_look)
-            upkeep.start_soon(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S)
             direct = DirectRelays(
                 keys=lambda: ring.current, issuer=config.public_url, new_id=new_eid, nursery=upkeep
             )
@@ -168,19 +173,21 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             )
             app = admin_app(administration, recorder, metrics, time.time)
             settle()
-            await premises.claim()
+            if await premises.claim():
+                # The one before may have changed them while this one prepared.
+                ring.reload()
             # As the one before has left them; its relays come back to this one.
             seen = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
             registry.arrivals.expect(seen)
             await directory.change(Store.close_relays)
             tell_endpoint()
-            await _serve(config, premises, front, AdminFront(app, certificate), registry)
+            await _serve(config, premises, front, AdminFront(app, certificate), keeping)
             upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
 
 
 async def _serve(
-    config: HubConfig, premises: Premises, front: Front, admin: AdminFront, registry: Registry
+    config: HubConfig, premises: Premises, front: Front, admin: AdminFront, keeping: trio.CancelScope
 ) -> None:
     """Accept and handle connections until a signal or a successor comes, and then finish what was begun."""
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -188,6 +195,9 @@ async def _serve(
             acceptor = Acceptor(premises, front, admin, handlers)
             replaced = await acceptor.accept_until_told(signals, config.public_url)
             front.deadlines.ending = True
+            if replaced:
+                # The folder and the relays' rows in the store are the other one's to keep.
+                keeping.cancel()
             grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
             front.relays.leave(grace_s, replaced=replaced)
             async with trio.open_nursery() as finishing:
@@ -195,6 +205,14 @@ async def _serve(
                 await _finish(front, grace_s, replaced=replaced)
                 finishing.cancel_scope.cancel()
             handlers.cancel_scope.cancel()
+
+
+async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]) -> None:
+    """Do what keeps the data folder, as long as that is this hub's to do."""
+    with keeping:
+        async with trio.open_nursery() as nursery:
+            for run in tasks:
+                nursery.start_soon(run)
 
 
 async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.CancelScope) -> None:

@@ -140,3 +140,12 @@ async def test_the_oldest_statements_are_forgotten(bench: Bench, monkeypatch: py
         said.append(ring.current.succession[-1])
     assert ring.current.succession == tuple(said[1:])
     assert SUCCESSION_MAX > 2
+
+
+async def test_a_hub_that_takes_over_has_what_the_one_before_made_of_the_keys(bench: Bench) -> None:
+    old, new = bench.ring(), bench.ring()
+    await old.rotate()
+    assert kids(new) != kids(old)
+    new.reload()
+    assert kids(new) == kids(old)
+    assert new.current.active.kid == old.current.active.kid
