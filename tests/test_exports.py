@@ -8,6 +8,8 @@ PUBLIC = {
     # A session over a transport: how it is opened, what it says of itself, why it ends.
     *("open_session", "Session", "Settings", "Role", "Hello", "Welcome", "Resume", "Memory"),
     *("Rejected", "Draining", "TooManyStreams", "SessionClosed", "CloseCode"),
+    # Over another transport.
+    *("RESUME", "RESUME_TTL_S", "Detached", "Interruptions", "hear_hello", "read_hello"),
     # A stream in it.
     *("Stream", "StreamReset", "StreamCode", "Processed", "Context", "HEAD_BYTES_MAX"),
     # What carries it.

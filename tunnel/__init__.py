@@ -1,6 +1,8 @@
 """The tunnel: many streams over one outbound WebSocket. The wire is described in PROTOCOL.md."""
 
+from tunnel.greeting import Rejected, SessionClosed, hear_hello, read_hello
 from tunnel.protocol.connection import Role
+from tunnel.protocol.core import RESUME_TTL_S
 from tunnel.protocol.errors import (
     CloseCode,
     LocalProtocolError,
@@ -9,14 +11,14 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.frames import HEAD_BYTES_MAX, Hello, Resume, Welcome
+from tunnel.protocol.frames import HEAD_BYTES_MAX, RESUME, Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
 from tunnel.session import (
+    Detached,
     Draining,
-    Rejected,
+    Interruptions,
     Session,
-    SessionClosed,
     Settings,
     TooManyStreams,
     open_session,
@@ -26,10 +28,14 @@ from tunnel.transport import Transport, TransportClosed, memory_transport_pair
 
 __all__ = [
     "HEAD_BYTES_MAX",
+    "RESUME",
+    "RESUME_TTL_S",
     "CloseCode",
     "Context",
+    "Detached",
     "Draining",
     "Hello",
+    "Interruptions",
     "LocalProtocolError",
     "Memory",
     "Processed",
@@ -48,6 +54,8 @@ __all__ = [
     "Transport",
     "TransportClosed",
     "Welcome",
+    "hear_hello",
     "memory_transport_pair",
     "open_session",
+    "read_hello",
 ]

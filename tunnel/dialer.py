@@ -29,13 +29,14 @@ import trio
 
 from tunnel.backoff import Backoff
 from tunnel.egress import Proxy, ProxyRefused, ProxySettings, connect_through, join_host_port
+from tunnel.greeting import Rejected, SessionClosed, say_hello
 from tunnel.net import HandshakeFailed, open_tcp, wrap_client
 from tunnel.protocol.connection import Role
-from tunnel.protocol.errors import RemoteProtocolError
+from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello
 from tunnel.protocol.memory import Memory
-from tunnel.session import Rejected, Session, SessionClosed, Settings, open_session
-from tunnel.transport import TransportClosed
+from tunnel.session import Session, Settings, open_session
+from tunnel.transport import Transport, TransportClosed
 from tunnel.websocket import WebSocketRefused, dial_websocket
 
 __all__ = ["DialFailed", "DialerConfig", "open_tunnel", "run_dialer"]
@@ -47,6 +48,17 @@ DIAL_S: Final = 10.0
 
 # Where hubs answer, below the path of their URL.
 TUNNEL_PATH: Final = "/v1/tunnel"
+
+# Names the session that a relay comes back to, so that a hub that limits how many it accepts can let these in
+# first.
+SESSION_HEADER: Final = b"hawse-session"
+
+# While a session can still be resumed, its streams wait for the next dial: the first comes within
+# RESUME_FIRST_S, the others RESUME_PAUSE_S to twice that after the one before, none takes longer than
+# RESUME_DIAL_S.
+RESUME_FIRST_S: Final = 1.0
+RESUME_PAUSE_S: Final = 1.0
+RESUME_DIAL_S: Final = 5.0
 
 # The Date of an answer has whole seconds, and is as old as the way from the hub.
 CLOCK_SKEW_MIN_S: Final = 2.0
@@ -68,9 +80,11 @@ _HTTPS_PORT: Final = 443
 class DialFailed(Exception):
     """There is no tunnel this time; the text is one line for the log."""
 
-    def __init__(self, reason: str, *, retry_after_s: float = 0.0) -> None:
+    def __init__(self, reason: str, *, retry_after_s: float = 0.0, forgotten: bool = False) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.forgotten = forgotten
+        """The hub has answered, and knows nothing of the session that was to be resumed."""
 
 
 def _environment_proxy() -> ProxySettings:
@@ -152,6 +166,8 @@ async def run_dialer(
     `serve` returns, or raises SessionClosed, when its session has ended; whatever else it raises ends the
     dialer. Dials never overlap and never stop. When the hub says that it will go away, the next tunnel is
     dialled at once, and the old session is served beside it to its end, or for as long as the hub said.
+    A session that can be resumed goes on over the next connection when it has lost one; without streams only
+    if the first dial succeeds.
 
     `dialing`, cancelled, ends the dialling alone: this returns when the sessions that are open have ended.
     """
@@ -172,6 +188,8 @@ class _Tunnel:
     scope: trio.CancelScope
     ended: trio.Event = attrs.Factory(trio.Event)
     ending: str = ""
+    forgotten: bool = False
+    """The hub is there, and only the session is not."""
 
 
 @attrs.define(eq=False)
@@ -210,6 +228,7 @@ class _Dialer:
                 async with open_tunnel(self.config) as session:
                     tunnel = _Tunnel(session, trio.current_time(), scope)
                     task_status.started(tunnel)
+                    self.nursery.start_soon(self._bring_back, tunnel)
                     tunnel.ending = await _serve_until_closed(session, self.serve)
         except Exception as exc:
             if tunnel is None:
@@ -242,12 +261,49 @@ class _Dialer:
         await tunnel.ended.wait()
         lived_s = trio.current_time() - tunnel.opened_at
         asked_ms = session.peer_going_away.retry_after_ms if session.peer_going_away else 0
-        wait_s = self.backoff.next_wait_s(asked_ms / 1000)
+        if tunnel.forgotten:
+            wait_s = RESUME_FIRST_S * self.config.chance()
+        else:
+            wait_s = self.backoff.next_wait_s(asked_ms / 1000)
         log.warning(
             "the tunnel to %s ended after %.0f s: %s; the next attempt is in %.0f s",
             name, lived_s, tunnel.ending, wait_s,
         )  # fmt: skip
         return wait_s
+
+    async def _bring_back(self, tunnel: _Tunnel) -> None:
+        """Find the session another connection whenever it has lost one, until it ends."""
+        session = tunnel.session
+        while await session.wait_detached():
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._dial_again, tunnel, nursery.cancel_scope)
+                # It can be away for too long in the middle of a dial.
+                await session.wait_closed()
+                nursery.cancel_scope.cancel()
+
+    async def _dial_again(self, tunnel: _Tunnel, over: trio.CancelScope) -> None:
+        """Dial until the session goes on, and while it does; then cancel `over`."""
+        session, name = tunnel.session, self.config.endpoint.name
+        wait_s = RESUME_FIRST_S * self.config.chance()
+        while True:
+            await trio.sleep(wait_s)
+            try:
+                async with _dial(self.config, session.hello_again(), RESUME_DIAL_S) as attempt:
+                    attempt.succeeded()
+                    log.info("the tunnel to %s is back, session %s goes on", name, session.session_id)
+                    with suppress(SessionClosed, RemoteProtocolError):
+                        await session.resume(attempt.transport, attempt.greeting)
+                break
+            except DialFailed as exc:
+                log.info("session %s cannot go on yet: no tunnel to %s: %s", session.session_id, name, exc)
+                if exc.forgotten:
+                    tunnel.forgotten = True
+                    session.abandon("the hub does not know this session any more")
+                elif not session.stream_count:
+                    # Nobody waits for it; after a crash of the hub, all relays would dial it every second.
+                    session.abandon(f"tunnel lost: {exc}")
+                wait_s = max(RESUME_PAUSE_S * (1 + self.config.chance()), exc.retry_after_s)
+        over.cancel()
 
     def _let_go(self, tunnel: _Tunnel, drain_s: float) -> None:
         """Let a tunnel end beside the next one."""
@@ -274,8 +330,34 @@ async def open_tunnel(config: DialerConfig) -> AsyncIterator[Session]:
 
     Raises DialFailed before the block begins.
     """
+    hello = (config.settings or Settings()).stated_in(config.hello())
+    async with (
+        _dial(config, hello, DIAL_S) as attempt,
+        open_session(
+            attempt.transport,
+            Role.DIALER,
+            hello=hello,
+            greeting=attempt.greeting,
+            settings=config.settings,
+            memory=config.memory,
+        ) as session,
+    ):
+        attempt.succeeded()
+        yield session
+
+
+@asynccontextmanager
+async def _dial(config: DialerConfig, hello: Hello, dial_s: float) -> AsyncIterator[_Attempt]:
+    """Dial the hub and hear its answer to `hello`; the connection is closed when the block is left.
+
+    Raises DialFailed, also for what happens in the block before `_Attempt.succeeded`.
+    """
     attempt = _Attempt(config)
-    with trio.CancelScope(deadline=trio.current_time() + DIAL_S) as deadline:
+    headers = [(b"authorization", _bearer(config.authorization()))]
+    if hello.resume is not None:
+        headers.append((SESSION_HEADER, hello.resume.session_id.encode("ascii")))
+    attempt.deadline.deadline = trio.current_time() + dial_s
+    with attempt.deadline:
         try:
             stream = await attempt.connect()
             attempt.phase = "waiting for its answer to the upgrade"
@@ -283,25 +365,17 @@ async def open_tunnel(config: DialerConfig) -> AsyncIterator[Session]:
                 stream,
                 host=config.endpoint.host_header,
                 target=config.endpoint.path + TUNNEL_PATH,
-                headers=[(b"authorization", _bearer(config.authorization()))],
-            ) as transport:
+                headers=headers,
+            ) as attempt.transport:
                 attempt.phase = "waiting for its WELCOME"
-                async with open_session(
-                    transport,
-                    Role.DIALER,
-                    hello=config.hello(),
-                    settings=config.settings,
-                    memory=config.memory,
-                ) as session:
-                    attempt.opened = True
-                    deadline.deadline = math.inf
-                    yield session
+                attempt.greeting = await say_hello(attempt.transport, hello)
+                yield attempt
         except _FAILURES as exc:
             if attempt.opened:
                 raise
             raise attempt.explain(exc) from exc
-    if deadline.cancelled_caught:
-        raise DialFailed(f"it took longer than {DIAL_S:.0f} s, the last of it {attempt.phase}")
+    if attempt.deadline.cancelled_caught:
+        raise DialFailed(f"it took longer than {dial_s:.0f} s, the last of it {attempt.phase}")
 
 
 _FAILURES: Final = (
@@ -319,11 +393,21 @@ _FAILURES: Final = (
 class _Attempt:
     """One dial, and how far it got."""
 
+    transport: Transport
+    greeting: bytes
+    """The hub's first message."""
+
     def __init__(self, config: DialerConfig) -> None:
         self.config = config
         self.endpoint = config.endpoint
         self.phase = ""
         self.opened = False
+        self.deadline = trio.CancelScope()
+
+    def succeeded(self) -> None:
+        """Take the dial for done: what fails from now on is the session's."""
+        self.opened = True
+        self.deadline.deadline = math.inf
 
     async def connect(self) -> trio.abc.Stream:
         """Return a TLS stream to the hub; on any failure nothing is left open."""
@@ -372,8 +456,11 @@ class _Attempt:
             case WebSocketRefused():
                 return self._explain_answer(exc)
             case Rejected():
-                reason = f"the hub turns this relay away: {exc}"
-                return DialFailed(reason, retry_after_s=exc.retry_after_ms / 1000)
+                return DialFailed(
+                    f"the hub turns this relay away: {exc}",
+                    retry_after_s=exc.retry_after_ms / 1000,
+                    forgotten=exc.close_code == CloseCode.RESUME_UNKNOWN,
+                )
             case _:
                 return DialFailed(f"{self.phase}: {exc}")
 

@@ -1,18 +1,24 @@
 """A live multiplexer: the core, a transport, and the three tasks that join them.
 
-    reader      transport.receive() → core → wake whoever waits. It never waits for a stream's consumer:
-    what is
-                not taken stays in the core, where credit bounds it.
+    reader      transport.receive() → core → wake whoever waits. It never waits for a stream's consumer: what
+                is not taken stays in the core, where credit bounds it.
     writer      core → one joined message → transport.send(). It alone sends; it is parked while there is
-    nothing. keepalive   sleeps until the core's next deadline: PING, ACK, or the peer's death.
+                nothing.
+    keepalive   sleeps until the core's next deadline: PING, ACK, or the peer's death.
 
 Everything else (opening, sending, taking, resetting) is synchronous bookkeeping in the core by the task
 that wants it, which then unparks the writer. So many tasks' frames are one message: the writer runs after
 all of them.
 
-The session ends when the first of the three cannot go on, or when its block is left. `_die` then breaks every
-stream, wakes every waiter and ends the three; the writer may still say goodbye. The body of the block is not
-cancelled: it finds out by its own calls, or waits in `wait_closed`.
+When the first of the three cannot go on, the transport is lost. Where both sides want to resume, `_lose` then
+detaches it: reader and writer end, streams stay as they are, and whoever waits goes on waiting, until another
+task brings the next transport (`resume`) or the keepalive finds that it was away for too long. A transport
+that was left may still be in its last step, so reader and writer look after each step whether theirs is the
+one that counts.
+
+The session ends when its block is left, when the peer ends it, or when a loss cannot be resumed. `_die` then
+breaks every stream, wakes every waiter and ends the three; the writer may still say goodbye. The body of the
+block is not cancelled: it finds out by its own calls, or waits in `wait_closed`.
 """
 
 from __future__ import annotations
@@ -29,11 +35,12 @@ from typing import assert_never
 import attrs
 import trio
 
+from tunnel.greeting import Rejected, SessionClosed, read_hello
 from tunnel.parking import ParkingSpot
 from tunnel.protocol import events, frames
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import Context, StreamState
@@ -56,14 +63,11 @@ PATIENCE = 8
 FLUSH_S = 1.0
 FAREWELL_S = 1.0
 
-
-class SessionClosed(trio.BrokenResourceError):
-    """The session is over. What was asked was not done."""
-
-    def __init__(self, code: int | None, reason: str) -> None:
-        super().__init__(reason if code is None else f"{reason} ({code})")
-        self.code = code
-        self.reason = reason
+# RFC 6455: going away. It is said where the connection is given up and the session is not: should the peer
+# hear it after all, it must not take it for the session's end.
+LOST_CODE = 1001
+# Said on the connection that carries a session, they mean that the peer has ended it.
+_FINAL_CODES = frozenset(int(code) for code in CloseCode)
 
 
 class Draining(trio.BrokenResourceError):
@@ -74,14 +78,8 @@ class TooManyStreams(trio.BrokenResourceError):
     """The peer takes no more streams at once."""
 
 
-class Rejected(Exception):
-    """The listener does not want this dialer; raised by `answer_hello`, and at the dialer by open_session."""
-
-    def __init__(self, close_code: int, reason: str, retry_after_ms: int = 0) -> None:
-        super().__init__(f"{reason} ({close_code})")
-        self.close_code = close_code
-        self.reason = reason
-        self.retry_after_ms = retry_after_ms
+class Detached(trio.BrokenResourceError):
+    """The session's transport is lost, and was not replaced yet; nothing was sent."""
 
 
 @attrs.frozen
@@ -97,6 +95,56 @@ class Settings:
     """What one session may hold; the process's account may be smaller, or shared."""
     hello_timeout_s: float = 10.0
 
+    def stated_in(self, hello: Hello) -> Hello:
+        """A dialer's HELLO with what the peer must know of them."""
+        return attrs.evolve(
+            hello,
+            max_frame=self.max_frame,
+            initial_window=self.initial_window,
+            max_streams=self.max_streams,
+        )
+
+
+@attrs.frozen
+class Interruptions:
+    """What a session has gone through so far."""
+
+    detaches: int = 0
+    """How often its transport was lost and the session went on."""
+    away_s: float = 0.0
+    """For how long it had none, in all."""
+    replayed_frames: int = 0
+    """What this side has sent again."""
+
+    def since(self, before: Interruptions) -> Interruptions:
+        return Interruptions(
+            self.detaches - before.detaches,
+            self.away_s - before.away_s,
+            self.replayed_frames - before.replayed_frames,
+        )
+
+
+_UNINTERRUPTED = Interruptions()
+
+
+@attrs.define(eq=False)
+class _Link:
+    """One of the transports that carry a session, one after the other."""
+
+    transport: Transport
+    listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    # Cancelling a send loses the transport and with it the farewell, so only `_die` and `leave` end the
+    # writer.
+    writing: trio.CancelScope = attrs.Factory(lambda: trio.CancelScope(shield=True))
+    farewell: tuple[int, str] | None = None
+    """Why it was left, when the session goes on without it."""
+
+    def leave(self, code: int, reason: str) -> None:
+        """End what is under way on it: the session goes on without."""
+        self.farewell = code, reason
+        self.listening.cancel()
+        self.writing.deadline = -math.inf
+
 
 @asynccontextmanager
 async def open_session(
@@ -107,22 +155,24 @@ async def open_session(
     answer_hello: Callable[[Hello], Welcome] | None = None,
     settings: Settings | None = None,
     memory: Memory | None = None,
+    greeting: bytes | None = None,
 ) -> AsyncIterator[Session]:
     """Greet the peer, then run the session until the block is left; the transport is closed in any case.
 
     The DIALER says `hello`; the LISTENER answers with what `answer_hello` returns for the peer's, or
-    refuses by raising Rejected in it. `memory` is the process's account. Raises Rejected, SessionClosed,
-    RemoteProtocolError before the block begins, and none of its own in the block.
+    refuses by raising Rejected in it. `memory` is the process's account. `greeting` is the first message of
+    the peer, when it was received already (see `tunnel.greeting`); a dialer has said its hello then. Raises
+    Rejected, SessionClosed, RemoteProtocolError before the block begins, and none of its own in the block.
     """
     session = Session(transport, role, settings or Settings(), memory)
     try:
-        await session._greet(hello or Hello(), answer_hello)
+        await session._greet(hello or Hello(), answer_hello, greeting)
     except BaseException as exc:
         session._die(*_farewell_of(exc))
         with trio.move_on_after(FAREWELL_S, shield=True):
             await session._refuse()
         with trio.move_on_after(FAREWELL_S, shield=True):
-            await session._close_transport()
+            await session._close(session._first)
         raise
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -151,6 +201,10 @@ class Session:
         self.peer_going_away: events.GoAwayReceived | None = None
         """What the peer's GOAWAY said, the last one."""
         self._transport = transport
+        """The last one, also when it is lost."""
+        self._first = _Link(transport)
+        self._link: _Link | None = self._first
+        """What carries the session; None while it is detached."""
         self._settings = settings
         # trio.current_time() looks its clock up each time, which costs more than asking it.
         self._now = trio.lowlevel.current_clock().current_time
@@ -161,9 +215,6 @@ class Session:
             wall_offset_s=time.time() - self._now(),
         )
         self._connection.on_eviction = self._dispatch_waiting
-        self._listening = trio.CancelScope()
-        # Cancelling a send loses the transport and with it the farewell, so only `_die` ends the writer.
-        self._writing = trio.CancelScope(shield=True)
         self._nap = trio.CancelScope()
         self._nap_until = math.inf
         self._writer = ParkingSpot("a session has one writer")
@@ -183,9 +234,21 @@ class Session:
         self._ended = trio.Event()
         self._leaving = trio.Event()
         self._farewell: events.GoAwayReceived | None = None
+        self._lost = trio.Event()
+        self._detaches = 0
+        self._detached_at = 0.0
+        self._away_s = 0.0
 
     def __repr__(self) -> str:
-        state = "closed" if self.closed else "draining" if self.draining else "open"
+        state = (
+            "closed"
+            if self.closed
+            else "detached"
+            if self.detached
+            else "draining"
+            if self.draining
+            else "open"
+        )
         return f"<Session {self.session_id} {self.role.value} {state} {self._transport.peer_name}>"
 
     # --- what it is ---
@@ -205,7 +268,28 @@ class Session:
 
         Our own GOAWAY is no hindrance: it asks the peer to open no more, and to look for another session.
         """
-        return self._ending is None and self._connection.may_open
+        connection = self._connection
+        return self._ending is None and connection.may_open and not connection.too_late_to_open(self._now())
+
+    @property
+    def detached(self) -> bool:
+        """The transport is lost and was not replaced yet; the streams wait for that."""
+        return self._link is None and self._ending is None
+
+    @property
+    def resumable(self) -> bool:
+        """Whether both sides want the session to go on when its transport is lost."""
+        return self._connection.resumable
+
+    @property
+    def interruptions(self) -> Interruptions:
+        if not self._detaches:
+            return _UNINTERRUPTED
+        connection = self._connection
+        away_s = self._away_s
+        if self.detached:
+            away_s += self._now() - connection.detached_at
+        return Interruptions(self._detaches, away_s, connection.sent.replayed_frames)
 
     @property
     def stream_count(self) -> int:
@@ -240,7 +324,9 @@ class Session:
     def open_stream(self, head: bytes, *, context: int, eof: bool = False) -> Stream:
         """Open a stream under a context of ours; with `eof` nothing follows the head.
 
-        Raises SessionClosed, Draining or TooManyStreams, and then nothing was sent.
+        Raises SessionClosed, Draining, TooManyStreams or Detached, and then nothing was sent. While the
+        session is detached the stream waits for the next transport, until 2 s after the last one was lost;
+        then it is reset with REFUSED, not processed.
         """
         connection = self._connection
         if self._ending is not None:
@@ -249,10 +335,13 @@ class Session:
             raise Draining("the peer is going away")
         if not connection.may_open:
             raise TooManyStreams(f"{self.stream_count} streams are open")
+        now = self._now()
+        if connection.too_late_to_open(now):
+            raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
         was_idle = connection.stream_count == 0
-        stream = Stream(self, connection.open_stream(head, context, eof=eof, now=self._now()))
+        stream = Stream(self, connection.open_stream(head, context, eof=eof, now=now))
         self._wake_writer()
-        if was_idle:
+        if was_idle or self._link is None:
             self._hurry()
         return stream
 
@@ -383,6 +472,97 @@ class Session:
         assert self._ending is not None
         return self._ending[1]
 
+    # --- over another transport ---
+
+    async def wait_detached(self) -> bool:
+        """Wait until the session has no transport; False when it ends instead."""
+        while self._link is not None and self._ending is None:
+            await self._lost.wait()
+        await trio.lowlevel.checkpoint()
+        return self._ending is None
+
+    def hello_again(self) -> Hello:
+        """The dialer's HELLO for the next transport, which names this session."""
+        return self._connection.hello_again()
+
+    def may_resume(self, resume: Resume) -> bool:
+        """Whether the listener can go on with a dialer that says this; both must still have what the other
+        lacks."""
+        return self._ending is None and self._connection.may_attach(resume)
+
+    def abandon(self, reason: str) -> None:
+        """End the session as if it had been away for too long."""
+        self._die(None, reason, lost=True)
+
+    async def resume(self, transport: Transport, greeting: bytes) -> None:
+        """Go on over `transport`, until it is lost as well or the session ends; it is closed in any case.
+
+        `greeting` is the peer's first message on it (see `tunnel.greeting`): a HELLO that `may_resume`, or
+        the WELCOME that answered `hello_again`. A transport that the listener still has is superseded. Raises
+        SessionClosed when the session has ended meanwhile, and RemoteProtocolError when the listener's
+        numbers do not fit, which ends it. Cancelled, it ends the session.
+        """
+        connection, now = self._connection, self._now()
+        link = _Link(transport)
+        fault: Exception | None = None
+        happened: list[events.Event] = []
+        try:
+            if self._ending is not None:
+                raise SessionClosed(*self._ending)
+            if self.role is Role.LISTENER:
+                self._supersede()
+                resume = read_hello(greeting).resume
+                assert resume is not None
+                connection.attach_listener(resume, now)
+            else:
+                assert self._link is None
+                _, *happened = connection.receive_message(greeting, now)
+        except (SessionClosed, RemoteProtocolError) as exc:
+            fault = exc
+        if fault is not None:
+            code, reason = link.farewell = _farewell_of(fault)
+            # The streams wait for nothing any more.
+            self._die(code, reason)
+            await self._close(link)
+            raise fault
+        self._link, self._transport = link, transport
+        self._away_s += now - self._detached_at
+        self._lost = trio.Event()
+        self._dispatch(happened)
+        self._tell()
+        self._hurry()
+        await self._carry(link)
+
+    def _supersede(self) -> None:
+        link = self._link
+        if link is not None:
+            self._detach(CloseCode.SUPERSEDED, "superseded by a newer connection of the same session")
+
+    def _lose(self, link: _Link, code: int | None, reason: str) -> None:
+        """The transport cannot go on. If it is the one that counts, go on without, or end."""
+        if self._link is not link or self._ending is not None:
+            return
+        # Any other close code means that something between has ended the connection.
+        if not self._connection.resumable or code in _FINAL_CODES:
+            self._die(code, f"tunnel lost: {reason}", lost=True)
+            return
+        log.info("%s: the tunnel is lost, %d streams wait: %s", self.peer_name, self.stream_count, reason)
+        self._detach(LOST_CODE, reason)
+
+    def _detach(self, code: int, reason: str) -> None:
+        link, connection = self._link, self._connection
+        assert link is not None
+        self._link = None
+        link.leave(code, reason)
+        liveness = connection.liveness
+        # The first bytes of a message whose end is lost were a sign of life as well.
+        liveness.received_at = max(liveness.received_at, link.transport.last_received_s)
+        self._detached_at = self._now()
+        connection.detach(self._detached_at)
+        self._detaches += 1
+        self._lost.set()
+        self._hurry()
+
     # --- what its streams do, each a call of the core ---
 
     def _send_head(self, state: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
@@ -480,6 +660,9 @@ class Session:
 
     def _dispatch_waiting(self) -> None:
         self._dispatch(self._connection.take_events())
+        if self._connection.phase is Phase.CLOSED and self._ending is None:
+            # Detached, it was what memory was taken back from.
+            self._die(None, "memory was short while the tunnel was away")
         if self._told:
             # Out of the midst of whatever needed the memory.
             trio.lowlevel.current_trio_token().run_sync_soon(self._tell)
@@ -505,13 +688,15 @@ class Session:
 
     # --- greeting ---
 
-    async def _greet(self, hello: Hello, answer_hello: Callable[[Hello], Welcome] | None) -> None:
+    async def _greet(
+        self, hello: Hello, answer_hello: Callable[[Hello], Welcome] | None, greeting: bytes | None
+    ) -> None:
         with trio.move_on_after(self._settings.hello_timeout_s):
             try:
                 if self.role is Role.DIALER:
-                    await self._say_hello(hello)
+                    await self._say_hello(hello, greeting)
                 else:
-                    await self._say_welcome(answer_hello)
+                    await self._say_welcome(answer_hello, greeting)
             except TransportClosed as exc:
                 raise SessionClosed(exc.code, f"the transport ended in the greeting: {exc.reason}") from exc
             return
@@ -519,18 +704,17 @@ class Session:
             CloseCode.HELLO_TIMEOUT, f"no greeting within {self._settings.hello_timeout_s:g} s"
         )
 
-    async def _say_hello(self, hello: Hello) -> None:
-        settings, connection = self._settings, self._connection
-        hello = attrs.evolve(
-            hello,
-            max_frame=settings.max_frame,
-            initial_window=settings.initial_window,
-            max_streams=settings.max_streams,
-        )
+    async def _say_hello(self, hello: Hello, greeting: bytes | None) -> None:
+        connection = self._connection
+        hello = self._settings.stated_in(hello)
         connection.say_hello(hello)
-        await self._transport.send(connection.data_to_send(connection.message_bytes, trio.current_time()))
+        said = connection.data_to_send(connection.message_bytes, trio.current_time())
+        if greeting is None:
+            await self._transport.send(said)
         while connection.phase is Phase.GREETING:
-            happened = connection.receive_message(await self._transport.receive(), trio.current_time())
+            message = greeting if greeting is not None else await self._transport.receive()
+            greeting = None
+            happened = connection.receive_message(message, trio.current_time())
             for event in happened:
                 if isinstance(event, events.GoAwayReceived) and connection.phase is Phase.GREETING:
                     raise Rejected(event.code, event.reason, event.retry_after_ms)
@@ -540,11 +724,15 @@ class Session:
         self.local, self.peer, self.session_id = hello, welcome.welcome, welcome.welcome.session_id
         self._dispatch(rest)
 
-    async def _say_welcome(self, answer_hello: Callable[[Hello], Welcome] | None) -> None:
+    async def _say_welcome(
+        self, answer_hello: Callable[[Hello], Welcome] | None, greeting: bytes | None
+    ) -> None:
         settings, connection = self._settings, self._connection
         happened: list[events.Event] = []
         while not happened:
-            happened = connection.receive_message(await self._transport.receive(), trio.current_time())
+            message = greeting if greeting is not None else await self._transport.receive()
+            greeting = None
+            happened = connection.receive_message(message, trio.current_time())
         (event,) = happened
         assert isinstance(event, events.HelloReceived)
         try:
@@ -566,21 +754,28 @@ class Session:
     # --- the three tasks ---
 
     async def _run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_alive)
+            await self._carry(self._first)
+
+    async def _carry(self, link: _Link) -> None:
+        """Read and write on a link until it is left."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read)
-                nursery.start_soon(self._write)
-                nursery.start_soon(self._keep_alive)
+                nursery.start_soon(self._read, link)
+                nursery.start_soon(self._write, link)
         finally:
             with trio.move_on_after(FAREWELL_S, shield=True):
-                await self._close_transport()
+                await self._close(link)
 
-    async def _read(self) -> None:
-        transport, connection = self._transport, self._connection
+    async def _read(self, link: _Link) -> None:
+        transport, connection = link.transport, self._connection
         try:
-            with self._listening:
+            with link.listening:
                 while True:
                     message = await transport.receive()
+                    if self._link is not link:
+                        return
                     was_idle = connection.stream_count == 0
                     happened = connection.receive_message(message, self._now())
                     if happened:
@@ -596,21 +791,22 @@ class Session:
                     if was_idle or (ack_at is not None and ack_at < self._nap_until):
                         self._hurry()
         except TransportClosed as exc:
-            self._die(exc.code, f"tunnel lost: {exc.reason}", lost=True)
+            self._lose(link, exc.code, exc.reason)
         except RemoteProtocolError as exc:
             log.warning("%s: the peer broke the protocol: %s", self.peer_name, exc)
             self._die(*_farewell_of(exc))
         finally:
-            # When this is a cancellation, or a bug: the writer is shielded, and goes by our word only.
-            self._die(CloseCode.NORMAL, "cancelled here")
+            if self._link is link:
+                # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
+                self._die(CloseCode.NORMAL, "cancelled here")
 
-    async def _write(self) -> None:
-        transport, connection = self._transport, self._connection
+    async def _write(self, link: _Link) -> None:
+        transport, connection = link.transport, self._connection
         patience = PATIENCE
         has_sent = False
         try:
-            with self._writing:
-                while True:
+            with link.writing:
+                while self._link is link:
                     now = self._now()
                     message = connection.data_to_send(connection.message_bytes + MESSAGE_HEADERS_BYTES, now)
                     if connection.happened:
@@ -638,8 +834,8 @@ class Session:
         except TransportClosed as exc:
             # What the peer said before it closed, its GOAWAY above all, may still wait for the reader.
             with trio.move_on_after(FAREWELL_S):
-                await self._ended.wait()
-            self._die(exc.code, f"tunnel lost: {exc.reason}", lost=True)
+                await self._lost.wait()
+            self._lose(link, exc.code, exc.reason)
 
     async def _gather(self) -> bool:
         """Let the loop pass for whoever woke the writer, and again while that brings more; returns whether it
@@ -663,16 +859,24 @@ class Session:
         connection = self._connection
         while self._ending is None:
             now = self._now()
-            # A message that has not come to its end yet is a sign of life as well.
-            if self._transport.last_received_s > connection.liveness.unanswered_since:
-                connection.liveness.received(self._transport.last_received_s)
-            if now >= connection.liveness.dead_at:
-                silence_s = now - connection.liveness.received_at
-                reason = f"tunnel lost: nothing came from the peer for {silence_s:.0f} s"
-                self._die(None, reason, lost=True)
-                return
+            link = self._link
+            if link is not None:
+                # A message that has not come to its end yet is a sign of life as well.
+                if link.transport.last_received_s > connection.liveness.unanswered_since:
+                    connection.liveness.received(link.transport.last_received_s)
+                if now >= connection.liveness.dead_at:
+                    silence_s = now - connection.liveness.received_at
+                    self._lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
+                    continue
             connection.wall_offset_s = time.time() - now
             connection.tick(now)
+            if connection.happened:
+                self._dispatch(connection.take_events())
+            if self._told:
+                self._tell()
+            if connection.phase is Phase.CLOSED:
+                self._die(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
+                return
             self._kick()
             self._nap_until = connection.next_deadline()
             with trio.CancelScope(deadline=self._nap_until) as self._nap:
@@ -690,6 +894,8 @@ class Session:
             return
         self._ending = code, reason
         connection = self._connection
+        if self._link is None:
+            self._away_s += self._now() - self._detached_at
         if connection.phase is Phase.OPEN:
             connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)
         connection.close(StreamCode.DETACH_EXPIRED, reason)
@@ -704,9 +910,12 @@ class Session:
         self._note_heard()
         self._ended.set()
         self._leaving.set()
-        self._listening.cancel()
+        self._lost.set()
         self._nap.cancel()
-        self._writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S
+        link = self._link
+        if link is not None:
+            link.listening.cancel()
+            link.writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S
         self._writer.unpark()
 
     async def _flush(self) -> None:
@@ -723,9 +932,9 @@ class Session:
             with suppress(TransportClosed):
                 await self._transport.send(message)
 
-    async def _close_transport(self) -> None:
-        code, reason = self._ending or (CloseCode.NORMAL, "")
-        await self._transport.aclose(CloseCode.NORMAL if code is None else code, reason)
+    async def _close(self, link: _Link) -> None:
+        code, reason = link.farewell or self._ending or (CloseCode.NORMAL, "")
+        await link.transport.aclose(CloseCode.NORMAL if code is None else code, reason)
 
 
 def _farewell_of(exc: BaseException) -> tuple[int, str]:

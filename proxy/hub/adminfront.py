@@ -55,6 +55,7 @@ class LiveRelays:
                     relay.session.stream_count,
                 )
                 for relay in self.registry.relays()
+                if not relay.session.detached
             ),
             key=lambda info: (info.cluster, info.instance),
         )

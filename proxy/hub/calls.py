@@ -15,7 +15,7 @@ import attrs
 from msgspec.structs import replace
 
 from audit.ids import new_eid
-from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, utc
+from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, Tunnel, utc
 from audit.recorder import Recorder
 from audit.store import AuditUnavailable
 from auth.principal import Principal
@@ -47,7 +47,7 @@ from proxy.status import (
     with_processed,
 )
 from proxy.tunnelled import TunnelOutbound
-from tunnel import Draining, SessionClosed, Stream, TooManyStreams
+from tunnel import Detached, Draining, Interruptions, Session, SessionClosed, Stream, TooManyStreams
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
 ATTEMPTS_MAX = 4
@@ -82,6 +82,8 @@ class OpenedStream:
     relay: LiveRelay
     impersonated: Impersonated
     """What the relay's token says."""
+    before: Interruptions
+    """What the tunnel had gone through before."""
 
 
 @attrs.define(eq=False)
@@ -304,7 +306,10 @@ class Calls:
         took_ms = round((time.monotonic() - began_s) * 1000, 3)
         relay = recorded_relay(opened.relay.instance, opened.relay.version)
         resp = Response(tally.status, "", tally.bytes_out, took_ms, "yes")
-        closing = self.trail.read(live.call, live.eid, relay, opened.impersonated, resp, took_ms)
+        tunnel = _tunnel(opened.relay.session, opened.before)
+        closing = self.trail.read(
+            live.call, live.eid, relay, opened.impersonated, resp, took_ms, tunnel=tunnel
+        )
         self.recorder.complete(closing)
         self.observe(closing)
 
@@ -338,6 +343,7 @@ class Calls:
                     relay = opened.relay
                     live.relay = recorded_relay(opened.relay.instance, opened.relay.version)
                     live.impersonated = opened.impersonated
+                    live.session, live.before = opened.relay.session, opened.before
                     outbound: Outbound = TunnelOutbound(opened.stream, inner)
                     opened = None
                 else:
@@ -407,6 +413,8 @@ class Calls:
         principal = call.agent.principal
         assert principal is not None
         if relay is None:
+            if self.registry.is_away(call.cluster.id):
+                raise ClusterOffline(call.cluster, "its relay has lost its connection, and is not back yet")
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session
         context = (contexts.renew if renew else contexts.context_for)(principal, time.time())
@@ -414,9 +422,9 @@ class Calls:
         eof = fields.upgrade is None and fields.body_length == 0
         try:
             stream = session.open_stream(inner.encode(), context=context.index, eof=eof)
-        except (SessionClosed, Draining, TooManyStreams) as error:
+        except (SessionClosed, Draining, TooManyStreams, Detached) as error:
             raise ClusterOffline(call.cluster, str(error)) from error
-        return OpenedStream(stream, relay, context.impersonated)
+        return OpenedStream(stream, relay, context.impersonated, session.interruptions)
 
     async def _open_direct(self, live: LiveCall, inner: RequestHead, *, renew: bool) -> DirectOutbound:
         """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
@@ -458,6 +466,14 @@ def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
         prefix = PREFIX + call.cluster.name.encode("ascii")
         answer = hub_response_head(head, prefix, call.target, call.head.header(b"host"))
     return sandboxed(answer) if call.asked.tail else answer
+
+
+def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:
+    """What a call has gone through on the way, if anything."""
+    if session is None or (now := session.interruptions) == before:
+        return None
+    through = now.since(before)
+    return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames)
 
 
 def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
@@ -516,6 +532,7 @@ def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float
         utc(time.time()),
         resp=response,
         stream=stream,
+        tunnel=_tunnel(live.session, live.before),
         relay=live.relay,
         impersonated=live.impersonated,
     )

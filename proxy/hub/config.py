@@ -98,6 +98,14 @@ class LimitsConfig:
 
 
 @attrs.frozen
+class TunnelConfig:
+    """The relays' tunnels."""
+
+    resume: bool = True
+    """Whether a session whose connection is lost goes on over the relay's next one."""
+
+
+@attrs.frozen
 class AuditConfig:
     """What the audit trail hides, and what happens while it cannot be written."""
 
@@ -129,6 +137,7 @@ class HubConfig:
     tls: TLSConfig = TLSConfig()
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()
+    tunnel: TunnelConfig = TunnelConfig()
     audit: AuditConfig = AuditConfig()
     stop: StopConfig = StopConfig()
 

@@ -28,6 +28,7 @@ from audit.record import Relay as RecordedRelay
 from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason, Tally
 from proxy.hub.admission import Call
+from tunnel import Interruptions, Session
 
 # Between two looks at calls that may be due; what is due is late by no more.
 SWEEP_S = 0.25
@@ -60,6 +61,9 @@ class LiveCall:
     relay: RecordedRelay | None = None
     impersonated: Impersonated | None = None
     """What the relay's token says."""
+    session: Session | None = None
+    """The tunnel's, of the last attempt; and what it had gone through before."""
+    before: Interruptions = attrs.Factory(Interruptions)
     failure: Failure | None = None
     """How the last attempt failed, known before the client has been told."""
     guardrail: str = ""

@@ -69,5 +69,7 @@ class Places:
 
 
 async def _end_unless_it_answers(other: LiveRelay, relay: LiveRelay) -> None:
-    if not await other.session.answers(ANSWER_S):
+    if other.instance == relay.instance and other.session.detached:
+        other.end_with("another process of its name came while its connection was lost")
+    elif not await other.session.answers(ANSWER_S):
         other.end_with(f"it did not answer within {ANSWER_S:.0f} s when {relay.instance} came")

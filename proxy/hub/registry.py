@@ -60,6 +60,11 @@ class LiveRelay:
         return self.session.may_open
 
     @property
+    def load(self) -> tuple[bool, int]:
+        """What a new stream would meet; the less the better."""
+        return self.session.detached, self.session.stream_count
+
+    @property
     def leaving(self) -> bool:
         """Whether it is still here only to bring to an end what is open."""
         return self.session.draining and not self.session.closed
@@ -85,10 +90,13 @@ class Registry:
         """Those whose place another one has taken, and that go on to their end."""
 
     def session(self, cluster_id: str) -> LiveRelay | None:
-        """Pick a usable relay of the cluster, the least loaded one; None when it is offline."""
+        """Pick a usable relay of the cluster, the least loaded one; None when it is offline.
+
+        One that has just lost its connection is the last choice: a request for it waits until it is back.
+        """
         best: LiveRelay | None = None
         for relay in self._clusters.get(cluster_id, {}).values():
-            if relay.usable and (best is None or relay.session.stream_count < best.session.stream_count):
+            if relay.usable and (best is None or relay.load < best.load):
                 best = relay
         return best
 
@@ -99,7 +107,23 @@ class Registry:
             for relay in self._clusters.get(cluster_id, {}).values()
             if relay.usable and relay not in tried
         ]
-        return min(found, key=lambda relay: relay.session.stream_count, default=None)
+        return min(found, key=lambda relay: relay.load, default=None)
+
+    def find(self, cluster_id: str, instance: str, session_id: str) -> LiveRelay | None:
+        """The relay of this very session, also when another one has taken its place meanwhile."""
+        current = self._clusters.get(cluster_id, {}).get(instance)
+        for relay in (current, *self._leaving):
+            if (
+                relay is not None
+                and (relay.cluster_id, relay.instance) == (cluster_id, instance)
+                and relay.session.session_id == session_id
+            ):
+                return relay
+        return None
+
+    def is_away(self, cluster_id: str) -> bool:
+        """Whether a relay of the cluster has lost its connection, and may come back."""
+        return any(relay.session.detached for relay in self._clusters.get(cluster_id, {}).values())
 
     def relays(self) -> Iterator[LiveRelay]:
         """Every live relay, for `relay list`, metrics and drain."""

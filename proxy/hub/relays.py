@@ -30,6 +30,8 @@ from proxy.hub.seen import SeenTokens
 from proxy.hub.store import RelayContact, Store
 from proxy.hub.trail import Trail
 from tunnel import (
+    RESUME,
+    RESUME_TTL_S,
     CloseCode,
     Hello,
     Memory,
@@ -38,9 +40,12 @@ from tunnel import (
     Role,
     Session,
     SessionClosed,
+    Transport,
     TransportClosed,
     Welcome,
+    hear_hello,
     open_session,
+    read_hello,
 )
 from tunnel.tls import TLSStream
 from tunnel.websocket import WebSocketRefused, accept_websocket
@@ -152,16 +157,46 @@ class RelayEndpoint:
         try:
             async with (
                 accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport,
-                open_session(
-                    transport,
-                    Role.LISTENER,
-                    answer_hello=lambda hello: self._welcome(hello, claims, cluster),
-                    memory=self.memory,
-                ) as session,
             ):
-                await self._keep(session, claims, cluster, address)
+                greeting = await hear_hello(transport)
+                if not await self._resume(transport, greeting, claims, cluster, address):
+                    await self._begin(transport, greeting, claims, cluster, address)
         except (WebSocketRefused, Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
             _log.warning("a relay of cluster %s, from %s, got no session: %s", cluster.name, address, error)
+
+    async def _resume(
+        self, transport: Transport, greeting: bytes, claims: HelloClaims, cluster: Cluster, address: str
+    ) -> bool:
+        """Go on with the session that the relay names, over this transport, if it is its own and can go on.
+
+        Returns once the transport is lost, or the session has ended.
+        """
+        hello = read_hello(greeting)
+        if hello.resume is None:
+            return False
+        relay = self.registry.find(cluster.id, claims.instance, hello.resume.session_id)
+        if relay is None or relay.kid != claims.kid:
+            return False
+        if not relay.session.may_resume(hello.resume):
+            relay.session.abandon("the relay has not received, or not kept, what this hub takes it to have")
+            return False
+        _log.info("relay %s of cluster %s is back, from %s", relay.instance, cluster.name, address)
+        relay.address = address
+        await relay.session.resume(transport, greeting)
+        return True
+
+    async def _begin(
+        self, transport: Transport, greeting: bytes, claims: HelloClaims, cluster: Cluster, address: str
+    ) -> None:
+        """Begin a session, and keep it in the registry until it ends, over whichever transports."""
+        async with open_session(
+            transport,
+            Role.LISTENER,
+            greeting=greeting,
+            answer_hello=lambda hello: self._welcome(hello, claims, cluster),
+            memory=self.memory,
+        ) as session:
+            await self._keep(session, claims, cluster, address)
 
     def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:
         if hello.instance != claims.instance or hello.cluster != claims.cluster_id:
@@ -169,7 +204,13 @@ class RelayEndpoint:
                 CloseCode.FORBIDDEN,
                 f"the hello names another relay than the token for cluster {cluster.name}",
             )
+        if hello.resume is not None:
+            # It may have another session here already, which one that nobody asked for would supersede.
+            raise Rejected(CloseCode.RESUME_UNKNOWN, "this hub does not know that session, or not any more")
+        resume = self.config.tunnel.resume
         return Welcome(
+            features=(RESUME,) if resume else (),
+            resume_ttl_s=int(RESUME_TTL_S) if resume else 0,
             session_id=self.new_id(),
             boot_id=self.boot,
             software=self.software,

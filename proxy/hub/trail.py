@@ -28,6 +28,7 @@ from audit.record import (
     Request,
     Response,
     Stream,
+    Tunnel,
     text,
     utc,
 )
@@ -164,7 +165,15 @@ class Trail:
         )
 
     def read(
-        self, call: Call, eid: str, relay: Relay, impersonated: Impersonated, resp: Response, took_ms: float
+        self,
+        call: Call,
+        eid: str,
+        relay: Relay,
+        impersonated: Impersonated,
+        resp: Response,
+        took_ms: float,
+        *,
+        tunnel: Tunnel | None = None,
     ) -> Event:
         """The one event of a granted read that is over, and was no stream."""
         caller, asked = call.caller, call.asked
@@ -191,6 +200,7 @@ class Trail:
             impersonated=impersonated,
             decision=call.verdict.recorded,
             resp=resp,
+            tunnel=tunnel,
         )
 
     def stranger(self, kind: Kind, *, client_ip: str, note: str, head: RequestHead | None = None) -> Event:

@@ -16,6 +16,8 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     listen = "0.0.0.0:8443"
     certificate = "tls.crt"
     key = "tls.key"
+    [tunnel]
+    resume = true                         # whether a session goes on when its connection is lost
     [health]
     listen = "0.0.0.0:8080"
     [stop]
@@ -67,6 +69,14 @@ class DirectConfig:
 
 
 @attrs.frozen
+class TunnelConfig:
+    """The tunnel that this relay dials."""
+
+    resume: bool = True
+    """Whether a session whose connection is lost goes on over the next one."""
+
+
+@attrs.frozen
 class HealthConfig:
     """The probes' listener; none when absent."""
 
@@ -93,6 +103,7 @@ class FileConfig:
     instance: str = attrs.Factory(lambda: default_instance())
     guardrails: Path | None = None
     direct: DirectConfig = DirectConfig()
+    tunnel: TunnelConfig = TunnelConfig()
     health: HealthConfig = HealthConfig()
     stop: StopConfig = StopConfig()
 
@@ -127,6 +138,7 @@ class RelayConfig:
     health_listen: Address | None
     guardrails: Guardrails | None = None
     stop_grace_s: float = STOP_GRACE_S
+    resume: bool = True
 
 
 def default_instance() -> str:
@@ -180,6 +192,7 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         health_listen=stated.health.listen,
         guardrails=guardrails,
         stop_grace_s=stated.stop.grace_s,
+        resume=stated.tunnel.resume,
     )
 
 

@@ -37,7 +37,7 @@ from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from proxy.startup import settle
 from proxy.watched import watch_certificate
-from tunnel import CloseCode, Hello, Memory, Session
+from tunnel import RESUME, CloseCode, Hello, Memory, Session
 from tunnel.dialer import DialerConfig, run_dialer
 from tunnel.net import client_context
 from tunnel.tcp import TCPStream
@@ -70,7 +70,9 @@ class State:
         """Whether the hub can bring a new request here."""
         if self.stopping:
             return False
-        return self.accepting is not None or any(not session.closed for session in self.sessions)
+        if self.accepting is not None:
+            return True
+        return any(not (session.closed or session.detached) for session in self.sessions)
 
 
 async def run_relay(config: RelayConfig) -> None:
@@ -138,7 +140,13 @@ def _dialer_config(config: RelayConfig, way: TunnelDial) -> DialerConfig:
         )
 
     def hello() -> Hello:
-        return Hello(cluster=config.cluster_id, instance=config.instance, boot_id=boot_id, software=software)
+        return Hello(
+            cluster=config.cluster_id,
+            instance=config.instance,
+            boot_id=boot_id,
+            software=software,
+            features=(RESUME,) if config.resume else (),
+        )
 
     try:
         return DialerConfig(

@@ -680,6 +680,13 @@ def test_what_a_dying_relay_leaves_is_honest(chain: Chain, client: RawClient) ->
         killed_at = time.monotonic()
         world.relays[way].process.kill()
         try:
+            if way == "tunnel":
+                # To the hub it might be the network, so all of it waits for the relay's comeback. A new
+                # process of its name is none.
+                check_offline(chain, client, waits_s=2.0)
+                world.start_relay(way)
+                wait_until(lambda: client.get("/version").status == 200)
+                killed_at = time.monotonic()
             assert watching.rest(SOON_S + BUSY_S) == b""
             assert executing.rest(SOON_S + BUSY_S) == b"", "something was said on a spliced stream"
             assert (watching.end, executing.end) == (End.CUT, End.CUT)
@@ -690,9 +697,11 @@ def test_what_a_dying_relay_leaves_is_honest(chain: Chain, client: RawClient) ->
             assert kubectl.returncode != 0, error
             check_lost(lost, retried)
             assert len(chain.server.seen(write_mark)) == 1, "a write was sent again"
-            check_offline(chain, client)
+            if way == "direct":
+                check_offline(chain, client)
         finally:
-            world.start_relay(way)
+            if world.relays[way].process.poll() is not None:
+                world.start_relay(way)
             wait_until(lambda: client.get("/version").status == 200)
 
 
@@ -706,11 +715,11 @@ def check_lost(lost: Answer, retried: Answer) -> None:
         assert "warning" in answer.headers
 
 
-def check_offline(chain: Chain, client: RawClient) -> None:
+def check_offline(chain: Chain, client: RawClient, waits_s: float = 0.0) -> None:
     """Case 94."""
     began = time.monotonic()
     answer = client.get("/api/v1/pods")
-    assert time.monotonic() - began < SOON_S + BUSY_S
+    assert time.monotonic() - began < waits_s + SOON_S + BUSY_S
     assert answer.status == 503
     assert "retry-after" not in answer.headers
     message = json.loads(answer.body)["message"]

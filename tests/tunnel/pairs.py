@@ -67,6 +67,8 @@ class Unplugged(Transport):
         self.stuck = False
         """It takes nothing more."""
         self.closed_with: tuple[int, str] | None = None
+        self._broken = False
+        self._receiving = trio.CancelScope()
 
     async def send(self, message: bytes) -> None:
         self.sent.append(message)
@@ -80,16 +82,26 @@ class Unplugged(Transport):
     async def receive(self) -> bytes:
         while True:
             ended = None
+            message = b""
+            self._receiving = trio.CancelScope()
             try:
-                message = await self.inner.receive()
+                with self._receiving:
+                    message = await self.inner.receive()
             except TransportClosed as exc:
                 ended = exc
+            if self._broken:
+                raise TransportClosed(None, "the connection was reset")
             if self.unplugged and ended is not None:
                 await trio.sleep_forever()
             elif ended is not None:
                 raise ended
             elif not self.unplugged:
                 return message
+
+    def break_here(self) -> None:
+        """Fail at this end; the other one does not learn of it."""
+        self.unplugged = self._broken = True
+        self._receiving.cancel()
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         self.closed_with = self.closed_with or (code, reason)

@@ -96,6 +96,10 @@ class Connection(Core):
             and self.opened_here < self.peer.max_streams
         )
 
+    def too_late_to_open(self, now: float) -> bool:
+        """Whether the transport is away for so long already that an OPEN would not wait for it."""
+        return now - self.detached_at >= OPEN_WAITS_S
+
     @property
     def unacknowledged_bytes(self) -> int:
         return self.sent.unacknowledged_bytes

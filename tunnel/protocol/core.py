@@ -83,6 +83,7 @@ class Core:
     resume_ttl_s: float = attrs.field(init=False, default=0.0)
     """How long the session outlives its transport, from the last byte received; 0: it does not."""
     detached_at: float = attrs.field(init=False, default=math.inf)
+    """Not while a transport is there."""
     peer_clock_offset_ms: int | None = attrs.field(init=False, default=None)
     on_eviction: Callable[[], None] = attrs.field(init=False, default=_nobody_cares)
     """Called when a stream was evicted, which another session's need may bring about at any moment."""
@@ -152,6 +153,7 @@ class Core:
         `peer_sent`."""
         assert self.phase is DETACHED
         self.phase = OPEN
+        self.detached_at = math.inf
         self.replayed_until = peer_sent
         self.sent.rewind(peer_has)
         self.flight = self.flight.anew()

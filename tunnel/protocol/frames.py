@@ -143,6 +143,17 @@ def decode_reason(encoded: bytes) -> str:
     )
 
 
+def first_frame(message: bytes) -> tuple[int, bytes]:
+    """The type and payload of the frame that a message begins with."""
+    if len(message) < HEADER_BYTES:
+        raise RemoteProtocolError(f"{len(message)} bytes are no frame")
+    frame_type, _, _, _, length = HEADER.unpack_from(message)
+    payload = message[HEADER_BYTES : HEADER_BYTES + length]
+    if len(payload) < length:
+        raise RemoteProtocolError(f"a frame of {length} bytes is cut at {len(payload)}")
+    return int(frame_type), payload
+
+
 def decode_open(payload: bytes) -> tuple[int, int, bytes]:
     """The context's index, the length of the whole head, and the part of it that is here."""
     if len(payload) < 8:

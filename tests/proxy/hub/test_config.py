@@ -85,8 +85,10 @@ def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
             "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT": "9",
             "HAWSE_HUB_AUDIT_MASK": "a+\nb+",
             "HAWSE_HUB_AUDIT_READS_WHEN_DOWN": "true",
+            "HAWSE_HUB_TUNNEL_RESUME": "false",
         },
     )
+    assert hub.tunnel.resume is False
     assert (hub.org, hub.limits.streams_per_agent, str(hub.admin.listen)) == ("other", 9, "127.0.0.1:1")
     assert hub.audit.mask == ("a+", "b+")
     assert hub.audit.reads_when_down is True
@@ -195,5 +197,6 @@ def test_each_key_has_its_variable() -> None:
         "HAWSE_HUB_LIMITS_STREAM_AGE_S, HAWSE_HUB_LIMITS_STREAM_IDLE_IN_S, "
         "HAWSE_HUB_LIMITS_STREAM_IDLE_OUT_S, "
         "HAWSE_HUB_LISTEN, HAWSE_HUB_ORG, HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_STOP_GRACE_S, "
-        "HAWSE_HUB_STOP_REPLACED_GRACE_S, HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY"
+        "HAWSE_HUB_STOP_REPLACED_GRACE_S, HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY, "
+        "HAWSE_HUB_TUNNEL_RESUME"
     ]

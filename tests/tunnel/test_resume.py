@@ -1,0 +1,405 @@
+"""A session that outlives its transports, in memory and on virtual time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.tunnel.pairs import Unplugged
+from tunnel import (
+    Detached,
+    Hello,
+    Interruptions,
+    Processed,
+    RemoteProtocolError,
+    Role,
+    Session,
+    SessionClosed,
+    Stream,
+    StreamCode,
+    StreamReset,
+    Welcome,
+    hear_hello,
+    memory_transport_pair,
+    open_session,
+    read_hello,
+)
+from tunnel.greeting import say_hello
+from tunnel.transport import MemoryTransport, Transport
+
+RESUMING = ("resume",)
+
+
+def answer(hello: Hello) -> Welcome:
+    return Welcome(session_id="s", features=RESUMING, resume_ttl_s=60)
+
+
+@attrs.define(eq=False)
+class Pair:
+    """A listener and a dialer, the wire that they have at the moment, and tasks for the next one."""
+
+    listener: Session
+    dialer: Session
+    nursery: trio.Nursery
+    here: Unplugged
+    there: Unplugged
+    context: int
+
+    def cut(self) -> None:
+        """End both ends at once, as a reset connection does."""
+        inner = self.here.inner
+        assert isinstance(inner, MemoryTransport)
+        inner.cut()
+
+    def unplug(self) -> None:
+        """Let nothing through any more, and tell nobody."""
+        self.here.unplugged = self.there.unplugged = True
+
+    async def streams(self) -> tuple[Stream, Stream]:
+        opened = self.listener.open_stream(b"head", context=self.context)
+        return opened, await self.dialer.accept()
+
+    async def redial(self, hello: Hello | None = None) -> None:
+        """Greet over a new wire; what carries the sessions then are tasks of their own."""
+        self.here, self.there = wires()
+        here, there = self.here, self.there
+
+        async def listen() -> None:
+            await over(self.listener, here, await hear_hello(here))
+
+        self.nursery.start_soon(listen)
+        welcome = await say_hello(there, hello or self.dialer.hello_again())
+        self.nursery.start_soon(over, self.dialer, there, welcome)
+        await wait_all_tasks_blocked()
+
+
+async def over(session: Session, wire: Transport, greeting: bytes) -> None:
+    """What a task does that brings a transport."""
+    if session.role is Role.LISTENER:
+        resume = read_hello(greeting).resume
+        assert resume is not None
+        assert session.may_resume(resume)
+    await session.resume(wire, greeting)
+
+
+def wires() -> tuple[Unplugged, Unplugged]:
+    here, there = memory_transport_pair()
+    return Unplugged(here), Unplugged(there)
+
+
+@asynccontextmanager
+async def open_pair() -> AsyncIterator[Pair]:
+    here, there = wires()
+    done = trio.Event()
+    tell, told = trio.open_memory_channel[Session](1)
+
+    async def dial() -> None:
+        async with open_session(there, Role.DIALER, hello=Hello(features=RESUMING)) as session:
+            await tell.send(session)
+            await done.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dial)
+        async with open_session(here, Role.LISTENER, answer_hello=answer) as listener:
+            dialer = await told.receive()
+            context = listener.add_context(1, b"token")
+            yield Pair(listener, dialer, nursery, here, there, context)
+            done.set()
+
+
+async def read_to_end(stream: Stream, into: bytearray) -> None:
+    while data := await stream.receive_some():
+        into += data
+
+
+async def test_streams_go_on_over_another_transport(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await opened.send_all(b"before ")
+        assert await accepted.receive_some() == b"before "
+        pair.cut()
+        await wait_all_tasks_blocked()
+        assert pair.listener.detached
+        assert pair.dialer.detached
+        # Nobody who waits, or sends, is told.
+        await opened.send_all(b"meanwhile")
+        await trio.sleep(20)
+        await pair.redial()
+        assert not pair.listener.detached
+        assert await accepted.receive_some() == b"meanwhile"
+        await accepted.send_all(b"behind")
+        assert await opened.receive_some() == b"behind"
+        for session in (pair.listener, pair.dialer):
+            assert session.interruptions == Interruptions(1, pytest.approx(20), 0)
+
+
+async def test_bytes_under_way_at_many_cuts_arrive_once_and_in_order(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    chance = random.Random(7)
+    payload = chance.randbytes(3_000_000)
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        pairs = [await pair.streams() for _ in range(6)]
+        heard = {stream: bytearray() for both in pairs for stream in both}
+
+        async def send(stream: Stream) -> None:
+            for start in range(0, len(payload), 50_000):
+                await stream.send_all(payload[start : start + 50_000])
+                await trio.sleep(chance.random() / 5)
+            await stream.send_eof()
+
+        for stream in heard:
+            nursery.start_soon(send, stream)
+            nursery.start_soon(read_to_end, stream, heard[stream])
+        for _ in range(20):
+            await trio.sleep(chance.random() / 2)
+            # What is sent from now on is lost, and then the connection.
+            pair.unplug()
+            await trio.sleep(chance.random() / 10)
+            pair.here.unplugged = pair.there.unplugged = False
+            pair.cut()
+            await wait_all_tasks_blocked()
+            await trio.sleep(chance.random())
+            await pair.redial()
+    assert all(bytes(received) == payload for received in heard.values())
+    assert pair.dialer.interruptions.detaches == 20
+    assert pair.dialer.interruptions.replayed_frames > 0
+
+
+async def test_a_listener_with_a_half_open_transport_lets_the_new_one_take_its_place(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        old = pair.here
+        # The dialer has found out, the listener has not; and both have said what the other did not hear.
+        pair.unplug()
+        await opened.send_all(b"down")
+        await accepted.send_all(b"up")
+        await wait_all_tasks_blocked()
+        pair.there.break_here()
+        await wait_all_tasks_blocked()
+        assert pair.dialer.detached
+        assert not pair.listener.detached
+        await pair.redial()
+        assert old.closed_with is not None
+        assert old.closed_with[0] == 4409
+        assert await accepted.receive_some() == b"down"
+        assert await opened.receive_some() == b"up"
+        assert pair.listener.interruptions.detaches == 1
+
+
+async def test_a_silent_loss_is_found_and_survived(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await trio.sleep(7)
+        pair.unplug()
+        began = trio.current_time()
+        assert await pair.dialer.wait_detached()
+        assert await pair.listener.wait_detached()
+        assert trio.current_time() - began <= 15
+        await trio.sleep(began + 40 - trio.current_time())
+        await opened.send_all(b"still here")
+        await pair.redial()
+        assert await accepted.receive_some() == b"still here"
+
+
+async def test_an_absence_that_is_too_long_ends_both_sides(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await opened.send_all(b"x")
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        pair.cut()
+        with pytest.raises(StreamReset) as caught:
+            await opened.receive_some()
+        assert (caught.value.code, caught.value.processed) == (StreamCode.DETACH_EXPIRED, Processed.MAYBE)
+        assert trio.current_time() - began == pytest.approx(60)
+        assert await pair.dialer.wait_closed() == "the tunnel was away for 60 s"
+        assert await accepted.receive_some() == b"x"
+        with pytest.raises(StreamReset):
+            await accepted.receive_some()
+        for session in (pair.listener, pair.dialer):
+            assert session.closed
+            assert not session.detached
+            assert not await session.wait_detached()
+            assert session.interruptions == Interruptions(1, pytest.approx(60), 0)
+            assert session.memory.used_bytes == 0
+        with pytest.raises(SessionClosed):
+            await pair.listener.resume(wires()[0], b"")
+
+
+async def test_a_request_while_detached_waits_for_two_seconds(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        pair.cut()
+        await wait_all_tasks_blocked()
+        assert pair.listener.may_open
+        served = pair.listener.open_stream(b"soon", context=pair.context)
+        await trio.sleep(1.5)
+        await pair.redial()
+        assert (await pair.dialer.accept()).head == b"soon"
+        pair.cut()
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        refused = pair.listener.open_stream(b"too late", context=pair.context)
+        with pytest.raises(StreamReset) as caught:
+            await refused.receive_head()
+        assert (caught.value.code, caught.value.processed) == (StreamCode.REFUSED, Processed.NO)
+        assert trio.current_time() - began == pytest.approx(2)
+        assert not pair.listener.may_open
+        with pytest.raises(Detached, match="away since 2 s"):
+            pair.listener.open_stream(b"", context=pair.context)
+        # What had been sent is not given up with it.
+        assert served._failure is None
+
+
+async def test_a_dialer_ends_a_session_whose_listener_counts_otherwise(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        _, accepted = await pair.streams()
+        pair.cut()
+        await wait_all_tasks_blocked()
+        here, there = wires()
+        wrong = Welcome(session_id="s", resumed=True, last_rx=10**6, next_tx=10**6)
+        from tunnel.protocol import frames
+
+        with pytest.raises(RemoteProtocolError, match="1000000 frames"):
+            await pair.dialer.resume(there, frames.welcome(wrong))
+        assert there.closed_with is not None
+        assert there.closed_with[0] == 4410
+        with pytest.raises(StreamReset) as caught:
+            await accepted.receive_some()
+        assert caught.value.code is StreamCode.DETACH_EXPIRED
+        await here.aclose()
+
+
+@pytest.mark.parametrize("code", [None, 1000, 1001, 1011, 4400, 4503])
+async def test_which_close_codes_end_a_session(
+    code: int | None, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_pair() as pair:
+        inner = pair.here.inner
+        assert isinstance(inner, MemoryTransport)
+        inner._peer._end(code, "somebody has closed it")
+        inner._end(None, "")
+        await wait_all_tasks_blocked()
+        # 1001, 1006 and 1011 are what load balancers say.
+        assert pair.dialer.closed is (code in (1000, 4400, 4503))
+
+
+async def test_a_loss_is_not_told_to_the_peer_as_the_sessions_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await pair.streams()
+        # Only this direction is dead: the other end would hear a farewell.
+        pair.here.unplugged = True
+        assert await pair.listener.wait_detached()
+        await trio.sleep(2)
+        assert pair.here.closed_with is not None
+        assert pair.here.closed_with[0] == 1001
+
+
+async def test_leaving_the_block_while_detached_ends_the_streams(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        pair.cut()
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+    assert trio.current_time() - began <= 2
+    for stream in (opened, accepted):
+        with pytest.raises(StreamReset):
+            await stream.receive_some()
+
+
+async def test_an_end_on_a_later_transport_is_told_on_it(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        pair.cut()
+        await wait_all_tasks_blocked()
+        await pair.redial()
+        wire = pair.here
+    assert wire.closed_with == (1000, "closed here")
+
+
+async def test_what_is_over_when_memory_is_taken_back_wakes_its_waiters(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        pair.unplug()
+        await opened.send_all(bytes(60_000))
+        await wait_all_tasks_blocked()
+        pair.cut()
+        assert await pair.listener.wait_detached()
+        memory = pair.listener.memory
+        limit, memory.limit_bytes = memory.limit_bytes, 1000
+        memory.relieve()
+        memory.limit_bytes = limit
+        assert "memory was short" in await pair.listener.wait_closed()
+        with pytest.raises(StreamReset, match="OVERLOADED"):
+            await opened.receive_some()
+        assert not accepted._closed
+
+
+async def test_cancelling_whoever_resumes_at_any_step_leaves_nothing_behind(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    for step in range(12):
+        async with open_pair() as pair:
+            opened, _ = await pair.streams()
+            pair.cut()
+            await wait_all_tasks_blocked()
+            here, there = wires()
+            async with trio.open_nursery() as nursery:
+
+                async def listen(pair: Pair = pair, here: Unplugged = here) -> None:
+                    try:
+                        greeting = await hear_hello(here)
+                    except SessionClosed:
+                        return
+                    await over(pair.listener, here, greeting)
+
+                async def dial(pair: Pair = pair, there: Unplugged = there) -> None:
+                    await over(pair.dialer, there, await say_hello(there, pair.dialer.hello_again()))
+
+                nursery.start_soon(listen)
+                with trio.CancelScope() as scope:
+                    async with trio.open_nursery() as dialing:
+                        dialing.start_soon(dial)
+                        for _ in range(step):
+                            await trio.lowlevel.checkpoint()
+                        scope.cancel()
+                await there.aclose(1001, "")
+                if not pair.dialer.closed:
+                    # It had not begun to go on yet, and may try again.
+                    assert pair.dialer.detached
+                nursery.cancel_scope.cancel()
+        with pytest.raises(StreamReset):
+            await opened.receive_some()
+        assert pair.listener.memory.used_bytes == pair.dialer.memory.used_bytes == 0
+
+
+async def test_a_transport_that_ends_in_the_greeting_is_no_session(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    here, there = wires()
+    await here.aclose(4401, "not you")
+    with pytest.raises(SessionClosed, match="ended in the greeting: not you"):
+        await say_hello(there, Hello())
+    here, there = wires()
+    with pytest.raises(SessionClosed, match="no greeting within 10 s"):
+        await hear_hello(here)
+    await there.send(b"nonsense")
+    with pytest.raises(RemoteProtocolError, match="8 bytes are no frame"):
+        read_hello(await hear_hello(here))
