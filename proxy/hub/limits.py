@@ -183,11 +183,12 @@ class Limits:
         if moved_in or moved_out:
             seen.bytes_in, seen.bytes_out = tally.bytes_in, tally.bytes_out
             load.moved += moved_in + moved_out
-        if moved_in:
+        # While it is paused, its silence is ours.
+        if moved_in or live.held:
             seen.moved_in_at = now
-        if moved_out:
+        if moved_out or live.held:
             seen.moved_out_at = now
-        if not tally.status or live.held:
+        if not tally.status:
             return None
         # Only what was upgraded has a client that could say something.
         if limits.stream_idle_in_s and tally.upgraded and now - seen.moved_in_at >= limits.stream_idle_in_s:

@@ -224,6 +224,26 @@ async def test_age_and_silence_end_a_call_each_direction_by_itself(
         assert why in ended.reason
 
 
+async def test_a_pause_is_no_silence(autojump_clock: MockClock) -> None:
+    limits = Limits(attrs.evolve(NONE, bytes_per_minute=60, stream_idle_out_s=20), clock=trio.current_time)
+    calls = LiveCalls(lambda live: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limits.run, calls)
+        live, _ = live_call()
+        assert limits.admit(live.call.agent, 0) is None
+        live.tally.status = 200
+        live.tally.bytes_out = 60 + 50
+        calls.enter(live)
+        await trio.sleep(2)
+        assert live.held
+        await trio.sleep(60)
+        assert not live.held
+        assert live.ended is None
+        await trio.sleep(20)
+        assert live.ended is not None
+        nursery.cancel_scope.cancel()
+
+
 async def test_an_agents_longest_idle_connections_make_room_for_new_ones(autojump_clock: MockClock) -> None:
     limits = attrs.evolve(NONE, idle_connections=3)
     connections, deadlines = AgentConnections(limits), Deadlines()
