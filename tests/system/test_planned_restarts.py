@@ -112,6 +112,8 @@ def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(
         old.process.send_signal(signal.SIGTERM)
         assert old.process.wait(ENDS_WITHIN_S) == 0
         assert shell.leave()[0] != 0
+    # A relay that is told to go again and again takes its time.
+    world.wait_for_tunnel()
     assert world.kubectl("tunnel", "get", "pod", POD).code == 0
 
 
