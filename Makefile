@@ -16,7 +16,7 @@ PEERS := .venv-peers
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long e2e lint format lock clean setup bench bench-gate bench-scaling bench-peers fuzz
+.PHONY: help demo test test-long faults e2e lint format lock clean setup bench bench-gate bench-scaling bench-peers fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +39,11 @@ test: $(STAMP) lint ## lint and the fast tests
 
 test-long: $(STAMP) ## the tests that move gigabytes or take minutes
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "long" --timeout 1800
+
+faults: $(STAMP) ## the whole fault suite: cuts, black holes, restarts; figures in benchmarks/RESULTS.md (40 minutes)
+	@rm -f $(VENV)/faults.jsonl
+	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest -n 4 --dist load tests/faults -m "long or not long" --timeout 2400
+	$(BIN)/python -m tests.faults.figures $(VENV)/faults.jsonl benchmarks/RESULTS.md
 
 e2e: $(STAMP) ## against a disposable cluster: HAWSE_E2E_KUBECONFIG=admin.kubeconfig make e2e
 	@test -n "$$HAWSE_E2E_KUBECONFIG" || { echo "set HAWSE_E2E_KUBECONFIG to an administrator's kubeconfig of a disposable cluster"; exit 2; }

@@ -20,6 +20,9 @@ from benchmarks.workload import Workload
 YARDSTICKS = ("nginx", "ssh")
 
 
+FAULTS = "## Faults"
+
+
 @attrs.frozen
 class Report:
     """Everything that a run has to say."""
@@ -51,7 +54,10 @@ class Report:
                 f"- {line}" for line in (*machine(), *versions(self.bench.upstream, self.bench.systems))
             ),
         ]
-        path.write_text("\n\n".join([*head, *self._budget(), *self._absent(), *parts]) + "\n")
+        page = "\n\n".join([*head, *self._budget(), *self._absent(), *parts]) + "\n"
+        # The fault suite writes its figures on the same page, and not each time that these are written.
+        faults = section(path.read_text(), FAULTS) if path.exists() else ""
+        path.write_text(replace_section(page, FAULTS, faults))
 
     def _workload(self, name: str) -> list[str]:
         titles = [each.title for each in self.workloads if each.name == name]
@@ -163,3 +169,19 @@ def render(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _numeric(cell: str) -> bool:
     return not cell or cell.replace(",", "").replace(".", "").lstrip("-").isdigit()
+
+
+def section(page: str, title: str) -> str:
+    """A section of a page with its title, up to the next one; "" when it is not there."""
+    start = page.find(f"\n{title}\n")
+    if start < 0:
+        return ""
+    end = page.find("\n## ", start + 1)
+    return page[start + 1 :] if end < 0 else page[start + 1 : end + 1]
+
+
+def replace_section(page: str, title: str, text: str) -> str:
+    """The page with `text` in place of that section, at the end of it."""
+    old = section(page, title)
+    rest = page.replace(old, "") if old else page
+    return f"{rest.rstrip()}\n\n{text.strip()}\n" if text else rest

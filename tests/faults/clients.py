@@ -33,12 +33,16 @@ import attrs
 import yaml
 
 from tests.faults.world import CLUSTER, FaultWorld
-from tests.system.world import NAMESPACE, POD
+from tests.system.world import NAMESPACE, POD, Result
 
 # From the user's end to kubectl's.
 END_WITHIN_S = 60.0
 # Copies what comes to stdout, and says at the end which sum it had inside.
 ECHO_SCRIPT = "mkfifo f$$; sha256sum <f$$ >s$$ & tee f$$; wait; cat s$$; rm f$$ s$$"
+
+
+# What a request hears that comes while there is no tunnel, and no hope of one.
+AWAY = b"is not back yet"
 
 
 class Verdict(enum.Enum):
@@ -423,7 +427,7 @@ class Copy(Work):
         self.content = self.random.randbytes(size)
 
     def begin(self) -> None:
-        self.copies = 0
+        self.copies = self.refused = 0
         self.verdicts: list[Judgement] = []
         self.file = self.folder / self.name
         self.file.write_bytes(self.content)
@@ -432,13 +436,22 @@ class Copy(Work):
     def _copy(self) -> None:
         back = self.file.with_suffix(".back")
         while not self.verdicts and not (self.stopping.is_set() and self.copies):
-            there = self.world.kubectl(CLUSTER, "cp", str(self.file), f"{POD}:{self.name}", deadline_s=300)
-            again = self.world.kubectl(CLUSTER, "cp", f"{POD}:{self.name}", str(back), deadline_s=300)
+            there = self._kubectl(str(self.file), f"{POD}:{self.name}")
+            again = self._kubectl(f"{POD}:{self.name}", str(back))
             code, said = there.code or again.code, there.err + again.err
             judgement = self.judge(code, said, self.content, back.read_bytes() if back.exists() else b"")
             if judgement.verdict is not Verdict.WHOLE:
                 self.verdicts.append(judgement)
             self.copies += 1
+
+    def _kubectl(self, source: str, target: str) -> Result:
+        """A cp, which is begun anew when it was told that the tunnel is away: what is new is refused then."""
+        while True:
+            done = self.world.kubectl(CLUSTER, "cp", source, target, deadline_s=300)
+            if not (done.code and AWAY in done.err):
+                return done
+            self.refused += 1
+            time.sleep(0.5)
 
     def end(self) -> Judgement:
         self.join(330)

@@ -1,0 +1,55 @@
+"""What the suite measures, for whoever asks for it, and the page that it goes on.
+
+HAWSE_FAULTS_FIGURES=FILE python -m pytest tests/faults        a JSON object a line
+python -m tests.faults.figures FILE benchmarks/RESULTS.md      its section there, written anew
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.machine import machine
+from benchmarks.report import FAULTS, replace_section
+
+FILE = "HAWSE_FAULTS_FIGURES"
+
+
+def note(what: str, variant: str = "", **figures: float | str) -> None:
+    """Write figures down; several processes may."""
+    if path := os.environ.get(FILE):
+        line = json.dumps({"what": what, "variant": variant, **figures})
+        with Path(path).open("a") as file:
+            file.write(line + "\n")
+
+
+def written(lines: Sequence[str]) -> str:
+    """The section, from the lines of the file."""
+    rows = sorted((json.loads(line) for line in lines), key=lambda row: (row["what"], row["variant"]))
+    parts = [
+        FAULTS,
+        "",
+        "Written by `make faults`, on this machine:",
+        "",
+        *(f"- {line}" for line in machine()),
+        "",
+        "| what | | figures |",
+        "|---|---|---|",
+    ]
+    for row in rows:
+        what, variant = row.pop("what"), row.pop("variant")
+        figures = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in row.items())
+        parts.append(f"| {what} | {variant} | {figures} |")
+    return "\n".join(parts)
+
+
+def main(figures: Path, page: Path) -> None:
+    before = page.read_text() if page.exists() else "# Results\n"
+    page.write_text(replace_section(before, FAULTS, written(figures.read_text().splitlines())))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

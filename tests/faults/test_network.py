@@ -1,0 +1,136 @@
+"""Networks that swallow, half-open sockets, impatient balancers, and hubs that are somebody else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.faults.clients import ExecEcho, LogsFollow, Verdict, Watch, report
+from tests.faults.control import Side
+from tests.faults.figures import note
+from tests.faults.pipe import End
+from tests.faults.world import FaultWorld
+from tests.system.load import get
+from tests.system.world import NAMESPACE, POD
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
+# PROTOCOL.md, "Liveness", and a machine that does other things as well.
+NOTICED_S = 15.0
+NOTICED_IDLE_S = 40.0
+SLACK_S = 2.0
+
+
+def seconds(world: FaultWorld, condition: Callable[[], object], what: str, within_s: float) -> float:
+    """How long it takes until the condition holds."""
+    began = time.monotonic()
+    world.until(condition, what, within_s, every_s=0.05)
+    return time.monotonic() - began
+
+
+def works_again(world: FaultWorld) -> bool:
+    client = world.client()
+    return get(client, client.token(), POD_PATH)[0] == 200
+
+
+def hub_certificate(world: FaultWorld) -> Path:
+    """The hub's own: so an impostor gets as far as HTTP, as a proxy does that intercepts TLS."""
+    file = world.folder / "impostor.pem"
+    tls = world.folder / "hub" / "tls"
+    file.write_bytes((tls / "server.pem").read_bytes() + (tls / "server.key").read_bytes())
+    return file
+
+
+def test_a_black_hole_under_load_is_noticed_and_nothing_is_lost(world: FaultWorld) -> None:
+    """TCP stays open and nothing moves, on this connection and for good; the next dial gets through."""
+    works = [ExecEcho(world, 1), LogsFollow(world, 1, pause_s=0.05), Watch(world, 1, pause_s=0.05)]
+    with ExitStack() as stack:
+        for work in works:
+            stack.enter_context(work)
+        before = world.tunnel.counts()
+        world.tunnel.stall(later=False)
+        noticed_s = seconds(
+            world, lambda: world.tunnel.counts().opened > before.opened, "the relay dials again", 30
+        )
+        again_s = seconds(world, lambda: works_again(world), "requests work", 10)
+        note("silent black hole under load", noticed_s=round(noticed_s, 1), works_again_s=round(again_s, 1))
+        assert noticed_s < NOTICED_S + SLACK_S
+        assert again_s < SLACK_S
+        # The old connection never says a word again; the streams have gone on over the new one.
+        world.until(lambda: world.connected() == ["relay-0"], "the hub has one relay")
+    judgements = [work.judgement for work in works]
+    assert {judgement.verdict for judgement in judgements} == {Verdict.WHOLE}, report(judgements)
+
+
+@pytest.mark.long
+def test_an_idle_black_hole_is_noticed(world: FaultWorld) -> None:
+    before = world.tunnel.counts()
+    world.tunnel.stall(later=False)
+    noticed_s = seconds(
+        world, lambda: world.tunnel.counts().opened > before.opened, "the relay dials again", 60
+    )
+    again_s = seconds(world, lambda: works_again(world), "requests work", 10)
+    note("silent black hole, idle", noticed_s=round(noticed_s, 1), works_again_s=round(again_s, 1))
+    assert noticed_s < NOTICED_IDLE_S + SLACK_S
+    assert again_s < SLACK_S
+
+
+def test_a_relay_that_is_back_takes_the_place_of_its_half_open_socket(world: FaultWorld) -> None:
+    """The hub never hears that the old connection has ended, and must not wait for its death."""
+    work = ExecEcho(world, 1)
+    with work:
+        before = world.tunnel.counts()
+        world.tunnel.cut(End.RST, side=Side.NEAR)
+        seconds(world, lambda: world.tunnel.counts().opened > before.opened, "the relay dials again", 10)
+        again_s = seconds(world, lambda: works_again(world), "requests work", 10)
+        assert again_s < SLACK_S
+        assert world.connected() == ["relay-0"]
+    assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
+
+
+def test_a_balancer_that_kills_at_an_age_hurts_nobody(world: FaultWorld) -> None:
+    """Under traffic, every few seconds: more often than any balancer does."""
+    works = [ExecEcho(world, 1), Watch(world, 1, pause_s=0.05)]
+    world.tunnel.limit_age(2.5)
+    with ExitStack() as stack:
+        for work in works:
+            stack.enter_context(work)
+        before = world.tunnel.counts()
+        world.until(lambda: world.tunnel.counts().cut >= before.cut + 3, "three connections were killed")
+        world.tunnel.limit_age(None)
+    judgements = [work.judgement for work in works]
+    assert {judgement.verdict for judgement in judgements} == {Verdict.WHOLE}, report(judgements)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "301"),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "403"),
+        (b"HTTP/1.1 407 Proxy\r\nContent-Length: 0\r\n\r\n", "407"),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "502"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", ""),
+    ],
+    ids=["301", "403", "407", "502", "no-http"],
+)
+def test_whoever_answers_in_place_of_the_hub_is_named_and_asked_less_and_less(
+    world: FaultWorld, answer: bytes, said: str
+) -> None:
+    before = world.tunnel.counts().opened
+    relay = world.relays["relay-0"].log
+    lines = len(relay.read_text().splitlines())
+    world.tunnel.answer(answer, certificate=hub_certificate(world))
+    world.tunnel.cut()
+    world.until(lambda: world.tunnel.counts().opened >= before + 2, "two dials have failed", 60, every_s=0.05)
+    told = relay.read_text().splitlines()[lines:]
+    assert [line for line in told if said in line], told
+    # Not more than two lines a dial, whatever the answer was.
+    assert len(told) <= 2 * (world.tunnel.counts().opened - before) + 2, told
+    world.tunnel.accept()
+    world.until(lambda: works_again(world), "requests work", 90)
