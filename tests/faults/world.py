@@ -58,6 +58,8 @@ class Living:
         now, then = self.flat(), before.flat()
         # trio keeps scopes that ended before their deadline until it has a thousand of them.
         kept = dict.fromkeys(("trio.CancelScope", "trio._core._run.CancelReason"), 1000 + slack)
+        # Who a token speaks for is remembered for as long as the token is good.
+        kept["auth.principal.Principal"] = 100 + slack
         more = {name: now[name] - then[name] for name in now}
         return {name: count for name, count in more.items() if count > kept.get(name, slack)}
 

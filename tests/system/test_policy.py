@@ -63,37 +63,7 @@ def raw(world: World, way: str, rule: str) -> bytes:
     return world.kubectl(way, verb, "--raw", path, *body, stdin=b"{}").err
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_each_rule_of_the_guard_holds_while_it_is_on_and_lets_pass_while_it_is_off(
-    ruled: World, way: str
-) -> None:
-    switch("enable", ruled)
-    before = {rule: seen(ruled, path) for rule, (_, path) in GUARDED.items()}
-    for rule in GUARDED:
-        told = raw(ruled, way, rule)
-        assert b"is denied by guard/" + rule.encode() in told, (rule, told)
-        assert b"ask " in told
-    assert {rule: seen(ruled, path) for rule, (_, path) in GUARDED.items()} == before
-    switch("disable", ruled)
-    for rule, (_, path) in GUARDED.items():
-        told = raw(ruled, way, rule)
-        assert b"denied by guard" not in told, (rule, told)
-        assert seen(ruled, path) > before[rule], (rule, told)
-
-
-def switch(what: str, world: World) -> None:
-    """Bring every rule of the guard to one state."""
-    state = {rule["id"]: rule["enabled"] for rule in guard(world)}
-    others = [rule for rule in GUARDED if state[rule] is not (what == "enable")]
-    if others:
-        world.admin("policy", what, "guard", *others)
-
-
-def guard(world: World) -> list[dict[str, object]]:
-    listed: list[dict[str, object]] = json.loads(world.admin("policy", "guard", "--json"))
-    return listed
-
-
+# Before the tests with many denials: the trail keeps the first ones of ten seconds, and counts the others.
 @pytest.mark.parametrize("way", WAYS)
 def test_a_denied_agent_reads_why_what_instead_and_whom_to_ask(
     ruled: World, way: str, tmp_path: Path
@@ -124,3 +94,34 @@ def test_a_denied_agent_reads_why_what_instead_and_whom_to_ask(
     last = [event for event in ruled.hub_audit() if (event.get("decision") or {}).get("rule") == "no-exec"]
     assert {event["decision"]["effect"] for event in last} == {"deny"}
     assert all(event["decision"]["bundle"] for event in last)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_rule_of_the_guard_holds_while_it_is_on_and_lets_pass_while_it_is_off(
+    ruled: World, way: str
+) -> None:
+    switch("enable", ruled)
+    before = {rule: seen(ruled, path) for rule, (_, path) in GUARDED.items()}
+    for rule in GUARDED:
+        told = raw(ruled, way, rule)
+        assert b"is denied by guard/" + rule.encode() in told, (rule, told)
+        assert b"ask " in told
+    assert {rule: seen(ruled, path) for rule, (_, path) in GUARDED.items()} == before
+    switch("disable", ruled)
+    for rule, (_, path) in GUARDED.items():
+        told = raw(ruled, way, rule)
+        assert b"denied by guard" not in told, (rule, told)
+        assert seen(ruled, path) > before[rule], (rule, told)
+
+
+def switch(what: str, world: World) -> None:
+    """Bring every rule of the guard to one state."""
+    state = {rule["id"]: rule["enabled"] for rule in guard(world)}
+    others = [rule for rule in GUARDED if state[rule] is not (what == "enable")]
+    if others:
+        world.admin("policy", what, "guard", *others)
+
+
+def guard(world: World) -> list[dict[str, object]]:
+    listed: list[dict[str, object]] = json.loads(world.admin("policy", "guard", "--json"))
+    return listed
