@@ -154,7 +154,9 @@ class Engine:
             link.listener = None
 
     def _accept(self, link: Link) -> None:
-        assert link.listener is not None
+        if link.listener is None:
+            # It was refused by what was done just before, in the same turn.
+            return
         while True:
             try:
                 near, _ = link.listener.accept()

@@ -18,8 +18,8 @@ ECHO_DEADLINE_S = 60.0
 
 
 def ageless(output: bytes) -> bytes:
-    """Without ages (`12s`), which tick between one command and the next."""
-    return re.sub(rb" +[0-9]+s\b", b" AGE", output)
+    """Without ages (`12s`, `2m5s`), which tick between one command and the next."""
+    return re.sub(rb" +([0-9]+[dhm])*[0-9]+[dhms]\b", b" AGE", output)
 
 
 def echoed_by(port: int, content: bytes) -> bytes:
