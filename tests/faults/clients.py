@@ -497,6 +497,19 @@ class StraightApi:
         self._connection.close()
 
 
+def every_kind(world: FaultWorld, echo_port: int, folder: Path, *, copied_bytes: int) -> list[Work]:
+    """All that kubectl streams, one of each and exec over both of its protocols."""
+    return [
+        ExecEcho(world, 1),
+        ExecEcho(world, 2, spdy=True),
+        LogsFollow(world, 1, pause_s=0.05),
+        Attach(world, 1, pause_s=0.05),
+        Watch(world, 1, pause_s=0.05),
+        PortForward(world, 1, echo_port),
+        Copy(world, 1, folder, size=copied_bytes),
+    ]
+
+
 def _decoded(text: str) -> str:
     return base64.b64decode(text).decode()
 

@@ -11,18 +11,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from tests.faults.clients import (
-    Attach,
-    Copy,
-    ExecEcho,
-    Judgement,
-    LogsFollow,
-    PortForward,
-    Verdict,
-    Watch,
-    Work,
-    report,
-)
+from tests.faults.clients import Judgement, Verdict, Work, every_kind, report
 from tests.faults.control import Way
 from tests.faults.figures import note
 from tests.faults.pipe import End
@@ -35,18 +24,6 @@ BACK_WITHIN_S = 10.0
 # In all, by some lanes at once.
 CUTS = 1000
 LANES = 4
-
-
-def every_kind(world: FaultWorld, echo_port: int, folder: Path) -> list[Work]:
-    return [
-        ExecEcho(world, 1),
-        ExecEcho(world, 2, spdy=True),
-        LogsFollow(world, 1, pause_s=0.05),
-        Attach(world, 1, pause_s=0.05),
-        Watch(world, 1, pause_s=0.05),
-        PortForward(world, 1, echo_port),
-        Copy(world, 1, folder, size=1_000_000),
-    ]
 
 
 @attrs.define
@@ -106,7 +83,7 @@ def break_and_judge(
 
 @pytest.mark.timeout(180)
 def test_a_few_cuts_break_nothing(world: FaultWorld, echo_port: int, tmp_path: Path) -> None:
-    works = every_kind(world, echo_port, tmp_path)
+    works = every_kind(world, echo_port, tmp_path, copied_bytes=1_000_000)
     judgements, cutter = break_and_judge(world, works, 4, 1, outage_max_s=2.0)
     assert {judgement.verdict for judgement in judgements} == {Verdict.WHOLE}, report(judgements)
     assert all(judgement.carried for judgement in judgements)
@@ -117,7 +94,7 @@ def test_a_few_cuts_break_nothing(world: FaultWorld, echo_port: int, tmp_path: P
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("lane", range(LANES))
 def test_a_thousand_cuts_break_nothing(world: FaultWorld, echo_port: int, tmp_path: Path, lane: int) -> None:
-    works = every_kind(world, echo_port, tmp_path)
+    works = every_kind(world, echo_port, tmp_path, copied_bytes=1_000_000)
     judgements, cutter = break_and_judge(world, works, CUTS // LANES, 100 + lane, outage_max_s=40.0)
     broken = [judgement for judgement in judgements if judgement.verdict is not Verdict.WHOLE]
     note(
