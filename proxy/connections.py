@@ -89,7 +89,8 @@ class Connections:
             return None
         connection = self._idle[-1]
         watch = connection.watch
-        if watch is None or self._now() - connection.idle_since >= IDLE_S:
+        # Its watch may not have been told yet of what came unasked; that would be taken for the answer.
+        if watch is None or self._now() - connection.idle_since >= IDLE_S or has_input(connection.stream):
             return None
         self._idle.pop()
         watch.call = on_input

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, Answer, TunnelWay, inner, token, trusting
 from tunnel import Hello, Role, StreamReset, Welcome, memory_transport_pair, open_session
+from tunnel.tls import TLSStream
 
 TARGET = b"/api/v1/namespaces/a/pods"
 
@@ -408,6 +410,25 @@ async def test_what_comes_on_a_kept_connection_answers_no_later_request(tmp_path
         await trio.testing.wait_all_tasks_blocked(0.02)
         assert relay.pool.connections.idle_count == 0
         assert (await relay.ask()).body == b"ok"
+
+
+async def test_what_came_a_moment_before_a_request_is_not_taken_for_its_answer(tmp_path: Path) -> None:
+    """Before the watch of the kept connection has had its turn."""
+    sockets: list[int] = []
+
+    async def script(connection: Connection) -> None:
+        assert isinstance(connection.stream, TLSStream)
+        below = connection.stream.transport_stream
+        assert isinstance(below, trio.SocketStream)
+        sockets.append(below.socket.fileno())
+        await answering(OK)(connection)
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        os.write(sockets[0], b"unasked")
+        assert relay.pool.connections.acquire_watched(pytest.fail) is None
+        assert (await relay.ask()).body == b"ok"
+        assert len(sockets) == 2
 
 
 async def test_an_old_token_is_replaced_without_the_agent_noticing(tmp_path: Path) -> None:
