@@ -287,6 +287,9 @@ class _Dialer:
         wait_s = RESUME_FIRST_S * self.config.chance()
         while True:
             await trio.sleep(wait_s)
+            if session.closed:
+                # In this very pass; whoever waits for that cancels us in the next one.
+                return
             try:
                 async with _dial(self.config, session.hello_again(), RESUME_DIAL_S) as attempt:
                     attempt.succeeded()

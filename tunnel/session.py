@@ -339,7 +339,11 @@ class Session:
         if connection.too_late_to_open(now):
             raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
         was_idle = connection.stream_count == 0
-        stream = Stream(self, connection.open_stream(head, context, eof=eof, now=now))
+        state = connection.open_stream(head, context, eof=eof, now=now)
+        if connection.is_over(state):
+            # It was evicted before anybody could be told.
+            raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
+        stream = Stream(self, state)
         self._wake_writer()
         if was_idle or self._link is None:
             self._hurry()
@@ -489,6 +493,11 @@ class Session:
         """Whether the listener can go on with a dialer that says this; both must still have what the other
         lacks."""
         return self._ending is None and self._connection.may_attach(resume)
+
+    def is_outdated(self, resume: Resume) -> bool:
+        """Whether the dialer has been back since it said this: it was held up on the way, and nobody waits
+        for an answer to it."""
+        return self._connection.is_outdated(resume)
 
     def abandon(self, reason: str) -> None:
         """End the session as if it had been away for too long."""

@@ -177,6 +177,8 @@ class RelayEndpoint:
         relay = self.registry.find(cluster.id, claims.instance, hello.resume.session_id)
         if relay is None or relay.kid != claims.kid:
             return False
+        if relay.session.is_outdated(hello.resume):
+            return False
         if not relay.session.may_resume(hello.resume):
             relay.session.abandon("the relay has not received, or not kept, what this hub takes it to have")
             return False

@@ -143,6 +143,33 @@ async def test_while_streams_wait_it_is_dialled_until_it_has_been_away_for_too_l
         nursery.cancel_scope.cancel()
 
 
+def test_a_process_that_stood_still_until_all_was_over_dials_anew() -> None:
+    """Both the wait for the next dial and the session's time end in one pass, in either order."""
+
+    async def stand_still(clock: MockClock) -> int:
+        async with trio.open_nursery() as nursery:
+            hub, served = Hub(), Served()
+            network = Network(nursery, hub, open_max=2)
+            await run(nursery, network, served)
+            assert hub.session is not None
+            hub.session.open_stream(b"head", context=hub.session.add_context(1, b"x"))
+            await served.sessions[0].accept()
+            network.handlers[:] = [Unreachable(ConnectionRefusedError())]
+            await hub.cut()
+            await trio.sleep(0.6)
+            await wait_all_tasks_blocked()
+            network.handlers[:] = [hub]
+            hub.session = None
+            clock.jump(90)
+            await trio.sleep(30)
+            nursery.cancel_scope.cancel()
+        return len(served.sessions)
+
+    for _ in range(10):
+        clock = MockClock(autojump_threshold=0)
+        assert trio.run(stand_still, clock, clock=clock) == 2
+
+
 async def test_for_a_session_without_streams_one_dial_is_enough(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         hub, served = Hub(), Served()

@@ -278,6 +278,20 @@ async def test_a_head_its_body_and_their_end_are_one_message(
         assert messages < 20 * 1.5
 
 
+async def test_a_stream_for_which_there_is_no_memory_is_not_opened(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    memory = Memory(400_000)
+    async with open_pair(memory=memory) as pair:
+        # What nobody could be rid of: contexts, and what connected peers have not acknowledged.
+        memory.charge(380_000)
+        with pytest.raises(TooManyStreams, match="memory for streams is full"):
+            pair.open_stream(b"h" * 30_000, eof=True)
+        assert pair.listener.stream_count == 0
+        memory.release(380_000)
+        assert pair.open_stream(b"h" * 30_000, eof=True)
+
+
 async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.testing.MockClock) -> None:
     memory = Memory(2**30)
     async with open_pair(memory=memory) as pair:

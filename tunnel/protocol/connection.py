@@ -189,13 +189,19 @@ class Connection(Core):
         assert self.phase is DETACHED
         assert isinstance(self.local, Hello)
         assert isinstance(self.peer, Welcome)
+        self.attempt += 1
         resume = Resume(
             self.peer.session_id,
             self.received.said(self.detached_at),
             self.sent.acknowledged,
             self.sent.next_number,
+            self.attempt,
         )
         return attrs.evolve(self.local, resume=resume)
+
+    def is_outdated(self, resume: Resume) -> bool:
+        """Whether the listener has gone on with a later HELLO of the dialer than this one."""
+        return 0 < resume.attempt <= self.attempt
 
     def may_attach(self, resume: Resume) -> bool:
         """Whether the listener still has what the dialer lacks, and the dialer what the listener lacks."""
@@ -215,6 +221,7 @@ class Connection(Core):
             next_tx=self.sent.next_number,
             server_time_ms=self.wall_ms(now),
         )
+        self.attempt = resume.attempt
         self.attach(resume.last_rx, resume.next_tx, now)
         self.control.greeting = frames.welcome(welcome)
 

@@ -101,6 +101,8 @@ class Core:
     scheduler: Scheduler[StreamState] = attrs.field(init=False, factory=Scheduler)
     sent: SentLedger = attrs.field(init=False)
     flight: Flight = attrs.field(init=False, factory=Flight)
+    attempt: int = attrs.field(init=False, default=0)
+    """The dialer's last HELLO for this session; at the listener, the one that it has gone on with."""
     received: ReceivedLedger = attrs.field(init=False, factory=ReceivedLedger)
     round_trips: RoundTrips = attrs.field(init=False, factory=RoundTrips)
 

@@ -234,6 +234,8 @@ class Resume:
     """The number of the first frame that it can still send again."""
     next_tx: int = 0
     """The number of the first frame that it has never sent."""
+    attempt: int = 0
+    """Rises with each HELLO for this session, so that one that was held up on the way is known for it."""
 
 
 @attrs.frozen
@@ -292,6 +294,7 @@ def hello(value: Hello) -> bytes:
             "last_rx": value.resume.last_rx,
             "first_tx": value.resume.first_tx,
             "next_tx": value.resume.next_tx,
+            "attempt": value.resume.attempt,
         }
     return _greeting(HELLO, fields)
 
@@ -336,6 +339,7 @@ def decode_hello(payload: bytes) -> Hello:
             resume.number("last_rx", 0),
             resume.number("first_tx", 0),
             resume.number("next_tx", 0),
+            resume.number("attempt", 0),
         ),
     )
 

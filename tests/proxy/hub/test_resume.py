@@ -99,6 +99,27 @@ async def test_a_relay_that_counts_otherwise_loses_the_session(tmp_path: Path) -
         assert hub.closed
 
 
+async def test_a_hello_that_was_held_up_on_the_way_changes_nothing(tmp_path: Path) -> None:
+    """A network may swallow a dial, and release it when the relay has long been back by the next one."""
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, held_up):
+        assert held_up.resume is not None
+        resume = held_up.resume
+        later = attrs.evolve(held_up, resume=attrs.evolve(resume, attempt=resume.attempt + 1))
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        here, there = memory_transport_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                bench.endpoint._resume, here, frames.hello(later), claims, cluster, "192.0.2.9"
+            )
+            await wait_all_tasks_blocked()
+            assert not hub.detached
+            for late in (held_up, attrs.evolve(held_up, resume=attrs.evolve(resume, last_rx=10**9))):
+                assert not await come_back(bench, claims, late)
+                assert not hub.detached
+                assert not hub.closed
+            await there.aclose()
+
+
 async def test_a_session_that_is_not_here_is_refused_and_no_other_one_begun(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench:
         cluster = bench.directory.current.clusters_by_name["prod"]
