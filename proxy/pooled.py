@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import trio
 
 from proxy.connections import Connections
@@ -9,7 +11,9 @@ from proxy.exchange import ByteStream, Failure, OutboundBroken, Processed, Strea
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 
-_SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+_log = logging.getLogger("hawse")
+
+SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
 class PooledOutbound:
@@ -20,21 +24,24 @@ class PooledOutbound:
     of its own, which is never used again.
     """
 
+    __slots__ = ("_abandoned", "_connections", "_head", "_reused", "connection")
+
     def __init__(self, connections: Connections, head: RequestHead) -> None:
         self._connections = connections
         self._head = head
-        self._stream: trio.abc.Stream | None = None
-        self._connection: ClientConnection | None = None
         self._reused = False
         self._abandoned = False
+        self.connection: ClientConnection | None = None
+        """What the head was sent on, and where the answer comes from."""
 
     async def start(self, *, fresh: bool = False) -> None:
         """Send the head; raises OutboundBroken. When it fails or is cancelled, the connection is closed."""
-        self._stream, self._connection, self._reused = await self._connections.acquire(
+        _, connection, self._reused = await self._connections.acquire(
             fresh=fresh or self._head.upgrade is not None
         )
+        self.connection = connection
         try:
-            await self._connection.send_request(self._head)
+            await connection.send_request(self._head_on(connection))
             return
         except OutboundBroken as error:
             broken = error
@@ -43,7 +50,7 @@ class PooledOutbound:
             await self._cut()  # noqa: ASYNC102
             raise
         await self._cut()
-        if not self._may_send_again():
+        if not self._may_send_again(broken):
             raise broken
         await self.start(fresh=True)
 
@@ -58,9 +65,9 @@ class PooledOutbound:
         try:
             return await self._current().receive_head()
         except OutboundBroken as error:
-            lost = error.failure.code is StreamCode.UPSTREAM_RESET
-            if not (lost and self._may_send_again()) or self._current().answered:
+            if not self._may_send_again(error):
                 raise
+        _log.debug("the server had closed a kept connection; sending the request again")
         await self._cut()
         await self.start(fresh=True)
         return await self._current().receive_head()
@@ -91,24 +98,36 @@ class PooledOutbound:
         await self._cut()
 
     async def aclose(self) -> None:
-        """See Outbound."""
-        stream, connection = self._stream, self._connection
-        self._stream = self._connection = None
-        if stream is not None and connection is not None:
-            await self._connections.release(stream, connection, keep=self._head.upgrade is None)
+        """Give the connection back if it is clean, else cut it. May be called again."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            keep = self._head.upgrade is None
+            await self._connections.release(connection.stream, connection, keep=keep)
 
-    def _may_send_again(self) -> bool:
+    def _head_on(self, connection: ClientConnection) -> RequestHead:
+        """The head as it is sent on a connection; method, body and upgrade are the same on all."""
+        return self._head
+
+    def _may_send_again(self, broken: OutboundBroken) -> bool:
         head = self._head
-        return self._reused and not self._abandoned and head.body_length == 0 and head.method in _SAFE_METHODS
+        return (
+            self._reused
+            and not self._abandoned
+            and head.body_length == 0
+            and head.method in SAFE_METHODS
+            # Not an answer that makes no sense, and not one that had begun.
+            and broken.failure.code is StreamCode.UPSTREAM_RESET
+            and broken.failure.processed is Processed.MAYBE
+        )
 
     def _current(self) -> ClientConnection:
-        if self._connection is None:
+        if self.connection is None:
             raise OutboundBroken(
                 Failure(StreamCode.UPSTREAM_RESET, Processed.MAYBE, "the connection is closed")
             )
-        return self._connection
+        return self.connection
 
     async def _cut(self) -> None:
-        stream, self._stream, self._connection = self._stream, None, None
-        if stream is not None:
-            await trio.aclose_forcefully(stream)
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await trio.aclose_forcefully(connection.stream)

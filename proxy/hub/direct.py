@@ -21,13 +21,14 @@ import trio
 from auth.principal import Principal
 from auth.tokens import issue_relay
 from proxy.connections import Connections
-from proxy.exchange import ByteStream, Failure, OutboundBroken
+from proxy.exchange import OutboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.entities import Cluster
 from proxy.hub.rules import is_nobodys, is_public
+from proxy.pooled import PooledOutbound
 from proxy.rewrite import direct_request_head, failure_of
 from tunnel.net import bind_to_peer, client_context, tune, wrap_client
 
@@ -86,8 +87,6 @@ class DirectRelays:
         `renew` mints a new token: the relay refused the one before.
         """
         relay = self._relay(cluster)
-        reusable = inner.upgrade is None
-        stream, connection, reused = await relay.connections.acquire(fresh=not reusable)
 
         def head_for(connection: ClientConnection) -> RequestHead:
             token = self._token(relay, principal, renew=renew)
@@ -96,15 +95,7 @@ class DirectRelays:
             relay.told[connection] = succession
             return direct_request_head(inner, relay.host, token, news)
 
-        outbound = DirectOutbound(
-            relay.connections,
-            stream,
-            connection,
-            head_for,
-            keep=reusable,
-            reused=reused,
-            session=relay.session,
-        )
+        outbound = DirectOutbound(relay.connections, inner, head_for, session=relay.session)
         await outbound.start()
         return outbound
 
@@ -182,101 +173,30 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
     raise failure or OSError(f"{host} has no address")
 
 
-class DirectOutbound:
-    """The answering side of a request at a relay in direct mode (an Outbound)."""
+class DirectOutbound(PooledOutbound):
+    """The answering side of a request at a relay in direct mode; `head_for` a connection is what is sent."""
 
     def __init__(
         self,
         connections: Connections,
-        stream: trio.abc.Stream,
-        connection: ClientConnection,
+        inner: RequestHead,
         head_for: Callable[[ClientConnection], RequestHead],
         *,
-        keep: bool,
-        reused: bool,
         session: str,
     ) -> None:
+        super().__init__(connections, inner)
         self.session = session
         """As the relay's token names it."""
-        self._connections = connections
-        self._stream = stream
-        self._connection = connection
         self._head_for = head_for
-        self._head = head_for(connection)
-        self._keep = keep
-        self._reused = reused
-        self._closed = False
-
-    async def start(self) -> None:
-        """Send the head; raises OutboundBroken. When it fails or is cancelled, the connection is closed."""
-        try:
-            await self._connection.send_request(self._head)
-        except BaseException:
-            # Cancelled, it closes before its first checkpoint.
-            await self._cut()  # noqa: ASYNC102
-            raise
-
-    async def _cut(self) -> None:
-        self._closed = True
-        await trio.aclose_forcefully(self._stream)
-
-    async def send_body(self, data: bytes) -> None:
-        """See Outbound."""
-        await self._connection.send_body(data)
-
-    async def end_body(self) -> None:
-        """See Outbound."""
-        await self._connection.end_body()
 
     async def receive_head(self) -> ResponseHead:
-        """Return the API server's head; raises OutboundBroken with the relay's own refusal. See Outbound.
-
-        A kept connection that the relay had closed meanwhile is replaced once, if nothing of an answer came
-        and the request is a safe one without a body: it cannot have had an effect.
-        """
-        try:
-            head = await self._connection.receive_head()
-        except OutboundBroken:
-            if self._closed or not (self._reused and self._may_send_again()):
-                raise
-            await trio.aclose_forcefully(self._stream)
-            self._stream, self._connection, self._reused = await self._connections.acquire(fresh=True)
-            self._head = self._head_for(self._connection)
-            await self.start()
-            head = await self._connection.receive_head()
+        """Return the API server's head; raises OutboundBroken with the relay's own refusal. See Outbound."""
+        head = await super().receive_head()
         failure = failure_of(head)
         if failure is not None:
-            self._keep = False
+            await self._cut()
             raise OutboundBroken(failure)
         return head
 
-    def _may_send_again(self) -> bool:
-        return (
-            self._head.body_length == 0
-            and self._head.upgrade is None
-            and self._head.method in (b"GET", b"HEAD", b"OPTIONS")
-            and not self._connection.answered
-        )
-
-    async def receive_body(self) -> bytes:
-        """See Outbound."""
-        return await self._connection.receive_body()
-
-    def receive_body_nowait(self) -> bytes | None:
-        """See Outbound."""
-        return self._connection.receive_body_nowait()
-
-    def upgraded(self) -> ByteStream:
-        """See Outbound."""
-        return self._connection.upgraded()
-
-    async def abandon(self, failure: Failure | None = None) -> None:
-        """See Outbound. The request is not sent again."""
-        if not self._closed:
-            await self._cut()
-
-    async def aclose(self) -> None:
-        """See Outbound."""
-        if not self._closed:
-            self._closed = True
-            await self._connections.release(self._stream, self._connection, keep=self._keep)
+    def _head_on(self, connection: ClientConnection) -> RequestHead:
+        return self._head_for(connection)

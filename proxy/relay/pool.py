@@ -22,16 +22,14 @@ from contextlib import asynccontextmanager
 import trio
 
 from proxy.connections import Connections
-from proxy.exchange import ByteStream, Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead
-from proxy.http import ClientConnection
+from proxy.pooled import SAFE_METHODS, PooledOutbound
 from proxy.relay.serviceaccount import ClusterAccess
 from tunnel.net import open_tls
 from tunnel.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
-
-_SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 Dial = Callable[[ClusterAccess], Awaitable[trio.abc.Stream]]
 
@@ -61,7 +59,7 @@ class Pool:
         return exchange
 
 
-class Exchange:
+class Exchange(PooledOutbound):
     """The answering side of one request (an Outbound), on a connection of the pool.
 
     `start` it, and `aclose` it whatever happens. `tail` says that a backend behind the API server answers, so
@@ -72,35 +70,15 @@ class Exchange:
     ended and a task goes on, which does not `start` but `resume` it.
     """
 
-    __slots__ = (
-        "_abandoned",
-        "_bodyless",
-        "_build_head",
-        "_head",
-        "_head_ahead",
-        "_pool",
-        "_reused",
-        "_tail",
-        "_token",
-        "_token_renewed",
-        "_upgrade",
-        "connection",
-    )
+    __slots__ = ("_build_head", "_head_ahead", "_pool", "_tail", "_token", "_token_renewed")
 
     def __init__(self, pool: Pool, build_head: Callable[[str], RequestHead], *, tail: bool) -> None:
         self._pool = pool
         self._build_head = build_head
         self._tail = tail
         self._token = pool.access.token()
-        self._head = build_head(self._token)
-        self._upgrade = self._head.upgrade is not None
-        # Only such a request can be sent twice: nothing of it was streamed.
-        self._bodyless = self._head.body_length == 0
+        super().__init__(pool.connections, build_head(self._token))
         self._token_renewed = False
-        self._reused = False
-        self._abandoned = False
-        self.connection: ClientConnection | None = None
-        """What the head was sent on, and where the answer comes from."""
         # It was received without a wait, and is still to be asked for.
         self._head_ahead: ResponseHead | None = None
 
@@ -115,14 +93,15 @@ class Exchange:
         From then on `on_input` is called, out of the midst of everything, whenever there may be something to
         `look` at.
         """
-        if not self._bodyless or self._upgrade or self._head.method not in _SAFE_METHODS:
+        head = self._head
+        if head.body_length != 0 or head.upgrade is not None or head.method not in SAFE_METHODS:
             return False
-        connection = self._pool.connections.acquire_watched(on_input)
+        connection = self._connections.acquire_watched(on_input)
         if connection is None:
             return False
         self.connection = connection
         self._reused = True
-        return connection.send_request_nowait(self._head)
+        return connection.send_request_nowait(head)
 
     def look(self) -> bool:
         """Take in what has come; whether there is something to go on with: the answer's head, or a failure.
@@ -148,7 +127,7 @@ class Exchange:
 
     def watch(self, on_input: Callable[[], None]) -> bool:
         """Have `on_input` called again; False for a connection that cannot be watched."""
-        return self._pool.connections.watch(self._current(), on_input)
+        return self._connections.watch(self._current(), on_input)
 
     def end_watch(self) -> None:
         """Have nobody called any more, until it is watched again or a task goes on."""
@@ -159,7 +138,7 @@ class Exchange:
         """Give back the connection of an answer that was received without a wait, or cut it."""
         connection, self.connection = self.connection, None
         assert connection is not None, "its answer has just been received"
-        self._pool.connections.release_watched(connection)
+        self._connections.release_watched(connection)
 
     def cut_nowait(self) -> None:
         """Cut the connection of an exchange that was started without a wait."""
@@ -172,75 +151,16 @@ class Exchange:
         if self.connection is None:
             await self.start()
 
-    async def start(self, *, fresh: bool = False) -> None:
-        """Send the head; raises OutboundBroken. Cancelled: the connection is closed."""
-        stream, connection, reused = await self._pool.connections.acquire(fresh=fresh or self._upgrade)
-        self.connection, self._reused = connection, reused
-        try:
-            await connection.send_request(self._head)
-            return
-        except OutboundBroken as exc:
-            broken = exc
-        except BaseException:
-            self.connection = None
-            await trio.aclose_forcefully(stream)
-            raise
-        await self._cut()
-        if not self._may_send_again(broken):
-            raise broken
-        await self.start(fresh=True)
-
     async def receive_head(self) -> ResponseHead:
         """Return the answer's head, of the second try where there was one. See Outbound."""
+        head, self._head_ahead = self._head_ahead, None
         while True:
-            try:
-                head, self._head_ahead = self._head_ahead, None
-                if head is None:
-                    head = await self._current().receive_head()
-            except OutboundBroken as exc:
-                if not self._may_send_again(exc):
-                    raise
-                head = None
             if head is None:
-                log.debug("the API server had closed a kept connection; sending the request again")
-                await self._cut()
-                await self.start(fresh=True)
-                continue
+                head = await super().receive_head()
             if head.status != 401 or self._tail:
                 return head
             await self._answer_401()
-
-    async def send_body(self, data: bytes) -> None:
-        """See Outbound."""
-        await self._current().send_body(data)
-
-    async def end_body(self) -> None:
-        """See Outbound."""
-        if not self._bodyless:
-            await self._current().end_body()
-
-    async def receive_body(self) -> bytes:
-        """See Outbound."""
-        return await self._current().receive_body()
-
-    def receive_body_nowait(self) -> bytes | None:
-        """See Outbound."""
-        return self._current().receive_body_nowait()
-
-    def upgraded(self) -> ByteStream:
-        """See Outbound."""
-        return self._current().upgraded()
-
-    async def abandon(self, failure: Failure | None = None) -> None:
-        """See Outbound. The request is not sent again."""
-        self._abandoned = True
-        await self._cut()
-
-    async def aclose(self) -> None:
-        """Give the connection back if it is clean, else cut it. May be called again."""
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            await self._pool.connections.release(connection.stream, connection, keep=not self._upgrade)
+            head = None
 
     async def _answer_401(self) -> None:
         """Send the request again under a newer token; raises OutboundBroken if there is none.
@@ -250,38 +170,14 @@ class Exchange:
         """
         access = self._pool.access
         newer = access.refresh_token() or access.token() != self._token
-        await self._cut()
-        if not (newer and self._bodyless) or self._token_renewed:
+        if not newer or self._head.body_length != 0 or self._token_renewed:
             log.warning("the API server refuses the relay's own token (401)")
+            await self._cut()
             raise _own_token_refused()
         log.info("the API server refused an old token; sending the request again with the new one")
         self._token_renewed = True
         self._token = access.token()
-        self._head = self._build_head(self._token)
-        await self.start(fresh=True)
-
-    def _may_send_again(self, broken: OutboundBroken) -> bool:
-        return (
-            self._reused
-            and not self._abandoned
-            and self._bodyless
-            and self._head.method in _SAFE_METHODS
-            # Not an answer that makes no sense, and not one that had begun.
-            and broken.failure.code is StreamCode.UPSTREAM_RESET
-            and broken.failure.processed is Processed.MAYBE
-        )
-
-    def _current(self) -> ClientConnection:
-        if self.connection is None:
-            raise OutboundBroken(
-                Failure(StreamCode.UPSTREAM_RESET, Processed.MAYBE, "the connection is closed")
-            )
-        return self.connection
-
-    async def _cut(self) -> None:
-        connection, self.connection = self.connection, None
-        if connection is not None:
-            await trio.aclose_forcefully(connection.stream)
+        await self.send_again(self._build_head(self._token))
 
 
 @asynccontextmanager
