@@ -24,13 +24,15 @@ class PooledOutbound:
     of its own, which is never used again.
     """
 
-    __slots__ = ("_abandoned", "_connections", "_head", "_reused", "connection")
+    __slots__ = ("_abandoned", "_connections", "_head", "_resending", "_reused", "connection")
 
     def __init__(self, connections: Connections, head: RequestHead) -> None:
         self._connections = connections
         self._head = head
         self._reused = False
         self._abandoned = False
+        # The scope of what is done on a second connection.
+        self._resending: trio.CancelScope | None = None
         self.connection: ClientConnection | None = None
         """What the head was sent on, and where the answer comes from."""
 
@@ -41,6 +43,12 @@ class PooledOutbound:
         )
         self.connection = connection
         try:
+            if self._abandoned:
+                # Whoever abandoned it meanwhile found no connection that could be cut.
+                raise _given_up()
+            if not self._reused:
+                # A dial that ends as it is cancelled has its stream; a request must not follow on it.
+                await trio.lowlevel.checkpoint_if_cancelled()
             await connection.send_request(self._head_on(connection))
             return
         except OutboundBroken as error:
@@ -52,13 +60,13 @@ class PooledOutbound:
         await self._cut()
         if not self._may_send_again(broken):
             raise broken
-        await self.start(fresh=True)
+        await self._start_anew()
 
     async def send_again(self, head: RequestHead) -> None:
         """Send another head in place of the first, on another connection; raises OutboundBroken."""
         await self._cut()
         self._head = head
-        await self.start(fresh=True)
+        await self._start_anew()
 
     async def receive_head(self) -> ResponseHead:
         """See Outbound."""
@@ -69,7 +77,7 @@ class PooledOutbound:
                 raise
         _log.debug("the server had closed a kept connection; sending the request again")
         await self._cut()
-        await self.start(fresh=True)
+        await self._start_anew()
         return await self._current().receive_head()
 
     async def send_body(self, data: bytes) -> None:
@@ -95,6 +103,8 @@ class PooledOutbound:
     async def abandon(self, failure: Failure | None = None) -> None:
         """See Outbound. The request is not sent again."""
         self._abandoned = True
+        if self._resending is not None:
+            self._resending.cancel()
         await self._cut()
 
     async def aclose(self) -> None:
@@ -103,6 +113,14 @@ class PooledOutbound:
         if connection is not None:
             keep = self._head.upgrade is None
             await self._connections.release(connection.stream, connection, keep=keep)
+
+    async def _start_anew(self) -> None:
+        """Send the head on a new connection, unless the exchange is abandoned before that is there."""
+        with trio.CancelScope() as self._resending:
+            if not self._abandoned:
+                await self.start(fresh=True)
+                return
+        raise _given_up()
 
     def _head_on(self, connection: ClientConnection) -> RequestHead:
         """The head as it is sent on a connection; method, body and upgrade are the same on all."""
@@ -131,3 +149,7 @@ class PooledOutbound:
         connection, self.connection = self.connection, None
         if connection is not None:
             await trio.aclose_forcefully(connection.stream)
+
+
+def _given_up() -> OutboundBroken:
+    return OutboundBroken(Failure(StreamCode.CANCEL, Processed.MAYBE, "given up before it was sent"))
