@@ -98,13 +98,10 @@ class Call:
         """Whether there is a request and then an answer, and nothing else."""
         return self.request.body_length == 0 and self.request.upgrade is None
 
-    async def start(self) -> None:
+    async def start(self, inbound: Inbound) -> None:
         """Send the request; raises Refused. Then, or when cancelled, it is not under way any more."""
         try:
-            await self.outbound.resume()
-        except OutboundBroken as broken:
-            self.end()
-            raise Refused(broken.failure) from broken
+            await self._start(inbound)
         except BaseException:
             self.end()
             raise
@@ -123,10 +120,7 @@ class Call:
     async def _carry(self, inbound: Inbound) -> None:
         outbound, request = self.outbound, self.request
         try:
-            try:
-                await outbound.resume()
-            except OutboundBroken as broken:
-                raise Refused(broken.failure) from broken
+            await self._start(inbound)
             outcome = await forward(inbound, outbound, request, on_head=self.upstream.pass_head)
         finally:
             await outbound.aclose()
@@ -136,6 +130,21 @@ class Call:
         self.log_failure(outcome.failure, gone=gone)
         if outcome.status == 0 and not gone:
             raise Refused(outcome.failure)
+
+    async def _start(self, inbound: Inbound) -> None:
+        """Send the request if it was not sent yet; raises Refused, also when nobody wants it any more."""
+        outbound = self.outbound
+        if outbound.started:
+            return
+        # It may take a dial of seconds, and what the hub takes back meanwhile must not be carried out.
+        inbound.watch(outbound.abandon, body_is_read=self.request.body_length != 0)
+        try:
+            await outbound.start()
+        except OutboundBroken as broken:
+            raise Refused(broken.failure) from broken
+        finally:
+            # Cancelled, it waits no longer than whoever watches needs to be cancelled as well.
+            await inbound.unwatch()  # noqa: ASYNC102
 
     def log_failure(self, failure: Failure, *, gone: bool) -> None:
         """Say why it did not end well."""

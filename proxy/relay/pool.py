@@ -67,7 +67,7 @@ class Exchange(PooledOutbound):
 
     There is a way without waits, and so without a task: `start_nowait`, `look` at what comes until there is a
     `plain_head`, and then take the body from its `connection`. Where that does not lead on, its watch is
-    ended and a task goes on, which does not `start` but `resume` it.
+    ended and a task goes on, which does not `start` what was `started`.
     """
 
     __slots__ = ("_build_head", "_head_ahead", "_pool", "_tail", "_token", "_token_renewed")
@@ -145,11 +145,6 @@ class Exchange(PooledOutbound):
         connection, self.connection = self.connection, None
         if connection is not None:
             connection.cut_nowait()
-
-    async def resume(self) -> None:
-        """Go on as a task, from wherever it has come without one; raises OutboundBroken, as `start` does."""
-        if self.connection is None:
-            await self.start()
 
     async def receive_head(self) -> ResponseHead:
         """Return the answer's head, of the second try where there was one. See Outbound."""

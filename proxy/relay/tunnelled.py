@@ -121,12 +121,13 @@ class SessionServer:
         Cancelled: the hub is told that the relay is going away.
         """
         passed_on = False
+        inbound = TunnelInbound(stream, call.request, self._nursery)
         try:
             if call.only_asks and not call.outbound.started:
-                await call.start()
+                await call.start(inbound)
                 passed_on = AwaitedAnswer(self, stream, call).go_on()
             if not passed_on:
-                await call.carry(TunnelInbound(stream, call.request, self._nursery))
+                await call.carry(inbound)
         except Refused as refused:
             refuse(stream, refused)
         except trio.Cancelled:
