@@ -58,8 +58,10 @@ class Connections:
         """A connection to send a request on, and whether it was used before; raises OutboundBroken."""
         if not fresh:
             kept, doomed = self._take(self._now())
-            for connection in doomed:
-                await trio.aclose_forcefully(connection.stream)
+            if doomed:
+                # Cancelled, it would leave open what is kept no more. It waits for no peer.
+                with trio.CancelScope(shield=True):
+                    await _close(doomed)
             if kept is not None:
                 return kept.stream, kept, True
         try:

@@ -46,9 +46,8 @@ class PooledOutbound:
             if self._abandoned:
                 # Whoever abandoned it meanwhile found no connection that could be cut.
                 raise _given_up()
-            if not self._reused:
-                # A dial that ends as it is cancelled has its stream; a request must not follow on it.
-                await trio.lowlevel.checkpoint_if_cancelled()
+            # A connection may come as its wait is cancelled; then a request must not follow on it.
+            await trio.lowlevel.checkpoint_if_cancelled()
             await connection.send_request(self._head_on(connection))
             return
         except OutboundBroken as error:

@@ -10,7 +10,7 @@ import trio
 from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from proxy.agent.connect import HubExchange, RenewingOutbound
-from proxy.connections import Connections
+from proxy.connections import IDLE_S, Connections
 from proxy.exchange import OutboundBroken, StreamCode
 from proxy.head import RequestHead
 from proxy.hub.direct import DirectOutbound
@@ -267,3 +267,26 @@ async def test_an_exchange_that_is_given_up_while_a_credential_is_fetched_dials_
         await exchange.abandon()
     assert waiting.code is StreamCode.CANCEL
     assert server.dials == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_connections_that_are_too_old_are_closed_although_their_finder_is_cancelled(
+    autojump_clock: MockClock, kind: str
+) -> None:
+    server = Server()
+    exchanges = [server.exchange(kind) for _ in range(2)]
+    for exchange in exchanges:
+        await exchange.start()
+    for number in (0, 1):
+        await server.ends[number].send_all(OK)
+        await exchanges[number].receive_head()
+        assert await exchanges[number].receive_body() == b"ok"
+    for exchange in exchanges:
+        await exchange.aclose()
+    await trio.sleep(IDLE_S)
+    exchange = server.exchange(kind)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await exchange.start()
+    assert scope.cancelled_caught
+    assert [await seen_of(end) for end in server.ends] == [WATCH.encode()] * 2
