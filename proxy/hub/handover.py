@@ -299,7 +299,7 @@ async def _receive_with_descriptors(
             raise HandoverError("the other hub sent more than fits")
         try:
             message = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise HandoverError("the other hub sent what cannot be read") from error
         if not isinstance(message, dict):
             raise HandoverError("the other hub sent what cannot be read")

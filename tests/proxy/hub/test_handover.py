@@ -189,13 +189,18 @@ async def babble(host: trio.socket.SocketType) -> None:
     await host.send(b"hello")
 
 
+async def nest(host: trio.socket.SocketType) -> None:
+    await host.send(b"[" * 16_000)
+
+
 async def hang_up(host: trio.socket.SocketType) -> None:
     host.close()
     await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize(
-    ("answer", "why"), [(lie, "something else"), (babble, "cannot be read"), (hang_up, "is gone")]
+    ("answer", "why"),
+    [(lie, "something else"), (babble, "cannot be read"), (nest, "cannot be read"), (hang_up, "is gone")],
 )
 async def test_what_is_no_place_is_refused(data: DataDir, answer: Answer, why: str) -> None:
     before = descriptors()
