@@ -100,14 +100,6 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
         await ensure_local_token(data, directory, pepper)
         tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
         async with trio.open_nursery() as upkeep:
-            keeping = trio.CancelScope()
-            upkeep.start_soon(
-                _keep,
-                keeping,
-                ring.run,
-                partial(certificate.keep_current, tell_endpoint),
-                partial(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S),
-            )
             upkeep.start_soon(directory.run_use_writer)
             upkeep.start_soon(close_after_the_dead, boots, boot, data.audit_file, masks, time.time)
             upkeep.start_soon(directory.run_look)
@@ -176,6 +168,15 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             if await premises.claim():
                 # The one before may have changed them while this one prepared.
                 ring.reload()
+            # Not before: what keeps the folder's files writes what this hub knows of them.
+            keeping = trio.CancelScope()
+            upkeep.start_soon(
+                _keep,
+                keeping,
+                ring.run,
+                partial(certificate.keep_current, tell_endpoint),
+                partial(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S),
+            )
             # As the one before has left them; its relays come back to this one.
             seen = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
             registry.arrivals.expect(seen)

@@ -1,0 +1,67 @@
+"""The order of what a hub does when it takes another one's place, by the whole hub in this process."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from proxy.configuration import Address
+from proxy.hub import serve
+from proxy.hub.boots import Boots
+from proxy.hub.config import AdminConfig, HubConfig
+from proxy.hub.datadir import DataDir
+from proxy.hub.handover import Place, open_door
+from proxy.hub.keyring import KeyRing
+from proxy.hub.store import Store
+
+
+async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did = []
+
+    async def keep(_: KeyRing) -> None:
+        did.append("keeps the keys")
+        await trio.sleep_forever()
+
+    async def pause() -> None:
+        # What the new one has begun before it has the place has its time to show.
+        await trio.testing.wait_all_tasks_blocked()
+        did.append("the old one pauses")
+
+    monkeypatch.setattr(KeyRing, "run", keep)
+    monkeypatch.setattr(KeyRing, "reload", lambda _: did.append("reads the keys"))
+    # Nothing of the tests' own is to be kept from the garbage collector.
+    monkeypatch.setattr(serve, "settle", lambda: None)
+    data = DataDir.open(tmp_path / "data")
+    # What a hub that has run leaves.
+    data.signing_keys()
+    data.pepper()
+    Store(data.store_file, org="main", clock=time.time).close()
+    anywhere = Address("127.0.0.1", 0)
+    config = HubConfig(listen=anywhere, admin=AdminConfig(listen=anywhere), data_dir=data.path)
+    lock = data.lock()
+    with (
+        trio.fail_after(20),
+        Boots(data.boots_dir).announced("old"),
+        open_door(data) as door,
+        socket.create_server(("127.0.0.1", 0)) as front,
+    ):
+        listeners = {"front": (str(anywhere), [front])}
+        place = Place(data, lock, door, listeners, "old", pause, lambda: None, lambda _: None)
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                await serve.run_hub(config, replace=True)
+
+            nursery.start_soon(run)
+            await place.give()
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    lock.release()
+    assert did == ["the old one pauses", "reads the keys", "keeps the keys"]
