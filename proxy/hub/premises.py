@@ -148,6 +148,8 @@ class Acceptor:
     _accepting: trio.CancelScope = attrs.Factory(trio.CancelScope)
     _paused: trio.Event = attrs.Factory(trio.Event)
     _resumed: trio.Event = attrs.Factory(trio.Event)
+    _over: bool = False
+    """Accepts no more, for good."""
 
     async def accept_until_told(self, signals: AsyncIterator[int], public_url: str) -> bool:
         """Accept until a signal comes, or a successor; returns whether it was a successor."""
@@ -179,7 +181,12 @@ class Acceptor:
         return replaced
 
     async def pause(self) -> None:
-        """Accept no more, and let no operator change the store."""
+        """Accept no more, and let no operator change the store.
+
+        Returns too when this one has been told to stop, before or meanwhile.
+        """
+        if self._over:
+            return
         self._paused = trio.Event()
         self._accepting.cancel()
         await self._paused.wait()
@@ -190,20 +197,25 @@ class Acceptor:
 
     async def _accept(self, task_status: trio.TaskStatus[None]) -> None:
         first = True
-        while True:
-            self._resumed = trio.Event()
-            with trio.CancelScope() as self._accepting:
-                async with trio.open_nursery() as operators:
-                    # Of their own, so that a pause leaves the sockets open.
-                    agents = [listen_on(each) for each in self.premises.front[1]]
-                    others = [listen_on(each) for each in self.premises.admin[1]]
-                    serve = partial(trio.serve_listeners, self.front.handle_client, agents)
-                    await operators.start(partial(serve, handler_nursery=self.handlers))
-                    await operators.start(trio.serve_listeners, self.admin.handle_client, others)
-                    self.front.ready = True
-                    if first:
-                        first = False
-                        task_status.started()
-            self.front.ready = False
+        try:
+            while True:
+                self._resumed = trio.Event()
+                with trio.CancelScope() as self._accepting:
+                    async with trio.open_nursery() as operators:
+                        # Of their own, so that a pause leaves the sockets open.
+                        agents = [listen_on(each) for each in self.premises.front[1]]
+                        others = [listen_on(each) for each in self.premises.admin[1]]
+                        serve = partial(trio.serve_listeners, self.front.handle_client, agents)
+                        await operators.start(partial(serve, handler_nursery=self.handlers))
+                        await operators.start(trio.serve_listeners, self.admin.handle_client, others)
+                        self.front.ready = True
+                        if first:
+                            first = False
+                            task_status.started()
+                self.front.ready = False
+                self._paused.set()
+                await self._resumed.wait()
+        finally:
+            # Whoever waits for a pause is shielded, and has what it waits for.
+            self._over = True
             self._paused.set()
-            await self._resumed.wait()
