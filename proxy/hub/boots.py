@@ -27,6 +27,8 @@ from audit.store import AuditStore, AuditUnavailable
 
 # How long the calls of a hub that is killed while it finishes stay without an end in the trail.
 LOOK_EVERY_S = 2.0
+# What comes in waits meanwhile.
+END_LOOK_S = 0.05
 
 _log = logging.getLogger("hawse.hub")
 
@@ -75,6 +77,13 @@ class Boots:
         finally:
             os.close(descriptor)
         return False
+
+    async def wait_ended(self, boot: str) -> None:
+        """Return once the process of this boot has ended."""
+        while True:
+            if not self.lives(boot):
+                return
+            await trio.sleep(END_LOOK_S)
 
     def living(self) -> set[str]:
         """Every boot that lives; the files of those that died are removed."""

@@ -11,11 +11,15 @@ resets what waits in one that is closed.)
     says that it is ready             →     accepts no more, lets nobody change the store
     it is the new one's turn          ←     waits
     accepts
-    says that it accepts              →     tells its relays to go, and finishes what it has begun
+    says that it accepts              →     says that its place is taken
+    serves                            ←     tells its relays to go, and finishes what it has begun
 
 Until its last word the new one may end at any step, however it ends: the old one sees the socket close, and
-accepts again. The folder's lock belongs to an open file, so the two hold it together and the last one to end
-frees it.
+accepts again. One that goes on says so (`refused`) before it closes the socket. So a socket that closes
+without a word means that the old one ends, however it ends, and the new one goes on as soon as it has ended
+(premises.py). The last message is the old one's: its patience may have run out while the new one's word that
+it accepts was on its way, and then both would serve. The folder's lock belongs to an open file, so the two
+hold it together and the last one to end frees it.
 """
 
 from __future__ import annotations
@@ -53,6 +57,17 @@ _CREDENTIALS = struct.Struct("3i")
 
 class HandoverError(DataDirError):
     """One hub cannot take the place of the other; the message says what stands, and the next step."""
+
+
+class GoneError(HandoverError):
+    """The other one has closed its end, and all that it said before has been read."""
+
+    def __init__(self) -> None:
+        super().__init__("the other hub is gone")
+
+
+class SilentError(HandoverError):
+    """The other one has said nothing for as long as it had."""
 
 
 # --- the old one ---
@@ -110,12 +125,14 @@ class Place:
                 await self.pause()
                 await _send(guest, {"is": "yours"})
                 _expect(await _receive(guest, ANSWER_S), "accepting")
+                await _send(guest, {"is": "taken"})
         except (HandoverError, OSError) as error:
             self.log(f"the new hub did not take over, this one goes on: {error}")
             if paused:
                 self.lock.sign()
                 self.resume()
-            with suppress(OSError, HandoverError):
+            # One that is being stopped says it too: silence would mean that it ends at once.
+            with trio.move_on_after(ANSWER_S, shield=True), suppress(OSError, HandoverError):
                 await _send(guest, {"is": "refused", "why": str(error)})
             return False
         return True
@@ -168,14 +185,32 @@ class Succession:
     _host: trio.socket.SocketType
 
     async def claim(self) -> None:
-        """Have the other one accept no more; raises HandoverError. From here on it is this one's turn."""
-        await _send(self._host, {"is": "ready"})
+        """Have the other one accept no more; from here on it is this one's turn.
+
+        Raises GoneError when the other one ends, and HandoverError when it goes on.
+        """
+        await self._say("ready")
         _expect(await _receive(self._host, PREPARE_S), "yours")
 
     async def confirm(self) -> None:
-        """Say that this one accepts; raises HandoverError when the other one has taken its place back."""
-        await _send(self._host, {"is": "accepting"})
+        """Say that this one accepts, and hear that its place is taken; raises like `claim`."""
+        await self._say("accepting")
+        try:
+            answer = await _receive(self._host, ANSWER_S)
+        except SilentError as silent:
+            # From here on it cannot say it any more, and takes its place back. Unless it just has.
+            self._host.shutdown(socket.SHUT_RDWR)
+            try:
+                answer = await _receive(self._host, ANSWER_S)
+            except GoneError:
+                raise silent from None
+        _expect(answer, "taken")
         self._host.close()
+
+    async def _say(self, word: str) -> None:
+        # To one that has gone too: whether it goes on is what it has said last, and that is still to be read.
+        with suppress(GoneError):
+            await _send(self._host, {"is": word})
 
     def take(self, name: str, address: str) -> list[socket.socket]:
         """The sockets of a purpose, which are the caller's then; none if they listen elsewhere."""
@@ -259,14 +294,16 @@ def _listens(descriptor: int) -> bool:
 async def _send(
     there: trio.socket.SocketType, message: dict[str, object], descriptors: Sequence[int] = ()
 ) -> None:
-    """Send one message; raises HandoverError when the other one is gone."""
+    """Send one message; raises GoneError, or HandoverError when it cannot be sent."""
     ancillary = []
     if descriptors:
         ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors)))
     try:
         await there.sendmsg([json.dumps(message).encode()], ancillary)
+    except (BrokenPipeError, ConnectionResetError) as error:
+        raise GoneError from error
     except OSError as error:
-        raise HandoverError(f"the other hub is gone: {error.strerror}") from error
+        raise HandoverError(f"cannot tell the other hub: {error.strerror}") from error
 
 
 async def _receive(there: trio.socket.SocketType, patience_s: float) -> dict[str, object]:
@@ -279,22 +316,27 @@ async def _receive(there: trio.socket.SocketType, patience_s: float) -> dict[str
 async def _receive_with_descriptors(
     there: trio.socket.SocketType, patience_s: float
 ) -> tuple[dict[str, object], list[int]]:
-    """Receive one message; raises HandoverError when none comes in time, or none that can be read."""
+    """Receive one message; raises SilentError, GoneError, or HandoverError when it cannot be read."""
     room = socket.CMSG_SPACE(DESCRIPTORS_MAX * array.array("i").itemsize)
+    limits = (MESSAGE_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
     try:
         with trio.fail_after(patience_s):
-            data, ancillary, flags, _ = await there.recvmsg(MESSAGE_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
+            try:
+                data, ancillary, flags, _ = await there.recvmsg(*limits)
+            except ConnectionResetError:
+                # It has gone without reading all, which Linux tells once, before what it had said.
+                data, ancillary, flags, _ = await there.recvmsg(*limits)
     except trio.TooSlowError:
-        raise HandoverError(f"the other hub said nothing for {patience_s:.0f} s") from None
+        raise SilentError(f"the other hub said nothing for {patience_s:.0f} s") from None
     except OSError as error:
-        raise HandoverError(f"the other hub is gone: {error.strerror}") from error
+        raise HandoverError(f"cannot hear the other hub: {error.strerror}") from error
     descriptors = array.array("i")
     for level, kind, payload in ancillary:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])
     try:
         if not data:
-            raise HandoverError("the other hub is gone")
+            raise GoneError
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise HandoverError("the other hub sent more than fits")
         try:

@@ -16,11 +16,24 @@ import trio
 
 from proxy.configuration import Address
 from proxy.hub.adminfront import AdminFront
+from proxy.hub.boots import Boots
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir, FolderInUseError, FolderLock
 from proxy.hub.front import Front
-from proxy.hub.handover import HandoverError, Place, Succession, close_door, open_door, take_over
+from proxy.hub.handover import (
+    GoneError,
+    HandoverError,
+    Place,
+    Succession,
+    close_door,
+    open_door,
+    take_over,
+)
 from proxy.listen import listen_on, open_sockets
+
+# One that was killed has ended at once; one that is told to stop meanwhile has its grace first, which is a
+# third of this by default. What wants to come in waits in the backlogs so long.
+ENDS_WITHIN_S = 30.0
 
 _log = logging.getLogger("hawse.hub")
 
@@ -41,19 +54,47 @@ class Premises:
     given_away: bool = False
 
     async def claim(self) -> bool:
-        """Have the one before accept no more, and return whether there is one; raises HandoverError."""
+        """Have the one before accept no more, and return whether there was one; raises HandoverError."""
         if self.predecessor is None:
             return False
-        await self.predecessor.claim()
+        try:
+            await self.predecessor.claim()
+        except GoneError:
+            await self._inherit(self.predecessor)
         self.lock.sign()
         return True
 
     async def confirm(self) -> None:
-        """Tell the one before that this one accepts; raises HandoverError."""
+        """Tell the one before that this one accepts; raises HandoverError when that one goes on."""
         if self.predecessor is not None:
-            await self.predecessor.confirm()
-            _log.info("took over from the hub that ran here; it finishes what it has begun")
-            self.predecessor = None
+            try:
+                await self.predecessor.confirm()
+            except GoneError:
+                await self._inherit(self.predecessor)
+            else:
+                _log.info("took over from the hub that ran here; it finishes what it has begun")
+                self.predecessor = None
+
+    async def _inherit(self, predecessor: Succession) -> None:
+        """Go on without the one before, which is ending; raises HandoverError when it does not end.
+
+        Cancelled, it is still the place of the one before.
+        """
+        boots = Boots(self.data.boots_dir)
+        try:
+            with trio.fail_after(ENDS_WITHIN_S):
+                await boots.wait_ended(predecessor.boot)
+        except trio.TooSlowError:
+            raise HandoverError(
+                f"the hub that runs on {self.data.path} has hung up, and still runs "
+                f"{ENDS_WITHIN_S:.0f} s later: stop it, and start this one again"
+            ) from None
+        # It may have taken the door's name with it.
+        self.door.close()
+        self.door = open_door(self.data)
+        predecessor.close()
+        self.predecessor = None
+        _log.warning("the hub that ran here ended before it had given its place away: this one has it now")
 
     def place(self, acceptor: Acceptor) -> Place:
         """What a successor is given."""
@@ -98,7 +139,8 @@ async def open_premises(
 ) -> AsyncIterator[Premises]:
     """Get a place for the block: one that is free, or with `replace` that of the hub which runs here.
 
-    Raises FolderInUseError, HandoverError, and OSError when an address cannot be listened on.
+    Raises FolderInUseError, HandoverError, and OSError when an
+    address cannot be listened on.
     """
     succession = await take_over(data) if replace else None
     if succession is not None:

@@ -1,6 +1,6 @@
 """The hub as a whole: what it opens, in which order, who owns it, and how it stops.
 
-From the outside in: the data folder's lock, the sign of life, the audit recorder, the directory, the handlers
+From the outside in: the sign of life, the data folder's lock, the audit recorder, the directory, the handlers
 of connections, the accepting of connections. So accepting stops first and what is under way may finish; then
 the sessions; the recorder is the last to close, since each of the others has something to say at its end.
 
@@ -78,9 +78,10 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
     software = f"hawse/{version('hawse')}"
     trail = Trail(config.org)
     async with AsyncExitStack() as stack:
-        premises = await stack.enter_async_context(open_premises(config, data, boot, replace=replace))
         boots = Boots(data.boots_dir)
+        # The outermost: once it is gone this hub does nothing to the folder any more.
         stack.enter_context(boots.announced(boot))
+        premises = await stack.enter_async_context(open_premises(config, data, boot, replace=replace))
         pepper = data.pepper()
         registry = Registry()
         ring = KeyRing(data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys)

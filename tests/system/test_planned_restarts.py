@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import time
@@ -72,6 +73,40 @@ def test_a_hub_that_cannot_start_leaves_the_running_one_in_its_place(own_world: 
     old = world.replace_hub()
     assert old.process.wait(ENDS_WITHIN_S) == 0
     assert world.kubectl("tunnel", "get", "pod", POD).code == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
+    own_world: World, how: signal.Signals
+) -> None:
+    world = own_world
+    old = world.hub
+    assert old is not None
+    pepper = world.folder / "hub" / "pepper"
+    content = pepper.read_bytes()
+    pepper.unlink()
+    # The new one reads it once it has been given the place, and so waits here.
+    os.mkfifo(pepper, 0o600)
+    new = world.daemons.start(
+        "hub-heir", ["hawse", "hub", "--replace", "--config", str(world.folder / "hub.toml")]
+    )
+    old.wait_for("prepares to take over")
+    old.process.send_signal(how)
+    assert old.process.wait(ENDS_WITHIN_S) == (0 if how == signal.SIGTERM else -how)
+    pepper.write_bytes(content)
+    world.hub = new
+    new.wait_for("this one has it now")
+    new.wait_for("hub is ready")
+    world.wait_for_tunnel()
+    assert world.kubectl("tunnel", "get", "pod", POD).code == 0
+    pepper.unlink()
+    pepper.write_bytes(content)
+    pepper.chmod(0o600)
+    # It can be asked for its place in turn.
+    before = new
+    world.replace_hub()
+    assert before.process.wait(ENDS_WITHIN_S) == 0
+    assert world.hub is not None
 
 
 def test_the_calls_of_a_hub_that_is_killed_while_it_finishes_are_closed_by_the_living_one(

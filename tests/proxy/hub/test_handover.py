@@ -12,10 +12,22 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from proxy.hub import handover
 from proxy.hub.datadir import DataDir, FolderInUseError, FolderLock
-from proxy.hub.handover import HandoverError, Place, close_door, open_door, take_over
+from proxy.hub.handover import (
+    GoneError,
+    HandoverError,
+    Place,
+    SilentError,
+    Succession,
+    close_door,
+    open_door,
+    take_over,
+)
+
+REFUSAL = b'{"is": "refused", "why": "no"}'
 
 
 @attrs.define(eq=False)
@@ -29,7 +41,13 @@ class Old:
     admin: socket.socket
     did: list[str] = attrs.Factory(list)
     said: list[str] = attrs.Factory(list)
+    refused: trio.Event = attrs.Factory(trio.Event)
     given: trio.Event = attrs.Factory(trio.Event)
+
+    def log(self, line: str) -> None:
+        self.said.append(line)
+        if "this one goes on" in line:
+            self.refused.set()
 
     async def pause(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -44,7 +62,7 @@ class Old:
             boot="old",
             pause=self.pause,
             resume=lambda: self.did.append("resume"),
-            log=self.said.append,
+            log=self.log,
         )
         await place.give()
         self.given.set()
@@ -145,7 +163,7 @@ async def test_one_that_comes_too_late_learns_that_the_old_one_goes_on(
         succession = await take_over(old.data)
         assert succession is not None
         await until(lambda: any("said nothing for" in line for line in old.said))
-        with pytest.raises(HandoverError, match=r"goes on|is gone"):
+        with pytest.raises(HandoverError, match="goes on: the other hub said nothing"):
             await succession.claim()
         succession.close()
         succession.door.close()
@@ -165,6 +183,96 @@ async def test_a_stop_in_the_middle_waits_for_the_outcome(old: Old) -> None:
     succession.close()
     succession.door.close()
     succession.lock.release()
+
+
+async def test_one_that_is_stopped_in_the_middle_still_says_that_it_takes_its_place_back(
+    old: Old, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(old.give)
+        succession = await take_over(old.data)
+        assert succession is not None
+        monkeypatch.setattr(handover, "ANSWER_S", 0.05)
+        await succession.claim()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await old.refused.wait()
+            with pytest.raises(HandoverError, match="goes on: the other hub said nothing"):
+                await succession.confirm()
+    leave(succession)
+
+
+async def test_only_one_serves_when_the_new_ones_word_crosses_the_old_ones_decision(
+    old: Old, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with giving(old):
+        succession = await take_over(old.data)
+        assert succession is not None
+        monkeypatch.setattr(handover, "ANSWER_S", 0.05)
+        await succession.claim()
+        # Its patience has run out just now: it has not closed its end yet.
+        await old.refused.wait()
+        with pytest.raises(HandoverError, match="goes on: the other hub said nothing"):
+            await succession.confirm()
+        assert not old.given.is_set()
+        leave(succession)
+
+
+def paired(old: Old) -> tuple[Succession, trio.socket.SocketType]:
+    """The new one's end, and the socket of the old one that it talks to."""
+    here, there = trio.socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    return Succession(FolderLock(os.dup(old.lock.descriptor)), old.door.dup(), {}, "old", here), there
+
+
+def leave(succession: Succession) -> None:
+    succession.close()
+    succession.door.close()
+    succession.lock.release()
+
+
+Step = Callable[[Succession], Awaitable[None]]
+STEPS = pytest.mark.parametrize("step", [Succession.claim, Succession.confirm])
+
+
+@STEPS
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize(("last", "error"), [(REFUSAL, HandoverError), (None, GoneError)])
+async def test_one_that_goes_on_has_said_so_before_it_is_gone(
+    old: Old, step: Step, when: str, last: bytes | None, error: type[HandoverError]
+) -> None:
+    succession, there = paired(old)
+
+    async def go() -> None:
+        if when == "meanwhile":
+            # It goes with the new one's word unread, which the kernel calls a reset.
+            await trio.testing.wait_all_tasks_blocked()
+        if last is not None:
+            await there.send(last)
+        there.close()
+
+    async with trio.open_nursery() as nursery:
+        if when == "before":
+            await go()
+        else:
+            nursery.start_soon(go)
+        with pytest.raises(HandoverError) as caught:
+            await step(succession)
+    assert type(caught.value) is error
+    leave(succession)
+
+
+async def test_one_that_waited_in_vain_cannot_be_told_any_more_that_the_place_is_its(
+    old: Old, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "ANSWER_S", 0.05)
+    succession, there = paired(old)
+    with there:
+        with pytest.raises(SilentError):
+            await succession.confirm()
+        # It has not even closed its end.
+        with pytest.raises(BrokenPipeError):
+            await there.send(b'{"is": "taken"}')
+    leave(succession)
 
 
 async def test_where_nobody_is_there_is_nothing_to_take(data: DataDir) -> None:

@@ -1,10 +1,14 @@
-"""Where a hub lives, with real sockets, real locks."""
+"""Where a hub lives, with real sockets, real locks, and a real process that is killed."""
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -14,12 +18,42 @@ import trio
 import trio.testing
 
 from proxy.configuration import Address
+from proxy.hub import premises as premises_module
 from proxy.hub.adminfront import AdminFront
+from proxy.hub.boots import Boots
 from proxy.hub.config import AdminConfig, HubConfig
-from proxy.hub.datadir import DataDir
+from proxy.hub.datadir import DataDir, FolderInUseError
 from proxy.hub.front import Front
-from proxy.hub.handover import take_over
+from proxy.hub.handover import HandoverError, Place, close_door, open_door, take_over
 from proxy.hub.premises import Acceptor, Premises, open_premises
+
+# A hub that gives its place away, until it is killed: it is never done with its pause if told so.
+OLD = """
+import sys
+from pathlib import Path
+import trio
+from proxy.configuration import Address
+from proxy.hub.boots import Boots
+from proxy.hub.datadir import DataDir
+from proxy.hub.handover import Place, open_door
+from proxy.listen import open_sockets
+
+data = DataDir(Path(sys.argv[1]))
+
+async def nothing():
+    pass
+
+async def main():
+    [front] = await open_sockets(Address("127.0.0.1", 0))
+    lock, door = data.lock(), open_door(data)
+    pause = trio.sleep_forever if sys.argv[2] == "given" else nothing
+    place = Place(data, lock, door, {"front": ("127.0.0.1:0", [front])}, "old", pause, int, print)
+    print(front.getsockname()[1], flush=True)
+    await place.give()
+
+with Boots(data.boots_dir).announced("old"):
+    trio.run(main)
+"""
 
 
 @attrs.define(eq=False)
@@ -117,3 +151,100 @@ async def test_nothing_is_left_to_pause_once_the_accepting_has_ended(data: DataD
         with trio.fail_after(1):
             await hub.acceptor.pause()
         assert hub.replaced is False
+
+
+@contextmanager
+def old_hub(data: DataDir, dies: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    argv = [sys.executable, "-c", OLD, str(data.path), dies]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process, int(process.stdout.readline())
+        finally:
+            process.kill()
+
+
+async def claim(premises: Premises) -> None:
+    assert await premises.claim()
+
+
+@pytest.mark.parametrize("dies", ["given", "yours"])
+async def test_a_hub_that_is_killed_while_another_prepares_leaves_its_place_to_it(
+    data: DataDir, dies: str
+) -> None:
+    with old_hub(data, dies) as (process, port):
+        async with premises_of(data, replace=True) as premises:
+            if dies == "yours":
+                assert await premises.claim()
+                process.kill()
+            else:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(claim, premises)
+                    await trio.testing.wait_all_tasks_blocked()
+                    process.kill()
+            await premises.confirm()
+            await check_owner(premises, port)
+    data.lock().release()
+
+
+async def check_owner(premises: Premises, port: int) -> None:
+    """Everything is this process's: the socket, the lock, and the name of the door."""
+    assert premises.predecessor is None
+    assert [each.getsockname()[1] for each in premises.front[1]] == [port]
+    with pytest.raises(FolderInUseError) as caught:
+        premises.data.lock()
+    assert caught.value.pid == str(os.getpid())
+    async with trio.open_nursery() as nursery:
+        place = premises.place(acceptor_of(premises, Handler(), nursery))
+        nursery.start_soon(place.give)
+        succession = await take_over(premises.data)
+        assert succession is not None
+        assert succession.boot == "new"
+        nursery.cancel_scope.cancel()
+    succession.close()
+    succession.door.close()
+    succession.lock.release()
+
+
+@asynccontextmanager
+async def old_place(data: DataDir) -> AsyncIterator[trio.CancelScope]:
+    """A hub in this process that gives its place away, until the scope is cancelled; and it lives on then."""
+    lock = data.lock()
+    with (
+        Boots(data.boots_dir).announced("old"),
+        open_door(data) as door,
+        socket.create_server(("127.0.0.1", 0)) as front,
+    ):
+        listeners = {"front": ("127.0.0.1:0", [front])}
+        place = Place(
+            data, lock, door, listeners, "old", trio.lowlevel.checkpoint, lambda: None, lambda _: None
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(place.give)
+            yield nursery.cancel_scope
+    lock.release()
+
+
+async def test_one_that_is_told_to_stop_takes_the_name_of_its_door_with_it(data: DataDir) -> None:
+    async with AsyncExitStack() as stack:
+        async with old_place(data) as old:
+            taking = open_premises(configured(data), data, "new", replace=True)
+            premises = await stack.enter_async_context(taking)
+            old.cancel()
+        close_door(data)
+        assert await premises.claim()
+        await premises.confirm()
+        await check_owner(premises, premises.front[1][0].getsockname()[1])
+
+
+async def test_one_that_hangs_up_and_lives_on_is_not_succeeded(
+    data: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(premises_module, "ENDS_WITHIN_S", 0.05)
+    async with old_place(data) as old:
+        async with premises_of(data, replace=True) as premises:
+            old.cancel()
+            with trio.CancelScope(shield=True):
+                with pytest.raises(HandoverError, match="hung up, and still runs"):
+                    await premises.claim()
+        assert data.door_file.exists()
