@@ -134,6 +134,8 @@ class HubConfig:
     public_url: str = attrs.field()
     """What agents and relays call the hub; the issuer of its tokens. Without a trailing slash."""
     data_dir: Path = attrs.Factory(lambda: default_data_dir(os.environ))
+    pid_file: Path | None = None
+    """Where the hub writes its process id, once it has its place."""
     tls: TLSConfig = TLSConfig()
     admin: AdminConfig = AdminConfig()
     limits: LimitsConfig = LimitsConfig()

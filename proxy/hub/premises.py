@@ -29,6 +29,7 @@ from proxy.hub.handover import (
     open_door,
     take_over,
 )
+from proxy.hub.pidfile import PidFile
 from proxy.listen import listen_on, open_sockets
 
 # One that was killed has ended at once; one that is told to stop meanwhile has its grace first, which is a
@@ -51,6 +52,7 @@ class Premises:
     admin: tuple[Address, list[socket.socket]]
     predecessor: Succession | None
     """While the one before has not let go."""
+    pid_file: PidFile | None = None
     given_away: bool = False
 
     async def claim(self) -> bool:
@@ -74,6 +76,8 @@ class Premises:
             else:
                 _log.info("took over from the hub that ran here; it finishes what it has begun")
                 self.predecessor = None
+        if self.pid_file is not None:
+            self.pid_file.write()
 
     async def _inherit(self, predecessor: Succession) -> None:
         """Go on without the one before, which is ending; raises HandoverError when it does not end.
@@ -130,6 +134,8 @@ class Premises:
             self.predecessor.close()
         elif not self.given_away:
             close_door(self.data)
+            if self.pid_file is not None:
+                self.pid_file.remove()
         self._close()
 
 
@@ -139,15 +145,20 @@ async def open_premises(
 ) -> AsyncIterator[Premises]:
     """Get a place for the block: one that is free, or with `replace` that of the hub which runs here.
 
-    Raises FolderInUseError, HandoverError, and OSError when an
+    Raises FolderInUseError, HandoverError, FileError when its PID file cannot be written, and OSError when an
     address cannot be listened on.
     """
+    pid_file = PidFile(config.pid_file) if config.pid_file is not None else None
+    if pid_file is not None:
+        pid_file.check()
     succession = await take_over(data) if replace else None
     if succession is not None:
         lock, door = succession.lock, succession.door
     else:
         lock, door = _free_place(data, replace=replace)
-    premises = Premises(data, boot, lock, door, (config.listen, []), (config.admin.listen, []), succession)
+    premises = Premises(
+        data, boot, lock, door, (config.listen, []), (config.admin.listen, []), succession, pid_file
+    )
     try:
         for name, (address, sockets) in (("front", premises.front), ("admin", premises.admin)):
             found = succession.take(name, str(address)) if succession is not None else []

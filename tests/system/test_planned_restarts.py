@@ -82,21 +82,23 @@ def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
     world = own_world
     old = world.hub
     assert old is not None
+    config, pid_file = world.folder / "hub.toml", world.folder / "hub.pid"
+    config.write_text(f'pid_file = "{pid_file}"\n{config.read_text()}')
     pepper = world.folder / "hub" / "pepper"
     content = pepper.read_bytes()
     pepper.unlink()
     # The new one reads it once it has been given the place, and so waits here.
     os.mkfifo(pepper, 0o600)
-    new = world.daemons.start(
-        "hub-heir", ["hawse", "hub", "--replace", "--config", str(world.folder / "hub.toml")]
-    )
+    new = world.daemons.start("hub-heir", ["hawse", "hub", "--replace", "--config", str(config)])
     old.wait_for("prepares to take over")
     old.process.send_signal(how)
     assert old.process.wait(ENDS_WITHIN_S) == (0 if how == signal.SIGTERM else -how)
+    assert not pid_file.exists()
     pepper.write_bytes(content)
     world.hub = new
     new.wait_for("this one has it now")
     new.wait_for("hub is ready")
+    assert pid_file.read_text() == f"{new.process.pid}\n"
     world.wait_for_tunnel()
     assert world.kubectl("tunnel", "get", "pod", POD).code == 0
     pepper.unlink()
@@ -107,6 +109,7 @@ def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
     world.replace_hub()
     assert before.process.wait(ENDS_WITHIN_S) == 0
     assert world.hub is not None
+    assert pid_file.read_text() == f"{world.hub.process.pid}\n"
 
 
 def test_the_calls_of_a_hub_that_is_killed_while_it_finishes_are_closed_by_the_living_one(

@@ -42,6 +42,7 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
         public_url = "https://hub.acme.example/"
         listen = "[::]:443"
         data_dir = "data"
+        pid_file = "hub.pid"
         [tls]
         certificate = "hub.pem"
         key = "hub.key"
@@ -63,6 +64,7 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
     assert hub.public_host == "hub.acme.example"
     assert hub.listen == Address("::", 443)
     assert hub.data_dir == tmp_path / "data"  # relative to the file, not to the working directory
+    assert hub.pid_file == tmp_path / "hub.pid"
     assert (hub.tls.certificate, hub.tls.key) == (tmp_path / "hub.pem", tmp_path / "hub.key")
     assert hub.limits.streams_per_agent == 7
     assert hub.limits.of("anybody") is hub.limits
@@ -196,7 +198,7 @@ def test_each_key_has_its_variable() -> None:
         "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT, "
         "HAWSE_HUB_LIMITS_STREAM_AGE_S, HAWSE_HUB_LIMITS_STREAM_IDLE_IN_S, "
         "HAWSE_HUB_LIMITS_STREAM_IDLE_OUT_S, "
-        "HAWSE_HUB_LISTEN, HAWSE_HUB_ORG, HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_STOP_GRACE_S, "
+        "HAWSE_HUB_LISTEN, HAWSE_HUB_ORG, HAWSE_HUB_PID_FILE, HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_STOP_GRACE_S, "
         "HAWSE_HUB_STOP_REPLACED_GRACE_S, HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY, "
         "HAWSE_HUB_TUNNEL_RESUME"
     ]

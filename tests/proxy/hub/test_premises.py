@@ -26,6 +26,7 @@ from proxy.hub.datadir import DataDir, FolderInUseError
 from proxy.hub.front import Front
 from proxy.hub.handover import HandoverError, Place, close_door, open_door, take_over
 from proxy.hub.premises import Acceptor, Premises, open_premises
+from proxy.watched import FileError
 
 # A hub that gives its place away, until it is killed: it is never done with its pause if told so.
 OLD = """
@@ -76,15 +77,19 @@ def data(tmp_path: Path) -> DataDir:
     return DataDir.open(tmp_path / "data")
 
 
-def configured(data: DataDir) -> HubConfig:
+def configured(data: DataDir, pid_file: Path | None = None) -> HubConfig:
     anywhere = Address("127.0.0.1", 0)
-    return HubConfig(listen=anywhere, admin=AdminConfig(listen=anywhere), data_dir=data.path)
+    return HubConfig(
+        listen=anywhere, admin=AdminConfig(listen=anywhere), data_dir=data.path, pid_file=pid_file
+    )
 
 
 @asynccontextmanager
-async def premises_of(data: DataDir, *, replace: bool = False) -> AsyncIterator[Premises]:
+async def premises_of(
+    data: DataDir, *, replace: bool = False, pid_file: Path | None = None
+) -> AsyncIterator[Premises]:
     with trio.fail_after(20):
-        async with open_premises(configured(data), data, "new", replace=replace) as premises:
+        async with open_premises(configured(data, pid_file), data, "new", replace=replace) as premises:
             yield premises
 
 
@@ -170,10 +175,11 @@ async def claim(premises: Premises) -> None:
 
 @pytest.mark.parametrize("dies", ["given", "yours"])
 async def test_a_hub_that_is_killed_while_another_prepares_leaves_its_place_to_it(
-    data: DataDir, dies: str
+    data: DataDir, dies: str, tmp_path: Path
 ) -> None:
+    pid_file = tmp_path / "hub.pid"
     with old_hub(data, dies) as (process, port):
-        async with premises_of(data, replace=True) as premises:
+        async with premises_of(data, replace=True, pid_file=pid_file) as premises:
             if dies == "yours":
                 assert await premises.claim()
                 process.kill()
@@ -184,6 +190,8 @@ async def test_a_hub_that_is_killed_while_another_prepares_leaves_its_place_to_i
                     process.kill()
             await premises.confirm()
             await check_owner(premises, port)
+            assert pid_file.read_text() == f"{os.getpid()}\n"
+    assert not pid_file.exists()
     data.lock().release()
 
 
@@ -248,3 +256,32 @@ async def test_one_that_hangs_up_and_lives_on_is_not_succeeded(
                 with pytest.raises(HandoverError, match="hung up, and still runs"):
                     await premises.claim()
         assert data.door_file.exists()
+
+
+async def test_the_pid_file_names_the_new_one_only_once_it_has_the_place(
+    data: DataDir, tmp_path: Path
+) -> None:
+    pid_file = tmp_path / "hub.pid"
+    pid_file.write_text("1\n")
+    async with old_place(data) as old:
+        for takes in (False, True):
+            async with premises_of(data, replace=True, pid_file=pid_file) as premises:
+                await premises.claim()
+                assert pid_file.read_text() == "1\n"
+                if takes:
+                    await premises.confirm()
+                    assert pid_file.read_text() == f"{os.getpid()}\n"
+                    # One that has a successor leaves the file to it.
+                    premises.give_away()
+            assert pid_file.exists()
+        old.cancel()
+    assert sorted(os.listdir(tmp_path)) == ["data", "hub.pid"]
+
+
+async def test_a_pid_file_that_cannot_be_written_is_told_before_the_place_is_asked_for(
+    data: DataDir, tmp_path: Path
+) -> None:
+    with pytest.raises(FileError, match=r"pid_file: cannot write .*/none/hub\.pid"):
+        async with premises_of(data, pid_file=tmp_path / "none" / "hub.pid"):
+            pass
+    data.lock().release()
