@@ -79,8 +79,8 @@ class AwaitedAnswer:
         self._begun = False
         # It has ended, or is a task's.
         self._over = False
-        # What the stream did not take, and whether it is the end.
-        self._held: tuple[bytes, bool] = (b"", False)
+        # What the stream did not take, and whether it is the end; nothing else is passed on before it.
+        self._held: tuple[bytes, bool] | None = None
 
     def begin(self) -> None:
         """Send the request, or have a task do it."""
@@ -162,6 +162,7 @@ class AwaitedAnswer:
     def _pass_on(self) -> bool:
         """Pass on what is here of the body, a failure behind it; whether more may come."""
         connection, stream = self._connection, self._stream
+        assert self._held is None, "what was held back is first"
         while (piece := connection.receive_body_nowait()) is not None:
             end = connection.body_read
             if not stream.send_nowait(piece, eof=end):
@@ -188,12 +189,13 @@ class AwaitedAnswer:
         """Go on where the stream took no more."""
         if self._over:
             return
+        assert self._held is not None, "it waits for nothing else"
         piece, end = self._held
         try:
             if not self._stream.send_nowait(piece, eof=end):
                 self._stream.when_room(self._on_room)
                 return
-            self._held = b"", False
+            self._held = None
             if end:
                 self._finish()
             elif self._pass_on() and self._go_on():
@@ -206,7 +208,8 @@ class AwaitedAnswer:
             self._fail()
 
     def _look(self) -> None:
-        if not self._over:
+        # Where the socket had more to tell, the watch has called before, and all was taken in then.
+        if not (self._over or self._begun):
             self._on_input()
 
     def _leave_it(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -305,6 +305,37 @@ async def test_a_reader_who_stops_holds_the_server_up_and_loses_nothing(framing:
         )
         await outbound.aclose()
         assert relay.tasks.names == []
+        await relay.at_rest()
+
+
+async def test_a_first_look_that_comes_late_does_not_lose_what_the_stream_did_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 3_000_000
+    body = b"".join(b"%07d," % at for at in range(size // 8))
+    late: list[Callable[[], None]] = []
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + body)
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        await relay.pool.connections.aclose()
+        with monkeypatch.context() as patch:
+            patch.setattr(tunnelled.SessionServer, "soon", lambda _, call: late.append(call))
+            outbound = relay.way.open(inner(TARGET), token(), eof=True)
+            await outbound.receive_head()
+            # The stream's window and its queue are full.
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(late) == 1
+        with trio.fail_after(5):
+            late[0]()
+            received = bytearray()
+            while data := await outbound.receive_body():
+                received += data
+        assert received == body
+        await outbound.aclose()
         await relay.at_rest()
 
 
