@@ -8,10 +8,12 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from sandbox.demo.processes import Daemon
 from tests.system.callers import Caller, calling, shells
 from tests.system.world import NAMESPACE, POD, World, run, running_world
 
@@ -21,6 +23,9 @@ FEW = 3
 MANY = 50
 # The old hub ends once its last exec has ended and its last connection is closed.
 ENDS_WITHIN_S = 20.0
+# Restarts one after the other, and how soon all of them have happened.
+IN_A_ROW = 3
+IN_A_ROW_WITHIN_S = 30.0
 
 
 @pytest.fixture
@@ -37,6 +42,30 @@ def test_a_hub_is_replaced_under_live_execs_and_calls(own_world: World) -> None:
 @pytest.mark.long
 def test_a_hub_is_replaced_under_many_live_execs(own_world: World) -> None:
     replace_the_hub(own_world, MANY)
+
+
+def test_a_hub_is_replaced_again_and_again_under_live_execs_and_calls(own_world: World) -> None:
+    """Faster than a session lives that counts as a good one: the relays come at once each time."""
+    world = own_world
+    began = time.monotonic()
+    old: list[Daemon] = []
+    with shells(world, FEW, "tunnel") as first, calling(world, "tunnel", "direct") as callers:
+        opened = list(first)
+        with ExitStack() as stack:
+            for _ in range(IN_A_ROW):
+                old.append(world.replace_hub())
+                wait_for_calls(callers, 10)
+                opened += stack.enter_context(shells(world, 1, "tunnel"))
+            assert time.monotonic() - began < IN_A_ROW_WITHIN_S
+            # Those of each hub, the one that runs now included.
+            for number, shell in enumerate(opened):
+                assert shell.say(b"after %d" % number) == b"got after %d\n" % number
+                assert shell.leave() == (0, b"bye\n", b"")
+        wait_for_calls(callers, 20)
+    assert [failure for caller in callers for failure in caller.failures] == []
+    for hub in old:
+        assert hub.process.wait(ENDS_WITHIN_S) == 0
+    assert all(event["phase"] != "unknown" for event in world.hub_audit())
 
 
 def test_relays_are_restarted_one_by_one_under_live_execs_and_calls(own_world: World) -> None:
@@ -150,7 +179,6 @@ def test_a_hub_that_replaces_none_starts_as_usual_and_another_replaces_it_twice(
         old.process.send_signal(signal.SIGTERM)
         assert old.process.wait(ENDS_WITHIN_S) == 0
         assert shell.leave()[0] != 0
-    # A relay that is told to go again and again takes its time.
     world.wait_for_tunnel()
     assert world.kubectl("tunnel", "get", "pod", POD).code == 0
 

@@ -4,7 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.backoff import RETRY_AFTER_MAX_S, RETRY_AFTER_SPREAD_S, Backoff
+from tunnel.backoff import (
+    AT_ONCE_MAX,
+    AT_ONCE_WINDOW_S,
+    RETRY_AFTER_MAX_S,
+    RETRY_AFTER_SPREAD_S,
+    Backoff,
+)
 
 # A live session in seconds, or None for a dial that failed.
 HISTORIES = st.lists(st.none() | st.floats(0, 100), max_size=30)
@@ -58,11 +64,42 @@ def test_a_hub_that_says_when_it_has_room_is_no_hub_that_fails() -> None:
     assert [backoff.next_wait_s() for _ in range(3)] == [5, 10, 20]
 
 
-def test_a_goodbye_is_followed_at_once_but_not_twice_in_a_hurry() -> None:
+def test_a_goodbye_is_followed_at_once_but_not_for_ever() -> None:
     backoff = Backoff(lambda: 0.0)
-    assert backoff.wait_after_goaway_s(100.0) == 0
-    assert backoff.wait_after_goaway_s(100.0, 2.5) == 2.5
-    assert backoff.wait_after_goaway_s(1.0) == 0
-    assert backoff.wait_after_goaway_s(1.0) == 5
-    assert backoff.wait_after_goaway_s(100.0) == 0
-    assert backoff.wait_after_goaway_s(1.0) == 0
+    assert [backoff.wait_after_goaway_s(now_s) for now_s in range(6)] == [0] * 6
+    # That is no hub that is restarted any more.
+    assert [backoff.wait_after_goaway_s(now_s) for now_s in (6, 30, 59.9)] == [5, 10, 20]
+    # Those of a minute ago do not count.
+    assert [backoff.wait_after_goaway_s(now_s) for now_s in (60, 61)] == [0, 0]
+
+
+def test_a_goodbye_that_asks_for_patience_gets_it() -> None:
+    backoff = Backoff(lambda: 0.0)
+    assert [backoff.wait_after_goaway_s(now_s, 2.5) for now_s in range(6)] == [2.5] * 6
+    assert backoff.wait_after_goaway_s(6, 2.5) == 5
+    assert backoff.wait_after_goaway_s(100, 1e9) == RETRY_AFTER_MAX_S
+
+
+@given(
+    pauses_s=st.lists(st.floats(0, 70), max_size=60),
+    lived_s=st.floats(0, 100),
+    chance=CHANCES,
+)
+def test_however_a_hub_says_goodbye_a_minute_has_six_dials_at_once(
+    pauses_s: list[float], lived_s: float, chance: float
+) -> None:
+    """The rest back off as from a link that breaks; and nobody backs off before the sixth."""
+    backoff, now_s = Backoff(lambda: chance), 0.0
+    at_once: list[float] = []
+    for pause_s in pauses_s:
+        now_s += pause_s
+        backoff.note_session(lived_s)
+        lately = [at for at in at_once if now_s - at < AT_ONCE_WINDOW_S]
+        assert len(lately) <= AT_ONCE_MAX
+        wait_s = backoff.wait_after_goaway_s(now_s)
+        if len(lately) < AT_ONCE_MAX:
+            assert wait_s == 0
+            at_once.append(now_s)
+        else:
+            assert 5 <= wait_s <= 60
+            now_s += wait_s

@@ -443,8 +443,8 @@ async def test_one_that_goes_away_again_as_soon_as_it_is_there_backs_off(autojum
         with trio.move_on_after(60):
             await run_dialer(config(network), accept_until_closed)
         nursery.cancel_scope.cancel()
-    # At once the first time: a hub may be restarted twice.
-    assert network.waits[:4] == pytest.approx([3, 8, 13, 23], abs=0.1)
+    # At once at first: a hub may be restarted more than once.
+    assert network.waits[:8] == pytest.approx([3, 3, 3, 3, 3, 3, 8, 13], abs=0.1)
 
 
 async def test_a_hub_that_never_ends_is_left_when_its_time_is_over(autojump_clock: MockClock) -> None:
