@@ -74,6 +74,10 @@ class Begun(Protocol):
     It ends by `answer_nowait`, or by `give_up`, or a task goes on with it after `hand_over`.
     """
 
+    async def carry_on(self) -> None:
+        """Go on with it, in the connection's task, and answer the client."""
+        ...
+
     def give_up(self) -> None:
         """Nobody waits for the answer any more: the client is gone, or the connection's task cancelled."""
         ...

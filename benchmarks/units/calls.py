@@ -43,7 +43,7 @@ from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, AgentState, Cluster, Mode, Snapshot
 from proxy.hub.live import LiveCall
-from proxy.hub.quick import begin
+from proxy.hub.quick import QuickCall, begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import Trail, impersonated
 from proxy.relay.verify import Verifier
@@ -263,7 +263,7 @@ async def handle(case: Case, nursery: trio.Nursery) -> None:
             began_s = time.process_time()
             for turn in range(number):
                 live = begin(calls, connection, case.heads[turn % TARGETS], "192.0.2.7")
-                assert live is not None
+                assert isinstance(live, QuickCall)
                 cast(StubStream, live.opened.stream).tell()
             runs.append((time.process_time() - began_s) * 1e6 / number)
         report("(g) the same without a task, its answer's head included", runs)

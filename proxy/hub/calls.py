@@ -175,8 +175,7 @@ class Calls:
         authenticated(caller.claims.principal)
         call = self.admit(head, asked, caller, client_ip)
         if isinstance(call, Refusal):
-            self._record_refusal(head, asked, caller, client_ip, call)
-            await connection.answer(*_refusal_response(head, call))
+            await connection.answer(*refusal_response(head, call))
             return
         live = LiveCall(call, new_eid(), connection)
         # Before the first wait: whatever changes from now on finds it.
@@ -187,13 +186,18 @@ class Calls:
             self.leave(live)
 
     def admit(self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str) -> Call | Refusal:
-        """The call, when all that can be known before it begins is in order."""
-        call = self.admission.admit(head, asked, caller, client_ip)
+        """The call, when all that can be known before it begins is in order; a refusal is recorded.
+
+        Once for each request: it counts as one of its agent's, whatever becomes of it.
+        """
+        agent = caller.claims.principal
+        exceeded = self.limits.admit(agent, self.streams.get(agent.agent_id, 0))
+        if exceeded is None:
+            call = self.admission.admit(head, asked, caller, client_ip)
+        else:
+            call = Refusal(429, exceeded.rule, exceeded.message)
         if isinstance(call, Refusal):
-            return call
-        exceeded = self.limits.admit(call.agent, self.streams.get(call.agent.id, 0))
-        if exceeded is not None:
-            return Refusal(429, exceeded.rule, exceeded.message)
+            self._record_refusal(head, asked, caller, client_ip, call)
         return call
 
     def _record_refusal(
@@ -295,7 +299,7 @@ class Calls:
     def close(self, live: LiveCall, opening: Event, outcome: Outcome, began_s: float) -> None:
         """Record what came of a call that began at `began_s` on the monotonic clock."""
         if outcome.close_reason is CloseReason.CLIENT_GONE and live.ended is None:
-            self.limits.cancelled(live.call.agent)
+            self.limits.cancelled(live.call.claims.principal)
         closing = _closing(live, opening, outcome, (time.monotonic() - began_s) * 1000)
         self.recorder.complete(closing)
         self.observe(closing)
@@ -485,7 +489,7 @@ def _is_long(call: Call) -> bool:
     return call.asked.long_running or call.head.upgrade is not None
 
 
-def _refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:
+def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:
     """What is answered to a call that is refused."""
     bytes_max = STATUS_BYTES_MAX if head.upgrade is not None else DENIAL_BYTES_MAX
     return status_response(refusal.status, "", refusal.message, details=refusal.details, bytes_max=bytes_max)

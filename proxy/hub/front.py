@@ -139,7 +139,6 @@ class Front:
             if head is None:
                 return
             if (begun := connection.take_begun()) is not None:
-                assert isinstance(begun, quick.QuickCall), "nobody else begins one"
                 await begun.carry_on()
                 continue
             if not stranger.inside:

@@ -1,10 +1,11 @@
 """What one agent may take, so that none of them can stop the others: calls, calls a second, bytes, age.
 
-Theory of operation. A request is held against the limits in the same step in which it is granted, by a few
-comparisons and one bucket of tokens; nothing is timed for it. Bytes, ages and silence are looked at by one
-task, every TICK_S, over the calls that have lived so long; what came and went between two looks is added up
-when it ends. So a limit on bytes is kept over a minute and not over a millisecond: whoever exceeds it has his
-streams paused until the minute's average holds again, and his new calls refused.
+Theory of operation. A request is held against the limits before anything is decided about it, by a few
+comparisons and one bucket of tokens; nothing is timed for it. What is denied counts as well: to explain it
+costs the hub more than to allow it. Bytes, ages and silence are looked at by one task, every TICK_S, over the
+calls that have lived so long; what came and went between two looks is added up when it ends. So a limit on
+bytes is kept over a minute and not over a millisecond: whoever exceeds it has his streams paused until the
+minute's average holds again, and his new calls refused.
 
 A refusal is a 429 that names the limit and its value, and is recorded like every denial; a flood of them is
 one event with a count. There is no Retry-After, which kubectl would obey by asking again, up to ten times.
@@ -19,9 +20,9 @@ from typing import NoReturn
 import attrs
 import trio
 
+from auth.principal import Principal
 from proxy.forward import CloseReason
 from proxy.hub.config import LimitsConfig
-from proxy.hub.entities import Agent
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 
 # Between two looks at the calls that live: how exact ages and silences are kept.
@@ -98,12 +99,12 @@ class Limits:
         self._loads: dict[str, _Load] = {}
         self._seen: dict[LiveCall, _Seen] = {}
 
-    def admit(self, agent: Agent, streams: int) -> Exceeded | None:
+    def admit(self, agent: Principal, streams: int) -> Exceeded | None:
         """Count a new call of an agent that has so many under way; or say which limit it would exceed."""
-        load = self._loads.get(agent.id)
+        load = self._loads.get(agent.agent_id)
         now = self._clock()
         if load is None:
-            load = self._loads[agent.id] = self._new_load(agent, now)
+            load = self._loads[agent.agent_id] = self._new_load(agent, now)
         limits = load.limits
         if streams >= limits.streams_per_agent:
             return _exceeded(agent, "streams_per_agent", f"has {streams} calls under way")
@@ -119,7 +120,7 @@ class Limits:
             requests.take(1)
         return None
 
-    def _in_debt(self, agent: Agent, load: _Load, now: float) -> Exceeded | None:
+    def _in_debt(self, agent: Principal, load: _Load, now: float) -> Exceeded | None:
         limits = load.limits
         if load.cancels is not None and load.cancels.left(now) < 1:
             rate = limits.cancels_per_second
@@ -130,9 +131,9 @@ class Limits:
         load.suspect = False
         return None
 
-    def cancelled(self, agent: Agent) -> None:
+    def cancelled(self, agent: Principal) -> None:
         """Count a call that its client gave up."""
-        load = self._loads.get(agent.id)
+        load = self._loads.get(agent.agent_id)
         if load is not None and load.cancels is not None:
             load.cancels.take(1)
             load.suspect = load.suspect or load.cancels.left(self._clock()) < 1
@@ -204,7 +205,7 @@ class Limits:
         elif live.held:
             live.release()
 
-    def _new_load(self, agent: Agent, now: float) -> _Load:
+    def _new_load(self, agent: Principal, now: float) -> _Load:
         limits = self._config.of(agent.name)
         return _Load(
             limits,
@@ -222,7 +223,7 @@ def _named(key: str) -> str:
     return f"the limit (limits.{key})"
 
 
-def _exceeded(agent: Agent, key: str, what: str) -> Exceeded:
+def _exceeded(agent: Principal, key: str, what: str) -> Exceeded:
     return Exceeded(f"limits.{key}", f"agent:{agent.name} {what}, {_named(key)}")
 
 

@@ -17,18 +17,18 @@ from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.hub.admission import Call, Refusal, understand
-from proxy.hub.calls import Calls, ClusterOffline, OpenedStream, answer_head, inner_head
+from proxy.hub.calls import Calls, ClusterOffline, OpenedStream, answer_head, inner_head, refusal_response
 from proxy.hub.entities import Mode
 from proxy.hub.hints import may_be_explained
 from proxy.hub.live import Ending, LiveCall
 from proxy.hub.trail import recorded_relay
 from proxy.rewrite import guardrail_of
-from proxy.server import QUICK_ANSWER_BYTES_MAX, ServerConnection
+from proxy.server import QUICK_ANSWER_BYTES_MAX, Begun, ServerConnection
 
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
 
 
-def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_ip: str) -> QuickCall | None:
+def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_ip: str) -> Begun | None:
     """Begin to answer a request without a body; None when `Calls.handle` has to, and nothing was done."""
     asked = understand(head.method, head.target)
     if asked.durable or asked.long_running or not calls.recorder.healthy:
@@ -37,7 +37,7 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
         caller = calls.admission.caller(head, asked)
     except TokenError:
         return None
-    # All of this before a call is admitted, since that counts as one of its agent's.
+    # All of this before it is admitted, since then it counts as one of its agent's and is decided.
     cluster = caller.cluster
     if caller.refusal is not None or cluster is None or cluster.mode is not Mode.TUNNEL:
         return None
@@ -46,15 +46,66 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
         return None
     call = calls.admit(head, asked, caller, client_ip)
     if isinstance(call, Refusal):
-        return None
+        return QuickRefusal(connection, head, call)
     eid = new_eid()
     try:
         opened = calls.open_stream(call, inner_head(call, eid), relay)
     except ClusterOffline:
-        return None
+        # The relay takes no more, or has just gone: where else to go, and how long to wait, is the task's.
+        start = QuickStart(calls, connection, call, eid)
+        calls.enter(start)
+        return start
     live = QuickCall(calls, connection, call, eid, opened)
     calls.enter(live)
     return live
+
+
+class QuickRefusal:
+    """A request that was refused without a task, and recorded so (proxy.server.Begun).
+
+    The task answers: who is refused much has no claim to be answered fast.
+    """
+
+    def __init__(self, connection: ServerConnection, head: RequestHead, refusal: Refusal) -> None:
+        self._connection = connection
+        self._head = head
+        self._refusal = refusal
+        connection.hand_over()
+
+    async def carry_on(self) -> None:
+        """Answer, in the client's own task."""
+        await self._connection.answer(*refusal_response(self._head, self._refusal))
+
+    def give_up(self) -> None:
+        """See Begun. Nothing is under way."""
+
+
+class QuickStart(LiveCall):
+    """A call that was admitted without a task, and has nowhere to go yet (proxy.server.Begun)."""
+
+    def __init__(self, calls: Calls, connection: ServerConnection, call: Call, eid: str) -> None:
+        super().__init__(call, eid, connection)
+        self._calls = calls
+        self._connection = connection
+        self._began_s = time.monotonic()
+        connection.hand_over()
+
+    async def carry_on(self) -> None:
+        """Go on in the client's own task; see Calls.handle."""
+        calls = self._calls
+        try:
+            await calls.carry(self._connection, self, calls.opening(self), None, self._began_s)
+        finally:
+            calls.leave(self)
+
+    def give_up(self) -> None:
+        """See Begun."""
+        calls = self._calls
+        try:
+            outcome = Outcome(0, 0, 0, CloseReason.CLIENT_GONE, _LEFT, False)
+            calls.close(self, calls.opening(self), outcome, self._began_s)
+        finally:
+            calls.leave(self)
 
 
 class QuickCall(LiveCall):

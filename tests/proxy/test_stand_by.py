@@ -38,6 +38,9 @@ class Pending:
     head: RequestHead
     given_up: bool = False
 
+    async def carry_on(self) -> None:
+        """Whoever takes it answers by hand."""
+
     def give_up(self) -> None:
         self.given_up = True
 

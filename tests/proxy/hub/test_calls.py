@@ -37,7 +37,8 @@ from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Mode
 from proxy.hub.held import HELD_BYTES_MAX
-from proxy.hub.quick import QuickCall, begin
+from proxy.hub.limits import Limits
+from proxy.hub.quick import begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
@@ -135,7 +136,6 @@ class Bench:
                     self.handled += 1
                     await self.calls.handle(connection, head, "192.0.2.7", authenticated=lambda _: None)
                 else:
-                    assert isinstance(begun, QuickCall)
                     self.carried_on += 1
                     await begun.carry_on()
 
@@ -718,3 +718,23 @@ async def test_what_became_of_a_second_attempt_is_not_told_by_the_first(bench: B
     await second.aclose()
     _, closing = await bench.trail()
     assert closing["resp"]["processed"] == "maybe"  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        ("GET /clusters/prod/api/v1/pods HTTP/1.1", 403),
+        ("DELETE /clusters/prod/api/v1/namespaces/dev/pods/web HTTP/1.1", 403),
+        ("GET /clusters/prod/api/v1/../pods HTTP/1.1", 400),
+    ],
+)
+async def test_what_is_refused_counts_as_any_other_call_of_its_agent(
+    bench: Bench, line: str, status: int
+) -> None:
+    await bench.directory.change(lambda store: store.remove_policy("granted"))
+    bench.calls.limits = Limits(LimitsConfig(requests_per_second=1), clock=lambda: 0.0)
+    seen = [(await bench.ask(bench.request(line)))[0] for _ in range(4)]
+    assert seen == [status, status, 429, 429]
+    rules = [event["decision"]["rule"] for event in await bench.trail()]  # type: ignore[index]
+    assert len(rules) == 4
+    assert rules[2:] == ["limits.requests_per_second"] * 2

@@ -30,8 +30,12 @@ NONE = LimitsConfig(
 )
 
 
-def agent(name: str = "ann") -> Agent:
-    return Agent(name, name, "o", AgentState.ACTIVE, ("sre",), frozenset({"t"}), 0.0, None, None)
+def agent(name: str = "ann") -> Principal:
+    return Principal(name, name, "acme", ("sre",))
+
+
+def enrolled(who: Principal) -> Agent:
+    return Agent(who.agent_id, who.name, "o", AgentState.ACTIVE, who.teams, frozenset({"t"}), 0.0, None, who)
 
 
 @attrs.define
@@ -42,7 +46,7 @@ class Clock:
         return self.now
 
 
-def admitted(limits: Limits, most: int, who: Agent | None = None) -> int:
+def admitted(limits: Limits, most: int, who: Principal | None = None) -> int:
     """How many calls in a row are let in."""
     for number in range(most):
         if limits.admit(who or agent(), 0) is not None:
@@ -113,9 +117,9 @@ def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
     assert limits.admit(agent(), 0) is None
 
 
-def live_call(number: int = 1, who: Agent | None = None) -> tuple[LiveCall, Side]:
+def live_call(number: int = 1, who: Principal | None = None) -> tuple[LiveCall, Side]:
     side = Side()
-    call = Call(None, None, None, None, who or agent(), None, "", None)  # type: ignore[arg-type]
+    call = Call(None, None, None, None, enrolled(who or agent()), None, "", None)  # type: ignore[arg-type]
     return LiveCall(call, f"eid-{number}", cast(Inbound, side)), side
 
 
@@ -126,8 +130,8 @@ async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autoj
         nursery.start_soon(limits.run, calls)
         live, _ = live_call()
         other, _ = live_call(2, agent("bob"))
-        for each in (live, other):
-            assert limits.admit(each.call.agent, 0) is None
+        for each, who in ((live, agent()), (other, agent("bob"))):
+            assert limits.admit(who, 0) is None
             calls.enter(each)
             each.tally.status = 200
         # A whole minute's bytes may come at once.
@@ -138,15 +142,15 @@ async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autoj
         await trio.sleep(TICK_S)
         assert live.held
         assert not other.held
-        exceeded = limits.admit(live.call.agent, 1)
+        exceeded = limits.admit(agent(), 1)
         assert exceeded is not None
         assert exceeded.rule == "limits.bytes_per_minute"
-        assert limits.admit(other.call.agent, 1) is None
+        assert limits.admit(agent("bob"), 1) is None
         paused = live.tally.held
         assert paused is not None
         with trio.fail_after(11 * TICK_S):
             await paused.wait()
-        assert limits.admit(live.call.agent, 1) is None
+        assert limits.admit(agent(), 1) is None
         nursery.cancel_scope.cancel()
 
 
@@ -156,7 +160,7 @@ async def test_what_comes_and_goes_between_two_looks_is_charged_at_its_end(autoj
         nursery.start_soon(limits.run, LiveCalls(lambda live: None))
         for _ in range(7):
             live, _ = live_call()
-            assert limits.admit(live.call.agent, 0) is None
+            assert limits.admit(agent(), 0) is None
             live.tally.bytes_out = 100
             limits.leave(live)
         await trio.sleep(1.5 * TICK_S)
@@ -203,7 +207,7 @@ async def test_age_and_silence_end_a_call_each_direction_by_itself(
         nursery.start_soon(limits.run, calls)
         nursery.start_soon(calls.run)
         live, _ = live_call()
-        assert limits.admit(live.call.agent, 0) is None
+        assert limits.admit(agent(), 0) is None
         live.tally.upgraded = upgraded
         live.tally.status = 200
         calls.enter(live)
@@ -230,7 +234,7 @@ async def test_a_pause_is_no_silence(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(limits.run, calls)
         live, _ = live_call()
-        assert limits.admit(live.call.agent, 0) is None
+        assert limits.admit(agent(), 0) is None
         live.tally.status = 200
         live.tally.bytes_out = 60 + 50
         calls.enter(live)

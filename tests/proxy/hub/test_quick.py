@@ -6,20 +6,26 @@ That their outcome is the same as by the task is in test_calls, where each call 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
+from auth.bundled import first_sources
+from auth.policy import Agent, Bundle, Cluster, Decision
+from auth.principal import Principal
+from auth.requestinfo import RequestInfo
 from proxy.head import RequestHead
-from proxy.hub.entities import Agent, Mode
+from proxy.hub.entities import Mode
 from proxy.hub.limits import Exceeded
 from proxy.rewrite import DECISION_HEADER
 from proxy.server import QUICK_ANSWER_BYTES_MAX
 from tests.proxy.hub.test_calls import OK, Bench, open_bench, relay_of
-from tunnel import Processed, Session, Stream, StreamCode, StreamReset
+from tunnel import CloseCode, Processed, Session, Stream, StreamCode, StreamReset
 from tunnel.net import TLSStream
 
 PODS = "GET /clusters/prod/api/v1/pods HTTP/1.1"
@@ -331,18 +337,68 @@ async def test_a_call_that_goes_on_to_the_task_counts_once(bench: Bench, cluster
             relay_address_private=True,
         )
     )
-    counted: list[str] = []
+    async with bench.connected() as client:
+        with counted(bench) as agents:
+            token = bench.token(cluster)
+            request = (
+                f"GET /clusters/{cluster}/api HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n"
+            )
+            await client.send_all(request.encode())
+            with trio.fail_after(2):
+                assert (await client.receive_some()).startswith(b"HTTP/1.1 503 ")
+    assert agents == ["ann"]
+
+
+@contextmanager
+def counted(bench: Bench) -> Iterator[list[str]]:
+    """The agents whose requests are counted, one name for each."""
+    agents: list[str] = []
     really = bench.calls.limits.admit
 
-    def admit(agent: Agent, streams: int) -> Exceeded | None:
-        counted.append(agent.name)
+    def admit(agent: Principal, streams: int) -> Exceeded | None:
+        agents.append(agent.name)
         return really(agent, streams)
 
-    bench.calls.limits.admit = admit  # type: ignore[method-assign]
-    async with bench.connected() as client:
-        token = bench.token(cluster)
-        request = f"GET /clusters/{cluster}/api HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n"
-        await client.send_all(request.encode())
-        with trio.fail_after(2):
-            assert (await client.receive_some()).startswith(b"HTTP/1.1 503 ")
-    assert counted == ["ann"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bench.calls.limits, "admit", admit)
+        yield agents
+
+
+async def test_what_is_denied_is_decided_and_counted_and_recorded_once(line: Line) -> None:
+    bench = line.bench
+    await bench.directory.change(lambda store: store.remove_policy("granted"))
+    decided: list[str] = []
+    really = Bundle.decide
+
+    def decide(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
+        decided.append(info.path)
+        return really(bundle, agent, cluster, info, now)
+
+    with pytest.MonkeyPatch.context() as patched, counted(bench) as agents:
+        patched.setattr(Bundle, "decide", decide)
+        await line.send()
+        assert (await line.hear(b"}")).startswith(b"HTTP/1.1 403 ")
+    assert (agents, decided) == (["ann"], ["/api/v1/pods"])
+    [event] = await bench.trail()
+    assert event["decision"]["rule"] == "no-rule-allows"  # type: ignore[index]
+    # And the connection is as good as before.
+    await bench.directory.change(lambda store: store.apply_policies(list(first_sources())))
+    stream = await line.ask()
+    stream.send_answer_nowait(OK, b"yes", eof=True)
+    await line.hear(b"yes")
+
+
+async def test_a_call_that_the_relay_takes_no_more_goes_on_in_the_task_and_counts_once(line: Line) -> None:
+    bench = line.bench
+    live = bench.registry.session(bench.directory.current.clusters_by_name["prod"].id)
+    line.relay.go_away(code=CloseCode.DRAINING, drain_ms=60_000, reason="it is stopping")
+    await wait_all_tasks_blocked(0.01)
+    with pytest.MonkeyPatch.context() as patched, counted(bench) as agents:
+        # As if the registry had not heard of it: the call finds out when it opens its stream.
+        patched.setattr(bench.registry, "session", lambda cluster_id: live)
+        await line.send()
+        assert (await line.hear(b"}")).startswith(b"HTTP/1.1 503 ")
+    assert agents == ["ann"]
+    assert (bench.handled, bench.carried_on) == (0, 1)
+    [event] = await bench.trail()
+    assert event["resp"]["status"] == 503  # type: ignore[index]
