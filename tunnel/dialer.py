@@ -75,6 +75,8 @@ WARNING_CHARACTERS_MAX: Final = 200
 
 _WARNING: Final = re.compile(r'[0-9]{3} \S{1,255} "([\x20-\x7e]*)"')
 _HTTPS_PORT: Final = 443
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+_OUT_OF_TIME: Final = frozenset({9, 10})
 
 
 class DialFailed(Exception):
@@ -531,13 +533,15 @@ def _origin(location: str) -> str:
     return f"{parts.scheme}://{host}" if parts.scheme and host else "a path of its own"
 
 
-def _tls_advice(exc: HandshakeFailed) -> str:
-    cause = exc.__cause__
+def _tls_advice(failed: HandshakeFailed) -> str:
+    cause = failed.__cause__
     if not isinstance(cause, ssl.SSLCertVerificationError):
         return ""
     if "ostname" in cause.verify_message or "IP address" in cause.verify_message:
         return "; the URL must name the host as the certificate does"
-    return "; the CA file must hold the CA that has signed it"
+    if cause.verify_code in _OUT_OF_TIME:
+        return "; the certificate must be renewed, unless this machine's clock is wrong"
+    return f"; it is signed by {failed.issuer or 'an unknown CA'}, and hub.ca does not hold that CA"
 
 
 def _os_reason(exc: OSError) -> str:

@@ -37,6 +37,7 @@ from typing import Final
 
 import trio
 
+from tunnel.issuer import shown_issuer
 from tunnel.resumption import Resumption
 from tunnel.tcp import TCPStream
 
@@ -77,6 +78,9 @@ FAREWELL_S: Final = 1.0
 
 class HandshakeFailed(trio.BrokenResourceError):
     """The TLS handshake failed; the text is one line that names the reason."""
+
+    issuer: str = ""
+    """Who has signed the peer's certificate, where that was not accepted; see tunnel.issuer."""
 
 
 class _State(enum.Enum):
@@ -186,7 +190,10 @@ class TLSStream(trio.abc.Stream):
         except ssl.SSLWantReadError:
             return False
         except (ssl.SSLError, ssl.CertificateError) as exc:
-            raise HandshakeFailed(describe_ssl_error(exc)) from exc
+            failed = HandshakeFailed(describe_ssl_error(exc))
+            if isinstance(exc, ssl.SSLCertVerificationError):
+                failed.issuer = shown_issuer(self._ssl)
+            raise failed from exc
         return True
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

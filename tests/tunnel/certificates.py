@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 import trustme
+from cryptography import x509
 
 from tunnel.net import client_context, server_context
 from tunnel.resumption import ClientContext
@@ -22,6 +23,12 @@ def authority() -> trustme.CA:
 @functools.cache
 def ca_pem() -> str:
     return authority().cert_pem.bytes().decode()
+
+
+@functools.cache
+def authority_name() -> str:
+    """Its name, as it stands in the certificates that it has signed."""
+    return x509.load_pem_x509_certificate(authority().cert_pem.bytes()).subject.rfc4514_string()
 
 
 @functools.cache

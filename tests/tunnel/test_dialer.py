@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from email.utils import formatdate
 
 import pytest
@@ -14,7 +15,7 @@ import trio
 import trustme
 from trio.testing import MockClock, memory_stream_pair
 
-from tests.tunnel.certificates import ca_pem, contexts
+from tests.tunnel.certificates import authority_name, ca_pem, contexts
 from tunnel import Hello, Rejected, Role, Session, SessionClosed, Welcome, dialer, open_session
 from tunnel.dialer import DialerConfig, DialFailed, open_tunnel, run_dialer
 from tunnel.egress import ProxySettings
@@ -358,7 +359,22 @@ async def test_a_wrong_ca_is_named(autojump_clock: MockClock, caplog: pytest.Log
     assert (
         "no TLS with hub.test:443: the peer's certificate is not accepted: unable to get local issuer" in line
     )
-    assert "the CA file must hold the CA that has signed it" in line
+    assert f"; it is signed by {authority_name()}, and hub.ca does not hold that CA; the next attempt" in line
+
+
+async def test_a_certificate_whose_time_is_over_is_told_from_one_of_another_ca(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = trustme.CA()
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("hub.test", not_after=datetime(2020, 1, 1, tzinfo=UTC)).configure_cert(old)
+
+    async def hub(stream: trio.abc.Stream) -> None:
+        await over_tls(stream, hang, old)
+
+    await run_for(4, hub, tls=client_context(authority.cert_pem.bytes().decode()))
+    (line,) = lines(caplog)
+    assert "certificate has expired; the certificate must be renewed, unless this machine's clock" in line
 
 
 async def test_a_wrong_host_name_is_named(

@@ -1,0 +1,41 @@
+"""Who has signed a certificate that was not accepted.
+
+That is what tells an operator that a proxy intercepts TLS, or that another hub answers, and which CA is
+missing. OpenSSL keeps the chain of a handshake that failed; Python shows it from 3.13 on, and has it in its
+inner object before that.
+"""
+
+from __future__ import annotations
+
+import ssl
+import sys
+from typing import Final
+
+__all__ = ["shown_issuer"]
+
+# Strangers choose these names, and they go into a log.
+ISSUER_CHARACTERS_MAX: Final = 120
+_DER: Final = 2
+
+
+def shown_issuer(connection: ssl.SSLObject) -> str:
+    """Return the issuer's name in the peer's certificate, in one printable line; "" if it is not known."""
+    # It is wanted when a handshake has failed, and otherwise costs a process tens of milliseconds.
+    from cryptography import x509
+
+    try:
+        chain = _unverified_chain(connection)
+        name = x509.load_der_x509_certificate(chain[0]).issuer.rfc4514_string() if chain else ""
+    except ValueError:
+        return ""
+    shown = "".join(character if character.isprintable() else "?" for character in name)
+    return shown if len(shown) <= ISSUER_CHARACTERS_MAX else f"{shown[:ISSUER_CHARACTERS_MAX]}..."
+
+
+def _unverified_chain(connection: ssl.SSLObject) -> list[bytes]:
+    """The certificates as the peer sent them, the peer's own first; DER."""
+    if sys.version_info >= (3, 13):
+        return connection.get_unverified_chain()
+    # The types know of the outer one alone.
+    chain = connection._sslobj.get_unverified_chain()  # type: ignore[attr-defined]
+    return [certificate.public_bytes(_DER) for certificate in chain or ()]
