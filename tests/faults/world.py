@@ -226,11 +226,13 @@ def running_faults(
     relay_kubeconfig: Path | None = None,
     settings: str = "",
     slow: bool = False,
+    public_host: str = "127.0.0.1",
+    relay_environment: Mapping[str, str] | None = None,
 ) -> Iterator[FaultWorld]:
     """Bring a world up in `folder`: with the sandbox, or in front of the API server of a kubeconfig.
 
-    `settings` is more of the hub's TOML. `slow`: with small buffers in the
-    links to the hub, which may be given a rate.
+    `settings` is more of the hub's TOML. `slow`: with small buffers in the links to the hub, which may be
+    given a rate. `public_host` is what relays call the hub, and `relay_environment` what else they are told.
     """
     with Daemons(folder) as daemons, open_proxy(folder) as proxy:
         sandbox: Daemon | None = None
@@ -259,8 +261,9 @@ def running_faults(
             settings=settings,
         )
         world.hub_port = world.agents.port
+        world.relay_environment = relay_environment or {}
         (folder / "agent").mkdir()
-        write_hub_configuration(world, f"https://127.0.0.1:{world.tunnel.port}")
+        write_hub_configuration(world, f"https://{public_host}:{world.tunnel.port}")
         world.start_hub()
         enrol(world)
         if sandbox is not None:
