@@ -1,0 +1,26 @@
+"""An exec plugin for kubectl that hands out tokens of a few seconds, signed by the hub's own key.
+
+    python -m tests.system.minting KEY.pem KID CLAIMS SECONDS
+
+CLAIMS is JSON. What a hub mints itself lives for a minute, which no test of the fast tier waits for.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tests.system.hostile import Forger
+
+PEM, KID, CLAIMS, SECONDS = sys.argv[1:]
+expires_at = int(time.time()) + int(SECONDS)
+forger = Forger.from_pem(Path(PEM), "at+jwt", json.loads(CLAIMS), kid=KID)
+status = {
+    "token": forger.token(exp=expires_at),
+    "expirationTimestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expires_at)),
+}
+print(
+    json.dumps({"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential", "status": status})
+)
