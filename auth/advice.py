@@ -1,12 +1,16 @@
 """What an agent is told when it is denied: by which rule, what it may do instead, and whom it may ask.
 
 Made only for a denial, so it may look again at what the decision passed over: the same request with another
-verb, and the rules that would have allowed it but for its namespace or its name.
+verb, and the rules that would have allowed it but for its namespace or its name. With thousands of rules that
+takes milliseconds, and who is denied once asks again. So it is remembered by what it follows from: the rules
+that hold for the agent on the cluster (and so the bundle that they are of), the kind of request, the rule
+that denied, and the name of the object where any of the rules looks at names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import attrs
 
@@ -18,15 +22,25 @@ from auth.policy import (
     Cluster,
     Decision,
     ReadyRule,
+    Scope,
+    applicable,
     asked_of,
-    mismatch,
+    mismatch_of_place,
     names_match,
+    verb_matches,
 )
 from auth.policy_rules import RESOURCE_VERBS
 from auth.requestinfo import RequestInfo
 
 # Of each kind; an agent needs a next step and not the whole policy.
 HINTS_MAX = 3
+# Rules about one thing, at a microsecond or two each. Where there are more, what is allowed instead is
+# not looked for: an agent that tries one namespace after the other would cost the hub milliseconds each time.
+RULES_SEARCHED_MAX = 512
+# Denials that are remembered, with at most this much of what was asked: some MiB with what rules say of
+# themselves. What an agent is denied most is its client's mistake, and so the same again and again.
+DENIALS_REMEMBERED_MAX = 2048
+ASKED_CHARACTERS_MAX = 1024
 
 
 @attrs.frozen
@@ -56,33 +70,39 @@ class Advice:
 
 def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, decision: Decision) -> Advice:
     """Explain a decision that denies."""
-    asked = asked_of(info)
-    ready = _rule_of(bundle, agent, cluster, decision)
-    instead = ready.rule.instead if ready is not None else ""
-    why = decision.failure or (ready.rule.reason if ready is not None else "")
+    scope, asked = bundle.scope_of(agent, cluster), asked_of(info)
+    name = info.name if scope.by_name else ""
+    told = len(asked.path) + len(asked.namespace) + len(name) + len(asked.resource) + len(asked.subresource)
+    explain = _remembered if told + len(asked.group) <= ASKED_CHARACTERS_MAX else _explain
+    why, instead, ask = explain(scope, asked, name, decision.policy, decision.rule)
+    why = decision.failure or why
     if not why and decision is NO_RULE:
         why = "no rule allows it" if asked.verb else f"{info.method} is no verb of Kubernetes"
     return Advice(
         rule=f"{decision.policy}/{decision.rule}" if decision.policy else decision.rule,
         what=f"{_what(asked, info.name)} on cluster {cluster.name}",
         why=why,
-        instead=instead or "; ".join(_alternatives(bundle, agent, cluster, asked, info.name, ready)),
-        ask=(ready.policy.ask if ready is not None else "")
-        or _contact(bundle, agent, cluster)
-        or agent.owner,
+        instead=instead,
+        ask=ask or agent.owner,
     )
 
 
-def _rule_of(bundle: Bundle, agent: Agent, cluster: Cluster, decision: Decision) -> ReadyRule | None:
-    for ready in bundle.rules_for(agent, cluster):
-        if ready.policy.name == decision.policy and ready.rule.id == decision.rule:
-            return ready
-    return None
+def _explain(scope: Scope, asked: Asked, name: str, policy: str, rule: str) -> tuple[str, str, str]:
+    """Why a rule denied, what is allowed instead, and who answers for it; each may be empty."""
+    found = (ready for ready in scope.rules if ready.policy.name == policy and ready.rule.id == rule)
+    ready = next(found, None)
+    why, instead, ask = (
+        ("", "", "") if ready is None else (ready.rule.reason, ready.rule.instead, ready.policy.ask)
+    )
+    return why, instead or "; ".join(_alternatives(scope, asked, name, ready)), ask or _contact(scope)
 
 
-def _contact(bundle: Bundle, agent: Agent, cluster: Cluster) -> str:
+_remembered = lru_cache(DENIALS_REMEMBERED_MAX)(_explain)
+
+
+def _contact(scope: Scope) -> str:
     """Who answers for the policies that might have allowed something here."""
-    contacts = (ready.policy.ask for ready in bundle.rules_for(agent, cluster) if ready.rule.allows)
+    contacts = (ready.policy.ask for ready in scope.rules if ready.rule.allows)
     return next((contact for contact in contacts if contact), "")
 
 
@@ -100,38 +120,41 @@ def _kind(asked: Asked) -> str:
     return f"{kind}.{asked.group}" if asked.group else kind
 
 
-def _alternatives(
-    bundle: Bundle, agent: Agent, cluster: Cluster, asked: Asked, name: str, denying: ReadyRule | None
-) -> Iterable[str]:
+def _alternatives(scope: Scope, asked: Asked, name: str, denying: ReadyRule | None) -> Iterable[str]:
     if asked.path or not asked.verb:
         return
     if asked.across and denying is not None and denying.rule.namespaces is not None:
         yield f"{asked.verb} {_kind(asked)} in one namespace at a time, but not in {denying.rule.namespaces}"
         return
+    about = scope.about(asked)
+    if len(about) > RULES_SEARCHED_MAX:
+        return
+    # In one pass: the rules that are about this whatever the verb is, and what would allow it elsewhere.
+    here: list[ReadyRule] = []
+    elsewhere: dict[str, None] = {}
+    for ready in about:
+        rule = ready.rule
+        field = mismatch_of_place(rule, asked)
+        if not field:
+            here.append(ready)
+        if not rule.allows or len(elsewhere) == HINTS_MAX or not verb_matches(rule, asked):
+            continue
+        if field == "namespaces":
+            elsewhere[f"you may {asked.verb} {_kind(asked)} in namespaces {rule.namespaces}"] = None
+        elif not field and not names_match(rule, name, asked):
+            elsewhere[f"you may {asked.verb} {_kind(asked)} of the names {rule.names}"] = None
     # Exec and its like have one verb, whatever the method.
     one_verb = asked.across or asked.subresource in {"exec", "attach", "portforward"}
     verbs = [
         verb
         for verb in RESOURCE_VERBS
-        if not one_verb
-        and verb != asked.verb
-        and _permitted(bundle, agent, cluster, _with_verb(asked, verb), name)
+        if not one_verb and verb != asked.verb and _permitted(here, _with_verb(asked, verb), name)
     ]
     if verbs:
         yield f"you may {', '.join(verbs)} {_kind(asked)} there"
-    if denying is not None and denying.rule.namespaces is None and denying.rule.names is None:
-        # What is denied everywhere and whatever its name has no other place.
-        return
-    hints = []
-    for ready in bundle.rules_for(agent, cluster):
-        if not ready.rule.allows:
-            continue
-        field = mismatch(ready.rule, asked)
-        if field == "namespaces" and ready.rule.namespaces is not None:
-            hints.append(f"you may {asked.verb} {_kind(asked)} in namespaces {ready.rule.namespaces}")
-        elif not field and not names_match(ready.rule, name, asked):
-            hints.append(f"you may {asked.verb} {_kind(asked)} of the names {ready.rule.names}")
-    yield from list(dict.fromkeys(hints))[:HINTS_MAX]
+    # What is denied everywhere and whatever its name has no other place.
+    if denying is None or denying.rule.namespaces is not None or denying.rule.names is not None:
+        yield from elsewhere
 
 
 def _with_verb(asked: Asked, verb: str) -> Asked:
@@ -144,9 +167,9 @@ def _with_verb(asked: Asked, verb: str) -> Asked:
     )
 
 
-def _permitted(bundle: Bundle, agent: Agent, cluster: Cluster, asked: Asked, name: str) -> bool:
+def _permitted(here: Sequence[ReadyRule], asked: Asked, name: str) -> bool:
     """Whether a kind is surely not denied and may be allowed. A condition may still say otherwise."""
-    for ready in bundle.rules_about(agent, cluster, asked):
+    for ready in applicable(here, asked):
         if names_match(ready.rule, name, asked):
             if ready.rule.allows:
                 return True

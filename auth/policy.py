@@ -183,16 +183,22 @@ class ReadyRule:
 
 
 @attrs.define(eq=False)
-class _Scope:
-    """The rules that hold for an agent on a cluster, and for everybody else for whom the same hold."""
+class Scope:
+    """The rules that hold for an agent on a cluster, and for everybody else for whom the same hold.
+
+    There is one object for each such set of rules; those that are switched off are not in it.
+    """
 
     rules: tuple[ReadyRule, ...]
+    """In their order."""
     any_resource: tuple[ReadyRule, ...]
     by_resource: Mapping[str, tuple[ReadyRule, ...]]
     urls: tuple[ReadyRule, ...]
+    by_name: bool
+    """Whether the name of an object can make a difference."""
 
     @classmethod
-    def of(cls, rules: tuple[ReadyRule, ...]) -> _Scope:
+    def of(cls, rules: tuple[ReadyRule, ...]) -> Scope:
         about = [(ready, _named(ready.rule)) for ready in rules if ready.rule.about_resources]
         every = {name for _, named in about if named is not None for name in named}
         return cls(
@@ -203,7 +209,12 @@ class _Scope:
                 for name in every
             },
             tuple(ready for ready in rules if ready.rule.about_urls),
+            any(ready.rule.names is not None for ready in rules),
         )
+
+    def about(self, asked: Asked) -> tuple[ReadyRule, ...]:
+        """The rules that may be about a kind of request, by its resource alone."""
+        return self.urls if asked.path else self.by_resource.get(asked.resource, self.any_resource)
 
 
 def _named(rule: Rule) -> frozenset[str] | None:
@@ -232,22 +243,20 @@ class Bundle:
             policy.name: tuple(_ready(policy, rule, conditions) for rule in policy.rules if rule.enabled)
             for policy in self.policies
         }
-        self._scopes: dict[tuple[str, ...], _Scope] = {}
-        self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, _Scope]] = {}
-        self._kinds: dict[tuple[_Scope, str, str, str, str, str, str], _Kind] = {}
+        self._scopes: dict[tuple[str, ...], Scope] = {}
+        self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
+        self._kinds: dict[tuple[Scope, str, str, str, str, str, str], _Kind] = {}
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         """Decide; never raises."""
-        pair = self._pairs.get((agent.name, cluster.name))
-        if pair is None or pair[0] is not agent or pair[1] is not cluster:
-            pair = self._meet(agent, cluster)
+        scope = self.scope_of(agent, cluster)
         # A path begins with a slash and a resource has none, so that neither is taken for the other.
         subject = info.resource if info.is_resource else info.path
         # The method as well: under the old /proxy/ prefix the verb alone does not tell what is done.
-        key = (pair[2], info.method, info.verb, info.group, subject, info.subresource, info.namespace)
+        key = (scope, info.method, info.verb, info.group, subject, info.subresource, info.namespace)
         kind = self._kinds.get(key)
         if kind is None:
-            kind = _kind(pair[2], info)
+            kind = _kind(scope, info)
             if len(info.raw_path) <= REMEMBERED_PATH_BYTES_MAX:
                 if len(self._kinds) >= REMEMBERED_KINDS_MAX:
                     self._kinds.clear()
@@ -266,18 +275,14 @@ class Bundle:
             return ready.decision
         return kind.otherwise
 
-    def rules_for(self, agent: Agent, cluster: Cluster) -> tuple[ReadyRule, ...]:
-        """The rules that hold for an agent on a cluster, in their order; those switched off are not there."""
-        return self._meet(agent, cluster)[2].rules
+    def scope_of(self, agent: Agent, cluster: Cluster) -> Scope:
+        """The rules that hold for an agent on a cluster."""
+        pair = self._pairs.get((agent.name, cluster.name))
+        if pair is None or pair[0] is not agent or pair[1] is not cluster:
+            return self._meet(agent, cluster)
+        return pair[2]
 
-    def rules_about(self, agent: Agent, cluster: Cluster, asked: Asked) -> tuple[ReadyRule, ...]:
-        """The rules that may apply to a kind of request, in the order in which they are asked.
-
-        The last may be a certain one; behind it nothing is asked.
-        """
-        return _applicable(self._meet(agent, cluster)[2], asked)
-
-    def _meet(self, agent: Agent, cluster: Cluster) -> tuple[Agent, Cluster, _Scope]:
+    def _meet(self, agent: Agent, cluster: Cluster) -> Scope:
         if len(self._pairs) >= REMEMBERED_PAIRS_MAX:
             self._pairs.clear()
             self._scopes.clear()
@@ -285,10 +290,10 @@ class Bundle:
         bound = tuple(policy.name for policy in self.policies if binds(policy, agent, cluster))
         scope = self._scopes.get(bound)
         if scope is None:
-            scope = _Scope.of(tuple(ready for name in bound for ready in self._rules[name]))
+            scope = Scope.of(tuple(ready for name in bound for ready in self._rules[name]))
             self._scopes[bound] = scope
-        pair = self._pairs[agent.name, cluster.name] = (agent, cluster, scope)
-        return pair
+        self._pairs[agent.name, cluster.name] = (agent, cluster, scope)
+        return scope
 
 
 def compile_bundle(sources: Iterable[Source], conditions: Conditions, *, version: int = 0) -> Bundle:
@@ -368,8 +373,16 @@ def asked_of(info: RequestInfo) -> Asked:
 
 def mismatch(rule: Rule, asked: Asked) -> str:
     """The field of a rule that keeps it from being about a kind of request; empty when it is about it."""
-    if asked.verb not in rule.verbs and ANY not in rule.verbs and _CLASS[asked.reads] not in rule.verbs:
-        return "verbs"
+    return mismatch_of_place(rule, asked) if verb_matches(rule, asked) else "verbs"
+
+
+def verb_matches(rule: Rule, asked: Asked) -> bool:
+    """Whether a rule is about a verb."""
+    return asked.verb in rule.verbs or ANY in rule.verbs or _CLASS[asked.reads] in rule.verbs
+
+
+def mismatch_of_place(rule: Rule, asked: Asked) -> str:
+    """The same as `mismatch`, whatever the verb is."""
     if asked.path:
         if not rule.about_urls or (rule.urls is not None and asked.path not in rule.urls):
             return "nonResourceURLs"
@@ -405,16 +418,18 @@ def _ready(policy: Policy, rule: Rule, conditions: Conditions) -> ReadyRule:
     )
 
 
-def _kind(scope: _Scope, info: RequestInfo) -> _Kind:
+def _kind(scope: Scope, info: RequestInfo) -> _Kind:
     asked = asked_of(info)
     if is_discovery(info):
         return _Kind(asked, (), DISCOVERY)
-    return _Kind(asked, _applicable(scope, asked), NO_RULE)
+    return _Kind(asked, applicable(scope.about(asked), asked), NO_RULE)
 
 
-def _applicable(scope: _Scope, asked: Asked) -> tuple[ReadyRule, ...]:
-    """The rules that may apply to a kind, in the order in which they are to be asked."""
-    about = scope.urls if asked.path else scope.by_resource.get(asked.resource, scope.any_resource)
+def applicable(about: Sequence[ReadyRule], asked: Asked) -> tuple[ReadyRule, ...]:
+    """Those rules that may apply to a kind of request, in the order in which they are to be asked.
+
+    The last may be a certain one; behind it nothing is asked.
+    """
     rules: list[ReadyRule] = []
     for allows in (False, True):
         for ready in about:

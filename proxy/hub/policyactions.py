@@ -125,7 +125,7 @@ class PolicyActions:
                 "namespace": info.namespace,
                 "name": info.name,
             },
-            "bound": sorted({ready.policy.name for ready in now.bundle.rules_for(agent, cluster)}),
+            "bound": sorted({ready.policy.name for ready in now.bundle.scope_of(agent, cluster).rules}),
         }
         if not agent.active:
             body["refused"] = f"agent:{agent.name} is {agent.state}"

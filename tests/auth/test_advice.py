@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import attrs
 import pytest
 
-from auth.advice import Advice, advise
+from auth.advice import RULES_SEARCHED_MAX, Advice, _remembered, advise
 from auth.bundled import first_sources
 from auth.policy import Bundle, compile_bundle
 from auth.requestinfo import parse
@@ -105,3 +106,53 @@ def test_a_path_about_no_resource_and_a_method_without_a_verb_are_told_too() -> 
         "get of /metrics on cluster prod is denied by no-rule"
     )
     assert "PROPFIND is no verb of Kubernetes" in advice(made, "PROPFIND /api/v1/pods").message
+
+
+def searched(of: Bundle, request: str) -> tuple[Advice, bool]:
+    """An advice, and whether the rules were searched for it."""
+    before = _remembered.cache_info().hits
+    told = advice(of, request)
+    return told, _remembered.cache_info().hits == before
+
+
+def test_what_is_denied_again_is_not_searched_for_again() -> None:
+    made = bundle(policy(LOOK))
+    first, anew = searched(made, "DELETE /api/v1/namespaces/a/pods/x")
+    assert anew
+    assert searched(made, "DELETE /api/v1/namespaces/a/pods/x") == (first, False)
+    # No rule looks at names, so that another one makes no difference but in what was asked.
+    other, anew = searched(made, "DELETE /api/v1/namespaces/a/pods/y")
+    assert (other, anew) == (attrs.evolve(first, what=first.what.replace("pods x", "pods y")), False)
+
+
+def test_what_makes_a_difference_is_searched_for_anew() -> None:
+    named = "- {id: a, effect: allow, verbs: [get], resources: [pods], resourceNames: [web]}"
+    made = bundle(policy(named))
+    assert searched(made, "DELETE /api/v1/namespaces/a/pods/x")[0].instead == ""
+    told, anew = searched(made, "DELETE /api/v1/namespaces/a/pods/web")
+    assert (told.instead, anew) == ("you may get pods there", True)
+    told, anew = searched(
+        bundle(policy(named.replace("[get]", "[get, patch]"))), "DELETE /api/v1/namespaces/a/pods/web"
+    )
+    assert (told.instead, anew) == ("you may get, patch pods there", True)
+
+
+def test_what_a_policy_says_of_itself_is_not_anothers() -> None:
+    # Two agents for whom not the same rules hold, and two whose owners are not the same.
+    made = bundle(policy(LOOK, bind="{agents: [builder]}"))
+    other = attrs.evolve(AGENT, name="other", owner="Bob")
+    info = parse(b"DELETE", b"/api/v1/namespaces/a/pods/x")
+    for agent, instead, whom in (
+        (AGENT, "you may get, list, watch pods there", "owner@example.com"),
+        (other, "", "Bob"),
+        (attrs.evolve(other, owner="Eve"), "", "Eve"),
+    ):
+        told = advise(made, agent, CLUSTER, info, made.decide(agent, CLUSTER, info, 0.0))
+        assert (told.instead, told.ask) == (instead, whom)
+
+
+def test_among_very_many_rules_no_other_way_is_searched_for() -> None:
+    rule = "- {{id: r{}, effect: allow, verbs: [get], resources: [pods], namespaces: [n{}]}}"
+    rules = [rule.format(number, number) for number in range(RULES_SEARCHED_MAX + 1)]
+    assert advice(bundle(policy("\n".join(rules[1:]))), "GET /api/v1/namespaces/a/pods/x").instead
+    assert advice(bundle(policy("\n".join(rules))), "GET /api/v1/namespaces/a/pods/x").instead == ""
