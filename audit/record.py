@@ -247,6 +247,11 @@ class Stream(Record, frozen=True):
     bytes_out: int = field(default_factory=int)
     close_reason: str = ""
 
+    @property
+    def upgraded(self) -> bool:
+        """Whether its request asked for another protocol."""
+        return self.proto not in {"", "http"}
+
     def __post_init__(self) -> None:
         if self.command:
             force_setattr(self, "command", _argv(self.command))

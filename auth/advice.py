@@ -14,17 +14,16 @@ from functools import lru_cache
 
 import attrs
 
+from auth.asked import Asked, asked_of, opening_of
 from auth.policy import (
     NO_RULE,
     Agent,
-    Asked,
     Bundle,
     Cluster,
     Decision,
     ReadyRule,
     Scope,
     applicable,
-    asked_of,
     mismatch_of_place,
     names_match,
     verb_matches,
@@ -70,31 +69,41 @@ class Advice:
 
 def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, decision: Decision) -> Advice:
     """Explain a decision that denies."""
-    scope, asked = bundle.scope_of(agent, cluster), asked_of(info)
+    scope, opening = bundle.scope_of(agent, cluster), opening_of(info)
+    asked = asked_of(opening or info)
     name = info.name if scope.by_name else ""
     told = len(asked.path) + len(asked.namespace) + len(name) + len(asked.resource) + len(asked.subresource)
     explain = _remembered if told + len(asked.group) <= ASKED_CHARACTERS_MAX else _explain
-    why, instead, ask = explain(scope, asked, name, decision.policy, decision.rule)
+    why, instead, ask = explain(scope, asked, name, decision.policy, decision.rule, opening is not None)
     why = decision.failure or why
     if not why and decision is NO_RULE:
         why = "no rule allows it" if asked.verb else f"{info.method} is no verb of Kubernetes"
     return Advice(
         rule=f"{decision.policy}/{decision.rule}" if decision.policy else decision.rule,
-        what=f"{_what(asked, info.name)} on cluster {cluster.name}",
+        what=f"{_what(asked, info, opening)} on cluster {cluster.name}",
         why=why,
         instead=instead,
         ask=ask or agent.owner,
     )
 
 
-def _explain(scope: Scope, asked: Asked, name: str, policy: str, rule: str) -> tuple[str, str, str]:
-    """Why a rule denied, what is allowed instead, and who answers for it; each may be empty."""
+def _explain(
+    scope: Scope, asked: Asked, name: str, policy: str, rule: str, upgrade: bool
+) -> tuple[str, str, str]:
+    """Why a rule denied, what is allowed instead, and who answers for it; each may be empty.
+
+    An `upgrade` has to be allowed as two things, and either may be what is denied.
+    """
     found = (ready for ready in scope.rules if ready.policy.name == policy and ready.rule.id == rule)
     ready = next(found, None)
     why, instead, ask = (
         ("", "", "") if ready is None else (ready.rule.reason, ready.rule.instead, ready.policy.ask)
     )
-    return why, instead or "; ".join(_alternatives(scope, asked, name, ready)), ask or _contact(scope)
+    return (
+        why,
+        instead or "; ".join(_alternatives(scope, asked, name, ready, upgrade)),
+        ask or _contact(scope),
+    )
 
 
 _remembered = lru_cache(DENIALS_REMEMBERED_MAX)(_explain)
@@ -106,13 +115,16 @@ def _contact(scope: Scope) -> str:
     return next((contact for contact in contacts if contact), "")
 
 
-def _what(asked: Asked, name: str) -> str:
+def _what(asked: Asked, info: RequestInfo, opening: RequestInfo | None) -> str:
+    verb = asked.verb or "this method"
+    if opening is not None:
+        verb = f"{asked_of(info).verb or 'this method'} and {verb} (it is an upgrade)"
     if asked.path:
-        return f"{asked.verb or 'this method'} of {asked.path[:100]}"
+        return f"{verb} of {asked.path[:100]}"
     where = f" in namespace {asked.namespace}" if asked.namespace else ""
     where = " in all namespaces" if asked.across else where
-    named = f" {name[:100]}" if name else ""
-    return f"{asked.verb or 'this method'} of {_kind(asked)}{named}{where}"
+    named = f" {info.name[:100]}" if info.name else ""
+    return f"{verb} of {_kind(asked)}{named}{where}"
 
 
 def _kind(asked: Asked) -> str:
@@ -120,7 +132,9 @@ def _kind(asked: Asked) -> str:
     return f"{kind}.{asked.group}" if asked.group else kind
 
 
-def _alternatives(scope: Scope, asked: Asked, name: str, denying: ReadyRule | None) -> Iterable[str]:
+def _alternatives(
+    scope: Scope, asked: Asked, name: str, denying: ReadyRule | None, upgrade: bool
+) -> Iterable[str]:
     if asked.path or not asked.verb:
         return
     if asked.across and denying is not None and denying.rule.namespaces is not None:
@@ -148,7 +162,9 @@ def _alternatives(scope: Scope, asked: Asked, name: str, denying: ReadyRule | No
     verbs = [
         verb
         for verb in RESOURCE_VERBS
-        if not one_verb and verb != asked.verb and _permitted(here, _with_verb(asked, verb), name)
+        if not one_verb
+        and (upgrade or verb != asked.verb)
+        and _permitted(here, _with_verb(asked, verb), name)
     ]
     if verbs:
         yield f"you may {', '.join(verbs)} {_kind(asked)} there"

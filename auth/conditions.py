@@ -19,7 +19,8 @@ from typing import Protocol
 
 import attrs
 
-from auth.policy import Asked, Condition, ConditionError, Facts
+from auth.asked import Asked
+from auth.policy import Condition, ConditionError, Facts
 from auth.requestinfo import parse
 
 # Longer than any rule that a person reads; it also bounds how deep an expression can be nested.

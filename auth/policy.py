@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
 
+from auth.asked import Asked, asked_of, is_discovery, opening_of
 from auth.policy_document import policy_of
 from auth.policy_rules import ANY, READ, WRITE, Policy, Rule
 from auth.policy_text import Fault, PolicyError, Source, read
@@ -36,40 +38,6 @@ REMEMBERED_PATH_BYTES_MAX = 512
 # Agents on clusters; forgotten all at once, since it costs some microseconds to find out again.
 REMEMBERED_PAIRS_MAX = 65_536
 HASH_CHARACTERS = 16
-
-# Whatever carries them (a WebSocket is opened by GET), these act on a pod as a create does.
-_CREATES = frozenset({"exec", "attach", "portforward"})
-_COLLECTIVE = frozenset({"list", "watch", "deletecollection"})
-_METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch"}
-_DISCOVERY = frozenset({"/api", "/apis", "/openapi", "/version"})
-_DISCOVERY_BELOW = ("/api/", "/apis/", "/openapi/")
-# Lists of these lie in no namespace. Of a resource that is not here a list without one is taken for a list of
-# every namespace.
-_CLUSTER_SCOPED = frozenset(
-    (group, resource)
-    for group, resources in {
-        "": "namespaces nodes persistentvolumes componentstatuses",
-        "admissionregistration.k8s.io": "mutatingadmissionpolicies mutatingadmissionpolicybindings "
-        "mutatingwebhookconfigurations validatingadmissionpolicies validatingadmissionpolicybindings "
-        "validatingwebhookconfigurations",
-        "apiextensions.k8s.io": "customresourcedefinitions",
-        "apiregistration.k8s.io": "apiservices",
-        "authentication.k8s.io": "selfsubjectreviews tokenreviews",
-        "authorization.k8s.io": "selfsubjectaccessreviews selfsubjectrulesreviews subjectaccessreviews",
-        "certificates.k8s.io": "certificatesigningrequests clustertrustbundles",
-        "flowcontrol.apiserver.k8s.io": "flowschemas prioritylevelconfigurations",
-        "internal.apiserver.k8s.io": "storageversions",
-        "metrics.k8s.io": "nodes",
-        "networking.k8s.io": "ingressclasses ipaddresses servicecidrs",
-        "node.k8s.io": "runtimeclasses",
-        "rbac.authorization.k8s.io": "clusterrolebindings clusterroles",
-        "resource.k8s.io": "deviceclasses devicetaintrules resourceslices",
-        "scheduling.k8s.io": "priorityclasses",
-        "storage.k8s.io": "csidrivers csinodes storageclasses volumeattachments volumeattributesclasses",
-        "storagemigration.k8s.io": "storageversionmigrations",
-    }.items()
-    for resource in resources.split()
-)
 
 
 class Agent(Protocol):
@@ -90,27 +58,6 @@ class Cluster(Protocol):
     def name(self) -> str: ...
     @property
     def labels(self) -> Mapping[str, str]: ...
-
-
-@attrs.frozen
-class Asked:
-    """The kind of a request, in the words of a policy."""
-
-    verb: str
-    """Exec and its like are `create`; of a path about no resource it is the method, and HEAD is `get`."""
-    reads: bool
-    group: str
-    resource: str
-    """Empty for a path about no resource."""
-    subresource: str
-    """Under the old /proxy/ prefix it is `proxy`, as it is without."""
-    namespace: str
-    path: str
-    """Empty for a resource."""
-    collective: bool
-    """Whether it is about all names at once, where it has none."""
-    across: bool
-    """Whether it is about every namespace at once."""
 
 
 @attrs.frozen
@@ -249,6 +196,17 @@ class Bundle:
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         """Decide; never raises."""
+        decision = self._decide(agent, cluster, info, now)
+        if not info.upgrade or not decision.allowed:
+            return decision
+        opening = opening_of(info)
+        if opening is None:
+            return decision
+        opened = self._decide(agent, cluster, opening, now)
+        # Both allow it: the one that bounds it more decides.
+        return decision if opened.allowed and _longest_s(decision) < _longest_s(opened) else opened
+
+    def _decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         scope = self.scope_of(agent, cluster)
         # A path begins with a slash and a resource has none, so that neither is taken for the other.
         subject = info.resource if info.is_resource else info.path
@@ -339,38 +297,6 @@ def binds(policy: Policy, agent: Agent, cluster: Cluster) -> bool:
     return bound and policy.clusters.matches(cluster.name, cluster.labels)
 
 
-def is_discovery(info: RequestInfo) -> bool:
-    """Whether it reads what kinds of things the API server has, and of which version it is."""
-    if info.is_resource or info.method not in {"GET", "HEAD"}:
-        return False
-    return info.path.removesuffix("/") in _DISCOVERY or info.path.startswith(_DISCOVERY_BELOW)
-
-
-def asked_of(info: RequestInfo) -> Asked:
-    """Put a request into a policy's words."""
-    if not info.is_resource:
-        verb = "get" if info.verb == "head" else info.verb
-        return Asked(verb, not info.is_write, "", "", "", "", info.path, False, False)
-    verb, subresource = info.verb, info.subresource
-    if verb == "proxy":
-        verb, subresource = _METHOD_VERBS.get(info.method, "delete"), "proxy"
-    if subresource in _CREATES and verb:
-        verb = "create"
-    collective = verb in _COLLECTIVE
-    across = collective and not info.namespace and (info.group, info.resource) not in _CLUSTER_SCOPED
-    return Asked(
-        verb,
-        not info.is_write,
-        info.group,
-        info.resource,
-        subresource,
-        info.namespace,
-        "",
-        collective,
-        across,
-    )
-
-
 def mismatch(rule: Rule, asked: Asked) -> str:
     """The field of a rule that keeps it from being about a kind of request; empty when it is about it."""
     return mismatch_of_place(rule, asked) if verb_matches(rule, asked) else "verbs"
@@ -409,6 +335,10 @@ def names_match(rule: Rule, name: str, asked: Asked) -> bool:
 
 
 _CLASS = {True: READ, False: WRITE}
+
+
+def _longest_s(decision: Decision) -> float:
+    return math.inf if decision.max_duration_s is None else decision.max_duration_s
 
 
 def _ready(policy: Policy, rule: Rule, conditions: Conditions) -> ReadyRule:

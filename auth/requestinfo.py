@@ -91,6 +91,12 @@ class RequestInfo:
     resource: str = ""
     subresource: str = ""
     name: str = ""
+    upgrade: bool = False
+    """Whether it asks for another protocol on its connection, which headers tell and no target does."""
+
+    def upgraded(self) -> RequestInfo:
+        """The same request, when it asks for another protocol."""
+        return attrs.evolve(self, upgrade=True)
 
     @property
     def long_running(self) -> bool:

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
+from auth.asked import asked_of
 from auth.conditions import CelConditions
-from auth.policy import Bundle, asked_of, compile_bundle
+from auth.policy import Bundle, compile_bundle
 from auth.policy_checker import Checker
 from auth.policy_document import kind_of, name_of
 from auth.policy_text import Item, PolicyError, Source, read
@@ -170,8 +171,8 @@ def read_cases(source: Source) -> list[Case]:
 def _case(
     check: Checker, file: str, item: Item, agents: Mapping[str, Agent], clusters: Mapping[str, Cluster]
 ) -> Case | None:
-    known = ("agent", "cluster", "request", "expect", "rule")
-    fields = check.mapping(item, known, required=known[:-1])
+    required = ("agent", "cluster", "request", "expect")
+    fields = check.mapping(item, (*required, "upgrade", "rule"), required=required)
     agent = agents.get(check.choice(fields.get("agent"), agents))
     cluster = clusters.get(check.choice(fields.get("cluster"), clusters))
     expect = check.choice(fields.get("expect"), ("allow", "deny"))
@@ -186,6 +187,8 @@ def _case(
         return None
     if agent is None or cluster is None or not expect:
         return None
+    if check.flag(fields.get("upgrade"), False):
+        info, asked = info.upgraded(), f"{asked} (upgrade)"
     rule = check.text(fields.get("rule"), 200)
     return Case(file, item.line, agent, cluster, info, asked, expect == "allow", rule)
 
@@ -238,6 +241,7 @@ class Recorded:
     target: str
     at: float
     """Epoch seconds."""
+    upgrade: bool = False
 
 
 @attrs.frozen
@@ -288,6 +292,8 @@ def simulate(
         except BadTarget:
             found.unreadable += 1
             continue
+        if call.upgrade:
+            info = info.upgraded()
         found.calls += 1
         before = current.decide(agent, cluster, info, call.at)
         after = proposed.decide(agent, cluster, info, call.at)

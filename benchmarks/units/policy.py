@@ -17,8 +17,9 @@ from statistics import median
 
 import attrs
 
+from auth.asked import asked_of
 from auth.conditions import CelConditions
-from auth.policy import Bundle, asked_of, binds, compile_bundle, mismatch, names_match
+from auth.policy import Bundle, binds, compile_bundle, mismatch, names_match
 from auth.policy_text import split
 from auth.requestinfo import RequestInfo, parse
 from benchmarks.units.timing import measure

@@ -190,9 +190,11 @@ class Admission:
             return caller.refusal
         if asked.fault:
             return Refusal(400, "token-in-url", asked.fault, Kind.MALFORMED)
-        if head.fields.upgrade is not None and head.fields.body_length != 0:
-            message = "an upgrade request cannot have a body"
-            return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
+        if head.fields.upgrade is not None:
+            if head.fields.body_length != 0:
+                message = "an upgrade request cannot have a body"
+                return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
+            info = info.upgraded()
         agent, cluster = caller.agent, caller.cluster
         assert agent is not None, "nothing is refused"
         assert cluster is not None, "nothing is refused"

@@ -13,7 +13,7 @@ JSON over HTTP on a listener of its own, with the operator's bearer token on eve
     DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
     DELETE /v1/clusters/NAME/keys (all but the newest)  /v1/agents/NAME/codes  /v1/federation/ID
     GET    /v1/policies  /v1/policies/NAME  /v1/policy-versions[/NUMBER]
-    GET    /v1/decision?agent=…&cluster=…&method=…&target=…
+    GET    /v1/decision?agent=…&cluster=…&method=…&target=…&upgrade=…
     POST   /v1/policies
     PUT    /v1/policies/NAME/rules
     DELETE /v1/policies/NAME
@@ -121,7 +121,7 @@ class Call:
     def convert(self, shape: type[T]) -> T:
         """Read the query as this shape; raises InvalidError."""
         try:
-            return msgspec.convert(self.query, type=shape)
+            return msgspec.convert(self.query, type=shape, strict=False)
         except msgspec.ValidationError as error:
             raise InvalidError(f"the request's query: {error}") from error
 

@@ -41,6 +41,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cluster: str
     target: str
     method: str = "GET"
+    upgrade: bool = False
 
 
 @attrs.frozen
@@ -109,6 +110,8 @@ class PolicyActions:
             info = parse(question.method.encode("utf-8"), question.target.encode("utf-8"))
         except BadTarget as error:
             raise InvalidError(f"the request is refused by its form: {error.reason}") from error
+        if question.upgrade:
+            info = info.upgraded()
         verdict = judge(now.bundle, agent, cluster, info, self.clock())
         body: dict[str, object] = {
             **_version(now.bundle),

@@ -68,4 +68,4 @@ def _kind(live: LiveCall) -> str:
     if stream is None:
         return "request"
     what = info.subresource or info.verb
-    return what if stream.proto == "http" else f"{what}/{stream.proto}"
+    return f"{what}/{stream.proto}" if stream.upgraded else what

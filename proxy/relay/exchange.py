@@ -50,6 +50,8 @@ class Upstream:
         """
         try:
             info = requestinfo.parse(request.method, request.target)
+            if request.upgrade is not None:
+                info = info.upgraded()
             if self._guardrails is not None:
                 self._guardrails.check(claims, info)
             impersonation = self._impersonation(claims)

@@ -11,7 +11,7 @@ import attrs
 from auth.conditions import CelConditions
 from auth.policy import Bundle, Decision, compile_bundle
 from auth.policy_text import Source, split
-from auth.requestinfo import parse
+from auth.requestinfo import RequestInfo, parse
 
 CONDITIONS = CelConditions(time.thread_time)
 
@@ -56,8 +56,15 @@ def ask(
     agent: Agent = AGENT,
     cluster: Cluster = CLUSTER,
     now: float = 1_800_000_000.0,
+    upgrade: bool = False,
 ) -> Decision:
     """Decide about `METHOD /target`."""
-    method, _, target = request.partition(" ")
     compiled = bundle(of) if isinstance(of, str) else of
-    return compiled.decide(agent, cluster, parse(method.encode(), target.encode()), now)
+    return compiled.decide(agent, cluster, info_of(request, upgrade=upgrade), now)
+
+
+def info_of(request: str, *, upgrade: bool = False) -> RequestInfo:
+    """What `METHOD /target` asks for."""
+    method, _, target = request.partition(" ")
+    info = parse(method.encode(), target.encode())
+    return info.upgraded() if upgrade else info

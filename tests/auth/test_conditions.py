@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from auth.asked import asked_of
 from auth.conditions import CONDITION_CHARACTERS_MAX, CONDITION_S_MAX, CelConditions
-from auth.policy import ConditionError, Facts, asked_of
+from auth.policy import ConditionError, Facts
 from auth.requestinfo import parse
 from tests.auth.policies import CONDITIONS, Agent, Cluster
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from auth.asked import asked_of, is_discovery
 from auth.policy import (
     DISCOVERY,
     NO_RULE,
@@ -14,10 +15,8 @@ from auth.policy import (
     ConditionError,
     Decision,
     Facts,
-    asked_of,
     binds,
     compile_bundle,
-    is_discovery,
     mismatch,
     names_match,
 )

@@ -27,7 +27,7 @@ def test_the_first_policy_and_its_cases_hold() -> None:
     made = compile_bundle(sources(policy), CONDITIONS)
     [source] = sources(block("kind: PolicyTest"))
     results = run_cases(made, read_cases(source), 0.0)
-    assert len(results) == 2
+    assert len(results) == 3
     assert all(result.passed for result in results)
 
 

@@ -117,6 +117,14 @@ def test_a_case_passes_by_its_effect_and_where_it_says_so_by_its_rule() -> None:
     assert (two.passed, two.allowed) == (False, True)
 
 
+@pytest.mark.parametrize("upgrade", [False, True])
+def test_a_case_may_be_an_upgrade(upgrade: bool) -> None:
+    asked = f"GET /api/v1/namespaces/a/pods/web/console, upgrade: {str(upgrade).lower()},"
+    cases = read_cases(Source(CASES.replace("GET /api/v1/pods,", asked)))
+    [result] = run_cases(compiled([Source(LOOK.replace("'*'", "'*/*'"))]), cases, 0.0)
+    assert result.passed is not upgrade
+
+
 def test_what_is_proposed_takes_the_place_of_its_name_and_some_may_go() -> None:
     again = Source(LOOK.replace("[read]", "[get]"))
     assert merged([LOOK, NONE], [again], only=False) == [Source(NONE), again]

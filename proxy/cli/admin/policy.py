@@ -211,6 +211,7 @@ def _print_change(done: Object, *, as_json: bool) -> None:
 @click.argument("name", required=False, default="")
 @click.option("-n", "--namespace", default="", metavar="NAME", help="The namespace of the object.")
 @click.option("--group", default="", metavar="GROUP", help="The API group, or write deployments.apps.")
+@click.option("--upgrade", is_flag=True, help="Asked for as a WebSocket or SPDY.")
 @json_option
 @click.pass_obj
 def explain(
@@ -223,6 +224,7 @@ def explain(
     name: str,
     namespace: str,
     group: str,
+    upgrade: bool,
     as_json: bool,
 ) -> None:
     """Say what would become of a request, and by which rule.
@@ -236,7 +238,10 @@ def explain(
         method, target = request_for(verb, resource, name, namespace, group)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    found = reach.client().get("decision", agent=agent, cluster=cluster, method=method, target=target)
+    asked = {"agent": agent, "cluster": cluster, "method": method, "target": target}
+    if upgrade:
+        asked["upgrade"] = "true"
+    found = reach.client().get("decision", **asked)
     if as_json:
         print_json(found)
     else:
@@ -481,6 +486,7 @@ def _recorded(folder: Path, start: datetime, agent: str | None, cluster: str | N
                             event.req.method,
                             event.req.raw_target,
                             event.ts.timestamp(),
+                            upgrade=event.stream is not None and event.stream.upgraded,
                         )
         finally:
             reader.close()

@@ -105,6 +105,26 @@ async def test_a_denied_upgrade_is_told_in_the_bytes_that_kubectl_reads(bench: B
     )
 
 
+CONSOLE = "/clusters/prod/apis/subresources.kubevirt.io/v1/namespaces/dev/virtualmachineinstances/vm/console"
+
+
+async def test_whoever_may_only_read_does_not_upgrade_but_to_watch(bench: Bench) -> None:
+    await bench.directory.change(lambda store: store.apply_policies([Source(policy(LOOK, name="granted"))]))
+
+    async def ask(target: str) -> int:
+        request = bench.request(f"GET {target} HTTP/1.1", "Upgrade: websocket")
+        return (await bench.ask(request.replace(b"Connection: close", b"Connection: Upgrade, close")))[0]
+
+    assert await ask(CONSOLE) == 403
+    # Allowed: there is just no relay.
+    assert await ask(f"{HELD}?watch=true") == 503
+    both = policy(f"{LOOK}\n- {{id: open, effect: allow, verbs: [get, create], resources: ['*/console']}}")
+    await bench.directory.change(lambda store: store.apply_policies([Source(both)]))
+    assert await ask(CONSOLE) == 503
+    rules = [event["decision"]["rule"] for event in await bench.trail()]  # type: ignore[index]
+    assert list(dict.fromkeys(rules)) == ["no-rule-allows", "look", "open"]
+
+
 def test_a_verdict_is_one_object_for_each_rule_of_a_bundle() -> None:
     made = bundle(policy(LOOK))
     info = parse(b"GET", b"/api/v1/pods")

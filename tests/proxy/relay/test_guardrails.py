@@ -327,6 +327,28 @@ async def test_an_upgrade_is_denied_like_any_request(mode: str, tmp_path: Path) 
         assert server.received == b""
 
 
+READ_ALL = """
+kind: Policy
+metadata: {name: owner}
+spec:
+  bind: {teams: ["*"]}
+  rules:
+    - {id: look, effect: allow, verbs: [read], resources: ["*", "*/*"]}
+"""
+
+
+@both_modes
+async def test_whoever_may_only_read_does_not_upgrade_but_to_watch(mode: str, tmp_path: Path) -> None:
+    upgrade = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+    console = b"/apis/subresources.kubevirt.io/v1/namespaces/a/virtualmachineinstances/vm/console"
+    rails = guard(tmp_path, READ_ALL)
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
+        assert (await way.ask(inner(console, *upgrade))).status == 403
+        assert server.received == b""
+        assert (await way.ask(inner(console))).status == 200
+        assert (await way.ask(inner(b"/api/v1/pods?watch=true", *upgrade))).status == 200
+
+
 SLUGS = st.from_regex(r"[a-z][a-z0-9-]{0,8}[a-z0-9]", fullmatch=True).filter(
     lambda name: name not in {"system", "kubernetes"}
 )

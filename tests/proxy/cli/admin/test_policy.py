@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from audit.ids import new_eid
-from audit.record import Actor, ActorType, Cluster, Event, Kind, Phase, Request, utc
+from audit.record import Actor, ActorType, Cluster, Event, Kind, Phase, Request, Stream, utc
 from audit.store import AuditReader, AuditStore
 from tests.auth.policies import policy
 from tests.proxy.cli.admin.conftest import Hub
@@ -145,7 +145,7 @@ async def test_cases_are_run_without_a_hub_and_before_what_they_are_about_is_app
     await hub.ok("policy", "apply", look, str(tests))
 
 
-def record(hub: Hub, *calls: str, agent: str = "sre-1", age_s: float = 60) -> None:
+def record(hub: Hub, *calls: str, agent: str = "sre-1", age_s: float = 60, proto: str = "") -> None:
     events = []
     for call in calls:
         method, _, target = call.partition(" ")
@@ -156,6 +156,7 @@ def record(hub: Hub, *calls: str, agent: str = "sre-1", age_s: float = 60) -> No
                 Event(
                     eid=new_eid(), kind=Kind.CALL, phase=phase, ts=when, actor=actor,
                     cluster=Cluster("id", "prod"), req=Request(method, target),
+                    stream=Stream(proto) if proto else None,
                 )
             )  # fmt: skip
     store = AuditStore(hub.data.audit_file)
@@ -169,12 +170,15 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
     record(hub, *["DELETE /api/v1/namespaces/a/pods/b"] * 3, "GET /api/v1/pods", "GET /metrics", "GET /api")
     record(hub, "GET /api/v1/namespaces/a/secrets", "GET /bad//path")
     record(hub, "GET /api/v1/pods", agent="gone")
+    # By a WebSocket a watch reads as well, and nothing else does.
+    record(hub, "GET /api/v1/pods?watch=true", "GET /api/v1/namespaces/a/pods/b", proto="websocket")
+    record(hub, "GET /api/v1/namespaces/a/pods/b?watch=true", proto="http")
     record(hub, "PUT /api/v1/namespaces/a/pods/b", age_s=3 * 86400)
     everything = LOOK.replace("'!secrets'", "secrets").replace("name: look", "name: granted")
     done = await hub.run("policy", "simulate", "-", "--only", "--json", stdin=everything)
     assert done.exit_code == 0, done.stderr
     body = json.loads(done.stdout)
-    assert (body["calls"], body["newly_denied"], body["newly_allowed"]) == (7, 4, 1)
+    assert (body["calls"], body["newly_denied"], body["newly_allowed"]) == (10, 5, 1)
     assert (body["unknown"], body["unreadable"]) == (1, 1)
     assert body["changes"][0] == {
         "change": "newly denied",
@@ -187,11 +191,26 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
         "rule_before": "granted/granted",
         "rule_after": "no-rule-allows",
     }
-    assert [change["resource"] for change in body["changes"]] == ["pods", "/metrics", "secrets"]
+    assert [(change["verb"], change["resource"]) for change in body["changes"]] == [
+        ("delete", "pods"),
+        ("get", "/metrics"),
+        ("get", "pods"),
+        ("list", "secrets"),
+    ]
     without = ("--without", "granted", "--without", "guard")
     told = await hub.run("policy", "simulate", look, *without, "--since", "7d", "--agent", "sre-1")
-    assert "8 calls: 5 newly denied, 0 newly allowed" in told.stderr
+    assert "11 calls: 6 newly denied, 0 newly allowed" in told.stderr
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 2
+
+
+async def test_an_upgrade_is_explained(hub: Hub, look: str) -> None:
+    await enrol(hub)
+    await hub.ok("policy", "apply", look, "--only", "--yes")
+    question = ("policy", "explain", "sre-1", "prod", "get", "pods", "web", "-n", "app")
+    await hub.ok(*question)
+    denied = await hub.run(*question, "--upgrade")
+    assert denied.exit_code == 1
+    assert "get and create (it is an upgrade) of pods web in namespace app on cluster prod" in denied.stdout
 
 
 async def test_every_change_is_in_the_trail_with_the_bundle_that_came_of_it(hub: Hub, look: str) -> None:
