@@ -82,9 +82,13 @@ _OUT_OF_TIME: Final = frozenset({9, 10})
 class DialFailed(Exception):
     """There is no tunnel this time; the text is one line for the log."""
 
-    def __init__(self, reason: str, *, retry_after_s: float = 0.0, forgotten: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, retry_after_s: float = 0.0, forgotten: bool = False, skewed: bool = False
+    ) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+        self.skewed = skewed
+        """The token was refused while our clock was wrong; the next one is made by the hub's."""
         self.forgotten = forgotten
         """The hub has answered, and knows nothing of the session that was to be resumed."""
 
@@ -202,6 +206,8 @@ class _Dialer:
     backoff: Backoff = attrs.field(init=False)
     leaving: list[_Tunnel] = attrs.Factory(list)
     """Those whose hub said that it will go away, the oldest first."""
+    corrected: bool = False
+    """A dial was repeated at once by the hub's clock, since the last one that succeeded."""
     failure: Exception | None = None
 
     @backoff.default
@@ -213,7 +219,7 @@ class _Dialer:
             try:
                 tunnel = await self.nursery.start(self._hold)
             except DialFailed as exc:
-                wait_s = self.backoff.next_wait_s(exc.retry_after_s)
+                wait_s = 0.0 if self._corrects(exc) else self.backoff.next_wait_s(exc.retry_after_s)
                 log.warning(
                     "no tunnel to %s: %s; the next attempt is in %.0f s",
                     self.config.endpoint.name, exc, wait_s,
@@ -247,6 +253,7 @@ class _Dialer:
     async def _watch(self, tunnel: _Tunnel) -> float:
         """Wait until another tunnel is to be dialled; returns how many seconds later."""
         name, session = self.config.endpoint.name, tunnel.session
+        self.corrected = False
         log.info("the tunnel to %s is up, session %s", name, session.session_id)
         going = await session.wait_going_away()
         lived_s = trio.current_time() - tunnel.opened_at
@@ -295,20 +302,30 @@ class _Dialer:
             try:
                 async with _dial(self.config, session.hello_again(), RESUME_DIAL_S) as attempt:
                     attempt.succeeded()
+                    self.corrected = False
                     log.info("the tunnel to %s is back, session %s goes on", name, session.session_id)
                     with suppress(SessionClosed, RemoteProtocolError):
                         await session.resume(attempt.transport, attempt.greeting)
                 break
             except DialFailed as exc:
                 log.info("session %s cannot go on yet: no tunnel to %s: %s", session.session_id, name, exc)
-                if exc.forgotten:
+                wait_s = max(RESUME_PAUSE_S * (1 + self.config.chance()), exc.retry_after_s)
+                if self._corrects(exc):
+                    wait_s = 0.0
+                elif exc.forgotten:
                     tunnel.forgotten = True
                     session.abandon("the hub does not know this session any more")
                 elif not session.stream_count:
                     # Nobody waits for it; after a crash of the hub, all relays would dial it every second.
                     session.abandon(f"tunnel lost: {exc}")
-                wait_s = max(RESUME_PAUSE_S * (1 + self.config.chance()), exc.retry_after_s)
         over.cancel()
+
+    def _corrects(self, failed: DialFailed) -> bool:
+        """Tell whether to dial at once, as nothing but our clock was wrong; once until a dial succeeds."""
+        if not failed.skewed or self.corrected:
+            return False
+        self.corrected = True
+        return True
 
     def _let_go(self, tunnel: _Tunnel, drain_s: float) -> None:
         """Let a tunnel end beside the next one."""
@@ -484,6 +501,7 @@ class _Attempt:
                 side = "behind" if offset_s > 0 else "ahead of"
                 reason += f" (our clock is {abs(offset_s):.0f} s {side} the hub's)"
             self.config.learn_clock_offset(offset_s)
+            return DialFailed(reason, retry_after_s=retry_after_s, skewed=bool(offset_s))
         return DialFailed(reason, retry_after_s=retry_after_s)
 
 

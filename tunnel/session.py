@@ -306,9 +306,10 @@ class Session:
         return max(self._connection.liveness.received_at, self._transport.last_received_s)
 
     @property
-    def peer_clock_offset_ms(self) -> int | None:
-        """How far the peer's wall clock is ahead of ours."""
-        return self._connection.peer_clock_offset_ms
+    def peer_wall_clock_s(self) -> float | None:
+        """What the peer's wall clock says now, by WELCOME and PING; None where neither has told."""
+        offset_s = self._connection.peer_wall_offset_s
+        return None if offset_s is None else self._now() + offset_s
 
     @property
     def peer_name(self) -> str:

@@ -36,8 +36,9 @@ async def serve_session(
     """Serve the hub's streams until the session ends; a fault in one reaches no other."""
 
     def hub_clock() -> float:
-        # From WELCOME and PING, which TLS vouches for; a relay whose own clock is wrong still works.
-        return time.time() + (session.peer_clock_offset_ms or 0) / 1000
+        # From WELCOME and PING, which TLS vouches for; a relay works whose own clock is wrong, or is set.
+        hub_s = session.peer_wall_clock_s
+        return time.time() if hub_s is None else hub_s
 
     verifier = Verifier(hub_keys, issuer, cluster_id, hub_clock)
 

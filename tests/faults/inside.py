@@ -4,7 +4,8 @@
 
 HAWSE_FAULTS_COUNTS names a file: at each SIGUSR1 the process writes there what lives in it. What the code is
 and does is not changed by that; the counts are by class, so that whatever grows has a name.
-HAWSE_FAULTS_CLOCK_S is how far its wall clock is ahead.
+HAWSE_FAULTS_CLOCK names another file, with the seconds by which its wall clock is ahead; at each SIGUSR2 it
+is read anew and removed, so that a clock can be set under a process that runs.
 """
 
 from __future__ import annotations
@@ -59,18 +60,25 @@ def open_window(path: Path) -> None:
     signal.signal(signal.SIGUSR1, tell)
 
 
-def set_clock(ahead_s: float) -> None:
-    """Give the process a wall clock that is wrong."""
-    right = time.time
+def set_clock(path: Path) -> None:
+    """Give the process a wall clock that is wrong by what the file says, now and at each SIGUSR2."""
+    right, ahead_s = time.time, 0.0
+
+    def read(*_: object) -> None:
+        nonlocal ahead_s
+        if path.exists():
+            ahead_s = float(path.read_text())
+            path.unlink()
+
+    read()
     time.time = lambda: right() + ahead_s
+    signal.signal(signal.SIGUSR2, read)
 
 
 def main() -> None:
     """Run hawse."""
     open_window(Path(os.environ["HAWSE_FAULTS_COUNTS"]))
-    ahead_s = float(os.environ.get("HAWSE_FAULTS_CLOCK_S", "0"))
-    if ahead_s:
-        set_clock(ahead_s)
+    set_clock(Path(os.environ["HAWSE_FAULTS_CLOCK"]))
     # After the clock was set: some modules take the function itself.
     from proxy.cli.main import main as hawse
 

@@ -95,8 +95,9 @@ class FaultWorld(World):
         window = {
             "PYTHONPATH": os.pathsep.join(filter(None, [str(TOP), os.environ.get("PYTHONPATH")])),
             "HAWSE_FAULTS_COUNTS": str(self.folder / f"{unique}.counts"),
-            "HAWSE_FAULTS_CLOCK_S": str(clock_s),
+            "HAWSE_FAULTS_CLOCK": str(self.folder / f"{unique}.clock"),
         }
+        (self.folder / f"{unique}.clock").write_text(str(clock_s))
         return self.daemons.start(
             unique, [sys.executable, "-m", "tests.faults.inside", *argv], {**window, **environment}
         )
@@ -144,6 +145,15 @@ class FaultWorld(World):
         alive = {name for name, relay in self.relays.items() if relay.process.poll() is None}
         if "relay-0" not in alive or "relay-0" not in self.connected():
             self.fresh_relay()
+
+    def set_clock(self, daemon: Daemon | None, ahead_s: float) -> None:
+        """Set the wall clock of a hub or relay that runs."""
+        assert daemon is not None
+        clock = daemon.log.with_suffix(".clock")
+        clock.with_suffix(".new").write_text(str(ahead_s))
+        clock.with_suffix(".new").rename(clock)
+        daemon.process.send_signal(signal.SIGUSR2)
+        self.until(lambda: not clock.exists(), f"{daemon.name} has another clock", every_s=POLL_S)
 
     # --- looking ---
 

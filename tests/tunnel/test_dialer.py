@@ -524,11 +524,24 @@ async def test_a_401_corrects_the_clock(
 ) -> None:
     offsets: list[float] = []
     date = formatdate(NOW + ahead_s, usegmt=True).encode()
-    await run_for(4, answer(401, b"Date: %s\r\n" % date), learn_clock_offset=offsets.append)
-    assert offsets == learned
-    (line,) = lines(caplog)
-    assert ("our clock is 310 s behind the hub's" in line) is (ahead_s == 310)
-    assert ("our clock is 310 s ahead of the hub's" in line) is (ahead_s == -310)
+    network = await run_for(12, answer(401, b"Date: %s\r\n" % date), learn_clock_offset=offsets.append)
+    # At once by the right clock, and then as after any other refusal.
+    assert network.waits == pytest.approx([0, 5] if learned[0] else [5], abs=0.1)
+    assert offsets == learned * len(network.dialled_at)
+    for line in lines(caplog):
+        assert ("our clock is 310 s behind the hub's" in line) is (ahead_s == 310)
+        assert ("our clock is 310 s ahead of the hub's" in line) is (ahead_s == -310)
+
+
+async def test_a_clock_that_is_wrong_again_is_corrected_again(autojump_clock: MockClock) -> None:
+    date = formatdate(NOW + 310, usegmt=True).encode()
+    refusal = answer(401, b"Date: %s\r\n" % date)
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, refusal, Hub(20), refusal, Hub(20), refusal, refusal)
+        with trio.move_on_after(63):
+            await run_dialer(config(network), accept_until_closed)
+        nursery.cancel_scope.cancel()
+    assert network.waits == pytest.approx([0, 25, 0, 25, 0, 10], abs=0.2)
 
 
 async def test_a_401_without_a_date_teaches_nothing(autojump_clock: MockClock) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from email.utils import formatdate
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.tunnel.test_dialer import Network, Unreachable, config, over_tls, read_head
+from tests.tunnel.test_dialer import NOW, Network, Unreachable, answer, config, over_tls, read_head
 from tunnel import (
     CloseCode,
     Hello,
@@ -109,6 +110,25 @@ async def test_a_session_goes_on_over_the_next_connection(autojump_clock: MockCl
         stream = hub.session.open_stream(b"head", context=hub.session.add_context(1, b"x"))
         assert (await served.sessions[0].accept()).head == b"head"
         stream.close_nowait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_session_without_streams_outlives_a_clock_that_was_set(autojump_clock: MockClock) -> None:
+    date = formatdate(NOW - 310, usegmt=True).encode()
+    async with trio.open_nursery() as nursery:
+        hub, served = Hub(), Served()
+        network = Network(nursery, hub, open_max=2)
+        await run(nursery, network, served)
+        network.handlers[:] = [answer(401, b"Date: %s\r\n" % date), hub]
+        await hub.cut()
+        await trio.sleep(1)
+        assert [round(wait, 2) for wait in network.waits] == [0.6, 0]
+        assert not served.sessions[0].detached
+        # Once, and then it is given up like any other that nobody waits for.
+        network.handlers[:] = [answer(401, b"Date: %s\r\n" % date)]
+        await hub.cut()
+        await served.sessions[0].wait_closed()
+        assert [round(wait, 2) for wait in network.waits][2:] == [1.0, 0]
         nursery.cancel_scope.cancel()
 
 

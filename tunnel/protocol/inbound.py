@@ -119,7 +119,7 @@ class Inbound:
                 raise RemoteProtocolError(f"the peer chose version {welcome.version}, which was not offered")
             self._core.settle(welcome)
             if welcome.server_time_ms:
-                self._core.peer_clock_offset_ms = welcome.server_time_ms - self._core.wall_ms(now)
+                self._core.peer_wall_offset_s = welcome.server_time_ms / 1000 - now
             self._core.happened.append(events.WelcomeReceived(welcome))
 
     def _attach(self, welcome: Welcome, now: float) -> None:
@@ -140,7 +140,7 @@ class Inbound:
             )
         core.attach(welcome.last_rx, welcome.next_tx, now)
         if welcome.server_time_ms:
-            core.peer_clock_offset_ms = welcome.server_time_ms - core.wall_ms(now)
+            core.peer_wall_offset_s = welcome.server_time_ms / 1000 - now
         core.happened.append(events.WelcomeReceived(welcome))
 
     # --- frames of streams ---
@@ -358,7 +358,7 @@ class Inbound:
         took_s = self._core.round_trips.answered(opaque, now)
         if took_s is not None:
             self._core.flight.answered(took_s)
-            self._core.peer_clock_offset_ms = clock_ms + round(took_s * 500) - self._core.wall_ms(now)
+            self._core.peer_wall_offset_s = clock_ms / 1000 + took_s / 2 - now
 
     def _on_goaway(self, flags: int, payload: bytes, now: float) -> None:
         last_id, code, drain_ms, retry_after_ms, reason = frames.decode_goaway(payload)

@@ -741,12 +741,12 @@ def test_round_trip_and_clock_are_measured_by_pings() -> None:
     joined.now += 0.02
     joined.deliver(joined.dialer)
     assert joined.dialer.rtt_s == pytest.approx(0.04)
-    assert joined.dialer.peer_clock_offset_ms == pytest.approx(7500, abs=2)
+    assert joined.dialer.peer_wall_offset_s == pytest.approx(1007.5, abs=0.002)
 
 
 def test_the_welcome_tells_the_listeners_clock() -> None:
     joined = Joined(welcome=Welcome(server_time_ms=160_000))
-    assert joined.dialer.peer_clock_offset_ms == 60_000
+    assert joined.dialer.peer_wall_offset_s == 160 - joined.now
 
 
 def test_a_flood_of_pings_is_beyond_the_limits() -> None:

@@ -1,0 +1,135 @@
+"""Clocks that are wrong, and clocks that are set while everything runs.
+
+Tokens live for 60 s, and a relay may be told the time by nobody but the hub.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.clients import ExecEcho, Verdict, report
+from tests.faults.world import CLUSTER, FaultWorld, running_faults
+from tests.system.load import get
+from tests.system.raw import RawClient
+from tests.system.world import NAMESPACE, POD, TEAM
+
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
+AHEAD_S = {"behind": -30, "ahead": 30, "far-behind": -420, "far-ahead": 420}
+# The first wait after a dial that failed is 10 s at most.
+NEXT_DIAL_S = 15.0
+# A hub looks at its clock with its own PINGs, 5 s apart, and tells it with the answers to the relay's.
+TOLD_S = 12.0
+TOKEN_S = 60
+
+
+@pytest.fixture(scope="module")
+def timed_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultWorld]:
+    folder = tmp_path_factory.mktemp("clocks")
+    with running_faults(folder, settings="[limits]\nrelays_per_cluster = 8") as running:
+        yield running
+
+
+def ask(world: FaultWorld, api_key: str = "") -> tuple[int, bytes]:
+    """One request, by the world's own agent or another one, under a token that is made now."""
+    client = RawClient(world, CLUSTER, api_key)
+    return get(client, client.token(), POD_PATH)
+
+
+def test_a_relay_with_a_wrong_clock_is_told_the_hubs_and_connects(timed_world: FaultWorld) -> None:
+    """By the Date of one refusal, at most; and all goes by the hub's clock then, comebacks included."""
+    world = timed_world
+    for name, ahead_s in AHEAD_S.items():
+        world.start_relay(instance=name, clock_s=ahead_s)
+    for name in AHEAD_S:
+        world.until(lambda name=name: name in world.connected(), f"relay {name} is there", NEXT_DIAL_S)  # type: ignore[misc]
+    relay = world.relays.pop("relay-0")
+    relay.process.terminate()
+    relay.process.wait(20)
+    world.tunnel.cut()
+    for name, ahead_s in AHEAD_S.items():
+        world.until(lambda name=name: world.relay_says("is back, session", name), f"{name} is back", 10)  # type: ignore[misc]
+        refusals = world.relay_says("(our clock is ", name)
+        if name == "behind":
+            # Its tokens are old when they come, and not too old.
+            assert refusals == []
+            continue
+        [refusal] = refusals
+        told_s = int(refusal.partition("(our clock is ")[2].split(" ")[0])
+        assert abs(told_s - abs(ahead_s)) <= 2
+        assert f" s {'behind' if ahead_s < 0 else 'ahead of'} the hub's)" in refusal
+    # One after the other is the only one that is left, and has to take what comes.
+    for name in AHEAD_S:
+        assert ask(world)[0] == 200
+        with ExecEcho(world, 1) as work:
+            pass
+        assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
+        relay = world.relays.pop(name)
+        relay.process.terminate()
+        relay.process.wait(20)
+    world.connect_relay()
+
+
+@pytest.mark.parametrize("ahead_s", [-300, 300], ids=["back", "ahead"])
+def test_a_relays_clock_that_is_set_is_nobodys_business(timed_world: FaultWorld, ahead_s: int) -> None:
+    """As by ntpd, after a machine has booted with a wrong one: under a live exec and between two calls."""
+    world = timed_world
+    assert ask(world)[0] == 200
+    with ExecEcho(world, 1) as work:
+        world.set_clock(world.relays["relay-0"], ahead_s)
+        try:
+            assert ask(world)[0] == 200
+            world.tunnel.cut()
+            assert ask(world)[0] == 200
+        finally:
+            world.set_clock(world.relays["relay-0"], 0)
+        assert ask(world)[0] == 200
+    assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
+
+
+def test_what_is_open_outlives_its_token_and_nothing_is_opened_under_an_expired_one(
+    timed_world: FaultWorld,
+) -> None:
+    """The hub's clock goes back by more than a token lives: what it mints then is expired at the relay.
+
+    Until its next PING tells the relay; and once its clock is put right, the exec's own token has expired.
+    """
+    world = timed_world
+    # The relay was told nothing of it yet, so the hub has to mint a token.
+    late = json.loads(world.admin("agent", "add", "late", "--team", TEAM, "--owner", "tests", "--json"))
+    rbac = world.admin("cluster", "rbac", CLUSTER, "--namespace", "hawse", "--service-account", "relay")
+    world.administrator("apply", "-f", "-", stdin=rbac)
+    assert ask(world)[0] == 200
+    with ExecEcho(world, 1) as work:
+        world.set_clock(world.hub, -2 * TOKEN_S)
+        try:
+            status, said = ask(world, late["api_key"])
+            assert status == 503, said
+            assert b"the relay of this cluster does not accept its hub: the token expired" in said
+            assert b"the API server has not seen this request" in said
+            world.until(
+                lambda: ask(world, late["api_key"])[0] == 200, "the relay knows the hub's clock", TOLD_S
+            )
+        finally:
+            world.set_clock(world.hub, 0)
+        world.until(lambda: ask(world)[0] == 200, "the relay knows the hub's clock", TOLD_S)
+        before = len(work.sent)
+        world.until(lambda: len(work.sent) > before + 50_000, "the exec goes on")
+    assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
+
+
+@pytest.mark.long
+def test_an_exec_outlives_the_token_that_it_was_opened_under(timed_world: FaultWorld) -> None:
+    world = timed_world
+    began = time.monotonic()
+    with ExecEcho(world, 1) as work:
+        world.until(lambda: time.monotonic() > began + TOKEN_S + 15, "a token's life is over", TOKEN_S + 20)
+        # The cut must not be the end of it either.
+        world.tunnel.cut()
+        assert ask(world)[0] == 200
+    assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
