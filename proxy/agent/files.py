@@ -53,14 +53,23 @@ def read_private(path: str) -> bytes | None:
 
 
 def write_private(path: str, data: bytes) -> None:
-    """Replace the file; a crash leaves the old one or the new one. Raises AgentError."""
-    temporary = f"{path}.{os.getpid()}.new"
+    """Replace the file; a crash leaves the old one or the new one. Raises AgentError.
+
+    A link in its place is replaced, and never followed. What is written first has a name that nobody else can
+    have taken: a kubeconfig may be wanted in a folder where others may write, and who has made the file is
+    who can read it.
+    """
+    temporary = f"{path}.{os.urandom(8).hex()}.new"
     try:
         make_private_folder(os.path.dirname(path))
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        # O_EXCL follows no link either.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
+                file.flush()
+                # Or a crash soon after the rename leaves an empty file.
+                os.fsync(file.fileno())
             os.replace(temporary, path)
         except BaseException:
             os.unlink(temporary)
@@ -82,7 +91,7 @@ def locked(path: str) -> Iterator[None]:
     """Hold the lock file for the block, waiting for whoever has it; the kernel frees a dead process's."""
     try:
         make_private_folder(os.path.dirname(path))
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise AgentError(f"cannot write {path}: {error.strerror}") from error
     try:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import stat
 import subprocess
 import sys
@@ -28,6 +30,56 @@ def test_a_private_file_and_its_folders_are_the_owners_alone(tmp_path: Path) -> 
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_nobody_is_waiting_where_a_secret_is_written_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In a folder where others may write, as for `hawse kubeconfig --output /tmp/config`.
+    path = tmp_path / "file"
+    with (tmp_path / f"file.{os.getpid()}.new").open("w+b") as trap:
+        write_private(str(path), b"secret")
+        assert trap.read() == b""
+    monkeypatch.setattr(os, "urandom", bytes)
+    guessed = tmp_path / f"file.{'00' * 8}.new"
+    for make in (lambda: guessed.write_bytes(b"mine"), lambda: guessed.symlink_to(tmp_path / "target")):
+        make()
+        with pytest.raises(AgentError, match=r"cannot write .*: File exists"):
+            write_private(str(path), b"another")
+        guessed.unlink()
+    assert not (tmp_path / "target").exists()
+    assert read_private(str(path)) == b"secret"
+
+
+def test_a_link_in_the_place_of_a_private_file_is_not_followed(tmp_path: Path) -> None:
+    path, target = tmp_path / "file", tmp_path / "target"
+    path.symlink_to(target)
+    write_private(str(path), b"secret")
+    assert not path.is_symlink()
+    assert not target.exists()
+    (tmp_path / "lock").symlink_to(target)
+    with pytest.raises(AgentError, match="cannot write"), locked(str(tmp_path / "lock")):
+        pass
+    assert not target.exists()
+
+
+def test_what_fails_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    write_private(str(path), b"old")
+    modes = []
+
+    def fail(descriptor: int) -> None:
+        modes.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(AgentError, match="No space left"):
+        write_private(str(path), b"new")
+    assert modes == [0o600]
+    assert read_private(str(path)) == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
