@@ -13,7 +13,7 @@ thread, and one that took longer than CONDITION_S_MAX counts as failed. Failed i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -83,26 +83,8 @@ class CelConditions:
     def compile(self, text: str) -> Condition:
         """Make a condition that passed the check."""
         program = _compile(text)
-        sections = [(name, _SECTIONS[name]) for name in program.variables() if name in _SECTIONS]
-        timer = self._timer
-
-        def condition(facts: Facts) -> bool:
-            begun = timer()
-            try:
-                answer = program.execute({name: section(facts) for name, section in sections})
-            except Exception as error:
-                # The library raises what it likes: KeyError for a label that is not there, for one.
-                raise ConditionError(_failed(error)) from error
-            took_s = timer() - begun
-            if took_s > CONDITION_S_MAX:
-                raise ConditionError(
-                    f"the condition took {took_s * 1000:.1f} ms, more than {CONDITION_S_MAX * 1000:.0f}"
-                )
-            if not isinstance(answer, bool):
-                raise ConditionError(f"the condition gave {type(answer).__name__}, neither true nor false")
-            return answer
-
-        return condition
+        sections = {name: _SECTIONS[name] for name in program.variables() if name in _SECTIONS}
+        return _CelCondition(program, sections, self._timer)
 
     def _tried(self, program: Program) -> str:
         """Evaluate it once. What depends on the request may fail; a function or type that is not there fails
@@ -116,6 +98,37 @@ class CelConditions:
         if not isinstance(answer, bool):
             return f"it gives {type(answer).__name__}: a condition must be true or false"
         return ""
+
+
+@attrs.frozen(eq=False)
+class _CelCondition:
+    """A compiled condition, with the sections that it looks at."""
+
+    program: Program
+    sections: Mapping[str, Callable[[Facts], object]]
+    timer: Callable[[], float]
+
+    @property
+    def timed(self) -> bool:
+        """See Condition."""
+        return "now" in self.sections
+
+    def __call__(self, facts: Facts) -> bool:
+        """See Condition."""
+        begun = self.timer()
+        try:
+            answer = self.program.execute({name: section(facts) for name, section in self.sections.items()})
+        except Exception as error:
+            # The library raises what it likes: KeyError for a label that is not there, for one.
+            raise ConditionError(_failed(error)) from error
+        took_s = self.timer() - begun
+        if took_s > CONDITION_S_MAX:
+            raise ConditionError(
+                f"the condition took {took_s * 1000:.1f} ms, more than {CONDITION_S_MAX * 1000:.0f}"
+            )
+        if not isinstance(answer, bool):
+            raise ConditionError(f"the condition gave {type(answer).__name__}, neither true nor false")
+        return answer
 
 
 def _compile(text: str) -> Program:

@@ -78,6 +78,11 @@ class ConditionError(Exception):
 class Condition(Protocol):
     """A compiled condition."""
 
+    @property
+    def timed(self) -> bool:
+        """Whether the answer may be another one later."""
+        ...
+
     def __call__(self, facts: Facts) -> bool:
         """Whether it holds; raises ConditionError."""
         ...
@@ -190,6 +195,12 @@ class Bundle:
             policy.name: tuple(_ready(policy, rule, conditions) for rule in policy.rules if rule.enabled)
             for policy in self.policies
         }
+        self.timed = any(
+            ready.condition is not None and ready.condition.timed
+            for rules in self._rules.values()
+            for ready in rules
+        )
+        """Whether some condition looks at the time, so that what was allowed may be denied later."""
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
         self._kinds: dict[tuple[Scope, str, str, str, str, str, str], _Kind] = {}

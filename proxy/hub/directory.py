@@ -3,7 +3,8 @@
 The way of a request reads `current` and never waits. Changes come from the admin API, one at a
 time, each on a thread, and return only when the new snapshot stands: an agent that was locked is refused
 from the moment that the operator's command returns. What another process changes in the same database is
-seen within LOOK_EVERY_S. Whoever has to act on a change, beside reading `current` the next time, is told.
+seen within LOOK_EVERY_S. Whoever has to act on a change, beside reading `current` the next time, is told; but
+not of when who was here last, which is written down all the time and changes nothing for anybody.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ class Directory:
         _tell_faults(current, known=())
         self._limiter = trio.CapacityLimiter(1)
         self._stale = False
-        self._told = current
+        # Something has changed since the listeners were told, other than when who was used.
+        self._untold = False
         self._listeners: list[Callable[[], None]] = []
         self._data_version = store.data_version()
         self._forget_use()
@@ -53,7 +55,7 @@ class Directory:
         return await trio.to_thread.run_sync(query, self._store, limiter=self._limiter)
 
     def on_change(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called after each replacement of the snapshot; it must neither wait nor raise."""
+        """Have `tell` called after each change, when its snapshot stands; it must neither wait nor raise."""
         self._listeners.append(tell)
 
     async def change(self, mutation: Callable[[Store], T]) -> T:
@@ -62,28 +64,32 @@ class Directory:
         Cancelled while it waits for its turn, nothing has happened; once begun it runs to its end.
         """
         try:
-            return await trio.to_thread.run_sync(self._change, mutation, limiter=self._limiter)
+            return await trio.to_thread.run_sync(self._change, mutation, True, limiter=self._limiter)
         finally:
             # Also after a change that failed: the snapshot is new all the same.
             self._tell()
 
     def _tell(self) -> None:
-        if self._told is not self.current:
-            self._told = self.current
+        if self._untold:
+            self._untold = False
             for tell in self._listeners:
                 tell()
 
-    def _change(self, mutation: Callable[[Store], T]) -> T:
+    def _change(self, mutation: Callable[[Store], T], news: bool) -> T:
+        # A snapshot that could not be read before brings what it would have brought.
+        news = news or self._stale
         # On the thread, so that no cancellation can come between the commit and the snapshot.
         self._stale = True
         try:
             return mutation(self._store)
         finally:
-            self._refresh()
+            self._refresh(news)
 
-    def _refresh(self) -> None:
+    def _refresh(self, news: bool) -> None:
         before, self.current = self.current, self._store.snapshot()
         self._stale = False
+        if news:
+            self._untold = True
         _tell_faults(self.current, known=before.faults)
 
     async def run_look(self) -> NoReturn:
@@ -99,7 +105,7 @@ class Directory:
     def _look(self) -> None:
         version = self._store.data_version()
         if self._stale or version != self._data_version:
-            self._refresh()
+            self._refresh(True)
             self._data_version = version
 
     def note_agent_used(self, agent: Agent, credential: Credential, now: float) -> None:
@@ -133,7 +139,10 @@ class Directory:
         )
         if self._stale or self._agents or self._credentials or self._admin_tokens or self._relays:
             self._forget_use()
-            await self.change(note)
+            try:
+                await trio.to_thread.run_sync(self._change, note, False, limiter=self._limiter)
+            finally:
+                self._tell()
 
     async def run_use_writer(self) -> NoReturn:
         """Write down use from time to time; a store that fails is logged and tried again."""

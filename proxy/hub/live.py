@@ -19,6 +19,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import attrs
 import trio
@@ -32,6 +33,8 @@ from tunnel import Interruptions, Session
 
 # Between two looks at calls that may be due; what is due is late by no more.
 SWEEP_S = 0.25
+# Between two looks at what the time alone may have ended, by a condition of a policy.
+TIMED_EVERY_S = 10.0
 # Calls that are judged in one go, at some microseconds each; then the others may run.
 JUDGED_PER_PASS = 256
 
@@ -193,6 +196,13 @@ class LiveCalls:
                 self._changed = False
                 await self._judge_all()
             await self._end_due(now)
+
+    async def run_timed(self, timed: Callable[[], bool]) -> NoReturn:
+        """Have every call judged again from time to time, while what is judged by looks at the time."""
+        while True:
+            await trio.sleep(TIMED_EVERY_S)
+            if timed():
+                self.reconsider()
 
     async def _judge_all(self) -> None:
         lives = list(self)

@@ -120,6 +120,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             )
             directory.on_change(calls.live.reconsider)
             upkeep.start_soon(calls.live.run)
+            upkeep.start_soon(calls.live.run_timed, lambda: directory.current.bundle.timed)
             upkeep.start_soon(calls.limits.run, calls.live)
             relays = RelayEndpoint(
                 config=config,

@@ -196,6 +196,14 @@ def test_a_denial_of_a_namespace_is_about_the_lists_of_all_that_show_it() -> Non
     assert not ask(across, "GET /api/v1/namespaces/hawse/pods").allowed
 
 
+def test_a_bundle_knows_whether_it_looks_at_the_time() -> None:
+    rule = "- {{id: a, effect: allow, verbs: [get], resources: [pods], when: '{}', enabled: {}}}"
+    assert bundle(policy(rule.format("now.getHours() < 8", "true"))).timed
+    assert not bundle(policy(rule.format("now.getHours() < 8", "false"))).timed
+    assert not bundle(policy(rule.format('request.name != "now"', "true"))).timed
+    assert not bundle(policy(ALL)).timed
+
+
 def test_groups_tell_equal_names_apart() -> None:
     rule = policy("- {id: a, effect: allow, verbs: [read], apiGroups: [metrics.k8s.io], resources: [pods]}")
     assert ask(rule, "GET /apis/metrics.k8s.io/v1beta1/namespaces/a/pods").allowed

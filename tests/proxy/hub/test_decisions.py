@@ -3,17 +3,21 @@ from __future__ import annotations
 import json
 import math
 import time
+from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from auth.policy_text import Source
 from auth.requestinfo import parse
 from proxy.hub.decisions import denial, judge
+from proxy.hub.live import TIMED_EVERY_S, LiveCall, LiveCalls
 from tests.auth.policies import AGENT, CLUSTER, bundle, policy
-from tests.proxy.hub.test_calls import OK, Bench, bench, relay_of
+from tests.proxy.hub.test_calls import OK, Bench, bench, open_bench, relay_of
+from tests.proxy.hub.test_limits import live_call
 from tests.proxy.hub.test_live import SWITCHING, exec_request, expect_reset, talk
 from tunnel import StreamCode
 
@@ -185,4 +189,49 @@ async def test_a_shorter_duration_counts_for_what_is_under_way(bench: Bench) -> 
         await wait_all_tasks_blocked(0.01)
         assert 590 < live.due_at - trio.current_time() <= 600
         await stream.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_the_time_alone_denies_is_ended_where_a_policy_looks_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = "- {{id: hours, effect: allow, verbs: ['*'], resources: ['*', '*/*'], when: '{}'}}"
+    monkeypatch.setattr("proxy.hub.live.TIMED_EVERY_S", 0.01)
+    async with open_bench(tmp_path, quick=False) as bench, relay_of(bench) as relay:
+        live = bench.calls.live
+        before = f'now < timestamp("{datetime.fromtimestamp(time.time() + 3600, UTC):%Y-%m-%dT%H:%M:%SZ}")'
+        await bench.directory.change(
+            lambda store: store.apply_policies([Source(policy(hours.format(before), name="granted"))])
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(live.run_timed, lambda: bench.directory.current.bundle.timed)
+            client = talk(bench, nursery, exec_request(bench))
+            stream = await relay.accept()
+            await stream.send_head(SWITCHING)
+            await stream.send_all(b"first")
+            later = SimpleNamespace(time=lambda: time.time() + 7200, monotonic=time.monotonic)
+            monkeypatch.setattr("proxy.hub.calls.time", later)
+            reset = await expect_reset(stream)
+            with trio.fail_after(2):
+                await client.ended.wait()
+            await stream.aclose()
+            nursery.cancel_scope.cancel()
+    assert reset.code is StreamCode.REVOKED
+    assert "no-rule-allows denies it since bundle" in reset.reason
+
+
+async def test_nothing_is_judged_again_where_no_policy_looks_at_the_time(autojump_clock: MockClock) -> None:
+    judged: list[LiveCall] = []
+    calls = LiveCalls(lambda live: judged.append(live))
+    timed = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(calls.run)
+        nursery.start_soon(calls.run_timed, lambda: timed)
+        live, _ = live_call()
+        calls.enter(live)
+        await trio.sleep(10 * TIMED_EVERY_S + 1)
+        assert judged == []
+        timed = True
+        await trio.sleep(2 * TIMED_EVERY_S)
+        assert judged == [live, live]
         nursery.cancel_scope.cancel()

@@ -163,6 +163,42 @@ async def test_whoever_must_act_on_a_change_is_told_after_it_stands(tmp_path: Pa
         assert told == [True, True]
 
 
+async def test_that_somebody_was_here_is_told_to_nobody(tmp_path: Path) -> None:
+    told: list[float | None] = []
+    async with (
+        open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory,
+        open_directory(tmp_path / "hub.db", org="main", clock=clock) as other,
+    ):
+        await directory.change(enrol)
+        agent, key = directory.current.api_keys_by_hash["h1"]
+        directory.on_change(lambda: told.append(directory.current.agents_by_name["sre-1"].last_used_at))
+        looked = trio.Event()
+        directory.on_change(looked.set)
+        directory.note_agent_used(agent, key, 1.0)
+        await directory.write_use()
+        assert directory.current.agents_by_name["sre-1"].last_used_at == 1.0
+        assert told == []
+        # What came with it is told all the same: another's change, once it is looked for ...
+        await other.change(lambda store: store.lock_agent("sre-1"))
+        directory.note_agent_used(agent, key, 2.0)
+        await directory.write_use()
+        assert not directory.current.agents_by_name["sre-1"].active
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(directory.run_look)
+            with trio.fail_after(10):
+                await looked.wait()
+            nursery.cancel_scope.cancel()
+        assert told == [2.0]
+        # ... and a change whose snapshot could not be read.
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Store, "snapshot", lambda store: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await directory.change(lambda store: store.unlock_agent("sre-1"))
+        directory.note_agent_used(agent, key, 3.0)
+        await directory.write_use()
+        assert told == [2.0, 3.0]
+
+
 async def test_what_another_process_changes_is_seen_and_told_of(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
