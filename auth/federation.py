@@ -42,9 +42,13 @@ IMMUTABLE_CLAIMS = frozenset(
         "oid",
     }
 )
-# Whoever opens a pull request chooses what runs in it; the other claims are those of the repository asked.
-_PULL_REQUESTS = frozenset({"pull_request", "pull_request_target"})
-_EVENT = "event_name"
+# Whoever opens a pull request says what runs in it, also when it is reviewed; the other claims are those of
+# the repository that is asked. Told by the event, and by the ref of what runs, whatever has started it.
+_PULL_REQUESTS = frozenset(
+    {"pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment"}
+)
+_PULL_REFS = "refs/pull/"
+_EVENT, _REF = "event_name", "ref"
 
 # Thumbprints say nothing that is used here. Whatever names or holds a key is not among them, nor is `crit`.
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ", "x5t", "x5t#S256"})
@@ -141,8 +145,11 @@ class Rule:
         """The name of a claim that does not fit; None when all of them do."""
         if not _is_for(claims.get("aud"), self.audience):
             return "aud"
-        if claims.get(_EVENT) in _PULL_REQUESTS and _EVENT not in self.claims:
+        if _EVENT not in self.claims and _value(claims, _EVENT) in _PULL_REQUESTS:
             return _EVENT
+        pinned = _REF in self.claims or self.claims.get(_EVENT) in _PULL_REQUESTS
+        if not pinned and (_value(claims, _REF) or "").startswith(_PULL_REFS):
+            return _REF
         for name, value in self.claims.items():
             if _value(claims, name) != value:
                 return name

@@ -167,6 +167,8 @@ def test_times_that_are_missing_wrong_or_too_far_apart_are_refused(changes: dict
         # A fork has an id of its own; what runs for its pull request in our repository has ours.
         ({"event_name": "pull_request"}, "event_name"),
         ({"event_name": "pull_request_target"}, "event_name"),
+        ({"event_name": "pull_request_review"}, "event_name"),
+        ({"event_name": "pull_request_review_comment"}, "event_name"),
         ({"ref": "refs/heads/mainline"}, "ref"),
         ({"ref": "refs/heads/"}, "ref"),
         ({"ref": ["refs/heads/main"]}, "ref"),
@@ -195,6 +197,19 @@ def test_a_rule_takes_one_audience_alone_or_in_a_list_and_numbers_as_they_are_wr
     )
     assert Rule(HUB, {"protected": "true"}).mismatch(read(token(protected=True))) is None
     assert Rule(HUB, {"protected": "1"}).mismatch(read(token(protected=True))) == "protected"
+
+
+@pytest.mark.parametrize("ref", ["refs/pull/7/merge", "refs/pull/7/head"])
+def test_c36_what_runs_from_a_pull_request_is_refused_whatever_event_runs_it(ref: str) -> None:
+    told = read(token(ref=ref, event_name="workflow_dispatch"))
+    assert Rule(HUB, {"repository_id": "4242"}).mismatch(told) == "ref"
+    assert Rule(HUB, {"repository_id": "4242", "event_name": "workflow_dispatch"}).mismatch(told) == "ref"
+    assert Rule(HUB, {"repository_id": "4242", "ref": ref}).mismatch(told) is None
+    review = read(token(ref=ref, event_name="pull_request_review"))
+    assert Rule(HUB, {"repository_id": "4242", "event_name": "pull_request_review"}).mismatch(review) is None
+    # Of another platform a ref may be anything, or none.
+    assert Rule(HUB, {"repository_id": "4242"}).mismatch(read(token(ref=...))) is None
+    assert Rule(HUB, {"repository_id": "4242"}).mismatch(read(token(ref=["refs/pull/7/merge"]))) is None
 
 
 def test_a_claim_inside_another_is_named_by_its_pointer() -> None:

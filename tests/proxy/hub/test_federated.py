@@ -90,6 +90,7 @@ async def test_c36_whoever_is_not_exactly_the_workload_gets_one_answer(
         tokens = {
             "the same name under another id": workload(issuer, repository_id="9999"),
             "a pull request": workload(issuer, event_name="pull_request"),
+            "a pull request's review": workload(issuer, event_name="pull_request_review"),
             "another branch": workload(issuer, ref="refs/heads/mainline"),
             "another audience": workload(issuer, aud="https://else.example"),
             "two audiences": workload(issuer, aud=[HUB, "https://else.example"]),
