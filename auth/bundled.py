@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from importlib.resources import files
 
+import attrs
+
 from auth.policy_document import policy_of
+from auth.policy_rules import Policy
 from auth.policy_text import Fault, Item, PolicyError, Source, read
 
 GRANTED = "granted"
 GUARD = "guard"
-
-_ENABLED = re.compile(r"(\benabled\s*:\s*)(?:true|false)\b")
 
 
 def first_sources() -> tuple[Source, ...]:
@@ -25,26 +25,36 @@ def first_sources() -> tuple[Source, ...]:
 def switch(source: Source, rule: str, *, enabled: bool) -> Source:
     """Switch a rule on or off in a policy's text, which stays as it is otherwise, its comments too.
 
-    Raises PolicyError when there is no such rule, or it has no field `enabled`: that line is what is changed.
+    Raises PolicyError when there is no such rule, or it has no field `enabled`: that word is what is changed.
+    What comes of it is read again, and must be the same policy but for this.
     """
-    policy = policy_of(read(source), source, lambda _: "")
+    document = read(source)
+    policy = _policy(document, source)
     found = next((each for each in policy.rules if each.id == rule), None)
     if found is None:
         known = ", ".join(each.id for each in policy.rules)
         raise PolicyError([_fault(source, f'policy "{policy.name}" has no rule "{rule}", only {known}')])
-    item = _field(read(source), rule)
-    lines = source.text.split("\n")
-    number = item.line - source.first_line if item is not None else -1
-    changed, count = (
-        _ENABLED.subn(rf"\g<1>{'true' if enabled else 'false'}", lines[number]) if item else ("", 0)
-    )
-    if count != 1:
+    item = _field(document, rule)
+    if item is None or not isinstance(item.value, str):
         message = (
             f'rule "{rule}" of policy "{policy.name}" has no line "enabled: true": write one, and apply it'
         )
         raise PolicyError([_fault(source, message)])
-    lines[number] = changed
-    return Source("\n".join(lines), source.file, source.first_line)
+    before, after = source.text[: item.at], source.text[item.at + len(item.value) :]
+    switched = Source(f"{before}{'true' if enabled else 'false'}{after}", source.file, source.first_line)
+    rules = tuple(attrs.evolve(each, enabled=enabled) if each is found else each for each in policy.rules)
+    try:
+        if _policy(read(switched), switched) == attrs.evolve(policy, rules=rules):
+            return switched
+    except PolicyError:
+        # What was changed is no policy any more, and its faults would be told of a text that nobody wrote.
+        pass
+    message = f'rule "{rule}" of policy "{policy.name}" cannot be switched in this text: change it by hand'
+    raise PolicyError([_fault(source, message)])
+
+
+def _policy(document: Item, source: Source) -> Policy:
+    return policy_of(document, source, lambda _: "")
 
 
 def _field(document: Item, rule: str) -> Item | None:

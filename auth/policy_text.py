@@ -52,6 +52,8 @@ class Item:
     path: str
     plain: bool = False
     """Written without quotes, so that it may be a flag."""
+    at: int = -1
+    """Where a text begins, in characters of its document."""
 
     def data(self) -> Data:
         """The value alone."""
@@ -153,7 +155,8 @@ class _Reader:
         if isinstance(event, yaml.ScalarEvent):
             plain = event.style in {None, ""}
             empty = plain and event.value in _NULLS
-            return Item(None if empty else event.value, line, path, plain)
+            at = event.start_mark.index if event.start_mark is not None else -1
+            return Item(None if empty else event.value, line, path, plain, at)
         if isinstance(event, yaml.SequenceStartEvent):
             listed: list[Item] = []
             while not isinstance(event := next(events), yaml.SequenceEndEvent):

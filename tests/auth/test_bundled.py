@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import attrs
 import pytest
 
-from auth.bundled import GRANTED, GUARD, first_sources, switch
+from auth.bundled import GRANTED, GUARD, _field, first_sources, switch
 from auth.policy import Bundle, compile_bundle
-from auth.policy_text import PolicyError, Source, split
+from auth.policy_document import policy_of
+from auth.policy_text import PolicyError, Source, read, split
 from tests.auth.policies import CONDITIONS, ask, policy
 
 
@@ -146,6 +148,40 @@ def test_a_switch_finds_a_rule_on_one_line_and_in_a_later_document() -> None:
     assert switch(source, "b", enabled=False).text == source.text.replace(
         "b, enabled: true", "b, enabled: false"
     )
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        # What says the same words on the same line and is not the field.
+        '- {id: a, effect: deny, verbs: [get], reason: "enabled: true is what it was", "enabled": true}',
+        "- {id: a, effect: deny, verbs: [get], reason: x enabled:true, 'enabled' : true} # enabled: false",
+        "- {id: a, effect: deny, verbs: [get], instead: 'enabled: false', enabled: true}",
+        # The field on other lines than its name, with other breaks of lines than \\n between.
+        "- id: a\n  effect: deny\n  verbs: [get]\n  enabled: # enabled: true\n    true",
+        '- id: a\n  effect: deny\n  verbs: [get]\n  reason: "one\u2028\n\n    two"\n  enabled: true',
+        "- {id: a, effect: deny, verbs: [get], reason: äöü€, enabled: true}",
+    ],
+)
+def test_a_switch_changes_the_rule_and_never_what_is_written_about_it(rule: str) -> None:
+    source = Source(policy(f"{rule}\n- {{id: b, effect: deny, verbs: [get], enabled: true}}"))
+    switched = switch(source, "a", enabled=False)
+    before, after = (policy_of(read(each), each, lambda _: "") for each in (source, switched))
+    off = attrs.evolve(before.rules[0], enabled=False)
+    assert after == attrs.evolve(before, rules=(off, *before.rules[1:]))
+    assert len(switched.text) == len(source.text) + 1
+    assert switch(switched, "a", enabled=True) == source
+
+
+def test_a_switch_that_would_change_anything_else_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(policy("- {id: a, effect: deny, verbs: [get], enabled: true}"), "f.yaml")
+    found = _field(read(source), "a")
+    assert found is not None
+    for at in (found.at - 1, found.at + 1, found.at - 12, 0, -1):
+        misplaced = attrs.evolve(found, at=at)
+        monkeypatch.setattr("auth.bundled._field", lambda document, rule, item=misplaced: item)
+        with pytest.raises(PolicyError, match='rule "a" of policy "p" cannot be switched in this text'):
+            switch(source, "a", enabled=False)
 
 
 def test_a_switch_says_what_it_cannot_find() -> None:
