@@ -25,6 +25,9 @@ from tests.faults.pipe import End, Pipe, Road
 BACKLOG: Final = 1024
 # A peer that was sent FIN may still send; closing at once would turn the FIN into a reset.
 LINGER_S: Final = 2.0
+# With the segments of 64 KiB that loopback has, a receive buffer as small as ours never opens by a whole one,
+# and the sender waits for its persist timer each time. On a real road a segment is so small.
+SEGMENT_BYTES: Final = 1400
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -414,3 +417,4 @@ def _shrink(end: socket.socket, buffer_bytes: int) -> None:
     if buffer_bytes:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer_bytes)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, SEGMENT_BYTES)
