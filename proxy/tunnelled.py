@@ -178,8 +178,8 @@ class TunnelInbound:
         """RESET the stream behind its last byte."""
         self._stream.reset(failure.code, processed=failure.processed, reason=failure.reason, in_line=True)
 
-    def refuse(self, failure: Failure) -> None:
-        """RESET the stream instead of answering."""
+    async def drop(self, failure: Failure) -> None:
+        """RESET the stream at once, past what is still queued on it. May be called again."""
         self._stream.reset(failure.code, processed=failure.processed, reason=failure.reason)
 
     def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:

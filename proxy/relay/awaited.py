@@ -16,6 +16,7 @@ as it comes. There are many ways otherwise:
 - The hub does not take more: the watch ends, and begins again when the stream has room.
 - The hub resets the stream, or the session ends: the connection is cut.
 - The answer breaks off behind its head: RESET in line, as `proxy.forward` does it.
+- It must not go on (`Call.revoke`): RESET at once, and the connection is cut.
 
 What the stream tells comes out of the midst of the tunnel's work, and nothing may be done there: it is done
 `soon`, by the one task that the session has for that.
@@ -84,7 +85,7 @@ class AwaitedAnswer:
 
     def begin(self) -> None:
         """Send the request, or have a task do it."""
-        self._server.note_begin(self)
+        self._note_begin()
         try:
             if self._outbound.start_nowait(self._on_input):
                 self._stream.on_reset(self._on_reset)
@@ -97,7 +98,7 @@ class AwaitedAnswer:
         """Await the answer to a request that was sent; False when that cannot be done without a task."""
         if not self._outbound.watch(self._on_input):
             return False
-        self._server.note_begin(self)
+        self._note_begin()
         self._stream.on_reset(self._on_reset)
         # What has come together with the last of the handshake does not show on the socket.
         self._server.soon(self._look)
@@ -221,6 +222,14 @@ class AwaitedAnswer:
 
     # -- the ends
 
+    def _revoke(self, failure: Failure) -> None:
+        """End it because it must not go on."""
+        processed = Processed.YES if self._begun else failure.processed
+        self._forget()
+        self._call.log_failure(failure, gone=False)
+        self._stream.reset(failure.code, processed=processed, reason=failure.reason)
+        self._end()
+
     def _finish(self) -> None:
         """The answer is whole, and so is the connection."""
         self._forget()
@@ -246,9 +255,14 @@ class AwaitedAnswer:
         fail(self._stream)
         self._end()
 
+    def _note_begin(self) -> None:
+        self._server.note_begin(self)
+        self._call.awaited = self._revoke
+
     def _forget(self) -> None:
         self._over = True
         self._server.note_end(self)
+        self._call.awaited = None
         self._stream.on_reset(None)
 
     def _end(self) -> None:

@@ -8,6 +8,7 @@ and the head is written afresh. What fails before anything was sent says so (`pr
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 
 import attrs
@@ -15,11 +16,11 @@ import attrs
 from auth import requestinfo
 from auth.impersonation import impersonation_headers
 from auth.principal import IdentityError
-from auth.requestinfo import BadTarget
+from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
 from proxy.drain import Underway
-from proxy.exchange import Failure, Inbound, OutboundBroken, StreamCode
-from proxy.forward import CloseReason, forward
+from proxy.exchange import Failure, Inbound, OutboundBroken, Processed, StreamCode
+from proxy.forward import CloseReason, Tally, forward
 from proxy.head import Headers, RequestHead, ResponseHead
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import Exchange, Pool
@@ -33,6 +34,9 @@ LOGGED_PATH_BYTES = 200
 # They are made once for all requests under one token: as many as a session of the tunnel may name at once.
 IDENTITIES_REMEMBERED_MAX = 4096
 
+Drop = Callable[[Failure], Awaitable[None]]
+"""Ends an answer that has begun, at once. It may be called again, and raises nothing."""
+
 
 class Upstream:
     """Carries verified requests to one API server, and knows how many are under way."""
@@ -42,6 +46,9 @@ class Upstream:
         self._guardrails = guardrails
         self._impersonation = lru_cache(IDENTITIES_REMEMBERED_MAX)(_impersonation)
         self.underway = Underway()
+        self.guarded: set[Call] = set()
+        """The calls under way, where there are guardrails: they may be tightened. Bounded by the streams and
+        connections that the hub may open."""
 
     def prepare(self, request: RequestHead, claims: RelayClaims) -> Call:
         """Make ready what carries a request under the identity of `claims`; it is under way from now on.
@@ -72,8 +79,11 @@ class Upstream:
         except RewriteError as error:
             raise refusal(StreamCode.INTERNAL, str(error)) from error
         long = info.long_running or request.upgrade is not None
+        call = Call(self, request, claims, info, outbound, long)
         self.underway.begin(long=long)
-        return Call(self, request, claims, outbound, long)
+        if self._guardrails is not None:
+            self.guarded.add(call)
+        return call
 
     def pass_head(self, head: ResponseHead) -> ResponseHead:
         """The head of an answer as it leaves the relay."""
@@ -87,13 +97,40 @@ class Call:
     upstream: Upstream
     request: RequestHead
     claims: RelayClaims
+    info: RequestInfo
     outbound: Exchange
     long: bool
     """A watch, a followed log or an upgrade."""
+    tally: Tally = attrs.Factory(Tally)
+    """While a task carries it."""
+    revoked: Failure | None = None
+    """Why it must not go on, if so."""
+    awaited: Callable[[Failure], None] | None = None
+    """Ends it, while no task carries it."""
+    _drop: Drop | None = None
 
     def end(self) -> None:
         """It is not under way any more."""
         self.upstream.underway.end(long=self.long)
+        self.upstream.guarded.discard(self)
+
+    async def revoke(self, failure: Failure) -> None:
+        """End it, from any task, and have whoever carries it say so. Waits for nobody at the other ends."""
+        if self.revoked is not None:
+            return
+        self.revoked = failure
+        if self.awaited is not None:
+            self.awaited(failure)
+            return
+        # First the hub, that it hears of our reason and not of what follows from it.
+        await self._drop_answer()
+        await self.outbound.abandon(failure)
+        # The answer may have been about to begin.
+        await self._drop_answer()
+
+    async def _drop_answer(self) -> None:
+        if self._drop is not None and self.revoked is not None and self.tally.status:
+            await self._drop(attrs.evolve(self.revoked, processed=Processed.YES))
 
     @property
     def only_asks(self) -> bool:
@@ -108,12 +145,13 @@ class Call:
             self.end()
             raise
 
-    async def carry(self, inbound: Inbound) -> None:
+    async def carry(self, inbound: Inbound, drop: Drop) -> None:
         """Carry the exchange to its end, from wherever it has come.
 
-        Raises Refused while nothing has been answered: saying so is the caller's, in the words of its mode.
-        Cancelled: `inbound` is good for nothing but a cut.
+        `drop` ends an answer that has begun. Raises Refused while nothing has been answered: saying so is the
+        caller's, in the words of its mode. Cancelled: `inbound` is good for nothing but a cut.
         """
+        self._drop = drop
         try:
             await self._carry(inbound)
         finally:
@@ -123,19 +161,24 @@ class Call:
         outbound, request = self.outbound, self.request
         try:
             await self._start(inbound)
-            outcome = await forward(inbound, outbound, request, on_head=self.upstream.pass_head)
+            on_head = self.upstream.pass_head
+            outcome = await forward(inbound, outbound, request, on_head=on_head, tally=self.tally)
         finally:
             await outbound.aclose()
-        if outcome.failure is None:
+        failure = outcome.failure
+        if failure is None:
             return
         gone = outcome.close_reason is CloseReason.CLIENT_GONE
-        self.log_failure(outcome.failure, gone=gone)
+        if self.revoked is not None:
+            failure, gone = self.revoked, False
+        self.log_failure(failure, gone=gone)
         if outcome.status == 0 and not gone:
-            raise Refused(outcome.failure)
+            raise Refused(failure)
 
     async def _start(self, inbound: Inbound) -> None:
         """Send the request if it was not sent yet; raises Refused, also when nobody wants it any more."""
         outbound = self.outbound
+        self._check_revoked()
         if outbound.started:
             return
         # It may take a dial of seconds, and what the hub takes back meanwhile must not be carried out.
@@ -143,10 +186,15 @@ class Call:
         try:
             await outbound.start()
         except OutboundBroken as broken:
-            raise Refused(broken.failure) from broken
+            raise Refused(self.revoked or broken.failure) from broken
         finally:
             # Cancelled, it waits no longer than whoever watches needs to be cancelled as well.
             await inbound.unwatch()  # noqa: ASYNC102
+        self._check_revoked()
+
+    def _check_revoked(self) -> None:
+        if self.revoked is not None:
+            raise Refused(self.revoked)
 
     def log_failure(self, failure: Failure, *, gone: bool) -> None:
         """Say why it did not end well."""

@@ -25,10 +25,8 @@ import time
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn
 
 import attrs
-import trio
 
 from auth.advice import Advice, advise
 from auth.conditions import CelConditions
@@ -46,8 +44,6 @@ from proxy.watched import FILE_BYTES_MAX
 
 log = logging.getLogger("hawse.relay")
 
-# Between two looks at the files; the kubelet itself takes up to a minute to bring a changed ConfigMap.
-LOOK_S = 1.0
 FILES_MAX = 64
 SUFFIXES = (".yaml", ".yml")
 # A fault in a changed file is told again so often, as nobody reads the first line of a log.
@@ -172,23 +168,25 @@ class Guardrails:
         advice = attrs.evolve(advice, what=what, ask=advice.ask or "the owner of this cluster")
         raise GuardrailDenied(advice, info.method)
 
-    async def run(self) -> NoReturn:
-        """Look at the files every LOOK_S; never returns."""
-        while True:
-            await trio.sleep(LOOK_S)
-            self.look()
+    @property
+    def timed(self) -> bool:
+        """Whether some rule looks at the time, so that what was let pass may not pass later."""
+        return self._read.bundle.timed
 
-    def look(self) -> None:
-        """Read the files again if they have changed; a fault leaves what stands, and is logged."""
+    def look(self) -> bool:
+        """Read the files again if they have changed, and return whether others are in force now.
+
+        A fault leaves what stands, and is logged.
+        """
         now = self._monotonic()
         stamp: _Stamp | None = None
         try:
             stamp = _stamp(self._path)
             if stamp == self._read.stamp:
                 self._fault = ""
-                return
+                return False
             if self._fault and stamp == self._refused and now - self._told_at < FAULT_TOLD_EVERY_S:
-                return
+                return False
             if not stamp:
                 raise PolicyError([Fault(str(self._path), 1, "", "all guardrails have gone")])
             self._read = _read(self._path, self._namespace)
@@ -198,9 +196,10 @@ class Guardrails:
                 self._told_at = now
                 log.error("the changed guardrails are refused, the former ones stay in force: %s", fault)
             self._refused, self._fault = stamp, fault
-            return
+            return False
         self._fault = ""
         self._tell()
+        return True
 
     @property
     def summary(self) -> str:

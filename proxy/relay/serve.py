@@ -30,6 +30,7 @@ from proxy.listen import open_listeners
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
+from proxy.relay.guarding import run_guardrails
 from proxy.relay.health import HealthServer
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
@@ -107,7 +108,7 @@ async def _open_way(config: RelayConfig, upstream: Upstream, state: State) -> As
     """Keep the way to the hub open for the block; what is still under way at its end is cut."""
     async with trio.open_nursery() as nursery:
         if config.guardrails is not None:
-            nursery.start_soon(config.guardrails.run)
+            nursery.start_soon(run_guardrails, config.guardrails, upstream)
         match config.way:
             case TunnelDial():
                 dialer = _dialer_config(config, config.way)

@@ -128,7 +128,7 @@ class SessionServer:
                 await call.start(inbound)
                 passed_on = AwaitedAnswer(self, stream, call).go_on()
             if not passed_on:
-                await call.carry(inbound)
+                await call.carry(inbound, inbound.drop)
         except Refused as refused:
             refuse(stream, refused)
         except trio.Cancelled:

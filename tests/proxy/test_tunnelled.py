@@ -149,7 +149,7 @@ async def test_a_hub_that_lies_about_its_length_is_found_out(way: Way, body):
 
 async def test_a_refusal_arrives_as_it_was_meant(way: Way):
     outbound, inbound = await way.exchange(GET)
-    inbound.refuse(Failure(StreamCode.UNAUTHENTICATED, Processed.NO, "token expired"))
+    await inbound.drop(Failure(StreamCode.UNAUTHENTICATED, Processed.NO, "token expired"))
     with pytest.raises(OutboundBroken) as caught:
         await outbound.receive_head()
     assert caught.value.failure == Failure(StreamCode.UNAUTHENTICATED, Processed.NO, "token expired")

@@ -6,9 +6,11 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.system.test_revocation import ENDS_WITHIN_S, MAY_END_WELL, OPEN, ended_within, enrol_victim
 from tests.system.test_tokens import ask_relay, relay_forger, relay_head
 from tests.system.world import NAMESPACE, POD, WAYS, World, run, running_world
 
@@ -23,6 +25,8 @@ spec:
     - {id: no-secrets, effect: deny, verbs: ["*"], resources: [secrets], reason: they are ours}
 """
 DEADLINE_S = 10.0
+# Until the relay has seen a changed file.
+LOOK_S = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +106,33 @@ def test_a_change_counts_soon_and_a_bad_one_changes_nothing(guarded: World) -> N
         assert b"no-configmaps" in world.kubectl("tunnel", "get", "configmaps").err
     finally:
         rails.write_text(RULES)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_tightened_guardrail_ends_all_that_is_open_and_denied(guarded: World, way: str) -> None:
+    world = guarded
+    victim = enrol_victim(world, f"guarded-{way}")
+    rails = world.folder / "rails" / "rails.yaml"
+    try:
+        with victim.everything_open(way) as running:
+            unseen = world.popen(way, "get", "configmaps", "--watch")
+            rails.write_text(RULES.replace("[secrets]", '[pods, "pods/*"]'))
+            codes = ended_within(running, LOOK_S + ENDS_WITHIN_S)
+            assert {kind for kind, code in codes.items() if code == 0} <= MAY_END_WELL, codes
+            # What still passes goes on.
+            assert unseen.poll() is None
+            unseen.kill()
+            unseen.communicate()
+    finally:
+        rails.write_text(RULES)
+    ended: list[Any] = [
+        event
+        for event in world.hub_audit("--agent", victim.name)
+        if (event.get("stream") or {}).get("close_reason") == "upstream failed"  # type: ignore[attr-defined]
+    ]
+    assert len({event["eid"] for event in ended}) == len(OPEN)
+    if way == "tunnel":
+        assert {"is denied by owner/no-secrets" in event["resp"]["reason"] for event in ended} == {True}
 
 
 def test_a_relay_does_not_start_with_guardrails_that_it_cannot_hold_to(

@@ -27,6 +27,7 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
+from proxy.relay.guarding import run_guardrails
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import ClusterAccess
@@ -102,8 +103,15 @@ class Answer:
 class Way(Protocol):
     """One mode."""
 
-    async def ask(self, head: RequestHead, body: bytes = b"", *, token: str | None = None) -> Answer:
-        """Send a request and collect its answer."""
+    async def ask(
+        self,
+        head: RequestHead,
+        body: bytes = b"",
+        *,
+        token: str | None = None,
+        begun: trio.Event | None = None,
+    ) -> Answer:
+        """Send a request and collect its answer; sets `begun` when its head is here."""
         ...
 
     def upgrade(self, head: RequestHead) -> AbstractAsyncContextManager[ByteStream]:
@@ -115,7 +123,9 @@ class Way(Protocol):
         ...
 
 
-async def collect(outbound: TunnelOutbound | ClientConnection, body: bytes) -> Answer:
+async def collect(
+    outbound: TunnelOutbound | ClientConnection, body: bytes, begun: trio.Event | None = None
+) -> Answer:
     head = None
     received = b""
     try:
@@ -123,6 +133,8 @@ async def collect(outbound: TunnelOutbound | ClientConnection, body: bytes) -> A
             await outbound.send_body(body)
             await outbound.end_body()
         head = await outbound.receive_head()
+        if begun is not None:
+            begun.set()
         failure = failure_of(head)
         while data := await outbound.receive_body():
             received += data
@@ -145,12 +157,19 @@ class TunnelWay:
         stream = self.session.open_stream(head.encode(), context=self._contexts[text], eof=eof)
         return TunnelOutbound(stream, head)
 
-    async def ask(self, head: RequestHead, body: bytes = b"", *, token: str | None = None) -> Answer:
+    async def ask(
+        self,
+        head: RequestHead,
+        body: bytes = b"",
+        *,
+        token: str | None = None,
+        begun: trio.Event | None = None,
+    ) -> Answer:
         outbound = self.open(
             head, token if token is not None else fresh(), eof=not body and head.upgrade is None
         )
         try:
-            return await collect(outbound, body)
+            return await collect(outbound, body, begun)
         finally:
             await outbound.aclose()
 
@@ -178,13 +197,20 @@ class DirectWay:
     async def connect(self) -> trio.abc.Stream:
         return await open_tls("127.0.0.1", self.port, client_context(self.ca_pem))
 
-    async def ask(self, head: RequestHead, body: bytes = b"", *, token: str | None = None) -> Answer:
+    async def ask(
+        self,
+        head: RequestHead,
+        body: bytes = b"",
+        *,
+        token: str | None = None,
+        begun: trio.Event | None = None,
+    ) -> Answer:
         connection = ClientConnection(await self.connect())
         try:
             await connection.send_request(
                 direct_request_head(head, b"relay", token if token is not None else fresh(), self.succession)
             )
-            return await collect(connection, body)
+            return await collect(connection, body, begun)
         finally:
             await connection.aclose()
 
@@ -202,6 +228,8 @@ async def tunnel_way(access: ClusterAccess, guardrails: Guardrails | None = None
     async with open_pool(access) as pool, trio.open_nursery() as nursery:
         at_hub, at_relay = memory_transport_pair()
         upstream = Upstream(pool, guardrails)
+        if guardrails is not None:
+            nursery.start_soon(run_guardrails, guardrails, upstream)
 
         async def run_relay() -> None:
             async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
@@ -224,7 +252,10 @@ async def direct_way(
     key.write_bytes(certificate.private_key_pem.bytes())
     verifier = Verifier(trusting(), HUB, CLUSTER_ID, time.time)
     async with open_pool(access) as pool, trio.open_nursery() as nursery:
-        server = DirectServer(Upstream(pool, guardrails), verifier, watch_certificate(pem, key))
+        upstream = Upstream(pool, guardrails)
+        if guardrails is not None:
+            nursery.start_soon(run_guardrails, guardrails, upstream)
+        server = DirectServer(upstream, verifier, watch_certificate(pem, key))
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
         nursery.start_soon(server.deadlines.run)

@@ -1,0 +1,182 @@
+"""Guardrails that are tightened: what is under way and does not pass any more ends, in both modes."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import trio
+
+from proxy.exchange import Processed, StreamCode
+from proxy.head import RequestHead
+from proxy.relay.guardrails import Guardrails
+from tests.proxy.relay.apiserver import Connection, running
+from tests.proxy.relay.test_guardrails import NO_SECRETS, guard
+from tests.proxy.relay.ways import Answer, Way, inner, open_way
+
+both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
+
+WITHIN_S = 2.0
+BEGUN = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n"
+SESSION = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst"
+UPGRADE = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))
+DENIED = "the guardrails of this cluster: watch of secrets in namespace a is denied by owner/no-secrets"
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.relay.guarding.LOOK_S", 0.02)
+
+
+class Server:
+    """Answers as a test says, holds every answer open, and says when the relay leaves one.
+
+    A session is begun for who asks for one alone.
+    """
+
+    def __init__(self, says: bytes) -> None:
+        self.says = says
+        self.asked = trio.Event()
+        self.heard = trio.Event()
+        self.left = trio.Event()
+
+    async def __call__(self, connection: Connection) -> None:
+        head = await connection.request()
+        if not head:
+            return
+        if self.says and (self.says is not SESSION or b"pgrade" in head):
+            await connection.send(self.says)
+        self.asked.set()
+        while data := await connection.more():
+            if data.endswith(b"more"):
+                self.heard.set()
+        self.left.set()
+
+
+def tighten(folder: Path) -> None:
+    (folder / "new").write_text(NO_SECRETS)
+    (folder / "new").replace(folder / "guardrails.yaml")
+
+
+def loose(folder: Path) -> Guardrails:
+    return guard(folder, NO_SECRETS.replace("secrets]", "configmaps]"))
+
+
+async def asked_and_tightened(
+    way: Way, server: Server, folder: Path, head: RequestHead, body: bytes
+) -> Answer:
+    answers: list[Answer] = []
+    begun = trio.Event()
+
+    async def ask() -> None:
+        answers.append(await way.ask(head, body, begun=begun))
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await (begun if server.says else server.asked).wait()
+            tighten(folder)
+            with trio.fail_after(WITHIN_S):
+                await server.left.wait()
+    return answers[0]
+
+
+@both_modes
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_an_answer_that_has_begun_is_cut_and_so_is_the_api_server(
+    mode: str, method: bytes, tmp_path: Path
+) -> None:
+    server = Server(BEGUN)
+    # With a body a task carries it, and none otherwise.
+    length = ((b"content-length", b"4"),) if method == b"POST" else ()
+    head = inner(b"/api/v1/namespaces/a/secrets?watch=1", *length, method=method)
+    rails = loose(tmp_path)
+    async with running(server, tmp_path) as upstream, open_way(mode, upstream.access, tmp_path, rails) as way:
+        answer = await asked_and_tightened(way, server, tmp_path, head, b"body" if length else b"")
+    assert (answer.status, answer.body) == (200, b"first")
+    assert answer.failure is not None
+    if mode == "tunnel":
+        assert (answer.failure.code, answer.failure.processed) == (StreamCode.REVOKED, Processed.YES)
+        verb = "watch" if method == b"GET" else "create"
+        assert answer.failure.reason.startswith(DENIED.replace("watch of", f"{verb} of"))
+
+
+@both_modes
+@pytest.mark.parametrize("method", [b"GET", b"DELETE"])
+async def test_who_waits_for_an_answer_is_told_why_there_is_none(
+    mode: str, method: bytes, tmp_path: Path
+) -> None:
+    server = Server(b"")
+    head = inner(b"/api/v1/namespaces/a/secrets/x", method=method)
+    rails = loose(tmp_path)
+    async with running(server, tmp_path) as upstream, open_way(mode, upstream.access, tmp_path, rails) as way:
+        answer = await asked_and_tightened(way, server, tmp_path, head, b"")
+    assert answer.failure is not None
+    # The API server may have done it: that is no plain denial.
+    assert (answer.failure.code, answer.failure.processed) == (StreamCode.REVOKED, Processed.MAYBE)
+    if mode == "tunnel":
+        assert "is denied by owner/no-secrets" in answer.failure.reason
+    else:
+        assert answer.status == 403
+        assert b"is denied by owner/no-secrets" in answer.body
+
+
+@both_modes
+async def test_a_session_is_cut(mode: str, tmp_path: Path) -> None:
+    server = Server(SESSION)
+    rails = loose(tmp_path)
+    head = inner(b"/api/v1/namespaces/a/secrets/x/exec", *UPGRADE)
+    async with running(server, tmp_path) as upstream, open_way(mode, upstream.access, tmp_path, rails) as way:
+        with trio.fail_after(10):
+            async with way.upgrade(head) as session:
+                assert await session.receive_some() == b"first"
+                (tmp_path / "new").write_text(NO_SECRETS.replace("[secrets]", '["secrets/*"]'))
+                (tmp_path / "new").replace(tmp_path / "guardrails.yaml")
+                with trio.fail_after(WITHIN_S):
+                    await server.left.wait()
+                    with pytest.raises(trio.BrokenResourceError):
+                        await session.receive_some()
+
+
+@both_modes
+async def test_what_still_passes_goes_on(mode: str, tmp_path: Path) -> None:
+    server = Server(SESSION)
+    rails = loose(tmp_path)
+    head = inner(b"/api/v1/namespaces/a/pods/x/exec", *UPGRADE)
+    async with running(server, tmp_path) as upstream, open_way(mode, upstream.access, tmp_path, rails) as way:
+        with trio.fail_after(10):
+            async with way.upgrade(head) as session:
+                assert await session.receive_some() == b"first"
+                tighten(tmp_path)
+                # Nobody answers it, so once it has ended the rules are in force, and all is judged by them.
+                await way.ask(inner(b"/api/v1/secrets"))
+                assert (await way.ask(inner(b"/api/v1/secrets"))).status == 403
+                await session.send_all(b"more")
+                await server.heard.wait()
+
+
+@both_modes
+async def test_what_the_time_alone_denies_is_ended_as_well(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.relay.guarding.TIMED_EVERY_S", 0.05)
+    ends_at = datetime.fromtimestamp(time.time() + 3600, UTC)
+    rule = NO_SECRETS.replace(
+        "reason:", f"when: 'now > timestamp(\"{ends_at:%Y-%m-%dT%H:%M:%SZ}\")', reason:"
+    )
+    file = tmp_path / "guardrails.yaml"
+    file.write_text(rule)
+    ahead_s = 0.0
+    rails = Guardrails(file, clock=lambda: time.time() + ahead_s)
+    assert rails.timed
+    server = Server(BEGUN)
+    head = inner(b"/api/v1/namespaces/a/secrets?watch=1")
+    async with running(server, tmp_path) as upstream, open_way(mode, upstream.access, tmp_path, rails) as way:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(way.ask, head)
+                await server.asked.wait()
+                ahead_s = 7200.0
+                await server.left.wait()
