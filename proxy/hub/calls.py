@@ -353,7 +353,7 @@ class Calls:
                 else:
                     outbound = await self._open_direct(live, inner, renew=renew)
             except ClusterOffline as error:
-                if not parked and await self.registry.arrivals.wait_for(call.cluster.id):
+                if not parked and await self._wait_for_relay(live):
                     parked, relay = True, None
                     continue
                 live.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
@@ -409,6 +409,13 @@ class Calls:
             )
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
+
+    async def _wait_for_relay(self, live: LiveCall) -> bool:
+        """Wait for a relay of the cluster; False when none comes, True at once when the call is ended."""
+        arrived = True
+        with live.interruptible():
+            arrived = await self.registry.arrivals.wait_for(live.call.cluster.id)
+        return arrived
 
     def open_stream(
         self, call: Call, inner: RequestHead, relay: LiveRelay | None, *, renew: bool = False

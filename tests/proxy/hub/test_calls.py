@@ -29,6 +29,7 @@ from proxy.exchange import InboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens
+from proxy.hub.arrivals import PARK_S
 from proxy.hub.calls import Calls
 from proxy.hub.config import HubConfig, LimitsConfig
 from proxy.hub.contexts import TokenContexts
@@ -621,6 +622,27 @@ async def test_a_call_waits_for_a_relay_that_is_expected(bench: Bench) -> None:
     assert status == 503
     assert b"offline" in body
     assert b"the API server has not seen this request" in body
+
+
+async def test_a_call_that_is_revoked_while_it_waits_for_a_relay_is_told_at_once(bench: Bench) -> None:
+    bench.registry.arrivals.expect([bench.directory.current.clusters_by_name["prod"].id])
+    answers: list[tuple[int, bytes]] = []
+
+    async def ask() -> None:
+        status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
+        answers.append((status, body))
+
+    with trio.fail_after(PARK_S / 2):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await until(lambda: bench.registry.arrivals.parked == 1)
+            await bench.directory.change(lambda store: store.lock_agent("ann"))
+    [(status, body)] = answers
+    assert status == 403
+    assert b"agent:ann is locked" in body
+    assert bench.registry.arrivals.parked == 0
+    closing = (await bench.trail())[-1]
+    assert (closing["kind"], closing["resp"]["processed"]) == ("session.killed", "no")  # type: ignore[index]
 
 
 async def test_an_answer_that_breaks_off_was_seen_by_the_api_server(bench: Bench) -> None:
