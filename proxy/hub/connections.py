@@ -4,12 +4,37 @@ from __future__ import annotations
 
 import math
 from operator import attrgetter
+from typing import NoReturn
 
+import attrs
 import trio
 
 from auth.principal import Principal
 from proxy.hub.config import LimitsConfig
 from proxy.server import ServerConnection
+
+# Between two looks at what idles beyond the limit because many calls have ended at once.
+TRIM_S = 1.0
+
+
+@attrs.define(eq=False)
+class _Kept:
+    """The connections of one agent."""
+
+    idle_max: int
+    """0 is no limit."""
+    connections: set[ServerConnection] = attrs.Factory(set)
+
+    def trim(self, idle_max: int) -> None:
+        """Close the longest idle of more than that many."""
+        if not self.idle_max or len(self.connections) <= idle_max:
+            return
+        # Not those that were told to end before, and have not come to it yet.
+        now = trio.current_time()
+        idle = [other for other in self.connections if now < other.idle_until < math.inf]
+        idle.sort(key=attrgetter("idle_until"))
+        for other in idle[: max(0, len(idle) - idle_max)]:
+            other.end_idle()
 
 
 class AgentConnections:
@@ -17,12 +42,12 @@ class AgentConnections:
 
     Whose idle ones are too many loses those that idle the longest: either end of HTTP may close such a
     connection at any time. They are counted when another one comes, so an agent never has more connections
-    than that and its calls under way together.
+    than that and its calls under way together; and by `run`, since calls that end at once leave as many idle.
     """
 
     def __init__(self, limits: LimitsConfig) -> None:
         self._limits = limits
-        self._of: dict[str, set[ServerConnection]] = {}
+        self._of: dict[str, _Kept] = {}
         self._agents: dict[ServerConnection, str] = {}
 
     def __len__(self) -> int:
@@ -33,23 +58,25 @@ class AgentConnections:
         if connection in self._agents:
             return
         self._agents[connection] = agent.agent_id
-        mine = self._of.setdefault(agent.agent_id, set())
-        most = self._limits.of(agent.name).idle_connections
-        if most and len(mine) >= most:
-            # Not those that were told to end before, and have not come to it yet.
-            now = trio.current_time()
-            idle = [other for other in mine if now < other.idle_until < math.inf]
-            idle.sort(key=attrgetter("idle_until"))
-            # This one will idle too.
-            for other in idle[: max(0, len(idle) + 1 - most)]:
-                other.end_idle()
-        mine.add(connection)
+        kept = self._of.get(agent.agent_id)
+        if kept is None:
+            kept = self._of[agent.agent_id] = _Kept(self._limits.of(agent.name).idle_connections)
+        # This one will idle too.
+        kept.trim(kept.idle_max - 1)
+        kept.connections.add(connection)
 
     def leave(self, connection: ServerConnection) -> None:
         """It is closed."""
         agent_id = self._agents.pop(connection, None)
         if agent_id is not None:
-            mine = self._of[agent_id]
-            mine.discard(connection)
-            if not mine:
+            kept = self._of[agent_id]
+            kept.connections.discard(connection)
+            if not kept.connections:
                 del self._of[agent_id]
+
+    async def run(self) -> NoReturn:
+        """Close what idles beyond the limits, every TRIM_S; never returns."""
+        while True:
+            await trio.sleep(TRIM_S)
+            for kept in self._of.values():
+                kept.trim(kept.idle_max)

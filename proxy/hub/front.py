@@ -85,6 +85,7 @@ class Front:
         """Do what the connections need done for them; runs beside whoever accepts them, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.deadlines.run)
+            nursery.start_soon(self.connections.run)
             if hasattr(select, "epoll"):
                 self._readiness = readiness = Readiness()
                 try:

@@ -287,6 +287,37 @@ async def test_an_agents_longest_idle_connections_make_room_for_new_ones(autojum
         nursery.cancel_scope.cancel()
 
 
+async def test_calls_that_end_at_once_do_not_leave_more_idle_than_may_be(autojump_clock: MockClock) -> None:
+    connections, deadlines = AgentConnections(attrs.evolve(NONE, idle_connections=3)), Deadlines()
+    over = trio.Event()
+
+    async def serve() -> None:
+        client, server = trio.testing.memory_stream_pair()
+        await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        connection = ServerConnection(server, deadlines)
+        assert await connection.next_request() is not None
+        connections.enter(agent(), connection)
+        await over.wait()
+        await connection.answer(*plain(200, b"ok\n"))
+        assert await connection.next_request() is None
+        connections.leave(connection)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        nursery.start_soon(connections.run)
+        for _ in range(10):
+            nursery.start_soon(serve)
+        await trio.sleep(10)
+        assert len(connections) == 10
+        over.set()
+        await trio.sleep(2)
+        assert len(connections) == 3
+        # And none of them before its time.
+        await trio.sleep(IDLE_S - 10)
+        assert len(connections) == 3
+        nursery.cancel_scope.cancel()
+
+
 @attrs.define(eq=False)
 class Kept:
     """A connection that idles, and closes some time after it was told to."""
