@@ -87,7 +87,7 @@ def decide(snapshot: Snapshot, claims: AccessClaims, name: str) -> tuple[Agent, 
             f"agent-{agent.state}", f"agent:{agent.name} is {agent.state}; ask the operator of this hub"
         )
     if snapshot.credentials.get(claims.sid) != agent.id:
-        raise TokenError("the credential that this token was made from is revoked")
+        raise TokenError("the credential that this token was made from is revoked: log in with another")
     cluster = snapshot.clusters_by_name.get(name)
     if cluster is None or not snapshot.may_reach(agent, cluster):
         return Denied(

@@ -595,6 +595,7 @@ class Administration:
                 "last_seen_at": _time(relay.last_seen),
                 "rtt_ms": relay.rtt_ms,
                 "streams": relay.streams,
+                "key": relay.kid,
             }
             for relay in live.values()
         ]
@@ -609,6 +610,7 @@ class Administration:
                 "last_seen_at": _time(relay.last_seen_at),
                 "rtt_ms": None,
                 "streams": 0,
+                "key": "",
             }
             for relay in await self.directory.read(Store.relay_instances)
             if (relay.cluster, relay.instance) not in live

@@ -53,6 +53,7 @@ class LiveRelays:
                     now - (monotonic - relay.session.last_received_s),
                     None if relay.session.rtt_s is None else relay.session.rtt_s * 1000,
                     relay.session.stream_count,
+                    relay.kid,
                 )
                 for relay in self.registry.relays()
                 if not relay.session.detached

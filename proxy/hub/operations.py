@@ -20,6 +20,8 @@ class RelayInfo:
     last_seen: float
     rtt_ms: float | None
     streams: int
+    kid: str = ""
+    """Of the relay key that it proved itself with."""
 
 
 @attrs.frozen

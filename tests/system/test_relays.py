@@ -102,6 +102,11 @@ def test_a_relays_key_changes_without_an_outage(own_world: World, tmp_path: Path
         assert world.kubectl("tunnel", "get", "pods").code == 0
         start(world, "renewed", tmp_path / "new", instance="renewed")
         wait_for(world, first, "renewed")
+        # Each is told with its key, so that the old one is dropped when nobody uses it any more.
+        listed = json.loads(world.admin("relay", "list", "--cluster", "tunnel", "--json"))
+        used = {relay["instance"]: relay["key"] for relay in listed if relay["connected"]}
+        kept = json.loads(world.admin("cluster", "show", "tunnel", "--json"))["relay_keys"]
+        assert [used[first], used["renewed"]] == kept
         # The old one goes as in a rollout, with what is open on it.
         world.relays["tunnel"].process.terminate()
         assert world.kubectl("tunnel", "get", "pods").code == 0

@@ -191,7 +191,7 @@ def replace_key(
     \b
     hawse admin cluster key prod --keep-old --image IMAGE | kubectl apply -f -
     kubectl --namespace hawse rollout status deployment hawse-relay
-    hawse admin cluster key prod --drop-old
+    hawse admin cluster key prod --drop-old     (hawse admin relay list says who uses which)
 
     Without --keep-old the present key ends at once, and with it the tunnels that were opened by it: for a key
     that may be in other hands.

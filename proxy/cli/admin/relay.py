@@ -19,7 +19,12 @@ from proxy.cli.errors import CommandError
 
 @click.group()
 def relay() -> None:
-    """Relays: the processes beside the clusters. A cluster brings its own (`hawse admin cluster add`)."""
+    """Relays: the processes beside the clusters.
+
+    What they may do is their cluster's: `hawse admin cluster add` brings a relay, `cluster key` replaces
+    its key (and ends, without --keep-old, what the old one has opened), `cluster remove` ends all of them.
+    How many a cluster may have is limits.relays_per_cluster. One process is stopped where it runs.
+    """
 
 
 @relay.command("list")
@@ -38,6 +43,7 @@ def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
         ("LAST SEEN", since("last_seen_at")),
         ("RTT", _rtt),
         ("STREAMS", field("streams")),
+        ("KEY", field("key")),
         ("VERSION", field("version")),
         ("ADDRESS", field("address")),
     ]
@@ -77,6 +83,7 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
             ("last seen", since("last_seen_at")),
             ("round trip", _rtt),
             ("streams", field("streams")),
+            ("key", field("key")),
             ("version", field("version")),
             ("address", field("address")),
         ],

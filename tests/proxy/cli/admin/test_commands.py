@@ -197,7 +197,7 @@ async def test_relays_are_listed_with_last_seen_rtt_and_version(hub: Hub) -> Non
     contact = RelayContact(cluster_id, "pod-a", "b", "\x1b]0;owned\x07 0.1", "192.0.2.7")
     await hub.directory.change(lambda store: store.relay_connected(contact))
     hub.live.relays_here.append(
-        RelayInfo("prod", "pod-b", "hawse/0.1.0", "192.0.2.8", time.time(), time.time(), 12.34, 3)
+        RelayInfo("prod", "pod-b", "hawse/0.1.0", "192.0.2.8", time.time(), time.time(), 12.34, 3, "kid-7")
     )
     table = (await hub.ok("relay", "list")).stdout
     assert "\x1b" not in table
@@ -205,6 +205,8 @@ async def test_relays_are_listed_with_last_seen_rtt_and_version(hub: Hub) -> Non
     assert here.split()[:3] == ["prod", "pod-b", "connected"]
     assert "12.3 ms" in here
     assert "hawse/0.1.0" in here
+    # So that an old key is dropped when no relay uses it any more.
+    assert "kid-7" in here
     assert away.split()[:3] == ["prod", "pod-a", "away"]
     listed = await hub.json("relay", "list")
     assert [relay["connected"] for relay in listed] == [True, False]
