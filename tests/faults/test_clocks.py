@@ -84,7 +84,11 @@ def test_a_relays_clock_that_is_set_is_nobodys_business(timed_world: FaultWorld,
         world.set_clock(world.relays["relay-0"], ahead_s)
         try:
             assert ask(world)[0] == 200
+            refused, back = len(world.relay_says(" 401 ")), len(world.relay_says("is back, session"))
             world.tunnel.cut()
+            world.until(lambda: len(world.relay_says("is back, session")) > back, "it is back", 10)
+            # The dial after the refusal has come through.
+            assert len(world.relay_says(" 401 ")) == refused + 1
             assert ask(world)[0] == 200
         finally:
             world.set_clock(world.relays["relay-0"], 0)
@@ -131,5 +135,5 @@ def test_an_exec_outlives_the_token_that_it_was_opened_under(timed_world: FaultW
         world.until(lambda: time.monotonic() > began + TOKEN_S + 15, "a token's life is over", TOKEN_S + 20)
         # The cut must not be the end of it either.
         world.tunnel.cut()
-        assert ask(world)[0] == 200
+        world.until(lambda: ask(world)[0] == 200, "the relay is back", 10)
     assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
