@@ -63,6 +63,7 @@ EVENTS_PER_PASS = 64
 # h11, which parses the head, takes bare line feeds as well, and has this bound for a head that does not end.
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
 _HEAD_BYTES_MAX: Final = 16 * 1024
+_HTTP: Final = b"HTTP/1."
 
 _CUT: Final = (None, "the connection ended without a Close frame")
 
@@ -147,6 +148,8 @@ async def _ask(
             end = _END_OF_HEAD.search(received)
     if not received:
         raise WebSocketRefused("the connection ended before an answer to the upgrade")
+    if not received.startswith(_HTTP[: len(received)]):
+        raise WebSocketRefused("what answers speaks no HTTP")
     # wsproto gets no byte of a frame here: its decoder would keep it, and we not know where the next begins.
     head_bytes = len(received) if end is None else end.end()
     upgrade.receive_data(received[:head_bytes])

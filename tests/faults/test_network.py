@@ -107,30 +107,79 @@ def test_a_balancer_that_kills_at_an_age_hurts_nobody(world: FaultWorld) -> None
     assert {judgement.verdict for judgement in judgements} == {Verdict.WHOLE}, report(judgements)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("answer", "said"),
-    [
-        (b"HTTP/1.1 301 Moved\r\nLocation: https://elsewhere.example/\r\nContent-Length: 0\r\n\r\n", "301"),
-        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", "403"),
-        (b"HTTP/1.1 407 Proxy\r\nContent-Length: 0\r\n\r\n", "407"),
-        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "502"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", ""),
-    ],
-    ids=["301", "403", "407", "502", "no-http"],
-)
-def test_whoever_answers_in_place_of_the_hub_is_named_and_asked_less_and_less(
-    world: FaultWorld, answer: bytes, said: str
-) -> None:
-    before = world.tunnel.counts().opened
-    relay = world.relays["relay-0"].log
-    lines = len(relay.read_text().splitlines())
+WRONG_ANSWERS = {
+    "301": (
+        b"HTTP/1.1 301 Moved\r\nLocation: https://u:pw@other.example/?token=x\r\nContent-Length: 0\r\n\r\n",
+        "is 301 instead of 101, it points to https://other.example; the hub's URL must name the hub itself",
+    ),
+    "403": (
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        "is 403 instead of 101; this relay is not allowed to connect",
+    ),
+    "407": (
+        b"HTTP/1.1 407 Proxy\r\nContent-Length: 0\r\n\r\n",
+        "is 407 instead of 101; a proxy on the way demands a user and a password, and HTTPS_PROXY does not "
+        "name it",
+    ),
+    "502": (
+        b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n",
+        "is 502 instead of 101; a proxy in front of the hub does not reach it",
+    ),
+    "no-http": (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers speaks no HTTP"),
+}
+# Two waits, of 10 and 20 s at most, and the dials.
+TWICE_S = 40.0
+
+
+def told(world: FaultWorld, lines: int) -> list[str]:
+    """What the relay has warned of behind so many lines, with the dials that have failed."""
+    log = world.relays["relay-0"].log.read_text().splitlines()[lines:]
+    return [line for line in log if " WARNING " in line]
+
+
+def wait_s(line: str) -> int:
+    """How long it will wait, as it says."""
+    return int(line.rpartition("the next attempt is in ")[2].removesuffix(" s"))
+
+
+@pytest.mark.parametrize("kind", ["407", "no-http"])
+def test_whoever_answers_in_place_of_the_hub_is_named_at_the_first_dial(world: FaultWorld, kind: str) -> None:
+    """One line, and the hub is found once it answers itself."""
+    answer, said = WRONG_ANSWERS[kind]
+    # One that has not failed before.
+    world.fresh_relay()
+    lines = len(world.relays["relay-0"].log.read_text().splitlines())
     world.tunnel.answer(answer, certificate=hub_certificate(world))
     world.tunnel.cut()
-    world.until(lambda: world.tunnel.counts().opened >= before + 2, "two dials have failed", 60, every_s=0.05)
-    told = relay.read_text().splitlines()[lines:]
-    assert [line for line in told if said in line], told
-    # Not more than two lines a dial, whatever the answer was.
-    assert len(told) <= 2 * (world.tunnel.counts().opened - before) + 2, told
+    world.until(lambda: told(world, lines), "the relay says why", 10, every_s=0.05)
     world.tunnel.accept()
-    world.until(lambda: works_again(world), "requests work", 90)
+    [line] = told(world, lines)
+    assert said in line
+    world.until(lambda: works_again(world), "requests work", wait_s(line) + SLACK_S)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", WRONG_ANSWERS)
+def test_whoever_answers_in_place_of_the_hub_is_named_and_asked_less_and_less(
+    world: FaultWorld, kind: str
+) -> None:
+    answer, said = WRONG_ANSWERS[kind]
+    # One that has not failed before.
+    world.fresh_relay()
+    before = world.tunnel.counts().opened
+    lines = len(world.relays["relay-0"].log.read_text().splitlines())
+    world.tunnel.answer(answer, certificate=hub_certificate(world))
+    world.tunnel.cut()
+    world.until(lambda: len(told(world, lines)) == 3, "three dials have failed", TWICE_S, every_s=0.05)
+    opened = world.tunnel.counts().opened - before
+    world.tunnel.accept()
+    # A line for each dial that has failed, and a longer wait behind each.
+    warned = told(world, lines)
+    assert opened == len(warned) == 3
+    assert all(said in line for line in warned), warned
+    assert "pw" not in "".join(warned)
+    assert "token" not in "".join(warned)
+    for line, least_s in zip(warned, (5, 10, 20), strict=True):
+        assert least_s <= wait_s(line) <= 2 * least_s
+    again_s = seconds(world, lambda: works_again(world), "requests work", wait_s(warned[-1]) + SLACK_S)
+    note("wrong answers in place of the hub", kind, works_again_s=round(again_s, 1))

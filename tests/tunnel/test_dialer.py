@@ -334,7 +334,7 @@ def answer(status: int, headers: bytes = b"") -> Answer:
         (answer(429), "429 instead of 101; the hub has no room now"),
         (answer(502), "502 instead of 101; a proxy in front of the hub does not reach it"),
         (answer(503), "503 instead of 101; the hub has no room now"),
-        (Answer(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"), "no WebSocket handshake: Bad HTTP message"),
+        (Answer(b"SSH-2.0-OpenSSH_9.2\r\n"), "what answers speaks no HTTP"),
         (Answer(b""), "the connection ended before an answer to the upgrade"),
         (Hub(0, reject=Rejected(4403, "unknown cluster")), "the hub turns this relay away: unknown cluster"),
     ],

@@ -279,7 +279,8 @@ async def test_any_other_answer_than_101_is_a_refusal_with_its_headers(status: i
     [
         (b"", "the connection ended before an answer to the upgrade"),
         (b"HTTP/1.1 101 Switching", "the connection ended before an answer to the upgrade"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no WebSocket handshake: Bad HTTP message"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "what answers speaks no HTTP"),
+        (b"HTTP/1.1 1O1 x\r\n\r\n", "no WebSocket handshake: Bad HTTP message"),
         (
             b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
             "no WebSocket handshake: Missing header, 'Connection: Upgrade'",
@@ -289,7 +290,7 @@ async def test_any_other_answer_than_101_is_a_refusal_with_its_headers(status: i
             b"Sec-WebSocket-Accept: AAAA\r\n\r\n",
             "no WebSocket handshake: Bad accept token",
         ),
-        (b"\xff" * 20_000, "no WebSocket handshake: Bad HTTP message"),
+        (b"\xff" * 20_000, "what answers speaks no HTTP"),
     ],
 )
 async def test_a_bad_answer_is_named(answer: bytes, reason: str) -> None:
