@@ -368,7 +368,12 @@ async def serve_connections(
     """Serve until cancelled."""
 
     async def serve_one(tcp: trio.SocketStream) -> None:
-        peer = str(tcp.socket.getpeername()[0])
+        try:
+            peer = str(tcp.socket.getpeername()[0])
+        except OSError:
+            # Reset before it was accepted: there is nobody any more.
+            await trio.aclose_forcefully(tcp)
+            return
         stream = trio.SSLStream(tcp, context, server_side=True)
         try:
             with trio.fail_after(HANDSHAKE_S):

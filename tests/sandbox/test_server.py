@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import h11
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock, memory_stream_pair
 
 from sandbox import server
@@ -319,3 +323,25 @@ async def test_an_idle_connection_is_closed(autojump_clock: MockClock) -> None:
         before = trio.current_time()
         assert await everything(stream) == b""
         assert trio.current_time() - before == pytest.approx(server.IDLE_S)
+
+
+async def test_a_client_that_is_gone_before_it_is_accepted_ends_nothing() -> None:
+    authority = trustme.CA()
+    context, trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.configure_trust(trusting)
+
+    async def refuse(request: server.Request) -> Answer:
+        raise AssertionError("nobody asks")
+
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = listeners[0].socket.getsockname()[1]
+    with socket.create_connection(("127.0.0.1", port)) as gone:
+        gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve_connections, listeners, context, refuse)
+        with trio.fail_after(5):
+            stream = await trio.open_ssl_over_tcp_stream("127.0.0.1", port, ssl_context=trusting)
+            await stream.do_handshake()
+            await trio.aclose_forcefully(stream)
+        nursery.cancel_scope.cancel()
