@@ -147,6 +147,8 @@ class PooledOutbound:
     async def _cut(self) -> None:
         connection, self.connection = self.connection, None
         if connection is not None:
+            # Before anybody else runs: a watch that outlives its socket is taken for that of the next one.
+            connection.end_watch()
             await trio.aclose_forcefully(connection.stream)
 
 

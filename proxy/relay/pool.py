@@ -126,8 +126,12 @@ class Exchange(PooledOutbound):
         return None if head is None or (head.status == 401 and not self._tail) else head
 
     def watch(self, on_input: Callable[[], None]) -> bool:
-        """Have `on_input` called again; False for a connection that cannot be watched."""
-        return self._connections.watch(self._current(), on_input)
+        """Have `on_input` called again; False without a connection that can be watched.
+
+        It may have been abandoned just now.
+        """
+        connection = self.connection
+        return connection is not None and self._connections.watch(connection, on_input)
 
     def end_watch(self) -> None:
         """Have nobody called any more, until it is watched again or a task goes on."""

@@ -11,6 +11,7 @@ from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead
 from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
+from tunnel.net import tls_socket
 
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 
@@ -103,6 +104,30 @@ async def test_an_answer_that_was_not_read_to_its_end_costs_its_connection(tmp_p
         await exchange.aclose()
         await exchange.aclose()
         assert pool.connections.idle_count == 0
+
+
+async def test_an_abandoned_exchange_leaves_no_watch_behind_on_its_descriptor(tmp_path: Path) -> None:
+    """The kernel gives the next connection the same one."""
+
+    async def hang(connection: Connection) -> None:
+        while await connection.more():
+            pass
+
+    def told() -> None:
+        raise AssertionError("nothing comes")
+
+    async with running(hang, tmp_path) as server, open_pool(server.access) as pool:
+        numbers = set()
+        for _ in range(3):
+            exchange = await pool.exchange(builder())
+            assert exchange.connection is not None
+            numbers.add(tls_socket(exchange.connection.stream).fileno())  # type: ignore[union-attr]
+            assert exchange.watch(told)
+            await exchange.abandon()
+            # Whoever goes on with it finds that there is nothing to watch.
+            assert not exchange.watch(told)
+            await exchange.aclose()
+        assert len(numbers) < 3
 
 
 # C13 (CVE-2018-1002105)
