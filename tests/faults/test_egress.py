@@ -140,6 +140,25 @@ def test_a_host_that_the_proxy_does_not_allow_is_named(walled: FaultWorld, egres
     leave(world, "astray")
 
 
+@pytest.mark.parametrize(
+    ("no_proxy", "direct"),
+    [(".hawse.test", True), ("example.com,hawse.test", True), (".test.hawse,awse.test", False)],
+)
+def test_a_suffix_of_no_proxy_takes_the_direct_way(
+    walled: FaultWorld, egress: Egress, no_proxy: str, direct: bool
+) -> None:
+    """It leads nowhere in this network, and the relay says so; what it does not cover gets through."""
+    world, asked = walled, len(egress.asked)
+    world.start_relay(instance="excepted", environment={"HTTPS_PROXY": egress.url(), "NO_PROXY": no_proxy})
+    if direct:
+        world.until(lambda: warnings(world, "excepted"), "the relay says why")
+        assert f"the name {HOST} cannot be resolved" in warnings(world, "excepted")[0]
+    else:
+        world.until(lambda: "excepted" in world.connected(), "the relay is there")
+    assert len(egress.asked) == asked + (not direct)
+    leave(world, "excepted")
+
+
 @pytest.fixture(scope="module")
 def looking_into(walled: FaultWorld) -> Iterator[Egress]:
     """A proxy that shows a certificate of its own for every host."""

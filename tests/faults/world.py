@@ -26,6 +26,7 @@ import attrs
 from proxy.cli.admin.client import AdminClient, Reach
 from sandbox.demo.processes import Daemon, Daemons, free_port
 from tests.faults.control import TOP, FaultProxy, Link, open_proxy
+from tests.faults.namespace import Site
 from tests.system.load import resident_kib
 from tests.system.raw import RawClient
 from tests.system.world import AGENT, ORG, TEAM, World, login, prepare_cluster
@@ -39,6 +40,9 @@ POLL_S = 0.02
 SHOWN_BYTES = 4000
 # Any signed token of ours, whoever made it for whom.
 JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}")
+
+# One of each for a token, or the agent that it names.
+_OF_TOKENS = ("auth.principal.Principal", "auth.tokens.AccessClaims", "proxy.hub.trail._Party")
 
 T = TypeVar("T")
 
@@ -61,7 +65,7 @@ class Living:
         # trio keeps scopes that ended before their deadline until it has a thousand of them.
         kept = dict.fromkeys(("trio.CancelScope", "trio._core._run.CancelReason"), 1000 + slack)
         # Who a token speaks for is remembered for as long as the token is good.
-        kept["auth.principal.Principal"] = 100 + slack
+        kept |= dict.fromkeys(_OF_TOKENS, 100 + slack)
         more = {name: now[name] - then[name] for name in now}
         return {name: count for name, count in more.items() if count > kept.get(name, slack)}
 
@@ -84,12 +88,19 @@ class FaultWorld(World):
     """The hub's own port, which nobody else connects to."""
     settings: str = ""
     """More of the hub's configuration."""
+    site: Site | None = None
+    """Where the relays are, if not on this machine: they know the hub by its address there."""
     _starts: Counter[str] = attrs.Factory(Counter)
 
     # --- starting ---
 
     def inside(
-        self, name: str, argv: list[str], environment: Mapping[str, str], clock_s: float = 0.0
+        self,
+        name: str,
+        argv: list[str],
+        environment: Mapping[str, str],
+        clock_s: float = 0.0,
+        prefix: tuple[str, ...] = (),
     ) -> Daemon:
         """Start hawse with a window into it; each start has a log of its own."""
         self._starts[name] += 1
@@ -101,7 +112,9 @@ class FaultWorld(World):
         }
         (self.folder / f"{unique}.clock").write_text(str(clock_s))
         return self.daemons.start(
-            unique, [sys.executable, "-m", "tests.faults.inside", *argv], {**window, **environment}
+            unique,
+            [*prefix, sys.executable, "-m", "tests.faults.inside", *argv],
+            {**window, **environment},
         )
 
     def start_hub(self) -> None:
@@ -125,7 +138,8 @@ class FaultWorld(World):
             **(environment or {}),
         }
         argv = ["relay", "--config", str(relay / "relay.toml"), *self.flags]
-        self.relays[instance] = self.inside(instance, argv, values, clock_s)
+        prefix = self.site.prefix if self.site is not None else ()
+        self.relays[instance] = self.inside(instance, argv, values, clock_s, prefix)
 
     def connect_relay(self, instance: str = "relay-0", **how: object) -> None:
         """Start a relay and wait until the hub has it."""
@@ -138,6 +152,8 @@ class FaultWorld(World):
         if old is not None and old.process.poll() is None:
             old.process.kill()
             old.process.wait()
+            # Or the new one were taken for it.
+            self.until(lambda: instance not in self.connected(), "the hub has seen it go")
         self.connect_relay(instance)
 
     def heal(self) -> None:
@@ -251,16 +267,19 @@ def running_faults(
     slow: bool = False,
     public_host: str = "127.0.0.1",
     relay_environment: Mapping[str, str] | None = None,
+    site: Site | None = None,
 ) -> Iterator[FaultWorld]:
     """Bring a world up in `folder`: with the sandbox, or in front of the API server of a kubeconfig.
 
     `settings` is more of the hub's TOML. `slow`: with small buffers in the links to the hub, which may be
     given a rate. `public_host` is what relays call the hub, and `relay_environment` what else they are told.
+    The relays of a `site` reach hub and API server by its cables, and not by the links.
     """
     with Daemons(folder) as daemons, open_proxy(folder) as proxy:
         sandbox: Daemon | None = None
         if api_port is None:
             argv = [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
+            argv += ["--host", site.api] if site is not None else []
             sandbox = daemons.start("sandbox", argv)
             ready = sandbox.wait_for("ready ")
             api_port = int(ready.rpartition(":")[2])
@@ -282,11 +301,16 @@ def running_faults(
             api=api,
             hub_listen=hub_listen,
             settings=settings,
+            site=site,
         )
         world.hub_port = world.agents.port
         world.relay_environment = relay_environment or {}
         (folder / "agent").mkdir()
-        write_hub_configuration(world, f"https://{public_host}:{world.tunnel.port}")
+        if site is not None:
+            world.relay_kubeconfig = relay_kubeconfig
+            write_hub_configuration(world, f"https://{site.hub}:{hub_listen}", listen="0.0.0.0")
+        else:
+            write_hub_configuration(world, f"https://{public_host}:{world.tunnel.port}")
         world.start_hub()
         enrol(world)
         if sandbox is not None:
@@ -306,9 +330,9 @@ def redirected(kubeconfig: Path, to: Path, port: int) -> Path:
     return to
 
 
-def write_hub_configuration(world: FaultWorld, public_url: str) -> None:
+def write_hub_configuration(world: FaultWorld, public_url: str, listen: str = "127.0.0.1") -> None:
     (world.folder / "hub.toml").write_text(
-        f'org = "{ORG}"\npublic_url = "{public_url}"\nlisten = "127.0.0.1:{world.hub_listen}"\n'
+        f'org = "{ORG}"\npublic_url = "{public_url}"\nlisten = "{listen}:{world.hub_listen}"\n'
         f'data_dir = "{world.folder / "hub"}"\n[admin]\nlisten = "127.0.0.1:{world.admin_port}"\n'
         f"{world.settings}\n"
     )

@@ -331,7 +331,7 @@ async def test_a_client_that_is_gone_before_it_is_accepted_ends_nothing() -> Non
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.configure_trust(trusting)
 
-    async def refuse(request: server.Request) -> Answer:
+    async def refuse(exchange: Exchange) -> Answer:
         raise AssertionError("nobody asks")
 
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")

@@ -1,0 +1,78 @@
+"""A hub that was away comes back to all its relays at once."""
+
+from __future__ import annotations
+
+import resource
+import time
+from bisect import bisect_right
+from pathlib import Path
+
+import pytest
+
+from benchmarks.accounting import cpu_s, rss_kb
+from benchmarks.fleet import ALL_UP_S, Fleet, open_fleet
+from benchmarks.upstream.apiserver import open_apiserver
+from proxy.hub.acceptlimit import ACCEPTS_PER_S, BURST
+from tests.faults.figures import note
+
+RELAYS = 5000
+FEW = 120
+# A socket at each end, those of a dial beside the one before, and whatever else a process has.
+FILES_MIN = 12_000
+BACK_WITHIN_S = 120.0
+# Of one core: it has the other relays' requests to answer meanwhile, and is not to be all in handshakes.
+CPU_PER_RELAY_S = 0.02
+# The hub counts when it lets one in, and these clocks when that one has a session.
+WINDOW_S = 5.0
+LATE_S = 1.0
+
+
+def come_back(fleet: Fleet, count: int) -> None:
+    fleet.start([process.size for process in fleet.processes])
+    fleet.opened()
+    fleet.hub.process.kill()
+    fleet.hub.process.wait()
+    # They have seen it, and each has failed to dial once.
+    deadline = time.monotonic() + ALL_UP_S
+    while fleet.live():
+        assert time.monotonic() < deadline, "relays that have not seen that the hub is gone"
+        time.sleep(0.1)
+    fleet.hub = fleet.installation.start_hub()
+    ready_at = time.monotonic()
+    pid = fleet.hub.process.pid
+    spent_before_s = cpu_s(pid)
+    opened = sorted(fleet.wait_for_opened(count))
+    back_s = opened[-1] - ready_at
+    spent_s = cpu_s(pid) - spent_before_s
+    busiest = max(bisect_right(opened, at + WINDOW_S) - number for number, at in enumerate(opened))
+    note(
+        "a hub comes back to its waiting relays",
+        f"{count}",
+        half_back_s=round(opened[count // 2] - ready_at, 1),
+        all_back_s=round(back_s, 1),
+        most_in_a_second=round(busiest / WINDOW_S),
+        hub_cpu_s=round(spent_s, 1),
+        hub_rss_mib=rss_kb(pid) // 1024,
+    )
+    assert len(opened) == count
+    assert back_s < BACK_WITHIN_S
+    assert busiest <= BURST + ACCEPTS_PER_S * (WINDOW_S + LATE_S)
+    assert spent_s < CPU_PER_RELAY_S * count
+
+
+@pytest.mark.timeout(120)
+def test_a_small_fleet_comes_back(tmp_path: Path) -> None:
+    with open_apiserver(tmp_path) as upstream, open_fleet(tmp_path, upstream, FEW) as fleet:
+        come_back(fleet, FEW)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_five_thousand_relays_come_back_one_after_the_other(tmp_path: Path) -> None:
+    # Every process of ours takes what it may have.
+    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert files_max >= FILES_MIN, (
+        f"ulimit -Hn is {files_max}, and a hub with {RELAYS} relays needs {FILES_MIN}"
+    )
+    with open_apiserver(tmp_path) as upstream, open_fleet(tmp_path, upstream, RELAYS) as fleet:
+        come_back(fleet, RELAYS)
