@@ -13,7 +13,7 @@ thread, and one that took longer than CONDITION_S_MAX counts as failed. Failed i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -37,6 +37,7 @@ _UNREADABLE = re.compile(r"//|\"\"\"|'''|[rRbB]+[\"']")
 _MACRO = re.compile(r"\b(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _MACRO_NAME = re.compile(r"\b(?:all|exists|exists_one|map|filter)\s*\(")
 _FIELD = re.compile(r"\b(request|agent|cluster)\s*\.\s*([A-Za-z_]\w*)")
+_NOW = "now"
 _FUNCTIONS = frozenset(
     {
         *("size", "contains", "startsWith", "endsWith", "matches", "string", "int", "uint", "double", "bool"),
@@ -83,8 +84,30 @@ class CelConditions:
     def compile(self, text: str) -> Condition:
         """Make a condition that passed the check."""
         program = _compile(text)
-        sections = {name: _SECTIONS[name] for name in program.variables() if name in _SECTIONS}
-        return _CelCondition(program, sections, self._timer)
+        sections = [(name, _SECTIONS[name]) for name in program.variables() if name in _SECTIONS]
+        timer = self._timer
+
+        def condition(facts: Facts) -> bool:
+            begun = timer()
+            try:
+                answer = program.execute({name: section(facts) for name, section in sections})
+            except Exception as error:
+                # The library raises what it likes: KeyError for a label that is not there, for one.
+                raise ConditionError(_failed(error)) from error
+            took_s = timer() - begun
+            if took_s > CONDITION_S_MAX:
+                raise ConditionError(
+                    f"the condition took {took_s * 1000:.1f} ms, more than {CONDITION_S_MAX * 1000:.0f}"
+                )
+            if not isinstance(answer, bool):
+                raise ConditionError(f"the condition gave {type(answer).__name__}, neither true nor false")
+            return answer
+
+        return condition
+
+    def timed(self, text: str) -> bool:
+        """Whether a condition that passed the check looks at the time."""
+        return _NOW in _compile(text).variables()
 
     def _tried(self, program: Program) -> str:
         """Evaluate it once. What depends on the request may fail; a function or type that is not there fails
@@ -98,37 +121,6 @@ class CelConditions:
         if not isinstance(answer, bool):
             return f"it gives {type(answer).__name__}: a condition must be true or false"
         return ""
-
-
-@attrs.frozen(eq=False)
-class _CelCondition:
-    """A compiled condition, with the sections that it looks at."""
-
-    program: Program
-    sections: Mapping[str, Callable[[Facts], object]]
-    timer: Callable[[], float]
-
-    @property
-    def timed(self) -> bool:
-        """See Condition."""
-        return "now" in self.sections
-
-    def __call__(self, facts: Facts) -> bool:
-        """See Condition."""
-        begun = self.timer()
-        try:
-            answer = self.program.execute({name: section(facts) for name, section in self.sections.items()})
-        except Exception as error:
-            # The library raises what it likes: KeyError for a label that is not there, for one.
-            raise ConditionError(_failed(error)) from error
-        took_s = self.timer() - begun
-        if took_s > CONDITION_S_MAX:
-            raise ConditionError(
-                f"the condition took {took_s * 1000:.1f} ms, more than {CONDITION_S_MAX * 1000:.0f}"
-            )
-        if not isinstance(answer, bool):
-            raise ConditionError(f"the condition gave {type(answer).__name__}, neither true nor false")
-        return answer
 
 
 def _compile(text: str) -> Program:
@@ -198,7 +190,7 @@ _FIELDS: dict[str, Callable[[Facts], dict[str, object]]] = {
     "agent": _agent,
     "cluster": _cluster,
 }
-_SECTIONS: dict[str, Callable[[Facts], object]] = {**_FIELDS, "now": _now}
+_SECTIONS: dict[str, Callable[[Facts], object]] = {**_FIELDS, _NOW: _now}
 
 
 @attrs.frozen

@@ -78,11 +78,6 @@ class ConditionError(Exception):
 class Condition(Protocol):
     """A compiled condition."""
 
-    @property
-    def timed(self) -> bool:
-        """Whether the answer may be another one later."""
-        ...
-
     def __call__(self, facts: Facts) -> bool:
         """Whether it holds; raises ConditionError."""
         ...
@@ -97,6 +92,10 @@ class Conditions(Protocol):
 
     def compile(self, text: str) -> Condition:
         """Make a condition that passed the check."""
+        ...
+
+    def timed(self, text: str) -> bool:
+        """Whether a condition that passed the check looks at the time."""
         ...
 
 
@@ -195,11 +194,8 @@ class Bundle:
             policy.name: tuple(_ready(policy, rule, conditions) for rule in policy.rules if rule.enabled)
             for policy in self.policies
         }
-        self.timed = any(
-            ready.condition is not None and ready.condition.timed
-            for rules in self._rules.values()
-            for ready in rules
-        )
+        rules = [ready.rule for some in self._rules.values() for ready in some]
+        self.timed = any(rule.when and conditions.timed(rule.when) for rule in rules)
         """Whether some condition looks at the time, so that what was allowed may be denied later."""
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
@@ -207,18 +203,14 @@ class Bundle:
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         """Decide; never raises."""
-        decision = self._decide(agent, cluster, info, now)
-        if not info.upgrade or not decision.allowed:
-            return decision
-        opening = opening_of(info)
-        if opening is None:
-            return decision
-        opened = self._decide(agent, cluster, opening, now)
-        # Both allow it: the one that bounds it more decides.
-        return decision if opened.allowed and _longest_s(decision) < _longest_s(opened) else opened
-
-    def _decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
-        scope = self.scope_of(agent, cluster)
+        if info.upgrade:
+            return self._decide_upgrade(agent, cluster, info, now)
+        # Not by `scope_of`: this is done for every call.
+        pair = self._pairs.get((agent.name, cluster.name))
+        if pair is None or pair[0] is not agent or pair[1] is not cluster:
+            scope = self._meet(agent, cluster)
+        else:
+            scope = pair[2]
         # A path begins with a slash and a resource has none, so that neither is taken for the other.
         subject = info.resource if info.is_resource else info.path
         # The method as well: under the old /proxy/ prefix the verb alone does not tell what is done.
@@ -243,6 +235,15 @@ class Bundle:
                     return Decision(False, rule.id, ready.policy.name, failure=str(error))
             return ready.decision
         return kind.otherwise
+
+    def _decide_upgrade(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
+        decision = self.decide(agent, cluster, attrs.evolve(info, upgrade=False), now)
+        opening = opening_of(info)
+        if opening is None or not decision.allowed:
+            return decision
+        opened = self.decide(agent, cluster, opening, now)
+        # Both allow it: the one that bounds it more decides.
+        return decision if opened.allowed and _longest_s(decision) < _longest_s(opened) else opened
 
     def scope_of(self, agent: Agent, cluster: Cluster) -> Scope:
         """The rules that hold for an agent on a cluster."""

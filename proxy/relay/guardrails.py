@@ -127,6 +127,9 @@ class _RelayConditions:
     def compile(self, text: str) -> Condition:
         return self._cel.compile(text)
 
+    def timed(self, text: str) -> bool:
+        return self._cel.timed(text)
+
 
 class Guardrails:
     """The guardrails in a file, or in all files of a folder; read again when one of them changes."""
