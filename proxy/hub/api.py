@@ -49,18 +49,14 @@ from audit.record import Response as AuditResponse
 from audit.store import AuditUnavailable
 from auth.apikey import ApiKeyError, parse
 from auth.apikey import hash as hash_key
-from proxy.hub.actions import (
-    Administration,
-    AgentTeams,
-    Kill,
-    ManifestOptions,
-    NewAgent,
-    NewCluster,
-    NewFederation,
-    NewRelayKey,
-    NewTeam,
-    NewToken,
-)
+from proxy.hub.actions.administration import Administration
+from proxy.hub.actions.agents import AgentTeams, NewAgent
+from proxy.hub.actions.clusters import ManifestOptions, NewCluster, NewRelayKey
+from proxy.hub.actions.federation import NewFederation
+from proxy.hub.actions.policies import NewPolicies, Question, RuleSwitch
+from proxy.hub.actions.sessions import Kill
+from proxy.hub.actions.teams import NewTeam
+from proxy.hub.actions.tokens import NewToken
 from proxy.hub.answers import Done
 from proxy.hub.entities import AdminToken
 from proxy.hub.errors import (
@@ -70,7 +66,6 @@ from proxy.hub.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from proxy.hub.policyactions import NewPolicies, Question, RuleSwitch
 from proxy.hub.trail import without_bearer
 
 # Two CA bundles in one request are the most that anyone sends.
@@ -162,123 +157,133 @@ class Action:
 
 ACTIONS: Sequence[Action] = (
     Action("GET", "/v1/hub", "get", "hub", lambda a, c: a.hub()),
-    Action("GET", "/v1/keys", "list", "keys", lambda a, c: a.signing_keys()),
-    Action("POST", "/v1/keys", "rotate", "keys", lambda a, c: a.rotate_signing_key()),
-    Action("GET", "/v1/teams", "list", "teams", lambda a, c: a.teams()),
-    Action("GET", "/v1/teams/{name}", "get", "teams", lambda a, c: a.team(c.path["name"])),
-    Action("POST", "/v1/teams", "create", "teams", lambda a, c: a.add_team(c.decode(NewTeam))),
-    Action("DELETE", "/v1/teams/{name}", "delete", "teams", lambda a, c: a.remove_team(c.path["name"])),
-    Action("GET", "/v1/agents", "list", "agents", lambda a, c: a.agents(retired=c.flag("retired"))),
-    Action("GET", "/v1/agents/{name}", "get", "agents", lambda a, c: a.agent(c.path["name"])),
-    Action("POST", "/v1/agents", "create", "agents", lambda a, c: a.add_agent(c.decode(NewAgent))),
-    Action("DELETE", "/v1/agents/{name}", "delete", "agents", lambda a, c: a.remove_agent(c.path["name"])),
-    Action("POST", "/v1/agents/{name}/lock", "lock", "agents", lambda a, c: a.lock_agent(c.path["name"])),
+    Action("GET", "/v1/keys", "list", "keys", lambda a, c: a.signing_keys.list_all()),
+    Action("POST", "/v1/keys", "rotate", "keys", lambda a, c: a.signing_keys.rotate()),
+    Action("GET", "/v1/teams", "list", "teams", lambda a, c: a.teams.list_all()),
+    Action("GET", "/v1/teams/{name}", "get", "teams", lambda a, c: a.teams.get(c.path["name"])),
+    Action("POST", "/v1/teams", "create", "teams", lambda a, c: a.teams.add(c.decode(NewTeam))),
+    Action("DELETE", "/v1/teams/{name}", "delete", "teams", lambda a, c: a.teams.remove(c.path["name"])),
+    Action("GET", "/v1/agents", "list", "agents", lambda a, c: a.agents.list_all(retired=c.flag("retired"))),
+    Action("GET", "/v1/agents/{name}", "get", "agents", lambda a, c: a.agents.get(c.path["name"])),
+    Action("POST", "/v1/agents", "create", "agents", lambda a, c: a.agents.add(c.decode(NewAgent))),
+    Action("DELETE", "/v1/agents/{name}", "delete", "agents", lambda a, c: a.agents.remove(c.path["name"])),
+    Action("POST", "/v1/agents/{name}/lock", "lock", "agents", lambda a, c: a.agents.lock(c.path["name"])),
     Action(
-        "POST", "/v1/agents/{name}/unlock", "unlock", "agents", lambda a, c: a.unlock_agent(c.path["name"])
+        "POST", "/v1/agents/{name}/unlock", "unlock", "agents", lambda a, c: a.agents.unlock(c.path["name"])
     ),
     Action(
         "PUT",
         "/v1/agents/{name}/teams",
         "update",
         "agents/teams",
-        lambda a, c: a.set_agent_teams(c.path["name"], c.decode(AgentTeams)),
+        lambda a, c: a.agents.set_teams(c.path["name"], c.decode(AgentTeams)),
     ),
-    Action("POST", "/v1/agents/{name}/keys", "create", "agents/keys", lambda a, c: a.add_key(c.path["name"])),
+    Action(
+        "POST",
+        "/v1/agents/{name}/keys",
+        "create",
+        "agents/keys",
+        lambda a, c: a.agents.add_key(c.path["name"]),
+    ),
     Action(
         "DELETE",
         "/v1/agents/{name}/keys/{id}",
         "delete",
         "agents/keys",
-        lambda a, c: a.revoke_key(c.path["name"], c.path["id"]),
+        lambda a, c: a.agents.revoke_key(c.path["name"], c.path["id"]),
     ),
     Action(
-        "POST", "/v1/agents/{name}/codes", "create", "agents/codes", lambda a, c: a.add_code(c.path["name"])
+        "POST",
+        "/v1/agents/{name}/codes",
+        "create",
+        "agents/codes",
+        lambda a, c: a.agents.add_code(c.path["name"]),
     ),
     Action(
         "DELETE",
         "/v1/agents/{name}/codes",
         "delete",
         "agents/codes",
-        lambda a, c: a.withdraw_codes(c.path["name"]),
+        lambda a, c: a.agents.withdraw_codes(c.path["name"]),
     ),
-    Action("GET", "/v1/clusters", "list", "clusters", lambda a, c: a.clusters()),
-    Action("GET", "/v1/clusters/{name}", "get", "clusters", lambda a, c: a.cluster(c.path["name"])),
+    Action("GET", "/v1/clusters", "list", "clusters", lambda a, c: a.clusters.list_all()),
+    Action("GET", "/v1/clusters/{name}", "get", "clusters", lambda a, c: a.clusters.get(c.path["name"])),
     Action(
         "GET",
         "/v1/clusters/{name}/rbac",
         "get",
         "clusters/rbac",
-        lambda a, c: a.rbac(
+        lambda a, c: a.clusters.rbac(
             c.path["name"],
             c.manifest_options(),
             wildcard=c.flag("wildcard"),
             constrained=c.flag("constrained"),
         ),
     ),
-    Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.add_cluster(c.decode(NewCluster))),
+    Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.clusters.add(c.decode(NewCluster))),
     Action(
-        "DELETE", "/v1/clusters/{name}", "delete", "clusters", lambda a, c: a.remove_cluster(c.path["name"])
+        "DELETE", "/v1/clusters/{name}", "delete", "clusters", lambda a, c: a.clusters.remove(c.path["name"])
     ),
     Action(
         "POST",
         "/v1/clusters/{name}/keys",
         "create",
         "clusters/keys",
-        lambda a, c: a.replace_relay_key(c.path["name"], c.decode(NewRelayKey)),
+        lambda a, c: a.clusters.replace_relay_key(c.path["name"], c.decode(NewRelayKey)),
     ),
     Action(
         "DELETE",
         "/v1/clusters/{name}/keys",
         "delete",
         "clusters/keys",
-        lambda a, c: a.drop_old_relay_keys(c.path["name"]),
+        lambda a, c: a.clusters.drop_old_relay_keys(c.path["name"]),
     ),
     Action(
         "PUT",
         "/v1/clusters/{name}/teams/{team}",
         "grant",
         "clusters/teams",
-        lambda a, c: a.grant(c.path["name"], c.path["team"]),
+        lambda a, c: a.clusters.grant(c.path["name"], c.path["team"]),
     ),
     Action(
         "DELETE",
         "/v1/clusters/{name}/teams/{team}",
         "revoke",
         "clusters/teams",
-        lambda a, c: a.revoke(c.path["name"], c.path["team"]),
+        lambda a, c: a.clusters.revoke(c.path["name"], c.path["team"]),
     ),
-    Action("GET", "/v1/federation", "list", "federation", lambda a, c: a.federation()),
+    Action("GET", "/v1/federation", "list", "federation", lambda a, c: a.federation.list_all()),
     Action(
         "POST",
         "/v1/federation",
         "create",
         "federation",
-        lambda a, c: a.add_federation(c.decode(NewFederation)),
+        lambda a, c: a.federation.add(c.decode(NewFederation)),
     ),
     Action(
         "DELETE",
         "/v1/federation/{name}",
         "delete",
         "federation",
-        lambda a, c: a.remove_federation(c.path["name"]),
+        lambda a, c: a.federation.remove(c.path["name"]),
     ),
-    Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.relays()),
+    Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.sessions.relays()),
     Action(
         "GET",
         "/v1/sessions",
         "list",
         "sessions",
-        lambda a, c: a.sessions(agent=c.query.get("agent"), cluster=c.query.get("cluster")),
+        lambda a, c: a.sessions.list_all(agent=c.query.get("agent"), cluster=c.query.get("cluster")),
     ),
     Action(
         "POST",
         "/v1/sessions/kill",
         "kill",
         "sessions",
-        lambda a, c: a.kill_sessions(c.decode(Kill), operator=c.operator),
+        lambda a, c: a.sessions.kill(c.decode(Kill), operator=c.operator),
     ),
-    Action("GET", "/v1/policies", "list", "policies", lambda a, c: a.policies.policies()),
-    Action("GET", "/v1/policies/{name}", "get", "policies", lambda a, c: a.policies.policy(c.path["name"])),
+    Action("GET", "/v1/policies", "list", "policies", lambda a, c: a.policies.list_all()),
+    Action("GET", "/v1/policies/{name}", "get", "policies", lambda a, c: a.policies.get(c.path["name"])),
     Action("POST", "/v1/policies", "apply", "policies", lambda a, c: a.policies.apply(c.decode(NewPolicies))),
     Action(
         "DELETE", "/v1/policies/{name}", "delete", "policies", lambda a, c: a.policies.remove(c.path["name"])
@@ -305,9 +310,9 @@ ACTIONS: Sequence[Action] = (
         "decision",
         lambda a, c: a.policies.explain(c.convert(Question)),
     ),
-    Action("GET", "/v1/tokens", "list", "tokens", lambda a, c: a.tokens()),
-    Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.add_token(c.decode(NewToken))),
-    Action("DELETE", "/v1/tokens/{name}", "delete", "tokens", lambda a, c: a.remove_token(c.path["name"])),
+    Action("GET", "/v1/tokens", "list", "tokens", lambda a, c: a.tokens.list_all()),
+    Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.tokens.add(c.decode(NewToken))),
+    Action("DELETE", "/v1/tokens/{name}", "delete", "tokens", lambda a, c: a.tokens.remove(c.path["name"])),
 )
 
 

@@ -28,7 +28,7 @@ from audit.store import AuditStore
 from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
 from proxy.hub.access import AccessTokens
-from proxy.hub.actions import Administration
+from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.api import admin_app
 from proxy.hub.boots import Boots, close_after_the_dead
@@ -154,7 +154,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 clock=time.time,
             )
             upkeep.start_soon(front.run)
-            administration = Administration(
+            administration = Administration.of(
                 directory=directory,
                 ring=ring,
                 pepper=pepper,

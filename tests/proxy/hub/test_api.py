@@ -17,7 +17,7 @@ from audit.store import AuditUnavailable
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
-from proxy.hub.actions import Administration
+from proxy.hub.actions.administration import Administration
 from proxy.hub.api import ACTIONS, BODY_BYTES_MAX, admin_app
 from proxy.hub.datadir import DataDir
 from proxy.hub.devca import ensure_certificate
@@ -141,7 +141,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
     async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: now) as directory:
         await directory.change(lambda store: store.add_admin_token("local", hash_key(TOKEN, PEPPER)))
-        administration = Administration(
+        administration = Administration.of(
             directory=directory,
             ring=ring,
             pepper=PEPPER,

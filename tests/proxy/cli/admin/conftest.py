@@ -19,7 +19,7 @@ from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.cli.admin import admin
 from proxy.configuration import Address
-from proxy.hub.actions import Administration
+from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.api import admin_app
 from proxy.hub.certificate import Certificate
@@ -104,7 +104,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
         async with open_directory(data.store_file, org="main", clock=time.time) as directory:
             async with open_recorder(store, org="main") as recorder:
                 await ensure_local_token(data, directory, pepper)
-                administration = Administration(
+                administration = Administration.of(
                     directory=directory,
                     ring=ring,
                     pepper=pepper,

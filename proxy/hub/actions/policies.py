@@ -1,4 +1,4 @@
-"""What an operator can do to the policies: each action in terms of the store, as in proxy.hub.actions."""
+"""Actions on policies."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @attrs.frozen
 class PolicyActions:
-    """The actions of one hub on its policies. Each raises what the store raises, and InvalidError."""
+    """The policies."""
 
     directory: Directory
     clock: Callable[[], float]
@@ -55,14 +55,14 @@ class PolicyActions:
     def _bundle(self) -> Bundle:
         return self.directory.current.bundle
 
-    async def policies(self) -> Done:
+    async def list_all(self) -> Done:
         """List the policies in force, with their documents, and of which version they are."""
         bundle = self._bundle
         row = await self.directory.read(lambda store: store.bundle(bundle.version))
         listed = [_policy(policy) for policy in bundle.policies]
         return Done({**_version(bundle), "applied_at": time_text(row.created_at), "policies": listed})
 
-    def policy(self, name: str) -> Done:
+    def get(self, name: str) -> Done:
         """Show one policy."""
         by_name = {policy.name: policy for policy in self._bundle.policies}
         return Done({**_version(self._bundle), **_policy(known(by_name, "policy", name))})

@@ -1,0 +1,88 @@
+"""All actions on one hub, by what they are on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import attrs
+
+from proxy.hub.actions.agents import AgentActions
+from proxy.hub.actions.clusters import ClusterActions
+from proxy.hub.actions.federation import FederationActions
+from proxy.hub.actions.policies import PolicyActions
+from proxy.hub.actions.sessions import SessionActions
+from proxy.hub.actions.signingkeys import SigningKeyActions
+from proxy.hub.actions.teams import TeamActions
+from proxy.hub.actions.tokens import TokenActions
+from proxy.hub.answers import Done
+from proxy.hub.config import RELAYS_PER_CLUSTER
+from proxy.hub.directory import Directory
+from proxy.hub.keyring import KeyRing
+from proxy.hub.operations import Operations, Sessions
+
+
+@attrs.frozen
+class Administration:
+    """The actions on one hub."""
+
+    directory: Directory
+    ring: KeyRing
+    pepper: bytes = attrs.field(repr=False)
+    public_url: str
+    hub_ca_pem: str | None
+    """The CA that clients need for the hub's certificate; None when it is one of the public ones."""
+    version: str
+    signing_keys: SigningKeyActions
+    teams: TeamActions
+    agents: AgentActions
+    federation: FederationActions
+    clusters: ClusterActions
+    sessions: SessionActions
+    policies: PolicyActions
+    tokens: TokenActions
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        directory: Directory,
+        ring: KeyRing,
+        pepper: bytes,
+        public_url: str,
+        hub_ca_pem: str | None,
+        version: str,
+        operations: Operations,
+        live_sessions: Sessions,
+        clock: Callable[[], float] = time.time,
+        relays_per_cluster: int = RELAYS_PER_CLUSTER,
+    ) -> Administration:
+        """Give each group of actions what it needs of the hub."""
+        return cls(
+            directory,
+            ring,
+            pepper,
+            public_url,
+            hub_ca_pem,
+            version,
+            SigningKeyActions(ring),
+            TeamActions(directory),
+            AgentActions(directory, pepper, clock),
+            FederationActions(directory, public_url),
+            ClusterActions(directory, ring, public_url, hub_ca_pem, operations, relays_per_cluster),
+            SessionActions(directory, operations, live_sessions),
+            PolicyActions(directory, clock),
+            TokenActions(directory, pepper),
+        )
+
+    def hub(self) -> Done:
+        """What this hub is, and what a relay or an agent must know to trust it."""
+        return Done(
+            {
+                "org": self.directory.current.org,
+                "public_url": self.public_url,
+                "version": self.version,
+                "ca_pem": self.hub_ca_pem,
+                "signing_key": self.ring.current.active.kid,
+            }
+        )
