@@ -374,7 +374,7 @@ async def _dial(config: DialerConfig, hello: Hello, dial_s: float) -> AsyncItera
 
     Raises DialFailed, also for what happens in the block before `_Attempt.succeeded`.
     """
-    attempt = _Attempt(config)
+    attempt = _Attempt(config, dial_s)
     headers = [(b"authorization", _bearer(config.authorization()))]
     if hello.resume is not None:
         headers.append((SESSION_HEADER, hello.resume.session_id.encode("ascii")))
@@ -397,7 +397,7 @@ async def _dial(config: DialerConfig, hello: Hello, dial_s: float) -> AsyncItera
                 raise
             raise attempt.explain(exc) from exc
     if attempt.deadline.cancelled_caught:
-        raise DialFailed(f"it took longer than {dial_s:.0f} s, the last of it {attempt.phase}")
+        raise attempt.too_late()
 
 
 _FAILURES: Final = (
@@ -419,17 +419,27 @@ class _Attempt:
     greeting: bytes
     """The hub's first message."""
 
-    def __init__(self, config: DialerConfig) -> None:
+    def __init__(self, config: DialerConfig, dial_s: float) -> None:
         self.config = config
+        self.dial_s = dial_s
         self.endpoint = config.endpoint
         self.phase = ""
         self.opened = False
         self.deadline = trio.CancelScope()
 
     def succeeded(self) -> None:
-        """Take the dial for done: what fails from now on is the session's."""
+        """Take the dial for done: what fails from now on is the session's.
+
+        Raises DialFailed when the time was over by then: a cancellation is under way that cannot be called
+        back, and would end the session and not the dial.
+        """
+        if self.deadline.cancel_called:
+            raise self.too_late()
         self.opened = True
         self.deadline.deadline = math.inf
+
+    def too_late(self) -> DialFailed:
+        return DialFailed(f"it took longer than {self.dial_s:.0f} s, the last of it {self.phase}")
 
     async def connect(self) -> trio.abc.Stream:
         """Return a TLS stream to the hub; on any failure nothing is left open."""

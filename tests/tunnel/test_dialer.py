@@ -5,10 +5,11 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import formatdate
+from typing import Any
 
 import pytest
 import trio
@@ -300,6 +301,30 @@ async def test_one_deadline_covers_each_phase(
 async def test_a_dial_that_hangs_is_over_after_10_s(autojump_clock: MockClock) -> None:
     network = await run_for(60, hang)
     assert network.waits[:2] == pytest.approx([15, 20], abs=1.5)
+
+
+async def test_a_dial_that_succeeds_when_its_time_is_over_has_failed(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process was not run for a moment, between the WELCOME and its being taken in."""
+    late = iter([True])
+
+    @asynccontextmanager
+    async def open_late(*args: Any, **settings: Any) -> AsyncIterator[Session]:
+        async with open_session(*args, **settings) as session:
+            if next(late, False):
+                autojump_clock.jump(dialer.DIAL_S)
+                # The deadline is noticed, and this task was about to run already.
+                with trio.CancelScope(shield=True):
+                    await trio.lowlevel.checkpoint()
+            yield session
+
+    monkeypatch.setattr(dialer, "open_session", open_late)
+    network = await run_for(25, Hub(100))
+    assert network.waits == pytest.approx([15], abs=0.1)
+    failed, up = lines(caplog)
+    assert "it took longer than 10 s, the last of it waiting for its WELCOME; the next attempt is" in failed
+    assert "is up, session s2" in up
 
 
 def answer(status: int, headers: bytes = b"") -> Answer:
