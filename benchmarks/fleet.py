@@ -7,6 +7,7 @@ machine that is to measure the hub. The hub cannot tell the difference.
 from __future__ import annotations
 
 import json
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -110,20 +111,22 @@ class Fleet:
 
 
 @contextmanager
-def open_fleet(folder: Path, upstream: Upstream, size: int) -> Iterator[Fleet]:
-    """Run a hub with `size` clusters, whose relays do not dial yet."""
+def open_fleet(folder: Path, upstream: Upstream, size: int, *, instances: int = 1) -> Iterator[Fleet]:
+    """Run a hub with `size` relays, so many `instances` of them to a cluster, that do not dial yet."""
     hawse = program("hawse", "scale", "make setup")
     with ExitStack() as stack:
         daemons = stack.enter_context(Daemons(folder))
         port = free_port()
-        installation = Installation(folder, daemons, hawse, port, port, {})
+        limit = {"HAWSE_HUB_LIMITS_RELAYS_PER_CLUSTER": str(max(2, instances))}
+        installation = Installation(folder, daemons, hawse, port, port, limit)
         hub = installation.start_hub()
         installation.run("admin", "team", "add", TEAM)
         agent = json.loads(
             installation.run("admin", "agent", "add", AGENT, "--team", TEAM, "--owner", "bench", "--json")
         )
-        clusters = tuple(f"cluster-{number:04}" for number in range(size))
-        relays = enrol(Reach(folder / "hub.toml", None).client(), clusters)
+        clusters = tuple(f"cluster-{number:04}" for number in range(math.ceil(size / instances)))
+        enrolled = enrol(Reach(folder / "hub.toml", None).client(), clusters)
+        relays = [{**relay, "instance": f"relay-{n}"} for relay in enrolled for n in range(instances)]
         access = folder / "kubeconfig"
         access.write_text(yaml.safe_dump(kubeconfig(upstream.endpoint)))
         fleet = Fleet(installation, daemons, hub, clusters, agent["api_key"])

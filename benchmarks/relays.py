@@ -36,7 +36,6 @@ from tunnel.dialer import DialerConfig, run_dialer
 from tunnel.net import client_context, tune
 
 MEMORY_BYTES_MAX = 128 * 1024 * 1024
-INSTANCE = "relay-0"
 
 
 @attrs.define
@@ -77,7 +76,7 @@ class Fleet:
 
     def dialer(self, relay: dict[str, Any]) -> DialerConfig:
         key = SigningKey.from_pem(relay["private_key_pem"].encode())
-        cluster_id, hub_url = relay["cluster_id"], relay["hub_url"]
+        cluster_id, hub_url, instance = relay["cluster_id"], relay["hub_url"], relay["instance"]
         boot_id = uuid.uuid4().hex
 
         def authorization() -> str:
@@ -85,13 +84,13 @@ class Fleet:
                 key,
                 cluster_id=cluster_id,
                 hub_url=hub_url,
-                instance=INSTANCE,
+                instance=instance,
                 jti=uuid.uuid4().hex,
                 now=time.time(),
             )
 
         def hello() -> Hello:
-            return Hello(cluster=cluster_id, instance=INSTANCE, boot_id=boot_id, software="hawse/bench")
+            return Hello(cluster=cluster_id, instance=instance, boot_id=boot_id, software="hawse/bench")
 
         return DialerConfig(
             hub_url=hub_url,

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.kubectl]
 
 POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 V5 = "Sec-WebSocket-Protocol: v5.channel.k8s.io"
-CLIENTS = 16
+CLIENTS = 25
 # An access token lives for 60 s.
 TOKEN_S = 40.0
 # Whatever was cut is over by then: a session that nobody resumes lives for 60 s, a kept connection for less.
@@ -212,7 +212,7 @@ def churn_and_compare(world: FaultWorld, *, warm: int, opens: int, fault_every_s
 
 @pytest.mark.timeout(300)
 def test_some_hundred_streams_under_faults_leave_nothing_behind(world: FaultWorld) -> None:
-    churn_and_compare(world, warm=160, opens=480, fault_every_s=2.0)
+    churn_and_compare(world, warm=150, opens=500, fault_every_s=2.0)
 
 
 @pytest.mark.long

@@ -16,6 +16,8 @@ from proxy.hub.acceptlimit import ACCEPTS_PER_S, BURST
 from tests.faults.figures import note
 
 RELAYS = 5000
+# To a cluster: enrolling is not what is looked at.
+INSTANCES = 8
 FEW = 120
 # A socket at each end, those of a dial beside the one before, and whatever else a process has.
 FILES_MIN = 12_000
@@ -62,7 +64,10 @@ def come_back(fleet: Fleet, count: int) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_small_fleet_comes_back(tmp_path: Path) -> None:
-    with open_apiserver(tmp_path) as upstream, open_fleet(tmp_path, upstream, FEW) as fleet:
+    with (
+        open_apiserver(tmp_path) as upstream,
+        open_fleet(tmp_path, upstream, FEW, instances=INSTANCES) as fleet,
+    ):
         come_back(fleet, FEW)
 
 
@@ -74,5 +79,8 @@ def test_five_thousand_relays_come_back_one_after_the_other(tmp_path: Path) -> N
     assert files_max >= FILES_MIN, (
         f"ulimit -Hn is {files_max}, and a hub with {RELAYS} relays needs {FILES_MIN}"
     )
-    with open_apiserver(tmp_path) as upstream, open_fleet(tmp_path, upstream, RELAYS) as fleet:
+    with (
+        open_apiserver(tmp_path) as upstream,
+        open_fleet(tmp_path, upstream, RELAYS, instances=INSTANCES) as fleet,
+    ):
         come_back(fleet, RELAYS)
