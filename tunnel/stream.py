@@ -293,8 +293,13 @@ class Stream(trio.abc.HalfCloseableStream):
         self._session._send_data(state, data, eof=eof)
         return True
 
+    @property
+    def has_room(self) -> bool:
+        """Whether send_nowait would take PIECE_BYTES_MOST now, unless it raises."""
+        return self._state.outgoing.size <= QUEUE_HIGH_BYTES
+
     def when_room(self, tell: Callable[[], None]) -> None:
-        """Have `tell` called once, when send_nowait has room again; after it has returned False.
+        """Have `tell` called once, when there is room again; to be called when there is none.
 
         It comes out of the midst of everything: it must neither wait nor raise, nor use any stream.
         """

@@ -66,7 +66,7 @@ class Server(Protocol):
 class AwaitedAnswer:
     """The answer to one call, on its way to one stream."""
 
-    __slots__ = ("_begun", "_call", "_connection", "_held", "_outbound", "_over", "_server", "_stream")
+    __slots__ = ("_begun", "_call", "_connection", "_outbound", "_over", "_server", "_stream")
 
     _connection: ClientConnection
     """Where the body comes from, once the head is here."""
@@ -80,8 +80,6 @@ class AwaitedAnswer:
         self._begun = False
         # It has ended, or is a task's.
         self._over = False
-        # What the stream did not take, and whether it is the end; nothing else is passed on before it.
-        self._held: tuple[bytes, bool] | None = None
 
     def begin(self) -> None:
         """Send the request, or have a task do it."""
@@ -153,28 +151,42 @@ class AwaitedAnswer:
     def _go_on(self) -> bool:
         """Take in and pass on while more than a little comes; whether there is a wait for the rest of it."""
         connection = self._connection
-        while (count := connection.take_in_nowait()) is not None:
+        while self._has_room():
+            count = connection.take_in_nowait()
+            if count is None:
+                return True
             if not self._pass_on():
                 return False
             if count < MORE_BYTES:
-                break
-        return True
+                return True
+        return False
 
     def _pass_on(self) -> bool:
         """Pass on what is here of the body, a failure behind it; whether more may come."""
         connection, stream = self._connection, self._stream
-        assert self._held is None, "what was held back is first"
-        while (piece := connection.receive_body_nowait()) is not None:
+        while self._has_room():
+            piece = connection.receive_body_nowait()
+            if piece is None:
+                return True
             end = connection.body_read
-            if not stream.send_nowait(piece, eof=end):
-                self._held = piece, end
-                connection.end_watch()
-                stream.when_room(self._on_room)
-                return False
+            taken = stream.send_nowait(piece, eof=end)
+            assert taken, "a stream with room takes one piece more"
             if end:
                 self._finish()
                 return False
-        return True
+        return False
+
+    def _has_room(self) -> bool:
+        """Whether the stream takes a piece; if not, nothing is done until it does.
+
+        It is asked before anything is taken from the connection: what the stream holds is counted, what we
+        held would not be.
+        """
+        if self._stream.has_room:
+            return True
+        self._connection.end_watch()
+        self._stream.when_room(self._on_room)
+        return False
 
     # -- what the stream tells, out of the midst of the tunnel's work
 
@@ -190,16 +202,8 @@ class AwaitedAnswer:
         """Go on where the stream took no more."""
         if self._over:
             return
-        assert self._held is not None, "it waits for nothing else"
-        piece, end = self._held
         try:
-            if not self._stream.send_nowait(piece, eof=end):
-                self._stream.when_room(self._on_room)
-                return
-            self._held = None
-            if end:
-                self._finish()
-            elif self._pass_on() and self._go_on():
+            if self._pass_on() and self._go_on():
                 self._outbound.watch(self._on_input)
         except OutboundBroken as broken:
             self._break_off(broken.failure)
