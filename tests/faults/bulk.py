@@ -59,10 +59,12 @@ def endless_exec(world: FaultWorld, *, buffer_bytes: int = 0) -> ssl.SSLSocket:
 
 
 def endless_log(
-    world: FaultWorld, token: str, *, follow: bool = False, buffer_bytes: int = 0
+    world: FaultWorld, token: str, *, turn: int | None = None, buffer_bytes: int = 0
 ) -> ssl.SSLSocket:
     """The same of a log of the server in `tests.faults.flood`."""
-    path = f"/clusters/{CLUSTER}/api/v1/namespaces/{NAMESPACE}/pods/{POD}/log" + "?follow=true" * follow
+    path = f"/clusters/{CLUSTER}/api/v1/namespaces/{NAMESPACE}/pods/{POD}/log"
+    if turn is not None:
+        path += f"?sinceSeconds={turn}"
     request = f"GET {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {token}\r\n\r\n"
     connection, head = ask(world, request.encode(), buffer_bytes=buffer_bytes)
     assert parse(head).status == 200, head

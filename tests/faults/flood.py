@@ -1,8 +1,9 @@
 """An API server that costs little, as a process: `python -m tests.faults.flood FOLDER`.
 
-    GET …/log                 bytes without end, as fast as they are taken
-    GET …/log?follow=true     a first line, and the same from the next SIGUSR1 on
-    GET anything else         a small answer
+    GET …/log                   bytes without end, as fast as they are taken
+    GET …/log?sinceSeconds=N    a first line, and then the same, once it is the turn of all that have this N:
+                                each SIGUSR1 is the turn of the least N that waits
+    GET anything else           a small answer
 
 The sandbox does much for each request, and shares two cores with what is measured; and a thousand of its
 streams would be a thousand processes. The folder has its certificate, server.pem. It says `listening PORT`.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -38,6 +40,7 @@ SMALL: Final = (
 FIRST: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nbegun\n\r\n"
 )
+_TURN: Final = re.compile(rb"sinceSeconds=(\d+)")
 PIECE: Final = b"%x\r\n%s\r\n" % (READ_BYTES, b"z" * READ_BYTES)
 
 
@@ -82,8 +85,8 @@ class Client:
         self.sock = server.context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
         self.head = b""
         self.unsent = memoryview(b"")
-        self.waits = False
-        """For the signal."""
+        self.turn: int | None = None
+        """While it waits for that."""
         self.floods = False
 
     def ready(self) -> None:
@@ -115,8 +118,9 @@ class Client:
         self.head = b""
         if target.partition(b"?")[0].endswith(b"/log"):
             self.unsent = memoryview(FIRST)
-            self.waits = b"follow=true" in target
-            self.floods = not self.waits
+            turn = _TURN.search(target)
+            self.turn = int(turn[1]) if turn else None
+            self.floods = turn is None
         else:
             self.unsent = memoryview(SMALL)
 
@@ -164,10 +168,11 @@ class Server:
                 self.selector.register(client.sock, selectors.EVENT_READ, client)
 
     def begin(self) -> None:
-        """Let those flood that wait for it."""
+        """Let those flood whose turn is the next one."""
+        turn = min((client.turn for client in self.clients if client.turn is not None), default=None)
         for client in self.clients:
-            if client.waits:
-                client.waits, client.floods = False, True
+            if turn is not None and client.turn == turn:
+                client.turn, client.floods = None, True
                 self.want(client, selectors.EVENT_WRITE)
 
     def want(self, client: Client, events: int) -> None:
