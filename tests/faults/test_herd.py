@@ -44,7 +44,9 @@ def come_back(fleet: Fleet, count: int) -> None:
     pid = fleet.hub.process.pid
     spent_before_s = cpu_s(pid)
     opened = sorted(fleet.wait_for_opened(count))
-    back_s = opened[-1] - ready_at
+    # One may have come twice.
+    fleet.wait_for(count)
+    back_s = time.monotonic() - ready_at
     spent_s = cpu_s(pid) - spent_before_s
     busiest = max(bisect_right(opened, at + WINDOW_S) - number for number, at in enumerate(opened))
     note(
@@ -56,7 +58,6 @@ def come_back(fleet: Fleet, count: int) -> None:
         hub_cpu_s=round(spent_s, 1),
         hub_rss_mib=rss_kb(pid) // 1024,
     )
-    assert len(opened) == count
     assert back_s < BACK_WITHIN_S
     assert busiest <= BURST + ACCEPTS_PER_S * (WINDOW_S + LATE_S)
     assert spent_s < CPU_PER_RELAY_S * count
