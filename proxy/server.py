@@ -26,7 +26,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol, TypeAlias
+from types import TracebackType
+from typing import Protocol, Self, TypeAlias
 
 import trio
 
@@ -129,7 +130,8 @@ class ServerConnection:
 
     `next_request` is called in a loop; between two calls the answer is sent. It owns the stream until
     `detach`; whoever made it calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
-    between two requests is ended by its `run`, otherwise by a scope around each.
+    between two requests is ended by its `run`, otherwise by a scope around each; whoever gave them uses it as
+    a context, which ends that watch however the block is left, and closes nothing.
     """
 
     def __init__(self, stream: trio.abc.Stream, deadlines: Deadlines | None = None) -> None:
@@ -164,6 +166,15 @@ class ServerConnection:
         self._quick: _Quick | None = None
         self.raw_head = b""
         """The current request's head as it came; of a refused one no more than its beginning."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._released:
+            self._release()
 
     @property
     def idle_until(self) -> float:

@@ -32,7 +32,6 @@ from proxy.rewrite import loopback_request_head, relay_response_head
 from proxy.status import failure_response, status_response
 from tunnel.egress import ProxyRefused, ProxySettings, connect_through
 from tunnel.net import client_context, open_tcp, wrap_client, wrap_server
-from tunnel.tls import TLSStream
 
 # One client with its watches, some at once.
 CONNECTIONS_MAX = 512
@@ -145,7 +144,8 @@ class LoopbackProxy:
             with trio.move_on_after(STRANGER_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
-                await self._serve(tls)
+                with ServerConnection(tls, self.deadlines) as connection:
+                    await self._serve(connection)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the client left, or its handshake failed
         except Exception:
@@ -154,8 +154,7 @@ class LoopbackProxy:
             self.open -= 1
             await trio.aclose_forcefully(tls)
 
-    async def _serve(self, tls: TLSStream) -> None:
-        connection = ServerConnection(tls, self.deadlines)
+    async def _serve(self, connection: ServerConnection) -> None:
         while True:
             try:
                 head = await connection.next_request()

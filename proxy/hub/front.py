@@ -117,11 +117,11 @@ class Front:
             await trio.aclose_forcefully(tls)
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
-        connection = ServerConnection(MeteredStream(tls, stranger), self.deadlines)
-        try:
-            await self._serve_requests(connection, tls, stranger, address)
-        finally:
-            self.connections.leave(connection)
+        with ServerConnection(MeteredStream(tls, stranger), self.deadlines) as connection:
+            try:
+                await self._serve_requests(connection, tls, stranger, address)
+            finally:
+                self.connections.leave(connection)
 
     async def _serve_requests(
         self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str

@@ -66,9 +66,8 @@ class DirectServer:
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
-                await self._serve(
-                    ServerConnection(MeteredStream(tls, stranger), self.deadlines), stranger, peer
-                )
+                with ServerConnection(MeteredStream(tls, stranger), self.deadlines) as connection:
+                    await self._serve(connection, stranger, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
             pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell
         except Exception:

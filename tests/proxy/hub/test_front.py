@@ -129,6 +129,21 @@ async def test_a_form_that_never_ends_holds_its_place_no_longer_than_patience(
     assert trio.current_time() - began == pytest.approx(STRANGER_S)
     await trio.testing.wait_all_tasks_blocked()
     assert bench.front.gate.connections == 0
+    assert bench.front.deadlines.watched == 0
+
+
+async def test_a_client_that_leaves_within_its_form_is_watched_no_more(bench: Bench) -> None:
+    client = await bench.connect()
+    await client.send_all(
+        b"POST /oauth/token HTTP/1.1\r\nHost: hub.example\r\nContent-Length: 10\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\n\r\nab"
+    )
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.front.deadlines.watched == 1
+    await trio.aclose_forcefully(client)
+    await trio.testing.wait_all_tasks_blocked()
+    assert bench.front.gate.connections == 0
+    assert bench.front.deadlines.watched == 0
 
 
 @pytest.mark.parametrize("path", ["/.well-known/jwks.json", "/clusters/prod/api", "/v1/tunnel"])
