@@ -78,7 +78,10 @@ class CelConditions:
         except ValueError as error:
             return f"this is no CEL: {_first_line(error).rpartition('<input>:')[2]}"
         except ImportError:
-            return "conditions need the package common-expression-language: pip install 'hawse[hub]'"
+            return (
+                "conditions need the package common-expression-language: "
+                "pip install '.[hub]' in a checkout of hawse"
+            )
         return _unknown(program, plain) or self._tried(program)
 
     def compile(self, text: str) -> Condition:

@@ -395,7 +395,7 @@ def main() -> None:
             )
         )
     if websocket_frames.apply_mask is websocket_frames.apply_mask_slowly:
-        print("the C mask is missing: pip install 'hawse[speed]'; all WebSocket lines are without it")
+        print("the C mask is missing: pip install '.[speed]'; all WebSocket lines are without it")
     for size in MESSAGE_SIZES:
         cases.append(
             (

@@ -23,7 +23,8 @@ from proxy.manifests import to_yaml
 
 USER = "hawse"
 Document: TypeAlias = "dict[str, object]"
-_INSTALL_HINT = "hawse is not found: install it (pip install hawse), or write this kubeconfig again"
+# No registry has the package yet, so a name to install by would be whoever's takes it first.
+_INSTALL_HINT = "hawse is not found: pip install . in a checkout of it, or write this kubeconfig again"
 
 
 def chosen_clusters(reach: Reach, wanted: Sequence[str]) -> tuple[str, ...]:

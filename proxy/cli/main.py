@@ -83,7 +83,9 @@ def build_group() -> click.Group:
                 package = (error.name or "").partition(".")[0]
                 if package in OURS:
                     raise
-                raise CommandError(f"this command needs the package {package}: install hawse[hub]") from error
+                raise CommandError(
+                    f"this command needs the package {package}: pip install '.[hub]' in a checkout of hawse"
+                ) from error
 
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             # From the table, so that `hawse --help` imports none of the commands.

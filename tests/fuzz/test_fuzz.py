@@ -23,7 +23,7 @@ def test_a_million_mutated_heads_and_bodies_are():
 
 @pytest.mark.long
 def test_what_coverage_leads_to_is_read_alike_too(tmp_path):
-    pytest.importorskip("atheris", reason="atheris is not installed: pip install 'hawse[fuzz]'")
+    pytest.importorskip("atheris", reason="atheris is not installed: pip install '.[fuzz]'")
     for kind, seeds in (
         (b"\x00", REQUESTS),
         (b"\x60", RESPONSES),

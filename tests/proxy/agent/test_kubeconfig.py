@@ -63,7 +63,7 @@ def test_a_kubeconfig_names_the_plugin_and_holds_no_credential() -> None:
                         "args": ["credential"],
                         "interactiveMode": "IfAvailable",
                         "provideClusterInfo": True,
-                        "installHint": "hawse is not found: install it (pip install hawse), "
+                        "installHint": "hawse is not found: pip install . in a checkout of it, "
                         "or write this kubeconfig again",
                     }
                 },

@@ -47,7 +47,9 @@ def test_a_package_of_the_hub_that_is_missing_is_told_in_one_line(
     monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
     result = CliRunner().invoke(build_group(), args)
     assert result.exit_code == 1
-    assert result.stderr == f"hawse: this command needs the package {package}: install hawse[hub]\n"
+    assert result.stderr == (
+        f"hawse: this command needs the package {package}: pip install '.[hub]' in a checkout of hawse\n"
+    )
 
 
 def test_a_module_of_ours_that_is_missing_is_not_blamed_on_the_installation(

@@ -205,7 +205,7 @@ def test_conditions_need_their_package_and_nothing_else_does(
     monkeypatch.setitem(sys.modules, "cel", None)
     assert denied(guard(tmp_path, NO_SECRETS), b"/api/v1/secrets") == "owner/no-secrets"
     text = NO_SECRETS.replace("resources: [secrets]", "when: request.name == 'x'")
-    assert "pip install 'hawse[guardrails]'" in faults(tmp_path, text)
+    assert "pip install '.[guardrails]'" in faults(tmp_path, text)
 
 
 def test_a_folder_is_read_whole_and_may_be_empty(tmp_path: Path) -> None:
