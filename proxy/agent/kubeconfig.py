@@ -23,7 +23,7 @@ from proxy.manifests import to_yaml
 
 USER = "hawse"
 Document: TypeAlias = "dict[str, object]"
-# No registry has the package yet, so a name to install by would be whoever's takes it first.
+# No registry has the package yet, so its name belongs to whoever takes it first.
 _INSTALL_HINT = "hawse is not found: pip install . in a checkout of it, or write this kubeconfig again"
 
 
