@@ -24,28 +24,36 @@ class PooledOutbound:
     of its own, which is never used again.
     """
 
-    __slots__ = ("_abandoned", "_connections", "_head", "_resending", "_reused", "connection")
+    __slots__ = ("_abandoned", "_acquiring", "_connections", "_head", "_resending", "_reused", "connection")
 
     def __init__(self, connections: Connections, head: RequestHead) -> None:
         self._connections = connections
         self._head = head
         self._reused = False
         self._abandoned = False
-        # The scope of what is done on a second connection.
+        # The scopes of the wait for a connection, and of what is done on a second one.
+        self._acquiring: trio.CancelScope | None = None
         self._resending: trio.CancelScope | None = None
         self.connection: ClientConnection | None = None
         """What the head was sent on, and where the answer comes from."""
 
     async def start(self, *, fresh: bool = False) -> None:
         """Send the head; raises OutboundBroken. When it fails or is cancelled, the connection is closed."""
-        _, connection, self._reused = await self._connections.acquire(
-            fresh=fresh or self._head.upgrade is not None
-        )
-        self.connection = connection
+        # Another try comes after one that was sent.
+        processed = Processed.MAYBE if fresh else Processed.NO
+        with trio.CancelScope() as self._acquiring:
+            if self._abandoned:
+                raise _given_up(processed)
+            _, connection, self._reused = await self._connections.acquire(
+                fresh=fresh or self._head.upgrade is not None
+            )
+            self.connection = connection
+        if self._acquiring.cancelled_caught:
+            raise _given_up(processed)
         try:
             if self._abandoned:
-                # Whoever abandoned it meanwhile found no connection that could be cut.
-                raise _given_up()
+                # A connection may come as its wait is cancelled.
+                raise _given_up(processed)
             # A connection may come as its wait is cancelled; then a request must not follow on it.
             await trio.lowlevel.checkpoint_if_cancelled()
             await connection.send_request(self._head_on(connection))
@@ -102,8 +110,9 @@ class PooledOutbound:
     async def abandon(self, failure: Failure | None = None) -> None:
         """See Outbound. The request is not sent again."""
         self._abandoned = True
-        if self._resending is not None:
-            self._resending.cancel()
+        for scope in (self._acquiring, self._resending):
+            if scope is not None:
+                scope.cancel()
         await self._cut()
 
     async def aclose(self) -> None:
@@ -119,7 +128,7 @@ class PooledOutbound:
             if not self._abandoned:
                 await self.start(fresh=True)
                 return
-        raise _given_up()
+        raise _given_up(Processed.MAYBE)
 
     def _head_on(self, connection: ClientConnection) -> RequestHead:
         """The head as it is sent on a connection; method, body and upgrade are the same on all."""
@@ -152,5 +161,5 @@ class PooledOutbound:
             await trio.aclose_forcefully(connection.stream)
 
 
-def _given_up() -> OutboundBroken:
-    return OutboundBroken(Failure(StreamCode.CANCEL, Processed.MAYBE, "given up before it was sent"))
+def _given_up(processed: Processed) -> OutboundBroken:
+    return OutboundBroken(Failure(StreamCode.CANCEL, processed, "given up before it was sent"))

@@ -691,6 +691,11 @@ class ServerConnection:
         self._release()
         await trio.aclose_forcefully(self._stream)
 
+    async def drop(self, failure: Failure) -> None:
+        """Cut an answer that has begun and is not whole; behind a whole one may be the next request."""
+        if self._answer in {_BEGUN, _SWITCHED}:
+            await self.cut(failure)
+
     async def aclose(self) -> None:
         """Close the connection: cleanly when every answer is whole, by a cut otherwise.
 

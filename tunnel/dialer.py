@@ -77,6 +77,10 @@ _WARNING: Final = re.compile(r'[0-9]{3} \S{1,255} "([\x20-\x7e]*)"')
 _HTTPS_PORT: Final = 443
 # X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _OUT_OF_TIME: Final = frozenset({9, 10})
+# Those of a chain that ends in no certificate we trust: X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT,
+# DEPTH_ZERO_SELF_SIGNED_CERT, SELF_SIGNED_CERT_IN_CHAIN, UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
+# UNABLE_TO_VERIFY_LEAF_SIGNATURE.
+_NO_ISSUER: Final = frozenset({2, 18, 19, 20, 21})
 
 
 class DialFailed(Exception):
@@ -569,7 +573,8 @@ def _tls_advice(failed: HandshakeFailed) -> str:
         return "; the URL must name the host as the certificate does"
     if cause.verify_code in _OUT_OF_TIME:
         return "; the certificate must be renewed, unless this machine's clock is wrong"
-    return f"; it is signed by {failed.issuer or 'an unknown CA'}, and hub.ca does not hold that CA"
+    signed = f"; it is signed by {failed.issuer or 'an unknown CA'}"
+    return f"{signed}, and hub.ca does not hold that CA" if cause.verify_code in _NO_ISSUER else signed
 
 
 def _os_reason(exc: OSError) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+import warnings
 from typing import Final
 
 __all__ = ["shown_issuer"]
@@ -25,8 +26,10 @@ def shown_issuer(connection: ssl.SSLObject) -> str:
 
     try:
         chain = _unverified_chain(connection)
-        name = x509.load_der_x509_certificate(chain[0]).issuer.rfc4514_string() if chain else ""
-    except ValueError:
+        with warnings.catch_warnings(action="ignore"):
+            name = x509.load_der_x509_certificate(chain[0]).issuer.rfc4514_string() if chain else ""
+    except Exception:
+        # OpenSSL takes certificates that this reader refuses, each in its own way, and it is a stranger's.
         return ""
     shown = "".join(character if character.isprintable() else "?" for character in name)
     return shown if len(shown) <= ISSUER_CHARACTERS_MAX else f"{shown[:ISSUER_CHARACTERS_MAX]}..."

@@ -58,6 +58,8 @@ class LiveCall:
     """While there is one: where the call is now."""
     ended: Ending | None = None
     """By the hub, while it was under way."""
+    over: bool = False
+    """It is not under way any more."""
     due_at: float = math.inf
     """When it must end, on trio's clock; `why_due` then says why."""
     why_due: str = ""
@@ -121,7 +123,8 @@ class LiveCall:
         self.release()
         if self.outbound is not None:
             await self.outbound.abandon(failure)
-        if begun:
+        # It may have ended by itself meanwhile, and its client's connection carry the next one.
+        if begun and not self.over:
             await self.inbound.cut(failure)
 
 
@@ -155,6 +158,7 @@ class LiveCalls:
     def leave(self, live: LiveCall) -> None:
         """It is over, whatever became of it."""
         del self._calls[live.eid]
+        live.over = True
 
     def limit(self, live: LiveCall, seconds: float, why: str) -> None:
         """End a call this long from now, with this reason, unless something else ends it sooner."""

@@ -94,7 +94,7 @@ class DirectServer:
                 self.verifier.learn(_succession(request))
                 claims = self.verifier.of_token(token)
                 stranger.leave()
-                await self.upstream.prepare(request, claims).carry(connection, connection.cut)
+                await self.upstream.prepare(request, claims).carry(connection, connection.drop)
             except Refused as refused:
                 failure = refused.failure
                 log.info("refused a request of %s: %s", peer, describe(failure))

@@ -113,6 +113,8 @@ class Call:
         """It is not under way any more."""
         self.upstream.underway.end(long=self.long)
         self.upstream.guarded.discard(self)
+        # What it was answered on may carry somebody else's answer next.
+        self._drop = None
 
     async def revoke(self, failure: Failure) -> None:
         """End it, from any task, and have whoever carries it say so. Waits for nobody at the other ends."""
@@ -178,7 +180,7 @@ class Call:
     async def _start(self, inbound: Inbound) -> None:
         """Send the request if it was not sent yet; raises Refused, also when nobody wants it any more."""
         outbound = self.outbound
-        self._check_revoked()
+        self._check_revoked(Processed.MAYBE if outbound.started else Processed.NO)
         if outbound.started:
             return
         # It may take a dial of seconds, and what the hub takes back meanwhile must not be carried out.
@@ -186,15 +188,16 @@ class Call:
         try:
             await outbound.start()
         except OutboundBroken as broken:
-            raise Refused(self.revoked or broken.failure) from broken
+            self._check_revoked(broken.failure.processed)
+            raise Refused(broken.failure) from broken
         finally:
             # Cancelled, it waits no longer than whoever watches needs to be cancelled as well.
             await inbound.unwatch()  # noqa: ASYNC102
-        self._check_revoked()
+        self._check_revoked(Processed.MAYBE)
 
-    def _check_revoked(self) -> None:
+    def _check_revoked(self, processed: Processed) -> None:
         if self.revoked is not None:
-            raise Refused(self.revoked)
+            raise Refused(attrs.evolve(self.revoked, processed=processed))
 
     def log_failure(self, failure: Failure, *, gone: bool) -> None:
         """Say why it did not end well."""

@@ -11,7 +11,7 @@ from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair, wai
 
 from proxy.agent.connect import HubExchange, RenewingOutbound
 from proxy.connections import IDLE_S, Connections
-from proxy.exchange import OutboundBroken, StreamCode
+from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead
 from proxy.hub.direct import DirectOutbound
 from proxy.pooled import PooledOutbound
@@ -213,23 +213,27 @@ async def test_a_request_does_not_follow_on_a_first_connection_that_comes_as_it_
     assert await seen_of(server.ends[0]) == b""
 
 
+@pytest.mark.parametrize("shielded", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_an_exchange_that_is_given_up_during_its_first_dial_is_not_begun(
-    autojump_clock: MockClock, kind: str
+    autojump_clock: MockClock, kind: str, shielded: bool
 ) -> None:
-    server = Server(dial_s=SLOW_S)
+    server = Server(dial_s=SLOW_S, dial_is_shielded=shielded)
     exchange = server.exchange(kind)
+    began = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_start_in_vain, exchange)
         await wait_all_tasks_blocked()
         await exchange.abandon()
-    assert await seen_of(server.ends[0]) == b""
+    assert trio.current_time() - began == (SLOW_S if shielded else 0)
+    assert [await seen_of(end) for end in server.ends] == [b""] * shielded
 
 
 async def _start_in_vain(exchange: PooledOutbound) -> None:
     with pytest.raises(OutboundBroken) as caught:
         await exchange.start()
-    assert caught.value.failure.code is StreamCode.CANCEL
+    failure = caught.value.failure
+    assert (failure.code, failure.processed) == (StreamCode.CANCEL, Processed.NO)
 
 
 @pytest.mark.parametrize("shielded", [False, True])

@@ -16,7 +16,14 @@ import trio
 import trustme
 from trio.testing import MockClock, memory_stream_pair
 
-from tests.tunnel.certificates import authority_name, ca_pem, contexts
+from tests.tunnel.certificates import (
+    ODD,
+    authority_name,
+    ca_pem,
+    client_only_context,
+    contexts,
+    odd_context,
+)
 from tunnel import Hello, Rejected, Role, Session, SessionClosed, Welcome, dialer, open_session
 from tunnel.dialer import DialerConfig, DialFailed, open_tunnel, run_dialer
 from tunnel.egress import ProxySettings
@@ -385,6 +392,29 @@ async def test_a_wrong_ca_is_named(autojump_clock: MockClock, caplog: pytest.Log
         "no TLS with hub.test:443: the peer's certificate is not accepted: unable to get local issuer" in line
     )
     assert f"; it is signed by {authority_name()}, and hub.ca does not hold that CA; the next attempt" in line
+
+
+async def test_a_certificate_that_is_not_for_servers_is_not_blamed_on_a_missing_ca(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def hub(stream: trio.abc.Stream) -> None:
+        await over_tls(stream, hang, client_only_context())
+
+    await run_for(4, hub, tls=client_context(ca_pem()))
+    [line] = lines(caplog)
+    assert f"; it is signed by {authority_name()}; the next attempt" in line
+
+
+@pytest.mark.parametrize("kind", ODD)
+async def test_a_certificate_that_cannot_be_read_is_dialled_again_as_any_other(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    async def hub(stream: trio.abc.Stream) -> None:
+        await over_tls(stream, hang, odd_context(kind))
+
+    await run_for(4, hub)
+    [line] = lines(caplog)
+    assert "; the next attempt" in line
 
 
 async def test_a_certificate_whose_time_is_over_is_told_from_one_of_another_ca(

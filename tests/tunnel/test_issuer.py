@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 import trustme
 
-from tests.tunnel.certificates import authority_name, contexts
+from tests.tunnel.certificates import ODD, authority_name, contexts, odd_context
 from tunnel.issuer import ISSUER_CHARACTERS_MAX, shown_issuer
 from tunnel.net import client_context
 
@@ -66,3 +66,10 @@ def test_a_long_name_is_cut() -> None:
 def test_before_any_certificate_nobody_is_known() -> None:
     client, _ = contexts()
     assert shown_issuer(client.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="hub.test")) == ""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ODD)
+def test_a_certificate_that_cannot_be_read_has_no_known_issuer_and_ends_nothing(kind: str) -> None:
+    issuer = shown_issuer(failed_handshake(stranger(), odd_context(kind)))
+    assert issuer in ("", "C=evil")

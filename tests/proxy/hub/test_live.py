@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import cast
 
 import attrs
@@ -78,6 +79,22 @@ async def test_an_answer_that_was_begun_is_cut_and_one_that_was_not_is_left_to_i
     assert (begun_side.abandoned, begun_side.cuts) == ([yes], [yes])
     assert waiting_side.abandoned == [attrs.evolve(yes, processed=Processed.MAYBE)]
     assert waiting_side.cuts == []
+
+
+async def test_a_call_that_ends_by_itself_while_it_is_ended_takes_nothing_along() -> None:
+    calls = LiveCalls(lambda live: None)
+    live, side = make()
+    live.tally.status = 200
+    calls.enter(live)
+
+    async def abandon(failure: Failure | None) -> None:
+        await Side.abandon(side, failure)
+        calls.leave(live)
+
+    live.outbound = cast(Outbound, SimpleNamespace(abandon=abandon))
+    await live.end(REVOKED)
+    assert side.abandoned
+    assert side.cuts == []
 
 
 async def test_a_wait_for_something_else_is_over_when_the_call_is_ended(autojump_clock: MockClock) -> None:

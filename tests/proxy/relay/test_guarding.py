@@ -8,13 +8,24 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
+from trio.testing import MockClock
 
-from proxy.exchange import Processed, StreamCode
+from auth.tokens import RelayClaims
+from proxy.connections import DIAL_DEADLINE_S
+from proxy.exchange import Failure, OnGone, Processed, StreamCode
 from proxy.head import RequestHead
+from proxy.http import ClientConnection
+from proxy.relay.exchange import Call, Upstream
 from proxy.relay.guardrails import Guardrails
+from proxy.relay.pool import open_pool
+from proxy.relay.serviceaccount import ClusterAccess
+from proxy.relay.verify import Refused
+from proxy.rewrite import direct_request_head
+from proxy.tunnelled import TunnelInbound
 from tests.proxy.relay.apiserver import Connection, running
-from tests.proxy.relay.test_guardrails import NO_SECRETS, guard
-from tests.proxy.relay.ways import Answer, Way, inner, open_way
+from tests.proxy.relay.test_guardrails import NO_SECRETS, claims, guard
+from tests.proxy.relay.ways import Answer, Way, direct_way, fresh, inner, open_way
 
 both_modes = pytest.mark.parametrize("mode", ["tunnel", "direct"])
 
@@ -180,3 +191,77 @@ async def test_what_the_time_alone_denies_is_ended_as_well(
                 await server.asked.wait()
                 ahead_s = 7200.0
                 await server.left.wait()
+
+
+async def test_what_is_ended_while_the_relay_dials_for_it_is_told_so_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async def nobody(access: ClusterAccess) -> trio.abc.Stream:
+        await trio.sleep(DIAL_DEADLINE_S / 2)
+        raise AssertionError("whoever waited for it has been told")
+
+    async def ask() -> None:
+        with pytest.raises(Refused) as refused:
+            await call.start(NobodyLeaves())
+        # What was not sent has had no effect.
+        assert refused.value.failure == Failure(StreamCode.REVOKED, Processed.NO, "denied")
+
+    async with running(Server(b""), tmp_path) as server, open_pool(server.access, nobody) as pool:
+        call = Upstream(pool).prepare(inner(b"/api/v1/namespaces/a/secrets/x", method=b"DELETE"), claims())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            await call.revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
+        assert trio.current_time() == began
+        assert server.connections == []
+
+
+async def test_a_call_that_has_ended_takes_no_other_answer_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Call] = []
+    prepare = Upstream.prepare
+
+    def noted(upstream: Upstream, request: RequestHead, claims: RelayClaims) -> Call:
+        made.append(prepare(upstream, request, claims))
+        return made[-1]
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await connection.request()
+        await connection.send(BEGUN)
+        await revoked.wait()
+        await connection.send(b"6\r\nsecond\r\n")
+
+    monkeypatch.setattr(Upstream, "prepare", noted)
+    revoked = trio.Event()
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        connection = ClientConnection(await way.connect())
+
+        async def ask(target: bytes) -> bytes:
+            await connection.send_request(direct_request_head(inner(target), b"relay", fresh()))
+            assert (await connection.receive_head()).status == 200
+            return await connection.receive_body()
+
+        with trio.fail_after(5):
+            assert await ask(b"/api/v1/namespaces/a/secrets/x") == b"ok"
+            assert await connection.receive_body() == b""
+            connection.end_exchange()
+            assert await ask(b"/api/v1/pods?watch=1") == b"first"
+            await made[0].revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
+            revoked.set()
+            assert await connection.receive_body() == b"second"
+        await trio.aclose_forcefully(connection.stream)
+
+
+class NobodyLeaves(TunnelInbound):
+    """Whoever asked stays."""
+
+    def __init__(self) -> None: ...
+
+    def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None: ...
+
+    async def unwatch(self) -> None:
+        await trio.lowlevel.checkpoint()
