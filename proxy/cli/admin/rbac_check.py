@@ -77,6 +77,9 @@ def _relay(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) 
         yield Finding(Level.ERROR, "relay-rights", message, apply)
     yield from _rights(enrolled, role, apply)
     for namespace, name in accounts:
+        # What the relay really runs as nobody here knows.
+        message = f"the relay has these rights where it runs as service account {namespace}/{name}"
+        yield Finding(Level.INFO, "relay-rights", message)
         for kind, where, target in _other_rights(bindings, namespace, name):
             message = f"the relay's service account {namespace}/{name} has more rights, by {kind} {where}"
             fix = f"take it out of {target}: whoever finds a way around impersonation would have them"
