@@ -4,7 +4,8 @@ HTTP's method does not always tell what is done. Exec, attach and port-forward a
 whatever carries them. And an upgrade opens a connection on which anything may be said: whoever asks for one
 has to be allowed what its method says, since the API server may answer as if no upgrade had been asked for,
 and a create as well, since it may not (`opening_of`). kube-apiserver itself asks for both where a WebSocket
-opens an exec, since 1.35. Only watches and logs are the same by a WebSocket as without one.
+opens an exec, since 1.35. Only watches and a pod's log are taken to be the same by a WebSocket as without one
+(`_is_stream` says whose word that is).
 """
 
 from __future__ import annotations
@@ -116,7 +117,11 @@ def opening_of(info: RequestInfo) -> RequestInfo | None:
 
 
 def _is_stream(info: RequestInfo) -> bool:
-    """Whether kube-apiserver itself answers it by a WebSocket as well, in one direction."""
+    """Whether it is a watch or a log, which are answered by a WebSocket as well, in one direction.
+
+    kube-apiserver answers them so itself. A watch of an aggregated API it only passes on: that a WebSocket of
+    it carries nothing but events is that API server's word. Which groups are aggregated no request tells.
+    """
     if info.verb == "watch":
         return not info.subresource
     return info.verb == "get" and (info.group, info.resource, info.subresource) == ("", "pods", "log")
