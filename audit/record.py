@@ -34,6 +34,11 @@ TARGET_CHARACTERS_MAX = 64 * 1024
 # Arguments of one exec, the number and all of their text.
 ARGV_ITEMS_MAX = 1024
 
+# What a stream goes by when no other protocol was asked for. That is ours to say and not a client's: an
+# upgrade to what is called so stands with a mark, which holds a character that no protocol's name can have.
+_NO_UPGRADE = "http"
+_MARK = "upgrade:"
+
 # What an event weighs beside its free text: the objects themselves, rounded up.
 _WEIGHT_BASE_BYTES = 2048
 
@@ -240,6 +245,7 @@ class Stream(Record, frozen=True):
     """An exec, attach, port-forward, watch or log stream."""
 
     proto: str = ""
+    """`http`, or the protocol that was asked for in its place (`proto_of`)."""
     command: tuple[str, ...] = ()
     container: str = ""
     tty: bool = field(default_factory=bool)
@@ -250,12 +256,20 @@ class Stream(Record, frozen=True):
     @property
     def upgraded(self) -> bool:
         """Whether its request asked for another protocol."""
-        return self.proto not in {"", "http"}
+        return self.proto not in {"", _NO_UPGRADE}
 
     def __post_init__(self) -> None:
         if self.command:
             force_setattr(self, "command", _argv(self.command))
         _bound(self, "container", "close_reason")
+
+
+def proto_of(upgrade: bytes | None) -> str:
+    """What a stream goes by, from the protocol that its client asks for; None is no other than HTTP."""
+    if upgrade is None:
+        return _NO_UPGRADE
+    asked = text(upgrade).lower()
+    return _MARK + asked if asked == _NO_UPGRADE else asked
 
 
 class Tunnel(Record, frozen=True):

@@ -29,6 +29,7 @@ from audit.record import (
     Response,
     Stream,
     Tunnel,
+    proto_of,
     text,
     utc,
 )
@@ -312,7 +313,7 @@ def stream_of(head: RequestHead, info: RequestInfo | None) -> Stream | None:
     upgrade = head.upgrade
     if info is None or (upgrade is None and not info.long_running):
         return None
-    proto = "http" if upgrade is None else text(upgrade).lower()
+    proto = proto_of(upgrade)
     if info.subresource not in {"exec", "attach"}:
         return Stream(proto)
     query = parse_query(info.query)

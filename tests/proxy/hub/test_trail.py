@@ -11,7 +11,7 @@ from auth.requestinfo import parse
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
 from proxy.hub.entities import Agent, AgentState
-from proxy.hub.trail import Trail, _remembered_client, impersonated, without_bearer
+from proxy.hub.trail import Trail, _remembered_client, impersonated, stream_of, without_bearer
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,24 @@ def test_a_long_user_agent_is_told_and_not_kept() -> None:
     event = told(Trail("acme"), head=b"x" * 600)
     assert event.client == Client("192.0.2.7", "x" * 600)
     assert _remembered_client.cache_info().currsize == before
+
+
+@pytest.mark.parametrize(
+    ("upgrade", "proto"),
+    [
+        (None, "http"),
+        (b"websocket", "websocket"),
+        (b"SPDY/3.1", "spdy/3.1"),
+        # Taken for no upgrade, a simulation of policies would not ask for the permission to create.
+        (b"HTTP", "upgrade:http"),
+        (b"http", "upgrade:http"),
+    ],
+)
+def test_whether_an_upgrade_was_asked_for_does_not_depend_on_its_name(
+    upgrade: bytes | None, proto: str
+) -> None:
+    headers = ((b"connection", b"upgrade"), (b"upgrade", upgrade)) if upgrade is not None else ()
+    target = b"/api/v1/namespaces/a/services/s/proxy/x"
+    stream = stream_of(RequestHead(b"GET", target, headers), parse(b"GET", target))
+    assert stream is not None
+    assert (stream.proto, stream.upgraded) == (proto, upgrade is not None)
