@@ -48,6 +48,9 @@ _PULL_REQUESTS = frozenset(
     {"pull_request", "pull_request_target", "pull_request_review", "pull_request_review_comment"}
 )
 _PULL_REFS = "refs/pull/"
+# These run the default branch's own workflow, but a stranger starts them: by a comment on a pull request, or
+# by the run of one. Such workflows are there to fetch what the pull request holds, or what its run has made.
+_STARTED_BY_STRANGERS = _PULL_REQUESTS | {"issue_comment", "workflow_run"}
 _EVENT, _REF = "event_name", "ref"
 
 # Thumbprints say nothing that is used here. Whatever names or holds a key is not among them, nor is `crit`.
@@ -145,7 +148,7 @@ class Rule:
         """The name of a claim that does not fit; None when all of them do."""
         if not _is_for(claims.get("aud"), self.audience):
             return "aud"
-        if _EVENT not in self.claims and _value(claims, _EVENT) in _PULL_REQUESTS:
+        if _EVENT not in self.claims and _value(claims, _EVENT) in _STARTED_BY_STRANGERS:
             return _EVENT
         pinned = _REF in self.claims or self.claims.get(_EVENT) in _PULL_REQUESTS
         if not pinned and (_value(claims, _REF) or "").startswith(_PULL_REFS):

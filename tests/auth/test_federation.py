@@ -169,6 +169,9 @@ def test_times_that_are_missing_wrong_or_too_far_apart_are_refused(changes: dict
         ({"event_name": "pull_request_target"}, "event_name"),
         ({"event_name": "pull_request_review"}, "event_name"),
         ({"event_name": "pull_request_review_comment"}, "event_name"),
+        # Both run our own workflow, which a stranger has started and may have it fetch what is his.
+        ({"event_name": "issue_comment"}, "event_name"),
+        ({"event_name": "workflow_run"}, "event_name"),
         ({"ref": "refs/heads/mainline"}, "ref"),
         ({"ref": "refs/heads/"}, "ref"),
         ({"ref": ["refs/heads/main"]}, "ref"),
@@ -197,6 +200,19 @@ def test_a_rule_takes_one_audience_alone_or_in_a_list_and_numbers_as_they_are_wr
     )
     assert Rule(HUB, {"protected": "true"}).mismatch(read(token(protected=True))) is None
     assert Rule(HUB, {"protected": "1"}).mismatch(read(token(protected=True))) == "protected"
+
+
+@pytest.mark.parametrize("event", ["issue_comment", "workflow_run"])
+def test_what_a_stranger_can_start_is_taken_where_the_rule_names_it(event: str) -> None:
+    named = Rule(HUB, {"repository_id": "4242", "event_name": event})
+    assert named.mismatch(read(token(event_name=event))) is None
+    # Neither runs from a pull request's ref, so it is no leave for what does.
+    assert named.mismatch(read(token(event_name=event, ref="refs/pull/7/merge"))) == "ref"
+
+
+@pytest.mark.parametrize("event", ["push", "schedule", "issues", "discussion_comment", "merge_group"])
+def test_other_events_are_taken_as_the_documentation_says(event: str) -> None:
+    assert Rule(HUB, {"repository_id": "4242"}).mismatch(read(token(event_name=event))) is None
 
 
 @pytest.mark.parametrize("ref", ["refs/pull/7/merge", "refs/pull/7/head"])
