@@ -180,24 +180,31 @@ class Admission:
         head.fields.note = caller
         return caller
 
-    def admit(self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str) -> Call | Refusal:
-        """The call, when everything is in order."""
-        info = asked.info
-        if info is None:
+    def fault(self, head: RequestHead, asked: Asked, caller: Caller) -> Refusal | None:
+        """What is wrong with a request, whatever the policies say; None when that is nothing."""
+        if asked.info is None:
             message = f"the request target is refused: {asked.fault}"
             return Refusal(400, "malformed", message, Kind.MALFORMED, asked.fault)
         if caller.refusal is not None:
             return caller.refusal
         if asked.fault:
             return Refusal(400, "token-in-url", asked.fault, Kind.MALFORMED)
-        if head.fields.upgrade is not None:
-            if head.fields.body_length != 0:
-                message = "an upgrade request cannot have a body"
-                return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
-            info = info.upgraded()
-        agent, cluster = caller.agent, caller.cluster
+        if head.fields.upgrade is not None and head.fields.body_length != 0:
+            message = "an upgrade request cannot have a body"
+            return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
+        return None
+
+    def admit(self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str) -> Call | Refusal:
+        """The call, when everything is in order."""
+        fault = self.fault(head, asked, caller)
+        if fault is not None:
+            return fault
+        info, agent, cluster = asked.info, caller.agent, caller.cluster
+        assert info is not None, "nothing is refused"
         assert agent is not None, "nothing is refused"
         assert cluster is not None, "nothing is refused"
+        if head.fields.upgrade is not None:
+            info = info.upgraded()
         verdict = judge(caller.snapshot.bundle, agent, cluster, info, time.time())
         if not verdict.allowed:
             told = denial(verdict, agent, cluster, info)

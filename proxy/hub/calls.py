@@ -196,6 +196,10 @@ class Calls:
             call = self.admission.admit(head, asked, caller, client_ip)
         else:
             call = Refusal(429, exceeded.rule, exceeded.message)
+            fault = self.admission.fault(head, asked, caller)
+            if fault is not None:
+                # What an agent tries is on record however fast it tries it.
+                call = attrs.evolve(call, kind=fault.kind, note=fault.note or fault.message)
         if isinstance(call, Refusal):
             self._record_refusal(head, asked, caller, client_ip, call)
         return call

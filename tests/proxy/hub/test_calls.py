@@ -760,3 +760,35 @@ async def test_what_is_refused_counts_as_any_other_call_of_its_agent(
     rules = [event["decision"]["rule"] for event in await bench.trail()]  # type: ignore[index]
     assert len(rules) == 4
     assert rules[2:] == ["limits.requests_per_second"] * 2
+
+
+@pytest.mark.parametrize(
+    ("line", "header", "kind", "note"),
+    [
+        (
+            "GET /clusters/prod/api HTTP/1.1",
+            "Impersonate-User: system:admin",
+            "header_smuggling",
+            "impersonate-",
+        ),
+        ("GET /clusters/prod/api/v1/../pods HTTP/1.1", "X-A: b", "request.malformed", "dot segment"),
+        (
+            "GET /clusters/prod/api?access_token=x HTTP/1.1",
+            "X-A: b",
+            "request.malformed",
+            "a token in the URL",
+        ),
+        ("GET /clusters/nope/api HTTP/1.1", "X-A: b", "call", "nope"),
+    ],
+)
+async def test_what_is_wrong_with_a_request_is_recorded_beyond_the_rate_as_well(
+    bench: Bench, line: str, header: str, kind: str, note: str
+) -> None:
+    bench.calls.limits = Limits(LimitsConfig(requests_per_second=1), clock=lambda: 0.0)
+    token = bench.token("nope") if "nope" in line else bench.token()
+    answered = [(await bench.ask(bench.request(line, header, token=token)))[0] for _ in range(3)]
+    assert answered[-1] == 429
+    events = await bench.trail()
+    assert [event["kind"] for event in events] == [kind] * 3
+    assert events[-1]["decision"]["rule"] == "limits.requests_per_second"  # type: ignore[index]
+    assert all(note in str(event["note"]) for event in events)
