@@ -2,15 +2,14 @@
 
 Made only for a denial, so it may look again at what the decision passed over: the same request with another
 verb, and the rules that would have allowed it but for its namespace or its name. With thousands of rules that
-takes milliseconds, and who is denied once asks again. So it is remembered by what it follows from: the rules
-that hold for the agent on the cluster (and so the bundle that they are of), the kind of request, the rule
-that denied, and the name of the object where any of the rules looks at names.
+takes milliseconds, and who is denied once asks again. So the bundle remembers it by what it follows from: the
+rules that hold for the agent on the cluster, the kind of request, the rule that denied, and the name of the
+object where any of the rules looks at names.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 
 import attrs
 
@@ -36,7 +35,7 @@ HINTS_MAX = 3
 # Rules about one thing, at a microsecond or two each. Where there are more, what is allowed instead is
 # not looked for: an agent that tries one namespace after the other would cost the hub milliseconds each time.
 RULES_SEARCHED_MAX = 512
-# Denials that are remembered, with at most this much of what was asked: some MiB with what rules say of
+# Denials that a bundle remembers, with at most this much of what was asked: some MiB with what rules say of
 # themselves. What an agent is denied most is its client's mistake, and so the same again and again.
 DENIALS_REMEMBERED_MAX = 2048
 ASKED_CHARACTERS_MAX = 1024
@@ -73,8 +72,15 @@ def advise(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, de
     asked = asked_of(opening or info)
     name = info.name if scope.by_name else ""
     told = len(asked.path) + len(asked.namespace) + len(name) + len(asked.resource) + len(asked.subresource)
-    explain = _remembered if told + len(asked.group) <= ASKED_CHARACTERS_MAX else _explain
-    why, instead, ask = explain(scope, asked, name, decision.policy, decision.rule, opening is not None)
+    key = (scope, asked, name, decision.policy, decision.rule, opening is not None)
+    remembered = bundle.explained
+    explained = remembered.pop(key, None) or _explain(*key)
+    if told + len(asked.group) <= ASKED_CHARACTERS_MAX:
+        if len(remembered) >= DENIALS_REMEMBERED_MAX:
+            # The one that was not asked for again for the longest time.
+            del remembered[next(iter(remembered))]
+        remembered[key] = explained
+    why, instead, ask = explained
     why = decision.failure or why
     if not why and decision is NO_RULE:
         why = "no rule allows it" if asked.verb else f"{info.method} is no verb of Kubernetes"
@@ -104,9 +110,6 @@ def _explain(
         instead or "; ".join(_alternatives(scope, asked, name, ready, upgrade)),
         ask or _contact(scope),
     )
-
-
-_remembered = lru_cache(DENIALS_REMEMBERED_MAX)(_explain)
 
 
 def _contact(scope: Scope) -> str:

@@ -200,6 +200,8 @@ class Bundle:
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
         self._kinds: dict[tuple[Scope, str, str, str, str, str, str], _Kind] = {}
+        self.explained: dict[tuple[Scope, Asked, str, str, str, bool], tuple[str, str, str]] = {}
+        """The denials that `auth.advice` remembers, and bounds; here, so that they go with the bundle."""
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         """Decide; never raises."""
@@ -257,6 +259,7 @@ class Bundle:
             self._pairs.clear()
             self._scopes.clear()
             self._kinds.clear()
+            self.explained.clear()
         bound = tuple(policy.name for policy in self.policies if binds(policy, agent, cluster))
         scope = self._scopes.get(bound)
         if scope is None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import gc
+import weakref
+
 import attrs
 import pytest
 
-from auth.advice import RULES_SEARCHED_MAX, Advice, _remembered, advise
+from auth.advice import ASKED_CHARACTERS_MAX, RULES_SEARCHED_MAX, Advice, advise
 from auth.bundled import first_sources
 from auth.policy import Bundle, compile_bundle
 from auth.requestinfo import parse
@@ -110,9 +113,9 @@ def test_a_path_about_no_resource_and_a_method_without_a_verb_are_told_too() -> 
 
 def searched(of: Bundle, request: str) -> tuple[Advice, bool]:
     """An advice, and whether the rules were searched for it."""
-    before = _remembered.cache_info().hits
+    before = set(of.explained)
     told = advice(of, request)
-    return told, _remembered.cache_info().hits == before
+    return told, set(of.explained) != before
 
 
 def test_what_is_denied_again_is_not_searched_for_again() -> None:
@@ -123,6 +126,26 @@ def test_what_is_denied_again_is_not_searched_for_again() -> None:
     # No rule looks at names, so that another one makes no difference but in what was asked.
     other, anew = searched(made, "DELETE /api/v1/namespaces/a/pods/y")
     assert (other, anew) == (attrs.evolve(first, what=first.what.replace("pods x", "pods y")), False)
+
+
+def test_what_was_said_of_a_denial_does_not_outlive_the_bundle() -> None:
+    made = bundle(policy(LOOK))
+    advice(made, "DELETE /api/v1/namespaces/a/pods/x")
+    rules = weakref.ref(made.scope_of(AGENT, CLUSTER))
+    del made
+    gc.collect()
+    assert rules() is None
+
+
+def test_the_denials_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("auth.advice.DENIALS_REMEMBERED_MAX", 3)
+    made = bundle(policy(LOOK))
+    denied = [f"DELETE /api/v1/namespaces/{namespace}/pods/x" for namespace in "abcd"]
+    for request in (*denied[:3], denied[0], denied[3]):
+        advice(made, request)
+    assert [key[1].namespace for key in made.explained] == ["c", "a", "d"]
+    advice(made, f"DELETE /api/v1/namespaces/{'e' * ASKED_CHARACTERS_MAX}/pods/x")
+    assert len(made.explained) == 3
 
 
 def test_what_makes_a_difference_is_searched_for_anew() -> None:
