@@ -43,6 +43,8 @@ ECHO_SCRIPT = "mkfifo f$$; sha256sum <f$$ >s$$ & tee f$$; wait; cat s$$; rm f$$ 
 
 # What a request hears that comes while there is no tunnel, and no hope of one.
 AWAY = b"is not back yet"
+# What `kubectl cp` says (1.37) when it has waited 30 s for whether its target is a folder, before it copies.
+IMPATIENT = b"context deadline exceeded"
 
 
 class Verdict(enum.Enum):
@@ -445,10 +447,10 @@ class Copy(Work):
             self.copies += 1
 
     def _kubectl(self, source: str, target: str) -> Result:
-        """A cp, which is begun anew when it was told that the tunnel is away: what is new is refused then."""
+        """A cp, which is begun anew where it had not begun to copy: the tunnel was away, or for 30 s."""
         while True:
             done = self.world.kubectl(CLUSTER, "cp", source, target, deadline_s=300)
-            if not (done.code and AWAY in done.err):
+            if not (done.code and (AWAY in done.err or IMPATIENT in done.err)):
                 return done
             self.refused += 1
             time.sleep(0.5)

@@ -44,6 +44,8 @@ class Churn:
     opens: int
     seed: int
     done: int = 0
+    tokens: int = 0
+    """That its clients have shown."""
     ways: Counter[str] = attrs.Factory(Counter)
     """How the streams have ended, as far as their clients have seen."""
     faults: Counter[str] = attrs.Factory(Counter)
@@ -85,10 +87,10 @@ class Churn:
     def _client(self, number: int) -> None:
         chance = random.Random(self.seed * 1000 + number)
         client = self.world.client()
-        token, minted_at = client.token(), time.monotonic()
+        token, minted_at, shown = client.token(), time.monotonic(), 1
         for _ in range(self.opens // CLIENTS):
             if time.monotonic() - minted_at > TOKEN_S:
-                token, minted_at = client.token(), time.monotonic()
+                token, minted_at, shown = client.token(), time.monotonic(), shown + 1
             way = chance.choice([self._read, self._write, self._follow, self._upgrade])
             try:
                 how = way(client, token, chance)
@@ -97,6 +99,8 @@ class Churn:
             with self._lock:
                 self.done += 1
                 self.ways[how] += 1
+        with self._lock:
+            self.tokens += shown
 
     def _read(self, client: RawClient, token: str, chance: random.Random) -> str:
         return self._talk(client, self._head(client, token, "GET", POD_PATH), chance)
@@ -152,14 +156,14 @@ class Churn:
         return f"status {received[9:12].decode()}" if received else "left before an answer"
 
 
-def settled(world: FaultWorld, before: tuple[Living, Living]) -> dict[str, dict[str, int]]:
-    """What there is more of than before, at the hub and at the relay."""
+def settled(world: FaultWorld, before: tuple[Living, Living], tokens: int) -> dict[str, dict[str, int]]:
+    """What there is more of than before so many tokens were shown, at the hub and at the relay."""
     relay = world.relays["relay-0"]
     now = (world.living(world.hub), world.living(relay))
     return {
         name: grown
         for name, then, current in zip(("hub", "relay"), before, now, strict=True)
-        if (grown := current.grown(then, SLACK))
+        if (grown := current.grown(then, SLACK, tokens=tokens))
     }
 
 
@@ -178,7 +182,7 @@ def churn_and_compare(world: FaultWorld, *, warm: int, opens: int, fault_every_s
 
     def back() -> bool:
         more.clear()
-        more.update(settled(world, before))
+        more.update(settled(world, before, churn.tokens))
         return not more
 
     try:

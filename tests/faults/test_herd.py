@@ -73,6 +73,7 @@ def test_a_small_fleet_comes_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.alone
 @pytest.mark.timeout(1200)
 def test_five_thousand_relays_come_back_one_after_the_other(tmp_path: Path) -> None:
     # Every process of ours takes what it may have.

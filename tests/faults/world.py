@@ -59,13 +59,13 @@ class Living:
     objects: Counter[str]
     """By class."""
 
-    def grown(self, before: Living, slack: int = 0) -> dict[str, int]:
-        """What there is more of, by name, by more than `slack`."""
+    def grown(self, before: Living, slack: int = 0, *, tokens: int = 100) -> dict[str, int]:
+        """What there is more of, by name, by more than `slack`, where so many tokens were shown meanwhile."""
         now, then = self.flat(), before.flat()
         # trio keeps scopes that ended before their deadline until it has a thousand of them.
         kept = dict.fromkeys(("trio.CancelScope", "trio._core._run.CancelReason"), 1000 + slack)
-        # Who a token speaks for is remembered for as long as the token is good.
-        kept |= dict.fromkeys(_OF_TOKENS, 100 + slack)
+        # Who a token speaks for is remembered, of so many tokens that it takes longer to forget the first.
+        kept |= dict.fromkeys(_OF_TOKENS, tokens + slack)
         more = {name: now[name] - then[name] for name in now}
         return {name: count for name, count in more.items() if count > kept.get(name, slack)}
 
