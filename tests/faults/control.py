@@ -109,11 +109,27 @@ class Link:
     port: int
 
     def shape(
-        self, way: Way = Way.BOTH, *, delay_s: float = 0.0, mbit: float | None = None, piece_bytes: int = 0
+        self,
+        way: Way = Way.BOTH,
+        *,
+        delay_s: float = 0.0,
+        mbit: float | None = None,
+        piece_bytes: int = 0,
+        buffer_s: float = 0.0,
     ) -> None:
-        """From now on bytes come so much later, at most at this rate, in pieces of at most this size."""
+        """From now on bytes come so much later, at most at this rate, in pieces of at most this size.
+
+        What comes faster waits for so long as `buffer_s` says, and more of it at the sender.
+        """
         rate = mbit * 1e6 / 8 if mbit is not None else 0
-        self._ask("shape", way=way.value, delay_s=delay_s, bytes_per_s=rate, piece_bytes=piece_bytes)
+        self._ask(
+            "shape",
+            way=way.value,
+            delay_s=delay_s,
+            bytes_per_s=rate,
+            piece_bytes=piece_bytes,
+            buffer_s=buffer_s,
+        )
 
     def stall(
         self, way: Way = Way.BOTH, *, present: bool = True, later: bool = True, only: int | None = None

@@ -38,6 +38,8 @@ class Road:
     bytes_per_s: float = math.inf
     piece_bytes: int = 0
     """Bytes are written in pieces of at most so many; 0: as they come."""
+    buffer_s: float = 0.0
+    """How long bytes may wait for a slow road where that is more, as in a router with a large buffer."""
     free_at: float = 0.0
     """When all that was put on it has left; it arrives `delay_s` later."""
 
@@ -47,8 +49,13 @@ class Road:
         return self.free_at + self.delay_s
 
     @property
-    def queue_s(self) -> float:
+    def turn_s(self) -> float:
+        """What is read at once takes so long on a slow road."""
         return max(QUEUE_S, QUEUE_BYTES_MIN / self.bytes_per_s)
+
+    @property
+    def queue_s(self) -> float:
+        return max(self.turn_s, self.buffer_s)
 
     def room_at(self) -> float:
         """From when on there is room in the queue."""
@@ -66,7 +73,7 @@ class Road:
         """How much to read at once: what is read in one go arrives in one go."""
         if self.bytes_per_s == math.inf:
             return READ_BYTES_MAX
-        return max(1, min(READ_BYTES_MAX, int(self.bytes_per_s * self.queue_s)))
+        return max(1, min(READ_BYTES_MAX, int(self.bytes_per_s * self.turn_s)))
 
 
 @attrs.define(eq=False)

@@ -67,6 +67,7 @@ class Commands:
             road.delay_s = _real(command, "delay_s")
             road.bytes_per_s = _real(command, "bytes_per_s") or math.inf
             road.piece_bytes = _number(command, "piece_bytes")
+            road.buffer_s = _real(command, "buffer_s")
         self._engine.touch(link)
         return {}
 
@@ -143,7 +144,7 @@ class Commands:
         link.plans.clear()
         link.stalled_ways = set()
         for road in link.roads("both"):
-            road.delay_s, road.bytes_per_s, road.piece_bytes = 0.0, math.inf, 0
+            road.delay_s, road.bytes_per_s, road.piece_bytes, road.buffer_s = 0.0, math.inf, 0, 0.0
         for connection in list(link.connections.values()):
             connection.up.cut_at = connection.down.cut_at = math.inf
             if connection.half:

@@ -37,6 +37,10 @@ TIMES = 3.0
 ADDED_S = 0.050
 # What waits before the slow link all the time.
 STANDING_S = 0.025
+# The router before it has room for so much. Who fills it delays all others by more than QUEUED_S; no busy
+# machine does that.
+BUFFER_S = 2.0
+QUEUED_S = 0.5
 # It must be worth the name: the saturating one has what the others leave.
 FULL = 0.75
 NONE = Waits(())
@@ -100,7 +104,7 @@ def the_two(world: FaultWorld, begin: Begin, settle_s: float) -> Iterator[Downlo
 def on_a_slow_link(world: FaultWorld, *, seconds: float, rounds: int) -> Found:
     """Each connection asks every 2 s, so that all of them need a tenth of the link."""
     found = Found()
-    world.shape_tunnel(delay_s=SLOW_RTT_S / 2, mbit=SLOW_MBIT)
+    world.shape_tunnel(delay_s=SLOW_RTT_S / 2, mbit=SLOW_MBIT, buffer_s=BUFFER_S)
     with crowd(world, POD_PATH, streams=NORMAL, period_s=2.0, seconds=seconds) as normal:
         for _ in range(rounds):
             found.alone += normal.waits()
@@ -109,16 +113,17 @@ def on_a_slow_link(world: FaultWorld, *, seconds: float, rounds: int) -> Found:
     return found
 
 
-def test_a_slow_links_neighbours_wait_little(world: FaultWorld) -> None:
+def test_a_slow_links_neighbours_do_not_wait_behind_a_whole_queue(world: FaultWorld) -> None:
+    """On a machine that does other things as well."""
     found = on_a_slow_link(world, seconds=4.0, rounds=1)
     assert found.carried_mbit > SLOW_MBIT / 2, "there was nothing to wait behind"
-    assert found.standing_s <= STANDING_S
+    assert found.standing_s <= QUEUED_S
 
 
 @pytest.mark.long
 @pytest.mark.alone
 def test_a_slow_links_slowest_neighbour_waits_little(world: FaultWorld) -> None:
-    """The same for long enough to have a p99."""
+    """The same within what is promised, and for long enough to have a p99."""
     found = on_a_slow_link(world, seconds=10.0, rounds=2)
     note(WHAT, "10 Mbit/s, 100 ms", **found.figures())
     assert found.carried_mbit > FULL * SLOW_MBIT

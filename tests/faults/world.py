@@ -173,11 +173,11 @@ class FaultWorld(World):
         daemon.process.send_signal(signal.SIGUSR2)
         self.until(lambda: not clock.exists(), f"{daemon.name} has another clock", every_s=POLL_S)
 
-    def shape_tunnel(self, *, delay_s: float, mbit: float | None = None) -> None:
+    def shape_tunnel(self, *, delay_s: float, mbit: float | None = None, buffer_s: float = 0.0) -> None:
         """Give the tunnel a link of this shape (see Link.shape), and a new connection that knows no other."""
         self.heal()
         opened = self.tunnel.counts().opened
-        self.tunnel.shape(delay_s=delay_s, mbit=mbit)
+        self.tunnel.shape(delay_s=delay_s, mbit=mbit, buffer_s=buffer_s)
         self.tunnel.cut()
         self.until(lambda: self.tunnel.counts().opened > opened, "the relay has dialled", every_s=POLL_S)
         self.until(lambda: self.connected() == ["relay-0"], "the relay is back")
