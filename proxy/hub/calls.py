@@ -139,7 +139,8 @@ class Calls:
         bundle = self.directory.current.bundle
         verdict = judge(bundle, agent, cluster, call.info, time.time())
         if not verdict.allowed:
-            return Ending(CloseReason.REVOKED, f"{verdict.rule} denies it since bundle {bundle.id}")
+            why = f": {verdict.decision.failure}" if verdict.decision.failure else ""
+            return Ending(CloseReason.REVOKED, f"{verdict.rule} denies it since bundle {bundle.id}{why}")
         self._limit(live, verdict)
         return None
 

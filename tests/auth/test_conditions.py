@@ -68,10 +68,14 @@ def test_an_answer_that_is_neither_true_nor_false_is_an_error() -> None:
 
 def test_a_slow_condition_is_an_error() -> None:
     def times() -> Iterator[float]:
-        yield from (0.0, CONDITION_S_MAX, 10.0, 10.0 + CONDITION_S_MAX * 1.1)
+        yield from (0.0, CONDITION_S_MAX)
+        # Once is no fault of the condition's.
+        yield from (10.0, 10.0 + CONDITION_S_MAX * 1.1, 20.0, 20.0)
+        yield from (30.0, 30.0 + CONDITION_S_MAX * 2, 40.0, 40.0 + CONDITION_S_MAX * 1.1)
 
     taken = times()
     condition = CelConditions(lambda: next(taken)).compile("true")
+    assert condition(facts()) is True
     assert condition(facts()) is True
     with pytest.raises(ConditionError, match=r"took 5\.5 ms, more than 5"):
         condition(facts())
