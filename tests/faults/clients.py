@@ -440,7 +440,11 @@ class Copy(Work):
         while not self.verdicts and not (self.stopping.is_set() and self.copies):
             there = self._kubectl(str(self.file), f"{POD}:{self.name}")
             again = self._kubectl(f"{POD}:{self.name}", str(back))
-            code, said = there.code or again.code, there.err + again.err
+            code = there.code or again.code
+            # What was refused by WebSocket, kubectl asks for by SPDY, and the tunnel may be back for that.
+            said = b"".join(
+                line for line in (there.err + again.err).splitlines(keepends=True) if AWAY not in line
+            )
             judgement = self.judge(code, said, self.content, back.read_bytes() if back.exists() else b"")
             if judgement.verdict is not Verdict.WHOLE:
                 self.verdicts.append(judgement)

@@ -42,7 +42,15 @@ SHOWN_BYTES = 4000
 JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}")
 
 # One of each for a token, or the agent that it names.
-_OF_TOKENS = ("auth.principal.Principal", "auth.tokens.AccessClaims", "proxy.hub.trail._Party")
+_OF_TOKENS = (
+    "auth.keys.PublicKey",
+    "auth.tokens.AccessClaims",
+    "proxy.hub.entities.Agent",
+    "proxy.hub.entities.Cluster",
+    "proxy.hub.trail._Party",
+)
+# One is in the token's claims, and one is its agent's.
+_PRINCIPAL = "auth.principal.Principal"
 
 T = TypeVar("T")
 
@@ -64,8 +72,10 @@ class Living:
         now, then = self.flat(), before.flat()
         # trio keeps scopes that ended before their deadline until it has a thousand of them.
         kept = dict.fromkeys(("trio.CancelScope", "trio._core._run.CancelReason"), 1000 + slack)
-        # Who a token speaks for is remembered, of so many tokens that it takes longer to forget the first.
+        # Who a token speaks for is remembered, and by what that was decided, of so many tokens that it takes
+        # longer to forget the first.
         kept |= dict.fromkeys(_OF_TOKENS, tokens + slack)
+        kept[_PRINCIPAL] = 2 * tokens + slack
         more = {name: now[name] - then[name] for name in now}
         return {name: count for name, count in more.items() if count > kept.get(name, slack)}
 
