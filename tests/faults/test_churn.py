@@ -216,7 +216,7 @@ def churn_and_compare(world: FaultWorld, *, warm: int, opens: int, fault_every_s
 
 @pytest.mark.timeout(300)
 def test_some_hundred_streams_under_faults_leave_nothing_behind(world: FaultWorld) -> None:
-    churn_and_compare(world, warm=150, opens=500, fault_every_s=2.0)
+    churn_and_compare(world, warm=75, opens=200, fault_every_s=2.0)
 
 
 @pytest.mark.long

@@ -126,7 +126,7 @@ async def handle_stream(chain: Chain, stream: Stream, nursery: trio.Nursery) -> 
             await outbound.aclose()
         chain.relay_outcomes.append(outcome)
         if outcome.unanswered and outcome.failure is not None:
-            inbound.refuse(outcome.failure)
+            await inbound.drop(outcome.failure)
     finally:
         await inbound.aclose()
 
