@@ -16,7 +16,7 @@ from benchmarks.figures import Found
 from benchmarks.profile import profile_all, spy_program
 from benchmarks.report import Report
 from benchmarks.result import group
-from benchmarks.runner import open_bench, run_all
+from benchmarks.runner import Outcome, open_bench, run_all
 from benchmarks.system import Missing
 from benchmarks.systems import ALWAYS, EXTRA, PEERS
 from benchmarks.workload import Options
@@ -94,17 +94,20 @@ def main() -> None:
     )
     names = list(WORKLOADS) if "all" in arguments.workloads else arguments.workloads
     workloads = [workload for name in names for workload in WORKLOADS[name]]
+    outcome, bench = Outcome(), None
     try:
         spy = spy_program() if arguments.profile is not None else None
         with tempfile.TemporaryDirectory(prefix="hawse-bench-") as folder:
             with open_bench(Path(folder), openers) as bench:
-                outcome = run_all(bench, workloads, options)
+                run_all(bench, workloads, options, outcome)
                 if spy is not None:
                     profile_all(spy, bench, workloads, options, arguments.profile, native=arguments.native)
     except Missing as error:
         sys.exit(str(error))
     except KeyboardInterrupt:
-        sys.exit("interrupted: everything is stopped, nothing is written")
+        if bench is None or not outcome.samples:
+            sys.exit("interrupted: everything is stopped, nothing is written")
+        outcome.failed.append("interrupted: what is not here was not measured")
     found = Found(group(outcome.samples))
     if arguments.json is not None:
         lines = [attrs.asdict(series.measurement()) for series in found]

@@ -73,9 +73,11 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def run_all(bench: Bench, workloads: Iterable[Workload], options: Options) -> Outcome:
-    """Every variant of every workload, so many rounds over all systems."""
-    outcome = Outcome()
+def run_all(
+    bench: Bench, workloads: Iterable[Workload], options: Options, outcome: Outcome | None = None
+) -> Outcome:
+    """Every variant of every workload, so many rounds over all systems; added to `outcome` as it comes."""
+    outcome = Outcome() if outcome is None else outcome
     for workload in workloads:
         for variant in workload.variants:
             systems = [system for system in bench.systems if _applies(workload, system)]

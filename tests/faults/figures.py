@@ -32,7 +32,7 @@ def written(lines: Sequence[str]) -> str:
     parts = [
         FAULTS,
         "",
-        "Written by `make faults`, on this machine:",
+        "By the tests in tests/faults (`make faults`), on this machine:",
         "",
         *(f"- {line}" for line in machine()),
         "",
