@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import attrs
 
 from audit.record import Decision as RecordedDecision
@@ -41,13 +39,28 @@ def judge(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, now
 
     `now` is in epoch seconds.
     """
-    return _verdict(bundle.decide(agent, cluster, info, now), bundle)
+    return _verdicts.of(bundle.decide(agent, cluster, info, now), bundle)
 
 
-@lru_cache(_VERDICTS_REMEMBERED_MAX)
-def _verdict(decision: Decision, bundle: Bundle) -> Verdict:
-    effect = "allow" if decision.allowed else "deny"
-    return Verdict(decision, bundle, RecordedDecision(effect, decision.rule, decision.policy, bundle.id))
+class _Verdicts:
+    """Those of the bundle that was asked last: no other one is kept alive by them."""
+
+    def __init__(self) -> None:
+        self._bundle: Bundle | None = None
+        self._by_decision: dict[Decision, Verdict] = {}
+
+    def of(self, decision: Decision, bundle: Bundle) -> Verdict:
+        if bundle is not self._bundle or len(self._by_decision) >= _VERDICTS_REMEMBERED_MAX:
+            self._bundle, self._by_decision = bundle, {}
+        verdict = self._by_decision.get(decision)
+        if verdict is None:
+            effect = "allow" if decision.allowed else "deny"
+            recorded = RecordedDecision(effect, decision.rule, decision.policy, bundle.id)
+            verdict = self._by_decision[decision] = Verdict(decision, bundle, recorded)
+        return verdict
+
+
+_verdicts = _Verdicts()
 
 
 @attrs.frozen

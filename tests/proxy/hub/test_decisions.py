@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import json
 import math
 import time
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -134,6 +136,16 @@ def test_a_verdict_is_one_object_for_each_rule_of_a_bundle() -> None:
     info = parse(b"GET", b"/api/v1/pods")
     assert judge(made, AGENT, CLUSTER, info, 0.0) is judge(made, AGENT, CLUSTER, info, 1.0)
     assert judge(made, AGENT, CLUSTER, info, 0.0).recorded.bundle == made.id
+
+
+def test_no_verdict_keeps_a_bundle_that_was_replaced() -> None:
+    replaced, info = bundle(policy(LOOK)), parse(b"GET", b"/api/v1/pods")
+    judge(replaced, AGENT, CLUSTER, info, 0.0)
+    gone = weakref.ref(replaced)
+    del replaced
+    judge(bundle(policy(LOOK)), AGENT, CLUSTER, info, 0.0)
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_denial_about_no_resource_has_no_kind() -> None:
