@@ -54,7 +54,7 @@ lint: $(STAMP) ## ruff, flake8-async, mypy, import-linter, deptry
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@# Two files in three have nothing asynchronous in them, of which alone it knows something; it takes its time.
-	grep -rlE --include='*.py' --exclude-dir='.?*' '\b(async|trio)\b' . | xargs $(BIN)/flake8
+	grep -rlE --include='*.py' --exclude-dir='.?*' 'async|trio|anyio' . | xargs $(BIN)/flake8
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .

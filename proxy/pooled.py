@@ -51,10 +51,9 @@ class PooledOutbound:
         if self._acquiring.cancelled_caught:
             raise _given_up(processed)
         try:
+            # A connection may come as its wait is cancelled, from here or from without: no request follows then.
             if self._abandoned:
-                # A connection may come as its wait is cancelled.
                 raise _given_up(processed)
-            # A connection may come as its wait is cancelled; then a request must not follow on it.
             await trio.lowlevel.checkpoint_if_cancelled()
             await connection.send_request(self._head_on(connection))
             return

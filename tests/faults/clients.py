@@ -454,7 +454,9 @@ class Copy(Work):
         """A cp, which is begun anew where it had not begun to copy: the tunnel was away, or for 30 s."""
         while True:
             done = self.world.kubectl(CLUSTER, "cp", source, target, deadline_s=300)
-            if not (done.code and (AWAY in done.err or IMPATIENT in done.err)):
+            # Whether there is a folder it asks only where it copies to a pod.
+            impatient = IMPATIENT in done.err and target.startswith(f"{POD}:")
+            if not (done.code and (AWAY in done.err or impatient)):
                 return done
             self.refused += 1
             time.sleep(0.5)
