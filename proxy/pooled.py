@@ -51,7 +51,7 @@ class PooledOutbound:
         if self._acquiring.cancelled_caught:
             raise _given_up(processed)
         try:
-            # A connection may come as its wait is cancelled, from here or from without: no request follows then.
+            # A connection may come as its wait is cancelled, by whomever: no request follows on it then.
             if self._abandoned:
                 raise _given_up(processed)
             await trio.lowlevel.checkpoint_if_cancelled()
