@@ -42,7 +42,8 @@ MEMBERS_MAX = 200
 MEMBER_BYTES_MAX = 4 * 1024**3
 # What a restore leaves where it is.
 _KEPT = re.compile(
-    r"hub\.lock|hub\.sock|boots|lost\+found|audit\.db(-wal|-shm)?|admin\.json|\.restore-.*|\.before-restore-.*"
+    r"hub\.lock|hub\.sock|boots|lost\+found|(audit|seen)\.db(-wal|-shm)?|admin\.json|\.restore-.*"
+    r"|\.before-restore-.*"
 )
 _SQLITE_TIMEOUT_S = 30.0
 

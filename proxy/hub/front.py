@@ -206,7 +206,7 @@ class Front:
             await connection.answer(*status_response(503, "", message, headers=(later,)))
             return False
         try:
-            claims, cluster = self.relays.authenticate(head, self.clock())
+            claims, cluster = await self.relays.authenticate(head, self.clock())
         except (TokenError, ReplayedError) as error:
             self.relays.limit.give_back()
             self.recorder.complete(

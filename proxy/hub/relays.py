@@ -27,6 +27,7 @@ from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.places import Places, RelayRefusedError
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.seen import SeenTokens
+from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import RelayContact, Store
 from proxy.hub.trail import Trail
 from tunnel import (
@@ -78,22 +79,28 @@ class RelayEndpoint:
     boot: str
     software: str
     new_id: Callable[[], str]
+    seen: SeenStore
     places: Places = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
     """Said to each session once the hub goes, with how many have been told before."""
     _replaced: bool = False
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
     """Asked before a relay is authenticated."""
-    _seen: SeenTokens = attrs.Factory(
-        lambda: SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX)
-    )
+    _seen: SeenTokens = attrs.field(init=False)
 
     @places.default
     def _places_of_config(self) -> Places:
         return Places(self.registry, self.config.limits.relays_per_cluster)
 
-    def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
-        """Whose relay this is; raises TokenError or ReplayedError."""
+    @_seen.default
+    def _seen_of_store(self) -> SeenTokens:
+        return SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.seen)
+
+    async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
+        """Whose relay this is; raises TokenError or ReplayedError.
+
+        When cancelled, the relay's token is used up.
+        """
         scheme, _, token = (head.header(b"authorization") or b"").partition(b" ")
         if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
             raise TokenError("a relay authenticates by one bearer token")
@@ -107,7 +114,7 @@ class RelayEndpoint:
         cluster = snapshot.clusters_by_id[claims.cluster_id]
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
-        self._seen.use(claims.cluster_id, claims.jti, claims.expires_at, now)
+        await self._seen.use(claims.cluster_id, claims.jti, claims.expires_at, now)
         return claims, cluster
 
     def end_revoked(self) -> None:

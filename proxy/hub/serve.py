@@ -46,6 +46,7 @@ from proxy.hub.metrics import hub_metrics
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
+from proxy.hub.seenstore import SeenStore
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
@@ -97,6 +98,8 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 data.store_file, org=config.org, clock=time.time, shared=premises.predecessor is not None
             )
         )
+        seen = SeenStore(data.seen_file)
+        stack.callback(seen.close)
         recorder.complete(trail.hub(Kind.HUB_STARTED, software))
         await ensure_local_token(data, directory, pepper)
         tell_endpoint = partial(write_endpoint, config, data, certificate.chain)
@@ -133,6 +136,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 boot=boot,
                 software=software,
                 new_id=new_eid,
+                seen=seen,
             )
             directory.on_change(relays.end_revoked)
             tokens = TokenEndpoint(
@@ -142,6 +146,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 issuer=config.public_url,
                 record=recorder.complete,
                 clock=time.time,
+                seen=seen,
             )
             front = Front(
                 certificate=certificate,
@@ -180,8 +185,8 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 partial(note_relays_seen, registry, directory, USE_WRITTEN_EVERY_S),
             )
             # As the one before has left them; its relays come back to this one.
-            seen = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
-            registry.arrivals.expect(seen)
+            recent = await directory.read(partial(Store.clusters_seen, since=time.time() - SEEN_RECENTLY_S))
+            registry.arrivals.expect(recent)
             await directory.change(Store.close_relays)
             tell_endpoint()
             await _serve(config, premises, front, AdminFront(app, certificate), keeping)

@@ -64,6 +64,7 @@ from proxy.hub.oauth import (
     shown_in,
 )
 from proxy.hub.seen import ReplayedError, SeenTokens
+from proxy.hub.seenstore import SeenStore
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"
@@ -86,6 +87,7 @@ class TokenEndpoint:
         issuer: str,
         record: Callable[[Event], None],
         clock: Callable[[], float],
+        seen: SeenStore,
         issuers: IssuerKeys | None = None,
     ) -> None:
         """`keys` is asked each time, so that a rotated key signs at once; `record` must not wait."""
@@ -96,10 +98,10 @@ class TokenEndpoint:
         self._events = AgentEvents(directory, record, clock)
         self._clock = clock
         self._federation = Federated(directory, issuers or IssuerKeys(), clock)
-        self._seen = SeenTokens("assertion", ASSERTIONS_REMEMBERED_MAX, ASSERTIONS_OF_AN_AGENT_MAX)
+        self._seen = SeenTokens("assertion", ASSERTIONS_REMEMBERED_MAX, ASSERTIONS_OF_AN_AGENT_MAX, seen)
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
-        """Answer `POST /oauth/token`; waits only for the keys of another issuer."""
+        """Answer `POST /oauth/token`; it waits for another issuer's keys, and notes assertions."""
         now = self._clock()
         sender = Sender("POST", TOKEN_PATH, headers, client_ip)
         cluster: Cluster | None = None
@@ -107,13 +109,8 @@ class TokenEndpoint:
             fields = parse_form(form, headers)
             shown = shown_in(fields, headers)
             wanted = self._wanted_cluster(fields)
-            agent: Agent
-            credential: Credential
-            if isinstance(shown, Subject):
-                agent, credential = await self._federation.authenticate(shown)
-                now = self._clock()
-            else:
-                agent, credential = self._authenticate(shown, now)
+            agent, credential = await self._authenticate(shown, now)
+            now = self._clock()
             if wanted is not None:
                 cluster = self._directory.current.clusters_by_name.get(wanted)
                 self._check_reach(agent, credential, cluster)
@@ -164,7 +161,10 @@ class TokenEndpoint:
         basic, bearer = basic_in(headers), bearer_in(headers)
         if bearer is not None and not bearer.startswith(PREFIX):
             return self._bearer_of_token(bearer, now)
-        agent, key = self._authenticate(basic if bearer is None else Secret("", bearer), now)
+        shown = basic if bearer is None else Secret("", bearer)
+        if shown is None:
+            raise refuse_stranger("no credential")
+        agent, key = self._owner_of_secret(shown)
         self._directory.note_agent_used(agent, key, now)
         return agent
 
@@ -183,19 +183,18 @@ class TokenEndpoint:
             raise refuse_stranger("the credential that this token was made from is revoked", agent)
         return agent
 
-    def _authenticate(self, shown: Secret | Assertion | None, now: float) -> tuple[Agent, Credential]:
+    async def _authenticate(
+        self, shown: Secret | Assertion | Subject | None, now: float
+    ) -> tuple[Agent, Credential]:
         match shown:
             case None:
                 raise refuse_stranger("no credential")
+            case Subject():
+                return await self._federation.authenticate(shown)
             case Secret():
-                agent, credential = self._owner_of_secret(shown)
+                return self._owner_of_secret(shown)
             case Assertion():
-                agent, credential = self._owner_of_assertion(shown, now)
-        if shown.name and not hmac.compare_digest(shown.name.encode(), agent.name.encode()):
-            raise refuse_stranger("the credential belongs to another agent", agent, credential)
-        if not agent.active:
-            raise refuse_stranger(f"the agent is {agent.state}", agent, credential)
-        return agent, credential
+                return await self._owner_of_assertion(shown, now)
 
     def _owner_of_secret(self, shown: Secret) -> tuple[Agent, Credential]:
         try:
@@ -207,9 +206,10 @@ class TokenEndpoint:
         found = self._directory.current.api_keys_by_hash.get(digest)
         if found is None:
             raise refuse_stranger("the API key is unknown or revoked")
+        _check_owner(shown.name, *found)
         return found
 
-    def _owner_of_assertion(self, shown: Assertion, now: float) -> tuple[Agent, Credential]:
+    async def _owner_of_assertion(self, shown: Assertion, now: float) -> tuple[Agent, Credential]:
         current = self._directory.current
         try:
             claims = verify(shown.token, current.find_agent_key, hub_url=self._issuer, now=now)
@@ -218,8 +218,9 @@ class TokenEndpoint:
             told = error.reason if error.skew_s is not None else ""
             raise refuse_stranger(f"assertion: {error.reason}", told=told) from None
         agent, key = current.agent_keys_by_kid[claims.kid]
+        _check_owner(shown.name, agent, key)
         try:
-            self._seen.use(agent.id, claims.jti, claims.expires_at, now)
+            await self._seen.use(agent.id, claims.jti, claims.expires_at, now)
         except ReplayedError as error:
             raise refuse_stranger(str(error), agent, key, told=str(error)) from error
         return agent, key
@@ -277,3 +278,11 @@ class TokenEndpoint:
             "expires_in": math.floor(math.floor(now) + LIFETIME_S - now),
             "issued_token_type": ACCESS_TOKEN_TYPE,
         }, jti
+
+
+def _check_owner(named: str, agent: Agent, credential: Credential) -> None:
+    """Refuse a credential of another agent than the request names, and one of an agent that may not act."""
+    if named and not hmac.compare_digest(named.encode(), agent.name.encode()):
+        raise refuse_stranger("the credential belongs to another agent", agent, credential)
+    if not agent.active:
+        raise refuse_stranger(f"the agent is {agent.state}", agent, credential)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
+from auth.keys import SigningKey
+from auth.tokens import issue_assertion
+from tests.system.raw import Answer, RawClient, parse
+from tests.system.test_enrolment import add_agent
+from tests.system.test_tokens import dial, hello_forger, issuer
 from tests.system.world import World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
@@ -80,3 +87,57 @@ def test_a_terminated_hub_ends_with_exit_code_zero(own_world: World) -> None:
     finally:
         watching.kill()
         watching.communicate()
+
+
+@pytest.mark.parametrize("planned", [True, False], ids=["replaced", "killed"])
+def test_what_was_good_once_is_not_good_again_after_a_restart(
+    own_world: World, tmp_path: Path, planned: bool
+) -> None:
+    """An agent's assertion and a relay's token that somebody has seen on their way, while they live."""
+    world = own_world
+    home, made = add_agent(world, "coded", tmp_path / "home", "--credential", "code")
+    assert home.login("--code", stdin=f"{made['code']}\n".encode()).code == 0
+    [logins] = home.folder.rglob("logins.json")
+    [entry] = json.loads(logins.read_text())["hubs"].values()
+    key = SigningKey.from_pem(entry["private_key_pem"].encode())
+
+    def assertion() -> str:
+        return issue_assertion(
+            key, agent="coded", hub_url=issuer(world), jti=uuid.uuid4().hex, now=time.time()
+        )
+
+    client = RawClient(world, "tunnel")
+    seen, hello = assertion(), hello_forger(world).token(jti=uuid.uuid4().hex)
+    assert ask_for_a_token(client, seen).status == 200
+    assert dial(client, hello, rest=False).status == 101
+    assert world.hub is not None
+    if planned:
+        world.replace_hub()
+    else:
+        world.hub.process.kill()
+        world.hub.process.wait()
+        world.start_hub()
+
+    refused = ask_for_a_token(client, seen)
+    assert (refused.status, b"used before" in refused.body) == (401, True)
+    assert dial(client, hello).status == 401
+    assert ask_for_a_token(client, assertion()).status == 200
+
+
+def ask_for_a_token(client: RawClient, assertion: str) -> Answer:
+    form = urlencode(
+        {
+            "grant_type": "client_credentials",
+            "audience": client.way,
+            "client_assertion": assertion,
+            "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        }
+    )
+    lines = [
+        "POST /oauth/token HTTP/1.1",
+        "Host: hub",
+        "Content-Type: application/x-www-form-urlencoded",
+        f"Content-Length: {len(form)}",
+        "Connection: close",
+    ]
+    return parse(client.send("\r\n".join([*lines, "", form]).encode()))

@@ -16,6 +16,7 @@ from proxy.agent.errors import AgentError
 from proxy.agent.hub import ANSWER_BYTES_MAX, fetch_reach, fetch_token
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import open_directory
+from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from tests.fakes.hub import Asked, FakeHub, Reply
@@ -187,6 +188,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
             issuer="https://hub.example",
             record=events.append,
             clock=lambda: 1_800_000_000.0,
+            seen=SeenStore(tmp_path / "seen.db"),
         )
         token = trio.lowlevel.current_trio_token()
 

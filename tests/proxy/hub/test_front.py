@@ -26,6 +26,7 @@ from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import STRANGER_S, Front
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
+from proxy.hub.seenstore import SeenStore
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from tunnel import Memory
@@ -56,6 +57,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     config = HubConfig(org="acme", public_url=ISSUER)
     key = SigningKey.generate()
     keys = SigningKeys(key, (key,))
+    seen = SeenStore(tmp_path / "seen.db")
     store, trail, registry = AuditStore(tmp_path / "audit.db"), Trail("acme"), Registry()
     async with (
         open_recorder(store, org="acme") as recorder,
@@ -83,6 +85,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             boot="boot",
             software="hawse/test",
             new_id=lambda: "id",
+            seen=seen,
         )
         tokens = TokenEndpoint(
             directory=directory,
@@ -91,6 +94,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             issuer=ISSUER,
             record=recorder.complete,
             clock=lambda: NOW,
+            seen=seen,
         )
         front = Front(
             certificate=Certificate.open(config, DataDir.open(tmp_path / "data"), time.time),
@@ -105,6 +109,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         nursery.start_soon(front.run)
         yield Bench(front, nursery)
         nursery.cancel_scope.cancel()
+    seen.close()
     store.close()
 
 

@@ -19,6 +19,7 @@ from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
+from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
 from tests.proxy.hub.sessions import session_pair
@@ -98,6 +99,7 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
             boot="boot",
             software="hawse/test",
             new_id=lambda: "id",
+            seen=SeenStore(folder / "seen.db"),
         )
         yield Bench(endpoint, directory, recorder, audit_file)
     store.close()

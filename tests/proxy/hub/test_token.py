@@ -19,6 +19,7 @@ from auth.tokens import TokenError, issue_access, issue_assertion, verify_access
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
+from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from tests.system.hostile import Forger
@@ -87,6 +88,7 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
     key = SigningKey.generate()
     signing = SigningKeys(key, (key,))
     events: list[Event] = []
+    seen = SeenStore(folder / "seen.db")
     async with open_directory(folder / "hub.db", org="main", clock=clock) as directory:
         await directory.change(enrol)
         endpoint = TokenEndpoint(
@@ -96,8 +98,10 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
             issuer=ISSUER,
             record=events.append,
             clock=clock,
+            seen=seen,
         )
         yield Bench(directory, endpoint, signing, events)
+    seen.close()
 
 
 @pytest.fixture
@@ -404,6 +408,26 @@ async def test_an_assertion_is_good_once(bench: Bench) -> None:
     assert "used before" in str(body["error_description"])
     assert bench.events[-1].actor.name == "sre-1"
     assert (await bench.ask(**signed(assertion(jti="k"))))[0] == 200
+
+
+async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) -> None:
+    token = assertion()
+    async with open_bench(tmp_path, lambda: NOW) as bench:
+        assert (await bench.ask(**signed(token)))[0] == 200
+        again = TokenEndpoint(
+            directory=bench.directory,
+            keys=lambda: bench.signing,
+            pepper=PEPPER,
+            issuer=ISSUER,
+            record=bench.events.append,
+            clock=lambda: NOW + 55,
+            seen=SeenStore(tmp_path / "seen.db"),
+        )
+        status, body = attrs.evolve(bench, endpoint=again).read(
+            await again.answer(urlencode(signed(token)).encode(), (FORM,), "192.0.2.1")
+        )
+        assert (status, body["error"]) == (401, "invalid_client")
+        assert "used before" in str(body["error_description"])
 
 
 async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench) -> None:

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import logging
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from proxy.hub.seenstore import SeenStore
+
+NOW = 1_800_000_000.0
+UNTIL = NOW + 70.0
+
+
+async def test_two_processes_on_one_file_take_a_token_once(tmp_path: Path) -> None:
+    """As an old hub and the one that takes its place: each has the file open."""
+    with closing(SeenStore(tmp_path / "seen.db")) as old, closing(SeenStore(tmp_path / "seen.db")) as new:
+        first: list[bool] = []
+
+        async def use(store: SeenStore, jti: str) -> None:
+            first.append(await store.enter("assertion", "a1", jti, UNTIL, NOW))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(use, old, f"j{number}")
+                nursery.start_soon(use, new, f"j{number}")
+        assert (first.count(True), first.count(False)) == (100, 100)
+
+
+async def test_tokens_are_told_apart_by_all_that_makes_them(tmp_path: Path) -> None:
+    with closing(SeenStore(tmp_path / "seen.db")) as store:
+        jtis = ["j", "k", "\ud800", "x" * 100_000]
+        tokens = [("hello", "a", "j"), ("assertion", "b", "j"), *(("assertion", "a", jti) for jti in jtis)]
+        assert [await store.enter(*token, UNTIL, NOW) for token in tokens] == [True] * len(tokens)
+        assert [await store.enter(*token, UNTIL, NOW) for token in tokens] == [False] * len(tokens)
+
+
+async def test_what_has_expired_leaves_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "seen.db"
+    with closing(SeenStore(path)) as store:
+        for number in range(50):
+            await store.enter("assertion", "a", str(number), UNTIL, NOW)
+        await store.enter("assertion", "a", "later", UNTIL + 70, UNTIL)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM seen").fetchone() == (1,)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+async def test_many_at_once_share_their_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+    write = SeenStore._write
+
+    def counted(self: SeenStore, batch: list[object], now: float) -> str:
+        batches.append(len(batch))
+        return write(self, batch, now)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(SeenStore, "_write", counted)
+    with closing(SeenStore(tmp_path / "seen.db")) as store:
+        async with trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(store.enter, "assertion", "a", str(number), UNTIL, NOW)
+    assert sum(batches) == 200
+    assert len(batches) <= 3
+
+
+async def test_who_leaves_while_it_is_noted_holds_up_nobody(tmp_path: Path) -> None:
+    with closing(SeenStore(tmp_path / "seen.db")) as store:
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(store.enter, "assertion", "a", str(number), UNTIL, NOW)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        assert await store.enter("assertion", "a", "another", UNTIL, NOW)
+        # What was under way may have been noted; nothing is taken twice all the same.
+        for number in range(20):
+            await store.enter("assertion", "a", str(number), UNTIL, NOW)
+            assert not await store.enter("assertion", "a", str(number), UNTIL, NOW)
+
+
+async def test_a_file_that_cannot_be_written_refuses_nobody_and_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "seen.db"
+    path.write_bytes(b"this is no database" * 100)
+    with closing(SeenStore(path)) as store, caplog.at_level(logging.WARNING):
+        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
+        assert "a restart forgets which tokens were used: file is not a database" in caplog.text
+        path.unlink()
+        # And goes on as soon as it can.
+        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
+        assert not await store.enter("assertion", "a", "j", UNTIL, NOW)
