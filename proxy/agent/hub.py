@@ -1,8 +1,7 @@
 """Asks the hub: for the agent's clusters, for a token on one of them, and to register a key.
 
 Synchronous, by the standard library: one request, one answer, and the process ends. Redirects are not
-followed, for they would carry the credential elsewhere. HTTPS_PROXY and NO_PROXY count as they do for
-kubectl.
+followed, for they would carry the credential elsewhere.
 """
 
 from __future__ import annotations
@@ -10,21 +9,19 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Mapping
-from http.client import HTTPException, HTTPSConnection
+from http.client import HTTPException
 from typing import NamedTuple
-from urllib.parse import unquote, urlencode, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.parse import urlencode
 
 from auth.principal import IdentityError, slug
 from proxy.agent.account import Account, host_and_port
 from proxy.agent.errors import AgentError, quoted
+from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"
 ENROL_PATH = "/v1/enrol"
-# For each wait on the network; the plugin has a deadline for all of it together.
-SOCKET_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 1024 * 1024
 # access.md: 60 s, never more. A hub that says more is not believed.
 LIFETIME_MAX_S = 60
@@ -116,7 +113,7 @@ def _ask(
         context = ssl.create_default_context(cadata=account.ca_pem)
     except ssl.SSLError as error:
         raise AgentError("the stored CA is no certificate: run `hawse login` again with --ca FILE") from error
-    connection = _connect(host, port, context)
+    connection, through = https_connection(host, port, context)
     try:
         connection.request(
             method,
@@ -133,31 +130,13 @@ def _ask(
         ) from error
     except TimeoutError as error:
         raise AgentError(
-            f"{account.hub} did not answer within {SOCKET_TIMEOUT_S:.0f} s: try again"
+            f"{account.hub} did not answer{through} within {SOCKET_TIMEOUT_S:.0f} s: try again"
         ) from error
     except (OSError, HTTPException) as error:
-        raise AgentError(f"cannot reach {account.hub}: {quoted(str(error))}") from error
+        raise AgentError(f"cannot reach {account.hub}{through}: {quoted(str(error))}") from error
     finally:
         connection.close()
     return _read_answer(account.hub, status, raw, good)
-
-
-def _connect(host: str, port: int, context: ssl.SSLContext) -> HTTPSConnection:
-    proxy = getproxies().get("https")
-    if not proxy or proxy_bypass(f"{host}:{port}"):
-        return HTTPSConnection(host, port, timeout=SOCKET_TIMEOUT_S, context=context)
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise AgentError("HTTPS_PROXY is not http://host:port, the only kind that is supported")
-    connection = HTTPSConnection(parts.hostname, parts.port or 80, timeout=SOCKET_TIMEOUT_S, context=context)
-    headers = {}
-    if parts.username is not None:
-        import base64
-
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        headers["Proxy-Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode('ascii')}"
-    connection.set_tunnel(host, port, headers)
-    return connection
 
 
 def _read_answer(hub: str, status: int, raw: bytes, good: int) -> dict[str, object]:

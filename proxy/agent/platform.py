@@ -9,10 +9,11 @@ import json
 import os
 import ssl
 from collections.abc import Mapping
-from http.client import HTTPException, HTTPSConnection
+from http.client import HTTPException
 from urllib.parse import quote, urlsplit
 
 from proxy.agent.errors import AgentError, quoted
+from proxy.agent.https import https_connection
 
 FILE_PREFIX = "file:"
 GITHUB = "github"
@@ -21,7 +22,6 @@ GITHUB_TOKEN = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105 - the name of a va
 # A hub takes no longer token.
 TOKEN_BYTES_MAX = 8192
 ANSWER_BYTES_MAX = 64 * 1024
-SOCKET_TIMEOUT_S = 10.0
 
 
 def platform_token(platform: str, hub: str, environment: Mapping[str, str]) -> str:
@@ -49,14 +49,16 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
             f"{GITHUB_URL} is not set: the job needs `permissions: id-token: write`, "
             "and this has to run in one of its steps"
         )
-    parts = urlsplit(url)
-    if parts.scheme != "https" or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 443
+    except ValueError:
+        host = None
+    if not host or parts.scheme != "https":
         raise AgentError(f"{GITHUB_URL} is not https://…")
     query = f"{parts.query}&" if parts.query else ""
     target = f"{parts.path or '/'}?{query}audience={quote(hub, safe='')}"
-    connection = HTTPSConnection(
-        parts.hostname, parts.port, timeout=SOCKET_TIMEOUT_S, context=ssl.create_default_context()
-    )
+    connection, through = https_connection(host, port, ssl.create_default_context())
     try:
         # Not followed anywhere else: the bearer is GitHub's.
         headers = {"authorization": f"Bearer {bearer}", "accept": "application/json", "user-agent": "hawse"}
@@ -64,15 +66,15 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
         response = connection.getresponse()
         status, raw = response.status, response.read(ANSWER_BYTES_MAX)
     except (OSError, HTTPException) as error:
-        raise AgentError(f"cannot reach {parts.hostname} for a token: {quoted(str(error))}") from error
+        raise AgentError(f"cannot reach {host}{through} for a token: {quoted(str(error))}") from error
     finally:
         connection.close()
     if status != 200:
-        raise AgentError(f"{parts.hostname} answered {status} instead of giving a token")
+        raise AgentError(f"{host} answered {status} instead of giving a token")
     try:
-        return _checked(str(json.loads(raw)["value"]).encode(), parts.hostname)
-    except (ValueError, LookupError, TypeError):
-        raise AgentError(f"{parts.hostname} answered without a token") from None
+        return _checked(str(json.loads(raw)["value"]).encode(), host)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        raise AgentError(f"{host} answered without a token") from None
 
 
 def _checked(data: bytes, source: str) -> str:

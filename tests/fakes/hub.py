@@ -104,11 +104,11 @@ class FakeHub:
 
 
 @contextmanager
-def fake_hub(api_key: str, host: str = "127.0.0.1") -> Iterator[FakeHub]:
-    """Serve a FakeHub on loopback for the block."""
+def fake_hub(api_key: str, host: str = "127.0.0.1", *, name: str = "") -> Iterator[FakeHub]:
+    """Serve a FakeHub on loopback for the block; with a `name`, it goes by that."""
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert(host).configure_cert(context)
+    ca.issue_cert(name or host).configure_cert(context)
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -138,7 +138,7 @@ def fake_hub(api_key: str, host: str = "127.0.0.1") -> Iterator[FakeHub]:
     server = Server((host, 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
     port = server.server_address[1]
-    hub = FakeHub(f"https://{host}:{port}", ca.cert_pem.bytes().decode(), api_key)
+    hub = FakeHub(f"https://{name or host}:{port}", ca.cert_pem.bytes().decode(), api_key)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:

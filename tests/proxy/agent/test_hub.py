@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,20 +13,16 @@ from auth.apikey import hash as hash_key
 from auth.keys import SigningKey
 from proxy.agent.account import Account
 from proxy.agent.errors import AgentError
+from proxy.agent.https import https_connection
 from proxy.agent.hub import ANSWER_BYTES_MAX, fetch_reach, fetch_token
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import open_directory
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
-from tests.fakes.hub import Asked, FakeHub, Reply
+from tests.fakes.hub import Asked, FakeHub, Reply, fake_hub
+from tests.faults.egress import Egress, open_egress
 from tests.proxy.agent.conftest import API_KEY
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def test_a_token_is_asked_for_by_form_for_one_cluster(hub: FakeHub, account: Account) -> None:
@@ -113,7 +109,7 @@ def test_a_hub_that_is_not_there_is_named(account: Account) -> None:
 
 
 def test_a_hub_that_says_nothing_is_given_up(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.agent.hub.SOCKET_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("proxy.agent.https.SOCKET_TIMEOUT_S", 0.05)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         hub = f"https://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(AgentError, match="did not answer"):
@@ -125,44 +121,85 @@ def test_a_ca_that_is_none_says_to_log_in_again(account: Account) -> None:
         fetch_reach(account._replace(ca_pem="nonsense"))
 
 
-def test_a_proxy_is_used_and_sees_no_key(
-    hub: FakeHub, account: Account, monkeypatch: pytest.MonkeyPatch
+HUB_NAME = "hub.example"
+
+
+@pytest.fixture
+def behind(account: Account) -> Iterator[tuple[Account, FakeHub, Egress]]:
+    """An account at a hub whose name is known to a proxy alone."""
+    with (
+        fake_hub(API_KEY, name=HUB_NAME) as hub,
+        open_egress({HUB_NAME: "127.0.0.1"}, password="p@ss") as egress,
+    ):
+        yield account._replace(hub=hub.url, ca_pem=hub.ca_pem), hub, egress
+
+
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy"])
+def test_a_proxy_leads_to_the_hub(
+    behind: tuple[Account, FakeHub, Egress], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    seen: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def serve() -> None:
-            client, _ = listener.accept()
-            with client, socket.create_connection(("127.0.0.1", int(hub.url.rpartition(":")[2]))) as upstream:
-                seen.append(client.recv(65536))
-                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
-                back = threading.Thread(target=pump, args=(upstream, client))
-                back.start()
-                while data := client.recv(65536):
-                    seen.append(data)
-                    upstream.sendall(data)
-                back.join()
-
-        def pump(source: socket.socket, sink: socket.socket) -> None:
-            while data := source.recv(65536):
-                sink.sendall(data)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40ss@127.0.0.1:{listener.getsockname()[1]}")
-        assert fetch_token(account, "prod").text == "token-1-prod"
-        thread.join()
-    assert seen[0].startswith(b"CONNECT 127.0.0.1:")
-    assert b"Basic bWU6cEBzcw==" in seen[0]  # me:p@ss
-    assert API_KEY.encode() not in b"".join(seen)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    assert fetch_token(account, "prod").text == "token-2-prod"
+    account, hub, egress = behind
+    monkeypatch.setenv(name, egress.url())
+    assert fetch_token(account, "prod").text == "token-1-prod"
+    assert egress.asked == [hub.url.removeprefix("https://")]
 
 
-def test_a_proxy_of_another_kind_is_refused(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTPS_PROXY", "socks5://127.0.0.1:1")
-    with pytest.raises(AgentError, match="HTTPS_PROXY"):
-        fetch_reach(account)
+def test_a_proxy_that_leads_nowhere_is_named_and_its_password_is_not(
+    behind: tuple[Account, FakeHub, Egress], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account, hub, egress = behind
+    monkeypatch.setenv("HTTPS_PROXY", egress.url("wr0ng"))
+    with pytest.raises(
+        AgentError, match=rf"cannot reach {hub.url} through the proxy 127.0.0.1:{egress.port}: .*407"
+    ) as error:
+        fetch_token(account, "prod")
+    assert "wr0ng" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "no_proxy", [HUB_NAME, ".example", "*", f"other, *.{HUB_NAME.partition('.')[2]}:PORT"]
+)
+def test_the_proxy_is_passed_by_for_the_names_of_no_proxy(
+    behind: tuple[Account, FakeHub, Egress], monkeypatch: pytest.MonkeyPatch, no_proxy: str
+) -> None:
+    account, hub, egress = behind
+    monkeypatch.setenv("HTTPS_PROXY", egress.url())
+    monkeypatch.setenv("NO_PROXY", no_proxy.replace("PORT", hub.url.rpartition(":")[2]))
+    # Straight, its name leads nowhere.
+    with pytest.raises(AgentError, match=f"cannot reach {hub.url}: "):
+        fetch_token(account, "prod")
+    assert egress.asked == []
+
+
+@pytest.mark.parametrize(
+    ("host", "no_proxy", "through"),
+    [
+        ("10.1.2.3", "10.0.0.0/8", ""),
+        ("10.1.2.3", "192.168.0.0/16, 10.1.0.0/16", ""),
+        ("10.1.2.3", "11.0.0.0/8", " through the proxy proxy.example:3128"),
+        # No proxy means by these names the same machine as we do.
+        ("127.0.0.1", "", ""),
+        ("localhost", "", ""),
+    ],
+)
+def test_networks_of_no_proxy_and_loopback_are_reached_straight(
+    monkeypatch: pytest.MonkeyPatch, host: str, no_proxy: str, through: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    connection, words = https_connection(host, 443, ssl.create_default_context())
+    assert words == through
+    assert connection.host == ("proxy.example" if through else host)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://me:s3cret@p:1", "https://me:s3cret@p:1", "http://me:s3cret@"])
+def test_a_proxy_of_another_kind_is_refused(
+    account: Account, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(AgentError, match="HTTPS_PROXY") as error:
+        fetch_reach(account._replace(hub=f"https://{HUB_NAME}"))
+    assert "s3cret" not in str(error.value)
 
 
 @pytest.fixture

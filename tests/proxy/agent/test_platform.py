@@ -12,6 +12,7 @@ from proxy.agent.errors import AgentError
 from proxy.agent.login import log_in_by_platform
 from proxy.agent.platform import TOKEN_BYTES_MAX, platform_token
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
+from tests.faults.egress import open_egress
 from tests.proxy.agent.conftest import Home
 
 TOKEN = "eyJhbGciOiJSUzI1NiJ9.e30.c2ln"
@@ -62,6 +63,7 @@ def test_github_is_asked_for_a_token_for_this_hub(github: FakeHub, monkeypatch: 
         (FakeHub.json(403, {}), "answered 403"),
         ((302, {"location": "https://evil.example"}, b""), "answered 302"),
         ((200, {}, b"<html>"), "without a token"),
+        ((200, {}, b"[" * 60_000), "without a token"),
         (FakeHub.json(200, {}), "without a token"),
         (FakeHub.json(200, {"value": "a b"}), "no token"),
     ]
@@ -72,12 +74,35 @@ def test_github_is_asked_for_a_token_for_this_hub(github: FakeHub, monkeypatch: 
         assert "gh-bearer" not in str(error.value)
 
 
+def test_github_is_asked_through_the_environments_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        fake_hub("", name="github.example") as github,
+        open_egress({"github.example": "127.0.0.1"}, password="s3cret") as egress,
+    ):
+        trusting = ssl.create_default_context(cadata=github.ca_pem)
+        monkeypatch.setattr(ssl, "create_default_context", lambda: trusting)
+        monkeypatch.setenv("HTTPS_PROXY", egress.url())
+        github.reply = lambda _: FakeHub.json(200, {"value": TOKEN})
+        environment = {
+            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{github.url}/token",
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "gh-bearer",
+        }
+        assert platform_token("github", HUB, environment) == TOKEN
+        assert egress.asked == [github.url.removeprefix("https://")]
+        monkeypatch.setenv("HTTPS_PROXY", egress.url("wrong"))
+        with pytest.raises(AgentError, match=rf"the proxy 127.0.0.1:{egress.port} for a token: .*407"):
+            platform_token("github", HUB, environment)
+
+
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
         ({}, "id-token: write"),
         ({"ACTIONS_ID_TOKEN_REQUEST_URL": "https://x"}, "id-token: write"),
-        ({"ACTIONS_ID_TOKEN_REQUEST_URL": "http://x", "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "t"}, "not https"),
+        *(
+            ({"ACTIONS_ID_TOKEN_REQUEST_URL": url, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "t"}, "not https")
+            for url in ("http://x", "https://", "https://x:port", "https://[x")
+        ),
         (
             {
                 "ACTIONS_ID_TOKEN_REQUEST_URL": "https://127.0.0.1:1",
