@@ -498,7 +498,7 @@ async def test_memory_taken_back_by_another_sessions_need_wakes_whoever_waits(
 async def test_a_silent_loss_is_noticed_by_both_ends_in_time(
     streams: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    for phase_s in (0.0, 2.4, 4.9, 29.0, 33.0):
+    for phase_s in (0.0, 2.4, 3.9, 24.0, 28.0):
         async with open_pair() as pair:
             for _ in range(streams):
                 await pair.streams()
@@ -506,7 +506,7 @@ async def test_a_silent_loss_is_noticed_by_both_ends_in_time(
             pair.wire.unplugged = True
             started = trio.current_time()
             reasons = [await pair.listener.wait_closed(), await pair.dialer.wait_closed()]
-            assert trio.current_time() - started <= (15 if streams else 40) + 0.001
+            assert trio.current_time() - started <= (14 if streams else 35) + 0.001
             assert all("nothing came from the peer" in reason for reason in reasons)
 
 
@@ -522,7 +522,7 @@ async def test_a_message_that_takes_long_to_come_whole_keeps_the_session_alive(
             pair.wire.last_received_s = trio.current_time()
             assert not pair.listener.closed
             assert pair.listener.last_received_s == trio.current_time()
-        with trio.fail_after(15.1):
+        with trio.fail_after(14.1):
             assert "nothing came from the peer" in await pair.listener.wait_closed()
 
 
@@ -530,7 +530,7 @@ async def test_a_stream_on_a_session_that_was_silent_asks_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
-        await trio.sleep(27)
+        await trio.sleep(23)
         pair.wire.unplugged = True
         started = trio.current_time()
         with pytest.raises(StreamReset) as caught:
@@ -539,7 +539,7 @@ async def test_a_stream_on_a_session_that_was_silent_asks_at_once(
         assert (caught.value.code, caught.value.processed) == (StreamCode.DETACH_EXPIRED, Processed.MAYBE)
 
 
-async def test_an_idle_session_lives_for_hours_at_two_pings_a_minute(
+async def test_an_idle_session_lives_for_hours_at_a_ping_in_25_s(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
@@ -547,10 +547,10 @@ async def test_an_idle_session_lives_for_hours_at_two_pings_a_minute(
         before = len(pair.wire.sent)
         await trio.sleep(3600)
         assert not pair.listener.closed
-        # A PING and a PONG from here in 30 s.
-        assert len(pair.wire.sent) - before <= 242
+        # A PING and a PONG from here in 25 s.
+        assert len(pair.wire.sent) - before <= 290
         assert pair.listener.rtt_s is not None
-        assert trio.current_time() - pair.listener.last_received_s < 31
+        assert trio.current_time() - pair.listener.last_received_s < 26
 
 
 async def test_a_transport_that_takes_nothing_is_as_dead_as_one_that_brings_nothing(
@@ -561,7 +561,7 @@ async def test_a_transport_that_takes_nothing_is_as_dead_as_one_that_brings_noth
     async with open_session(here, Role.LISTENER) as session:
         started = trio.current_time()
         assert "nothing came from the peer" in await session.wait_closed()
-        assert trio.current_time() - started <= 40
+        assert trio.current_time() - started <= 35
     await there.aclose()
 
 

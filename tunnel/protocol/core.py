@@ -34,7 +34,7 @@ from tunnel.protocol.window import ReceiveWindow
 
 CONTEXTS_MAX = 4096
 LAST_STREAM_ID = 2**31 - 1
-# A cut of 40 s is survived: found after 15 s at most, back within 7 s after the network is.
+# A cut of 40 s is survived: found after 14 s at most, back within 7 s after the network is.
 RESUME_TTL_S = 60.0
 # How long an OPEN waits for the transport to come back; whoever asked for it has other ways.
 OPEN_WAITS_S = 2.0
