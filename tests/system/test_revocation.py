@@ -8,7 +8,9 @@ import os
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 import pytest
@@ -16,7 +18,7 @@ import pytest
 from tests.fakes.apiserver import Exchange
 from tests.fakes.blackhole import swallow_all
 from tests.system.chain import Chain
-from tests.system.raw import RawClient
+from tests.system.raw import V5, RawClient, parse
 from tests.system.world import AGENT, NAMESPACE, POD, POLL_S, SPDY, TEAM, WAYS, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
@@ -250,3 +252,42 @@ def test_a_policy_ends_all_that_it_does_not_allow_any_more(
         world.admin("policy", "remove", "for-victims", "--yes")
     assert run(victim.command(way, "get", "pods"), victim.environment).code == 0
     check_record(victim, why, close_reason)
+
+
+STREAMS = 200
+OPENED_WITHIN_S = 4.0
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_lock_spares_no_stream_that_is_just_being_opened(world: World, victim: Victim, way: str) -> None:
+    """Watches and execs of an agent that come before, at and after the moment in which it is locked."""
+    client = RawClient(world, way, victim.api_key)
+    watch = client.head(f"/api/v1/namespaces/{NAMESPACE}/pods?watch=1")
+    target = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}/exec?command=cat&stdin=1&stdout=1"
+    execs = client.upgrade(target, V5)
+    began = time.monotonic()
+
+    def stream(number: int) -> tuple[int, float]:
+        """The status of its answer (0 is none), and when it ended or was refused."""
+        time.sleep(max(0.0, began + number * OPENED_WITHIN_S / STREAMS - time.monotonic()))
+        with client.talk(execs if number % 2 else watch) as talk:
+            talk.more()
+            status = parse(bytes(talk.received)).status if talk.received else 0
+            while status != 403 and talk.more():
+                pass
+        return status, time.monotonic()
+
+    def lock() -> float:
+        time.sleep(OPENED_WITHIN_S / 4)
+        world.admin("agent", "lock", victim.name)
+        return time.monotonic()
+
+    with ThreadPoolExecutor(STREAMS + 1) as pool:
+        locking = pool.submit(lock)
+        ended = [each.result() for each in [pool.submit(stream, number) for number in range(STREAMS)]]
+        locked = locking.result()
+    statuses = Counter(status for status, _ in ended)
+    # No answer at all is what was cut between the request and its answer.
+    assert set(statuses) - {0} == {101, 200, 403}, statuses
+    assert max(at for status, at in ended if status != 403) - locked < ENDS_WITHIN_S, statuses
+    assert victim.sessions() == []
