@@ -247,3 +247,23 @@ async def test_nothing_is_judged_again_where_no_policy_looks_at_the_time(autojum
         await trio.sleep(2 * TIMED_EVERY_S)
         assert judged == [live, live]
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("broken", ["decide", "judge", "understand"])
+async def test_a_fault_in_what_decides_never_becomes_a_request(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    module = "calls" if broken == "understand" else "admission"
+    module = "quick" if bench.quick and broken == "understand" else module
+    data = bench.request(f"GET {HELD}/web HTTP/1.1")
+    async with relay_of(bench) as relay:
+        with monkeypatch.context() as patched:
+            patched.setattr(f"proxy.hub.{module}.{broken}", fail)
+            # It reaches the front, which logs it and cuts this connection alone.
+            with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug"), flatten_subgroups=True):
+                await bench.ask(data)
+        assert relay.stream_count == 0
+    assert bench.calls.streams == {}
