@@ -10,8 +10,11 @@ taken down to what a sender above TCP needs: it paces no packets, and loss is TC
                     took. The greatest of the last busy rounds is what the link can do.
     round trip      the least time from a message to its acknowledgement. A longer path shows as rounds that
                     are all longer than a queue of ours could make them.
-    limit           rate x (round trip + QUEUE_S): what the link holds, and a queue that nobody feels, which
+    limit           rate x (round trip + a queue): what the link holds, and a queue that nobody feels, which
                     keeps the link busy between two acknowledgements and lets a rate that grows show.
+
+It begins as TCP does: with each acknowledgement as much again may be under way, so twice as much a round
+trip later, until a round shows a queue and is no faster than the one before.
 
 A round in which we had nothing more to send says nothing of the link, unless it was faster than we knew.
 """
@@ -24,8 +27,11 @@ import attrs
 
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 
-# The standing queue that is wanted. Below the 30 ms or so that are felt, above the peer's ACK_SOON_S.
+# The standing queue that is wanted: below the 30 ms or so that are felt, above the peer's ACK_SOON_S. On a
+# long way more, since what makes an acknowledgement late there (busy machines at both ends, other traffic)
+# must not be taken for a queue: the limit would go down with every round.
 QUEUE_S = 0.015
+LONG_QUEUE_SHARE = 1 / 6
 # Within a machine or a rack nothing waits in a router, but for a turn on a busy core, and that takes longer.
 NEAR_QUEUE_S = 0.100
 NEAR_S = 0.002
@@ -35,11 +41,16 @@ NEAR_BYTES_PER_S = 100e6 / 8
 LONGER_BY_S = 0.100
 # A round that is late by so much is not waited for: the link has become slow.
 LATE_BY_S = 0.100
-# A queue so short may be none, so that the limit, and not the link, may be what holds us up.
-UNSEEN_S = QUEUE_S / 4
+# A quarter of the queue that is wanted may be none, so that the limit, and not the link, may be what holds us
+# up. A limit that is only so much too high adds no more than the round trip's quarter to the queue.
+UNSEEN_SHARE = 1 / 4
+PROBE_GROWTH = 1.25
+# From less than that on, the link and not the limit is what a round was measured by.
+LEAST_GROWTH = 1.25
 ROUNDS = 6
 TIMES = 5
-GROWTH = 2
+# A link that has become slower by so much is slow.
+SLOWER_BY = 2
 
 # A first answer of 100 KiB in one round trip, and no more than 0.1 s of 10 Mbit/s before anything is known.
 FIRST_BYTES = 128 * 1024
@@ -102,6 +113,8 @@ class Flight:
         self._delivered += size
         if not self._round:
             return
+        if self._growing and self._round_full:
+            self._allow(self.limit_bytes + size)
         took_s = max(now - self._round_at, _TICK_S)
         rate = (self._delivered - self._round_from) / took_s
         if number < self._round:
@@ -111,11 +124,14 @@ class Flight:
         self._round = 0
         least_s = self._note_time(took_s)
         queue_s = took_s - least_s
-        if self._round_full or (queue_s > QUEUE_S and self._delivered - self._round_from >= LEAST_BYTES):
-            if queue_s > QUEUE_S and rate < self.rate * 1.25:
+        wanted_s = queue_wanted_s(least_s)
+        if self._round_full or (queue_s > wanted_s and self._delivered - self._round_from >= LEAST_BYTES):
+            if queue_s > wanted_s and rate < self.rate * LEAST_GROWTH:
                 self._growing = False
             self._note_rate(rate)
-            self._allow((GROWTH if self._growing or queue_s < UNSEEN_S else 1) * self._wanted(least_s))
+            if not self._growing:
+                probe = PROBE_GROWTH if queue_s < wanted_s * UNSEEN_SHARE else 1
+                self._allow(int(probe * self._wanted(least_s)))
         elif rate > self.rate:
             # We had no more to send; so it says nothing of what the link can do, but that it can do this.
             self._note_rate(rate)
@@ -141,7 +157,7 @@ class Flight:
 
     def _wanted(self, least_s: float) -> int:
         near = least_s < NEAR_S and self.rate > NEAR_BYTES_PER_S
-        return int(self.rate * (least_s + (NEAR_QUEUE_S if near else QUEUE_S)))
+        return int(self.rate * (least_s + (NEAR_QUEUE_S if near else queue_wanted_s(least_s))))
 
     def _allow(self, limit: int) -> None:
         self.limit_bytes = max(LEAST_BYTES, min(limit, self.most_bytes))
@@ -150,10 +166,15 @@ class Flight:
 
     def _slow_down(self, rate: float) -> None:
         """The round has not ended where it would have: what is known of the rate holds no more."""
-        if rate * GROWTH >= self.rate:
+        if rate * SLOWER_BY >= self.rate:
             return
         assert self.least_s is not None
         self._rates.clear()
         self._note_rate(rate)
         self._growing = False
         self._allow(self._wanted(self.least_s))
+
+
+def queue_wanted_s(round_trip_s: float) -> float:
+    """How long what is sent may wait before a link with such a round trip."""
+    return max(QUEUE_S, round_trip_s * LONG_QUEUE_SHARE)

@@ -23,6 +23,7 @@ CREDIT_MAX = 2**31 - 1
 # An event loop under load answers later than the link does. Without a floor, a window on a fast local link
 # would never grow, and a bulk stream would pay a WINDOW frame for every 32 KiB.
 RTT_FLOOR_S = 0.005
+GROWS_WITHIN_RTTS = 3
 
 
 @attrs.define
@@ -57,9 +58,10 @@ class ReceiveWindow:
     def grant(self, now: float, rtt_s: float | None, *, initial: int, may_grow: bool, squeezed: bool) -> int:
         """The credit to return now, already booked as granted; 0 when it is not worth a frame yet.
 
-        A window that drains within two round trips (half of it within one is the same rate) is what limits
-        its stream, so it doubles, while memory allows it. When memory is
-        squeezed nothing beyond the initial window is granted again.
+        A window that drains within three round trips is what limits its stream, so it doubles, while memory
+        allows it. Half of one that does nothing but limit comes back a round trip, and a little: to ask for
+        all of it within two would let the window grow every other time. When memory is squeezed nothing
+        beyond the initial window is granted again.
         """
         size = min(self.size, initial) if squeezed else self.size
         due = size - self.credit - self.held
@@ -69,7 +71,7 @@ class ReceiveWindow:
             self.size = size
         elif may_grow and size < WINDOW_BYTES_MAX and due * 2 >= size:
             limit_s = RTT_FLOOR_S if rtt_s is None or rtt_s < RTT_FLOOR_S else rtt_s
-            if (now - self.granted_at) * size <= 2 * limit_s * due:
+            if (now - self.granted_at) * size <= GROWS_WITHIN_RTTS * limit_s * due:
                 self.size = min(size * 2, WINDOW_BYTES_MAX)
                 due += self.size - size
         self.credit += due

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import random
 from collections.abc import Callable
 
 import attrs
@@ -27,12 +28,18 @@ class Way:
 
     bytes_per_s: float
     delay_s: float
+    jitter_s: float = 0.0
+    """How much later a message may be looked at, by a busy machine; those behind it wait for it."""
     free_at: float = 0.0
+    _chance: random.Random = attrs.Factory(lambda: random.Random(1))
+    _arrived_at: float = 0.0
 
     def send(self, size: int, now: float) -> float:
         """When a message of `size` bytes that is sent now has arrived."""
         self.free_at = max(now, self.free_at) + size / self.bytes_per_s
-        return self.free_at + self.delay_s
+        late_s = self._chance.uniform(0, self.jitter_s)
+        self._arrived_at = max(self._arrived_at, self.free_at + self.delay_s + late_s)
+        return self._arrived_at
 
     def queue_s(self, now: float) -> float:
         """How long what is sent now waits for its first byte to leave."""
@@ -42,14 +49,14 @@ class Way:
 class SlowLink(Joined):
     untimed = False
 
-    def __init__(self, *, mbit_per_s: float, rtt_s: float) -> None:
+    def __init__(self, *, mbit_per_s: float, rtt_s: float, jitter_s: float = 0.0) -> None:
         super().__init__(
             hello=Hello(features=(frames.RESUME,)),
             welcome=Welcome(session_id="s", resume_ttl_s=60, features=(frames.RESUME,)),
         )
         rate = mbit_per_s * 1e6 / 8
-        self.down = Way(rate, rtt_s / 2)
-        self.up = Way(rate, rtt_s / 2)
+        self.down = Way(rate, rtt_s / 2, jitter_s)
+        self.up = Way(rate, rtt_s / 2, jitter_s)
         self.taken: dict[StreamState, int] = {}
         """Bytes that the listener took, by stream."""
         self.bulk: set[StreamState] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tunnel.protocol.slow_link import SlowLink
-from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, QUEUE_S
+from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, queue_wanted_s
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.streams import StreamState
 
@@ -26,7 +26,8 @@ def longest_queue_s(link: SlowLink, seconds: float) -> float:
 
 def bound_s(link: SlowLink) -> float:
     """The queue that is wanted, and the message that is let go when it is not quite reached."""
-    return QUEUE_S + max(MESSAGE_LEAST_BYTES / link.down.bytes_per_s, 0.010) + 0.002
+    wanted_s = queue_wanted_s(2 * link.down.delay_s)
+    return wanted_s + max(MESSAGE_LEAST_BYTES / link.down.bytes_per_s, 0.010) + 0.003
 
 
 @pytest.mark.parametrize("streams", [1, 8])
@@ -40,6 +41,14 @@ def test_the_link_is_full_and_its_queue_short(rate: float, rtt_s: float, streams
     link.run(4)
     assert mbit_per_s(link, 1) > 0.88 * rate
     assert longest_queue_s(link, 1) < bound_s(link)
+
+
+@pytest.mark.parametrize("jitter_s", [0.0, 0.01, 0.02])
+def test_a_long_link_is_full_after_two_seconds_also_between_busy_machines(jitter_s: float) -> None:
+    link = SlowLink(mbit_per_s=100, rtt_s=0.15, jitter_s=jitter_s)
+    link.download()
+    link.run(2)
+    assert mbit_per_s(link, 5) > 90
 
 
 def test_a_keystroke_passes_a_bulk_download() -> None:

@@ -52,11 +52,11 @@ def drain(window: ReceiveWindow, now: float, **how: bool) -> int:
     return grant(window, now, may_grow=how.get("may_grow", True), squeezed=how.get("squeezed", False))
 
 
-def test_a_window_that_drains_within_two_round_trips_doubles_up_to_the_limit() -> None:
+def test_a_window_that_drains_within_three_round_trips_doubles_up_to_the_limit() -> None:
     window, now = ReceiveWindow.of_size(64 * KIB, 0.0), 0.0
     sizes = []
     for _ in range(8):
-        now += 0.19
+        now += 0.29
         drain(window, now)
         sizes.append(window.size // KIB)
     assert sizes == [128, 256, 512, 1024, 2048, 4096, 4096, 4096]
@@ -65,9 +65,9 @@ def test_a_window_that_drains_within_two_round_trips_doubles_up_to_the_limit() -
 
 def test_a_window_that_drains_slowly_or_without_memory_stays() -> None:
     window = ReceiveWindow.of_size(64 * KIB, 0.0)
-    drain(window, 0.21)
+    drain(window, 0.31)
     assert window.size == 64 * KIB
-    drain(window, 0.25, may_grow=False)
+    drain(window, 0.35, may_grow=False)
     assert window.size == 64 * KIB
 
 
