@@ -73,6 +73,8 @@ class Kind(StrEnum):
     SESSION_KILLED = "session.killed"
     ADMIN = "admin.action"
     AUDIT_READ = "audit.read"
+    AUDIT_PRUNED = "audit.pruned"
+    """The oldest events were removed; the note says which, and has their sum."""
     AUDIT_GAP = "audit.gap"
     """The store was down; `dur_ms` says how long, `count` how many events have no row of their own."""
     HUB_STARTED = "hub.started"

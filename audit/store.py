@@ -1,5 +1,7 @@
 """Where events stay: one SQLite file, rows in the order of their sequence, never changed.
 
+Only a beginning of it can be removed (audit.retention).
+
 Writes go through one connection, a transaction a batch: WAL with `synchronous=FULL`, so that a commit
 that returned has reached the disk, and BEGIN IMMEDIATE, so that a second writer (the operator's
 `hawse audit`, which records that it read, or the hub that this one replaces) waits for busy_timeout instead
@@ -85,11 +87,11 @@ open_intents = sa.Table(
 # Made by earlier versions, read by no query; each costs a write about a microsecond.
 _UNUSED_INDICES = ("ix_events_eid", "events_by_phase")
 
-_IMMUTABLE = [
+_NEVER_CHANGED, NEVER_DELETED = (
     f"CREATE TRIGGER IF NOT EXISTS events_never_{what.lower()} BEFORE {what} ON events "
     "BEGIN SELECT RAISE(ABORT, 'audit events are never changed'); END"
     for what in ("UPDATE", "DELETE")
-]
+)
 
 
 class AuditUnavailable(Exception):
@@ -133,7 +135,7 @@ class AuditStore:
         )
         sa.event.listen(self._engine, "connect", self._on_connect)
         sa.event.listen(self._engine, "begin", _begin_immediate)
-        with _translated(path):
+        with translated(path):
             _make(path)
             with self._transaction() as connection:
                 _prepare(connection, path)
@@ -162,7 +164,7 @@ class AuditStore:
             for event in masked
             if event.phase is not Phase.INTENT and (event.eid in self._open_intents or event.eid in begun)
         }
-        with _translated(self.path), self._batch() as cursor:
+        with translated(self.path), self._batch() as cursor:
             newest = cursor.execute(_LAST_SEQ).fetchone()[0] or 0 if begun else 0
             for some in _pieces(rows):
                 cursor.execute(_insert_events(len(some)), tuple(chain.from_iterable(some)))
@@ -180,7 +182,7 @@ class AuditStore:
         it, none does. It is asked after they were read and while nobody else can write, so a boot whose sign
         of life is there before its first intent is never taken for a dead one.
         """
-        with _translated(self.path), self._transaction() as connection:
+        with translated(self.path), self._transaction() as connection:
             others = connection.scalars(
                 sa.select(open_intents.c.boot).where(open_intents.c.boot != boot).distinct()
             ).all()
@@ -193,7 +195,7 @@ class AuditStore:
                 .where(open_intents.c.boot.in_(dead))
                 .order_by(open_intents.c.seq)
             ).all()
-            ts_us = _microseconds(now)
+            ts_us = microseconds(now)
             for row in left:
                 body = _as_unknown(row.body, now)
                 values = (row.eid, Phase.UNKNOWN.value, row.kind, ts_us, row.agent, row.cluster, body)
@@ -280,14 +282,14 @@ class AuditReader:
         if cluster is not None:
             wanted = wanted.where(events.c.cluster == cluster)
         if since is not None:
-            wanted = wanted.where(events.c.ts_us >= _microseconds(since))
+            wanted = wanted.where(events.c.ts_us >= microseconds(since))
         wanted = wanted.order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
-        with _translated(self._path), self._engine.connect() as connection:
+        with translated(self._path), self._engine.connect() as connection:
             return [StoredEvent(row.seq, row.body) for row in connection.execute(wanted)]
 
     def last_seq(self) -> int:
         """The newest event's sequence number; 0 in an empty trail."""
-        with _translated(self._path), self._engine.connect() as connection:
+        with translated(self._path), self._engine.connect() as connection:
             return connection.exec_driver_sql(_LAST_SEQ).scalar() or 0
 
 
@@ -301,7 +303,7 @@ def _row(event: Event) -> tuple[object, ...]:
         # As .value, which is looked up in Python.
         event.phase._value_,
         event.kind._value_,
-        _microseconds(event.ts),
+        microseconds(event.ts),
         event.agent,
         event.cluster_name,
         encode(event),
@@ -354,7 +356,8 @@ def _as_unknown(body: bytes, now: datetime) -> bytes:
     return msgspec.json.encode(event)
 
 
-def _microseconds(when: datetime) -> int:
+def microseconds(when: datetime) -> int:
+    """As the trail keeps a time: since the epoch."""
     since = when - _EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
@@ -386,13 +389,14 @@ def _prepare(connection: sa.Connection, path: Path) -> None:
     _metadata.create_all(connection)
     for index in _UNUSED_INDICES:
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index}")
-    for trigger in _IMMUTABLE:
+    for trigger in (_NEVER_CHANGED, NEVER_DELETED):
         connection.exec_driver_sql(trigger)
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def translated(path: Path) -> Iterator[None]:
+    """Turn what a file can do wrong into AuditUnavailable."""
     try:
         yield
     except sa.exc.DBAPIError as error:

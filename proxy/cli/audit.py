@@ -8,16 +8,20 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
 from proxy.cli.errors import CommandError, ConfigurationFaults
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from audit.record import Event, Kind
     from audit.store import AuditReader, StoredEvent
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # How long an event that was just written stays unseen by --follow.
 POLL_S = 0.5
@@ -46,9 +50,38 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         raise click.BadParameter(str(error), ctx, param) from error
 
 
+def to_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime:
+    """Read an option's value as an age, and return when that was."""
+    if not _AGE.fullmatch(value):
+        raise click.BadParameter("expected an age such as 90d or 36h", ctx, param)
+    moment = to_moment(ctx, param, value)
+    assert moment is not None
+    return moment
+
+
+def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
+    """The options by which a command finds the trail."""
+    for option in (
+        click.option(
+            "--data-dir",
+            type=click.Path(path_type=Path),
+            metavar="DIR",
+            help="The hub's data folder, instead of the configured one.",
+        ),
+        click.option(
+            "--config",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="The hub's configuration (it names the data folder).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group()
 def audit() -> None:
-    """Read the audit trail on the hub's machine."""
+    """Read the audit trail on the hub's machine, and shorten it."""
 
 
 @audit.command("list")
@@ -62,18 +95,7 @@ def audit() -> None:
     help="Only from then on: an age (10m, 2h, 7d) or an RFC 3339 time.",
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything in it.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="The hub's configuration (it names the data folder).",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="The hub's data folder, instead of the configured one.",
-)
+@data_folder_options
 def list_events(
     *,
     follow: bool,
@@ -87,18 +109,8 @@ def list_events(
     """Print events, the oldest first. Reading the trail is an event in it as well."""
     from audit.display import header_line, json_line, table_line
     from audit.store import AuditReader, AuditUnavailable
-    from proxy.configuration import ConfigError
-    from proxy.hub.config import load
-    from proxy.hub.datadir import DataDir
 
-    org = ""
-    if data_dir is None:
-        try:
-            settings = load(config)
-        except ConfigError as error:
-            raise ConfigurationFaults("hub", error.faults) from error
-        data_dir, org = settings.data_dir, settings.org
-    path = DataDir(data_dir).audit_file
+    path, org = find_trail(config, data_dir)
     filters = {"agent": agent, "cluster": cluster, "since": since.isoformat() if since else None}
     try:
         reader = AuditReader(path)
@@ -111,12 +123,81 @@ def list_events(
         finally:
             reader.close()
     except AuditUnavailable as error:
-        raise CommandError(
-            f"{error}: name the hub's data folder by --data-dir, or its file by --config"
-        ) from error
+        raise _unavailable(error) from error
     except KeyboardInterrupt:
         # The usual end of --follow.
         return
+
+
+@audit.command()
+@click.option(
+    "--keep",
+    "before",
+    required=True,
+    metavar="AGE",
+    callback=to_age,
+    help="Remove what is older: 90d, 36h.",
+)
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write what is removed to a new file first, a line of JSON an event.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@data_folder_options
+def prune(
+    *, before: datetime, archive: Path | None, yes: bool, config: Path | None, data_dir: Path | None
+) -> None:
+    """Remove the oldest events; a hub may run meanwhile.
+
+    An event stays in the trail that says which they were, with the SHA-256 of their lines, as
+    `audit list --json` prints them and --archive writes them.
+    """
+    from audit.record import Kind
+    from audit.retention import PrunableStore, Removal
+    from audit.store import AuditReader, AuditUnavailable
+    from proxy.cli.admin.output import confirm
+
+    path, org = find_trail(config, data_dir)
+
+    def tell(removal: Removal) -> Event:
+        kept = f" archive={archive}" if archive is not None else ""
+        return _local_event(Kind.AUDIT_PRUNED, org, f"{removal}{kept}")
+
+    try:
+        # Which is no reason to make a trail.
+        AuditReader(path).close()
+        confirm(f"Remove all events of before {before:%Y-%m-%d %H:%M} UTC from {path}?", yes=yes)
+        store = PrunableStore(path)
+        try:
+            removal = store.prune(before, tell, archive)
+        finally:
+            store.close()
+    except AuditUnavailable as error:
+        raise _unavailable(error) from error
+    except OSError as error:
+        raise CommandError(f"cannot write {archive}, so nothing is removed: {error.strerror}") from error
+    click.echo("no event is that old" if removal is None else f"removed {removal}")
+
+
+def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str]:
+    """The trail's file, and its organisation if a configuration says it; raises what a user is told."""
+    from proxy.configuration import ConfigError
+    from proxy.hub.config import load
+    from proxy.hub.datadir import DataDir
+
+    if data_dir is not None:
+        return DataDir(data_dir).audit_file, ""
+    try:
+        settings = load(config)
+    except ConfigError as error:
+        raise ConfigurationFaults("hub", error.faults) from error
+    return DataDir(settings.data_dir).audit_file, settings.org
+
+
+def _unavailable(error: Exception) -> CommandError:
+    return CommandError(f"{error}: name the hub's data folder by --data-dir, or its file by --config")
 
 
 def _pages(
@@ -140,21 +221,11 @@ def record_read(path: Path, org: str, command: str, filters: dict[str, str | Non
 
     Whoever can run this can read the file by other means, and a full disk is when they need to look.
     """
-    from audit.ids import new_eid
-    from audit.record import Actor, ActorType, Client, Event, Kind, Phase, utc
+    from audit.record import Kind
     from audit.store import AuditStore, AuditUnavailable
 
     told = [f"{name}={value}" for name, value in filters.items() if value is not None]
-    event = Event(
-        eid=new_eid(),
-        kind=Kind.AUDIT_READ,
-        phase=Phase.COMPLETE,
-        ts=utc(time.time()),
-        org=org,
-        actor=Actor(ActorType.OPERATOR, _user_name()),
-        client=Client(mode="local"),
-        note=" ".join([command, *told]),
-    )
+    event = _local_event(Kind.AUDIT_READ, org, " ".join([command, *told]))
     try:
         store = AuditStore(path)
         try:
@@ -163,6 +234,22 @@ def record_read(path: Path, org: str, command: str, filters: dict[str, str | Non
             store.close()
     except AuditUnavailable as error:
         click.echo(f"hawse: this reading is not recorded: {error}", err=True)
+
+
+def _local_event(kind: Kind, org: str, note: str) -> Event:
+    from audit.ids import new_eid
+    from audit.record import Actor, ActorType, Client, Event, Phase, utc
+
+    return Event(
+        eid=new_eid(),
+        kind=kind,
+        phase=Phase.COMPLETE,
+        ts=utc(time.time()),
+        org=org,
+        actor=Actor(ActorType.OPERATOR, _user_name()),
+        client=Client(mode="local"),
+        note=note,
+    )
 
 
 def _user_name() -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -156,3 +157,41 @@ def test_follow_shows_events_as_they_are_written(data_dir: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def pruned(*arguments: str) -> Result:
+    return CliRunner().invoke(audit, ["prune", *arguments])
+
+
+def test_a_trail_is_shortened_and_says_so(data_dir: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "old.jsonl"
+    kept = run("--data-dir", str(data_dir), "--json").stdout.splitlines()
+    result = pruned("--keep", "1h", "--yes", "--data-dir", str(data_dir), "--archive", str(archive))
+    assert result.exit_code == 0, result.output
+    assert archive.read_text().splitlines() == kept[:2]  # the third began what has not ended
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    assert result.stdout == f"removed 2 events, 1 to 2, sha256={digest}\n"
+    left = [json.loads(line) for line in run("--data-dir", str(data_dir), "--json").stdout.splitlines()]
+    assert [event["kind"] for event in left] == ["call", "audit.read", "audit.pruned", "audit.read"]
+    assert left[2]["actor"]["type"] == "operator"
+    assert left[2]["note"] == f"2 events, 1 to 2, sha256={digest} archive={archive}"
+    assert pruned("--keep", "1h", "--yes", "--data-dir", str(data_dir)).stdout == "no event is that old\n"
+
+
+@pytest.mark.parametrize("age", ["90", "2026-01-31T08:00:00Z", "-1d", "9999999d", "999999d"])
+def test_what_is_no_age_removes_nothing(data_dir: Path, age: str) -> None:
+    result = pruned(f"--keep={age}", "--yes", "--data-dir", str(data_dir))
+    assert result.exit_code == 2
+    assert len(run("--data-dir", str(data_dir), "--json").stdout.splitlines()) == 3 + 1
+
+
+def test_a_trail_that_cannot_be_shortened_is_one_line(data_dir: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        (["--data-dir", str(tmp_path / "none")], "there is no audit trail"),
+        (["--data-dir", str(data_dir), "--archive", str(data_dir / "audit.db")], "nothing is removed: File"),
+    ):
+        result = pruned("--keep", "1d", "--yes", *arguments)
+        assert result.exit_code == 1
+        assert words in result.output
+        assert len(result.output.splitlines()) == 1
+    assert not (tmp_path / "none").exists()

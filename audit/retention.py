@@ -1,0 +1,136 @@
+"""Shortens a trail: its oldest events go, and an event stays that says which they were.
+
+Only a beginning of the trail can go, so that what is left has no holes: its numbers go on from the last one
+that was removed. The event `audit.pruned` names the numbers, and the SHA-256 of the removed events as
+`hawse audit list --json` prints them, a line each. So whoever kept them, by the archive that is written or by
+a copy of his own, can show that they are the ones; and the next removal vouches for this event as for others.
+
+First the archive is on the disk, then the event, then the events go, some at a time, since the hub waits for
+its turn to write meanwhile. Whoever is killed in between has removed less than the event says, and never
+what no event tells of; the next removal names what was left.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+import attrs
+import sqlalchemy as sa
+
+from audit.display import json_line
+from audit.record import Event
+from audit.store import (
+    NEVER_DELETED,
+    AuditReader,
+    AuditStore,
+    AuditUnavailable,
+    events,
+    microseconds,
+    open_intents,
+    translated,
+)
+
+# A transaction of so many takes milliseconds, and the hub's own writes wait for it.
+SLICE_ROWS = 2000
+
+
+@attrs.frozen
+class Removal:
+    """A beginning of the trail that is to go."""
+
+    first: int
+    last: int
+    """Sequence numbers."""
+    count: int
+    sha256: str
+    """Of its events' lines, each with a newline behind it."""
+
+    def __str__(self) -> str:
+        return f"{self.count} events, {self.first} to {self.last}, sha256={self.sha256}"
+
+
+class PrunableStore(AuditStore):
+    """A trail that is opened to be shortened, also while a hub writes to it."""
+
+    def oldest(self, before: datetime) -> tuple[int, int] | None:
+        """The numbers of the first and the last event that can go; None when none can.
+
+        All up to the first one that is not older than `before`, or that began what has not ended. So a clock
+        that was wrong for a while keeps events for longer, and never removes any too early.
+        """
+        with translated(self.path), self._transaction() as connection:
+            first = connection.scalar(sa.select(sa.func.min(events.c.seq)))
+            kept = connection.scalar(
+                sa.select(sa.func.min(events.c.seq)).where(events.c.ts_us >= microseconds(before))
+            )
+            begun = connection.scalar(sa.select(sa.func.min(open_intents.c.seq)))
+            newest = connection.scalar(sa.select(sa.func.max(events.c.seq)))
+        if first is None or newest is None:
+            return None
+        last = min([newest, *(seq - 1 for seq in (kept, begun) if seq is not None)])
+        return (first, last) if last >= first else None
+
+    def prune(
+        self, before: datetime, tell: Callable[[Removal], Event], archive: Path | None = None
+    ) -> Removal | None:
+        """Remove what is older than `before`, and return what that was; None when nothing is.
+
+        The event that `tell` makes of it comes into the trail first. Raises AuditUnavailable, and OSError for
+        an archive that cannot be written, or is there already; nothing is removed then.
+        """
+        found = self.oldest(before)
+        if found is None:
+            return None
+        with _new_file(archive) as file:
+            removal = _summed(self.path, *found, file)
+        self.append([tell(removal)])
+        for last in (*range(removal.first + SLICE_ROWS - 1, removal.last, SLICE_ROWS), removal.last):
+            with translated(self.path), self._transaction() as connection:
+                connection.exec_driver_sql("DROP TRIGGER events_never_delete")
+                connection.execute(sa.delete(events).where(events.c.seq <= last))
+                connection.exec_driver_sql(NEVER_DELETED)
+        return removal
+
+
+def _summed(path: Path, first: int, last: int, archive: BinaryIO | None) -> Removal:
+    """Read the events of a removal, and write them to its archive."""
+    digest, count, seq = hashlib.sha256(), 0, first - 1
+    reader = AuditReader(path)
+    try:
+        while seq < last:
+            page = [stored for stored in reader.query(after_seq=seq) if stored.seq <= last]
+            if not page:
+                raise AuditUnavailable(f"{path} is being shortened by somebody else: try again")
+            for stored in page:
+                line = json_line(stored).encode("ascii") + b"\n"
+                digest.update(line)
+                if archive is not None:
+                    archive.write(line)
+            count += len(page)
+            seq = page[-1].seq
+    finally:
+        reader.close()
+    return Removal(first, last, count, digest.hexdigest())
+
+
+@contextmanager
+def _new_file(path: Path | None) -> Iterator[BinaryIO | None]:
+    """A file of the owner's alone, which is on the disk when the block has ended; none without a path."""
+    if path is None:
+        yield None
+        return
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

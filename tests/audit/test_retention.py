@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from audit import retention
+from audit.display import json_line
+from audit.record import Event, Kind, utc
+from audit.retention import PrunableStore, Removal
+from audit.store import AuditReader, AuditStore, AuditUnavailable
+from tests.audit.events import NOW_S, call
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[PrunableStore]:
+    with closing(PrunableStore(path)) as store:
+        yield store
+
+
+def ended(at_s: float) -> Event:
+    event = call(at_s=at_s)
+    return event.completed(event.ts)
+
+
+def tell(removal: Removal) -> Event:
+    return replace(ended(NOW_S), kind=Kind.AUDIT_PRUNED, note=str(removal))
+
+
+def lines(path: Path) -> list[str]:
+    with closing(AuditReader(path)) as reader:
+        return [json_line(stored) for stored in reader.query()]
+
+
+def seqs(path: Path) -> list[int]:
+    return [json.loads(line)["seq"] for line in lines(path)]
+
+
+def test_the_oldest_go_and_what_is_left_says_which(store: PrunableStore, path: Path, tmp_path: Path) -> None:
+    store.append([ended(NOW_S - days * DAY_S) for days in (100, 95, 91, 89, 1)])
+    before, archive = lines(path), tmp_path / "old.jsonl"
+    removal = store.prune(utc(NOW_S - 90 * DAY_S), tell, archive)
+    assert removal is not None
+    assert (removal.first, removal.last, removal.count) == (1, 3, 3)
+    assert archive.read_text() == "".join(f"{line}\n" for line in before[:3])
+    assert hashlib.sha256(archive.read_bytes()).hexdigest() == removal.sha256
+    assert stat.S_IMODE(archive.stat().st_mode) == 0o600
+    assert lines(path)[:-1] == before[3:]
+    told = json.loads(lines(path)[-1])
+    assert (told["seq"], told["kind"], told["note"]) == (6, "audit.pruned", str(removal))
+    assert store.prune(utc(NOW_S - 90 * DAY_S), tell) is None
+
+
+def test_one_removal_follows_the_other_without_a_hole(store: PrunableStore, path: Path) -> None:
+    store.append([ended(NOW_S - days * DAY_S) for days in (5, 4, 3)])
+    removals = [store.prune(utc(NOW_S - days * DAY_S + 1), tell) for days in (5, 4, 3)]
+    assert [(each.first, each.last) for each in removals if each] == [(1, 1), (2, 2), (3, 3)]
+    assert seqs(path) == [4, 5, 6]
+    # The events of the removals age as all others, and are vouched for by the next.
+    last = store.prune(utc(NOW_S + 1), tell)
+    assert last is not None
+    assert (last.first, last.last, seqs(path)) == (4, 6, [7])
+
+
+def test_nothing_newer_goes_whatever_the_clocks_said(store: PrunableStore, path: Path) -> None:
+    store.append([ended(NOW_S - at * DAY_S) for at in (100, 2, 100, 100)])
+    removal = store.prune(utc(NOW_S - 90 * DAY_S), tell)
+    assert removal is not None
+    assert seqs(path) == [2, 3, 4, 5]
+
+
+def test_what_has_not_ended_stays_with_all_behind_it(store: PrunableStore, path: Path) -> None:
+    long = call(at_s=NOW_S - 100 * DAY_S)
+    store.append([ended(NOW_S - 101 * DAY_S), long, ended(NOW_S - 99 * DAY_S)])
+    assert store.prune(utc(NOW_S), tell) is not None
+    assert seqs(path) == [2, 3, 4]
+    store.append([long.completed(long.ts + timedelta(days=99))])
+    assert store.prune(utc(NOW_S - DAY_S / 2), tell) is not None
+    assert seqs(path) == [4, 5, 6]
+
+
+def test_an_archive_that_cannot_be_written_keeps_everything(
+    store: PrunableStore, path: Path, tmp_path: Path
+) -> None:
+    store.append([ended(NOW_S - DAY_S)])
+    there = tmp_path / "there"
+    there.write_text("precious")
+    for archive in (there, tmp_path / "nowhere" / "old"):
+        with pytest.raises(OSError, match=r"exists|No such"):
+            store.prune(utc(NOW_S), tell, archive)
+    assert there.read_text() == "precious"
+    assert seqs(path) == [1]
+
+
+def test_who_is_killed_in_between_has_removed_nothing_that_no_event_tells_of(
+    store: PrunableStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 2)
+    store.append([ended(NOW_S - DAY_S) for _ in range(7)])
+    transactions = iter([True, True, True])
+    begin = AuditStore._transaction
+
+    def killed(self: AuditStore) -> object:
+        # The look, and two slices: then it dies.
+        if not next(transactions, False):
+            raise KeyboardInterrupt
+        return begin(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PrunableStore, "_transaction", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.prune(utc(NOW_S), tell)
+    assert seqs(path) == [5, 6, 7, 8]
+    with closing(PrunableStore(path)) as again:
+        removal = again.prune(utc(NOW_S), tell)
+    assert removal is not None
+    assert (removal.first, removal.last) == (5, 7)
+    assert seqs(path) == [8, 9]
+
+
+def test_a_hub_goes_on_writing_meanwhile(
+    store: PrunableStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "SLICE_ROWS", 50)
+    store.append([ended(NOW_S - DAY_S) for _ in range(2000)])
+    written = 0
+    enough, stop = threading.Event(), threading.Event()
+
+    def write() -> None:
+        nonlocal written
+        with closing(AuditStore(path)) as hub:
+            while not stop.is_set():
+                hub.append([ended(NOW_S)])
+                written += 1
+                if written == 3:
+                    enough.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert enough.wait(30)
+        removal = store.prune(utc(NOW_S - 1), tell)
+    finally:
+        stop.set()
+        writer.join()
+    assert removal is not None
+    assert removal.last == 2000
+    with closing(sqlite3.connect(path)) as connection:
+        left = connection.execute("SELECT min(seq), max(seq), count(*) FROM events").fetchone()
+    # Without a hole, its own event among them.
+    assert left == (2001, 2001 + written, written + 1)
+
+
+def test_events_can_be_neither_changed_nor_removed_by_another_way(store: PrunableStore, path: Path) -> None:
+    store.append([ended(NOW_S - DAY_S), ended(NOW_S)])
+    assert store.prune(utc(NOW_S), tell) is not None
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in ("DELETE FROM events", "UPDATE events SET agent = 'x'"):
+            with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+                connection.execute(statement)
+
+
+def test_a_trail_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "audit.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(AuditUnavailable):
+        PrunableStore(tmp_path / "audit.db")
