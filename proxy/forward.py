@@ -197,7 +197,12 @@ class _Exchange:
             nursery.cancel_scope.cancel()
         await self.inbound.unwatch()
         if broken is not None:
-            raise broken
+            try:
+                raise broken
+            finally:
+                # Its traceback holds this frame: had the frame the exception, both connections would live on
+                # until a garbage collection, hundreds of them when the API server is gone.
+                del broken
         return head
 
     async def _give_up(self, failure: Failure) -> None:
@@ -234,7 +239,12 @@ class _Exchange:
                 await tally.held.wait()
             if chunk is None:
                 if self.broken is not None:
-                    raise self.broken
+                    broken, self.broken = self.broken, None
+                    try:
+                        raise broken
+                    finally:
+                        # See _carry_both.
+                        del broken
                 chunk = await outbound.receive_body()
             if not chunk:
                 await inbound.end()

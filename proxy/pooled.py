@@ -63,9 +63,13 @@ class PooledOutbound:
             # Cancelled, it closes before its first checkpoint.
             await self._cut()  # noqa: ASYNC102
             raise
-        await self._cut()
-        if not self._may_send_again(broken):
-            raise broken
+        try:
+            await self._cut()
+            if not self._may_send_again(broken):
+                raise broken
+        finally:
+            # Its traceback holds this frame, which must not hold it in turn.
+            del broken
         await self._start_anew()
 
     async def send_again(self, head: RequestHead) -> None:

@@ -387,7 +387,11 @@ class ServerConnection:
             await quick.spot.park()
             fault, quick.fault = quick.fault, None
             if fault is not None:
-                raise fault
+                try:
+                    raise fault
+                finally:
+                    # Its traceback holds this frame, which must not hold it in turn.
+                    del fault
         except BaseException:
             begun, quick.begun = quick.begun, None
             if begun is not None:

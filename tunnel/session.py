@@ -187,7 +187,12 @@ async def open_session(
         finally:
             session._die(CloseCode.NORMAL, "closed here")
     if failure is not None:
-        raise failure
+        try:
+            raise failure
+        finally:
+            # Its traceback holds this frame: had the frame the exception, the session would live on until a
+            # garbage collection.
+            del failure
 
 
 class Session:
@@ -534,7 +539,11 @@ class Session:
             # The streams wait for nothing any more.
             self._die(code, reason)
             await self._close(link)
-            raise fault
+            try:
+                raise fault
+            finally:
+                # See open_session.
+                del fault
         self._link, self._transport = link, transport
         self._away_s += now - self._detached_at
         self._lost = trio.Event()

@@ -170,7 +170,11 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
         tls = await wrap_client(tcp, context, server_hostname=host)
         bind_to_peer(tls)
         return tls
-    raise failure or OSError(f"{host} has no address")
+    try:
+        raise failure or OSError(f"{host} has no address")
+    finally:
+        # Its traceback holds this frame, which must not hold it in turn.
+        del failure
 
 
 class DirectOutbound(PooledOutbound):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -231,6 +233,28 @@ async def test_a_lying_upstream_is_not_passed_on(kind, lie):
         assert (await read_until(chain.client, b"}")).startswith(b"HTTP/1.1 500 ")
         assert chain.hub_outcomes[0].failure is not None
         assert chain.hub_outcomes[0].failure.code is StreamCode.PROTOCOL
+
+
+@both
+@pytest.mark.parametrize("answer", [b"", CHUNKED + b"3\r\nabc\r\n"], ids=["unanswered", "cut"])
+@pytest.mark.parametrize("body", [b"", b"Content-Length: 3\r\n\r\nabc"], ids=["asks", "says"])
+async def test_an_exchange_that_failed_is_forgotten_with_its_connections(kind, body, answer):
+    """An exception in its own traceback would keep them all until a garbage collection."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_chain(kind) as chain:
+            method = b"POST" if body else b"GET"
+            await chain.client.send_all(method + b" / HTTP/1.1\r\nHost: a\r\n" + (body or b"\r\n"))
+            upstream, _ = await chain.upstream()
+            await upstream.send_all(answer)
+            await wait_all_tasks_blocked()
+            await trio.aclose_forcefully(upstream)
+            await wait_all_tasks_blocked()
+            assert [outcome.close_reason for outcome in chain.outcomes] == [CloseReason.UPSTREAM_FAILED]
+            assert not [thing for thing in gc.get_objects() if isinstance(thing, ExchangeBroken)]
+    finally:
+        gc.enable()
 
 
 @both
