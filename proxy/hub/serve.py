@@ -51,6 +51,7 @@ from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
+from proxy.quiet import give_back_when_quiet
 from proxy.startup import settle
 from tunnel import Memory
 
@@ -159,6 +160,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 clock=time.time,
             )
             upkeep.start_soon(front.run)
+            upkeep.start_soon(give_back_when_quiet)
             administration = Administration.of(
                 directory=directory,
                 ring=ring,

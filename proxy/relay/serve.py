@@ -27,6 +27,7 @@ from proxy.configuration import Address
 from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
 from proxy.listen import open_listeners
+from proxy.quiet import give_back_when_quiet
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
@@ -87,6 +88,7 @@ async def run_relay(config: RelayConfig) -> None:
     state = State()
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as outermost:
+            outermost.start_soon(give_back_when_quiet)
             if config.health_listen is not None:
                 health = HealthServer(lambda: state.ready)
                 await _listen(config.health_listen, health.handle_connection, outermost)

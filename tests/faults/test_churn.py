@@ -34,6 +34,10 @@ SETTLED_S = 100.0
 # More objects of a kind than this are a leak: connections are kept, and closed in their own time.
 SLACK = 16
 RESIDENT_GROWTH_MAX = 0.10
+# What is free is given back when a process comes to rest, which it looks for every 10 s (proxy.quiet).
+REST_S = 12.0
+# And as much as that comes and goes all the time.
+RESTLESS_KIB = 256
 
 
 @attrs.define(eq=False)
@@ -167,12 +171,27 @@ def settled(world: FaultWorld, before: tuple[Living, Living], tokens: int) -> di
     }
 
 
+def at_rest(world: FaultWorld) -> tuple[Living, Living]:
+    """What lives at the hub and at the relay, once both give nothing back any more."""
+    last: list[tuple[Living, Living]] = []
+
+    def still() -> bool:
+        last.append((world.living(world.hub), world.living(world.relays["relay-0"])))
+        return len(last) > 1 and all(
+            abs(now.resident_kib - then.resident_kib) < RESTLESS_KIB
+            for now, then in zip(*last[-2:], strict=True)
+        )
+
+    world.until(still, "their memory stays as it is", SETTLED_S, every_s=REST_S)
+    return last[-1]
+
+
 def churn_and_compare(world: FaultWorld, *, warm: int, opens: int, fault_every_s: float) -> None:
     relay = world.relays["relay-0"]
     # With what is made once: contexts, caches, pools, the allocator's arenas.
     Churn(world, warm, 1).run(fault_every_s=fault_every_s)
     world.until(lambda: world.connected() and world.streams() == 0, "no stream is left", SETTLED_S)
-    before = world.living(world.hub), world.living(relay)
+    before = at_rest(world)
     began = time.monotonic()
     churn = Churn(world, opens, 2)
     churn.run(fault_every_s=fault_every_s)
@@ -189,7 +208,7 @@ def churn_and_compare(world: FaultWorld, *, warm: int, opens: int, fault_every_s
         world.until(back, "all is as before", SETTLED_S, every_s=1.0)
     except AssertionError:
         raise AssertionError(f"there is more of: {more}") from None
-    after = world.living(world.hub), world.living(relay)
+    after = at_rest(world)
     growth = {
         name: now.resident_kib / then.resident_kib - 1
         for name, now, then in zip(("hub", "relay"), after, before, strict=True)
