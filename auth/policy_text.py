@@ -39,6 +39,9 @@ class Fault:
     message: str
 
     def __str__(self) -> str:
+        if not self.line:
+            # Of all files together.
+            return self.message
         where = f"{self.file}:{self.line}" if self.file else f"line {self.line}"
         return f"{where}: {self.path}: {self.message}" if self.path else f"{where}: {self.message}"
 
@@ -89,9 +92,10 @@ def split(text: str, file: str = "") -> list[Source]:
     """Cut a file into its documents, each with its comments; an empty one is left out."""
     starts = [0, *(match.start() for match in _DOCUMENT_MARK.finditer(text)), len(text)]
     sources = []
+    begins = 1
     for start, end in itertools.pairwise(starts):
-        part = text[start:end]
-        line = text.count("\n", 0, start) + 1
+        part, line = text[start:end], begins
+        begins += part.count("\n")
         if part.startswith("---"):
             body = part.partition("\n")[2] if not part[3:].partition("\n")[0].strip() else part[3:]
             line += part[: len(part) - len(body)].count("\n")

@@ -73,6 +73,13 @@ def test_a_file_is_cut_into_its_documents_with_their_lines_and_comments() -> Non
         assert next(iter(item.value.values())).line == line
 
 
+def test_a_file_of_very_many_documents_is_cut_as_fast_as_it_is_read() -> None:
+    marks = 200_000
+    [source] = split("---\n" * marks + "a: 1\n")
+    # By a count from the top for each of them this took minutes.
+    assert source.first_line == marks + 1
+
+
 @given(st.text(max_size=200))
 def test_nothing_but_a_fault_comes_of_any_text(text: str) -> None:
     for source in split(text):

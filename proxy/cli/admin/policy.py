@@ -502,12 +502,14 @@ def _read(files: tuple[Path, ...]) -> list[Source]:
     sources: list[Source] = []
     for file in files:
         try:
-            if str(file) == "-":
-                sources += split(sys.stdin.read(), "-")
-            else:
-                sources += split(file.read_text("utf-8"), str(file))
+            text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise CommandError(f"cannot read {file}: {error}") from error
+        found = split(text, str(file))
+        if not found:
+            # Most likely not the file that was meant, and a test of nothing would pass.
+            raise CommandError(f"{file} is empty: a policy begins with `kind: Policy`")
+        sources += found
     return sources
 
 

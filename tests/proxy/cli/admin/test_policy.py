@@ -145,6 +145,16 @@ async def test_cases_are_run_without_a_hub_and_before_what_they_are_about_is_app
     await hub.ok("policy", "apply", look, str(tests))
 
 
+async def test_an_empty_file_is_no_test_that_passes(hub: Hub, look: str, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.yaml"
+    for text in ("", "---\n# nothing\n"):
+        empty.write_text(text)
+        for command in ("test", "apply", "simulate"):
+            refused = await hub.run("policy", command, look, str(empty))
+            assert (refused.exit_code, f"{empty} is empty" in refused.stderr) == (1, True)
+    assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
+
+
 def record(hub: Hub, *calls: str, agent: str = "sre-1", age_s: float = 60, proto: str = "") -> None:
     events = []
     for call in calls:
