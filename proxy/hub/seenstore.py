@@ -33,7 +33,6 @@ _PREPARE = """
     CREATE TABLE IF NOT EXISTS seen (token BLOB PRIMARY KEY, kept_until REAL NOT NULL) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS seen_by_kept_until ON seen (kept_until);
 """
-_ENTER = "INSERT OR IGNORE INTO seen (token, kept_until) VALUES (?, ?)"
 
 _log = logging.getLogger("hawse.hub.seen")
 
