@@ -10,6 +10,7 @@ import click
 
 from proxy.cli.admin.client import Object, Reach
 from proxy.cli.admin.cluster_check import check_cluster
+from proxy.cli.admin.inputs import parse_pairs, read_file
 from proxy.cli.admin.output import (
     child,
     confirm,
@@ -150,10 +151,10 @@ def add_cluster(
         body={
             "name": name,
             "teams": teams,
-            "labels": _parse_labels(labels),
+            "labels": parse_pairs(labels, "--label"),
             "mode": mode,
             "relay_url": relay_url,
-            "relay_ca_pem": _read_pem(relay_ca),
+            "relay_ca_pem": read_file(relay_ca, PEM_BYTES_MAX),
             "relay_address_private": allow_private_address,
             "manifest": _manifest_options(options),
         },
@@ -314,35 +315,12 @@ def _labels(row: Object) -> str:
     return ", ".join(f"{key}={value}" for key, value in sorted(child(row, "labels").items())) or "-"
 
 
-def _parse_labels(pairs: tuple[str, ...]) -> dict[str, str]:
-    labels = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator:
-            raise click.BadParameter(f"{pair!a} is not KEY=VALUE", param_hint="--label")
-        labels[key] = value
-    return labels
-
-
-def _read_pem(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    try:
-        with file.open("rb") as opened:
-            raw = opened.read(PEM_BYTES_MAX + 1)
-        if len(raw) > PEM_BYTES_MAX:
-            raise CommandError(f"{file} is no CA: it is larger than {PEM_BYTES_MAX} bytes")
-        return raw.decode("ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"cannot read certificates from {file}: {error}") from error
-
-
 def _manifest_options(options: dict[str, object]) -> dict[str, object]:
     """What was said of the relay's place; what was not is the hub's to choose."""
     said = {name: value for name, value in options.items() if name != "hub_ca" and value is not None}
     hub_ca = options.get("hub_ca")
     if isinstance(hub_ca, Path):
-        said["hub_ca_pem"] = _read_pem(hub_ca)
+        said["hub_ca_pem"] = read_file(hub_ca, PEM_BYTES_MAX)
     return said
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from proxy.cli.admin.client import Object, Reach
+from proxy.cli.admin.inputs import parse_pairs, read_file
 from proxy.cli.admin.output import (
     child,
     field,
@@ -18,7 +19,6 @@ from proxy.cli.admin.output import (
     since,
     text,
 )
-from proxy.cli.errors import CommandError
 
 # A key set or a CA bundle has some kilobytes.
 FILE_BYTES_MAX = 256 * 1024
@@ -113,11 +113,11 @@ def add_rule(
         body={
             "issuer": issuer,
             "agent": agent,
-            "claims": _parse_claims(claims),
+            "claims": parse_pairs(claims, "--claim"),
             "audience": audience,
             "jwks_url": jwks_url,
-            "jwks": _read(jwks),
-            "ca_pem": _read(ca),
+            "jwks": read_file(jwks, FILE_BYTES_MAX),
+            "ca_pem": read_file(ca, FILE_BYTES_MAX),
             "address_private": allow_private_address,
             "mutable_claims": allow_mutable_claims,
         },
@@ -139,29 +139,6 @@ def remove_rule(reach: Reach, /, rule_id: str) -> None:
     """Remove a rule, by its id (`hawse admin federation list`)."""
     reach.client().delete("federation", rule_id)
     say(f"removed rule {rule_id}; tokens that were made by it are refused from now on")
-
-
-def _parse_claims(stated: tuple[str, ...]) -> dict[str, str]:
-    claims: dict[str, str] = {}
-    for each in stated:
-        name, separator, value = each.partition("=")
-        if not separator or not name or name in claims:
-            raise click.UsageError(f"--claim {each!a}: expected NAME=VALUE, each NAME once")
-        claims[name] = value
-    return claims
-
-
-def _read(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_BYTES_MAX + 1)
-        if len(data) > FILE_BYTES_MAX:
-            raise CommandError(f"{path} has more than {FILE_BYTES_MAX} bytes")
-        return data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"cannot read {path}: {error}") from error
 
 
 def _claims(row: Object) -> str:

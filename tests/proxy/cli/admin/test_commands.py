@@ -289,13 +289,15 @@ async def test_hostile_names_are_one_line_of_refusal(hub: Hub, name: str) -> Non
 
 async def test_bad_labels_and_owners(hub: Hub) -> None:
     await hub.ok("team", "add", "sre")
-    assert "KEY=VALUE" in await hub.fails("cluster", "add", "prod", "--label", "x", code=2)
+    assert "NAME=VALUE" in await hub.fails("cluster", "add", "prod", "--label", "x", code=2)
+    twice = ("--label", "env=prod", "--label", "env=test")
+    assert "each NAME once" in await hub.fails("cluster", "add", "prod", *twice, code=2)
     assert "label" in await hub.fails("cluster", "add", "prod", "--label", "a b=c")
     assert "owner" in await hub.fails("agent", "add", "x", "--owner", "a\x1b]b", "--team", "sre")
     assert "a CA must be" in await hub.fails("cluster", "add", "prod", "--hub-ca", os.devnull)
     big = hub.data.path / "big.pem"
     big.write_bytes(b"x" * 100_000)
-    assert "larger than" in await hub.fails("cluster", "add", "prod", "--hub-ca", str(big))
+    assert "more than" in await hub.fails("cluster", "add", "prod", "--hub-ca", str(big))
 
 
 async def test_a_ca_by_hand_takes_the_hubs_place(hub: Hub, tmp_path: Path) -> None:
