@@ -98,7 +98,7 @@ class AgentActions:
                 "apply_rbac": [cluster.name for cluster in self._now.clusters_of(agent)],
             },
             created=True,
-            note=f"id={agent.id} owner={agent.owner} teams={','.join(agent.teams)}{note}",
+            note=f"name={agent.name} id={agent.id} owner={agent.owner} teams={','.join(agent.teams)}{note}",
         )
 
     async def set_teams(self, name: str, new: AgentTeams) -> Done:

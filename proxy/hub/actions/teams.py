@@ -44,7 +44,9 @@ class TeamActions:
         await self.directory.change(add)
         team = self._now.teams_by_name[new.name]
         body = {**self._shown(team), "apply_rbac": sorted(set(new.clusters))}
-        return Done(body, created=True, note=f"id={team.id} clusters={','.join(new.clusters)}")
+        return Done(
+            body, created=True, note=f"name={team.name} id={team.id} clusters={','.join(new.clusters)}"
+        )
 
     async def remove(self, name: str) -> Done:
         """Remove a team that no agent is in."""

@@ -51,7 +51,11 @@ class TokenActions:
         token = new_api_key(secrets.token_bytes(32))
         digest = hash_key(token, self.pepper)
         token_id = await self.directory.change(lambda store: store.add_admin_token(new.name, digest))
-        return Done({"name": new.name, "id": token_id, "token": token}, created=True, note=f"id={token_id}")
+        return Done(
+            {"name": new.name, "id": token_id, "token": token},
+            created=True,
+            note=f"name={new.name} id={token_id}",
+        )
 
     async def remove(self, name: str) -> Done:
         """Revoke a token of the admin API."""

@@ -373,6 +373,17 @@ async def test_every_action_is_one_event_by_its_operator(bench: Bench) -> None:
     assert (end.resp.status, end.note) == (409, "cluster prod exists already")
 
 
+async def test_what_is_made_stands_in_the_trail_by_its_name(bench: Bench) -> None:
+    await enrol(bench)
+    await bench.ok("POST", "/v1/tokens", {"name": "ci"})
+    made = {
+        (event.req.resource, event.note.split()[0])
+        for event in bench.recorder.events
+        if event.phase is Phase.COMPLETE and event.req is not None and event.req.verb == "create"
+    }
+    assert {("teams", "name=sre"), ("agents", "name=sre-1"), ("tokens", "name=ci")} <= made
+
+
 async def test_nothing_is_changed_while_the_trail_cannot_be_written(bench: Bench) -> None:
     bench.recorder.down = True
     reply = await bench.ask("POST", "/v1/teams", {"name": "sre"})
