@@ -6,32 +6,24 @@ way in (API, command line, tests).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import attrs
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from auth.keys import KeyFormatError, PublicKey
-from auth.principal import TEAMS_MAX, IdentityError, Principal, slug
+from auth.keys import PublicKey
+from auth.principal import TEAMS_MAX
 from proxy.hub import tables as t
-from proxy.hub.credentials import Credentials, owners_of, read_codes, read_keys
+from proxy.hub.credentials import Credentials
 from proxy.hub.database import find, find_agent, new_id, refuse_taken
-from proxy.hub.entities import (
-    AdminToken,
-    Agent,
-    AgentState,
-    Cluster,
-    Mode,
-    RelayInstance,
-    Snapshot,
-    Team,
-)
+from proxy.hub.entities import AgentState, Mode, RelayInstance, Snapshot
 from proxy.hub.errors import ConflictError, InvalidError, StoreUnavailableError
-from proxy.hub.federation import Federation, read_federation
+from proxy.hub.federation import Federation
 from proxy.hub.policies import Policies
-from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url, shown
+from proxy.hub.reading import SnapshotReader
+from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url
 
 # One is replaced by another; a third would be a replacement that nobody finished.
 RELAY_KEYS_PER_CLUSTER_MAX = 4
@@ -53,6 +45,10 @@ class RelayContact:
 class Store(Credentials, Federation, Policies):
     """The database of one hub. `clock` gives epoch seconds."""
 
+    def __init__(self, path: Path, *, org: str, clock: Callable[[], float], shared: bool = False) -> None:
+        super().__init__(path, org=org, clock=clock, shared=shared)
+        self._reader = SnapshotReader(org)
+
     # -- reading
 
     def snapshot(self) -> Snapshot:
@@ -63,40 +59,12 @@ class Store(Credentials, Federation, Policies):
         and nothing else, or every later change, the locking of an agent too, would wait until it is mended.
         Raises StoreUnavailableError.
         """
+        faults: list[str] = []
         try:
-            return self._read_snapshot()
+            with self._transaction() as connection:
+                return self._reader.read(connection, self._read_bundle(connection, faults), faults)
         except ValueError as error:
             raise StoreUnavailableError(f"the store holds what cannot be read: {error}") from error
-
-    def _read_snapshot(self) -> Snapshot:
-        faults: list[str] = []
-        with self._transaction() as connection:
-            by_team = {team.id: team for team in _teams(connection, faults)}
-            by_agent = {agent.id: agent for agent in self._agents(connection, by_team, faults)}
-            by_cluster = {cluster.id: cluster for cluster in _clusters(connection, by_team, faults)}
-            api_keys, agent_keys = read_keys(connection, by_agent, faults)
-            issuers, rules = read_federation(connection, by_agent, faults)
-            tokens = connection.execute(sa.select(t.admin_tokens))
-            bundle = self._read_bundle(connection, faults)
-            return Snapshot(
-                org=self._org,
-                teams_by_name={team.name: team for team in by_team.values()},
-                agents_by_id=by_agent,
-                agents_by_name={agent.name: agent for agent in by_agent.values()},
-                clusters_by_id=by_cluster,
-                clusters_by_name={cluster.name: cluster for cluster in by_cluster.values()},
-                api_keys_by_hash=api_keys,
-                agent_keys_by_kid=agent_keys,
-                codes_by_hash=read_codes(connection, by_agent),
-                issuers_by_url=issuers,
-                rules_by_issuer=rules,
-                admin_tokens_by_hash={row.hash: _admin_token(row) for row in tokens},
-                credentials=owners_of(
-                    *api_keys.values(), *agent_keys.values(), *chain.from_iterable(rules.values())
-                ),
-                bundle=bundle,
-                faults=tuple(faults),
-            )
 
     def relay_instances(self) -> list[RelayInstance]:
         """Every relay instance that is remembered, by cluster and the time it was last seen."""
@@ -107,38 +75,6 @@ class Store(Credentials, Federation, Policies):
         )
         with self._transaction() as connection:
             return [RelayInstance(**row._mapping) for row in connection.execute(query)]
-
-    def _agents(
-        self, connection: sa.Connection, by_team: Mapping[str, Team], faults: list[str]
-    ) -> Iterator[Agent]:
-        members: dict[str, list[str]] = {}
-        for row in connection.execute(sa.select(t.agent_teams)):
-            members.setdefault(row.agent_id, []).append(row.team_id)
-        for row in connection.execute(sa.select(t.agents)):
-            of = members.get(row.id, [])
-            if not by_team.keys() >= set(of):
-                # With fewer groups than it has, it could be allowed what is denied to one of them.
-                faults.append(f"agent {shown(row.name)} is in a team that must not be used")
-                continue
-            teams = sorted((by_team[team_id] for team_id in of), key=lambda team: team.name)
-            names = tuple(team.name for team in teams)
-            try:
-                principal = Principal(row.id, row.name, self._org, names) if names else None
-                state = AgentState(row.state)
-            except (IdentityError, ValueError) as error:
-                faults.append(f"agent {shown(row.name)} must not act: {error}")
-                continue
-            yield Agent(
-                id=row.id,
-                name=row.name,
-                owner=row.owner,
-                state=state,
-                teams=names,
-                team_ids=frozenset(of),
-                created_at=row.created_at,
-                last_used_at=row.last_used_at,
-                principal=principal,
-            )
 
     # -- teams
 
@@ -516,50 +452,6 @@ class Store(Credentials, Federation, Policies):
             return str(token.id)
 
 
-def _teams(connection: sa.Connection, faults: list[str]) -> Iterator[Team]:
-    for row in connection.execute(sa.select(t.teams)):
-        try:
-            slug("team", row.name)
-        except IdentityError as error:
-            faults.append(str(error))
-            continue
-        yield Team(row.id, row.name, row.created_at)
-
-
-def _clusters(connection: sa.Connection, by_team: Mapping[str, Team], faults: list[str]) -> Iterator[Cluster]:
-    granted: dict[str, list[Team]] = {}
-    for row in connection.execute(sa.select(t.cluster_grants)):
-        if row.team_id in by_team:
-            granted.setdefault(row.cluster_id, []).append(by_team[row.team_id])
-    keys: dict[str, list[PublicKey]] = {}
-    for row in connection.execute(sa.select(t.relay_keys).order_by(t.relay_keys.c.created_at)):
-        try:
-            keys.setdefault(row.cluster_id, []).append(PublicKey.from_jwk(row.jwk))
-        except KeyFormatError as error:
-            faults.append(f"relay key {shown(row.kid)} must not be used: {error}")
-    for row in connection.execute(sa.select(t.clusters)):
-        try:
-            slug("cluster name", row.name)
-            mode = Mode(row.mode)
-        except (IdentityError, ValueError) as error:
-            faults.append(str(error))
-            continue
-        to = sorted(granted.get(row.id, ()), key=lambda team: team.name)
-        yield Cluster(
-            id=row.id,
-            name=row.name,
-            labels=row.labels,
-            teams=tuple(team.name for team in to),
-            team_ids=frozenset(team.id for team in to),
-            mode=mode,
-            relay_keys=tuple(keys.get(row.id, ())),
-            relay_url=row.relay_url,
-            relay_ca_pem=row.relay_ca_pem,
-            relay_address_private=row.relay_address_private,
-            created_at=row.created_at,
-        )
-
-
 def _set_teams(connection: sa.Connection, agent_id: str, names: Iterable[str]) -> None:
     distinct = tuple(dict.fromkeys(names))
     if not distinct:
@@ -587,10 +479,6 @@ def _relay_instance(cluster_id: str, instance: str) -> sa.Update:
     return sa.update(t.relay_instances).where(
         t.relay_instances.c.cluster_id == cluster_id, t.relay_instances.c.instance == instance
     )
-
-
-def _admin_token(row: sa.Row[tuple[object, ...]]) -> AdminToken:
-    return AdminToken(row.id, row.name, row.created_at, row.last_used_at)
 
 
 def _some(names: Iterable[str]) -> str:

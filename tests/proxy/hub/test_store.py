@@ -578,3 +578,30 @@ def test_what_is_new_about_a_relay_is_told_once(store: Store) -> None:
     # Of another cluster it is new all the same.
     assert "instance" in come("pod-1", "192.0.2.1", other_id)
     assert come("pod-1", "192.0.2.1", "no-such-cluster") == ""
+
+
+def test_what_has_not_changed_is_the_same_object_and_what_has_is_not(store: Store) -> None:
+    for team in ("sre", "web"):
+        store.add_team(team)
+    for name in ("a", "b"):
+        store.add_agent(name, owner="ada", teams=["sre"])
+        store.add_cluster(name, relay_key=SigningKey.generate().public, teams=["sre"])
+    before = store.snapshot()
+    again = store.snapshot()
+    assert all(again.agents_by_name[name] is before.agents_by_name[name] for name in "ab")
+    assert all(again.clusters_by_name[name] is before.clusters_by_name[name] for name in "ab")
+
+    store.lock_agent("a")
+    store.set_agent_teams("b", ["sre", "web"])
+    store.grant("a", "web")
+    store.replace_relay_key("b", SigningKey.generate().public, keep_old=True)
+    after = store.snapshot()
+    assert after.agents_by_name["a"].state is AgentState.LOCKED
+    assert after.agents_by_name["b"].teams == ("sre", "web")
+    assert after.clusters_by_name["a"].teams == ("sre", "web")
+    assert len(after.clusters_by_name["b"].relay_keys) == 2
+    # A team made again under its name is another one.
+    store.set_agent_teams("b", ["sre"])
+    store.remove_team("web")
+    store.add_team("web")
+    assert store.snapshot().clusters_by_name["a"].teams == ("sre",)
