@@ -21,6 +21,8 @@ from urllib.parse import unquote_to_bytes
 
 import attrs
 
+from auth.selectors import selected_name
+
 # kube-apiserver's limit for the request head; the front refuses earlier, this bounds the work here.
 TARGET_LENGTH_MAX = 1 << 20
 # Far more segments than any Kubernetes path has (the tail is not counted).
@@ -171,7 +173,7 @@ def _parse(method: bytes, target: bytes) -> RequestInfo:
     if not name and verb == "get":
         parameters = parse_query(query) if _may_narrow(query) else {}
         verb = "watch" if _truthy(parameters, "watch") else "list"
-        name = _name_from_selectors(parameters)
+        name = selected_name(parameters)
     if not name and verb == "delete":
         verb = "deletecollection"
     return RequestInfo(
@@ -290,50 +292,5 @@ def _first(parameters: dict[str, list[str]], name: str) -> str | None:
 def _truthy(parameters: dict[str, list[str]], name: str) -> bool:
     """A boolean as Kubernetes reads it: any first value but "0" and "false" is true, the empty one too."""
     value = _first(parameters, name)
-    return value is not None and value.lower() not in {"0", "false"}
-
-
-def _name_from_selectors(parameters: dict[str, list[str]]) -> str:
-    """The one name that a list is narrowed to by `fieldSelector=metadata.name=x`.
-
-    kube-apiserver gives up on the name when any list option fails to parse. Label selectors are checked here
-    by a narrower grammar than its own: in doubt there is no name, and a rule for one name allows no list.
-    """
-    selector = _first(parameters, "fieldSelector")
-    if not selector:
-        return ""
-    for option in ("timeoutSeconds", "limit"):
-        value = _first(parameters, option)
-        if value is not None and (
-            re.fullmatch(r"[+-]?[0-9]{1,19}", value) is None or abs(int(value)) >= 2**63
-        ):
-            return ""
-    labels = _first(parameters, "labelSelector")
-    if labels and _LABELS.fullmatch(labels) is None:
-        return ""
-    terms = _parse_field_selector(selector)
-    if terms is None:
-        return ""
-    for field, operator, value in terms:
-        if field == "metadata.name" and operator != "!=":
-            return "" if value in {".", ".."} or "/" in value or "%" in value else value
-    return ""
-
-
-_LABEL = r"!?[A-Za-z0-9][A-Za-z0-9._/-]*"
-_LABELS = re.compile(rf"{_LABEL}(?:(?:=|==|!=)[A-Za-z0-9._-]*)?(?:,{_LABEL}(?:(?:=|==|!=)[A-Za-z0-9._-]*)?)*")
-_TERM = re.compile(r"(.*?)(!=|==|=)(.*)", re.DOTALL)
-
-
-def _parse_field_selector(selector: str) -> list[tuple[str, str, str]] | None:
-    """Parse `a=b,c!=d`, where a backslash escapes `\\`, `,` and `=` in a value; None when it is not valid."""
-    terms = []
-    for text in re.findall(r"(?:[^,\\]|\\.|\\$)+", selector, re.DOTALL):
-        match = _TERM.fullmatch(text)
-        if match is None:
-            return None
-        field, operator, raw = match.groups()
-        if re.fullmatch(r"(?:[^\\,=]|\\[\\,=])*", raw, re.DOTALL) is None:
-            return None
-        terms.append((field, operator, re.sub(r"\\(.)", r"\1", raw, flags=re.DOTALL)))
-    return terms
+    # Go compares with Unicode's simple folding, by which the long s is an s.
+    return value is not None and value.casefold() not in {"0", "false"}

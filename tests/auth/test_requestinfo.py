@@ -42,6 +42,7 @@ GET     /apis/apps/v1/watch/deployments watch apps v1 - deployments - -
 GET     /api/v1/pods?watch=true watch - v1 - pods - -
 GET     /api/v1/pods?watch=false list - v1 - pods - -
 GET     /api/v1/pods?watch=FALSE list - v1 - pods - -
+GET     /api/v1/pods?watch=fal%C5%BFe list - v1 - pods - -
 GET     /api/v1/pods?watch=0 list - v1 - pods - -
 GET     /api/v1/pods?watch=00 watch - v1 - pods - -
 GET     /api/v1/pods?watch watch - v1 - pods - -
@@ -93,6 +94,13 @@ GET     /apis/g/v/r?fieldSelector=metadata.name=n1&labelSelector=app=a,!b list g
 GET     /apis/g/v/r?fieldSelector=metadata.name=n1,foo list g v - r - -
 GET     /apis/g/v/r?fieldSelector=metadata.name=n1,foo&watch=true watch g v - r - -
 GET     /apis/g/v/r?fieldSelector=metadata.name=n1&labelSelector=%3D%3D list g v - r - -
+GET     /apis/g/v/r?fieldSelector=metadata.name=n1&labelSelector=a+in+(x,y),+!b list g v - r - n1
+GET     /apis/g/v/r?fieldSelector=metadata.name=n1&labelSelector=a+in+x list g v - r - -
+# of several names the first in the order of the terms, which are sorted
+GET     /apis/g/v/r?fieldSelector=metadata.name=n2,metadata.name=n1 list g v - r - n1
+GET     /apis/g/v/r?fieldSelector=metadata.name=a,metadata.name==b list g v - r - b
+GET     /apis/g/v/r?fieldSelector=metadata.name=x,metadata.name=.. list g v - r - -
+GET     /apis/g/v/r?fieldSelector=metadata.name=n1,metadata.name= list g v - r - -
 GET     /apis/g/v/r?fieldSelector=metadata.name=n1&limit=x list g v - r - -
 GET     /apis/g/v/r?fieldSelector=metadata.name=n1&limit=500 list g v - r - n1
 GET     /apis/g/v/r?fieldSelector=metadata.name=a%2Fb list g v - r - -

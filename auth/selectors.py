@@ -1,0 +1,83 @@
+"""The one name that a list's query narrows it to, as kube-apiserver finds it before it authorises.
+
+kube-apiserver decodes the list options and takes the value of `metadata.name` from the field selector. When
+any option fails to decode, the label selector too, there is no name. So both grammars are read here as far as
+"is it valid" goes; a number over 10^18 in a label selector is the one thing that is valid there and not here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+_INT64_MAX = 2**63 - 1
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+
+_TERM = re.compile(r"(.*?)(!=|==|=)(.*)", re.DOTALL)
+_UNESCAPED = re.compile(r"(?:[^\\,=]|\\[\\,=])*", re.DOTALL)
+
+_TOKEN = re.compile(r"!=|==|[=!(),<>]|[^=!(),<> \t\r\n\0]+")
+_BLANKS = re.compile(r"[ \t\r\n]*")
+# Of tokens with one blank between them. All repetition is possessive: a selector may be as long as a target.
+_NAME = r"(?=[^ /]{1,63}(?: |\Z))[A-Za-z0-9]++(?:[-_.]++[A-Za-z0-9]++)*+"
+_DNS_LABEL = r"[a-z0-9]++(?:-++[a-z0-9]++)*+"
+_KEY = rf"(?:(?=[^ /]{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*+/)?+{_NAME}"
+_SET = rf"(?:in|notin) \( (?:{_NAME} )?+(?:, (?:{_NAME} )?+)*+\)"
+_COMPARED = rf"(?:{_SET}|(?:==|=|!=)(?: {_NAME})?+|[<>] [0-9]{{1,18}}(?= |\Z))"
+_REQUIREMENT = rf"(?:! {_KEY}|{_KEY}(?: {_COMPARED})?+)"
+_LABELS = re.compile(rf"(?:{_REQUIREMENT}(?: , {_REQUIREMENT})*+)?+")
+
+
+def selected_name(parameters: Mapping[str, Sequence[str]]) -> str:
+    """The name that `fieldSelector=metadata.name=x` asks for; empty when there is none."""
+    if not is_valid_list(parameters):
+        return ""
+    for field, operator, value in parse_field_selector(_first(parameters, "fieldSelector")) or ():
+        if field == "metadata.name" and operator != "!=":
+            return "" if value in {".", ".."} or "/" in value or "%" in value else value
+    return ""
+
+
+def is_valid_list(parameters: Mapping[str, Sequence[str]]) -> bool:
+    """Whether kube-apiserver can decode the list options of a query."""
+    for option in ("timeoutSeconds", "limit"):
+        if option in parameters and not _is_int64(_first(parameters, option)):
+            return False
+    return (
+        is_label_selector(_first(parameters, "labelSelector"))
+        and parse_field_selector(_first(parameters, "fieldSelector")) is not None
+    )
+
+
+def is_label_selector(selector: str) -> bool:
+    """Whether a text is a label selector; the empty one is."""
+    tokens = _TOKEN.findall(selector)
+    if _BLANKS.fullmatch(_TOKEN.sub("", selector)) is None:
+        return False
+    return _LABELS.fullmatch(" ".join(tokens)) is not None
+
+
+def parse_field_selector(selector: str) -> list[tuple[str, str, str]] | None:
+    """Parse `a=b,c!=d`, where a backslash escapes `\\`, `,` and `=` in a value; None when it is not valid.
+
+    The terms come in the order in which kube-apiserver reads them, sorted: of two names its first one counts.
+    """
+    terms = []
+    for text in sorted(re.findall(r"(?:[^,\\]|\\.|\\\Z)+", selector, re.DOTALL)):
+        match = _TERM.fullmatch(text)
+        if match is None:
+            return None
+        field, operator, raw = match.groups()
+        if _UNESCAPED.fullmatch(raw) is None:
+            return None
+        terms.append((field, operator, re.sub(r"\\(.)", r"\1", raw, flags=re.DOTALL)))
+    return terms
+
+
+def _first(parameters: Mapping[str, Sequence[str]], name: str) -> str:
+    values = parameters.get(name)
+    return values[0] if values else ""
+
+
+def _is_int64(value: str) -> bool:
+    return _INTEGER.fullmatch(value) is not None and -_INT64_MAX - 1 <= int(value) <= _INT64_MAX
