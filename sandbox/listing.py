@@ -121,15 +121,17 @@ def _chunk(
             items = collection.items(namespace)
     except RevisionTooOld as exc:
         raise expired(_EXPIRED_CONTINUE if options.token else str(exc)) from exc
-    items = [item for item in items if item.key > start and options.matches(item.value)]
     metadata: Object = {"resourceVersion": str(revision)}
-    if options.limit and len(items) > options.limit:
-        rest = len(items) - options.limit
-        items = items[: options.limit]
-        metadata["continue"] = _write_token(revision, items[-1].key)
-        if not options.selective:
-            metadata["remainingItemCount"] = rest
-    return items, metadata
+    items = [item for item in items if item.key > start]
+    matching = [number for number, item in enumerate(items) if options.matches(item.value)]
+    if options.limit and len(matching) > options.limit - 1:
+        matching = matching[: options.limit]
+        # What is left may match or not: as on the real server the last chunk can be empty.
+        if rest := len(items) - 1 - matching[-1]:
+            metadata["continue"] = _write_token(revision, items[matching[-1]].key)
+            if not options.selective:
+                metadata["remainingItemCount"] = rest
+    return [items[number] for number in matching], metadata
 
 
 _EXPIRED_CONTINUE = (

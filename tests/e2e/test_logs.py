@@ -31,6 +31,14 @@ OPTIONS = [
 @pytest.fixture(scope="module")
 def talker(world: World) -> Iterator[str]:
     with pod(world, "talker", "sh", "-c", LINES) as name:
+        # It is ready before it has said everything.
+        following = world.popen("straight", "logs", "--follow", name)
+        try:
+            assert following.stdout is not None
+            assert b"line 20\n" in iter(following.stdout.readline, b"")
+        finally:
+            following.kill()
+            following.communicate()
         yield name
 
 

@@ -20,6 +20,7 @@ from tests.system.world import GROUP, NAMESPACE, POD, USER, WAYS, World, run
 
 MANY = 500
 PAGE = 50
+UNSETTLED_MAX = 40
 CONFIG_MAPS = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 
@@ -69,9 +70,16 @@ def deployment(name: str) -> bytes:
 
 @pytest.mark.parametrize("args", SAME, ids=lambda args: " ".join(args)[:40])
 def test_a_command_prints_the_same(world: World, args: list[str]) -> None:
-    straight, through = world.kubectl("straight", *args), world.kubectl("tunnel", *args)
-    assert (through.code, ageless(through.out)) == (straight.code, ageless(straight.out)), through.err
-    assert through.err == straight.err
+    def shown(way: str) -> tuple[int, bytes, bytes]:
+        done = world.kubectl(way, *args)
+        return done.code, ageless(done.out), done.err
+
+    # A cluster moves by itself: what counts is what comes between two that are the same straight.
+    for _ in range(UNSETTLED_MAX):
+        before, through, after = (shown(way) for way in ("straight", "tunnel", "straight"))
+        if before == after:
+            break
+    assert before == through == after
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -158,7 +166,8 @@ def test_a_list_in_pages_is_whole(world: World, way: str) -> None:
     before = len(world.hub_audit())
     paged = world.kubectl(way, *listed, f"--chunk-size={PAGE}")
     calls = [event["req"]["raw_target"] for event in world.hub_audit()[before:] if event["kind"] == "call"]  # type: ignore[index]
-    assert sum(f"limit={PAGE}" in target for target in calls) == MANY // PAGE
+    # The last page is empty when what is left has not the label.
+    assert sum(f"limit={PAGE}" in target for target in calls) in {MANY // PAGE, MANY // PAGE + 1}
     assert paged.out.splitlines() == [f"configmap/many-{number:04}".encode() for number in range(MANY)]
     assert world.kubectl(way, *listed, "--chunk-size=0").out == paged.out
 

@@ -29,6 +29,7 @@ BULK = 10_000_000
 LARGE = 100_000_000
 FILES = 500
 CONNECTIONS = 100
+ANSWERS = "read line; echo heard $line"
 # Answers any path with as many bytes as it says, and keeps its connections.
 SERVER = """
 import http.server, sys
@@ -137,16 +138,29 @@ def test_run_attaches_and_removes_its_pod(world: World, way: str, spdy: bool) ->
 def test_debug_starts_a_container_beside_the_others(world: World, way: str, spdy: bool) -> None:
     name = unique("debugged", way, spdy)
     with pod(world, name, "sleep", "3600"):
-        debug = ("debug", name, "-i", f"--image={IMAGE}", "-c", "debugger", "--")
-        out = must(world, way, *debug, "sh", "-c", "sleep 2; echo beside", spdy=spdy)
-        assert b"beside\n" in out
+        debug = ("debug", name, "-i", f"--image={IMAGE}", "-c", "debugger", "--", "sh", "-c", ANSWERS)
+        assert answers(world, way, spdy, *debug)
 
 
 @pytest.mark.real_cluster
 def test_debug_of_a_node_starts_a_pod_on_it(world: World, way: str, spdy: bool) -> None:
     node = must(world, way, "get", "nodes", "-o", "jsonpath={.items[0].metadata.name}").decode()
-    out = must(world, way, "debug", f"node/{node}", "-i", f"--image={IMAGE}", "--", "ls", "/host", spdy=spdy)
-    assert b"etc" in out
+    shell = ("--", "sh", "-c", f"test -d /host/etc && {{ {ANSWERS}; }}")
+    assert answers(world, way, spdy, "debug", f"node/{node}", "-i", f"--image={IMAGE}", *shell)
+
+
+def answers(world: World, way: str, spdy: bool, *debug: str) -> bool:
+    """Whether the container that is attached to answers. Its input stays open, as an attach ends with it."""
+    process = world.popen(way, *debug, spdy=spdy)
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"who\n")
+        process.stdin.flush()
+        return b"heard who\n" in iter(process.stdout.readline, b"")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_cp_keeps_a_hundred_megabytes_both_ways(world: World, way: str, spdy: bool, tmp_path: Path) -> None:

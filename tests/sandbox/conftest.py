@@ -77,7 +77,7 @@ class Cluster:
 
     def audit(self) -> list[dict[str, object]]:
         """Return the sandbox's own audit log."""
-        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in (self.folder / "audit.jsonl").read_bytes().splitlines()]
 
 
 @pytest.fixture(scope="session")

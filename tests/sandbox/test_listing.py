@@ -53,6 +53,18 @@ async def test_what_remains_is_counted_where_nothing_is_selected(world: World) -
     assert lookup(chosen, "metadata", "remainingItemCount") is None
 
 
+async def test_the_last_chunk_is_empty_when_what_is_left_does_not_match(world: World) -> None:
+    for name in "ab":
+        put(world, name, seen="yes")
+    full = await world.object("GET", f"{MAPS}?limit=2&labelSelector=seen=yes")  # before kube-root-ca.crt
+    assert len(items(full, "items")) == 2
+    token = text(full, "metadata", "continue")
+    rest = await world.object("GET", f"{MAPS}?limit=2&labelSelector=seen=yes&continue={quote(token)}")
+    assert (items(rest, "items"), lookup(rest, "metadata", "continue")) == ([], None)
+    every = await world.object("GET", f"{MAPS}?limit=3")
+    assert (len(items(every, "items")), lookup(every, "metadata", "continue")) == (3, None)
+
+
 async def test_a_list_of_the_past(world: World) -> None:
     put(world, "a")
     revision = world.store.revision

@@ -125,7 +125,8 @@ class World:
 
     def cluster_audit(self) -> list[dict[str, object]]:
         """The API server's own audit log."""
-        lines = (self.folder / "cluster" / "audit.jsonl").read_text().splitlines()
+        # Bytes, whose lines end at newlines alone: a text has more that ends a line, and a name may hold it.
+        lines = (self.folder / "cluster" / "audit.jsonl").read_bytes().splitlines()
         return [json.loads(line) for line in lines]
 
     def hub_audit(self, *args: str) -> list[dict[str, object]]:
