@@ -49,7 +49,7 @@ Object: TypeAlias = "dict[str, Value]"
 Value: TypeAlias = "str | int | bool | list[Value] | Object"
 
 _AUTHENTICATION = "authentication.k8s.io"
-_RESOURCE_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+RESOURCE_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 _URL_VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -164,7 +164,7 @@ def cluster_role(
     if constrained:
         # Each verb by its name: "*" would be the plain verbs as well, and those the relay must not have.
         rules += [
-            {"apiGroups": ["*"], "resources": ["*"], "verbs": _on(_RESOURCE_VERBS)},
+            {"apiGroups": ["*"], "resources": ["*"], "verbs": _on(RESOURCE_VERBS)},
             {"nonResourceURLs": ["*"], "verbs": _on(_URL_VERBS)},
         ]
     labels: Object = {
@@ -293,6 +293,10 @@ def _pod(manifest: RelayManifest) -> Object:
         "automountServiceAccountToken": True,
         # Kubernetes would put variables named after the namespace's Services beside the relay's own.
         "enableServiceLinks": False,
+        # Else the relay is process 1, for which a signal that it does not handle yet is none: a pod that is
+        # told to stop while Python starts would stay, and take calls, until the SIGKILL of a quarter of an
+        # hour later.
+        "shareProcessNamespace": True,
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
         "securityContext": {
             "runAsNonRoot": True,

@@ -1,8 +1,10 @@
-"""A 403 that is ours to explain: the relay's ClusterRole does not name the agent yet.
+"""A 403 that is ours to explain: the relay's ClusterRole does not name the agent yet, or withholds the verb.
 
 The API server answers it as it answers every 403, and whoever reads that "the relay cannot impersonate" does
 not know that one command at the hub mends it. So the answer passes as it is, with a Warning beside it, which
-kubectl prints also where it drops the message.
+kubectl prints also where it drops the message. An API server of 1.36 words it alike whether the agent is not
+named or the constrained form withholds the verb, and which namespace and form the role has is not for an
+answer to tell: so the command is the one that looks.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ class ExplainedOutbound:
         if _CANNOT_IMPERSONATE not in b"".join(self._held):
             return head
         text = (
-            "the relay of this cluster may not impersonate this agent yet; "
-            f"its operator applies: hawse admin cluster rbac {self._cluster} | kubectl apply -f -"
+            "the relay of this cluster may not impersonate this agent yet, or not for this; "
+            f"its operator sees what to apply by: hawse admin cluster check {self._cluster} --kubeconfig FILE"
         )
         return ResponseHead(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
 

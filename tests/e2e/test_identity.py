@@ -68,7 +68,7 @@ def test_a_team_that_the_cluster_does_not_know_yet_is_refused_by_name(world: Wor
     try:
         done = world.kubectl("tunnel", "get", "pods")
         assert (done.code, done.out) == (1, b"")
-        assert b"hawse admin cluster rbac" in done.err
+        assert b"hawse admin cluster check" in done.err
         # kubectl itself says "unknown" of any error of its discovery.
         answer = RawClient(world, "tunnel").get("/api")
         assert answer.status == 403

@@ -277,6 +277,11 @@ def test_the_pod_keeps_to_the_restricted_profile() -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
+def test_the_relay_is_not_process_1_which_misses_a_signal_that_comes_early() -> None:
+    deployment = json.loads(json.dumps(by_kind(relay_manifests(EXAMPLE), "Deployment")))
+    assert deployment["spec"]["template"]["spec"]["shareProcessNamespace"] is True
+
+
 def test_liveness_never_asks_for_the_hub() -> None:
     relay = json.loads(json.dumps(container(EXAMPLE)))
     paths = {name: relay[name]["httpGet"]["path"] for name in relay if name.endswith("Probe")}

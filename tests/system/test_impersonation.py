@@ -91,7 +91,7 @@ def test_a_right_that_the_relay_lacks_is_reported_as_the_operators_to_give(
             refused = world.kubectl(way, "get", "pods")
             assert refused.code == 1
             assert b"cannot impersonate resource" in refused.err
-            assert f"hawse admin cluster rbac {way} | kubectl apply -f -".encode() in refused.err
+            assert f"hawse admin cluster check {way} --kubeconfig FILE".encode() in refused.err
         assert any("may not impersonate" in message for message in check(world)[1])
     finally:
         world.administrator("replace", "-f", "-", stdin=world.admin("cluster", "rbac", "tunnel", *PLACE))

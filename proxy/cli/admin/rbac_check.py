@@ -16,14 +16,16 @@ import attrs
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import USER_PREFIX
-from proxy.manifests import CLUSTER_ROLE
+from proxy.manifests import CLUSTER_ROLE, NAMESPACE, RESOURCE_VERBS, SERVICE_ACCOUNT
 
 Object: TypeAlias = Mapping[str, object]
 
 _EXTRAS = tuple(f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY))
 _AUTHENTICATION = "authentication.k8s.io"
 # verb → the API group of users and groups under it
-_FORMS = {"impersonate": "", "impersonate:user-info": _AUTHENTICATION}
+_CONSTRAINED = "impersonate:user-info"
+_FORMS = {"impersonate": "", _CONSTRAINED: _AUTHENTICATION}
+_ON = "impersonate-on:user-info:"
 
 
 class Level(StrEnum):
@@ -66,7 +68,10 @@ def examine(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None)
 
 
 def _relay(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) -> Iterable[Finding]:
-    apply = f"hawse admin cluster rbac {enrolled.cluster} | kubectl apply -f -"
+    rules = [] if role is None else _objects(role, "rules")
+    # The form that is more complete is the one that was meant.
+    form = min(_FORMS, key=lambda verb: len(list(_missing(enrolled, rules, verb))))
+    apply = _command(enrolled.cluster, bindings, constrained=form == _CONSTRAINED)
     if role is None:
         message = f"there is no ClusterRole {CLUSTER_ROLE}: the relay may impersonate nobody"
         yield Finding(Level.ERROR, "relay-rights", message, apply)
@@ -75,7 +80,7 @@ def _relay(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) 
     if not accounts:
         message = f"the ClusterRole {CLUSTER_ROLE} is bound to no service account"
         yield Finding(Level.ERROR, "relay-rights", message, apply)
-    yield from _rights(enrolled, role, apply)
+    yield from _rights(enrolled, rules, form, apply)
     for namespace, name in accounts:
         # What the relay really runs as nobody here knows.
         message = f"the relay has these rights where it runs as service account {namespace}/{name}"
@@ -86,15 +91,31 @@ def _relay(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) 
             yield Finding(Level.WARNING, "relay-rights", message, fix)
 
 
-def _rights(enrolled: Enrolled, role: Object, apply: str) -> Iterable[Finding]:
-    rules = _objects(role, "rules")
-    # The form that is more complete is the one that was meant.
-    missing = min((list(_missing(enrolled, rules, verb)) for verb in _FORMS), key=len)
+def _command(cluster: str, bindings: Sequence[Object], *, constrained: bool) -> str:
+    """What prints the role anew as it was printed: for the same account, and in the same form.
+
+    Applied without, it would bind the role to another account, or lift what its form withholds.
+    """
+    own = [binding for binding in bindings if _meta(binding, "name") == CLUSTER_ROLE]
+    namespace, account = next(iter(_accounts(own)), (NAMESPACE, SERVICE_ACCOUNT))
+    options = [
+        *(["--constrained"] if constrained else []),
+        *([f"--namespace {namespace}"] if namespace != NAMESPACE else []),
+        *([f"--service-account {account}"] if account != SERVICE_ACCOUNT else []),
+    ]
+    return " ".join(["hawse admin cluster rbac", cluster, *options, "| kubectl apply -f -"])
+
+
+def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) -> Iterable[Finding]:
+    missing = list(_missing(enrolled, rules, form))
     for resource, name in missing:
         yield Finding(Level.ERROR, "relay-rights", f"the relay may not impersonate {resource} {name}", apply)
     if not missing:
         count = f"{len(enrolled.users)} users and {len(enrolled.groups)} groups"
         yield Finding(Level.INFO, "relay-rights", f"the relay may impersonate all that are enrolled: {count}")
+    if form == _CONSTRAINED and (withheld := _withheld(rules)):
+        message = f"no agent can do here what needs {', '.join(withheld)}: the ClusterRole lacks {_ON}…"
+        yield Finding(Level.INFO, "relay-rights", message)
     for rule in rules:
         verbs = set(_texts(rule, "verbs"))
         strange = {verb for verb in verbs if not verb.startswith("impersonate")}
@@ -124,10 +145,18 @@ def _missing(enrolled: Enrolled, rules: Sequence[Object], verb: str) -> Iterable
     for resource in _EXTRAS:
         if not any(_allows(rule, verb, _AUTHENTICATION, resource, None) for rule in rules):
             yield "the extra", resource
-    if verb != "impersonate" and not any(
-        text.startswith("impersonate-on:user-info:") for rule in rules for text in _texts(rule, "verbs")
+    if verb == _CONSTRAINED and not any(
+        text.startswith(_ON) for rule in rules for text in _texts(rule, "verbs")
     ):
-        yield "anybody on", "anything: no verb impersonate-on:user-info:…"
+        yield "anybody on", f"anything: no verb {_ON}…"
+
+
+def _withheld(rules: Sequence[Object]) -> list[str]:
+    """The verbs that the constrained form names for resources, and that stand in no rule any more."""
+    given = {verb for rule in rules if _texts(rule, "resources") for verb in _texts(rule, "verbs")}
+    left = [verb for verb in RESOURCE_VERBS if f"{_ON}{verb}" not in given]
+    # With none at all it is an error, said elsewhere.
+    return left if len(left) < len(RESOURCE_VERBS) else []
 
 
 def _allows(rule: Object, verb: str, group: str, resource: str, name: str | None) -> bool:

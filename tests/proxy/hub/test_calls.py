@@ -697,7 +697,7 @@ async def test_a_403_that_the_operator_can_mend_says_how(bench: Bench, why: str)
         status, headers, received = await bench.ask(bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
     assert (status, received) == (403, body)
     hint = headers.get(b"warning", b"")
-    assert (b"hawse admin cluster rbac prod" in hint) == ("impersonate" in why)
+    assert (b"hawse admin cluster check prod" in hint) == ("impersonate" in why)
 
 
 async def test_a_read_refused_for_want_of_the_trail_is_in_it_once_it_is_back(bench: Bench) -> None:

@@ -66,7 +66,8 @@ def test_who_is_missing_and_who_is_left_over_is_named(
     role, binding = applied(constrained=constrained)
     (finding,) = [f for f in examine(attrs.evolve(ENROLLED, **enrolled), [binding], role) if f.fix]
     assert message in finding.message
-    assert finding.fix == "hawse admin cluster rbac prod | kubectl apply -f -"
+    options = "--constrained --namespace tools" if constrained else "--namespace tools"
+    assert finding.fix == f"hawse admin cluster rbac prod {options} | kubectl apply -f -"
     assert finding.level is (Level.ERROR if "may not" in message else Level.WARNING)
 
 
@@ -85,6 +86,31 @@ def test_a_constrained_role_that_says_only_who_is_of_no_use() -> None:
     assert isinstance(role["rules"], list)
     (message,) = todo(examine(ENROLLED, [binding], {**role, "rules": role["rules"][:3]}))
     assert "no verb impersonate-on" in message
+
+
+def test_the_verbs_that_a_constrained_role_withholds_are_told() -> None:
+    role, binding = applied(constrained=True)
+    assert isinstance(role["rules"], list)
+    *who, on_resources, on_urls = role["rules"]
+    less = [verb for verb in on_resources["verbs"] if not verb.endswith((":create", ":delete"))]
+    findings = examine(
+        ENROLLED, [binding], {**role, "rules": [*who, {**on_resources, "verbs": less}, on_urls]}
+    )
+    assert todo(findings) == []
+    [told] = [finding.message for finding in findings if "lacks" in finding.message]
+    assert "needs create, delete:" in told
+
+
+def test_the_command_is_for_the_account_that_the_relay_has() -> None:
+    def fix(*bindings: Object) -> str:
+        return examine(ENROLLED, bindings, None)[0].fix
+
+    _role, binding = cluster_role([], [], namespace="tools", service_account="other")
+    also = {**binding, "metadata": {"name": "another"}, "subjects": [{"kind": "ServiceAccount", "name": "x"}]}
+    assert fix(also, binding) == (
+        "hawse admin cluster rbac prod --namespace tools --service-account other | kubectl apply -f -"
+    )
+    assert fix(cluster_role([], [])[1]) == fix() == "hawse admin cluster rbac prod | kubectl apply -f -"
 
 
 def test_too_much_is_a_warning() -> None:
