@@ -80,6 +80,9 @@ def test_a_right_that_the_relay_lacks_is_reported_as_the_operators_to_give(
 ) -> None:
     # C09: the agent can do nothing about it, so it is told who can, and how.
     world = own_world
+    for way in WAYS:
+        # With its discovery at hand: of an error in that kubectl says no more than "unknown".
+        assert world.kubectl(way, "get", "pods").code == 0
     role = json.loads(
         world.administrator("get", "clusterrole", "hawse-relay-impersonation", "--output", "json")
     )
