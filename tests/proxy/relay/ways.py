@@ -9,10 +9,10 @@ from __future__ import annotations
 import base64
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Protocol
 
 import attrs
 import trio
@@ -100,8 +100,18 @@ class Answer:
         return self.head.status
 
 
-class Way(Protocol):
+class Way(ABC):
     """One mode."""
+
+    @abstractmethod
+    def exchange(
+        self, head: RequestHead, token: str, *, eof: bool
+    ) -> AbstractAsyncContextManager[TunnelOutbound | ClientConnection]:
+        """Send a head under a token, with the request's end behind it if `eof`."""
+
+    @abstractmethod
+    def announce(self, statement: str) -> None:
+        """Tell the relay of a change of the hub's key, before whatever is asked next."""
 
     async def ask(
         self,
@@ -112,15 +122,16 @@ class Way(Protocol):
         begun: trio.Event | None = None,
     ) -> Answer:
         """Send a request and collect its answer; sets `begun` when its head is here."""
-        ...
+        eof = not body and head.upgrade is None
+        async with self.exchange(head, fresh() if token is None else token, eof=eof) as outbound:
+            return await collect(outbound, body, begun)
 
-    def upgrade(self, head: RequestHead) -> AbstractAsyncContextManager[ByteStream]:
+    @asynccontextmanager
+    async def upgrade(self, head: RequestHead) -> AsyncIterator[ByteStream]:
         """What follows the 101."""
-        ...
-
-    def announce(self, statement: str) -> None:
-        """Tell the relay of a change of the hub's key, before whatever is asked next."""
-        ...
+        async with self.exchange(head, fresh(), eof=False) as outbound:
+            assert (await outbound.receive_head()).status == 101
+            yield outbound.upgraded()
 
 
 async def collect(
@@ -143,50 +154,36 @@ async def collect(
     return Answer(head, received, failure)
 
 
+def fresh() -> str:
+    return token()
+
+
 @attrs.define
-class TunnelWay:
+class TunnelWay(Way):
     session: Session
     _contexts: dict[str, int] = attrs.field(factory=dict)
 
     def announce(self, statement: str) -> None:
         self.session.add_context(HUB_GROUP, statement.encode())
 
-    def open(self, head: RequestHead, text: str, *, eof: bool) -> TunnelOutbound:
-        if text not in self._contexts:
-            self._contexts[text] = self.session.add_context(1, text.encode())
-        stream = self.session.open_stream(head.encode(), context=self._contexts[text], eof=eof)
+    def open(self, head: RequestHead, token: str, *, eof: bool) -> TunnelOutbound:
+        """An exchange that the caller closes."""
+        if token not in self._contexts:
+            self._contexts[token] = self.session.add_context(1, token.encode())
+        stream = self.session.open_stream(head.encode(), context=self._contexts[token], eof=eof)
         return TunnelOutbound(stream, head)
 
-    async def ask(
-        self,
-        head: RequestHead,
-        body: bytes = b"",
-        *,
-        token: str | None = None,
-        begun: trio.Event | None = None,
-    ) -> Answer:
-        outbound = self.open(
-            head, token if token is not None else fresh(), eof=not body and head.upgrade is None
-        )
+    @asynccontextmanager
+    async def exchange(self, head: RequestHead, token: str, *, eof: bool) -> AsyncIterator[TunnelOutbound]:
+        outbound = self.open(head, token, eof=eof)
         try:
-            return await collect(outbound, body, begun)
+            yield outbound
         finally:
             await outbound.aclose()
 
-    @asynccontextmanager
-    async def upgrade(self, head: RequestHead) -> AsyncIterator[ByteStream]:
-        outbound = self.open(head, fresh(), eof=False)
-        assert (await outbound.receive_head()).status == 101
-        yield outbound.upgraded()
-        await outbound.aclose()
-
-
-def fresh() -> str:
-    return token()
-
 
 @attrs.define
-class DirectWay:
+class DirectWay(Way):
     port: int
     ca_pem: str
     succession: list[str] = attrs.field(factory=list)
@@ -197,30 +194,15 @@ class DirectWay:
     async def connect(self) -> trio.abc.Stream:
         return await open_tls("127.0.0.1", self.port, client_context(self.ca_pem))
 
-    async def ask(
-        self,
-        head: RequestHead,
-        body: bytes = b"",
-        *,
-        token: str | None = None,
-        begun: trio.Event | None = None,
-    ) -> Answer:
+    @asynccontextmanager
+    async def exchange(self, head: RequestHead, token: str, *, eof: bool) -> AsyncIterator[ClientConnection]:
+        # Where a request ends is in its head here.
         connection = ClientConnection(await self.connect())
         try:
-            await connection.send_request(
-                direct_request_head(head, b"relay", token if token is not None else fresh(), self.succession)
-            )
-            return await collect(connection, body, begun)
+            await connection.send_request(direct_request_head(head, b"relay", token, self.succession))
+            yield connection
         finally:
             await connection.aclose()
-
-    @asynccontextmanager
-    async def upgrade(self, head: RequestHead) -> AsyncIterator[ByteStream]:
-        connection = ClientConnection(await self.connect())
-        await connection.send_request(direct_request_head(head, b"relay", fresh()))
-        assert (await connection.receive_head()).status == 101
-        yield connection.upgraded()
-        await connection.aclose()
 
 
 @asynccontextmanager
