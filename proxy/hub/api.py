@@ -1,22 +1,7 @@
 """The admin API: who asks, which action, what comes of it, and the audit event of each.
 
 JSON over HTTP on a listener of its own, with the operator's bearer token on every path but /healthz:
-
-    GET    /healthz  /metrics
-    GET    /v1/hub  /v1/keys  /v1/teams  /v1/agents[?retired=true]  /v1/clusters  /v1/relays  /v1/tokens
-    GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME  /v1/federation
-    GET    /v1/clusters/NAME/rbac[?wildcard=true&constrained=true&…]
-    GET    /v1/sessions[?agent=NAME][&cluster=NAME]
-    POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens  /v1/sessions/kill  /v1/federation
-    POST   /v1/agents/NAME/{lock,unlock,keys,codes}  /v1/clusters/NAME/keys
-    PUT    /v1/agents/NAME/teams  /v1/clusters/NAME/teams/TEAM
-    DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
-    DELETE /v1/clusters/NAME/keys (all but the newest)  /v1/agents/NAME/codes  /v1/federation/ID
-    GET    /v1/policies  /v1/policies/NAME  /v1/policy-versions[/NUMBER]
-    GET    /v1/decision?agent=…&cluster=…&method=…&target=…&upgrade=…
-    POST   /v1/policies
-    PUT    /v1/policies/NAME/rules
-    DELETE /v1/policies/NAME
+/metrics, and the actions of proxy.hub.adminactions.
 
 A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
 trail cannot be written, nothing is changed.
@@ -26,11 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-import attrs
 import msgspec
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
@@ -50,13 +34,7 @@ from audit.store import AuditUnavailable
 from auth.apikey import ApiKeyError, parse
 from auth.apikey import hash as hash_key
 from proxy.hub.actions.administration import Administration
-from proxy.hub.actions.agents import AgentTeams, NewAgent
-from proxy.hub.actions.clusters import ManifestOptions, NewCluster, NewRelayKey
-from proxy.hub.actions.federation import NewFederation
-from proxy.hub.actions.policies import NewPolicies, Question, RuleSwitch
-from proxy.hub.actions.sessions import Kill
-from proxy.hub.actions.teams import NewTeam
-from proxy.hub.actions.tokens import NewToken
+from proxy.hub.adminactions import ACTIONS, Action, Call
 from proxy.hub.answers import Done
 from proxy.hub.entities import AdminToken
 from proxy.hub.errors import (
@@ -78,7 +56,6 @@ _ANSWERS: dict[type[StoreError], tuple[int, str]] = {
     ConflictError: (409, "conflict"),
     StoreUnavailableError: (503, "store_unavailable"),
 }
-T = TypeVar("T")
 log = logging.getLogger("hawse.hub.admin")
 
 
@@ -92,228 +69,6 @@ class Recorder(Protocol):
     def complete(self, event: Event) -> None:
         """Queue the end of an action."""
         ...
-
-
-@attrs.frozen
-class Call:
-    """One authenticated request."""
-
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    body: bytes = attrs.field(repr=False)
-    operator: str = ""
-    """The name of his token."""
-
-    def decode(self, shape: type[T]) -> T:
-        """Read the body as this shape; raises InvalidError with the place of the fault, never a value."""
-        try:
-            return msgspec.json.decode(self.body or b"{}", type=shape)
-        except msgspec.ValidationError as error:
-            raise InvalidError(f"the request's body: {error}") from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidError("the request's body is not JSON") from error
-
-    def convert(self, shape: type[T]) -> T:
-        """Read the query as this shape; raises InvalidError."""
-        try:
-            return msgspec.convert(self.query, type=shape, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidError(f"the request's query: {error}") from error
-
-    def flag(self, name: str) -> bool:
-        """Read a query parameter that is true or false; raises InvalidError."""
-        value = self.query.get(name, "false")
-        if value not in {"true", "false"}:
-            raise InvalidError(f"{name} must be true or false")
-        return value == "true"
-
-    def manifest_options(self) -> ManifestOptions:
-        """Read where the relay lives from the query."""
-        plain = ManifestOptions()
-        return ManifestOptions(
-            namespace=self.query.get("namespace", plain.namespace),
-            service_account=self.query.get("service_account", plain.service_account),
-        )
-
-
-# What only reads the snapshot has nothing to wait for.
-Run = Callable[[Administration, Call], Done | Awaitable[Done]]
-
-
-@attrs.frozen
-class Action:
-    """A path with a method, what it is called in the trail, and what it does."""
-
-    method: str
-    path: str
-    verb: str
-    resource: str
-    run: Run
-
-    @property
-    def changes(self) -> bool:
-        return self.method != "GET"
-
-
-ACTIONS: Sequence[Action] = (
-    Action("GET", "/v1/hub", "get", "hub", lambda a, c: a.hub()),
-    Action("GET", "/v1/keys", "list", "keys", lambda a, c: a.signing_keys.list_all()),
-    Action("POST", "/v1/keys", "rotate", "keys", lambda a, c: a.signing_keys.rotate()),
-    Action("GET", "/v1/teams", "list", "teams", lambda a, c: a.teams.list_all()),
-    Action("GET", "/v1/teams/{name}", "get", "teams", lambda a, c: a.teams.get(c.path["name"])),
-    Action("POST", "/v1/teams", "create", "teams", lambda a, c: a.teams.add(c.decode(NewTeam))),
-    Action("DELETE", "/v1/teams/{name}", "delete", "teams", lambda a, c: a.teams.remove(c.path["name"])),
-    Action("GET", "/v1/agents", "list", "agents", lambda a, c: a.agents.list_all(retired=c.flag("retired"))),
-    Action("GET", "/v1/agents/{name}", "get", "agents", lambda a, c: a.agents.get(c.path["name"])),
-    Action("POST", "/v1/agents", "create", "agents", lambda a, c: a.agents.add(c.decode(NewAgent))),
-    Action("DELETE", "/v1/agents/{name}", "delete", "agents", lambda a, c: a.agents.remove(c.path["name"])),
-    Action("POST", "/v1/agents/{name}/lock", "lock", "agents", lambda a, c: a.agents.lock(c.path["name"])),
-    Action(
-        "POST", "/v1/agents/{name}/unlock", "unlock", "agents", lambda a, c: a.agents.unlock(c.path["name"])
-    ),
-    Action(
-        "PUT",
-        "/v1/agents/{name}/teams",
-        "update",
-        "agents/teams",
-        lambda a, c: a.agents.set_teams(c.path["name"], c.decode(AgentTeams)),
-    ),
-    Action(
-        "POST",
-        "/v1/agents/{name}/keys",
-        "create",
-        "agents/keys",
-        lambda a, c: a.agents.add_key(c.path["name"]),
-    ),
-    Action(
-        "DELETE",
-        "/v1/agents/{name}/keys/{id}",
-        "delete",
-        "agents/keys",
-        lambda a, c: a.agents.revoke_key(c.path["name"], c.path["id"]),
-    ),
-    Action(
-        "POST",
-        "/v1/agents/{name}/codes",
-        "create",
-        "agents/codes",
-        lambda a, c: a.agents.add_code(c.path["name"]),
-    ),
-    Action(
-        "DELETE",
-        "/v1/agents/{name}/codes",
-        "delete",
-        "agents/codes",
-        lambda a, c: a.agents.withdraw_codes(c.path["name"]),
-    ),
-    Action("GET", "/v1/clusters", "list", "clusters", lambda a, c: a.clusters.list_all()),
-    Action("GET", "/v1/clusters/{name}", "get", "clusters", lambda a, c: a.clusters.get(c.path["name"])),
-    Action(
-        "GET",
-        "/v1/clusters/{name}/rbac",
-        "get",
-        "clusters/rbac",
-        lambda a, c: a.clusters.rbac(
-            c.path["name"],
-            c.manifest_options(),
-            wildcard=c.flag("wildcard"),
-            constrained=c.flag("constrained"),
-        ),
-    ),
-    Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.clusters.add(c.decode(NewCluster))),
-    Action(
-        "DELETE", "/v1/clusters/{name}", "delete", "clusters", lambda a, c: a.clusters.remove(c.path["name"])
-    ),
-    Action(
-        "POST",
-        "/v1/clusters/{name}/keys",
-        "create",
-        "clusters/keys",
-        lambda a, c: a.clusters.replace_relay_key(c.path["name"], c.decode(NewRelayKey)),
-    ),
-    Action(
-        "DELETE",
-        "/v1/clusters/{name}/keys",
-        "delete",
-        "clusters/keys",
-        lambda a, c: a.clusters.drop_old_relay_keys(c.path["name"]),
-    ),
-    Action(
-        "PUT",
-        "/v1/clusters/{name}/teams/{team}",
-        "grant",
-        "clusters/teams",
-        lambda a, c: a.clusters.grant(c.path["name"], c.path["team"]),
-    ),
-    Action(
-        "DELETE",
-        "/v1/clusters/{name}/teams/{team}",
-        "revoke",
-        "clusters/teams",
-        lambda a, c: a.clusters.revoke(c.path["name"], c.path["team"]),
-    ),
-    Action("GET", "/v1/federation", "list", "federation", lambda a, c: a.federation.list_all()),
-    Action(
-        "POST",
-        "/v1/federation",
-        "create",
-        "federation",
-        lambda a, c: a.federation.add(c.decode(NewFederation)),
-    ),
-    Action(
-        "DELETE",
-        "/v1/federation/{name}",
-        "delete",
-        "federation",
-        lambda a, c: a.federation.remove(c.path["name"]),
-    ),
-    Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.sessions.relays()),
-    Action(
-        "GET",
-        "/v1/sessions",
-        "list",
-        "sessions",
-        lambda a, c: a.sessions.list_all(agent=c.query.get("agent"), cluster=c.query.get("cluster")),
-    ),
-    Action(
-        "POST",
-        "/v1/sessions/kill",
-        "kill",
-        "sessions",
-        lambda a, c: a.sessions.kill(c.decode(Kill), operator=c.operator),
-    ),
-    Action("GET", "/v1/policies", "list", "policies", lambda a, c: a.policies.list_all()),
-    Action("GET", "/v1/policies/{name}", "get", "policies", lambda a, c: a.policies.get(c.path["name"])),
-    Action("POST", "/v1/policies", "apply", "policies", lambda a, c: a.policies.apply(c.decode(NewPolicies))),
-    Action(
-        "DELETE", "/v1/policies/{name}", "delete", "policies", lambda a, c: a.policies.remove(c.path["name"])
-    ),
-    Action(
-        "PUT",
-        "/v1/policies/{name}/rules",
-        "switch",
-        "policies/rules",
-        lambda a, c: a.policies.switch(c.path["name"], c.decode(RuleSwitch)),
-    ),
-    Action("GET", "/v1/policy-versions", "list", "policyversions", lambda a, c: a.policies.versions()),
-    Action(
-        "GET",
-        "/v1/policy-versions/{name}",
-        "get",
-        "policyversions",
-        lambda a, c: a.policies.version(c.path["name"]),
-    ),
-    Action(
-        "GET",
-        "/v1/decision",
-        "get",
-        "decision",
-        lambda a, c: a.policies.explain(c.convert(Question)),
-    ),
-    Action("GET", "/v1/tokens", "list", "tokens", lambda a, c: a.tokens.list_all()),
-    Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.tokens.add(c.decode(NewToken))),
-    Action("DELETE", "/v1/tokens/{name}", "delete", "tokens", lambda a, c: a.tokens.remove(c.path["name"])),
-)
 
 
 def admin_app(

@@ -18,7 +18,8 @@ from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
 from proxy.hub.actions.administration import Administration
-from proxy.hub.api import ACTIONS, BODY_BYTES_MAX, admin_app
+from proxy.hub.adminactions import ACTIONS
+from proxy.hub.api import BODY_BYTES_MAX, admin_app
 from proxy.hub.datadir import DataDir
 from proxy.hub.devca import ensure_certificate
 from proxy.hub.directory import Directory, open_directory

@@ -1,0 +1,46 @@
+"""How the commands about policies take their files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from proxy.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from auth.policy_text import Source
+
+files_argument = click.argument(
+    "files",
+    nargs=-1,
+    required=True,
+    metavar="FILE...",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True),
+)
+only_option = click.option("--only", is_flag=True, help="Take away every policy that is not among them.")
+
+
+def read_files(files: tuple[Path, ...]) -> list[Source]:
+    """Read the documents of all files; `-` is the standard input. Raises CommandError."""
+    from auth.policy_text import split
+
+    sources: list[Source] = []
+    for file in files:
+        try:
+            text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandError(f"cannot read {file}: {error}") from error
+        found = split(text, str(file))
+        if not found:
+            # Most likely not the file that was meant, and a test of nothing would pass.
+            raise CommandError(f"{file} is empty: a policy begins with `kind: Policy`")
+        sources += found
+    return sources
+
+
+def padded(source: Source) -> str:
+    """A document with the lines before it, so that the hub tells faults at their lines of the whole file."""
+    return "\n" * (source.first_line - 1) + source.text
