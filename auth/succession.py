@@ -18,8 +18,9 @@ from collections.abc import Callable
 
 import attrs
 
+from auth.jws import Claims, TokenError
 from auth.keys import KEYS_MAX, KeyFormatError, KeySet, PublicKey, SigningKey
-from auth.tokens import Claims, TokenError, open_signed, sign
+from auth.signed import open_signed, sign
 
 SUCCESSION_TYPE = "hub-key+jwt"
 # What one relay process learns in its life: hourly rotations for six weeks, in some 1 MiB. A bound against a

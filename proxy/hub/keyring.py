@@ -14,9 +14,10 @@ from typing import NoReturn
 
 import trio
 
+from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
+from auth.signed import LIFETIME_S
 from auth.succession import Succession, issue_succession, read_succession
-from auth.tokens import LIFETIME_S, TokenError
 from proxy.hub.datadir import DataDir, DataDirError, SigningKeys
 from proxy.hub.errors import StoreUnavailableError
 

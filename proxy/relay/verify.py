@@ -19,6 +19,7 @@ import attrs
 import trio
 
 from auth import tokens
+from auth.signed import DEFAULT_LEEWAY_S
 from auth.succession import TrustedKeys
 from auth.tokens import RelayClaims, TokenError
 from proxy.exchange import Failure, Processed, StreamCode
@@ -28,7 +29,7 @@ from tunnel import Context
 log = logging.getLogger("hawse.relay")
 
 # Both clocks of direct mode, and what is left of the hub's clock as a tunnel tells it.
-LEEWAY_S = tokens.DEFAULT_LEEWAY_S
+LEEWAY_S = DEFAULT_LEEWAY_S
 # One entry an agent and minute; the hub's own limit of agents on a session is half of it.
 CACHED_TOKENS_MAX = 4096
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from auth import succession, tokens
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
+from auth.signed import sign
 from auth.succession import SUCCESSION_TYPE, TrustedKeys, issue_succession
 from auth.tokens import TokenError
 
@@ -121,7 +122,7 @@ def test_a_forged_signature_under_a_pinned_kid_is_refused() -> None:
 def test_no_token_is_a_statement_and_no_statement_a_token(kind: str) -> None:
     claims = {"iss": HUB, "jwk": EVIL.public.to_jwk(), "iat": int(NOW), "retires": int(NOW)}
     with pytest.raises(TokenError, match="typ"):
-        trusting(KEYS[0]).learn(tokens.sign(KEYS[0], kind, claims))
+        trusting(KEYS[0]).learn(sign(KEYS[0], kind, claims))
     with pytest.raises(TokenError, match="typ"):
         tokens.verify_relay(
             statement(KEYS[0], KEYS[1]), KeySet([KEYS[0].public]), issuer=HUB, cluster_id="c", now=NOW
@@ -147,7 +148,7 @@ def test_a_statement_that_a_pinned_key_signs_must_still_be_one(
     claims = {"iss": HUB, "jwk": KEYS[1].public.to_jwk(), "iat": int(NOW), "retires": int(NOW), **change}
     trusted = trusting(KEYS[0])
     with pytest.raises(TokenError, match=reason):
-        trusted.learn(tokens.sign(KEYS[0], SUCCESSION_TYPE, claims))
+        trusted.learn(sign(KEYS[0], SUCCESSION_TYPE, claims))
     assert kids(trusted, NOW) == {KEYS[0].kid}
 
 

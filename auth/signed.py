@@ -1,0 +1,137 @@
+"""What Hawse itself signs, and how it is read back, whichever kind it is.
+
+How a token is read. The header must name exactly `alg`, `typ` and `kid`; that leaves no room for `crit`,
+`jwk`, `jku`, `x5u`, `b64` or whatever is invented next. The `kid` is looked up in a dictionary of keys that
+we hold; the key knows its one algorithm and the header must agree. Only then is the signature checked, by
+PyJWT. Claims are then checked here and not by PyJWT, because it takes the time from the system's clock and
+turns "exp" into an integer from whatever it finds; `now` is an argument of every function here and a time
+must already be an integer. A claim that is required and absent, of another type, or a list where one string
+belongs is a refusal, never a default.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+
+import jwt
+
+from auth.jws import Claims, TokenError, take_apart, verified_payload
+from auth.keys import PublicKey, SigningKey
+
+LIFETIME_S = 60
+# How far ahead of ours the issuer's clock may be.
+FUTURE_MAX_S = 5.0
+# Between two machines that keep time by themselves (protocol of the relay's hello, direct mode).
+DEFAULT_LEEWAY_S = 5.0
+
+_HEADER_MEMBERS = {"alg", "typ", "kid"}
+_TEXT = re.compile(r"[\x21-\x7e]{1,256}")
+_JWS = jwt.PyJWS(algorithms=["EdDSA"])
+
+
+def open_owned(
+    token: str, find_key: Callable[[str], tuple[str, PublicKey] | None], kind: str
+) -> tuple[Claims, str, str]:
+    """See `open_signed`; for keys that have owners, whose is the third that is returned."""
+    owner = ""
+
+    def find(kid: str) -> PublicKey | None:
+        nonlocal owner
+        found = find_key(kid)
+        if found is None:
+            return None
+        owner, key = found
+        return key
+
+    claims, kid = open_signed(token, find, kind)
+    return claims, kid, owner
+
+
+def sign(key: SigningKey, kind: str, claims: Claims) -> str:
+    """Sign claims as they are, under a `typ`: for what is no token with a lifetime."""
+    data = json.dumps(dict(claims), separators=(",", ":")).encode("utf-8")
+    return _JWS.encode(data, key.key, algorithm="EdDSA", headers={"typ": kind, "kid": key.kid})
+
+
+def sign_for_a_minute(key: SigningKey, kind: str, now: float, claims: dict[str, object]) -> str:
+    """Sign claims that hold from now on for LIFETIME_S."""
+    issued_at = math.floor(now)
+    return sign(key, kind, {**claims, "iat": issued_at, "nbf": issued_at, "exp": issued_at + LIFETIME_S})
+
+
+def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) -> tuple[Claims, str]:
+    """Check form, header and signature; return the claims, unchecked but authentic, and the `kid`.
+
+    Raises TokenError.
+    """
+    header, _ = take_apart(token)
+    if set(header) != _HEADER_MEMBERS:
+        raise TokenError("the token's header must have alg, typ and kid and nothing else")
+    kid = header["kid"]
+    if not isinstance(kid, str):
+        raise TokenError("the token's kid is not a string")
+    key = find(kid)
+    if key is None:
+        raise TokenError("the token is signed by a key that is not known here")
+    if header["alg"] != key.alg:
+        raise TokenError(f"the token's algorithm is not {key.alg}, the one of its key")
+    if header["typ"] != kind:
+        raise TokenError(f"the token's typ is not {kind}")
+    return verified_payload(token, key.alg, key.key), kid
+
+
+def check_parties(claims: Claims, *, issuer: str, audience: str) -> None:
+    """Compare issuer and audience, whole; raises TokenError."""
+    if text_claim(claims, "iss") != issuer:
+        raise TokenError("the token is from another issuer")
+    if text_claim(claims, "aud") != audience:
+        raise TokenError("the token is for another audience")
+
+
+def check_times(claims: Claims, now: float, *, leeway_s: float) -> tuple[int, int]:
+    """Check that the claims hold now, and return when they began and when they end; raises TokenError."""
+    issued_at, not_before, expires_at = (_time(claims, name) for name in ("iat", "nbf", "exp"))
+    if not 0 < expires_at - issued_at <= LIFETIME_S:
+        raise TokenError(f"the token's lifetime of {expires_at - issued_at} s is not within {LIFETIME_S} s")
+    ahead = max(issued_at, not_before) - now
+    if ahead > max(leeway_s, FUTURE_MAX_S):
+        raise TokenError(
+            f"the token is from {ahead:.0f} s in the future by this machine's clock: "
+            f"the clocks differ, allowed are {max(leeway_s, FUTURE_MAX_S):.0f} s",
+            skew_s=ahead,
+        )
+    late = now - expires_at
+    if late >= leeway_s:
+        raise TokenError(
+            f"the token expired {late:.0f} s ago by this machine's clock (allowed are {leeway_s:.0f} s): "
+            "it is old, or the clocks differ",
+            skew_s=issued_at - now,
+        )
+    return issued_at, expires_at
+
+
+def _time(claims: Claims, name: str) -> int:
+    value = claims.get(name)
+    # bool is an int to Python; a float such as 1e400 is no time.
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:
+        raise TokenError(f'the token\'s claim "{name}" is missing or not an integer time')
+    return value
+
+
+def text_claim(claims: Claims, name: str) -> str:
+    """A claim that is one plain text; raises TokenError."""
+    value = claims.get(name)
+    if not isinstance(value, str) or _TEXT.fullmatch(value) is None:
+        raise TokenError(f'the token\'s claim "{name}" is missing or not a plain string')
+    return value
+
+
+def texts_claim(claims: Claims, name: str) -> tuple[str, ...]:
+    """A claim that is a list of texts; raises TokenError."""
+    value = claims.get(name)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise TokenError(f'the token\'s claim "{name}" is missing or not a list of strings')
+    return tuple(value)
