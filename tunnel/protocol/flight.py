@@ -25,17 +25,20 @@ from collections import deque
 
 import attrs
 
-from tunnel.protocol.ledger import LEDGER_BYTES_MAX
+from tunnel.protocol.ledger import ACK_EVERY_BYTES, LEDGER_BYTES_MAX
 
 # The standing queue that is wanted: below the 30 ms or so that are felt, above the peer's ACK_SOON_S. On a
 # long way more, since what makes an acknowledgement late there (busy machines at both ends, other traffic)
 # must not be taken for a queue: the limit would go down with every round.
 QUEUE_S = 0.015
 LONG_QUEUE_SHARE = 1 / 6
-# Within a machine or a rack nothing waits in a router, but for a turn on a busy core, and that takes longer.
-NEAR_QUEUE_S = 0.100
+# Within a machine or a rack the queue is in the two kernels, megabytes of it, and acknowledgements are there
+# at once. So less is enough, and what is small waits so much less: two of the peer's ACK_EVERY_BYTES, that
+# there is something to do while one is acknowledged, or what a turn on a busy core takes. Less than that
+# costs CPU time, as it leaves in smaller messages.
 NEAR_S = 0.002
-NEAR_BYTES_PER_S = 100e6 / 8
+NEAR_QUEUE_S = 0.004
+NEAR_QUEUE_BYTES = 2 * ACK_EVERY_BYTES
 # A path that has become longer shows as rounds that take longer than our own queue and the peer's slowest
 # acknowledgement could make them.
 LONGER_BY_S = 0.100
@@ -124,7 +127,7 @@ class Flight:
         self._round = 0
         least_s = self._note_time(took_s)
         queue_s = took_s - least_s
-        wanted_s = queue_wanted_s(least_s)
+        wanted_s = queue_wanted_s(least_s, self.rate)
         if self._round_full or (queue_s > wanted_s and self._delivered - self._round_from >= LEAST_BYTES):
             if queue_s > wanted_s and rate < self.rate * LEAST_GROWTH:
                 self._growing = False
@@ -156,12 +159,13 @@ class Flight:
         self.rate = max(self._rates)
 
     def _wanted(self, least_s: float) -> int:
-        near = least_s < NEAR_S and self.rate > NEAR_BYTES_PER_S
-        return int(self.rate * (least_s + (NEAR_QUEUE_S if near else queue_wanted_s(least_s))))
+        return int(self.rate * (least_s + queue_wanted_s(least_s, self.rate)))
 
     def _allow(self, limit: int) -> None:
         self.limit_bytes = max(LEAST_BYTES, min(limit, self.most_bytes))
-        message = min(int(self.rate * MESSAGE_S), self.limit_bytes // 4, MESSAGE_MOST_BYTES)
+        # What is under way is sent, received and acknowledged at the same time; near, the link takes no time.
+        share = 2 if self.least_s is not None and self.least_s < NEAR_S else 4
+        message = min(int(self.rate * MESSAGE_S), self.limit_bytes // share, MESSAGE_MOST_BYTES)
         self.message_bytes = max(message, MESSAGE_LEAST_BYTES)
 
     def _slow_down(self, rate: float) -> None:
@@ -175,6 +179,8 @@ class Flight:
         self._allow(self._wanted(self.least_s))
 
 
-def queue_wanted_s(round_trip_s: float) -> float:
-    """How long what is sent may wait before a link with such a round trip."""
+def queue_wanted_s(round_trip_s: float, bytes_per_s: float) -> float:
+    """How long what is sent may wait before a link with such a round trip and rate."""
+    if round_trip_s < NEAR_S and bytes_per_s:
+        return min(QUEUE_S, max(NEAR_QUEUE_S, NEAR_QUEUE_BYTES / bytes_per_s))
     return max(QUEUE_S, round_trip_s * LONG_QUEUE_SHARE)

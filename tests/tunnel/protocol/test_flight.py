@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tunnel.protocol.slow_link import SlowLink
-from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, queue_wanted_s
+from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, MESSAGE_MOST_BYTES, NEAR_QUEUE_S, queue_wanted_s
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.streams import StreamState
 
@@ -26,7 +26,7 @@ def longest_queue_s(link: SlowLink, seconds: float) -> float:
 
 def bound_s(link: SlowLink) -> float:
     """The queue that is wanted, and the message that is let go when it is not quite reached."""
-    wanted_s = queue_wanted_s(2 * link.down.delay_s)
+    wanted_s = queue_wanted_s(2 * link.down.delay_s, link.down.bytes_per_s)
     return wanted_s + max(MESSAGE_LEAST_BYTES / link.down.bytes_per_s, 0.010) + 0.003
 
 
@@ -115,11 +115,17 @@ def test_a_peer_that_acknowledges_small_messages_late_is_no_slow_link() -> None:
     assert link.dialer.flight.limit_bytes >= before
 
 
-def test_nothing_is_limited_on_a_loopback() -> None:
+@pytest.mark.parametrize("streams", [1, 8])
+def test_a_loopback_is_full_though_little_waits_in_its_kernels(streams: int) -> None:
     link = SlowLink(mbit_per_s=8000, rtt_s=0.0001)
-    link.download()
+    for _ in range(streams):
+        link.download()
     link.run(0.2)
-    assert link.dialer.flight.limit_bytes == LEDGER_BYTES_MAX
+    assert mbit_per_s(link, 0.2) > 0.88 * 8000
+    assert longest_queue_s(link, 0.1) < 2 * NEAR_QUEUE_S
+    assert link.dialer.flight.limit_bytes < LEDGER_BYTES_MAX
+    # No smaller ones: each costs both ends the same.
+    assert link.dialer.flight.message_bytes == MESSAGE_MOST_BYTES
 
 
 def test_a_new_transport_is_measured_anew() -> None:
