@@ -1,8 +1,7 @@
 """The disposable cluster: whose it is, what it serves, and the chain that is put in front of it.
 
-HAWSE_E2E_KUBECONFIG names its administrator's kubeconfig, and is what makes this folder be collected at all.
-HAWSE_E2E_AUDIT_LOG names the API server's own audit log (JSON lines), where it can be read from here.
-The sandbox serves for a cluster too, but for what is marked `real_cluster`:
+HAWSE_E2E_KUBECONFIG names its administrator's kubeconfig, and is what makes this folder be collected at all
+(README.md). The sandbox serves for a cluster too, but for what is marked `real_cluster`:
 
     python -m sandbox --dir DIR
     HAWSE_E2E_KUBECONFIG=DIR/admin.kubeconfig PYTEST_ADDOPTS="-m 'not real_cluster'" make e2e
