@@ -75,7 +75,7 @@ def say_apply_rbac(document: Object) -> None:
         say("whom the relay may impersonate has changed; apply it in each cluster:")
         for name in names:
             say(f"  hawse admin cluster rbac {name} | kubectl apply -f -")
-        say("  (with --namespace and --service-account, where the relay was set up with others)")
+        say("  (with --namespace, --service-account and --constrained, where the relay was set up with them)")
 
 
 def objects(document: Object, key: str) -> list[Object]:
