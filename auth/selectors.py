@@ -30,7 +30,8 @@ _LABELS = re.compile(rf"(?:{_REQUIREMENT}(?: , {_REQUIREMENT})*+)?+")
 
 def selected_name(parameters: Mapping[str, Sequence[str]]) -> str:
     """The name that `fieldSelector=metadata.name=x` asks for; empty when there is none."""
-    if not is_valid_list(parameters):
+    # Nearly every list has none, and need not be looked at further.
+    if "fieldSelector" not in parameters or not is_valid_list(parameters):
         return ""
     for field, operator, value in parse_field_selector(_first(parameters, "fieldSelector")) or ():
         if field == "metadata.name" and operator != "!=":
