@@ -74,11 +74,12 @@ class Call:
         return value == "true"
 
     def manifest_options(self) -> ManifestOptions:
-        """Read where the relay lives from the query."""
+        """Read from the query where the relay lives, and which form its role has."""
         plain = ManifestOptions()
         return ManifestOptions(
             namespace=self.query.get("namespace", plain.namespace),
             service_account=self.query.get("service_account", plain.service_account),
+            constrained=self.flag("constrained"),
         )
 
 
@@ -159,12 +160,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/clusters/{name}/rbac",
         "get",
         "clusters/rbac",
-        lambda a, c: a.clusters.rbac(
-            c.path["name"],
-            c.manifest_options(),
-            wildcard=c.flag("wildcard"),
-            constrained=c.flag("constrained"),
-        ),
+        lambda a, c: a.clusters.rbac(c.path["name"], c.manifest_options(), wildcard=c.flag("wildcard")),
     ),
     Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.clusters.add(c.decode(NewCluster))),
     Action(

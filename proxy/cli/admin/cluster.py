@@ -38,9 +38,14 @@ def cluster() -> None:
     """Clusters: each behind its relay, granted to teams."""
 
 
-def _place_options(command: F) -> F:
-    """Where the relay lives in its cluster."""
+def _role_options(command: F) -> F:
+    """Whom the ClusterRole is bound to, and its form."""
     for option in (
+        click.option(
+            "--constrained",
+            is_flag=True,
+            help="The narrower ClusterRole that API servers know from 1.36 on; older ones refuse all agents.",
+        ),
         click.option("--namespace", metavar="NAME", help="The relay's namespace (hawse)."),
         click.option("--service-account", metavar="NAME", help="The relay's service account (hawse-relay)."),
     ):
@@ -79,7 +84,7 @@ def _relay_options(command: F) -> F:
         json_option,
     ):
         command = option(command)
-    return _place_options(command)
+    return _role_options(command)
 
 
 @cluster.command("list")
@@ -277,12 +282,7 @@ def remove_cluster(reach: Reach, /, name: str, yes: bool) -> None:
 @click.option(
     "--wildcard", is_flag=True, help="Any user and any group: the cluster is then as safe as this hub."
 )
-@click.option(
-    "--constrained",
-    is_flag=True,
-    help="The narrower form that API servers know from 1.36 on; an older one refuses every agent under it.",
-)
-@_place_options
+@_role_options
 @click.pass_obj
 def rbac(
     reach: Reach,

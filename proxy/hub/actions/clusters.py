@@ -33,6 +33,8 @@ class ManifestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     namespace: str = NAMESPACE
     service_account: str = SERVICE_ACCOUNT
+    constrained: bool = False
+    """Its ClusterRole has the form for API servers from 1.36 on."""
     image: str | None = None
     replicas: int = 2
     service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
@@ -153,10 +155,10 @@ class ClusterActions:
         body = {**self._shown(cluster), "dropped": dropped}
         return Done(body, note=f"dropped={','.join(dropped)}", cluster=cluster)
 
-    def rbac(self, name: str, options: ManifestOptions, *, wildcard: bool, constrained: bool) -> Done:
+    def rbac(self, name: str, options: ManifestOptions, *, wildcard: bool) -> Done:
         """Render the ClusterRole that lets the relay impersonate whoever may reach the cluster now."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
-        yaml = self._cluster_rbac(cluster, options, wildcard=wildcard, constrained=constrained)
+        yaml = self._cluster_rbac(cluster, options, wildcard=wildcard)
         return Done({"cluster": name, "rbac": yaml}, cluster=cluster)
 
     def _relay_setup(self, cluster: Cluster, key: SigningKey | None, options: ManifestOptions) -> Payload:
@@ -201,14 +203,7 @@ class ClusterActions:
         except ManifestError as error:
             raise InvalidError(str(error)) from error
 
-    def _cluster_rbac(
-        self,
-        cluster: Cluster,
-        options: ManifestOptions,
-        *,
-        wildcard: bool = False,
-        constrained: bool = False,
-    ) -> str:
+    def _cluster_rbac(self, cluster: Cluster, options: ManifestOptions, *, wildcard: bool = False) -> str:
         agents = self._now.agents_of(cluster)
         # An agent is sent with all of its groups, so each of them must be allowed, also where the cluster
         # was granted to another of its teams; a team that still has no agent is named ahead of its first.
@@ -222,7 +217,7 @@ class ClusterActions:
                     [agent.name for agent in agents],
                     sorted(groups),
                     wildcard=wildcard,
-                    constrained=constrained,
+                    constrained=options.constrained,
                     namespace=options.namespace,
                     service_account=options.service_account,
                 )

@@ -140,6 +140,19 @@ async def test_rbac_is_printed_for_what_is_enrolled_now(hub: Hub) -> None:
     assert "resourceNames" not in role["rules"][0]
 
 
+async def test_a_constrained_role_stays_one_with_new_manifests(hub: Hub) -> None:
+    await hub.ok("team", "add", "sre")
+
+    def verbs(printed: str) -> set[str]:
+        kinds = {each["kind"]: each for each in yaml.safe_load_all(printed)}
+        return {verb for rule in kinds["ClusterRole"]["rules"] for verb in rule["verbs"]}
+
+    add = ("cluster", "add", "prod", "--team", "sre")
+    for command in ((*add, "--constrained"), ("cluster", "key", "prod", "--yes", "--constrained")):
+        assert "impersonate:user-info" in verbs((await hub.ok(*command)).stdout)
+    assert "impersonate" in verbs((await hub.ok("cluster", "key", "prod", "--yes")).stdout)
+
+
 async def test_every_list_is_a_table_for_people_and_an_array_for_programs(hub: Hub) -> None:
     for kind, hint in (
         ("team", "team add"),
