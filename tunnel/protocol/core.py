@@ -285,7 +285,8 @@ class Core:
         self.close_stream(stream)
 
     def drop_outgoing(self, stream: StreamState) -> None:
-        self.memory.release(stream.outgoing.clear())
+        self.memory.release(stream.outgoing.held_bytes)
+        stream.outgoing.clear()
         stream.head_waits = stream.fin_waits = False
         stream.farewell = None
         if stream.open_waits:

@@ -150,13 +150,14 @@ class Outbound:
             if count > 0:
                 last = stream.fin_waits and count == waiting
                 parts.append(HEADER.pack(DATA, FIN if last else 0, 0, stream.id, count))
+                held = outgoing.held_bytes
                 outgoing.move(count, parts)
                 size = HEADER_BYTES + count
                 core.sent.record(size)
                 used += size
                 stream.send_credit -= count
                 stream.bytes_sent += count
-                core.memory.release(count)
+                core.memory.release(held - outgoing.held_bytes)
                 if last:
                     stream.fin_waits = False
                 if stream.drain_wanted and waiting - count <= QUEUE_LOW_BYTES:

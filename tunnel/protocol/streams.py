@@ -28,6 +28,11 @@ class ByteQueue:
     _offset: int = attrs.field(init=False, default=0)
     """How much of the first piece is gone already."""
 
+    @property
+    def held_bytes(self) -> int:
+        """What it keeps alive: a piece is whole until the last of it is gone."""
+        return self.size + self._offset
+
     def append(self, piece: bytes) -> None:
         if not piece:
             return
@@ -249,7 +254,7 @@ class StreamState(Flow):
 
     @property
     def held_bytes(self) -> int:
-        return self.outgoing.size + self.window.held + self.head_bytes
+        return self.outgoing.held_bytes + self.window.held + self.head_bytes
 
     @property
     def all_said(self) -> bool:

@@ -370,6 +370,24 @@ def test_a_stalled_reader_stalls_only_itself() -> None:
     assert len(take_all(joined, joined.dialer, moving_there)) == 500 * KIB
 
 
+def test_a_piece_of_which_a_part_has_left_is_counted_whole() -> None:
+    memory = Memory(10 * 1024 * KIB)
+    joined = Joined(listener_memory=memory)
+    opened, accepted = joined.streams()
+    before = memory.used_bytes
+    joined.listener.send_data(opened, bytes(128 * KIB))
+    joined.flow()
+    assert opened.outgoing.size == 64 * KIB
+    assert memory.used_bytes - before >= 128 * KIB
+    assert opened.held_bytes >= 128 * KIB
+    assert len(take_all(joined, joined.dialer, accepted)) == 128 * KIB
+    joined.listener.send_data(opened, bytes(200 * KIB))
+    joined.flow()
+    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.flow()
+    assert memory.used_bytes <= before
+
+
 def test_no_window_is_sent_for_a_half_that_has_ended() -> None:
     joined = Joined()
     opened, accepted = joined.streams()

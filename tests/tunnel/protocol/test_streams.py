@@ -43,6 +43,7 @@ def test_a_byte_queue_is_a_bytearray(first: bytes, actions: list[Action]) -> Non
                 assert queue.clear() == len(model)
                 model.clear()
         assert queue.size == len(model)
+        assert queue.held_bytes == sum(map(len, queue._pieces))
 
 
 def test_a_large_piece_comes_out_as_it_went_in() -> None:
