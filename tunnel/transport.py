@@ -41,9 +41,10 @@ class Transport(abc.ABC):
     """Who is at the other end, for logs: an address or a URL, never a credential."""
 
     last_received_s: float = -math.inf
-    """When any byte came from the peer, on trio's clock; -inf when that is not known.
+    """When any byte of a message came from the peer, on trio's clock; -inf when that is not known.
 
-    A large message on a slow link takes long to become whole, and is a sign of life all the while.
+    A large message on a slow link takes long to become whole, and is a sign of life all the while. What a
+    transport says beside its messages is none: something between may say it for a peer that is gone.
     """
 
     @abc.abstractmethod

@@ -196,7 +196,7 @@ async def _answer(stream: trio.abc.Stream, request_head: bytes) -> Connection:
 class _WebSocketTransport(Transport):
     def __init__(self, connection: Connection, stream: trio.abc.Stream, leftover: bytes) -> None:
         self.peer_name = peer_address(stream)
-        self.last_received_s = trio.current_time()
+        self.last_received_s = self._read_at = trio.current_time()
         self._connection = connection
         self._stream = stream
         self._masked = connection.client
@@ -248,7 +248,8 @@ class _WebSocketTransport(Transport):
                 self._released.set()
 
     async def receive(self) -> bytes:
-        next_event = self._frames.next_event
+        frames = self._frames
+        next_event = frames.next_event
         while True:
             if self._ending is not None:
                 raise TransportClosed(*self._ending)
@@ -258,6 +259,9 @@ class _WebSocketTransport(Transport):
                 await trio.lowlevel.checkpoint()
                 continue
             event = next_event()
+            if frames.of_messages:
+                frames.of_messages = False
+                self.last_received_s = self._read_at
             if type(event) is bytes:
                 return event
             if event is None:
@@ -279,7 +283,7 @@ class _WebSocketTransport(Transport):
             if self._closing:
                 self._released.set()
         if data:
-            self.last_received_s = trio.current_time()
+            self._read_at = trio.current_time()
             self._events_left = EVENTS_PER_PASS
             self._frames.feed(bytes(data))
         else:

@@ -74,17 +74,23 @@ class FrameReader:
         self._parts: list[bytes | memoryview] = []
         self._missing = 0
         self._key = b""
-        # The rest of a frame that wsproto decodes.
+        # The rest of a frame that wsproto decodes, and whether it is a control frame.
         self._passing = 0
+        self._passes_control = False
         # Between the fragments of a message RFC 6455 allows no other data frame: wsproto judges them all.
         self._fragmented = False
         self._fragments = bytearray()
         self._happened: deque[bytes | Ping | CloseConnection] = deque()
         self._ended = False
+        self.of_messages = False
+        """Bytes of a message were taken since somebody last set this to False: nothing but the peer itself
+        sends those, while a middlebox may send and answer control frames for a peer that is long gone."""
 
     def feed(self, data: bytes) -> None:
         """Take received bytes. All that came before has been asked for by `next_event`."""
         missing = self._missing
+        if missing:
+            self.of_messages = True
         if missing > len(data):
             self._parts.append(data)
             self._missing = missing - len(data)
@@ -138,7 +144,8 @@ class FrameReader:
                 plain = plain and shortest <= length <= MESSAGE_BYTES_MAX
             if not plain:
                 self._passing = payload_at - at + (4 if second & _MASKED else 0) + length
-                if first & _OPCODE < _FIRST_CONTROL_OPCODE:
+                self._passes_control = first & _OPCODE >= _FIRST_CONTROL_OPCODE
+                if not self._passes_control:
                     self._fragmented = not first & _FIN
                 continue
             if self._mask_bit:
@@ -147,6 +154,7 @@ class FrameReader:
                     break
                 self._key = data[payload_at - 4 : payload_at]
             end = payload_at + length
+            self.of_messages = True
             if end > size:
                 self._parts.append(memoryview(data)[payload_at:])
                 self._missing = end - size
@@ -161,6 +169,8 @@ class FrameReader:
     def _pass(self) -> None:
         """Give wsproto what has come of its frame, and take what it makes of that."""
         start = self._at
+        if not self._passes_control:
+            self.of_messages = True
         self._at = end = min(start + self._passing, len(self._data))
         self._passing -= end - start
         self._connection.receive_data(self._data[start:end])

@@ -30,3 +30,8 @@ def world(shared_world: FaultWorld) -> Iterator[FaultWorld]:
 def by_hand(world: FaultWorld) -> Enrolment:
     """What a relay by hand needs to dial the hub."""
     return Enrolment.read(world.folder / f"relay-{BY_HAND}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest and does nothing begins first, beside all the others."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/faults/test_idle.py"))

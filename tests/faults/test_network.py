@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+import websockets.exceptions
 
 from tests.faults.clients import ExecEcho, LogsFollow, Verdict, Watch, report
 from tests.faults.control import Side, Way
 from tests.faults.figures import note
 from tests.faults.pipe import End
-from tests.faults.world import FaultWorld
+from tests.faults.silent import SilentExec
+from tests.faults.wire import Enrolment, wire_relay
+from tests.faults.world import BY_HAND, FaultWorld
 from tests.system.load import get
 from tests.system.world import NAMESPACE, POD
 
@@ -85,6 +88,36 @@ def test_an_idle_black_hole_is_noticed(world: FaultWorld, way: Way) -> None:
     assert again_s < SLACK_S
 
 
+def test_pings_of_a_middlebox_keep_no_dead_relay(world: FaultWorld, by_hand: Enrolment) -> None:
+    """It may send the WebSocket's pings, and answer ours, for a relay that is gone."""
+    client = world.client(BY_HAND)
+    with (
+        wire_relay(by_hand, world.tunnel.port, answers_pings=False) as relay,
+        client.talk(client.head("/api/v1/nodes")),
+    ):
+        relay.next_open()
+
+        def ended() -> bool:
+            with suppress(websockets.exceptions.ConnectionClosed):
+                relay.websocket.ping()
+            return relay.closed_with is not None
+
+        noticed_s = seconds(world, ended, "the hub gives the relay up", 30)
+    note("a middlebox that pings for a dead relay", noticed_s=round(noticed_s, 1))
+    assert noticed_s < NOTICED_S
+
+
+def test_a_close_among_pings_ends_the_session_at_once(world: FaultWorld, by_hand: Enrolment) -> None:
+    """Who loses the one among the others takes a relay that is gone for connected."""
+    masked_ping, masked_close = b"\x89\x80" + bytes(4), b"\x88\x82" + bytes(4) + (1000).to_bytes(2)
+    with wire_relay(by_hand, world.tunnel.port, "closes") as relay:
+        world.until(lambda: "closes" in world.connected(), "the hub has the relay")
+        relay.websocket.socket.sendall(masked_ping * 20 + masked_close + masked_ping)
+        relay.wait(lambda: relay.closed_with is not None, "the hub's Close", SLACK_S)
+        assert relay.closed_with == 1000
+        world.until(lambda: "closes" not in world.connected(), "the hub knows", SLACK_S)
+
+
 def test_a_relay_that_is_back_takes_the_place_of_its_half_open_socket(world: FaultWorld) -> None:
     """The hub never hears that the old connection has ended, and must not wait for its death."""
     work = ExecEcho(world, 1)
@@ -110,6 +143,34 @@ def test_a_balancer_that_kills_at_an_age_hurts_nobody(world: FaultWorld) -> None
         world.tunnel.limit_age(None)
     judgements = [work.judgement for work in works]
     assert {judgement.verdict for judgement in judgements} == {Verdict.WHOLE}, report(judgements)
+
+
+@pytest.mark.parametrize(
+    ("execs", "idle_s", "for_s"),
+    [(1, 8.0, 13.0), pytest.param(0, 30.0, 65.0, marks=pytest.mark.long)],
+    ids=["with an exec that is silent", "with nothing"],
+)
+def test_a_balancer_that_drops_what_idles_finds_nothing(
+    world: FaultWorld, execs: int, idle_s: float, for_s: float
+) -> None:
+    with ExitStack() as stack:
+        silent = [stack.enter_context(SilentExec(world)) for _ in range(execs)]
+        world.tunnel.limit_idle(idle_s)
+        began, before = time.monotonic(), world.tunnel.counts()
+        world.until(lambda: time.monotonic() - began > for_s, "the time is over", 2 * for_s, every_s=1.0)
+        after = world.tunnel.counts()
+        assert (after.opened, after.cut) == (before.opened, before.cut)
+        for each in silent:
+            each.says_again()
+
+
+def test_a_balancer_that_drops_what_idles_for_a_moment_hurts_nobody(world: FaultWorld) -> None:
+    """Sooner than any balancer does, and than we say anything."""
+    with SilentExec(world) as silent:
+        before = world.tunnel.counts()
+        world.tunnel.limit_idle(1.0)
+        world.until(lambda: world.tunnel.counts().cut >= before.cut + 3, "three connections were dropped")
+        silent.says_again()
 
 
 WRONG_ANSWERS = {

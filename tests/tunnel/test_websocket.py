@@ -511,7 +511,7 @@ async def test_other_tasks_run_while_pings_are_answered() -> None:
         assert passes >= 9
 
 
-async def test_any_byte_is_a_sign_of_life(autojump_clock: trio.testing.MockClock) -> None:
+async def test_any_byte_of_a_message_is_a_sign_of_life(autojump_clock: trio.testing.MockClock) -> None:
     async with raw_peer() as (near, transport):
         wire = message(bytes(1000))
         async with trio.open_nursery() as nursery:
@@ -522,6 +522,29 @@ async def test_any_byte_is_a_sign_of_life(autojump_clock: trio.testing.MockClock
                 await wait_all_tasks_blocked()
                 assert transport.last_received_s == trio.current_time()
             await near.send_all(wire[1000:])
+
+
+async def test_pings_and_pongs_are_no_sign_of_life(autojump_clock: trio.testing.MockClock) -> None:
+    """Also where they come within a message of several frames, and in pieces."""
+    pong = b"\x8a\x80" + bytes(4)
+    first, last = b"\x02\x82" + bytes(4) + b"ab", b"\x80\x82" + bytes(4) + b"cd"
+    async with raw_peer() as (near, transport):
+
+        async def heard(wire: bytes) -> bool:
+            await trio.sleep(10)
+            await near.send_all(wire)
+            await wait_all_tasks_blocked()
+            return transport.last_received_s == trio.current_time()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.receive)
+            assert not await heard(ping(b"alive") * 3)
+            assert not await heard(pong)
+            assert await heard(first)
+            assert not await heard(ping(b"")[:3])
+            assert not await heard(ping(b"")[3:])
+            assert await heard(last[:-1])
+            assert await heard(last[-1:])
 
 
 async def test_a_close_is_answered_behind_the_message_that_is_under_way() -> None:

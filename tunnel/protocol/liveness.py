@@ -1,8 +1,8 @@
 """When to PING, and when to give a peer up (PROTOCOL.md, "Liveness"). Pure: `now` is an argument.
 
 The keepalive is a frame of ours and not the WebSocket's ping, because middleboxes answer those themselves.
-Any received byte is a sign of life: a link that is busy with a bulk transfer must not be killed because one
-PONG is late.
+Any received byte of a message is a sign of life: a link that is busy with a bulk transfer must not be killed
+because one PONG is late.
 """
 
 from __future__ import annotations
