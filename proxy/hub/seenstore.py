@@ -57,6 +57,8 @@ class SeenStore:
     _connection: sqlite3.Connection | None = None
     _waiting: list[_Use] = attrs.Factory(list)
     _turn: trio.Lock = attrs.Factory(trio.Lock)
+    # Its own: look-ups of names can hold every thread of the default one for as long as DNS is down.
+    _thread: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(1))
     _failed: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     async def enter(self, what: str, owner: str, jti: str, kept_until: float, now: float) -> bool:
@@ -70,14 +72,8 @@ class SeenStore:
         self._waiting.append(use)
         async with self._turn:
             if use.fresh is None:
-                batch, self._waiting = self._waiting, []
-                failure = await trio.to_thread.run_sync(self._write, batch, now)
-                if failure:
-                    forgets = "a restart forgets which tokens were used"
-                    self._failed.warning(
-                        f"{self.path} cannot be written, and {forgets}: {failure}", trio.current_time()
-                    )
-        return use.fresh is not False
+                await self._write_waiting(now)
+        return use.fresh is True
 
     def close(self) -> None:
         """Close the file; a store that is used again opens it again."""
@@ -85,8 +81,24 @@ class SeenStore:
         if connection is not None:
             connection.close()
 
+    async def _write_waiting(self, now: float) -> None:
+        """Settle all that wait; when cancelled, none of them was, and whoever has the next turn does it."""
+        batch, self._waiting = self._waiting, []
+        try:
+            failure = await trio.to_thread.run_sync(self._write, batch, now, limiter=self._thread)
+        except BaseException:
+            self._waiting[:0] = batch
+            raise
+        if failure:
+            forgets = "a restart forgets which tokens were used"
+            self._failed.warning(
+                f"{self.path} cannot be written, and {forgets}: {failure}", trio.current_time()
+            )
+
     def _write(self, batch: Sequence[_Use], now: float) -> str:
         """Enter a batch in one transaction; returns why it could not, or nothing. Runs in a thread."""
+        found: set[_Use] = set()
+        failure = ""
         try:
             connection = self._connected()
             connection.execute("BEGIN IMMEDIATE")
@@ -96,16 +108,17 @@ class SeenStore:
                     "INSERT OR IGNORE INTO seen (token, kept_until) VALUES (?, ?)",
                     (use.token, use.kept_until),
                 )
-                use.fresh = entered.rowcount == 1
+                if not entered.rowcount:
+                    found.add(use)
             connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             # The next use opens it afresh.
             self.close()
-            for use in batch:
-                # One that was found stays found.
-                use.fresh = use.fresh is not False
-            return str(error)
-        return ""
+            failure = str(error)
+        # What was found before a failure stays found.
+        for use in batch:
+            use.fresh = use not in found
+        return failure
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:

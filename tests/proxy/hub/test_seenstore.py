@@ -81,6 +81,42 @@ async def test_who_leaves_while_it_is_noted_holds_up_nobody(tmp_path: Path) -> N
             assert not await store.enter("assertion", "a", str(number), UNTIL, NOW)
 
 
+async def test_who_leaves_with_the_turn_takes_nobody_elses_token_along(tmp_path: Path) -> None:
+    path = tmp_path / "seen.db"
+    first: list[bool] = []
+    leaving = trio.CancelScope()
+
+    async def leave(store: SeenStore) -> None:
+        with leaving:
+            await store.enter("assertion", "a", "0", UNTIL, NOW)
+
+    async def use(store: SeenStore, jti: str) -> None:
+        first.append(await store.enter("assertion", "a", jti, UNTIL, NOW))
+
+    with closing(SeenStore(path)) as store, closing(SeenStore(path)) as after_a_restart:
+        async with trio.open_nursery() as nursery:
+            async with store._turn:
+                nursery.start_soon(leave, store)
+                await trio.testing.wait_all_tasks_blocked()
+                for number in range(1, 20):
+                    nursery.start_soon(use, store, str(number))
+                await trio.testing.wait_all_tasks_blocked()
+            # The turn is its own already, and a cancelled task starts no thread.
+            leaving.cancel()
+        assert leaving.cancelled_caught
+        assert first == [True] * 19
+        for number in range(20):
+            assert not await after_a_restart.enter("assertion", "a", str(number), UNTIL, NOW)
+
+
+async def test_work_in_other_threads_holds_up_no_use(tmp_path: Path) -> None:
+    others = trio.to_thread.current_default_thread_limiter()
+    others.total_tokens = 1
+    await others.acquire_on_behalf_of("a look-up that hangs")
+    with closing(SeenStore(tmp_path / "seen.db")) as store, trio.fail_after(10):
+        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
+
+
 async def test_a_file_that_cannot_be_written_refuses_nobody_and_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
