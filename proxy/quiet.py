@@ -6,6 +6,7 @@ stand at what its busiest minute took (tunnel.allocator says why).
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -22,6 +23,10 @@ QUIET_SHARE = 0.2
 # more to look through. Less than LEAST_S, some hundred requests, makes no holes that are worth the look.
 TIMES_ITS_COST = 100
 LEAST_S = 0.1
+# From so long on it is worth a word: nothing else moves meanwhile.
+SHOWN_S = 0.05
+
+_log = logging.getLogger("hawse.memory")
 
 
 @attrs.define
@@ -55,5 +60,9 @@ async def give_back_when_quiet(
     while True:
         await trio.sleep(LOOK_S)
         if quiet.look(cpu_clock()):
+            began_s = time.perf_counter()
             give_back()
+            took_s = time.perf_counter() - began_s
+            if took_s >= SHOWN_S:
+                _log.info("memory was given back to the system, which took %.0f ms", took_s * 1000)
             quiet.given_back(cpu_clock())

@@ -12,7 +12,6 @@ for when there is time.
 from __future__ import annotations
 
 import ctypes
-import functools
 from typing import Final
 
 __all__ = ["give_back_holes", "keep_large_buffers"]
@@ -61,7 +60,6 @@ def give_back_holes() -> bool:
     return bool(malloc_trim(0))
 
 
-@functools.cache
 def _glibc() -> ctypes.CDLL | None:
     try:
         libc = ctypes.CDLL(None)

@@ -34,8 +34,9 @@ SETTLED_S = 100.0
 # More objects of a kind than this are a leak: connections are kept, and closed in their own time.
 SLACK = 16
 RESIDENT_GROWTH_MAX = 0.10
-# What is free is given back when a process comes to rest, which it looks for every 10 s (proxy.quiet).
-REST_S = 12.0
+# What is free is given back when a process comes to rest, which it looks for every 10 s: the first look after
+# the last work may still have seen some of it (proxy.quiet).
+REST_S = 22.0
 # And as much as that comes and goes all the time.
 RESTLESS_KIB = 256
 

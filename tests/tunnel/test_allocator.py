@@ -13,7 +13,7 @@ from tunnel.allocator import give_back_holes, keep_large_buffers
 COUNT_FAULTS = """
 import resource, sys
 if sys.argv[1] == "kept":
-    from tunnel.allocator import give_back_holes, keep_large_buffers
+    from tunnel.allocator import keep_large_buffers
     assert keep_large_buffers()
 source = bytes(range(256)) * 1024
 def work():

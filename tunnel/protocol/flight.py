@@ -163,6 +163,8 @@ class Flight:
 
     def _allow(self, limit: int) -> None:
         self.limit_bytes = max(LEAST_BYTES, min(limit, self.most_bytes))
+        if not self.rate:
+            return
         # What is under way is sent, received and acknowledged at the same time; near, the link takes no time.
         share = 2 if self.least_s is not None and self.least_s < NEAR_S else 4
         message = min(int(self.rate * MESSAGE_S), self.limit_bytes // share, MESSAGE_MOST_BYTES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tunnel.protocol.slow_link import SlowLink
-from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, MESSAGE_MOST_BYTES, NEAR_QUEUE_S, queue_wanted_s
+from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, MESSAGE_MOST_BYTES, NEAR_QUEUE_S
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.streams import StreamState
 
@@ -24,23 +24,43 @@ def longest_queue_s(link: SlowLink, seconds: float) -> float:
     return longest
 
 
-def bound_s(link: SlowLink) -> float:
-    """The queue that is wanted, and the message that is let go when it is not quite reached."""
-    wanted_s = queue_wanted_s(2 * link.down.delay_s, link.down.bytes_per_s)
-    return wanted_s + max(MESSAGE_LEAST_BYTES / link.down.bytes_per_s, 0.010) + 0.003
+# The rate in Mbit/s, the round trip, and how long what is sent may wait: 15 ms or a sixth of the round trip,
+# and the message that is let go when that is not quite reached, of 16 KiB or 10 ms.
+LINKS = [
+    (2, 0.05, 0.084),
+    (5, 0.2, 0.063),
+    (10, 0.02, 0.031),
+    (10, 0.1, 0.033),
+    (100, 0.02, 0.028),
+    (100, 0.15, 0.038),
+    (200, 0.002, 0.028),
+]
 
 
 @pytest.mark.parametrize("streams", [1, 8])
-@pytest.mark.parametrize(
-    ("rate", "rtt_s"), [(2, 0.05), (10, 0.02), (10, 0.1), (100, 0.02), (100, 0.15), (200, 0.002)]
-)
-def test_the_link_is_full_and_its_queue_short(rate: float, rtt_s: float, streams: int) -> None:
+@pytest.mark.parametrize(("rate", "rtt_s", "queue_s"), LINKS)
+def test_the_link_is_full_and_its_queue_short(
+    rate: float, rtt_s: float, queue_s: float, streams: int
+) -> None:
     link = SlowLink(mbit_per_s=rate, rtt_s=rtt_s)
     for _ in range(streams):
         link.download()
     link.run(4)
     assert mbit_per_s(link, 1) > 0.88 * rate
-    assert longest_queue_s(link, 1) < bound_s(link)
+    assert longest_queue_s(link, 1) < queue_s
+
+
+@pytest.mark.parametrize(("rate", "rtt_s", "queue_s"), LINKS)
+def test_a_download_that_begins_shows_a_queue_for_a_moment_only(
+    rate: float, rtt_s: float, queue_s: float
+) -> None:
+    """What is sent before anything is known of the link is 128 KiB, and on a long way twice what it holds."""
+    link = SlowLink(mbit_per_s=rate, rtt_s=rtt_s)
+    link.download()
+    first_s = 128 * 1024 / link.down.bytes_per_s
+    assert longest_queue_s(link, 2) < max(first_s, 1.25 * rtt_s, 0.065) + 0.003
+    link.run(1)
+    assert longest_queue_s(link, 1) < queue_s
 
 
 @pytest.mark.parametrize("jitter_s", [0.0, 0.01, 0.02])
@@ -70,7 +90,7 @@ def test_a_keystroke_passes_a_bulk_download() -> None:
         link.run(0.211)
         assert len(waits) == number + 1
     # It shares its message with as much of the download as fits.
-    assert max(waits) < 0.05 + bound_s(link) + MESSAGE_LEAST_BYTES / link.down.bytes_per_s + 0.002
+    assert max(waits) < 0.05 + 0.033 + MESSAGE_LEAST_BYTES / link.down.bytes_per_s + 0.002
 
 
 def test_a_link_that_becomes_slow_is_noticed() -> None:
@@ -80,7 +100,7 @@ def test_a_link_that_becomes_slow_is_noticed() -> None:
     link.down.bytes_per_s = 10e6 / 8
     # What was under way then is 0.1 s of the old link, and 1 s of the new one.
     link.run(3.5)
-    assert longest_queue_s(link, 1) < bound_s(link)
+    assert longest_queue_s(link, 1) < 0.033
     assert mbit_per_s(link, 1) > 8.8
 
 
@@ -100,7 +120,7 @@ def test_a_path_that_becomes_longer_is_noticed() -> None:
     link.down.delay_s = link.up.delay_s = 0.075
     link.run(25)
     assert mbit_per_s(link, 1) > 88
-    assert longest_queue_s(link, 1) < bound_s(link)
+    assert longest_queue_s(link, 1) < 0.038
 
 
 def test_a_peer_that_acknowledges_small_messages_late_is_no_slow_link() -> None:
