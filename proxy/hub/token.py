@@ -224,7 +224,12 @@ class TokenEndpoint:
             await self._seen.use(agent.id, claims.jti, claims.expires_at, now)
         except ReplayedError as error:
             raise refuse_stranger(str(error), agent, key, told=str(error)) from error
-        return agent, key
+        # The key may have been revoked, or the agent locked, while the use was written.
+        found = self._directory.current.agent_keys_by_kid.get(claims.kid)
+        if found is None or found[0].id != agent.id:
+            raise refuse_stranger("the key is revoked", agent, key)
+        _check_owner(shown.name, *found)
+        return found
 
     def _wanted_cluster(self, fields: dict[str, str]) -> str | None:
         """The cluster that a token is asked for, by name; None for the hub itself."""

@@ -10,6 +10,8 @@ from urllib.parse import urlencode
 
 import attrs
 import pytest
+import trio
+import trio.testing
 
 from audit.record import ActorType, Event, Kind, encode
 from auth.apikey import hash as hash_key
@@ -464,6 +466,27 @@ async def test_a_revoked_key_and_a_locked_agent_buy_nothing_at_once(bench: Bench
     assert (await bench.ask(**signed(assertion(jti="2"))))[0] == 200
     await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
     assert (await bench.ask(**signed(assertion(jti="3"))))[0] == 401
+
+
+@pytest.mark.parametrize("taken", ["key", "agent"])
+async def test_what_is_taken_back_while_the_use_is_written_buys_nothing(bench: Bench, taken: str) -> None:
+    [key] = [k for k in await bench.directory.read(lambda s: s.credentials("sre-1")) if "key:" in k.label[:4]]
+    answers: list[tuple[int, dict[str, object]]] = []
+
+    async def ask() -> None:
+        answers.append(await bench.ask(**signed(assertion())))
+
+    async with trio.open_nursery() as nursery:
+        async with bench.endpoint._seen.store._turn:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            if taken == "key":
+                await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
+            else:
+                await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    [(status, body)] = answers
+    assert (status, body["error"]) == (401, "invalid_client")
+    assert [event.kind for event in bench.events] == [Kind.AUTH_FAILED]
 
 
 @pytest.mark.parametrize(
