@@ -6,13 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from proxy.hub.directory import Directory
 from proxy.hub.entities import AgentState
 from proxy.hub.operations import Operations
+from proxy.hub.seenstore import SeenStore
 
 
 class HubCollector(Collector):
@@ -53,6 +54,22 @@ class HubCollector(Collector):
             if mine:
                 seen.add_metric([name], max(relay.last_seen for relay in mine))
         yield from (relays, streams, seen)
+
+
+class SeenCollector(Collector):
+    """Counts the uses that a restart would forget."""
+
+    def __init__(self, seen: SeenStore) -> None:
+        self._seen = seen
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the counter."""
+        told = "Uses of tokens that are good once which could not be written to seen.db."
+        yield CounterMetricFamily("hawse_seen_unwritten", told, self._seen.unwritten)
 
 
 def hub_metrics(directory: Directory, operations: Operations) -> CollectorRegistry:

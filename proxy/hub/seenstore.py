@@ -54,6 +54,8 @@ class SeenStore:
     """
 
     path: Path
+    unwritten: int = attrs.field(init=False, default=0)
+    """Uses that the file could not be told of, which a hub that starts now does not know."""
     _connection: sqlite3.Connection | None = None
     _waiting: list[_Use] = attrs.Factory(list)
     _turn: trio.Lock = attrs.Factory(trio.Lock)
@@ -90,6 +92,7 @@ class SeenStore:
             self._waiting[:0] = batch
             raise
         if failure:
+            self.unwritten += len(batch)
             forgets = "a restart forgets which tokens were used"
             self._failed.warning(
                 f"{self.path} cannot be written, and {forgets}: {failure}", trio.current_time()

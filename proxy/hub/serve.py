@@ -42,7 +42,7 @@ from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.keyring import KeyRing
-from proxy.hub.metrics import hub_metrics
+from proxy.hub.metrics import SeenCollector, hub_metrics
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
@@ -112,6 +112,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 keys=lambda: ring.current, issuer=config.public_url, new_id=new_eid, nursery=upkeep
             )
             metrics = hub_metrics(directory, LiveRelays(registry, time.time))
+            metrics.register(SeenCollector(seen))
             calls = Calls(
                 config=config,
                 directory=directory,

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from prometheus_client import CollectorRegistry
 
+from proxy.hub.metrics import SeenCollector
 from proxy.hub.seenstore import SeenStore
 
 NOW = 1_800_000_000.0
@@ -122,10 +124,13 @@ async def test_a_file_that_cannot_be_written_refuses_nobody_and_is_told(
 ) -> None:
     path = tmp_path / "seen.db"
     path.write_bytes(b"this is no database" * 100)
+    metrics = CollectorRegistry()
     with closing(SeenStore(path)) as store, caplog.at_level(logging.WARNING):
+        metrics.register(SeenCollector(store))
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)
         assert "a restart forgets which tokens were used: file is not a database" in caplog.text
         path.unlink()
         # And goes on as soon as it can.
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)
         assert not await store.enter("assertion", "a", "j", UNTIL, NOW)
+    assert metrics.get_sample_value("hawse_seen_unwritten_total") == 1
