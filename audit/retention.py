@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import attrs
 import sqlalchemy as sa
@@ -37,7 +38,11 @@ from audit.store import (
 )
 
 # A transaction of so many takes milliseconds, and the hub's own writes wait for it.
-SLICE_ROWS = 2000
+SLICE_ROWS = 500
+# So many times what the last slice took. SQLite has no queue of writers: who finds the file locked looks
+# again after 1, 2, 5, 10 ms and so on, up to 100, never longer than twice what it has waited for already.
+# So whoever came during a slice comes again in the pause behind it, however slow the disk is.
+PAUSE_SLICES = 4
 
 
 @attrs.frozen
@@ -58,24 +63,6 @@ class Removal:
 class PrunableStore(AuditStore):
     """A trail that is opened to be shortened, also while a hub writes to it."""
 
-    def oldest(self, before: datetime) -> tuple[int, int] | None:
-        """The numbers of the first and the last event that can go; None when none can.
-
-        All up to the first one that is not older than `before`, or that began what has not ended. So a clock
-        that was wrong for a while keeps events for longer, and never removes any too early.
-        """
-        with translated(self.path), self._transaction() as connection:
-            first = connection.scalar(sa.select(sa.func.min(events.c.seq)))
-            kept = connection.scalar(
-                sa.select(sa.func.min(events.c.seq)).where(events.c.ts_us >= microseconds(before))
-            )
-            begun = connection.scalar(sa.select(sa.func.min(open_intents.c.seq)))
-            newest = connection.scalar(sa.select(sa.func.max(events.c.seq)))
-        if first is None or newest is None:
-            return None
-        last = min([newest, *(seq - 1 for seq in (kept, begun) if seq is not None)])
-        return (first, last) if last >= first else None
-
     def prune(
         self, before: datetime, tell: Callable[[Removal], Event], archive: Path | None = None
     ) -> Removal | None:
@@ -84,43 +71,74 @@ class PrunableStore(AuditStore):
         The event that `tell` makes of it comes into the trail first. Raises AuditUnavailable, and OSError for
         an archive that cannot be written, or is there already; nothing is removed then.
         """
-        found = self.oldest(before)
-        if found is None:
-            return None
-        with _new_file(archive) as file:
-            removal = _summed(self.path, *found, file)
+        with closing(_Reader(self.path)) as reader:
+            found = reader.oldest(before)
+            if found is None:
+                return None
+            with _new_file(archive) as file:
+                removal = _summed(reader, *found, file)
         self.append([tell(removal)])
-        for last in (*range(removal.first + SLICE_ROWS - 1, removal.last, SLICE_ROWS), removal.last):
-            with translated(self.path), self._transaction() as connection:
+        for last in range(removal.first + SLICE_ROWS - 1, removal.last, SLICE_ROWS):
+            time.sleep(PAUSE_SLICES * self._remove(last))
+        self._remove(removal.last)
+        return removal
+
+    def _remove(self, last: int) -> float:
+        """Remove all up to an event; returns for how many seconds others could not write."""
+        with translated(self.path):
+            with self._transaction() as connection:
+                locked_s = time.monotonic()
                 connection.exec_driver_sql("DROP TRIGGER events_never_delete")
                 connection.execute(sa.delete(events).where(events.c.seq <= last))
                 connection.exec_driver_sql(NEVER_DELETED)
-        return removal
+            return time.monotonic() - locked_s
 
 
-def _summed(path: Path, first: int, last: int, archive: BinaryIO | None) -> Removal:
+class _Reader(AuditReader):
+    """The trail beside its writers, read for what can go."""
+
+    def oldest(self, before: datetime) -> tuple[int, int] | None:
+        """The numbers of the first and the last event that can go; None when none can.
+
+        All up to the first one that is not older than `before`, or that began what has not ended. So a clock
+        that was wrong for a while keeps events for longer, and never removes any too early.
+        """
+        # It walks through all that is old, so not in a transaction that has writers wait. The newest comes
+        # first: whatever is written or begun after that has a higher number.
+        with translated(self.path), self._engine.connect() as connection:
+            newest = connection.scalar(sa.select(sa.func.max(events.c.seq)))
+            first = connection.scalar(sa.select(sa.func.min(events.c.seq)))
+            begun = connection.scalar(sa.select(sa.func.min(open_intents.c.seq)))
+            kept = connection.scalar(
+                sa.select(sa.func.min(events.c.seq)).where(events.c.ts_us >= microseconds(before))
+            )
+        if first is None or newest is None:
+            return None
+        last = min([newest, *(seq - 1 for seq in (kept, begun) if seq is not None)])
+        return (first, last) if last >= first else None
+
+
+def _summed(reader: AuditReader, first: int, last: int, archive: IO[bytes] | None) -> Removal:
     """Read the events of a removal, and write them to its archive."""
     digest, count, seq = hashlib.sha256(), 0, first - 1
-    reader = AuditReader(path)
-    try:
-        while seq < last:
-            page = [stored for stored in reader.query(after_seq=seq) if stored.seq <= last]
-            if not page:
-                raise AuditUnavailable(f"{path} is being shortened by somebody else: try again")
-            for stored in page:
-                line = json_line(stored).encode("ascii") + b"\n"
-                digest.update(line)
-                if archive is not None:
-                    archive.write(line)
-            count += len(page)
-            seq = page[-1].seq
-    finally:
-        reader.close()
+    while seq < last and (page := [stored for stored in reader.query(after_seq=seq) if stored.seq <= last]):
+        for stored in page:
+            line = json_line(stored).encode("ascii") + b"\n"
+            digest.update(line)
+            if archive is not None:
+                archive.write(line)
+        count += len(page)
+        seq = page[-1].seq
+    # Only a beginning can be removed, so with the first event still there all of them were.
+    if [stored.seq for stored in reader.query(limit=1)] != [first]:
+        raise AuditUnavailable(
+            f"{reader.path} is being shortened by another process: try again when that has ended"
+        )
     return Removal(first, last, count, digest.hexdigest())
 
 
 @contextmanager
-def _new_file(path: Path | None) -> Iterator[BinaryIO | None]:
+def _new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
     """A file of the owner's alone, which is on the disk when the block has ended; none without a path."""
     if path is None:
         yield None

@@ -263,7 +263,7 @@ class AuditReader:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise AuditUnavailable(f"there is no audit trail at {path}")
-        self._path = path
+        self.path = path
         self._engine = sa.create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
 
     def close(self) -> None:
@@ -287,12 +287,12 @@ class AuditReader:
         if since is not None:
             wanted = wanted.where(events.c.ts_us >= microseconds(since))
         wanted = wanted.order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
-        with translated(self._path), self._engine.connect() as connection:
+        with translated(self.path), self._engine.connect() as connection:
             return [StoredEvent(row.seq, row.body) for row in connection.execute(wanted)]
 
     def last_seq(self) -> int:
         """The newest event's sequence number; 0 in an empty trail."""
-        with translated(self._path), self._engine.connect() as connection:
+        with translated(self.path), self._engine.connect() as connection:
             return connection.exec_driver_sql(_LAST_SEQ).scalar() or 0
 
 

@@ -7,7 +7,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,10 @@ from audit.store import AuditReader, AuditStore, AuditUnavailable
 from tests.audit.events import NOW_S, call
 
 DAY_S = 86_400.0
+# As often as a hub writes, so that neither has the lock all the time.
+WRITE_EVERY_S = 0.002
+# A writer that comes during a slice has its turn behind it; a busy machine may have it miss some.
+WAIT_SLICES_MAX = 5
 
 
 @pytest.fixture
@@ -108,16 +112,44 @@ def test_an_archive_that_cannot_be_written_keeps_everything(
     assert seqs(path) == [1]
 
 
+def test_of_two_at_once_none_tells_of_what_the_other_has_removed(
+    store: PrunableStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other removes what has been looked up by the one, and has not been read yet."""
+    store.append([ended(NOW_S - days * DAY_S) for days in (3, 2, 1)])
+    look = retention._Reader.oldest
+
+    def overtaken(self: retention._Reader, before: datetime) -> tuple[int, int] | None:
+        found = look(self, before)
+        with monkeypatch.context() as patched, closing(PrunableStore(path)) as other:
+            patched.setattr(retention._Reader, "oldest", look)
+            assert other.prune(utc(NOW_S - 2.5 * DAY_S), tell) is not None
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(retention._Reader, "oldest", overtaken)
+        with pytest.raises(AuditUnavailable, match="by another process: try again"):
+            store.prune(utc(NOW_S), tell)
+    assert seqs(path) == [2, 3, 4]
+
+
+def test_to_look_for_what_can_go_takes_no_lock(store: PrunableStore, path: Path) -> None:
+    store.append([ended(NOW_S - DAY_S)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as hub:
+        hub.execute("BEGIN IMMEDIATE")
+        assert store.prune(utc(NOW_S - 2 * DAY_S), tell) is None
+
+
 def test_who_is_killed_in_between_has_removed_nothing_that_no_event_tells_of(
     store: PrunableStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "SLICE_ROWS", 2)
     store.append([ended(NOW_S - DAY_S) for _ in range(7)])
-    transactions = iter([True, True, True])
+    transactions = iter([True, True])
     begin = AuditStore._transaction
 
     def killed(self: AuditStore) -> object:
-        # The look, and two slices: then it dies.
+        # Two slices: then it dies.
         if not next(transactions, False):
             raise KeyboardInterrupt
         return begin(self)
@@ -137,7 +169,7 @@ def test_who_is_killed_in_between_has_removed_nothing_that_no_event_tells_of(
 def test_a_hub_goes_on_writing_meanwhile(
     store: PrunableStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention, "SLICE_ROWS", 50)
+    monkeypatch.setattr(retention, "SLICE_ROWS", 200)
     store.append([ended(NOW_S - DAY_S) for _ in range(2000)])
     written = 0
     enough, stop = threading.Event(), threading.Event()
@@ -145,7 +177,7 @@ def test_a_hub_goes_on_writing_meanwhile(
     def write() -> None:
         nonlocal written
         with closing(AuditStore(path)) as hub:
-            while not stop.is_set():
+            while not stop.wait(WRITE_EVERY_S):
                 hub.append([ended(NOW_S)])
                 written += 1
                 if written == 3:
@@ -165,6 +197,45 @@ def test_a_hub_goes_on_writing_meanwhile(
         left = connection.execute("SELECT min(seq), max(seq), count(*) FROM events").fetchone()
     # Without a hole, its own event among them.
     assert left == (2001, 2001 + written, written + 1)
+
+
+def test_a_hub_waits_for_a_few_slices_at_most(
+    store: PrunableStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in slices, whose time is the machine's: how many pass a writer by that waits for its turn."""
+    monkeypatch.setattr(retention, "SLICE_ROWS", 50)
+    store.append([ended(NOW_S - DAY_S) for _ in range(5000)])
+    removed = 0
+    passed_by: list[int] = []
+    begun, stop = threading.Event(), threading.Event()
+    remove = PrunableStore._remove
+
+    def counted(self: PrunableStore, last: int) -> float:
+        nonlocal removed
+        locked_s = remove(self, last)
+        removed += 1
+        begun.set()
+        return locked_s
+
+    def write() -> None:
+        with closing(AuditStore(path)) as hub:
+            assert begun.wait(30)
+            while not stop.wait(WRITE_EVERY_S):
+                before = removed
+                hub.append([ended(NOW_S)])
+                passed_by.append(removed - before)
+
+    monkeypatch.setattr(PrunableStore, "_remove", counted)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        assert store.prune(utc(NOW_S - 1), tell) is not None
+    finally:
+        begun.set()
+        stop.set()
+        writer.join()
+    assert removed == 100
+    assert max(passed_by) <= WAIT_SLICES_MAX
 
 
 def test_events_can_be_neither_changed_nor_removed_by_another_way(store: PrunableStore, path: Path) -> None:
