@@ -12,8 +12,10 @@ what no event tells of; the next removal names what was left.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -139,16 +141,25 @@ def _summed(reader: AuditReader, first: int, last: int, archive: IO[bytes] | Non
 
 @contextmanager
 def _new_file(path: Path | None) -> Iterator[IO[bytes] | None]:
-    """A file of the owner's alone, which is on the disk when the block has ended; none without a path."""
+    """A file of the owner's alone, which is on the disk when the block has ended; none without a path.
+
+    It has its name only then: a block that raises leaves no file. Raises FileExistsError for a name that is
+    taken, before the block if it can.
+    """
     if path is None:
         yield None
         return
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+    if os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    folder = path.absolute().parent
+    with tempfile.NamedTemporaryFile(prefix=".hawse-audit-", dir=folder) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
-    folder = os.open(path.absolute().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # link() and not rename(): it refuses a name that exists.
+        os.link(file.name, path)
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(opened)
     finally:
-        os.close(folder)
+        os.close(opened)

@@ -176,6 +176,8 @@ def prune(
             store.close()
     except AuditUnavailable as error:
         raise _unavailable(error) from error
+    except FileExistsError as error:
+        raise CommandError(f"{archive} exists already, so nothing is removed: choose another name") from error
     except OSError as error:
         raise CommandError(f"cannot write {archive}, so nothing is removed: {error.strerror}") from error
     click.echo("no event is that old" if removal is None else f"removed {removal}")

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import sqlite3
 import stat
 import threading
@@ -17,7 +19,7 @@ from audit import retention
 from audit.display import json_line
 from audit.record import Event, Kind, utc
 from audit.retention import PrunableStore, Removal
-from audit.store import AuditReader, AuditStore, AuditUnavailable
+from audit.store import AuditReader, AuditStore, AuditUnavailable, StoredEvent
 from tests.audit.events import NOW_S, call
 
 DAY_S = 86_400.0
@@ -105,10 +107,49 @@ def test_an_archive_that_cannot_be_written_keeps_everything(
     store.append([ended(NOW_S - DAY_S)])
     there = tmp_path / "there"
     there.write_text("precious")
-    for archive in (there, tmp_path / "nowhere" / "old"):
-        with pytest.raises(OSError, match=r"exists|No such"):
-            store.prune(utc(NOW_S), tell, archive)
+    with pytest.raises(FileExistsError):
+        store.prune(utc(NOW_S), tell, there)
+    with pytest.raises(FileNotFoundError):
+        store.prune(utc(NOW_S), tell, tmp_path / "nowhere" / "old")
     assert there.read_text() == "precious"
+    assert seqs(path) == [1]
+
+
+def test_an_archive_that_was_not_finished_is_not_in_the_way_of_the_next(
+    store: PrunableStore, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    store.append([ended(NOW_S - DAY_S) for _ in range(3)])
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.prune(utc(NOW_S), tell, folder / "old.jsonl")
+    assert list(folder.iterdir()) == []
+    assert seqs(path) == [1, 2, 3]
+    assert store.prune(utc(NOW_S), tell, folder / "old.jsonl") is not None
+    assert [each.name for each in folder.iterdir()] == ["old.jsonl"]
+
+
+def test_a_name_that_was_taken_meanwhile_is_not_overwritten(
+    store: PrunableStore, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([ended(NOW_S - DAY_S)])
+    archive = tmp_path / "old.jsonl"
+    line = retention.json_line
+
+    def other(stored: StoredEvent) -> str:
+        archive.write_text("another's")
+        return line(stored)
+
+    monkeypatch.setattr(retention, "json_line", other)
+    with pytest.raises(FileExistsError):
+        store.prune(utc(NOW_S), tell, archive)
+    assert archive.read_text() == "another's"
     assert seqs(path) == [1]
 
 

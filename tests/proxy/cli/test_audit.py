@@ -188,7 +188,10 @@ def test_what_is_no_age_removes_nothing(data_dir: Path, age: str) -> None:
 def test_a_trail_that_cannot_be_shortened_is_one_line(data_dir: Path, tmp_path: Path) -> None:
     for arguments, words in (
         (["--data-dir", str(tmp_path / "none")], "there is no audit trail"),
-        (["--data-dir", str(data_dir), "--archive", str(data_dir / "audit.db")], "nothing is removed: File"),
+        (
+            ["--data-dir", str(data_dir), "--archive", str(data_dir / "audit.db")],
+            f"{data_dir / 'audit.db'} exists already, so nothing is removed: choose another name\n",
+        ),
     ):
         result = pruned("--keep", "1d", "--yes", *arguments)
         assert result.exit_code == 1
