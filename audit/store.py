@@ -101,6 +101,10 @@ class AuditUnavailable(Exception):
     """The trail cannot be written (or read) now; says why."""
 
 
+class NoTrail(AuditUnavailable):
+    """There is no trail where one was looked for."""
+
+
 @attrs.frozen
 class StoredEvent:
     """A row: its place in the trail and the event's JSON."""
@@ -261,8 +265,9 @@ class AuditReader:
     """The trail as another process reads it beside the hub: read-only, page by page."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise AuditUnavailable(f"there is no audit trail at {path}")
+        with translated(path):
+            if not path.is_file():
+                raise NoTrail(f"there is no audit trail at {path}")
         self.path = path
         self._engine = sa.create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
 

@@ -160,6 +160,8 @@ def prune(
     from proxy.cli.admin.output import confirm
 
     path, org = find_trail(config, data_dir)
+    # It is recorded, where a path that depends on a working folder would say nothing.
+    archive = archive and archive.absolute()
 
     def tell(removal: Removal) -> Event:
         kept = f" archive={archive}" if archive is not None else ""
@@ -199,7 +201,10 @@ def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str]:
 
 
 def _unavailable(error: Exception) -> CommandError:
-    return CommandError(f"{error}: name the hub's data folder by --data-dir, or its file by --config")
+    from audit.store import NoTrail
+
+    hint = ": name the hub's data folder by --data-dir, or its file by --config"
+    return CommandError(f"{error}{hint if isinstance(error, NoTrail) else ''}")
 
 
 def _pages(

@@ -185,9 +185,18 @@ def test_what_is_no_age_removes_nothing(data_dir: Path, age: str) -> None:
     assert len(run("--data-dir", str(data_dir), "--json").stdout.splitlines()) == 3 + 1
 
 
+def test_the_archive_is_recorded_with_its_whole_path(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pruned("--keep=1h", "--yes", "--data-dir", str(data_dir), "--archive=old.jsonl").exit_code == 0
+    told = json.loads(run("--data-dir", str(data_dir), "--json").stdout.splitlines()[1])
+    assert told["note"].endswith(f" archive={tmp_path / 'old.jsonl'}")
+
+
 def test_a_trail_that_cannot_be_shortened_is_one_line(data_dir: Path, tmp_path: Path) -> None:
     for arguments, words in (
-        (["--data-dir", str(tmp_path / "none")], "there is no audit trail"),
+        (["--data-dir", str(tmp_path / "none")], "name the hub's data folder by --data-dir"),
         (
             ["--data-dir", str(data_dir), "--archive", str(data_dir / "audit.db")],
             f"{data_dir / 'audit.db'} exists already, so nothing is removed: choose another name\n",
@@ -198,3 +207,13 @@ def test_a_trail_that_cannot_be_shortened_is_one_line(data_dir: Path, tmp_path: 
         assert words in result.output
         assert len(result.output.splitlines()) == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_a_trail_that_is_there_is_not_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "audit.db").write_bytes(b"no database" * 1000)
+    for result in (
+        pruned("--keep=1d", "--yes", "--data-dir", str(tmp_path)),
+        run("--data-dir", str(tmp_path)),
+    ):
+        assert result.exit_code == 1
+        assert result.stderr.splitlines()[-1].endswith("is unavailable: file is not a database")
