@@ -217,3 +217,11 @@ def test_a_trail_that_is_there_is_not_asked_for(tmp_path: Path) -> None:
     ):
         assert result.exit_code == 1
         assert result.stderr.splitlines()[-1].endswith("is unavailable: file is not a database")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_one_line() -> None:
+    for command in (pruned, run):
+        result = command(*(["--keep=1d", "--yes"] if command is pruned else []), "--data-dir", "x" * 300)
+        assert result.exit_code == 1
+        assert "is unavailable: [Errno 36] File name too long" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
