@@ -2,7 +2,9 @@
 
 kube-apiserver decodes the list options and takes the value of `metadata.name` from the field selector. When
 any option fails to decode, the label selector too, there is no name. So both grammars are read here as far as
-"is it valid" goes; a number over 10^18 in a label selector is the one thing that is valid there and not here.
+"is it valid" goes, as Kubernetes 1.36 reads them. Of label selectors two kinds are valid there and not here:
+with a number of 10^18 or more, and with a zero byte, which ends a word or the whole there. Older releases do
+not take `a in (x,,)`: they answer such a list with 400, whatever name it was authorised under.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 _INT64_MAX = 2**63 - 1
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_INTEGER = re.compile(r"([+-]?)(?=[0-9])0*+([0-9]{0,19})")
 
 _TERM = re.compile(r"(.*?)(!=|==|=)(.*)", re.DOTALL)
 _UNESCAPED = re.compile(r"(?:[^\\,=]|\\[\\,=])*", re.DOTALL)
@@ -23,7 +25,8 @@ _NAME = r"(?=[^ /]{1,63}(?: |\Z))[A-Za-z0-9]++(?:[-_.]++[A-Za-z0-9]++)*+"
 _DNS_LABEL = r"[a-z0-9]++(?:-++[a-z0-9]++)*+"
 _KEY = rf"(?:(?=[^ /]{{1,253}}/){_DNS_LABEL}(?:\.{_DNS_LABEL})*+/)?+{_NAME}"
 _SET = rf"(?:in|notin) \( (?:{_NAME} )?+(?:, (?:{_NAME} )?+)*+\)"
-_COMPARED = rf"(?:{_SET}|(?:==|=|!=)(?: {_NAME})?+|[<>] [0-9]{{1,18}}(?= |\Z))"
+_NUMBER = r"(?=[0-9]{1,63}(?: |\Z))0*+[0-9]{0,18}(?= |\Z)"
+_COMPARED = rf"(?:{_SET}|(?:==|=|!=)(?: {_NAME})?+|[<>] {_NUMBER})"
 _REQUIREMENT = rf"(?:! {_KEY}|{_KEY}(?: {_COMPARED})?+)"
 _LABELS = re.compile(rf"(?:{_REQUIREMENT}(?: , {_REQUIREMENT})*+)?+")
 
@@ -81,4 +84,5 @@ def _first(parameters: Mapping[str, Sequence[str]], name: str) -> str:
 
 
 def _is_int64(value: str) -> bool:
-    return _INTEGER.fullmatch(value) is not None and -_INT64_MAX - 1 <= int(value) <= _INT64_MAX
+    match = _INTEGER.fullmatch(value)
+    return match is not None and -_INT64_MAX - 1 <= int(f"{match[1]}0{match[2]}") <= _INT64_MAX
