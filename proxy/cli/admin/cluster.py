@@ -10,7 +10,7 @@ import click
 
 from proxy.cli.admin.client import Object, Reach
 from proxy.cli.admin.cluster_check import check_cluster
-from proxy.cli.admin.inputs import parse_pairs, read_file
+from proxy.cli.admin.inputs import parse_pairs, read_certificates
 from proxy.cli.admin.output import (
     child,
     confirm,
@@ -159,7 +159,7 @@ def add_cluster(
             "labels": parse_pairs(labels, "--label"),
             "mode": mode,
             "relay_url": relay_url,
-            "relay_ca_pem": read_file(relay_ca, PEM_BYTES_MAX),
+            "relay_ca_pem": read_certificates(relay_ca, "--relay-ca", PEM_BYTES_MAX),
             "relay_address_private": allow_private_address,
             "manifest": _manifest_options(options),
         },
@@ -320,7 +320,7 @@ def _manifest_options(options: dict[str, object]) -> dict[str, object]:
     said = {name: value for name, value in options.items() if name != "hub_ca" and value is not None}
     hub_ca = options.get("hub_ca")
     if isinstance(hub_ca, Path):
-        said["hub_ca_pem"] = read_file(hub_ca, PEM_BYTES_MAX)
+        said["hub_ca_pem"] = read_certificates(hub_ca, "--hub-ca", PEM_BYTES_MAX)
     return said
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from proxy.cli.admin.client import Object, Reach
-from proxy.cli.admin.inputs import parse_pairs, read_file
+from proxy.cli.admin.inputs import parse_pairs, read_certificates, read_file
 from proxy.cli.admin.output import (
     child,
     field,
@@ -116,8 +116,8 @@ def add_rule(
             "claims": parse_pairs(claims, "--claim"),
             "audience": audience,
             "jwks_url": jwks_url,
-            "jwks": read_file(jwks, FILE_BYTES_MAX),
-            "ca_pem": read_file(ca, FILE_BYTES_MAX),
+            "jwks": read_file(jwks, "--jwks", FILE_BYTES_MAX),
+            "ca_pem": read_certificates(ca, "--ca", FILE_BYTES_MAX),
             "address_private": allow_private_address,
             "mutable_claims": allow_mutable_claims,
         },

@@ -10,18 +10,29 @@ import click
 from proxy.cli.errors import CommandError
 
 
-def read_file(path: Path | None, bytes_max: int) -> str | None:
-    """Return the text of a file, None where none was named; raises CommandError."""
+def read_file(path: Path | None, option: str, bytes_max: int) -> str | None:
+    """Return the text of the file that an option names, None where it names none; raises CommandError."""
     if path is None:
         return None
     try:
         with path.open("rb") as file:
             data = file.read(bytes_max + 1)
-        if len(data) > bytes_max:
-            raise CommandError(f"{path} has more than {bytes_max} bytes")
+    except OSError as error:
+        raise CommandError(f"{option}: cannot read {path}: {error.strerror}") from error
+    if len(data) > bytes_max:
+        raise CommandError(f"{option}: {path} has more than {bytes_max} bytes: name another file")
+    try:
         return data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"cannot read {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{option}: {path} is not text: name another file") from error
+
+
+def read_certificates(path: Path | None, option: str, bytes_max: int) -> str | None:
+    """Return the PEM in the file that an option names, as `read_file` does; the hub judges what is in it."""
+    pem = read_file(path, option, bytes_max)
+    if pem is not None and not pem.isascii():
+        raise CommandError(f"{option}: {path} is not PEM: it holds more than ASCII")
+    return pem
 
 
 def parse_pairs(stated: Sequence[str], option: str) -> dict[str, str]:
