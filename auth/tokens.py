@@ -17,7 +17,7 @@ from collections.abc import Callable
 import attrs
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
-from auth.jws import TokenError as TokenError
+from auth.jws import TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from auth.principal import USER_PREFIX, IdentityError, Principal, check_groups, check_user, slug
 from auth.signed import (

@@ -124,7 +124,7 @@ def _chunk(
     metadata: Object = {"resourceVersion": str(revision)}
     items = [item for item in items if item.key > start]
     matching = [number for number, item in enumerate(items) if options.matches(item.value)]
-    if options.limit and len(matching) > options.limit - 1:
+    if options.limit and len(matching) >= options.limit:
         matching = matching[: options.limit]
         # What is left may match or not: as on the real server the last chunk can be empty.
         if rest := len(items) - 1 - matching[-1]:

@@ -13,8 +13,9 @@ from hashlib import sha256
 
 import attrs
 
+from auth.jws import TokenError
 from auth.keys import KeySet
-from auth.tokens import AccessClaims, TokenError, verify_access
+from auth.tokens import AccessClaims, verify_access
 from proxy.head import RequestHead
 from proxy.hub.entities import Agent, Cluster, Snapshot
 

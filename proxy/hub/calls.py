@@ -18,8 +18,8 @@ from audit.ids import new_eid
 from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, Tunnel, utc
 from audit.recorder import Recorder
 from audit.store import AuditUnavailable
+from auth.jws import TokenError
 from auth.principal import Principal
-from auth.tokens import TokenError
 from proxy.drain import Underway
 from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward

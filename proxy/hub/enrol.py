@@ -23,8 +23,9 @@ from audit.record import Response as AuditResponse
 from audit.store import AuditUnavailable
 from auth.apikey import ApiKeyError, parse_code
 from auth.apikey import hash as hash_key
+from auth.jws import TokenError
 from auth.keys import KeyFormatError, PublicKey
-from auth.tokens import TokenError, verify_enrolment
+from auth.tokens import verify_enrolment
 from proxy.head import Headers
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
 from proxy.hub.directory import Directory

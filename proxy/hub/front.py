@@ -19,8 +19,8 @@ import trio
 
 from audit.record import Kind
 from audit.recorder import Recorder
+from auth.jws import TokenError
 from auth.principal import Principal
-from auth.tokens import TokenError
 from proxy.deadlines import Deadlines
 from proxy.exchange import InboundBroken
 from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError

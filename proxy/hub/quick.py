@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 
 from audit.ids import new_eid
-from auth.tokens import TokenError
+from auth.jws import TokenError
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome
 from proxy.head import HeadError, RequestHead, ResponseHead

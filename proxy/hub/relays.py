@@ -13,8 +13,9 @@ import trio
 
 from audit.record import Kind
 from audit.recorder import Recorder
+from auth.jws import TokenError
 from auth.principal import Principal
-from auth.tokens import HelloClaims, TokenError, issue_relay, verify_hello
+from auth.tokens import HelloClaims, issue_relay, verify_hello
 from proxy.head import RequestHead
 from proxy.http import ServerConnection
 from proxy.hub.acceptlimit import AcceptLimit

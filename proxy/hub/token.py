@@ -38,9 +38,10 @@ from collections.abc import Callable
 from audit.record import Event, Kind
 from auth.apikey import PREFIX, ApiKeyError, parse
 from auth.apikey import hash as hash_key
+from auth.jws import TokenError
 from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
-from auth.tokens import TokenError, access_audience, hub_audience, issue_access, verify_access
+from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
 from proxy.head import Headers
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor

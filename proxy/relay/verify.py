@@ -19,9 +19,10 @@ import attrs
 import trio
 
 from auth import tokens
+from auth.jws import TokenError
 from auth.signed import DEFAULT_LEEWAY_S
 from auth.succession import TrustedKeys
-from auth.tokens import RelayClaims, TokenError
+from auth.tokens import RelayClaims
 from proxy.exchange import Failure, Processed, StreamCode
 from proxy.loglimit import LogLimit
 from tunnel import Context

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth import succession, tokens
+from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.signed import sign
 from auth.succession import SUCCESSION_TYPE, TrustedKeys, issue_succession
-from auth.tokens import TokenError
 
 HUB = "https://hub.example"
 NOW = 1_800_000_000.0

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth import tokens
+from auth.jws import TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from auth.principal import IdentityError, Principal
-from auth.tokens import TokenError
 
 HUB = "https://hub.example"
 NOW = 1_800_000_000.5

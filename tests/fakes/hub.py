@@ -14,8 +14,9 @@ from urllib.parse import parse_qs
 import attrs
 import trustme
 
+from auth.jws import TokenError
 from auth.keys import PublicKey
-from auth.tokens import TokenError, verify_assertion, verify_enrolment
+from auth.tokens import verify_assertion, verify_enrolment
 
 AGENT = "robot"
 

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from auth.tokens import TokenError, issue_access
+from auth.tokens import issue_access
 from proxy.head import RequestHead
 from proxy.hub import access
 from proxy.hub.access import AccessTokens, bearer

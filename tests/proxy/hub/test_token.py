@@ -16,8 +16,9 @@ import trio.testing
 from audit.record import ActorType, Event, Kind, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
+from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
-from auth.tokens import TokenError, issue_access, issue_assertion, verify_access
+from auth.tokens import issue_access, issue_assertion, verify_access
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer

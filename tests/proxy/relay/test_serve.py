@@ -16,6 +16,7 @@ import trio
 import trustme
 
 from auth import tokens
+from auth.jws import TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from proxy.configuration import Address
 from proxy.http import ServerConnection
@@ -83,7 +84,7 @@ async def running_hub(folder: Path) -> AsyncIterator[Hub]:
             bearer = (request.header(b"authorization") or b"").removeprefix(b"Bearer ").decode()
             try:
                 hub.hellos.append(tokens.verify_hello(bearer, find_key, hub_url=hub.url, now=hub.clock()))
-            except tokens.TokenError as error:
+            except TokenError as error:
                 hub.refusals.append(error.reason)
                 date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(hub.clock())).encode()
                 await connection.answer(*status_response(401, "", error.reason, headers=((b"date", date),)))
