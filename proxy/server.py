@@ -526,6 +526,11 @@ class ServerConnection:
         elif self._answer == _BEGUN:
             await self._send(b"", b"", True)
 
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether a request was read of whose answer nothing was sent."""
+        return self._answer == _AWAITED and not (self._torn or self._released)
+
     async def answer(self, head: ResponseHead, body: bytes) -> None:
         """Send a whole answer."""
         await self.send_head(head, body, end=True)

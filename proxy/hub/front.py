@@ -53,6 +53,9 @@ SMALL_BODY_BYTES_MAX = 64 * 1024
 Known = Callable[[Principal | None], None]
 """Called once the sender of a request is known, an agent or a relay: it is held for a stranger no more."""
 
+_FAILED = "a client's connection failed by a fault of ours"
+_FAULT = "the hub failed by a fault of its own; whether the API server has seen the request is not known"
+
 _log = logging.getLogger("hawse.hub")
 
 
@@ -111,7 +114,7 @@ class Front:
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
         except Exception:
-            _log.exception("a client's connection failed by a fault of ours")
+            _log.exception(_FAILED)
         finally:
             stranger.leave()
             await trio.aclose_forcefully(tls)
@@ -120,8 +123,16 @@ class Front:
         with ServerConnection(MeteredStream(tls, stranger), self.deadlines) as connection:
             try:
                 await self._serve_requests(connection, tls, stranger, address)
+                return
+            except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
+                raise
+            except Exception:
+                _log.exception(_FAILED)
             finally:
                 self.connections.leave(connection)
+            if connection.awaits_answer:
+                with trio.move_on_after(STRANGER_S):
+                    await connection.answer(*status_response(500, "", _FAULT))
 
     async def _serve_requests(
         self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str

@@ -262,7 +262,7 @@ async def test_a_fault_in_what_decides_never_becomes_a_request(
     async with relay_of(bench) as relay:
         with monkeypatch.context() as patched:
             patched.setattr(f"proxy.hub.{module}.{broken}", fail)
-            # It reaches the front, which logs it and cuts this connection alone.
+            # It reaches the front, which answers by a 500, logs it and ends this connection alone.
             with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug"), flatten_subgroups=True):
                 await bench.ask(data)
         assert relay.stream_count == 0

@@ -164,6 +164,27 @@ async def test_a_stranger_who_does_not_take_the_answer_is_cut(
     assert bench.front.gate.connections == 0
 
 
+async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("proxy.hub.calls.understand", fail)
+    client = await bench.connect()
+    await client.send_all(b"GET /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\n\r\n")
+    assert (await head_of(client)).startswith(b"HTTP/1.1 500 ")
+
+    async def the_rest() -> None:
+        while await client.receive_some():
+            pass
+
+    with pytest.raises(trio.BrokenResourceError):
+        await the_rest()
+    assert "a bug" in caplog.text
+    assert bench.front.gate.connections == 0
+
+
 async def test_a_relay_with_a_wrong_clock_is_told_the_time(bench: Bench) -> None:
     client = await bench.connect()
     await client.send_all(
