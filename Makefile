@@ -44,6 +44,7 @@ faults: $(STAMP) ## the whole fault suite: cuts, black holes, restarts; figures 
 	@rm -f $(VENV)/faults.jsonl
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest tests/faults -m alone --timeout 2400
 	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest -n 4 --dist worksteal tests/faults -m "not alone" --timeout 2400
+	HAWSE_FAULTS_FIGURES=$(CURDIR)/$(VENV)/faults.jsonl $(BIN)/python -m pytest tests/system/test_planned_restarts.py -m long
 	$(BIN)/python -m tests.faults.figures $(VENV)/faults.jsonl benchmarks/RESULTS.md
 
 e2e: $(STAMP) ## against a disposable cluster: HAWSE_E2E_KUBECONFIG=admin.kubeconfig make e2e

@@ -32,7 +32,7 @@ def written(lines: Sequence[str]) -> str:
     parts = [
         FAULTS,
         "",
-        "By the tests in tests/faults (`make faults`), on this machine:",
+        "By `make faults`: tests/faults and tests/system/test_planned_restarts.py, on this machine:",
         "",
         *(f"- {line}" for line in machine()),
         "",

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.demo.processes import Daemon
+from tests.faults.figures import note
 from tests.system.callers import Caller, calling, shells
 from tests.system.world import NAMESPACE, POD, World, run, running_world
 
@@ -213,6 +214,12 @@ def replace_the_hub(world: World, count: int) -> None:
     watching.communicate()
     assert old.process.wait(ENDS_WITHIN_S) == 0
     assert all(event["phase"] != "unknown" for event in world.hub_audit())
+    note_of("planned restart of the hub", count, callers)
+
+
+def note_of(what: str, execs: int, callers: list[Caller]) -> None:
+    """What was asserted: each exec went on to its end, and each call that was made meanwhile was answered."""
+    note(what, f"{execs} live execs", lost=0, calls=sum(caller.calls for caller in callers), failed=0)
 
 
 def restart_the_relays(world: World, count: int) -> None:
@@ -239,6 +246,7 @@ def restart_the_relays(world: World, count: int) -> None:
             assert world.relays[gone].process.wait(ENDS_WITHIN_S) == 0
         wait_for_calls(callers, 20)
     assert [failure for caller in callers for failure in caller.failures] == []
+    note_of("rolling restart of two relays", count, callers)
 
 
 def wait_for_relay(world: World, instance: str) -> None:
