@@ -56,6 +56,8 @@ Known = Callable[[Principal | None], None]
 _FAILED = "a client's connection failed by a fault of ours"
 _FAULT = "the hub failed by a fault of its own; whether the API server has seen the request is not known"
 
+_LAST = ((b"connection", b"close"),)
+
 _log = logging.getLogger("hawse.hub")
 
 
@@ -131,8 +133,10 @@ class Front:
             finally:
                 self.connections.leave(connection)
             if connection.awaits_answer:
+                # Some of its body may still be on the way: cut at once, TCP could take the answer back.
                 with trio.move_on_after(STRANGER_S):
-                    await connection.answer(*status_response(500, "", _FAULT))
+                    await connection.answer(*status_response(500, "", _FAULT, headers=_LAST))
+                    await connection.aclose()
 
     async def _serve_requests(
         self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
