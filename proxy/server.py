@@ -550,7 +550,9 @@ class ServerConnection:
             assert request.upgrade is not None, "a 101 that was asked for"
             self._answer = _SWITCHED
             return head.encode()
-        if not self._read_to_its_end() or (self._deadlines is not None and self._deadlines.ending):
+        if not (self._body_read or self._read_to_its_end()):
+            self._last = True
+        if self._deadlines is not None and self._deadlines.ending:
             self._last = True
         self._awaits_continue = False
         if request is not None and b"close" in request.fields.connection:

@@ -274,7 +274,9 @@ class Session:
         Our own GOAWAY is no hindrance: it asks the peer to open no more, and to look for another session.
         """
         connection = self._connection
-        return self._ending is None and connection.may_open and not connection.too_late_to_open(self._now())
+        if self._ending is not None or not connection.may_open:
+            return False
+        return self._link is not None or not connection.too_late_to_open(self._now())
 
     @property
     def detached(self) -> bool:

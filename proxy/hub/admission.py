@@ -119,15 +119,12 @@ class Call:
     cluster: Cluster
     client_ip: str
     verdict: Verdict
+    long: bool = False
+    """It is a watch, a followed log or an upgrade."""
 
     @property
     def claims(self) -> AccessClaims:
         return self.caller.claims
-
-    @property
-    def target(self) -> bytes:
-        """In the cluster: without the prefix."""
-        return self.asked.target
 
 
 @attrs.frozen(eq=False)
@@ -203,11 +200,13 @@ class Admission:
         assert info is not None, "nothing is refused"
         assert agent is not None, "nothing is refused"
         assert cluster is not None, "nothing is refused"
-        if head.fields.upgrade is not None:
+        upgrade = head.fields.upgrade is not None
+        if upgrade:
             info = info.upgraded()
         verdict = judge(caller.snapshot.bundle, agent, cluster, info, time.time())
-        if not verdict.allowed:
+        if not verdict.decision.allowed:
             told = denial(verdict, agent, cluster, info)
             rule = verdict.decision.rule
             return Refusal(403, rule, told.message, decision=verdict.recorded, details=told.details)
-        return Call(head, asked, info, caller, agent, cluster, client_ip, verdict)
+        long = upgrade or asked.long_running
+        return Call(head, asked, info, caller, agent, cluster, client_ip, verdict, long)

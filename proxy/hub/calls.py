@@ -227,14 +227,16 @@ class Calls:
         agent_id = live.call.agent.id
         self.streams[agent_id] = self.streams.get(agent_id, 0) + 1
         self.live.enter(live)
-        self._limit(live, live.call.verdict)
-        self.underway.begin(long=_is_long(live.call))
+        verdict = live.call.verdict
+        if verdict.decision.max_duration_s is not None:
+            self._limit(live, verdict)
+        self.underway.begin(long=live.call.long)
 
     def leave(self, live: LiveCall) -> None:
         """A call is over, and its end on the way into the trail."""
         self.live.leave(live)
         self.limits.leave(live)
-        self.underway.end(long=_is_long(live.call))
+        self.underway.end(long=live.call.long)
         streams, agent_id = self.streams, live.call.agent.id
         left = streams[agent_id] - 1
         if left:
@@ -247,7 +249,7 @@ class Calls:
         call = live.call
         return self.trail.call(
             head=call.head,
-            target=call.target,
+            target=call.asked.target,
             client_ip=call.client_ip,
             claims=call.claims,
             agent=call.agent,
@@ -471,7 +473,7 @@ class Calls:
 def inner_head(call: Call, audit_id: str) -> RequestHead:
     """What of the call's head crosses to the relay."""
     return hub_request_head(
-        call.head, call.target, audit_id=audit_id, client_ip=call.client_ip, tail=call.asked.tail
+        call.head, call.asked.target, audit_id=audit_id, client_ip=call.client_ip, tail=call.asked.tail
     )
 
 
@@ -480,13 +482,14 @@ def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
     answer = plain(head)
     if answer is None:
         prefix = PREFIX + call.cluster.name.encode("ascii")
-        answer = hub_response_head(head, prefix, call.target, call.head.header(b"host"))
+        answer = hub_response_head(head, prefix, call.asked.target, call.head.header(b"host"))
     return sandboxed(answer) if call.asked.tail else answer
 
 
 def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:
     """What a call has gone through on the way, if anything."""
-    if session is None or (now := session.interruptions) == before:
+    # Nearly always it is the very same object, of a tunnel that has gone through nothing.
+    if session is None or (now := session.interruptions) is before or now == before:
         return None
     through = now.since(before)
     return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames)
@@ -494,11 +497,6 @@ def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:
 
 def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
     return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
-
-
-def _is_long(call: Call) -> bool:
-    """Whether it is a watch, a followed log or an upgrade."""
-    return call.asked.long_running or call.head.upgrade is not None
 
 
 def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:

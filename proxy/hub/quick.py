@@ -17,12 +17,11 @@ from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.hub.admission import Call, Refusal, understand
-from proxy.hub.calls import Calls, ClusterOffline, OpenedStream, answer_head, inner_head, refusal_response
+from proxy.hub.calls import Calls, ClusterOffline, OpenedStream, inner_head, refusal_response
 from proxy.hub.entities import Mode
-from proxy.hub.hints import may_be_explained
 from proxy.hub.live import Ending, LiveCall
 from proxy.hub.trail import recorded_relay
-from proxy.rewrite import guardrail_of
+from proxy.rewrite import plain, sandboxed
 from proxy.server import QUICK_ANSWER_BYTES_MAX, Begun, ServerConnection
 
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
@@ -154,11 +153,11 @@ class QuickCall(LiveCall):
             expected = head.body_length if head.has_body(self.call.head.method) else 0
             if expected is not None and expected != whole[1]:
                 return False
-        if head.status < 200:
+        answer = plain(head)
+        # A 403 may be the relay's own, or one that it takes a command to mend.
+        if answer is None or head.status < 200 or head.status == 403:
             return False
-        if may_be_explained(head) or guardrail_of(head):
-            return False
-        head = answer_head(self.call, head)
+        head = sandboxed(answer) if self.call.asked.tail else answer
         body = stream.take_whole_answer()
         self._answered = True
         self.tally.status, self.tally.bytes_out = head.status, len(body)

@@ -96,7 +96,7 @@ class Registry:
         """
         best: LiveRelay | None = None
         for relay in self._clusters.get(cluster_id, {}).values():
-            if relay.usable and (best is None or relay.load < best.load):
+            if relay.session.may_open and (best is None or relay.load < best.load):
                 best = relay
         return best
 
