@@ -16,7 +16,7 @@ PEERS := .venv-peers
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long faults e2e lint format lock clean setup bench bench-gate bench-scaling bench-peers fuzz
+.PHONY: help demo test test-long faults e2e lint format lock clean setup bench bench-calls bench-gate bench-scaling bench-peers fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -72,6 +72,9 @@ bench-gate: $(STAMP) ## fail when Hawse has become more than a quarter dearer th
 
 fuzz: $(STAMP) ## a million mutated heads and bodies, read by our parsers and by h11
 	@exec $(BIN)/python -m tests.fuzz $(ARGS)
+
+bench-calls: $(STAMP) ## fail when a request takes more function calls than benchmarks/calls.json has
+	@exec $(BIN)/python -m benchmarks.calls $(ARGS)
 
 bench-scaling: $(STAMP) ## measure what a hub carries and write it into docs/scaling.md (some 20 minutes)
 	@exec $(BIN)/python -m benchmarks.scaling $(ARGS)

@@ -10,19 +10,18 @@ reason.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
-from benchmarks.figures import Found, brief
+from benchmarks.figures import Found
 from benchmarks.result import group
 from benchmarks.runner import open_bench, run_all, say
 from benchmarks.system import Missing
 from benchmarks.systems import ALWAYS
+from benchmarks.verdicts import conclude
 from benchmarks.workload import Options
 from benchmarks.workloads import WORKLOADS
 
@@ -53,30 +52,6 @@ def ratios(found: Found) -> dict[str, float]:
     return measured
 
 
-@attrs.frozen
-class Verdict:
-    """One line of the gate."""
-
-    title: str
-    now: float | None
-    """None when the run did not have it."""
-    before: float
-
-    @property
-    def passed(self) -> bool:
-        return self.now is not None and self.now <= self.before * ALLOWED
-
-    def __str__(self) -> str:
-        now = brief(self.now) if self.now is not None else "not measured"
-        end = "" if self.passed else f"  more than {ALLOWED:g} times the baseline"
-        return f"{self.title:34} {now:>8} x nginx, baseline {brief(self.before)}{end}"
-
-
-def judge(now: Mapping[str, float], baseline: Mapping[str, float]) -> list[Verdict]:
-    """A verdict for each line of the baseline."""
-    return [Verdict(title, now.get(title), before) for title, before in baseline.items()]
-
-
 def measure() -> dict[str, float]:
     """Run what is compared; raises Missing."""
     wanted = {(workload, variant) for workload, variant, _ in COMPARED}
@@ -103,14 +78,7 @@ def main() -> None:
         now = measure()
     except Missing as error:
         sys.exit(str(error))
-    if arguments.write:
-        BASELINE.write_text(json.dumps(now, indent=1) + "\n")
-        print(f"wrote {BASELINE.name}: {now}")
-        return
-    verdicts = judge(now, json.loads(BASELINE.read_text()))
-    print("\n".join(map(str, verdicts)))
-    if not all(verdict.passed for verdict in verdicts):
-        sys.exit(1)
+    conclude(now, BASELINE, unit="x nginx", allowed=ALLOWED, write=arguments.write)
 
 
 if __name__ == "__main__":

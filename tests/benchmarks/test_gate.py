@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 from benchmarks.figures import Found
-from benchmarks.gate import ALLOWED, BASELINE, COMPARED, judge, ratios
+from benchmarks.gate import BASELINE, COMPARED, ratios
 from benchmarks.result import Measurement, Sample, group
 
 
@@ -14,13 +14,6 @@ def sample(system: str, us: float) -> Sample:
 def test_a_ratio_is_that_of_the_least_disturbed_runs() -> None:
     samples = [sample("nginx", 20), sample("hawse", 150), sample("nginx", 16), sample("hawse", 80)]
     assert ratios(Found(group(samples))) == {"small 64: cpu_us_per_request": 5.0}
-
-
-def test_more_than_a_quarter_worse_fails_and_so_does_what_was_not_measured() -> None:
-    baseline = {"a": 4.0, "b": 4.0, "c": 4.0}
-    verdicts = judge({"a": 4.0 * ALLOWED, "b": 4.0 * ALLOWED + 0.01}, baseline)
-    assert [verdict.passed for verdict in verdicts] == [True, False, False]
-    assert "not measured" in str(verdicts[2])
 
 
 def test_the_committed_baseline_has_every_line() -> None:

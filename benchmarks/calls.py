@@ -1,0 +1,118 @@
+"""`python -m benchmarks.calls`: does a request take more function calls than it did?
+
+CPU time says what a request costs, and says something else when the machine is shared. How many functions the
+hub and the relay call for one, Python's and C's, is the same on a busy machine and on a fast one, up to how
+many requests happen to share a wakeup. So it is what a machine can hold a change to (`make bench-calls`, a part
+of `.ci/run`): it fails when a figure is more than ALLOWED times what benchmarks/calls.json has. After a change
+that is meant to cost something, or that saves much: `python -m benchmarks.calls --write`, and commit the file
+with the reason. The file is of Python 3.11; later versions call less. `--functions N` lists which ones are called most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from benchmarks.load import Job, Load
+from benchmarks.system import Missing, System, Upstream
+from benchmarks.systems.hawse import running
+from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
+from benchmarks.verdicts import conclude
+from benchmarks.workload import RunFailed
+
+BASELINE = Path(__file__).with_name("calls.json")
+HOOK = Path(__file__).with_name("counting")
+# How many requests share a wakeup differs by some 5 % between a quiet machine and a busy one.
+ALLOWED = 1.12
+SECONDS = 2.0
+BULK_BYTES = 64 * 1024 * 1024
+CONNECTIONS = (1, 64)
+DEADLINE_S = 30.0
+POLL_S = 0.02
+
+
+@attrs.define
+class Counts:
+    """What each process called while something was counted; complete once the block has been left."""
+
+    by_process: dict[str, dict[str, int]] = attrs.Factory(dict)
+
+
+@contextmanager
+def counted(system: System, file: Path) -> Iterator[Counts]:
+    """Count the calls of the block in each process of a system that runs with the hook; raises RunFailed."""
+    counts = Counts()
+    for pid in system.processes.values():
+        os.kill(pid, signal.SIGUSR1)
+    yield counts
+    for name, pid in system.processes.items():
+        os.kill(pid, signal.SIGUSR1)
+        written = file.with_name(f"{file.name}.{pid}")
+        deadline = time.monotonic() + DEADLINE_S
+        while not written.exists():
+            if time.monotonic() > deadline:
+                raise RunFailed(f"{name} has not written what it counted")
+            time.sleep(POLL_S)
+        counts.by_process[name] = json.loads(written.read_text())
+        written.unlink()
+
+
+def measure(functions: int = 0) -> dict[str, float]:
+    """Calls a request, and a MB, by process; raises Missing and RunFailed."""
+    with tempfile.TemporaryDirectory(prefix="hawse-calls-") as name:
+        folder = Path(name)
+        (folder / "upstream").mkdir()
+        (folder / "hawse").mkdir()
+        environment = {"PYTHONPATH": str(HOOK), "HAWSE_COUNTED": str(folder / "counted")}
+        with (
+            open_apiserver(folder / "upstream") as upstream,
+            running(folder / "hawse", upstream, "hawse", environment) as system,
+        ):
+            return _measure(system, upstream, folder / "counted", functions)
+
+
+def _measure(system: System, upstream: Upstream, file: Path, functions: int) -> dict[str, float]:
+    figures = {}
+    endpoint = system.fresh_endpoint()
+    jobs = {f"a request, {n} at once": Job("requests", endpoint, POD_PATH, n, SECONDS) for n in CONNECTIONS}
+    jobs["a MB down"] = Job("download", endpoint, upstream.body(BULK_BYTES))
+    for title, job in jobs.items():
+        with Load(job) as load, counted(system, file) as counts:
+            load.go()
+            done = load.report()
+        units = done.requests if job.kind == "requests" else done.transferred / 1e6
+        for process, calls in counts.by_process.items():
+            figures[f"{process}, {title}"] = round(sum(calls.values()) / units, 1)
+            for function, count in sorted(calls.items(), key=lambda item: -item[1])[:functions]:
+                print(f"{process}, {title}: {count / units:8.2f}  {function}")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.calls", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--write", action="store_true", help="take this run for the new baseline")
+    parser.add_argument(
+        "--functions", type=int, default=0, metavar="N", help="list those that are called most"
+    )
+    arguments = parser.parse_args()
+    try:
+        now = measure(arguments.functions)
+    except (Missing, RunFailed) as error:
+        sys.exit(str(error))
+    conclude(now, BASELINE, unit="calls", allowed=ALLOWED, write=arguments.write)
+
+
+if __name__ == "__main__":
+    main()
