@@ -1,11 +1,11 @@
 """`python -m benchmarks.calls`: does a request take more function calls than it did?
 
-CPU time says what a request costs, and says something else when the machine is shared. How many functions the
-hub and the relay call for one, Python's and C's, is the same on a busy machine and on a fast one, up to how
-many requests happen to share a wakeup. So it is what a machine can hold a change to (`make bench-calls`, a part
-of `.ci/run`): it fails when a figure is more than ALLOWED times what benchmarks/calls.json has. After a change
-that is meant to cost something, or that saves much: `python -m benchmarks.calls --write`, and commit the file
-with the reason. The file is of Python 3.11; later versions call less. `--functions N` lists which ones are called most.
+CPU time says what a request costs, and says something else when the machine is shared. How many functions
+the hub and the relay call for one, Python's and C's, is the same on a busy machine and on a fast one, up to
+how many requests happen to share a wakeup. So a machine can hold a change to it: `make bench-calls`, a part
+of `.ci/run`, fails when a figure is more than ALLOWED times what benchmarks/calls.json has. After a change
+that is meant to cost something, or that saves much: `python -m benchmarks.calls --write`, and commit the
+file with the reason. It is of Python 3.11; later versions call less. `--functions N` lists what is called.
 """
 
 from __future__ import annotations
