@@ -1,7 +1,8 @@
-"""Bodies as they are received, out of the bytes behind a head: counted, in chunks, or up to the end.
+"""Bodies as they are received, out of the bytes behind a head: counted, or in chunks.
 
-A body has one of three framings (RFC 9112 section 6.3), and each reader below takes received bytes and gives
-back those of the body. Which reader a message needs is its connection's decision.
+A body has one of three framings (RFC 9112 section 6.3); the third, up to the connection's end, needs no
+reader. Each reader below takes received bytes and gives back those of the body. Which one a message needs is
+its connection's decision.
 
 Chunks are read strictly: a size of one to eight hexadecimal digits and CRLF, no extensions, no trailers,
 which is what everybody writes. h11 reads whatever else there is, from the first chunk of another form to the
@@ -53,19 +54,6 @@ class CountedBody:
         self.reached = True
         self.rest = data[self._left :]
         return data[: self._left]
-
-
-class EndlessBody:
-    """A body that ends with its connection."""
-
-    __slots__ = ()
-    trailers = False
-    reached = False
-    rest = b""
-
-    def feed(self, data: bytes) -> bytes:
-        """Return the body's bytes among received ones, which is all of them."""
-        return data
 
 
 class ChunkedBody:

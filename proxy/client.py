@@ -13,10 +13,10 @@ from collections.abc import Callable
 
 import trio
 
-from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody, EndlessBody
+from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead, connection_tokens
-from proxy.strict import BadRequest, BadResponse, HeadScanner, read_response_head
+from proxy.strict import AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
 from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream
 from tunnel.readiness import Watch
@@ -48,13 +48,14 @@ class ClientConnection:
         self.stream = stream
         self._release = release
         self._scanner = HeadScanner()
-        # Lines of its answers that were read before; see read_response_head.
-        self._known_lines: dict[bytes, bytes] = {}
+        self._lines = AnswerLines()
         self._method = b""
         # What is left to send of the request's body; None for chunks, whose end is yet to be sent.
         self._left: int | None = 0
-        # The reader of the answer's body, and whether its end was reached; no reader is made for no body.
-        self._body: CountedBody | ChunkedBody | EndlessBody | None = None
+        # What is left to receive of the answer's body, and whether its end was reached. None is not known
+        # ahead: then `_framed` finds the end, or it is the connection's.
+        self._body_left: int | None = 0
+        self._framed: ChunkedBody | None = None
         self._body_read = True
         # Both sides want to go on with this connection.
         self._persistent = True
@@ -124,7 +125,7 @@ class ClientConnection:
         self._method = head.method
         self._upgrade = head.upgrade is not None
         self._left = head.body_length
-        self._body = None
+        self._framed = None
         self._body_read = False
         self._persistent = b"close" not in head.fields.connection
 
@@ -177,7 +178,7 @@ class ClientConnection:
                     if self._eof:
                         raise self._lost("the server closed the connection before its answer")
                     return None
-                head, is_1_1 = read_response_head(raw, self._known_lines)
+                head, is_1_1 = read_response_head(raw, self._lines)
             except BadRequest as exc:
                 raise self._malformed(exc.message) from exc
             except BadResponse as exc:
@@ -217,18 +218,21 @@ class ClientConnection:
         """Find out how the answer's body ends, by RFC 9112 section 6.3."""
         if self._method == b"CONNECT" and head.status < 300:
             raise self._malformed("an answer that would open a tunnel")
-        length = head.body_length
-        encoded = head.encode()
+        length = self._body_left = head.body_length
         if length == 0 or not head.has_body(self._method):
             self._body_read = True
-        elif length is not None:
-            self._body = CountedBody(length)
-        elif b"\ntransfer-encoding: " in encoded:
-            self._body = ChunkedBody()
-        else:
-            self._body = EndlessBody()
-            self._persistent = False
-        if _MAY_CLOSE.search(encoded) is not None and b"close" in connection_tokens(head.headers):
+        elif length is None:
+            if b"\ntransfer-encoding: " in head.encode():
+                self._framed = ChunkedBody()
+            else:
+                self._persistent = False
+        # What passes as it is says nothing of a connection.
+        encoded = head.encode()
+        if (
+            head.passes is not encoded
+            and _MAY_CLOSE.search(encoded) is not None
+            and b"close" in connection_tokens(head.headers)
+        ):
             self._persistent = False
 
     async def receive_body(self) -> bytes:
@@ -236,50 +240,49 @@ class ClientConnection:
 
         Raises OutboundBroken when the connection ends, or breaks its framing, before that.
         """
-        while True:
-            data = self.receive_body_nowait()
-            if data is not None:
-                return data
-            received = await self._receive()
-            if not received:
-                self._end_with_connection()
-            elif data := self._read(received):
-                return data
+        while (data := self.receive_body_nowait()) is None:
+            self._scanner.feed(await self._receive())
+        return data
 
     def receive_body_nowait(self) -> bytes | None:
         """Return body bytes that are already here, b"" at the clean end, None when there is a wait.
 
         Raises what receive_body raises.
         """
+        scanner = self._scanner
         while not self._body_read:
-            if not len(self._scanner):
+            if not len(scanner):
                 if self._malformed_by is not None:
                     raise OutboundBroken(self._malformed_by)
                 if not self._eof:
                     return None
-                self._end_with_connection()
-            elif data := self._read(self._scanner.take_rest(BODY_BYTES_MAX)):
+                if self._body_left is not None or self._framed is not None:
+                    raise self._lost("the server closed the connection within its answer")
+                self._body_read = True
+            elif (left := self._body_left) is not None:
+                data = scanner.take_rest(min(left, BODY_BYTES_MAX))
+                self._body_left = left = left - len(data)
+                self._body_read = not left
                 return data
+            else:
+                data = scanner.take_rest(BODY_BYTES_MAX)
+                if self._framed is not None:
+                    data = self._unframed(self._framed, data)
+                if data:
+                    return data
         return b""
 
-    def _end_with_connection(self) -> None:
-        if not isinstance(self._body, EndlessBody):
-            raise self._lost("the server closed the connection within its answer")
-        self._body_read = True
-
-    def _read(self, received: bytes) -> bytes:
-        """Return the body's bytes among received ones, which may be none."""
-        body = self._body
-        assert body is not None, "a body that is not read has a reader"
+    def _unframed(self, framed: ChunkedBody, received: bytes) -> bytes:
+        """Return the body's bytes among those of its chunks, which may be none."""
         try:
-            data = body.feed(received)
+            data = framed.feed(received)
         except BodyError as exc:
             raise self._malformed("the framing of the answer's body is broken") from exc
-        if body.reached:
+        if framed.reached:
             self._body_read = True
-            if body.rest:
+            if framed.rest:
                 # Bytes that nobody asked for: they stay, so that the connection is not used again.
-                self._scanner.put_back(body.rest)
+                self._scanner.put_back(framed.rest)
         return data
 
     def upgraded(self) -> RawStream:

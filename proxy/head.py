@@ -55,6 +55,48 @@ _CANONICAL_RESPONSE = re.compile(
 _WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
 _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
+# RFC 9110 7.6.1, and the names that older proxies use for the same.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"http2-settings",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authentication-info",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+# These speak for the origin, and the origin is the hub: no cluster may set them for all others.
+RESPONSE_NEVER = frozenset(
+    {
+        b"alt-svc",
+        b"clear-site-data",
+        b"public-key-pins",
+        b"service-worker-allowed",
+        b"set-cookie",
+        b"set-cookie2",
+        b"strict-transport-security",
+    }
+)
+# Of headers by which hub and relay speak to each other.
+RESERVED_PREFIX = b"hawse-"
+# The usual words of an answer about one connection, which are all that has to go from nearly every answer.
+# Their options are names themselves.
+HOP_LINES = frozenset(
+    {b"connection: keep-alive\r\n", b"connection: close\r\n", b"transfer-encoding: chunked\r\n"}
+)
+# Every name of which more is to be done, or may be.
+_DEALT_WITH = HOP_BY_HOP | RESPONSE_NEVER | {b"close", b"location", b"sec-websocket-protocol"}
+# Both in canonical bytes, where each line feed but the last has a line behind it.
+_HOP = re.compile(rb"\n(?:" + b"|".join(line[:-2] for line in sorted(HOP_LINES)) + rb")\r(?=\n)")
+_ANY_DEALT_WITH = re.compile(
+    rb"\n(?:(?:" + b"|".join(sorted(_DEALT_WITH)) + rb"):|" + RESERVED_PREFIX + rb")"
+)
 # In whole canonical bytes, where a line stands behind each line feed but the last.
 FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
@@ -209,10 +251,13 @@ class RequestHead:
 class ResponseHead:
     """The head of an answer: a final one, or a 101. It does not change, and equals one of the same parts."""
 
-    __slots__ = ("_encoded", "_headers", "body_length", "reason", "status")
+    __slots__ = ("_encoded", "_headers", "body_length", "passes", "reason", "status")
 
     body_length: int | None
     """How long a body would be by the headers alone; None when only its end will tell."""
+    passes: bytes | None
+    """Its bytes without the usual words about one connection, if that is all that is ever to be done with it;
+    None where one of its other headers is dealt with (`proxy.rewrite`)."""
 
     def __init__(self, status: int, reason: bytes = b"", headers: Headers = ()) -> None:
         self.status = status
@@ -222,12 +267,19 @@ class ResponseHead:
 
     def __getattr__(self, name: str) -> object:
         # Only for a slot that is empty.
-        if name != "body_length":
-            raise AttributeError(name)
-        self.body_length = None
-        if self.header(b"transfer-encoding") is None and (length := self.header(b"content-length")):
-            self.body_length = int(length)
-        return self.body_length
+        if name == "body_length":
+            self.body_length = None
+            if self.header(b"transfer-encoding") is None and (length := self.header(b"content-length")):
+                self.body_length = int(length)
+            return self.body_length
+        if name == "passes":
+            # Nearly every answer passes, and is not taken apart: its bytes are searched for the names.
+            self.passes = self.encode()
+            if _ANY_DEALT_WITH.search(self.passes) is not None:
+                without_hop = _HOP.sub(b"", self.passes)
+                self.passes = None if _ANY_DEALT_WITH.search(without_hop) is not None else without_hop
+            return self.passes
+        raise AttributeError(name)
 
     @property
     def headers(self) -> Headers:
@@ -287,9 +339,16 @@ class ResponseHead:
                 length = int(value)
         return cls.of_bytes(int(status), reason, length, data)
 
-    def with_bytes(self, encoded: bytes) -> ResponseHead:
-        """Return the head of these canonical bytes: the same answer, with the same body, less some lines."""
-        return ResponseHead.of_bytes(self.status, self.reason, self.body_length, encoded)
+    def without_hop(self) -> ResponseHead | None:
+        """Return the same answer without what it says about one connection, if it `passes`; else None."""
+        passes = self.passes
+        if passes is None:
+            return None
+        if passes is self._encoded:
+            return self
+        head = ResponseHead.of_bytes(self.status, self.reason, self.body_length, passes)
+        head.passes = passes
+        return head
 
     @classmethod
     def of_bytes(cls, status: int, reason: bytes, body_length: int | None, encoded: bytes) -> Self:
@@ -329,6 +388,11 @@ def connection_tokens(headers: Headers) -> set[bytes]:
         if name == b"connection"
         for token in value.lower().split(b",")
     }
+
+
+def is_dealt_with(name: bytes) -> bool:
+    """Whether more is to be done with a header of an answer than to pass it on, or may be."""
+    return name in _DEALT_WITH or name.startswith(RESERVED_PREFIX)
 
 
 def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:

@@ -17,7 +17,19 @@ from functools import lru_cache
 
 from auth.requestinfo import RequestInfo
 from proxy.exchange import Failure, Processed, StreamCode
-from proxy.head import Fields, Headers, RequestHead, ResponseHead, connection_tokens, line, lines_of
+from proxy.head import (
+    FRAMING_NAMES,
+    HOP_BY_HOP,
+    RESERVED_PREFIX,
+    RESPONSE_NEVER,
+    Fields,
+    Headers,
+    RequestHead,
+    ResponseHead,
+    connection_tokens,
+    line,
+    lines_of,
+)
 
 # The relay's own word in direct mode, where a refusal of the relay must be told from one of the API server.
 FAILURE_HEADER = b"hawse-relay-failure"
@@ -25,7 +37,6 @@ FAILURE_HEADER = b"hawse-relay-failure"
 SUCCESSION_HEADER = b"hawse-hub-keys"
 # The relay's own word in an answer that it made itself, in both modes: who decided, and by which rule.
 DECISION_HEADER = b"hawse-relay-decision"
-_RESERVED_PREFIX = b"hawse-"
 _FAILURE_REASON_BYTES_MAX = 200
 
 # A token that a browser puts among the subprotocols (kube-apiserver's own convention); never passed on.
@@ -33,25 +44,8 @@ BEARER_SUBPROTOCOL = b"base64url.bearer.authorization.k8s.io."
 
 _CLIENT_PREFIXES = (b"accept-", b"content-", b"if-", b"kubectl-", b"sec-websocket-")
 _CLIENT_NAMES = frozenset({b"accept", b"range", b"user-agent", b"x-stream-protocol-version"})
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
-# RFC 9110 7.6.1, and the names that older proxies use for the same.
-_HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
 # On the tail of a proxy path every other header belongs to the backend, but these never.
-_NEVER_NAMES = _HOP_BY_HOP | {
+_NEVER_NAMES = HOP_BY_HOP | {
     b"audit-id",
     b"authorization",
     b"content-length",
@@ -65,33 +59,11 @@ _NEVER_NAMES = _HOP_BY_HOP | {
     b"x-auth-request-access-token",
     b"x-real-ip",
 }
-_NEVER_PREFIXES = (b"impersonate-", b"x-remote-", b"x-forwarded-", _RESERVED_PREFIX)
-# These speak for the origin, and the origin is the hub: no cluster may set them for all others.
-_RESPONSE_NEVER = frozenset(
-    {
-        b"alt-svc",
-        b"clear-site-data",
-        b"public-key-pins",
-        b"service-worker-allowed",
-        b"set-cookie",
-        b"set-cookie2",
-        b"strict-transport-security",
-    }
-)
+_NEVER_PREFIXES = (b"impersonate-", b"x-remote-", b"x-forwarded-", RESERVED_PREFIX)
 # What the hub alone knows, and the relay passes on from it.
 _HUB_NAMES = frozenset({b"audit-id", b"x-forwarded-for"})
 _HUB_LINES = re.compile(rb"(?:(?:audit-id|x-forwarded-for): [^\r]*+\r\n)*+")
 
-# In the canonical bytes of an answer: the usual words about one connection, and then every name of which
-# more is to be done than to take these out. The options of the former are names themselves.
-_HOP = re.compile(rb"\n(?:connection: (?:keep-alive|close)|transfer-encoding: chunked)\r(?=\n)")
-_DEALT_WITH = re.compile(
-    rb"\n(?:(?:"
-    + b"|".join(sorted(_HOP_BY_HOP | _RESPONSE_NEVER | {b"close", b"location", b"sec-websocket-protocol"}))
-    + rb"):|"
-    + _RESERVED_PREFIX
-    + rb")"
-)
 # Meant for a loopback proxy, or written anew by it.
 _LOOPBACK_NEVER = frozenset(
     {b"authorization", b"content-length", b"cookie", b"cookie2", b"expect", b"host", b"origin"}
@@ -176,7 +148,7 @@ def loopback_request_head(head: RequestHead, host: bytes, token: str) -> Request
     headers = [
         (name, value)
         for name, value in fields.headers
-        if name not in _LOOPBACK_NEVER and name not in _HOP_BY_HOP and name not in listed
+        if name not in _LOOPBACK_NEVER and name not in HOP_BY_HOP and name not in listed
     ]
     framing = _framing(fields) if head.upgrade is None else _upgrade_framing(head)
     own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
@@ -258,7 +230,7 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
         return without_hop
     headers = []
     for name, value in _end_to_end(head):
-        if name in _RESPONSE_NEVER:
+        if name in RESPONSE_NEVER:
             continue
         if name == b"location":
             location = _prefixed(value, prefix, target, host)
@@ -339,7 +311,7 @@ def _client_headers(fields: Fields, tail: bool) -> list[tuple[bytes, bytes]]:
             if not value:
                 continue
         if name.startswith(_CLIENT_PREFIXES) or name in _CLIENT_NAMES:
-            if name not in _FRAMING:
+            if name not in FRAMING_NAMES:
                 headers.append((name, value))
         elif tail and name not in listed and not _is_never(name):
             headers.append((name, value))
@@ -370,18 +342,8 @@ def _upgrade_framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
 
 
 def plain(head: ResponseHead) -> ResponseHead | None:
-    """The answer without its hop, if that is all there is to do at the hub or at the relay; else None.
-
-    Nearly every answer is such a one, and then it is not taken apart: its bytes are searched for the names of
-    which more has to be done.
-    """
-    if head.status == 101:
-        return None
-    encoded = head.encode()
-    if _DEALT_WITH.search(encoded) is None:
-        return head
-    without = _HOP.sub(b"", encoded)
-    return head.with_bytes(without) if _DEALT_WITH.search(without) is None else None
+    """The answer without its hop, if that is all there is to do at the hub or at the relay; else None."""
+    return None if head.status == 101 else head.without_hop()
 
 
 def _end_to_end(head: ResponseHead) -> list[tuple[bytes, bytes]]:
@@ -390,7 +352,7 @@ def _end_to_end(head: ResponseHead) -> list[tuple[bytes, bytes]]:
     headers = [
         (name, value)
         for name, value in head.headers
-        if name not in _HOP_BY_HOP and name not in listed and not name.startswith(_RESERVED_PREFIX)
+        if name not in HOP_BY_HOP and name not in listed and not name.startswith(RESERVED_PREFIX)
     ]
     if head.status == 101:
         upgrade = head.header(b"upgrade")

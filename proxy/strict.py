@@ -17,6 +17,7 @@ from proxy.head import (
     FRAMING_NAMES,
     HEAD_BYTES_MAX,
     HEADER_COUNT_MAX,
+    HOP_LINES,
     TARGET,
     TOKEN,
     VALUE,
@@ -24,6 +25,7 @@ from proxy.head import (
     Headers,
     RequestHead,
     ResponseHead,
+    is_dealt_with,
 )
 
 _FIELDS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"\r\n)*+\r\n")
@@ -63,7 +65,8 @@ class HeadScanner:
     __slots__ = ("_at", "_data", "_searched")
 
     def __init__(self) -> None:
-        # A piece that was received, as it came, until a second one has to be added to it.
+        # A piece that was received, as it came, until a second one has to be added to it; b"" as soon as all
+        # of it is taken.
         self._data: bytes | bytearray = b""
         self._at = 0
         self._searched = 0
@@ -73,12 +76,13 @@ class HeadScanner:
 
     def feed(self, data: bytes | bytearray) -> None:
         """Add received bytes."""
+        if not self._data:
+            self._data = data
+            return
         if self._at:
             self._data = self._data[self._at :]
             self._at = 0
-        if not self._data:
-            self._data = data
-        elif isinstance(self._data, bytearray):
+        if isinstance(self._data, bytearray):
             self._data += data
         else:
             self._data = bytearray(self._data) + data
@@ -90,33 +94,30 @@ class HeadScanner:
 
     def take_head(self) -> bytes | None:
         """Return the next head with its blank line, None while it is not whole; raises BadRequest."""
-        at = self._at
-        end = self._data.find(_END, at + max(0, self._searched - 3))
+        data, at = self._data, self._at
+        end = data.find(_END, at + max(0, self._searched - 3))
         if end < 0:
             self._refuse_early()
-            self._searched = len(self._data) - at
+            self._searched = len(data) - at
             return None
         end += len(_END)
         if end - at > HEAD_BYTES_MAX:
             raise _too_large()
-        head = bytes(self._data[at:end])
-        self._leave(end)
-        return head
+        return self._take(end)
 
     def take_rest(self, limit: int = 1 << 62) -> bytes:
         """Return what is there, at most `limit` bytes: the body's, or those of an upgraded stream."""
-        end = min(len(self._data), self._at + limit)
-        rest = bytes(self._data[self._at : end])
-        self._leave(end)
-        return rest
+        return self._take(min(len(self._data), self._at + limit))
 
-    def _leave(self, end: int) -> None:
+    def _take(self, end: int) -> bytes:
+        data, at = self._data, self._at
         self._searched = 0
-        if end == len(self._data):
+        if end == len(data):
             self._data = b""
             self._at = 0
         else:
             self._at = end
+        return bytes(data[at:end])
 
     def _refuse_early(self) -> None:
         if len(self) > HEAD_BYTES_MAX:
@@ -166,29 +167,98 @@ def _check_request(by_name: dict[bytes, list[bytes]]) -> None:
         raise BadRequest(400, "the request has more than one Upgrade header")
 
 
-def read_response_head(raw: bytes, known: dict[bytes, bytes] | None = None) -> tuple[ResponseHead, bool]:
+class AnswerLines(dict[bytes, bytes]):
+    """Lines that answers on one connection had, as they came, each with its canonical form.
+
+    A server says nearly all of its lines every time, so they are looked up. Of which note has to be taken
+    each time are not among them but in `_noted`, and so come by `__missing__`: where the body ends, and what
+    is not just passed on. It is kept by its connection and nowhere else, as a credential may be in it.
+    """
+
+    __slots__ = ("_noted", "_status", "_status_line", "framing", "has_hop", "is_dealt_with")
+
+    def __init__(self) -> None:
+        # Line by line its canonical form, its name and its value.
+        self._noted: dict[bytes, tuple[bytes, bytes, bytes]] = {}
+        self._status_line: bytes | None = None
+        self._status = (0, b"", b"", False)
+        # What is noted of the answer that is read now.
+        self.framing: list[tuple[bytes, bytes]] = []
+        self.has_hop = self.is_dealt_with = False
+
+    def begin(self, status_line: bytes) -> tuple[int, bytes, bytes, bool]:
+        """Begin with an answer; return its status, its reason, its first line, and whether it is HTTP/1.1."""
+        self.framing.clear()
+        self.has_hop = self.is_dealt_with = False
+        if status_line == self._status_line:
+            return self._status
+        match = _STATUS_LINE.fullmatch(status_line)
+        if match is None:
+            raise _malformed()
+        version, status, reason = match.groups(b"")
+        read = int(status), reason, b"HTTP/1.1 %s %s\r\n" % (status, reason), version == b"1"
+        if len(status_line) <= LINE_KNOWN_BYTES_MAX:
+            self._status_line, self._status = status_line, read
+        return read
+
+    def __missing__(self, field: bytes) -> bytes:
+        noted = self._noted.get(field)
+        if noted is None:
+            match = _FIELD_LINE.fullmatch(field)
+            if match is None:
+                raise _malformed()
+            name, value = match[1].lower(), match[2].strip(b" \t")
+            noted = b"%s: %s\r\n" % (name, value), name, value
+            self._learn(field, noted)
+        canonical, name, value = noted
+        if name in FRAMING_NAMES:
+            self.framing.append((name, value))
+        if canonical in HOP_LINES:
+            self.has_hop = True
+        elif is_dealt_with(name):
+            self.is_dealt_with = True
+        return canonical
+
+    def _learn(self, field: bytes, line: tuple[bytes, bytes, bytes]) -> None:
+        if len(field) > LINE_KNOWN_BYTES_MAX:
+            return
+        if len(self) + len(self._noted) >= LINES_KNOWN_MAX:
+            self.clear()
+            self._noted.clear()
+        canonical, name, _ = line
+        if name in FRAMING_NAMES or is_dealt_with(name):
+            self._noted[field] = line
+        else:
+            self[field] = canonical
+
+
+def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[ResponseHead, bool]:
     """Read a whole head of an answer, and whether it is of HTTP/1.1 and not 1.0.
 
-    `known` holds lines of answers before on the same connection, and their canonical form: a server says
-    nearly all of them every time. It is kept by its connection and nowhere else, as a credential may be in
-    it. Raises BadResponse for everything that can be read in two ways.
+    `known` is what its connection keeps of the answers before. Raises BadResponse for everything that can be
+    read in two ways.
     """
     if known is None:
-        known = {}
+        known = AnswerLines()
     status_line, *fields = raw.removesuffix(_END).split(b"\r\n")
-    match = _STATUS_LINE.fullmatch(status_line)
-    if match is None or not raw.endswith(_END):
-        raise BadResponse("the head of the answer is malformed")
+    status, reason, first, is_1_1 = known.begin(status_line)
+    if not raw.endswith(_END):
+        raise _malformed()
     if len(fields) > HEADER_COUNT_MAX:
         raise BadResponse(f"the answer has more than {HEADER_COUNT_MAX} headers")
-    framing: list[tuple[bytes, bytes]] = []
     # Canonical at once: it is what crosses the tunnel, and all that is asked of most answers.
-    lines = [known.get(field) or _read_line(field, known, framing) for field in fields]
-    version, status, reason = match.groups(b"")
-    encoded = b"HTTP/1.1 %s %s\r\n%s\r\n" % (status, reason, b"".join(lines))
+    lines = [first, *map(known.__getitem__, fields), b"\r\n"]
+    encoded = b"".join(lines)
     if len(encoded) > HEAD_BYTES_MAX:
         raise BadResponse(f"the head of the answer is larger than {HEAD_BYTES_MAX} bytes")
-    return ResponseHead.of_bytes(int(status), reason, _length(framing), encoded), version == b"1"
+    passes: bytes | None = encoded
+    if known.is_dealt_with:
+        passes = None
+    elif known.has_hop:
+        passes = b"".join([line for line in lines if line not in HOP_LINES])
+    head = ResponseHead.of_bytes(status, reason, _length(known.framing), encoded)
+    head.passes = passes
+    return head, is_1_1
 
 
 def _length(framing: list[tuple[bytes, bytes]]) -> int | None:
@@ -207,20 +277,8 @@ def _length(framing: list[tuple[bytes, bytes]]) -> int | None:
     return None
 
 
-def _read_line(field: bytes, known: dict[bytes, bytes], framing: list[tuple[bytes, bytes]]) -> bytes:
-    """Return a line of an answer in canonical form; it is known from now on, or it is one of the framing."""
-    match = _FIELD_LINE.fullmatch(field)
-    if match is None:
-        raise BadResponse("the head of the answer is malformed")
-    name, value = match[1].lower(), match[2].strip(b" \t")
-    canonical = b"%s: %s\r\n" % (name, value)
-    if name in FRAMING_NAMES:
-        framing.append((name, value))
-    elif len(field) <= LINE_KNOWN_BYTES_MAX:
-        if len(known) >= LINES_KNOWN_MAX:
-            known.clear()
-        known[field] = canonical
-    return canonical
+def _malformed() -> BadResponse:
+    return BadResponse("the head of the answer is malformed")
 
 
 def _pairs(block: bytes) -> Headers:

@@ -14,7 +14,7 @@ import h11
 
 from proxy.body import BodyError, ChunkedBody
 from proxy.head import HEAD_BYTES_MAX, HEADER_COUNT_MAX, HeadError, RequestHead, ResponseHead
-from proxy.strict import BadRequest, BadResponse, read_request_head, read_response_head
+from proxy.strict import AnswerLines, BadRequest, BadResponse, read_request_head, read_response_head
 
 END = b"\r\n\r\n"
 TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -129,8 +129,8 @@ def is_host(host: bytes) -> bool:
 # -- answers ------------------------------------------------------------------------------------------------
 
 
-# As a connection holds them whose answers had these.
-OTHER_LINES = {b"A: b": b"a: b\r\n", b"Connection:close": b"connection: close\r\n"}
+# What answers on the same connection had before.
+OTHER_ANSWER = b"HTTP/1.1 200 OK\r\nA: b\r\nConnection:close\r\nContent-Length: 1\r\nHawse-A: b\r\n\r\n"
 
 
 def check_response(data: bytes) -> None:
@@ -144,14 +144,23 @@ def check_response(data: bytes) -> None:
         return
     assert expected is not None, (raw, head)
     # What was read before changes nothing, neither its own lines nor those of others.
-    known = dict(OTHER_LINES)
+    known = AnswerLines()
+    read_response_head(OTHER_ANSWER, known)
     for _ in range(2):
-        assert read_response_head(raw, known) == (head, is_1_1)
+        again, again_1_1 = read_response_head(raw, known)
+        assert (again, again_1_1, again.body_length, again.passes) == (
+            head,
+            is_1_1,
+            head.body_length,
+            head.passes,
+        )
     assert head == expected[0], (raw, head, expected)
     assert is_1_1 == expected[1], raw
     # The bytes that cross the tunnel say the same once more, and so do the same headers one by one.
     again = ResponseHead.decode(head.encode())
     assert again == head
+    # And what is found in the lines, as they are read, is what is found in the whole.
+    assert again.passes == head.passes
     plain = ResponseHead(head.status, head.reason, head.headers)
     assert plain.encode() == head.encode()
     assert again.body_length == head.body_length == plain.body_length

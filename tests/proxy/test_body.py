@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.body import BodyError, ChunkedBody, CountedBody, EndlessBody
+from proxy.body import BodyError, ChunkedBody, CountedBody
 from tests.fuzz.differential import check_chunks, cut
 
 thorough = settings(max_examples=10 * settings().max_examples)
@@ -93,9 +93,3 @@ def test_a_counted_body_ends_where_its_length_says(wire, length, sizes):
             rest = body.rest
     assert body.reached == (length <= len(wire))
     assert (data, rest) == (wire[:length], wire[length:])
-
-
-def test_an_endless_body_never_ends_by_itself():
-    body = EndlessBody()
-    assert body.feed(b"a") == b"a"
-    assert not body.reached
