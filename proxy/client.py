@@ -122,12 +122,13 @@ class ClientConnection:
         self._in_exchange = True
         self._answered = False
         self._interim = 0
+        fields = head.fields
         self._method = head.method
-        self._upgrade = head.upgrade is not None
-        self._left = head.body_length
+        self._upgrade = fields.upgrade is not None
+        self._left = fields.body_length
         self._framed = None
         self._body_read = False
-        self._persistent = b"close" not in head.fields.connection
+        self._persistent = b"close" not in fields.connection
 
     async def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body."""

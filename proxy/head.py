@@ -45,7 +45,7 @@ _BARE = rb"(?:[\x21-\x7e\x80-\xff]" + VALUE + rb"(?<![\t ]))?+"
 _REQUEST_LINE = re.compile(TOKEN + rb"{1,64}+ " + TARGET + rb" HTTP/1\.1\r\n")
 # The lines that the hub writes first, which differ in each request, are apart from those that do not.
 _CANONICAL_REQUEST = re.compile(
-    rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n"
+    rb"((" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n)"
     rb"((?:audit-id: " + _BARE + rb"\r\n)?+(?:x-forwarded-for: " + _BARE + rb"\r\n)?+)"
 )  # fmt: skip
 _CANONICAL_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + _BARE + rb"\r\n)*+\r\n")
@@ -112,13 +112,14 @@ class Fields:
     """
 
     __slots__ = (
-        "_lines",
         "body_length",
         "by_name",
         "connection",
         "crossing",
         "headers",
+        "lines",
         "note",
+        "only_asks",
         "raw",
         "upgrade",
     )
@@ -134,6 +135,10 @@ class Fields:
     """How long the body is: 0 when there is none, None when only its end will tell (chunked)."""
     upgrade: bytes | None
     """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
+    only_asks: bool
+    """There is no body, and no other protocol is asked for."""
+    lines: bytes
+    """The canonical lines; asking for them raises HeadError for a header that no head can hold."""
     crossing: dict[bool, Fields]
     """What of them crosses, by whether the target is a proxy path's tail; `proxy.rewrite` keeps it here."""
     note: object
@@ -159,8 +164,10 @@ class Fields:
         elif name == "upgrade":
             token = self.by_name.get(b"upgrade", [b""])[0]
             self.upgrade = token if token and b"upgrade" in self.connection else None
-        elif name == "_lines":
-            self._lines = lines_of(self.headers)
+        elif name == "only_asks":
+            self.only_asks = self.body_length == 0 and self.upgrade is None
+        elif name == "lines":
+            self.lines = lines_of(self.headers)
         else:
             raise AttributeError(name)
         return object.__getattribute__(self, name)
@@ -169,25 +176,29 @@ class Fields:
         lengths = self.by_name.get(b"content-length")
         return int(lengths[0]) if lengths else 0
 
-    @property
-    def lines(self) -> bytes:
-        """The canonical lines; raises HeadError for a header that no head can hold."""
-        return self._lines
-
 
 class RequestHead:
     """The head of a request. It does not change, and equals one of the same method, target and headers."""
 
-    __slots__ = ("fields", "method", "own", "target")
+    __slots__ = ("_line", "fields", "method", "own", "target")
 
     def __init__(
-        self, method: bytes, target: bytes, headers: Headers | Fields = (), own: bytes = b""
+        self,
+        method: bytes,
+        target: bytes,
+        headers: Headers | Fields = (),
+        own: bytes = b"",
+        line: bytes | None = None,
     ) -> None:
-        """With `own`, canonical lines of our own (`line`) stand before the headers."""
+        """With `own`, canonical lines of our own (`line`) stand before the headers.
+
+        `line` is the request line of just this method and target, where it was read in canonical form.
+        """
         self.method = method
         self.target = target
         self.fields = headers if type(headers) is Fields else Fields(headers)  # type: ignore[arg-type]
         self.own = own
+        self._line = line
 
     @property
     def headers(self) -> Headers:
@@ -215,13 +226,20 @@ class RequestHead:
         """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
         return self.fields.upgrade
 
+    def with_headers(self, fields: Fields, own: bytes) -> RequestHead:
+        """Return what asks for the same with other headers."""
+        return RequestHead(self.method, self.target, fields, own, self._line)
+
     def encode(self) -> bytes:
         """Return the canonical bytes; raises HeadError for a part that no head can hold."""
-        line = b"%s %s HTTP/1.1\r\n" % (self.method, self.target)
-        # The last line of defence against a line break, and so a header or a head, smuggled in by a part: the
-        # lines behind are checked where they are written, once for all requests that share them.
-        if _REQUEST_LINE.fullmatch(line) is None:
-            raise HeadError("a part of the head holds a byte that no head can carry")
+        line = self._line
+        if line is None:
+            line = b"%s %s HTTP/1.1\r\n" % (self.method, self.target)
+            # The last line of defence against a line break, and so a header or a head, smuggled in by a part:
+            # the lines behind are checked where they are written, once for all requests that share them.
+            if _REQUEST_LINE.fullmatch(line) is None:
+                raise HeadError("a part of the head holds a byte that no head can carry")
+            self._line = line
         return _bounded(b"%s%s%s\r\n" % (line, self.own, self.fields.lines))
 
     @classmethod
@@ -230,10 +248,10 @@ class RequestHead:
         match = _CANONICAL_REQUEST.match(_bounded(data))
         if match is None:
             raise HeadError("the head is not in canonical form")
-        method, target, own = match.groups()
+        line, method, target, own = match.groups()
         block = data[match.end() :]
         fields = _remembered(block) if len(block) <= BLOCK_REMEMBERED_BYTES_MAX else _canonical_fields(block)
-        return cls(method, target, fields, own)
+        return cls(method, target, fields, own, line)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RequestHead):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NewType
 
 from auth.requestinfo import RequestInfo
 from proxy.exchange import Failure, Processed, StreamCode
@@ -77,6 +78,10 @@ _ACCESS_TOKEN = re.compile(rb"[?&](?:access_token|access%5[Ff]token)=", re.IGNOR
 _ABSOLUTE = re.compile(rb"(?:https?:)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 _DEFAULT_PORT = re.compile(rb":(?:443|80)\Z")
+
+
+IdentityLines = NewType("IdentityLines", bytes)
+"""The lines of an identity, as `identity_lines` has checked them, and nobody else may make any."""
 
 
 class RewriteError(Exception):
@@ -156,21 +161,21 @@ def loopback_request_head(head: RequestHead, host: bytes, token: str) -> Request
 
 
 def relay_request_head(
-    inner: RequestHead, *, host: bytes, token: str, impersonation: Headers, tail: bool = False
+    inner: RequestHead, *, host: bytes, token: str, identity: IdentityLines, tail: bool = False
 ) -> RequestHead:
-    """Return the head for the API server; raises RewriteError without exactly one user and some group.
+    """Return the head for the API server; raises RewriteError without a token or an identity.
 
     Nothing of the inner head but what is named here stands before or among our own lines, and none of its
     headers that cross has the name of one of ours.
     """
-    own = _credential_lines(host, token) + _identity_lines(impersonation) + _hub_lines(inner)
-    return RequestHead(inner.method, inner.target, _crossing(inner, tail), own)
+    if not identity:
+        raise RewriteError("the request has no identity")
+    own = _credential_lines(host, token) + identity + _hub_lines(inner)
+    return inner.with_headers(_crossing(inner, tail), own)
 
 
-# Names and groups, no secret. An agent has one identity at a time; what is forgotten is checked again.
-@lru_cache(maxsize=1024)
-def _identity_lines(impersonation: Headers) -> bytes:
-    """Return the lines of an identity, checked.
+def identity_lines(impersonation: Headers) -> IdentityLines:
+    """Return the lines of an identity, checked; raises RewriteError without exactly one user and some group.
 
     Without `Impersonate-User` the request would run with the relay's own rights, and with groups but no user
     the API server refuses it: so a group is always there, and a lost user can never become power.
@@ -181,7 +186,7 @@ def _identity_lines(impersonation: Headers) -> bytes:
         raise RewriteError("the identity names no user or no group")
     if any(not name.startswith(b"impersonate-") for name, _ in impersonation):
         raise RewriteError("the identity holds a header that is none")
-    return lines_of(impersonation)
+    return IdentityLines(lines_of(impersonation))
 
 
 # The relay's one token, which it holds anyway; a rotated one is out after as many rotations.

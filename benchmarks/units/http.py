@@ -26,7 +26,13 @@ import trio
 from proxy.deadlines import Deadlines
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
-from proxy.rewrite import hub_request_head, hub_response_head, relay_request_head, relay_response_head
+from proxy.rewrite import (
+    hub_request_head,
+    hub_response_head,
+    identity_lines,
+    relay_request_head,
+    relay_response_head,
+)
 
 REQUESTS = 3000
 BULK_BYTES = 128 * 1024 * 1024
@@ -67,6 +73,7 @@ IDENTITY = (
     (b"impersonate-extra-hawse.dev%2fagent-id", b"3f0c2d5e-2b9a-4d0a-9d2d-6f2c1f7a9b11"),
     (b"impersonate-extra-hawse.dev%2fsession", b"4f1f5f0e-2b9a-4d0a-9d2d-6f2c1f7a9b11"),
 )
+IDENTITY_LINES = identity_lines(IDENTITY)
 API_SERVER = b"10.96.0.1:443"
 SERVICE_ACCOUNT = "eyJhbGciOiJSUzI1NiIsImtpZCI6I" * 40
 
@@ -171,7 +178,7 @@ def inner_request(head: RequestHead) -> RequestHead:
 
 def upstream_request(inner: RequestHead) -> RequestHead:
     return relay_request_head(
-        inner, host=API_SERVER, token=SERVICE_ACCOUNT, impersonation=IDENTITY, tail=False
+        inner, host=API_SERVER, token=SERVICE_ACCOUNT, identity=IDENTITY_LINES, tail=False
     )
 
 

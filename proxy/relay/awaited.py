@@ -46,12 +46,9 @@ _GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 class Server(Protocol):
     """Whose answers they are."""
 
-    def note_begin(self, answer: AwaitedAnswer) -> None:
-        """An answer is awaited: `leave` it when the server ends."""
-        ...
-
-    def note_end(self, answer: AwaitedAnswer) -> None:
-        """It is not awaited any more."""
+    @property
+    def awaited(self) -> set[AwaitedAnswer]:
+        """The answers that are awaited now; it has them `leave` when it ends."""
         ...
 
     def soon(self, call: Callable[[], None]) -> None:
@@ -250,6 +247,7 @@ class AwaitedAnswer:
 
     def _hand_over(self) -> None:
         self._forget()
+        self._stream.on_reset(None)
         self._outbound.end_watch()
         self._server.hand_over(self._stream, self._call)
 
@@ -260,14 +258,13 @@ class AwaitedAnswer:
         self._end()
 
     def _note_begin(self) -> None:
-        self._server.note_begin(self)
+        self._server.awaited.add(self)
         self._call.awaited = self._revoke
 
     def _forget(self) -> None:
         self._over = True
-        self._server.note_end(self)
+        self._server.awaited.discard(self)
         self._call.awaited = None
-        self._stream.on_reset(None)
 
     def _end(self) -> None:
         self._outbound.cut_nowait()

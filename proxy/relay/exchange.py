@@ -21,11 +21,18 @@ from auth.tokens import RelayClaims
 from proxy.drain import Underway
 from proxy.exchange import Failure, Inbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Tally, forward
-from proxy.head import Headers, RequestHead, ResponseHead
+from proxy.head import RequestHead, ResponseHead
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import Exchange, Pool
 from proxy.relay.verify import Refused, refusal
-from proxy.rewrite import RewriteError, is_tail, relay_request_head, relay_response_head
+from proxy.rewrite import (
+    IdentityLines,
+    RewriteError,
+    identity_lines,
+    is_tail,
+    relay_request_head,
+    relay_response_head,
+)
 
 log = logging.getLogger("hawse.relay")
 
@@ -44,7 +51,7 @@ class Upstream:
     def __init__(self, pool: Pool, guardrails: Guardrails | None = None) -> None:
         self._pool = pool
         self._guardrails = guardrails
-        self._impersonation = lru_cache(IDENTITIES_REMEMBERED_MAX)(_impersonation)
+        self._identity = lru_cache(IDENTITIES_REMEMBERED_MAX)(_identity)
         self.underway = Underway()
         self.guarded: set[Call] = set()
         """The calls under way, where there are guardrails: they may be tightened. Bounded by the streams and
@@ -57,28 +64,26 @@ class Upstream:
         """
         try:
             info = requestinfo.parse(request.method, request.target)
-            if request.upgrade is not None:
+            is_upgrade = request.fields.upgrade is not None
+            if is_upgrade:
                 info = info.upgraded()
             if self._guardrails is not None:
                 self._guardrails.check(claims, info)
-            impersonation = self._impersonation(claims)
+            identity = self._identity(claims)
+            tail = is_tail(info)
+            authority = self._pool.access.authority
+
+            def build_head(token: str) -> RequestHead:
+                return relay_request_head(request, host=authority, token=token, identity=identity, tail=tail)
+
+            outbound = Exchange(self._pool, build_head, tail=tail)
         except BadTarget as error:
             raise refusal(StreamCode.PROTOCOL, error.reason) from error
         except IdentityError as error:
             raise refusal(StreamCode.FORBIDDEN, str(error)) from error
-        tail = is_tail(info)
-        authority = self._pool.access.authority
-
-        def build_head(token: str) -> RequestHead:
-            return relay_request_head(
-                request, host=authority, token=token, impersonation=impersonation, tail=tail
-            )
-
-        try:
-            outbound = Exchange(self._pool, build_head, tail=tail)
         except RewriteError as error:
             raise refusal(StreamCode.INTERNAL, str(error)) from error
-        long = info.long_running or request.upgrade is not None
+        long = is_upgrade or info.long_running
         call = Call(self, request, claims, info, outbound, long)
         self.underway.begin(long=long)
         if self._guardrails is not None:
@@ -101,8 +106,8 @@ class Call:
     outbound: Exchange
     long: bool
     """A watch, a followed log or an upgrade."""
-    tally: Tally = attrs.Factory(Tally)
-    """While a task carries it."""
+    _tally: Tally | None = None
+    """What has crossed, while a task carries it."""
     revoked: Failure | None = None
     """Why it must not go on, if so."""
     awaited: Callable[[Failure], None] | None = None
@@ -131,13 +136,13 @@ class Call:
         await self._drop_answer()
 
     async def _drop_answer(self) -> None:
-        if self._drop is not None and self.revoked is not None and self.tally.status:
+        if self._drop is not None and self.revoked is not None and self._tally and self._tally.status:
             await self._drop(attrs.evolve(self.revoked, processed=Processed.YES))
 
     @property
     def only_asks(self) -> bool:
         """Whether there is a request and then an answer, and nothing else."""
-        return self.request.body_length == 0 and self.request.upgrade is None
+        return self.request.fields.only_asks
 
     async def start(self, inbound: Inbound) -> None:
         """Send the request; raises Refused. Then, or when cancelled, it is not under way any more."""
@@ -153,7 +158,7 @@ class Call:
         `drop` ends an answer that has begun. Raises Refused while nothing has been answered: saying so is the
         caller's, in the words of its mode. Cancelled: `inbound` is good for nothing but a cut.
         """
-        self._drop = drop
+        self._drop, self._tally = drop, Tally()
         try:
             await self._carry(inbound)
         finally:
@@ -164,7 +169,7 @@ class Call:
         try:
             await self._start(inbound)
             on_head = self.upstream.pass_head
-            outcome = await forward(inbound, outbound, request, on_head=on_head, tally=self.tally)
+            outcome = await forward(inbound, outbound, request, on_head=on_head, tally=self._tally)
         finally:
             await outbound.aclose()
         failure = outcome.failure
@@ -212,9 +217,9 @@ class Call:
         )
 
 
-def _impersonation(claims: RelayClaims) -> Headers:
-    """The headers of an identity; raises IdentityError."""
-    return impersonation_headers(claims.user, claims.groups, claims.extra)
+def _identity(claims: RelayClaims) -> IdentityLines:
+    """The lines of an identity; raises IdentityError or RewriteError."""
+    return identity_lines(impersonation_headers(claims.user, claims.groups, claims.extra))
 
 
 def describe(failure: Failure) -> str:

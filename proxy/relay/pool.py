@@ -94,7 +94,7 @@ class Exchange(PooledOutbound):
         `look` at.
         """
         head = self._head
-        if head.body_length != 0 or head.upgrade is not None or head.method not in SAFE_METHODS:
+        if head.method not in SAFE_METHODS or not head.fields.only_asks:
             return False
         connection = self._connections.acquire_watched(on_input)
         if connection is None:

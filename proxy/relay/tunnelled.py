@@ -68,7 +68,7 @@ class SessionServer:
         self._upstream = upstream
         self._verifier = verifier
         self._nursery = nursery
-        self._awaited: set[AwaitedAnswer] = set()
+        self.awaited: set[AwaitedAnswer] = set()
         self._due: deque[Callable[[], None]] = deque()
         self._runner = ParkingSpot("one task runs what is due")
 
@@ -90,12 +90,6 @@ class SessionServer:
         AwaitedAnswer(self, stream, call).begin()
 
     # -- for the answers that no task awaits: see awaited.Server
-
-    def note_begin(self, answer: AwaitedAnswer) -> None:
-        self._awaited.add(answer)
-
-    def note_end(self, answer: AwaitedAnswer) -> None:
-        self._awaited.discard(answer)
 
     def soon(self, call: Callable[[], None]) -> None:
         self._due.append(call)
@@ -143,7 +137,7 @@ class SessionServer:
 
     def leave(self) -> None:
         """End what no task sees to; the tasks are ended by their nursery."""
-        for answer in list(self._awaited):
+        for answer in list(self.awaited):
             answer.leave()
 
 

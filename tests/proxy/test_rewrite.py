@@ -11,6 +11,7 @@ from proxy.exchange import Failure, Processed, StreamCode
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.rewrite import (
     BEARER_SUBPROTOCOL,
+    IdentityLines,
     RewriteError,
     direct_request_head,
     failure_header,
@@ -19,6 +20,7 @@ from proxy.rewrite import (
     hub_request_head,
     hub_response_head,
     identity_headers,
+    identity_lines,
     is_tail,
     relay_request_head,
     relay_response_head,
@@ -32,6 +34,7 @@ IDENTITY = (
     (b"impersonate-group", b"acme/sre, nights"),
     (b"impersonate-extra-hawse.dev%2fagent-id", b"1"),
 )
+LINES = identity_lines(IDENTITY)
 
 
 def hub(*headers: tuple[bytes, bytes], method: bytes = b"GET", tail: bool = False) -> RequestHead:
@@ -40,7 +43,7 @@ def hub(*headers: tuple[bytes, bytes], method: bytes = b"GET", tail: bool = Fals
 
 
 def relay(inner: RequestHead, *, tail: bool = False) -> RequestHead:
-    return relay_request_head(inner, host=b"10.0.0.1:443", token="sa", impersonation=IDENTITY, tail=tail)
+    return relay_request_head(inner, host=b"10.0.0.1:443", token="sa", identity=LINES, tail=tail)
 
 
 def names(head: RequestHead | ResponseHead) -> list[bytes]:
@@ -239,12 +242,17 @@ def test_direct_mode_adds_host_and_token_in_front():
 )
 def test_no_request_leaves_without_exactly_one_identity(identity):
     with pytest.raises(RewriteError):
-        relay_request_head(hub(), host=b"a", token="sa", impersonation=identity)
+        identity_lines(identity)
+
+
+def test_no_request_leaves_without_an_identity():
+    with pytest.raises(RewriteError):
+        relay_request_head(hub(), host=b"a", token="sa", identity=IdentityLines(b""))
 
 
 def test_no_request_leaves_without_the_relays_own_token():
     with pytest.raises(RewriteError):
-        relay_request_head(hub(), host=b"a", token="", impersonation=IDENTITY)
+        relay_request_head(hub(), host=b"a", token="", identity=LINES)
 
 
 @given(
@@ -349,9 +357,9 @@ def test_no_value_of_our_own_can_smuggle_a_second_line(value):
     with pytest.raises(HeadError):
         direct_request_head(head, b"a", value)
     with pytest.raises(HeadError):
-        relay_request_head(hub(), host=b"a", token=value, impersonation=IDENTITY)
+        relay_request_head(hub(), host=b"a", token=value, identity=LINES)
     with pytest.raises(HeadError):
-        relay_request_head(hub(), host=value.encode("latin-1") + b"\n", token="t", impersonation=IDENTITY)
+        relay_request_head(hub(), host=value.encode("latin-1") + b"\n", token="t", identity=LINES)
 
 
 # -- answers ------------------------------------------------------------------------------------------------
