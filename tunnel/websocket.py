@@ -48,9 +48,6 @@ __all__ = ["SUBPROTOCOL", "WebSocketRefused", "accept_websocket", "dial_websocke
 
 SUBPROTOCOL: Final = "hawse.v1"
 
-# Under the size from which memory comes from mmap; a TLS wakeup brings no more.
-RECEIVE_BYTES_MAX: Final = 64 * 1024
-
 # For both Close frames. A peer that is alive answers within a round trip; for any other there is no reason
 # to wait.
 CLOSE_S: Final = 2.0
@@ -196,7 +193,9 @@ async def _answer(stream: trio.abc.Stream, request_head: bytes) -> Connection:
 class _WebSocketTransport(Transport):
     def __init__(self, connection: Connection, stream: trio.abc.Stream, leftover: bytes) -> None:
         self.peer_name = peer_address(stream)
-        self.last_received_s = self._read_at = trio.current_time()
+        # trio.current_time() looks its clock up each time, which costs more than asking it.
+        self._now = trio.lowlevel.current_clock().current_time
+        self.last_received_s = self._read_at = self._now()
         self._connection = connection
         self._stream = stream
         self._masked = connection.client
@@ -275,7 +274,8 @@ class _WebSocketTransport(Transport):
         """Receive into `_frames`, or note the end."""
         self._reading = True
         try:
-            data = await self._stream.receive_some(RECEIVE_BYTES_MAX)
+            # All that the stream makes of one read of its own: a part would be copied, and the rest as well.
+            data = await self._stream.receive_some()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         finally:
@@ -283,7 +283,7 @@ class _WebSocketTransport(Transport):
             if self._closing:
                 self._released.set()
         if data:
-            self._read_at = trio.current_time()
+            self._read_at = self._now()
             self._events_left = EVENTS_PER_PASS
             self._frames.feed(bytes(data))
         else:
