@@ -130,12 +130,17 @@ class TunnelInbound:
         self._ended = False
 
     async def receive_body(self) -> bytes:
-        """Return body bytes as they come; b"" at the clean end."""
+        """Return body bytes as they come; b"" at the clean end.
+
+        What is here is returned without a schedule point: whoever passes it on has one.
+        """
         if self._ended:
             await trio.lowlevel.checkpoint()
             return b""
         try:
-            data = await self._stream.receive_some()
+            data = self._stream.receive_nowait()
+            if data is None:
+                data = await self._stream.receive_some()
         except StreamReset as exc:
             raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
         self._ended = not data

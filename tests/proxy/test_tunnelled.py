@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import attrs
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
 from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead
@@ -59,6 +59,18 @@ async def received(source: TunnelInbound | TunnelOutbound, size: int) -> bytes:
     while len(data) < size:
         data += await source.receive_body()
     return data
+
+
+async def test_of_an_upload_what_is_here_is_had_without_a_schedule_point(way: Way):
+    outbound, inbound = await way.exchange(CHUNKED)
+    await outbound.send_body(b"abc")
+    await wait_all_tasks_blocked()
+    with assert_no_checkpoints():
+        assert await inbound.receive_body() == b"abc"
+    await outbound.send_body(b"def")
+    assert await inbound.receive_body() == b"def"
+    await outbound.end_body()
+    assert await inbound.receive_body() == b""
 
 
 async def test_an_exchange_crosses_in_canonical_form(way: Way):
