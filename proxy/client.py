@@ -14,7 +14,7 @@ from collections.abc import Callable
 import trio
 
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
-from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead, connection_tokens
 from proxy.strict import AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
 from proxy.wire import FramingFault, RawStream
@@ -236,8 +236,8 @@ class ClientConnection:
         ):
             self._persistent = False
 
-    async def receive_body(self) -> bytes:
-        """Return body bytes as they come; b"" at the clean end.
+    async def receive_body(self, _: PassOn | None = None, /) -> bytes:
+        """Return body bytes as they come; b"" at the clean end. Every piece is the caller's (see Outbound).
 
         Raises OutboundBroken when the connection ends, or breaks its framing, before that.
         """

@@ -27,6 +27,7 @@ __all__ = [
     "OnGone",
     "Outbound",
     "OutboundBroken",
+    "PassOn",
     "Processed",
     "RequestHead",
     "ResponseHead",
@@ -61,6 +62,11 @@ class OutboundBroken(ExchangeBroken):
 
 OnGone = Callable[[Failure], Awaitable[None]]
 """What is to be done when the side that asked is gone, with the reason."""
+
+
+PassOn = Callable[[bytes], bool]
+"""Passes a piece of an answer on, in the midst of everything: it neither waits nor raises. False: it is still
+to be passed on, by whoever can wait."""
 
 
 class ByteStream(Protocol):
@@ -101,6 +107,13 @@ class Inbound(Protocol):
 
     async def send_body(self, data: bytes, *, end: bool = False) -> None:
         """Send body bytes at once, and the clean end with them when `end`."""
+        ...
+
+    def send_body_nowait(self, data: bytes) -> bool:
+        """Send body bytes where that needs no wait. False: the next is send_body, with the same bytes.
+
+        It sends what is left of them then, and says what is wrong. Raises nothing.
+        """
         ...
 
     async def end(self) -> None:
@@ -146,8 +159,12 @@ class Outbound(Protocol):
         """Return the final head, or the 101; other 1xx are dropped."""
         ...
 
-    async def receive_body(self) -> bytes:
-        """Return body bytes as they come; b"" at the clean end, again and again."""
+    async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
+        """Return body bytes as they come; b"" at the clean end, again and again.
+
+        What comes during the wait for them may be given to `pass_on`, and is only returned if that does not
+        take it. The last of them is always returned.
+        """
         ...
 
     def receive_body_nowait(self) -> bytes | None:

@@ -15,7 +15,9 @@ and a webhook takes its minute; ending them is not this file's business. A clien
 the copy, and by it the tunnel's credit for this one stream.
 
 Most requests are a small GET that is answered in one piece, and a task, a nursery or a cancel scope costs as
-much as all that forward does for one: so without a body there is none of them.
+much as all that forward does for one: so without a body there is none of them. And the pieces of an answer
+that goes on, a watch's events above all, wake no task where both sides can do without: they are sent on where
+they are received (`_pass_on`), and the first task sleeps until there is a wait, the end or a failure.
 """
 
 from __future__ import annotations
@@ -130,6 +132,8 @@ class _Exchange:
     """Why the outbound side was given up."""
     broken: ExchangeBroken | None = None
     """A failure that was found behind a piece of the answer, and is raised when that piece is sent."""
+    fault: Exception | None = None
+    """A fault of ours while a piece was passed on."""
 
     async def run(self) -> Outcome:
         try:
@@ -245,7 +249,9 @@ class _Exchange:
                     finally:
                         # See _carry_both.
                         del broken
-                chunk = await outbound.receive_body()
+                chunk = await outbound.receive_body(self._pass_on)
+                if self.fault is not None:
+                    raise self.fault
             if not chunk:
                 await inbound.end()
                 return
@@ -255,6 +261,20 @@ class _Exchange:
             if ahead == b"":
                 return
             chunk = ahead
+
+    def _pass_on(self, piece: bytes) -> bool:
+        """Send a piece of the answer where it was received; False leaves it to the task."""
+        if self.tally.held is not None:
+            return False
+        try:
+            if not self.inbound.send_body_nowait(piece):
+                return False
+        except Exception as exc:
+            # Raised here it would end the tunnel, and with it the exchanges of all others.
+            self.fault = exc
+            return False
+        self.tally.bytes_out += len(piece)
+        return True
 
     def _look_ahead(self) -> bytes | None:
         """See receive_body_nowait; but what has come before a failure goes on first."""

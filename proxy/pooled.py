@@ -7,7 +7,7 @@ import logging
 import trio
 
 from proxy.connections import Connections
-from proxy.exchange import ByteStream, Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange import ByteStream, Failure, OutboundBroken, PassOn, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 
@@ -98,9 +98,9 @@ class PooledOutbound:
         """See Outbound."""
         await self._current().end_body()
 
-    async def receive_body(self) -> bytes:
+    async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
         """See Outbound."""
-        return await self._current().receive_body()
+        return await self._current().receive_body(pass_on)
 
     def receive_body_nowait(self) -> bytes | None:
         """See Outbound."""

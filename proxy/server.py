@@ -129,13 +129,18 @@ class ServerConnection:
     """A client's connection, and the Inbound of its current request.
 
     `next_request` is called in a loop; between two calls the answer is sent. It owns the stream until
-    `detach`; whoever made it calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
+    `detach`; whoever made it calls `aclose` at the end, also after a cancellation. `tls` is what the stream
+    sends on, if it is TLS with something of ours in front. With `deadlines` the wait
     between two requests is ended by its `run`, otherwise by a scope around each; whoever gave them uses it as
     a context, which ends that watch however the block is left, and closes nothing.
     """
 
-    def __init__(self, stream: trio.abc.Stream, deadlines: Deadlines | None = None) -> None:
+    def __init__(
+        self, stream: trio.abc.Stream, deadlines: Deadlines | None = None, tls: TLSStream | None = None
+    ) -> None:
         self._stream = stream
+        # What sends without a wait.
+        self._tls = stream if isinstance(stream, TLSStream) else tls
         self._deadlines = deadlines
         self._idle = deadlines.watch(self) if deadlines is not None else None
         self._scanner = HeadScanner()
@@ -156,6 +161,8 @@ class ServerConnection:
         self._last = False
         # A send did not finish, or the answer was given up: only a cut is left.
         self._torn = False
+        # Of body bytes that were sent without a wait: the kernel did not take all.
+        self._unsent = False
         # The stream is closed, or somebody else's.
         self._released = False
         self._raw: RawStream | None = None
@@ -519,6 +526,21 @@ class ServerConnection:
         """Send body bytes at once (in one chunk where the answer is chunked), and the end when `end`."""
         await self._send(b"", data, end)
 
+    def send_body_nowait(self, data: bytes) -> bool:
+        """See Inbound. What the kernel does not take is held, and nothing more sent until it is gone."""
+        tls = self._tls
+        if tls is None or self._torn or self._released or self._unsent or self._interim is not None:
+            return False
+        if self._framing == _COUNTED and len(data) > self._left:
+            return False
+        try:
+            sent = tls.send_nowait(self._framed(b"", data, False))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._torn = True
+            return False
+        self._unsent = not sent
+        return sent
+
     async def end(self) -> None:
         """End the answer cleanly; after an upgrade close the connection cleanly."""
         if self._raw is not None:
@@ -596,10 +618,14 @@ class ServerConnection:
     async def _send(self, first: bytes, data: bytes, end: bool) -> None:
         if self._torn or self._released:
             raise InboundBroken(_GONE)
+        unsent, self._unsent = self._unsent, False
+        if unsent:
+            # It is on its way (send_body_nowait), and a part of it waits for the next send.
+            data = b""
         first = self._framed(first, data, end)
         while self._interim is not None:
             await self._interim.wait()
-        if first:
+        if first or unsent:
             await self._write(first)
 
     def _framed(self, first: bytes, data: bytes, end: bool) -> bytes:

@@ -15,7 +15,7 @@ from functools import partial
 
 import trio
 
-from proxy.exchange import Failure, InboundBroken, OnGone, OutboundBroken, Processed, StreamCode
+from proxy.exchange import Failure, InboundBroken, OnGone, OutboundBroken, PassOn, Processed, StreamCode
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.wire import RawStream
 from tunnel.stream import Stream, StreamReset
@@ -66,17 +66,33 @@ class TunnelOutbound:
         self._left = head.body_length if head.has_body(self._method) else 0
         return head
 
-    async def receive_body(self) -> bytes:
-        """Return body bytes as they come; b"" at the clean end."""
+    async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
+        """Return body bytes as they come; b"" at the clean end. See Outbound."""
         if self._ended:
             await trio.lowlevel.checkpoint()
             return b""
         try:
-            data = await self._stream.receive_some()
+            if pass_on is None:
+                data = await self._stream.receive_some()
+            else:
+                if self._left is not None:
+                    pass_on = self._counted(pass_on)
+                data = await self._stream.receive_or_pass_on(pass_on)
         except StreamReset as exc:
             raise OutboundBroken(_failure(exc)) from exc
         self._count(len(data))
         return data
+
+    def _counted(self, pass_on: PassOn) -> PassOn:
+        def pass_on_and_count(piece: bytes) -> bool:
+            assert self._left is not None
+            # Whoever knows the end by its length sends it with the last piece.
+            if len(piece) >= self._left or not pass_on(piece):
+                return False
+            self._left -= len(piece)
+            return True
+
+        return pass_on_and_count
 
     def receive_body_nowait(self) -> bytes | None:
         """Return body bytes that are here, b"" at the clean end or the promised length, None for a wait."""
@@ -167,6 +183,13 @@ class TunnelInbound:
                     self._stream.send_eof_nowait()
         except StreamReset as exc:
             raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
+
+    def send_body_nowait(self, data: bytes) -> bool:
+        """See Inbound."""
+        try:
+            return self._stream.send_nowait(data)
+        except StreamReset:
+            return False
 
     async def end(self) -> None:
         """End the answer, or the raw stream, cleanly."""

@@ -62,6 +62,8 @@ class Stream(trio.abc.HalfCloseableStream):
         "_failed_in_line",
         "_failure",
         "_head_reader",
+        "_not_passed_on",
+        "_pass_on",
         "_reader",
         "_sender",
         "_session",
@@ -84,6 +86,9 @@ class Stream(trio.abc.HalfCloseableStream):
         self._reader: ParkingSpot = NO_SPOT
         self._sender: ParkingSpot = NO_SPOT
         self._head_reader: ParkingSpot = NO_SPOT
+        # While the reader waits for what is not passed on; and a piece that was not.
+        self._pass_on: Callable[[bytes], bool] | None = None
+        self._not_passed_on = b""
         self._tell_answer: Callable[[], None] | None = None
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
@@ -222,6 +227,45 @@ class Stream(trio.abc.HalfCloseableStream):
         finally:
             if not waited:
                 await trio.lowlevel.cancel_shielded_checkpoint()
+
+    async def receive_or_pass_on(self, pass_on: Callable[[bytes], bool]) -> bytes:
+        """Return bytes that `pass_on` does not take, or b"" at the clean end. Raises StreamReset.
+
+        What comes while the task waits is handed to `pass_on`, and the task sleeps on if that returns True:
+        it has taken it. What has the end or a failure behind it is the task's. The call stands in the way of
+        every other stream, so it must neither wait nor raise. When cancelled no byte is lost.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._reader.check_free()
+        data = self.receive_nowait()
+        if data is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return data
+        if self._reader is NO_SPOT:
+            self._reader = ParkingSpot("another task is receiving from this stream")
+        self._pass_on = pass_on
+        try:
+            while data is None:
+                await self._reader.park()
+                data = self._not_passed_on or self.receive_nowait()
+            return data
+        finally:
+            self._pass_on = None
+            self._not_passed_on = b""
+
+    def _offer(self) -> None:
+        """Have passed on what has come, or wake the reader for it."""
+        pass_on, state = self._pass_on, self._state
+        if pass_on is None or not self._reader.taken:
+            return
+        while state.receiving is FLOWING:
+            if not state.incoming.size:
+                return
+            piece = self._session._take(state, RECEIVE_BYTES)
+            if not pass_on(piece):
+                self._not_passed_on = piece
+                break
+        self._reader.unpark()
 
     def receive_nowait(self, max_bytes: int = RECEIVE_BYTES) -> bytes | None:
         """Return bytes that are here, b"" at the clean end, None where receive_some would wait.
@@ -405,7 +449,9 @@ class Stream(trio.abc.HalfCloseableStream):
     def on_data(self) -> None:
         if self._tell_answer is not None:
             self._tell_of_answer()
-        if self._reader is not NO_SPOT:
+        if self._pass_on is not None:
+            self._session._told.append(self._offer)
+        elif self._reader is not NO_SPOT:
             self._reader.unpark()
         # For whom the bytes mean that there is no head.
         if self._head_reader is not NO_SPOT:

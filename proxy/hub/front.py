@@ -122,7 +122,7 @@ class Front:
             await trio.aclose_forcefully(tls)
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
-        with ServerConnection(MeteredStream(tls, stranger), self.deadlines) as connection:
+        with ServerConnection(MeteredStream(tls, stranger), self.deadlines, tls) as connection:
             try:
                 await self._serve_requests(connection, tls, stranger, address)
                 return

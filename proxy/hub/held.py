@@ -56,6 +56,10 @@ class HeldBody:
         """See Inbound."""
         await self._inbound.send_body(data, end=end)
 
+    def send_body_nowait(self, data: bytes) -> bool:
+        """See Inbound."""
+        return self._inbound.send_body_nowait(data)
+
     async def end(self) -> None:
         """See Inbound."""
         await self._inbound.end()

@@ -9,7 +9,7 @@ answer to tell: so the command is the one that looks.
 
 from __future__ import annotations
 
-from proxy.exchange import ByteStream, Failure, Outbound
+from proxy.exchange import ByteStream, Failure, Outbound, PassOn
 from proxy.head import ResponseHead
 from proxy.status import warning
 
@@ -47,9 +47,9 @@ class ExplainedOutbound:
         )
         return ResponseHead(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
 
-    async def receive_body(self) -> bytes:
+    async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
         """See Outbound."""
-        return self._held.pop(0) if self._held else await self._outbound.receive_body()
+        return self._held.pop(0) if self._held else await self._outbound.receive_body(pass_on)
 
     def receive_body_nowait(self) -> bytes | None:
         """See Outbound."""

@@ -89,7 +89,8 @@ def upstream_head(request: RequestHead) -> RequestHead:
 async def serve_hub(
     chain: Chain, open_outbound: Callable[[RequestHead], Awaitable[Outbound]], deadlines: Deadlines
 ) -> None:
-    connection = ServerConnection(chain.hub_leg, deadlines)
+    leg = chain.hub_leg
+    connection = ServerConnection(leg, deadlines, leg.as_tls if isinstance(leg, TLSLeg) else None)
     try:
         while True:
             try:

@@ -10,7 +10,8 @@ from proxy.exchange import ExchangeBroken, Failure, OutboundBroken, Processed, S
 from proxy.forward import SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
-from tests.proxy.chains import open_chain, plain_pair
+from proxy.tunnelled import TunnelOutbound
+from tests.proxy.chains import open_chain, open_sessions, plain_pair
 from tests.proxy.legs import read_all, read_until, tls_pair
 
 GET = b"GET /api/v1/pods HTTP/1.1\r\nHost: hub\r\n\r\n"
@@ -153,6 +154,107 @@ async def test_each_event_of_a_watch_leaves_when_it_comes(kind, autojump_clock):
         assert trio.current_time() - began == pytest.approx(5 * 3600, abs=0.1)
         await upstream.send_all(b"0\r\n\r\n")
         assert await chain.client.receive_some() == b"0\r\n\r\n"
+
+
+async def test_what_goes_on_wakes_no_task_while_the_client_takes_it(autojump_clock):
+    async with open_chain("tunnel") as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(CHUNKED)
+        await read_until(chain.client, b"\r\n\r\n")
+        for number in range(5):
+            await upstream.send_all(b"2\r\n%d\n\r\n" % number)
+            assert await chain.client.receive_some() == b"2\r\n%d\n\r\n" % number
+        assert chain.hub_leg.sends_at_once == 5
+        await upstream.send_all(b"1\r\n!\r\n0\r\n\r\n")
+        # And the end leaves with what is before it.
+        assert await chain.client.receive_some() == b"1\r\n!\r\n0\r\n\r\n"
+        await wait_all_tasks_blocked()
+        assert chain.hub_outcomes == [Outcome(200, 0, 11, CloseReason.COMPLETE, None, False)]
+
+
+@pytest.mark.parametrize("room", [0, 1, 4])
+async def test_what_the_client_does_not_take_at_once_arrives_all_the_same(room, autojump_clock):
+    async with open_chain("tunnel") as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(CHUNKED)
+        await read_until(chain.client, b"\r\n\r\n")
+        chain.hub_leg.room_bytes = room
+        for number in range(3):
+            await upstream.send_all(b"2\r\n%d\n\r\n" % number)
+            assert await read_until(chain.client, b"\n\r\n") == b"2\r\n%d\n\r\n" % number
+        # Two at once: the second one comes while the first one is still under way.
+        await upstream.send_all(b"1\r\na\r\n")
+        await upstream.send_all(b"1\r\nb\r\n0\r\n\r\n")
+        assert (await read_until(chain.client, b"0\r\n\r\n")).replace(b"1\r\n", b"") == b"a\r\nb\r\n0\r\n\r\n"
+        await wait_all_tasks_blocked()
+        assert chain.hub_outcomes == [Outcome(200, 0, 8, CloseReason.COMPLETE, None, False)]
+
+
+@pytest.mark.parametrize("cut", [True, False], ids=["reset", "length"])
+async def test_a_counted_answer_is_passed_on_up_to_its_last_piece(cut, autojump_clock):
+    async with open_chain("tunnel") as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+        await read_until(chain.client, b"\r\n\r\n")
+        for piece in (b"abc", b"def"):
+            await upstream.send_all(piece)
+            assert await chain.client.receive_some() == piece
+        assert chain.hub_leg.sends_at_once == 2
+        if cut:
+            await upstream.aclose()
+            assert await read_all(chain.client) == (b"", False)
+            await wait_all_tasks_blocked()
+            assert chain.hub_outcomes[0].close_reason is CloseReason.UPSTREAM_FAILED
+        else:
+            await upstream.send_all(b"ghi")
+            assert await chain.client.receive_some() == b"ghi"
+            await chain.client.send_all(GET)
+            await chain.upstream()
+            assert chain.hub_outcomes == [Outcome(200, 0, 9, CloseReason.COMPLETE, None, False)]
+
+
+async def test_a_client_that_is_gone_when_a_piece_is_passed_on_ends_the_exchange(autojump_clock):
+    async with open_chain("tunnel") as chain:
+        await chain.client.send_all(GET)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(CHUNKED)
+        await read_until(chain.client, b"\r\n\r\n")
+        chain.hub_leg.broken = True
+        await upstream.send_all(b"1\r\na\r\n")
+        await closed_within_a_second(upstream)
+        assert [outcome.close_reason for outcome in chain.hub_outcomes] == [CloseReason.CLIENT_GONE]
+        # What was to be sent counts as sent, as it does for whoever waits in a send.
+        assert chain.hub_outcomes[0].bytes_out == 1
+
+
+async def test_a_fault_while_a_piece_is_passed_on_is_the_tasks_and_not_the_tunnels(monkeypatch):
+    async with open_sessions() as (hub, relay):
+        client, hub_leg = tls_pair()
+        inbound = ServerConnection(hub_leg, tls=hub_leg.as_tls)
+        await client.send_all(GET)
+        request = await inbound.next_request()
+        context = hub.add_context(1, b"identity")
+        stream = hub.open_stream(request.encode(), context=context, eof=True)
+        accepted = await relay.accept()
+        accepted.send_answer_nowait(ResponseHead(200).encode())
+        faults = []
+
+        async def carry() -> None:
+            try:
+                await forward(inbound, TunnelOutbound(stream, request), request, on_head=lambda head: head)
+            except ZeroDivisionError as fault:
+                faults.append(fault)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(carry)
+            await read_until(client, b"\r\n\r\n")
+            monkeypatch.setattr(inbound, "_framed", lambda *_: 1 // 0)
+            accepted.send_nowait(b"event")
+        assert len(faults) == 1
+        assert not hub.closed
 
 
 @both
@@ -667,6 +769,40 @@ async def test_a_paused_answer_waits_and_then_arrives_whole(autojump_clock):
         release.set()
         assert (await read_until(client, b"0\r\n\r\n")) == b"1\r\ne\r\n0\r\n\r\n"
     assert tally.bytes_out == 5
+
+
+async def test_a_paused_answer_is_not_passed_on(autojump_clock):
+    tally, release = Tally(), trio.Event()
+    async with open_sessions() as (hub, relay), trio.open_nursery() as nursery:
+        client, hub_leg = tls_pair()
+        inbound = ServerConnection(hub_leg, tls=hub_leg.as_tls)
+        await client.send_all(GET)
+        request = await inbound.next_request()
+        context = hub.add_context(1, b"identity")
+        stream = hub.open_stream(request.encode(), context=context, eof=True)
+        outbound = TunnelOutbound(stream, request)
+        accepted = await relay.accept()
+        nursery.start_soon(
+            lambda: forward(inbound, outbound, request, on_head=lambda head: head, tally=tally)
+        )
+        accepted.send_answer_nowait(ResponseHead(200).encode())
+        await read_until(client, b"\r\n\r\n")
+        nursery.start_soon(held_and_released, tally, release)
+        await wait_all_tasks_blocked()
+        for event in (b"a", b"b", b"c"):
+            accepted.send_nowait(event)
+            await wait_all_tasks_blocked()
+        # What is being received when it is paused still goes on.
+        assert await client.receive_some() == b"1\r\na\r\n"
+        assert tally.bytes_out == 1
+        assert hub_leg.sends_at_once == 0
+        release.set()
+        assert await client.receive_some() == b"2\r\nbc\r\n"
+        await wait_all_tasks_blocked()
+        accepted.send_nowait(b"d", eof=False)
+        assert await client.receive_some() == b"1\r\nd\r\n"
+        assert (tally.bytes_out, hub_leg.sends_at_once) == (4, 1)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_paused_splice_waits_both_ways_and_goes_on(autojump_clock):

@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from proxy.body import ChunkedBody
 from proxy.deadlines import Deadlines
 from proxy.exchange import InboundBroken
 from proxy.head import RequestHead, ResponseHead
@@ -332,6 +333,46 @@ async def test_an_answer_that_the_client_is_slow_to_take_is_flushed_by_the_task(
         bench.sleep()
         await bench.ask(OTHER)
         assert bench.connection.answer_nowait(ok(b"yes"), b"yes")
+
+
+async def test_pieces_are_sent_without_a_wait_while_the_client_takes_them() -> None:
+    async with standing_by() as bench:
+        bench.willing = False
+        await bench.client.send_all(GET)
+        assert await bench.came_back() is not None
+        connection = bench.connection
+        await connection.send_head(ResponseHead(200))
+        sent = b""
+        piece = bytes(range(256)) * 256
+        while connection.send_body_nowait(piece):
+            sent += piece
+        # Nothing overtakes the rest of it.
+        assert not connection.send_body_nowait(b"next")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lambda: connection.send_body(piece, end=True))
+            body = ChunkedBody()
+            data = await bench.heard(1)
+            received = body.feed(data.partition(b"\r\n\r\n")[2])
+            while not body.reached:
+                received += body.feed(await bench.heard(1))
+        assert received == sent + piece
+        bench.sleep()
+        await bench.client.send_all(OTHER)
+        assert await bench.came_back() is not None
+
+
+async def test_what_cannot_be_sent_without_a_wait_is_left_to_who_can_say_why() -> None:
+    async with standing_by() as bench:
+        bench.willing = False
+        await bench.client.send_all(GET)
+        await bench.came_back()
+        await bench.connection.send_head(ok(b"four"))
+        assert not bench.connection.send_body_nowait(b"and more")
+        assert bench.connection.send_body_nowait(b"fo")
+        bench.server.transport_stream.socket.shutdown(1)  # type: ignore[attr-defined]
+        assert not bench.connection.send_body_nowait(b"ur")
+        with pytest.raises(InboundBroken):
+            await bench.connection.send_body(b"ur", end=True)
 
 
 async def test_an_answer_to_a_client_that_is_gone_is_no_answer() -> None:

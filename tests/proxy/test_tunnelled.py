@@ -131,6 +131,37 @@ async def test_a_relay_that_lies_about_its_length_is_found_out(way: Way, request
     await there.aclose()
 
 
+@pytest.mark.parametrize("last", [b"def", b"defg"])
+async def test_the_last_piece_by_its_length_is_not_passed_on(way: Way, last):
+    here, there = await way.streams(GET)
+    outbound = TunnelOutbound(here, GET)
+    await there.send_head(OK.encode())
+    await outbound.receive_head()
+    passed: list[bytes] = []
+    returned: list[bytes | StreamCode] = []
+
+    def pass_on(piece: bytes) -> bool:
+        passed.append(piece)
+        return True
+
+    async def receive() -> None:
+        try:
+            returned.append(await outbound.receive_body(pass_on))
+        except OutboundBroken as broken:
+            returned.append(broken.failure.code)
+
+    way.nursery.start_soon(receive)
+    for piece in (b"a", b"bc", last):
+        await wait_all_tasks_blocked()
+        await there.send_all(piece)
+    await wait_all_tasks_blocked()
+    assert passed == [b"a", b"bc"]
+    assert returned == [b"def" if last == b"def" else StreamCode.PROTOCOL]
+    assert returned == [StreamCode.PROTOCOL] or outbound.receive_body_nowait() == b""
+    await outbound.aclose()
+    await there.aclose()
+
+
 @pytest.mark.parametrize("raw", [b"", b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n", b"HTTP/1.1 200 OK\r\n"])
 async def test_a_head_that_is_not_canonical_is_no_answer(way: Way, raw):
     here, there = await way.streams(GET)

@@ -517,6 +517,112 @@ async def test_who_waits_for_an_answer_hears_of_a_reset_and_of_the_sessions_end(
         assert told == ["first", "second"]
 
 
+async def test_what_is_passed_on_wakes_nobody_until_the_end():
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        opened, accepted = await pair.streams()
+        passed: list[bytes] = []
+        returned: list[bytes] = []
+
+        def pass_on(piece: bytes) -> bool:
+            passed.append(piece)
+            return True
+
+        async def receive() -> None:
+            returned.append(await opened.receive_or_pass_on(pass_on))
+
+        # What is here already is the caller's.
+        await accepted.send_all(b"first")
+        await wait_all_tasks_blocked()
+        await receive()
+        assert returned.pop() == b"first"
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        pieces = [b"%d" % number * 10_000 for number in range(10)]
+        for piece in pieces:
+            # More than the stream's window, so it is granted again.
+            await accepted.send_all(piece)
+            await wait_all_tasks_blocked()
+        assert passed == pieces
+        assert returned == []
+        accepted.send_nowait(b"last", eof=True)
+        await wait_all_tasks_blocked()
+        assert returned == [b"last"]
+        assert passed == pieces
+        await receive()
+        assert returned[1:] == [b""]
+
+
+async def test_what_is_not_passed_on_is_the_readers_and_in_its_order():
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        opened, accepted = await pair.streams()
+        offered: list[bytes] = []
+        returned: list[bytes] = []
+
+        def pass_on(piece: bytes) -> bool:
+            offered.append(piece)
+            return len(offered) == 1
+
+        async def receive() -> None:
+            returned.append(await opened.receive_or_pass_on(pass_on))
+
+        nursery.start_soon(receive)
+        for piece in (b"one", b"two", b"three"):
+            await wait_all_tasks_blocked()
+            await accepted.send_all(piece)
+        await wait_all_tasks_blocked()
+        assert offered == [b"one", b"two"]
+        assert returned == [b"two"]
+        assert await opened.receive_some() == b"three"
+
+
+@pytest.mark.parametrize("in_line", [True, False])
+async def test_who_passes_on_hears_of_a_reset_behind_what_came_before(in_line: bool):
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        opened, accepted = await pair.streams()
+        passed: list[bytes] = []
+        returned: list[bytes] = []
+        resets: list[StreamCode] = []
+
+        def pass_on(piece: bytes) -> bool:
+            passed.append(piece)
+            return True
+
+        async def receive() -> None:
+            try:
+                while True:
+                    returned.append(await opened.receive_or_pass_on(pass_on))
+            except StreamReset as reset:
+                resets.append(reset.code)
+
+        nursery.start_soon(receive)
+        await wait_all_tasks_blocked()
+        accepted.send_nowait(b"final")
+        accepted.reset(StreamCode.UPSTREAM_RESET, in_line=in_line)
+        await wait_all_tasks_blocked()
+        assert passed == []
+        assert returned == ([b"final"] if in_line else [])
+        assert resets == [StreamCode.UPSTREAM_RESET]
+
+
+async def test_cancelling_who_passes_on_loses_nothing():
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        passed: list[bytes] = []
+        with trio.move_on_after(0) as scope:
+            await opened.receive_or_pass_on(lambda piece: not passed.append(piece))
+        assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(opened.receive_or_pass_on, lambda piece: not passed.append(piece))
+            await wait_all_tasks_blocked()
+            with pytest.raises(trio.BusyResourceError):
+                await opened.receive_some()
+            nursery.cancel_scope.cancel()
+        await accepted.send_all(b"bytes")
+        await wait_all_tasks_blocked()
+        assert passed == []
+        assert await opened.receive_some() == b"bytes"
+
+
 async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again() -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
