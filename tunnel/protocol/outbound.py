@@ -7,7 +7,8 @@ from tunnel.protocol.core import DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import DATA, FIN, HEADER, HEADER_BYTES
 from tunnel.protocol.ledger import LEDGER_LEAST_BYTES
-from tunnel.protocol.schedule import QUANTUM_BYTES
+from tunnel.protocol.schedule import OUT, QUANTUM_BYTES
+from tunnel.protocol.state import at_rest
 from tunnel.protocol.streams import Farewell, StreamState
 
 # Where what waits in a stream's queue is short enough that its owner may fill it again.
@@ -34,12 +35,16 @@ class Outbound:
         sent = core.sent
         if core.phase is DETACHED:
             return b""
+        groups, has_control = core.scheduler.ring, bool(core.control)
+        if not (has_control or groups.new or groups.old or sent.replaying):
+            # Whoever has sent a message asks for the next one.
+            return b""
         parts: list[bytes | memoryview] = []
         room, unsequenced = limit, 0
         before = sent.unacknowledged_bytes
         if before > LEDGER_LEAST_BYTES and sent.keeping:
             sent.squeeze()
-        if core.control:
+        if has_control:
             room = self._send_control(limit, parts, now)
             unsequenced = self._unsequenced_bytes
         if sent.replaying:
@@ -65,14 +70,19 @@ class Outbound:
         """Frames of the streams whose turn it is, within `room` bytes."""
         core = self._core
         groups, sent, under_way = core.scheduler.ring, core.sent, core.flight.limit_bytes
+        full = sent.limit_bytes
         # Four turns make a message, but on slow links a turn is a quantum at least. What goes into a message
         # arrives with it, so shorter turns would help nobody, and each frame costs both sides the same.
         scale = max(1, room // (4 * QUANTUM_BYTES))
-        while room >= LEAST_ROOM_BYTES and not sent.full and (group := groups.turn()) is not None:
-            alone = len(groups) == 1
+        while room >= LEAST_ROOM_BYTES and sent.unacknowledged_bytes < full:
+            group = groups.turn()
+            if group is None:
+                return
+            alone = len(groups.new) + len(groups.old) == 1
             flows, stream = group.flows, group.next
+            assert stream is not None
             # The group stays at the front until its turn is over, so only its streams are asked.
-            while stream is not None and room >= LEAST_ROOM_BYTES and group.deficit > 0 and not sent.full:
+            while room >= LEAST_ROOM_BYTES and group.deficit > 0 and sent.unacknowledged_bytes < full:
                 if sent.unacknowledged_bytes >= under_way and stream.outgoing.size > QUANTUM_BYTES:
                     # What is small goes all the same: for its sake the others wait here, and not on the link.
                     core.flight.full()
@@ -90,6 +100,11 @@ class Outbound:
                 if not stream.ready:
                     flows.retire(stream)
                 stream = flows.turn()
+                if stream is None:
+                    # With its last stream closed the group may be gone already.
+                    if group.place is not OUT:
+                        groups.retire(group)
+                    break
 
     def _send_control(self, room: int, parts: list[bytes | memoryview], now: float) -> int:
         control = self._core.control
@@ -150,14 +165,13 @@ class Outbound:
             if count > 0:
                 last = stream.fin_waits and count == waiting
                 parts.append(HEADER.pack(DATA, FIN if last else 0, 0, stream.id, count))
-                held = outgoing.held_bytes
-                outgoing.move(count, parts)
+                released = outgoing.move(count, parts)
                 size = HEADER_BYTES + count
                 core.sent.record(size)
                 used += size
                 stream.send_credit -= count
                 stream.bytes_sent += count
-                core.memory.release(held - outgoing.held_bytes)
+                core.memory.release(released)
                 if last:
                     stream.fin_waits = False
                 if stream.drain_wanted and waiting - count <= QUEUE_LOW_BYTES:
@@ -171,7 +185,8 @@ class Outbound:
         if stream.farewell is not None and not (outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
-        core.close_if_done(stream)
+        if at_rest(stream.sending):
+            core.close_if_done(stream)
         return used
 
     def _send_open(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:

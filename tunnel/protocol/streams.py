@@ -63,11 +63,12 @@ class ByteQueue:
         self.move(min(limit, self.size), taken)
         return b"".join(taken)
 
-    def move(self, count: int, parts: list[bytes | memoryview]) -> None:
-        """Append exactly `count` bytes to `parts`, by reference."""
+    def move(self, count: int, parts: list[bytes | memoryview]) -> int:
+        """Append exactly `count` bytes to `parts`, by reference; returns how many it keeps alive no more."""
         assert count <= self.size
         self.size -= count
         gone = 0
+        released = count + self._offset
         for piece in self._pieces:
             if not count:
                 break
@@ -81,6 +82,7 @@ class ByteQueue:
             gone += 1
             count -= available
         del self._pieces[:gone]
+        return released - self._offset
 
     def clear(self) -> int:
         """Drop everything; returns how much it was."""
