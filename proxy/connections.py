@@ -92,7 +92,7 @@ class Connections:
         connection = self._idle[-1]
         watch = connection.watch
         # Its watch may not have been told yet of what came unasked; that would be taken for the answer.
-        if watch is None or self._now() - connection.idle_since >= IDLE_S or has_input(connection.stream):
+        if watch is None or self._now() - connection.idle_since >= IDLE_S or watch.has_input():
             return None
         self._idle.pop()
         watch.call = on_input

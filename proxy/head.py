@@ -275,7 +275,7 @@ class ResponseHead:
     """How long a body would be by the headers alone; None when only its end will tell."""
     passes: bytes | None
     """Its bytes without the usual words about one connection, if that is all that is ever to be done with it;
-    None where one of its other headers is dealt with (`proxy.rewrite`)."""
+    None where one of its other headers is dealt with (`proxy.rewrite`), and for a 101."""
 
     def __init__(self, status: int, reason: bytes = b"", headers: Headers = ()) -> None:
         self.status = status
@@ -292,6 +292,9 @@ class ResponseHead:
             return self.body_length
         if name == "passes":
             # Nearly every answer passes, and is not taken apart: its bytes are searched for the names.
+            self.passes = None
+            if self.status == 101:
+                return None
             self.passes = self.encode()
             if _ANY_DEALT_WITH.search(self.passes) is not None:
                 without_hop = _HOP.sub(b"", self.passes)

@@ -223,6 +223,11 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
     return ResponseHead(head.status, head.reason, tuple(headers))
 
 
+def relay_response_bytes(head: ResponseHead, host: bytes) -> bytes:
+    """Return the canonical bytes of `relay_response_head`; nearly every answer `passes`."""
+    return head.passes or relay_response_head(head, host).encode()
+
+
 def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: bytes | None) -> ResponseHead:
     """Return an answer as the client gets it: Location under the cluster's prefix, nothing for the origin.
 
@@ -348,7 +353,7 @@ def _upgrade_framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
 
 def plain(head: ResponseHead) -> ResponseHead | None:
     """The answer without its hop, if that is all there is to do at the hub or at the relay; else None."""
-    return None if head.status == 101 else head.without_hop()
+    return head.without_hop()
 
 
 def _end_to_end(head: ResponseHead) -> list[tuple[bytes, bytes]]:

@@ -252,7 +252,7 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
     if len(encoded) > HEAD_BYTES_MAX:
         raise BadResponse(f"the head of the answer is larger than {HEAD_BYTES_MAX} bytes")
     passes: bytes | None = encoded
-    if known.is_dealt_with:
+    if known.is_dealt_with or status == 101:
         passes = None
     elif known.has_hop:
         passes = b"".join([line for line in lines if line not in HOP_LINES])

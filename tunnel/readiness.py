@@ -27,12 +27,21 @@ CALLS_PER_PASS: Final = 64
 class Watch:
     """One socket that is watched; `call` is what is called, and may be changed at any time."""
 
-    __slots__ = ("_descriptor", "_readiness", "call")
+    __slots__ = ("_descriptor", "_poll", "_readiness", "call")
 
     def __init__(self, readiness: Readiness, descriptor: int, call: Callable[[], None]) -> None:
         self._readiness = readiness
         self._descriptor = descriptor
+        # Made when it is first asked for input, and then kept: that costs a third of looking at the socket.
+        self._poll: select.poll | None = None
         self.call = call
+
+    def has_input(self) -> bool:
+        """Tell whether there is something to read now; `call` may not have been called for it yet."""
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self._descriptor, select.POLLIN)
+        return bool(self._poll.poll(0))
 
     def end(self) -> None:
         """Watch it no more. It comes before the socket is closed; a second call does nothing."""

@@ -415,13 +415,15 @@ class Stream(trio.abc.HalfCloseableStream):
         if self._closed:
             return
         self._closed = True
-        self._state.owner = None
+        state = self._state
+        state.owner = None
         if self._failure is None:
-            if self.ends_on_close and not at_rest(self._state.sending) and not _is_cancelled():
-                self._session._send_eof(self._state)
-            self._leave()
+            if self.ends_on_close and not at_rest(state.sending) and not _is_cancelled():
+                self._session._send_eof(state)
+            if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
+                self._leave()
         else:
-            self._session._discard(self._state)
+            self._session._discard(state)
         self._wake_all()
 
     def _leave(self) -> None:
@@ -487,9 +489,13 @@ class Stream(trio.abc.HalfCloseableStream):
             self._session._told.append(tell)
 
     def _wake_all(self) -> None:
-        for spot in (self._reader, self._sender, self._head_reader):
-            if spot is not NO_SPOT:
-                spot.unpark()
+        # Most streams never had anybody wait.
+        if self._reader is not NO_SPOT:
+            self._reader.unpark()
+        if self._sender is not NO_SPOT:
+            self._sender.unpark()
+        if self._head_reader is not NO_SPOT:
+            self._head_reader.unpark()
 
 
 def _is_cancelled() -> bool:

@@ -136,7 +136,7 @@ class AwaitedAnswer:
             # It is said again to whoever asks for the body next.
             self._hand_over()
             return
-        encoded = self._call.upstream.pass_head(head).encode()
+        encoded = self._call.upstream.pass_bytes(head)
         if connection.body_read:
             stream.send_answer_nowait(encoded, body or b"", eof=True)
             self._finish()

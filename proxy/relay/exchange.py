@@ -31,6 +31,7 @@ from proxy.rewrite import (
     identity_lines,
     is_tail,
     relay_request_head,
+    relay_response_bytes,
     relay_response_head,
 )
 
@@ -93,6 +94,10 @@ class Upstream:
     def pass_head(self, head: ResponseHead) -> ResponseHead:
         """The head of an answer as it leaves the relay."""
         return relay_response_head(head, self._pool.access.authority)
+
+    def pass_bytes(self, head: ResponseHead) -> bytes:
+        """The same in canonical form."""
+        return relay_response_bytes(head, self._pool.access.authority)
 
 
 @attrs.define(eq=False)

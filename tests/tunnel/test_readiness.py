@@ -53,6 +53,21 @@ async def test_each_arrival_is_told_and_one_that_is_not_read_again_and_again() -
     near.close()
 
 
+async def test_input_shows_before_anybody_is_called_for_it() -> None:
+    near, far = pair()
+    async with running() as watcher:
+        watch = watcher.watch(near.fileno(), lambda: None)
+        assert not watch.has_input()
+        far.send(b"a")
+        assert watch.has_input()
+        assert near.recv(10) == b"a"
+        assert not watch.has_input()
+        far.close()
+        assert watch.has_input()
+        watch.end()
+    near.close()
+
+
 async def test_the_peers_end_is_something_to_read() -> None:
     near, far = pair()
     ended = trio.Event()

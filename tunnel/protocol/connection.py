@@ -294,9 +294,12 @@ class Connection(Core):
         stream.head_bytes += len(head)
         if data:
             stream.queue(data)
-        self.memory.charge(len(head) + len(data))
-        self.activate(stream)
-        self.check_memory()
+        full = self.memory.charge(len(head) + len(data))
+        if stream.place is OUT:
+            # A head that waits needs no credit.
+            self.scheduler.activate(stream.context.share, stream)
+        if full:
+            self.memory.relieve()
 
     def send_data(self, stream: StreamState, data: bytes, *, eof: bool = False) -> None:
         """Queue bytes and, with `eof`, the end. How many may wait is the owner's business: see

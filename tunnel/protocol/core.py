@@ -30,7 +30,7 @@ from tunnel.protocol.memory import Holder, Level, Memory
 from tunnel.protocol.schedule import OUT, Scheduler
 from tunnel.protocol.state import BROKEN, ENDED, Half, Step, after
 from tunnel.protocol.streams import Context, StreamState
-from tunnel.protocol.window import ReceiveWindow
+from tunnel.protocol.window import NO_WINDOW, ReceiveWindow
 
 CONTEXTS_MAX = 4096
 LAST_STREAM_ID = 2**31 - 1
@@ -208,7 +208,7 @@ class Core:
     ) -> StreamState:
         context.share.users += 1
         size = self.local.initial_window
-        window = ReceiveWindow(size, size, 0, now)
+        window = NO_WINDOW if receiving is ENDED else ReceiveWindow(size, size, 0, now)
         stream = StreamState(
             context, opened_here, head, sending, receiving, window, self.peer.initial_window, now
         )

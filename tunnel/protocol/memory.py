@@ -59,12 +59,17 @@ class Memory:
     # These three are asked for every frame, and so they go up to the parents in a loop: a call costs as much
     # as the sum.
 
-    def charge(self, count: int) -> None:
+    def charge(self, count: int) -> bool:
+        """Charge so many bytes; returns whether that leaves this account, or one above it, at its limit."""
         self.used_bytes += count
+        full = self.used_bytes >= self.limit_bytes
         above = self.parent
         while above is not None:
             above.used_bytes += count
+            if above.used_bytes >= above.limit_bytes:
+                full = True
             above = above.parent
+        return full
 
     def release(self, count: int) -> None:
         self.used_bytes -= count

@@ -165,13 +165,12 @@ class Outbound:
             if count > 0:
                 last = stream.fin_waits and count == waiting
                 parts.append(HEADER.pack(DATA, FIN if last else 0, 0, stream.id, count))
-                released = outgoing.move(count, parts)
+                core.memory.release(outgoing.move(count, parts))
                 size = HEADER_BYTES + count
                 core.sent.record(size)
                 used += size
                 stream.send_credit -= count
                 stream.bytes_sent += count
-                core.memory.release(released)
                 if last:
                     stream.fin_waits = False
                 if stream.drain_wanted and waiting - count <= QUEUE_LOW_BYTES:

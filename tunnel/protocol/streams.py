@@ -17,16 +17,18 @@ from tunnel.protocol.window import ReceiveWindow
 SMALL_BYTES = 1024
 
 
-@attrs.define(eq=False)
 class ByteQueue:
     """Bytes in the pieces they came in, taken from the front at any size, copied as rarely as possible."""
 
-    size: int = attrs.field(init=False, default=0)
-    # A list, although it is taken from the front: an empty deque has 760 bytes, and every stream has two.
-    # Pieces are few, since small ones are put together.
-    _pieces: list[bytes] = attrs.field(init=False, factory=list)
-    _offset: int = attrs.field(init=False, default=0)
-    """How much of the first piece is gone already."""
+    __slots__ = ("_offset", "_pieces", "size")
+
+    def __init__(self, first: bytes = b"") -> None:
+        self.size = len(first)
+        # A list, although it is taken from the front: an empty deque has 760 bytes, and every stream has two.
+        # Pieces are few, since small ones are put together.
+        self._pieces: list[bytes] = [first] if first else []
+        # How much of the first piece is gone already.
+        self._offset = 0
 
     @property
     def held_bytes(self) -> int:
@@ -64,11 +66,15 @@ class ByteQueue:
         return b"".join(taken)
 
     def move(self, count: int, parts: list[bytes | memoryview]) -> int:
-        """Append exactly `count` bytes to `parts`, by reference; returns how many it keeps alive no more."""
+        """Append exactly `count` bytes to `parts`, by reference; returns how much less it keeps alive."""
         assert count <= self.size
+        held = self.size + self._offset
         self.size -= count
+        if not (self.size or self._offset):
+            parts += self._pieces
+            self._pieces.clear()
+            return held
         gone = 0
-        released = count + self._offset
         for piece in self._pieces:
             if not count:
                 break
@@ -82,7 +88,7 @@ class ByteQueue:
             gone += 1
             count -= available
         del self._pieces[:gone]
-        return released - self._offset
+        return held - self.size - self._offset
 
     def clear(self) -> int:
         """Drop everything; returns how much it was."""
@@ -231,8 +237,9 @@ class StreamState(Flow):
     def queue(self, piece: bytes) -> None:
         """Put bytes behind what waits to be sent."""
         if self.outgoing is EMPTY:
-            self.outgoing = ByteQueue()
-        self.outgoing.append(piece)
+            self.outgoing = ByteQueue(piece)
+        else:
+            self.outgoing.append(piece)
 
     def queue_first(self, piece: bytes) -> None:
         if self.outgoing is EMPTY:
@@ -242,8 +249,9 @@ class StreamState(Flow):
     def hold(self, piece: bytes) -> None:
         """Put received bytes behind what waits to be taken."""
         if self.incoming is EMPTY:
-            self.incoming = ByteQueue()
-        self.incoming.append(piece)
+            self.incoming = ByteQueue(piece)
+        else:
+            self.incoming.append(piece)
 
     @property
     def ready(self) -> bool:

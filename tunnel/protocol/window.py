@@ -11,6 +11,8 @@ another `size`: what was granted is never taken back, a smaller window is just s
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
 
 from tunnel.protocol.errors import FlowControlError
@@ -77,3 +79,7 @@ class ReceiveWindow:
         self.credit += due
         self.granted_at = now
         return due
+
+
+# Of each stream whose OPEN was all that its opener says. It is shared, and nothing is ever received in it.
+NO_WINDOW: Final = ReceiveWindow(0, 0)
