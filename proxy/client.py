@@ -250,9 +250,10 @@ class ClientConnection:
 
         Raises what receive_body raises.
         """
-        scanner = self._scanner
         while not self._body_read:
-            if not len(scanner):
+            left = self._body_left
+            data = self._scanner.take_rest(BODY_BYTES_MAX if left is None else min(left, BODY_BYTES_MAX))
+            if not data:
                 if self._malformed_by is not None:
                     raise OutboundBroken(self._malformed_by)
                 if not self._eof:
@@ -260,17 +261,12 @@ class ClientConnection:
                 if self._body_left is not None or self._framed is not None:
                     raise self._lost("the server closed the connection within its answer")
                 self._body_read = True
-            elif (left := self._body_left) is not None:
-                data = scanner.take_rest(min(left, BODY_BYTES_MAX))
+            elif left is not None:
                 self._body_left = left = left - len(data)
                 self._body_read = not left
                 return data
-            else:
-                data = scanner.take_rest(BODY_BYTES_MAX)
-                if self._framed is not None:
-                    data = self._unframed(self._framed, data)
-                if data:
-                    return data
+            elif self._framed is None or (data := self._unframed(self._framed, data)):
+                return data
         return b""
 
     def _unframed(self, framed: ChunkedBody, received: bytes) -> bytes:

@@ -208,28 +208,26 @@ class AnswerLines(dict[bytes, bytes]):
             if match is None:
                 raise _malformed()
             name, value = match[1].lower(), match[2].strip(b" \t")
-            noted = b"%s: %s\r\n" % (name, value), name, value
-            self._learn(field, noted)
+            canonical = b"%s: %s\r\n" % (name, value)
+            if len(self) + len(self._noted) >= LINES_KNOWN_MAX:
+                self.clear()
+                self._noted.clear()
+            is_known = len(field) <= LINE_KNOWN_BYTES_MAX
+            if name not in FRAMING_NAMES and not is_dealt_with(name):
+                if is_known:
+                    self[field] = canonical
+                return canonical
+            noted = canonical, name, value
+            if is_known:
+                self._noted[field] = noted
         canonical, name, value = noted
         if name in FRAMING_NAMES:
             self.framing.append((name, value))
         if canonical in HOP_LINES:
             self.has_hop = True
-        elif is_dealt_with(name):
+        elif name != b"content-length":
             self.is_dealt_with = True
         return canonical
-
-    def _learn(self, field: bytes, line: tuple[bytes, bytes, bytes]) -> None:
-        if len(field) > LINE_KNOWN_BYTES_MAX:
-            return
-        if len(self) + len(self._noted) >= LINES_KNOWN_MAX:
-            self.clear()
-            self._noted.clear()
-        canonical, name, _ = line
-        if name in FRAMING_NAMES or is_dealt_with(name):
-            self._noted[field] = line
-        else:
-            self[field] = canonical
 
 
 def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[ResponseHead, bool]:

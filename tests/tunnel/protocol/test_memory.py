@@ -50,6 +50,19 @@ def test_levels(used: int, level: Level) -> None:
     assert memory.level() is level
 
 
+def test_what_fills_an_account_is_told_whichever_it_is() -> None:
+    process = Memory(100)
+    one, other = Memory(60, parent=process), Memory(60, parent=process)
+    assert not one.charge(59)
+    assert not other.charge(40)
+    assert one.charge(1)
+    assert one.full
+    one.release(1)
+    assert other.charge(1)
+    assert process.full
+    assert not other.used_bytes >= other.limit_bytes
+
+
 def test_the_fuller_account_decides_and_both_come_back_to_zero() -> None:
     process = Memory(1000)
     one, other = Memory(800, parent=process), Memory(800, parent=process)

@@ -36,7 +36,8 @@ def test_a_byte_queue_is_a_bytearray(first: bytes, actions: list[Action]) -> Non
             case float():
                 count = int(value * queue.size)
                 parts: list[bytes | memoryview] = []
-                queue.move(count, parts)
+                held = queue.held_bytes
+                assert queue.move(count, parts) == held - queue.held_bytes
                 assert b"".join(parts) == model[:count]
                 del model[:count]
             case None:
