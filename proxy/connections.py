@@ -43,7 +43,7 @@ class Connections:
     ) -> None:
         self._dial = dial
         self._server = server
-        self._readiness = readiness
+        self.readiness = readiness
         # trio.current_time() looks its clock up each time, which costs more than asking it.
         self._now = trio.lowlevel.current_clock().current_time
         self._idle: list[ClientConnection] = []
@@ -129,10 +129,10 @@ class Connections:
         if connection.watch is not None:
             connection.watch.call = on_input
             return True
-        socket = tls_socket(connection.stream) if self._readiness is not None else None
-        if self._readiness is None or socket is None:
+        socket = tls_socket(connection.stream) if self.readiness is not None else None
+        if self.readiness is None or socket is None:
             return False
-        connection.watch = self._readiness.watch(socket.fileno(), on_input)
+        connection.watch = self.readiness.watch(socket.fileno(), on_input)
         return True
 
     def _keep(self, connection: ClientConnection) -> None:

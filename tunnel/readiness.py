@@ -6,8 +6,8 @@ with the bytes. So here the sockets are in an epoll of our own, which stays arme
 descriptor.
 
 What is called runs in the midst of everything: it must neither wait nor raise, and its work should be that
-of a small answer. A socket that is not read from is said to be readable again and again, so whoever leaves
-one alone ends its watch.
+of a small answer. What is done once for all of them is done at the end of the pass (`at_end`). A socket that
+is not read from is said to be readable again and again, so whoever leaves one alone ends its watch.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Readiness:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._watches: dict[int, Watch] = {}
+        # What the end of the pass that is under way calls; None between two passes.
+        self._endings: list[Callable[[], None]] | None = None
 
     def watch(self, descriptor: int, call: Callable[[], None]) -> Watch:
         """Have `call` called whenever the socket has bytes, its peer's end or an error to read."""
@@ -69,16 +71,31 @@ class Readiness:
             if not self._epoll.closed:
                 self._epoll.unregister(descriptor)
 
+    def at_end(self, call: Callable[[], None]) -> bool:
+        """Have `call` called at the end of this pass, behind all of its calls; False when none is under way.
+
+        It must neither wait nor raise either.
+        """
+        if self._endings is None:
+            return False
+        self._endings.append(call)
+        return True
+
     async def run(self) -> None:
         """Call, until cancelled; after that nothing is watched any more."""
         epoll, watches = self._epoll, self._watches
         try:
             while True:
                 await trio.lowlevel.wait_readable(epoll.fileno())
+                endings: list[Callable[[], None]] = []
+                self._endings = endings
                 for descriptor, _ in epoll.poll(0, CALLS_PER_PASS):
                     # A call before may have ended this watch.
                     watch = watches.get(descriptor)
                     if watch is not None:
                         watch.call()
+                self._endings = None
+                for call in endings:
+                    call()
         finally:
             epoll.close()

@@ -2,7 +2,8 @@
 
 A transport carries whole binary messages both ways, in order and without loss, until it ends. It knows
 nothing of frames, streams or sessions; the session knows nothing of WebSocket, TLS or sockets. One task
-sends and one task receives: the session's writer and reader.
+sends and one task receives: the session's writer and reader. While the writer does not send, whoever else may
+begin a message without a wait (`send_nowait`); where that is not all out, the writer has to `finish` it.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ class Transport(abc.ABC):
     transport says beside its messages is none: something between may say it for a peer that is gone.
     """
 
+    _begun: bytes | None = None
+    """A message of `send_nowait` of which nothing has been sent."""
+
     @abc.abstractmethod
     async def send(self, message: bytes) -> None:
         """Send one message of at most MESSAGE_BYTES_MAX; only one task sends.
@@ -54,6 +58,25 @@ class Transport(abc.ABC):
         Raises TransportClosed once the transport has ended. A cancelled send leaves half a message behind,
         so it ends the transport: there is nothing to continue.
         """
+
+    def send_nowait(self, message: bytes) -> bool:
+        """Begin to send one message, of which goes out what can without a wait; whether that is all of it.
+
+        Only while nobody sends. If it is not all, no other message is sent before `finish`, which also tells
+        of the end of the transport: nothing is raised here. A transport that cannot do this leaves all of it
+        to `finish`.
+        """
+        self._begun = message
+        return False
+
+    async def finish(self) -> None:
+        """Send what `send_nowait` has left.
+
+        Raises what `send` does; when cancelled, it leaves what a cancelled `send` does.
+        """
+        message, self._begun = self._begun, None
+        assert message is not None, "nothing was begun"
+        await self.send(message)
 
     @abc.abstractmethod
     async def receive(self) -> bytes:
@@ -108,6 +131,13 @@ class MemoryTransport(Transport):
             # A socket would hold half of the message now; the twin must not be kinder than the real thing.
             self.cut("a send was cancelled")
             raise
+
+    def send_nowait(self, message: bytes) -> bool:
+        try:
+            self._sends.send_nowait(message)
+        except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            return super().send_nowait(message)
+        return True
 
     async def receive(self) -> bytes:
         try:

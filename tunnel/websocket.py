@@ -2,10 +2,12 @@
 
 wsproto speaks the handshake, decodes all that is not a whole binary message, and encodes all that we send
 beside those; this file moves the bytes. There is no task but those of the session: its reader reads the
-stream in `receive`, its writer writes it in `send`. What both want to send follows three rules:
+stream in `receive`, its writer writes it in `send`. What both want to send, and what is sent without a wait,
+follows three rules:
 
 1. While a send is under way, nobody else sends. A cancelled one leaves half a frame, so it ends the
-   transport.
+   transport. What the kernel does not take of a frame that is sent without a wait is kept by the TLS stream,
+   in front of whatever goes out next, be it the Close.
 2. The reader never waits to send, or two peers that both do it stop each other for good. A pong is handed to
    the stream without waiting, or goes out behind the writer's message. Only the last ping is owed one (5.5.3:
    "the endpoint MAY elect to send a Pong frame for only the most recently processed Ping frame"), so pings
@@ -220,15 +222,38 @@ class _WebSocketTransport(Transport):
         self._released = trio.Event()
 
     async def send(self, message: bytes) -> None:
+        await self._send(self._encode(message))
+
+    def send_nowait(self, message: bytes) -> bool:
+        assert not self._sending, "one task sends"
+        stream = self._stream
+        if self._ending is not None or not isinstance(stream, TLSStream):
+            return super().send_nowait(message)
+        self._clogged = True
+        # What has failed now fails again in `finish`, and is told there.
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            self._clogged = not stream.send_nowait(self._encode(message))
+        return not self._clogged
+
+    async def finish(self) -> None:
+        message, self._begun = self._begun, None
+        # Without any bytes the stream sends what it has kept.
+        await self._send(b"" if message is None else self._encode(message))
+
+    def _encode(self, message: bytes) -> bytes:
         assert len(message) <= MESSAGE_BYTES_MAX, (
             f"{len(message)} bytes exceed a message of {MESSAGE_BYTES_MAX}"
         )
+        return encode_binary(message, masked=self._masked)
+
+    async def _send(self, frame: bytes) -> None:
+        """Send a frame, and the pong that is owed behind it."""
         if self._ending is not None:
             raise TransportClosed(*self._ending)
         assert not self._sending, "one task sends"
         self._sending = True
         try:
-            await self._stream.send_all(encode_binary(message, masked=self._masked))
+            await self._stream.send_all(frame)
             self._clogged = False
             while self._pong is not None and self._ending is None:
                 pong, self._pong = self._pong, None

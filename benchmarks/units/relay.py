@@ -241,13 +241,18 @@ async def open_relay(folder: Path, streams: int, path: str, calls: bool) -> Asyn
                 trio.open_nursery() as nursery,
             ):
                 sent = [0]
-                send = transport.send
+                send, send_nowait = transport.send, transport.send_nowait
 
                 async def counted(message: bytes) -> None:
                     sent[0] += 1
                     await send(message)
 
+                def counted_nowait(message: bytes) -> bool:
+                    sent[0] += 1
+                    return send_nowait(message)
+
                 transport.send = counted  # type: ignore[method-assign]
+                transport.send_nowait = counted_nowait  # type: ignore[method-assign]
 
                 async def answer_all() -> None:
                     await serve_session(

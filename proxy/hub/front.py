@@ -232,7 +232,7 @@ class Front:
             await connection.answer(*status_response(401, "", str(error), headers=(date,)))
             return False
         known(None)
-        await self.relays.serve(connection, tls, claims, cluster, address)
+        await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)
         return True
 
     async def _answer_own(

@@ -49,6 +49,7 @@ from tunnel import (
     open_session,
     read_hello,
 )
+from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
 from tunnel.websocket import WebSocketRefused, accept_websocket
 
@@ -155,9 +156,11 @@ class RelayEndpoint:
         claims: HelloClaims,
         cluster: Cluster,
         address: str,
+        readiness: Readiness | None,
     ) -> None:
         """Turn the connection, on `stream`, into a session and keep it in the registry until it ends.
 
+        `readiness` is what notices the agents' requests, if they are noticed without a task.
         When cancelled, the session says GOAWAY and its streams are reset.
         """
         raw_head = connection.raw_head
@@ -168,7 +171,7 @@ class RelayEndpoint:
             ):
                 greeting = await hear_hello(transport)
                 if not await self._resume(transport, greeting, claims, cluster, address):
-                    await self._begin(transport, greeting, claims, cluster, address)
+                    await self._begin(transport, greeting, claims, cluster, address, readiness)
         except (WebSocketRefused, Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
             _log.warning("a relay of cluster %s, from %s, got no session: %s", cluster.name, address, error)
 
@@ -196,7 +199,13 @@ class RelayEndpoint:
         return True
 
     async def _begin(
-        self, transport: Transport, greeting: bytes, claims: HelloClaims, cluster: Cluster, address: str
+        self,
+        transport: Transport,
+        greeting: bytes,
+        claims: HelloClaims,
+        cluster: Cluster,
+        address: str,
+        readiness: Readiness | None,
     ) -> None:
         """Begin a session, and keep it in the registry until it ends, over whichever transports."""
         async with open_session(
@@ -206,6 +215,8 @@ class RelayEndpoint:
             answer_hello=lambda hello: self._welcome(hello, claims, cluster),
             memory=self.memory,
         ) as session:
+            if readiness is not None:
+                session.flush_after(readiness)
             await self._keep(session, claims, cluster, address)
 
     def _welcome(self, hello: Hello, claims: HelloClaims, cluster: Cluster) -> Welcome:

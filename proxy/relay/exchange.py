@@ -34,6 +34,7 @@ from proxy.rewrite import (
     relay_response_bytes,
     relay_response_head,
 )
+from tunnel.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 
@@ -90,6 +91,11 @@ class Upstream:
         if self._guardrails is not None:
             self.guarded.add(call)
         return call
+
+    @property
+    def readiness(self) -> Readiness | None:
+        """What notices the answers that no task awaits."""
+        return self._pool.connections.readiness
 
     def pass_head(self, head: ResponseHead) -> ResponseHead:
         """The head of an answer as it leaves the relay."""

@@ -51,6 +51,8 @@ async def serve_session(
     async with trio.open_nursery() as nursery:
         server = SessionServer(upstream, verifier, nursery)
         nursery.start_soon(server.run_due)
+        if upstream.readiness is not None:
+            session.flush_after(upstream.readiness)
         session.on_stream(server.serve)
         try:
             await session.wait_closed()

@@ -79,6 +79,13 @@ class Unplugged(Transport):
         else:
             await self.inner.send(message)
 
+    def send_nowait(self, message: bytes) -> bool:
+        if self.stuck or self.unplugged or not self.inner.send_nowait(message):
+            # `finish` sends it.
+            return super().send_nowait(message)
+        self.sent.append(message)
+        return True
+
     async def receive(self) -> bytes:
         while True:
             ended = None

@@ -148,3 +148,32 @@ async def test_a_watch_may_be_ended_after_all_watching_has() -> None:
     watch.end()
     near.close()
     far.close()
+
+
+async def test_the_end_of_a_pass_is_behind_all_of_its_calls() -> None:
+    pairs = [pair() for _ in range(3)]
+    happened: list[str] = []
+
+    async with running() as watcher:
+
+        def end() -> None:
+            happened.append("end")
+            # It belongs to no pass, so what it begins cannot wait for the end of one.
+            assert not watcher.at_end(end)
+
+        for near, _ in pairs:
+
+            def call(near: socket.socket = near) -> None:
+                near.recv(10)
+                happened.append("call")
+                assert watcher.at_end(end)
+
+            watcher.watch(near.fileno(), call)
+        assert not watcher.at_end(end)
+        for _, far in pairs:
+            far.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        assert happened == ["call"] * 3 + ["end"] * 3
+    for near, far in pairs:
+        near.close()
+        far.close()

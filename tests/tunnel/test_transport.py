@@ -71,3 +71,26 @@ async def test_a_cancelled_send_breaks_the_transport(autojump_clock: trio.abc.Cl
     assert scope.cancelled_caught
     with pytest.raises(TransportClosed):
         await b.receive()
+
+
+async def test_a_message_that_was_begun_without_a_wait_is_finished_in_its_place() -> None:
+    a, b = memory_transport_pair(messages_max=1)
+    assert a.send_nowait(b"one")
+    assert not a.send_nowait(b"two")
+    async with trio.open_nursery() as nursery:
+
+        async def go_on() -> None:
+            await a.finish()
+            await a.send(b"three")
+
+        nursery.start_soon(go_on)
+        await wait_all_tasks_blocked()
+        assert [await b.receive() for _ in range(3)] == [b"one", b"two", b"three"]
+
+
+async def test_the_end_is_told_to_whoever_finishes() -> None:
+    a, _ = memory_transport_pair()
+    a.cut()
+    assert not a.send_nowait(b"one")
+    with pytest.raises(TransportClosed):
+        await a.finish()

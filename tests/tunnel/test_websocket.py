@@ -601,6 +601,122 @@ async def test_what_the_peer_said_before_it_left_is_heard_by_a_failed_writer_as_
 Protocol = websockets.protocol.Protocol
 
 
+# --- sending without a wait ---
+
+LARGE = bytes(range(256)) * 4096
+
+
+def clog(transport: Transport) -> int:
+    """Begin messages of MESSAGE_BYTES_MAX until one is not all out; returns how many."""
+    begun = 1
+    while transport.send_nowait(LARGE):
+        begun += 1
+    return begun
+
+
+async def test_what_the_kernel_takes_is_out_at_once() -> None:
+    async with raw_peer(tls=True) as (near, transport):
+        assert transport.send_nowait(b"hello")
+        assert await receive_exactly(near, 7) == b"\x82\x05hello"
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+async def test_what_the_kernel_does_not_take_is_finished_before_the_next(reverse: bool) -> None:
+    async with pair(*await handshake(await tcp_pair())) as ends:
+        source, sink = reversed(ends) if reverse else ends
+        begun = clog(source)
+        async with trio.open_nursery() as nursery:
+
+            async def go_on() -> None:
+                await source.finish()
+                await source.send(b"next")
+
+            nursery.start_soon(go_on)
+            assert [await sink.receive() for _ in range(begun)] == [LARGE] * begun
+            assert await sink.receive() == b"next"
+        assert source.send_nowait(b"and again")
+        assert await sink.receive() == b"and again"
+
+
+async def test_a_stream_that_cannot_send_without_a_wait_has_all_of_it_finished() -> None:
+    async with pair(*memory_stream_pair()) as (client, server):
+        assert not client.send_nowait(b"one")
+        await client.finish()
+        await client.send(b"two")
+        assert [await server.receive(), await server.receive()] == [b"one", b"two"]
+
+
+async def test_a_ping_is_answered_behind_what_is_left_of_a_message() -> None:
+    async with raw_peer(tls=True) as (near, transport):
+        begun = clog(transport)
+        await near.send_all(ping(b"one") + ping(b"two") + message(b"x"))
+        assert await transport.receive() == b"x"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.finish)
+            expected = encode_binary(LARGE, masked=False) * begun + b"\x8a\x03two"
+            assert await receive_exactly(near, len(expected)) == expected
+
+
+async def test_a_message_goes_behind_a_pong_that_is_not_all_out() -> None:
+    near, far = await handshake(await tcp_pair())
+    async with near, accept_websocket(far, request_head=GOOD_REQUEST) as transport:
+        await read_head(near)
+        frame = encode_binary(LARGE, masked=False)
+        count = 1
+        while far.send_nowait(frame):
+            count += 1
+        await near.send_all(ping(b"one") + message(b"x"))
+        assert await transport.receive() == b"x"
+        assert not transport.send_nowait(b"hello")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(transport.finish)
+            expected = frame * count + b"\x8a\x03one\x82\x05hello"
+            assert await receive_exactly(near, len(expected)) == expected
+        await near.aclose()
+
+
+async def test_a_close_is_answered_behind_what_is_left_of_a_message() -> None:
+    async with raw_peer(tls=True) as (near, transport):
+        begun = clog(transport)
+        async with trio.open_nursery() as nursery:
+
+            async def hear() -> None:
+                assert (await expect_closed(transport.receive)).code == 4503
+
+            nursery.start_soon(hear)
+            await near.send_all(b"\x88\x82" + bytes(4) + (4503).to_bytes(2))
+            expected = encode_binary(LARGE, masked=False) * begun + b"\x88\x02" + (4503).to_bytes(2)
+            assert await receive_exactly(near, len(expected)) == expected
+        # Whoever is to finish hears of the end, and so does whoever begins.
+        assert (await expect_closed(transport.finish)).code == 4503
+        assert not transport.send_nowait(b"late")
+        assert (await expect_closed(transport.finish)).code == 4503
+
+
+async def test_a_connection_that_breaks_is_told_to_whoever_finishes() -> None:
+    near, far = await tcp_pair()
+    client, server = await handshake((near, far))
+    async with client, accept_websocket(server, request_head=GOOD_REQUEST) as transport:
+        await read_head(client)
+        clog(transport)
+        await trio.aclose_forcefully(client)
+        assert (await expect_closed(transport.finish)).code is None
+        assert not transport.send_nowait(b"late")
+        assert (await expect_closed(transport.finish)).code is None
+
+
+async def test_cancelling_whoever_finishes_ends_the_transport(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with raw_peer(tls=True) as (_, transport):
+        clog(transport)
+        with trio.move_on_after(1) as scope:
+            await transport.finish()
+        assert scope.cancelled_caught
+        closed = await expect_closed(lambda: transport.send(b"x"))
+        assert closed.reason == "a send was cancelled"
+
+
 async def flush(stream: trio.abc.Stream, protocol: Protocol) -> None:
     for data in protocol.data_to_send():
         if data:

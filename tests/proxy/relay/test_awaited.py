@@ -20,8 +20,11 @@ from proxy.relay.exchange import Upstream
 from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, Answer, TunnelWay, inner, token, trusting
+from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, StreamReset, Welcome, memory_transport_pair, open_session
+from tunnel.protocol.frames import FrameType
 from tunnel.tls import TLSStream
+from tunnel.transport import MemoryTransport
 
 TARGET = b"/api/v1/namespaces/a/pods"
 
@@ -541,3 +544,21 @@ async def test_a_bug_in_one_reaches_no_other(
         assert "ZeroDivisionError" in caplog.text
         assert relay.upstream.underway.count == 0
         assert (await relay.ask()).body == b"ok"
+
+
+async def test_an_answer_leaves_where_it_was_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[bytes] = []
+    send_nowait = MemoryTransport.send_nowait
+
+    def note(transport: MemoryTransport, message: bytes) -> bool:
+        sent.append(message)
+        return send_nowait(transport, message)
+
+    monkeypatch.setattr(MemoryTransport, "send_nowait", note)
+    async with rig(answering(HEAD + b"abcdef"), tmp_path) as relay:
+        await relay.warm()
+        sent.clear()
+        assert (await relay.ask()).failure is None
+        # By no task of the session.
+        kinds = [kind for message in sent for kind, *_ in frames_of(message)]
+        assert [kind for kind in kinds if kind != FrameType.ACK] == [FrameType.HEAD, FrameType.DATA]

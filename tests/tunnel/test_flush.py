@@ -1,0 +1,280 @@
+"""What is sent at the end of a pass, beside the writer (tunnel.session, "the transport's send side")."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.tunnel import test_resume
+from tests.tunnel.pairs import Pair, open_pair
+from tests.tunnel.protocol.joined import frames_of
+from tests.tunnel.test_stream import read_all
+from tunnel import Session
+from tunnel.protocol.flight import MESSAGE_FIRST_BYTES
+from tunnel.protocol.frames import FrameType
+from tunnel.readiness import Readiness
+from tunnel.transport import MemoryTransport
+
+# The most calls of one pass.
+CALLS_MAX = 3
+
+
+class Passes:
+    """Makes passes of a Readiness in which given calls are made."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self.readiness = readiness
+        self._calls: list[Callable[[], None]] = []
+        self._pairs = [socket.socketpair() for _ in range(CALLS_MAX)]
+        for near, _ in self._pairs:
+            near.setblocking(False)
+            readiness.watch(near.fileno(), lambda near=near: self._call(near))  # type: ignore[misc]
+
+    def _call(self, near: socket.socket) -> None:
+        near.recv(1)
+        self._calls.pop(0)()
+
+    def begin(self, *calls: Callable[[], None]) -> None:
+        """Have one pass make these calls, as soon as it is its task's turn."""
+        assert len(calls) <= CALLS_MAX
+        self._calls += calls
+        for (_, far), _call in zip(self._pairs, calls, strict=False):
+            far.send(b"x")
+
+    async def make(self, *calls: Callable[[], None]) -> None:
+        """Make one pass, and let everything happen that comes of it."""
+        self.begin(*calls)
+        await wait_all_tasks_blocked()
+        assert not self._calls
+
+    def close(self) -> None:
+        for near, far in self._pairs:
+            near.close()
+            far.close()
+
+
+@asynccontextmanager
+async def passing(session: Session) -> AsyncIterator[Passes]:
+    """Have a session send what is queued in passes at their end."""
+    readiness = Readiness()
+    passes = Passes(readiness)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(readiness.run)
+        session.flush_after(readiness)
+        await wait_all_tasks_blocked()
+        try:
+            yield passes
+        finally:
+            nursery.cancel_scope.cancel()
+            passes.close()
+
+
+def opens(message: bytes) -> int:
+    types = [frame_type for frame_type, *_ in frames_of(message)]
+    assert set(types) <= {FrameType.OPEN}
+    return len(types)
+
+
+def ask(pair: Pair) -> None:
+    pair.open_stream(b"GET", eof=True)
+
+
+async def test_what_a_pass_queues_is_out_at_its_end_as_one_message(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair, passing(pair.listener) as passes:
+        await trio.sleep(1)
+        sent = pair.wire.sent
+        before = len(sent)
+        at_end: list[list[bytes]] = []
+
+        def last() -> None:
+            ask(pair)
+            assert len(sent) == before
+            # It is called behind what the session has asked for.
+            assert passes.readiness.at_end(lambda: at_end.append(sent[before:]))
+
+        await passes.make(lambda: ask(pair), lambda: ask(pair), last)
+        assert [opens(message) for message in at_end[0]] == [3]
+        assert len(sent) == before + 1
+        await passes.make(lambda: ask(pair))
+        ask(pair)
+        await wait_all_tasks_blocked()
+        assert [opens(message) for message in sent[before:]] == [3, 1, 1]
+        for _ in range(5):
+            (await pair.dialer.accept()).close_nowait()
+
+
+async def test_outside_of_a_pass_it_is_the_writers(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair, passing(pair.listener):
+        await trio.sleep(1)
+        before = len(pair.wire.sent)
+        ask(pair)
+        assert len(pair.wire.sent) == before
+        await wait_all_tasks_blocked()
+        assert [opens(message) for message in pair.wire.sent[before:]] == [1]
+
+
+async def test_what_is_not_out_is_finished_by_the_writer_before_anything_else(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair, passing(pair.listener) as passes:
+        await trio.sleep(1)
+        wire = pair.wire
+        begun: list[bytes] = []
+        go_on = trio.Event()
+
+        def begin(message: bytes) -> bool:
+            begun.append(message)
+            return False
+
+        async def finish() -> None:
+            await go_on.wait()
+            await wire.inner.send(begun[-1])
+
+        wire.send_nowait = begin  # type: ignore[method-assign]
+        wire.finish = finish  # type: ignore[method-assign]
+        before = len(wire.sent)
+        await passes.make(lambda: ask(pair))
+        # Neither by another pass nor by the writer is anything sent meanwhile.
+        await passes.make(lambda: ask(pair), lambda: ask(pair))
+        ask(pair)
+        await wait_all_tasks_blocked()
+        assert [opens(message) for message in begun] == [1]
+        assert wire.sent[before:] == []
+        go_on.set()
+        await wait_all_tasks_blocked()
+        assert [opens(message) for message in wire.sent[before:]] == [3]
+        for _ in range(4):
+            (await pair.dialer.accept()).close_nowait()
+
+
+async def test_what_the_writer_was_woken_for_is_the_writers(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair, passing(pair.listener) as passes:
+        await trio.sleep(1)
+        before = len(pair.wire.sent)
+
+        def announce() -> None:
+            pair.listener.add_context(2, b"another")
+            # The writer is on its way, so the end of this pass is too early.
+            assert passes.readiness.at_end(lambda: seen.append(len(pair.wire.sent)))
+
+        seen: list[int] = []
+        await passes.make(lambda: ask(pair), announce)
+        assert seen == [before]
+        (message,) = pair.wire.sent[before:]
+        assert [kind for kind, *_ in frames_of(message)] == [FrameType.CONTEXT, FrameType.OPEN]
+
+
+async def test_more_than_a_message_holds_goes_on_behind_it(autojump_clock: trio.testing.MockClock) -> None:
+    data = bytes(MESSAGE_FIRST_BYTES)
+    async with open_pair() as pair, passing(pair.listener) as passes:
+        opened = [await pair.streams() for _ in range(2)]
+        await wait_all_tasks_blocked()
+        wire, out = pair.wire, bytearray()
+
+        def take(message: bytes) -> bool:
+            out.extend(message)
+            return True
+
+        async def take_all(message: bytes) -> None:
+            out.extend(message)
+
+        # The peer hears nothing, and so says nothing that could set it going.
+        wire.send_nowait, wire.send = take, take_all  # type: ignore[method-assign]
+        await passes.make(*[lambda ends=ends: ends[0].send_nowait(data) and None for ends in opened])
+        assert len(out) > 2 * len(data)
+
+
+async def test_a_transport_that_is_gone_is_found_by_the_writer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair, passing(pair.listener) as passes:
+        await trio.sleep(1)
+
+        def cut_and_ask() -> None:
+            pair.cut()
+            ask(pair)
+
+        await passes.make(cut_and_ask)
+        assert "tunnel lost" in await pair.listener.wait_closed()
+
+
+@pytest.mark.parametrize("left_over", [False, True])
+async def test_what_a_pass_has_sent_into_the_void_comes_by_the_next_transport(
+    autojump_clock: trio.testing.MockClock, left_over: bool
+) -> None:
+    async with test_resume.open_pair() as pair, passing(pair.listener) as passes:
+        opened, accepted = await pair.streams()
+        # Either the kernel takes it, and it is lost there; or not even that.
+        pair.here.stuck = left_over
+        if not left_over:
+            pair.here.send_nowait = lambda _: True  # type: ignore[method-assign]
+        await passes.make(lambda: opened.send_nowait(b"one ") and None)
+        await passes.make(lambda: opened.send_nowait(b"two ") and None)
+        inner = pair.here.inner
+        assert isinstance(inner, MemoryTransport)
+        inner.cut()
+        await wait_all_tasks_blocked()
+        assert pair.listener.detached
+        # While there is no transport it only waits.
+        await passes.make(lambda: opened.send_nowait(b"three", eof=True) and None)
+        await pair.redial()
+        assert not pair.listener.detached
+        assert await read_all(accepted) == b"one two three"
+        await passes.make(lambda: accepted.close_nowait())
+
+
+async def test_a_message_of_which_a_rest_is_left_is_given_up_with_its_transport(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with test_resume.open_pair() as pair, passing(pair.listener) as passes:
+        opened, accepted = await pair.streams()
+        pair.here.stuck = True
+        old = pair.here
+        await passes.make(lambda: opened.send_nowait(b"whole", eof=True) and None)
+        # The listener still has the old transport, and its writer is in the midst of it.
+        pair.there.unplugged = True
+        pair.there.break_here()
+        await wait_all_tasks_blocked()
+        assert not pair.listener.detached
+        await pair.redial()
+        assert old.closed_with is not None
+        assert await read_all(accepted) == b"whole"
+
+
+async def test_the_end_of_a_session_may_come_in_a_pass(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair, passing(pair.listener) as passes:
+        opened, _ = await pair.streams()
+
+        def send_and_end() -> None:
+            opened.send_nowait(b"last")
+            pair.listener.end(1000, "enough")
+
+        await passes.make(send_and_end)
+        assert "enough" in await pair.dialer.wait_closed()
+
+
+async def test_a_bug_ends_its_session_and_not_whoever_makes_the_pass(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    made: list[str] = []
+
+    def fail(_limit: int, _now: float) -> bytes:
+        raise RuntimeError("a bug")
+
+    async def use_and_fail() -> None:
+        async with open_pair() as pair, passing(pair.listener) as passes:
+            pair.listener._connection.data_to_send = fail  # type: ignore[method-assign]
+            await passes.make(
+                lambda: ask(pair), lambda: passes.readiness.at_end(lambda: made.append("the next")) and None
+            )
+
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug"), flatten_subgroups=True):
+        await use_and_fail()
+    assert made == ["the next"]
