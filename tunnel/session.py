@@ -11,11 +11,11 @@ all of them.
 
 The transport's send side is the writer's while that is not parked: it parks only when all it took from the
 core is out. While it is parked, what was queued in a pass of a `Readiness` (`flush_after`) is sent at the end
-of the pass, by whoever makes the pass, as one message and without a wait: that spares the writer's switch,
-which is a tenth of a small request where few are under way. What does not go out then is the writer's to
-finish, which is woken for it before anything else may be sent. So there is no moment at which two could send,
-and what was begun is whole, or it was cancelled in the writer, which leaves half a frame and so ends the
-transport.
+of the pass, by whoever makes the pass, as one message and without a wait: that spares a small request the
+writer's switch, a pass of the scheduler and a poll at either end, where few are under way. What does not go
+out then is the writer's to finish, which is woken for it before anything else may be sent. So there is no
+moment at which two could send, and what was begun is whole, or it was cancelled in the writer, which leaves
+half a frame and so ends the transport.
 
 When the first of the three cannot go on, the transport is lost. Where both sides want to resume, `_lose` then
 detaches it: reader and writer end, streams stay as they are, and whoever waits goes on waiting, until another
