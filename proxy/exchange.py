@@ -112,7 +112,7 @@ class Inbound(Protocol):
     def send_body_nowait(self, data: bytes) -> bool:
         """Send body bytes where that needs no wait. False: the next is send_body, with the same bytes.
 
-        It sends what is left of them then, and says what is wrong. Raises nothing.
+        It sends what is left of them then, and says what is wrong: a failure of the connection is not raised.
         """
         ...
 
@@ -163,7 +163,7 @@ class Outbound(Protocol):
         """Return body bytes as they come; b"" at the clean end, again and again.
 
         What comes during the wait for them may be given to `pass_on`, and is only returned if that does not
-        take it. The last of them is always returned.
+        take it. The last of them is always returned where it is known for the last.
         """
         ...
 

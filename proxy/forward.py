@@ -251,7 +251,12 @@ class _Exchange:
                         del broken
                 chunk = await outbound.receive_body(self._pass_on)
                 if self.fault is not None:
-                    raise self.fault
+                    fault, self.fault = self.fault, None
+                    try:
+                        raise fault
+                    finally:
+                        # See _carry_both.
+                        del fault
             if not chunk:
                 await inbound.end()
                 return

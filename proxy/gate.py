@@ -101,10 +101,6 @@ class MeteredStream(trio.abc.Stream):
         """See trio."""
         await self._stream.send_all(data)
 
-    def send_nowait(self, data: bytes) -> bool:
-        """See TLSStream."""
-        return self._stream.send_nowait(data)
-
     async def wait_send_all_might_not_block(self) -> None:
         """See trio."""
         await self._stream.wait_send_all_might_not_block()

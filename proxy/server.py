@@ -129,10 +129,10 @@ class ServerConnection:
     """A client's connection, and the Inbound of its current request.
 
     `next_request` is called in a loop; between two calls the answer is sent. It owns the stream until
-    `detach`; whoever made it calls `aclose` at the end, also after a cancellation. `tls` is what the stream
-    sends on, if it is TLS with something of ours in front. With `deadlines` the wait
+    `detach`; whoever made it calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
     between two requests is ended by its `run`, otherwise by a scope around each; whoever gave them uses it as
-    a context, which ends that watch however the block is left, and closes nothing.
+    a context, which ends that watch however the block is left, and closes nothing. What is sent without a
+    wait goes to `tls`, where the stream is a wrapper of ours around that.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class ServerConnection:
         # A send did not finish, or the answer was given up: only a cut is left.
         self._torn = False
         # Of body bytes that were sent without a wait: the kernel did not take all.
-        self._unsent = False
+        self._unsent_bytes = 0
         # The stream is closed, or somebody else's.
         self._released = False
         self._raw: RawStream | None = None
@@ -529,7 +529,7 @@ class ServerConnection:
     def send_body_nowait(self, data: bytes) -> bool:
         """See Inbound. What the kernel does not take is held, and nothing more sent until it is gone."""
         tls = self._tls
-        if tls is None or self._torn or self._released or self._unsent or self._interim is not None:
+        if tls is None or self._torn or self._released or self._unsent_bytes or self._interim is not None:
             return False
         if self._framing == _COUNTED and len(data) > self._left:
             return False
@@ -538,7 +538,8 @@ class ServerConnection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._torn = True
             return False
-        self._unsent = not sent
+        if not sent:
+            self._unsent_bytes = len(data)
         return sent
 
     async def end(self) -> None:
@@ -618,9 +619,10 @@ class ServerConnection:
     async def _send(self, first: bytes, data: bytes, end: bool) -> None:
         if self._torn or self._released:
             raise InboundBroken(_GONE)
-        unsent, self._unsent = self._unsent, False
+        unsent, self._unsent_bytes = self._unsent_bytes, 0
         if unsent:
             # It is on its way (send_body_nowait), and a part of it waits for the next send.
+            assert len(data) == unsent, "what was not sent without a wait comes again"
             data = b""
         first = self._framed(first, data, end)
         while self._interim is not None:

@@ -148,7 +148,8 @@ class TunnelInbound:
     async def receive_body(self) -> bytes:
         """Return body bytes as they come; b"" at the clean end.
 
-        What is here is returned without a schedule point: whoever passes it on has one.
+        What is here is returned without a schedule point; whoever passes it on has one, each 16th time at
+        least.
         """
         if self._ended:
             await trio.lowlevel.checkpoint()
@@ -185,7 +186,7 @@ class TunnelInbound:
             raise InboundBroken(_failure(exc, StreamCode.CANCEL)) from exc
 
     def send_body_nowait(self, data: bytes) -> bool:
-        """See Inbound."""
+        """See Inbound. Here nothing asks for it: what upstreams answer comes without a task or is for one."""
         try:
             return self._stream.send_nowait(data)
         except StreamReset:

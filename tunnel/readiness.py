@@ -95,7 +95,9 @@ class Readiness:
                     if watch is not None:
                         watch.call()
                 self._endings = None
-                for call in endings:
-                    call()
+                # Until the next pass, which may be long, nothing of this one is held on to.
+                watch = None
+                while endings:
+                    endings.pop(0)()
         finally:
             epoll.close()

@@ -13,9 +13,9 @@ The transport's send side is the writer's while that is not parked: it parks onl
 core is out. While it is parked, what was queued in a pass of a `Readiness` (`flush_after`) is sent at the end
 of the pass, by whoever makes the pass, as one message and without a wait: that spares a small request the
 writer's switch, a pass of the scheduler and a poll at either end, where few are under way. What does not go
-out then is the writer's to finish, which is woken for it before anything else may be sent. So there is no
-moment at which two could send, and what was begun is whole, or it was cancelled in the writer, which leaves
-half a frame and so ends the transport.
+out then is the writer's to finish, which is woken for it before anything else may be sent. So no two send
+messages at a time, and what was begun is whole, or it was cancelled in the writer, which leaves half a frame
+and so ends the transport. What a transport says beside its messages is its own care.
 
 When the first of the three cannot go on, the transport is lost. Where both sides want to resume, `_lose` then
 detaches it: reader and writer end, streams stay as they are, and whoever waits goes on waiting, until another
@@ -150,6 +150,10 @@ class _Link:
     """A bug that showed in a pass."""
     farewell: tuple[int, str] | None = None
     """Why it was left, when the session goes on without it."""
+
+    def has_left_something(self) -> bool:
+        """Whether a pass has left the writer a rest to send, or a bug to raise."""
+        return self.unfinished or self.fault is not None
 
     def leave(self, code: int, reason: str) -> None:
         """End what is under way on it: the session goes on without."""
@@ -896,7 +900,7 @@ class Session:
                             self._flusher.unpark()
                         has_sent = False
                         await self._writer.park()
-                        if patience:
+                        if patience and not link.has_left_something():
                             patience = PATIENCE if await self._gather() else patience - 1
                     else:
                         return

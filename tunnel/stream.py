@@ -205,6 +205,7 @@ class Stream(trio.abc.HalfCloseableStream):
         data = self._session._take(state, size) if size else b""
         self._closed = True
         state.owner = None
+        self._tell_reset = None
         return data
 
     # --- receiving ---
@@ -417,6 +418,8 @@ class Stream(trio.abc.HalfCloseableStream):
         self._closed = True
         state = self._state
         state.owner = None
+        # Whoever is to be told holds this stream: together they would stay until a garbage collection.
+        self._tell_reset = None
         if self._failure is None:
             if self.ends_on_close and not at_rest(state.sending) and not _is_cancelled():
                 self._session._send_eof(state)

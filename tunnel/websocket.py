@@ -225,14 +225,19 @@ class _WebSocketTransport(Transport):
         await self._send(self._encode(message))
 
     def send_nowait(self, message: bytes) -> bool:
-        assert not self._sending, "one task sends"
         stream = self._stream
         if self._ending is not None or not isinstance(stream, TLSStream):
+            # A Close of the reader's may be on its way out; `finish` tells why there is nothing to send.
             return super().send_nowait(message)
+        assert not self._sending, "one task sends"
+        frame = self._encode(message)
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            frame += bytes(self._connection.send(pong))
         self._clogged = True
         # What has failed now fails again in `finish`, and is told there.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            self._clogged = not stream.send_nowait(self._encode(message))
+            self._clogged = not stream.send_nowait(frame)
         return not self._clogged
 
     async def finish(self) -> None:

@@ -101,7 +101,7 @@ class LiveCall:
         return self.tally.held is not None
 
     def hold(self) -> None:
-        """Pause it: no more of its bytes are received, from either side, until `release`."""
+        """Pause it until `release`: from neither side more bytes are received than the piece at hand."""
         if self.tally.held is None and self.ended is None:
             self.tally.held = trio.Event()
 

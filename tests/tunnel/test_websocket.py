@@ -657,6 +657,33 @@ async def test_a_ping_is_answered_behind_what_is_left_of_a_message() -> None:
             assert await receive_exactly(near, len(expected)) == expected
 
 
+async def test_a_message_that_needs_no_wait_takes_the_pong_along_that_is_owed() -> None:
+    near, far = await handshake(await tcp_pair())
+    async with near, accept_websocket(far, request_head=GOOD_REQUEST) as transport:
+        await read_head(near)
+        frame = encode_binary(LARGE, masked=False)
+        count = 1
+        while far.send_nowait(frame):
+            count += 1
+        for payload in (b"one", b"two"):
+            await near.send_all(ping(payload) + message(payload))
+            assert await transport.receive() == payload
+        expected = frame * count + b"\x8a\x03one\x82\x05hello\x8a\x03two"
+        received: list[bytes] = []
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+
+                async def hear() -> None:
+                    received.append(await receive_exactly(near, len(expected)))
+
+                nursery.start_soon(hear)
+                while not far.send_nowait(b""):
+                    await wait_all_tasks_blocked()
+                assert transport.send_nowait(b"hello")
+        assert received == [expected]
+        await near.aclose()
+
+
 async def test_a_message_goes_behind_a_pong_that_is_not_all_out() -> None:
     near, far = await handshake(await tcp_pair())
     async with near, accept_websocket(far, request_head=GOOD_REQUEST) as transport:
@@ -685,6 +712,11 @@ async def test_a_close_is_answered_behind_what_is_left_of_a_message() -> None:
 
             nursery.start_soon(hear)
             await near.send_all(b"\x88\x82" + bytes(4) + (4503).to_bytes(2))
+            with trio.fail_after(5):
+                while transport._ending is None:  # type: ignore[attr-defined]
+                    await wait_all_tasks_blocked()
+            # The Close is on its way out, and waits for the peer.
+            assert not transport.send_nowait(b"late")
             expected = encode_binary(LARGE, masked=False) * begun + b"\x88\x02" + (4503).to_bytes(2)
             assert await receive_exactly(near, len(expected)) == expected
         # Whoever is to finish hears of the end, and so does whoever begins.

@@ -37,7 +37,7 @@ class Outbound:
             return b""
         groups, has_control = core.scheduler.ring, bool(core.control)
         if not (has_control or groups.new or groups.old or sent.replaying):
-            # Whoever has sent a message asks for the next one.
+            # Nothing waits. It is asked often: whoever has sent a message asks for the next one.
             return b""
         parts: list[bytes | memoryview] = []
         room, unsequenced = limit, 0

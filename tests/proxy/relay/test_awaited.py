@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -16,6 +17,7 @@ import trio.testing
 from proxy.client import INTERIM_MAX
 from proxy.exchange import Processed, StreamCode
 from proxy.relay import tunnelled
+from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
@@ -477,6 +479,28 @@ async def test_an_old_token_is_replaced_without_the_agent_noticing(tmp_path: Pat
         await relay.warm()
         relay.server.rotate_token("relay-token-2")
         assert (await relay.ask()).body == b"ok"
+
+
+async def test_an_exchange_that_is_over_is_forgotten_at_once(tmp_path: Path) -> None:
+    """One that held itself would wait for a garbage collection."""
+
+    async def script(connection: Connection) -> None:
+        while True:
+            await connection.request()
+            await connection.send(OK)
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                assert (await relay.ask()).status == 200
+            await relay.at_rest()
+            assert relay.tasks.names == []
+            assert not [thing for thing in gc.get_objects() if isinstance(thing, AwaitedAnswer)]
+        finally:
+            gc.enable()
 
 
 async def test_a_client_that_leaves_ends_the_request_upstream(tmp_path: Path) -> None:
