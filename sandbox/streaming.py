@@ -37,8 +37,9 @@ TUNNEL_PREFIX = "SPDY/3.1+"
 # The kubelet's default for the streams that the client has to open.
 STREAMS_DEADLINE_S = 30.0
 # How long the client may take to hang up after the end; what it still sends meanwhile is thrown away, as
-# closing a socket with unread bytes would destroy the farewell on its way.
-FAREWELL_S = 5.0
+# closing a socket with unread bytes would destroy the farewell on its way. That may be long on it: whoever
+# carries it may have lost a connection, and be back only after 40 s.
+FAREWELL_S = 60.0
 _REASONS = {400: "BadRequest", 403: "Forbidden", 404: "NotFound", 500: "InternalError"}
 
 
