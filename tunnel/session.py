@@ -199,7 +199,7 @@ async def open_session(
             # Kept out of the nursery, which would wrap it: the caller's own exceptions pass as they are.
             failure = exc
         else:
-            await session._flush()
+            await session._send_out()
         finally:
             session._die(CloseCode.NORMAL, "closed here")
     if failure is not None:
@@ -245,7 +245,7 @@ class Session:
         self._flush_due = False
         """The pass that is under way will send what is queued, at its end."""
         self._acceptor = ParkingSpot("another task is accepting on this session")
-        self._flusher = ParkingSpot("another task is waiting for the queue to empty")
+        self._emptied = ParkingSpot("another task is waiting for the queue to empty")
         self._leaver = ParkingSpot("another task is waiting for the streams to end")
         self._accepted: deque[Stream] = deque()
         self._on_stream: Callable[[Stream], None] | None = None
@@ -675,7 +675,7 @@ class Session:
             # More than a message holds: the rest is the writer's.
             self._kick()
         else:
-            self._flusher.unpark()
+            self._emptied.unpark()
 
     def _kick(self) -> None:
         if self._writer.taken and self._connection.wants_to_send:
@@ -897,7 +897,7 @@ class Session:
                         await transport.send(message)
                     elif self._ending is None:
                         if not connection.has_unsent:
-                            self._flusher.unpark()
+                            self._emptied.unpark()
                         has_sent = False
                         await self._writer.park()
                         if patience and not link.has_left_something():
@@ -992,7 +992,7 @@ class Session:
             connection.discard_received(stream._state)
         self._accepted.clear()
         self._acceptor.unpark()
-        self._flusher.unpark()
+        self._emptied.unpark()
         self._leaver.unpark()
         self._note_heard()
         self._ended.set()
@@ -1005,12 +1005,12 @@ class Session:
             link.writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S
         self._writer.unpark()
 
-    async def _flush(self) -> None:
+    async def _send_out(self) -> None:
         """Wait until what is queued is sent, as far as that goes in FLUSH_S."""
         with trio.move_on_after(FLUSH_S):
             while self._ending is None and self._connection.has_unsent:
                 self._kick()
-                await self._flusher.park()
+                await self._emptied.park()
 
     async def _refuse(self) -> None:
         """The end of a session that never was: the writer does not run yet."""
