@@ -156,12 +156,18 @@ async def test_each_event_of_a_watch_leaves_when_it_comes(kind, autojump_clock):
         assert await chain.client.receive_some() == b"0\r\n\r\n"
 
 
+async def begun(chain, head=CHUNKED):
+    """Have a request answered whose body is still to come; returns the upstream's end."""
+    await chain.client.send_all(GET)
+    upstream, _ = await chain.upstream()
+    await upstream.send_all(head)
+    await read_until(chain.client, b"\r\n\r\n")
+    return upstream
+
+
 async def test_what_goes_on_wakes_no_task_while_the_client_takes_it(autojump_clock):
     async with open_chain("tunnel") as chain:
-        await chain.client.send_all(GET)
-        upstream, _ = await chain.upstream()
-        await upstream.send_all(CHUNKED)
-        await read_until(chain.client, b"\r\n\r\n")
+        upstream = await begun(chain)
         for number in range(5):
             await upstream.send_all(b"2\r\n%d\n\r\n" % number)
             assert await chain.client.receive_some() == b"2\r\n%d\n\r\n" % number
@@ -176,10 +182,7 @@ async def test_what_goes_on_wakes_no_task_while_the_client_takes_it(autojump_clo
 @pytest.mark.parametrize("room", [0, 1, 4])
 async def test_what_the_client_does_not_take_at_once_arrives_all_the_same(room, autojump_clock):
     async with open_chain("tunnel") as chain:
-        await chain.client.send_all(GET)
-        upstream, _ = await chain.upstream()
-        await upstream.send_all(CHUNKED)
-        await read_until(chain.client, b"\r\n\r\n")
+        upstream = await begun(chain)
         chain.hub_leg.room_bytes = room
         for number in range(3):
             await upstream.send_all(b"2\r\n%d\n\r\n" % number)
@@ -195,10 +198,7 @@ async def test_what_the_client_does_not_take_at_once_arrives_all_the_same(room, 
 @pytest.mark.parametrize("cut", [True, False], ids=["reset", "length"])
 async def test_a_counted_answer_is_passed_on_up_to_its_last_piece(cut, autojump_clock):
     async with open_chain("tunnel") as chain:
-        await chain.client.send_all(GET)
-        upstream, _ = await chain.upstream()
-        await upstream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
-        await read_until(chain.client, b"\r\n\r\n")
+        upstream = await begun(chain, b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
         for piece in (b"abc", b"def"):
             await upstream.send_all(piece)
             assert await chain.client.receive_some() == piece
@@ -218,10 +218,7 @@ async def test_a_counted_answer_is_passed_on_up_to_its_last_piece(cut, autojump_
 
 async def test_a_client_that_is_gone_when_a_piece_is_passed_on_ends_the_exchange(autojump_clock):
     async with open_chain("tunnel") as chain:
-        await chain.client.send_all(GET)
-        upstream, _ = await chain.upstream()
-        await upstream.send_all(CHUNKED)
-        await read_until(chain.client, b"\r\n\r\n")
+        upstream = await begun(chain)
         chain.hub_leg.broken = True
         await upstream.send_all(b"1\r\na\r\n")
         await closed_within_a_second(upstream)

@@ -614,6 +614,15 @@ def clog(transport: Transport) -> int:
     return begun
 
 
+def fill(stream: TLSStream) -> bytes:
+    """Send frames of MESSAGE_BYTES_MAX by a stream until one is not all out; returns all of them."""
+    frame = encode_binary(LARGE, masked=False)
+    begun = 1
+    while stream.send_nowait(frame):
+        begun += 1
+    return frame * begun
+
+
 async def test_what_the_kernel_takes_is_out_at_once() -> None:
     async with raw_peer(tls=True) as (near, transport):
         assert transport.send_nowait(b"hello")
@@ -661,14 +670,11 @@ async def test_a_message_that_needs_no_wait_takes_the_pong_along_that_is_owed() 
     near, far = await handshake(await tcp_pair())
     async with near, accept_websocket(far, request_head=GOOD_REQUEST) as transport:
         await read_head(near)
-        frame = encode_binary(LARGE, masked=False)
-        count = 1
-        while far.send_nowait(frame):
-            count += 1
+        frames = fill(far)
         for payload in (b"one", b"two"):
             await near.send_all(ping(payload) + message(payload))
             assert await transport.receive() == payload
-        expected = frame * count + b"\x8a\x03one\x82\x05hello\x8a\x03two"
+        expected = frames + b"\x8a\x03one\x82\x05hello\x8a\x03two"
         received: list[bytes] = []
         with trio.fail_after(5):
             async with trio.open_nursery() as nursery:
@@ -688,16 +694,13 @@ async def test_a_message_goes_behind_a_pong_that_is_not_all_out() -> None:
     near, far = await handshake(await tcp_pair())
     async with near, accept_websocket(far, request_head=GOOD_REQUEST) as transport:
         await read_head(near)
-        frame = encode_binary(LARGE, masked=False)
-        count = 1
-        while far.send_nowait(frame):
-            count += 1
+        frames = fill(far)
         await near.send_all(ping(b"one") + message(b"x"))
         assert await transport.receive() == b"x"
         assert not transport.send_nowait(b"hello")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.finish)
-            expected = frame * count + b"\x8a\x03one\x82\x05hello"
+            expected = frames + b"\x8a\x03one\x82\x05hello"
             assert await receive_exactly(near, len(expected)) == expected
         await near.aclose()
 
