@@ -19,6 +19,8 @@ import re
 from functools import lru_cache
 from typing import Self
 
+from proxy.hops import passing
+
 Headers = tuple[tuple[bytes, bytes], ...]
 
 # kube-apiserver's own limit (MaxHeaderBytes); kubectl sends targets of 60 KB for a long exec.
@@ -55,48 +57,6 @@ _CANONICAL_RESPONSE = re.compile(
 _WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
 _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
-# RFC 9110 7.6.1, and the names that older proxies use for the same.
-HOP_BY_HOP = frozenset(
-    {
-        b"connection",
-        b"http2-settings",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authentication-info",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-# These speak for the origin, and the origin is the hub: no cluster may set them for all others.
-RESPONSE_NEVER = frozenset(
-    {
-        b"alt-svc",
-        b"clear-site-data",
-        b"public-key-pins",
-        b"service-worker-allowed",
-        b"set-cookie",
-        b"set-cookie2",
-        b"strict-transport-security",
-    }
-)
-# Of headers by which hub and relay speak to each other.
-RESERVED_PREFIX = b"hawse-"
-# The usual words of an answer about one connection, which are all that has to go from nearly every answer.
-# Their options are names themselves.
-HOP_LINES = frozenset(
-    {b"connection: keep-alive\r\n", b"connection: close\r\n", b"transfer-encoding: chunked\r\n"}
-)
-# Every name of which more is to be done, or may be.
-_DEALT_WITH = HOP_BY_HOP | RESPONSE_NEVER | {b"close", b"location", b"sec-websocket-protocol"}
-# Both in canonical bytes, where each line feed but the last has a line behind it.
-_HOP = re.compile(rb"\n(?:" + b"|".join(line[:-2] for line in sorted(HOP_LINES)) + rb")\r(?=\n)")
-_ANY_DEALT_WITH = re.compile(
-    rb"\n(?:(?:" + b"|".join(sorted(_DEALT_WITH)) + rb"):|" + RESERVED_PREFIX + rb")"
-)
 # In whole canonical bytes, where a line stands behind each line feed but the last.
 FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
@@ -275,7 +235,7 @@ class ResponseHead:
     """How long a body would be by the headers alone; None when only its end will tell."""
     passes: bytes | None
     """Its bytes without the usual words about one connection, if that is all that is ever to be done with it;
-    None where one of its other headers is dealt with (`proxy.rewrite`), and for a 101."""
+    None where one of its other headers is dealt with (`proxy.hops`), and for a 101."""
 
     def __init__(self, status: int, reason: bytes = b"", headers: Headers = ()) -> None:
         self.status = status
@@ -291,14 +251,7 @@ class ResponseHead:
                 self.body_length = int(length)
             return self.body_length
         if name == "passes":
-            # Nearly every answer passes, and is not taken apart: its bytes are searched for the names.
-            self.passes = None
-            if self.status == 101:
-                return None
-            self.passes = self.encode()
-            if _ANY_DEALT_WITH.search(self.passes) is not None:
-                without_hop = _HOP.sub(b"", self.passes)
-                self.passes = None if _ANY_DEALT_WITH.search(without_hop) is not None else without_hop
+            self.passes = None if self.status == 101 else passing(self.encode())
             return self.passes
         raise AttributeError(name)
 
@@ -409,11 +362,6 @@ def connection_tokens(headers: Headers) -> set[bytes]:
         if name == b"connection"
         for token in value.lower().split(b",")
     }
-
-
-def is_dealt_with(name: bytes) -> bool:
-    """Whether more is to be done with a header of an answer than to pass it on, or may be."""
-    return name in _DEALT_WITH or name.startswith(RESERVED_PREFIX)
 
 
 def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:

@@ -20,9 +20,6 @@ from auth.requestinfo import RequestInfo
 from proxy.exchange import Failure, Processed, StreamCode
 from proxy.head import (
     FRAMING_NAMES,
-    HOP_BY_HOP,
-    RESERVED_PREFIX,
-    RESPONSE_NEVER,
     Fields,
     Headers,
     RequestHead,
@@ -31,6 +28,7 @@ from proxy.head import (
     line,
     lines_of,
 )
+from proxy.hops import HOP_BY_HOP, RESERVED_PREFIX, RESPONSE_NEVER
 
 # The relay's own word in direct mode, where a refusal of the relay must be told from one of the API server.
 FAILURE_HEADER = b"hawse-relay-failure"
@@ -210,7 +208,7 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
 
     A Location at the API server's own address becomes a path: only the relay knows that address.
     """
-    without_hop = plain(head)
+    without_hop = head.without_hop()
     if without_hop is not None:
         return without_hop
     headers = []
@@ -235,7 +233,7 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
     there), `host` the Host that the client used: a Location at that host is ours, so it is put under the
     prefix too, or a cluster could send a client with its token to another one.
     """
-    without_hop = plain(head)
+    without_hop = head.without_hop()
     if without_hop is not None:
         return without_hop
     headers = []
@@ -349,11 +347,6 @@ def _upgrade_framing(head: RequestHead) -> list[tuple[bytes, bytes]]:
     if head.method != b"GET":
         framing.append((b"content-length", b"0"))
     return framing
-
-
-def plain(head: ResponseHead) -> ResponseHead | None:
-    """The answer without its hop, if that is all there is to do at the hub or at the relay; else None."""
-    return head.without_hop()
 
 
 def _end_to_end(head: ResponseHead) -> list[tuple[bytes, bytes]]:

@@ -17,7 +17,6 @@ from proxy.head import (
     FRAMING_NAMES,
     HEAD_BYTES_MAX,
     HEADER_COUNT_MAX,
-    HOP_LINES,
     TARGET,
     TOKEN,
     VALUE,
@@ -25,8 +24,8 @@ from proxy.head import (
     Headers,
     RequestHead,
     ResponseHead,
-    is_dealt_with,
 )
+from proxy.hops import HOP_LINES, is_dealt_with
 
 _FIELDS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"\r\n)*+\r\n")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n")

@@ -38,7 +38,7 @@ from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GUARDRAILS, Trail, impersonated, recorded_relay
-from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, plain, sandboxed
+from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, sandboxed
 from proxy.status import (
     DENIAL_BYTES_MAX,
     STATUS_BYTES_MAX,
@@ -479,7 +479,7 @@ def inner_head(call: Call, audit_id: str) -> RequestHead:
 
 def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
     """The head of the relay's answer as the client gets it."""
-    answer = plain(head)
+    answer = head.without_hop()
     if answer is None:
         prefix = PREFIX + call.cluster.name.encode("ascii")
         answer = hub_response_head(head, prefix, call.asked.target, call.head.header(b"host"))

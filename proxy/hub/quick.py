@@ -21,7 +21,7 @@ from proxy.hub.calls import Calls, ClusterOffline, OpenedStream, inner_head, ref
 from proxy.hub.entities import Mode
 from proxy.hub.live import Ending, LiveCall
 from proxy.hub.trail import recorded_relay
-from proxy.rewrite import plain, sandboxed
+from proxy.rewrite import sandboxed
 from proxy.server import QUICK_ANSWER_BYTES_MAX, Begun, ServerConnection
 
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
@@ -153,7 +153,7 @@ class QuickCall(LiveCall):
             expected = head.body_length if head.has_body(self.call.head.method) else 0
             if expected is not None and expected != whole[1]:
                 return False
-        answer = plain(head)
+        answer = head.without_hop()
         # A 403 may be the relay's own, or one that it takes a command to mend.
         if answer is None or head.status < 200 or head.status == 403:
             return False

@@ -279,7 +279,7 @@ async def test_a_fault_in_the_answer_ends_this_call_alone(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("proxy.hub.quick.plain", fail)
+    monkeypatch.setattr("proxy.head.ResponseHead.without_hop", fail)
     with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
         async with line.bench.connected() as other:
             second = await attrs.evolve(line, client=other).ask()
