@@ -15,6 +15,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -27,8 +28,9 @@ from proxy.loglimit import LogLimit
 # Another hub's write takes milliseconds; the disk is in trouble when it takes longer than this.
 BUSY_TIMEOUT_S = 2.0
 
+_RETRY_S = 0.005
+
 _PREPARE = """
-    PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
     CREATE TABLE IF NOT EXISTS seen (token BLOB PRIMARY KEY, kept_until REAL NOT NULL) WITHOUT ROWID;
     CREATE INDEX IF NOT EXISTS seen_by_kept_until ON seen (kept_until);
@@ -132,5 +134,23 @@ class SeenStore:
             self._connection = sqlite3.connect(
                 self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
             )
+            _write_ahead(self._connection)
             self._connection.executescript(_PREPARE)
         return self._connection
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch a file to WAL, once for all who open it.
+
+    SQLite waits for no lock here, whatever its timeout: of two that switch at once one could wait for ever.
+    """
+    give_up_at = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > give_up_at:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
