@@ -28,7 +28,7 @@ from typing import Final
 import h11
 import trio
 from wsproto import ConnectionType, WSConnection
-from wsproto.connection import Connection
+from wsproto.connection import Connection, ConnectionState
 from wsproto.events import (
     AcceptConnection,
     CloseConnection,
@@ -50,8 +50,8 @@ __all__ = ["SUBPROTOCOL", "WebSocketRefused", "accept_websocket", "dial_websocke
 
 SUBPROTOCOL: Final = "hawse.v1"
 
-# For both Close frames. A peer that is alive answers within a round trip; for any other there is no reason
-# to wait.
+# For both Close frames, or for a peer that has broken our rules to hang up. One that is alive does so within
+# a round trip; for any other there is no reason to wait.
 CLOSE_S: Final = 2.0
 
 # What one read brought is handed on without a pass of the scheduler, but other tasks run after so many
@@ -389,6 +389,17 @@ class _WebSocketTransport(Transport):
                 await self._read()
             elif isinstance(event, CloseConnection):
                 self._over = True
+        if self._connection.state is not ConnectionState.CLOSED:
+            await self._let_it_finish()
+
+    async def _let_it_finish(self) -> None:
+        """Throw away what a peer sends that has broken our rules, until it hangs up.
+
+        To close before would reset the connection, and a reset takes back the Close that says why.
+        """
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while await self._stream.receive_some():
+                pass
 
     async def _wait_released(self) -> None:
         self._released = trio.Event()

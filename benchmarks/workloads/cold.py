@@ -31,8 +31,8 @@ from benchmarks.systems.hawse import CLUSTER, Enrolled, enrolled
 from benchmarks.upstream.kubectl import NAMESPACE, POD, open_kubectl_server
 from benchmarks.workload import Options, RunFailed, Workload
 
-# kubectl's own time differs by 15 ms from call to call: the median of fewer pairs is off by more than the 5 ms
-# that are in question.
+# kubectl's own time differs by 15 ms from call to call: the median of fewer pairs is off by more than the
+# 5 ms in question.
 CALLS: Final = 50
 QUICK_CALLS: Final = 2
 DEADLINE_S: Final = 30.0

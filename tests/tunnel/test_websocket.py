@@ -420,6 +420,44 @@ async def raw_peer(*, tls: bool = False) -> AsyncIterator[tuple[trio.abc.Stream,
         await near.aclose()
 
 
+async def test_a_peer_that_goes_on_sending_what_it_must_not_hears_why() -> None:
+    """A reset would take the Close back, and say nothing."""
+    async with raw_peer(tls=True) as (near, transport):
+
+        async def receive() -> None:
+            await expect_closed(transport.receive)
+            await transport.aclose()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(receive)
+            # More than the sockets hold.
+            await near.send_all(b"\x81" + message(bytes(MESSAGE_BYTES_MAX))[1:])
+            for _ in range(15):
+                await near.send_all(message(bytes(MESSAGE_BYTES_MAX)))
+            assert await near.receive_some() == b"\x88\x16\x03\xebonly binary messages"
+            assert await near.receive_some() == b""
+
+
+@pytest.mark.parametrize("pause_s", [CLOSE_S / 10, float("inf")], ids=["that goes on", "that is silent"])
+async def test_a_peer_that_broke_our_rules_and_stays_is_waited_for_no_longer_than_for_a_close(
+    pause_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with raw_peer() as (near, transport), trio.open_nursery() as nursery:
+
+        async def send() -> None:
+            with suppress(trio.BrokenResourceError):
+                while True:
+                    await near.send_all(b"\x81\x80" + bytes(4))
+                    await trio.sleep(pause_s)
+
+        nursery.start_soon(send)
+        await expect_closed(transport.receive)
+        begun = trio.current_time()
+        await transport.aclose()
+        assert trio.current_time() - begun == pytest.approx(CLOSE_S)
+        nursery.cancel_scope.cancel()
+
+
 def ping(payload: bytes) -> bytes:
     return bytes([0x89, 0x80 | len(payload)]) + bytes(4) + payload
 
