@@ -33,20 +33,20 @@ async def test_two_processes_on_one_file_take_a_token_once(tmp_path: Path) -> No
         assert (first.count(True), first.count(False)) == (100, 100)
 
 
-async def test_two_processes_that_make_the_file_at_once_take_a_token_once(tmp_path: Path) -> None:
-    """Whatever their turn at making it, of which a file knows few: so there are many files."""
-    for number in range(100):
-        path = tmp_path / f"seen{number}.db"
-        first: list[bool] = []
-
-        async def use(store: SeenStore, first: list[bool] = first) -> None:
-            first.append(await store.enter("assertion", "a1", "j", UNTIL, NOW))
-
-        with closing(SeenStore(path)) as old, closing(SeenStore(path)) as new:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(use, old)
-                nursery.start_soon(use, new)
-        assert sorted(first) == [False, True]
+async def test_a_file_that_another_process_makes_at_the_same_time_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "seen.db"
+    with (
+        closing(SeenStore(path)) as store,
+        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE made (at_once INTEGER)")
+        monkeypatch.setattr("proxy.hub.seenstore.time.sleep", lambda _: other.execute("COMMIT"))
+        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
+        assert store.unwritten == 0
+        assert not other.in_transaction
 
 
 async def test_tokens_are_told_apart_by_all_that_makes_them(tmp_path: Path) -> None:
