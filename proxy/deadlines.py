@@ -3,7 +3,7 @@
 A cancel scope with a deadline around each wait costs 5 µs, and a task beside each exchange 15, as much as all
 else in a small request; and nearly every wait is over long before. So a connection only says since when it
 waits, and one task looks at all of them from time to time. What idles for too long is closed under the one
-who waits, who then finds its client gone. An exchange that takes its time gets its own task only then.
+who waits, who then finds its client gone. An exchange that takes its time is attended to only then.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ class Attended(Protocol):
     """An exchange that takes its time."""
 
     def begin_attendance(self, nursery: trio.Nursery) -> None:
-        """Start a task in `nursery` that looks after it and does not raise."""
+        """Look after it, by a task in `nursery` that does not raise.
+
+        Or without one, until there is something to do: then `attend_now` has this called again.
+        """
         ...
 
 
@@ -56,6 +59,7 @@ class Deadlines:
         self._waits: set[Idle] = set()
         # With the time of their beginning, and in that order.
         self._exchanges: dict[Attended, float] = {}
+        self._urgent: set[Attended] = set()
         self._nap = trio.CancelScope()
         self._looks_at = math.inf
         # In `run` the clock itself: a wait begins with each answer, and to look the clock up costs more.
@@ -94,9 +98,18 @@ class Deadlines:
         if self._looks_at > now + SWEEP_S:
             self._look_by(now + SWEEP_S)
 
+    def attend_now(self, exchange: Attended) -> None:
+        """Have an exchange attended at once."""
+        self._urgent.add(exchange)
+        self._look_by(trio.current_time())
+
     def forget(self, exchange: Attended) -> bool:
-        """The exchange is over; whether it was not attended yet, and so will not be."""
-        return self._exchanges.pop(exchange, None) is not None
+        """The exchange is over; whether it was still to be attended, and so will not be."""
+        if self._exchanges.pop(exchange, None) is not None:
+            return True
+        waited = exchange in self._urgent
+        self._urgent.discard(exchange)
+        return waited
 
     async def run(self) -> None:
         """Look again and again; never returns."""
@@ -107,6 +120,8 @@ class Deadlines:
                     await trio.sleep_forever()
                 now = trio.current_time()
                 await self._close_due(now)
+                while self._urgent:
+                    self._urgent.pop().begin_attendance(attendants)
                 while self._exchanges:
                     exchange, since = next(iter(self._exchanges.items()))
                     if now - since < QUIET_S:

@@ -132,15 +132,21 @@ class ServerConnection:
     `detach`; whoever made it calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
     between two requests is ended by its `run`, otherwise by a scope around each; whoever gave them uses it as
     a context, which ends that watch however the block is left, and closes nothing. What is sent without a
-    wait goes to `tls`, where the stream is a wrapper of ours around that.
+    wait goes to `tls`, where the stream is a wrapper of ours around that. With `readiness`, a client that
+    leaves while its answer takes its time is noticed without a task.
     """
 
     def __init__(
-        self, stream: trio.abc.Stream, deadlines: Deadlines | None = None, tls: TLSStream | None = None
+        self,
+        stream: trio.abc.Stream,
+        deadlines: Deadlines | None = None,
+        tls: TLSStream | None = None,
+        readiness: Readiness | None = None,
     ) -> None:
         self._stream = stream
         # What sends without a wait.
         self._tls = stream if isinstance(stream, TLSStream) else tls
+        self._readiness = readiness
         self._deadlines = deadlines
         self._idle = deadlines.watch(self) if deadlines is not None else None
         self._scanner = HeadScanner()
@@ -169,6 +175,7 @@ class ServerConnection:
         self._interim: trio.Event | None = None
         self._on_gone: OnGone | None = None
         self._attendance: _Attendance | None = None
+        self._client_watch: Watch | None = None
         # What it takes to answer without the task, and what is noticed meanwhile (see stand_by).
         self._quick: _Quick | None = None
         self.raw_head = b""
@@ -685,16 +692,60 @@ class ServerConnection:
         assert self._deadlines is not None, "who else could have watched"
         if self._deadlines.forget(self):
             return
-        attendance = self._attendance
-        assert attendance is not None, "it was watched, and is not waiting to be"
+        self._end_client_watch()
+        attendance, self._attendance = self._attendance, None
+        if attendance is None:
+            return
         attendance.scope.cancel()
         with trio.CancelScope(shield=True):
             await attendance.ended.wait()
 
     def begin_attendance(self, nursery: trio.Nursery) -> None:
         """See Attended."""
+        if self._watch_client():
+            return
         self._attendance = attendance = _Attendance()
         nursery.start_soon(self._attend, attendance)
+
+    def _watch_client(self) -> bool:
+        """Have it noticed without a task when the client leaves; False where that takes one.
+
+        The task would have 4 KB, and most exchanges that take their time are watches, which take hours.
+        """
+        tls, readiness = self._tls, self._readiness
+        if tls is None or readiness is None or tls.has_unread:
+            return False
+        if self._eof or len(self._scanner) >= EARLY_BYTES_MAX:
+            return False
+        socket = tls_socket(tls)
+        if socket is None:
+            return False
+        self._client_watch = readiness.watch(socket.fileno(), self._hear_client)
+        return True
+
+    def _hear_client(self) -> None:
+        """Take in what the client sends while it is to be answered; its end is the task's."""
+        assert self._tls is not None, "it is watched"
+        assert self._deadlines is not None, "who else could have watched"
+        try:
+            data = self._tls.receive_nowait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        if data is None:
+            return
+        if data:
+            self._scanner.feed(data)
+            if len(self._scanner) < EARLY_BYTES_MAX:
+                return
+        else:
+            self._eof = True
+        self._end_client_watch()
+        self._deadlines.attend_now(self)
+
+    def _end_client_watch(self) -> None:
+        if self._client_watch is not None:
+            self._client_watch.end()
+            self._client_watch = None
 
     async def _attend(self, attendance: _Attendance) -> None:
         """Wait for the client to leave, and say so."""
@@ -760,6 +811,7 @@ class ServerConnection:
 
     def _release(self) -> None:
         self._released = True
+        self._end_client_watch()
         if self._quick is not None:
             # Who closes an idle connection is not the task that waits for its next request.
             self._quick.wake()

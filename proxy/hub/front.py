@@ -122,7 +122,8 @@ class Front:
             await trio.aclose_forcefully(tls)
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
-        with ServerConnection(MeteredStream(tls, stranger), self.deadlines, tls) as connection:
+        metered = MeteredStream(tls, stranger)
+        with ServerConnection(metered, self.deadlines, tls, self._readiness) as connection:
             try:
                 await self._serve_requests(connection, tls, stranger, address)
                 return
