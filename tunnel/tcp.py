@@ -128,7 +128,8 @@ class TCPStream(trio.abc.HalfCloseableStream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Send all of `data`; when cancelled, an unknown part of it. Raises BrokenResourceError."""
-        self._check_may_send()
+        if self._sending or self._fd < 0 or self._eof_sent:
+            self._check_may_send()
         self._sends_left -= 1
         if self._sends_left <= 0:
             self._sends_left = SENDS_PER_PASS
@@ -157,9 +158,11 @@ class TCPStream(trio.abc.HalfCloseableStream):
 
         Raises BusyResourceError while another task sends, BrokenResourceError when the connection broke.
         """
-        self._check_may_send()
+        if self._sending or self._fd < 0 or self._eof_sent:
+            self._check_may_send()
         return self._send(data)
 
+    # Who sends looks first whether there is anything to raise: that nearly never is, and a call costs more.
     def _check_may_send(self) -> None:
         if self._sending:
             raise trio.BusyResourceError("another task is already sending on this connection")

@@ -255,10 +255,20 @@ class TLSStream(trio.abc.Stream):
 
     def _take_in(self, ciphertext: bytes | bytearray) -> bytes:
         """Return the plaintext that came with what the transport brought; note an end or a fault."""
-        if not ciphertext:
+        size = len(ciphertext)
+        if not size:
             self._incoming.write_eof()
             return self._decrypt_record(1)
-        data = self._decrypt(ciphertext)
+        if (
+            size > RECORD_HEADER_BYTES
+            and (ciphertext[3] << 8 | ciphertext[4]) == size - RECORD_HEADER_BYTES
+            and not (self._missing or self._torn)
+        ):
+            # The usual case: one record came, and it is whole.
+            self._incoming.write(ciphertext)
+            data = self._decrypt_record(size)
+        else:
+            data = self._decrypt(ciphertext)
         if self._outgoing.pending > ANSWERS_BYTES_MAX:
             self._break("the peer causes answers without end")
         return data
@@ -283,13 +293,7 @@ class TLSStream(trio.abc.Stream):
             data = self._torn + data
             self._torn = b""
         size = len(data)
-        end = self._missing
-        if not end:
-            end = _end_of_record(data, 0)
-            if end == size:
-                # The usual case: one record came, and it is whole.
-                self._incoming.write(data)
-                return self._decrypt_record(size)
+        end = self._missing or _end_of_record(data, 0)
         self._missing = 0
         parts: list[bytes] = []
         start = 0
@@ -338,7 +342,8 @@ class TLSStream(trio.abc.Stream):
         Raises trio.BrokenResourceError when the connection is broken. When cancelled, the stream is broken as
         well, because an unknown part of the data is on its way.
         """
-        self._check_may_send()
+        if self._sending or self._state is not _OPEN:
+            self._check_may_send()
         self._sending = True
         try:
             if 0 < len(data) <= RECORD_BYTES_MAX and type(data) is bytes:
@@ -364,11 +369,13 @@ class TLSStream(trio.abc.Stream):
         What it does not take goes in front of the next send (`send_all(b"")` waits for just that); the caller
         bounds how much that can be. Raises as send_all does.
         """
-        self._check_may_send()
+        if self._sending or self._state is not _OPEN:
+            self._check_may_send()
         ciphertext = self._encrypt(data)
-        if isinstance(self.transport_stream, TCPStream):
+        transport = self.transport_stream
+        if isinstance(transport, TCPStream):
             try:
-                sent = self.transport_stream.send_nowait(ciphertext)
+                sent = transport.send_nowait(ciphertext)
             except BaseException:
                 self._break("an earlier send failed or was cancelled")
                 raise

@@ -43,7 +43,7 @@ from wsproto.utilities import ProtocolError, RemoteProtocolError
 
 from tunnel.net import peer_address, tune
 from tunnel.tls import TLSStream
-from tunnel.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
+from tunnel.transport import Transport, TransportClosed
 from tunnel.websocket_frames import FrameReader, encode_binary
 
 __all__ = ["SUBPROTOCOL", "WebSocketRefused", "accept_websocket", "dial_websocket"]
@@ -222,7 +222,7 @@ class _WebSocketTransport(Transport):
         self._released = trio.Event()
 
     async def send(self, message: bytes) -> None:
-        await self._send(self._encode(message))
+        await self._send(encode_binary(message, masked=self._masked))
 
     def send_nowait(self, message: bytes) -> bool:
         stream = self._stream
@@ -230,26 +230,21 @@ class _WebSocketTransport(Transport):
             # A Close of the reader's may be on its way out; `finish` tells why there is nothing to send.
             return super().send_nowait(message)
         assert not self._sending, "one task sends"
-        frame = self._encode(message)
+        frame = encode_binary(message, masked=self._masked)
         if self._pong is not None:
             pong, self._pong = self._pong, None
             frame += bytes(self._connection.send(pong))
         self._clogged = True
-        # What has failed now fails again in `finish`, and is told there.
-        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+        try:
             self._clogged = not stream.send_nowait(frame)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it fails again in `finish`, and is told there
         return not self._clogged
 
     async def finish(self) -> None:
         message, self._begun = self._begun, None
         # Without any bytes the stream sends what it has kept.
-        await self._send(b"" if message is None else self._encode(message))
-
-    def _encode(self, message: bytes) -> bytes:
-        assert len(message) <= MESSAGE_BYTES_MAX, (
-            f"{len(message)} bytes exceed a message of {MESSAGE_BYTES_MAX}"
-        )
-        return encode_binary(message, masked=self._masked)
+        await self._send(b"" if message is None else encode_binary(message, masked=self._masked))
 
     async def _send(self, frame: bytes) -> None:
         """Send a frame, and the pong that is owed behind it."""

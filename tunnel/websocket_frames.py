@@ -207,6 +207,7 @@ def encode_binary(payload: bytes | bytearray, *, masked: bool) -> bytes:
     """Return one unfragmented binary frame; `masked` by a fresh unpredictable key, as a client must."""
     mask_bit = _MASKED if masked else 0
     length = len(payload)
+    assert length <= MESSAGE_BYTES_MAX, f"{length} bytes exceed a message of {MESSAGE_BYTES_MAX}"
     if length < _LENGTH_16:
         header = bytes((_WHOLE_BINARY, mask_bit | length))
     elif length <= _UINT16_MAX:
