@@ -11,36 +11,33 @@ from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
 class ParkingSpot:
     """Room for one task. A second one is a bug of the caller, not something to queue: BusyResourceError."""
 
-    __slots__ = ("_conflict", "_task")
+    __slots__ = ("_conflict", "task")
 
     def __init__(self, conflict: str) -> None:
-        self._task: trio.lowlevel.Task | None = None
+        self.task: trio.lowlevel.Task | None = None
+        """Who waits here, to be read only: whether somebody does is asked several times for each message."""
         self._conflict = conflict
 
-    @property
-    def taken(self) -> bool:
-        return self._task is not None
-
     def check_free(self) -> None:
-        if self._task is not None:
+        if self.task is not None:
             raise trio.BusyResourceError(self._conflict)
 
     async def park(self) -> None:
         """Wait for unpark(). When cancelled, the spot is free again and nothing else has changed."""
-        if self._task is not None:
+        if self.task is not None:
             raise trio.BusyResourceError(self._conflict)
-        self._task = current_task()
+        self.task = current_task()
         await wait_task_rescheduled(self._abort)
 
     def _abort(self, _: object) -> Abort:
-        self._task = None
+        self.task = None
         return Abort.SUCCEEDED
 
     def unpark(self) -> None:
         """Wake the task that waits here, if one does."""
-        task = self._task
+        task = self.task
         if task is not None:
-            self._task = None
+            self.task = None
             reschedule(task)
 
 

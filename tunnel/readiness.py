@@ -84,9 +84,10 @@ class Readiness:
     async def run(self) -> None:
         """Call, until cancelled; after that nothing is watched any more."""
         epoll, watches = self._epoll, self._watches
+        descriptor_of_all = epoll.fileno()
         try:
             while True:
-                await trio.lowlevel.wait_readable(epoll.fileno())
+                await trio.lowlevel.wait_readable(descriptor_of_all)
                 endings: list[Callable[[], None]] = []
                 self._endings = endings
                 for descriptor, _ in epoll.poll(0, CALLS_PER_PASS):

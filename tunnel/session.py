@@ -48,6 +48,7 @@ from tunnel.protocol import events, frames
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.frames import Hello, Resume, Welcome
+from tunnel.protocol.liveness import PING_BUSY_S
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import Context, StreamState
@@ -236,6 +237,9 @@ class Session:
             wall_offset_s=time.time() - self._now(),
         )
         self._connection.on_eviction = self._dispatch_waiting
+        # What a stream does that concerns nobody but the core.
+        self._take_rest = self._connection.take_rest
+        self._discard = self._connection.discard_received
         self._nap = trio.CancelScope()
         self._nap_until = math.inf
         self._writer = ParkingSpot("a session has one writer")
@@ -360,19 +364,21 @@ class Session:
             raise SessionClosed(*self._ending)
         if connection.told_to_go:
             raise Draining("the peer is going away")
-        if not connection.may_open:
+        if connection.opened_here >= connection.peer.max_streams:
             raise TooManyStreams(f"{self.stream_count} streams are open")
         now = self._now()
-        if connection.too_late_to_open(now):
+        if self._link is None and connection.too_late_to_open(now):
             raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
-        was_idle = connection.stream_count == 0
+        was_idle = not (connection.streams or connection.unsent)
         state = connection.open_stream(head, context, eof=eof, now=now)
-        if connection.is_over(state):
+        if state not in connection.unsent:
             # It was evicted before anybody could be told.
             raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
         stream = Stream(self, state)
         self._wake_writer()
-        if was_idle or self._link is None:
+        if was_idle:
+            self._note_busy()
+        if self._link is None:
             self._hurry()
         return stream
 
@@ -636,8 +642,7 @@ class Session:
         self._connection.reset(state, code, processed, reason, in_line=in_line)
         self._kick()
 
-    def _discard(self, state: StreamState) -> None:
-        self._connection.discard_received(state)
+
 
     def _note_heard(self) -> None:
         if self._heard is not None:
@@ -650,7 +655,7 @@ class Session:
 
     def _wake_writer(self) -> None:
         self._gathered = True
-        if self._flush_due or not self._writer.taken:
+        if self._flush_due or self._writer.task is None:
             return
         if self._readiness is not None and self._readiness.at_end(self._flush_nowait):
             self._flush_due = True
@@ -661,7 +666,7 @@ class Session:
         """Send what is queued without a wait, where the send side is free; otherwise the writer will."""
         self._flush_due = False
         link, connection = self._link, self._connection
-        if link is None or not self._writer.taken:
+        if link is None or self._writer.task is None:
             return
         try:
             message = self._take_message()
@@ -678,8 +683,14 @@ class Session:
             self._emptied.unpark()
 
     def _kick(self) -> None:
-        if self._writer.taken and self._connection.wants_to_send:
+        if self._writer.task is not None and self._connection.wants_to_send:
             self._writer.unpark()
+
+    def _note_busy(self) -> None:
+        """With a stream on a session that was idle, the next PING may be due earlier."""
+        # Of many requests, one after the other, only the first changes anything.
+        if self._connection.liveness.pinged_at + PING_BUSY_S < self._nap_until:
+            self._hurry()
 
     def _hurry(self) -> None:
         """Wake the keepalive earlier, when the core wants to be called earlier."""
@@ -845,7 +856,7 @@ class Session:
                     message = await transport.receive()
                     if self._link is not link:
                         return
-                    was_idle = connection.stream_count == 0
+                    was_idle = not (connection.streams or connection.unsent)
                     happened = connection.receive_message(message, self._now())
                     if happened:
                         self._dispatch(happened)
@@ -853,12 +864,14 @@ class Session:
                         self._tell()
                     if self._heard is not None:
                         self._note_heard()
-                    if self._leaver.taken:
+                    if self._leaver.task is not None:
                         self._note_quiet()
                     self._kick()
                     ack_at = connection.received.due_at
-                    if was_idle or (ack_at is not None and ack_at < self._nap_until):
+                    if ack_at is not None and ack_at < self._nap_until:
                         self._hurry()
+                    elif was_idle:
+                        self._note_busy()
         except TransportClosed as exc:
             self._lose(link, exc.code, exc.reason)
         except RemoteProtocolError as exc:
@@ -913,11 +926,11 @@ class Session:
     def _take_message(self) -> bytes:
         """Take what is sent next from the core; b"" when there is nothing."""
         connection = self._connection
-        limit = connection.message_bytes + MESSAGE_HEADERS_BYTES
+        limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
         message = connection.data_to_send(limit, self._now())
         if connection.happened:
             self._dispatch(connection.take_events())
-        if self._leaver.taken:
+        if self._leaver.task is not None:
             self._note_quiet()
         if connection.failure is not None:
             # The peer acknowledges nothing; only the GOAWAY is left to say.

@@ -201,8 +201,7 @@ class Stream(trio.abc.HalfCloseableStream):
     def take_whole_answer(self) -> bytes:
         """Return all bytes of an answer of which `peek_whole_answer` has told, and leave the stream."""
         state = self._state
-        size = state.incoming.size
-        data = self._session._take(state, size) if size else b""
+        data = self._session._take_rest(state) if state.incoming.size else b""
         self._closed = True
         state.owner = None
         self._tell_reset = None
@@ -257,7 +256,7 @@ class Stream(trio.abc.HalfCloseableStream):
     def _offer(self) -> None:
         """Have passed on what has come, or wake the reader for it."""
         pass_on, state = self._pass_on, self._state
-        if pass_on is None or not self._reader.taken:
+        if pass_on is None or self._reader.task is None:
             return
         while state.receiving is FLOWING:
             if not state.incoming.size:
@@ -453,7 +452,8 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def on_data(self) -> None:
         if self._tell_answer is not None:
-            self._tell_of_answer()
+            self._session._told.append(self._tell_answer)
+            self._tell_answer = None
         if self._pass_on is not None:
             self._session._told.append(self._offer)
         elif self._reader is not NO_SPOT:
@@ -464,7 +464,8 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def on_head(self) -> None:
         if self._tell_answer is not None:
-            self._tell_of_answer()
+            self._session._told.append(self._tell_answer)
+            self._tell_answer = None
         if self._head_reader is not NO_SPOT:
             self._head_reader.unpark()
 
@@ -480,16 +481,14 @@ class Stream(trio.abc.HalfCloseableStream):
         # Bytes that memory took back are gone, even if the stream itself had ended well in line.
         self._failed_in_line = in_line
         if self._tell_answer is not None:
-            self._tell_of_answer()
+            self._session._told.append(self._tell_answer)
+            self._tell_answer = None
         self._wake_all()
         tell, self._tell_reset = self._tell_reset, None
         if tell is not None:
             tell()
 
-    def _tell_of_answer(self) -> None:
-        tell, self._tell_answer = self._tell_answer, None
-        if tell is not None:
-            self._session._told.append(tell)
+
 
     def _wake_all(self) -> None:
         # Most streams never had anybody wait.

@@ -17,10 +17,10 @@ async def test_a_parked_task_waits_until_it_is_woken() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await wait_all_tasks_blocked()
-        assert spot.taken
+        assert spot.task is not None
         assert not woken
         spot.unpark()
-        assert not spot.taken
+        assert spot.task is None
     assert woken
 
 
@@ -48,13 +48,13 @@ async def test_a_cancelled_wait_leaves_the_spot_free() -> None:
         nursery.start_soon(spot.park)
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
-    assert not spot.taken
+    assert spot.task is None
     # Nobody is woken in the place of the one that left.
     spot.unpark()
 
 
 async def test_nobody_waits_where_there_is_no_spot() -> None:
-    assert not NO_SPOT.taken
+    assert NO_SPOT.task is None
     NO_SPOT.unpark()
     with pytest.raises(AssertionError):
         await NO_SPOT.park()

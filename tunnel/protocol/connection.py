@@ -112,16 +112,14 @@ class Connection(Core):
     @property
     def wants_to_send(self) -> bool:
         """Whether the drain may have something. It can be wrong to the safe side only."""
-        return (
-            bool(self.control)
-            or (len(self.scheduler.ring) > 0 and not self.sent.full)
-            or bool(self.sent.replaying)
-        )
+        ring, sent = self.scheduler.ring, self.sent
+        return bool(self.control or ((ring.new or ring.old) and not sent.full) or sent.replaying)
 
     @property
     def has_unsent(self) -> bool:
         """Whether anything waits, be it for its turn or for an acknowledgement; but not for credit."""
-        return bool(self.control) or len(self.scheduler.ring) > 0 or bool(self.sent.replaying)
+        ring = self.scheduler.ring
+        return bool(self.control or ring.new or ring.old or self.sent.replaying)
 
     def take_events(self) -> list[events.Event]:
         taken, self.happened = self.happened, []
@@ -263,7 +261,8 @@ class Connection(Core):
         context = self.contexts.get(context_index)
         if context is None or context.retiring:
             raise LocalProtocolError(f"context {context_index} is not live")
-        _check_head(head)
+        if len(head) > frames.HEAD_BYTES_MAX:
+            raise _too_long(head)
         sending = ENDED if eof else FLOWING
         stream = self.new_stream(context, head, sending, FRESH, now, opened_here=True)
         stream.announced = stream.open_waits = True
@@ -272,7 +271,8 @@ class Connection(Core):
         self.opened_here += 1
         self.unsent[stream] = None
         self.scheduler.activate(context.share, stream)
-        self.check_memory()
+        if self.memory.charge(len(head)):
+            self.memory.relieve()
         return stream
 
     def send_head(self, stream: StreamState, head: bytes, *, eof: bool, data: bytes = b"") -> None:
@@ -282,7 +282,9 @@ class Connection(Core):
         """
         if stream.sending is BROKEN:
             return
-        _check_head(head)
+        size = len(head)
+        if size > frames.HEAD_BYTES_MAX:
+            raise _too_long(head)
         if stream.opened_here:
             raise LocalProtocolError("the opener's head is in its OPEN")
         if stream.sending is not FRESH:
@@ -291,10 +293,10 @@ class Connection(Core):
         stream.answer_head = head
         stream.head_waits = True
         stream.fin_waits = eof
-        stream.head_bytes += len(head)
+        stream.head_bytes += size
         if data:
             stream.queue(data)
-        full = self.memory.charge(len(head) + len(data))
+        full = self.memory.charge(size + len(data))
         if stream.place is OUT:
             # A head that waits needs no credit.
             self.scheduler.activate(stream.context.share, stream)
@@ -338,6 +340,16 @@ class Connection(Core):
                 self.grant(stream, now)
             elif stream in self.lingering:
                 self.forget_if_done(stream)
+        return data
+
+    def take_rest(self, stream: StreamState) -> bytes:
+        """Take all that was received, of a peer that has said its end: there is nothing to grant it again."""
+        incoming = stream.incoming
+        data = incoming.take(incoming.size)
+        stream.window.consume(len(data))
+        self.memory.release(len(data))
+        if stream in self.lingering:
+            self.forget_if_done(stream)
         return data
 
     def discard_received(self, stream: StreamState) -> None:
@@ -402,8 +414,10 @@ class Connection(Core):
             raise
         if self.received.due(now):
             self.control.ack_due = True
-        self.check_memory()
-        return self.take_events()
+        memory = self.memory
+        if memory.full:
+            memory.relieve()
+        return self.take_events() if self.happened else []
 
     # --- the drain ---
 
@@ -422,6 +436,5 @@ class Connection(Core):
             raise LocalProtocolError(f"stream {stream.id}: {exc}") from exc
 
 
-def _check_head(head: bytes) -> None:
-    if len(head) > frames.HEAD_BYTES_MAX:
-        raise LocalProtocolError(f"a head of {len(head)} bytes exceeds {frames.HEAD_BYTES_MAX}")
+def _too_long(head: bytes) -> LocalProtocolError:
+    return LocalProtocolError(f"a head of {len(head)} bytes exceeds {frames.HEAD_BYTES_MAX}")

@@ -206,6 +206,7 @@ class Core:
     def new_stream(
         self, context: Context, head: bytes, sending: Half, receiving: Half, now: float, *, opened_here: bool
     ) -> StreamState:
+        """A stream with one head; whoever makes it charges memory for that."""
         context.share.users += 1
         size = self.local.initial_window
         window = NO_WINDOW if receiving is ENDED else ReceiveWindow(size, size, 0, now)
@@ -213,7 +214,6 @@ class Core:
             context, opened_here, head, sending, receiving, window, self.peer.initial_window, now
         )
         stream.head_bytes = len(head)
-        self.memory.charge(len(head))
         return stream
 
     def activate(self, stream: StreamState) -> None:

@@ -50,9 +50,10 @@ class Inbound:
     def receive(self, message: bytes, now: float) -> None:
         core = self._core
         max_frame = core.local.max_frame
-        if len(message) > frames.MESSAGE_BYTES_MAX:
-            raise RemoteProtocolError(f"a message of {len(message)} bytes exceeds {frames.MESSAGE_BYTES_MAX}")
-        position, end, sequenced = 0, len(message), 0
+        end = len(message)
+        if end > frames.MESSAGE_BYTES_MAX:
+            raise RemoteProtocolError(f"a message of {end} bytes exceeds {frames.MESSAGE_BYTES_MAX}")
+        position, sequenced = 0, 0
         unpack, handlers = frames.HEADER.unpack_from, self._handlers
         while position < end:
             start = position + HEADER_BYTES
@@ -87,7 +88,7 @@ class Inbound:
             elif flags & frames.CRITICAL:
                 raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
         if sequenced:
-            core.received.record(sequenced, len(message), now)
+            core.received.record(sequenced, end, now)
         if len(core.unacknowledged_resets) > CONTROL_RESETS_MAX:
             raise RemoteProtocolError("too many refused streams without an acknowledgement", CloseCode.LIMITS)
 
@@ -215,14 +216,16 @@ class Inbound:
         if flags & FIN and not whole:
             core.queue_reset(stream_id, StreamCode.PROTOCOL, Processed.NO, "ended within its head")
             return
+        head = part if whole else b""
         stream = core.new_stream(
             core.peer_contexts[index],
-            part if whole else b"",
+            head,
             FRESH,
             ENDED if flags & FIN else FLOWING,
             now,
             opened_here=False,
         )
+        core.memory.charge(len(head))
         stream.id = stream_id
         core.streams[stream_id] = stream
         core.opened_there += 1

@@ -8,7 +8,7 @@ from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import DATA, FIN, HEADER, HEADER_BYTES
 from tunnel.protocol.ledger import LEDGER_LEAST_BYTES
 from tunnel.protocol.schedule import OUT, QUANTUM_BYTES
-from tunnel.protocol.state import at_rest
+from tunnel.protocol.state import BROKEN, ENDED
 from tunnel.protocol.streams import Farewell, StreamState
 
 # Where what waits in a stream's queue is short enough that its owner may fill it again.
@@ -74,7 +74,7 @@ class Outbound:
         # Four turns make a message, but on slow links a turn is a quantum at least. What goes into a message
         # arrives with it, so shorter turns would help nobody, and each frame costs both sides the same.
         scale = max(1, room // (4 * QUANTUM_BYTES))
-        while room >= LEAST_ROOM_BYTES and sent.unacknowledged_bytes < full:
+        while (groups.new or groups.old) and room >= LEAST_ROOM_BYTES and sent.unacknowledged_bytes < full:
             group = groups.turn()
             if group is None:
                 return
@@ -99,7 +99,7 @@ class Outbound:
                 room -= used
                 if not stream.ready:
                     flows.retire(stream)
-                stream = flows.turn()
+                stream = flows.turn() if flows.new or flows.old else None
                 if stream is None:
                     # With its last stream closed the group may be gone already.
                     if group.place is not OUT:
@@ -184,7 +184,8 @@ class Outbound:
         if stream.farewell is not None and not (outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
-        if at_rest(stream.sending):
+        sending, receiving = stream.sending, stream.receiving
+        if (sending is ENDED or sending is BROKEN) and (receiving is ENDED or receiving is BROKEN):
             core.close_if_done(stream)
         return used
 
