@@ -54,7 +54,7 @@ from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import Context, StreamState
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 from tunnel.readiness import Readiness
-from tunnel.stream import Stream
+from tunnel.stream import QUEUE_HIGH_BYTES, Stream
 from tunnel.transport import Transport, TransportClosed
 
 log = logging.getLogger("tunnel.session")
@@ -245,6 +245,8 @@ class Session:
         self._writer = ParkingSpot("a session has one writer")
         self._gathered = False
         """Something was queued since the writer woke."""
+        self._brimming = False
+        """So much of one stream was queued since the last message that it waits for room."""
         self._readiness: Readiness | None = None
         self._flush_due = False
         """The pass that is under way will send what is queued, at its end."""
@@ -623,6 +625,7 @@ class Session:
         self._connection.send_data(state, data, eof=eof)
         # One that has no credit is not in the ring, and there is nothing to wake the writer for.
         if state.place is not OUT:
+            self._brimming = self._brimming or state.outgoing.size > QUEUE_HIGH_BYTES
             self._wake_writer()
 
     def _send_eof(self, state: StreamState) -> None:
@@ -913,7 +916,7 @@ class Session:
                             self._emptied.unpark()
                         has_sent = False
                         await self._writer.park()
-                        if patience and not link.has_left_something():
+                        if patience and not (self._brimming or link.has_left_something()):
                             patience = PATIENCE if await self._gather() else patience - 1
                     else:
                         return
@@ -926,6 +929,7 @@ class Session:
     def _take_message(self) -> bytes:
         """Take what is sent next from the core; b"" when there is nothing."""
         connection = self._connection
+        self._brimming = False
         limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
         message = connection.data_to_send(limit, self._now())
         if connection.happened:
@@ -943,7 +947,7 @@ class Session:
 
         So a head, its body and the end of it become one message and not three, and the answers of many tasks
         one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes
-        of it, it is only late.
+        of it, it is only late; and a stream that waits for room will add nothing.
         """
         started_at = self._now()
         for passed in range(GATHERING_PASSES):
@@ -951,7 +955,7 @@ class Session:
             await trio.lowlevel.checkpoint()
             if not self._gathered:
                 return passed > 0
-            if self._now() - started_at >= GATHERING_S:
+            if self._brimming or self._now() - started_at >= GATHERING_S:
                 break
         return True
 

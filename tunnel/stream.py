@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 QUEUE_HIGH_BYTES = 128 * 1024
 PIECE_BYTES_MOST = 128 * 1024
 # What receive_some returns at most when it is not told.
-RECEIVE_BYTES = 64 * 1024
+RECEIVE_BYTES = 128 * 1024
 
 
 class StreamReset(trio.BrokenResourceError):

@@ -52,12 +52,9 @@ RECORD_BYTES_MAX: Final = 16 * 1024
 # than the encryption; six records with their overhead stay well below.
 SEND_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
 
-# How much is asked of the socket at once: enough for a saturated tunnel, below the same threshold.
-RECEIVE_BYTES_MAX: Final = 64 * 1024
-
-# And by whoever does not wait, for whom each piece costs more than its wait would. Our processes have malloc
-# keep such buffers (tunnel.allocator).
-RECEIVE_NOWAIT_BYTES_MAX: Final = 2 * RECEIVE_BYTES_MAX
+# How much is asked of the socket at once: half of the largest message of a tunnel. Less costs a call more for
+# the same bytes. Our processes have malloc keep such buffers (tunnel.allocator).
+RECEIVE_BYTES_MAX: Final = 128 * 1024
 
 # In front of each record: its type, a version, and the length of what follows. That is at most 256 bytes
 # more than its plaintext (RFC 8446 5.2), in TLS 1.2 at most 2048 (RFC 5246 6.2.3); OpenSSL judges, this only
@@ -241,7 +238,7 @@ class TLSStream(trio.abc.Stream):
             return self._take_unread(None)
         transport = self.transport_stream
         assert isinstance(transport, TCPStream), "without a wait there must be a socket below"
-        ciphertext = transport.receive_nowait(RECEIVE_NOWAIT_BYTES_MAX)
+        ciphertext = transport.receive_nowait(RECEIVE_BYTES_MAX)
         if ciphertext is None:
             return None
         data = self._take_in(ciphertext)

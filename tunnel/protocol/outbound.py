@@ -14,8 +14,8 @@ from tunnel.protocol.streams import Farewell, StreamState
 # Where what waits in a stream's queue is short enough that its owner may fill it again.
 QUEUE_LOW_BYTES = 64 * 1024
 # What a frame takes of a stream at most, though the peer may take more. A reader takes as much at once, so it
-# is handed on as it came, and a copy of 128 KiB or more is memory from mmap, with all its page faults.
-DATA_BYTES_MOST = 64 * 1024
+# is handed on as it came; each frame costs both sides the same, and two of these make the largest message.
+DATA_BYTES_MOST = 128 * 1024
 # Less room than this at the end of a message is not worth a frame.
 LEAST_ROOM_BYTES = 256
 
