@@ -645,8 +645,6 @@ class Session:
         self._connection.reset(state, code, processed, reason, in_line=in_line)
         self._kick()
 
-
-
     def _note_heard(self) -> None:
         if self._heard is not None:
             self._heard.set()

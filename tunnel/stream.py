@@ -488,8 +488,6 @@ class Stream(trio.abc.HalfCloseableStream):
         if tell is not None:
             tell()
 
-
-
     def _wake_all(self) -> None:
         # Most streams never had anybody wait.
         if self._reader is not NO_SPOT:

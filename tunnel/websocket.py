@@ -238,7 +238,8 @@ class _WebSocketTransport(Transport):
         try:
             self._clogged = not stream.send_nowait(frame)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it fails again in `finish`, and is told there
+            # It fails again in `finish`, and is told there.
+            return False
         return not self._clogged
 
     async def finish(self) -> None:
