@@ -80,7 +80,7 @@ class ClientConnection:
             and self._body_read
             and self._left == 0
             and not (self._torn or self._eof or self._upgrade or self._unsent)
-            and not len(self._scanner)
+            and not self._scanner.held
         )
 
     @property

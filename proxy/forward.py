@@ -63,9 +63,10 @@ class CloseReason(enum.Enum):
     """By an operator."""
 
 
-@attrs.define
 class Tally:
     """What has crossed so far; for whoever may cancel an exchange, since a cancelled one returns nothing."""
+
+    # All of it stands in the class until it is set: one is made for each call, and a small one sets little.
 
     status: int = 0
     """The answer's, once it was begun; 0 before."""

@@ -38,8 +38,9 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 TARGET = rb"/[\x21\x22\x24-\x7e]*+"
 # obs-text passes, since it is somebody's UTF-8; every control but the tab is refused.
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-# Digits of ASCII, in so few places that the number is exact in every language that may read it.
-CONTENT_LENGTH = re.compile(rb"[0-9]{1,18}")
+# A Content-Length: digits of ASCII, in so few places that the number is exact in every language that may read
+# it. (`isdigit` of bytes knows no others.)
+LENGTH_DIGITS_MAX = 18
 
 _NAME = rb"[!#$%&'*+\-.^_`|~0-9a-z]++"
 # A value with nothing around it.
@@ -152,7 +153,7 @@ class RequestHead:
     ) -> None:
         """With `own`, canonical lines of our own (`line`) stand before the headers.
 
-        `line` is the request line of just this method and target, where it was read in canonical form.
+        `line` is the `request_line` of just this method and target, where it is known.
         """
         self.method = method
         self.target = target
@@ -194,18 +195,18 @@ class RequestHead:
         """Return the canonical bytes; raises HeadError for a part that no head can hold."""
         line = self._line
         if line is None:
-            line = b"%s %s HTTP/1.1\r\n" % (self.method, self.target)
-            # The last line of defence against a line break, and so a header or a head, smuggled in by a part:
-            # the lines behind are checked where they are written, once for all requests that share them.
-            if _REQUEST_LINE.fullmatch(line) is None:
-                raise HeadError("a part of the head holds a byte that no head can carry")
-            self._line = line
-        return _bounded(b"%s%s%s\r\n" % (line, self.own, self.fields.lines))
+            line = self._line = request_line(self.method, self.target)
+        encoded = b"%s%s%s\r\n" % (line, self.own, self.fields.lines)
+        if len(encoded) > HEAD_BYTES_MAX:
+            raise _too_large(encoded)
+        return encoded
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read canonical bytes; raises HeadError for anything else, and for a body framed in two ways."""
-        match = _CANONICAL_REQUEST.match(_bounded(data))
+        if len(data) > HEAD_BYTES_MAX:
+            raise _too_large(data)
+        match = _CANONICAL_REQUEST.match(data)
         if match is None:
             raise HeadError("the head is not in canonical form")
         line, method, target, own = match.groups()
@@ -292,26 +293,36 @@ class ResponseHead:
             line = b"HTTP/1.1 %d %s\r\n" % (self.status, self.reason)
             if _WRITABLE_STATUS.fullmatch(line) is None:
                 raise HeadError("a part of the head holds a byte that no head can carry")
-            self._encoded = _bounded(b"%s%s\r\n" % (line, lines_of(self.headers)))
+            encoded = b"%s%s\r\n" % (line, lines_of(self.headers))
+            if len(encoded) > HEAD_BYTES_MAX:
+                raise _too_large(encoded)
+            self._encoded = encoded
         return self._encoded
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read canonical bytes; raises HeadError for anything else, and for a body framed in two ways."""
-        match = _CANONICAL_RESPONSE.fullmatch(_bounded(data))
+        if len(data) > HEAD_BYTES_MAX:
+            raise _too_large(data)
+        match = _CANONICAL_RESPONSE.fullmatch(data)
         if match is None:
             raise HeadError("the head is not in canonical form")
         if data.count(b"\n") - 2 > HEADER_COUNT_MAX:
             raise HeadError(f"the head has more than {HEADER_COUNT_MAX} headers")
-        status, reason = match.groups()
+        number, reason = match.groups()
         length = None
         if framing := FRAMING_LINES.findall(data):
             name, value = framing[0]
-            if len(framing) > 1 or name != b"content-length" or CONTENT_LENGTH.fullmatch(value) is None:
+            plain = name == b"content-length" and value.isdigit() and len(value) <= LENGTH_DIGITS_MAX
+            if len(framing) > 1 or not plain:
                 check_framing(framing)
             else:
                 length = int(value)
-        return cls.of_bytes(int(status), reason, length, data)
+        status = int(number)
+        head = cls.of_bytes(status, reason, length, data)
+        # Whoever reads an answer passes it on.
+        head.passes = None if status == 101 else passing(data)
+        return head
 
     def without_hop(self) -> ResponseHead | None:
         """Return the same answer without what it says about one connection, if it `passes`; else None."""
@@ -347,6 +358,18 @@ class ResponseHead:
         return f"<ResponseHead {self.status} {self.reason!r} {names}>"
 
 
+def request_line(method: bytes, target: bytes) -> bytes:
+    """Return the first line of a request; raises HeadError for a part that no head can hold.
+
+    It is the last line of defence against a line break, and so a header or a head, smuggled in by a part: the
+    lines behind are checked where they are written, once for all requests that share them.
+    """
+    line = b"%s %s HTTP/1.1\r\n" % (method, target)
+    if _REQUEST_LINE.fullmatch(line) is None:
+        raise HeadError("a part of the head holds a byte that no head can carry")
+    return line
+
+
 def line(name: bytes, value: str) -> bytes:
     """Return a canonical line of our own; raises HeadError for a value that no line can hold."""
     if not (value.isascii() and value.isprintable()):
@@ -377,7 +400,7 @@ def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:
         raise HeadError("the body's length is given more than once")
     name, value = framing[0]
     if name == b"content-length":
-        if CONTENT_LENGTH.fullmatch(value) is None:
+        if not value.isdigit() or len(value) > LENGTH_DIGITS_MAX:
             raise HeadError("Content-Length is not a plain number")
     elif value.lower() != b"chunked":
         raise HeadError("the only Transfer-Encoding served is chunked")
@@ -411,7 +434,5 @@ def _canonical_fields(block: bytes) -> Fields:
 _remembered = lru_cache(maxsize=BLOCKS_REMEMBERED_MAX)(_canonical_fields)
 
 
-def _bounded(data: bytes) -> bytes:
-    if len(data) > HEAD_BYTES_MAX:
-        raise HeadError(f"the head has {len(data)} bytes, {HEAD_BYTES_MAX} is the limit")
-    return data
+def _too_large(data: bytes) -> HeadError:
+    return HeadError(f"the head has {len(data)} bytes, {HEAD_BYTES_MAX} is the limit")

@@ -111,14 +111,21 @@ def is_tail(info: RequestInfo) -> bool:
 
 
 def hub_request_head(
-    head: RequestHead, target: bytes, *, audit_id: str, client_ip: str, tail: bool = False
+    head: RequestHead,
+    target: bytes,
+    *,
+    audit_id: str,
+    client_ip: str,
+    tail: bool = False,
+    first: bytes | None = None,
 ) -> RequestHead:
     """Return the inner head: what of a client's request crosses to the relay, for the target in the cluster.
 
-    `tail` says that the target is on the tail of a proxy path (`is_tail`), where the backend's headers cross.
+    `tail` says that the target is on the tail of a proxy path (`is_tail`), where the backend's headers cross;
+    `first` is the `request_line` of its method and the target, for whoever keeps it.
     """
     own = line(b"audit-id", audit_id) + _forwarded_line(client_ip)
-    return RequestHead(head.method, target, _crossing(head, tail), own)
+    return RequestHead(head.method, target, _crossing(head, tail), own, first)
 
 
 # Of as many addresses as send at one time, by and large; any other is written again.

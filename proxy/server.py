@@ -238,13 +238,13 @@ class ServerConnection:
     async def _receive_head(self) -> bytes | None:
         """Return a whole head; None when the client has nothing more to ask."""
         raw = None
-        if self._requests > 1 and not len(self._scanner):
+        if self._requests > 1 and not self._scanner.held:
             if not await self._receive_idle():
                 return None
             raw = self._scanner.take_head()
             if raw is not None:
                 return raw
-        began = len(self._scanner) > 0
+        began = bool(self._scanner.held)
         with trio.move_on_after(HEAD_S) as scope:
             while raw is None:
                 if not await self._receive_early():
@@ -361,7 +361,7 @@ class ServerConnection:
             self._torn = True  # until flush
             return False
         quick.begun = None
-        if self._last or len(self._scanner):
+        if self._last or self._scanner.held:
             quick.wake()
         elif self._deadlines is not None and self._idle is not None:
             self._deadlines.begin(self._idle, IDLE_S)
@@ -384,7 +384,7 @@ class ServerConnection:
         quick = self._quick
         if quick is None or self._requests == 1:
             return False
-        return not (self._eof or len(self._scanner) or quick.stream.has_unread)
+        return not (self._eof or self._scanner.held or quick.stream.has_unread)
 
     async def _stand_by(self) -> RequestHead | None:
         """Sleep while requests are served; returns the head of one that the task is needed for.
@@ -492,7 +492,7 @@ class ServerConnection:
     def receive_body_nowait(self) -> bytes | None:
         """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
         while not self._body_read:
-            if not len(self._scanner):
+            if not self._scanner.held:
                 return None
             if data := self._read(self._scanner.take_rest(BODY_BYTES_MAX)):
                 self._body_begun = True
@@ -573,7 +573,7 @@ class ServerConnection:
 
     def _begin_answer(self, head: ResponseHead) -> bytes:
         """Return the bytes of an answer's head, with the framing and the connection's state added to it."""
-        assert self._answer in {_AWAITED, _NONE}, "an answer for each request"
+        assert self._answer == _AWAITED or self._answer == _NONE, "an answer for each request"
         request = self._request
         if head.status == 101:
             assert request is not None, "a 101 answers a request"

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 
 from proxy.head import (
-    CONTENT_LENGTH,
     FRAMING_NAMES,
     HEAD_BYTES_MAX,
     HEADER_COUNT_MAX,
+    LENGTH_DIGITS_MAX,
     TARGET,
     TOKEN,
     VALUE,
@@ -61,39 +61,39 @@ class HeadScanner:
     TLS hello on a plain port, a bare LF) gets its answer now and not after the deadline for a head.
     """
 
-    __slots__ = ("_at", "_data", "_searched")
+    __slots__ = ("_at", "_searched", "held")
 
     def __init__(self) -> None:
-        # A piece that was received, as it came, until a second one has to be added to it; b"" as soon as all
-        # of it is taken.
-        self._data: bytes | bytearray = b""
+        self.held: bytes | bytearray = b""
+        """A piece that was received, as it came, until a second one has to be added to it; b"" as soon as all
+        of it is taken. Others only look whether there is any."""
         self._at = 0
         self._searched = 0
 
     def __len__(self) -> int:
-        return len(self._data) - self._at
+        return len(self.held) - self._at
 
     def feed(self, data: bytes | bytearray) -> None:
         """Add received bytes."""
-        if not self._data:
-            self._data = data
+        if not self.held:
+            self.held = data
             return
         if self._at:
-            self._data = self._data[self._at :]
+            self.held = self.held[self._at :]
             self._at = 0
-        if isinstance(self._data, bytearray):
-            self._data += data
+        if isinstance(self.held, bytearray):
+            self.held += data
         else:
-            self._data = bytearray(self._data) + data
+            self.held = bytearray(self.held) + data
 
     def put_back(self, data: bytes) -> None:
         """Put bytes that were taken too far in front of the others."""
-        self._data = data + bytes(self._data[self._at :])
+        self.held = data + bytes(self.held[self._at :])
         self._at = self._searched = 0
 
     def take_head(self) -> bytes | None:
         """Return the next head with its blank line, None while it is not whole; raises BadRequest."""
-        data, at = self._data, self._at
+        data, at = self.held, self._at
         end = data.find(_END, at + max(0, self._searched - 3))
         if end < 0:
             self._refuse_early()
@@ -106,13 +106,13 @@ class HeadScanner:
 
     def take_rest(self, limit: int = 1 << 62) -> bytes:
         """Return what is there, at most `limit` bytes: the body's, or those of an upgraded stream."""
-        return self._take(min(len(self._data), self._at + limit))
+        return self._take(min(len(self.held), self._at + limit))
 
     def _take(self, end: int) -> bytes:
-        data, at = self._data, self._at
+        data, at = self.held, self._at
         self._searched = 0
         if end == len(data):
-            self._data = b""
+            self.held = b""
             self._at = 0
         else:
             self._at = end
@@ -121,9 +121,9 @@ class HeadScanner:
     def _refuse_early(self) -> None:
         if len(self) > HEAD_BYTES_MAX:
             raise _too_large()
-        if len(self) and not 0x21 <= self._data[self._at] <= 0x7E:
+        if len(self) and not 0x21 <= self.held[self._at] <= 0x7E:
             raise BadRequest(400, "these bytes are no HTTP/1.1")
-        if _BARE_LF.search(self._data, self._at + max(0, self._searched - 1)):
+        if _BARE_LF.search(self.held, self._at + max(0, self._searched - 1)):
             raise BadRequest(400, "a line ends without a carriage return")
 
 
@@ -262,7 +262,7 @@ def _length(framing: list[tuple[bytes, bytes]]) -> int | None:
     """Return how long the body is by the lines that say it; None when its end will tell."""
     if len(framing) == 1:
         name, value = framing[0]
-        if name == b"content-length" and CONTENT_LENGTH.fullmatch(value) is not None:
+        if name == b"content-length" and value.isdigit() and len(value) <= LENGTH_DIGITS_MAX:
             return int(value)
     try:
         _check_framing(
@@ -289,7 +289,7 @@ def _check_framing(lengths: list[bytes], codings: list[bytes]) -> None:
         raise BadRequest(400, "Content-Length and Transfer-Encoding exclude each other")
     if len(lengths) > 1:
         raise BadRequest(400, "Content-Length is given more than once")
-    if lengths and CONTENT_LENGTH.fullmatch(lengths[0]) is None:
+    if lengths and not (lengths[0].isdigit() and len(lengths[0]) <= LENGTH_DIGITS_MAX):
         raise BadRequest(400, "Content-Length is not a plain number")
     # Byte for byte: "Chunked" and "chunked, identity" are just what readers differ over.
     if codings and codings != [b"chunked"]:

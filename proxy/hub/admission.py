@@ -9,7 +9,6 @@ directory stays what it is.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -53,6 +52,8 @@ class Asked:
     tail: bool = False
     """It goes on to a backend behind the API server."""
     long_running: bool = True
+    line: bytes | None = None
+    """The request line in the cluster, once it was sent."""
     told: Request | None = None
     """What the trail says of it, once it was asked."""
 
@@ -150,18 +151,21 @@ class Admission:
     tokens: AccessTokens
     directory: Directory
 
-    def caller(self, head: RequestHead, asked: Asked) -> Caller:
-        """Who asks, by the request's token; raises TokenError when that is nobody who may act now."""
+    def caller(self, head: RequestHead, asked: Asked, now: float) -> Caller:
+        """Who asks, by the request's token; raises TokenError when that is nobody who may act now.
+
+        `now` is in epoch seconds.
+        """
         kept = head.fields.note
+        snapshot = self.directory.current
         if (
             type(kept) is Caller
-            and kept.snapshot is self.directory.current
+            and kept.snapshot is snapshot
             and kept.cluster_name == asked.cluster
-            and time.time() < kept.claims.expires_at
+            and now < kept.claims.expires_at
         ):
             return kept
-        snapshot = self.directory.current
-        claims = self.tokens.verify(bearer(head), asked.cluster, time.time())
+        claims = self.tokens.verify(bearer(head), asked.cluster, now)
         decided = decide(snapshot, claims, asked.cluster)
         agent, cluster = (None, None) if isinstance(decided, Denied) else decided
         refusal = None
@@ -191,7 +195,9 @@ class Admission:
             return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
         return None
 
-    def admit(self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str) -> Call | Refusal:
+    def admit(
+        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
+    ) -> Call | Refusal:
         """The call, when everything is in order."""
         fault = self.fault(head, asked, caller)
         if fault is not None:
@@ -203,7 +209,7 @@ class Admission:
         upgrade = head.fields.upgrade is not None
         if upgrade:
             info = info.upgraded()
-        verdict = judge(caller.snapshot.bundle, agent, cluster, info, time.time())
+        verdict = judge(caller.snapshot.bundle, agent, cluster, info, now)
         if not verdict.decision.allowed:
             told = denial(verdict, agent, cluster, info)
             rule = verdict.decision.rule

@@ -23,7 +23,7 @@ from auth.principal import Principal
 from proxy.drain import Underway
 from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
-from proxy.head import RequestHead, ResponseHead
+from proxy.head import RequestHead, ResponseHead, request_line
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, decide
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
@@ -164,9 +164,10 @@ class Calls:
         When cancelled, the client's connection is cut, the stream to the relay is reset, and the call has
         its closing event all the same.
         """
+        now = time.time()
         asked = understand(head.method, head.target)
         try:
-            caller = self.admission.caller(head, asked)
+            caller = self.admission.caller(head, asked, now)
         except TokenError as error:
             self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
@@ -174,11 +175,11 @@ class Calls:
             await connection.answer(*status_response(401, "", error.reason))
             return
         authenticated(caller.claims.principal)
-        call = self.admit(head, asked, caller, client_ip)
+        call = self.admit(head, asked, caller, client_ip, now)
         if isinstance(call, Refusal):
             await connection.answer(*refusal_response(head, call))
             return
-        live = LiveCall(call, new_eid(), connection)
+        live = LiveCall(call, new_eid(), connection, now)
         # Before the first wait: whatever changes from now on finds it.
         self.enter(live)
         try:
@@ -186,15 +187,18 @@ class Calls:
         finally:
             self.leave(live)
 
-    def admit(self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str) -> Call | Refusal:
+    def admit(
+        self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
+    ) -> Call | Refusal:
         """The call, when all that can be known before it begins is in order; a refusal is recorded.
 
-        Once for each request: it counts as one of its agent's, whatever becomes of it.
+        Once for each request: it counts as one of its agent's, whatever becomes of it. `now` is in epoch
+        seconds.
         """
         agent = caller.claims.principal
         exceeded = self.limits.admit(agent, self.streams.get(agent.agent_id, 0))
         if exceeded is None:
-            call = self.admission.admit(head, asked, caller, client_ip)
+            call = self.admission.admit(head, asked, caller, client_ip, now)
         else:
             call = Refusal(429, exceeded.rule, exceeded.message)
             fault = self.admission.fault(head, asked, caller)
@@ -350,7 +354,7 @@ class Calls:
                 if call.cluster.mode is Mode.TUNNEL:
                     if opened is None:
                         relay = relay or self.registry.session(call.cluster.id)
-                        opened = self.open_stream(call, inner, relay, renew=renew)
+                        opened = self.open_stream(call, inner, relay, time.time(), renew=renew)
                     relay = opened.relay
                     live.relay = recorded_relay(opened.relay.instance, opened.relay.version)
                     live.impersonated = opened.impersonated
@@ -425,9 +429,12 @@ class Calls:
         return arrived
 
     def open_stream(
-        self, call: Call, inner: RequestHead, relay: LiveRelay | None, *, renew: bool = False
+        self, call: Call, inner: RequestHead, relay: LiveRelay | None, now: float, *, renew: bool = False
     ) -> OpenedStream:
-        """Open a stream to a relay of the cluster; raises ClusterOffline, also when there is none."""
+        """Open a stream to a relay of the cluster; raises ClusterOffline, also when there is none.
+
+        `now` is in epoch seconds.
+        """
         principal = call.agent.principal
         assert principal is not None
         if relay is None:
@@ -435,7 +442,7 @@ class Calls:
                 raise ClusterOffline(call.cluster, "its relay has lost its connection, and is not back yet")
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session
-        context = (contexts.renew if renew else contexts.context_for)(principal, time.time())
+        context = contexts.renew(principal, now) if renew else contexts.context_for(principal, now)
         fields = call.head.fields
         eof = fields.upgrade is None and fields.body_length == 0
         try:
@@ -472,8 +479,16 @@ class Calls:
 
 def inner_head(call: Call, audit_id: str) -> RequestHead:
     """What of the call's head crosses to the relay."""
+    head, asked = call.head, call.asked
+    if asked.line is None:
+        asked.line = request_line(head.method, asked.target)
     return hub_request_head(
-        call.head, call.asked.target, audit_id=audit_id, client_ip=call.client_ip, tail=call.asked.tail
+        head,
+        asked.target,
+        audit_id=audit_id,
+        client_ip=call.client_ip,
+        tail=asked.tail,
+        first=asked.line,
     )
 
 

@@ -16,7 +16,6 @@ What lives on needs no timer of its own: one task looks at all of them, when the
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -76,11 +75,12 @@ class LiveCall:
     _waiting: trio.CancelScope | None = None
 
     # What a call rarely has stands above, in the class: one is made for each call.
-    def __init__(self, call: Call, eid: str, inbound: Inbound) -> None:
+    def __init__(self, call: Call, eid: str, inbound: Inbound, began_at: float) -> None:
         self.call = call
         self.eid = eid
         """Its audit id."""
-        self.began_at = time.time()
+        self.began_at = began_at
+        """In epoch seconds."""
         self.inbound = inbound
         self.tally = Tally()
 

@@ -29,11 +29,12 @@ _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went 
 
 def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_ip: str) -> Begun | None:
     """Begin to answer a request without a body; None when `Calls.handle` has to, and nothing was done."""
+    now = time.time()
     asked = understand(head.method, head.target)
     if asked.durable or asked.long_running or not calls.recorder.healthy:
         return None
     try:
-        caller = calls.admission.caller(head, asked)
+        caller = calls.admission.caller(head, asked, now)
     except TokenError:
         return None
     # All of this before it is admitted, since then it counts as one of its agent's and is decided.
@@ -43,18 +44,18 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
     relay = calls.registry.session(cluster.id)
     if relay is None:
         return None
-    call = calls.admit(head, asked, caller, client_ip)
+    call = calls.admit(head, asked, caller, client_ip, now)
     if isinstance(call, Refusal):
         return QuickRefusal(connection, head, call)
     eid = new_eid()
     try:
-        opened = calls.open_stream(call, inner_head(call, eid), relay)
+        opened = calls.open_stream(call, inner_head(call, eid), relay, now)
     except ClusterOffline:
         # The relay takes no more, or has just gone: where else to go, and how long to wait, is the task's.
-        start = QuickStart(calls, connection, call, eid)
+        start = QuickStart(calls, connection, call, eid, now)
         calls.enter(start)
         return start
-    live = QuickCall(calls, connection, call, eid, opened)
+    live = QuickCall(calls, connection, call, eid, now, opened)
     calls.enter(live)
     return live
 
@@ -82,8 +83,10 @@ class QuickRefusal:
 class QuickStart(LiveCall):
     """A call that was admitted without a task, and has nowhere to go yet (proxy.server.Begun)."""
 
-    def __init__(self, calls: Calls, connection: ServerConnection, call: Call, eid: str) -> None:
-        super().__init__(call, eid, connection)
+    def __init__(
+        self, calls: Calls, connection: ServerConnection, call: Call, eid: str, began_at: float
+    ) -> None:
+        super().__init__(call, eid, connection, began_at)
         self._calls = calls
         self._connection = connection
         self._began_s = time.monotonic()
@@ -116,9 +119,15 @@ class QuickCall(LiveCall):
     """By the client's task, as any other call."""
 
     def __init__(
-        self, calls: Calls, connection: ServerConnection, call: Call, eid: str, opened: OpenedStream
+        self,
+        calls: Calls,
+        connection: ServerConnection,
+        call: Call,
+        eid: str,
+        began_at: float,
+        opened: OpenedStream,
     ) -> None:
-        super().__init__(call, eid, connection)
+        super().__init__(call, eid, connection, began_at)
         self._calls = calls
         self._connection = connection
         self.opened = opened

@@ -120,7 +120,7 @@ def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
 def live_call(number: int = 1, who: Principal | None = None) -> tuple[LiveCall, Side]:
     side = Side()
     call = Call(None, None, None, None, enrolled(who or agent()), None, "", None)  # type: ignore[arg-type]
-    return LiveCall(call, f"eid-{number}", cast(Inbound, side)), side
+    return LiveCall(call, f"eid-{number}", cast(Inbound, side), 0.0), side
 
 
 async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autojump_clock: MockClock) -> None:

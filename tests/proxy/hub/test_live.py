@@ -62,7 +62,7 @@ class Side:
 
 def make(number: int = 1) -> tuple[LiveCall, Side]:
     side = Side()
-    live = LiveCall(cast(Call, None), f"eid-{number}", cast(Inbound, side))
+    live = LiveCall(cast(Call, None), f"eid-{number}", cast(Inbound, side), 0.0)
     live.outbound = cast(Outbound, side)
     return live, side
 

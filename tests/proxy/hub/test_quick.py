@@ -204,7 +204,7 @@ async def test_each_request_is_held_to_the_life_of_its_token(
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"yes")
     now = time.time()
-    monkeypatch.setattr("proxy.hub.admission.time.time", lambda: now + 61)
+    monkeypatch.setattr("proxy.hub.quick.time.time", lambda: now + 61)
     await line.send(token=token)
     assert (await line.hear(b"}")).startswith(b"HTTP/1.1 401 ")
 
