@@ -95,6 +95,11 @@ BUDGET = (
     Line("p99 beside a download that fills the link / without", 3, 3, 2, slowed("beside-link")),
     Line("p99 beside a download that fills the machine / without", 3, 3, 2, slowed("beside")),
     Line("CPU µs an event of a watch", 60, 40, 30, figure("watch", 1000, "cpu_us_per_request")),
+    Line(
+        "the same, each to 1,000 watches at once",
+        *(60, 40, 30),
+        figure("watch-all", 1000, "cpu_us_per_request"),
+    ),
 )
 
 

@@ -5,6 +5,7 @@
     GET …?watch=true         an endless chunked answer; silent until events are asked for
     GET …/exec?…             upgraded to a WebSocket of v5.channel.k8s.io; stdout repeats what comes on stdin
     GET /emit?per_s=N        from now on so many events a second, to all watches in turn; 0 ends them
+    GET /emit?per_s=N&all    so many a second, each to all watches at once
     GET anything else        a small answer
 
 nginx cannot hold a request open without something behind it, and the sandbox does much for each event. One
@@ -42,7 +43,7 @@ STDOUT: Final = 1
 BACKLOG: Final = 1024
 READ_BYTES: Final = 64 * 1024
 TOP = Path(__file__).parents[2]
-_EMIT: Final = re.compile(rb"GET /emit\?per_s=(\d+) ")
+_EMIT: Final = re.compile(rb"GET /emit\?per_s=(\d+)(&all)? ")
 _WATCH_HEAD: Final = (
     b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n"
     # For an nginx in front, which otherwise collects what comes.
@@ -112,7 +113,7 @@ class Connection:
         head, self.head = self.head, b""
         line = head.partition(b"\r\n")[0]
         if found := _EMIT.match(head):
-            self.server.emit(int(found[1]))
+            self.server.emit(int(found[1]), to_all=found[2] is not None)
             self.answer({"emitting": int(found[1])})
         elif b"watch=true" in line:
             self.on_bytes = self.ignore
@@ -166,12 +167,14 @@ class Server:
         self.connections: dict[int, Connection] = {}
         self.watches: list[Connection] = []
         self.pace: Pace | None = None
-        self.turns: Iterator[Connection] = iter(())
+        # Who gets the next event, and the one after it.
+        self.turns: Iterator[list[Connection]] = iter(())
 
-    def emit(self, per_s: int) -> None:
+    def emit(self, per_s: int, *, to_all: bool) -> None:
         """Start or end the events; whoever watches from then on gets none of these."""
-        self.pace = Pace(per_s, time.monotonic()) if per_s and self.watches else None
-        self.turns = itertools.cycle(list(self.watches))
+        watches = list(self.watches)
+        self.pace = Pace(per_s, time.monotonic()) if per_s and watches else None
+        self.turns = itertools.cycle([watches] if to_all else [[watch] for watch in watches])
 
     def drop(self, connection: Connection) -> None:
         del self.connections[connection.sock.fileno()]
@@ -194,9 +197,9 @@ class Server:
 
     def send_due(self, count: int) -> None:
         for _ in range(count):
-            connection = next(self.turns)
-            if connection.sock.fileno() in self.connections:
-                connection.send(chunk(event(time.monotonic_ns())))
+            for connection in next(self.turns):
+                if connection.sock.fileno() in self.connections:
+                    connection.send(chunk(event(time.monotonic_ns())))
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Watches that are not silent: what an event costs, and how long it is under way.
 
-WATCHES watches are open, and events of 1 KB come to them in turn, evenly: none is for all of them, and no two
-are there at once by themselves. That is the dearest way to get them.
+WATCHES watches are open, and events of 1 KB come to them in one of two ways. In turn, evenly: no two are
+there at once by themselves, which is the dearest way to get them. Or each event to all of them at once, as a
+change comes to all who watch what has changed.
 """
 
 from __future__ import annotations
@@ -24,14 +25,28 @@ from benchmarks.workload import Options, RunFailed, Workload
 WATCHES = 1000
 QUICK_WATCHES = 50
 EVENTS_PER_S = 2000
+CHANGES_PER_S = 4
 SECONDS = 3.0
 QUICK_SECONDS = 0.5
 OPENERS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, **TUNNELS}
 
 
-def run(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
+def in_turn(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
+    """Every event to one of them."""
+    return _run(WATCH.name, system, watches, options, EVENTS_PER_S, to_all=False)
+
+
+def at_once(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
+    """Every event to all of them."""
+    return _run(TO_ALL.name, system, watches, options, CHANGES_PER_S, to_all=True)
+
+
+def _run(
+    workload: str, system: System, watches: int, options: Options, per_s: int, *, to_all: bool
+) -> Sample:
     """Open the system that has this name once more, before an upstream that sends events."""
-    seconds = QUICK_SECONDS if options.quick else SECONDS
+    seconds, opening = (QUICK_SECONDS, QUICK_WATCHES) if options.quick else (SECONDS, watches)
+    wanted = per_s * seconds * (opening if to_all else 1)
     with tempfile.TemporaryDirectory(prefix="hawse-bench-watch-") as name:
         folder = Path(name)
         (folder / "upstream").mkdir()
@@ -41,18 +56,18 @@ def run(system: System, upstream: Upstream, watches: int, options: Options) -> S
             OPENERS[system.name](folder / system.name, source) as opened,
             Watching(opened) as watching,
         ):
-            watching.open(QUICK_WATCHES if options.quick else watches)
-            emit(source.endpoint, EVENTS_PER_S)
+            watching.open(opening)
+            emit(source.endpoint, per_s, to_all=to_all)
             # The first second is the start of it.
             watching.listen(seconds / 3)
             with measure(opened, source) as costs:
                 took_ns = watching.listen(seconds)
                 emit(source.endpoint, 0)
-    if len(took_ns) < EVENTS_PER_S * seconds / 2:
-        raise RunFailed(f"{len(took_ns)} events came in {seconds} s, of {EVENTS_PER_S} a second")
+    if len(took_ns) < wanted / 2:
+        raise RunFailed(f"{len(took_ns)} events came in {seconds} s, of {wanted:.0f}")
     return Sample(
         Measurement(
-            "watch",
+            workload,
             system.name,
             watches,
             cpu_us_per_request=costs.own_s * 1e6 / len(took_ns) if opened.processes else None,
@@ -64,12 +79,12 @@ def run(system: System, upstream: Upstream, watches: int, options: Options) -> S
     )
 
 
-def emit(source: Endpoint, per_s: int) -> None:
-    """Have the source send so many events a second, to all who watch by now."""
+def emit(source: Endpoint, per_s: int, *, to_all: bool = False) -> None:
+    """Have the source send so many events a second to those who watch by now: in turn, or each `to_all`."""
     context = ssl.create_default_context(cafile=str(source.ca))
     connection = http.client.HTTPSConnection(source.host, source.port, timeout=10, context=context)
     try:
-        connection.request("GET", f"/emit?per_s={per_s}")
+        connection.request("GET", f"/emit?per_s={per_s}{'&all' if to_all else ''}")
         connection.getresponse().read()
     finally:
         connection.close()
@@ -79,7 +94,14 @@ WATCH = Workload(
     "watch",
     "1,000 watches that get 2,000 events of 1 KB a second in turn; a request is an event here",
     (WATCHES,),
-    run,
+    in_turn,
     systems=frozenset(OPENERS),
 )
-WORKLOADS = (WATCH,)
+TO_ALL = Workload(
+    "watch-all",
+    "1,000 watches that all get each of 4 events of 1 KB a second; a request is an event at one of them",
+    (WATCHES,),
+    at_once,
+    systems=frozenset(OPENERS),
+)
+WORKLOADS = (WATCH, TO_ALL)

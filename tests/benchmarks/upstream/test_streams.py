@@ -47,6 +47,15 @@ def test_a_watch_is_silent_until_events_are_asked_for(source: tls.Endpoint) -> N
         assert len(partial) < EVENT_BYTES
 
 
+def test_an_event_to_all_comes_to_each_watch_at_once(source: tls.Endpoint) -> None:
+    with Watching(System("direct", source)) as watching:
+        watching.open(7)
+        emit(source, 10, to_all=True)
+        took_ns = watching.listen(0.35)
+        emit(source, 0)
+    assert len(took_ns) in {14, 21, 28}
+
+
 def test_stdin_comes_back_on_stdout_and_nothing_else_does(source: tls.Endpoint) -> None:
     client = WSConnection(ConnectionType.CLIENT)
     target = "/api/v1/namespaces/work/pods/workbench/exec?command=cat&stdin=true&stdout=true"
