@@ -16,6 +16,7 @@ headers are taken apart only for whoever asks for them.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from functools import lru_cache
 from typing import Self
 
@@ -38,6 +39,9 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 TARGET = rb"/[\x21\x22\x24-\x7e]*+"
 # obs-text passes, since it is somebody's UTF-8; every control but the tab is refused.
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
+# Only in a block that `proxy.strict` has let pass: there each line feed but the last has a header behind it,
+# and so has the start.
+_FIELD = re.compile(rb"([^:\r\n]++):([^\r]*+)\r\n")
 # A Content-Length: digits of ASCII, in so few places that the number is exact in every language that may read
 # it. (`isdigit` of bytes knows no others.)
 LENGTH_DIGITS_MAX = 18
@@ -57,6 +61,7 @@ _CANONICAL_RESPONSE = re.compile(
 )
 _WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
 _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
+_NO_TOKENS: frozenset[bytes] = frozenset()
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
 # In whole canonical bytes, where a line stands behind each line feed but the last.
 FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
@@ -87,7 +92,7 @@ class Fields:
 
     headers: Headers
     raw: bytes
-    """The block as a client sent it, with the blank line; b"" where nobody did."""
+    """The block as a client sent it, with the blank line; b"" where nobody did, and `headers` are all."""
     by_name: dict[bytes, list[bytes]]
     """The values under each name, in their order."""
     connection: frozenset[bytes]
@@ -111,15 +116,33 @@ class Fields:
         self.crossing = {}
         self.note = None
 
+    @classmethod
+    def of_block(cls, block: bytes) -> Self:
+        """Return the headers of a block of lines, with the blank one behind them, that was found in order."""
+        return cls(_parts(block), block)
+
+    def forget_parts(self) -> None:
+        """Hold no more than the block where there is one, and what was worked out of it.
+
+        A client's token makes most of the block, and would be held twice by a request that takes hours.
+        """
+        if self.raw:
+            for name in ("headers", "by_name"):
+                with suppress(AttributeError):
+                    delattr(self, name)
+
     def __getattr__(self, name: str) -> object:
         # Only for a slot that is empty.
-        if name == "by_name":
+        if name == "headers":
+            self.headers = _parts(self.raw)
+        elif name == "by_name":
             found: dict[bytes, list[bytes]] = {}
             for header, value in self.headers:
                 found.setdefault(header, []).append(value)
             self.by_name = found
         elif name == "connection":
-            self.connection = frozenset(connection_tokens(self.headers))
+            # An empty set has 216 bytes, and most are empty.
+            self.connection = frozenset(connection_tokens(self.headers)) or _NO_TOKENS
         elif name == "body_length":
             self.body_length = None if b"transfer-encoding" in self.by_name else self._length()
         elif name == "upgrade":
@@ -418,6 +441,11 @@ def _taken_apart(lines: bytes) -> Headers:
     """Return the headers of canonical lines."""
     pairs = [line.partition(b": ") for line in lines.split(b"\r\n")]
     return tuple([(name, value) for name, _, value in pairs[:-1]])
+
+
+def _parts(block: bytes) -> Headers:
+    """Return the headers of lines as a client sent them, which were found in order."""
+    return tuple([(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(block)])
 
 
 def _canonical_fields(block: bytes) -> Fields:

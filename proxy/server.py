@@ -57,8 +57,6 @@ LINGER_S = 5.0
 LINGER_BYTES_MAX = 16 * 1024 * 1024
 # The same for somebody who was not understood, and so is nobody yet.
 REFUSED_LINGER_S = 1.0
-# What is kept for the record of a head that was refused.
-REFUSED_HEAD_BYTES_MAX = 4096
 
 _GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 _END_OF_HEAD = b"\r\n\r\n"
@@ -178,8 +176,6 @@ class ServerConnection:
         self._client_watch: Watch | None = None
         # What it takes to answer without the task, and what is noticed meanwhile (see stand_by).
         self._quick: _Quick | None = None
-        self.raw_head = b""
-        """The current request's head as it came; of a refused one no more than its beginning."""
 
     def __enter__(self) -> Self:
         return self
@@ -189,6 +185,13 @@ class ServerConnection:
     ) -> None:
         if not self._released:
             self._release()
+
+    @property
+    def raw_head(self) -> bytes:
+        """The current request's head as it came."""
+        request = self._request
+        assert request is not None, "there is a request"
+        return b"%s %s HTTP/1.1\r\n%s" % (request.method, request.target, request.fields.raw)
 
     @property
     def idle_until(self) -> float:
@@ -285,7 +288,6 @@ class ServerConnection:
         return True
 
     def _begin(self, raw: bytes) -> RequestHead:
-        self.raw_head = raw
         self._request = request = read_request_head(raw, self._fields)
         self._fields = fields = request.fields
         self._answer = _AWAITED
@@ -306,7 +308,7 @@ class ServerConnection:
 
     def _refuse(self) -> None:
         """Get ready to answer a request that was not understood."""
-        self.raw_head = (self.raw_head or self._scanner.take_rest())[:REFUSED_HEAD_BYTES_MAX]
+        self._scanner.take_rest()
         self._request = None
         self._body = None
         self._body_read = False
@@ -702,6 +704,8 @@ class ServerConnection:
 
     def begin_attendance(self, nursery: trio.Nursery) -> None:
         """See Attended."""
+        if self._fields is not None:
+            self._fields.forget_parts()
         if self._watch_client():
             return
         self._attendance = attendance = _Attendance()

@@ -21,7 +21,6 @@ from proxy.head import (
     TOKEN,
     VALUE,
     Fields,
-    Headers,
     RequestHead,
     ResponseHead,
 )
@@ -31,8 +30,6 @@ _FIELDS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"\r\n)*+\r\n")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + VALUE + rb"))?")
 _FIELD_LINE = re.compile(rb"(" + TOKEN + rb"++):(" + VALUE + rb")")
-# Only in a block that passed: there each line feed but the last has a header behind it, and so has the start.
-_FIELD = re.compile(rb"([^:\r\n]++):([^\r]*+)\r\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _END = b"\r\n\r\n"
@@ -148,7 +145,7 @@ def read_request_head(raw: bytes, last: Fields | None = None) -> RequestHead:
         raise _explain(raw)
     if block.count(b"\n") - 1 > HEADER_COUNT_MAX:
         raise BadRequest(431, f"the request has more than {HEADER_COUNT_MAX} headers")
-    fields = Fields(_pairs(block), block)
+    fields = Fields.of_block(block)
     _check_request(fields.by_name)
     return RequestHead(method, target, fields)
 
@@ -276,11 +273,6 @@ def _length(framing: list[tuple[bytes, bytes]]) -> int | None:
 
 def _malformed() -> BadResponse:
     return BadResponse("the head of the answer is malformed")
-
-
-def _pairs(block: bytes) -> Headers:
-    """The headers of lines that the grammar has let pass."""
-    return tuple([(name.lower(), value.strip(b" \t")) for name, value in _FIELD.findall(block)])
 
 
 def _check_framing(lengths: list[bytes], codings: list[bytes]) -> None:

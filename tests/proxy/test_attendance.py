@@ -13,7 +13,7 @@ import trio
 from proxy import deadlines as module
 from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, StreamCode
-from proxy.head import ResponseHead
+from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.server import EARLY_BYTES_MAX
 from tests.tunnel.test_tcp import tcp_pair
@@ -40,6 +40,7 @@ class Bench:
     client: TLSStream
     server: TLSStream
     connection: ServerConnection
+    request: RequestHead
     readiness: Readiness
     gone: list[Failure] = attrs.Factory(list)
     heard: trio.Event = attrs.Factory(trio.Event)
@@ -63,9 +64,10 @@ async def attended(*, watched: bool = True) -> AsyncIterator[Bench]:
         nursery.start_soon(deadlines.run)
         nursery.start_soon(readiness.run)
         connection = ServerConnection(server, deadlines, readiness=readiness if watched else None)
-        bench = Bench(client, server, connection, readiness)
         await client.send_all(GET)
-        assert await connection.next_request() is not None
+        request = await connection.next_request()
+        assert request is not None
+        bench = Bench(client, server, connection, request, readiness)
         await connection.send_head(BEGUN)
         await client.receive_some()
         connection.watch(bench.hear)
@@ -125,6 +127,15 @@ async def test_nobody_hears_of_a_client_that_leaves_after_the_exchange(watched: 
         await trio.aclose_forcefully(bench.client)
         await trio.sleep(A_WHILE_S)
         assert not bench.gone
+
+
+async def test_a_request_that_takes_its_time_holds_its_headers_once() -> None:
+    async with attended() as bench:
+        assert bench.connection.raw_head == GET
+        fields = bench.request.fields
+        with pytest.raises(AttributeError):
+            object.__getattribute__(fields, "headers")
+        assert fields.headers == ((b"host", b"a"),)
 
 
 async def test_an_exchange_that_ends_as_its_client_leaves_need_not_hear_of_it() -> None:

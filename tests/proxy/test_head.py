@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from proxy.head import (
     HEAD_BYTES_MAX,
     HEADER_COUNT_MAX,
+    Fields,
     HeadError,
     RequestHead,
     ResponseHead,
@@ -163,3 +164,19 @@ def test_headers_are_found_by_name_in_their_order():
         b"x-a",
         b"x-b",
     }
+
+
+def test_headers_whose_parts_were_forgotten_are_worked_out_again() -> None:
+    block = b"Host: a\r\nX-A: 1\r\nx-a:2 \r\nConnection: close, Upgrade\r\nUpgrade: spdy\r\n\r\n"
+    fields = Fields.of_block(block)
+    said = fields.headers, fields.by_name, fields.connection, fields.upgrade
+    fields.forget_parts()
+    fields.forget_parts()
+    for name in ("headers", "by_name"):
+        with pytest.raises(AttributeError):
+            object.__getattribute__(fields, name)
+    assert (fields.headers, fields.by_name, fields.connection, fields.upgrade) == said
+    # Of those that nobody has sent there is nothing else to work them out of.
+    fields = Fields(said[0])
+    fields.forget_parts()
+    assert fields.headers == said[0]

@@ -232,7 +232,6 @@ async def test_a_malformed_head_is_refused_by_the_task() -> None:
         error = await bench.came_back()
         assert isinstance(error, BadRequest)
         assert error.status == 400
-        assert bench.connection.raw_head.startswith(b"GET /one")
         await bench.connection.answer(ok(b"no"), b"no")
         assert await bench.connection.next_request() is None
 
