@@ -313,6 +313,8 @@ def _crossing(head: RequestHead, tail: bool) -> Fields:
     crossing = fields.crossing.get(tail)
     if crossing is None:
         crossing = Fields((*_client_headers(fields, tail), *_framing(fields)))
+        # To find out would be to look at each of them again, and to hold what comes of it.
+        crossing.upgrade = None
         fields.crossing[tail] = crossing
     return crossing
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NoReturn
 
 import attrs
@@ -178,8 +179,7 @@ class Limits:
         if seen is None:
             seen = self._seen[live] = _Seen(0, 0, now, now)
             if limits.stream_age_s:
-                why = f"it is {limits.stream_age_s} s old, {_named('stream_age_s')}"
-                calls.limit(live, limits.stream_age_s, why)
+                calls.limit(live, limits.stream_age_s, _too_old(limits.stream_age_s))
         moved_in, moved_out = tally.bytes_in - seen.bytes_in, tally.bytes_out - seen.bytes_out
         if moved_in or moved_out:
             seen.bytes_in, seen.bytes_out = tally.bytes_in, tally.bytes_out
@@ -221,6 +221,12 @@ def _bucket(rate: float, burst_s: float, now: float) -> _Bucket | None:
 
 def _named(key: str) -> str:
     return f"the limit (limits.{key})"
+
+
+# Every call that lasts has it, and nearly all have the same.
+@lru_cache(maxsize=16)
+def _too_old(seconds: int) -> str:
+    return f"it is {seconds} s old, {_named('stream_age_s')}"
 
 
 def _exceeded(agent: Principal, key: str, what: str) -> Exceeded:

@@ -59,9 +59,6 @@ class LiveCall:
     """By the hub, while it was under way."""
     over: bool = False
     """It is not under way any more."""
-    due_at: float = math.inf
-    """When it must end, on trio's clock; `why_due` then says why."""
-    why_due: str = ""
     relay: RecordedRelay | None = None
     impersonated: Impersonated | None = None
     """What the relay's token says."""
@@ -74,7 +71,8 @@ class LiveCall:
     """The rule of the cluster's owner by which the relay answered in the API server's stead."""
     _waiting: trio.CancelScope | None = None
 
-    # What a call rarely has stands above, in the class: one is made for each call.
+    # What a call rarely has stands above, in the class: one is made for each call. But an attribute that many
+    # calls get late has to be there from the beginning: it would cost each of them a dict, of 800 bytes.
     def __init__(self, call: Call, eid: str, inbound: Inbound, began_at: float) -> None:
         self.call = call
         self.eid = eid
@@ -83,6 +81,9 @@ class LiveCall:
         """In epoch seconds."""
         self.inbound = inbound
         self.tally = Tally()
+        self.due_at = math.inf
+        """When it must end, on trio's clock; `why_due` then says why."""
+        self.why_due = ""
 
     @contextmanager
     def interruptible(self) -> Iterator[trio.CancelScope]:
