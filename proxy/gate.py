@@ -21,6 +21,9 @@ STRANGERS_BYTES_MAX = 64 * 1024 * 1024
 # An ordinary head is far below this, so a crowd of large ones never costs an ordinary one its connection:
 # 4,096 such heads are 64 MiB more.
 STRANGER_BYTES_FREE = 16 * 1024
+# To send a short form and take a short answer. A place at the gate must not be held by doing neither, or some
+# thousand connections would shut everybody out for as long as they like.
+STRANGER_S = 30.0
 
 
 class TooManyStrangersError(Exception):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 import attrs
+import trio
 from msgspec.structs import replace
 
 from audit.ids import new_eid
@@ -23,6 +24,7 @@ from auth.principal import Principal
 from proxy.drain import Underway
 from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
+from proxy.gate import STRANGER_S
 from proxy.head import RequestHead, ResponseHead, request_line
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, decide
@@ -172,7 +174,8 @@ class Calls:
             self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
             )
-            await connection.answer(*status_response(401, "", error.reason))
+            with trio.move_on_after(STRANGER_S):
+                await connection.answer(*status_response(401, "", error.reason))
             return
         authenticated(caller.claims.principal)
         call = self.admit(head, asked, caller, client_ip, now)
@@ -183,7 +186,9 @@ class Calls:
         # Before the first wait: whatever changes from now on finds it.
         self.enter(live)
         try:
-            await self._admitted(connection, live)
+            opening = await self._record(connection, live)
+            if opening is not None:
+                await self.carry(connection, live, opening, None, time.monotonic())
         finally:
             self.leave(live)
 
@@ -265,8 +270,8 @@ class Calls:
             began_at=live.began_at,
         )
 
-    async def _admitted(self, connection: ServerConnection, live: LiveCall) -> None:
-        """Record and forward a call that is allowed."""
+    async def _record(self, connection: ServerConnection, live: LiveCall) -> Event | None:
+        """Return the event of a call that is allowed, recorded where it must be; None if it must not move."""
         durable = live.call.asked.durable or live.call.head.upgrade is not None
         opening = self.opening(live, phase=Phase.INTENT if durable else Phase.COMPLETE)
         try:
@@ -281,9 +286,8 @@ class Calls:
                 # A refused write is counted by the event of the gap; a read has nothing but this.
                 self._refused(replace(opening, note=message), 503)
             await connection.answer(*status_response(503, "", message))
-            return
-
-        await self.carry(connection, live, opening, None, time.monotonic())
+            return None
+        return opening
 
     async def carry(
         self,

@@ -23,7 +23,7 @@ from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.deadlines import Deadlines
 from proxy.exchange import InboundBroken
-from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
+from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub import quick
@@ -44,14 +44,8 @@ from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
 
 HANDSHAKE_S = 10.0
-# To send a short form and take a short answer. A place at the gate must not be held by doing neither, or some
-# thousand connections would shut everybody out for as long as they like.
-STRANGER_S = 30.0
 # A form of a few fields, or none at all.
 SMALL_BODY_BYTES_MAX = 64 * 1024
-
-Known = Callable[[Principal | None], None]
-"""Called once the sender of a request is known, an agent or a relay: it is held for a stranger no more."""
 
 _FAILED = "a client's connection failed by a fault of ours"
 _FAULT = "the hub failed by a fault of its own; whether the API server has seen the request is not known"
@@ -158,21 +152,30 @@ class Front:
             if (begun := connection.take_begun()) is not None:
                 await begun.carry_on()
                 continue
-            if not stranger.inside:
-                # By an earlier request it is known who sends on this connection.
+            # Otherwise it is known by an earlier request who sends on this connection.
+            first = stranger.inside
+            if head.target.startswith(PREFIX):
+                # A scope around it would be kept for as long as a watch takes, and hold nobody to anything.
+                known = partial(self._known, connection, stranger) if first else _do_nothing
+                await self.calls.handle(connection, head, address, authenticated=known)
+            elif not first:
                 if await self._route(connection, tls, head, _do_nothing, address):
                     return
-                continue
-            with trio.move_on_after(STRANGER_S) as patience:
-                if await self._route(
-                    connection, tls, head, _Known(stranger, patience, connection, self.connections), address
-                ):
+            else:
+                with trio.move_on_after(STRANGER_S) as patience:
+                    if await self._route(connection, tls, head, _KnownRelay(stranger, patience), address):
+                        return
+                if patience.cancelled_caught:
                     return
-            if patience.cancelled_caught:
-                return
-            # What came before was answered and is held no more.
-            stranger.settle()
-            self._stand_by(connection, tls, stranger, address)
+            if first:
+                # What came before was answered and is held no more.
+                stranger.settle()
+                self._stand_by(connection, tls, stranger, address)
+
+    def _known(self, connection: ServerConnection, stranger: Stranger, agent: Principal) -> None:
+        """An agent has sent the first request of a connection."""
+        stranger.leave()
+        self.connections.enter(agent, connection)
 
     def _stand_by(
         self, connection: ServerConnection, tls: TLSStream, stranger: Stranger, address: str
@@ -186,13 +189,13 @@ class Front:
         connection: ServerConnection,
         tls: TLSStream,
         head: RequestHead,
-        known: Known,
+        known: Callable[[], None],
         address: str,
     ) -> bool:
-        """Have one request answered; returns whether that has used the connection up."""
-        if head.target.startswith(PREFIX):
-            await self.calls.handle(connection, head, address, authenticated=known)
-            return False
+        """Answer what is for no cluster; returns whether that has used the connection up.
+
+        `known` is called once the sender turns out to be a relay, which is held for a stranger no more.
+        """
         path = head.target.partition(b"?")[0]
         if path == b"/v1/tunnel":
             return await self._tunnel(connection, tls, head, known, address)
@@ -205,7 +208,7 @@ class Front:
         connection: ServerConnection,
         tls: TLSStream,
         head: RequestHead,
-        known: Known,
+        known: Callable[[], None],
         address: str,
     ) -> bool:
         """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
@@ -232,7 +235,7 @@ class Front:
             date = (b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))
             await connection.answer(*status_response(401, "", str(error), headers=(date,)))
             return False
-        known(None)
+        known()
         await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)
         return True
 
@@ -267,22 +270,18 @@ class Front:
 
 
 @attrs.frozen
-class _Known:
-    """The first request on a connection whose sender is known."""
+class _KnownRelay:
+    """A relay has sent the first request of a connection."""
 
     stranger: Stranger
     patience: trio.CancelScope
-    connection: ServerConnection
-    connections: AgentConnections
 
-    def __call__(self, agent: Principal | None) -> None:
+    def __call__(self) -> None:
         self.stranger.leave()
         self.patience.deadline = math.inf
-        if agent is not None:
-            self.connections.enter(agent, self.connection)
 
 
-def _do_nothing(_: Principal | None) -> None: ...
+def _do_nothing(*_: Principal) -> None: ...
 
 
 def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from auth.keys import SigningKey
+from proxy.gate import STRANGER_S
 from proxy.hub.access import AccessTokens
 from proxy.hub.calls import Calls
 from proxy.hub.certificate import Certificate
@@ -23,7 +24,7 @@ from proxy.hub.datadir import DataDir, SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
-from proxy.hub.front import STRANGER_S, Front
+from proxy.hub.front import Front
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
