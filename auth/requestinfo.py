@@ -96,16 +96,19 @@ class RequestInfo:
     upgrade: bool = False
     """Whether it asks for another protocol on its connection, which headers tell and no target does."""
 
-    def upgraded(self) -> RequestInfo:
-        """The same request, when it asks for another protocol."""
-        return attrs.evolve(self, upgrade=True)
+    long_running: bool = attrs.field(init=False, eq=False, repr=False)
+    """Whether kube-apiserver sets it no deadline: watch, logs, exec, attach, port-forward, proxy."""
 
-    @property
-    def long_running(self) -> bool:
-        """Whether kube-apiserver sets it no deadline: watch, logs, exec, attach, port-forward, proxy."""
+    # Parsed once, and asked of every request.
+    @long_running.default
+    def _is_long_running(self) -> bool:
         if not self.is_resource:
             return self.path.startswith("/debug/pprof/")
         return self.verb in _LONG_RUNNING_VERBS or self.subresource in _LONG_RUNNING_SUBRESOURCES
+
+    def upgraded(self) -> RequestInfo:
+        """The same request, when it asks for another protocol."""
+        return attrs.evolve(self, upgrade=True)
 
     @property
     def is_write(self) -> bool:

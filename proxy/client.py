@@ -8,7 +8,6 @@ the answer was (a refused upgrade whose connection lives on is CVE-2018-1002105)
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 import trio
@@ -23,8 +22,6 @@ from tunnel.readiness import Watch
 
 # 100s and 103s before the answer; a server that sends more plays for time.
 INTERIM_MAX = 32
-# In canonical bytes: only then the line is worth taking apart.
-_MAY_CLOSE = re.compile(rb"\nconnection: [^\r]*close", re.IGNORECASE)
 
 
 class ClientConnection:
@@ -52,11 +49,12 @@ class ClientConnection:
         self._method = b""
         # What is left to send of the request's body; None for chunks, whose end is yet to be sent.
         self._left: int | None = 0
-        # What is left to receive of the answer's body, and whether its end was reached. None is not known
-        # ahead: then `_framed` finds the end, or it is the connection's.
+        # What is left to receive of the answer's body. None is not known ahead: then `_framed` finds the end,
+        # or it is the connection's.
         self._body_left: int | None = 0
         self._framed: ChunkedBody | None = None
-        self._body_read = True
+        self.body_read = True
+        """Whether the answer's body was received to its end; for others to read."""
         # Both sides want to go on with this connection.
         self._persistent = True
         self._in_exchange = False
@@ -77,7 +75,7 @@ class ClientConnection:
         """Whether another request may be sent: nothing of the last exchange is left on either side."""
         return (
             self._persistent
-            and self._body_read
+            and self.body_read
             and self._left == 0
             and not (self._torn or self._eof or self._upgrade or self._unsent)
             and not self._scanner.held
@@ -87,11 +85,6 @@ class ClientConnection:
     def answered(self) -> bool:
         """Whether the head of this exchange's answer has come."""
         return self._answered
-
-    @property
-    def body_read(self) -> bool:
-        """Whether the answer's body was received to its end."""
-        return self._body_read
 
     async def send_request(self, head: RequestHead) -> None:
         """Begin an exchange: send the head, and the end of the request when it has no body.
@@ -127,7 +120,7 @@ class ClientConnection:
         self._upgrade = fields.upgrade is not None
         self._left = fields.body_length
         self._framed = None
-        self._body_read = False
+        self.body_read = False
         self._persistent = b"close" not in fields.connection
 
     async def send_body(self, data: bytes) -> None:
@@ -221,19 +214,14 @@ class ClientConnection:
             raise self._malformed("an answer that would open a tunnel")
         length = self._body_left = head.body_length
         if length == 0 or not head.has_body(self._method):
-            self._body_read = True
+            self.body_read = True
         elif length is None:
             if b"\ntransfer-encoding: " in head.encode():
                 self._framed = ChunkedBody()
             else:
                 self._persistent = False
-        # What passes as it is says nothing of a connection.
-        encoded = head.encode()
-        if (
-            head.passes is not encoded
-            and _MAY_CLOSE.search(encoded) is not None
-            and b"close" in connection_tokens(head.headers)
-        ):
+        # Only then the lines are worth taking apart.
+        if self._lines.may_close and b"close" in connection_tokens(head.headers):
             self._persistent = False
 
     async def receive_body(self, _: PassOn | None = None, /) -> bytes:
@@ -250,9 +238,10 @@ class ClientConnection:
 
         Raises what receive_body raises.
         """
-        while not self._body_read:
+        while not self.body_read:
             left = self._body_left
-            data = self._scanner.take_rest(BODY_BYTES_MAX if left is None else min(left, BODY_BYTES_MAX))
+            limit = BODY_BYTES_MAX if left is None or left > BODY_BYTES_MAX else left
+            data = self._scanner.take_rest(limit)
             if not data:
                 if self._malformed_by is not None:
                     raise OutboundBroken(self._malformed_by)
@@ -260,10 +249,10 @@ class ClientConnection:
                     return None
                 if self._body_left is not None or self._framed is not None:
                     raise self._lost("the server closed the connection within its answer")
-                self._body_read = True
+                self.body_read = True
             elif left is not None:
                 self._body_left = left = left - len(data)
-                self._body_read = not left
+                self.body_read = not left
                 return data
             elif self._framed is None or (data := self._unframed(self._framed, data)):
                 return data
@@ -276,7 +265,7 @@ class ClientConnection:
         except BodyError as exc:
             raise self._malformed("the framing of the answer's body is broken") from exc
         if framed.reached:
-            self._body_read = True
+            self.body_read = True
             if framed.rest:
                 # Bytes that nobody asked for: they stay, so that the connection is not used again.
                 self._scanner.put_back(framed.rest)

@@ -137,7 +137,11 @@ class Connections:
 
     def _keep(self, connection: ClientConnection) -> None:
         connection.idle_since = self._now()
-        self.watch(connection, partial(self._drop, connection))
+        drop = partial(self._drop, connection)
+        if connection.watch is not None:
+            connection.watch.call = drop
+        else:
+            self.watch(connection, drop)
         self._idle.append(connection)
 
     def _drop(self, connection: ClientConnection) -> None:

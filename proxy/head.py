@@ -164,7 +164,7 @@ class Fields:
 class RequestHead:
     """The head of a request. It does not change, and equals one of the same method, target and headers."""
 
-    __slots__ = ("_line", "fields", "method", "own", "target")
+    __slots__ = ("fields", "line", "method", "own", "target")
 
     def __init__(
         self,
@@ -182,7 +182,8 @@ class RequestHead:
         self.target = target
         self.fields = headers if type(headers) is Fields else Fields(headers)  # type: ignore[arg-type]
         self.own = own
-        self._line = line
+        self.line = line
+        """Its `request_line`, once that is known: for whoever asks for the same with other headers."""
 
     @property
     def headers(self) -> Headers:
@@ -210,15 +211,11 @@ class RequestHead:
         """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
         return self.fields.upgrade
 
-    def with_headers(self, fields: Fields, own: bytes) -> RequestHead:
-        """Return what asks for the same with other headers."""
-        return RequestHead(self.method, self.target, fields, own, self._line)
-
     def encode(self) -> bytes:
         """Return the canonical bytes; raises HeadError for a part that no head can hold."""
-        line = self._line
+        line = self.line
         if line is None:
-            line = self._line = request_line(self.method, self.target)
+            line = self.line = request_line(self.method, self.target)
         encoded = b"%s%s%s\r\n" % (line, self.own, self.fields.lines)
         if len(encoded) > HEAD_BYTES_MAX:
             raise _too_large(encoded)

@@ -176,7 +176,7 @@ def relay_request_head(
     if not identity:
         raise RewriteError("the request has no identity")
     own = _credential_lines(host, token) + identity + _hub_lines(inner)
-    return inner.with_headers(_crossing(inner, tail), own)
+    return RequestHead(inner.method, inner.target, _crossing(inner, tail), own, inner.line)
 
 
 def identity_lines(impersonation: Headers) -> IdentityLines:
@@ -226,11 +226,6 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
                 value = _rooted(absolute[2])
         headers.append((name, value))
     return ResponseHead(head.status, head.reason, tuple(headers))
-
-
-def relay_response_bytes(head: ResponseHead, host: bytes) -> bytes:
-    """Return the canonical bytes of `relay_response_head`; nearly every answer `passes`."""
-    return head.passes or relay_response_head(head, host).encode()
 
 
 def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: bytes | None) -> ResponseHead:

@@ -91,7 +91,8 @@ class HeadScanner:
     def take_head(self) -> bytes | None:
         """Return the next head with its blank line, None while it is not whole; raises BadRequest."""
         data, at = self.held, self._at
-        end = data.find(_END, at + max(0, self._searched - 3))
+        # The end may have begun in what was searched before.
+        end = data.find(_END, at + self._searched - 3 if self._searched > 3 else at)
         if end < 0:
             self._refuse_early()
             self._searched = len(data) - at
@@ -103,7 +104,8 @@ class HeadScanner:
 
     def take_rest(self, limit: int = 1 << 62) -> bytes:
         """Return what is there, at most `limit` bytes: the body's, or those of an upgraded stream."""
-        return self._take(min(len(self.held), self._at + limit))
+        end, size = self._at + limit, len(self.held)
+        return self._take(size if size < end else end)
 
     def _take(self, end: int) -> bytes:
         data, at = self.held, self._at
@@ -171,7 +173,7 @@ class AnswerLines(dict[bytes, bytes]):
     is not just passed on. It is kept by its connection and nowhere else, as a credential may be in it.
     """
 
-    __slots__ = ("_noted", "_status", "_status_line", "framing", "has_hop", "is_dealt_with")
+    __slots__ = ("_noted", "_status", "_status_line", "framing", "has_hop", "is_dealt_with", "may_close")
 
     def __init__(self) -> None:
         # Line by line its canonical form, its name and its value.
@@ -180,12 +182,12 @@ class AnswerLines(dict[bytes, bytes]):
         self._status = (0, b"", b"", False)
         # What is noted of the answer that is read now.
         self.framing: list[tuple[bytes, bytes]] = []
-        self.has_hop = self.is_dealt_with = False
+        self.has_hop = self.is_dealt_with = self.may_close = False
 
     def begin(self, status_line: bytes) -> tuple[int, bytes, bytes, bool]:
         """Begin with an answer; return its status, its reason, its first line, and whether it is HTTP/1.1."""
         self.framing.clear()
-        self.has_hop = self.is_dealt_with = False
+        self.has_hop = self.is_dealt_with = self.may_close = False
         if status_line == self._status_line:
             return self._status
         match = _STATUS_LINE.fullmatch(status_line)
@@ -219,6 +221,8 @@ class AnswerLines(dict[bytes, bytes]):
         canonical, name, value = noted
         if name in FRAMING_NAMES:
             self.framing.append((name, value))
+        elif name == b"connection" and b"close" in value.lower():
+            self.may_close = True
         if canonical in HOP_LINES:
             self.has_hop = True
         elif name != b"content-length":
@@ -234,10 +238,10 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
     """
     if known is None:
         known = AnswerLines()
-    status_line, *fields = raw.removesuffix(_END).split(b"\r\n")
-    status, reason, first, is_1_1 = known.begin(status_line)
     if not raw.endswith(_END):
         raise _malformed()
+    status_line, *fields = raw[: -len(_END)].split(b"\r\n")
+    status, reason, first, is_1_1 = known.begin(status_line)
     if len(fields) > HEADER_COUNT_MAX:
         raise BadResponse(f"the answer has more than {HEADER_COUNT_MAX} headers")
     # Canonical at once: it is what crosses the tunnel, and all that is asked of most answers.

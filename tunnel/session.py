@@ -265,7 +265,8 @@ class Session:
         self._leaving = trio.Event()
         self._farewell: events.GoAwayReceived | None = None
         self._lost = trio.Event()
-        self._detaches = 0
+        self.detaches = 0
+        """How often its transport was lost and the session went on: 0, it has gone through nothing."""
         self._detached_at = 0.0
         self._away_s = 0.0
 
@@ -315,13 +316,13 @@ class Session:
 
     @property
     def interruptions(self) -> Interruptions:
-        if not self._detaches:
+        if not self.detaches:
             return _UNINTERRUPTED
         connection = self._connection
         away_s = self._away_s
         if self.detached:
             away_s += self._now() - connection.detached_at
-        return Interruptions(self._detaches, away_s, connection.sent.replayed_frames)
+        return Interruptions(self.detaches, away_s, connection.sent.replayed_frames)
 
     @property
     def stream_count(self) -> int:
@@ -611,7 +612,7 @@ class Session:
         liveness.received_at = max(liveness.received_at, link.transport.last_received_s)
         self._detached_at = self._now()
         connection.detach(self._detached_at)
-        self._detaches += 1
+        self.detaches += 1
         self._lost.set()
         self._hurry()
 

@@ -134,8 +134,10 @@ class Stream(trio.abc.HalfCloseableStream):
         """
         if len(data) > QUEUE_HIGH_BYTES:
             raise ValueError(f"an answer of {len(data)} bytes at once; {QUEUE_HIGH_BYTES} may be")
-        self._check_sendable()
-        self._session._send_head(self._state, head, data, eof=eof)
+        state = self._state
+        if self._closed or self._failure is not None or state.sending is ENDED:
+            self._check_sendable()
+        self._session._send_head(state, head, data, eof=eof)
 
     async def receive_head(self) -> bytes:
         """Wait for the head of the answer; for the side that opened the stream.

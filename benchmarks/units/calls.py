@@ -204,7 +204,7 @@ class StubSession:
 
     session_id = "session-1"
     may_open = True
-    interruptions = 0
+    detaches = interruptions = 0
     stream_count = 0
 
     def add_context(self, group: int, payload: bytes) -> int:

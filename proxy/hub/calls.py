@@ -507,8 +507,8 @@ def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
 
 def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:
     """What a call has gone through on the way, if anything."""
-    # Nearly always it is the very same object, of a tunnel that has gone through nothing.
-    if session is None or (now := session.interruptions) is before or now == before:
+    # Nearly every tunnel has gone through nothing.
+    if session is None or not session.detaches or (now := session.interruptions) == before:
         return None
     through = now.since(before)
     return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames)

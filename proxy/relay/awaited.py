@@ -80,7 +80,8 @@ class AwaitedAnswer:
 
     def begin(self) -> None:
         """Send the request, or have a task do it."""
-        self._note_begin()
+        self._server.awaited.add(self)
+        self._call.awaited = self._revoke
         try:
             if self._outbound.start_nowait(self._on_input):
                 self._stream.on_reset(self._on_reset)
@@ -93,7 +94,8 @@ class AwaitedAnswer:
         """Await the answer to a request that was sent; False when that cannot be done without a task."""
         if not self._outbound.watch(self._on_input):
             return False
-        self._note_begin()
+        self._server.awaited.add(self)
+        self._call.awaited = self._revoke
         self._stream.on_reset(self._on_reset)
         # What has come together with the last of the handshake does not show on the socket.
         self._server.soon(self._look)
@@ -256,10 +258,6 @@ class AwaitedAnswer:
         self._forget()
         fail(self._stream)
         self._end()
-
-    def _note_begin(self) -> None:
-        self._server.awaited.add(self)
-        self._call.awaited = self._revoke
 
     def _forget(self) -> None:
         self._over = True

@@ -31,7 +31,6 @@ from proxy.rewrite import (
     identity_lines,
     is_tail,
     relay_request_head,
-    relay_response_bytes,
     relay_response_head,
 )
 from tunnel.readiness import Readiness
@@ -102,8 +101,8 @@ class Upstream:
         return relay_response_head(head, self._pool.access.authority)
 
     def pass_bytes(self, head: ResponseHead) -> bytes:
-        """The same in canonical form."""
-        return relay_response_bytes(head, self._pool.access.authority)
+        """The same in canonical form; nearly every answer `passes`."""
+        return head.passes or relay_response_head(head, self._pool.access.authority).encode()
 
 
 @attrs.define(eq=False)

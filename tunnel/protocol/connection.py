@@ -14,6 +14,7 @@ has said so. `take_events()` holds what did not come from the feed (room in a qu
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import attrs
 
@@ -62,7 +63,13 @@ class Connection(Core):
             liveness=Liveness(received_at=now),
         )
         self._inbound = Inbound(self)
-        self._outbound = Outbound(self)
+        self.data_to_send: Final = Outbound(self).message
+        """The drain, called with a limit and `now`: one message of what waits, control first, then the
+        streams in turn; b"" when nothing does.
+
+        It has `limit` bytes at most, passed by one control frame if need be. Only control goes beyond a full
+        ledger.
+        """
 
     # --- greeting ---
 
@@ -349,7 +356,8 @@ class Connection(Core):
         stream.window.consume(len(data))
         self.memory.release(len(data))
         if stream in self.lingering:
-            self.forget_if_done(stream)
+            del self.lingering[stream]
+            self._forget(stream)
         return data
 
     def discard_received(self, stream: StreamState) -> None:
@@ -418,16 +426,6 @@ class Connection(Core):
         if memory.full:
             memory.relieve()
         return self.take_events() if self.happened else []
-
-    # --- the drain ---
-
-    def data_to_send(self, limit: int, now: float) -> bytes:
-        """One message of what waits, control first, then the streams in turn; b"" when nothing does.
-
-        It has `limit` bytes at most, passed by one control frame if need be. Only control goes beyond a full
-        ledger.
-        """
-        return self._outbound.message(limit, now)
 
     def _step_local(self, stream: StreamState, step: Step) -> None:
         try:

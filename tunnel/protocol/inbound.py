@@ -278,7 +278,8 @@ class Inbound:
             self._begin_head(stream, head_length, part)
             return
         stream.answer_head = part
-        core.charge_head(stream, size)
+        stream.head_bytes += size
+        core.memory.charge(size)
         core.tell_head(stream)
         if flags & FIN:
             stream.receiving = ENDED

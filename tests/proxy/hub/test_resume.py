@@ -12,6 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from auth.tokens import HelloClaims
+from proxy.hub.calls import _tunnel
 from proxy.hub.config import TunnelConfig
 from proxy.hub.registry import Registry
 from tests.proxy.hub.sessions import session_pair
@@ -21,6 +22,7 @@ from tunnel import (
     RESUME,
     CloseCode,
     Hello,
+    Interruptions,
     Rejected,
     Resume,
     Role,
@@ -74,6 +76,16 @@ async def test_a_relay_comes_back_to_its_own_session(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
         assert hub.detached
         assert await come_back(bench, claims, hello)
+
+
+async def test_a_call_is_told_what_its_tunnel_has_gone_through(tmp_path: Path) -> None:
+    async with session_pair() as (untouched, _):
+        assert _tunnel(untouched, untouched.interruptions) is None
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, _, _):
+        told = _tunnel(hub, Interruptions())
+        assert told is not None
+        assert told.detaches == 1
+        assert told.gap_ms > 0
 
 
 @pytest.mark.parametrize(

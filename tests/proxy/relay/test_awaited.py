@@ -557,7 +557,7 @@ async def test_a_bug_in_one_reaches_no_other(
         monkeypatch.undo()
         raise ZeroDivisionError
 
-    name = "relay_request_head" if where == "request" else "relay_response_bytes"
+    name = "relay_request_head" if where == "request" else "Upstream.pass_bytes"
     async with rig(answering(OK), tmp_path) as relay:
         await relay.warm()
         monkeypatch.setattr(f"proxy.relay.exchange.{name}", raise_once)
