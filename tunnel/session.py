@@ -681,7 +681,7 @@ class Session:
         elif connection.has_unsent:
             # More than a message holds: the rest is the writer's.
             self._kick()
-        else:
+        elif self._emptied.task is not None:
             self._emptied.unpark()
 
     def _kick(self) -> None:

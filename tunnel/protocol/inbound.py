@@ -179,10 +179,15 @@ class Inbound:
                 return
             stream.receiving = ENDED
             stream.window_due = 0
+        elif not payload:
+            return
+        # As `tell_data` does it: nearly every stream has an owner.
+        if stream.owner is not None:
+            stream.owner.on_data()
+        else:
             core.tell_data(stream)
+        if flags & FIN:
             core.close_if_done(stream)
-        elif payload:
-            core.tell_data(stream)
 
     def _swallow(self, stream: StreamState, count: int, now: float) -> None:
         """Drop DATA of a stream whose RESET waits in line, and grant it again.
@@ -280,7 +285,10 @@ class Inbound:
         stream.answer_head = part
         stream.head_bytes += size
         core.memory.charge(size)
-        core.tell_head(stream)
+        if stream.owner is not None:
+            stream.owner.on_head()
+        else:
+            core.tell_head(stream)
         if flags & FIN:
             stream.receiving = ENDED
             core.tell_data(stream)
