@@ -283,7 +283,7 @@ class _WebSocketTransport(Transport):
                 self._events_left = EVENTS_PER_PASS
                 await trio.lowlevel.checkpoint()
                 continue
-            event = next_event()
+            event = None if frames.drained else next_event()
             if frames.of_messages:
                 frames.of_messages = False
                 self.last_received_s = self._read_at

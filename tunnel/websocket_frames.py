@@ -82,12 +82,15 @@ class FrameReader:
         self._fragments = bytearray()
         self._happened: deque[bytes | Ping | CloseConnection] = deque()
         self._ended = False
+        self.drained = True
+        """There is no event until something is fed; where it is False there may be none either."""
         self.of_messages = False
         """Bytes of a message were taken since somebody last set this to False: nothing but the peer itself
         sends those, while a middlebox may send and answer control frames for a peer that is long gone."""
 
     def feed(self, data: bytes) -> None:
         """Take received bytes. All that came before has been asked for by `next_event`."""
+        self.drained = False
         missing = self._missing
         if missing:
             self.of_messages = True
@@ -160,8 +163,13 @@ class FrameReader:
                 self._missing = end - size
                 self._data, self._at = b"", 0
                 return None
-            self._at = end
             payload = data[payload_at:end]
+            if end == size:
+                # As nearly always: with that, all that was read is gone.
+                self._data, self._at = b"", 0
+                self.drained = True
+            else:
+                self._at = end
             return apply_mask(payload, self._key) if self._mask_bit else payload
         self._data, self._at = data[at:], 0
         return None

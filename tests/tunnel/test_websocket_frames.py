@@ -72,7 +72,7 @@ def outcome(role: ConnectionType, chunks: list[bytes]) -> Outcome:
     seen: Outcome = []
     for chunk in chunks:
         frames.feed(chunk)
-        while (event := frames.next_event()) is not None:
+        while not frames.drained and (event := frames.next_event()) is not None:
             if isinstance(event, bytes):
                 seen.append(("message", event))
             elif isinstance(event, CloseConnection):
@@ -184,6 +184,15 @@ def test_what_was_read_is_not_kept(role: ConnectionType) -> None:
     frames = reader(role)
     wire = encode_binary(bytes(1000), masked=role is ConnectionType.SERVER)
     frames.feed(wire)
+    assert frames.next_event() == bytes(1000)
+    assert frames.drained
+    assert frames._data == b""
+    assert frames.next_event() is None
+    # A torn message as well, once it is whole.
+    frames.feed(wire[:100])
+    assert frames.next_event() is None
+    frames.feed(wire[100:])
+    assert not frames.drained
     assert frames.next_event() == bytes(1000)
     assert frames.next_event() is None
     assert frames._data == b""
