@@ -48,6 +48,10 @@ __all__ = ["HandshakeFailed", "TLSStream", "describe_ssl_error"]
 # everything fed to either.
 RECORD_BYTES_MAX: Final = 16 * 1024
 
+# What the handshake takes at once. A flight has 2 KB and more, and for as long as the connection lives
+# `_incoming` would be made for that; what comes later on an idle one has some hundred bytes.
+HANDSHAKE_RECEIVE_BYTES_MAX: Final = 1024
+
 # How much is encrypted into one send. Buffers of 128 KiB and more come from mmap, whose page faults cost more
 # than the encryption; six records with their overhead stay well below.
 SEND_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
@@ -154,7 +158,7 @@ class TLSStream(trio.abc.Stream):
             while not self._advance_handshake():
                 if self._outgoing.pending:
                     await self.transport_stream.send_all(self._outgoing.read())
-                data = await self.transport_stream.receive_some(RECORD_BYTES_MAX)
+                data = await self.transport_stream.receive_some(HANDSHAKE_RECEIVE_BYTES_MAX)
                 if not data:
                     raise HandshakeFailed("the peer closed the connection during the TLS handshake")
                 self._incoming.write(data)

@@ -21,7 +21,7 @@ from trio.testing import (
 from tests.tunnel.certificates import authority, ca_pem, contexts
 from tests.tunnel.test_tcp import strict, tcp_pair
 from tunnel.net import client_context
-from tunnel.tls import RECORD_BYTES_MAX, HandshakeFailed, TLSStream
+from tunnel.tls import HANDSHAKE_RECEIVE_BYTES_MAX, RECORD_BYTES_MAX, HandshakeFailed, TLSStream
 
 # A fixture, imported to be found here.
 __all__ = ["strict"]
@@ -627,3 +627,16 @@ async def test_receive_nowait_is_refused_while_a_task_receives() -> None:
         await server.send_all(b"x")
     await client.aclose()
     await server.aclose()
+
+
+async def test_the_handshake_is_taken_in_by_pieces_that_leave_its_buffer_small() -> None:
+    class Noted(Dribble):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+            assert max_bytes is not None
+            self.sizes.append(max_bytes)
+            return await self.inner.receive_some(max_bytes)
+
+    near, far = (Noted(end, []) for end in memory_stream_pair())
+    await handshake((near, far))
+    for end in (near, far):
+        assert max(end.sizes) <= HANDSHAKE_RECEIVE_BYTES_MAX
