@@ -145,6 +145,7 @@ class AwaitedAnswer:
         else:
             stream.send_answer_nowait(encoded, body or b"")
             self._begun = True
+            outbound.keep_no_request()
             self._pass_on()
 
     def _go_on(self) -> bool:

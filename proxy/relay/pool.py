@@ -125,6 +125,15 @@ class Exchange(PooledOutbound):
         head = self._head_ahead
         return None if head is None or (head.status == 401 and not self._tail) else head
 
+    def keep_no_request(self) -> None:
+        """Hold the request no longer: its answer has begun, and it is sent no more, whatever happens.
+
+        The relay's token and an identity are in it, and a watch goes on for hours. What stays in its place
+        has no target, so that it cannot be written.
+        """
+        self._head = RequestHead(self._head.method, b"", self._head.fields)
+        self._head_ahead = None
+
     def watch(self, on_input: Callable[[], None]) -> bool:
         """Have `on_input` called again; False without a connection that can be watched.
 

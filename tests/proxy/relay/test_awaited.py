@@ -16,6 +16,7 @@ import trio.testing
 
 from proxy.client import INTERIM_MAX
 from proxy.exchange import Processed, StreamCode
+from proxy.head import RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Upstream
@@ -267,6 +268,10 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
                 received += await outbound.receive_body()
         assert received == b"".join(events)
         assert relay.tasks.names == []
+        # Nor is the relay's token held for as long as that.
+        heads = [held for held in gc.get_objects() if type(held) is RequestHead]
+        assert heads
+        assert not any(b"authorization" in head.own for head in heads)
         await outbound.aclose()
         await relay.at_rest()
 

@@ -8,7 +8,7 @@ import trio
 
 from proxy import connections
 from proxy.exchange import OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead
+from proxy.head import HeadError, RequestHead
 from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tunnel.net import tls_socket
@@ -128,6 +128,20 @@ async def test_an_abandoned_exchange_leaves_no_watch_behind_on_its_descriptor(tm
             assert not exchange.watch(told)
             await exchange.aclose()
         assert len(numbers) < 3
+
+
+async def test_a_request_that_is_held_no_longer_cannot_be_sent_again(tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
+        assert await ask(pool) == (200, b"ok")
+        exchange = await pool.exchange(builder())
+        assert (await exchange.receive_head()).status == 200
+        exchange.keep_no_request()
+        with pytest.raises(HeadError):
+            exchange._head.encode()
+        # What it was is still known where it matters for the connection.
+        assert await exchange.receive_body() == b"ok"
+        await exchange.aclose()
+        assert pool.connections.idle_count == 1
 
 
 # C13 (CVE-2018-1002105)
