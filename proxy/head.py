@@ -42,6 +42,7 @@ VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
 # Only in a block that `proxy.strict` has let pass: there each line feed but the last has a header behind it,
 # and so has the start.
 _FIELD = re.compile(rb"([^:\r\n]++):([^\r]*+)\r\n")
+_CREDENTIAL = re.compile(rb"^authorization:[^\r]*+\r\n", re.IGNORECASE | re.MULTILINE)
 # A Content-Length: digits of ASCII, in so few places that the number is exact in every language that may read
 # it. (`isdigit` of bytes knows no others.)
 LENGTH_DIGITS_MAX = 18
@@ -122,11 +123,15 @@ class Fields:
         return cls(_parts(block), block)
 
     def forget_parts(self) -> None:
-        """Hold no more than the block where there is one, and what was worked out of it.
+        """Hold no more than what was worked out and, where there is a block, that without its credential.
 
-        A client's token makes most of the block, and would be held twice by a request that takes hours.
+        For a request that takes hours: a token makes most of a block, and nobody asks for it a second time.
+        What was noted of its sender goes as well: a next request that lacks just the credential has this block,
+        and would be taken for theirs.
         """
         if self.raw:
+            self.note = None
+            self.raw = _CREDENTIAL.sub(b"", self.raw)
             for name in ("headers", "by_name"):
                 with suppress(AttributeError):
                     delattr(self, name)

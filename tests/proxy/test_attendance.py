@@ -21,9 +21,11 @@ from tests.tunnel.test_tls import handshake
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
 
-GET = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n"
+GET = b"GET /one HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n"
+WITHOUT_TOKEN = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n"
 OTHER = b"GET /two HTTP/1.1\r\nHost: a\r\n\r\n"
 BEGUN = ResponseHead(200, b"OK", ((b"transfer-encoding", b"chunked"),))
+NOTHING = ResponseHead(204)
 # Well behind the time at which an exchange is looked at.
 A_WHILE_S = 0.1
 
@@ -67,6 +69,7 @@ async def attended(*, watched: bool = True) -> AsyncIterator[Bench]:
         await client.send_all(GET)
         request = await connection.next_request()
         assert request is not None
+        request.fields.note = "who has sent it"
         bench = Bench(client, server, connection, request, readiness)
         await connection.send_head(BEGUN)
         await client.receive_some()
@@ -129,13 +132,23 @@ async def test_nobody_hears_of_a_client_that_leaves_after_the_exchange(watched: 
         assert not bench.gone
 
 
-async def test_a_request_that_takes_its_time_holds_its_headers_once() -> None:
+async def test_a_request_that_takes_its_time_holds_no_token() -> None:
     async with attended() as bench:
-        assert bench.connection.raw_head == GET
         fields = bench.request.fields
+        assert fields.note is None
         with pytest.raises(AttributeError):
             object.__getattribute__(fields, "headers")
         assert fields.headers == ((b"host", b"a"),)
+        # A next one that says all the same but the token is nobody's.
+        await bench.client.send_all(WITHOUT_TOKEN + GET)
+        await bench.connection.unwatch()
+        await bench.connection.end()
+        for token in (None, b"Bearer secret"):
+            head = await bench.connection.next_request()
+            assert head is not None
+            assert head.header(b"authorization") == token
+            assert head.fields.note is None
+            await bench.connection.answer(NOTHING, b"")
 
 
 async def test_an_exchange_that_ends_as_its_client_leaves_need_not_hear_of_it() -> None:

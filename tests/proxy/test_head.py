@@ -176,7 +176,29 @@ def test_headers_whose_parts_were_forgotten_are_worked_out_again() -> None:
         with pytest.raises(AttributeError):
             object.__getattribute__(fields, name)
     assert (fields.headers, fields.by_name, fields.connection, fields.upgrade) == said
+    assert fields.raw == block
     # Of those that nobody has sent there is nothing else to work them out of.
     fields = Fields(said[0])
     fields.forget_parts()
     assert fields.headers == said[0]
+
+
+@pytest.mark.parametrize(
+    "line", [b"Authorization: Bearer abc", b"authorization:x", b"AUTHORIZATION: \tauthorization: b"]
+)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_credential_is_forgotten_with_the_parts_and_nothing_else(line: bytes, at: int) -> None:
+    others = [b"Host: a", b"X-A: 1, authorization: y", b"proxy-authorization: z", b"x-authorization: z"]
+    lines = [*others]
+    lines.insert(at, line)
+    fields = Fields.of_block(b"\r\n".join([*lines, b"", b""]))
+    assert b"authorization" in fields.by_name
+    fields.forget_parts()
+    assert fields.raw == b"\r\n".join([*others, b"", b""])
+    assert b"authorization" not in fields.by_name
+    assert [name for name, _ in fields.headers] == [
+        b"host",
+        b"x-a",
+        b"proxy-authorization",
+        b"x-authorization",
+    ]
