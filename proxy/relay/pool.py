@@ -132,7 +132,9 @@ class Exchange(PooledOutbound):
         has no target, so that it cannot be written.
         """
         self._head = RequestHead(self._head.method, b"", self._head.fields)
+        del self._build_head
         self._head_ahead = None
+        self._acquiring = None
 
     def watch(self, on_input: Callable[[], None]) -> bool:
         """Have `on_input` called again; False without a connection that can be watched.
