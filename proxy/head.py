@@ -126,8 +126,8 @@ class Fields:
         """Hold no more than what was worked out and, where there is a block, that without its credential.
 
         For a request that takes hours: a token makes most of a block, and nobody asks for it a second time.
-        What was noted of its sender goes as well: a next request that lacks just the credential has this block,
-        and would be taken for theirs.
+        What was noted of its sender goes as well: a next request that lacks just the credential has this
+        block, and would be taken for theirs.
         """
         if self.raw:
             self.note = None
