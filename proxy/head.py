@@ -83,6 +83,7 @@ class Fields:
         "by_name",
         "connection",
         "crossing",
+        "crossing_tail",
         "headers",
         "lines",
         "note",
@@ -106,15 +107,17 @@ class Fields:
     """There is no body, and no other protocol is asked for."""
     lines: bytes
     """The canonical lines; asking for them raises HeadError for a header that no head can hold."""
-    crossing: dict[bool, Fields]
-    """What of them crosses, by whether the target is a proxy path's tail; `proxy.rewrite` keeps it here."""
+    crossing: Fields | None
+    """What of them crosses to the relay; `proxy.rewrite` keeps it here."""
+    crossing_tail: Fields | None
+    """The same where the target is a proxy path's tail."""
     note: object
     """What whoever serves the connection made of them, for the next request that has the same ones."""
 
     def __init__(self, headers: Headers, raw: bytes = b"") -> None:
         self.headers = headers
         self.raw = raw
-        self.crossing = {}
+        self.crossing = self.crossing_tail = None
         self.note = None
 
     @classmethod

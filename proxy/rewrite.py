@@ -305,12 +305,15 @@ def _crossing(head: RequestHead, tail: bool) -> Fields:
     if fields.upgrade is not None:
         # Its framing depends on the method, and there is one for each session of its own.
         return Fields((*_client_headers(fields, tail), *_upgrade_framing(head)))
-    crossing = fields.crossing.get(tail)
+    crossing = fields.crossing_tail if tail else fields.crossing
     if crossing is None:
         crossing = Fields((*_client_headers(fields, tail), *_framing(fields)))
         # To find out would be to look at each of them again, and to hold what comes of it.
         crossing.upgrade = None
-        fields.crossing[tail] = crossing
+        if tail:
+            fields.crossing_tail = crossing
+        else:
+            fields.crossing = crossing
     return crossing
 
 

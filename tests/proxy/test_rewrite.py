@@ -525,3 +525,12 @@ def test_c40_a_backends_page_is_sandboxed_and_keeps_its_own_policy():
     assert ResponseHead.decode(head.encode()) == head
     upgrade = answer((b"upgrade", b"websocket"), (b"connection", b"Upgrade"), status=101)
     assert sandboxed(upgrade) is upgrade
+
+
+@pytest.mark.parametrize("tails", [(False, True, False), (True, False, True)])
+def test_what_crosses_of_the_same_headers_is_another_on_a_tail(tails):
+    head = RequestHead(b"GET", b"/api", ((b"host", b"h"), (b"accept", b"*/*"), (b"x-of-the-backend", b"1")))
+    for tail in tails:
+        inner = hub_request_head(head, b"/api", audit_id="e-1", client_ip="192.0.2.7", tail=tail)
+        assert (inner.header(b"x-of-the-backend") is not None) is tail
+        assert inner.header(b"accept") == b"*/*"
