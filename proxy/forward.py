@@ -66,16 +66,17 @@ class CloseReason(enum.Enum):
 class Tally:
     """What has crossed so far; for whoever may cancel an exchange, since a cancelled one returns nothing."""
 
-    # All of it stands in the class until it is set: one is made for each call, and a small one sets little.
+    __slots__ = ("bytes_in", "bytes_out", "held", "status", "upgraded")
 
-    status: int = 0
-    """The answer's, once it was begun; 0 before."""
-    bytes_in: int = 0
-    """From the client: the request's body, then what an upgraded stream carried."""
-    bytes_out: int = 0
-    upgraded: bool = False
-    held: trio.Event | None = None
-    """While it is there, nothing more is received, from either side; whoever set it sets the event."""
+    def __init__(self) -> None:
+        self.status = 0
+        """The answer's, once it was begun; 0 before."""
+        self.bytes_in = 0
+        """From the client: the request's body, then what an upgraded stream carried."""
+        self.bytes_out = 0
+        self.upgraded = False
+        self.held: trio.Event | None = None
+        """While it is there, nothing more is received, from either side; whoever set it sets the event."""
 
 
 @attrs.frozen
@@ -189,18 +190,21 @@ class _Exchange:
         broken: ExchangeBroken | None = None
         head: ResponseHead | None = None
         self.inbound.watch(self._give_up, body_is_read=True)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._upload)
-            try:
-                head = await self.outbound.receive_head()
-                if head.status != 101:
-                    await self._answer(head)
-                    head = None
-            except ExchangeBroken as exc:
-                # Out of the nursery it goes as it is, not in a group.
-                broken = exc
-            nursery.cancel_scope.cancel()
-        await self.inbound.unwatch()
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._upload)
+                try:
+                    head = await self.outbound.receive_head()
+                    if head.status != 101:
+                        await self._answer(head)
+                        head = None
+                except ExchangeBroken as exc:
+                    # Out of the nursery it goes as it is, not in a group.
+                    broken = exc
+                nursery.cancel_scope.cancel()
+        finally:
+            # See _carry_answer.
+            await self.inbound.unwatch()  # noqa: ASYNC102
         if broken is not None:
             try:
                 raise broken

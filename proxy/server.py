@@ -815,6 +815,9 @@ class ServerConnection:
 
     def _release(self) -> None:
         self._released = True
+        if self._deadlines is not None:
+            # Nobody attends to a client that was cut, or its socket may be closed by then.
+            self._deadlines.forget(self)
         self._end_client_watch()
         if self._quick is not None:
             # Who closes an idle connection is not the task that waits for its next request.

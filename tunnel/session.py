@@ -59,7 +59,7 @@ from tunnel.transport import Transport, TransportClosed
 
 log = logging.getLogger("tunnel.session")
 
-# On top of what a message may hold: bytes come in pieces of 64 KiB, and the last one should not be cut for
+# On top of what a message may hold: bytes come in pieces of 128 KiB, and the last one should not be cut for
 # the headers' sake.
 MESSAGE_HEADERS_BYTES = 256
 # The writer lets the loop pass so often for what may still come, and no more once that has taken this long:

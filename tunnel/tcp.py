@@ -26,8 +26,8 @@ from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writab
 
 __all__ = ["TCPListener", "TCPStream", "bind_socket_to_peer", "tune_socket"]
 
-# What is asked of the kernel at once: enough for a saturated tunnel, and below 128 KiB, from where on memory
-# comes from mmap, whose page faults cost more than the encryption.
+# What is asked of the kernel at once by whoever does not say: from 128 KiB on memory comes from mmap, unless
+# malloc is told otherwise, and page faults then cost more than the bytes.
 RECEIVE_BYTES_MAX: Final = 64 * 1024
 
 # A peer that vanished without a word holds a socket open for good. The tunnel has its own, faster liveness;

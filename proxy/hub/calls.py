@@ -25,7 +25,7 @@ from proxy.drain import Underway
 from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.gate import STRANGER_S
-from proxy.head import RequestHead, ResponseHead, request_line
+from proxy.head import HeadError, RequestHead, ResponseHead, request_line
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, decide
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
@@ -497,12 +497,18 @@ def inner_head(call: Call, audit_id: str) -> RequestHead:
 
 
 def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
-    """The head of the relay's answer as the client gets it."""
+    """The head of the relay's answer as the client gets it; raises OutboundBroken where it fits into none."""
     answer = head.without_hop()
     if answer is None:
         prefix = PREFIX + call.cluster.name.encode("ascii")
         answer = hub_response_head(head, prefix, call.asked.target, call.head.header(b"host"))
-    return sandboxed(answer) if call.asked.tail else answer
+    if call.asked.tail:
+        answer = sandboxed(answer)
+    try:
+        answer.encode()
+    except HeadError as error:
+        raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
+    return answer
 
 
 def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:

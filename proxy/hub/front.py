@@ -152,7 +152,7 @@ class Front:
             if (begun := connection.take_begun()) is not None:
                 await begun.carry_on()
                 continue
-            # Otherwise it is known by an earlier request who sends on this connection.
+            # Whoever sends on this connection is known by its first request.
             first = stranger.inside
             if head.target.startswith(PREFIX):
                 # A scope around it would be kept for as long as a watch takes, and hold nobody to anything.

@@ -166,7 +166,14 @@ class QuickCall(LiveCall):
         # A 403 may be the relay's own, or one that it takes a command to mend.
         if answer is None or head.status < 200 or head.status == 403:
             return False
-        head = sandboxed(answer) if self.call.asked.tail else answer
+        head = answer
+        if self.call.asked.tail:
+            head = sandboxed(answer)
+            try:
+                head.encode()
+            except HeadError:
+                # It has no room for that line.
+                return False
         body = stream.take_whole_answer()
         self._answered = True
         self.tally.status, self.tally.bytes_out = head.status, len(body)

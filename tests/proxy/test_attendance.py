@@ -9,20 +9,24 @@ from contextlib import asynccontextmanager
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from proxy import deadlines as module
 from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, StreamCode
+from proxy.forward import forward
 from proxy.head import RequestHead, ResponseHead
-from proxy.http import ServerConnection
+from proxy.http import ClientConnection, ServerConnection
 from proxy.server import EARLY_BYTES_MAX
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
+from tunnel.net import tls_socket
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
 
 GET = b"GET /one HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n"
 WITHOUT_TOKEN = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
 OTHER = b"GET /two HTTP/1.1\r\nHost: a\r\n\r\n"
 BEGUN = ResponseHead(200, b"OK", ((b"transfer-encoding", b"chunked"),))
 NOTHING = ResponseHead(204)
@@ -57,33 +61,49 @@ class Bench:
         return self.gone[0]
 
 
+@attrs.frozen
+class Served:
+    client: TLSStream
+    server: TLSStream
+    connection: ServerConnection
+    readiness: Readiness
+
+
 @asynccontextmanager
-async def attended(*, watched: bool = True) -> AsyncIterator[Bench]:
-    """A connection whose answer has begun, and takes its time; `watched` is without a task."""
+async def serving(*, watched: bool = True) -> AsyncIterator[Served]:
+    """A client and its connection; `watched` says how it is noticed that one leaves."""
     async with trio.open_nursery() as nursery:
         client, server = await handshake(await tcp_pair())
         deadlines, readiness = Deadlines(), Readiness()
         nursery.start_soon(deadlines.run)
         nursery.start_soon(readiness.run)
         connection = ServerConnection(server, deadlines, readiness=readiness if watched else None)
+        try:
+            yield Served(client, server, connection, readiness)
+        finally:
+            nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await connection.cut()
+                await trio.aclose_forcefully(client)
+
+
+@asynccontextmanager
+async def attended(*, watched: bool = True) -> AsyncIterator[Bench]:
+    """A connection whose answer has begun, and takes its time; `watched` is without a task."""
+    async with serving(watched=watched) as served:
+        client, connection = served.client, served.connection
         await client.send_all(GET)
         request = await connection.next_request()
         assert request is not None
         request.fields.note = "who has sent it"
-        bench = Bench(client, server, connection, request, readiness)
+        bench = Bench(client, served.server, connection, request, served.readiness)
         await connection.send_head(BEGUN)
         await client.receive_some()
         connection.watch(bench.hear)
         tasks = trio.lowlevel.current_statistics().tasks_living
         await trio.sleep(A_WHILE_S)
         assert trio.lowlevel.current_statistics().tasks_living == tasks + (not watched)
-        try:
-            yield bench
-        finally:
-            nursery.cancel_scope.cancel()
-            with trio.CancelScope(shield=True):
-                await connection.cut()
-                await trio.aclose_forcefully(client)
+        yield bench
 
 
 @pytest.mark.parametrize("watched", [True, False])
@@ -166,7 +186,7 @@ async def test_an_exchange_that_ends_as_its_client_leaves_need_not_hear_of_it() 
 
 async def test_a_connection_that_is_cut_is_watched_no_more() -> None:
     async with attended() as bench:
-        descriptor = bench.server.transport_stream.socket.fileno()  # type: ignore[attr-defined]
+        descriptor = descriptor_of(bench.server)
         await bench.connection.cut()
         await bench.connection.unwatch()
         # Whoever gets the same number next may have it watched.
@@ -175,3 +195,49 @@ async def test_a_connection_that_is_cut_is_watched_no_more() -> None:
             assert descriptor in {near.fileno(), far.fileno()}
             bench.readiness.watch(descriptor, lambda: None).end()
         assert not bench.gone
+
+
+@pytest.mark.parametrize("settled", [True, False])
+async def test_nobody_attends_to_a_connection_that_was_cut(settled: bool) -> None:
+    """Before it was looked at; its socket is closed by then, or somebody else's."""
+    async with serving() as served:
+        client, connection = served.client, served.connection
+        await client.send_all(GET)
+        assert await connection.next_request() is not None
+        connection.watch(nobody)
+        await connection.cut()
+        if settled:
+            await connection.unwatch()
+        await trio.sleep(A_WHILE_S)
+
+
+async def test_what_fails_by_a_fault_of_ours_beside_a_body_is_attended_no_more() -> None:
+    def fail(_: ResponseHead) -> ResponseHead:
+        raise KeyError("ours")
+
+    async with serving() as served:
+        client, connection = served.client, served.connection
+        upstream, stream = trio.testing.memory_stream_pair()
+        outbound = ClientConnection(stream)
+        await client.send_all(POST)
+        request = await connection.next_request()
+        assert request is not None
+        await outbound.send_request(request)
+        await upstream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+        with pytest.RaisesGroup(KeyError):
+            await forward(connection, outbound, request, on_head=fail)
+        await trio.sleep(A_WHILE_S)
+        served.readiness.watch(descriptor_of(served.server), lambda: None).end()
+        await outbound.aclose()
+        await upstream.aclose()
+
+
+def descriptor_of(stream: TLSStream) -> int:
+    """Whoever else has it watched meanwhile is in the way of the next one."""
+    socket = tls_socket(stream)
+    assert socket is not None
+    return socket.fileno()
+
+
+async def nobody(_: Failure) -> None:
+    raise AssertionError("nobody was to be told")

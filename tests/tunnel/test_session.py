@@ -35,6 +35,7 @@ from tunnel import (
 from tunnel.protocol import frames
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
+from tunnel.stream import QUEUE_HIGH_BYTES
 
 
 async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
@@ -854,6 +855,27 @@ async def test_frames_gather_again_after_a_time_when_none_did(autojump_clock: tr
             messages.append(len(pair.wire.sent) - before)
         # trio runs the tasks of a pass in either order, so one of them may come a pass too late.
         assert sum(messages[1:]) / 20 < 2 < messages[0]
+
+
+async def test_what_fills_a_queue_does_not_wait_for_more(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    async def gather(session: Session) -> bool:
+        waits.append(session)
+        return True
+
+    monkeypatch.setattr(Session, "_gather", gather)
+    async with open_pair(Settings(initial_window=2**20)) as pair:
+        stream, _ = await pair.streams()
+        for size, waited in ((1000, 1), (QUEUE_HIGH_BYTES, 0), (1000, 1)):
+            await wait_all_tasks_blocked()
+            waits.clear()
+            stream.send_nowait(bytes(size))
+            stream.send_nowait(b"and more")
+            await wait_all_tasks_blocked()
+            assert waits == [pair.dialer] * waited or waits == [pair.listener] * waited
 
 
 # --- whether the peer is there ---

@@ -82,7 +82,7 @@ class Flight:
     least_s: float | None = attrs.field(init=False, default=None)
     """The round trip without a queue."""
     _delivered: int = attrs.field(init=False, default=0)
-    round: int = attrs.field(init=False, default=0)
+    round_until: int = attrs.field(init=False, default=0)
     """The number of frames whose acknowledgement ends the round; 0 while there is none."""
     _round_at: float = attrs.field(init=False, default=0.0)
     _round_from: int = attrs.field(init=False, default=0)
@@ -101,7 +101,12 @@ class Flight:
 
     def begin_round(self, number: int, now: float) -> None:
         """A message left that ends with frame `number`, while no round was on."""
-        self.round, self._round_at, self._round_from, self._round_full = number, now, self._delivered, False
+        self.round_until, self._round_at, self._round_from, self._round_full = (
+            number,
+            now,
+            self._delivered,
+            False,
+        )
 
     def full(self) -> None:
         """More would have been sent, were it not for the limit."""
@@ -110,17 +115,17 @@ class Flight:
     def acknowledged(self, number: int, size: int, now: float) -> None:
         """The peer has `number` frames now, `size` bytes more than before."""
         self._delivered += size
-        if not self.round:
+        if not self.round_until:
             return
         if self._growing and self._round_full:
             self._allow(self.limit_bytes + size)
         took_s = max(now - self._round_at, _TICK_S)
         rate = (self._delivered - self._round_from) / took_s
-        if number < self.round:
+        if number < self.round_until:
             if self._round_full and self.least_s is not None and took_s > self.least_s + QUEUE_S + LATE_BY_S:
                 self._slow_down(rate)
             return
-        self.round = 0
+        self.round_until = 0
         least_s = self._note_time(took_s)
         queue_s = took_s - least_s
         wanted_s = queue_wanted_s(least_s, self.rate)

@@ -54,7 +54,7 @@ class Outbound:
         message = b"".join(parts)
         if sent.unacknowledged_bytes != before:
             sent.keep(message, unsequenced, before)
-            if not core.flight.round:
+            if not core.flight.round_until:
                 core.flight.begin_round(sent.next_number, now)
         return message
 

@@ -26,7 +26,7 @@ from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
 from proxy.exchange import InboundBroken
-from proxy.head import RequestHead, ResponseHead
+from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
@@ -658,6 +658,31 @@ async def test_an_answer_that_breaks_off_was_seen_by_the_api_server(bench: Bench
         nursery.start_soon(break_off)
         status, _, _ = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
     assert status == 200
+    assert (await bench.trail())[-1]["resp"]["processed"] == "yes"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_an_answer_that_fits_into_no_head_is_the_backends_fault(bench: Bench, method: str) -> None:
+    """The hub adds a line to what comes from behind a proxy path."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-filler: %s\r\n\r\n"
+    head %= b"x" * (HEAD_BYTES_MAX - len(head))
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            stream = await relay.accept()
+            await stream.send_head(head)
+            await stream.send_all(b"{}")
+            await stream.send_eof()
+
+        nursery.start_soon(answer)
+        path = "/clusters/prod/api/v1/namespaces/work/services/web/proxy/"
+        status, _, body = await bench.ask(
+            bench.request(f"{method} {path} HTTP/1.1", "Content-Length: 2", body=b"{}")
+            if method == "POST"
+            else bench.request(f"{method} {path} HTTP/1.1")
+        )
+    assert status == 500
+    assert b"the answer or the request could not be understood: the head has" in body
     assert (await bench.trail())[-1]["resp"]["processed"] == "yes"  # type: ignore[index]
 
 

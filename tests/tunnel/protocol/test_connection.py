@@ -109,6 +109,15 @@ def test_each_side_keeps_to_what_the_other_can_take() -> None:
     assert opened.incoming.size == 300 * KIB
 
 
+@pytest.mark.parametrize(("max_frame", "carried"), [(1024 * KIB, 128 * KIB), (40 * KIB, 40 * KIB)])
+def test_a_frame_carries_as_much_of_a_stream_as_it_may(max_frame: int, carried: int) -> None:
+    joined = Joined(hello=Hello(max_frame=max_frame, initial_window=1024 * KIB))
+    opened, _ = joined.streams()
+    joined.listener.send_data(opened, bytes(200 * KIB))
+    message = joined.send(joined.listener, limit=256 * KIB)
+    assert max(len(payload) for *_, payload in frames_of(message)) == carried
+
+
 # --- Frames ---
 
 
