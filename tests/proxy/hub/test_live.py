@@ -14,6 +14,8 @@ import trio
 import trio.testing
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from audit.record import Event
+from audit.recorder import Recorder
 from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason
@@ -333,17 +335,26 @@ async def test_a_client_that_does_not_read_is_cut_all_the_same(bench: Bench) -> 
     assert (await bench.trail())[-1]["kind"] == "session.killed"
 
 
-async def test_a_write_that_waits_for_its_intent_is_not_sent_once_it_is_ended(bench: Bench) -> None:
+async def test_a_write_that_waits_for_its_intent_is_not_sent_once_it_is_ended(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, goes_on = trio.Event(), trio.Event()
+    intent = Recorder.intent
+
+    async def intent_that_takes_long(recorder: Recorder, event: Event) -> None:
+        await intent(recorder, event)
+        waits.set()
+        await goes_on.wait()
+
+    monkeypatch.setattr(Recorder, "intent", intent_that_takes_long)
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         data = bench.request("DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1")
         client = talk(bench, nursery, data)
         with trio.fail_after(2):
-            while True:
-                if len(bench.calls.live):
-                    break
-                await trio.lowlevel.checkpoint()
+            await waits.wait()
         [live] = bench.calls.live
         await bench.calls.live.end([(live, REVOKED)])
+        goes_on.set()
         await client.ended.wait()
         with trio.move_on_after(0.05) as patience:
             await relay.accept()
