@@ -160,13 +160,7 @@ class TCPStream(trio.abc.HalfCloseableStream):
         """
         if self._sending or self._fd < 0 or self._eof_sent:
             self._check_may_send()
-        # As `_send` does it, which is a call more for each small request.
-        try:
-            return self.socket.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError as exc:
-            raise self._failed(exc) from exc
+        return self._send(data)
 
     # Who sends looks first whether there is anything to raise: that nearly never is, and a call costs more.
     def _check_may_send(self) -> None:

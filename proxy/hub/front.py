@@ -152,7 +152,7 @@ class Front:
             if (begun := connection.take_begun()) is not None:
                 await begun.carry_on()
                 continue
-            # Whoever sends on this connection is known by its first request.
+            # Who sends on this connection is a stranger until its first request has told.
             first = stranger.inside
             if head.target.startswith(PREFIX):
                 # A scope around it would be kept for as long as a watch takes, and hold nobody to anything.

@@ -101,12 +101,8 @@ class Flight:
 
     def begin_round(self, number: int, now: float) -> None:
         """A message left that ends with frame `number`, while no round was on."""
-        self.round_until, self._round_at, self._round_from, self._round_full = (
-            number,
-            now,
-            self._delivered,
-            False,
-        )
+        self.round_until, self._round_at = number, now
+        self._round_from, self._round_full = self._delivered, False
 
     def full(self) -> None:
         """More would have been sent, were it not for the limit."""
