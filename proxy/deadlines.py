@@ -8,11 +8,14 @@ who waits, who then finds its client gone. An exchange that takes its time is at
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Protocol
 
 import trio
+
+_log = logging.getLogger("hawse")
 
 # Between two looks, as long as there is something to look at; what is due may be late by that.
 SWEEP_S = 0.25
@@ -121,13 +124,13 @@ class Deadlines:
                 now = trio.current_time()
                 await self._close_due(now)
                 while self._urgent:
-                    self._urgent.pop().begin_attendance(attendants)
+                    _attend(self._urgent.pop(), attendants)
                 while self._exchanges:
                     exchange, since = next(iter(self._exchanges.items()))
                     if now - since < QUIET_S:
                         break
                     del self._exchanges[exchange]
-                    exchange.begin_attendance(attendants)
+                    _attend(exchange, attendants)
                 soon = now + SWEEP_S
                 first_due = min((idle.due_at for idle in self._waits), default=math.inf)
                 self._looks_at = soon if self._exchanges else max(first_due, soon)
@@ -141,3 +144,11 @@ class Deadlines:
             with trio.CancelScope() as scope:
                 scope.cancel()
                 await idle.waiting.aclose()
+
+
+def _attend(exchange: Attended, attendants: trio.Nursery) -> None:
+    try:
+        exchange.begin_attendance(attendants)
+    except Exception:
+        # Raised further it would end the look at all others, and so the process.
+        _log.exception("an exchange is not attended to, by a fault of ours")

@@ -23,6 +23,7 @@ head and nothing more, what nobody could begin, what has begun and goes on, and 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -40,6 +41,8 @@ from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream, tls_socket
 from tunnel.parking import ParkingSpot
 from tunnel.readiness import Readiness, Watch
+
+_log = logging.getLogger("hawse")
 
 # Longer than the 90 s after which Go's clients close an idle connection: if we closed first, a POST could
 # meet the closing socket, and Go does not send a POST again.
@@ -734,6 +737,10 @@ class ServerConnection:
         try:
             data = self._tls.receive_nowait()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        except Exception:
+            # Raised further it would end the watch over all connections; so this one goes as if it had left.
+            _log.exception("a client's connection failed by a fault of ours")
             data = b""
         if data is None:
             return

@@ -60,8 +60,9 @@ class Readiness:
     def watch(self, descriptor: int, call: Callable[[], None]) -> Watch:
         """Have `call` called whenever the socket has bytes, its peer's end or an error to read."""
         assert descriptor not in self._watches, f"descriptor {descriptor} is watched already"
-        watch = self._watches[descriptor] = Watch(self, descriptor, call)
+        # First what can fail: a watch that never was must be in nobody's way.
         self._epoll.register(descriptor, select.EPOLLIN)
+        watch = self._watches[descriptor] = Watch(self, descriptor, call)
         return watch
 
     def forget(self, descriptor: int, watch: Watch) -> None:

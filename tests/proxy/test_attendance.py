@@ -11,8 +11,7 @@ import pytest
 import trio
 import trio.testing
 
-from proxy import deadlines as module
-from proxy.deadlines import Deadlines
+from proxy.deadlines import QUIET_S, Deadlines
 from proxy.exchange import Failure, StreamCode
 from proxy.forward import forward
 from proxy.head import RequestHead, ResponseHead
@@ -31,14 +30,7 @@ OTHER = b"GET /two HTTP/1.1\r\nHost: a\r\n\r\n"
 BEGUN = ResponseHead(200, b"OK", ((b"transfer-encoding", b"chunked"),))
 NOTHING = ResponseHead(204)
 # Well behind the time at which an exchange is looked at.
-A_WHILE_S = 0.1
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take a little for long."""
-    monkeypatch.setattr(module, "QUIET_S", 0.01)
-    monkeypatch.setattr(module, "SWEEP_S", 0.01)
+A_WHILE_S = 4 * QUIET_S
 
 
 @attrs.define(eq=False)
@@ -108,7 +100,9 @@ async def attended(*, watched: bool = True) -> AsyncIterator[Bench]:
 
 @pytest.mark.parametrize("watched", [True, False])
 @pytest.mark.parametrize("cleanly", [True, False])
-async def test_a_client_that_leaves_is_noticed(watched: bool, cleanly: bool) -> None:
+async def test_a_client_that_leaves_is_noticed(
+    watched: bool, cleanly: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     async with attended(watched=watched) as bench:
         if cleanly:
             await bench.client.aclose()
@@ -120,7 +114,9 @@ async def test_a_client_that_leaves_is_noticed(watched: bool, cleanly: bool) -> 
 
 
 @pytest.mark.parametrize("watched", [True, False])
-async def test_what_it_asks_meanwhile_is_answered_afterwards(watched: bool) -> None:
+async def test_what_it_asks_meanwhile_is_answered_afterwards(
+    watched: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     async with attended(watched=watched) as bench:
         await bench.client.send_all(OTHER)
         await trio.sleep(A_WHILE_S)
@@ -133,7 +129,9 @@ async def test_what_it_asks_meanwhile_is_answered_afterwards(watched: bool) -> N
 
 
 @pytest.mark.parametrize("watched", [True, False])
-async def test_what_it_sends_meanwhile_is_bounded(watched: bool) -> None:
+async def test_what_it_sends_meanwhile_is_bounded(
+    watched: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     async with attended(watched=watched) as bench:
         with trio.move_on_after(A_WHILE_S):
             for _ in range(400):
@@ -144,7 +142,9 @@ async def test_what_it_sends_meanwhile_is_bounded(watched: bool) -> None:
 
 
 @pytest.mark.parametrize("watched", [True, False])
-async def test_nobody_hears_of_a_client_that_leaves_after_the_exchange(watched: bool) -> None:
+async def test_nobody_hears_of_a_client_that_leaves_after_the_exchange(
+    watched: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     async with attended(watched=watched) as bench:
         await bench.connection.unwatch()
         await trio.aclose_forcefully(bench.client)
@@ -152,7 +152,7 @@ async def test_nobody_hears_of_a_client_that_leaves_after_the_exchange(watched: 
         assert not bench.gone
 
 
-async def test_a_request_that_takes_its_time_holds_no_token() -> None:
+async def test_a_request_that_takes_its_time_holds_no_token(autojump_clock: trio.testing.MockClock) -> None:
     async with attended() as bench:
         fields = bench.request.fields
         assert fields.note is None
@@ -171,7 +171,9 @@ async def test_a_request_that_takes_its_time_holds_no_token() -> None:
             await bench.connection.answer(NOTHING, b"")
 
 
-async def test_an_exchange_that_ends_as_its_client_leaves_need_not_hear_of_it() -> None:
+async def test_an_exchange_that_ends_as_its_client_leaves_need_not_hear_of_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with attended() as bench:
         # Noticed, and the task for it not begun yet.
         await trio.aclose_forcefully(bench.client)
@@ -184,7 +186,7 @@ async def test_an_exchange_that_ends_as_its_client_leaves_need_not_hear_of_it() 
         assert len(bench.gone) <= 1
 
 
-async def test_a_connection_that_is_cut_is_watched_no_more() -> None:
+async def test_a_connection_that_is_cut_is_watched_no_more(autojump_clock: trio.testing.MockClock) -> None:
     async with attended() as bench:
         descriptor = descriptor_of(bench.server)
         await bench.connection.cut()
@@ -197,8 +199,24 @@ async def test_a_connection_that_is_cut_is_watched_no_more() -> None:
         assert not bench.gone
 
 
+async def test_a_client_that_is_heard_by_a_fault_of_ours_goes_as_if_it_had_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    def fail(_: TLSStream) -> bytes:
+        raise KeyError("ours")
+
+    async with attended() as bench:
+        monkeypatch.setattr(TLSStream, "receive_nowait", fail)
+        await bench.client.send_all(OTHER)
+        assert (await bench.left()).code is StreamCode.CANCEL
+        await bench.connection.unwatch()
+    assert "KeyError: 'ours'" in caplog.text
+
+
 @pytest.mark.parametrize("settled", [True, False])
-async def test_nobody_attends_to_a_connection_that_was_cut(settled: bool) -> None:
+async def test_nobody_attends_to_a_connection_that_was_cut(
+    settled: bool, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
     """Before it was looked at; its socket is closed by then, or somebody else's."""
     async with serving() as served:
         client, connection = served.client, served.connection
@@ -209,9 +227,12 @@ async def test_nobody_attends_to_a_connection_that_was_cut(settled: bool) -> Non
         if settled:
             await connection.unwatch()
         await trio.sleep(A_WHILE_S)
+    assert not caplog.records
 
 
-async def test_what_fails_by_a_fault_of_ours_beside_a_body_is_attended_no_more() -> None:
+async def test_what_fails_by_a_fault_of_ours_beside_a_body_is_attended_no_more(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     def fail(_: ResponseHead) -> ResponseHead:
         raise KeyError("ours")
 

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from proxy.deadlines import SWEEP_S, Deadlines
+from proxy.deadlines import QUIET_S, SWEEP_S, Deadlines
 from proxy.http import ServerConnection
 from proxy.server import HEAD_S, IDLE_S
 from tests.proxy.legs import answer_ok, read_until
@@ -83,3 +83,32 @@ async def test_a_cancelled_wait_and_a_closed_connection_are_forgotten(autojump_c
         await client.send_all(b"x")
         await connection.cut()
         assert deadlines.watched == 0
+
+
+class Unattended:
+    """An exchange that cannot be attended to, by a fault of ours."""
+
+    def begin_attendance(self, nursery: trio.Nursery) -> None:
+        raise ValueError("no such descriptor")
+
+
+class Counted:
+    def __init__(self) -> None:
+        self.begun = 0
+
+    def begin_attendance(self, nursery: trio.Nursery) -> None:
+        self.begun += 1
+
+
+async def test_one_that_cannot_be_attended_to_is_in_nobodys_way(autojump_clock, caplog):
+    async with swept() as deadlines:
+        counted = Counted()
+        for exchange in (Unattended(), counted):
+            deadlines.attend_later(exchange)
+        await trio.sleep(QUIET_S + 2 * SWEEP_S)
+        assert counted.begun == 1
+        for exchange in (Unattended(), counted):
+            deadlines.attend_now(exchange)
+        await trio.sleep(SWEEP_S)
+        assert counted.begun == 2
+    assert caplog.text.count("ValueError: no such descriptor") == 2
