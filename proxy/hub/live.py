@@ -64,7 +64,7 @@ class LiveCall:
     """What the relay's token says."""
     session: Session | None = None
     """The tunnel's, of the last attempt; and what it had gone through before."""
-    before: Interruptions = attrs.Factory(Interruptions)
+    before: Interruptions = Interruptions()
     failure: Failure | None = None
     """How the last attempt failed, known before the client has been told."""
     guardrail: str = ""

@@ -26,8 +26,8 @@ from proxy.hub.live import SWEEP_S, Ending, LiveCall, LiveCalls
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
+from tunnel import Interruptions, Stream
 from tunnel import Processed as StreamProcessed
-from tunnel import Stream
 from tunnel.stream import StreamReset
 
 __all__ = ["bench"]
@@ -97,6 +97,11 @@ async def test_a_call_that_ends_by_itself_while_it_is_ended_takes_nothing_along(
     await live.end(REVOKED)
     assert side.abandoned
     assert side.cuts == []
+
+
+def test_a_call_that_never_had_a_session_has_gone_through_nothing() -> None:
+    live, _ = make()
+    assert (live.session, live.before) == (None, Interruptions())
 
 
 async def test_a_wait_for_something_else_is_over_when_the_call_is_ended(autojump_clock: MockClock) -> None:
