@@ -28,7 +28,8 @@ class PooledOutbound:
 
     def __init__(self, connections: Connections, head: RequestHead) -> None:
         self._connections = connections
-        self._head = head
+        # None once it is held no longer (see Exchange.keep_no_request), and then it is not sent again.
+        self._head: RequestHead | None = head
         self._reused = False
         self._abandoned = False
         # The scopes of the wait for a connection, and of what is done on a second one.
@@ -39,13 +40,15 @@ class PooledOutbound:
 
     async def start(self, *, fresh: bool = False) -> None:
         """Send the head; raises OutboundBroken. When it fails or is cancelled, the connection is closed."""
+        head = self._head
+        assert head is not None, "a request that is held no longer is not sent again"
         # Another try comes after one that was sent.
         processed = Processed.MAYBE if fresh else Processed.NO
         with trio.CancelScope() as self._acquiring:
             if self._abandoned:
                 raise _given_up(processed)
             _, connection, self._reused = await self._connections.acquire(
-                fresh=fresh or self._head.upgrade is not None
+                fresh=fresh or head.upgrade is not None
             )
             self.connection = connection
         if self._acquiring.cancelled_caught:
@@ -55,7 +58,7 @@ class PooledOutbound:
             if self._abandoned:
                 raise _given_up(processed)
             await trio.lowlevel.checkpoint_if_cancelled()
-            await connection.send_request(self._head_on(connection))
+            await connection.send_request(self._head_on(connection, head))
             return
         except OutboundBroken as error:
             broken = error
@@ -122,7 +125,8 @@ class PooledOutbound:
         """Give the connection back if it is clean, else cut it. May be called again."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            keep = self._head.upgrade is None
+            # What is held no longer was no upgrade.
+            keep = self._head is None or self._head.upgrade is None
             await self._connections.release(connection.stream, connection, keep=keep)
 
     async def _start_anew(self) -> None:
@@ -133,14 +137,15 @@ class PooledOutbound:
                 return
         raise _given_up(Processed.MAYBE)
 
-    def _head_on(self, connection: ClientConnection) -> RequestHead:
+    def _head_on(self, connection: ClientConnection, head: RequestHead) -> RequestHead:
         """The head as it is sent on a connection; method, body and upgrade are the same on all."""
-        return self._head
+        return head
 
     def _may_send_again(self, broken: OutboundBroken) -> bool:
         head = self._head
         return (
-            self._reused
+            head is not None
+            and self._reused
             and not self._abandoned
             and head.body_length == 0
             and head.method in SAFE_METHODS

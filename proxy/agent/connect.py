@@ -245,8 +245,9 @@ class RenewingOutbound(PooledOutbound):
 
     async def receive_head(self) -> ResponseHead:
         """See Outbound. A 401 with nothing of a body sent is asked again under another token."""
-        head = await super().receive_head()
-        if head.status != 401 or self._head.body_length != 0:
+        head, request = await super().receive_head(), self._head
+        assert request is not None, "it is held to the end"
+        if head.status != 401 or request.body_length != 0:
             return head
         try:
             token = await self._exchange.renewed(self._token)

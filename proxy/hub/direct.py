@@ -202,5 +202,5 @@ class DirectOutbound(PooledOutbound):
             raise OutboundBroken(failure)
         return head
 
-    def _head_on(self, connection: ClientConnection) -> RequestHead:
+    def _head_on(self, connection: ClientConnection, head: RequestHead) -> RequestHead:
         return self._head_for(connection)

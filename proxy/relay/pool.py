@@ -74,7 +74,8 @@ class Exchange(PooledOutbound):
 
     def __init__(self, pool: Pool, build_head: Callable[[str], RequestHead], *, tail: bool) -> None:
         self._pool = pool
-        self._build_head = build_head
+        # None once the request is held no longer, as the head is.
+        self._build_head: Callable[[str], RequestHead] | None = build_head
         self._tail = tail
         self._token = pool.access.token()
         super().__init__(pool.connections, build_head(self._token))
@@ -94,6 +95,7 @@ class Exchange(PooledOutbound):
         `look` at.
         """
         head = self._head
+        assert head is not None, "it is not sent yet"
         if head.method not in SAFE_METHODS or not head.fields.only_asks:
             return False
         connection = self._connections.acquire_watched(on_input)
@@ -128,11 +130,10 @@ class Exchange(PooledOutbound):
     def keep_no_request(self) -> None:
         """Hold the request no longer: its answer has begun, and it is sent no more, whatever happens.
 
-        The relay's token and an identity are in it, and a watch goes on for hours. What stays in its place
-        has no target, so that it cannot be written.
+        The relay's token and an identity are in it, and a watch goes on for hours. It is no upgrade: that one
+        is asked at the end whether its connection may be kept.
         """
-        self._head = RequestHead(self._head.method, b"", self._head.fields)
-        del self._build_head
+        self._head = self._build_head = None
         self._head_ahead = None
         self._acquiring = None
 
@@ -178,16 +179,18 @@ class Exchange(PooledOutbound):
         The agent has shown no credential to the API server, so a 401 from there is never the agent's: passed
         on, it would send kubectl looking for a new one.
         """
-        access = self._pool.access
+        access, head, build_head = self._pool.access, self._head, self._build_head
+        assert head is not None, "its answer has not begun"
+        assert build_head is not None, "both are let go at once"
         newer = access.refresh_token() or access.token() != self._token
-        if not newer or self._head.body_length != 0 or self._token_renewed:
+        if not newer or head.body_length != 0 or self._token_renewed:
             log.warning("the API server refuses the relay's own token (401)")
             await self._cut()
             raise _own_token_refused()
         log.info("the API server refused an old token; sending the request again with the new one")
         self._token_renewed = True
         self._token = access.token()
-        await self.send_again(self._build_head(self._token))
+        await self.send_again(build_head(self._token))
 
 
 @asynccontextmanager
