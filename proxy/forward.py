@@ -61,6 +61,8 @@ class CloseReason(enum.Enum):
     """It was as old, or as long silent, as it may be."""
     KILLED = "killed"
     """By an operator."""
+    HUB_FAILED = "hub failed"
+    """By a fault of the hub's own."""
 
 
 class Tally:

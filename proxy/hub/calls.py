@@ -22,7 +22,7 @@ from audit.store import AuditUnavailable
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.drain import Underway
-from proxy.exchange import Failure, Outbound, OutboundBroken, Processed, StreamCode
+from proxy.exchange import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.gate import STRANGER_S
 from proxy.head import HeadError, RequestHead, ResponseHead, request_line
@@ -65,6 +65,11 @@ _ELSEWHERE = frozenset(
 )
 # And the same one, if there is no other: it may have been full for a moment, or have come back.
 _AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.DRAINING})
+
+# How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
+CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
+# The record says no more of it: the log has its traceback, and the text of an exception may hold anything.
+_FAULT = "the hub failed by a fault of its own"
 
 _log = logging.getLogger("hawse.hub.calls")
 
@@ -299,16 +304,21 @@ class Calls:
     ) -> None:
         """Forward a call that may move, on the stream that was opened for it if one was, and record its end.
 
-        `began_s` is on the monotonic clock.
+        `began_s` is on the monotonic clock. A fault of ours comes through once it is recorded: whoever serves
+        the connection answers a 500, if nothing was answered yet.
         """
         outcome: Outcome | None = None
         try:
             outcome = await self._forward(connection, live, opened)
+        except CLIENT_LEFT:
+            raise
+        except Exception:
+            outcome = hub_failed(connection, live)
+            raise
         finally:
             if outcome is None:
-                seen = Processed.YES if live.tally.status else Processed.MAYBE
-                stopped = Failure(StreamCode.CANCEL, seen, "the client or the hub went away")
-                outcome = _failed(live.failure or stopped, CloseReason.CLIENT_GONE, live.tally)
+                stopped = Failure(StreamCode.CANCEL, _seen(live), "the client or the hub went away")
+                outcome = failed(live.failure or stopped, CloseReason.CLIENT_GONE, live.tally)
             self.close(live, opening, outcome, began_s)
 
     def close(self, live: LiveCall, opening: Event, outcome: Outcome, began_s: float) -> None:
@@ -350,7 +360,7 @@ class Calls:
         relay = None if opened is None else opened.relay
         for _ in range(ATTEMPTS_MAX):
             if live.ended is not None:
-                outcome = _failed(Failure(live.ended.code, Processed.NO, ""), CloseReason.REVOKED, live.tally)
+                outcome = failed(Failure(live.ended.code, Processed.NO, ""), CloseReason.REVOKED, live.tally)
                 break
             # Of a second attempt that is cancelled nothing is known, whatever became of the first.
             live.failure = None
@@ -375,9 +385,9 @@ class Calls:
                 head, body = status_response(503, "", with_processed(str(error), Processed.NO))
                 await connection.answer(head, body)
                 live.tally.status = head.status
-                return _failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
+                return failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             except OutboundBroken as error:
-                outcome = _failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
+                outcome = failed(error.failure, CloseReason.UPSTREAM_FAILED, live.tally)
             else:
                 live.outbound = outbound
                 try:
@@ -520,8 +530,21 @@ def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:
     return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames)
 
 
-def _failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
+def failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
+    """What came of a call that ended early."""
     return Outcome(tally.status, tally.bytes_in, tally.bytes_out, reason, failure, tally.upgraded)
+
+
+def hub_failed(connection: ServerConnection, live: LiveCall) -> Outcome:
+    """What came of a call that an exception has ended, by a fault of ours."""
+    processed = live.failure.processed if live.failure is not None else _seen(live)
+    outcome = failed(Failure(StreamCode.INTERNAL, processed, _FAULT), CloseReason.HUB_FAILED, live.tally)
+    # The front answers what still waits for an answer.
+    return attrs.evolve(outcome, status=500) if connection.awaits_answer else outcome
+
+
+def _seen(live: LiveCall) -> Processed:
+    return Processed.YES if live.tally.status else Processed.MAYBE
 
 
 def refusal_response(head: RequestHead, refusal: Refusal) -> tuple[ResponseHead, bytes]:

@@ -22,13 +22,12 @@ from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.deadlines import Deadlines
-from proxy.exchange import InboundBroken
 from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub import quick
 from proxy.hub.admission import PREFIX
-from proxy.hub.calls import Calls
+from proxy.hub.calls import CLIENT_LEFT, Calls
 from proxy.hub.certificate import Certificate
 from proxy.hub.connections import AgentConnections
 from proxy.hub.enrol import EnrolmentEndpoint
@@ -107,7 +106,7 @@ class Front:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 await self._serve(tls, stranger, address)
-        except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
+        except CLIENT_LEFT:
             pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
         except Exception:
             _log.exception(_FAILED)
@@ -121,7 +120,7 @@ class Front:
             try:
                 await self._serve_requests(connection, tls, stranger, address)
                 return
-            except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
+            except CLIENT_LEFT:
                 raise
             except Exception:
                 _log.exception(_FAILED)

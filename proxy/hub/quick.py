@@ -17,7 +17,15 @@ from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.hub.admission import Call, Refusal, understand
-from proxy.hub.calls import Calls, ClusterOffline, OpenedStream, inner_head, refusal_response
+from proxy.hub.calls import (
+    Calls,
+    ClusterOffline,
+    OpenedStream,
+    failed,
+    hub_failed,
+    inner_head,
+    refusal_response,
+)
 from proxy.hub.entities import Mode
 from proxy.hub.live import Ending, LiveCall
 from proxy.hub.trail import recorded_relay
@@ -55,6 +63,11 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
         start = QuickStart(calls, connection, call, eid, now)
         calls.enter(start)
         return start
+    except Exception:
+        # It was admitted, so it has its record; its client's task answers for it.
+        lost = LiveCall(call, eid, connection, now)
+        calls.close(lost, calls.opening(lost), hub_failed(connection, lost), time.monotonic())
+        raise
     live = QuickCall(calls, connection, call, eid, now, opened)
     calls.enter(live)
     return live
@@ -104,8 +117,7 @@ class QuickStart(LiveCall):
         """See Begun."""
         calls = self._calls
         try:
-            outcome = Outcome(0, 0, 0, CloseReason.CLIENT_GONE, _LEFT, False)
-            calls.close(self, calls.opening(self), outcome, self._began_s)
+            calls.close(self, calls.opening(self), _left(self, _LEFT), self._began_s)
         finally:
             calls.leave(self)
 
@@ -117,6 +129,8 @@ class QuickCall(LiveCall):
     """The answer is on its way, and at most a part of it is not out."""
     _carried = False
     """By the client's task, as any other call."""
+    _faulty = False
+    """A fault of ours has ended it, and its task is told."""
 
     def __init__(
         self,
@@ -138,11 +152,12 @@ class QuickCall(LiveCall):
         """Something of the answer is here: answer the client, or let its task go on."""
         try:
             if self._answer():
-                self._end(self.failure)
+                self._end(None if self.failure is None else _left(self, self.failure))
             else:
                 self._connection.hand_over()
         except Exception as error:
             # Raised here it would end the session, and with it the calls of all others.
+            self._faulty = True
             self._connection.hand_over(error)
 
     def _answer(self) -> bool:
@@ -199,14 +214,17 @@ class QuickCall(LiveCall):
             calls.leave(self)
 
     async def _flush(self) -> None:
-        failure: Failure | None = _LEFT
+        outcome: Outcome | None = _left(self, _LEFT)
         try:
             await self._connection.flush()
-            failure = None
+            outcome = None
         except InboundBroken as error:
-            failure = error.failure
+            outcome = _left(self, error.failure)
+        except Exception:
+            outcome = hub_failed(self._connection, self)
+            raise
         finally:
-            self._end(failure)
+            self._end(outcome)
 
     async def end(self, ending: Ending) -> None:
         """See LiveCall. Its task is woken for it, and says what there is to say."""
@@ -221,25 +239,29 @@ class QuickCall(LiveCall):
             self._connection.hand_over()
 
     def give_up(self) -> None:
-        """See Begun."""
+        """See Begun. After a fault of ours as well."""
         stream = self.opened.stream
         stream.on_answer(None)
-        stream.reset(StreamCode.CANCEL, reason="the client is gone")
+        outcome = hub_failed(self._connection, self) if self._faulty else _left(self, _LEFT)
+        stream.reset(StreamCode.CANCEL, reason="the hub failed" if self._faulty else "the client is gone")
         stream.close_nowait()
-        self._end(_LEFT)
+        self._end(outcome)
 
-    def _end(self, failure: Failure | None) -> None:
-        """Write down what came of it."""
+    def _end(self, outcome: Outcome | None) -> None:
+        """Write down what came of it; None is a whole answer."""
         calls, opened = self._calls, self.opened
         try:
-            if failure is None:
+            if outcome is None:
                 calls.close_read(self, opened, self._began_s)
                 return
-            tally = self.tally
-            outcome = Outcome(tally.status, 0, tally.bytes_out, CloseReason.CLIENT_GONE, failure, False)
             self.relay = recorded_relay(opened.relay.instance, opened.relay.version)
             self.impersonated = opened.impersonated
             opening = calls.opening(self)
             calls.close(self, opening, outcome, self._began_s)
         finally:
             calls.leave(self)
+
+
+def _left(live: LiveCall, failure: Failure) -> Outcome:
+    """What came of a call whose client has left, or the hub."""
+    return failed(failure, CloseReason.CLIENT_GONE, live.tally)

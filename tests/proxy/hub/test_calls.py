@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -752,6 +753,66 @@ async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(bench
     _, closing = await bench.trail()
     assert closing["resp"]["processed"] == "no"  # type: ignore[index]
     assert "offline" in closing["resp"]["reason"]  # type: ignore[index]
+
+
+def fail(*_: object, **__: object) -> NoReturn:
+    raise RuntimeError("a bug")
+
+
+@pytest.mark.parametrize("line", ["GET /clusters/prod/api/v1/pods", "DELETE /clusters/prod/api/v1/nodes/n"])
+async def test_a_fault_of_ours_is_recorded_as_the_hubs_and_not_as_a_client_that_left(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    gave_up: list[str] = []
+    bench.calls.limits.cancelled = lambda who: gave_up.append(who.name)  # type: ignore[method-assign]
+    monkeypatch.setattr(ResponseHead, "without_hop", fail)
+    async with relay_of(bench) as relay:
+        with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bench.ask, bench.request(f"{line} HTTP/1.1"))
+                stream = await relay.accept()
+                stream.send_answer_nowait(OK, b"yes", eof=True)
+    closing = (await bench.trail())[-1]
+    assert (closing["kind"], closing["phase"]) == ("call", "complete")
+    assert closing["resp"]["status"] == 500, "the front answers so"  # type: ignore[index]
+    assert closing["resp"]["reason"] == "the hub failed by a fault of its own"  # type: ignore[index]
+    assert closing["resp"]["processed"] == "maybe"  # type: ignore[index]
+    assert [event.resp.status for event in bench.observed if event.resp is not None] == [500]
+    assert gave_up == []
+
+
+async def test_a_stream_that_a_fault_of_ours_has_cut_says_so(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with relay_of(bench) as relay:
+        with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+            async with trio.open_nursery() as nursery:
+                watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
+                nursery.start_soon(bench.ask, watch)
+                stream = await relay.accept()
+                await stream.send_head(b"HTTP/1.1 200 OK\r\n\r\n")
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                monkeypatch.setattr(ServerConnection, "send_body", fail)
+                monkeypatch.setattr(ServerConnection, "send_body_nowait", fail)
+                await stream.send_all(b"{}")
+    [closing] = await bench.trail()
+    assert closing["stream"]["close_reason"] == "hub failed"  # type: ignore[index]
+    assert closing["resp"]["status"] == 200  # type: ignore[index]
+    assert closing["resp"]["processed"] == "yes"  # type: ignore[index]
+
+
+async def test_after_a_fault_of_ours_it_is_known_still_what_the_relay_has_said(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.hub.calls.failure_response", fail)
+    async with relay_of(bench) as relay:
+        with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bench.ask, bench.request("DELETE /clusters/prod/api/v1/nodes/n HTTP/1.1"))
+                stream = await relay.accept()
+                stream.reset(StreamCode.DIAL_FAILED, processed=Processed.NO, reason="it is away")
+    _, closing = await bench.trail()
+    assert closing["resp"]["processed"] == "no"  # type: ignore[index]
 
 
 async def test_what_became_of_a_second_attempt_is_not_told_by_the_first(bench: Bench) -> None:

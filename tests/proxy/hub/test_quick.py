@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -24,7 +25,7 @@ from proxy.hub.entities import Mode
 from proxy.hub.limits import Exceeded
 from proxy.rewrite import DECISION_HEADER
 from proxy.server import QUICK_ANSWER_BYTES_MAX
-from tests.proxy.hub.test_calls import OK, Bench, open_bench, relay_of
+from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of
 from tunnel import CloseCode, Processed, Session, Stream, StreamCode, StreamReset
 from tunnel.net import TLSStream
 
@@ -275,10 +276,6 @@ async def test_a_fault_in_the_answer_ends_this_call_alone(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = await line.ask()
-
-    def fail(*_: object) -> None:
-        raise RuntimeError("a bug")
-
     monkeypatch.setattr("proxy.head.ResponseHead.without_hop", fail)
     with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
         async with line.bench.connected() as other:
@@ -290,7 +287,51 @@ async def test_a_fault_in_the_answer_ends_this_call_alone(
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"yes")
     assert RequestHead.decode(stream.head).target == b"/api/v1/pods"
-    assert len(await line.bench.trail()) == 2
+    failed, _ = await line.bench.trail()
+    assert failed["resp"]["status"] == 500  # type: ignore[index]
+    assert failed["resp"]["reason"] == "the hub failed by a fault of its own"  # type: ignore[index]
+
+
+async def test_a_call_that_is_admitted_and_not_begun_by_a_fault_of_ours_is_in_the_trail(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RequestHead, "encode", fail)
+    async with relay_of(bench) as relay:
+        with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
+            async with bench.connected() as client:
+                await Line(bench, client, relay).send()
+                await trio.sleep_forever()
+    [event] = await bench.trail()
+    assert event["resp"]["status"] == 500  # type: ignore[index]
+    assert event["resp"]["reason"] == "the hub failed by a fault of its own"  # type: ignore[index]
+    assert [each.eid for each in bench.observed] == [event["eid"]]
+
+
+@pytest.mark.parametrize("fault", [True, False], ids=["a fault of ours", "a client that left"])
+async def test_of_an_answer_whose_rest_was_not_sent_it_is_told_why(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, fault: bool
+) -> None:
+    gave_up: list[str] = []
+    bench.calls.limits.cancelled = lambda who: gave_up.append(who.name)  # type: ignore[method-assign]
+    monkeypatch.setattr(TLSStream, "send_nowait", lambda *_: False)
+    if fault:
+        monkeypatch.setattr("proxy.server.ServerConnection.flush", fail)
+    async with relay_of(bench) as relay:
+        with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True) if fault else nullcontext():
+            async with bench.connected() as client:
+                stream = await Line(bench, client, relay).ask()
+                if not fault:
+                    monkeypatch.setattr(TLSStream, "send_all", leave)
+                stream.send_answer_nowait(OK, b"yes", eof=True)
+                await wait_all_tasks_blocked(0.01)
+    [event] = await bench.trail()
+    told = "the hub failed by a fault of its own" if fault else "the client is gone"
+    assert event["resp"]["reason"] == told  # type: ignore[index]
+    assert gave_up == ([] if fault else ["ann"])
+
+
+async def leave(*_: object) -> NoReturn:
+    raise trio.BrokenResourceError
 
 
 async def test_what_is_revoked_before_its_answer_is_ended_and_told(line: Line) -> None:
