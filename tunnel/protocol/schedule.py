@@ -153,15 +153,3 @@ class Scheduler(Generic[FlowT]):
         group.flows.add(flow, sparse=sparse)
         if group.place is OUT:
             self.ring.add(group, sparse=sparse)
-
-    def turn(self) -> tuple[Group[FlowT], FlowT] | None:
-        group = self.ring.turn()
-        if group is None:
-            return None
-        assert group.next is not None
-        return group, group.next
-
-    def alone(self, group: Group[FlowT]) -> bool:
-        """True when nobody waits behind the flow whose turn it is, so that it need not stop at a quantum."""
-        groups, flows = self.ring, group.flows
-        return len(groups.new) + len(groups.old) + len(flows.new) + len(flows.old) == 2

@@ -37,10 +37,11 @@ class Link:
 
     def serve(self, total: int) -> None:
         while total > 0:
-            turn = self.scheduler.turn()
-            if turn is None:
+            group = self.scheduler.ring.turn()
+            if group is None:
                 return
-            group, flow = turn
+            flow = group.next
+            assert flow is not None
             count = min(flow.waiting, QUANTUM_BYTES, total)
             flow.waiting -= count
             flow.deficit -= count
@@ -99,7 +100,7 @@ def test_a_flow_that_pauses_after_each_quantum_is_not_new_for_ever() -> None:
     sly = link.add(1, "sly", QUANTUM_BYTES)
     for _ in range(200):
         link.serve(QUANTUM_BYTES)
-        link.scheduler.turn()
+        link.scheduler.ring.turn()
         if not sly.waiting:
             sly.waiting = QUANTUM_BYTES
             link.scheduler.activate(link.groups[1], sly)
@@ -128,15 +129,6 @@ def test_a_group_is_forgotten_with_its_last_user() -> None:
     scheduler.leave(group)
     assert scheduler.groups == {}
     assert len(scheduler.ring) == 0
-
-
-def test_alone_only_when_nobody_waits() -> None:
-    link = Link()
-    link.add(1, "a", BULK)
-    link.serve(1)
-    assert link.scheduler.alone(link.groups[1])
-    link.add(1, "b", 10)
-    assert not link.scheduler.alone(link.groups[1])
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5 * QUANTUM_BYTES)), max_size=30))
