@@ -3,11 +3,11 @@
 `proxy.strict` reads heads and `proxy.body` bodies; this file adds what a front needs beside that: deadlines
 for the head and nothing else, the framing of answers, and an end that fits what was said.
 
-Theory of operation. Received bytes first stand in a scanner. A head is cut off and read. Body bytes go
-through a reader of their own, made for each request, as they are asked for; what lies behind the end of the
-body goes back to the scanner, and is the next request, or the first bytes of an upgraded stream. So bytes
-that a client sends too early wait in one place until it is clear what they are, and after a refused upgrade
-they are just the next request.
+Theory of operation. Received bytes first stand in one place (`proxy.received`). A head is cut off and read.
+Body bytes go through a reader of their own, made for each request, as they are asked for; what lies behind
+the end of the body goes back to the others, and is the next request, or the first bytes of an upgraded
+stream. So bytes that a client sends too early wait until it is clear what they are, and after a refused
+upgrade they are just the next request.
 
 There are three ways to leave. After a whole answer to a whole request: the next request. After a whole answer
 to a request that was not read to its end, or not understood: read on for a bounded while before closing,
@@ -36,7 +36,8 @@ from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, InboundBroken, OnGone, Processed, StreamCode
 from proxy.head import Fields, RequestHead, ResponseHead, connection_tokens
-from proxy.strict import BadRequest, HeadScanner, read_request_head
+from proxy.received import Received
+from proxy.strict import BadRequest, read_request_head
 from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream, tls_socket
 from tunnel.parking import ParkingSpot
@@ -49,9 +50,6 @@ _log = logging.getLogger("hawse")
 IDLE_S = 120.0
 # kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
 HEAD_S = 32.0
-# What a client sends while its answer is still to come: pipelined requests, or bytes before a 101. Beyond
-# this nothing is read, so that a client that leaves then is noticed when the answer is sent.
-EARLY_BYTES_MAX = 64 * 1024
 # An answer up to this size is sent without a wait: about what the kernel takes of one at once, and no more to
 # hold for a client that does not read than a task would hold.
 QUICK_ANSWER_BYTES_MAX = 64 * 1024
@@ -150,7 +148,7 @@ class ServerConnection:
         self._readiness = readiness
         self._deadlines = deadlines
         self._idle = deadlines.watch(self) if deadlines is not None else None
-        self._scanner = HeadScanner()
+        self._received = Received(stream)
         self._fields: Fields | None = None
         self._request: RequestHead | None = None
         # The reader of the request's body, and whether its end was reached; no reader is made for no body.
@@ -163,7 +161,6 @@ class ServerConnection:
         self._framing = _EMPTY
         self._left = 0
         self._requests = 0
-        self._eof = False
         # This exchange is the last one: the request was refused, or is not read to its end, or says so.
         self._last = False
         # A send did not finish, or the answer was given up: only a cut is left.
@@ -223,7 +220,7 @@ class ServerConnection:
                 return None
             self._requests += 1
             try:
-                raw = self._scanner.take_head()
+                raw = self._received.take_head()
                 if raw is not None:
                     # It came with the one before; who sends many at once must not keep the others out.
                     await trio.lowlevel.checkpoint()
@@ -244,21 +241,21 @@ class ServerConnection:
     async def _receive_head(self) -> bytes | None:
         """Return a whole head; None when the client has nothing more to ask."""
         raw = None
-        if self._requests > 1 and not self._scanner.held:
+        if self._requests > 1 and not self._received.held:
             if not await self._receive_idle():
                 return None
-            raw = self._scanner.take_head()
+            raw = self._received.take_head()
             if raw is not None:
                 return raw
-        began = bool(self._scanner.held)
+        began = bool(self._received.held)
         with trio.move_on_after(HEAD_S) as scope:
             while raw is None:
-                if not await self._receive_early():
+                if not await self._received.receive():
                     return None
                 if not began:
                     began = True
                     scope.deadline = trio.current_time() + HEAD_S
-                raw = self._scanner.take_head()
+                raw = self._received.take_head()
         if raw is None and began:
             raise BadRequest(408, f"the request's head was not whole {HEAD_S:.0f} s after its first byte")
         return raw
@@ -268,27 +265,13 @@ class ServerConnection:
         idle, deadlines = self._idle, self._deadlines
         if idle is None or deadlines is None:
             with trio.move_on_after(IDLE_S):
-                return await self._receive_early()
+                return await self._received.receive()
             return False
         deadlines.begin(idle, IDLE_S)
         try:
-            return await self._receive_early()
+            return await self._received.receive()
         finally:
             idle.due_at = math.inf
-
-    async def _receive_early(self) -> bool:
-        """Receive into the scanner; False when there is nothing more to come."""
-        if self._eof:
-            return False
-        try:
-            data = await self._stream.receive_some(BODY_BYTES_MAX)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            data = b""
-        if not data:
-            self._eof = True
-            return False
-        self._scanner.feed(data)
-        return True
 
     def _begin(self, raw: bytes) -> RequestHead:
         self._request = request = read_request_head(raw, self._fields)
@@ -311,7 +294,7 @@ class ServerConnection:
 
     def _refuse(self) -> None:
         """Get ready to answer a request that was not understood."""
-        self._scanner.take_rest()
+        self._received.take_rest()
         self._request = None
         self._body = None
         self._body_read = False
@@ -336,7 +319,7 @@ class ServerConnection:
         """
         socket = tls_socket(stream)
         if socket is not None:
-            self._stream = stream
+            self._stream = self._received.stream = stream
             self._quick = _Quick(stream, readiness, socket.fileno(), begin)
 
     def take_begun(self) -> Begun | None:
@@ -366,7 +349,7 @@ class ServerConnection:
             self._torn = True  # until flush
             return False
         quick.begun = None
-        if self._last or self._scanner.held:
+        if self._last or self._received.held:
             quick.wake()
         elif self._deadlines is not None and self._idle is not None:
             self._deadlines.begin(self._idle, IDLE_S)
@@ -389,7 +372,7 @@ class ServerConnection:
         quick = self._quick
         if quick is None or self._requests == 1:
             return False
-        return not (self._eof or self._scanner.held or quick.stream.has_unread)
+        return not (self._received.ended or self._received.held or quick.stream.has_unread)
 
     async def _stand_by(self) -> RequestHead | None:
         """Sleep while requests are served; returns the head of one that the task is needed for.
@@ -438,16 +421,16 @@ class ServerConnection:
             return
         if not data:
             # One that has said all and still listens gets its answer, from the task.
-            self._eof = True
+            self._received.ended = True
             quick.wake()
         elif quick.begun is not None:
             # The next request comes before the answer, and waits for it.
-            self._scanner.feed(data)
-            if len(self._scanner) >= EARLY_BYTES_MAX:
+            self._received.feed(data)
+            if self._received.full:
                 quick.end_watch()
         elif not data.endswith(_END_OF_HEAD) or data.find(_END_OF_HEAD) != len(data) - len(_END_OF_HEAD):
             # Not whole, or more than a head.
-            self._scanner.feed(data)
+            self._received.feed(data)
             quick.wake()
         else:
             self._begin_quickly(quick, data)
@@ -482,13 +465,13 @@ class ServerConnection:
                 return data
             if self._awaits_continue:
                 await self._send_continue()
-            if not self._eof:
+            if not self._received.ended:
                 try:
                     received = await self._stream.receive_some(BODY_BYTES_MAX)
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
                     received = b""
-                self._eof = not received
-            if self._eof:
+                self._received.ended = not received
+            if self._received.ended:
                 self._last = True
                 raise InboundBroken(_GONE)
             if data := self._read(bytes(received)):
@@ -497,9 +480,9 @@ class ServerConnection:
     def receive_body_nowait(self) -> bytes | None:
         """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
         while not self._body_read:
-            if not self._scanner.held:
+            if not self._received.held:
                 return None
-            if data := self._read(self._scanner.take_rest(BODY_BYTES_MAX)):
+            if data := self._read(self._received.take_rest(BODY_BYTES_MAX)):
                 self._body_begun = True
                 return data
         return b""
@@ -521,7 +504,7 @@ class ServerConnection:
             self._body_read = True
             self._last = self._last or body.trailers
             if body.rest:
-                self._scanner.put_back(body.rest)
+                self._received.put_back(body.rest)
         return data
 
     # -- the answer ----------------------------------------------------------------------------------------
@@ -573,7 +556,7 @@ class ServerConnection:
     def upgraded(self) -> RawStream:
         """Return the raw stream after a 101 was sent; what the client sent before it comes first."""
         assert self._answer == _SWITCHED, "upgraded() without a 101"
-        self._raw = RawStream(self._stream, self._scanner.take_rest(), ended=self._eof)
+        self._raw = RawStream(self._stream, self._received.take_rest(), ended=self._received.ended)
         return self._raw
 
     def _begin_answer(self, head: ResponseHead) -> bytes:
@@ -722,7 +705,7 @@ class ServerConnection:
         tls, readiness = self._tls, self._readiness
         if tls is None or readiness is None or tls.has_unread:
             return False
-        if self._eof or len(self._scanner) >= EARLY_BYTES_MAX:
+        if self._received.ended or self._received.full:
             return False
         socket = tls_socket(tls)
         if socket is None:
@@ -745,11 +728,11 @@ class ServerConnection:
         if data is None:
             return
         if data:
-            self._scanner.feed(data)
-            if len(self._scanner) < EARLY_BYTES_MAX:
+            self._received.feed(data)
+            if not self._received.full:
                 return
         else:
-            self._eof = True
+            self._received.ended = True
         self._end_client_watch()
         self._deadlines.attend_now(self)
 
@@ -773,16 +756,12 @@ class ServerConnection:
 
         Only while nobody is in `receive_body`. Cancelled, nothing is lost.
         """
-        while not self._eof and len(self._scanner) < EARLY_BYTES_MAX:
-            await self._receive_early()
-        if not self._eof:
-            await trio.sleep_forever()
-        await trio.lowlevel.checkpoint()
+        await self._received.wait_end()
 
     def detach(self) -> tuple[trio.abc.Stream, bytes]:
         """Hand the stream over, with the bytes behind the request's head; it is the caller's now."""
         self._release()
-        return self._stream, self._scanner.take_rest()
+        return self._stream, self._received.take_rest()
 
     async def cut(self, failure: Failure | None = None) -> None:
         """Close the connection so that it can be taken for nothing but a failure."""
@@ -843,8 +822,8 @@ class ServerConnection:
         ):
             if isinstance(self._stream, trio.abc.HalfCloseableStream):
                 await self._stream.send_eof()
-            data = self._scanner.take_rest()
-            while left > 0 and not self._eof:
+            data = self._received.take_rest()
+            while left > 0 and not self._received.ended:
                 left -= len(data)
                 # The end of the body is where nothing is unread any more.
                 if data and not refused:
@@ -855,7 +834,7 @@ class ServerConnection:
                     if self._body_read:
                         return
                 data = bytes(await self._stream.receive_some(BODY_BYTES_MAX))
-                self._eof = not data
+                self._received.ended = not data
 
 
 def _without_framing(head: ResponseHead) -> ResponseHead:

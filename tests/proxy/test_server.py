@@ -10,7 +10,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
-from proxy.server import EARLY_BYTES_MAX, HEAD_S, IDLE_S, LINGER_S
+from proxy.server import HEAD_S, IDLE_S, LINGER_S
 from proxy.status import status_response
 from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
 from tests.proxy.test_strict import ATTACKS
@@ -509,40 +509,6 @@ async def test_a_client_that_is_gone_is_told_from_a_bug():
 
 
 # -- leaving and upgrading ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("clean", [True, False])
-async def test_a_client_that_leaves_is_noticed(clean):
-    client, server = tls_pair()
-    connection = ServerConnection(server)
-    await client.send_all(GET)
-    await connection.next_request()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.wait_disconnect)
-        await wait_all_tasks_blocked()
-        if clean:
-            await client.aclose()
-        else:
-            await trio.aclose_forcefully(client)
-    await connection.aclose()
-
-
-async def test_pipelined_bytes_are_kept_up_to_a_bound(autojump_clock):
-    client, server = memory_stream_pair()
-    connection = ServerConnection(server)
-    await client.send_all(GET)
-    await connection.next_request()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.wait_disconnect)
-        await client.send_all(GET + b"x" * 1_000_000)
-        await wait_all_tasks_blocked()
-        unread = len(await server.receive_some(2_000_000))
-        assert unread > 1_000_000 - 2 * EARLY_BYTES_MAX - len(GET)
-        nursery.cancel_scope.cancel()
-    await answer_ok(connection)
-    assert await connection.next_request() is not None
-    await connection.aclose()
-    await client.aclose()
 
 
 UPGRADE = (

@@ -16,7 +16,8 @@ from proxy.deadlines import Deadlines
 from proxy.exchange import InboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
-from proxy.server import EARLY_BYTES_MAX, IDLE_S, QUICK_ANSWER_BYTES_MAX, Begun
+from proxy.received import EARLY_BYTES_MAX
+from proxy.server import IDLE_S, QUICK_ANSWER_BYTES_MAX, Begun
 from tests.proxy.test_deadlines import swept
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
@@ -223,7 +224,7 @@ async def test_early_bytes_are_bounded() -> None:
         with trio.move_on_after(0.2):
             for _ in range(200):
                 await bench.client.send_all(bytes(16 * 1024))
-        assert EARLY_BYTES_MAX <= len(bench.connection._scanner) <= EARLY_BYTES_MAX + 96 * 1024
+        assert EARLY_BYTES_MAX <= len(bench.connection._received) <= EARLY_BYTES_MAX + 96 * 1024
 
 
 async def test_a_malformed_head_is_refused_by_the_task() -> None:
