@@ -23,7 +23,6 @@ head and nothing more, what nobody could begin, what has begun and goes on, and 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +31,7 @@ from typing import Protocol, Self, TypeAlias
 
 import trio
 
+from proxy.attendance import GONE, Attendance
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, InboundBroken, OnGone, Processed, StreamCode
@@ -42,8 +42,6 @@ from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream, tls_socket
 from tunnel.parking import ParkingSpot
 from tunnel.readiness import Readiness, Watch
-
-_log = logging.getLogger("hawse")
 
 # Longer than the 90 s after which Go's clients close an idle connection: if we closed first, a POST could
 # meet the closing socket, and Go does not send a POST again.
@@ -59,7 +57,6 @@ LINGER_BYTES_MAX = 16 * 1024 * 1024
 # The same for somebody who was not understood, and so is nobody yet.
 REFUSED_LINGER_S = 1.0
 
-_GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 _END_OF_HEAD = b"\r\n\r\n"
 
 # What has become of the answer to the current request.
@@ -85,14 +82,6 @@ class Begun(Protocol):
 
 Begin: TypeAlias = "Callable[[ServerConnection, RequestHead], Begun | None]"
 """Begins to answer a request without a body, if that needs no wait; None when it does, or is no such one."""
-
-
-class _Attendance:
-    """The task beside an exchange that takes its time."""
-
-    def __init__(self) -> None:
-        self.scope = trio.CancelScope()
-        self.ended = trio.Event()
 
 
 class _Quick:
@@ -171,9 +160,7 @@ class ServerConnection:
         self._released = False
         self._raw: RawStream | None = None
         self._interim: trio.Event | None = None
-        self._on_gone: OnGone | None = None
-        self._attendance: _Attendance | None = None
-        self._client_watch: Watch | None = None
+        self._attendance: Attendance | None = None
         # What it takes to answer without the task, and what is noticed meanwhile (see stand_by).
         self._quick: _Quick | None = None
 
@@ -344,7 +331,7 @@ class ServerConnection:
             self._torn = True
             quick.begun = None
             quick.wake()
-            raise InboundBroken(_GONE) from exc
+            raise InboundBroken(GONE) from exc
         if not sent:
             self._torn = True  # until flush
             return False
@@ -473,7 +460,7 @@ class ServerConnection:
                 self._received.ended = not received
             if self._received.ended:
                 self._last = True
-                raise InboundBroken(_GONE)
+                raise InboundBroken(GONE)
             if data := self._read(bytes(received)):
                 return data
 
@@ -613,7 +600,7 @@ class ServerConnection:
 
     async def _send(self, first: bytes, data: bytes, end: bool) -> None:
         if self._torn or self._released:
-            raise InboundBroken(_GONE)
+            raise InboundBroken(GONE)
         unsent, self._unsent_bytes = self._unsent_bytes, 0
         if unsent:
             # It is on its way (send_body_nowait), and a part of it waits for the next send.
@@ -656,12 +643,12 @@ class ServerConnection:
 
     async def _write(self, data: bytes) -> None:
         if self._torn or self._released:
-            raise InboundBroken(_GONE)
+            raise InboundBroken(GONE)
         self._torn = True  # until all of it is sent
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            raise InboundBroken(_GONE) from exc
+            raise InboundBroken(GONE) from exc
         self._torn = False
 
     # -- leaving -------------------------------------------------------------------------------------------
@@ -669,87 +656,15 @@ class ServerConnection:
     def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:
         """See Inbound. It takes Deadlines to watch, and up to QUIET_S until that begins."""
         if self._deadlines is not None and not body_is_read:
-            self._on_gone = on_gone
-            self._deadlines.attend_later(self)
+            self._attendance = Attendance(
+                self._received, self._fields, on_gone, self._deadlines, self._tls, self._readiness
+            )
 
     async def unwatch(self) -> None:
         """See Inbound. Cancelled, it waits all the same: nobody may read before the attendant has left."""
-        if self._on_gone is None:
-            return
-        self._on_gone = None
-        assert self._deadlines is not None, "who else could have watched"
-        if self._deadlines.forget(self):
-            return
-        self._end_client_watch()
         attendance, self._attendance = self._attendance, None
-        if attendance is None:
-            return
-        attendance.scope.cancel()
-        with trio.CancelScope(shield=True):
-            await attendance.ended.wait()
-
-    def begin_attendance(self, nursery: trio.Nursery) -> None:
-        """See Attended."""
-        if self._fields is not None:
-            self._fields.forget_parts()
-        if self._watch_client():
-            return
-        self._attendance = attendance = _Attendance()
-        nursery.start_soon(self._attend, attendance)
-
-    def _watch_client(self) -> bool:
-        """Have it noticed without a task when the client leaves; False where that takes one.
-
-        The task would have 4 KB, and most exchanges that take their time are watches, which take hours.
-        """
-        tls, readiness = self._tls, self._readiness
-        if tls is None or readiness is None or tls.has_unread:
-            return False
-        if self._received.ended or self._received.full:
-            return False
-        socket = tls_socket(tls)
-        if socket is None:
-            return False
-        self._client_watch = readiness.watch(socket.fileno(), self._hear_client)
-        return True
-
-    def _hear_client(self) -> None:
-        """Take in what the client sends while it is to be answered; its end is the task's."""
-        assert self._tls is not None, "it is watched"
-        assert self._deadlines is not None, "who else could have watched"
-        try:
-            data = self._tls.receive_nowait()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            data = b""
-        except Exception:
-            # Raised further it would end the watch over all connections; so this one goes as if it had left.
-            _log.exception("a client's connection failed by a fault of ours")
-            data = b""
-        if data is None:
-            return
-        if data:
-            self._received.feed(data)
-            if not self._received.full:
-                return
-        else:
-            self._received.ended = True
-        self._end_client_watch()
-        self._deadlines.attend_now(self)
-
-    def _end_client_watch(self) -> None:
-        if self._client_watch is not None:
-            self._client_watch.end()
-            self._client_watch = None
-
-    async def _attend(self, attendance: _Attendance) -> None:
-        """Wait for the client to leave, and say so."""
-        try:
-            with attendance.scope:
-                await self.wait_disconnect()
-                if self._on_gone is not None:
-                    await self._on_gone(_GONE)
-        finally:
-            attendance.ended.set()
+        if attendance is not None:
+            await attendance.end()
 
     async def wait_disconnect(self) -> None:
         """Return once the client is gone. What it sends meanwhile is kept, up to EARLY_BYTES_MAX and a bit.
@@ -801,10 +716,9 @@ class ServerConnection:
 
     def _release(self) -> None:
         self._released = True
-        if self._deadlines is not None:
+        if self._attendance is not None:
             # Nobody attends to a client that was cut, or its socket may be closed by then.
-            self._deadlines.forget(self)
-        self._end_client_watch()
+            self._attendance.stop()
         if self._quick is not None:
             # Who closes an idle connection is not the task that waits for its next request.
             self._quick.wake()

@@ -152,6 +152,31 @@ async def test_nobody_hears_of_a_client_that_leaves_after_the_exchange(
         assert not bench.gone
 
 
+async def test_an_exchange_that_ends_waits_for_who_was_told(autojump_clock: trio.testing.MockClock) -> None:
+    told, left = trio.Event(), trio.Event()
+
+    async def take_time(_: Failure) -> None:
+        told.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(1)
+            left.set()
+
+    async with serving() as served:
+        client, connection = served.client, served.connection
+        await client.send_all(GET)
+        assert await connection.next_request() is not None
+        connection.watch(take_time)
+        await trio.aclose_forcefully(client)
+        await told.wait()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await connection.unwatch()
+        assert left.is_set()
+
+
 async def test_a_request_that_takes_its_time_holds_no_token(autojump_clock: trio.testing.MockClock) -> None:
     async with attended() as bench:
         fields = bench.request.fields
@@ -176,9 +201,12 @@ async def test_an_exchange_that_ends_as_its_client_leaves_need_not_hear_of_it(
 ) -> None:
     async with attended() as bench:
         # Noticed, and the task for it not begun yet.
+        attendance = bench.connection._attendance
+        assert attendance is not None
+        assert attendance._watch is not None
         await trio.aclose_forcefully(bench.client)
         for _ in range(1000):
-            if bench.connection._client_watch is None:
+            if attendance._watch is None:
                 break
             await trio.lowlevel.checkpoint()
         await bench.connection.unwatch()
