@@ -256,12 +256,15 @@ class QuickCall(LiveCall):
                 return
             self.relay = recorded_relay(opened.relay.instance, opened.relay.version)
             self.impersonated = opened.impersonated
-            opening = calls.opening(self)
-            calls.close(self, opening, outcome, self._began_s)
+            self.session, self.before = opened.relay.session, opened.before
+            calls.close(self, calls.opening(self), outcome, self._began_s)
         finally:
             calls.leave(self)
 
 
 def _left(live: LiveCall, failure: Failure) -> Outcome:
     """What came of a call whose client has left, or the hub."""
+    if live.tally.status:
+        # As in proxy.forward: where its answer began, the request was seen.
+        failure = Failure(failure.code, Processed.YES, failure.reason)
     return failed(failure, CloseReason.CLIENT_GONE, live.tally)

@@ -257,6 +257,21 @@ async def test_a_client_that_leaves_ends_its_call_at_the_relay(line: Line) -> No
     assert event["resp"]["processed"] == "maybe"  # type: ignore[index]
 
 
+async def test_a_call_that_its_client_gives_up_tells_what_its_tunnel_went_through(line: Line) -> None:
+    stream = await line.ask()
+    relay = line.bench.registry.session(line.bench.directory.current.clusters_by_name["prod"].id)
+    assert relay is not None
+    # As if it had been lost and resumed while the answer was waited for.
+    relay.session.detaches += 1
+    broken = trio.Event()
+    stream.on_reset(broken.set)
+    await trio.aclose_forcefully(line.client)
+    with trio.fail_after(2):
+        await broken.wait()
+    [event] = await line.bench.trail()
+    assert event["tunnel"]["detaches"] == 1  # type: ignore[index]
+
+
 async def test_a_call_that_is_cut_short_by_the_hubs_end_is_in_the_trail(bench: Bench) -> None:
     async with relay_of(bench) as relay:
         async with bench.connected() as client:
@@ -327,6 +342,7 @@ async def test_of_an_answer_whose_rest_was_not_sent_it_is_told_why(
     [event] = await bench.trail()
     told = "the hub failed by a fault of its own" if fault else "the client is gone"
     assert event["resp"]["reason"] == told  # type: ignore[index]
+    assert event["resp"]["processed"] == "yes"  # type: ignore[index]
     assert gave_up == ([] if fault else ["ann"])
 
 
