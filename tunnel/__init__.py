@@ -1,6 +1,7 @@
 """The tunnel: many streams over one outbound WebSocket. The wire is described in PROTOCOL.md."""
 
-from tunnel.greeting import Rejected, SessionClosed, hear_hello, read_hello
+from tunnel.greeting import hear_hello, read_hello
+from tunnel.interruptions import Interruptions
 from tunnel.protocol.connection import Role
 from tunnel.protocol.core import RESUME_TTL_S
 from tunnel.protocol.errors import (
@@ -14,15 +15,9 @@ from tunnel.protocol.errors import (
 from tunnel.protocol.frames import HEAD_BYTES_MAX, RESUME, Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
-from tunnel.session import (
-    Detached,
-    Draining,
-    Interruptions,
-    Session,
-    Settings,
-    TooManyStreams,
-    open_session,
-)
+from tunnel.refusals import Detached, Draining, Rejected, SessionClosed, TooManyStreams
+from tunnel.session import Session, open_session
+from tunnel.settings import Settings
 from tunnel.stream import Stream, StreamReset
 from tunnel.transport import Transport, TransportClosed, memory_transport_pair
 

@@ -29,13 +29,15 @@ import trio
 
 from tunnel.backoff import Backoff
 from tunnel.egress import Proxy, ProxyRefused, ProxySettings, connect_through, join_host_port
-from tunnel.greeting import Rejected, SessionClosed, say_hello
+from tunnel.greeting import say_hello
 from tunnel.net import HandshakeFailed, open_tcp, wrap_client
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello
 from tunnel.protocol.memory import Memory
-from tunnel.session import Session, Settings, open_session
+from tunnel.refusals import Rejected, SessionClosed
+from tunnel.session import Session, open_session
+from tunnel.settings import Settings
 from tunnel.transport import Transport, TransportClosed
 from tunnel.websocket import WebSocketRefused, dial_websocket
 

@@ -12,29 +12,11 @@ import trio
 from tunnel.protocol import frames
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
+from tunnel.refusals import Rejected, SessionClosed
 from tunnel.transport import Transport, TransportClosed
 
 # PROTOCOL.md, "Limits": for the peer's first message.
 GREETING_S = 10.0
-
-
-class SessionClosed(trio.BrokenResourceError):
-    """The session is over. What was asked was not done."""
-
-    def __init__(self, code: int | None, reason: str) -> None:
-        super().__init__(reason if code is None else f"{reason} ({code})")
-        self.code = code
-        self.reason = reason
-
-
-class Rejected(Exception):
-    """The listener does not want this dialer; raised by `answer_hello`, and at the dialer by open_session."""
-
-    def __init__(self, close_code: int, reason: str, retry_after_ms: int = 0) -> None:
-        super().__init__(f"{reason} ({close_code})")
-        self.close_code = close_code
-        self.reason = reason
-        self.retry_after_ms = retry_after_ms
 
 
 async def hear_hello(transport: Transport) -> bytes:

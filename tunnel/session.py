@@ -42,9 +42,10 @@ from typing import assert_never
 import attrs
 import trio
 
-from tunnel.greeting import Rejected, SessionClosed, read_hello
+from tunnel.greeting import read_hello
+from tunnel.interruptions import UNINTERRUPTED, Interruptions
 from tunnel.parking import ParkingSpot
-from tunnel.protocol import events, frames
+from tunnel.protocol import events
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.frames import Hello, Resume, Welcome
@@ -52,8 +53,9 @@ from tunnel.protocol.liveness import PING_BUSY_S
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import Context, StreamState
-from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 from tunnel.readiness import Readiness
+from tunnel.refusals import Detached, Draining, Rejected, SessionClosed, TooManyStreams, farewell_of
+from tunnel.settings import Settings
 from tunnel.stream import QUEUE_HIGH_BYTES, Stream
 from tunnel.transport import Transport, TransportClosed
 
@@ -77,63 +79,6 @@ FAREWELL_S = 1.0
 LOST_CODE = 1001
 # Said on the connection that carries a session, they mean that the peer has ended it.
 _FINAL_CODES = frozenset(int(code) for code in CloseCode)
-
-
-class Draining(trio.BrokenResourceError):
-    """The session opens no new streams; another session should."""
-
-
-class TooManyStreams(trio.BrokenResourceError):
-    """The peer takes no more streams at once."""
-
-
-class Detached(trio.BrokenResourceError):
-    """The session's transport is lost, and was not replaced yet; nothing was sent."""
-
-
-@attrs.frozen
-class Settings:
-    """The limits of one session."""
-
-    max_frame: int = frames.MAX_FRAME_BYTES
-    initial_window: int = INITIAL_WINDOW_BYTES
-    max_streams: int = frames.STREAMS_MAX
-    accept_queue_max: int = 4096
-    """Streams that the peer opened and nobody has accepted yet; more are REFUSED."""
-    memory_bytes_max: int = 128 * 1024 * 1024
-    """What one session may hold; the process's account may be smaller, or shared."""
-    hello_timeout_s: float = 10.0
-
-    def stated_in(self, hello: Hello) -> Hello:
-        """A dialer's HELLO with what the peer must know of them."""
-        return attrs.evolve(
-            hello,
-            max_frame=self.max_frame,
-            initial_window=self.initial_window,
-            max_streams=self.max_streams,
-        )
-
-
-@attrs.frozen
-class Interruptions:
-    """What a session has gone through so far."""
-
-    detaches: int = 0
-    """How often its transport was lost and the session went on."""
-    away_s: float = 0.0
-    """For how long it had none, in all."""
-    replayed_frames: int = 0
-    """What this side has sent again."""
-
-    def since(self, before: Interruptions) -> Interruptions:
-        return Interruptions(
-            self.detaches - before.detaches,
-            self.away_s - before.away_s,
-            self.replayed_frames - before.replayed_frames,
-        )
-
-
-_UNINTERRUPTED = Interruptions()
 
 
 @attrs.define(eq=False)
@@ -185,7 +130,7 @@ async def open_session(
     try:
         await session._greet(hello or Hello(), answer_hello, greeting)
     except BaseException as exc:
-        session._die(*_farewell_of(exc))
+        session._die(*farewell_of(exc))
         with trio.move_on_after(FAREWELL_S, shield=True):
             await session._refuse()
         with trio.move_on_after(FAREWELL_S, shield=True):
@@ -317,7 +262,7 @@ class Session:
     @property
     def interruptions(self) -> Interruptions:
         if not self.detaches:
-            return _UNINTERRUPTED
+            return UNINTERRUPTED
         connection = self._connection
         away_s = self._away_s
         if self.detached:
@@ -569,7 +514,7 @@ class Session:
         except (SessionClosed, RemoteProtocolError) as exc:
             fault = exc
         if fault is not None:
-            code, reason = link.farewell = _farewell_of(fault)
+            code, reason = link.farewell = farewell_of(fault)
             # The streams wait for nothing any more.
             self._die(code, reason)
             await self._close(link)
@@ -878,7 +823,7 @@ class Session:
             self._lose(link, exc.code, exc.reason)
         except RemoteProtocolError as exc:
             log.warning("%s: the peer broke the protocol: %s", self.peer_name, exc)
-            self._die(*_farewell_of(exc))
+            self._die(*farewell_of(exc))
         finally:
             if self._link is link:
                 # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
@@ -937,7 +882,7 @@ class Session:
             self._note_quiet()
         if connection.failure is not None:
             # The peer acknowledges nothing; only the GOAWAY is left to say.
-            self._die(*_farewell_of(connection.failure))
+            self._die(*farewell_of(connection.failure))
         return message
 
     async def _gather(self) -> bool:
@@ -1038,16 +983,3 @@ class Session:
     async def _close(self, link: _Link) -> None:
         code, reason = link.farewell or self._ending or (CloseCode.NORMAL, "")
         await link.transport.aclose(CloseCode.NORMAL if code is None else code, reason)
-
-
-def _farewell_of(exc: BaseException) -> tuple[int, str]:
-    """The close code and reason for what went wrong."""
-    match exc:
-        case RemoteProtocolError():
-            return exc.close_code, str(exc)
-        case Rejected():
-            return exc.close_code, exc.reason
-        case SessionClosed(code=int() as code):
-            return code, exc.reason
-        case _:
-            return CloseCode.NORMAL, "closed here"

@@ -1,0 +1,34 @@
+"""The limits that a session is opened with, and what the peer is told of them."""
+
+from __future__ import annotations
+
+import attrs
+
+from tunnel.protocol import frames
+from tunnel.protocol.frames import Hello
+from tunnel.protocol.window import INITIAL_WINDOW_BYTES
+
+__all__ = ["Settings"]
+
+
+@attrs.frozen
+class Settings:
+    """The limits of one session."""
+
+    max_frame: int = frames.MAX_FRAME_BYTES
+    initial_window: int = INITIAL_WINDOW_BYTES
+    max_streams: int = frames.STREAMS_MAX
+    accept_queue_max: int = 4096
+    """Streams that the peer opened and nobody has accepted yet; more are REFUSED."""
+    memory_bytes_max: int = 128 * 1024 * 1024
+    """What one session may hold; the process's account may be smaller, or shared."""
+    hello_timeout_s: float = 10.0
+
+    def stated_in(self, hello: Hello) -> Hello:
+        """A dialer's HELLO with what the peer must know of them."""
+        return attrs.evolve(
+            hello,
+            max_frame=self.max_frame,
+            initial_window=self.initial_window,
+            max_streams=self.max_streams,
+        )
