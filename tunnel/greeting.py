@@ -1,19 +1,29 @@
-"""The first word of each side on a new transport, before it is known which session it belongs to.
+"""The first word of each side on a new transport.
 
 A dialer that has lost its transport names its session in the HELLO on the next one. Only when the listener
 has read that does it know whether an old session goes on or a new one begins, and only the WELCOME tells the
-dialer. So both hear the first message here, and hand it on to that session.
+dialer. So both can hear the first message before they have a session for it (`hear_hello`, `say_hello`), and
+hand it on to that session: an old one resumes with it, a new one begins its greeting with it (`greet`).
 """
 
 from __future__ import annotations
 
+import time
+import uuid
+from collections.abc import Callable
+
+import attrs
 import trio
 
-from tunnel.protocol import frames
+from tunnel.protocol import events, frames
+from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.refusals import Rejected, SessionClosed
+from tunnel.settings import Settings
 from tunnel.transport import Transport, TransportClosed
+
+__all__ = ["Greeted", "greet", "hear_hello", "read_hello", "read_welcome", "say_hello"]
 
 # PROTOCOL.md, "Limits": for the peer's first message.
 GREETING_S = 10.0
@@ -51,6 +61,92 @@ def read_hello(message: bytes) -> Hello:
 def read_welcome(message: bytes) -> Welcome:
     """The WELCOME that a message begins with; raises RemoteProtocolError."""
     return frames.decode_welcome(_greeting(message, frames.WELCOME))
+
+
+@attrs.frozen
+class Greeted:
+    """What the two sides of a new session have told each other."""
+
+    local: Hello | Welcome
+    peer: Hello | Welcome
+    session_id: str
+    happened: list[events.Event]
+    """The WELCOME may share its message with the frames that follow it."""
+
+
+async def greet(
+    connection: Connection,
+    transport: Transport,
+    settings: Settings,
+    *,
+    hello: Hello,
+    answer_hello: Callable[[Hello], Welcome] | None,
+    message: bytes | None,
+) -> Greeted:
+    """Open the core of a new session: the dialer says `hello`, the listener answers by `answer_hello`.
+
+    `message` is the peer's first, when it was received already; a dialer has said its hello then. Raises
+    Rejected, SessionClosed and RemoteProtocolError; what the peer is to be told of it, also when this is
+    cancelled, is left in the core.
+    """
+    with trio.move_on_after(settings.hello_timeout_s):
+        try:
+            if connection.role is Role.DIALER:
+                return await _greet_as_dialer(connection, transport, settings.stated_in(hello), message)
+            return await _greet_as_listener(connection, transport, settings, answer_hello, message)
+        except TransportClosed as exc:
+            raise _ended(exc) from exc
+    raise SessionClosed(CloseCode.HELLO_TIMEOUT, f"no greeting within {settings.hello_timeout_s:g} s")
+
+
+async def _greet_as_dialer(
+    connection: Connection, transport: Transport, hello: Hello, message: bytes | None
+) -> Greeted:
+    connection.say_hello(hello)
+    said = connection.data_to_send(connection.message_bytes, trio.current_time())
+    if message is None:
+        await transport.send(said)
+    happened: list[events.Event] = []
+    while connection.phase is Phase.GREETING:
+        if message is None:
+            message = await transport.receive()
+        happened = connection.receive_message(message, trio.current_time())
+        message = None
+        for event in happened:
+            if isinstance(event, events.GoAwayReceived) and connection.phase is Phase.GREETING:
+                raise Rejected(event.code, event.reason, event.retry_after_ms)
+    welcome, *rest = happened
+    assert isinstance(welcome, events.WelcomeReceived)
+    return Greeted(hello, welcome.welcome, welcome.welcome.session_id, rest)
+
+
+async def _greet_as_listener(
+    connection: Connection,
+    transport: Transport,
+    settings: Settings,
+    answer_hello: Callable[[Hello], Welcome] | None,
+    message: bytes | None,
+) -> Greeted:
+    happened: list[events.Event] = []
+    while not happened:
+        if message is None:
+            message = await transport.receive()
+        happened = connection.receive_message(message, trio.current_time())
+        message = None
+    (event,) = happened
+    assert isinstance(event, events.HelloReceived)
+    try:
+        welcome = Welcome() if answer_hello is None else answer_hello(event.hello)
+    except Rejected as exc:
+        connection.reject(exc.close_code, exc.reason, exc.retry_after_ms)
+        raise
+    welcome = attrs.evolve(
+        settings.stated_in(welcome),
+        session_id=welcome.session_id or uuid.uuid4().hex,
+        server_time_ms=round(time.time() * 1000),
+    )
+    connection.say_welcome(welcome, event.hello)
+    return Greeted(welcome, event.hello, welcome.session_id, [])
 
 
 def _greeting(message: bytes, expected: int) -> bytes:

@@ -33,7 +33,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import uuid
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -42,7 +41,7 @@ from typing import assert_never
 import attrs
 import trio
 
-from tunnel.greeting import read_hello
+from tunnel.greeting import Greeted, greet, read_hello
 from tunnel.interruptions import UNINTERRUPTED, Interruptions
 from tunnel.parking import ParkingSpot
 from tunnel.protocol import events
@@ -54,7 +53,7 @@ from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import Context, StreamState
 from tunnel.readiness import Readiness
-from tunnel.refusals import Detached, Draining, Rejected, SessionClosed, TooManyStreams, farewell_of
+from tunnel.refusals import Detached, Draining, SessionClosed, TooManyStreams, farewell_of
 from tunnel.settings import Settings
 from tunnel.stream import QUEUE_HIGH_BYTES, Stream
 from tunnel.transport import Transport, TransportClosed
@@ -128,7 +127,16 @@ async def open_session(
     """
     session = Session(transport, role, settings or Settings(), memory)
     try:
-        await session._greet(hello or Hello(), answer_hello, greeting)
+        session._begin(
+            await greet(
+                session._connection,
+                transport,
+                session._settings,
+                hello=hello or Hello(),
+                answer_hello=answer_hello,
+                message=greeting,
+            )
+        )
     except BaseException as exc:
         session._die(*farewell_of(exc))
         with trio.move_on_after(FAREWELL_S, shield=True):
@@ -713,72 +721,11 @@ class Session:
         self._accepted.append(Stream(self, state))
         self._acceptor.unpark()
 
-    # --- greeting ---
-
-    async def _greet(
-        self, hello: Hello, answer_hello: Callable[[Hello], Welcome] | None, greeting: bytes | None
-    ) -> None:
-        with trio.move_on_after(self._settings.hello_timeout_s):
-            try:
-                if self.role is Role.DIALER:
-                    await self._say_hello(hello, greeting)
-                else:
-                    await self._say_welcome(answer_hello, greeting)
-            except TransportClosed as exc:
-                raise SessionClosed(exc.code, f"the transport ended in the greeting: {exc.reason}") from exc
-            return
-        raise SessionClosed(
-            CloseCode.HELLO_TIMEOUT, f"no greeting within {self._settings.hello_timeout_s:g} s"
-        )
-
-    async def _say_hello(self, hello: Hello, greeting: bytes | None) -> None:
-        connection = self._connection
-        hello = self._settings.stated_in(hello)
-        connection.say_hello(hello)
-        said = connection.data_to_send(connection.message_bytes, trio.current_time())
-        if greeting is None:
-            await self._transport.send(said)
-        while connection.phase is Phase.GREETING:
-            message = greeting if greeting is not None else await self._transport.receive()
-            greeting = None
-            happened = connection.receive_message(message, trio.current_time())
-            for event in happened:
-                if isinstance(event, events.GoAwayReceived) and connection.phase is Phase.GREETING:
-                    raise Rejected(event.code, event.reason, event.retry_after_ms)
-        # The welcome may share its message with the frames that follow it.
-        welcome, *rest = happened
-        assert isinstance(welcome, events.WelcomeReceived)
-        self.local, self.peer, self.session_id = hello, welcome.welcome, welcome.welcome.session_id
-        self._dispatch(rest)
-
-    async def _say_welcome(
-        self, answer_hello: Callable[[Hello], Welcome] | None, greeting: bytes | None
-    ) -> None:
-        settings, connection = self._settings, self._connection
-        happened: list[events.Event] = []
-        while not happened:
-            message = greeting if greeting is not None else await self._transport.receive()
-            greeting = None
-            happened = connection.receive_message(message, trio.current_time())
-        (event,) = happened
-        assert isinstance(event, events.HelloReceived)
-        try:
-            welcome = Welcome() if answer_hello is None else answer_hello(event.hello)
-        except Rejected as exc:
-            connection.reject(exc.close_code, exc.reason, exc.retry_after_ms)
-            raise
-        welcome = attrs.evolve(
-            welcome,
-            session_id=welcome.session_id or uuid.uuid4().hex,
-            server_time_ms=round(time.time() * 1000),
-            max_frame=settings.max_frame,
-            initial_window=settings.initial_window,
-            max_streams=settings.max_streams,
-        )
-        connection.say_welcome(welcome, event.hello)
-        self.local, self.peer, self.session_id = welcome, event.hello, welcome.session_id
-
     # --- the three tasks ---
+
+    def _begin(self, greeted: Greeted) -> None:
+        self.local, self.peer, self.session_id = greeted.local, greeted.peer, greeted.session_id
+        self._dispatch(greeted.happened)
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import attrs
 
 from tunnel.protocol import frames
-from tunnel.protocol.frames import Hello
+from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 
 __all__ = ["Settings"]
+
+_Word = TypeVar("_Word", Hello, Welcome)
 
 
 @attrs.frozen
@@ -24,10 +28,10 @@ class Settings:
     """What one session may hold; the process's account may be smaller, or shared."""
     hello_timeout_s: float = 10.0
 
-    def stated_in(self, hello: Hello) -> Hello:
-        """A dialer's HELLO with what the peer must know of them."""
+    def stated_in(self, word: _Word) -> _Word:
+        """A HELLO or a WELCOME with what the peer must know of them."""
         return attrs.evolve(
-            hello,
+            word,
             max_frame=self.max_frame,
             initial_window=self.initial_window,
             max_streams=self.max_streams,

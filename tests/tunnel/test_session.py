@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -17,7 +16,6 @@ from tunnel import (
     Memory,
     Processed,
     Rejected,
-    RemoteProtocolError,
     Role,
     Session,
     SessionClosed,
@@ -28,7 +26,6 @@ from tunnel import (
     TooManyStreams,
     Transport,
     TransportClosed,
-    Welcome,
     memory_transport_pair,
     open_session,
 )
@@ -54,135 +51,6 @@ async def hear_out(transport: Transport) -> tuple[list[tuple[int, int, int, byte
             heard += frames_of(await transport.receive())
         except TransportClosed as exc:
             return heard, exc
-
-
-# --- greeting ---
-
-
-async def test_both_sides_learn_who_the_other_is(autojump_clock: trio.testing.MockClock) -> None:
-    here, there = memory_transport_pair()
-
-    async def listen() -> None:
-        def answer(hello: Hello) -> Welcome:
-            assert hello.cluster == "prod"
-            return Welcome(replica="hub-1")
-
-        async with open_session(here, Role.LISTENER, answer_hello=answer) as session:
-            assert isinstance(session.peer, Hello)
-            assert session.peer.instance == "relay-a"
-            await session.wait_closed()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(listen)
-        hello = Hello(cluster="prod", instance="relay-a")
-        settings = Settings(max_streams=7)
-        async with open_session(there, Role.DIALER, hello=hello, settings=settings) as session:
-            assert isinstance(session.peer, Welcome)
-            assert isinstance(session.local, Hello)
-            assert session.peer.replica == "hub-1"
-            assert session.session_id == session.peer.session_id != ""
-            assert session.local.max_streams == 7
-            assert session.peer_wall_clock_s == pytest.approx(time.time(), abs=5)
-
-
-async def test_a_dialer_that_says_nothing_is_closed_after_ten_seconds(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    here, there = memory_transport_pair()
-    started = trio.current_time()
-    with pytest.raises(SessionClosed, match="no greeting within 10 s") as caught:
-        async with open_session(here, Role.LISTENER):
-            raise AssertionError("no session")
-    assert caught.value.code == 4408
-    assert trio.current_time() - started == pytest.approx(10)
-    with pytest.raises(TransportClosed) as closed:
-        await there.receive()
-    assert closed.value.code == 4408
-    await there.aclose()
-
-
-async def test_a_listener_that_says_nothing_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
-    _, there = memory_transport_pair()
-    with pytest.raises(SessionClosed, match="no greeting within 10 s"):
-        async with open_session(there, Role.DIALER):
-            raise AssertionError("no session")
-
-
-async def test_a_refused_dialer_hears_code_and_reason_and_when_to_come_again(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    here, there = memory_transport_pair()
-
-    def refuse(hello: Hello) -> Welcome:
-        raise Rejected(4403, "unknown cluster", retry_after_ms=3000)
-
-    async def listen() -> None:
-        with pytest.raises(Rejected):
-            async with open_session(here, Role.LISTENER, answer_hello=refuse):
-                raise AssertionError("no session")
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(listen)
-        with pytest.raises(Rejected) as caught:
-            async with open_session(there, Role.DIALER):
-                raise AssertionError("no session")
-    assert (caught.value.close_code, caught.value.reason, caught.value.retry_after_ms) == (
-        4403,
-        "unknown cluster",
-        3000,
-    )
-
-
-async def test_a_dialer_that_is_refused_and_takes_nothing_is_closed_all_the_same(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    here, there = memory_transport_pair()
-    await there.send(frames.hello(Hello()))
-    wire = Unplugged(here)
-    wire.stuck = True
-
-    def refuse(hello: Hello) -> Welcome:
-        raise Rejected(4403, "no")
-
-    with pytest.raises(Rejected):
-        async with open_session(wire, Role.LISTENER, answer_hello=refuse):
-            raise AssertionError("no session")
-    assert wire.closed_with == (4403, "no")
-    await there.aclose()
-
-
-async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockClock) -> None:
-    here, there = memory_transport_pair()
-    await there.send(b"GET / HTTP/1.1\r\n\r\n")
-    with pytest.raises(RemoteProtocolError):
-        async with open_session(here, Role.LISTENER):
-            raise AssertionError("no session")
-    with pytest.raises(TransportClosed) as closed:
-        await there.receive()
-    assert closed.value.code == 4400
-    await there.aclose()
-
-
-async def test_a_transport_that_ends_in_the_greeting(autojump_clock: trio.testing.MockClock) -> None:
-    here, there = memory_transport_pair()
-    await here.aclose(4401, "who are you")
-    with pytest.raises(SessionClosed, match="who are you") as caught:
-        async with open_session(there, Role.DIALER):
-            raise AssertionError("no session")
-    assert caught.value.code == 4401
-
-
-@pytest.mark.parametrize("role", Role)
-async def test_cancelling_the_greeting_closes_the_transport(
-    role: Role, autojump_clock: trio.testing.MockClock
-) -> None:
-    here, there = memory_transport_pair()
-    with trio.move_on_after(1):
-        async with open_session(here, role):
-            raise AssertionError("no session")
-    _, closed = await hear_out(there)
-    assert closed.code is not None
-    await there.aclose()
 
 
 # --- streams among others ---
