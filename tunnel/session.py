@@ -9,14 +9,6 @@ Everything else (opening, sending, taking, resetting) is synchronous bookkeeping
 that wants it, which then unparks the writer. So many tasks' frames are one message: the writer runs after
 all of them.
 
-The transport's send side is the writer's while that is not parked: it parks only when all it took from the
-core is out. While it is parked, what was queued in a pass of a `Readiness` (`flush_after`) is sent at the end
-of the pass, by whoever makes the pass, as one message and without a wait: that spares a small request the
-writer's switch, a pass of the scheduler and a poll at either end, where few are under way. What does not go
-out then is the writer's to finish, which is woken for it before anything else may be sent. So no two send
-messages at a time, and what was begun is whole, or it was cancelled in the writer, which leaves half a frame
-and so ends the transport. What a transport says beside its messages is its own care.
-
 When the first of the three cannot go on, the transport is lost. Where both sides want to resume, `_lose` then
 detaches it: reader and writer end, streams stay as they are, and whoever waits goes on waiting, until another
 task brings the next transport (`resume`) or the keepalive finds that it was away for too long. A transport
@@ -35,14 +27,14 @@ import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import assert_never
 
-import attrs
 import trio
 
 from tunnel.greeting import Greeted, greet, read_hello
 from tunnel.interruptions import UNINTERRUPTED, Interruptions
+from tunnel.link import FAREWELL_S, Link
 from tunnel.parking import ParkingSpot
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection, Phase, Role
@@ -60,51 +52,14 @@ from tunnel.transport import Transport, TransportClosed
 
 log = logging.getLogger("tunnel.session")
 
-# On top of what a message may hold: bytes come in pieces of 128 KiB, and the last one should not be cut for
-# the headers' sake.
-MESSAGE_HEADERS_BYTES = 256
-# The writer lets the loop pass so often for what may still come, and no more once that has taken this long:
-# on a busy loop a pass is a while, and a keystroke would wait.
-GATHERING_PASSES = 4
-GATHERING_S = 0.001
-# How many wakeups in a row it does so in vain, before it does without.
-PATIENCE = 8
-# For what is still queued when the block is left in peace, and then for the last GOAWAY, said or heard.
+# For what is still queued when the block is left in peace.
 FLUSH_S = 1.0
-FAREWELL_S = 1.0
 
 # RFC 6455: going away. It is said where the connection is given up and the session is not: should the peer
 # hear it after all, it must not take it for the session's end.
 LOST_CODE = 1001
 # Said on the connection that carries a session, they mean that the peer has ended it.
 _FINAL_CODES = frozenset(int(code) for code in CloseCode)
-
-
-@attrs.define(eq=False)
-class _Link:
-    """One of the transports that carry a session, one after the other."""
-
-    transport: Transport
-    listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    # Cancelling a send loses the transport and with it the farewell, so only `_die` and `leave` end the
-    # writer.
-    writing: trio.CancelScope = attrs.Factory(lambda: trio.CancelScope(shield=True))
-    unfinished: bool = False
-    """A message was begun without a wait, and is not all out."""
-    fault: Exception | None = None
-    """A bug that showed in a pass."""
-    farewell: tuple[int, str] | None = None
-    """Why it was left, when the session goes on without it."""
-
-    def has_left_something(self) -> bool:
-        """Whether a pass has left the writer a rest to send, or a bug to raise."""
-        return self.unfinished or self.fault is not None
-
-    def leave(self, code: int, reason: str) -> None:
-        """End what is under way on it: the session goes on without."""
-        self.farewell = code, reason
-        self.listening.cancel()
-        self.writing.deadline = -math.inf
 
 
 @asynccontextmanager
@@ -140,9 +95,9 @@ async def open_session(
     except BaseException as exc:
         session._die(*farewell_of(exc))
         with trio.move_on_after(FAREWELL_S, shield=True):
-            await session._refuse()
+            await session._first.refuse()
         with trio.move_on_after(FAREWELL_S, shield=True):
-            await session._close(session._first)
+            await session._first.close()
         raise
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
@@ -177,8 +132,8 @@ class Session:
         """What the peer's GOAWAY said, the last one."""
         self._transport = transport
         """The last one, also when it is lost."""
-        self._first = _Link(transport)
-        self._link: _Link | None = self._first
+        self._first = Link(self, transport)
+        self._link: Link | None = self._first
         """What carries the session; None while it is detached."""
         self._settings = settings
         # trio.current_time() looks its clock up each time, which costs more than asking it.
@@ -195,14 +150,7 @@ class Session:
         self._discard = self._connection.discard_received
         self._nap = trio.CancelScope()
         self._nap_until = math.inf
-        self._writer = ParkingSpot("a session has one writer")
-        self._gathered = False
-        """Something was queued since the writer woke."""
-        self._brimming = False
-        """So much of one stream was queued since the last message that it waits for room."""
         self._readiness: Readiness | None = None
-        self._flush_due = False
-        """The pass that is under way will send what is queued, at its end."""
         self._acceptor = ParkingSpot("another task is accepting on this session")
         self._emptied = ParkingSpot("another task is waiting for the queue to empty")
         self._leaver = ParkingSpot("another task is waiting for the streams to end")
@@ -322,8 +270,8 @@ class Session:
             raise Draining("the peer is going away")
         if connection.opened_here >= connection.peer.max_streams:
             raise TooManyStreams(f"{self.stream_count} streams are open")
-        now = self._now()
-        if self._link is None and connection.too_late_to_open(now):
+        link, now = self._link, self._now()
+        if link is None and connection.too_late_to_open(now):
             raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
         was_idle = not (connection.streams or connection.unsent)
         state = connection.open_stream(head, context, eof=eof, now=now)
@@ -331,11 +279,12 @@ class Session:
             # It was evicted before anybody could be told.
             raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
         stream = Stream(self, state)
-        self._wake_writer()
         if was_idle:
             self._note_busy()
-        if self._link is None:
+        if link is None:
             self._hurry()
+        else:
+            link.wake()
         return stream
 
     async def accept(self) -> Stream:
@@ -505,14 +454,15 @@ class Session:
         numbers do not fit, which ends it. Cancelled, it ends the session.
         """
         connection, now = self._connection, self._now()
-        link = _Link(transport)
+        link = Link(self, transport)
         fault: Exception | None = None
         happened: list[events.Event] = []
         try:
             if self._ending is not None:
                 raise SessionClosed(*self._ending)
             if self.role is Role.LISTENER:
-                self._supersede()
+                if self._link is not None:
+                    self._detach(CloseCode.SUPERSEDED, "superseded by a newer connection of the same session")
                 resume = read_hello(greeting).resume
                 assert resume is not None
                 connection.attach_listener(resume, now)
@@ -525,7 +475,7 @@ class Session:
             code, reason = link.farewell = farewell_of(fault)
             # The streams wait for nothing any more.
             self._die(code, reason)
-            await self._close(link)
+            await link.close()
             try:
                 raise fault
             finally:
@@ -539,12 +489,7 @@ class Session:
         self._hurry()
         await self._carry(link)
 
-    def _supersede(self) -> None:
-        link = self._link
-        if link is not None:
-            self._detach(CloseCode.SUPERSEDED, "superseded by a newer connection of the same session")
-
-    def _lose(self, link: _Link, code: int | None, reason: str) -> None:
+    def _lose(self, link: Link, code: int | None, reason: str) -> None:
         """The transport cannot go on. If it is the one that counts, go on without, or end."""
         if self._link is not link or self._ending is not None:
             return
@@ -573,19 +518,21 @@ class Session:
 
     def _send_head(self, state: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
         self._connection.send_head(state, head, eof=eof, data=data)
-        self._wake_writer()
+        if self._link is not None:
+            self._link.wake()
 
     def _send_data(self, state: StreamState, data: bytes, *, eof: bool = False) -> None:
         self._connection.send_data(state, data, eof=eof)
+        link = self._link
         # One that has no credit is not in the ring, and there is nothing to wake the writer for.
-        if state.place is not OUT:
-            self._brimming = self._brimming or state.outgoing.size > QUEUE_HIGH_BYTES
-            self._wake_writer()
+        if link is not None and state.place is not OUT:
+            link.brimming = link.brimming or state.outgoing.size > QUEUE_HIGH_BYTES
+            link.wake()
 
     def _send_eof(self, state: StreamState) -> None:
         self._connection.send_eof(state)
-        if state.place is not OUT:
-            self._wake_writer()
+        if self._link is not None and state.place is not OUT:
+            self._link.wake()
 
     def _take(self, state: StreamState, limit: int) -> bytes:
         data = self._connection.take(state, limit, self._now())
@@ -608,38 +555,11 @@ class Session:
         if not self.stream_count:
             self._leaver.unpark()
 
-    def _wake_writer(self) -> None:
-        self._gathered = True
-        if self._flush_due or self._writer.task is None:
-            return
-        if self._readiness is not None and self._readiness.at_end(self._flush_nowait):
-            self._flush_due = True
-        else:
-            self._writer.unpark()
-
-    def _flush_nowait(self) -> None:
-        """Send what is queued without a wait, where the send side is free; otherwise the writer will."""
-        self._flush_due = False
-        link, connection = self._link, self._connection
-        if link is None or self._writer.task is None:
-            return
-        try:
-            message = self._take_message()
-            link.unfinished = bool(message) and not link.transport.send_nowait(message)
-        except Exception as error:
-            # Raised here it would end whoever makes the pass, and so every other session.
-            link.fault = error
-        if link.unfinished or link.fault is not None:
-            self._writer.unpark()
-        elif connection.has_unsent:
-            # More than a message holds: the rest is the writer's.
-            self._kick()
-        elif self._emptied.task is not None:
-            self._emptied.unpark()
-
     def _kick(self) -> None:
-        if self._writer.task is not None and self._connection.wants_to_send:
-            self._writer.unpark()
+        """Wake the writer, if there is something to send."""
+        link = self._link
+        if link is not None and link.writer.task is not None and self._connection.wants_to_send:
+            link.writer.unpark()
 
     def _note_busy(self) -> None:
         """With a stream on a session that was idle, the next PING may be due earlier."""
@@ -732,17 +652,17 @@ class Session:
             nursery.start_soon(self._keep_alive)
             await self._carry(self._first)
 
-    async def _carry(self, link: _Link) -> None:
+    async def _carry(self, link: Link) -> None:
         """Read and write on a link until it is left."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read, link)
-                nursery.start_soon(self._write, link)
+                nursery.start_soon(link.write)
         finally:
             with trio.move_on_after(FAREWELL_S, shield=True):
-                await self._close(link)
+                await link.close()
 
-    async def _read(self, link: _Link) -> None:
+    async def _read(self, link: Link) -> None:
         transport, connection = link.transport, self._connection
         try:
             with link.listening:
@@ -776,80 +696,6 @@ class Session:
                 # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
                 self._die(CloseCode.NORMAL, "cancelled here")
 
-    async def _write(self, link: _Link) -> None:
-        transport, connection = link.transport, self._connection
-        patience = PATIENCE
-        has_sent = False
-        try:
-            with link.writing:
-                while self._link is link:
-                    if link.fault is not None:
-                        fault, link.fault = link.fault, None
-                        try:
-                            raise fault
-                        finally:
-                            # See open_session.
-                            del fault
-                    if link.unfinished:
-                        link.unfinished = False
-                        has_sent = True
-                        await transport.finish()
-                        continue
-                    message = self._take_message()
-                    if message:
-                        if has_sent:
-                            # They gathered while the one before was sent.
-                            patience = PATIENCE
-                        has_sent = True
-                        await transport.send(message)
-                    elif self._ending is None:
-                        if not connection.has_unsent:
-                            self._emptied.unpark()
-                        has_sent = False
-                        await self._writer.park()
-                        if patience and not (self._brimming or link.has_left_something()):
-                            patience = PATIENCE if await self._gather() else patience - 1
-                    else:
-                        return
-        except TransportClosed as exc:
-            # What the peer said before it closed, its GOAWAY above all, may still wait for the reader.
-            with trio.move_on_after(FAREWELL_S):
-                await self._lost.wait()
-            self._lose(link, exc.code, exc.reason)
-
-    def _take_message(self) -> bytes:
-        """Take what is sent next from the core; b"" when there is nothing."""
-        connection = self._connection
-        self._brimming = False
-        limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
-        message = connection.data_to_send(limit, self._now())
-        if connection.happened:
-            self._dispatch(connection.take_events())
-        if self._leaver.task is not None:
-            self._note_quiet()
-        if connection.failure is not None:
-            # The peer acknowledges nothing; only the GOAWAY is left to say.
-            self._die(*farewell_of(connection.failure))
-        return message
-
-    async def _gather(self) -> bool:
-        """Let the loop pass for whoever woke the writer, and again while that brings more; returns whether it
-        did.
-
-        So a head, its body and the end of it become one message and not three, and the answers of many tasks
-        one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes
-        of it, it is only late; and a stream that waits for room will add nothing.
-        """
-        started_at = self._now()
-        for passed in range(GATHERING_PASSES):
-            self._gathered = False
-            await trio.lowlevel.checkpoint()
-            if not self._gathered:
-                return passed > 0
-            if self._brimming or self._now() - started_at >= GATHERING_S:
-                break
-        return True
-
     async def _keep_alive(self) -> None:
         connection = self._connection
         while self._ending is None:
@@ -882,8 +728,7 @@ class Session:
     def _die(self, code: int | None, reason: str, *, lost: bool = False) -> None:
         """Break every stream and wake every waiter; the first reason stands.
 
-        The writer may finish its message and then say GOAWAY, within FAREWELL_S; when the transport is `lost`
-        there is nobody to say it to.
+        The peer is told, unless the transport is `lost`.
         """
         if self._ending is not None:
             return
@@ -907,11 +752,8 @@ class Session:
         self._leaving.set()
         self._lost.set()
         self._nap.cancel()
-        link = self._link
-        if link is not None:
-            link.listening.cancel()
-            link.writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S
-        self._writer.unpark()
+        if self._link is not None:
+            self._link.end(lost=lost)
 
     async def _send_out(self) -> None:
         """Wait until what is queued is sent, as far as that goes in FLUSH_S."""
@@ -919,14 +761,3 @@ class Session:
             while self._ending is None and self._connection.has_unsent:
                 self._kick()
                 await self._emptied.park()
-
-    async def _refuse(self) -> None:
-        """The end of a session that never was: the writer does not run yet."""
-        message = self._connection.data_to_send(self._connection.message_bytes, trio.current_time())
-        if message:
-            with suppress(TransportClosed):
-                await self._transport.send(message)
-
-    async def _close(self, link: _Link) -> None:
-        code, reason = link.farewell or self._ending or (CloseCode.NORMAL, "")
-        await link.transport.aclose(CloseCode.NORMAL if code is None else code, reason)

@@ -32,7 +32,6 @@ from tunnel import (
 from tunnel.protocol import frames
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
-from tunnel.stream import QUEUE_HIGH_BYTES
 
 
 async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
@@ -113,39 +112,6 @@ async def test_both_directions_saturated_through_the_smallest_transport_do_not_d
                 for stream in await pair.streams():
                     nursery.start_soon(pump, stream)
         assert received == [size] * 8
-
-
-async def test_many_streams_frames_are_one_message(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
-        await trio.sleep(1)
-        before = len(pair.wire.sent)
-        for _ in range(100):
-            pair.open_stream(b"GET / HTTP/1.1", eof=True)
-        await wait_all_tasks_blocked()
-        (message,) = pair.wire.sent[before:]
-        assert [frame_type for frame_type, *_ in frames_of(message)] == [FrameType.OPEN] * 100
-
-
-async def test_a_head_its_body_and_their_end_are_one_message(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with open_pair() as pair:
-        await trio.sleep(1)
-        messages = 0
-        for _ in range(20):
-            pair.dialer.open_stream(b"GET", context=pair.dialer.add_context(1, b"x"), eof=True)
-            stream = await pair.listener.accept()
-            before = len(pair.wire.sent)
-            await stream.send_head(b"200")
-            await stream.send_all(b"body")
-            await stream.send_eof()
-            await wait_all_tasks_blocked()
-            sent = pair.wire.sent[before:]
-            messages += len(sent)
-            head, *_, last = [(kind, flags) for kind, flags, *_ in frames_of(b"".join(sent))]
-            assert (head, last) == ((FrameType.HEAD, 0), (FrameType.DATA, frames.FIN))
-        # trio runs the tasks of a pass in either order, so one of them may come a pass too late.
-        assert messages < 20 * 1.5
 
 
 async def test_a_stream_for_which_there_is_no_memory_is_not_opened(
@@ -704,46 +670,6 @@ async def test_a_handed_over_stream_may_be_answered_at_once(autojump_clock: trio
             assert await read_all(asking) == bytes(size)
             asking.close_nowait()
         assert pair.listener.stream_count == pair.dialer.stream_count == 0
-
-
-async def test_frames_gather_again_after_a_time_when_none_did(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
-        pair.dialer.on_stream(lambda stream: stream.send_answer_nowait(b"200", b"whole", eof=True))
-        for _ in range(30):
-            asking = pair.open_stream(b"GET", eof=True)
-            assert await asking.receive_head() == b"200"
-            await asking.aclose()
-        messages = []
-        for _ in range(21):
-            before = len(pair.wire.sent)
-            for _ in range(3):
-                pair.open_stream(b"GET", eof=True)
-                await trio.lowlevel.checkpoint()
-            await wait_all_tasks_blocked()
-            messages.append(len(pair.wire.sent) - before)
-        # trio runs the tasks of a pass in either order, so one of them may come a pass too late.
-        assert sum(messages[1:]) / 20 < 2 < messages[0]
-
-
-async def test_what_fills_a_queue_does_not_wait_for_more(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits = []
-
-    async def gather(session: Session) -> bool:
-        waits.append(session)
-        return True
-
-    monkeypatch.setattr(Session, "_gather", gather)
-    async with open_pair(Settings(initial_window=2**20)) as pair:
-        stream, _ = await pair.streams()
-        for size, waited in ((1000, 1), (QUEUE_HIGH_BYTES, 0), (1000, 1)):
-            await wait_all_tasks_blocked()
-            waits.clear()
-            stream.send_nowait(bytes(size))
-            stream.send_nowait(b"and more")
-            await wait_all_tasks_blocked()
-            assert waits == [pair.dialer] * waited or waits == [pair.listener] * waited
 
 
 # --- whether the peer is there ---

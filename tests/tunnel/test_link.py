@@ -1,4 +1,4 @@
-"""What is sent at the end of a pass, beside the writer (tunnel.session, "the transport's send side")."""
+"""What gathers into one message, and what is sent at the end of a pass, beside the writer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from tests.tunnel import test_resume
 from tests.tunnel.pairs import Pair, open_pair
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
-from tunnel import Session
+from tunnel import Session, Settings
+from tunnel.link import FAREWELL_S, Link
+from tunnel.protocol import frames
 from tunnel.protocol.flight import MESSAGE_FIRST_BYTES
 from tunnel.protocol.frames import FrameType
 from tunnel.readiness import Readiness
+from tunnel.stream import QUEUE_HIGH_BYTES
 from tunnel.transport import MemoryTransport
 
 # The most calls of one pass.
@@ -82,6 +85,85 @@ def opens(message: bytes) -> int:
 
 def ask(pair: Pair) -> None:
     pair.open_stream(b"GET", eof=True)
+
+
+# --- what the writer gathers ---
+
+
+async def test_many_streams_frames_are_one_message(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        await trio.sleep(1)
+        before = len(pair.wire.sent)
+        for _ in range(100):
+            pair.open_stream(b"GET / HTTP/1.1", eof=True)
+        await wait_all_tasks_blocked()
+        (message,) = pair.wire.sent[before:]
+        assert [frame_type for frame_type, *_ in frames_of(message)] == [FrameType.OPEN] * 100
+
+
+async def test_a_head_its_body_and_their_end_are_one_message(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await trio.sleep(1)
+        messages = 0
+        for _ in range(20):
+            pair.dialer.open_stream(b"GET", context=pair.dialer.add_context(1, b"x"), eof=True)
+            stream = await pair.listener.accept()
+            before = len(pair.wire.sent)
+            await stream.send_head(b"200")
+            await stream.send_all(b"body")
+            await stream.send_eof()
+            await wait_all_tasks_blocked()
+            sent = pair.wire.sent[before:]
+            messages += len(sent)
+            head, *_, last = [(kind, flags) for kind, flags, *_ in frames_of(b"".join(sent))]
+            assert (head, last) == ((FrameType.HEAD, 0), (FrameType.DATA, frames.FIN))
+        # trio runs the tasks of a pass in either order, so one of them may come a pass too late.
+        assert messages < 20 * 1.5
+
+
+async def test_frames_gather_again_after_a_time_when_none_did(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        pair.dialer.on_stream(lambda stream: stream.send_answer_nowait(b"200", b"whole", eof=True))
+        for _ in range(30):
+            asking = pair.open_stream(b"GET", eof=True)
+            assert await asking.receive_head() == b"200"
+            await asking.aclose()
+        messages = []
+        for _ in range(21):
+            before = len(pair.wire.sent)
+            for _ in range(3):
+                pair.open_stream(b"GET", eof=True)
+                await trio.lowlevel.checkpoint()
+            await wait_all_tasks_blocked()
+            messages.append(len(pair.wire.sent) - before)
+        # trio runs the tasks of a pass in either order, so one of them may come a pass too late.
+        assert sum(messages[1:]) / 20 < 2 < messages[0]
+
+
+async def test_what_fills_a_queue_does_not_wait_for_more(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+
+    async def gather(link: Link) -> bool:
+        waits.append(link.session)
+        return True
+
+    monkeypatch.setattr(Link, "_gather", gather)
+    async with open_pair(Settings(initial_window=2**20)) as pair:
+        stream, _ = await pair.streams()
+        for size, waited in ((1000, 1), (QUEUE_HIGH_BYTES, 0), (1000, 1)):
+            await wait_all_tasks_blocked()
+            waits.clear()
+            stream.send_nowait(bytes(size))
+            stream.send_nowait(b"and more")
+            await wait_all_tasks_blocked()
+            assert waits == [pair.dialer] * waited or waits == [pair.listener] * waited
+
+
+# --- at the end of a pass ---
 
 
 async def test_what_a_pass_queues_is_out_at_its_end_as_one_message(
@@ -278,3 +360,35 @@ async def test_a_bug_ends_its_session_and_not_whoever_makes_the_pass(
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug"), flatten_subgroups=True):
         await use_and_fail()
     assert made == ["the next"]
+
+
+# --- the end ---
+
+
+async def test_a_farewell_that_nobody_takes_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        pair.wire.stuck = True
+        pair.listener.end(4403, "one relay too many")
+        await trio.sleep(FAREWELL_S / 2)
+        assert pair.wire.closed_with is None
+        await trio.sleep(FAREWELL_S)
+        assert pair.wire.closed_with == (4403, "one relay too many")
+
+
+async def test_what_ends_the_last_stream_is_noticed_when_it_leaves(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        asking = pair.dialer.open_stream(b"GET", context=pair.dialer.add_context(1, b"x"), eof=True)
+        answering = await pair.listener.accept()
+        # Nothing that comes from the peer, not even an ACK, can be what it is noticed by.
+        pair.wire.unplugged = True
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.listener.wait_quiet)
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+            answering.send_answer_nowait(b"200", eof=True)
+            answering.close_nowait()
+        assert trio.current_time() - began < 0.1
+        pair.wire.unplugged = False
+        asking.close_nowait()

@@ -1,0 +1,219 @@
+"""One of the transports that carry a session, and what is sent over it.
+
+Theory of operation. A session has several links, one after the other: each belongs to one transport, from
+the greeting or the resumption to the transport's end. What is received is the session's to understand; what
+is sent is taken from the core here, as one message of all that has gathered, by the writer: a task that is
+parked while there is nothing.
+
+The transport's send side is the writer's while that is not parked: it parks only when all it took from the
+core is out. While it is parked, what was queued in a pass of a `Readiness` is sent at the end of the pass, by
+whoever makes the pass, as one message and without a wait: that spares a small request the writer's switch, a
+pass of the scheduler and a poll at either end, where few are under way. What does not go out then is the
+writer's to finish, which is woken for it before anything else may be sent. So no two send messages at a time,
+and what was begun is whole, or it was cancelled in the writer, which leaves half a frame and so ends the
+transport. What a transport says beside its messages is its own care.
+
+A link is left (`leave`) when its transport is lost, or another one has taken its place, and the session goes
+on without. The writer may then still be in its last step, so it looks after each whether that has happened.
+When the session ends (`end`), the writer may still say so.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from tunnel.parking import ParkingSpot
+from tunnel.protocol.errors import CloseCode
+from tunnel.refusals import farewell_of
+from tunnel.transport import Transport, TransportClosed
+
+if TYPE_CHECKING:
+    from tunnel.session import Session
+
+__all__ = ["FAREWELL_S", "Link"]
+
+# On top of what a message may hold: bytes come in pieces of 128 KiB, and the last one should not be cut for
+# the headers' sake.
+MESSAGE_HEADERS_BYTES = 256
+# The writer lets the loop pass so often for what may still come, and no more once that has taken this long:
+# on a busy loop a pass is a while, and a keystroke would wait.
+GATHERING_PASSES = 4
+GATHERING_S = 0.001
+# How many wakeups in a row it does so in vain, before it does without.
+PATIENCE = 8
+# For the last GOAWAY, said or heard.
+FAREWELL_S = 1.0
+
+
+@attrs.define(eq=False)
+class Link:
+    """One of the transports that carry a session, one after the other."""
+
+    session: Session
+    transport: Transport
+    listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    """Of the session's reader."""
+    writer: ParkingSpot = attrs.Factory(lambda: ParkingSpot("a link has one writer"))
+    brimming: bool = False
+    """So much of one stream was queued since the last message that it waits for room."""
+    farewell: tuple[int, str] | None = None
+    """Why it was left, when the session goes on without it."""
+    # Of the writer. Cancelling a send loses the transport and with it the farewell, so only `leave` and `end`
+    # do that.
+    _writing: trio.CancelScope = attrs.Factory(lambda: trio.CancelScope(shield=True))
+    # Something was queued since the writer woke.
+    _gathered: bool = False
+    # The pass that is under way will send what is queued, at its end.
+    _flush_due: bool = False
+    # A message was begun without a wait, and is not all out.
+    _unfinished: bool = False
+    # A bug that showed in a pass.
+    _fault: Exception | None = None
+
+    def wake(self) -> None:
+        """Have what a stream has queued sent: at the end of the pass that is under way, or by the writer."""
+        self._gathered = True
+        if self._flush_due or self.writer.task is None:
+            return
+        readiness = self.session._readiness
+        if readiness is not None and readiness.at_end(self._flush_nowait):
+            self._flush_due = True
+        else:
+            self.writer.unpark()
+
+    def _flush_nowait(self) -> None:
+        """Send what is queued without a wait, where the send side is free; otherwise the writer will."""
+        self._flush_due = False
+        if self.farewell is not None or self.writer.task is None:
+            return
+        session = self.session
+        try:
+            message = self._take_message()
+            self._unfinished = bool(message) and not self.transport.send_nowait(message)
+        except Exception as error:
+            # Raised here it would end whoever makes the pass, and so every other session.
+            self._fault = error
+        if self._unfinished or self._fault is not None:
+            self.writer.unpark()
+        elif session._connection.has_unsent:
+            # More than a message holds: the rest is the writer's.
+            session._kick()
+        elif session._emptied.task is not None:
+            session._emptied.unpark()
+
+    async def write(self) -> None:
+        """Send until the link is left, or the session over and all is said.
+
+        Cancelled from outside it goes on: `leave` and `end` are what ends it. A bug of a pass is raised here.
+        """
+        session, transport, connection = self.session, self.transport, self.session._connection
+        patience = PATIENCE
+        has_sent = False
+        try:
+            with self._writing:
+                while self.farewell is None:
+                    if self._fault is not None:
+                        fault, self._fault = self._fault, None
+                        try:
+                            raise fault
+                        finally:
+                            # See open_session.
+                            del fault
+                    if self._unfinished:
+                        self._unfinished = False
+                        has_sent = True
+                        await transport.finish()
+                        continue
+                    message = self._take_message()
+                    if message:
+                        if has_sent:
+                            # They gathered while the one before was sent.
+                            patience = PATIENCE
+                        has_sent = True
+                        await transport.send(message)
+                    elif session._ending is None:
+                        if not connection.has_unsent:
+                            session._emptied.unpark()
+                        has_sent = False
+                        await self.writer.park()
+                        if patience and not (self.brimming or self._has_left_something()):
+                            patience = PATIENCE if await self._gather() else patience - 1
+                    else:
+                        return
+        except TransportClosed as exc:
+            # What the peer said before it closed, its GOAWAY above all, may still wait for the reader.
+            with trio.move_on_after(FAREWELL_S):
+                await session._lost.wait()
+            session._lose(self, exc.code, exc.reason)
+
+    def _take_message(self) -> bytes:
+        """Take what is sent next from the core; b"" when there is nothing."""
+        session = self.session
+        connection = session._connection
+        self.brimming = False
+        limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
+        message = connection.data_to_send(limit, session._now())
+        if connection.happened:
+            session._dispatch(connection.take_events())
+        if session._leaver.task is not None:
+            session._note_quiet()
+        if connection.failure is not None:
+            # The peer acknowledges nothing; only the GOAWAY is left to say.
+            session._die(*farewell_of(connection.failure))
+        return message
+
+    def _has_left_something(self) -> bool:
+        """Whether a pass has left the writer a rest to send, or a bug to raise."""
+        return self._unfinished or self._fault is not None
+
+    async def _gather(self) -> bool:
+        """Let the loop pass for whoever woke the writer, and again while that brings more; returns whether it
+        did.
+
+        So a head, its body and the end of it become one message and not three, and the answers of many tasks
+        one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes
+        of it, it is only late; and a stream that waits for room will add nothing.
+        """
+        now = self.session._now
+        started_at = now()
+        for passed in range(GATHERING_PASSES):
+            self._gathered = False
+            await trio.lowlevel.checkpoint()
+            if not self._gathered:
+                return passed > 0
+            if self.brimming or now() - started_at >= GATHERING_S:
+                break
+        return True
+
+    def leave(self, code: int, reason: str) -> None:
+        """End what is under way on it: the session goes on without."""
+        self.farewell = code, reason
+        self.listening.cancel()
+        self._writing.deadline = -math.inf
+
+    def end(self, *, lost: bool) -> None:
+        """The session is over: the writer may finish its message and then say GOAWAY, within FAREWELL_S.
+
+        When the transport is `lost` there is nobody to say it to.
+        """
+        self.listening.cancel()
+        self._writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S
+        self.writer.unpark()
+
+    async def refuse(self) -> None:
+        """Say the end of a session that never was: the writer does not run yet."""
+        connection = self.session._connection
+        message = connection.data_to_send(connection.message_bytes, trio.current_time())
+        if message:
+            with suppress(TransportClosed):
+                await self.transport.send(message)
+
+    async def close(self) -> None:
+        """Close the transport, and tell the peer why."""
+        code, reason = self.farewell or self.session._ending or (CloseCode.NORMAL, "")
+        await self.transport.aclose(CloseCode.NORMAL if code is None else code, reason)
