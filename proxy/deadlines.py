@@ -17,6 +17,9 @@ import trio
 
 _log = logging.getLogger("hawse")
 
+# For a connection between two requests. Longer than the 90 s after which Go's clients close an idle one: if
+# we closed first, a POST could meet the closing socket, and Go does not send a POST again.
+IDLE_S = 120.0
 # Between two looks, as long as there is something to look at; what is due may be late by that.
 SWEEP_S = 0.25
 # How long an exchange may take before somebody looks whether its client is still there, and after which a

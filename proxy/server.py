@@ -16,9 +16,7 @@ cut, without TLS's close_notify, so that nobody takes the end for a clean one.
 
 Small requests are what a hub is made of, so nothing here makes a pass of the scheduler that the stream below
 does not make, and nothing is opened for a request but the request. One that need not wait needs no task
-either (`stand_by`): it is read and begun where its bytes are noticed, and answered where its answer is, while
-the connection's task sleeps in `next_request`. The task is woken for everything else: what is not a whole
-head and nothing more, what nobody could begin, what has begun and goes on, and every end.
+either (`proxy.stand_by`), and who looks whether a client is still there needs one at the end (`attendance`).
 """
 
 from __future__ import annotations
@@ -27,90 +25,35 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Protocol, Self, TypeAlias
+from typing import Self
 
 import trio
 
 from proxy.attendance import GONE, Attendance
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody
-from proxy.deadlines import Deadlines
+from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import Failure, InboundBroken, OnGone, Processed, StreamCode
 from proxy.head import Fields, RequestHead, ResponseHead, connection_tokens
 from proxy.received import Received
+from proxy.stand_by import Begun, StandBy
 from proxy.strict import BadRequest, read_request_head
 from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream, tls_socket
-from tunnel.parking import ParkingSpot
-from tunnel.readiness import Readiness, Watch
+from tunnel.readiness import Readiness
 
-# Longer than the 90 s after which Go's clients close an idle connection: if we closed first, a POST could
-# meet the closing socket, and Go does not send a POST again.
-IDLE_S = 120.0
 # kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
 HEAD_S = 32.0
-# An answer up to this size is sent without a wait: about what the kernel takes of one at once, and no more to
-# hold for a client that does not read than a task would hold.
-QUICK_ANSWER_BYTES_MAX = 64 * 1024
 # How long and how much is read on after an early answer, for a client that looks only when it has sent all.
 LINGER_S = 5.0
 LINGER_BYTES_MAX = 16 * 1024 * 1024
 # The same for somebody who was not understood, and so is nobody yet.
 REFUSED_LINGER_S = 1.0
 
-_END_OF_HEAD = b"\r\n\r\n"
 
 # What has become of the answer to the current request.
 _NONE, _AWAITED, _BEGUN, _WHOLE, _SWITCHED = range(5)
 # How the body of an answer is framed: there is none, by its length, in chunks, by the connection's end.
 _EMPTY, _COUNTED, _CHUNKED, _ENDLESS = range(4)
-
-
-class Begun(Protocol):
-    """An exchange that was begun without a wait, and that no task cares for.
-
-    It ends by `answer_nowait`, or by `give_up`, or a task goes on with it after `hand_over`.
-    """
-
-    async def carry_on(self) -> None:
-        """Go on with it, in the connection's task, and answer the client."""
-        ...
-
-    def give_up(self) -> None:
-        """Nobody waits for the answer any more: the client is gone, or the connection's task cancelled."""
-        ...
-
-
-Begin: TypeAlias = "Callable[[ServerConnection, RequestHead], Begun | None]"
-"""Begins to answer a request without a body, if that needs no wait; None when it does, or is no such one."""
-
-
-class _Quick:
-    """What a connection that stands by needs for it."""
-
-    __slots__ = ("begin", "begun", "descriptor", "fault", "head", "readiness", "spot", "stream", "watch")
-
-    def __init__(self, stream: TLSStream, readiness: Readiness, descriptor: int, begin: Begin) -> None:
-        self.stream = stream
-        self.readiness = readiness
-        self.descriptor = descriptor
-        self.begin = begin
-        self.watch: Watch | None = None
-        # Where the connection's task sleeps.
-        self.spot = ParkingSpot("another task waits for this connection's next request")
-        self.begun: Begun | None = None
-        # A request that was read, and could not be begun; or what went wrong with it.
-        self.head: RequestHead | None = None
-        self.fault: Exception | None = None
-
-    def end_watch(self) -> None:
-        if self.watch is not None:
-            self.watch.end()
-            self.watch = None
-
-    def wake(self) -> None:
-        """Let the task look; what comes from now on is its own to take."""
-        self.end_watch()
-        self.spot.unpark()
 
 
 class ServerConnection:
@@ -161,8 +104,7 @@ class ServerConnection:
         self._raw: RawStream | None = None
         self._interim: trio.Event | None = None
         self._attendance: Attendance | None = None
-        # What it takes to answer without the task, and what is noticed meanwhile (see stand_by).
-        self._quick: _Quick | None = None
+        self._stand_by: StandBy[ServerConnection] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -211,8 +153,8 @@ class ServerConnection:
                 if raw is not None:
                     # It came with the one before; who sends many at once must not keep the others out.
                     await trio.lowlevel.checkpoint()
-                elif self._may_sleep():
-                    if (head := await self._stand_by()) is not None:
+                elif self._requests > 1 and self._stand_by is not None and self._stand_by.may_sleep:
+                    if (head := await self._stand_by.sleep(self, self._idle)) is not None:
                         return head
                     continue
                 else:
@@ -220,7 +162,7 @@ class ServerConnection:
                 if raw is None:
                     await self.aclose()
                     return None
-                return self._begin(raw)
+                return self.begin_request(raw)
             except BadRequest:
                 self._refuse()
                 raise
@@ -260,7 +202,8 @@ class ServerConnection:
         finally:
             idle.due_at = math.inf
 
-    def _begin(self, raw: bytes) -> RequestHead:
+    def begin_request(self, raw: bytes) -> RequestHead:
+        """Begin with the request whose whole head this is; raises BadRequest (for `next_request`)."""
         self._request = request = read_request_head(raw, self._fields)
         self._fields = fields = request.fields
         self._answer = _AWAITED
@@ -297,7 +240,12 @@ class ServerConnection:
 
     # -- requests that need no task ------------------------------------------------------------------------
 
-    def stand_by(self, stream: TLSStream, readiness: Readiness, begin: Begin) -> None:
+    def stand_by(
+        self,
+        stream: TLSStream,
+        readiness: Readiness,
+        begin: Callable[[ServerConnection, RequestHead], Begun | None],
+    ) -> None:
         """From the next request on, have `begin` called for those that came whole and have no body.
 
         It is called in the midst of everything, while the connection's task waits in `next_request`. `stream`
@@ -307,14 +255,16 @@ class ServerConnection:
         socket = tls_socket(stream)
         if socket is not None:
             self._stream = self._received.stream = stream
-            self._quick = _Quick(stream, readiness, socket.fileno(), begin)
+            self._stand_by = StandBy(
+                stream, socket.fileno(), self._received, begin, readiness, self._deadlines
+            )
 
     def take_begun(self) -> Begun | None:
         """What was begun of the request that `next_request` returned; the caller's to go on with."""
-        quick = self._quick
-        if quick is None:
+        stand_by = self._stand_by
+        if stand_by is None:
             return None
-        begun, quick.begun = quick.begun, None
+        begun, stand_by.begun = stand_by.begun, None
         return begun
 
     def answer_nowait(self, head: ResponseHead, body: bytes) -> bool:
@@ -322,25 +272,16 @@ class ServerConnection:
 
         At most QUICK_ANSWER_BYTES_MAX of body. Raises InboundBroken when the client is gone.
         """
-        quick = self._quick
-        assert quick is not None, "it stands by"
-        first = self._framed(self._begin_answer(head), body, True)
+        assert self._stand_by is not None, "it stands by"
+        data = self._framed(self._begin_answer(head), body, True)
         try:
-            sent = quick.stream.send_nowait(first)
+            sent = self._stand_by.send_answer(data, last=self._last)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._torn = True
-            quick.begun = None
-            quick.wake()
             raise InboundBroken(GONE) from exc
         if not sent:
             self._torn = True  # until flush
-            return False
-        quick.begun = None
-        if self._last or self._received.held:
-            quick.wake()
-        elif self._deadlines is not None and self._idle is not None:
-            self._deadlines.begin(self._idle, IDLE_S)
-        return True
+        return sent
 
     async def flush(self) -> None:
         """Send what `answer_nowait` left; raises InboundBroken."""
@@ -349,94 +290,8 @@ class ServerConnection:
 
     def hand_over(self, fault: Exception | None = None) -> None:
         """Wake the connection's task to go on with what was begun, or to raise the fault that came of it."""
-        quick = self._quick
-        assert quick is not None, "it stands by"
-        quick.fault = fault
-        quick.wake()
-
-    def _may_sleep(self) -> bool:
-        """Whether the next request is still to come, and its first bytes can be noticed without the task."""
-        quick = self._quick
-        if quick is None or self._requests == 1:
-            return False
-        return not (self._received.ended or self._received.held or quick.stream.has_unread)
-
-    async def _stand_by(self) -> RequestHead | None:
-        """Sleep while requests are served; returns the head of one that the task is needed for.
-
-        None: look again at what has come, or at what has become of the connection.
-        """
-        quick = self._quick
-        assert quick is not None, "it stands by"
-        quick.head = None
-        quick.watch = quick.readiness.watch(quick.descriptor, self._serve_quickly)
-        if self._deadlines is not None and self._idle is not None:
-            self._deadlines.begin(self._idle, IDLE_S)
-        try:
-            await quick.spot.park()
-            fault, quick.fault = quick.fault, None
-            if fault is not None:
-                try:
-                    raise fault
-                finally:
-                    # Its traceback holds this frame, which must not hold it in turn.
-                    del fault
-        except BaseException:
-            begun, quick.begun = quick.begun, None
-            if begun is not None:
-                begun.give_up()
-            raise
-        finally:
-            quick.end_watch()
-            if self._idle is not None:
-                self._idle.due_at = math.inf
-        return self._request if quick.begun is not None else quick.head
-
-    def _serve_quickly(self) -> None:
-        """Take in what has come while the task sleeps, and begin to answer it if that needs no wait."""
-        quick = self._quick
-        assert quick is not None, "it stands by"
-        try:
-            data = quick.stream.receive_nowait()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            data = b""
-            if quick.begun is not None:
-                begun, quick.begun = quick.begun, None
-                self._torn = True
-                begun.give_up()
-        if data is None:
-            return
-        if not data:
-            # One that has said all and still listens gets its answer, from the task.
-            self._received.ended = True
-            quick.wake()
-        elif quick.begun is not None:
-            # The next request comes before the answer, and waits for it.
-            self._received.feed(data)
-            if self._received.full:
-                quick.end_watch()
-        elif not data.endswith(_END_OF_HEAD) or data.find(_END_OF_HEAD) != len(data) - len(_END_OF_HEAD):
-            # Not whole, or more than a head.
-            self._received.feed(data)
-            quick.wake()
-        else:
-            self._begin_quickly(quick, data)
-
-    def _begin_quickly(self, quick: _Quick, raw: bytes) -> None:
-        try:
-            head = self._begin(raw)
-            if self._body_read and head.fields.upgrade is None:
-                quick.begun = quick.begin(self, head)
-        except Exception as exc:
-            # It is raised where the connection's task waits.
-            quick.fault = exc
-        else:
-            if quick.begun is not None:
-                if self._idle is not None:
-                    self._idle.due_at = math.inf
-                return
-            quick.head = head
-        quick.wake()
+        assert self._stand_by is not None, "it stands by"
+        self._stand_by.hand_over(fault)
 
     # -- the request's body --------------------------------------------------------------------------------
 
@@ -719,9 +574,9 @@ class ServerConnection:
         if self._attendance is not None:
             # Nobody attends to a client that was cut, or its socket may be closed by then.
             self._attendance.stop()
-        if self._quick is not None:
+        if self._stand_by is not None:
             # Who closes an idle connection is not the task that waits for its next request.
-            self._quick.wake()
+            self._stand_by.wake()
         if self._idle is not None and self._deadlines is not None:
             self._deadlines.leave(self._idle)
             self._idle = None

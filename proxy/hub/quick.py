@@ -30,7 +30,8 @@ from proxy.hub.entities import Mode
 from proxy.hub.live import Ending, LiveCall
 from proxy.hub.trail import recorded_relay
 from proxy.rewrite import sandboxed
-from proxy.server import QUICK_ANSWER_BYTES_MAX, Begun, ServerConnection
+from proxy.server import ServerConnection
+from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
 
@@ -74,7 +75,7 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
 
 
 class QuickRefusal:
-    """A request that was refused without a task, and recorded so (proxy.server.Begun).
+    """A request that was refused without a task, and recorded so (proxy.stand_by.Begun).
 
     The task answers: who is refused much has no claim to be answered fast.
     """
@@ -94,7 +95,7 @@ class QuickRefusal:
 
 
 class QuickStart(LiveCall):
-    """A call that was admitted without a task, and has nowhere to go yet (proxy.server.Begun)."""
+    """A call that was admitted without a task, and has nowhere to go yet (proxy.stand_by.Begun)."""
 
     def __init__(
         self, calls: Calls, connection: ServerConnection, call: Call, eid: str, began_at: float
@@ -123,7 +124,7 @@ class QuickStart(LiveCall):
 
 
 class QuickCall(LiveCall):
-    """A call that was begun without a task (proxy.server.Begun)."""
+    """A call that was begun without a task (proxy.stand_by.Begun)."""
 
     _answered = False
     """The answer is on its way, and at most a part of it is not out."""

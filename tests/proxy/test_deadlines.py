@@ -7,9 +7,9 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from proxy.deadlines import QUIET_S, SWEEP_S, Deadlines
+from proxy.deadlines import IDLE_S, QUIET_S, SWEEP_S, Deadlines
 from proxy.http import ServerConnection
-from proxy.server import HEAD_S, IDLE_S
+from proxy.server import HEAD_S
 from tests.proxy.legs import answer_ok, read_until
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"

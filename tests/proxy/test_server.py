@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from proxy.deadlines import IDLE_S
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
-from proxy.server import HEAD_S, IDLE_S, LINGER_S
+from proxy.server import HEAD_S, LINGER_S
 from proxy.status import status_response
 from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
 from tests.proxy.test_strict import ATTACKS

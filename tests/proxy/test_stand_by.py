@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,12 +13,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxy.body import ChunkedBody
-from proxy.deadlines import Deadlines
+from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import InboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.received import EARLY_BYTES_MAX
-from proxy.server import IDLE_S, QUICK_ANSWER_BYTES_MAX, Begun
+from proxy.server import HEAD_S
+from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 from tests.proxy.test_deadlines import swept
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
@@ -52,10 +54,13 @@ class Bench:
     client: TLSStream
     server: TLSStream
     connection: ServerConnection
+    readiness: Readiness
     nursery: trio.Nursery
     willing: bool = True
     fault: Exception | None = None
     begun: list[Pending] = attrs.Factory(list)
+    scope: trio.CancelScope = attrs.Factory(trio.CancelScope)
+    """Around the task, where only that is to be cancelled."""
     _news: trio.Event = attrs.Factory(trio.Event)
     _returned: list[object] = attrs.Factory(list)
     """What the task got out of `next_request`, and nobody has looked at."""
@@ -73,7 +78,8 @@ class Bench:
     async def wait(self) -> None:
         """The task of the connection, for one request."""
         try:
-            self._returned.append(await self.connection.next_request())
+            with trio.CancelScope() as self.scope:
+                self._returned.append(await self.connection.next_request())
         except Exception as exc:
             self._returned.append(exc)
         self._news.set()
@@ -121,7 +127,7 @@ async def standing_by(deadlines: Deadlines | None = None) -> AsyncIterator[Bench
         readiness = Readiness()
         nursery.start_soon(readiness.run)
         connection = ServerConnection(server, deadlines)
-        bench = Bench(client, server, connection, nursery)
+        bench = Bench(client, server, connection, readiness, nursery)
         await client.send_all(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
         assert await connection.next_request() is not None
         await connection.answer(ok(b"1"), b"1")
@@ -282,6 +288,33 @@ async def test_a_cancelled_task_gives_up_what_was_begun() -> None:
         with trio.CancelScope(shield=True):
             await wait_all_tasks_blocked()
         assert bench.begun[0].given_up
+
+
+async def test_a_cancelled_task_leaves_no_watch_and_no_deadline(mock_clock: MockClock) -> None:
+    async with swept() as deadlines, standing_by(deadlines) as bench:
+        assert bench.connection.idle_until == IDLE_S
+        bench.scope.cancel()
+        await wait_all_tasks_blocked()
+        assert bench.connection.idle_until == math.inf
+        bench.readiness.watch(bench.server.transport_stream.socket.fileno(), lambda: None).end()  # type: ignore[attr-defined]
+
+
+async def test_the_first_head_has_its_own_deadline(mock_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        client, server = await handshake(await tcp_pair())
+        connection = ServerConnection(server)
+        connection.stand_by(server, Readiness(), lambda connection, head: None)
+        returned: list[RequestHead | None] = []
+
+        async def wait() -> None:
+            returned.append(await connection.next_request())
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked(0.001)
+        mock_clock.jump(HEAD_S)
+        await wait_all_tasks_blocked(0.001)
+        assert returned == [None]
+        await trio.aclose_forcefully(client)
 
 
 async def test_the_task_goes_on_with_what_is_handed_to_it() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from auth.principal import Principal
-from proxy.deadlines import Deadlines
+from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import Inbound
 from proxy.forward import CloseReason
 from proxy.hub.admission import Call
@@ -22,7 +22,7 @@ from proxy.hub.entities import Agent, AgentState
 from proxy.hub.front import plain
 from proxy.hub.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
 from proxy.hub.live import LiveCall, LiveCalls
-from proxy.server import IDLE_S, ServerConnection
+from proxy.server import ServerConnection
 from tests.proxy.hub.test_live import REVOKED, Side
 
 NONE = LimitsConfig(

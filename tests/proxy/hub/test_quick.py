@@ -24,7 +24,7 @@ from proxy.head import RequestHead
 from proxy.hub.entities import Mode
 from proxy.hub.limits import Exceeded
 from proxy.rewrite import DECISION_HEADER
-from proxy.server import QUICK_ANSWER_BYTES_MAX
+from proxy.stand_by import QUICK_ANSWER_BYTES_MAX
 from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of
 from tunnel import CloseCode, Processed, Session, Stream, StreamCode, StreamReset
 from tunnel.net import TLSStream
