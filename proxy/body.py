@@ -88,6 +88,12 @@ class ChunkedBody:
             data = self._unfinished + data
             size = len(data)
             self._unfinished = b""
+            if data.endswith(_CRLF) and (line := _NEXT.match(data)) is not None:
+                at = line.end()
+                if size - 2 == at + int(line[1], 16) > at:
+                    # A chunk and no more, as an event of a watch and a line of a log come.
+                    self._unfinished = _CRLF
+                    return data[at:-2]
         # Views, so that the one copy is the one that joins them.
         view = memoryview(data)
         parts: list[bytes | memoryview] = []

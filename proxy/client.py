@@ -258,6 +258,11 @@ class ClientConnection:
                 return data
         return b""
 
+    @property
+    def holds_more(self) -> bool:
+        """Whether receive_body_nowait may say more now; where it may not, it would return None."""
+        return bool(self._scanner.held) or self._eof
+
     def _unframed(self, framed: ChunkedBody, received: bytes) -> bytes:
         """Return the body's bytes among those of its chunks, which may be none."""
         try:

@@ -174,6 +174,8 @@ class AwaitedAnswer:
             if end:
                 self._finish()
                 return False
+            if not connection.holds_more:
+                return True
         return False
 
     def _has_room(self) -> bool:

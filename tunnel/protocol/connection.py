@@ -339,10 +339,11 @@ class Connection(Core):
     def take(self, stream: StreamState, limit: int, now: float) -> bytes:
         """Take at most `limit` of the received bytes, which grants them to the peer again; b"": none yet."""
         data = stream.incoming.take(limit)
-        if data:
+        count = len(data)
+        if count:
             stream.moved_at = now
-            stream.window.consume(len(data))
-            self.memory.release(len(data))
+            stream.window.consume(count)
+            self.memory.release(count)
             if not at_rest(stream.receiving):
                 self.grant(stream, now)
             elif stream in self.lingering:

@@ -57,9 +57,10 @@ class ByteQueue:
         if not pieces:
             return b""
         first = pieces[0]
-        if self._offset == 0 and len(first) <= limit and (len(pieces) == 1 or len(first) * 2 >= limit):
+        size = len(first)
+        if self._offset == 0 and size <= limit and (len(pieces) == 1 or size * 2 >= limit):
             del pieces[0]
-            self.size -= len(first)
+            self.size -= size
             return first
         taken: list[bytes | memoryview] = []
         self.move(min(limit, self.size), taken)

@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from proxy import client
 from proxy.client import INTERIM_MAX
 from proxy.exchange import Processed, StreamCode
 from proxy.head import RequestHead
@@ -272,6 +273,34 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
         heads = [held for held in gc.get_objects() if type(held) is RequestHead]
         assert heads
         assert not any(b"authorization" in head.own for head in heads)
+        await outbound.aclose()
+        await relay.at_rest()
+
+
+async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "BODY_BYTES_MAX", 5)
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(CHUNKS)
+        await asked.wait()
+        await connection.send(b"%x\r\n%s\r\n" % (len(event), event))
+        await connection.more()
+
+    event, asked = b"an event in many pieces\n", trio.Event()
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        outbound = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
+        with trio.fail_after(5):
+            assert (await outbound.receive_head()).status == 200
+            asked.set()
+            received = b""
+            while len(received) < len(event):
+                received += await outbound.receive_body()
+        assert received == event
+        assert relay.tasks.names == []
         await outbound.aclose()
         await relay.at_rest()
 
