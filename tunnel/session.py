@@ -23,7 +23,6 @@ block is not cancelled: it finds out by its own calls, or waits in `wait_closed`
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -34,13 +33,13 @@ import trio
 
 from tunnel.greeting import Greeted, greet, read_hello
 from tunnel.interruptions import UNINTERRUPTED, Interruptions
+from tunnel.keepalive import Keepalive
 from tunnel.link import FAREWELL_S, Link
 from tunnel.parking import ParkingSpot
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.frames import Hello, Resume, Welcome
-from tunnel.protocol.liveness import PING_BUSY_S
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
 from tunnel.protocol.streams import Context, StreamState
@@ -148,8 +147,7 @@ class Session:
         # What a stream does that concerns nobody but the core.
         self._take_rest = self._connection.take_rest
         self._discard = self._connection.discard_received
-        self._nap = trio.CancelScope()
-        self._nap_until = math.inf
+        self._keepalive = Keepalive(self)
         self._readiness: Readiness | None = None
         self._acceptor = ParkingSpot("another task is accepting on this session")
         self._emptied = ParkingSpot("another task is waiting for the queue to empty")
@@ -159,8 +157,6 @@ class Session:
         self._on_context: Callable[[Context], None] | None = None
         # What streams are to call (Stream.on_answer), as soon as the core is done with what it is at.
         self._told: list[Callable[[], None]] = []
-        self._heard: trio.Event | None = None
-        """While somebody waits for a sign of life."""
         self._ending: tuple[int | None, str] | None = None
         self._ended = trio.Event()
         self._leaving = trio.Event()
@@ -280,9 +276,9 @@ class Session:
             raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
         stream = Stream(self, state)
         if was_idle:
-            self._note_busy()
+            self._keepalive.note_busy()
         if link is None:
-            self._hurry()
+            self._keepalive.hurry()
         else:
             link.wake()
         return stream
@@ -386,17 +382,7 @@ class Session:
         await trio.lowlevel.checkpoint()
         if self._ending is not None:
             return False
-        asked_at = self._now()
-        self._connection.ping(asked_at)
-        self._kick()
-        self._hurry()
-        if self._heard is None:
-            self._heard = trio.Event()
-        heard = self._heard
-        with trio.move_on_after(within_s):
-            await heard.wait()
-        # A message that has not come to its end yet is a sign of life as well.
-        return (heard.is_set() or self.last_received_s > asked_at) and not self._ended.is_set()
+        return await self._keepalive.answers(within_s)
 
     async def wait_quiet(self) -> None:
         """Wait until no stream is open: everything that was said on one has left. Returns at the end, too."""
@@ -486,7 +472,7 @@ class Session:
         self._lost = trio.Event()
         self._dispatch(happened)
         self._tell()
-        self._hurry()
+        self._keepalive.hurry()
         await self._carry(link)
 
     def _lose(self, link: Link, code: int | None, reason: str) -> None:
@@ -512,7 +498,7 @@ class Session:
         connection.detach(self._detached_at)
         self.detaches += 1
         self._lost.set()
-        self._hurry()
+        self._keepalive.hurry()
 
     # --- what its streams do, each a call of the core ---
 
@@ -546,11 +532,6 @@ class Session:
         self._connection.reset(state, code, processed, reason, in_line=in_line)
         self._kick()
 
-    def _note_heard(self) -> None:
-        if self._heard is not None:
-            self._heard.set()
-            self._heard = None
-
     def _note_quiet(self) -> None:
         if not self.stream_count:
             self._leaver.unpark()
@@ -560,18 +541,6 @@ class Session:
         link = self._link
         if link is not None and link.writer.task is not None and self._connection.wants_to_send:
             link.writer.unpark()
-
-    def _note_busy(self) -> None:
-        """With a stream on a session that was idle, the next PING may be due earlier."""
-        # Of many requests, one after the other, only the first changes anything.
-        if self._connection.liveness.pinged_at + PING_BUSY_S < self._nap_until:
-            self._hurry()
-
-    def _hurry(self) -> None:
-        """Wake the keepalive earlier, when the core wants to be called earlier."""
-        deadline = self._connection.next_deadline()
-        if deadline < self._nap_until:
-            self._nap_until = self._nap.deadline = deadline
 
     # --- events ---
 
@@ -649,7 +618,7 @@ class Session:
 
     async def _run(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_alive)
+            nursery.start_soon(self._keepalive.run)
             await self._carry(self._first)
 
     async def _carry(self, link: Link) -> None:
@@ -663,7 +632,7 @@ class Session:
                 await link.close()
 
     async def _read(self, link: Link) -> None:
-        transport, connection = link.transport, self._connection
+        transport, connection, keepalive = link.transport, self._connection, self._keepalive
         try:
             with link.listening:
                 while True:
@@ -676,16 +645,16 @@ class Session:
                         self._dispatch(happened)
                     if self._told:
                         self._tell()
-                    if self._heard is not None:
-                        self._note_heard()
+                    if keepalive.heard is not None:
+                        keepalive.note_heard()
                     if self._leaver.task is not None:
                         self._note_quiet()
                     self._kick()
                     ack_at = connection.received.due_at
-                    if ack_at is not None and ack_at < self._nap_until:
-                        self._hurry()
+                    if ack_at is not None and ack_at < keepalive.due_at:
+                        keepalive.hurry()
                     elif was_idle:
-                        self._note_busy()
+                        keepalive.note_busy()
         except TransportClosed as exc:
             self._lose(link, exc.code, exc.reason)
         except RemoteProtocolError as exc:
@@ -695,33 +664,6 @@ class Session:
             if self._link is link:
                 # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
                 self._die(CloseCode.NORMAL, "cancelled here")
-
-    async def _keep_alive(self) -> None:
-        connection = self._connection
-        while self._ending is None:
-            now = self._now()
-            link = self._link
-            if link is not None:
-                # A message that has not come to its end yet is a sign of life as well.
-                if link.transport.last_received_s > connection.liveness.unanswered_since:
-                    connection.liveness.received(link.transport.last_received_s)
-                if now >= connection.liveness.dead_at:
-                    silence_s = now - connection.liveness.received_at
-                    self._lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
-                    continue
-            connection.wall_offset_s = time.time() - now
-            connection.tick(now)
-            if connection.happened:
-                self._dispatch(connection.take_events())
-            if self._told:
-                self._tell()
-            if connection.phase is Phase.CLOSED:
-                self._die(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
-                return
-            self._kick()
-            self._nap_until = connection.next_deadline()
-            with trio.CancelScope(deadline=self._nap_until) as self._nap:
-                await trio.sleep_forever()
 
     # --- the end ---
 
@@ -747,11 +689,10 @@ class Session:
         self._acceptor.unpark()
         self._emptied.unpark()
         self._leaver.unpark()
-        self._note_heard()
         self._ended.set()
         self._leaving.set()
         self._lost.set()
-        self._nap.cancel()
+        self._keepalive.end()
         if self._link is not None:
             self._link.end(lost=lost)
 
