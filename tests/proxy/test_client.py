@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from proxy import client
 from proxy.client import INTERIM_MAX
 from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
@@ -50,28 +49,6 @@ async def failing(raw: bytes, request: RequestHead = GET, *, ended: bool = False
     with pytest.raises(OutboundBroken) as caught:
         await exchange(raw, request, ended=ended)
     return caught.value
-
-
-LETTERS = b"abcdefghijklmnopqrstuvwxyz"
-
-
-async def test_who_holds_no_more_would_only_say_that_there_is_a_wait(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(client, "BODY_BYTES_MAX", 5)
-    stream, server = tls_pair()
-    connection = ClientConnection(stream, release=lambda _: None)
-    await connection.send_request(GET)
-    await server.receive_some()
-    await server.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1a\r\n%s\r\n" % LETTERS)
-    await connection.receive_head()
-    received = b""
-    while len(received) < len(LETTERS):
-        received += await connection.receive_body()
-        while connection.holds_more and (piece := connection.receive_body_nowait()):
-            received += piece
-        assert connection.receive_body_nowait() is None
-    assert received == LETTERS
-    await server.aclose()
-    await stream.aclose()
 
 
 async def test_a_request_leaves_in_one_write_and_the_connection_is_used_again():
