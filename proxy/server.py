@@ -16,7 +16,8 @@ cut, without TLS's close_notify, so that nobody takes the end for a clean one.
 
 Small requests are what a hub is made of, so nothing here makes a pass of the scheduler that the stream below
 does not make, and nothing is opened for a request but the request. One that need not wait needs no task
-either (`proxy.stand_by`), and who looks whether a client is still there needs one at the end (`attendance`).
+either (`proxy.stand_by`), and whether its client is still there is told by one, but mostly noticed without
+(`proxy.attendance`).
 """
 
 from __future__ import annotations
@@ -48,7 +49,6 @@ LINGER_S = 5.0
 LINGER_BYTES_MAX = 16 * 1024 * 1024
 # The same for somebody who was not understood, and so is nobody yet.
 REFUSED_LINGER_S = 1.0
-
 
 # What has become of the answer to the current request.
 _NONE, _AWAITED, _BEGUN, _WHOLE, _SWITCHED = range(5)
