@@ -32,7 +32,8 @@ from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
 from tunnel import Hello, Memory, Session
-from tunnel.dialer import DialerConfig, run_dialer
+from tunnel.dial import DialerConfig
+from tunnel.dialer import run_dialer
 from tunnel.net import client_context, tune
 
 MEMORY_BYTES_MAX = 128 * 1024 * 1024

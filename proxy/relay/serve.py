@@ -40,7 +40,8 @@ from proxy.relay.verify import Verifier
 from proxy.startup import settle
 from proxy.watched import watch_certificate
 from tunnel import RESUME, CloseCode, Hello, Memory, Session
-from tunnel.dialer import DialerConfig, run_dialer
+from tunnel.dial import DialerConfig
+from tunnel.dialer import run_dialer
 from tunnel.net import client_context
 from tunnel.tcp import TCPStream
 

@@ -24,8 +24,9 @@ from tests.tunnel.certificates import (
     contexts,
     odd_context,
 )
-from tunnel import Hello, Rejected, Role, Session, SessionClosed, Welcome, dialer, open_session
-from tunnel.dialer import DialerConfig, DialFailed, open_tunnel, run_dialer
+from tunnel import Hello, Rejected, Role, Session, SessionClosed, Welcome, dial, dialer, open_session
+from tunnel.dial import DIAL_S, DialerConfig, DialFailed, open_tunnel
+from tunnel.dialer import run_dialer
 from tunnel.egress import ProxySettings
 from tunnel.net import client_context, wrap_server
 from tunnel.websocket import accept_websocket
@@ -320,13 +321,13 @@ async def test_a_dial_that_succeeds_when_its_time_is_over_has_failed(
     async def open_late(*args: Any, **settings: Any) -> AsyncIterator[Session]:
         async with open_session(*args, **settings) as session:
             if next(late, False):
-                autojump_clock.jump(dialer.DIAL_S)
+                autojump_clock.jump(DIAL_S)
                 # The deadline is noticed, and this task was about to run already.
                 with trio.CancelScope(shield=True):
                     await trio.lowlevel.checkpoint()
             yield session
 
-    monkeypatch.setattr(dialer, "open_session", open_late)
+    monkeypatch.setattr(dial, "open_session", open_late)
     network = await run_for(25, Hub(100))
     assert network.waits == pytest.approx([15], abs=0.1)
     failed, up = lines(caplog)
