@@ -8,7 +8,7 @@ At first nothing is done: `Deadlines` knows since when it is under way. After QU
 watched without a task: a task would have 4 KB, and most exchanges that take their time are watches, which
 take hours. What the client sends meanwhile is the next request, and is kept for that. A task comes last,
 because telling of the end may wait: once the client has left, or has sent so much that it is not read any
-further, and where the socket cannot be watched otherwise.
+further, and where the socket cannot be watched otherwise, or was cut before.
 
 Two must not read from one stream. So `end` returns only when the task has left.
 """
@@ -91,7 +91,7 @@ class Attendance:
         if tls is None or readiness is None or tls.has_unread or received.ended or received.full:
             return False
         socket = tls_socket(tls)
-        if socket is None:
+        if socket is None or socket.fileno() < 0:
             return False
         self._watch = readiness.watch(socket.fileno(), self._hear_client)
         return True

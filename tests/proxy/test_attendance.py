@@ -258,6 +258,21 @@ async def test_nobody_attends_to_a_connection_that_was_cut(
     assert not caplog.records
 
 
+async def test_who_begins_to_look_after_a_connection_that_was_cut_hears_of_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with serving() as served:
+        client, connection = served.client, served.connection
+        await client.send_all(GET)
+        assert await connection.next_request() is not None
+        await connection.cut()
+        bench = Bench(client, served.server, connection, RequestHead(b"GET", b"/"), served.readiness)
+        connection.watch(bench.hear)
+        with trio.fail_after(A_WHILE_S):
+            await bench.heard.wait()
+        await connection.unwatch()
+
+
 async def test_what_fails_by_a_fault_of_ours_beside_a_body_is_attended_no_more(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
