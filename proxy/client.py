@@ -14,7 +14,7 @@ import trio
 
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead, connection_tokens
+from proxy.head import HeadTooLarge, RequestHead, ResponseHead, connection_tokens
 from proxy.strict import AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
 from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream
@@ -89,29 +89,36 @@ class ClientConnection:
     async def send_request(self, head: RequestHead) -> None:
         """Begin an exchange: send the head, and the end of the request when it has no body.
 
-        Raises OutboundBroken. The API server may have seen the request as soon as this was called.
+        Raises OutboundBroken. The API server may have seen the request as soon as this was called, unless its
+        head is TOO_LARGE.
         """
-        self._begin(head)
-        await self._write(head.encode())
+        await self._write(self._begin(head))
 
     def send_request_nowait(self, head: RequestHead) -> bool:
         """Begin an exchange of a request without a body; whether its head is on its way.
 
-        When not, receive_head sends the rest of it, or raises what went wrong.
+        When not, receive_head sends the rest of it, or raises what went wrong. Raises OutboundBroken for a
+        head that is TOO_LARGE.
         """
-        self._begin(head)
+        encoded = self._begin(head)
         stream = self.stream
         assert isinstance(stream, TLSStream), "only TLS can be sent to without a wait"
         try:
-            self._unsent = not stream.send_nowait(head.encode())
+            self._unsent = not stream.send_nowait(encoded)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._lost(f"the connection broke: {exc}")
             return False
         return not self._unsent
 
-    def _begin(self, head: RequestHead) -> None:
+    def _begin(self, head: RequestHead) -> bytes:
+        """Begin an exchange; returns the bytes of its head."""
         assert not self._in_exchange, "an exchange is still in progress on this connection"
         assert self.reusable, "this connection cannot be used again"
+        try:
+            encoded = head.encode()
+        except HeadTooLarge as exc:
+            # It may fit as its sender wrote it, and not with what is added on the way.
+            raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(exc))) from exc
         self._in_exchange = True
         self._answered = False
         self._interim = 0
@@ -122,6 +129,7 @@ class ClientConnection:
         self._framed = None
         self.body_read = False
         self._persistent = b"close" not in fields.connection
+        return encoded
 
     async def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body."""

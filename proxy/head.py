@@ -72,6 +72,10 @@ class HeadError(Exception):
     """Bytes that are no head, or a head that cannot be written; the message never holds a header's value."""
 
 
+class HeadTooLarge(HeadError):
+    """A head of more than HEAD_BYTES_MAX bytes; the message says how many."""
+
+
 class Fields:
     """The headers of a request, and what follows from them. Shared by the requests that have the same ones.
 
@@ -467,5 +471,5 @@ def _canonical_fields(block: bytes) -> Fields:
 _remembered = lru_cache(maxsize=BLOCKS_REMEMBERED_MAX)(_canonical_fields)
 
 
-def _too_large(data: bytes) -> HeadError:
-    return HeadError(f"the head has {len(data)} bytes, {HEAD_BYTES_MAX} is the limit")
+def _too_large(data: bytes) -> HeadTooLarge:
+    return HeadTooLarge(f"the head has {len(data)} bytes, {HEAD_BYTES_MAX} is the limit")

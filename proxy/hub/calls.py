@@ -25,7 +25,7 @@ from proxy.drain import Underway
 from proxy.exchange import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.gate import STRANGER_S
-from proxy.head import HeadError, RequestHead, ResponseHead, request_line
+from proxy.head import HeadError, HeadTooLarge, RequestHead, ResponseHead, request_line
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, decide
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
@@ -350,8 +350,11 @@ class Calls:
         inner = inner_head(call, live.eid)
 
         def on_head(head: ResponseHead) -> ResponseHead:
-            live.guardrail = guardrail_of(head)
-            return answer_head(call, head)
+            try:
+                live.guardrail = guardrail_of(head)
+                return answer_head(call, head)
+            except HeadError as error:
+                raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
 
         held = None if call.head.body_length == 0 else HeldBody(connection)
         inbound = connection if held is None else held
@@ -447,7 +450,7 @@ class Calls:
     ) -> OpenedStream:
         """Open a stream to a relay of the cluster; raises ClusterOffline, also when there is none.
 
-        `now` is in epoch seconds.
+        Raises OutboundBroken for a head that is TOO_LARGE. `now` is in epoch seconds.
         """
         principal = call.agent.principal
         assert principal is not None
@@ -460,7 +463,12 @@ class Calls:
         fields = call.head.fields
         eof = fields.upgrade is None and fields.body_length == 0
         try:
-            stream = session.open_stream(inner.encode(), context=context.index, eof=eof)
+            encoded = inner.encode()
+        except HeadTooLarge as error:
+            # Admitted by what its client wrote; what crosses may be longer.
+            raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(error))) from error
+        try:
+            stream = session.open_stream(encoded, context=context.index, eof=eof)
         except (SessionClosed, Draining, TooManyStreams, Detached) as error:
             raise ClusterOffline(call.cluster, str(error)) from error
         return OpenedStream(stream, relay, context.impersonated, session.interruptions)
@@ -507,17 +515,14 @@ def inner_head(call: Call, audit_id: str) -> RequestHead:
 
 
 def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
-    """The head of the relay's answer as the client gets it; raises OutboundBroken where it fits into none."""
+    """The head of the relay's answer as the client gets it; raises HeadError where it fits into none."""
     answer = head.without_hop()
     if answer is None:
         prefix = PREFIX + call.cluster.name.encode("ascii")
         answer = hub_response_head(head, prefix, call.asked.target, call.head.header(b"host"))
     if call.asked.tail:
         answer = sandboxed(answer)
-    try:
-        answer.encode()
-    except HeadError as error:
-        raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
+    answer.encode()
     return answer
 
 

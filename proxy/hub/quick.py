@@ -13,7 +13,7 @@ import time
 
 from audit.ids import new_eid
 from auth.jws import TokenError
-from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
+from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.hub.admission import Call, Refusal, understand
@@ -59,8 +59,9 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
     eid = new_eid()
     try:
         opened = calls.open_stream(call, inner_head(call, eid), relay, now)
-    except ClusterOffline:
-        # The relay takes no more, or has just gone: where else to go, and how long to wait, is the task's.
+    except (ClusterOffline, OutboundBroken):
+        # The relay takes no more, or has just gone, or what crosses fits into no head: where else to go, how
+        # long to wait and what to say is the task's.
         start = QuickStart(calls, connection, call, eid, now)
         calls.enter(start)
         return start

@@ -87,6 +87,8 @@ class AwaitedAnswer:
                 self._stream.on_reset(self._on_reset)
             else:
                 self._hand_over()
+        except OutboundBroken as broken:
+            self._break_off(broken.failure)
         except Exception:
             self._fail()
 

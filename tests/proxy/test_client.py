@@ -155,6 +155,19 @@ async def test_an_answer_that_can_be_read_in_two_ways_is_broken(raw):
     assert failure.processed is Processed.MAYBE
 
 
+async def test_a_head_that_is_too_large_with_what_was_added_is_not_sent():
+    stream, server = tls_pair()
+    connection = ClientConnection(stream, release=lambda _: None)
+    request = RequestHead(b"GET", b"/", ((b"a", b"x" * HEAD_BYTES_MAX),))
+    with pytest.raises(OutboundBroken, match="is the limit") as caught:
+        await connection.send_request(request)
+    failure = caught.value.failure
+    assert (failure.code, failure.processed) == (StreamCode.TOO_LARGE, Processed.NO)
+    assert stream.sends == []
+    await server.aclose()
+    await stream.aclose()
+
+
 async def test_large_heads_of_answers_pass():
     head, _, connection = await exchange(
         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: " + b"x" * 1_000_000 + b"\r\n\r\n"

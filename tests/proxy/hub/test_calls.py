@@ -687,6 +687,39 @@ async def test_an_answer_that_fits_into_no_head_is_the_backends_fault(bench: Ben
     assert (await bench.trail())[-1]["resp"]["processed"] == "yes"  # type: ignore[index]
 
 
+async def test_an_explained_403_that_fits_into_no_head_any_more_is_the_backends_fault(bench: Bench) -> None:
+    """The hub adds a Warning to what speaks of impersonation."""
+    body = b"cannot impersonate"
+    head = b"HTTP/1.1 403 Forbidden\r\ncontent-length: %d\r\nx-filler: %s\r\n\r\n"
+    head %= len(body), b"x" * (HEAD_BYTES_MAX - len(head))
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def answer() -> None:
+            (await relay.accept()).send_answer_nowait(head, body, eof=True)
+
+        nursery.start_soon(answer)
+        path = "/clusters/prod/api/v1/namespaces/work/services/web/proxy/"
+        status, _, received = await bench.ask(bench.request(f"GET {path} HTTP/1.1"))
+    assert status == 500
+    assert b"the answer or the request could not be understood: the head has" in received
+    assert (await bench.trail())[-1]["resp"]["processed"] == "yes"  # type: ignore[index]
+
+
+@pytest.mark.parametrize("line", ["GET /clusters/prod/api/v1/pods", "DELETE /clusters/prod/api/v1/nodes/n"])
+async def test_a_head_that_outgrows_its_limit_on_the_way_is_refused(bench: Bench, line: str) -> None:
+    """A list of subprotocols is written anew where a token was among them."""
+    listed = "Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.x" + ",a" * 400_000
+    async with relay_of(bench):
+        status, _, body = await bench.ask(bench.request(f"{line} HTTP/1.1", listed))
+    assert status == 413
+    assert b"the request is too large: the head has" in body
+    assert b"has not seen this request" in body
+    closing = (await bench.trail())[-1]
+    assert (closing["kind"], closing["phase"]) == ("call", "complete")
+    assert (closing["resp"]["status"], closing["resp"]["processed"]) == (413, "no")  # type: ignore[index]
+    assert [event.resp.status for event in bench.observed if event.resp is not None] == [413]
+
+
 async def test_a_post_that_may_have_been_processed_is_not_called_unavailable(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 

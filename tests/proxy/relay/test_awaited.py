@@ -17,7 +17,7 @@ import trio.testing
 from proxy import client
 from proxy.client import INTERIM_MAX
 from proxy.exchange import Processed, StreamCode
-from proxy.head import RequestHead
+from proxy.head import HEAD_BYTES_MAX, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Upstream
@@ -303,6 +303,24 @@ async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
         assert relay.tasks.names == []
         await outbound.aclose()
         await relay.at_rest()
+
+
+@pytest.mark.parametrize("by_task", [True, False])
+async def test_a_head_that_has_no_room_for_the_identity_is_refused_and_not_sent(
+    by_task: bool, tmp_path: Path
+) -> None:
+    async with rig(answering(*WHOLE["length"]), tmp_path) as relay:
+        await relay.warm()
+        if by_task:
+            await relay.pool.connections.aclose()
+        filler = HEAD_BYTES_MAX - len(inner(TARGET, (b"accept", b"")).encode())
+        answer = await relay.ask(TARGET, (b"accept", b"x" * filler))
+        assert answer.head is None
+        assert answer.failure is not None
+        assert (answer.failure.code, answer.failure.processed) == (StreamCode.TOO_LARGE, Processed.NO)
+        assert len(relay.tasks.names) == by_task
+        await relay.at_rest()
+        assert (await relay.ask()).body == b"abcdef"
 
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])
