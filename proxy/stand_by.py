@@ -151,8 +151,11 @@ class StandBy(Generic[SleeperT]):
         self._spot.unpark()
 
     def hand_over(self, fault: Exception | None) -> None:
-        """Wake the task to go on with what was begun, or to raise the fault that came of it."""
-        self._fault = fault
+        """Wake the task to go on with what was begun, or to raise the fault that came of it.
+
+        A fault is raised also when something else is handed over before the task runs: the log must have it.
+        """
+        self._fault = fault or self._fault
         self.wake()
 
     def send_answer(self, data: bytes, *, last: bool) -> bool:

@@ -338,6 +338,16 @@ async def test_a_fault_that_is_handed_over_gives_up_what_was_begun() -> None:
         assert bench.begun[0].given_up
 
 
+async def test_a_fault_is_raised_although_something_else_is_handed_over_behind_it() -> None:
+    async with standing_by() as bench:
+        await bench.ask()
+        fault = RuntimeError("a bug")
+        bench.connection.hand_over(fault)
+        bench.connection.hand_over()
+        assert await bench.came_back() is fault
+        assert bench.begun[0].given_up
+
+
 async def test_after_an_answer_that_closes_the_task_closes_the_connection() -> None:
     async with standing_by() as bench:
         await bench.ask(NOT_WHOLE + b"Connection: close\r\n\r\n")
