@@ -109,13 +109,10 @@ class Deadlines:
         self._urgent.add(exchange)
         self._look_by(trio.current_time())
 
-    def forget(self, exchange: Attended) -> bool:
-        """The exchange is over; whether it was still to be attended, and so will not be."""
-        if self._exchanges.pop(exchange, None) is not None:
-            return True
-        waited = exchange in self._urgent
+    def forget(self, exchange: Attended) -> None:
+        """The exchange is over, and is not attended any more."""
+        self._exchanges.pop(exchange, None)
         self._urgent.discard(exchange)
-        return waited
 
     async def run(self) -> None:
         """Look again and again; never returns."""
