@@ -18,8 +18,12 @@ ECHO_DEADLINE_S = 60.0
 
 
 def ageless(output: bytes) -> bytes:
-    """Without ages (`12s`, `2m5s`), which tick between one command and the next."""
-    return re.sub(rb" +([0-9]+[dhm])*[0-9]+[dhms]\b", b" AGE", output)
+    """Without ages (`12s`, `2m5s`), which tick between one command and the next.
+
+    A column is as wide as the longest of them, so the spaces behind an age and behind its heading go as well.
+    """
+    without = re.sub(rb" +([0-9]+[dhm])*[0-9]+[dhms]\b *", b" AGE ", output)
+    return re.sub(rb"(\bAGE|\bAge|----) +", rb"\1 ", without)
 
 
 def echoed_by(port: int, content: bytes) -> bytes:

@@ -36,6 +36,25 @@ PLAIN = [
 ]
 
 
+EVENTS = """
+  Type    Reason   Age{0}  From     Message
+  ----    ------   ----{1}  ----     -------
+  Normal  Started  {2}  kubelet  Container started: main
+"""
+
+
+def test_a_tick_of_the_clock_is_no_difference() -> None:
+    def events(age: str) -> bytes:
+        width = max(4, len(age))
+        return EVENTS.format(" " * (width - 3), " " * (width - 4), age.ljust(width)).encode()
+
+    assert len({ageless(events(age)) for age in ("9s", "10s", "119s", "2m", "2m10s")}) == 1
+    assert ageless(events("9s")) != ageless(events("9s").replace(b"main", b"other"))
+    assert ageless(b"NAME   AGE   IP\na      99s   ::1\n") == ageless(
+        b"NAME   AGE    IP\na      100s   ::1\n"
+    )
+
+
 @pytest.mark.parametrize("args", PLAIN, ids=lambda args: " ".join(args)[:40])
 def test_a_plain_command_prints_the_same(world: World, args: list[str]) -> None:
     straight = world.kubectl("straight", *args)
