@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -17,6 +18,9 @@ import attrs
 READY_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 10.0
 POLL_S = 0.05
+# Below what Linux gives to outgoing connections: one of those would have the port before its server listens.
+SERVER_PORTS = range(20_000, 32_768)
+PORTS_TRIED = 100
 # Ctrl-C, `kill`, and the terminal that is closed.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -132,12 +136,12 @@ def undisturbed() -> Iterator[set[int]]:
 
 def free_port(preferred: int = 0) -> int:
     """A loopback port that nothing listens on now: the preferred one when it is free."""
-    for port in (preferred, 0):
+    others = secrets.SystemRandom().sample(SERVER_PORTS, PORTS_TRIED)
+    for port in [preferred, *others] if preferred else others:
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            bound: int = probe.getsockname()[1]
-            return bound
+            return port
     raise DemoError("no free port on the loopback interface")

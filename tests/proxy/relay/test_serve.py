@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
 from proxy.status import status_response
+from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, running
 from tests.proxy.relay.test_health import ask as probe
 from tests.proxy.relay.ways import CLUSTER_ID, KEY, PROBE, DirectWay, TunnelWay, inner, token
@@ -34,14 +34,6 @@ from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 from tunnel.websocket import accept_websocket
 
 RELAY_KEY = SigningKey.generate()
-
-
-def free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        port = probing.getsockname()[1]
-        assert isinstance(port, int)
-        return port
 
 
 def issue(folder: Path, name: str) -> str:

@@ -62,3 +62,7 @@ def test_a_taken_port_is_not_given_out() -> None:
         port = taken.getsockname()[1]
         assert free_port(port) != port
     assert free_port(port) == port
+
+
+def test_a_port_is_none_that_linux_gives_to_outgoing_connections() -> None:
+    assert all(1024 < free_port() < 32_768 for _ in range(20))
