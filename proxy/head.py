@@ -20,7 +20,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Self
 
-from proxy.hops import passing
+from proxy.hops import DEALT_WITH, passing
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -60,10 +60,22 @@ _CANONICAL_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + _BARE + rb"\r\n)*+\r\n
 _CANONICAL_RESPONSE = re.compile(
     rb"HTTP/1\.1 ([1-9][0-9]{2}) (" + VALUE + rb")\r\n" + _CANONICAL_FIELDS.pattern
 )
+# What nearly every answer is: it passes as it is, and one line at most says how long its body is. Both halves
+# of its lines are bounded, so that it never has more than HEADER_COUNT_MAX; one that has goes the long way.
+_PASSING_LINES = (
+    rb"(?:(?!content-length:|%b)%b: %b\r\n){0,%d}+"
+    % (DEALT_WITH, _NAME, _BARE, HEADER_COUNT_MAX // 2 - 1)
+)  # fmt: skip
+_PLAIN_RESPONSE = re.compile(
+    rb"HTTP/1\.1 ([2-9][0-9]{2}) (%b)\r\n%b(?:content-length: ([0-9]{1,%d})\r\n)?+%b\r\n"
+    % (VALUE, _PASSING_LINES, LENGTH_DIGITS_MAX, _PASSING_LINES)
+)
 _WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
 _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
 _NO_TOKENS: frozenset[bytes] = frozenset()
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
+# Of answers that end with their head, whatever it says.
+BODILESS_STATUSES = frozenset({204, 304})
 # In whole canonical bytes, where a line stands behind each line feed but the last.
 FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
@@ -317,7 +329,7 @@ class ResponseHead:
     def has_body(self, request_method: bytes) -> bool:
         """Whether a body may follow: not after HEAD, nor with 1xx, 204 and 304, whatever the headers say."""
         status = self.status
-        return request_method != b"HEAD" and status >= 200 and status != 204 and status != 304
+        return status >= 200 and status not in BODILESS_STATUSES and request_method != b"HEAD"
 
     def encode(self) -> bytes:
         """Return the canonical bytes; raises HeadError for a part that no head can hold."""
@@ -336,22 +348,26 @@ class ResponseHead:
         """Read canonical bytes; raises HeadError for anything else, and for a body framed in two ways."""
         if len(data) > HEAD_BYTES_MAX:
             raise _too_large(data)
+        match = _PLAIN_RESPONSE.fullmatch(data)
+        if match is None:
+            return cls._decode_any(data)
+        status, reason, length = match.groups()
+        head = cls.of_bytes(int(status), reason, None if length is None else int(length), data)
+        head.passes = data
+        return head
+
+    @classmethod
+    def _decode_any(cls, data: bytes) -> Self:
         match = _CANONICAL_RESPONSE.fullmatch(data)
         if match is None:
             raise HeadError("the head is not in canonical form")
         if data.count(b"\n") - 2 > HEADER_COUNT_MAX:
             raise HeadError(f"the head has more than {HEADER_COUNT_MAX} headers")
-        number, reason = match.groups()
-        length = None
-        if framing := FRAMING_LINES.findall(data):
-            name, value = framing[0]
-            plain = name == b"content-length" and value.isdigit() and len(value) <= LENGTH_DIGITS_MAX
-            if len(framing) > 1 or not plain:
-                check_framing(framing)
-            else:
-                length = int(value)
-        status = int(number)
-        head = cls.of_bytes(status, reason, length, data)
+        framing = FRAMING_LINES.findall(data)
+        check_framing(framing)
+        lengths = [int(value) for name, value in framing if name == b"content-length"]
+        status = int(match[1])
+        head = cls.of_bytes(status, match[2], lengths[0] if lengths else None, data)
         # Whoever reads an answer passes it on.
         head.passes = None if status == 101 else passing(data)
         return head

@@ -46,10 +46,10 @@ HOP_LINES = frozenset(
 )
 # Every name of which more is to be done, or may be.
 _DEALT_WITH = HOP_BY_HOP | RESPONSE_NEVER | {b"close", b"location", b"sec-websocket-protocol"}
+DEALT_WITH = rb"(?:(?:" + b"|".join(sorted(_DEALT_WITH)) + rb"):|" + RESERVED_PREFIX + rb")"
+"""How each of their lines begins, as a pattern."""
 _HOP = re.compile(rb"\n(?:" + b"|".join(line[:-2] for line in sorted(HOP_LINES)) + rb")\r(?=\n)")
-_ANY_DEALT_WITH = re.compile(
-    rb"\n(?:(?:" + b"|".join(sorted(_DEALT_WITH)) + rb"):|" + RESERVED_PREFIX + rb")"
-)
+_ANY_DEALT_WITH = re.compile(rb"\n" + DEALT_WITH)
 
 
 def is_dealt_with(name: bytes) -> bool:

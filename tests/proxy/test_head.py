@@ -43,6 +43,33 @@ def test_a_response_head_survives_its_bytes(status, reason, fields):
     assert ResponseHead.decode(head.encode()) == head
 
 
+# What an answer has in common with few others, and names that are nearly the same.
+peculiar = st.sampled_from(
+    [
+        (b"content-length", b"7"),
+        (b"transfer-encoding", b"chunked"),
+        (b"connection", b"keep-alive"),
+        (b"connection", b"close, x-y"),
+        (b"location", b"/here"),
+        (b"hawse-x", b"y"),
+        (b"content-lengths", b"7"),
+        (b"x-connection", b"close"),
+    ]
+)
+
+
+@given(st.sampled_from([101, 103, 200, 204, 403]), st.lists(peculiar | st.tuples(names, values), max_size=8))
+def test_what_follows_from_an_answers_head_is_the_same_however_it_came(status, fields):
+    made = ResponseHead(status, b"OK", tuple(fields))
+    if sum(name in framing for name, _ in fields) > 1:
+        with pytest.raises(HeadError):
+            ResponseHead.decode(made.encode())
+        return
+    read = ResponseHead.decode(made.encode())
+    assert (read.body_length, read.passes) == (made.body_length, made.passes)
+    assert (read.passes is read.encode()) == (made.passes is made.encode())
+
+
 @given(st.binary(max_size=200))
 def test_only_a_head_error_comes_out_of_arbitrary_bytes(data):
     for kind in (RequestHead, ResponseHead):
@@ -127,6 +154,15 @@ def test_a_head_has_bounds():
     many = RequestHead(b"GET", b"/", ((b"a", b"b"),) * (HEADER_COUNT_MAX + 1)).encode()
     with pytest.raises(HeadError, match=str(HEADER_COUNT_MAX)):
         RequestHead.decode(many)
+
+
+@pytest.mark.parametrize("before", [0, 1, HEADER_COUNT_MAX // 2, HEADER_COUNT_MAX - 1])
+def test_an_answer_has_so_many_headers_wherever_its_length_stands(before):
+    length, other = (b"content-length", b"7"), (b"a", b"b")
+    most = (*[other] * before, length, *[other] * (HEADER_COUNT_MAX - 1 - before))
+    assert ResponseHead.decode(ResponseHead(200, b"", most).encode()).body_length == 7
+    with pytest.raises(HeadError, match=str(HEADER_COUNT_MAX)):
+        ResponseHead.decode(ResponseHead(200, b"", (*most, other)).encode())
 
 
 def test_the_length_of_a_requests_body():
