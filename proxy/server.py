@@ -34,7 +34,7 @@ from proxy.attendance import GONE, Attendance
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import Failure, InboundBroken, OnGone, Processed, StreamCode
-from proxy.head import Fields, RequestHead, ResponseHead, connection_tokens
+from proxy.head import BODILESS_STATUSES, Fields, RequestHead, ResponseHead, connection_tokens
 from proxy.received import Received
 from proxy.stand_by import Begun, StandBy
 from proxy.strict import BadRequest, read_request_head
@@ -83,10 +83,10 @@ class ServerConnection:
         self._received = Received(stream)
         self._fields: Fields | None = None
         self._request: RequestHead | None = None
-        # The reader of the request's body, and whether its end was reached; no reader is made for no body.
+        # The reader of the request's body, until its end was reached; none is made for no body.
         self._body: CountedBody | ChunkedBody | None = None
         self._body_read = False
-        # The body was asked for, so some of it may be gone to where it belongs.
+        # The body was asked for, so some of it may be gone to where it belongs; of one that is not read.
         self._body_begun = False
         self._awaits_continue = False
         self._answer = _NONE
@@ -207,14 +207,11 @@ class ServerConnection:
         self._request = request = read_request_head(raw, self._fields)
         self._fields = fields = request.fields
         self._answer = _AWAITED
-        self._body = None
-        self._body_begun = False
-        self._awaits_continue = False
         length = fields.body_length
         if length == 0:
             self._body_read = True
             return request
-        self._body_read = False
+        self._body_read = self._body_begun = False
         if fields.upgrade is not None:
             # Whose bytes would follow the head, the body's or the new protocol's?
             raise BadRequest(400, "an upgrade cannot have a body")
@@ -344,6 +341,7 @@ class ServerConnection:
             # What lies behind the body is not this request's. After trailers nothing is: h11 takes bare LFs
             # among them, and a server in front of us may see another end.
             self._body_read = True
+            self._body = None
             self._last = self._last or body.trailers
             if body.rest:
                 self._received.put_back(body.rest)
@@ -418,7 +416,8 @@ class ServerConnection:
         if request is not None and b"close" in request.fields.connection:
             self._last = True
         encoded = head.encode()
-        if b"\nconnection: " in encoded or b"\ntransfer-encoding: " in encoded:
+        if head.passes is not encoded:
+            # One that just passes has nothing of it.
             if b"close" in connection_tokens(head.headers):
                 self._last = True
             encoded = _without_framing(head).encode()
@@ -435,7 +434,7 @@ class ServerConnection:
         else:
             self._framing = _CHUNKED if has_body else _EMPTY
             # After HEAD as well: it stands for what a GET would get.
-            if has_body or (head.status != 204 and head.status != 304):
+            if head.status not in BODILESS_STATUSES:
                 ours = b"Transfer-Encoding: chunked\r\n"
         if self._last:
             ours += b"Connection: close\r\n"
@@ -470,18 +469,20 @@ class ServerConnection:
     def _framed(self, first: bytes, data: bytes, end: bool) -> bytes:
         """Return what is to be sent: `first`, and body bytes as they are framed."""
         framing = self._framing
-        if data and framing == _CHUNKED:
-            last = b"\r\n0\r\n\r\n" if end else b"\r\n"
-            first = b"".join((first, b"%x\r\n" % len(data), data, last))
+        if framing == _COUNTED:
+            self._left = left = self._left - len(data)
+            if left < 0 or (end and left):
+                self._torn = True
+                raise FramingFault("the answer's body has another length than its head says")
+            first += data
         elif framing == _CHUNKED:
-            first += b"0\r\n\r\n" if end else b""
-        elif framing != _EMPTY:
-            if framing == _COUNTED:
-                self._left -= len(data)
-                if self._left < 0 or (end and self._left):
-                    self._torn = True
-                    raise FramingFault("the answer's body has another length than its head says")
-            first = first + data if first else data
+            if data:
+                last = b"\r\n0\r\n\r\n" if end else b"\r\n"
+                first = b"".join((first, b"%x\r\n" % len(data), data, last))
+            elif end:
+                first += b"0\r\n\r\n"
+        elif framing == _ENDLESS:
+            first += data
         if end:
             self._answer = _WHOLE
         return first

@@ -196,7 +196,7 @@ class StandBy(Generic[SleeperT]):
             received.feed(data)
             if received.full:
                 self._end_watch()
-        elif not data.endswith(_END_OF_HEAD) or data.find(_END_OF_HEAD) != len(data) - len(_END_OF_HEAD):
+        elif not data.endswith(_END_OF_HEAD) or data.find(_END_OF_HEAD, 0, -1) >= 0:
             # Not whole, or more than a head.
             received.feed(data)
             self.wake()
@@ -208,7 +208,7 @@ class StandBy(Generic[SleeperT]):
         assert sleeper is not None, "it is watched only while the task sleeps"
         try:
             self._head = head = sleeper.begin_request(raw)
-            if head.fields.body_length == 0 and head.fields.upgrade is None:
+            if head.fields.only_asks:
                 self.begun = self._begin(sleeper, head)
         except Exception as exc:
             # It is raised where the connection's task waits.
