@@ -15,7 +15,7 @@ import trio
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
 from proxy.head import HeadTooLarge, RequestHead, ResponseHead, connection_tokens
-from proxy.strict import AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
+from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
 from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream
 from tunnel.readiness import Watch
@@ -229,7 +229,7 @@ class ClientConnection:
             else:
                 self._persistent = False
         # Only then the lines are worth taking apart.
-        if self._lines.may_close and b"close" in connection_tokens(head.headers):
+        if self._lines.says & MAY_CLOSE and b"close" in connection_tokens(head.headers):
             self._persistent = False
 
     async def receive_body(self, _: PassOn | None = None, /) -> bytes:

@@ -11,6 +11,7 @@ nothing beside it, and read it to the same head; differential tests hold the two
 from __future__ import annotations
 
 import re
+from itertools import filterfalse
 
 from proxy.head import (
     FRAMING_NAMES,
@@ -37,6 +38,14 @@ _END = b"\r\n\r\n"
 LINES_KNOWN_MAX = 64
 LINE_KNOWN_BYTES_MAX = 160
 
+# What a line of an answer may say beside where the body ends: one of HOP_LINES; a header that is dealt with;
+# perhaps that the connection ends.
+_HOP = 1
+_DEALT_WITH = 2
+MAY_CLOSE = 4
+_Framing = tuple[bytes, bytes, int | None]
+"""Name and value of a line that says where the body ends, and the length if it is a plain one."""
+
 
 class BadRequest(Exception):
     """A request that is refused before anybody reads what it asks; the connection ends with the answer."""
@@ -58,71 +67,60 @@ class HeadScanner:
     TLS hello on a plain port, a bare LF) gets its answer now and not after the deadline for a head.
     """
 
-    __slots__ = ("_at", "_searched", "held")
+    __slots__ = ("_search_from", "held")
 
     def __init__(self) -> None:
         self.held: bytes | bytearray = b""
-        """A piece that was received, as it came, until a second one has to be added to it; b"" as soon as all
-        of it is taken. Others only look whether there is any."""
-        self._at = 0
-        self._searched = 0
+        """A piece that was received, as it came, until a second one has to be added to it; nothing as soon as
+        all of it is taken. Others only look whether there is any."""
+        self._search_from = 0
 
     def __len__(self) -> int:
-        return len(self.held) - self._at
+        return len(self.held)
 
     def feed(self, data: bytes | bytearray) -> None:
         """Add received bytes."""
         if not self.held:
             self.held = data
-            return
-        if self._at:
-            self.held = self.held[self._at :]
-            self._at = 0
-        if isinstance(self.held, bytearray):
+        elif isinstance(self.held, bytearray):
             self.held += data
         else:
             self.held = bytearray(self.held) + data
 
     def put_back(self, data: bytes) -> None:
         """Put bytes that were taken too far in front of the others."""
-        self.held = data + bytes(self.held[self._at :])
-        self._at = self._searched = 0
+        self.held = data + bytes(self.held)
+        self._search_from = 0
 
     def take_head(self) -> bytes | None:
         """Return the next head with its blank line, None while it is not whole; raises BadRequest."""
-        data, at = self.held, self._at
-        # The end may have begun in what was searched before.
-        end = data.find(_END, at + self._searched - 3 if self._searched > 3 else at)
+        data = self.held
+        end = data.find(_END, self._search_from)
         if end < 0:
             self._refuse_early()
-            self._searched = len(data) - at
+            # The end may have begun in what was searched.
+            self._search_from = max(0, len(data) - 3)
             return None
         end += len(_END)
-        if end - at > HEAD_BYTES_MAX:
+        if end > HEAD_BYTES_MAX:
             raise _too_large()
-        return self._take(end)
+        return self.take_rest(end)
 
     def take_rest(self, limit: int = 1 << 62) -> bytes:
         """Return what is there, at most `limit` bytes: the body's, or those of an upgraded stream."""
-        end, size = self._at + limit, len(self.held)
-        return self._take(size if size < end else end)
-
-    def _take(self, end: int) -> bytes:
-        data, at = self.held, self._at
-        self._searched = 0
-        if end == len(data):
-            self.held = b""
-            self._at = 0
-        else:
-            self._at = end
-        return bytes(data[at:end])
+        data = self.held
+        # Copied here, it is not copied when it is taken in its turn.
+        self.held = data[limit:]
+        self._search_from = 0
+        return bytes(data[:limit])
 
     def _refuse_early(self) -> None:
-        if len(self) > HEAD_BYTES_MAX:
+        data = self.held
+        if len(data) > HEAD_BYTES_MAX:
             raise _too_large()
-        if len(self) and not 0x21 <= self.held[self._at] <= 0x7E:
+        if data and not 0x21 <= data[0] <= 0x7E:
             raise BadRequest(400, "these bytes are no HTTP/1.1")
-        if _BARE_LF.search(self.held, self._at + max(0, self._searched - 1)):
+        if _BARE_LF.search(data, self._search_from):
             raise BadRequest(400, "a line ends without a carriage return")
 
 
@@ -173,21 +171,21 @@ class AnswerLines(dict[bytes, bytes]):
     is not just passed on. It is kept by its connection and nowhere else, as a credential may be in it.
     """
 
-    __slots__ = ("_noted", "_status", "_status_line", "framing", "has_hop", "is_dealt_with", "may_close")
+    __slots__ = ("_noted", "_status", "_status_line", "framing", "says")
 
     def __init__(self) -> None:
-        # Line by line its canonical form, its name and its value.
-        self._noted: dict[bytes, tuple[bytes, bytes, bytes]] = {}
+        # Line by line its canonical form, and what is to be noted of it.
+        self._noted: dict[bytes, tuple[bytes, _Framing | None, int]] = {}
         self._status_line: bytes | None = None
         self._status = (0, b"", b"", False)
         # What is noted of the answer that is read now.
-        self.framing: list[tuple[bytes, bytes]] = []
-        self.has_hop = self.is_dealt_with = self.may_close = False
+        self.framing: list[_Framing] = []
+        self.says = 0
 
     def begin(self, status_line: bytes) -> tuple[int, bytes, bytes, bool]:
         """Begin with an answer; return its status, its reason, its first line, and whether it is HTTP/1.1."""
-        self.framing.clear()
-        self.has_hop = self.is_dealt_with = self.may_close = False
+        self.framing = []
+        self.says = 0
         if status_line == self._status_line:
             return self._status
         match = _STATUS_LINE.fullmatch(status_line)
@@ -200,34 +198,37 @@ class AnswerLines(dict[bytes, bytes]):
         return read
 
     def __missing__(self, field: bytes) -> bytes:
-        noted = self._noted.get(field)
-        if noted is None:
-            match = _FIELD_LINE.fullmatch(field)
-            if match is None:
-                raise _malformed()
-            name, value = match[1].lower(), match[2].strip(b" \t")
-            canonical = b"%s: %s\r\n" % (name, value)
-            if len(self) + len(self._noted) >= LINES_KNOWN_MAX:
-                self.clear()
-                self._noted.clear()
-            is_known = len(field) <= LINE_KNOWN_BYTES_MAX
-            if name not in FRAMING_NAMES and not is_dealt_with(name):
-                if is_known:
-                    self[field] = canonical
-                return canonical
-            noted = canonical, name, value
-            if is_known:
-                self._noted[field] = noted
-        canonical, name, value = noted
-        if name in FRAMING_NAMES:
-            self.framing.append((name, value))
-        elif name == b"connection" and b"close" in value.lower():
-            self.may_close = True
-        if canonical in HOP_LINES:
-            self.has_hop = True
-        elif name != b"content-length":
-            self.is_dealt_with = True
+        canonical, framing, says = self._noted.get(field) or self._read(field)
+        if framing is not None:
+            self.framing.append(framing)
+        self.says |= says
         return canonical
+
+    def _read(self, field: bytes) -> tuple[bytes, _Framing | None, int]:
+        """Read a line that is not known, and know it from now on."""
+        match = _FIELD_LINE.fullmatch(field)
+        if match is None:
+            raise _malformed()
+        name, value = match[1].lower(), match[2].strip(b" \t")
+        canonical = b"%s: %s\r\n" % (name, value)
+        framing, says = None, 0
+        if name in FRAMING_NAMES:
+            is_plain = name == b"content-length" and value.isdigit() and len(value) <= LENGTH_DIGITS_MAX
+            framing = name, value, int(value) if is_plain else None
+        if is_dealt_with(name):
+            says = _HOP if canonical in HOP_LINES else _DEALT_WITH
+            if name == b"connection" and b"close" in value.lower():
+                says |= MAY_CLOSE
+        if len(self) + len(self._noted) >= LINES_KNOWN_MAX:
+            self.clear()
+            self._noted.clear()
+        noted = canonical, framing, says
+        if len(field) <= LINE_KNOWN_BYTES_MAX:
+            if framing is None and not says:
+                self[field] = canonical
+            else:
+                self._noted[field] = noted
+        return noted
 
 
 def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[ResponseHead, bool]:
@@ -240,7 +241,7 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
         known = AnswerLines()
     if not raw.endswith(_END):
         raise _malformed()
-    status_line, *fields = raw[: -len(_END)].split(b"\r\n")
+    status_line, *fields, _, _ = raw.split(b"\r\n")
     status, reason, first, is_1_1 = known.begin(status_line)
     if len(fields) > HEADER_COUNT_MAX:
         raise BadResponse(f"the answer has more than {HEADER_COUNT_MAX} headers")
@@ -249,26 +250,25 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
     encoded = b"".join(lines)
     if len(encoded) > HEAD_BYTES_MAX:
         raise BadResponse(f"the head of the answer is larger than {HEAD_BYTES_MAX} bytes")
+    says = known.says
     passes: bytes | None = encoded
-    if known.is_dealt_with or status == 101:
+    if says & _DEALT_WITH or status == 101:
         passes = None
-    elif known.has_hop:
-        passes = b"".join([line for line in lines if line not in HOP_LINES])
+    elif says:
+        passes = b"".join(filterfalse(HOP_LINES.__contains__, lines))
     head = ResponseHead.of_bytes(status, reason, _length(known.framing), encoded)
     head.passes = passes
     return head, is_1_1
 
 
-def _length(framing: list[tuple[bytes, bytes]]) -> int | None:
+def _length(framing: list[_Framing]) -> int | None:
     """Return how long the body is by the lines that say it; None when its end will tell."""
-    if len(framing) == 1:
-        name, value = framing[0]
-        if name == b"content-length" and value.isdigit() and len(value) <= LENGTH_DIGITS_MAX:
-            return int(value)
+    if len(framing) == 1 and (length := framing[0][2]) is not None:
+        return length
     try:
         _check_framing(
-            [value for name, value in framing if name == b"content-length"],
-            [value for name, value in framing if name == b"transfer-encoding"],
+            [value for name, value, _ in framing if name == b"content-length"],
+            [value for name, value, _ in framing if name == b"transfer-encoding"],
         )
     except BadRequest as exc:
         raise BadResponse(exc.message) from exc
