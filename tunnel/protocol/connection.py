@@ -352,13 +352,13 @@ class Connection(Core):
 
     def take_rest(self, stream: StreamState) -> bytes:
         """Take all that was received, of a peer that has said its end: there is nothing to grant it again."""
-        incoming = stream.incoming
-        data = incoming.take(incoming.size)
-        stream.window.consume(len(data))
-        self.memory.release(len(data))
+        data = stream.incoming.take_all()
+        stream.window.held = 0
         if stream in self.lingering:
             del self.lingering[stream]
-            self._forget(stream)
+            self._forget(stream, len(data))
+        else:
+            self.memory.release(len(data))
         return data
 
     def discard_received(self, stream: StreamState) -> None:

@@ -330,16 +330,13 @@ class Core:
             del self.lingering[stream]
             self._forget(stream)
 
-    def _forget(self, stream: StreamState) -> None:
-        self.memory.release(stream.head_bytes)
+    def _forget(self, stream: StreamState, taken: int = 0) -> None:
+        """Forget a stream, of which the last `taken` bytes are not given back to memory yet."""
+        self.memory.release(stream.head_bytes + taken)
         stream.head_bytes = 0
         self.scheduler.leave(stream.context.share)
         if self.phase is CLOSED:
             self.leave_memory_if_done()
-
-    def charge_head(self, stream: StreamState, count: int) -> None:
-        stream.head_bytes += count
-        self.memory.charge(count)
 
     def queue_reset(self, stream_id: int, code: StreamCode, processed: Processed, reason: str) -> None:
         # Nothing may come after it on this stream, whenever it is sent; until then the number is not known.

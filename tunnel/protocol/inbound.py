@@ -33,6 +33,8 @@ class Inbound:
 
     def __init__(self, core: Core) -> None:
         self._core = core
+        self._kept_bytes = 0
+        """What streams and contexts keep of the message that is taken apart."""
         self._ping_rate = RateLimit(PINGS_PER_S)
         self._handlers = {
             frames.OPEN: self._on_open,
@@ -49,10 +51,22 @@ class Inbound:
 
     def receive(self, message: bytes, now: float) -> None:
         core = self._core
-        max_frame = core.local.max_frame
         end = len(message)
         if end > frames.MESSAGE_BYTES_MAX:
             raise RemoteProtocolError(f"a message of {end} bytes exceeds {frames.MESSAGE_BYTES_MAX}")
+        # All of it is held meanwhile, and one charge a message is less than one a frame.
+        core.memory.charge(end)
+        self._kept_bytes = 0
+        try:
+            self._take_apart(message, end, now)
+        finally:
+            core.memory.release(end - self._kept_bytes)
+        if len(core.unacknowledged_resets) > CONTROL_RESETS_MAX:
+            raise RemoteProtocolError("too many refused streams without an acknowledgement", CloseCode.LIMITS)
+
+    def _take_apart(self, message: bytes, end: int, now: float) -> None:
+        core = self._core
+        max_frame = core.local.max_frame
         position, sequenced = 0, 0
         unpack, handlers = frames.HEADER.unpack_from, self._handlers
         while position < end:
@@ -89,8 +103,6 @@ class Inbound:
                 raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
         if sequenced:
             core.received.record(sequenced, end, now)
-        if len(core.unacknowledged_resets) > CONTROL_RESETS_MAX:
-            raise RemoteProtocolError("too many refused streams without an acknowledgement", CloseCode.LIMITS)
 
     def _greet(self, frame_type: int, stream_id: int, payload: bytes, now: float) -> None:
         assert self._core.phase is not DETACHED or self._core.role is Role.DIALER
@@ -172,7 +184,7 @@ class Inbound:
                 count = len(payload)
             if count:
                 stream.hold(payload)
-                core.memory.charge(count)
+                self._kept_bytes += count
         if flags & FIN:
             if stream.partial_head is not None:
                 core.fault(stream, StreamCode.PROTOCOL, f"stream {stream_id}: ended within its head")
@@ -230,7 +242,7 @@ class Inbound:
             now,
             opened_here=False,
         )
-        core.memory.charge(len(head))
+        self._kept_bytes += len(head)
         stream.id = stream_id
         core.streams[stream_id] = stream
         core.opened_there += 1
@@ -284,7 +296,7 @@ class Inbound:
             return
         stream.answer_head = part
         stream.head_bytes += size
-        core.memory.charge(size)
+        self._kept_bytes += size
         if stream.owner is not None:
             stream.owner.on_head()
         else:
@@ -337,7 +349,7 @@ class Inbound:
         self._core.peer_last_context = index
         context = Context(index, group, content, share=self._core.scheduler.enter(group))
         self._core.peer_contexts[index] = context
-        self._core.memory.charge(len(content))
+        self._kept_bytes += len(content)
         self._core.happened.append(events.ContextAdded(context))
 
     def _on_ack(self, flags: int, payload: bytes, now: float) -> None:
@@ -386,7 +398,7 @@ class Inbound:
 
     def _begin_head(self, stream: StreamState, head_length: int, part: bytes) -> None:
         stream.partial_head = HeadBuffer(head_length - len(part), bytearray(part))
-        self._core.charge_head(stream, len(part))
+        self._keep_head(stream, len(part))
 
     def _continue_head(self, stream: StreamState, data: bytes, now: float) -> bytes:
         """Feed the head from DATA; returns what is not the head's. It is consumed at once: only the end
@@ -395,7 +407,7 @@ class Inbound:
         assert partial is not None
         rest = partial.feed(data)
         taken = len(data) - len(rest)
-        self._core.charge_head(stream, taken)
+        self._keep_head(stream, taken)
         stream.window.consume(taken)
         stream.bytes_received -= taken
         self._core.grant(stream, now)
@@ -409,6 +421,10 @@ class Inbound:
                 stream.head = head
                 self._announce(stream)
         return rest
+
+    def _keep_head(self, stream: StreamState, count: int) -> None:
+        stream.head_bytes += count
+        self._kept_bytes += count
 
     def _announce(self, stream: StreamState) -> None:
         stream.announced = True

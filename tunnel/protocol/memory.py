@@ -1,7 +1,7 @@
 """Counted memory: every byte that a session holds for somebody is charged to an account.
 
-A session's account has the process's as its parent, and what is charged to one is charged to both. The
-level of the fuller one decides (PROTOCOL.md, "Memory"):
+A session's account has the process's as its parent, which has none, and what is charged to one is charged to
+both. The level of the fuller one decides (PROTOCOL.md, "Memory"):
 
     below 1/2     windows may grow
     from 1/2      they stay as they are
@@ -56,39 +56,38 @@ class Memory:
     used_bytes: int = 0
     _evictors: dict[Evictor, None] = attrs.field(init=False, factory=dict)
 
-    # These three are asked for every frame, and so they go up to the parents in a loop: a call costs as much
-    # as the sum.
+    def __attrs_post_init__(self) -> None:
+        assert self.parent is None or self.parent.parent is None, "an account has one above it at most"
+
+    # These are asked for every stream, and so they see to the parent themselves: a call costs as much as the
+    # sum.
 
     def charge(self, count: int) -> bool:
-        """Charge so many bytes; returns whether that leaves this account, or one above it, at its limit."""
+        """Charge so many bytes; returns whether that leaves this account, or that above it, at its limit."""
         self.used_bytes += count
         full = self.used_bytes >= self.limit_bytes
         above = self.parent
-        while above is not None:
+        if above is not None:
             above.used_bytes += count
             if above.used_bytes >= above.limit_bytes:
-                full = True
-            above = above.parent
+                return True
         return full
 
     def release(self, count: int) -> None:
         self.used_bytes -= count
+        # What is above holds no less than this.
         assert self.used_bytes >= 0
         above = self.parent
-        while above is not None:
+        if above is not None:
             above.used_bytes -= count
-            assert above.used_bytes >= 0
-            above = above.parent
 
     @property
     def full(self) -> bool:
         """At the limit, here or above: `level() is FULL`."""
-        account: Memory | None = self
-        while account is not None:
-            if account.used_bytes >= account.limit_bytes:
-                return True
-            account = account.parent
-        return False
+        if self.used_bytes >= self.limit_bytes:
+            return True
+        above = self.parent
+        return above is not None and above.used_bytes >= above.limit_bytes
 
     @property
     def headroom_bytes(self) -> int:
@@ -111,12 +110,10 @@ class Memory:
     @property
     def squeezed(self) -> bool:
         """`level() >= SQUEEZED`."""
-        account: Memory | None = self
-        while account is not None:
-            if account.used_bytes * 4 > account.limit_bytes * 3:
-                return True
-            account = account.parent
-        return False
+        if self.used_bytes * 4 > self.limit_bytes * 3:
+            return True
+        above = self.parent
+        return above is not None and above.used_bytes * 4 > above.limit_bytes * 3
 
     def join(self, evictor: Evictor) -> None:
         """Let this account, and those above it, take memory back from `evictor`."""

@@ -66,6 +66,15 @@ class ByteQueue:
         self.move(min(limit, self.size), taken)
         return b"".join(taken)
 
+    def take_all(self) -> bytes:
+        """Everything; a single piece as it is, which is what `join` makes of it."""
+        taken = b"".join(self._pieces)
+        if self._offset:
+            taken = taken[self._offset :]
+        self._pieces.clear()
+        self._offset = self.size = 0
+        return taken
+
     def move(self, count: int, parts: list[bytes | memoryview]) -> int:
         """Append exactly `count` bytes to `parts`, by reference; returns how much less it keeps alive."""
         assert count <= self.size

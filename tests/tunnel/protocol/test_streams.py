@@ -6,14 +6,15 @@ from hypothesis import strategies as st
 
 from tunnel.protocol.streams import EMPTY, SMALL_BYTES, ByteQueue, HeadBuffer
 
-Action = tuple[str, bytes | int | float | None]
+Action = tuple[str, bytes | int | float | str | None]
 
 pieces = st.binary(max_size=3 * SMALL_BYTES)
 steps = st.lists(
     st.tuples(st.just("append"), pieces)
     | st.tuples(st.just("take"), st.integers(1, 4 * SMALL_BYTES))
     | st.tuples(st.just("move"), st.floats(0, 1))
-    | st.tuples(st.just("clear"), st.none()),
+    | st.tuples(st.just("clear"), st.none())
+    | st.tuples(st.just("take all"), st.just("")),
     max_size=40,
 )
 
@@ -40,6 +41,9 @@ def test_a_byte_queue_is_a_bytearray(first: bytes, actions: list[Action]) -> Non
                 assert queue.move(count, parts) == held - queue.held_bytes
                 assert b"".join(parts) == model[:count]
                 del model[:count]
+            case str():
+                assert queue.take_all() == model
+                model.clear()
             case None:
                 assert queue.clear() == len(model)
                 model.clear()
@@ -52,6 +56,7 @@ def test_a_large_piece_comes_out_as_it_went_in() -> None:
     queue.append(piece)
     queue.append(piece)
     assert queue.take(65_536) is piece
+    assert queue.take_all() is piece
 
 
 def test_bytes_that_come_one_by_one_do_not_become_objects_one_by_one() -> None:
