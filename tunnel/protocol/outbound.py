@@ -74,37 +74,34 @@ class Outbound:
         # Four turns make a message, but on slow links a turn is a quantum at least. What goes into a message
         # arrives with it, so shorter turns would help nobody, and each frame costs both sides the same.
         scale = max(1, room // (4 * QUANTUM_BYTES))
-        while (groups.new or groups.old) and room >= LEAST_ROOM_BYTES and sent.unacknowledged_bytes < full:
-            group = groups.turn()
-            if group is None:
-                return
-            alone = len(groups.new) + len(groups.old) == 1
+        turn = QUANTUM_BYTES * scale + HEADER_BYTES
+        group = groups.turn()
+        while group is not None and room >= LEAST_ROOM_BYTES and sent.unacknowledged_bytes < full:
             flows, stream = group.flows, group.next
-            assert stream is not None
+            # Nobody waits for whom a share would have to be kept.
+            alone = len(groups) == len(flows) == 1
             # The group stays at the front until its turn is over, so only its streams are asked.
-            while room >= LEAST_ROOM_BYTES and group.deficit > 0 and sent.unacknowledged_bytes < full:
+            while (
+                stream is not None
+                and group.deficit > 0
+                and room >= LEAST_ROOM_BYTES
+                and sent.unacknowledged_bytes < full
+            ):
                 if sent.unacknowledged_bytes >= under_way and stream.outgoing.size > QUANTUM_BYTES:
                     # What is small goes all the same: for its sake the others wait here, and not on the link.
                     core.flight.full()
                     return
-                if alone and len(flows.new) + len(flows.old) == 1:
-                    # Nobody waits for whom a share would have to be kept.
+                if alone:
                     used = self._send_stream(stream, room, parts, now)
                 else:
-                    turn = QUANTUM_BYTES * scale + HEADER_BYTES
                     used = self._send_stream(stream, min(room, turn), parts, now)
-                    stream.deficit -= used // scale
-                    group.deficit -= used // scale
+                    share = used // scale
+                    stream.deficit -= share
+                    group.deficit -= share
                 assert used > 0
                 room -= used
-                if not stream.ready:
-                    flows.retire(stream)
-                stream = flows.turn() if flows.new or flows.old else None
-                if stream is None:
-                    # With its last stream closed the group may be gone already.
-                    if group.place is not OUT:
-                        groups.retire(group)
-                    break
+                stream = flows.turn()
+            group = groups.turn()
 
     def _send_control(self, room: int, parts: list[bytes | memoryview], now: float) -> int:
         control = self._core.control

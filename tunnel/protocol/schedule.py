@@ -5,10 +5,10 @@ starts in `new` and is served before those that queue in `old`, for one quantum.
 answers pass bulk, a thousand streams of one agent have one share, and nobody has to know what a stream is
 for.
 
-A flow that has emptied is not looked for: it leaves when it stands at the front, at its turn or when whoever
-served it sees that nothing is left (`retire`). One that emptied in `new` goes round through `old` first, or
-a flow could send a quantum, pause, and be new again for ever ("The flow is moved to the end of the list of
-old queues … to prevent starvation").
+A flow that has emptied is not looked for: it leaves when it stands at the front and the next turn is asked
+for, so whoever has served a flow asks again. One that emptied in `new` goes round through `old` first, or a
+flow could send a quantum, pause, and be new again for ever ("The flow is moved to the end of the list of old
+queues … to prevent starvation").
 """
 
 from __future__ import annotations
@@ -83,7 +83,10 @@ class Ring(Generic[FlowT]):
             flow.place = OUT
 
     def turn(self) -> FlowT | None:
-        """The flow to serve next, or None. It stays at the front: `deficit` says when its turn is over."""
+        """The flow to serve next, or None. It stays at the front: `deficit` says when its turn is over.
+
+        What stands before it and has emptied leaves; from `new` it goes round through `old`.
+        """
         new, old = self.new, self.old
         while queue := new or old:
             flow = queue[0]
@@ -91,25 +94,14 @@ class Ring(Generic[FlowT]):
                 if flow.deficit > 0:
                     return flow
                 flow.deficit += QUANTUM_BYTES
+            elif queue is old or not old:
                 queue.popleft()
-                flow.place = OLD
-                old.append(flow)
-            else:
-                self.retire(flow)
+                flow.place = OUT
+                continue
+            queue.popleft()
+            flow.place = OLD
+            old.append(flow)
         return None
-
-    def retire(self, flow: FlowT) -> None:
-        """Let the flow at the front leave, which has emptied; from `new` it goes round through `old`."""
-        new, old = self.new, self.old
-        if flow.place is OLD:
-            old.popleft()
-        else:
-            new.popleft()
-            if old:
-                flow.place = OLD
-                old.append(flow)
-                return
-        flow.place = OUT
 
 
 @attrs.define(eq=False)

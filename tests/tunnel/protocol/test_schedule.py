@@ -46,8 +46,7 @@ class Link:
             flow.waiting -= count
             flow.deficit -= count
             group.deficit -= count
-            if not flow.ready:
-                group.flows.retire(flow)
+            group.flows.turn()
             total -= count
             self.sent[flow.name] += count
             self.order.append(flow.name)
