@@ -270,7 +270,7 @@ class Session:
         if link is None and connection.too_late_to_open(now):
             raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
         was_idle = not (connection.streams or connection.unsent)
-        state = connection.open_stream(head, context, eof=eof, now=now)
+        state = connection.open_stream(head, context, eof, now)
         if state not in connection.unsent:
             # It was evicted before anybody could be told.
             raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
@@ -502,8 +502,8 @@ class Session:
 
     # --- what its streams do, each a call of the core ---
 
-    def _send_head(self, state: StreamState, head: bytes, data: bytes, *, eof: bool) -> None:
-        self._connection.send_head(state, head, eof=eof, data=data)
+    def _send_head(self, state: StreamState, head: bytes, data: bytes, eof: bool) -> None:
+        self._connection.send_head(state, head, eof, data)
         if self._link is not None:
             self._link.wake()
 

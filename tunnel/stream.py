@@ -137,7 +137,7 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         if self._closed or self._failure is not None or state.sending is ENDED:
             self._check_sendable()
-        self._session._send_head(state, head, data, eof=eof)
+        self._session._send_head(state, head, data, eof)
 
     async def receive_head(self) -> bytes:
         """Wait for the head of the answer; for the side that opened the stream.

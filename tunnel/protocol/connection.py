@@ -260,7 +260,7 @@ class Connection(Core):
 
     # --- streams ---
 
-    def open_stream(self, head: bytes, context_index: int, *, eof: bool, now: float) -> StreamState:
+    def open_stream(self, head: bytes, context_index: int, eof: bool, now: float) -> StreamState:
         """Queue an OPEN. With `eof` nothing follows the head."""
         if not self.may_open:
             self.check_open()
@@ -271,8 +271,8 @@ class Connection(Core):
         if len(head) > frames.HEAD_BYTES_MAX:
             raise _too_long(head)
         sending = ENDED if eof else FLOWING
-        stream = self.new_stream(context, head, sending, FRESH, now, opened_here=True)
-        stream.announced = stream.open_waits = True
+        stream = self.new_stream(context, head, sending, FRESH, now, True)
+        stream.announced = stream.head_waits = True
         stream.fin_waits = eof
         context.queued += 1
         self.opened_here += 1
@@ -282,7 +282,7 @@ class Connection(Core):
             self.memory.relieve()
         return stream
 
-    def send_head(self, stream: StreamState, head: bytes, *, eof: bool, data: bytes = b"") -> None:
+    def send_head(self, stream: StreamState, head: bytes, eof: bool, data: bytes = b"") -> None:
         """Answer with a head: once, before any data, and only on a stream that the peer opened.
 
         With `data` and `eof` it is the whole answer in one step.

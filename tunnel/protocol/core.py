@@ -204,17 +204,15 @@ class Core:
     # --- a stream's life ---
 
     def new_stream(
-        self, context: Context, head: bytes, sending: Half, receiving: Half, now: float, *, opened_here: bool
+        self, context: Context, head: bytes, sending: Half, receiving: Half, now: float, opened_here: bool
     ) -> StreamState:
         """A stream with one head; whoever makes it charges memory for that."""
         context.share.users += 1
         size = self.local.initial_window
         window = NO_WINDOW if receiving is ENDED else ReceiveWindow(size, size, 0, now)
-        stream = StreamState(
+        return StreamState(
             context, opened_here, head, sending, receiving, window, self.peer.initial_window, now
         )
-        stream.head_bytes = len(head)
-        return stream
 
     def activate(self, stream: StreamState) -> None:
         # What is in the ring already keeps its place there.
@@ -287,10 +285,10 @@ class Core:
     def drop_outgoing(self, stream: StreamState) -> None:
         self.memory.release(stream.outgoing.held_bytes)
         stream.outgoing.clear()
+        never_sent = stream.head_waits and not stream.id
         stream.head_waits = stream.fin_waits = False
         stream.farewell = None
-        if stream.open_waits:
-            stream.open_waits = False
+        if never_sent:
             stream.context.queued -= 1
             self.retire_if_unused(stream.context)
             # It was never sent, so no bound on what is sent bounds the number of such streams.
@@ -303,11 +301,6 @@ class Core:
 
     def is_over(self, stream: StreamState) -> bool:
         return stream not in self.unsent and self.streams.get(stream.id) is not stream
-
-    def close_if_done(self, stream: StreamState) -> None:
-        receiving = stream.receiving
-        if (receiving is ENDED or receiving is BROKEN) and stream.all_said:
-            self.close_stream(stream)
 
     def close_stream(self, stream: StreamState) -> None:
         """The wire is done with it: free its place; what was received lingers until it is taken."""

@@ -198,8 +198,8 @@ class Inbound:
             stream.owner.on_data()
         else:
             core.tell_data(stream)
-        if flags & FIN:
-            core.close_if_done(stream)
+        if flags & FIN and stream.all_said:
+            core.close_stream(stream)
 
     def _swallow(self, stream: StreamState, count: int, now: float) -> None:
         """Drop DATA of a stream whose RESET waits in line, and grant it again.
@@ -240,7 +240,7 @@ class Inbound:
             FRESH,
             ENDED if flags & FIN else FLOWING,
             now,
-            opened_here=False,
+            False,
         )
         self._kept_bytes += len(head)
         stream.id = stream_id
@@ -304,7 +304,8 @@ class Inbound:
         if flags & FIN:
             stream.receiving = ENDED
             core.tell_data(stream)
-            core.close_if_done(stream)
+            if stream.all_said:
+                core.close_stream(stream)
 
     def _on_window(self, stream_id: int, flags: int, payload: bytes, now: float) -> None:
         delta = frames.decode_window(payload)

@@ -7,8 +7,8 @@ from tunnel.protocol.core import DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import DATA, FIN, HEADER, HEADER_BYTES
 from tunnel.protocol.ledger import LEDGER_LEAST_BYTES
-from tunnel.protocol.schedule import OUT, QUANTUM_BYTES
-from tunnel.protocol.state import BROKEN, ENDED
+from tunnel.protocol.schedule import QUANTUM_BYTES
+from tunnel.protocol.state import at_rest
 from tunnel.protocol.streams import Farewell, StreamState
 
 # Where what waits in a stream's queue is short enough that its owner may fill it again.
@@ -150,15 +150,17 @@ class Outbound:
         """Frames of one stream, within `budget` bytes; returns what they used."""
         core = self._core
         used = 0
-        if stream.open_waits:
-            used = self._send_open(stream, budget, parts)
-        elif stream.head_waits:
-            used = self._send_answer_head(stream, budget, parts)
+        if stream.head_waits:
+            stream.head_waits = False
+            if stream.opened_here:
+                used = self._send_open(stream, budget, parts)
+            else:
+                used = self._send_answer_head(stream, budget, parts)
         outgoing = stream.outgoing
         waiting = outgoing.size
         if waiting:
-            most = min(DATA_BYTES_MOST, core.peer.max_frame)
-            count = min(waiting, stream.send_credit, most, budget - used - HEADER_BYTES)
+            room = budget - used - HEADER_BYTES
+            count = min(waiting, stream.send_credit, DATA_BYTES_MOST, core.peer.max_frame, room)
             if count > 0:
                 last = stream.fin_waits and count == waiting
                 parts.append(HEADER.pack(DATA, FIN if last else 0, 0, stream.id, count))
@@ -181,14 +183,12 @@ class Outbound:
         if stream.farewell is not None and not (outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
-        sending, receiving = stream.sending, stream.receiving
-        if (sending is ENDED or sending is BROKEN) and (receiving is ENDED or receiving is BROKEN):
-            core.close_if_done(stream)
+        if at_rest(stream.receiving) and stream.all_said:
+            core.close_stream(stream)
         return used
 
     def _send_open(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
         core = self._core
-        stream.open_waits = False
         stream_id = stream.id = core.next_id
         core.next_id = stream_id + 2
         if core.next_id > LAST_STREAM_ID:
@@ -201,19 +201,16 @@ class Outbound:
             core.retire_if_unused(context)
         head = stream.head
         part, flags = self._first_part(stream, head, budget - HEADER_BYTES - 8, 8)
-        parts.append(frames.open_prefix(stream_id, context.index, len(head), len(part), flags))
-        parts.append(part)
+        parts += (frames.open_prefix(stream_id, context.index, len(head), len(part), flags), part)
         size = HEADER_BYTES + 8 + len(part)
         core.sent.record(size)
         return size
 
     def _send_answer_head(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
-        stream.head_waits = False
         head = stream.answer_head
         assert head is not None
         part, flags = self._first_part(stream, head, budget - HEADER_BYTES - 4, 4)
-        parts.append(frames.head_prefix(stream.id, len(head), len(part), flags))
-        parts.append(part)
+        parts += (frames.head_prefix(stream.id, len(head), len(part), flags), part)
         size = HEADER_BYTES + 4 + len(part)
         self._core.sent.record(size)
         return size

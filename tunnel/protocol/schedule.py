@@ -61,7 +61,7 @@ class Ring(Generic[FlowT]):
     def __len__(self) -> int:
         return len(self.new) + len(self.old)
 
-    def add(self, flow: FlowT, *, sparse: bool) -> None:
+    def add(self, flow: FlowT, sparse: bool) -> None:
         """Put a flow in that has something to send; nothing changes when it is in already.
 
         `sparse` is false for a flow that was not quiet but held up (by credit): it does not pass the others.
@@ -136,12 +136,12 @@ class Scheduler(Generic[FlowT]):
 
     def leave(self, group: Group[FlowT]) -> None:
         group.users -= 1
-        assert group.users >= 0
-        if group.users == 0:
+        if group.users <= 0:
+            assert group.users == 0
             self.ring.discard(group)
             del self.groups[group.key]
 
-    def activate(self, group: Group[FlowT], flow: FlowT, *, sparse: bool = True) -> None:
-        group.flows.add(flow, sparse=sparse)
+    def activate(self, group: Group[FlowT], flow: FlowT, sparse: bool = True) -> None:
+        group.flows.add(flow, sparse)
         if group.place is OUT:
-            self.ring.add(group, sparse=sparse)
+            self.ring.add(group, sparse)

@@ -198,8 +198,8 @@ class StreamState(Flow):
     announced: bool
     """The owner knows of this stream; before, it is not told what becomes of it."""
 
-    open_waits: bool
     head_waits: bool
+    """The head that is its own, the opener's in the OPEN and the acceptor's in the HEAD, has not left."""
     fin_waits: bool
     farewell: Farewell | None
     window_due: int
@@ -239,10 +239,11 @@ class StreamState(Flow):
         self.outgoing = self.incoming = EMPTY
         self.answer_head = None
         self.partial_head = None
-        self.announced = self.open_waits = self.head_waits = self.fin_waits = self.drain_wanted = False
+        self.announced = self.head_waits = self.fin_waits = self.drain_wanted = False
         self.farewell = None
         self.owner = None
-        self.window_due = self.head_bytes = self.bytes_sent = self.bytes_received = 0
+        self.head_bytes = len(head)
+        self.window_due = self.bytes_sent = self.bytes_received = 0
 
     def queue(self, piece: bytes) -> None:
         """Put bytes behind what waits to be sent."""
@@ -266,7 +267,7 @@ class StreamState(Flow):
     @property
     def ready(self) -> bool:
         """Whether it has something that may be sent now."""
-        if self.open_waits or self.head_waits:
+        if self.head_waits:
             return True
         if self.outgoing.size:
             return self.send_credit > 0
@@ -279,9 +280,9 @@ class StreamState(Flow):
     @property
     def all_said(self) -> bool:
         """Nothing of this stream's sending half is left to send, now or later."""
-        return (self.sending is ENDED or self.sending is BROKEN) and not (
-            self.open_waits or self.head_waits or self.outgoing.size or self.fin_waits or self.farewell
-        )
+        # FIN and RESET leave last, so when neither waits, nothing does.
+        sending = self.sending
+        return (sending is ENDED or sending is BROKEN) and not self.fin_waits and self.farewell is None
 
     @property
     def receive_ended(self) -> bool:
