@@ -8,8 +8,6 @@ the answer was (a refused upgrade whose connection lives on is CVE-2018-1002105)
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import trio
 
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
@@ -25,25 +23,22 @@ INTERIM_MAX = 32
 
 
 class ClientConnection:
-    """A connection to a server. `send_request` begins an exchange, `aclose` ends it.
+    """A connection to a server. `send_request` begins an exchange, `end_exchange` ends one that went well.
 
-    With `release` a connection that may be used again is handed to it by `aclose` instead of being closed.
-    It owns the stream.
+    It owns the stream; `aclose` cuts it, in whatever it is.
 
     Where the stream is TLS over a socket of ours, an exchange can begin without a wait, and its answer be
     taken in when a `watch` says that there is something: the methods that end in `_nowait`. What they leave
     undone, and what they found broken, is for their twins.
     """
 
-    def __init__(
-        self, stream: trio.abc.Stream, *, release: Callable[[ClientConnection], None] | None = None
-    ) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self.watch: Watch | None = None
         """Whose it is to watch the connection; it is ended before the connection is."""
         self.idle_since = 0.0
         """Whoever keeps it between exchanges says since when."""
         self.stream = stream
-        self._release = release
+        self._tls = stream if isinstance(stream, TLSStream) else None
         self._scanner = HeadScanner()
         self._lines = AnswerLines()
         self._method = b""
@@ -55,15 +50,16 @@ class ClientConnection:
         self._framed: ChunkedBody | None = None
         self.body_read = True
         """Whether the answer's body was received to its end; for others to read."""
-        # Both sides want to go on with this connection.
+        # Both sides want to go on with this connection, as far as they have said.
         self._persistent = True
         self._in_exchange = False
         self._answered = False
         self._upgrade = False
         self._switched = False
         self._eof = False
+        # It is cut, or what is on its way is not all sent.
         self._torn = False
-        # Of the head that was sent without a wait: the kernel did not take all.
+        # Of the head that was sent without a wait the kernel did not take all.
         self._unsent = False
         # 100s and 103s of this exchange.
         self._interim = 0
@@ -77,7 +73,7 @@ class ClientConnection:
             self._persistent
             and self.body_read
             and self._left == 0
-            and not (self._torn or self._eof or self._upgrade or self._unsent)
+            and not self._torn
             and not self._scanner.held
         )
 
@@ -101,19 +97,20 @@ class ClientConnection:
         head that is TOO_LARGE.
         """
         encoded = self._begin(head)
-        stream = self.stream
-        assert isinstance(stream, TLSStream), "only TLS can be sent to without a wait"
+        stream = self._tls
+        assert stream is not None, "only TLS can be sent to without a wait"
         try:
-            self._unsent = not stream.send_nowait(encoded)
+            sent = stream.send_nowait(encoded)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             self._lost(f"the connection broke: {exc}")
             return False
-        return not self._unsent
+        if not sent:
+            self._torn = self._unsent = True
+        return sent
 
     def _begin(self, head: RequestHead) -> bytes:
         """Begin an exchange; returns the bytes of its head."""
-        assert not self._in_exchange, "an exchange is still in progress on this connection"
-        assert self.reusable, "this connection cannot be used again"
+        assert not self._in_exchange, "an exchange has not ended on this connection, or not well"
         try:
             encoded = head.encode()
         except HeadTooLarge as exc:
@@ -124,11 +121,10 @@ class ClientConnection:
         self._interim = 0
         fields = head.fields
         self._method = head.method
-        self._upgrade = fields.upgrade is not None
+        self._upgrade = upgrade = fields.upgrade is not None
         self._left = fields.body_length
-        self._framed = None
         self.body_read = False
-        self._persistent = b"close" not in fields.connection
+        self._persistent = not upgrade and b"close" not in fields.connection
         return encoded
 
     async def send_body(self, data: bytes) -> None:
@@ -160,7 +156,7 @@ class ClientConnection:
         cannot be trusted.
         """
         if self._unsent:
-            self._unsent = False
+            self._torn = self._unsent = False
             await self._write(b"")
         while (head := self.receive_head_nowait()) is None:
             self._scanner.feed(await self._receive())
@@ -204,16 +200,18 @@ class ClientConnection:
 
         At its end that is 0, and shows when the next thing is asked for. Raises OutboundBroken.
         """
-        stream = self.stream
-        assert isinstance(stream, TLSStream), "only TLS can be received from without a wait"
+        stream = self._tls
+        assert stream is not None, "only TLS can be received from without a wait"
         try:
             data = stream.receive_nowait()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
         if data is None:
             return None
-        self._eof = not data
-        self._scanner.feed(data)
+        if data:
+            self._scanner.feed(data)
+        else:
+            self._end()
         return len(data)
 
     def _begin_body(self, head: ResponseHead) -> None:
@@ -227,6 +225,7 @@ class ClientConnection:
             if b"\ntransfer-encoding: " in head.encode():
                 self._framed = ChunkedBody()
             else:
+                self._framed = None
                 self._persistent = False
         # Only then the lines are worth taking apart.
         if self._lines.says & MAY_CLOSE and b"close" in connection_tokens(head.headers):
@@ -295,9 +294,15 @@ class ClientConnection:
             self._torn = True
             await trio.aclose_forcefully(self.stream)
 
-    def end_exchange(self) -> None:
-        """End an exchange that left the connection `reusable`: it is its owner's again."""
+    def end_exchange(self) -> bool:
+        """End the exchange, if it has left the connection `reusable`, and return whether it has.
+
+        If not, the connection is good for nothing but to be cut.
+        """
+        if not self.reusable:
+            return False
         self._in_exchange = False
+        return True
 
     def end_watch(self) -> None:
         """Watch the connection no more, if it is watched."""
@@ -309,20 +314,12 @@ class ClientConnection:
         """Cut the connection, whatever it is in."""
         self._torn = True
         self.end_watch()
-        stream = self.stream
-        assert isinstance(stream, TLSStream), "only TLS can be cut without a wait"
+        stream = self._tls
+        assert stream is not None, "only TLS can be cut without a wait"
         stream.close_nowait()
 
     async def aclose(self) -> None:
-        """End the exchange: release the connection if it can be used again, else cut it.
-
-        Once an exchange; what was released belongs to the next one.
-        """
-        was_in_exchange, self._in_exchange = self._in_exchange, False
-        if self._release is not None and self.reusable:
-            if was_in_exchange:
-                self._release(self)
-            return
+        """Cut the connection, whatever it is in. May be called again."""
         self._torn = True
         await trio.aclose_forcefully(self.stream)
 
@@ -335,8 +332,14 @@ class ClientConnection:
             data = await self.stream.receive_some(BODY_BYTES_MAX)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
-        self._eof = not data
+        if not data:
+            self._end()
         return bytes(data)
+
+    def _end(self) -> None:
+        """The server sends no more: all is here of an answer that ends with its connection."""
+        self._eof = True
+        self._persistent = False
 
     async def _write(self, data: bytes) -> None:
         if self._torn:

@@ -54,7 +54,7 @@ class Connections:
         """How many connections are kept for reuse now."""
         return len(self._idle)
 
-    async def acquire(self, *, fresh: bool) -> tuple[trio.abc.Stream, ClientConnection, bool]:
+    async def acquire(self, *, fresh: bool) -> tuple[ClientConnection, bool]:
         """A connection to send a request on, and whether it was used before; raises OutboundBroken."""
         if not fresh:
             kept, doomed = self._take(self._now())
@@ -63,7 +63,7 @@ class Connections:
                 with trio.CancelScope(shield=True):
                     await _close(doomed)
             if kept is not None:
-                return kept.stream, kept, True
+                return kept, True
         try:
             with trio.fail_after(DIAL_DEADLINE_S):
                 stream = await self._dial()
@@ -71,16 +71,12 @@ class Connections:
             raise self._dial_failed(f"no connection within {DIAL_DEADLINE_S:.0f} s") from exc
         except (OSError, HandshakeFailed) as exc:
             raise self._dial_failed(_one_line(exc)) from exc
-        return stream, ClientConnection(stream, release=_keep_open), False
+        return ClientConnection(stream), False
 
-    async def release(self, stream: trio.abc.Stream, connection: ClientConnection, *, keep: bool) -> None:
+    async def release(self, connection: ClientConnection, *, keep: bool) -> None:
         """Take a connection back: kept when it is clean, `keep` allows it and there is room; else cut."""
-        if keep and self._has_room_for(connection):
-            # Ends the exchange and nothing else.
+        if not (keep and self._keep(connection)):
             await connection.aclose()
-            self._keep(connection)
-        else:
-            await trio.aclose_forcefully(stream)
 
     def acquire_watched(self, on_input: Callable[[], None]) -> ClientConnection | None:
         """A kept connection whose watch calls `on_input` from now on; None when there is none.
@@ -100,10 +96,7 @@ class Connections:
 
     def release_watched(self, connection: ClientConnection) -> None:
         """Take back a connection that can be watched: kept when it is clean and there is room, else cut."""
-        if self._has_room_for(connection):
-            connection.end_exchange()
-            self._keep(connection)
-        else:
+        if not self._keep(connection):
             connection.cut_nowait()
 
     async def sweep(self) -> None:
@@ -121,9 +114,6 @@ class Connections:
         doomed, self._idle = self._idle, []
         await _close(doomed)
 
-    def _has_room_for(self, connection: ClientConnection) -> bool:
-        return connection.reusable and not self._closed and len(self._idle) < IDLE_CONNECTIONS_MAX
-
     def watch(self, connection: ClientConnection, on_input: Callable[[], None]) -> bool:
         """Have `on_input` called when something comes on it; False if it cannot be watched."""
         if connection.watch is not None:
@@ -135,7 +125,10 @@ class Connections:
         connection.watch = self.readiness.watch(socket.fileno(), on_input)
         return True
 
-    def _keep(self, connection: ClientConnection) -> None:
+    def _keep(self, connection: ClientConnection) -> bool:
+        """Keep a connection when it is clean and there is room; whether it is kept."""
+        if self._closed or len(self._idle) >= IDLE_CONNECTIONS_MAX or not connection.end_exchange():
+            return False
         connection.idle_since = self._now()
         drop = partial(self._drop, connection)
         if connection.watch is not None:
@@ -143,6 +136,7 @@ class Connections:
         else:
             self.watch(connection, drop)
         self._idle.append(connection)
+        return True
 
     def _drop(self, connection: ClientConnection) -> None:
         """Close a connection on which something came while nobody had asked: its end, or what is not ours."""
@@ -172,10 +166,6 @@ async def _close(doomed: list[ClientConnection]) -> None:
         connection.end_watch()
     for connection in doomed:
         await trio.aclose_forcefully(connection.stream)
-
-
-def _keep_open(connection: ClientConnection) -> None:
-    """What a connection that can be used again is released to: it is kept by `release` above."""
 
 
 def _one_line(error: BaseException) -> str:

@@ -47,7 +47,7 @@ class PooledOutbound:
         with trio.CancelScope() as self._acquiring:
             if self._abandoned:
                 raise _given_up(processed)
-            _, connection, self._reused = await self._connections.acquire(
+            connection, self._reused = await self._connections.acquire(
                 fresh=fresh or head.upgrade is not None
             )
             self.connection = connection
@@ -127,7 +127,7 @@ class PooledOutbound:
         if connection is not None:
             # What is held no longer was no upgrade.
             keep = self._head is None or self._head.upgrade is None
-            await self._connections.release(connection.stream, connection, keep=keep)
+            await self._connections.release(connection, keep=keep)
 
     async def _start_anew(self) -> None:
         """Send the head on a new connection, unless the exchange is abandoned before that is there."""

@@ -127,7 +127,7 @@ async def server_chunked() -> float:
 
 
 async def asked(answer: list[bytes]) -> float:
-    connection = ClientConnection(Peer(answer), release=lambda _: None)
+    connection = ClientConnection(Peer(answer))
     head = upstream_request(inner_request(await client_request()))
     head.encode()
     began = time.process_time()
@@ -136,7 +136,7 @@ async def asked(answer: list[bytes]) -> float:
         await connection.receive_head()
         while connection.receive_body_nowait() != b"":
             pass
-        await connection.aclose()
+        connection.end_exchange()
     return (time.process_time() - began) / REQUESTS * 1e6
 
 

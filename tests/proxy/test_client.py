@@ -31,8 +31,7 @@ async def exchange(
 ) -> tuple[ResponseHead, bytes, ClientConnection]:
     """Send one request to a server that answers with `raw`."""
     server, stream = memory_stream_pair()
-    released: list[ClientConnection] = []
-    connection = ClientConnection(stream, release=released.append)
+    connection = ClientConnection(stream)
     await connection.send_request(request)
     await server.receive_some()
     await server.send_all(raw)
@@ -53,22 +52,18 @@ async def failing(raw: bytes, request: RequestHead = GET, *, ended: bool = False
 
 async def test_a_request_leaves_in_one_write_and_the_connection_is_used_again():
     stream, server = tls_pair()
-    released: list[ClientConnection] = []
-    connection = ClientConnection(stream, release=released.append)
+    connection = ClientConnection(stream)
     for _ in range(2):
         await connection.send_request(GET)
         assert await server.receive_some() == b"GET /api/v1/pods HTTP/1.1\r\nhost: api\r\n\r\n"
-        assert not connection.reusable
+        assert not connection.end_exchange()
         await server.send_all(b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "1"\r\n\r\nabc')
         head = await connection.receive_head()
         assert head == ResponseHead(200, b"OK", ((b"content-length", b"3"), (b"etag", b'"1"')))
         assert connection.receive_body_nowait() == b"abc"
         assert connection.receive_body_nowait() == b""
         assert await connection.receive_body() == b""
-        await connection.aclose()
-        assert released.pop() is connection
-        await connection.aclose()
-        assert not released
+        assert connection.end_exchange()
     assert len(stream.sends) == 2
     await server.aclose()
     await stream.aclose()
@@ -157,7 +152,7 @@ async def test_an_answer_that_can_be_read_in_two_ways_is_broken(raw):
 
 async def test_a_head_that_is_too_large_with_what_was_added_is_not_sent():
     stream, server = tls_pair()
-    connection = ClientConnection(stream, release=lambda _: None)
+    connection = ClientConnection(stream)
     request = RequestHead(b"GET", b"/", ((b"a", b"x" * HEAD_BYTES_MAX),))
     with pytest.raises(OutboundBroken, match="is the limit") as caught:
         await connection.send_request(request)
@@ -219,7 +214,7 @@ async def test_a_request_body_keeps_its_framing():
 
 async def test_an_answer_to_an_unfinished_upload_gets_through_and_the_connection_does_not():
     server, stream = memory_stream_pair()
-    connection = ClientConnection(stream, release=pytest.fail)
+    connection = ClientConnection(stream)
     await connection.send_request(POST)
     await connection.send_body(b"abc")
     await server.send_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno")
@@ -228,13 +223,13 @@ async def test_an_answer_to_an_unfinished_upload_gets_through_and_the_connection
         await connection.send_body(b"def")
     assert (await connection.receive_head()).status == 413
     assert await body_of(connection) == b"no"
-    assert not connection.reusable
+    assert not connection.end_exchange()
     await connection.aclose()
 
 
 async def test_what_comes_with_a_101_is_the_raw_streams_first():
     server, stream = memory_stream_pair()
-    connection = ClientConnection(stream, release=pytest.fail)
+    connection = ClientConnection(stream)
     await connection.send_request(UPGRADE)
     await server.send_all(
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n"
@@ -250,6 +245,7 @@ async def test_what_comes_with_a_101_is_the_raw_streams_first():
     await server.send_eof()
     assert await raw.receive_some() == b""
     assert await raw.receive_some() == b""
+    assert not connection.end_exchange()
     await connection.aclose()
     await server.aclose()
 
@@ -280,12 +276,13 @@ async def test_a_cancelled_wait_loses_nothing_and_a_cancelled_send_is_noticed(au
     await server.aclose()
 
     stream, server = tls_pair()
-    connection = ClientConnection(stream, release=pytest.fail)
+    connection = ClientConnection(stream)
     stream.stalled = True
     with trio.move_on_after(1):
         await connection.send_request(POST)
     with pytest.raises(OutboundBroken):
         await connection.send_body(b"abc")
+    assert not connection.end_exchange()
     await connection.aclose()
     await server.aclose()
 

@@ -102,7 +102,7 @@ async def test_trailers_of_a_request_are_dropped(tmp_path: Path) -> None:
 
 async def test_one_connection_of_the_hub_carries_many_requests(tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
-        connection = ClientConnection(await way.connect(), release=lambda _: None)
+        connection = ClientConnection(await way.connect())
         for _ in range(3):
             own = ((b"host", b"relay"), (b"authorization", b"Bearer " + fresh().encode()))
             await connection.send_request(RequestHead(b"GET", b"/api", own + inner().headers))
@@ -110,10 +110,9 @@ async def test_one_connection_of_the_hub_carries_many_requests(tmp_path: Path) -
             assert head.status == 200
             assert await connection.receive_body() == b"ok"
             assert await connection.receive_body() == b""
-            await connection.aclose()
+            assert connection.end_exchange()
         assert len(server.connections) == 1
         assert b"eyJ" not in server.received  # no token of the hub went on
-        connection._torn = True
         await connection.aclose()
 
 

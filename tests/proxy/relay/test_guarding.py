@@ -248,7 +248,7 @@ async def test_a_call_that_has_ended_takes_no_other_answer_along(
         with trio.fail_after(5):
             assert await ask(b"/api/v1/namespaces/a/secrets/x") == b"ok"
             assert await connection.receive_body() == b""
-            connection.end_exchange()
+            assert connection.end_exchange()
             assert await ask(b"/api/v1/pods?watch=1") == b"first"
             await made[0].revoke(Failure(StreamCode.REVOKED, Processed.MAYBE, "denied"))
             revoked.set()
