@@ -199,7 +199,7 @@ class Bundle:
         """Whether some condition looks at the time, so that what was allowed may be denied later."""
         self._scopes: dict[tuple[str, ...], Scope] = {}
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
-        self._kinds: dict[tuple[Scope, str, str, str, str, str, str], _Kind] = {}
+        self._kinds: dict[tuple[Scope, tuple[str, ...]], _Kind] = {}
         self.explained: dict[tuple[Scope, Asked, str, str, str, bool], tuple[str, str, str]] = {}
         """The denials that `auth.advice` remembers, and bounds; here, so that they go with the bundle."""
 
@@ -213,10 +213,7 @@ class Bundle:
             scope = self._meet(agent, cluster)
         else:
             scope = pair[2]
-        # A path begins with a slash and a resource has none, so that neither is taken for the other.
-        subject = info.resource if info.is_resource else info.path
-        # The method as well: under the old /proxy/ prefix the verb alone does not tell what is done.
-        key = (scope, info.method, info.verb, info.group, subject, info.subresource, info.namespace)
+        key = (scope, info.kind)
         kind = self._kinds.get(key)
         if kind is None:
             kind = _kind(scope, info)

@@ -99,7 +99,17 @@ class RequestInfo:
     long_running: bool = attrs.field(init=False, eq=False, repr=False)
     """Whether kube-apiserver sets it no deadline: watch, logs, exec, attach, port-forward, proxy."""
 
+    kind: tuple[str, str, str, str, str, str] = attrs.field(init=False, eq=False, repr=False)
+    """What policies tell it by, but for the name: for two of a kind the same rules hold."""
+
     # Parsed once, and asked of every request.
+    @kind.default
+    def _kind(self) -> tuple[str, str, str, str, str, str]:
+        # A path begins with a slash and a resource has none, so that neither is taken for the other.
+        subject = self.resource if self.is_resource else self.path
+        # The method as well: under the old /proxy/ prefix the verb alone does not tell what is done.
+        return self.method, self.verb, self.group, subject, self.subresource, self.namespace
+
     @long_running.default
     def _is_long_running(self) -> bool:
         if not self.is_resource:

@@ -39,28 +39,25 @@ def judge(bundle: Bundle, agent: Agent, cluster: Cluster, info: RequestInfo, now
 
     `now` is in epoch seconds.
     """
-    return _verdicts.of(bundle.decide(agent, cluster, info, now), bundle)
+    decision = bundle.decide(agent, cluster, info, now)
+    verdict = _remembered.get(decision)
+    if verdict is None or verdict.bundle is not bundle:
+        verdict = _verdict(decision, bundle)
+    return verdict
 
 
-class _Verdicts:
-    """Those of the bundle that was asked last: no other one is kept alive by them."""
-
-    def __init__(self) -> None:
-        self._bundle: Bundle | None = None
-        self._by_decision: dict[Decision, Verdict] = {}
-
-    def of(self, decision: Decision, bundle: Bundle) -> Verdict:
-        if bundle is not self._bundle or len(self._by_decision) >= _VERDICTS_REMEMBERED_MAX:
-            self._bundle, self._by_decision = bundle, {}
-        verdict = self._by_decision.get(decision)
-        if verdict is None:
-            effect = "allow" if decision.allowed else "deny"
-            recorded = RecordedDecision(effect, decision.rule, decision.policy, bundle.id)
-            verdict = self._by_decision[decision] = Verdict(decision, bundle, recorded)
-        return verdict
+# Those of the bundle that was asked last: no other one is kept alive by them.
+_remembered: dict[Decision, Verdict] = {}
 
 
-_verdicts = _Verdicts()
+def _verdict(decision: Decision, bundle: Bundle) -> Verdict:
+    first = next(iter(_remembered.values()), None)
+    if first is not None and (first.bundle is not bundle or len(_remembered) >= _VERDICTS_REMEMBERED_MAX):
+        _remembered.clear()
+    effect = "allow" if decision.allowed else "deny"
+    recorded = RecordedDecision(effect, decision.rule, decision.policy, bundle.id)
+    verdict = _remembered[decision] = Verdict(decision, bundle, recorded)
+    return verdict
 
 
 @attrs.frozen
