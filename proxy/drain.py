@@ -26,15 +26,17 @@ class Underway:
     _waiter: trio.Event | None = None
     """Only while somebody waits."""
 
-    def begin(self, *, long: bool) -> None:
+    def begin(self, long: bool) -> None:
         """An exchange begins."""
         self.count += 1
-        self.long += long
+        if long:
+            self.long += 1
 
-    def end(self, *, long: bool) -> None:
+    def end(self, long: bool) -> None:
         """It has ended."""
         self.count -= 1
-        self.long -= long
+        if long:
+            self.long -= 1
         if self._waiter is not None:
             self._waiter.set()
 

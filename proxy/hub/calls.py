@@ -106,8 +106,6 @@ class Calls:
     trail: Trail
     observe: Callable[[Event], None]
     """Told of each call's closing event, for the metrics."""
-    streams: dict[str, int] = attrs.Factory(dict)
-    """How many calls each agent has under way, by its id."""
     live: LiveCalls = attrs.field(init=False)
     """Whoever serves runs it beside, and has it `reconsider` when the directory has changed."""
     limits: Limits = attrs.field(init=False)
@@ -206,7 +204,7 @@ class Calls:
         seconds.
         """
         agent = caller.claims.principal
-        exceeded = self.limits.admit(agent, self.streams.get(agent.agent_id, 0))
+        exceeded = self.limits.admit(agent)
         if exceeded is None:
             call = self.admission.admit(head, asked, caller, client_ip, now)
         else:
@@ -238,25 +236,18 @@ class Calls:
 
     def enter(self, live: LiveCall) -> None:
         """A call begins to be under way, and one of those of its agent."""
-        agent_id = live.call.agent.id
-        self.streams[agent_id] = self.streams.get(agent_id, 0) + 1
         self.live.enter(live)
+        self.limits.enter(live)
+        self.underway.begin(live.call.long)
         verdict = live.call.verdict
         if verdict.decision.max_duration_s is not None:
             self._limit(live, verdict)
-        self.underway.begin(long=live.call.long)
 
     def leave(self, live: LiveCall) -> None:
         """A call is over, and its end on the way into the trail."""
         self.live.leave(live)
         self.limits.leave(live)
-        self.underway.end(long=live.call.long)
-        streams, agent_id = self.streams, live.call.agent.id
-        left = streams[agent_id] - 1
-        if left:
-            streams[agent_id] = left
-            return
-        del streams[agent_id]
+        self.underway.end(live.call.long)
 
     def opening(self, live: LiveCall, *, phase: Phase = Phase.COMPLETE) -> Event:
         """The event of a call as it began: the intent, or what a read's becomes."""

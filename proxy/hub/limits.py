@@ -72,6 +72,8 @@ class _Load:
     requests: _Bucket | None
     cancels: _Bucket | None
     bytes: _Bucket | None
+    streams: int = 0
+    """Calls under way."""
     paused: bool = False
     """It was in debt for bytes at the last look, and so its calls wait."""
     moved: int = 0
@@ -100,29 +102,28 @@ class Limits:
         self._loads: dict[str, _Load] = {}
         self._seen: dict[LiveCall, _Seen] = {}
 
-    def admit(self, agent: Principal, streams: int) -> Exceeded | None:
-        """Count a new call of an agent that has so many under way; or say which limit it would exceed."""
+    def admit(self, agent: Principal) -> Exceeded | None:
+        """Count a new call of an agent, which is to `enter`; or say which limit it would exceed."""
         load = self._loads.get(agent.agent_id)
-        now = self._clock()
         if load is None:
-            load = self._loads[agent.agent_id] = self._new_load(agent, now)
+            load = self._loads[agent.agent_id] = self._new_load(agent)
         limits = load.limits
-        if streams >= limits.streams_per_agent:
-            return _exceeded(agent, "streams_per_agent", f"has {streams} calls under way")
+        if load.streams >= limits.streams_per_agent:
+            return _exceeded(agent, "streams_per_agent", f"has {load.streams} calls under way")
         if load.suspect:
-            exceeded = self._in_debt(agent, load, now)
+            exceeded = self._in_debt(agent, load)
             if exceeded is not None:
                 return exceeded
         requests = load.requests
         if requests is not None:
-            if requests.left(now) < 1:
+            if requests.left(self._clock()) < 1:
                 rate = limits.requests_per_second
                 return _exceeded(agent, "requests_per_second", f"asks more than {rate} times a second")
             requests.take(1)
         return None
 
-    def _in_debt(self, agent: Principal, load: _Load, now: float) -> Exceeded | None:
-        limits = load.limits
+    def _in_debt(self, agent: Principal, load: _Load) -> Exceeded | None:
+        now, limits = self._clock(), load.limits
         if load.cancels is not None and load.cancels.left(now) < 1:
             rate = limits.cancels_per_second
             return _exceeded(agent, "cancels_per_second", f"gives up more than {rate} calls a second")
@@ -139,14 +140,17 @@ class Limits:
             load.cancels.take(1)
             load.suspect = load.suspect or load.cancels.left(self._clock()) < 1
 
+    def enter(self, live: LiveCall) -> None:
+        """A call that was admitted begins to be under way."""
+        self._loads[live.call.agent.id].streams += 1
+
     def leave(self, live: LiveCall) -> None:
-        """Count what a call has moved, at its end."""
-        seen = self._seen.pop(live, None) if self._seen else None
-        load = self._loads.get(live.call.agent.id)
-        if load is not None:
-            tally = live.tally
-            moved = tally.bytes_in + tally.bytes_out
-            load.moved += moved if seen is None else moved - seen.bytes_in - seen.bytes_out
+        """A call is over, and what it has moved is counted."""
+        load, tally = self._loads[live.call.agent.id], live.tally
+        load.streams -= 1
+        load.moved += tally.bytes_in + tally.bytes_out
+        if self._seen and (seen := self._seen.pop(live, None)) is not None:
+            load.moved -= seen.bytes_in + seen.bytes_out
 
     async def run(self, calls: LiveCalls) -> NoReturn:
         """Look at the calls that live, again and again."""
@@ -205,8 +209,8 @@ class Limits:
         elif live.held:
             live.release()
 
-    def _new_load(self, agent: Principal, now: float) -> _Load:
-        limits = self._config.of(agent.name)
+    def _new_load(self, agent: Principal) -> _Load:
+        now, limits = self._clock(), self._config.of(agent.name)
         return _Load(
             limits,
             _bucket(limits.requests_per_second, REQUESTS_BURST_S, now),

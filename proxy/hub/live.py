@@ -82,7 +82,7 @@ class LiveCall:
         self.inbound = inbound
         self.tally = Tally()
         self.due_at = math.inf
-        """When it must end, on trio's clock; `why_due` then says why."""
+        """When it must end, on trio's clock, and why: for `LiveCalls.limit` to say."""
         self.why_due = ""
 
     @contextmanager
@@ -151,10 +151,8 @@ class LiveCalls:
         return iter(list(self._calls.values()))
 
     def enter(self, live: LiveCall) -> None:
-        """A call begins; its `due_at` is set before, or by `limit`."""
+        """A call begins."""
         self._calls[live.eid] = live
-        if live.due_at < self._looks_at:
-            self._look_by(live.due_at)
 
     def leave(self, live: LiveCall) -> None:
         """It is over, whatever became of it."""

@@ -186,6 +186,12 @@ async def bench(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
         yield bench
 
 
+def streams_of(calls: Calls) -> dict[str, int]:
+    """How many calls each agent has under way, by its id."""
+    loads = calls.limits._loads.items()
+    return {agent_id: load.streams for agent_id, load in loads if load.streams}
+
+
 @asynccontextmanager
 async def open_bench(tmp_path: Path, *, quick: bool) -> AsyncIterator[Bench]:
     key = SigningKey.generate()
@@ -214,7 +220,7 @@ async def open_bench(tmp_path: Path, *, quick: bool) -> AsyncIterator[Bench]:
         directory.on_change(calls.live.reconsider)
         nursery.start_soon(calls.live.run)
         yield Bench(calls, registry, directory, recorder, key, audit_file, observed, quick)
-        assert calls.streams == {}, "whatever was counted has been counted off"
+        assert streams_of(calls) == {}, "whatever was counted has been counted off"
         assert len(calls.live) == 0
         nursery.cancel_scope.cancel()  # the upkeep of direct connections, and the look at live calls
     store.close()
@@ -418,11 +424,12 @@ async def test_a_valid_token_is_worth_nothing_once_what_it_stands_for_is_taken_b
 
 async def test_the_agents_calls_are_bounded(bench: Bench) -> None:
     agent = bench.directory.current.agents_by_name["ann"]
-    bench.calls.streams[agent.id] = 2
+    assert bench.calls.limits.admit(agent.principal) is None
+    bench.calls.limits._loads[agent.id].streams = 2
     status, headers, _ = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
     assert status == 429
     assert b"retry-after" not in headers
-    bench.calls.streams.clear()
+    bench.calls.limits._loads[agent.id].streams = 0
     [event] = await bench.trail()
     assert event["decision"]["rule"] == "limits.streams_per_agent"  # type: ignore[index]
 
@@ -462,7 +469,7 @@ async def test_the_hub_knows_what_is_under_way(bench: Bench) -> None:
             assert await underway.wait_drained(60)
         await plain.aclose()
         await long.aclose()
-    assert bench.calls.streams == {}
+    assert streams_of(bench.calls) == {}
 
 
 @pytest.mark.parametrize("code", [StreamCode.REFUSED, StreamCode.DRAINING])

@@ -18,7 +18,7 @@ from auth.requestinfo import parse
 from proxy.hub.decisions import denial, judge
 from proxy.hub.live import TIMED_EVERY_S, LiveCall, LiveCalls
 from tests.auth.policies import AGENT, CLUSTER, bundle, policy
-from tests.proxy.hub.test_calls import OK, Bench, bench, open_bench, relay_of
+from tests.proxy.hub.test_calls import OK, Bench, bench, open_bench, relay_of, streams_of
 from tests.proxy.hub.test_limits import live_call
 from tests.proxy.hub.test_live import SWITCHING, exec_request, expect_reset, talk
 from tunnel import StreamCode
@@ -266,4 +266,4 @@ async def test_a_fault_in_what_decides_never_becomes_a_request(
             with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="a bug"), flatten_subgroups=True):
                 await bench.ask(data)
         assert relay.stream_count == 0
-    assert bench.calls.streams == {}
+    assert streams_of(bench.calls) == {}

@@ -49,7 +49,7 @@ class Clock:
 def admitted(limits: Limits, most: int, who: Principal | None = None) -> int:
     """How many calls in a row are let in."""
     for number in range(most):
-        if limits.admit(who or agent(), 0) is not None:
+        if limits.admit(who or agent()) is not None:
             return number
     return most
 
@@ -57,11 +57,16 @@ def admitted(limits: Limits, most: int, who: Principal | None = None) -> int:
 def test_without_limits_everything_is_let_in_but_streams_without_end() -> None:
     limits = Limits(NONE, clock=Clock())
     assert admitted(limits, 5000) == 5000
-    assert limits.admit(agent(), 255) is None
-    exceeded = limits.admit(agent(), 256)
+    for number in range(256):
+        assert limits.admit(agent()) is None
+        live, _ = live_call(number)
+        limits.enter(live)
+    exceeded = limits.admit(agent())
     assert exceeded is not None
     assert exceeded.rule == "limits.streams_per_agent"
     assert exceeded.message == ("agent:ann has 256 calls under way, the limit (limits.streams_per_agent)")
+    limits.leave(live)
+    assert limits.admit(agent()) is None
 
 
 def test_requests_come_at_a_rate_with_a_burst_each_agent_by_itself() -> None:
@@ -69,7 +74,7 @@ def test_requests_come_at_a_rate_with_a_burst_each_agent_by_itself() -> None:
     limits = Limits(attrs.evolve(NONE, requests_per_second=50), clock=clock)
     burst = int(50 * REQUESTS_BURST_S)
     assert admitted(limits, 1000) == burst
-    exceeded = limits.admit(agent(), 0)
+    exceeded = limits.admit(agent())
     assert exceeded is not None
     assert (exceeded.rule, "more than 50 times a second" in exceeded.message) == (
         "limits.requests_per_second",
@@ -92,29 +97,33 @@ def test_never_more_than_the_rate_and_one_burst(rate: int, steps: list[tuple[flo
     let_in = 0
     for pause, asked in steps:
         clock.now += pause
-        let_in += sum(limits.admit(agent(), 0) is None for _ in range(asked))
+        let_in += sum(limits.admit(agent()) is None for _ in range(asked))
         assert let_in <= rate * (clock.now - 1000.0 + REQUESTS_BURST_S) + 1e-6
 
 
 def test_an_agent_has_limits_of_its_own_when_it_is_named() -> None:
     limits = Limits(attrs.evolve(NONE, agents={"ann": AgentLimitsConfig(streams_per_agent=2)}), clock=Clock())
-    assert limits.admit(agent(), 2) is not None
-    assert limits.admit(agent("bob"), 2) is None
+    for who in (agent(), agent("bob")):
+        for number in range(2):
+            assert limits.admit(who) is None
+            limits.enter(live_call(number, who)[0])
+    assert limits.admit(agent()) is not None
+    assert limits.admit(agent("bob")) is None
 
 
 def test_who_gives_up_too_fast_is_refused_until_the_rate_holds_again() -> None:
     clock = Clock()
     limits = Limits(attrs.evolve(NONE, cancels_per_second=10), clock=clock)
-    assert limits.admit(agent(), 0) is None
+    assert limits.admit(agent()) is None
     for _ in range(int(10 * CANCELS_BURST_S)):
         limits.cancelled(agent())
-    exceeded = limits.admit(agent(), 0)
+    exceeded = limits.admit(agent())
     assert exceeded is not None
     assert exceeded.rule == "limits.cancels_per_second"
     assert "gives up more than 10 calls a second" in exceeded.message
-    assert limits.admit(agent("bob"), 0) is None
+    assert limits.admit(agent("bob")) is None
     clock.now += 0.2
-    assert limits.admit(agent(), 0) is None
+    assert limits.admit(agent()) is None
 
 
 def live_call(number: int = 1, who: Principal | None = None) -> tuple[LiveCall, Side]:
@@ -131,7 +140,7 @@ async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autoj
         live, _ = live_call()
         other, _ = live_call(2, agent("bob"))
         for each, who in ((live, agent()), (other, agent("bob"))):
-            assert limits.admit(who, 0) is None
+            assert limits.admit(who) is None
             calls.enter(each)
             each.tally.status = 200
         # A whole minute's bytes may come at once.
@@ -142,15 +151,15 @@ async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autoj
         await trio.sleep(TICK_S)
         assert live.held
         assert not other.held
-        exceeded = limits.admit(agent(), 1)
+        exceeded = limits.admit(agent())
         assert exceeded is not None
         assert exceeded.rule == "limits.bytes_per_minute"
-        assert limits.admit(agent("bob"), 1) is None
+        assert limits.admit(agent("bob")) is None
         paused = live.tally.held
         assert paused is not None
         with trio.fail_after(11 * TICK_S):
             await paused.wait()
-        assert limits.admit(agent(), 1) is None
+        assert limits.admit(agent()) is None
         nursery.cancel_scope.cancel()
 
 
@@ -160,13 +169,14 @@ async def test_what_comes_and_goes_between_two_looks_is_charged_at_its_end(autoj
         nursery.start_soon(limits.run, LiveCalls(lambda live: None))
         for _ in range(7):
             live, _ = live_call()
-            assert limits.admit(agent(), 0) is None
+            assert limits.admit(agent()) is None
+            limits.enter(live)
             live.tally.bytes_out = 100
             limits.leave(live)
         await trio.sleep(1.5 * TICK_S)
-        assert limits.admit(agent(), 0) is not None
+        assert limits.admit(agent()) is not None
         await trio.sleep(60)
-        assert limits.admit(agent(), 0) is None
+        assert limits.admit(agent()) is None
         nursery.cancel_scope.cancel()
 
 
@@ -207,7 +217,7 @@ async def test_age_and_silence_end_a_call_each_direction_by_itself(
         nursery.start_soon(limits.run, calls)
         nursery.start_soon(calls.run)
         live, _ = live_call()
-        assert limits.admit(agent(), 0) is None
+        assert limits.admit(agent()) is None
         live.tally.upgraded = upgraded
         live.tally.status = 200
         calls.enter(live)
@@ -234,7 +244,7 @@ async def test_a_pause_is_no_silence(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(limits.run, calls)
         live, _ = live_call()
-        assert limits.admit(agent(), 0) is None
+        assert limits.admit(agent()) is None
         live.tally.status = 200
         live.tally.bytes_out = 60 + 50
         calls.enter(live)

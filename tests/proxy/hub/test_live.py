@@ -123,9 +123,9 @@ async def test_calls_end_when_they_are_due_and_not_before(autojump_clock: MockCl
     async with trio.open_nursery() as nursery:
         nursery.start_soon(calls.run)
         lives = [make(number)[0] for number in range(4)]
-        lives[0].due_at, lives[0].why_due = trio.current_time() + 100.0, "too old"
         for live in lives:
             calls.enter(live)
+        calls.limit(lives[0], 100.0, "too old")
         calls.limit(lives[1], 10.0, "maxDuration of rule exec")
         calls.limit(lives[1], 50.0, "not so soon")
         calls.limit(lives[2], 10.0 + SWEEP_S / 2, "close behind")

@@ -25,7 +25,7 @@ from proxy.hub.entities import Mode
 from proxy.hub.limits import Exceeded
 from proxy.rewrite import DECISION_HEADER
 from proxy.stand_by import QUICK_ANSWER_BYTES_MAX
-from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of
+from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
 from tunnel import CloseCode, Processed, Session, Stream, StreamCode, StreamReset
 from tunnel.net import TLSStream
 
@@ -234,12 +234,12 @@ async def test_other_headers_are_looked_at_anew(line: Line) -> None:
 async def test_calls_without_a_task_are_bounded_as_well(line: Line) -> None:
     agent = line.bench.directory.current.agents_by_name["ann"]
     stream = await line.ask()
-    assert line.bench.calls.streams == {agent.id: 1}
-    line.bench.calls.streams[agent.id] += 1
+    assert streams_of(line.bench.calls) == {agent.id: 1}
+    line.bench.calls.limits._loads[agent.id].streams += 1
     async with line.bench.connected() as other:
         await attrs.evolve(line, client=other).send()
         assert (await attrs.evolve(line, client=other).hear(b"}")).startswith(b"HTTP/1.1 429 ")
-    line.bench.calls.streams[agent.id] -= 1
+    line.bench.calls.limits._loads[agent.id].streams -= 1
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"yes")
 
@@ -251,7 +251,7 @@ async def test_a_client_that_leaves_ends_its_call_at_the_relay(line: Line) -> No
     stream.on_reset(broken.set)
     with trio.fail_after(2):
         await broken.wait()
-    assert line.bench.calls.streams == {}
+    assert streams_of(line.bench.calls) == {}
     [event] = await line.bench.trail()
     assert event["resp"]["status"] == 0  # type: ignore[index]
     assert event["resp"]["processed"] == "maybe"  # type: ignore[index]
@@ -412,9 +412,9 @@ def counted(bench: Bench) -> Iterator[list[str]]:
     agents: list[str] = []
     really = bench.calls.limits.admit
 
-    def admit(agent: Principal, streams: int) -> Exceeded | None:
+    def admit(agent: Principal) -> Exceeded | None:
         agents.append(agent.name)
-        return really(agent, streams)
+        return really(agent)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(bench.calls.limits, "admit", admit)
