@@ -113,7 +113,6 @@ def is_tail(info: RequestInfo) -> bool:
 def hub_request_head(
     head: RequestHead,
     target: bytes,
-    *,
     audit_id: str,
     client_ip: str,
     tail: bool = False,

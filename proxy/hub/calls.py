@@ -16,7 +16,7 @@ import trio
 from msgspec.structs import replace
 
 from audit.ids import new_eid
-from audit.record import Decision, Event, Impersonated, Kind, Phase, Response, Tunnel, utc
+from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Response, Tunnel, utc
 from audit.recorder import Recorder
 from audit.store import AuditUnavailable
 from auth.jws import TokenError
@@ -39,7 +39,7 @@ from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
-from proxy.hub.trail import GUARDRAILS, Trail, impersonated, recorded_relay
+from proxy.hub.trail import GUARDRAILS, Trail, impersonated
 from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, sandboxed
 from proxy.status import (
     DENIAL_BYTES_MAX,
@@ -68,6 +68,8 @@ _AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.D
 
 # How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
 CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
+# A relay in direct mode has told no name of its own.
+_DIRECT = Relay("direct")
 # The record says no more of it: the log has its traceback, and the text of an exception may hold anything.
 _FAULT = "the hub failed by a fault of its own"
 
@@ -91,6 +93,11 @@ class OpenedStream:
     """What the relay's token says."""
     before: Interruptions
     """What the tunnel had gone through before."""
+
+    def show(self, live: LiveCall) -> None:
+        """Say of a call that this is where it is, or was."""
+        live.relay, live.impersonated = self.relay.recorded, self.impersonated
+        live.session, live.before = self.relay.session, self.before
 
 
 @attrs.define(eq=False)
@@ -322,13 +329,12 @@ class Calls:
 
     def close_read(self, live: LiveCall, opened: OpenedStream, began_s: float) -> None:
         """The same for a read that was answered whole, and of which nothing was recorded yet."""
-        tally = live.tally
+        tally, relay = live.tally, opened.relay
         took_ms = round((time.monotonic() - began_s) * 1000, 3)
-        relay = recorded_relay(opened.relay.instance, opened.relay.version)
         resp = Response(tally.status, "", tally.bytes_out, took_ms, "yes")
-        tunnel = _tunnel(opened.relay.session, opened.before)
+        tunnel = _tunnel(relay.session, opened.before)
         closing = self.trail.read(
-            live.call, live.eid, relay, opened.impersonated, resp, took_ms, tunnel=tunnel
+            live.call, live.eid, relay.recorded, opened.impersonated, resp, took_ms, tunnel
         )
         self.recorder.complete(closing)
         self.observe(closing)
@@ -364,9 +370,7 @@ class Calls:
                         relay = relay or self.registry.session(call.cluster.id)
                         opened = self.open_stream(call, inner, relay, time.time(), renew=renew)
                     relay = opened.relay
-                    live.relay = recorded_relay(opened.relay.instance, opened.relay.version)
-                    live.impersonated = opened.impersonated
-                    live.session, live.before = opened.relay.session, opened.before
+                    opened.show(live)
                     outbound: Outbound = TunnelOutbound(opened.stream, inner)
                     opened = None
                 else:
@@ -451,15 +455,13 @@ class Calls:
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session
         context = contexts.renew(principal, now) if renew else contexts.context_for(principal, now)
-        fields = call.head.fields
-        eof = fields.upgrade is None and fields.body_length == 0
         try:
             encoded = inner.encode()
         except HeadTooLarge as error:
             # Admitted by what its client wrote; what crosses may be longer.
             raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(error))) from error
         try:
-            stream = session.open_stream(encoded, context=context.index, eof=eof)
+            stream = session.open_stream(encoded, context=context.index, eof=call.head.fields.only_asks)
         except (SessionClosed, Draining, TooManyStreams, Detached) as error:
             raise ClusterOffline(call.cluster, str(error)) from error
         return OpenedStream(stream, relay, context.impersonated, session.interruptions)
@@ -473,7 +475,7 @@ class Calls:
             with live.interruptible():
                 outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
                 if live.ended is None:
-                    live.relay = recorded_relay("direct", "")
+                    live.relay = _DIRECT
                     live.impersonated = impersonated(principal, outbound.session)
                     return outbound
                 await outbound.aclose()
@@ -495,14 +497,7 @@ def inner_head(call: Call, audit_id: str) -> RequestHead:
     head, asked = call.head, call.asked
     if asked.line is None:
         asked.line = request_line(head.method, asked.target)
-    return hub_request_head(
-        head,
-        asked.target,
-        audit_id=audit_id,
-        client_ip=call.client_ip,
-        tail=asked.tail,
-        first=asked.line,
-    )
+    return hub_request_head(head, asked.target, audit_id, call.client_ip, asked.tail, asked.line)
 
 
 def answer_head(call: Call, head: ResponseHead) -> ResponseHead:

@@ -28,7 +28,6 @@ from proxy.hub.calls import (
 )
 from proxy.hub.entities import Mode
 from proxy.hub.live import Ending, LiveCall
-from proxy.hub.trail import recorded_relay
 from proxy.rewrite import sandboxed
 from proxy.server import ServerConnection
 from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
@@ -169,23 +168,24 @@ class QuickCall(LiveCall):
         """
         stream = self.opened.stream
         whole = stream.peek_whole_answer()
-        if whole is None or whole[1] > QUICK_ANSWER_BYTES_MAX:
+        if whole is None:
+            return False
+        encoded, size = whole
+        if size > QUICK_ANSWER_BYTES_MAX:
             return False
         try:
-            head = ResponseHead.decode(whole[0])
+            head = ResponseHead.decode(encoded).without_hop()
         except HeadError:
             return False
-        if head.body_length != whole[1]:
-            expected = head.body_length if head.has_body(self.call.head.method) else 0
-            if expected is not None and expected != whole[1]:
-                return False
-        answer = head.without_hop()
         # A 403 may be the relay's own, or one that it takes a command to mend.
-        if answer is None or head.status < 200 or head.status == 403:
+        if head is None or head.status < 200 or head.status == 403:
             return False
-        head = answer
+        if head.body_length != size:
+            expected = head.body_length if head.has_body(self.call.head.method) else 0
+            if expected is not None and expected != size:
+                return False
         if self.call.asked.tail:
-            head = sandboxed(answer)
+            head = sandboxed(head)
             try:
                 head.encode()
             except HeadError:
@@ -256,9 +256,7 @@ class QuickCall(LiveCall):
             if outcome is None:
                 calls.close_read(self, opened, self._began_s)
                 return
-            self.relay = recorded_relay(opened.relay.instance, opened.relay.version)
-            self.impersonated = opened.impersonated
-            self.session, self.before = opened.relay.session, opened.before
+            opened.show(self)
             calls.close(self, calls.opening(self), outcome, self._began_s)
         finally:
             calls.leave(self)

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import attrs
 import trio
 
+from audit.record import Relay as RecordedRelay
 from proxy.hub.arrivals import Arrivals
 from proxy.hub.contexts import TokenContexts
 from tunnel import Session, SessionClosed
@@ -48,6 +49,12 @@ class LiveRelay:
     end: trio.CancelScope = attrs.Factory(trio.CancelScope)
     """Cancelled by `end_with`."""
     end_reason: str = ""
+    recorded: RecordedRelay = attrs.field(init=False)
+    """As its calls name it in the trail."""
+
+    @recorded.default
+    def _recorded(self) -> RecordedRelay:
+        return RecordedRelay(self.instance, self.version)
 
     def announce_keys(self) -> None:
         """Tell the relay of keys that the hub signs with since it was last told."""

@@ -65,12 +65,6 @@ def impersonated(principal: Principal, session: str | None = None) -> Impersonat
     )
 
 
-@lru_cache(_CLIENTS_REMEMBERED_MAX)
-def recorded_relay(instance: str, version: str) -> Relay:
-    """A relay as its calls name it."""
-    return Relay(instance, version)
-
-
 @attrs.define(eq=False)
 class _Party:
     """Who acts on what under one token, as the trail says it."""
@@ -173,8 +167,7 @@ class Trail:
         impersonated: Impersonated,
         resp: Response,
         took_ms: float,
-        *,
-        tunnel: Tunnel | None = None,
+        tunnel: Tunnel | None,
     ) -> Event:
         """The one event of a granted read that is over, and was no stream."""
         caller, asked = call.caller, call.asked
