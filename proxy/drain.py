@@ -2,41 +2,37 @@
 
 Nearly every exchange is short, and one that is not over after PLAIN_S is waited for no longer. Watches, logs
 that are followed and upgrades are long by their nature: they have the whole grace. So only how many there are
-of both kinds is counted, and no exchange costs a cancel scope of its own.
+of both kinds has to be known, and no exchange costs a cancel scope of its own.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-import attrs
 import trio
 
 # What kube-apiserver gives an ordinary request.
 PLAIN_S = 60.0
 
 
-@attrs.define(eq=False)
-class Underway:
-    """Counts the exchanges under way; `begin` and `end` come in pairs."""
+class Drained(ABC):
+    """Whoever knows what is under way; with each exchange that is over it calls `_ended`."""
 
-    count: int = 0
-    long: int = 0
-    """Those of them that are watches, followed logs or upgrades."""
     _waiter: trio.Event | None = None
     """Only while somebody waits."""
 
-    def begin(self, long: bool) -> None:
-        """An exchange begins."""
-        self.count += 1
-        if long:
-            self.long += 1
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How many exchanges are under way."""
 
-    def end(self, long: bool) -> None:
-        """It has ended."""
-        self.count -= 1
-        if long:
-            self.long -= 1
+    @property
+    @abstractmethod
+    def long(self) -> int:
+        """Those of them that are watches, followed logs or upgrades."""
+
+    def _ended(self) -> None:
         if self._waiter is not None:
             self._waiter.set()
 
@@ -58,3 +54,23 @@ class Underway:
                 await self._waiter.wait()
         finally:
             self._waiter = None
+
+
+class Underway(Drained):
+    """Counts the exchanges under way; `begin` and `end` come in pairs."""
+
+    count = 0
+    long = 0
+
+    def begin(self, long: bool) -> None:
+        """An exchange begins."""
+        self.count += 1
+        if long:
+            self.long += 1
+
+    def end(self, long: bool) -> None:
+        """It has ended."""
+        self.count -= 1
+        if long:
+            self.long -= 1
+        self._ended()

@@ -120,12 +120,15 @@ class Call:
     cluster: Cluster
     client_ip: str
     verdict: Verdict
-    long: bool = False
-    """It is a watch, a followed log or an upgrade."""
 
     @property
     def claims(self) -> AccessClaims:
         return self.caller.claims
+
+    @property
+    def long(self) -> bool:
+        """Whether it is a watch, a followed log or an upgrade."""
+        return self.asked.long_running or self.head.upgrade is not None
 
 
 @attrs.frozen(eq=False)
@@ -206,13 +209,11 @@ class Admission:
         assert info is not None, "nothing is refused"
         assert agent is not None, "nothing is refused"
         assert cluster is not None, "nothing is refused"
-        upgrade = head.fields.upgrade is not None
-        if upgrade:
+        if head.fields.upgrade is not None:
             info = info.upgraded()
         verdict = judge(caller.snapshot.bundle, agent, cluster, info, now)
         if not verdict.decision.allowed:
             told = denial(verdict, agent, cluster, info)
             rule = verdict.decision.rule
             return Refusal(403, rule, told.message, decision=verdict.recorded, details=told.details)
-        long = upgrade or asked.long_running
-        return Call(head, asked, info, caller, agent, cluster, client_ip, verdict, long)
+        return Call(head, asked, info, caller, agent, cluster, client_ip, verdict)

@@ -21,7 +21,6 @@ from audit.recorder import Recorder
 from audit.store import AuditUnavailable
 from auth.jws import TokenError
 from auth.principal import Principal
-from proxy.drain import Underway
 from proxy.exchange import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.gate import STRANGER_S
@@ -119,7 +118,6 @@ class Calls:
     """Whoever serves runs it beside as well, on `live`."""
 
     admission: Admission = attrs.field(init=False)
-    underway: Underway = attrs.Factory(Underway)
 
     @live.default
     def _live_calls(self) -> LiveCalls:
@@ -245,7 +243,6 @@ class Calls:
         """A call begins to be under way, and one of those of its agent."""
         self.live.enter(live)
         self.limits.enter(live)
-        self.underway.begin(live.call.long)
         verdict = live.call.verdict
         if verdict.decision.max_duration_s is not None:
             self._limit(live, verdict)
@@ -254,7 +251,6 @@ class Calls:
         """A call is over, and its end on the way into the trail."""
         self.live.leave(live)
         self.limits.leave(live)
-        self.underway.end(live.call.long)
 
     def opening(self, live: LiveCall, *, phase: Phase = Phase.COMPLETE) -> Event:
         """The event of a call as it began: the intent, or what a read's becomes."""

@@ -25,6 +25,7 @@ import trio
 
 from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
+from proxy.drain import Drained
 from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason, Tally
 from proxy.hub.admission import Call
@@ -133,7 +134,7 @@ Judge = Callable[[LiveCall], Ending | None]
 """Whether a call that is under way must end now, as things stand. It must neither wait nor raise."""
 
 
-class LiveCalls:
+class LiveCalls(Drained):
     """All calls under way; each holds a connection of its own, which bounds them."""
 
     def __init__(self, judge: Judge) -> None:
@@ -144,8 +145,15 @@ class LiveCalls:
         self._nap = trio.CancelScope()
         self._looks_at = math.inf
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many there are."""
         return len(self._calls)
+
+    @property
+    def long(self) -> int:
+        """Those of them that are watches, followed logs or upgrades."""
+        return sum(live.call.long for live in self._calls.values())
 
     def __iter__(self) -> Iterator[LiveCall]:
         return iter(list(self._calls.values()))
@@ -158,6 +166,7 @@ class LiveCalls:
         """It is over, whatever became of it."""
         del self._calls[live.eid]
         live.over = True
+        self._ended()
 
     def limit(self, live: LiveCall, seconds: float, why: str) -> None:
         """End a call this long from now, with this reason, unless something else ends it sooner."""

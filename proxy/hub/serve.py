@@ -228,7 +228,7 @@ async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]
 
 async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.CancelScope) -> None:
     async for number in signals:
-        name, count = signal.Signals(number).name, front.calls.underway.count
+        name, count = signal.Signals(number).name, front.calls.live.count
         _log.warning("%s again: %d calls are cut", name, count)
         finishing.cancel()
 
@@ -240,7 +240,7 @@ async def _finish(front: Front, grace_s: float, *, replaced: bool) -> None:
     way. So a hub that was replaced waits for their next call, answers it as the last one of its connection,
     and closes what is still idle after a minute.
     """
-    underway = front.calls.underway
+    underway = front.calls.live
     _log.info(
         "%d calls are under way, %d of them streams: they have %.0f s (%.0f s what is no stream); "
         "another signal cuts them",

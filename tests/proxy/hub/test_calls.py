@@ -221,7 +221,7 @@ async def open_bench(tmp_path: Path, *, quick: bool) -> AsyncIterator[Bench]:
         nursery.start_soon(calls.live.run)
         yield Bench(calls, registry, directory, recorder, key, audit_file, observed, quick)
         assert streams_of(calls) == {}, "whatever was counted has been counted off"
-        assert len(calls.live) == 0
+        assert calls.live.count == 0
         nursery.cancel_scope.cancel()  # the upkeep of direct connections, and the look at live calls
     store.close()
 
@@ -453,7 +453,7 @@ async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> N
 
 
 async def test_the_hub_knows_what_is_under_way(bench: Bench) -> None:
-    underway = bench.calls.underway
+    underway = bench.calls.live
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         nursery.start_soon(bench.ask, bench.request("GET /clusters/prod/api HTTP/1.1"))
         plain = await relay.accept()

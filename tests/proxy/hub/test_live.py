@@ -176,7 +176,7 @@ async def test_a_call_that_is_over_is_not_ended() -> None:
     calls = LiveCalls(lambda live: None)
     live, side = make()
     calls.enter(live)
-    assert len(calls) == 1
+    assert calls.count == 1
     calls.leave(live)
     assert await calls.end([(live, REVOKED)]) == []
     assert live.ended is None
@@ -283,7 +283,7 @@ async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
     assert closing["stream"]["close_reason"] == "revoked"  # type: ignore[index]
     assert closing["stream"]["bytes_out"] == 5  # type: ignore[index]
     assert len(bench.observed) == 1
-    assert len(bench.calls.live) == 0
+    assert bench.calls.live.count == 0
 
 
 async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:

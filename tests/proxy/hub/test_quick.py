@@ -159,7 +159,7 @@ async def test_a_body_of_another_length_than_its_head_says_is_no_answer(
         # Cut, since it has begun.
         with pytest.raises(trio.BrokenResourceError):
             await line.client.receive_some()
-    assert await line.bench.calls.underway.wait_drained(5)
+    assert await line.bench.calls.live.wait_drained(5)
     [event] = await line.bench.trail()
     assert "another length" in event["resp"]["reason"]  # type: ignore[index]
 
@@ -361,7 +361,7 @@ async def test_what_is_revoked_before_its_answer_is_ended_and_told(line: Line) -
     with pytest.raises(StreamReset) as reset:
         stream.send_answer_nowait(OK, b"yes", eof=True)
     assert reset.value.code is StreamCode.REVOKED
-    assert await line.bench.calls.underway.wait_drained(5)
+    assert await line.bench.calls.live.wait_drained(5)
     event = (await line.bench.trail())[-1]
     assert event["kind"] == "session.killed"
     # The connection goes on, and so do the calls of others.
@@ -378,7 +378,7 @@ async def test_an_answer_of_the_relays_guardrails_is_recorded_as_such(line: Line
     stream.send_answer_nowait(head, b"{}", eof=True)
     received = await line.hear(b"\r\n\r\n{}")
     assert DECISION_HEADER not in received
-    assert await line.bench.calls.underway.wait_drained(5)
+    assert await line.bench.calls.live.wait_drained(5)
     [event] = await line.bench.trail()
     assert event["decision"] == {"effect": "deny", "rule": "no-secrets", "policy": "relay-guardrails"}
 
