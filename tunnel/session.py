@@ -38,7 +38,13 @@ from tunnel.link import FAREWELL_S, Link
 from tunnel.parking import ParkingSpot
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection, Phase, Role
-from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
+from tunnel.protocol.errors import (
+    CloseCode,
+    LocalProtocolError,
+    Processed,
+    RemoteProtocolError,
+    StreamCode,
+)
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.schedule import OUT
@@ -259,18 +265,15 @@ class Session:
         session is detached the stream waits for the next transport, until 2 s after the last one was lost;
         then it is reset with REFUSED, not processed.
         """
-        connection = self._connection
-        if self._ending is not None:
-            raise SessionClosed(*self._ending)
-        if connection.told_to_go:
-            raise Draining("the peer is going away")
-        if connection.opened_here >= connection.peer.max_streams:
-            raise TooManyStreams(f"{self.stream_count} streams are open")
-        link, now = self._link, self._now()
-        if link is None and connection.too_late_to_open(now):
-            raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
+        connection, link = self._connection, self._link
+        if link is None:
+            self._check_may_open()
         was_idle = not (connection.streams or connection.unsent)
-        state = connection.open_stream(head, context, eof, now)
+        try:
+            state = connection.open_stream(head, context, eof, self._now())
+        except LocalProtocolError:
+            self._check_may_open()
+            raise
         if state not in connection.unsent:
             # It was evicted before anybody could be told.
             raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
@@ -282,6 +285,18 @@ class Session:
         else:
             link.wake()
         return stream
+
+    def _check_may_open(self) -> None:
+        """Raise what stands in the way of a new stream. The core has no word for each of these."""
+        connection, now = self._connection, self._now()
+        if self._ending is not None:
+            raise SessionClosed(*self._ending)
+        if connection.told_to_go:
+            raise Draining("the peer is going away")
+        if connection.opened_here >= connection.peer.max_streams:
+            raise TooManyStreams(f"{self.stream_count} streams are open")
+        if self._link is None and connection.too_late_to_open(now):
+            raise Detached(f"the tunnel is away since {now - connection.detached_at:.0f} s")
 
     async def accept(self) -> Stream:
         """Wait for the next stream that the peer opens. One task accepts. Raises SessionClosed at the end.

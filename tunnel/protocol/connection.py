@@ -97,11 +97,9 @@ class Connection(Core):
 
     @property
     def may_open(self) -> bool:
-        return (
-            (self.phase is OPEN or self.phase is DETACHED)
-            and not self.told_to_go
-            and self.opened_here < self.peer.max_streams
-        )
+        if self.told_to_go or self.opened_here >= self.peer.max_streams:
+            return False
+        return self.phase is OPEN or self.phase is DETACHED
 
     def too_late_to_open(self, now: float) -> bool:
         """Whether the transport is away for so long already that an OPEN would not wait for it."""
