@@ -257,9 +257,6 @@ class TLSStream(trio.abc.Stream):
     def _take_in(self, ciphertext: bytes | bytearray) -> bytes:
         """Return the plaintext that came with what the transport brought; note an end or a fault."""
         size = len(ciphertext)
-        if not size:
-            self._incoming.write_eof()
-            return self._decrypt_record(1)
         if (
             size > RECORD_HEADER_BYTES
             and (ciphertext[3] << 8 | ciphertext[4]) == size - RECORD_HEADER_BYTES
@@ -268,8 +265,11 @@ class TLSStream(trio.abc.Stream):
             # The usual case: one record came, and it is whole.
             self._incoming.write(ciphertext)
             data = self._decrypt_record(size)
-        else:
+        elif size:
             data = self._decrypt(ciphertext)
+        else:
+            self._incoming.write_eof()
+            return self._decrypt_record(1)
         if self._outgoing.pending > ANSWERS_BYTES_MAX:
             self._break("the peer causes answers without end")
         return data
@@ -392,14 +392,14 @@ class TLSStream(trio.abc.Stream):
 
     def _encrypt(self, data: bytes | memoryview) -> bytes:
         """Return what is held and the records of `data`, all that go out next."""
-        write, read = self._ssl.write, self._outgoing.read
         size = len(data)
         try:
             if size <= RECORD_BYTES_MAX:
                 if size:
-                    write(data)
-                ciphertext = read()
+                    self._ssl.write(data)
+                ciphertext = self._outgoing.read()
             else:
+                write, read = self._ssl.write, self._outgoing.read
                 parts: list[bytes] = []
                 start = 0
                 with memoryview(data) as view:
