@@ -75,6 +75,9 @@ RESUME: Final = "resume"
 
 _OPEN = struct.Struct(">BBHIIII")
 _HEAD = struct.Struct(">BBHIII")
+# What stands before the part of the head in an OPEN and a HEAD, their header included.
+OPEN_PREFIX_BYTES: Final = _OPEN.size
+HEAD_PREFIX_BYTES: Final = _HEAD.size
 _U32_PAIR = struct.Struct(">II")
 _U32 = struct.Struct(">I")
 _WINDOW = struct.Struct(">BBHIII")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tunnel.protocol import frames
 from tunnel.protocol.core import DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
-from tunnel.protocol.frames import DATA, FIN, HEADER, HEADER_BYTES
+from tunnel.protocol.frames import DATA, FIN, HEAD_PREFIX_BYTES, HEADER, HEADER_BYTES, OPEN_PREFIX_BYTES
 from tunnel.protocol.ledger import LEDGER_LEAST_BYTES
 from tunnel.protocol.schedule import QUANTUM_BYTES
 from tunnel.protocol.state import at_rest
@@ -27,6 +27,8 @@ class Outbound:
         self._core = core
         self._unsequenced_bytes = 0
         """At the start of a message that has control in it."""
+        self._freed_bytes = 0
+        """What streams hold no more, since the message was begun: one release for all of them."""
 
     def message(self, limit: int, now: float) -> bytes:
         """See `Connection.data_to_send`."""
@@ -50,7 +52,10 @@ class Outbound:
         if sent.replaying:
             self._replay(room, parts)
         elif core.phase is OPEN:
+            self._freed_bytes = 0
             self._send_streams(room, parts, now)
+            if self._freed_bytes:
+                core.memory.release(self._freed_bytes)
         message = b"".join(parts)
         if sent.unacknowledged_bytes != before:
             sent.keep(message, unsequenced, before)
@@ -162,16 +167,17 @@ class Outbound:
             room = budget - used - HEADER_BYTES
             count = min(waiting, stream.send_credit, DATA_BYTES_MOST, core.peer.max_frame, room)
             if count > 0:
-                last = stream.fin_waits and count == waiting
-                parts.append(HEADER.pack(DATA, FIN if last else 0, 0, stream.id, count))
-                core.memory.release(outgoing.move(count, parts))
+                flags = 0
+                if count == waiting and stream.fin_waits:
+                    stream.fin_waits = False
+                    flags = FIN
+                parts.append(HEADER.pack(DATA, flags, 0, stream.id, count))
+                self._freed_bytes += outgoing.move(count, parts)
                 size = HEADER_BYTES + count
                 core.sent.record(size)
                 used += size
                 stream.send_credit -= count
                 stream.bytes_sent += count
-                if last:
-                    stream.fin_waits = False
                 if stream.drain_wanted and waiting - count <= QUEUE_LOW_BYTES:
                     stream.drain_wanted = False
                     core.tell_room(stream)
@@ -200,26 +206,26 @@ class Outbound:
         if context.retiring:
             core.retire_if_unused(context)
         head = stream.head
-        part, flags = self._first_part(stream, head, budget - HEADER_BYTES - 8, 8)
+        part, flags = self._first_part(stream, head, budget, OPEN_PREFIX_BYTES)
         parts += (frames.open_prefix(stream_id, context.index, len(head), len(part), flags), part)
-        size = HEADER_BYTES + 8 + len(part)
+        size = OPEN_PREFIX_BYTES + len(part)
         core.sent.record(size)
         return size
 
     def _send_answer_head(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
         head = stream.answer_head
         assert head is not None
-        part, flags = self._first_part(stream, head, budget - HEADER_BYTES - 4, 4)
+        part, flags = self._first_part(stream, head, budget, HEAD_PREFIX_BYTES)
         parts += (frames.head_prefix(stream.id, len(head), len(part), flags), part)
-        size = HEADER_BYTES + 4 + len(part)
+        size = HEAD_PREFIX_BYTES + len(part)
         self._core.sent.record(size)
         return size
 
     def _first_part(
-        self, stream: StreamState, head: bytes, room: int, prefix_bytes: int
+        self, stream: StreamState, head: bytes, budget: int, prefix_bytes: int
     ) -> tuple[bytes, int]:
         """What of a head goes into its own frame, and the flags; the rest goes to the front of the DATA."""
-        room = min(room, self._core.peer.max_frame - prefix_bytes)
+        room = min(budget, self._core.peer.max_frame + HEADER_BYTES) - prefix_bytes
         if len(head) > room:
             rest = head[room:]
             stream.queue_first(rest)
