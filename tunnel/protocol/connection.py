@@ -285,15 +285,15 @@ class Connection(Core):
 
         With `data` and `eof` it is the whole answer in one step.
         """
-        if stream.sending is BROKEN:
-            return
+        if stream.sending is not FRESH:
+            if stream.sending is BROKEN:
+                return
+            if stream.opened_here:
+                raise LocalProtocolError("the opener's head is in its OPEN")
+            self._step_local(stream, Step.HEAD)
         size = len(head)
         if size > frames.HEAD_BYTES_MAX:
             raise _too_long(head)
-        if stream.opened_here:
-            raise LocalProtocolError("the opener's head is in its OPEN")
-        if stream.sending is not FRESH:
-            self._step_local(stream, Step.HEAD)
         stream.sending = ENDED if eof else FLOWING
         stream.answer_head = head
         stream.head_waits = True

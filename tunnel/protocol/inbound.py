@@ -222,9 +222,10 @@ class Inbound:
             raise RemoteProtocolError(f"stream id {stream_id} is not the peer's to open")
         if stream_id <= core.peer_last_id:
             raise RemoteProtocolError(f"stream id {stream_id} after {core.peer_last_id}")
-        whole = len(part) == head_length
-        if len(part) > head_length:
-            raise RemoteProtocolError(f"OPEN carries {len(part)} bytes of a head of {head_length}")
+        size = len(part)
+        if size > head_length:
+            raise RemoteProtocolError(f"OPEN carries {size} bytes of a head of {head_length}")
+        whole = size == head_length
         core.peer_last_id = stream_id
         refusal = self._refusal(stream_id, index, head_length)
         if refusal is not None:
@@ -233,20 +234,19 @@ class Inbound:
         if flags & FIN and not whole:
             core.queue_reset(stream_id, StreamCode.PROTOCOL, Processed.NO, "ended within its head")
             return
-        head = part if whole else b""
         stream = core.new_stream(
             core.peer_contexts[index],
-            head,
+            part if whole else b"",
             FRESH,
             ENDED if flags & FIN else FLOWING,
             now,
             False,
         )
-        self._kept_bytes += len(head)
         stream.id = stream_id
         core.streams[stream_id] = stream
         core.opened_there += 1
         if whole:
+            self._kept_bytes += size
             self._announce(stream)
         else:
             self._begin_head(stream, head_length, part)

@@ -113,7 +113,9 @@ class Memory:
         if self.used_bytes * 4 > self.limit_bytes * 3:
             return True
         above = self.parent
-        return above is not None and above.used_bytes * 4 > above.limit_bytes * 3
+        if above is None:
+            return False
+        return above.used_bytes * 4 > above.limit_bytes * 3
 
     def join(self, evictor: Evictor) -> None:
         """Let this account, and those above it, take memory back from `evictor`."""

@@ -9,7 +9,7 @@ import attrs
 
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.schedule import OUT, Flow, Group
-from tunnel.protocol.state import BROKEN, ENDED, Half
+from tunnel.protocol.state import ENDED, Half, at_rest
 from tunnel.protocol.window import ReceiveWindow
 
 # Pieces up to this size are put together: a peer, or a caller, that sends byte by byte would else cost 40
@@ -77,13 +77,14 @@ class ByteQueue:
 
     def move(self, count: int, parts: list[bytes | memoryview]) -> int:
         """Append exactly `count` bytes to `parts`, by reference; returns how much less it keeps alive."""
+        if count == self.size and not self._offset:
+            parts += self._pieces
+            self._pieces.clear()
+            self.size = 0
+            return count
         assert count <= self.size
         held = self.size + self._offset
         self.size -= count
-        if not (self.size or self._offset):
-            parts += self._pieces
-            self._pieces.clear()
-            return held
         gone = 0
         for piece in self._pieces:
             if not count:
@@ -281,8 +282,9 @@ class StreamState(Flow):
     def all_said(self) -> bool:
         """Nothing of this stream's sending half is left to send, now or later."""
         # FIN and RESET leave last, so when neither waits, nothing does.
-        sending = self.sending
-        return (sending is ENDED or sending is BROKEN) and not self.fin_waits and self.farewell is None
+        if self.fin_waits or self.farewell is not None:
+            return False
+        return at_rest(self.sending)
 
     @property
     def receive_ended(self) -> bool:
