@@ -75,7 +75,7 @@ _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
 _NO_TOKENS: frozenset[bytes] = frozenset()
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
 # Of answers that end with their head, whatever it says.
-BODILESS_STATUSES = frozenset({204, 304})
+BODILESS_STATUSES = frozenset({*range(100, 200), 204, 304})
 # In whole canonical bytes, where a line stands behind each line feed but the last.
 FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
@@ -328,8 +328,7 @@ class ResponseHead:
 
     def has_body(self, request_method: bytes) -> bool:
         """Whether a body may follow: not after HEAD, nor with 1xx, 204 and 304, whatever the headers say."""
-        status = self.status
-        return status >= 200 and status not in BODILESS_STATUSES and request_method != b"HEAD"
+        return self.status not in BODILESS_STATUSES and request_method != b"HEAD"
 
     def encode(self) -> bytes:
         """Return the canonical bytes; raises HeadError for a part that no head can hold."""

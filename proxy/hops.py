@@ -8,6 +8,7 @@ is found out here, and for nearly every answer it is nothing.
 from __future__ import annotations
 
 import re
+from itertools import groupby
 
 # RFC 9110 7.6.1, and the names that older proxies use for the same.
 HOP_BY_HOP = frozenset(
@@ -46,7 +47,12 @@ HOP_LINES = frozenset(
 )
 # Every name of which more is to be done, or may be.
 _DEALT_WITH = HOP_BY_HOP | RESPONSE_NEVER | {b"close", b"location", b"sec-websocket-protocol"}
-DEALT_WITH = rb"(?:(?:" + b"|".join(sorted(_DEALT_WITH)) + rb"):|" + RESERVED_PREFIX + rb")"
+_BEGINNINGS = sorted([*(name + b":" for name in _DEALT_WITH), RESERVED_PREFIX])
+# By their first letters, so that a line is compared with few of them.
+DEALT_WITH = b"(?:%b)" % b"|".join(
+    b"%b(?:%b)" % (letter, b"|".join([begins[1:] for begins in some]))
+    for letter, some in groupby(_BEGINNINGS, lambda begins: begins[:1])
+)
 """How each of their lines begins, as a pattern."""
 _HOP = re.compile(rb"\n(?:" + b"|".join(line[:-2] for line in sorted(HOP_LINES)) + rb")\r(?=\n)")
 _ANY_DEALT_WITH = re.compile(rb"\n" + DEALT_WITH)

@@ -193,7 +193,7 @@ class QuickCall(LiveCall):
                 return False
         body = stream.take_whole_answer()
         self._answered = True
-        self.tally.status, self.tally.bytes_out = head.status, len(body)
+        self.tally.status, self.tally.bytes_out = head.status, size
         try:
             return self._connection.answer_nowait(head, body)
         except InboundBroken as error:
