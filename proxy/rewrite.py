@@ -101,12 +101,13 @@ def has_access_token(target: bytes) -> bool:
 
 def is_tail(info: RequestInfo) -> bool:
     """Whether a request goes through the API server to a backend (`services|pods|nodes/<name>/proxy`)."""
+    # First what nearly no request says.
     return (
-        info.is_resource
+        (info.verb == "proxy" or info.subresource == "proxy")
+        and info.is_resource
         and info.group == ""
         and info.resource in _PROXIED
         and bool(info.name)
-        and (info.verb == "proxy" or info.subresource == "proxy")
     )
 
 
@@ -165,7 +166,7 @@ def loopback_request_head(head: RequestHead, host: bytes, token: str) -> Request
 
 
 def relay_request_head(
-    inner: RequestHead, *, host: bytes, token: str, identity: IdentityLines, tail: bool = False
+    inner: RequestHead, host: bytes, token: str, identity: IdentityLines, tail: bool = False
 ) -> RequestHead:
     """Return the head for the API server; raises RewriteError without a token or an identity.
 

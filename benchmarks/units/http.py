@@ -177,9 +177,7 @@ def inner_request(head: RequestHead) -> RequestHead:
 
 
 def upstream_request(inner: RequestHead) -> RequestHead:
-    return relay_request_head(
-        inner, host=API_SERVER, token=SERVICE_ACCOUNT, identity=IDENTITY_LINES, tail=False
-    )
+    return relay_request_head(inner, API_SERVER, SERVICE_ACCOUNT, IDENTITY_LINES)
 
 
 async def rewrite_request() -> float:

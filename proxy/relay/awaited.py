@@ -63,10 +63,10 @@ class Server(Protocol):
 class AwaitedAnswer:
     """The answer to one call, on its way to one stream."""
 
-    __slots__ = ("_begun", "_call", "_connection", "_outbound", "_over", "_server", "_stream")
+    __slots__ = ("_begun", "_call", "_connection", "_outbound", "_server", "_stream")
 
     _connection: ClientConnection
-    """Where the body comes from, once the head is here."""
+    """Where the body comes from, once the head is passed on."""
 
     def __init__(self, server: Server, stream: Stream, call: Call) -> None:
         self._server = server
@@ -75,8 +75,6 @@ class AwaitedAnswer:
         self._outbound = call.outbound
         # Its head was passed on.
         self._begun = False
-        # It has ended, or is a task's.
-        self._over = False
 
     def begin(self) -> None:
         """Send the request, or have a task do it."""
@@ -115,7 +113,7 @@ class AwaitedAnswer:
         try:
             if self._begun:
                 self._go_on()
-            elif self._outbound.look():
+            else:
                 self._answer()
         except OutboundBroken as broken:
             self._break_off(broken.failure)
@@ -125,19 +123,17 @@ class AwaitedAnswer:
             self._fail()
 
     def _answer(self) -> None:
-        """Pass on the head, and with it what is here of the body."""
+        """Pass on the head once it is here, and with it what is here of the body."""
         outbound, stream = self._outbound, self._stream
-        head = outbound.plain_head()
-        if head is None:
-            self._hand_over()
-            return
-        connection = outbound.connection
-        assert connection is not None, "the head has come on it"
-        self._connection = connection
         try:
+            head = outbound.look()
+            if head is None:
+                return
+            connection = outbound.connection
+            assert connection is not None, "the head has come on it"
             body = connection.receive_body_nowait()
         except OutboundBroken:
-            # It is said again to whoever asks for the body next.
+            # It is said again to whoever asks next.
             self._hand_over()
             return
         encoded = self._call.upstream.pass_bytes(head)
@@ -146,6 +142,7 @@ class AwaitedAnswer:
             self._finish()
         else:
             stream.send_answer_nowait(encoded, body or b"")
+            self._connection = connection
             self._begun = True
             outbound.keep_no_request()
             self._pass_on()
@@ -264,8 +261,12 @@ class AwaitedAnswer:
         fail(self._stream)
         self._end()
 
+    @property
+    def _over(self) -> bool:
+        """It has ended, or is a task's."""
+        return self not in self._server.awaited
+
     def _forget(self) -> None:
-        self._over = True
         self._server.awaited.discard(self)
         self._call.awaited = None
 

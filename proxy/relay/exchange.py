@@ -30,7 +30,6 @@ from proxy.rewrite import (
     RewriteError,
     identity_lines,
     is_tail,
-    relay_request_head,
     relay_response_head,
 )
 from tunnel.readiness import Readiness
@@ -65,28 +64,20 @@ class Upstream:
         """
         try:
             info = requestinfo.parse(request.method, request.target)
-            is_upgrade = request.fields.upgrade is not None
-            if is_upgrade:
-                info = info.upgraded()
+            long = info.long_running
+            if request.fields.upgrade is not None:
+                info, long = info.upgraded(), True
             if self._guardrails is not None:
                 self._guardrails.check(claims, info)
-            identity = self._identity(claims)
-            tail = is_tail(info)
-            authority = self._pool.access.authority
-
-            def build_head(token: str) -> RequestHead:
-                return relay_request_head(request, host=authority, token=token, identity=identity, tail=tail)
-
-            outbound = Exchange(self._pool, build_head, tail=tail)
+            outbound = Exchange(self._pool, request, self._identity(claims), is_tail(info))
         except BadTarget as error:
             raise refusal(StreamCode.PROTOCOL, error.reason) from error
         except IdentityError as error:
             raise refusal(StreamCode.FORBIDDEN, str(error)) from error
         except RewriteError as error:
             raise refusal(StreamCode.INTERNAL, str(error)) from error
-        long = is_upgrade or info.long_running
         call = Call(self, request, claims, info, outbound, long)
-        self.underway.begin(long=long)
+        self.underway.begin(long)
         if self._guardrails is not None:
             self.guarded.add(call)
         return call
@@ -126,10 +117,9 @@ class Call:
 
     def end(self) -> None:
         """It is not under way any more."""
-        self.upstream.underway.end(long=self.long)
-        self.upstream.guarded.discard(self)
-        # What it was answered on may carry somebody else's answer next.
-        self._drop = None
+        upstream = self.upstream
+        upstream.underway.end(self.long)
+        upstream.guarded.discard(self)
 
     async def revoke(self, failure: Failure) -> None:
         """End it, from any task, and have whoever carries it say so. Waits for nobody at the other ends."""
@@ -172,6 +162,8 @@ class Call:
         try:
             await self._carry(inbound)
         finally:
+            # What it was answered on may carry somebody else's answer next.
+            self._drop = None
             self.end()
 
     async def _carry(self, inbound: Inbound) -> None:

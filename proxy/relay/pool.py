@@ -26,6 +26,7 @@ from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead
 from proxy.pooled import SAFE_METHODS, PooledOutbound
 from proxy.relay.serviceaccount import ClusterAccess
+from proxy.rewrite import IdentityLines, relay_request_head
 from tunnel.net import open_tls
 from tunnel.readiness import Readiness
 
@@ -49,12 +50,12 @@ class Pool:
         self.access = access
         self.connections = connections
 
-    async def exchange(self, build_head: Callable[[str], RequestHead], *, tail: bool = False) -> Exchange:
-        """Send the request that `build_head` makes with the relay's token, and return its answering side.
+    async def exchange(self, inner: RequestHead, identity: IdentityLines, tail: bool = False) -> Exchange:
+        """Send the request of an inner head under an identity, and return its answering side.
 
-        Raises OutboundBroken; when cancelled, the connection is closed. See also Exchange.
+        Raises RewriteError and OutboundBroken; when cancelled, the connection is closed. See also Exchange.
         """
-        exchange = Exchange(self, build_head, tail=tail)
+        exchange = Exchange(self, inner, identity, tail)
         await exchange.start()
         return exchange
 
@@ -63,25 +64,31 @@ class Exchange(PooledOutbound):
     """The answering side of one request (an Outbound), on a connection of the pool.
 
     `start` it, and `aclose` it whatever happens. `tail` says that a backend behind the API server answers, so
-    that a 401 is the backend's own. Whatever `build_head` raises comes through before anything is sent.
+    that a 401 is the backend's own.
 
-    There is a way without waits, and so without a task: `start_nowait`, `look` at what comes until there is a
-    `plain_head`, and then take the body from its `connection`. Where that does not lead on, its watch is
-    ended and a task goes on, which does not `start` what was `started`.
+    There is a way without waits, and so without a task: `start_nowait`, `look` at what comes until the head
+    is there, and then take the body from its `connection`. Where that does not lead on, its watch is ended
+    and a task goes on, which does not `start` what was `started`.
     """
 
-    __slots__ = ("_build_head", "_head_ahead", "_pool", "_tail", "_token", "_token_renewed")
+    __slots__ = ("_head_ahead", "_identity", "_inner", "_pool", "_tail", "_token", "_token_renewed")
 
-    def __init__(self, pool: Pool, build_head: Callable[[str], RequestHead], *, tail: bool) -> None:
+    def __init__(self, pool: Pool, inner: RequestHead, identity: IdentityLines, tail: bool = False) -> None:
+        """Make ready to send what the relay's head for an inner one is; raises RewriteError."""
         self._pool = pool
-        # None once the request is held no longer, as the head is.
-        self._build_head: Callable[[str], RequestHead] | None = build_head
+        self._inner = inner
+        self._identity = identity
         self._tail = tail
-        self._token = pool.access.token()
-        super().__init__(pool.connections, build_head(self._token))
         self._token_renewed = False
         # It was received without a wait, and is still to be asked for.
         self._head_ahead: ResponseHead | None = None
+        super().__init__(pool.connections, self._build_head())
+
+    def _build_head(self) -> RequestHead:
+        """The head as it is sent, under the token that the relay has now."""
+        access = self._pool.access
+        self._token = token = access.token()
+        return relay_request_head(self._inner, access.authority, token, self._identity, self._tail)
 
     @property
     def started(self) -> bool:
@@ -105,27 +112,20 @@ class Exchange(PooledOutbound):
         self._reused = True
         return connection.send_request_nowait(head)
 
-    def look(self) -> bool:
-        """Take in what has come; whether there is something to go on with: the answer's head, or a failure.
+    def look(self) -> ResponseHead | None:
+        """Take in what has come, and return the answer's head once it is there.
 
-        The failure is raised by `receive_head`.
+        Raises OutboundBroken where there is more to do than to pass that on: a task has to see to it, by
+        `receive_head`, and nothing is lost of what has come.
         """
         connection = self.connection
         assert connection is not None, "it is looked at what was started"
-        try:
-            if connection.take_in_nowait() is not None:
-                self._head_ahead = connection.receive_head_nowait()
-        except OutboundBroken:
-            return True
-        return self._head_ahead is not None
-
-    def plain_head(self) -> ResponseHead | None:
-        """The answer's head that `look` has found, when there is nothing to do but to pass it on.
-
-        Otherwise a task has to see to it; nothing is lost of what has come.
-        """
-        head = self._head_ahead
-        return None if head is None or (head.status == 401 and not self._tail) else head
+        if connection.take_in_nowait() is None:
+            return None
+        self._head_ahead = head = connection.receive_head_nowait()
+        if head is not None and head.status == 401 and not self._tail:
+            raise _own_token_refused()
+        return head
 
     def keep_no_request(self) -> None:
         """Hold the request no longer: its answer has begun, and it is sent no more, whatever happens.
@@ -133,8 +133,7 @@ class Exchange(PooledOutbound):
         The relay's token and an identity are in it, and a watch goes on for hours. It is no upgrade: that one
         is asked at the end whether its connection may be kept.
         """
-        self._head = self._build_head = None
-        self._head_ahead = None
+        self._head = self._head_ahead = None
         self._acquiring = None
 
     def watch(self, on_input: Callable[[], None]) -> bool:
@@ -179,9 +178,8 @@ class Exchange(PooledOutbound):
         The agent has shown no credential to the API server, so a 401 from there is never the agent's: passed
         on, it would send kubectl looking for a new one.
         """
-        access, head, build_head = self._pool.access, self._head, self._build_head
+        access, head = self._pool.access, self._head
         assert head is not None, "its answer has not begun"
-        assert build_head is not None, "both are let go at once"
         newer = access.refresh_token() or access.token() != self._token
         if not newer or head.body_length != 0 or self._token_renewed:
             log.warning("the API server refuses the relay's own token (401)")
@@ -189,8 +187,7 @@ class Exchange(PooledOutbound):
             raise _own_token_refused()
         log.info("the API server refused an old token; sending the request again with the new one")
         self._token_renewed = True
-        self._token = access.token()
-        await self.send_again(build_head(self._token))
+        await self.send_again(self._build_head())
 
 
 @asynccontextmanager

@@ -17,8 +17,10 @@ from proxy.hub.direct import DirectOutbound
 from proxy.pooled import PooledOutbound
 from proxy.relay.pool import Exchange, Pool
 from proxy.relay.serviceaccount import ClusterAccess
+from proxy.rewrite import identity_lines, relay_request_head
 
 WATCH = RequestHead(b"GET", b"/api/v1/pods?watch=1", ((b"host", b"x"),))
+IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno"
 KINDS = ["hawse connect", "direct mode", "relay"]
@@ -62,6 +64,7 @@ class Server:
     """So that it succeeds although it was cancelled, as one does whose last step was done already."""
     renewal_s: float = 0.0
     credential: int = 1
+    authority: bytes = b"x"
 
     @connections.default
     def _its_connections(self) -> Connections:
@@ -99,7 +102,12 @@ class Server:
         if kind == "direct mode":
             return DirectOutbound(self.connections, WATCH, lambda _: WATCH, session="s")
         pool = Pool(cast(ClusterAccess, self), self.connections)
-        return Exchange(pool, self.head, tail=False)
+        return Exchange(pool, WATCH, IDENTITY)
+
+    def seen_request(self, kind: str) -> bytes:
+        """What arrives of such an exchange's request."""
+        head = relay_request_head(WATCH, self.authority, "1", IDENTITY) if kind == "relay" else WATCH
+        return head.encode()
 
     async def started_on_a_kept_connection(self, kind: str) -> PooledOutbound:
         """An exchange whose request is sent, on a connection that has served another one."""
@@ -293,4 +301,4 @@ async def test_connections_that_are_too_old_are_closed_although_their_finder_is_
         scope.cancel()
         await exchange.start()
     assert scope.cancelled_caught
-    assert [await seen_of(end) for end in server.ends] == [WATCH.encode()] * 2
+    assert [await seen_of(end) for end in server.ends] == [server.seen_request(kind)] * 2

@@ -43,7 +43,7 @@ def hub(*headers: tuple[bytes, bytes], method: bytes = b"GET", tail: bool = Fals
 
 
 def relay(inner: RequestHead, *, tail: bool = False) -> RequestHead:
-    return relay_request_head(inner, host=b"10.0.0.1:443", token="sa", identity=LINES, tail=tail)
+    return relay_request_head(inner, b"10.0.0.1:443", "sa", LINES, tail)
 
 
 def names(head: RequestHead | ResponseHead) -> list[bytes]:
@@ -247,12 +247,12 @@ def test_no_request_leaves_without_exactly_one_identity(identity):
 
 def test_no_request_leaves_without_an_identity():
     with pytest.raises(RewriteError):
-        relay_request_head(hub(), host=b"a", token="sa", identity=IdentityLines(b""))
+        relay_request_head(hub(), b"a", "sa", IdentityLines(b""))
 
 
 def test_no_request_leaves_without_the_relays_own_token():
     with pytest.raises(RewriteError):
-        relay_request_head(hub(), host=b"a", token="", identity=LINES)
+        relay_request_head(hub(), b"a", "", LINES)
 
 
 @given(
@@ -357,9 +357,9 @@ def test_no_value_of_our_own_can_smuggle_a_second_line(value):
     with pytest.raises(HeadError):
         direct_request_head(head, b"a", value)
     with pytest.raises(HeadError):
-        relay_request_head(hub(), host=b"a", token=value, identity=LINES)
+        relay_request_head(hub(), b"a", value, LINES)
     with pytest.raises(HeadError):
-        relay_request_head(hub(), host=value.encode("latin-1") + b"\n", token="t", identity=LINES)
+        relay_request_head(hub(), value.encode("latin-1") + b"\n", "t", LINES)
 
 
 # -- answers ------------------------------------------------------------------------------------------------

@@ -609,10 +609,10 @@ async def test_a_bug_in_one_reaches_no_other(
         monkeypatch.undo()
         raise ZeroDivisionError
 
-    name = "relay_request_head" if where == "request" else "Upstream.pass_bytes"
+    name = "pool.relay_request_head" if where == "request" else "exchange.Upstream.pass_bytes"
     async with rig(answering(OK), tmp_path) as relay:
         await relay.warm()
-        monkeypatch.setattr(f"proxy.relay.exchange.{name}", raise_once)
+        monkeypatch.setattr(f"proxy.relay.{name}", raise_once)
         with caplog.at_level(logging.ERROR, "hawse.relay"):
             answer = await relay.ask()
         assert answer.failure is not None

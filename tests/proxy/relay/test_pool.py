@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,24 +9,18 @@ from proxy import connections
 from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead
 from proxy.relay.pool import Exchange, Pool, open_pool
+from proxy.rewrite import IdentityLines, RewriteError, identity_lines
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tunnel.net import tls_socket
 
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 
 
-def request(
-    method: bytes = b"GET", target: bytes = b"/api", *extra: tuple[bytes, bytes], token: str = ""
-) -> RequestHead:
-    return RequestHead(
-        method, target, ((b"host", b"k"), (b"authorization", b"Bearer " + token.encode()), *extra)
-    )
+IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))
 
 
-def builder(
-    method: bytes = b"GET", target: bytes = b"/api", *extra: tuple[bytes, bytes]
-) -> Callable[[str], RequestHead]:
-    return lambda token: request(method, target, *extra, token=token)
+def inner(method: bytes = b"GET", target: bytes = b"/api", *headers: tuple[bytes, bytes]) -> RequestHead:
+    return RequestHead(method, target, headers)
 
 
 async def answer_of(exchange: Exchange) -> tuple[int, bytes]:
@@ -44,7 +37,7 @@ async def answer_of(exchange: Exchange) -> tuple[int, bytes]:
 async def ask(
     pool: Pool, method: bytes = b"GET", target: bytes = b"/api", *, tail: bool = False
 ) -> tuple[int, bytes]:
-    return await answer_of(await pool.exchange(builder(method, target), tail=tail))
+    return await answer_of(await pool.exchange(inner(method, target), IDENTITY, tail))
 
 
 async def answer_ok(connection: Connection) -> None:
@@ -99,7 +92,7 @@ async def test_a_connection_that_is_not_clean_is_not_kept(tmp_path: Path, answer
 
 async def test_an_answer_that_was_not_read_to_its_end_costs_its_connection(tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
-        exchange = await pool.exchange(builder())
+        exchange = await pool.exchange(inner(), IDENTITY)
         await exchange.receive_head()
         await exchange.aclose()
         await exchange.aclose()
@@ -119,7 +112,7 @@ async def test_an_abandoned_exchange_leaves_no_watch_behind_on_its_descriptor(tm
     async with running(hang, tmp_path) as server, open_pool(server.access) as pool:
         numbers = set()
         for _ in range(3):
-            exchange = await pool.exchange(builder())
+            exchange = await pool.exchange(inner(), IDENTITY)
             assert exchange.connection is not None
             numbers.add(tls_socket(exchange.connection.stream).fileno())  # type: ignore[union-attr]
             assert exchange.watch(told)
@@ -133,7 +126,7 @@ async def test_an_abandoned_exchange_leaves_no_watch_behind_on_its_descriptor(tm
 async def test_a_request_that_is_held_no_longer_cannot_be_sent_again(tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
         assert await ask(pool) == (200, b"ok")
-        exchange = await pool.exchange(builder())
+        exchange = await pool.exchange(inner(), IDENTITY)
         assert (await exchange.receive_head()).status == 200
         exchange.keep_no_request()
         assert exchange._head is None
@@ -169,8 +162,8 @@ async def test_a_connection_that_carried_an_upgrade_is_never_used_again(
     async with running(script, tmp_path) as server, open_pool(server.access) as pool:
         # One kept connection is there, and an upgrade does not take it either.
         assert await ask(pool) == (200, b"ok")
-        upgrade = builder(b"GET", b"/exec", (b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
-        exchange = await pool.exchange(upgrade)
+        upgrade = inner(b"GET", b"/exec", (b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
+        exchange = await pool.exchange(upgrade, IDENTITY)
         head = await exchange.receive_head()
         assert head.status == int(status[:3])
         assert len(server.connections) == 2
@@ -202,16 +195,14 @@ async def test_a_get_that_met_a_dead_connection_is_sent_again_once(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "build",
-    [builder(b"POST"), builder(b"DELETE"), builder(b"GET", b"/", (b"content-length", b"2"))],
+    "head",
+    [inner(b"POST"), inner(b"DELETE"), inner(b"GET", b"/", (b"content-length", b"2"))],
     ids=["post", "delete", "get-with-body"],
 )
-async def test_what_may_have_had_an_effect_is_not_sent_again(
-    tmp_path: Path, build: Callable[[str], RequestHead]
-) -> None:
+async def test_what_may_have_had_an_effect_is_not_sent_again(tmp_path: Path, head: RequestHead) -> None:
     async with running(close_after_one, tmp_path) as server, open_pool(server.access) as pool:
         await ask(pool)
-        exchange = await pool.exchange(build)
+        exchange = await pool.exchange(head, IDENTITY)
         with pytest.raises(OutboundBroken) as caught:
             await exchange.receive_head()
         await exchange.aclose()
@@ -285,7 +276,7 @@ async def test_a_request_whose_body_was_streamed_is_not_sent_again_after_a_401(t
 
     async with running(script, tmp_path) as server, open_pool(server.access) as pool:
         server.rotate_token("relay-token-2")
-        exchange = await pool.exchange(builder(b"POST", b"/api", (b"content-length", b"2")))
+        exchange = await pool.exchange(inner(b"POST", b"/api", (b"content-length", b"2")), IDENTITY)
         await exchange.send_body(b"ab")
         with pytest.raises(OutboundBroken) as caught:
             await exchange.receive_head()
@@ -349,13 +340,10 @@ async def test_a_refused_connection_says_that_nothing_was_processed(tmp_path: Pa
         assert "127.0.0.1" in caught.value.failure.reason
 
 
-async def test_what_the_head_builder_raises_comes_before_any_connection(tmp_path: Path) -> None:
-    def build(token: str) -> RequestHead:
-        raise ValueError("no identity")
-
+async def test_a_request_without_an_identity_is_refused_before_any_connection(tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
-        with pytest.raises(ValueError, match="no identity"):
-            await pool.exchange(build)
+        with pytest.raises(RewriteError, match="no identity"):
+            await pool.exchange(inner(), IdentityLines(b""))
         assert server.connections == []
 
 
