@@ -23,7 +23,7 @@ import trio
 
 from tunnel.parking import NO_SPOT, ParkingSpot
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
-from tunnel.protocol.state import ENDED, FLOWING, at_rest
+from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
 
 if TYPE_CHECKING:
@@ -422,7 +422,7 @@ class Stream(trio.abc.HalfCloseableStream):
         # Whoever is to be told holds this stream: together they would stay until a garbage collection.
         self._tell_reset = None
         if self._failure is None:
-            if self.ends_on_close and not at_rest(state.sending) and not _is_cancelled():
+            if self.ends_on_close and not state.sending.at_rest and not _is_cancelled():
                 self._session._send_eof(state)
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
@@ -432,7 +432,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def _leave(self) -> None:
         state = self._state
-        if at_rest(state.sending) and at_rest(state.receiving):
+        if state.sending.at_rest and state.receiving.at_rest:
             if state.incoming.size:
                 self._session._discard(state)
             return

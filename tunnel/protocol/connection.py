@@ -44,7 +44,7 @@ from tunnel.protocol.liveness import Liveness
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.outbound import Outbound
 from tunnel.protocol.schedule import OUT
-from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after, at_rest
+from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after
 from tunnel.protocol.streams import Context, Farewell, StreamState
 
 __all__ = ["Connection", "Phase", "Role"]
@@ -342,7 +342,7 @@ class Connection(Core):
             stream.moved_at = now
             stream.window.consume(count)
             self.memory.release(count)
-            if not at_rest(stream.receiving):
+            if not stream.receiving.at_rest:
                 self.grant(stream, now)
             elif stream in self.lingering:
                 self.forget_if_done(stream)

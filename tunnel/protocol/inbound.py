@@ -20,7 +20,7 @@ from tunnel.protocol.errors import (
 )
 from tunnel.protocol.frames import DATA, FIN, HEADER_BYTES, UNSEQUENCED_FROM, Welcome
 from tunnel.protocol.liveness import PINGS_PER_S, RateLimit
-from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after, at_rest
+from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Step, after
 from tunnel.protocol.streams import Context, HeadBuffer, StreamState
 from tunnel.protocol.window import CREDIT_MAX
 
@@ -437,7 +437,7 @@ class Inbound:
         try:
             stream.receiving = after(stream.receiving, step)
         except IllegalTransition as exc:
-            code = StreamCode.STREAM_CLOSED if at_rest(stream.receiving) else StreamCode.PROTOCOL
+            code = StreamCode.STREAM_CLOSED if stream.receiving.at_rest else StreamCode.PROTOCOL
             self._core.fault(stream, code, f"stream {stream.id}: {exc}")
             return False
         return True

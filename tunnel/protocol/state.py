@@ -23,12 +23,19 @@ from tunnel.protocol.errors import IllegalTransition
 
 
 class Half(enum.Enum):
+    at_rest: bool
+    """Nothing more may come in this direction."""
+
     FRESH = "fresh"
     """Nothing was said in this direction yet; a HEAD may still come."""
     FLOWING = "flowing"
     ENDED = "ended"
     """FIN: the end was said, and it is a clean one. A later RESET cannot unsay it."""
     BROKEN = "broken"
+
+    def __init__(self, name: str) -> None:
+        # Asked several times for each stream, so it is told by the half itself and not by a call.
+        self.at_rest = name in ("ended", "broken")
 
 
 # Plain names for the hot path: until Python 3.12, finding a member in its enum costs more than comparing it.
@@ -67,8 +74,3 @@ def after(half: Half, step: Step) -> Half:
     if following is None:
         raise IllegalTransition(f"{step.value} on a half that is {half.value}")
     return following
-
-
-def at_rest(half: Half) -> bool:
-    """True when nothing more may come in this direction."""
-    return half is ENDED or half is BROKEN

@@ -23,7 +23,6 @@ from tunnel.protocol.errors import (
 from tunnel.protocol.frames import FrameType, Hello, Welcome
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.state import at_rest
 from tunnel.protocol.streams import StreamState
 
 KIB = 1024
@@ -927,7 +926,7 @@ def test_only_remote_protocol_error_escapes_from_a_real_dialogue_with_mutations(
     joined, victim = session_with_streams(data.draw(st.sampled_from(Role)))
     peer = joined.peer_of(victim)
     for stream in list(peer.streams.values()):
-        if not at_rest(stream.sending):
+        if not stream.sending.at_rest:
             peer.send_data(stream, data.draw(st.binary(max_size=50)))
     peer.ping(joined.now)
     message = bytearray(peer.data_to_send(64 * KIB, joined.now))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from tunnel.protocol.errors import IllegalTransition
-from tunnel.protocol.state import TRANSITIONS, Half, Step, after, at_rest
+from tunnel.protocol.state import TRANSITIONS, Half, Step, after
 
 
 @pytest.mark.parametrize(("half", "step"), list(itertools.product(Half, Step)))
@@ -19,7 +19,7 @@ def test_every_half_meets_every_step(half: Half, step: Step) -> None:
 
 @pytest.mark.parametrize("half", Half)
 def test_reset_is_possible_at_any_time_and_ends_it(half: Half) -> None:
-    assert at_rest(after(half, Step.RESET))
+    assert after(half, Step.RESET).at_rest
 
 
 @pytest.mark.parametrize(("half", "step"), list(itertools.product((Half.ENDED, Half.BROKEN), Step)))

@@ -21,7 +21,6 @@ from tunnel.protocol.connection import Connection
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
-from tunnel.protocol.state import at_rest
 from tunnel.protocol.streams import StreamState
 
 PATTERN = bytes(range(251)) * 1200
@@ -272,7 +271,7 @@ class TwoSides(RuleBasedStateMachine):
             end.check_end()
             if not end.left:
                 assert end.state.receive_ended
-                assert at_rest(end.state.sending)
+                assert end.state.sending.at_rest
         for connection in self.sides:
             assert connection.stream_count == 0
             assert list(connection.holders()) == []
