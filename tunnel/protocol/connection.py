@@ -270,7 +270,7 @@ class Connection(Core):
             raise _too_long(head)
         sending = ENDED if eof else FLOWING
         stream = self.new_stream(context, head, sending, FRESH, now, True)
-        stream.announced = stream.head_waits = True
+        stream.head_waits = True
         stream.fin_waits = eof
         context.queued += 1
         self.opened_here += 1

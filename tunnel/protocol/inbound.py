@@ -231,14 +231,17 @@ class Inbound:
         if refusal is not None:
             core.queue_reset(stream_id, refusal[0], Processed.NO, refusal[1])
             return
-        if flags & FIN and not whole:
-            core.queue_reset(stream_id, StreamCode.PROTOCOL, Processed.NO, "ended within its head")
-            return
+        receiving = FLOWING
+        if flags & FIN:
+            if not whole:
+                core.queue_reset(stream_id, StreamCode.PROTOCOL, Processed.NO, "ended within its head")
+                return
+            receiving = ENDED
         stream = core.new_stream(
             core.peer_contexts[index],
             part if whole else b"",
             FRESH,
-            ENDED if flags & FIN else FLOWING,
+            receiving,
             now,
             False,
         )
@@ -247,7 +250,7 @@ class Inbound:
         core.opened_there += 1
         if whole:
             self._kept_bytes += size
-            self._announce(stream)
+            core.happened.append(events.StreamOpened(stream))
         else:
             self._begin_head(stream, head_length, part)
         if stream_id > LAST_STREAM_ID - IDS_LEFT_AT_GOAWAY and not core.going_away:
@@ -420,16 +423,12 @@ class Inbound:
                 self._core.tell_head(stream)
             else:
                 stream.head = head
-                self._announce(stream)
+                self._core.happened.append(events.StreamOpened(stream))
         return rest
 
     def _keep_head(self, stream: StreamState, count: int) -> None:
         stream.head_bytes += count
         self._kept_bytes += count
-
-    def _announce(self, stream: StreamState) -> None:
-        stream.announced = True
-        self._core.happened.append(events.StreamOpened(stream))
 
     # --- faults ---
 

@@ -196,9 +196,6 @@ class StreamState(Flow):
     answer_head: bytes | None
     """The acceptor's head: what it wants to say, or what the opener has received whole."""
     partial_head: HeadBuffer | None
-    announced: bool
-    """The owner knows of this stream; before, it is not told what becomes of it."""
-
     head_waits: bool
     """The head that is its own, the opener's in the OPEN and the acceptor's in the HEAD, has not left."""
     fin_waits: bool
@@ -240,7 +237,7 @@ class StreamState(Flow):
         self.outgoing = self.incoming = EMPTY
         self.answer_head = None
         self.partial_head = None
-        self.announced = self.head_waits = self.fin_waits = self.drain_wanted = False
+        self.head_waits = self.fin_waits = self.drain_wanted = False
         self.farewell = None
         self.owner = None
         self.head_bytes = len(head)
@@ -264,6 +261,11 @@ class StreamState(Flow):
             self.incoming = ByteQueue(piece)
         else:
             self.incoming.append(piece)
+
+    @property
+    def announced(self) -> bool:
+        """The owner knows of this stream; before, it is not told what becomes of it."""
+        return self.opened_here or self.partial_head is None
 
     @property
     def ready(self) -> bool:
