@@ -118,13 +118,17 @@ class Connection(Core):
     def wants_to_send(self) -> bool:
         """Whether the drain may have something. It can be wrong to the safe side only."""
         ring, sent = self.scheduler.ring, self.sent
-        return bool(self.control or ((ring.new or ring.old) and not sent.full) or sent.replaying)
+        if (ring.new or ring.old) and not sent.full:
+            return True
+        return bool(self.control or sent.replaying)
 
     @property
     def has_unsent(self) -> bool:
         """Whether anything waits, be it for its turn or for an acknowledgement; but not for credit."""
         ring = self.scheduler.ring
-        return bool(self.control or ring.new or ring.old or self.sent.replaying)
+        if ring.new or ring.old:
+            return True
+        return bool(self.control or self.sent.replaying)
 
     def take_events(self) -> list[events.Event]:
         taken, self.happened = self.happened, []

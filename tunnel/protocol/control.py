@@ -33,16 +33,10 @@ class ControlQueue:
     resets: deque[tuple[int, bytes]] = attrs.field(init=False, factory=deque)
 
     def __bool__(self) -> bool:
-        return bool(
-            self.windows
-            or self.ack_due
-            or self.resets
-            or self.contexts
-            or self.pongs
-            or self.ping
-            or self.goaway
-            or self.greeting
-        )
+        # It is asked several times for each message, and a condition costs less than a value.
+        if self.windows or self.ack_due or self.resets or self.contexts or self.pongs or self.ping:
+            return True
+        return bool(self.goaway or self.greeting)
 
     def forget_unsequenced(self) -> None:
         """Drop what was meant for a transport that is lost; what is sequenced waits for the next one."""
