@@ -451,6 +451,32 @@ async def test_each_piece_of_a_chunked_answer_leaves_at_once_and_in_one_write():
     await client.aclose()
 
 
+@pytest.mark.parametrize(
+    ("line", "sent", "last"),
+    [
+        (b"", b"", False),
+        (b"x-a: b\r\n", b"x-a: b\r\n", False),
+        (b"location: /here\r\n", b"location: /here\r\n", False),
+        (b"connection: keep-alive\r\n", b"", False),
+        (b"connection: x-b, Close\r\n", b"", True),
+    ],
+)
+@pytest.mark.parametrize("decoded", [False, True])
+async def test_what_an_answer_says_about_a_connection_is_said_afresh(pair, line, sent, last, decoded):
+    client, connection = pair
+    await client.send_all(GET)
+    await connection.next_request()
+    head = ResponseHead.decode(b"HTTP/1.1 200 OK\r\n" + line + b"content-length: 3\r\n\r\n")
+    head = head if decoded else ResponseHead(head.status, head.reason, head.headers)
+    await connection.answer(head, b"yes")
+    ours = b"Connection: close\r\n" if last else b""
+    expected = b"HTTP/1.1 200 OK\r\n" + sent + b"content-length: 3\r\n" + ours + b"\r\nyes"
+    assert await read_until(client, b"yes") == expected
+    await client.send_eof()
+    assert await connection.next_request() is None
+    assert (await read_all(client)) == (b"", True)
+
+
 async def test_a_cut_never_looks_like_an_end():
     client, server = tls_pair()
     connection = ServerConnection(server)
