@@ -67,17 +67,6 @@ class ClientConnection:
         self._malformed_by: Failure | None = None
 
     @property
-    def reusable(self) -> bool:
-        """Whether another request may be sent: nothing of the last exchange is left on either side."""
-        return (
-            self._persistent
-            and self.body_read
-            and self._left == 0
-            and not self._torn
-            and not self._scanner.held
-        )
-
-    @property
     def answered(self) -> bool:
         """Whether the head of this exchange's answer has come."""
         return self._answered
@@ -295,14 +284,20 @@ class ClientConnection:
             await trio.aclose_forcefully(self.stream)
 
     def end_exchange(self) -> bool:
-        """End the exchange, if it has left the connection `reusable`, and return whether it has.
+        """End the exchange, if nothing of it is left on either side; whether another one may follow.
 
         If not, the connection is good for nothing but to be cut.
         """
-        if not self.reusable:
-            return False
-        self._in_exchange = False
-        return True
+        if (
+            self._persistent
+            and self.body_read
+            and self._left == 0
+            and not self._torn
+            and not self._scanner.held
+        ):
+            self._in_exchange = False
+            return True
+        return False
 
     def end_watch(self) -> None:
         """Watch the connection no more, if it is watched."""

@@ -91,7 +91,7 @@ async def test_clean_answers_leave_a_usable_connection(request_head, raw, body):
     head, received, connection = await exchange(raw, request_head)
     assert received == body
     assert head.header(b"link") is None
-    assert connection.reusable
+    assert connection.end_exchange()
     await connection.aclose()
 
 
@@ -106,14 +106,14 @@ async def test_clean_answers_leave_a_usable_connection(request_head, raw, body):
 async def test_a_connection_in_doubt_is_not_used_again(raw):
     _, body, connection = await exchange(raw)
     assert body == b""
-    assert not connection.reusable
+    assert not connection.end_exchange()
     await connection.aclose()
 
 
 async def test_a_body_that_ends_with_the_connection_is_whole_only_at_a_clean_end():
     _, body, connection = await exchange(b"HTTP/1.1 200 OK\r\n\r\nabc", ended=True)
     assert body == b"abc"
-    assert not connection.reusable
+    assert not connection.end_exchange()
     await connection.aclose()
     stream, server = tls_pair()
     connection = ClientConnection(stream)
@@ -253,7 +253,7 @@ async def test_what_comes_with_a_101_is_the_raw_streams_first():
 async def test_a_connection_whose_upgrade_was_refused_is_never_used_again():
     _, body, connection = await exchange(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", UPGRADE)
     assert body == b"no"
-    assert not connection.reusable
+    assert not connection.end_exchange()
     await connection.aclose()
 
 
@@ -271,7 +271,7 @@ async def test_a_cancelled_wait_loses_nothing_and_a_cancelled_send_is_noticed(au
         await connection.receive_body()
     await server.send_all(b"bc")
     assert await connection.receive_body() == b"bc"
-    assert connection.reusable
+    assert connection.end_exchange()
     await connection.aclose()
     await server.aclose()
 
@@ -341,7 +341,7 @@ def test_arbitrary_bytes_are_an_answer_or_a_failure(data, prefix):
             await connection.receive_head()
             await body_of(connection)
         except OutboundBroken:
-            assert not connection.reusable
+            assert not connection.end_exchange()
         await connection.aclose()
 
     trio.run(run)
