@@ -54,23 +54,3 @@ class Drained(ABC):
                 await self._waiter.wait()
         finally:
             self._waiter = None
-
-
-class Underway(Drained):
-    """Counts the exchanges under way; `begin` and `end` come in pairs."""
-
-    count = 0
-    long = 0
-
-    def begin(self, long: bool) -> None:
-        """An exchange begins."""
-        self.count += 1
-        if long:
-            self.long += 1
-
-    def end(self, long: bool) -> None:
-        """It has ended."""
-        self.count -= 1
-        if long:
-            self.long -= 1
-        self._ended()

@@ -8,7 +8,7 @@ and the head is written afresh. What fails before anything was sent says so (`pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache
 
 import attrs
@@ -18,7 +18,7 @@ from auth.impersonation import impersonation_headers
 from auth.principal import IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
-from proxy.drain import Underway
+from proxy.drain import Drained
 from proxy.exchange import Failure, Inbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Tally, forward
 from proxy.head import RequestHead, ResponseHead
@@ -46,16 +46,13 @@ Drop = Callable[[Failure], Awaitable[None]]
 
 
 class Upstream:
-    """Carries verified requests to one API server, and knows how many are under way."""
+    """Carries verified requests to one API server, and knows which are under way."""
 
     def __init__(self, pool: Pool, guardrails: Guardrails | None = None) -> None:
         self._pool = pool
         self._guardrails = guardrails
         self._identity = lru_cache(IDENTITIES_REMEMBERED_MAX)(_identity)
         self.underway = Underway()
-        self.guarded: set[Call] = set()
-        """The calls under way, where there are guardrails: they may be tightened. Bounded by the streams and
-        connections that the hub may open."""
 
     def prepare(self, request: RequestHead, claims: RelayClaims) -> Call:
         """Make ready what carries a request under the identity of `claims`; it is under way from now on.
@@ -77,9 +74,7 @@ class Upstream:
         except RewriteError as error:
             raise refusal(StreamCode.INTERNAL, str(error)) from error
         call = Call(self, request, claims, info, outbound, long)
-        self.underway.begin(long)
-        if self._guardrails is not None:
-            self.guarded.add(call)
+        self.underway.begin(call)
         return call
 
     @property
@@ -117,9 +112,7 @@ class Call:
 
     def end(self) -> None:
         """It is not under way any more."""
-        upstream = self.upstream
-        upstream.underway.end(self.long)
-        upstream.guarded.discard(self)
+        self.upstream.underway.end(self)
 
     async def revoke(self, failure: Failure) -> None:
         """End it, from any task, and have whoever carries it say so. Waits for nobody at the other ends."""
@@ -217,6 +210,35 @@ class Call:
             self.claims.user,
             describe(failure),
         )
+
+
+class Underway(Drained):
+    """The calls under way. The streams and connections that the hub may open bound them."""
+
+    def __init__(self) -> None:
+        self._calls: set[Call] = set()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self._calls)
+
+    @property
+    def long(self) -> int:
+        """Those of them that are watches, followed logs or upgrades."""
+        return sum(call.long for call in self._calls)
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(list(self._calls))
+
+    def begin(self, call: Call) -> None:
+        """A call begins."""
+        self._calls.add(call)
+
+    def end(self, call: Call) -> None:
+        """It is over, whatever became of it."""
+        self._calls.discard(call)
+        self._ended()
 
 
 def _identity(claims: RelayClaims) -> IdentityLines:

@@ -37,7 +37,7 @@ async def run_guardrails(guardrails: Guardrails, upstream: Upstream) -> NoReturn
 
 async def end_denied(guardrails: Guardrails, upstream: Upstream) -> None:
     """End each call under way that the guardrails would not let pass now."""
-    calls = list(upstream.guarded)
+    calls = list(upstream.underway)
     for at in range(0, len(calls), JUDGED_PER_PASS):
         async with trio.open_nursery() as nursery:
             for call in calls[at : at + JUDGED_PER_PASS]:

@@ -3,7 +3,29 @@ from __future__ import annotations
 import trio
 from trio.testing import MockClock
 
-from proxy.drain import PLAIN_S, Underway
+from proxy.drain import PLAIN_S, Drained
+
+
+class Underway(Drained):
+    """Of each exchange under way whether it is long."""
+
+    def __init__(self) -> None:
+        self._kinds: list[bool] = []
+
+    @property
+    def count(self) -> int:
+        return len(self._kinds)
+
+    @property
+    def long(self) -> int:
+        return sum(self._kinds)
+
+    def begin(self, *, long: bool) -> None:
+        self._kinds.append(long)
+
+    def end(self, *, long: bool) -> None:
+        self._kinds.remove(long)
+        self._ended()
 
 
 async def test_nothing_under_way_is_not_waited_for(autojump_clock: MockClock) -> None:
