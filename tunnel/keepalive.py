@@ -1,18 +1,19 @@
 """Whether the peer is still there, and what a session does when its core is due.
 
 The core says when it wants to be called again: to PING, to ACK, or because the session was away for too long.
-Until then the keepalive sleeps, and whoever does something that makes the core due earlier wakes it earlier
-(`hurry`). It also finds out what no transport tells: that the peer is gone without a word.
+Whoever does something that makes the core due earlier has the alarm ring earlier (`hurry`). It also finds out
+what no transport tells: that the peer is gone without a word.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING
 
 import trio
 
+from tunnel.alarms import alarms_of_this_run
+from tunnel.parking import ParkingSpot
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.liveness import PING_BUSY_S
 
@@ -26,52 +27,76 @@ class Keepalive:
     """Calls the core of a session whenever that is due; for as long as the session lives."""
 
     def __init__(self, session: Session) -> None:
-        self.due_at = math.inf
-        """When it wakes."""
+        self.alarm = alarms_of_this_run().alarm(self._ring)
         self.heard: trio.Event | None = None
         """While somebody waits for a sign of life."""
         self._session = session
         self._connection = session._connection
-        self._nap = trio.CancelScope()
+        self._spot = ParkingSpot("a session is kept alive by one task")
+        # A bug that showed when the alarm rang.
+        self._fault: Exception | None = None
 
     async def run(self) -> None:
-        """Do what is due, and sleep; returns when the session has ended."""
+        """Keep the session alive; returns when it has ended. A bug of a look is raised here."""
+        self._ring()
+        while self._session._ending is None and self._fault is None:
+            await self._spot.park()
+        if self._fault is not None:
+            fault, self._fault = self._fault, None
+            try:
+                raise fault
+            finally:
+                # See open_session.
+                del fault
+
+    def _ring(self) -> None:
+        try:
+            self._look()
+        except Exception as error:
+            # Raised here it would end whoever rings, and so every other session.
+            self._fault = error
+            self._spot.unpark()
+
+    def _look(self) -> None:
+        """Do what is due, and say when something will be."""
         session, connection = self._session, self._connection
-        while session._ending is None:
-            now = session._now()
+        now = session._now()
+        # A message that has not come to its end yet is a sign of life as well.
+        link = session._link
+        if link is not None and link.transport.last_received_s > connection.liveness.unanswered_since:
+            connection.liveness.received(link.transport.last_received_s)
+        due_at = connection.next_deadline()
+        if now < due_at:
+            # What was due has been done by somebody else, as an ACK that went along with a message.
+            self.alarm.by(due_at)
+            return
+        if link is not None and now >= connection.liveness.dead_at:
+            silence_s = now - connection.liveness.received_at
+            session._lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
             link = session._link
-            if link is not None:
-                # A message that has not come to its end yet is a sign of life as well.
-                if link.transport.last_received_s > connection.liveness.unanswered_since:
-                    connection.liveness.received(link.transport.last_received_s)
-                if now >= connection.liveness.dead_at:
-                    silence_s = now - connection.liveness.received_at
-                    session._lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
-                    continue
-            connection.wall_offset_s = time.time() - now
-            connection.tick(now)
-            if connection.happened:
-                session._dispatch(connection.take_events())
-            if session._told:
-                session._tell()
-            if connection.phase is Phase.CLOSED:
-                session._die(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
+            if session._ending is not None:
                 return
-            session._kick()
-            self.due_at = connection.next_deadline()
-            with trio.CancelScope(deadline=self.due_at) as self._nap:
-                await trio.sleep_forever()
+        connection.wall_offset_s = time.time() - now
+        connection.tick(now)
+        if connection.happened:
+            session._dispatch(connection.take_events())
+        if session._told:
+            session._tell()
+        if connection.phase is Phase.CLOSED:
+            session._die(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
+            return
+        if link is not None and connection.wants_to_send:
+            link.flush_nowait()
+        self.alarm.by(connection.next_deadline())
 
     def hurry(self) -> None:
-        """Wake earlier, when the core wants to be called earlier."""
-        deadline = self._connection.next_deadline()
-        if deadline < self.due_at:
-            self.due_at = self._nap.deadline = deadline
+        """Look earlier, when the core wants to be called earlier."""
+        self.alarm.by(self._connection.next_deadline())
 
     def note_busy(self) -> None:
         """With a stream on a session that was idle, the next PING may be due earlier."""
         # Of many requests, one after the other, only the first changes anything.
-        if self._connection.liveness.pinged_at + PING_BUSY_S < self.due_at:
+        if self._connection.liveness.pinged_at + PING_BUSY_S < self.alarm.due_at:
             self.hurry()
 
     async def answers(self, within_s: float) -> bool:
@@ -98,4 +123,5 @@ class Keepalive:
     def end(self) -> None:
         """The session has ended."""
         self.note_heard()
-        self._nap.cancel()
+        self.alarm.end()
+        self._spot.unpark()

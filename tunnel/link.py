@@ -81,12 +81,12 @@ class Link:
         if self._flush_due or self.writer.task is None:
             return
         readiness = self.session._readiness
-        if readiness is not None and readiness.at_end(self._flush_nowait):
+        if readiness is not None and readiness.at_end(self.flush_nowait):
             self._flush_due = True
         else:
             self.writer.unpark()
 
-    def _flush_nowait(self) -> None:
+    def flush_nowait(self) -> None:
         """Send what is queued without a wait, where the send side is free; otherwise the writer will."""
         self._flush_due = False
         if self.farewell is not None or self.writer.task is None:

@@ -3,7 +3,7 @@
     reader      transport.receive() → core → wake whoever waits. It never waits for a stream's consumer: what
                 is not taken stays in the core, where credit bounds it.
     writer      core → one joined message → transport.send(). It is parked while there is nothing.
-    keepalive   sleeps until the core's next deadline: PING, ACK, or the peer's death.
+    keepalive   waits for the end; an alarm does what is due by time: PING, ACK, or the peer's death.
 
 Everything else (opening, sending, taking, resetting) is synchronous bookkeeping in the core by the task
 that wants it, which then unparks the writer. So many tasks' frames are one message: the writer runs after
@@ -666,7 +666,7 @@ class Session:
                         self._note_quiet()
                     self._kick()
                     ack_at = connection.received.due_at
-                    if ack_at is not None and ack_at < keepalive.due_at:
+                    if ack_at is not None and ack_at < keepalive.alarm.due_at:
                         keepalive.hurry()
                     elif was_idle:
                         keepalive.note_busy()
