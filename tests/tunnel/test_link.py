@@ -117,7 +117,8 @@ async def test_a_head_its_body_and_their_end_are_one_message(
             await wait_all_tasks_blocked()
             sent = pair.wire.sent[before:]
             messages += len(sent)
-            head, *_, last = [(kind, flags) for kind, flags, *_ in frames_of(b"".join(sent))]
+            said = [(kind, flags) for kind, flags, *_ in frames_of(b"".join(sent)) if kind != FrameType.ACK]
+            head, *_, last = said
             assert (head, last) == ((FrameType.HEAD, 0), (FrameType.DATA, frames.FIN))
         # trio runs the tasks of a pass in either order, so one of them may come a pass too late.
         assert messages < 20 * 1.5

@@ -31,7 +31,7 @@ from tunnel import (
 )
 from tunnel.protocol import frames
 from tunnel.protocol.frames import FrameType
-from tunnel.protocol.ledger import LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
+from tunnel.protocol.ledger import ACK_AFTER_S, LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
 
 
 async def serve(session: Pair, handle: Callable[[Stream], Awaitable[None]]) -> None:
@@ -157,7 +157,8 @@ async def test_ten_thousand_streams_leave_nothing_behind(autojump_clock: trio.te
                     elif head != b"taken back":
                         with pytest.raises(StreamReset):
                             await stream.receive_head()
-            await trio.sleep(1)
+            # Until the last of it has been acknowledged.
+            await trio.sleep(ACK_AFTER_S + 1)
             assert pair.listener.stream_count == pair.dialer.stream_count == 0
             assert memory.used_bytes == at_rest
             for session in (pair.listener, pair.dialer):

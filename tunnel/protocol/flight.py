@@ -25,7 +25,7 @@ from collections import deque
 
 import attrs
 
-from tunnel.protocol.ledger import ACK_EVERY_BYTES, LEDGER_BYTES_MAX
+from tunnel.protocol.ledger import ACK_EVERY_BYTES, ACK_SOON_BYTES, LEDGER_BYTES_MAX
 
 # The standing queue that is wanted: below the 30 ms or so that are felt, above the peer's ACK_SOON_S. On a
 # long way more, since what makes an acknowledgement late there (busy machines at both ends, other traffic)
@@ -122,10 +122,14 @@ class Flight:
                 self._slow_down(rate)
             return
         self.round_until = 0
+        delivered = self._delivered - self._round_from
+        if delivered < ACK_SOON_BYTES and self.least_s is not None and took_s > self.least_s:
+            # The peer may have waited with its word.
+            return
         least_s = self._note_time(took_s)
         queue_s = took_s - least_s
         wanted_s = queue_wanted_s(least_s, self.rate)
-        if self._round_full or (queue_s > wanted_s and self._delivered - self._round_from >= LEAST_BYTES):
+        if self._round_full or (queue_s > wanted_s and delivered >= LEAST_BYTES):
             if queue_s > wanted_s and rate < self.rate * LEAST_GROWTH:
                 self._growing = False
             self._note_rate(rate)

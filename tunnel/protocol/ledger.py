@@ -38,8 +38,11 @@ CHARGED_IN_BYTES = 16 * 1024
 
 ACK_EVERY_FRAMES = 64
 ACK_EVERY_BYTES = 256 * 1024
-ACK_AFTER_S = 0.050
-# On a slow link the others would be late: what a sender has under way is bounded by what the link holds, so
+# For so little that nobody waits for our word. Nearly always something is sent before, and it goes along.
+ACK_AFTER_S = 1.0
+# Not with every message: where there are many, one in so long is enough.
+ACK_ALONG_S = 0.050
+# On a slow link all of these would be late: what a sender has under way is bounded by what the link holds, so
 # whoever fills it waits for our word.
 ACK_SOON_BYTES = 16 * 1024
 ACK_SOON_S = 0.010
@@ -222,6 +225,8 @@ class ReceivedLedger:
     acknowledged: int = 0
     unacknowledged_bytes: int = 0
     due_at: float | None = None
+    along_at: float = attrs.field(init=False, default=-math.inf)
+    """From then on the count goes along with whatever is sent, and spares a message of its own."""
     _soon_at: float = attrs.field(init=False, default=-math.inf)
 
     def record(self, frames: int, size: int, now: float) -> None:
@@ -241,7 +246,7 @@ class ReceivedLedger:
 
     def said(self, now: float) -> int:
         """The count to put into ACK, PING or PONG; the peer knows it from now on."""
-        self._soon_at = now + ACK_SOON_S
+        self._soon_at, self.along_at = now + ACK_SOON_S, now + ACK_ALONG_S
         self.acknowledged = self.count
         self.unacknowledged_bytes = 0
         self.due_at = None

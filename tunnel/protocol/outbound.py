@@ -40,6 +40,8 @@ class Outbound:
         if not (has_control or groups.new or groups.old or sent.replaying):
             # Nothing waits. It is asked often: whoever has sent a message asks for the next one.
             return b""
+        if core.received.due_at is not None and now >= core.received.along_at:
+            core.control.ack_due = has_control = True
         parts: list[bytes | memoryview] = []
         room, unsequenced = limit, 0
         before = sent.unacknowledged_bytes

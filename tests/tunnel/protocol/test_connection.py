@@ -183,7 +183,8 @@ def test_a_small_exchange_is_three_frames() -> None:
     joined.dialer.send_head(accepted, b"200", eof=False)
     joined.dialer.send_data(accepted, b"body")
     joined.dialer.send_eof(accepted)
-    assert types_in(joined.send(joined.dialer)) == [FrameType.HEAD, FrameType.DATA]
+    # How many have come goes along.
+    assert types_in(joined.send(joined.dialer)) == [FrameType.ACK, FrameType.HEAD, FrameType.DATA]
     joined.flow()
     assert opened.answer_head == b"200"
     assert take_all(joined, joined.listener, opened) == b"body"
@@ -238,7 +239,7 @@ def test_heads_beyond_the_limit_are_refused_by_both_sides() -> None:
         joined.open(bytes(MIB + 1))
     joined.flow()
     joined.dialer.receive_message(frames.open_prefix(2, 1, MIB + 1, 0, 0), joined.now)
-    ((_, _, stream_id, payload),) = frames_of(joined.dialer.data_to_send(1000, joined.now))
+    _, (_, _, stream_id, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))
     assert (stream_id, frames.decode_reset(payload)[:2]) == (2, (StreamCode.TOO_LARGE, Processed.NO))
 
 
@@ -302,7 +303,7 @@ def test_an_open_under_an_unknown_or_retired_context_is_refused_as_unauthenticat
     joined.dialer.receive_message(frames.open_prefix(2, 77, 0, 0, 0), joined.now)
     joined.dialer.receive_message(frames.context(1, 1, b""), joined.now)
     joined.dialer.receive_message(frames.open_prefix(4, 1, 0, 0, 0), joined.now)
-    resets = frames_of(joined.dialer.data_to_send(1000, joined.now))
+    _, *resets = frames_of(joined.dialer.data_to_send(1000, joined.now))
     assert [stream_id for _, _, stream_id, _ in resets] == [2, 4]
     for _, _, _, payload in resets:
         assert frames.decode_reset(payload)[:2] == (StreamCode.UNAUTHENTICATED, Processed.NO)
@@ -573,7 +574,7 @@ def test_a_peer_that_never_acknowledges_is_given_up_only_when_the_reserve_is_use
     assert said > MIB
 
 
-def test_an_acknowledgement_is_sent_after_50_ms_and_rides_on_a_ping() -> None:
+def test_an_acknowledgement_is_sent_by_itself_after_a_second_and_rides_on_a_ping() -> None:
     joined = Joined()
     joined.listener.tick(joined.now)
     joined.dialer.tick(joined.now)
@@ -581,8 +582,8 @@ def test_an_acknowledgement_is_sent_after_50_ms_and_rides_on_a_ping() -> None:
     joined.open()
     joined.flow()
     assert joined.listener.unacknowledged_bytes > 0
-    assert joined.dialer.next_deadline() == pytest.approx(joined.now + 0.05)
-    joined.now += 0.05
+    assert joined.dialer.next_deadline() == pytest.approx(joined.now + 1)
+    joined.now += 1
     joined.dialer.tick(joined.now)
     # While it waits for the transport it is no reason to be called again.
     assert joined.dialer.next_deadline() > joined.now + 1
@@ -594,6 +595,33 @@ def test_an_acknowledgement_is_sent_after_50_ms_and_rides_on_a_ping() -> None:
     joined.listener.ping(joined.now)
     joined.flow()
     assert joined.listener.unacknowledged_bytes == 0
+
+
+def test_an_acknowledgement_goes_along_with_what_is_sent_but_not_with_everything() -> None:
+    joined = Joined()
+    joined.flow()
+    for wait_s, along in [
+        (0.0, True),
+        (0.02, False),
+        (0.02, False),
+        (0.02, True),
+        (0.04, False),
+        (9.0, True),
+    ]:
+        joined.now += wait_s
+        opened = joined.open(eof=True)
+        joined.send(joined.listener)
+        joined.deliver(joined.dialer)
+        accepted = joined.dialer.streams[opened.id]
+        joined.dialer.send_head(accepted, b"200", eof=True)
+        kinds = types_in(joined.send(joined.dialer))
+        assert kinds == [*([FrameType.ACK] if along else []), FrameType.HEAD]
+        joined.deliver(joined.listener)
+        assert (joined.listener.unacknowledged_bytes == 0) == along
+    # With nothing to acknowledge there is none to go along.
+    joined.now += 1
+    joined.dialer.add_context(1, b"x")
+    assert types_in(joined.send(joined.dialer)) == [FrameType.CONTEXT]
 
 
 # --- Scheduling ---

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.tunnel.protocol.slow_link import SlowLink
-from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, MESSAGE_MOST_BYTES, NEAR_QUEUE_S
-from tunnel.protocol.ledger import LEDGER_BYTES_MAX
+from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, MESSAGE_MOST_BYTES, NEAR_QUEUE_S, Flight
+from tunnel.protocol.ledger import ACK_AFTER_S, ACK_SOON_BYTES, LEDGER_BYTES_MAX
 from tunnel.protocol.streams import StreamState
 
 
@@ -133,6 +133,20 @@ def test_a_peer_that_acknowledges_small_messages_late_is_no_slow_link() -> None:
         link.dialer.send_data(echo, bytes(100))
         link.run(0.1)
     assert link.dialer.flight.limit_bytes >= before
+
+
+def test_a_peer_that_waits_with_its_word_has_not_gone_further_away() -> None:
+    flight = Flight()
+    flight.answered(0.02)
+    for number in range(1, 20):
+        flight.begin_round(number, float(number))
+        flight.acknowledged(number, 1000, number + ACK_AFTER_S)
+    assert flight.least_s == 0.02
+    # Of so much it does not wait.
+    for number in range(20, 40):
+        flight.begin_round(number, float(number))
+        flight.acknowledged(number, ACK_SOON_BYTES, number + 0.2)
+    assert flight.least_s == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize("streams", [1, 8])
