@@ -562,8 +562,8 @@ class Session:
     def _dispatch(self, happened: list[events.Event]) -> None:
         for event in happened:
             match event:
-                case events.StreamOpened(stream):
-                    self._queue_for_accept(stream)
+                case events.StreamOpened():
+                    self._queue_for_accept(event.stream)
                 # What happened to a stream that was left, or was not accepted yet when it happened; all
                 # others have been told.
                 case events.DataReceived(stream):

@@ -75,6 +75,6 @@ class ControlQueue:
 
 
 def _record(frame: bytes, ledger: SentLedger, parts: list[bytes | memoryview]) -> int:
-    ledger.record(len(frame))
+    ledger.record(1, len(frame))
     parts.append(frame)
     return len(frame)

@@ -104,9 +104,12 @@ class SentLedger:
 
     # --- frames that leave for the first time ---
 
-    def record(self, size: int) -> None:
-        """Number a frame that is put into the message in the making. This is the one place that numbers."""
-        self.next_number += 1
+    def record(self, count: int, size: int) -> None:
+        """Number `count` frames, `size` bytes in all, that are put into the message in the making.
+
+        This is the one place that numbers.
+        """
+        self.next_number += count
         self.unacknowledged_bytes += size
 
     def keep(self, message: bytes, unsequenced_bytes: int, before_bytes: int) -> None:

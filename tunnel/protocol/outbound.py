@@ -155,9 +155,10 @@ class Outbound:
     ) -> int:
         """Frames of one stream, within `budget` bytes; returns what they used."""
         core = self._core
-        used = 0
+        used = numbered = 0
         if stream.head_waits:
             stream.head_waits = False
+            numbered = 1
             if stream.opened_here:
                 used = self._send_open(stream, budget, parts)
             else:
@@ -174,9 +175,8 @@ class Outbound:
                     flags = FIN
                 parts.append(HEADER.pack(DATA, flags, 0, stream.id, count))
                 self._freed_bytes += outgoing.move(count, parts)
-                size = HEADER_BYTES + count
-                core.sent.record(size)
-                used += size
+                numbered += 1
+                used += HEADER_BYTES + count
                 stream.send_credit -= count
                 stream.bytes_sent += count
                 if stream.drain_wanted and waiting - count <= QUEUE_LOW_BYTES:
@@ -185,8 +185,9 @@ class Outbound:
         elif stream.fin_waits:
             stream.fin_waits = False
             parts.append(HEADER.pack(DATA, FIN, 0, stream.id, 0))
-            core.sent.record(HEADER_BYTES)
+            numbered += 1
             used += HEADER_BYTES
+        core.sent.record(numbered, used)
         if stream.farewell is not None and not (outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
@@ -209,18 +210,14 @@ class Outbound:
         head = stream.head
         part, flags = self._first_part(stream, head, budget, OPEN_PREFIX_BYTES)
         parts += (frames.open_prefix(stream_id, context.index, len(head), len(part), flags), part)
-        size = OPEN_PREFIX_BYTES + len(part)
-        core.sent.record(size)
-        return size
+        return OPEN_PREFIX_BYTES + len(part)
 
     def _send_answer_head(self, stream: StreamState, budget: int, parts: list[bytes | memoryview]) -> int:
         head = stream.answer_head
         assert head is not None
         part, flags = self._first_part(stream, head, budget, HEAD_PREFIX_BYTES)
         parts += (frames.head_prefix(stream.id, len(head), len(part), flags), part)
-        size = HEAD_PREFIX_BYTES + len(part)
-        self._core.sent.record(size)
-        return size
+        return HEAD_PREFIX_BYTES + len(part)
 
     def _first_part(
         self, stream: StreamState, head: bytes, budget: int, prefix_bytes: int
@@ -242,6 +239,6 @@ class Outbound:
         stream.farewell = None
         self._core.unacknowledged_resets[stream.id] = self._core.sent.next_number
         frame = frames.reset(stream.id, farewell.code, farewell.processed, farewell.reason, in_line=True)
-        self._core.sent.record(len(frame))
+        self._core.sent.record(1, len(frame))
         parts.append(frame)
         return len(frame)

@@ -29,7 +29,7 @@ def send(ledger: SentLedger, *sizes: int, unsequenced: bytes = b"") -> bytes:
     before = ledger.unacknowledged_bytes
     message = unsequenced + b"".join(map(frame, sizes))
     for size in sizes:
-        ledger.record(size)
+        ledger.record(1, size)
     ledger.keep(message, len(unsequenced), before)
     return message
 
@@ -133,7 +133,7 @@ def test_only_what_is_here_can_be_sent_again() -> None:
 
 def test_a_frame_that_leaves_without_a_number_is_a_bug_that_shows() -> None:
     ledger = keeping()
-    ledger.record(20)
+    ledger.record(1, 20)
     with pytest.raises(AssertionError, match="a frame has no number"):
         ledger.keep(frame(20) + frame(30), 0, 0)
 
