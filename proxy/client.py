@@ -66,11 +66,6 @@ class ClientConnection:
         # What made the answer one that cannot be trusted: nothing behind it can be.
         self._malformed_by: Failure | None = None
 
-    @property
-    def answered(self) -> bool:
-        """Whether the head of this exchange's answer has come."""
-        return self._answered
-
     async def send_request(self, head: RequestHead) -> None:
         """Begin an exchange: send the head, and the end of the request when it has no body.
 

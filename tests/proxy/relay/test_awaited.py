@@ -27,6 +27,7 @@ from tests.proxy.relay.ways import CLUSTER_ID, HUB, Answer, TunnelWay, inner, to
 from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, StreamReset, Welcome, memory_transport_pair, open_session
 from tunnel.protocol.frames import FrameType
+from tunnel.tcp import TCPStream
 from tunnel.tls import TLSStream
 from tunnel.transport import MemoryTransport
 
@@ -449,6 +450,24 @@ async def test_what_may_have_an_effect_has_a_task_and_a_connection_that_was_look
         # And its connection serves on without one.
         assert (await relay.ask()).body == b"ok"
         assert len(relay.tasks.names) == 1
+
+
+async def test_a_request_of_which_the_kernel_takes_a_part_is_sent_to_its_end_by_a_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def send_a_part(stream: TCPStream, data: bytes) -> int:
+        monkeypatch.undo()
+        return stream.send_nowait(data[:10])
+
+    async with rig(answering(OK), tmp_path) as relay:
+        await relay.warm()
+        monkeypatch.setattr(TCPStream, "send_nowait", send_a_part)
+        assert (await relay.ask()).body == b"ok"
+        assert len(relay.tasks.names) == 1
+        # And its connection serves on without one.
+        assert (await relay.ask()).body == b"ok"
+        assert len(relay.tasks.names) == 1
+        assert len(relay.server.connections) == 1
 
 
 async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once(tmp_path: Path) -> None:
