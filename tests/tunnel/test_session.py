@@ -30,6 +30,7 @@ from tunnel import (
     open_session,
 )
 from tunnel.protocol import frames
+from tunnel.protocol.errors import LocalProtocolError
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_AFTER_S, LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
 
@@ -112,6 +113,16 @@ async def test_both_directions_saturated_through_the_smallest_transport_do_not_d
                 for stream in await pair.streams():
                     nursery.start_soon(pump, stream)
         assert received == [size] * 8
+
+
+async def test_what_an_opener_does_wrong_is_not_put_down_to_the_session(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        with pytest.raises(LocalProtocolError, match="exceeds"):
+            pair.open_stream(bytes(frames.HEAD_BYTES_MAX + 1))
+        assert pair.listener.stream_count == 0
+        assert pair.listener.may_open
 
 
 async def test_a_stream_for_which_there_is_no_memory_is_not_opened(

@@ -20,7 +20,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.frames import FrameType, Hello, Welcome
+from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import StreamState
@@ -694,7 +694,30 @@ def test_a_turn_is_a_quarter_of_the_message_and_each_has_the_same_share() -> Non
         assert max(shares) - min(shares) <= 2 * turn_kib * KIB
 
 
+def test_a_stream_that_fills_its_message_to_the_last_byte_leaves_nothing_to_ask_for() -> None:
+    joined = Joined()
+    opened, _ = joined.streams()
+    joined.listener.send_data(opened, bytes(4 * KIB))
+    limit = HEADER_BYTES + 4 * KIB
+    assert len(joined.listener.data_to_send(limit, joined.now)) == limit
+    assert not joined.listener.has_unsent
+
+
 # --- Memory ---
+
+
+def test_what_nobody_keeps_of_a_message_is_not_charged_when_it_is_taken_apart() -> None:
+    joined = Joined()
+    _, accepted = joined.streams()
+    memory = joined.dialer.memory
+    before = memory.used_bytes
+    unknown = frames.header(0x0F, 0, 0, KIB) + bytes(KIB)
+    kept = frames.header(FrameType.DATA, 0, accepted.id, 5) + b"bytes"
+    joined.dialer.receive_message(unknown + kept, joined.now)
+    assert memory.used_bytes == before + len(b"bytes")
+    with pytest.raises(RemoteProtocolError):
+        joined.dialer.receive_message(kept + frames.header(0x0F, frames.CRITICAL, 0, 0), joined.now)
+    assert memory.used_bytes == before + 2 * len(b"bytes")
 
 
 def test_windows_stop_growing_and_opens_are_refused_when_memory_is_short() -> None:

@@ -75,6 +75,11 @@ def test_the_fuller_account_decides_and_both_come_back_to_zero() -> None:
     assert process.used_bytes == one.used_bytes == other.used_bytes == 0
 
 
+def test_there_is_one_account_above_a_sessions_and_none_above_that() -> None:
+    with pytest.raises(AssertionError, match="one above it at most"):
+        Memory(10, parent=Memory(10, parent=Memory(10)))
+
+
 def test_the_largest_holders_go_first_and_among_them_the_longest_unmoved() -> None:
     memory = Memory(1000)
     streams = [
