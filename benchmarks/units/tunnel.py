@@ -23,6 +23,7 @@ import attrs
 import trio
 
 from tunnel import Hello, Role, Session, Stream, Welcome, memory_transport_pair, open_session
+from tunnel.allocator import keep_large_buffers
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection
 from tunnel.protocol.streams import StreamState
@@ -327,6 +328,8 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="the figures whose names begin so; else all")
     parser.add_argument("--runs", type=int, default=5, help="runs of each figure (5)")
     options = parser.parse_args()
+    # As the processes run, or a GB costs what the page faults of the hour do.
+    keep_large_buffers()
     print(f"{'':24} {'median':>9} {'least':>9}")
     for name, unit, scale, once in _tasks():
         if options.names and not any(name.startswith(wanted) for wanted in options.names):

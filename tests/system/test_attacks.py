@@ -109,6 +109,21 @@ def test_a_bearer_subprotocol_is_neither_passed_on_nor_echoed(world: World, clie
     assert secret not in json.dumps(arrived(world, mark)) + json.dumps(world.hub_audit("--since", "1m"))
 
 
+def test_a_head_that_outgrows_its_limit_on_the_way_goes_nowhere(world: World, client: RawClient) -> None:
+    """A list of subprotocols is written anew where a token was among them, and gets longer by that."""
+    path, mark = marked_path()
+
+    answer = client.get(
+        path, f"Sec-WebSocket-Protocol: base64url.bearer.authorization.k8s.io.x{',a' * 400_000}"
+    )
+
+    assert answer.status == 413
+    assert b"has not seen this request" in answer.body
+    assert arrived(world, mark) == []
+    [event] = [event for event in world.hub_audit("--since", "1m") if mark in json.dumps(event)]
+    assert (event["kind"], event["resp"]["processed"]) == ("call", "no")  # type: ignore[index]
+
+
 def test_after_a_refused_upgrade_bytes_are_requests_and_never_raw(world: World, client: RawClient) -> None:
     _, mark = marked_path()
     upgrade = client.head(
