@@ -25,7 +25,10 @@ CALLS_PER_PASS: Final = 64
 
 
 class Alarm:
-    """A call of somebody's: at `due_at` at the latest, and once or more often, until it is ended."""
+    """A call of somebody's: at `due_at` at the latest, until it is ended.
+
+    A time that was asked for is never taken back, so it may be called earlier than it has to be.
+    """
 
     __slots__ = ("_alarms", "_call", "_times", "due_at")
 
@@ -46,7 +49,7 @@ class Alarm:
             self._alarms.add(time, self)
 
     def end(self) -> None:
-        """Call no more; a second time does nothing."""
+        """Call no more; a second time does nothing. Its entries hold nobody, and go when their time comes."""
         self._call = None
         self.due_at = math.inf
 

@@ -118,7 +118,7 @@ class Core:
     opened_there: int = attrs.field(init=False, default=0)
     replayed_until: int = attrs.field(init=False, default=0)
     """What the peer sends below this number it had sent before the last attach, without knowing what it has
-    heard since."""
+    heard since. 0: all of that has come."""
     unacknowledged_resets: dict[int, int] = attrs.field(init=False, factory=dict)
     """Streams that we RESET, with the number of that frame: until the peer has it, DATA may come late."""
     contexts: dict[int, Context] = attrs.field(init=False, factory=dict)

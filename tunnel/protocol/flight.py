@@ -39,8 +39,8 @@ LONG_QUEUE_SHARE = 1 / 6
 NEAR_S = 0.002
 NEAR_QUEUE_S = 0.004
 NEAR_QUEUE_BYTES = 2 * ACK_EVERY_BYTES
-# A path that has become longer shows as rounds that take longer than our own queue and the peer's slowest
-# acknowledgement could make them.
+# A path that has become longer shows as rounds that take longer than our own queue and the peer could make
+# them, whose word for ACK_SOON_BYTES comes soon.
 LONGER_BY_S = 0.100
 # A round that is late by so much is not waited for: the link has become slow.
 LATE_BY_S = 0.100
@@ -87,6 +87,8 @@ class Flight:
     _round_at: float = attrs.field(init=False, default=0.0)
     _round_from: int = attrs.field(init=False, default=0)
     _round_full: bool = attrs.field(init=False, default=False)
+    _round_small: bool = attrs.field(init=False, default=False)
+    """It began with less than what a peer acknowledges soon."""
     _rates: deque[float] = attrs.field(init=False, factory=lambda: deque(maxlen=ROUNDS))
     _tooks: deque[float] = attrs.field(init=False, factory=lambda: deque(maxlen=TIMES))
     _growing: bool = attrs.field(init=False, default=True)
@@ -99,9 +101,10 @@ class Flight:
         """One for another transport, of which nothing is known."""
         return type(self)(self.most_bytes)
 
-    def begin_round(self, number: int, now: float) -> None:
-        """A message left that ends with frame `number`, while no round was on."""
+    def begin_round(self, number: int, under_way: int, now: float) -> None:
+        """A message left that ends with frame `number`, while no round was on; now so much is under way."""
         self.round_until, self._round_at = number, now
+        self._round_small = under_way < ACK_SOON_BYTES
         self._round_from, self._round_full = self._delivered, False
 
     def full(self) -> None:
@@ -122,10 +125,10 @@ class Flight:
                 self._slow_down(rate)
             return
         self.round_until = 0
-        delivered = self._delivered - self._round_from
-        if delivered < ACK_SOON_BYTES and self.least_s is not None and took_s > self.least_s:
+        if self._round_small and (self.least_s is None or took_s > self.least_s):
             # The peer may have waited with its word.
             return
+        delivered = self._delivered - self._round_from
         least_s = self._note_time(took_s)
         queue_s = took_s - least_s
         wanted_s = queue_wanted_s(least_s, self.rate)

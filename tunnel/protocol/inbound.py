@@ -103,6 +103,11 @@ class Inbound:
                 raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
         if sequenced:
             core.received.record(sequenced, end, now)
+            if core.replayed_until and core.received.count >= core.replayed_until:
+                core.replayed_until = 0
+                # The peer frees whole messages only, and may have cut the last one where it did not fit: it
+                # frees nothing of that until it has our word.
+                core.control.ack_due = True
 
     def _greet(self, frame_type: int, stream_id: int, payload: bytes, now: float) -> None:
         assert self._core.phase is not DETACHED or self._core.role is Role.DIALER

@@ -40,7 +40,7 @@ class Outbound:
         if not (has_control or groups.new or groups.old or sent.replaying):
             # Nothing waits. It is asked often: whoever has sent a message asks for the next one.
             return b""
-        if core.received.due_at is not None and now >= core.received.along_at:
+        if core.received.due_at is not None and now >= core.received.along_at and core.phase is OPEN:
             core.control.ack_due = has_control = True
         parts: list[bytes | memoryview] = []
         room, unsequenced = limit, 0
@@ -61,7 +61,7 @@ class Outbound:
         if sent.unacknowledged_bytes != before:
             sent.keep(message, unsequenced, before)
             if not core.flight.round_until:
-                core.flight.begin_round(sent.next_number, now)
+                core.flight.begin_round(sent.next_number, sent.unacknowledged_bytes, now)
         return message
 
     def _replay(self, room: int, parts: list[bytes | memoryview]) -> None:

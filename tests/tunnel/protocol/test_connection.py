@@ -624,6 +624,21 @@ def test_an_acknowledgement_goes_along_with_what_is_sent_but_not_with_everything
     assert types_in(joined.send(joined.dialer)) == [FrameType.CONTEXT]
 
 
+def test_a_session_that_is_over_has_nothing_to_send_behind_its_goaway() -> None:
+    joined = Joined()
+    joined.flow()
+    joined.now += 1
+    joined.open()
+    joined.send(joined.listener)
+    joined.deliver(joined.dialer)
+    assert joined.dialer.received.due_at is not None
+    joined.dialer.go_away(CloseCode.NORMAL, 0, 0, "over")
+    joined.dialer.close(StreamCode.DETACH_EXPIRED, "over")
+    assert types_in(joined.send(joined.dialer)) == [FrameType.GOAWAY]
+    assert not joined.dialer.wants_to_send
+    assert not joined.dialer.has_unsent
+
+
 # --- Scheduling ---
 
 

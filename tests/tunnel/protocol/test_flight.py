@@ -6,7 +6,7 @@ import pytest
 
 from tests.tunnel.protocol.slow_link import SlowLink
 from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, MESSAGE_MOST_BYTES, NEAR_QUEUE_S, Flight
-from tunnel.protocol.ledger import ACK_AFTER_S, ACK_SOON_BYTES, LEDGER_BYTES_MAX
+from tunnel.protocol.ledger import ACK_SOON_BYTES, LEDGER_BYTES_MAX
 from tunnel.protocol.streams import StreamState
 
 
@@ -138,15 +138,24 @@ def test_a_peer_that_acknowledges_small_messages_late_is_no_slow_link() -> None:
 def test_a_peer_that_waits_with_its_word_has_not_gone_further_away() -> None:
     flight = Flight()
     flight.answered(0.02)
-    for number in range(1, 20):
-        flight.begin_round(number, float(number))
-        flight.acknowledged(number, 1000, number + ACK_AFTER_S)
+    for number, size in enumerate([1000, 20_000, 60_000, 1000] * 5, 1):
+        # Whatever has followed meanwhile is acknowledged with it.
+        flight.begin_round(number, 1000, float(number))
+        flight.acknowledged(number, size, number + 0.5)
     assert flight.least_s == 0.02
-    # Of so much it does not wait.
-    for number in range(20, 40):
-        flight.begin_round(number, float(number))
+    # With so much it does not wait.
+    for number in range(100, 120):
+        flight.begin_round(number, ACK_SOON_BYTES, float(number))
         flight.acknowledged(number, ACK_SOON_BYTES, number + 0.2)
     assert flight.least_s == pytest.approx(0.2)
+
+
+def test_a_way_that_is_shorter_than_was_known_is_learnt_from_little_as_well() -> None:
+    flight = Flight()
+    flight.answered(0.2)
+    flight.begin_round(1, 1000, 1.0)
+    flight.acknowledged(1, 1000, 1.05)
+    assert flight.least_s == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize("streams", [1, 8])

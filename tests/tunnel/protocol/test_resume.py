@@ -49,6 +49,24 @@ def test_two_full_ledgers_are_sent_again_at_once() -> None:
         assert connection.sent.replayed_frames > 0
 
 
+def test_the_end_of_what_is_sent_again_is_acknowledged_at_once() -> None:
+    """However little it is: the sender holds all of a message until then, and new bytes wait for that."""
+    joined = Cuttable(hello=Hello(initial_window=MIB), welcome=Welcome(session_id="s", initial_window=MIB))
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, bytes(133 * 1024))
+    _, *sizes = [len(payload) for *_, payload in frames_of(joined.send(joined.dialer, 256 * 1024))]
+    assert sizes == [128 * 1024, 5 * 1024]
+    joined.lose(listener_notices=True, arrives=0)
+    joined.flow()
+    assert joined.dialer.sent.replayed_frames == 2
+    assert opened.incoming.size == 133 * 1024
+    assert joined.dialer.unacknowledged_bytes == 0
+    # And only that.
+    joined.dialer.send_data(accepted, b"more")
+    joined.flow()
+    assert joined.dialer.unacknowledged_bytes > 0
+
+
 def test_data_from_before_a_reset_was_heard_may_come_after_the_reset_is_acknowledged() -> None:
     joined = Cuttable()
     opened, accepted = joined.streams()
