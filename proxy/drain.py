@@ -32,6 +32,11 @@ class Drained(ABC):
     def long(self) -> int:
         """Those of them that are watches, followed logs or upgrades."""
 
+    @property
+    @abstractmethod
+    def any_long(self) -> bool:
+        """Whether there is one of those; it is asked whenever an exchange is over."""
+
     def _ended(self) -> None:
         if self._waiter is not None:
             self._waiter.set()
@@ -44,7 +49,7 @@ class Drained(ABC):
         with trio.move_on_after(grace_s):
             with trio.move_on_after(PLAIN_S):
                 await self._wait(lambda: not self.count)
-            await self._wait(lambda: not self.long)
+            await self._wait(lambda: not self.any_long)
         return not self.count
 
     async def _wait(self, done: Callable[[], bool]) -> None:

@@ -155,6 +155,11 @@ class LiveCalls(Drained):
         """Those of them that are watches, followed logs or upgrades."""
         return sum(live.call.long for live in self._calls.values())
 
+    @property
+    def any_long(self) -> bool:
+        """Whether there is one of those."""
+        return any(live.call.long for live in self._calls.values())
+
     def __iter__(self) -> Iterator[LiveCall]:
         return iter(list(self._calls.values()))
 

@@ -228,6 +228,11 @@ class Underway(Drained):
         """Those of them that are watches, followed logs or upgrades."""
         return sum(call.long for call in self._calls)
 
+    @property
+    def any_long(self) -> bool:
+        """Whether there is one of those."""
+        return any(call.long for call in self._calls)
+
     def __iter__(self) -> Iterator[Call]:
         return iter(list(self._calls))
 

@@ -128,10 +128,10 @@ class Exchange(PooledOutbound):
         return head
 
     def keep_no_request(self) -> None:
-        """Hold the request no longer: its answer has begun, and it is sent no more, whatever happens.
+        """Hold the head as it was written no longer: its answer has begun, and it is sent no more.
 
-        The relay's token and an identity are in it, and a watch goes on for hours. It is no upgrade: that one
-        is asked at the end whether its connection may be kept.
+        The relay's token is in it, and a watch goes on for hours. It is no upgrade: that one is asked at the
+        end whether its connection may be kept.
         """
         self._head = self._head_ahead = None
         self._acquiring = None

@@ -1,31 +1,28 @@
+"""By the relay's calls under way; the hub's are held to it where they are (hub/test_live.py)."""
+
 from __future__ import annotations
 
+from typing import cast
+
+import attrs
 import trio
 from trio.testing import MockClock
 
-from proxy.drain import PLAIN_S, Drained
+from proxy.drain import PLAIN_S
+from proxy.relay.exchange import Call, Underway
 
 
-class Underway(Drained):
-    """Of each exchange under way whether it is long."""
+@attrs.frozen(eq=False)
+class OfSomeLength:
+    """All that is asked of a call here."""
 
-    def __init__(self) -> None:
-        self._kinds: list[bool] = []
+    long: bool
 
-    @property
-    def count(self) -> int:
-        return len(self._kinds)
 
-    @property
-    def long(self) -> int:
-        return sum(self._kinds)
-
-    def begin(self, *, long: bool) -> None:
-        self._kinds.append(long)
-
-    def end(self, *, long: bool) -> None:
-        self._kinds.remove(long)
-        self._ended()
+def begun(underway: Underway, *, long: bool) -> Call:
+    call = cast(Call, OfSomeLength(long))
+    underway.begin(call)
+    return call
 
 
 async def test_nothing_under_way_is_not_waited_for(autojump_clock: MockClock) -> None:
@@ -39,9 +36,9 @@ async def test_it_waits_for_the_last_one(autojump_clock: MockClock) -> None:
     began = trio.current_time()
 
     async def run(seconds: float, *, long: bool) -> None:
-        underway.begin(long=long)
+        call = begun(underway, long=long)
         await trio.sleep(seconds)
-        underway.end(long=long)
+        underway.end(call)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lambda: run(20, long=False))
@@ -55,10 +52,10 @@ async def test_it_waits_for_the_last_one(autojump_clock: MockClock) -> None:
 async def test_a_plain_one_has_less_time_than_a_long_one(autojump_clock: MockClock) -> None:
     underway = Underway()
     began = trio.current_time()
-    underway.begin(long=False)
+    begun(underway, long=False)
     assert not await underway.wait_drained(900)
     assert trio.current_time() - began == PLAIN_S
-    underway.begin(long=True)
+    begun(underway, long=True)
     assert not await underway.wait_drained(900)
     assert trio.current_time() - began == PLAIN_S + 900
 
@@ -66,6 +63,6 @@ async def test_a_plain_one_has_less_time_than_a_long_one(autojump_clock: MockClo
 async def test_a_short_grace_holds_for_all(autojump_clock: MockClock) -> None:
     underway = Underway()
     began = trio.current_time()
-    underway.begin(long=False)
+    begun(underway, long=False)
     assert not await underway.wait_drained(10)
     assert trio.current_time() - began == 10
