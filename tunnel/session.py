@@ -24,13 +24,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import assert_never
 
 import trio
 
+from tunnel.accept_queue import AcceptQueue
 from tunnel.greeting import Greeted, greet, read_hello
 from tunnel.interruptions import UNINTERRUPTED, Interruptions
 from tunnel.keepalive import Keepalive
@@ -155,11 +155,9 @@ class Session:
         self._discard = self._connection.discard_received
         self._keepalive = Keepalive(self)
         self._readiness: Readiness | None = None
-        self._acceptor = ParkingSpot("another task is accepting on this session")
         self._emptied = ParkingSpot("another task is waiting for the queue to empty")
         self._leaver = ParkingSpot("another task is waiting for the streams to end")
-        self._accepted: deque[Stream] = deque()
-        self._on_stream: Callable[[Stream], None] | None = None
+        self._accept_queue = AcceptQueue(settings.accept_queue_max)
         self._on_context: Callable[[Context], None] | None = None
         # What streams are to call (Stream.on_answer), as soon as the core is done with what it is at.
         self._told: list[Callable[[], None]] = []
@@ -303,31 +301,14 @@ class Session:
 
         When cancelled no stream is lost.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._acceptor.check_free()
-        waited = False
-        try:
-            while (stream := self.accept_nowait()) is None:
-                waited = True
-                await self._acceptor.park()
-            return stream
-        finally:
-            if not waited:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+        return await self._accept_queue.accept()
 
     def accept_nowait(self) -> Stream | None:
         """Return the next stream that the peer has opened, None where accept would wait.
 
         Raises SessionClosed.
         """
-        while self._accepted:
-            stream = self._accepted.popleft()
-            # One that the peer has RESET since is nobody's business any more.
-            if stream._failure is None:
-                return stream
-        if self._ending is not None:
-            raise SessionClosed(*self._ending)
-        return None
+        return self._accept_queue.accept_nowait()
 
     def on_stream(self, call: Callable[[Stream], None] | None) -> None:
         """Have `call` called for each stream that the peer opens, and for those that wait to be accepted.
@@ -336,9 +317,7 @@ class Session:
         for the stream, or reset it, and must neither wait nor raise. The end of the session is `wait_closed`.
         None takes it back.
         """
-        self._on_stream = call
-        while call is not None and self._accepted and (stream := self.accept_nowait()) is not None:
-            call(stream)
+        self._accept_queue.give_to(call)
 
     def on_context(self, call: Callable[[Context], None]) -> None:
         """Have `call` called for each context that the peer adds, and now for those that are live.
@@ -614,16 +593,15 @@ class Session:
         self._told.clear()
 
     def _queue_for_accept(self, state: StreamState) -> None:
-        if self._on_stream is not None:
-            self._on_stream(Stream(self, state))
-            return
-        if len(self._accepted) >= self._settings.accept_queue_max:
+        queue = self._accept_queue
+        if queue.call is not None:
+            queue.call(Stream(self, state))
+        elif queue.full:
             self._connection.reset(
-                state, StreamCode.REFUSED, Processed.NO, f"{len(self._accepted)} streams wait to be accepted"
+                state, StreamCode.REFUSED, Processed.NO, f"{queue.streams_max} streams wait to be accepted"
             )
-            return
-        self._accepted.append(Stream(self, state))
-        self._acceptor.unpark()
+        else:
+            queue.put(Stream(self, state))
 
     # --- the three tasks ---
 
@@ -698,10 +676,7 @@ class Session:
         connection.close(StreamCode.DETACH_EXPIRED, reason)
         self._dispatch(connection.take_events())
         self._tell()
-        for stream in self._accepted:
-            connection.discard_received(stream._state)
-        self._accepted.clear()
-        self._acceptor.unpark()
+        self._accept_queue.end(code, reason)
         self._emptied.unpark()
         self._leaver.unpark()
         self._ended.set()

@@ -116,6 +116,11 @@ class Stream(trio.abc.HalfCloseableStream):
     def bytes_received(self) -> int:
         return self._state.bytes_received
 
+    @property
+    def broken(self) -> bool:
+        """Whether it was RESET, by the peer or by us, or was lost with its session."""
+        return self._failure is not None
+
     # --- heads ---
 
     async def send_head(self, head: bytes, *, eof: bool = False) -> None:

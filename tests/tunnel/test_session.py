@@ -19,7 +19,6 @@ from tunnel import (
     Role,
     Session,
     SessionClosed,
-    Settings,
     Stream,
     StreamCode,
     StreamReset,
@@ -261,35 +260,6 @@ async def test_cancelling_a_session_at_any_step_ends_it(
         for transport in (here, there):
             with pytest.raises(TransportClosed):
                 await transport.send(b"")
-
-
-async def test_streams_beyond_the_accept_queue_are_refused_as_not_processed(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with open_pair(Settings(accept_queue_max=10, max_streams=100)) as pair:
-        streams = [pair.open_stream(eof=True) for _ in range(100)]
-        with pytest.raises(TooManyStreams):
-            pair.open_stream()
-        await trio.sleep(1)
-        assert pair.listener.stream_count == 10
-        for stream in streams[10:]:
-            with pytest.raises(StreamReset) as caught:
-                await stream.receive_head()
-            assert (caught.value.code, caught.value.processed) == (StreamCode.REFUSED, Processed.NO)
-        for _ in range(10):
-            await pair.dialer.accept()
-
-
-async def test_a_stream_that_was_reset_before_it_was_accepted_is_nobodys_business(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with open_pair() as pair:
-        first = pair.open_stream(b"first")
-        await wait_all_tasks_blocked()
-        await first.aclose()
-        pair.open_stream(b"second")
-        await wait_all_tasks_blocked()
-        assert (await pair.dialer.accept()).head == b"second"
 
 
 async def test_contexts_reach_the_acceptor_with_their_note(autojump_clock: trio.testing.MockClock) -> None:
@@ -572,42 +542,6 @@ async def test_cancelling_the_block_closes_the_transport_and_tells_the_peer(
     assert said[-1][0] == FrameType.GOAWAY
     assert closed.code == 1000
     await there.aclose()
-
-
-async def test_streams_can_be_handed_over_instead_of_accepted(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
-        got: list[bytes] = []
-        for head in (b"waits", b"is gone", b"waits, too"):
-            stream = pair.open_stream(head, eof=True)
-            await wait_all_tasks_blocked()
-            if head == b"is gone":
-                stream.reset(StreamCode.CANCEL)
-                await wait_all_tasks_blocked()
-        pair.dialer.on_stream(lambda stream: got.append(stream.head))
-        assert got == [b"waits", b"waits, too"]
-        pair.open_stream(b"comes", eof=True)
-        await wait_all_tasks_blocked()
-        assert got[2:] == [b"comes"]
-        pair.dialer.on_stream(None)
-        pair.open_stream(b"is accepted", eof=True)
-        assert (await pair.dialer.accept()).head == b"is accepted"
-        assert len(got) == 3
-
-
-async def test_a_handed_over_stream_may_be_answered_at_once(autojump_clock: trio.testing.MockClock) -> None:
-    async with open_pair() as pair:
-
-        def answer(stream: Stream) -> None:
-            stream.send_answer_nowait(b"200", stream.head, eof=True)
-            stream.close_nowait()
-
-        pair.dialer.on_stream(answer)
-        for size in (0, 10, 100_000):
-            asking = pair.open_stream(bytes(size), eof=True)
-            assert await asking.receive_head() == b"200"
-            assert await read_all(asking) == bytes(size)
-            asking.close_nowait()
-        assert pair.listener.stream_count == pair.dialer.stream_count == 0
 
 
 async def test_whoever_ends_a_session_says_why(autojump_clock: trio.testing.MockClock) -> None:

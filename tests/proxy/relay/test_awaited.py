@@ -614,7 +614,7 @@ async def test_the_end_of_the_service_cuts_what_is_awaited(how: str, tmp_path: P
                 await stream.receive_head()
             assert (caught.value.code, caught.value.processed) == (StreamCode.DRAINING, Processed.MAYBE)
         else:
-            relay.way.session._die(None, "lost", lost=True)
+            relay.way.session.abandon("lost")
         with trio.fail_after(2):
             await ended.wait()
             assert await relay.upstream.underway.wait_drained(5)
