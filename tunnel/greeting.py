@@ -23,7 +23,7 @@ from tunnel.refusals import Rejected, SessionClosed
 from tunnel.settings import Settings
 from tunnel.transport import Transport, TransportClosed
 
-__all__ = ["Greeted", "greet", "hear_hello", "read_hello", "read_welcome", "say_hello"]
+__all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello"]
 
 # PROTOCOL.md, "Limits": for the peer's first message.
 GREETING_S = 10.0
@@ -63,17 +63,6 @@ def read_welcome(message: bytes) -> Welcome:
     return frames.decode_welcome(_greeting(message, frames.WELCOME))
 
 
-@attrs.frozen
-class Greeted:
-    """What the two sides of a new session have told each other."""
-
-    local: Hello | Welcome
-    peer: Hello | Welcome
-    session_id: str
-    happened: list[events.Event]
-    """The WELCOME may share its message with the frames that follow it."""
-
-
 async def greet(
     connection: Connection,
     transport: Transport,
@@ -82,18 +71,20 @@ async def greet(
     hello: Hello,
     answer_hello: Callable[[Hello], Welcome] | None,
     message: bytes | None,
-) -> Greeted:
+) -> list[events.Event]:
     """Open the core of a new session: the dialer says `hello`, the listener answers by `answer_hello`.
 
-    `message` is the peer's first, when it was received already; a dialer has said its hello then. Raises
-    Rejected, SessionClosed and RemoteProtocolError; what the peer is to be told of it, also when this is
-    cancelled, is left in the core.
+    `message` is the peer's first, when it was received already; a dialer has said its hello then. Returns
+    what has happened behind it: a WELCOME may share its message with the frames that follow. Raises Rejected,
+    SessionClosed and RemoteProtocolError; what the peer is to be told of it, also when this is cancelled, is
+    left in the core.
     """
     with trio.move_on_after(settings.hello_timeout_s):
         try:
             if connection.role is Role.DIALER:
                 return await _greet_as_dialer(connection, transport, settings.stated_in(hello), message)
-            return await _greet_as_listener(connection, transport, settings, answer_hello, message)
+            await _greet_as_listener(connection, transport, settings, answer_hello, message)
+            return []
         except TransportClosed as exc:
             raise _ended(exc) from exc
     raise SessionClosed(CloseCode.HELLO_TIMEOUT, f"no greeting within {settings.hello_timeout_s:g} s")
@@ -101,7 +92,7 @@ async def greet(
 
 async def _greet_as_dialer(
     connection: Connection, transport: Transport, hello: Hello, message: bytes | None
-) -> Greeted:
+) -> list[events.Event]:
     connection.say_hello(hello)
     said = connection.data_to_send(connection.message_bytes, trio.current_time())
     if message is None:
@@ -117,7 +108,7 @@ async def _greet_as_dialer(
                 raise Rejected(event.code, event.reason, event.retry_after_ms)
     welcome, *rest = happened
     assert isinstance(welcome, events.WelcomeReceived)
-    return Greeted(hello, welcome.welcome, welcome.welcome.session_id, rest)
+    return rest
 
 
 async def _greet_as_listener(
@@ -126,7 +117,7 @@ async def _greet_as_listener(
     settings: Settings,
     answer_hello: Callable[[Hello], Welcome] | None,
     message: bytes | None,
-) -> Greeted:
+) -> None:
     happened: list[events.Event] = []
     while not happened:
         if message is None:
@@ -146,7 +137,6 @@ async def _greet_as_listener(
         server_time_ms=round(time.time() * 1000),
     )
     connection.say_welcome(welcome, event.hello)
-    return Greeted(welcome, event.hello, welcome.session_id, [])
 
 
 def _greeting(message: bytes, expected: int) -> bytes:

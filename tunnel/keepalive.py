@@ -18,7 +18,7 @@ from tunnel.protocol.connection import Phase
 from tunnel.protocol.liveness import PING_BUSY_S
 
 if TYPE_CHECKING:
-    from tunnel.session import Session
+    from tunnel.multiplexer import Multiplexer
 
 __all__ = ["Keepalive"]
 
@@ -26,12 +26,12 @@ __all__ = ["Keepalive"]
 class Keepalive:
     """Calls the core of a session whenever that is due; for as long as the session lives."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, mux: Multiplexer) -> None:
         self.alarm = alarms_of_this_run().alarm(self._ring)
         self.heard: trio.Event | None = None
         """While somebody waits for a sign of life."""
-        self._session = session
-        self._connection = session._connection
+        self._mux = mux
+        self._connection = mux.connection
         self._spot = ParkingSpot("a session is kept alive by one task")
         # A bug that showed when the alarm rang.
         self._fault: Exception | None = None
@@ -39,7 +39,7 @@ class Keepalive:
     async def run(self) -> None:
         """Keep the session alive; returns when it has ended. A bug of a look is raised here."""
         self._ring()
-        while self._session._ending is None and self._fault is None:
+        while self._mux.ending is None and self._fault is None:
             await self._spot.park()
         if self._fault is not None:
             fault, self._fault = self._fault, None
@@ -59,10 +59,10 @@ class Keepalive:
 
     def _look(self) -> None:
         """Do what is due, and say when something will be."""
-        session, connection = self._session, self._connection
-        now = session._now()
+        mux, connection = self._mux, self._connection
+        now = mux.now()
         # A message that has not come to its end yet is a sign of life as well.
-        link = session._link
+        link = mux.link
         if link is not None and link.transport.last_received_s > connection.liveness.unanswered_since:
             connection.liveness.received(link.transport.last_received_s)
         due_at = connection.next_deadline()
@@ -72,18 +72,18 @@ class Keepalive:
             return
         if link is not None and now >= connection.liveness.dead_at:
             silence_s = now - connection.liveness.received_at
-            session._lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
-            link = session._link
-            if session._ending is not None:
+            mux.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
+            link = mux.link
+            if mux.ending is not None:
                 return
         connection.wall_offset_s = time.time() - now
         connection.tick(now)
         if connection.happened:
-            session._dispatch(connection.take_events())
-        if session._told:
-            session._tell()
+            mux.dispatch(connection.take_events())
+        if mux.calls_due:
+            mux.make_calls()
         if connection.phase is Phase.CLOSED:
-            session._die(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
+            mux.end(None, f"the tunnel was away for {connection.resume_ttl_s:.0f} s")
             return
         if link is not None and connection.wants_to_send:
             link.flush_nowait()
@@ -101,10 +101,10 @@ class Keepalive:
 
     async def answers(self, within_s: float) -> bool:
         """Ask for a sign of life; whether any came within this long, and the session has not ended."""
-        session = self._session
-        asked_at = session._now()
+        mux = self._mux
+        asked_at = mux.now()
         self._connection.ping(asked_at)
-        session._kick()
+        mux.wake_writer()
         self.hurry()
         if self.heard is None:
             self.heard = trio.Event()
@@ -112,7 +112,7 @@ class Keepalive:
         with trio.move_on_after(within_s):
             await heard.wait()
         # A message that has not come to its end yet is a sign of life as well.
-        return (heard.is_set() or session.last_received_s > asked_at) and not session.closed
+        return (heard.is_set() or mux.last_received_s > asked_at) and mux.ending is None
 
     def note_heard(self) -> None:
         """Something came, or nothing will: wake whoever waits for that."""

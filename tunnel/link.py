@@ -33,7 +33,7 @@ from tunnel.refusals import farewell_of
 from tunnel.transport import Transport, TransportClosed
 
 if TYPE_CHECKING:
-    from tunnel.session import Session
+    from tunnel.multiplexer import Multiplexer
 
 __all__ = ["FAREWELL_S", "Link"]
 
@@ -54,7 +54,7 @@ FAREWELL_S = 1.0
 class Link:
     """One of the transports that carry a session, one after the other."""
 
-    session: Session
+    mux: Multiplexer
     transport: Transport
     listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
     """Of the session's reader."""
@@ -80,7 +80,7 @@ class Link:
         self._gathered = True
         if self._flush_due or self.writer.task is None:
             return
-        readiness = self.session._readiness
+        readiness = self.mux.readiness
         if readiness is not None and readiness.at_end(self.flush_nowait):
             self._flush_due = True
         else:
@@ -91,7 +91,7 @@ class Link:
         self._flush_due = False
         if self.farewell is not None or self.writer.task is None:
             return
-        session = self.session
+        mux = self.mux
         try:
             message = self._take_message()
             self._unfinished = bool(message) and not self.transport.send_nowait(message)
@@ -100,18 +100,18 @@ class Link:
             self._fault = error
         if self._unfinished or self._fault is not None:
             self.writer.unpark()
-        elif session._connection.has_unsent:
+        elif mux.connection.has_unsent:
             # More than a message holds: the rest is the writer's.
-            session._kick()
-        elif session._emptied.task is not None:
-            session._emptied.unpark()
+            mux.wake_writer()
+        elif mux.emptied.task is not None:
+            mux.emptied.unpark()
 
     async def write(self) -> None:
         """Send until the link is left, or the session over and all is said.
 
         Cancelled from outside it goes on: `leave` and `end` are what ends it. A bug of a pass is raised here.
         """
-        session, transport, connection = self.session, self.transport, self.session._connection
+        mux, transport, connection = self.mux, self.transport, self.mux.connection
         patience = PATIENCE
         has_sent = False
         try:
@@ -136,9 +136,9 @@ class Link:
                             patience = PATIENCE
                         has_sent = True
                         await transport.send(message)
-                    elif session._ending is None:
+                    elif mux.ending is None:
                         if not connection.has_unsent:
-                            session._emptied.unpark()
+                            mux.emptied.unpark()
                         has_sent = False
                         await self.writer.park()
                         if patience and not (self.brimming or self._has_left_something()):
@@ -148,23 +148,23 @@ class Link:
         except TransportClosed as exc:
             # What the peer said before it closed, its GOAWAY above all, may still wait for the reader.
             with trio.move_on_after(FAREWELL_S):
-                await session._lost.wait()
-            session._lose(self, exc.code, exc.reason)
+                await mux.lost.wait()
+            mux.lose(self, exc.code, exc.reason)
 
     def _take_message(self) -> bytes:
         """Take what is sent next from the core; b"" when there is nothing."""
-        session = self.session
-        connection = session._connection
+        mux = self.mux
+        connection = mux.connection
         self.brimming = False
         limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
-        message = connection.data_to_send(limit, session._now())
+        message = connection.data_to_send(limit, mux.now())
         if connection.happened:
-            session._dispatch(connection.take_events())
-        if session._leaver.task is not None:
-            session._note_quiet()
+            mux.dispatch(connection.take_events())
+        if mux.quiet.task is not None:
+            mux.note_quiet()
         if connection.failure is not None:
             # The peer acknowledges nothing; only the GOAWAY is left to say.
-            session._die(*farewell_of(connection.failure))
+            mux.end(*farewell_of(connection.failure))
         return message
 
     def _has_left_something(self) -> bool:
@@ -179,7 +179,7 @@ class Link:
         one and not as many, each of which would cost both sides ten times the pass. Where nothing ever comes
         of it, it is only late; and a stream that waits for room will add nothing.
         """
-        now = self.session._now
+        now = self.mux.now
         started_at = now()
         for passed in range(GATHERING_PASSES):
             self._gathered = False
@@ -207,7 +207,7 @@ class Link:
 
     async def refuse(self) -> None:
         """Say the end of a session that never was: the writer does not run yet."""
-        connection = self.session._connection
+        connection = self.mux.connection
         message = connection.data_to_send(connection.message_bytes, trio.current_time())
         if message:
             with suppress(TransportClosed):
@@ -215,5 +215,5 @@ class Link:
 
     async def close(self) -> None:
         """Close the transport, and tell the peer why."""
-        code, reason = self.farewell or self.session._ending or (CloseCode.NORMAL, "")
+        code, reason = self.farewell or self.mux.ending or (CloseCode.NORMAL, "")
         await self.transport.aclose(CloseCode.NORMAL if code is None else code, reason)

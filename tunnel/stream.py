@@ -27,7 +27,7 @@ from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
 
 if TYPE_CHECKING:
-    from tunnel.session import Session
+    from tunnel.multiplexer import Multiplexer
 
 # A caller waits while more than this is queued. With one more piece on top it is what the writer takes in one
 # wakeup at most: less would make it wait for the copier, more would only stand between the copier and the
@@ -62,11 +62,11 @@ class Stream(trio.abc.HalfCloseableStream):
         "_failed_in_line",
         "_failure",
         "_head_reader",
+        "_mux",
         "_not_passed_on",
         "_pass_on",
         "_reader",
         "_sender",
-        "_session",
         "_state",
         "_tell_answer",
         "_tell_reset",
@@ -74,11 +74,11 @@ class Stream(trio.abc.HalfCloseableStream):
         "ends_on_close",
     )
 
-    def __init__(self, session: Session, state: StreamState) -> None:
+    def __init__(self, mux: Multiplexer, state: StreamState) -> None:
         self.ends_on_close = False
         """True: aclose() sends the end of our bytes first, as closing a socket does. For bytes whose end says
         nothing."""
-        self._session = session
+        self._mux = mux
         self._state = state
         self._closed = False
         self._failure: tuple[StreamCode, Processed, str] | None = None
@@ -142,7 +142,7 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         if self._closed or self._failure is not None or state.sending is ENDED:
             self._check_sendable()
-        self._session._send_head(state, head, data, eof)
+        self._mux.send_head(state, head, data, eof)
 
     async def receive_head(self) -> bytes:
         """Wait for the head of the answer; for the side that opened the stream.
@@ -208,7 +208,7 @@ class Stream(trio.abc.HalfCloseableStream):
     def take_whole_answer(self) -> bytes:
         """Return all bytes of an answer of which `peek_whole_answer` has told, and leave the stream."""
         state = self._state
-        data = self._session._take_rest(state) if state.incoming.size else b""
+        data = self._mux.connection.take_rest(state) if state.incoming.size else b""
         self._closed = True
         state.owner = None
         self._tell_reset = None
@@ -268,7 +268,7 @@ class Stream(trio.abc.HalfCloseableStream):
         while state.receiving is FLOWING:
             if not state.incoming.size:
                 return
-            piece = self._session._take(state, RECEIVE_BYTES)
+            piece = self._mux.take(state, RECEIVE_BYTES)
             if not pass_on(piece):
                 self._not_passed_on = piece
                 break
@@ -283,7 +283,7 @@ class Stream(trio.abc.HalfCloseableStream):
             raise trio.ClosedResourceError("this stream was closed")
         state = self._state
         if state.incoming.size:
-            return self._session._take(state, max_bytes)
+            return self._mux.take(state, max_bytes)
         # A RESET that was not in line may have dropped bytes, so even a half that ended is not whole.
         if self._failure is not None and not self._failed_in_line:
             raise StreamReset(*self._failure)
@@ -323,9 +323,9 @@ class Stream(trio.abc.HalfCloseableStream):
                 await self._wait_for_room()
             if len(rest) <= PIECE_BYTES_MOST:
                 break
-            self._session._send_data(self._state, rest[:PIECE_BYTES_MOST])
+            self._mux.send_data(self._state, rest[:PIECE_BYTES_MOST])
             rest = rest[PIECE_BYTES_MOST:]
-        self._session._send_data(self._state, rest)
+        self._mux.send_data(self._state, rest)
         if not waited:
             await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -341,7 +341,7 @@ class Stream(trio.abc.HalfCloseableStream):
         # As send_all does: a queue below the mark takes one more piece.
         if state.outgoing.size > QUEUE_HIGH_BYTES or len(data) > PIECE_BYTES_MOST:
             return False
-        self._session._send_data(state, data, eof=eof)
+        self._mux.send_data(state, data, eof=eof)
         return True
 
     @property
@@ -375,7 +375,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._sender.check_free()
         if self._closed or self._state.sending is not ENDED:
             self._check_sendable()
-            self._session._send_eof(self._state)
+            self._mux.send_eof(self._state)
 
     async def _wait_for_room(self) -> None:
         if self._sender is NO_SPOT:
@@ -409,7 +409,7 @@ class Stream(trio.abc.HalfCloseableStream):
         if self._closed or self._failure is not None:
             return
         self._failure = (code, processed, reason)
-        self._session._reset(self._state, code, processed, reason, in_line=in_line)
+        self._mux.reset(self._state, code, processed, reason, in_line=in_line)
         self._wake_all()
 
     async def aclose(self) -> None:
@@ -428,22 +428,22 @@ class Stream(trio.abc.HalfCloseableStream):
         self._tell_reset = None
         if self._failure is None:
             if self.ends_on_close and not state.sending.at_rest and not _is_cancelled():
-                self._session._send_eof(state)
+                self._mux.send_eof(state)
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
         else:
-            self._session._discard(state)
+            self._mux.connection.discard_received(state)
         self._wake_all()
 
     def _leave(self) -> None:
         state = self._state
         if state.sending.at_rest and state.receiving.at_rest:
             if state.incoming.size:
-                self._session._discard(state)
+                self._mux.connection.discard_received(state)
             return
         # What we ended is not taken back: the RESET, which tells the peer to stop, goes behind it.
         in_line = state.sending is ENDED
-        self._session._reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
+        self._mux.reset(state, StreamCode.CANCEL, Processed.MAYBE, "closed", in_line=in_line)
 
     async def __aexit__(
         self,
@@ -459,10 +459,10 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def on_data(self) -> None:
         if self._tell_answer is not None:
-            self._session._told.append(self._tell_answer)
+            self._mux.calls_due.append(self._tell_answer)
             self._tell_answer = None
         if self._pass_on is not None:
-            self._session._told.append(self._offer)
+            self._mux.calls_due.append(self._offer)
         elif self._reader is not NO_SPOT:
             self._reader.unpark()
         # For whom the bytes mean that there is no head.
@@ -471,7 +471,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
     def on_head(self) -> None:
         if self._tell_answer is not None:
-            self._session._told.append(self._tell_answer)
+            self._mux.calls_due.append(self._tell_answer)
             self._tell_answer = None
         if self._head_reader is not NO_SPOT:
             self._head_reader.unpark()
@@ -488,7 +488,7 @@ class Stream(trio.abc.HalfCloseableStream):
         # Bytes that memory took back are gone, even if the stream itself had ended well in line.
         self._failed_in_line = in_line
         if self._tell_answer is not None:
-            self._session._told.append(self._tell_answer)
+            self._mux.calls_due.append(self._tell_answer)
             self._tell_answer = None
         self._wake_all()
         tell, self._tell_reset = self._tell_reset, None

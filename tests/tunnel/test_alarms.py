@@ -146,7 +146,8 @@ async def test_a_bug_in_what_is_due_ends_its_session_and_no_other(
 async def test_a_session_that_has_ended_is_held_by_nothing(autojump_clock: MockClock) -> None:
     async with open_pair() as pair:
         await trio.sleep(1)
-        ended = weakref.ref(pair.listener)
+        # What a session is made of holds its transport.
+        ended = weakref.ref(pair.wire)
     del pair
     # Its alarm was set for a PING that nobody sends any more.
     await trio.sleep(2)

@@ -1,0 +1,399 @@
+"""What a session is made of: the core, the transport that carries it now, and the three tasks that join them.
+
+    reader      transport.receive() → core → wake whoever waits. It never waits for a stream's consumer: what
+                is not taken stays in the core, where credit bounds it.
+    writer      core → one joined message → transport.send(). It is parked while there is nothing.
+    keepalive   waits for the end; an alarm does what is due by time: PING, ACK, or the peer's death.
+
+Everything else (opening, sending, taking, resetting) is synchronous bookkeeping in the core by the task
+that wants it, which then unparks the writer. So many tasks' frames are one message: the writer runs after
+all of them.
+
+Reader and writer are a `Link`'s, the keepalive is a `Keepalive`; sessions and streams call what is here. Each
+link closes its own transport. Whoever makes a multiplexer runs it (`run`) and ends it (`end`).
+
+When the first of the three cannot go on, the transport is lost. Where both sides want to resume, `lose` then
+detaches it: reader and writer end, streams stay as they are, and whoever waits goes on waiting, until another
+task brings the next transport (`resume`) or the keepalive finds that it was away for too long. A transport
+that was left may still be in its last step, so reader and writer look after each step whether theirs is the
+one that counts.
+
+It ends when the session's block is left, when the peer ends it, or when a loss cannot be resumed. `end` then
+breaks every stream, wakes every waiter and ends the three; the writer may still say goodbye. The body of the
+block is not cancelled: it finds out by its own calls, or waits in `Session.wait_closed`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import assert_never
+
+import trio
+
+from tunnel.accept_queue import AcceptQueue
+from tunnel.greeting import read_hello
+from tunnel.keepalive import Keepalive
+from tunnel.link import FAREWELL_S, Link
+from tunnel.parking import ParkingSpot
+from tunnel.protocol import events
+from tunnel.protocol.connection import Connection, Phase, Role
+from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
+from tunnel.protocol.memory import Memory
+from tunnel.protocol.schedule import OUT
+from tunnel.protocol.streams import Context, StreamState
+from tunnel.readiness import Readiness
+from tunnel.refusals import SessionClosed, farewell_of
+from tunnel.settings import Settings
+from tunnel.stream import QUEUE_HIGH_BYTES, Stream
+from tunnel.transport import Transport, TransportClosed
+
+__all__ = ["Multiplexer"]
+
+log = logging.getLogger("tunnel.session")
+
+# For what is still queued when the block is left in peace.
+FLUSH_S = 1.0
+
+# RFC 6455: going away. It is said where the connection is given up and the session is not: should the peer
+# hear it after all, it must not take it for the session's end.
+LOST_CODE = 1001
+# Said on the connection that carries a session, they mean that the peer has ended it.
+_FINAL_CODES = frozenset(int(code) for code in CloseCode)
+
+
+class Multiplexer:
+    """Many streams over one transport at a time."""
+
+    def __init__(self, transport: Transport, role: Role, settings: Settings, memory: Memory | None) -> None:
+        # trio.current_time() looks its clock up each time, which costs more than asking it.
+        self.now = trio.lowlevel.current_clock().current_time
+        self.connection = Connection(
+            role,
+            now=self.now(),
+            memory=Memory(settings.memory_bytes_max, parent=memory),
+            wall_offset_s=time.time() - self.now(),
+        )
+        self.connection.on_eviction = self._note_eviction
+        self.transport = transport
+        """The last one, also when it is lost."""
+        self.first = Link(self, transport)
+        self.link: Link | None = self.first
+        """What carries the session; None while it is detached."""
+        self.keepalive = Keepalive(self)
+        self.readiness: Readiness | None = None
+        """What is queued in one of its passes leaves at the end of that."""
+        self.accept_queue = AcceptQueue(settings.accept_queue_max)
+        self.on_context: Callable[[Context], None] | None = None
+        """What is given each context of the peer."""
+        self.calls_due: list[Callable[[], None]] = []
+        """What streams are to call (Stream.on_answer), as soon as the core is done with what it is at."""
+
+        self.peer_going_away: events.GoAwayReceived | None = None
+        """What the peer's GOAWAY said, the last one."""
+        self.farewell: events.GoAwayReceived | None = None
+        """The one that was not the session's end."""
+        self.leaving = trio.Event()
+        """There is a farewell, or there will be none."""
+        self.ending: tuple[int | None, str] | None = None
+        """The code and the reason, once the session is over."""
+        self.ended = trio.Event()
+
+        self.emptied = ParkingSpot("another task is waiting for the queue to empty")
+        self.quiet = ParkingSpot("another task is waiting for the streams to end")
+        self.lost = trio.Event()
+        """The transport is, or the session is over."""
+        self.detaches = 0
+        self._detached_at = 0.0
+        self._away_s = 0.0
+
+    @property
+    def last_received_s(self) -> float:
+        """When the peer was last heard, on trio's clock."""
+        return max(self.connection.liveness.received_at, self.transport.last_received_s)
+
+    @property
+    def detached(self) -> bool:
+        return self.link is None and self.ending is None
+
+    def away_s(self) -> float:
+        """For how long the session had no transport, in all."""
+        if self.detached:
+            return self._away_s + self.now() - self._detached_at
+        return self._away_s
+
+    # --- what streams do, each a call of the core ---
+
+    def send_head(self, state: StreamState, head: bytes, data: bytes, eof: bool) -> None:
+        self.connection.send_head(state, head, eof, data)
+        if self.link is not None:
+            self.link.wake()
+
+    def send_data(self, state: StreamState, data: bytes, *, eof: bool = False) -> None:
+        self.connection.send_data(state, data, eof=eof)
+        link = self.link
+        # One that has no credit is not in the ring, and there is nothing to wake the writer for.
+        if link is not None and state.place is not OUT:
+            link.brimming = link.brimming or state.outgoing.size > QUEUE_HIGH_BYTES
+            link.wake()
+
+    def send_eof(self, state: StreamState) -> None:
+        self.connection.send_eof(state)
+        if self.link is not None and state.place is not OUT:
+            self.link.wake()
+
+    def take(self, state: StreamState, limit: int) -> bytes:
+        data = self.connection.take(state, limit, self.now())
+        if state.window_due:
+            self.wake_writer()
+        return data
+
+    def reset(
+        self, state: StreamState, code: StreamCode, processed: Processed, reason: str, *, in_line: bool
+    ) -> None:
+        self.connection.reset(state, code, processed, reason, in_line=in_line)
+        self.wake_writer()
+
+    def wake_writer(self) -> None:
+        """Wake the writer, if there is something to send."""
+        link = self.link
+        if link is not None and link.writer.task is not None and self.connection.wants_to_send:
+            link.writer.unpark()
+
+    # --- what has happened ---
+
+    def dispatch(self, happened: list[events.Event]) -> None:
+        """Tell everybody whom the core's events concern; what they are to call is due then."""
+        for event in happened:
+            match event:
+                case events.StreamOpened():
+                    self._queue_for_accept(event.stream)
+                # What happened to a stream that was left, or was not accepted yet when it happened; all
+                # others have been told.
+                case events.DataReceived(stream):
+                    if stream.owner is not None:
+                        stream.owner.on_data()
+                case events.HeadReceived(stream):
+                    if stream.owner is not None:
+                        stream.owner.on_head()
+                case events.SendQueueDrained(stream):
+                    if stream.owner is not None:
+                        stream.owner.on_room()
+                case events.StreamBroken(stream):
+                    if stream.owner is not None:
+                        stream.owner.on_broken(
+                            event.code, event.processed, event.reason, in_line=event.in_line
+                        )
+                case events.GoAwayReceived():
+                    self.peer_going_away = event
+                    if event.code == CloseCode.DRAINING:
+                        # The last one of a session says something else.
+                        self.farewell = event
+                        self.leaving.set()
+                    log.info(
+                        "%s: the peer is going away: %s (%d)",
+                        self.transport.peer_name,
+                        event.reason,
+                        event.code,
+                    )
+                case events.ContextAdded(context):
+                    if self.on_context is not None:
+                        self.on_context(context)
+                case events.ContextRetired():
+                    pass
+                case events.HelloReceived() | events.WelcomeReceived():
+                    raise AssertionError("the core greets once")
+                case _:
+                    assert_never(event)
+
+    def make_calls(self) -> None:
+        """Call what streams are to call; more may come to it meanwhile."""
+        for call in self.calls_due:
+            call()
+        self.calls_due.clear()
+
+    def note_quiet(self) -> None:
+        """Wake whoever waits for the streams to end, if they have."""
+        if not self.connection.stream_count:
+            self.quiet.unpark()
+
+    def _note_eviction(self) -> None:
+        connection = self.connection
+        self.dispatch(connection.take_events())
+        if connection.phase is Phase.CLOSED and self.ending is None:
+            # Detached, it was what memory was taken back from.
+            self.end(None, "memory was short while the tunnel was away")
+        if self.calls_due:
+            # Out of the midst of whatever needed the memory.
+            trio.lowlevel.current_trio_token().run_sync_soon(self.make_calls)
+        self.wake_writer()
+
+    def _queue_for_accept(self, state: StreamState) -> None:
+        queue = self.accept_queue
+        if queue.call is not None:
+            queue.call(Stream(self, state))
+        elif queue.full:
+            self.connection.reset(
+                state, StreamCode.REFUSED, Processed.NO, f"{queue.streams_max} streams wait to be accepted"
+            )
+        else:
+            queue.put(Stream(self, state))
+
+    # --- the three tasks ---
+
+    async def run(self) -> None:
+        """Keep the session alive, and read and write on its first transport, until that is lost."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.keepalive.run)
+            await self._carry(self.first)
+
+    async def _carry(self, link: Link) -> None:
+        """Read and write on a link until it is left."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read, link)
+                nursery.start_soon(link.write)
+        finally:
+            with trio.move_on_after(FAREWELL_S, shield=True):
+                await link.close()
+
+    async def _read(self, link: Link) -> None:
+        transport, connection, keepalive = link.transport, self.connection, self.keepalive
+        try:
+            with link.listening:
+                while True:
+                    message = await transport.receive()
+                    if self.link is not link:
+                        return
+                    was_idle = not (connection.streams or connection.unsent)
+                    happened = connection.receive_message(message, self.now())
+                    if happened:
+                        self.dispatch(happened)
+                    if self.calls_due:
+                        self.make_calls()
+                    if keepalive.heard is not None:
+                        keepalive.note_heard()
+                    if self.quiet.task is not None:
+                        self.note_quiet()
+                    self.wake_writer()
+                    ack_at = connection.received.due_at
+                    if ack_at is not None and ack_at < keepalive.alarm.due_at:
+                        keepalive.hurry()
+                    elif was_idle:
+                        keepalive.note_busy()
+        except TransportClosed as exc:
+            self.lose(link, exc.code, exc.reason)
+        except RemoteProtocolError as exc:
+            log.warning("%s: the peer broke the protocol: %s", self.transport.peer_name, exc)
+            self.end(*farewell_of(exc))
+        finally:
+            if self.link is link:
+                # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
+                self.end(CloseCode.NORMAL, "cancelled here")
+
+    # --- over another transport ---
+
+    def lose(self, link: Link, code: int | None, reason: str) -> None:
+        """The transport cannot go on. If it is the one that counts, go on without, or end."""
+        if self.link is not link or self.ending is not None:
+            return
+        connection = self.connection
+        # Any other close code means that something between has ended the connection.
+        if not connection.resumable or code in _FINAL_CODES:
+            self.end(code, f"tunnel lost: {reason}", lost=True)
+            return
+        log.info(
+            "%s: the tunnel is lost, %d streams wait: %s",
+            link.transport.peer_name,
+            connection.stream_count,
+            reason,
+        )
+        self._detach(LOST_CODE, reason)
+
+    def _detach(self, code: int, reason: str) -> None:
+        link, connection = self.link, self.connection
+        assert link is not None
+        self.link = None
+        link.leave(code, reason)
+        liveness = connection.liveness
+        # The first bytes of a message whose end is lost were a sign of life as well.
+        liveness.received_at = max(liveness.received_at, link.transport.last_received_s)
+        self._detached_at = self.now()
+        connection.detach(self._detached_at)
+        self.detaches += 1
+        self.lost.set()
+        self.keepalive.hurry()
+
+    async def resume(self, transport: Transport, greeting: bytes) -> None:
+        """Go on over `transport`; see Session.resume."""
+        connection, now = self.connection, self.now()
+        link = Link(self, transport)
+        fault: Exception | None = None
+        happened: list[events.Event] = []
+        try:
+            if self.ending is not None:
+                raise SessionClosed(*self.ending)
+            if connection.role is Role.LISTENER:
+                if self.link is not None:
+                    self._detach(CloseCode.SUPERSEDED, "superseded by a newer connection of the same session")
+                resume = read_hello(greeting).resume
+                assert resume is not None
+                connection.attach_listener(resume, now)
+            else:
+                assert self.link is None
+                _, *happened = connection.receive_message(greeting, now)
+        except (SessionClosed, RemoteProtocolError) as exc:
+            fault = exc
+        if fault is not None:
+            code, reason = link.farewell = farewell_of(fault)
+            # The streams wait for nothing any more.
+            self.end(code, reason)
+            await link.close()
+            try:
+                raise fault
+            finally:
+                # See open_session.
+                del fault
+        self.link, self.transport = link, transport
+        self._away_s += now - self._detached_at
+        self.lost = trio.Event()
+        self.dispatch(happened)
+        self.make_calls()
+        self.keepalive.hurry()
+        await self._carry(link)
+
+    # --- the end ---
+
+    async def send_out(self) -> None:
+        """Wait until what is queued is sent, as far as that goes in FLUSH_S."""
+        with trio.move_on_after(FLUSH_S):
+            while self.ending is None and self.connection.has_unsent:
+                self.wake_writer()
+                await self.emptied.park()
+
+    def end(self, code: int | None, reason: str, *, lost: bool = False) -> None:
+        """Break every stream and wake every waiter; the first reason stands.
+
+        The peer is told, unless the transport is `lost`.
+        """
+        if self.ending is not None:
+            return
+        if self.link is None:
+            self._away_s = self.away_s()
+        self.ending = code, reason
+        connection = self.connection
+        if connection.phase is Phase.OPEN:
+            connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)
+        connection.close(StreamCode.DETACH_EXPIRED, reason)
+        self.dispatch(connection.take_events())
+        self.make_calls()
+        self.accept_queue.end(code, reason)
+        self.emptied.unpark()
+        self.quiet.unpark()
+        self.ended.set()
+        self.leaving.set()
+        self.lost.set()
+        self.keepalive.end()
+        if self.link is not None:
+            self.link.end(lost=lost)
