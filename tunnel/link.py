@@ -1,9 +1,9 @@
-"""One of the transports that carry a session, and what is sent over it.
+"""One of the transports that carry a session: its reader, its writer, and its end.
 
 Theory of operation. A session has several links, one after the other: each belongs to one transport, from
-the greeting or the resumption to the transport's end. What is received is the session's to understand; what
-is sent is taken from the core here, as one message of all that has gathered, by the writer: a task that is
-parked while there is nothing.
+the greeting or the resumption to the transport's end, and closes it. What the reader receives goes to the
+core, and whom it concerns is told before the next message is looked at. What is sent is taken from the core,
+as one message of all that has gathered, by the writer: a task that is parked while there is nothing.
 
 The transport's send side is the writer's while that is not parked: it parks only when all it took from the
 core is out. While it is parked, what was queued in a pass of a `Readiness` is sent at the end of the pass, by
@@ -14,12 +14,13 @@ and what was begun is whole, or it was cancelled in the writer, which leaves hal
 transport. What a transport says beside its messages is its own care.
 
 A link is left (`leave`) when its transport is lost, or another one has taken its place, and the session goes
-on without. The writer may then still be in its last step, so it looks after each whether that has happened.
-When the session ends (`end`), the writer may still say so.
+on without. Reader and writer may then still be in their last step, so they look after each whether that has
+happened. When the session ends (`end`), the writer may still say so.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ import attrs
 import trio
 
 from tunnel.parking import ParkingSpot
-from tunnel.protocol.errors import CloseCode
+from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import farewell_of
 from tunnel.transport import Transport, TransportClosed
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer
 
 __all__ = ["FAREWELL_S", "Link"]
+
+log = logging.getLogger("tunnel.session")
 
 # On top of what a message may hold: bytes come in pieces of 128 KiB, and the last one should not be cut for
 # the headers' sake.
@@ -56,13 +59,13 @@ class Link:
 
     mux: Multiplexer
     transport: Transport
-    listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    """Of the session's reader."""
     writer: ParkingSpot = attrs.Factory(lambda: ParkingSpot("a link has one writer"))
     brimming: bool = False
     """So much of one stream was queued since the last message that it waits for room."""
     farewell: tuple[int, str] | None = None
     """Why it was left, when the session goes on without it."""
+    # Of the reader.
+    _listening: trio.CancelScope = attrs.Factory(trio.CancelScope)
     # Of the writer. Cancelling a send loses the transport and with it the farewell, so only `leave` and `end`
     # do that.
     _writing: trio.CancelScope = attrs.Factory(lambda: trio.CancelScope(shield=True))
@@ -74,6 +77,55 @@ class Link:
     _unfinished: bool = False
     # A bug that showed in a pass.
     _fault: Exception | None = None
+
+    async def carry(self) -> None:
+        """Read and write until the link is left, or the session over and all is said; then close it."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._write)
+        finally:
+            with trio.move_on_after(FAREWELL_S, shield=True):
+                await self.close()
+
+    # --- the reader ---
+
+    async def _read(self) -> None:
+        mux, transport = self.mux, self.transport
+        connection, keepalive = mux.connection, mux.keepalive
+        try:
+            with self._listening:
+                while True:
+                    message = await transport.receive()
+                    if mux.link is not self:
+                        return
+                    was_idle = not (connection.streams or connection.unsent)
+                    happened = connection.receive_message(message, mux.now())
+                    if happened:
+                        mux.dispatch(happened)
+                    if mux.calls_due:
+                        mux.make_calls()
+                    if keepalive.heard is not None:
+                        keepalive.note_heard()
+                    if mux.quiet.task is not None:
+                        mux.note_quiet()
+                    mux.wake_writer()
+                    ack_at = connection.received.due_at
+                    if ack_at is not None and ack_at < keepalive.alarm.due_at:
+                        keepalive.hurry()
+                    elif was_idle:
+                        keepalive.note_busy()
+        except TransportClosed as exc:
+            mux.lose(self, exc.code, exc.reason)
+        except RemoteProtocolError as exc:
+            log.warning("%s: the peer broke the protocol: %s", transport.peer_name, exc)
+            mux.end(*farewell_of(exc))
+        finally:
+            if mux.link is self:
+                # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
+                mux.end(CloseCode.NORMAL, "cancelled here")
+
+    # --- the writer, and a pass that does its work ---
 
     def wake(self) -> None:
         """Have what a stream has queued sent: at the end of the pass that is under way, or by the writer."""
@@ -106,7 +158,7 @@ class Link:
         elif mux.emptied.task is not None:
             mux.emptied.unpark()
 
-    async def write(self) -> None:
+    async def _write(self) -> None:
         """Send until the link is left, or the session over and all is said.
 
         Cancelled from outside it goes on: `leave` and `end` are what ends it. A bug of a pass is raised here.
@@ -190,10 +242,12 @@ class Link:
                 break
         return True
 
+    # --- the end ---
+
     def leave(self, code: int, reason: str) -> None:
         """End what is under way on it: the session goes on without."""
         self.farewell = code, reason
-        self.listening.cancel()
+        self._listening.cancel()
         self._writing.deadline = -math.inf
 
     def end(self, *, lost: bool) -> None:
@@ -201,7 +255,7 @@ class Link:
 
         When the transport is `lost` there is nobody to say it to.
         """
-        self.listening.cancel()
+        self._listening.cancel()
         self._writing.deadline = -math.inf if lost else trio.current_time() + FAREWELL_S
         self.writer.unpark()
 

@@ -35,7 +35,7 @@ import trio
 from tunnel.accept_queue import AcceptQueue
 from tunnel.greeting import read_hello
 from tunnel.keepalive import Keepalive
-from tunnel.link import FAREWELL_S, Link
+from tunnel.link import Link
 from tunnel.parking import ParkingSpot
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection, Phase, Role
@@ -47,7 +47,7 @@ from tunnel.readiness import Readiness
 from tunnel.refusals import SessionClosed, farewell_of
 from tunnel.settings import Settings
 from tunnel.stream import QUEUE_HIGH_BYTES, Stream
-from tunnel.transport import Transport, TransportClosed
+from tunnel.transport import Transport
 
 __all__ = ["Multiplexer"]
 
@@ -79,6 +79,7 @@ class Multiplexer:
         self.transport = transport
         """The last one, also when it is lost."""
         self.first = Link(self, transport)
+        """What the session begins with."""
         self.link: Link | None = self.first
         """What carries the session; None while it is detached."""
         self.keepalive = Keepalive(self)
@@ -243,54 +244,10 @@ class Multiplexer:
     # --- the three tasks ---
 
     async def run(self) -> None:
-        """Keep the session alive, and read and write on its first transport, until that is lost."""
+        """Keep the session alive until it ends, and carry it on its first link until that is left."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.keepalive.run)
-            await self._carry(self.first)
-
-    async def _carry(self, link: Link) -> None:
-        """Read and write on a link until it is left."""
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read, link)
-                nursery.start_soon(link.write)
-        finally:
-            with trio.move_on_after(FAREWELL_S, shield=True):
-                await link.close()
-
-    async def _read(self, link: Link) -> None:
-        transport, connection, keepalive = link.transport, self.connection, self.keepalive
-        try:
-            with link.listening:
-                while True:
-                    message = await transport.receive()
-                    if self.link is not link:
-                        return
-                    was_idle = not (connection.streams or connection.unsent)
-                    happened = connection.receive_message(message, self.now())
-                    if happened:
-                        self.dispatch(happened)
-                    if self.calls_due:
-                        self.make_calls()
-                    if keepalive.heard is not None:
-                        keepalive.note_heard()
-                    if self.quiet.task is not None:
-                        self.note_quiet()
-                    self.wake_writer()
-                    ack_at = connection.received.due_at
-                    if ack_at is not None and ack_at < keepalive.alarm.due_at:
-                        keepalive.hurry()
-                    elif was_idle:
-                        keepalive.note_busy()
-        except TransportClosed as exc:
-            self.lose(link, exc.code, exc.reason)
-        except RemoteProtocolError as exc:
-            log.warning("%s: the peer broke the protocol: %s", self.transport.peer_name, exc)
-            self.end(*farewell_of(exc))
-        finally:
-            if self.link is link:
-                # This is a cancellation, or a bug: the writer is shielded, and goes by our word only.
-                self.end(CloseCode.NORMAL, "cancelled here")
+            await self.first.carry()
 
     # --- over another transport ---
 
@@ -328,7 +285,6 @@ class Multiplexer:
     async def resume(self, transport: Transport, greeting: bytes) -> None:
         """Go on over `transport`; see Session.resume."""
         connection, now = self.connection, self.now()
-        link = Link(self, transport)
         fault: Exception | None = None
         happened: list[events.Event] = []
         try:
@@ -346,22 +302,23 @@ class Multiplexer:
         except (SessionClosed, RemoteProtocolError) as exc:
             fault = exc
         if fault is not None:
-            code, reason = link.farewell = farewell_of(fault)
+            code, reason = farewell_of(fault)
             # The streams wait for nothing any more.
             self.end(code, reason)
-            await link.close()
+            await transport.aclose(code, reason)
             try:
                 raise fault
             finally:
                 # See open_session.
                 del fault
-        self.link, self.transport = link, transport
+        self.transport = transport
+        self.link = link = Link(self, transport)
         self._away_s += now - self._detached_at
         self.lost = trio.Event()
         self.dispatch(happened)
         self.make_calls()
         self.keepalive.hurry()
-        await self._carry(link)
+        await link.carry()
 
     # --- the end ---
 
