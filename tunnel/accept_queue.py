@@ -1,7 +1,6 @@
-"""The streams that the peer of a session has opened, until somebody here takes them.
+"""The streams that the peer of a session has opened, until a task accepts them.
 
-Either a task accepts one after the other, or a call is given each at once. Whoever is given a stream closes
-it; those that nobody has taken when the session ends are closed here.
+Whoever is given a stream closes it; those that nobody has taken when the session ends are closed here.
 """
 
 from __future__ import annotations
@@ -23,8 +22,6 @@ class AcceptQueue:
 
     def __init__(self, streams_max: int) -> None:
         self.streams_max = streams_max
-        self.call: Callable[[Stream], None] | None = None
-        """What is given each stream, and none waits; see `give_to`."""
         self._streams: deque[Stream] = deque()
         self._acceptor = ParkingSpot("another task is accepting on this session")
         self._ending: tuple[int | None, str] | None = None
@@ -62,10 +59,9 @@ class AcceptQueue:
             raise SessionClosed(*self._ending)
         return None
 
-    def give_to(self, call: Callable[[Stream], None] | None) -> None:
-        """Have `call` called for each stream, first for those that wait here; None takes it back."""
-        self.call = call
-        while call is not None and self._streams and (stream := self.accept_nowait()) is not None:
+    def hand_over(self, call: Callable[[Stream], None]) -> None:
+        """Give `call` each stream that waits."""
+        while self._streams and (stream := self.accept_nowait()) is not None:
             call(stream)
 
     def end(self, code: int | None, reason: str) -> None:

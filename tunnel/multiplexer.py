@@ -86,6 +86,8 @@ class Multiplexer:
         self.readiness: Readiness | None = None
         """What is queued in one of its passes leaves at the end of that."""
         self.accept_queue = AcceptQueue(settings.accept_queue_max)
+        self.on_stream: Callable[[Stream], None] | None = None
+        """What is given each stream of the peer, instead of the queue."""
         self.on_context: Callable[[Context], None] | None = None
         """What is given each context of the peer."""
         self.calls_due: list[Callable[[], None]] = []
@@ -168,8 +170,11 @@ class Multiplexer:
         """Tell everybody whom the core's events concern; what they are to call is due then."""
         for event in happened:
             match event:
-                case events.StreamOpened():
-                    self._queue_for_accept(event.stream)
+                case events.StreamOpened(stream):
+                    if self.on_stream is not None:
+                        self.on_stream(Stream(self, stream))
+                    else:
+                        self._queue_for_accept(stream)
                 # What happened to a stream that was left, or was not accepted yet when it happened; all
                 # others have been told.
                 case events.DataReceived(stream):
@@ -232,9 +237,7 @@ class Multiplexer:
 
     def _queue_for_accept(self, state: StreamState) -> None:
         queue = self.accept_queue
-        if queue.call is not None:
-            queue.call(Stream(self, state))
-        elif queue.full:
+        if queue.full:
             self.connection.reset(
                 state, StreamCode.REFUSED, Processed.NO, f"{queue.streams_max} streams wait to be accepted"
             )

@@ -255,7 +255,9 @@ class Session:
         for the stream, or reset it, and must neither wait nor raise. The end of the session is `wait_closed`.
         None takes it back.
         """
-        self._mux.accept_queue.give_to(call)
+        self._mux.on_stream = call
+        if call is not None:
+            self._mux.accept_queue.hand_over(call)
 
     def on_context(self, call: Callable[[Context], None]) -> None:
         """Have `call` called for each context that the peer adds, and now for those that are live.
