@@ -32,6 +32,8 @@ from proxy.hub.entities import Agent, Cluster, Snapshot
 from proxy.rewrite import has_access_token, identity_headers, is_tail
 
 PREFIX = b"/clusters/"
+# What one client asks for again and again, on one connection; beyond that it is judged anew.
+GRANTS_REMEMBERED_MAX = 32
 # A cluster's name is a slug; what follows it is the API server's own path, or nothing.
 _TARGET = re.compile(rb"/clusters/([a-z0-9-]{1,63})((?:[/?].*)?)", re.DOTALL)
 
@@ -56,6 +58,8 @@ class Asked:
     """The request line in the cluster, once it was sent."""
     told: Request | None = None
     """What the trail says of it, once it was asked."""
+    kept: bool = True
+    """It may be remembered: no credential is in it, and it is not long."""
 
 
 def understand(method: bytes, target: bytes) -> Asked:
@@ -63,7 +67,9 @@ def understand(method: bytes, target: bytes) -> Asked:
     # What may have a credential in its query is not kept.
     if len(target) <= REMEMBERED_LENGTH_MAX and b"token" not in target:
         return _remembered(method, target)
-    return _understand(method, target)
+    asked = _understand(method, target)
+    asked.kept = False
+    return asked
 
 
 def _understand(method: bytes, target: bytes) -> Asked:
@@ -97,6 +103,18 @@ class Caller:
     """Why nothing is granted, whatever is asked for; else there are an agent and a cluster."""
     told: Told | None = None
     """What the trail says of them, once it was asked."""
+    granted: dict[Asked, Grant] = attrs.field(factory=dict, init=False)
+    """What they were granted, if it does not depend on the time."""
+
+
+@attrs.frozen(eq=False)
+class Grant:
+    """What is granted, to whom and where."""
+
+    info: RequestInfo
+    agent: Agent
+    cluster: Cluster
+    verdict: Verdict
 
 
 @attrs.frozen(eq=False)
@@ -202,6 +220,12 @@ class Admission:
         self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
     ) -> Call | Refusal:
         """The call, when everything is in order."""
+        grant = caller.granted.get(asked) or self._grant(head, asked, caller, now)
+        if isinstance(grant, Refusal):
+            return grant
+        return Call(head, asked, grant.info, caller, grant.agent, grant.cluster, client_ip, grant.verdict)
+
+    def _grant(self, head: RequestHead, asked: Asked, caller: Caller, now: float) -> Grant | Refusal:
         fault = self.fault(head, asked, caller)
         if fault is not None:
             return fault
@@ -211,9 +235,17 @@ class Admission:
         assert cluster is not None, "nothing is refused"
         if head.fields.upgrade is not None:
             info = info.upgraded()
-        verdict = judge(caller.snapshot.bundle, agent, cluster, info, now)
+        bundle = caller.snapshot.bundle
+        verdict = judge(bundle, agent, cluster, info, now)
         if not verdict.decision.allowed:
             told = denial(verdict, agent, cluster, info)
             rule = verdict.decision.rule
             return Refusal(403, rule, told.message, decision=verdict.recorded, details=told.details)
-        return Call(head, asked, info, caller, agent, cluster, client_ip, verdict)
+        grant = Grant(info, agent, cluster, verdict)
+        # What lasts is asked for once on a connection, and would hold this for hours.
+        lasts = asked.long_running or head.fields.upgrade is not None
+        if asked.kept and not (lasts or bundle.timed):
+            if len(caller.granted) >= GRANTS_REMEMBERED_MAX:
+                caller.granted.clear()
+            caller.granted[asked] = grant
+        return grant
