@@ -240,10 +240,7 @@ class RequestHead:
         line = self.line
         if line is None:
             line = self.line = request_line(self.method, self.target)
-        encoded = b"%s%s%s\r\n" % (line, self.own, self.fields.lines)
-        if len(encoded) > HEAD_BYTES_MAX:
-            raise _too_large(encoded)
-        return encoded
+        return request_bytes(line, self.own, self.fields)
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
@@ -415,6 +412,17 @@ def request_line(method: bytes, target: bytes) -> bytes:
     if _REQUEST_LINE.fullmatch(line) is None:
         raise HeadError("a part of the head holds a byte that no head can carry")
     return line
+
+
+def request_bytes(line: bytes, own: bytes, fields: Fields) -> bytes:
+    """Return the canonical bytes of a request: its `request_line`, lines of our own, and headers.
+
+    Raises HeadTooLarge, and HeadError for a header that no head can hold.
+    """
+    encoded = b"%s%s%s\r\n" % (line, own, fields.lines)
+    if len(encoded) > HEAD_BYTES_MAX:
+        raise _too_large(encoded)
+    return encoded
 
 
 def line(name: bytes, value: str) -> bytes:

@@ -27,6 +27,7 @@ from proxy.head import (
     connection_tokens,
     line,
     lines_of,
+    request_bytes,
 )
 from proxy.hops import HOP_BY_HOP, RESERVED_PREFIX, RESPONSE_NEVER
 
@@ -112,20 +113,25 @@ def is_tail(info: RequestInfo) -> bool:
 
 
 def hub_request_head(
-    head: RequestHead,
-    target: bytes,
-    audit_id: str,
-    client_ip: str,
-    tail: bool = False,
-    first: bytes | None = None,
+    head: RequestHead, target: bytes, audit_id: str, client_ip: str, tail: bool = False
 ) -> RequestHead:
     """Return the inner head: what of a client's request crosses to the relay, for the target in the cluster.
 
-    `tail` says that the target is on the tail of a proxy path (`is_tail`), where the backend's headers cross;
-    `first` is the `request_line` of its method and the target, for whoever keeps it.
+    `tail` says that the target is on the tail of a proxy path (`is_tail`), where the backend's headers cross.
     """
-    own = line(b"audit-id", audit_id) + _forwarded_line(client_ip)
-    return RequestHead(head.method, target, _crossing(head, tail), own, first)
+    return RequestHead(head.method, target, _crossing(head, tail), _own_lines(audit_id, client_ip))
+
+
+def hub_request_bytes(first: bytes, head: RequestHead, audit_id: str, client_ip: str, tail: bool) -> bytes:
+    """Return the same in canonical form; `first` is the `request_line` of its method and the target.
+
+    Raises HeadTooLarge: it may have fitted as its client wrote it, and not with what is added on the way.
+    """
+    return request_bytes(first, _own_lines(audit_id, client_ip), _crossing(head, tail))
+
+
+def _own_lines(audit_id: str, client_ip: str) -> bytes:
+    return line(b"audit-id", audit_id) + _forwarded_line(client_ip)
 
 
 # Of as many addresses as send at one time, by and large; any other is written again.

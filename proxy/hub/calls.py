@@ -39,7 +39,7 @@ from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GUARDRAILS, Trail, impersonated
-from proxy.rewrite import guardrail_of, hub_request_head, hub_response_head, sandboxed
+from proxy.rewrite import guardrail_of, hub_request_bytes, hub_request_head, hub_response_head, sandboxed
 from proxy.status import (
     DENIAL_BYTES_MAX,
     STATUS_BYTES_MAX,
@@ -340,7 +340,6 @@ class Calls:
     ) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
         call = live.call
-        inner = inner_head(call, live.eid)
 
         def on_head(head: ResponseHead) -> ResponseHead:
             try:
@@ -364,13 +363,13 @@ class Calls:
                 if call.cluster.mode is Mode.TUNNEL:
                     if opened is None:
                         relay = relay or self.registry.session(call.cluster.id)
-                        opened = self.open_stream(call, inner, relay, time.time(), renew=renew)
+                        opened = self.open_stream(call, live.eid, relay, time.time(), renew=renew)
                     relay = opened.relay
                     opened.show(live)
-                    outbound: Outbound = TunnelOutbound(opened.stream, inner)
+                    outbound: Outbound = TunnelOutbound(opened.stream, call.head)
                     opened = None
                 else:
-                    outbound = await self._open_direct(live, inner, renew=renew)
+                    outbound = await self._open_direct(live, renew=renew)
             except ClusterOffline as error:
                 if not parked and await self._wait_for_relay(live):
                     parked, relay = True, None
@@ -437,7 +436,7 @@ class Calls:
         return arrived
 
     def open_stream(
-        self, call: Call, inner: RequestHead, relay: LiveRelay | None, now: float, *, renew: bool = False
+        self, call: Call, audit_id: str, relay: LiveRelay | None, now: float, *, renew: bool = False
     ) -> OpenedStream:
         """Open a stream to a relay of the cluster; raises ClusterOffline, also when there is none.
 
@@ -451,22 +450,27 @@ class Calls:
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session
         context = contexts.renew(principal, now) if renew else contexts.context_for(principal, now)
+        head, asked = call.head, call.asked
+        if asked.line is None:
+            asked.line = request_line(head.method, asked.target)
         try:
-            encoded = inner.encode()
+            inner = hub_request_bytes(asked.line, head, audit_id, call.client_ip, asked.tail)
         except HeadTooLarge as error:
             # Admitted by what its client wrote; what crosses may be longer.
             raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(error))) from error
         try:
-            stream = session.open_stream(encoded, context=context.index, eof=call.head.fields.only_asks)
+            stream = session.open_stream(inner, context=context.index, eof=head.fields.only_asks)
         except (SessionClosed, Draining, TooManyStreams, Detached) as error:
             raise ClusterOffline(call.cluster, str(error)) from error
         return OpenedStream(stream, relay, context.impersonated, session.interruptions)
 
-    async def _open_direct(self, live: LiveCall, inner: RequestHead, *, renew: bool) -> DirectOutbound:
+    async def _open_direct(self, live: LiveCall, *, renew: bool) -> DirectOutbound:
         """Send the head to the cluster's relay; raises ClusterOffline or OutboundBroken."""
         call = live.call
         principal = call.agent.principal
         assert principal is not None
+        asked = call.asked
+        inner = hub_request_head(call.head, asked.target, live.eid, call.client_ip, asked.tail)
         try:
             with live.interruptible():
                 outbound = await self.direct.open(call.cluster, principal, inner, renew=renew)
@@ -486,14 +490,6 @@ class Calls:
         closing = event.completed(utc(time.time()), resp=Response(status, processed="no"))
         self.recorder.complete(closing)
         self.observe(closing)
-
-
-def inner_head(call: Call, audit_id: str) -> RequestHead:
-    """What of the call's head crosses to the relay."""
-    head, asked = call.head, call.asked
-    if asked.line is None:
-        asked.line = request_line(head.method, asked.target)
-    return hub_request_head(head, asked.target, audit_id, call.client_ip, asked.tail, asked.line)
 
 
 def answer_head(call: Call, head: ResponseHead) -> ResponseHead:

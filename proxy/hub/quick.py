@@ -23,7 +23,6 @@ from proxy.hub.calls import (
     OpenedStream,
     failed,
     hub_failed,
-    inner_head,
     refusal_response,
 )
 from proxy.hub.entities import Mode
@@ -57,7 +56,7 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
         return QuickRefusal(connection, head, call)
     eid = new_eid()
     try:
-        opened = calls.open_stream(call, inner_head(call, eid), relay, now)
+        opened = calls.open_stream(call, eid, relay, now)
     except (ClusterOffline, OutboundBroken):
         # The relay takes no more, or has just gone, or what crosses fits into no head: where else to go, how
         # long to wait and what to say is the task's.

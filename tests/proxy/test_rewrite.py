@@ -17,6 +17,7 @@ from proxy.rewrite import (
     failure_header,
     failure_of,
     has_access_token,
+    hub_request_bytes,
     hub_request_head,
     hub_response_head,
     identity_headers,
@@ -308,7 +309,9 @@ def test_our_own_lines_stand_first_and_no_line_of_a_clients_has_a_name_of_ours(l
     for audit_id in ("e-1", "e-2"):
         inner = hub_request_head(head, b"/api", audit_id=audit_id, client_ip="192.0.2.7", tail=tail)
         if tunnelled:
-            arrived = RequestHead.decode(inner.encode())
+            encoded = hub_request_bytes(b"GET /api HTTP/1.1\r\n", head, audit_id, "192.0.2.7", tail)
+            assert encoded == inner.encode()
+            arrived = RequestHead.decode(encoded)
         else:
             arrived = read_request_head(direct_request_head(inner, b"relay:443", "jwt").encode())
         written = relay(arrived, tail=tail).encode()
@@ -354,6 +357,8 @@ def test_no_value_of_our_own_can_smuggle_a_second_line(value):
         hub_request_head(head, b"/", audit_id=value, client_ip="::1")
     with pytest.raises(HeadError):
         hub_request_head(head, b"/", audit_id="e", client_ip=value)
+    with pytest.raises(HeadError):
+        hub_request_bytes(b"GET / HTTP/1.1\r\n", head, value, "::1", False)
     with pytest.raises(HeadError):
         direct_request_head(head, b"a", value)
     with pytest.raises(HeadError):

@@ -311,7 +311,7 @@ async def test_a_fault_in_the_answer_ends_this_call_alone(
 async def test_a_call_that_is_admitted_and_not_begun_by_a_fault_of_ours_is_in_the_trail(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(RequestHead, "encode", fail)
+    monkeypatch.setattr("proxy.hub.calls.hub_request_bytes", fail)
     async with relay_of(bench) as relay:
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
             async with bench.connected() as client:
