@@ -94,10 +94,14 @@ class Floods:
 
 def counts(event: Event) -> bool:
     """Whether an event is a failure of which there may be many; any other always has a row of its own."""
+    decision = event.decision
+    # First what is true of nearly all.
+    if decision is not None and decision.effect == "allow":
+        return False
     if event.phase is not Phase.COMPLETE:
         return False
     if event.kind is Kind.CALL:
-        return event.decision is not None and event.decision.effect == "deny"
+        return decision is not None and decision.effect == "deny"
     return event.kind in _FLOODING
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 _TIMESTAMP_MAX_MS = 1 << 48
@@ -10,8 +11,10 @@ _TIMESTAMP_MAX_MS = 1 << 48
 IDS_AT_ONCE = 256
 # Each entry is used once: popping one is a single step of the interpreter, whichever thread does it.
 _unused: list[str] = []
-# The digit that has the two bits of the variant, by a random one.
-_VARIANTS = {digit: "89ab"[int(digit, 16) & 0b11] for digit in "0123456789abcdef"}
+# A random byte with the version in its upper half, and one with the variant in its two top bits.
+_VERSION = bytes(0x70 | byte & 0x0F for byte in range(256))
+_VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))
+_GROUPS = re.compile("(.{4})(.{4})(.{12})")
 
 
 def uuid7(now_ms: int, random10: bytes) -> str:
@@ -24,17 +27,20 @@ def uuid7(now_ms: int, random10: bytes) -> str:
         raise ValueError(f"timestamp of {now_ms} ms does not fit 48 bits")
     if len(random10) != 10:
         raise ValueError(f"10 random bytes are needed, not {len(random10)}")
-    return _joined(now_ms, _end(random10.hex()))
+    return _joined(now_ms, _ends(random10)[0])
 
 
 def _joined(now_ms: int, end: str) -> str:
-    stamp = f"{now_ms:012x}"
-    return f"{stamp[:8]}-{stamp[8:]}-{end}"
+    # A third faster than an f-string.
+    return "%08x-%04x-%s" % (now_ms >> 16, now_ms & 0xFFFF, end)  # noqa: UP031
 
 
-def _end(digits: str) -> str:
-    """The id behind its timestamp, of 20 random digits: the version takes one, the variant half of one."""
-    return f"7{digits[1:4]}-{_VARIANTS[digits[4]]}{digits[5:8]}-{digits[8:]}"
+def _ends(random: bytes) -> list[str]:
+    """The ids behind their timestamps, as many as there are ten random bytes."""
+    marked = bytearray(random)
+    marked[0::10] = random[0::10].translate(_VERSION)
+    marked[2::10] = random[2::10].translate(_VARIANT)
+    return ["-".join(groups) for groups in _GROUPS.findall(marked.hex())]
 
 
 def new_eid() -> str:
@@ -43,7 +49,6 @@ def new_eid() -> str:
         end = _unused.pop()
     except IndexError:
         # Two threads may both come here, and then there are only more of them.
-        many = os.urandom(10 * IDS_AT_ONCE).hex()
-        _unused.extend([_end(many[start : start + 20]) for start in range(20, len(many), 20)])
-        end = _end(many[:20])
+        end, *others = _ends(os.urandom(10 * IDS_AT_ONCE))
+        _unused.extend(others)
     return _joined(time.time_ns() // 1_000_000, end)
