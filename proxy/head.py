@@ -191,12 +191,7 @@ class RequestHead:
     __slots__ = ("fields", "line", "method", "own", "target")
 
     def __init__(
-        self,
-        method: bytes,
-        target: bytes,
-        headers: Headers | Fields = (),
-        own: bytes = b"",
-        line: bytes | None = None,
+        self, method: bytes, target: bytes, fields: Fields, own: bytes = b"", line: bytes | None = None
     ) -> None:
         """With `own`, canonical lines of our own (`line`) stand before the headers.
 
@@ -204,10 +199,15 @@ class RequestHead:
         """
         self.method = method
         self.target = target
-        self.fields = headers if type(headers) is Fields else Fields(headers)  # type: ignore[arg-type]
+        self.fields = fields
         self.own = own
         self.line = line
         """Its `request_line`, once that is known: for whoever asks for the same with other headers."""
+
+    @classmethod
+    def of(cls, method: bytes, target: bytes, headers: Headers = (), own: bytes = b"") -> Self:
+        """Return the head of a request whose headers no other one has."""
+        return cls(method, target, Fields(headers), own)
 
     @property
     def headers(self) -> Headers:

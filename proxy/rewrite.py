@@ -102,9 +102,10 @@ def has_access_token(target: bytes) -> bool:
 
 def is_tail(info: RequestInfo) -> bool:
     """Whether a request goes through the API server to a backend (`services|pods|nodes/<name>/proxy`)."""
-    # First what nearly no request says.
+    # First what no ordinary request says.
     return (
-        (info.verb == "proxy" or info.subresource == "proxy")
+        info.long_running
+        and (info.verb == "proxy" or info.subresource == "proxy")
         and info.is_resource
         and info.group == ""
         and info.resource in _PROXIED
@@ -168,7 +169,7 @@ def loopback_request_head(head: RequestHead, host: bytes, token: str) -> Request
     ]
     framing = _framing(fields) if head.upgrade is None else _upgrade_framing(head)
     own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
-    return RequestHead(head.method, head.target, (*headers, *framing), own)
+    return RequestHead.of(head.method, head.target, (*headers, *framing), own)
 
 
 def relay_request_head(

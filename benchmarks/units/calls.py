@@ -126,7 +126,7 @@ class Case:
         self.tokens = AccessTokens(lambda: KeySet([key.public]), issuer=ISSUER, org="acme")
         self.targets = [TARGET % number for number in range(TARGETS)]
         self.heads = [
-            RequestHead(
+            RequestHead.of(
                 b"GET",
                 b"/clusters/prod" + target,
                 (

@@ -158,7 +158,7 @@ async def client_request() -> RequestHead:
 async def upstream_answer() -> ResponseHead:
     """The API server's answer as the relay's connection read it."""
     connection = ClientConnection(Peer([ANSWER]))
-    await connection.send_request(RequestHead(b"GET", b"/", ((b"host", b"a"),)))
+    await connection.send_request(RequestHead.of(b"GET", b"/", ((b"host", b"a"),)))
     return await connection.receive_head()
 
 
@@ -209,7 +209,7 @@ def chunked(size: int) -> list[bytes]:
 
 async def client_bulk(framing: bytes, pieces: list[bytes]) -> float:
     connection = ClientConnection(Peer([b"HTTP/1.1 200 OK\r\n" + framing, *repeated(pieces)]))
-    await connection.send_request(RequestHead(b"GET", b"/", ((b"host", b"a"),)))
+    await connection.send_request(RequestHead.of(b"GET", b"/", ((b"host", b"a"),)))
     await connection.receive_head()
     return await received(connection)
 

@@ -54,7 +54,7 @@ STREAMS = (1, 16, 64)
 WARM_S = 0.5
 RUN_S = 1.0
 BULK_BYTES = 64 * 1024 * 1024
-HEAD = RequestHead(
+HEAD = RequestHead.of(
     b"GET",
     POD_PATH.encode(),
     (
@@ -117,7 +117,7 @@ async def _hub(folder: Path, port: int, streams: int, path: str) -> None:
         ):
             context = session.add_context(1, token.encode())
             for _ in range(streams):
-                asked = RequestHead(HEAD.method, path.encode(), HEAD.headers)
+                asked = RequestHead.of(HEAD.method, path.encode(), HEAD.headers)
                 nursery.start_soon(ask, session, context, asked.encode())
 
     listeners = [TCPListener(each) for each in await trio.open_tcp_listeners(port, host="127.0.0.1")]

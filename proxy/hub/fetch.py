@@ -82,7 +82,7 @@ async def _get(connection: ClientConnection, url: str, host: str, path: str) -> 
         (b"user-agent", b"hawse"),
         (b"connection", b"close"),
     )
-    await connection.send_request(RequestHead(b"GET", path.encode("ascii"), headers))
+    await connection.send_request(RequestHead.of(b"GET", path.encode("ascii"), headers))
     head = await connection.receive_head()
     if 300 <= head.status < 400:
         raise FetchFailed(f"{url} redirects, which is not followed")

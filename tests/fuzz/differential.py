@@ -61,7 +61,7 @@ def h11_request(raw: bytes) -> RequestHead | None:
     if not isinstance(event, h11.Request):
         return None
     assert event.http_version == b"1.1", raw
-    return RequestHead(event.method, event.target, tuple(event.headers))
+    return RequestHead.of(event.method, event.target, tuple(event.headers))
 
 
 def obeys_the_request_rules(raw: bytes) -> bool:

@@ -83,7 +83,7 @@ def upstream_head(request: RequestHead) -> RequestHead:
     ]
     if request.upgrade is not None:
         kept.append((b"connection", b"Upgrade"))
-    return RequestHead(request.method, request.target, (HOST, *kept))
+    return RequestHead.of(request.method, request.target, (HOST, *kept))
 
 
 async def serve_hub(

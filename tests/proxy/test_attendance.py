@@ -266,7 +266,7 @@ async def test_who_begins_to_look_after_a_connection_that_was_cut_hears_of_it(
         await client.send_all(GET)
         assert await connection.next_request() is not None
         await connection.cut()
-        bench = Bench(client, served.server, connection, RequestHead(b"GET", b"/"), served.readiness)
+        bench = Bench(client, served.server, connection, RequestHead.of(b"GET", b"/"), served.readiness)
         connection.watch(bench.hear)
         with trio.fail_after(A_WHILE_S):
             await bench.heard.wait()

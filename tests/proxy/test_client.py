@@ -13,10 +13,10 @@ from proxy.http import ClientConnection
 from tests.proxy.legs import read_until, tls_pair
 
 HOST = (b"host", b"api")
-GET = RequestHead(b"GET", b"/api/v1/pods", (HOST,))
-HEAD = RequestHead(b"HEAD", b"/api", (HOST,))
-POST = RequestHead(b"POST", b"/api", (HOST, (b"content-length", b"6")))
-UPGRADE = RequestHead(b"GET", b"/exec", (HOST, (b"connection", b"Upgrade"), (b"upgrade", b"websocket")))
+GET = RequestHead.of(b"GET", b"/api/v1/pods", (HOST,))
+HEAD = RequestHead.of(b"HEAD", b"/api", (HOST,))
+POST = RequestHead.of(b"POST", b"/api", (HOST, (b"content-length", b"6")))
+UPGRADE = RequestHead.of(b"GET", b"/exec", (HOST, (b"connection", b"Upgrade"), (b"upgrade", b"websocket")))
 
 
 async def body_of(connection: ClientConnection) -> bytes:
@@ -153,7 +153,7 @@ async def test_an_answer_that_can_be_read_in_two_ways_is_broken(raw):
 async def test_a_head_that_is_too_large_with_what_was_added_is_not_sent():
     stream, server = tls_pair()
     connection = ClientConnection(stream)
-    request = RequestHead(b"GET", b"/", ((b"a", b"x" * HEAD_BYTES_MAX),))
+    request = RequestHead.of(b"GET", b"/", ((b"a", b"x" * HEAD_BYTES_MAX),))
     with pytest.raises(OutboundBroken, match="is the limit") as caught:
         await connection.send_request(request)
     failure = caught.value.failure
@@ -204,7 +204,7 @@ async def test_a_request_body_keeps_its_framing():
     await server.aclose()
     server, stream = memory_stream_pair()
     connection = ClientConnection(stream)
-    await connection.send_request(RequestHead(b"POST", b"/", (HOST, (b"transfer-encoding", b"chunked"))))
+    await connection.send_request(RequestHead.of(b"POST", b"/", (HOST, (b"transfer-encoding", b"chunked"))))
     await connection.send_body(b"abc")
     await connection.end_body()
     assert (await read_until(server, b"0\r\n\r\n")).endswith(b"\r\n\r\n3\r\nabc\r\n0\r\n\r\n")

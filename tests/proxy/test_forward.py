@@ -635,7 +635,7 @@ async def test_an_end_at_a_leg_without_half_close_becomes_drain_then_close(kind,
 
 
 async def test_an_upgrade_with_a_body_goes_nowhere():
-    head = RequestHead(
+    head = RequestHead.of(
         b"POST", b"/", ((b"connection", b"upgrade"), (b"upgrade", b"a"), (b"content-length", b"3"))
     )
     left, right = tls_pair()
@@ -748,7 +748,7 @@ async def test_a_paused_answer_waits_and_then_arrives_whole(autojump_clock):
     inbound, outbound = ServerConnection(hub_leg), ClientConnection(near)
     await client.send_all(GET)
     request = await inbound.next_request()
-    await outbound.send_request(RequestHead(b"GET", b"/", request.headers))
+    await outbound.send_request(RequestHead.of(b"GET", b"/", request.headers))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
             lambda: forward(inbound, outbound, request, on_head=lambda head: head, tally=tally)

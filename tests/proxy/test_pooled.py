@@ -19,7 +19,7 @@ from proxy.relay.pool import Exchange, Pool
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.rewrite import identity_lines, relay_request_head
 
-WATCH = RequestHead(b"GET", b"/api/v1/pods?watch=1", ((b"host", b"x"),))
+WATCH = RequestHead.of(b"GET", b"/api/v1/pods?watch=1", ((b"host", b"x"),))
 IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno"

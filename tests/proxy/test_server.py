@@ -42,7 +42,7 @@ async def test_requests_follow_each_other_on_one_connection(pair):
         GET + b"POST /b HTTP/1.1\r\nHost: a\r\nX-A: 1\r\nx-a:2 \r\nContent-Length: 3\r\n\r\nabc" + GET
     )
     first = await connection.next_request()
-    assert first == RequestHead(b"GET", b"/api", ((b"host", b"a"),))
+    assert first == RequestHead.of(b"GET", b"/api", ((b"host", b"a"),))
     assert connection.raw_head == GET
     await answer_ok(connection, b"one")
     second = await connection.next_request()

@@ -14,10 +14,10 @@ from tests.proxy.chains import open_sessions
 from tunnel.session import Session
 from tunnel.stream import Stream
 
-GET = RequestHead(b"GET", b"/api", ((b"accept", b"*/*"),))
-POST = RequestHead(b"POST", b"/api", ((b"content-length", b"6"),))
-CHUNKED = RequestHead(b"POST", b"/api", ((b"transfer-encoding", b"chunked"),))
-UPGRADE = RequestHead(b"GET", b"/exec", ((b"connection", b"Upgrade"), (b"upgrade", b"websocket")))
+GET = RequestHead.of(b"GET", b"/api", ((b"accept", b"*/*"),))
+POST = RequestHead.of(b"POST", b"/api", ((b"content-length", b"6"),))
+CHUNKED = RequestHead.of(b"POST", b"/api", ((b"transfer-encoding", b"chunked"),))
+UPGRADE = RequestHead.of(b"GET", b"/exec", ((b"connection", b"Upgrade"), (b"upgrade", b"websocket")))
 OK = ResponseHead(200, b"OK", ((b"content-length", b"6"),))
 
 
@@ -114,7 +114,7 @@ async def test_an_answer_that_is_whole_at_once_is_one_call(way: Way, head):
         (GET, OK, b"abc"),
         (GET, OK, b"abcdefg"),
         (GET, ResponseHead(204), b"a"),
-        (RequestHead(b"HEAD", b"/"), OK, b"abcdef"),
+        (RequestHead.of(b"HEAD", b"/"), OK, b"abcdef"),
     ],
 )
 async def test_a_relay_that_lies_about_its_length_is_found_out(way: Way, request_head, head, body):

@@ -119,7 +119,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 def head_of(*headers: tuple[bytes, bytes], target: bytes = b"/clusters/prod/api") -> RequestHead:
-    return RequestHead(b"GET", target, headers)
+    return RequestHead.of(b"GET", target, headers)
 
 
 HOST = (b"host", b"127.0.0.1:%d" % PORT)

@@ -75,8 +75,8 @@ def test_exactly_one_bearer_token_is_a_credential(
     headers: tuple[tuple[bytes, bytes], ...], message: str
 ) -> None:
     with pytest.raises(TokenError, match=message):
-        bearer(RequestHead(b"GET", b"/", headers))
+        bearer(RequestHead.of(b"GET", b"/", headers))
 
 
 def test_the_bearer_scheme_is_case_insensitive() -> None:
-    assert bearer(RequestHead(b"GET", b"/", ((b"authorization", b"bearer abc"),))) == b"abc"
+    assert bearer(RequestHead.of(b"GET", b"/", ((b"authorization", b"bearer abc"),))) == b"abc"

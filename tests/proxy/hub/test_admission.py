@@ -24,7 +24,7 @@ class Asking:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, policies: Bundle, headers: Headers = ()) -> None:
         self.judged = 0
-        self._fields = RequestHead(b"GET", b"/", headers).fields
+        self._fields = RequestHead.of(b"GET", b"/", headers).fields
         self._admission = Admission(cast(Any, None), cast(Any, None))
         self._caller = Caller(
             "prod",

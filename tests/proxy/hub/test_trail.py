@@ -43,7 +43,7 @@ def told(
 ) -> Event:
     target = b"/api/v1/pods?limit=1"
     return trail.call(
-        head=RequestHead(b"GET", b"/clusters/prod" + target, ((b"user-agent", head),)),
+        head=RequestHead.of(b"GET", b"/clusters/prod" + target, ((b"user-agent", head),)),
         target=target,
         client_ip="192.0.2.7",
         claims=claims,
@@ -107,6 +107,6 @@ def test_whether_an_upgrade_was_asked_for_does_not_depend_on_its_name(
 ) -> None:
     headers = ((b"connection", b"upgrade"), (b"upgrade", upgrade)) if upgrade is not None else ()
     target = b"/api/v1/namespaces/a/services/s/proxy/x"
-    stream = stream_of(RequestHead(b"GET", target, headers), parse(b"GET", target))
+    stream = stream_of(RequestHead.of(b"GET", target, headers), parse(b"GET", target))
     assert stream is not None
     assert (stream.proto, stream.upgraded) == (proto, upgrade is not None)

@@ -105,7 +105,7 @@ async def test_one_connection_of_the_hub_carries_many_requests(tmp_path: Path) -
         connection = ClientConnection(await way.connect())
         for _ in range(3):
             own = ((b"host", b"relay"), (b"authorization", b"Bearer " + fresh().encode()))
-            await connection.send_request(RequestHead(b"GET", b"/api", own + inner().headers))
+            await connection.send_request(RequestHead.of(b"GET", b"/api", own + inner().headers))
             head: ResponseHead = await connection.receive_head()
             assert head.status == 200
             assert await connection.receive_body() == b"ok"

@@ -20,7 +20,7 @@ IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-gro
 
 
 def inner(method: bytes = b"GET", target: bytes = b"/api", *headers: tuple[bytes, bytes]) -> RequestHead:
-    return RequestHead(method, target, headers)
+    return RequestHead.of(method, target, headers)
 
 
 async def answer_of(exchange: Exchange) -> tuple[int, bytes]:

@@ -83,7 +83,7 @@ def inner(
 ) -> RequestHead:
     """A head as the hub makes it."""
     own = ((b"audit-id", b"eid-1"), (b"x-forwarded-for", b"203.0.113.7"))
-    return RequestHead(method, target, own + headers)
+    return RequestHead.of(method, target, own + headers)
 
 
 @attrs.frozen
