@@ -44,12 +44,7 @@ _GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
 
 class Server(Protocol):
-    """Whose answers they are."""
-
-    @property
-    def awaited(self) -> set[AwaitedAnswer]:
-        """The answers that are awaited now; it has them `leave` when it ends."""
-        ...
+    """Whose answers they are; it has them `leave` when it ends."""
 
     def soon(self, call: Callable[[], None]) -> None:
         """Have something called as soon as nobody is in the midst of anything."""
@@ -61,15 +56,15 @@ class Server(Protocol):
 
 
 class AwaitedAnswer:
-    """The answer to one call, on its way to one stream."""
+    """The answer to one call, on its way to one stream; the call has it for as long as it is awaited."""
 
-    __slots__ = ("_begun", "_call", "_connection", "_outbound", "_server", "_stream")
+    __slots__ = ("_begun", "_call", "_connection", "_outbound", "_stream", "server")
 
     _connection: ClientConnection
     """Where the body comes from, once the head is passed on."""
 
     def __init__(self, server: Server, stream: Stream, call: Call) -> None:
-        self._server = server
+        self.server = server
         self._stream = stream
         self._call = call
         self._outbound = call.outbound
@@ -78,8 +73,7 @@ class AwaitedAnswer:
 
     def begin(self) -> None:
         """Send the request, or have a task do it."""
-        self._server.awaited.add(self)
-        self._call.awaited = self._revoke
+        self._call.awaited = self
         try:
             if self._outbound.start_nowait(self._on_input):
                 self._stream.on_reset(self._on_reset)
@@ -94,11 +88,10 @@ class AwaitedAnswer:
         """Await the answer to a request that was sent; False when that cannot be done without a task."""
         if not self._outbound.watch(self._on_input):
             return False
-        self._server.awaited.add(self)
-        self._call.awaited = self._revoke
+        self._call.awaited = self
         self._stream.on_reset(self._on_reset)
         # What has come together with the last of the handshake does not show on the socket.
-        self._server.soon(self._look)
+        self.server.soon(self._look)
         return True
 
     def leave(self) -> None:
@@ -192,10 +185,10 @@ class AwaitedAnswer:
     # -- what the stream tells, out of the midst of the tunnel's work
 
     def _on_room(self) -> None:
-        self._server.soon(self._resume)
+        self.server.soon(self._resume)
 
     def _on_reset(self) -> None:
-        self._server.soon(self._leave_it)
+        self.server.soon(self._leave_it)
 
     # -- and what is done about that soon
 
@@ -227,7 +220,7 @@ class AwaitedAnswer:
 
     # -- the ends
 
-    def _revoke(self, failure: Failure) -> None:
+    def revoke(self, failure: Failure) -> None:
         """End it because it must not go on."""
         processed = Processed.YES if self._begun else failure.processed
         self._forget()
@@ -253,7 +246,7 @@ class AwaitedAnswer:
         self._forget()
         self._stream.on_reset(None)
         self._outbound.end_watch()
-        self._server.hand_over(self._stream, self._call)
+        self.server.hand_over(self._stream, self._call)
 
     def _fail(self) -> None:
         """A bug in one must not end the others."""
@@ -264,10 +257,9 @@ class AwaitedAnswer:
     @property
     def _over(self) -> bool:
         """It has ended, or is a task's."""
-        return self not in self._server.awaited
+        return self._call.awaited is not self
 
     def _forget(self) -> None:
-        self._server.awaited.discard(self)
         self._call.awaited = None
 
     def _end(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from functools import lru_cache
+from typing import Protocol
 
 import attrs
 
@@ -43,6 +44,14 @@ IDENTITIES_REMEMBERED_MAX = 4096
 
 Drop = Callable[[Failure], Awaitable[None]]
 """Ends an answer that has begun, at once. It may be called again, and raises nothing."""
+
+
+class Awaited(Protocol):
+    """An answer that no task carries."""
+
+    def revoke(self, failure: Failure) -> None:
+        """End it because it must not go on, and say so."""
+        ...
 
 
 class Upstream:
@@ -106,8 +115,8 @@ class Call:
     """What has crossed, while a task carries it."""
     revoked: Failure | None = None
     """Why it must not go on, if so."""
-    awaited: Callable[[Failure], None] | None = None
-    """Ends it, while no task carries it."""
+    awaited: Awaited | None = None
+    """Its answer, while no task carries it."""
     _drop: Drop | None = None
 
     def end(self) -> None:
@@ -120,7 +129,7 @@ class Call:
             return
         self.revoked = failure
         if self.awaited is not None:
-            self.awaited(failure)
+            self.awaited.revoke(failure)
             return
         # First the hub, that it hears of our reason and not of what follows from it.
         await self._drop_answer()

@@ -70,7 +70,6 @@ class SessionServer:
         self._upstream = upstream
         self._verifier = verifier
         self._nursery = nursery
-        self.awaited: set[AwaitedAnswer] = set()
         self._due: deque[Callable[[], None]] = deque()
         self._runner = ParkingSpot("one task runs what is due")
 
@@ -139,8 +138,10 @@ class SessionServer:
 
     def leave(self) -> None:
         """End what no task sees to; the tasks are ended by their nursery."""
-        for answer in list(self.awaited):
-            answer.leave()
+        for call in self._upstream.underway:
+            answer = call.awaited
+            if isinstance(answer, AwaitedAnswer) and answer.server is self:
+                answer.leave()
 
 
 def refuse(stream: Stream, refused: Refused) -> None:
