@@ -28,7 +28,7 @@ from proxy.head import RequestHead
 from proxy.hub.access import AccessTokens, Denied, bearer, decide
 from proxy.hub.decisions import Verdict, denial, judge
 from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, Cluster, Snapshot
+from proxy.hub.entities import Agent, Cluster, Mode, Snapshot
 from proxy.rewrite import has_access_token, identity_headers, is_tail
 
 PREFIX = b"/clusters/"
@@ -60,6 +60,12 @@ class Asked:
     """What the trail says of it, once it was asked."""
     kept: bool = True
     """It may be remembered: no credential is in it, and it is not long."""
+    small: bool = attrs.field(init=False)
+    """It is an ordinary read, and over as soon as it is answered."""
+
+    @small.default
+    def _is_small(self) -> bool:
+        return not (self.durable or self.long_running)
 
 
 def understand(method: bytes, target: bytes) -> Asked:
@@ -105,6 +111,14 @@ class Caller:
     """What the trail says of them, once it was asked."""
     granted: dict[Asked, Grant] = attrs.field(factory=dict, init=False)
     """What they were granted, if it does not depend on the time."""
+    tunnelled: Cluster | None = attrs.field(init=False)
+    """The cluster, if its relays are reached by tunnels and nothing is refused whatever is asked for."""
+
+    @tunnelled.default
+    def _reached_by_tunnels(self) -> Cluster | None:
+        if self.refusal is not None or self.cluster is None or self.cluster.mode is not Mode.TUNNEL:
+            return None
+        return self.cluster
 
 
 @attrs.frozen(eq=False)

@@ -25,7 +25,6 @@ from proxy.hub.calls import (
     hub_failed,
     refusal_response,
 )
-from proxy.hub.entities import Mode
 from proxy.hub.live import Ending, LiveCall
 from proxy.rewrite import sandboxed
 from proxy.server import ServerConnection
@@ -38,15 +37,15 @@ def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_
     """Begin to answer a request without a body; None when `Calls.handle` has to, and nothing was done."""
     now = time.time()
     asked = understand(head.method, head.target)
-    if asked.durable or asked.long_running or not calls.recorder.healthy:
+    if not (asked.small and calls.recorder.healthy):
         return None
     try:
         caller = calls.admission.caller(head, asked, now)
     except TokenError:
         return None
     # All of this before it is admitted, since then it counts as one of its agent's and is decided.
-    cluster = caller.cluster
-    if caller.refusal is not None or cluster is None or cluster.mode is not Mode.TUNNEL:
+    cluster = caller.tunnelled
+    if cluster is None:
         return None
     relay = calls.registry.session(cluster.id)
     if relay is None:

@@ -10,10 +10,12 @@ from proxy.head import Headers, RequestHead
 from proxy.hub import admission
 from proxy.hub.admission import Admission, Call, Caller, Refusal, understand
 from proxy.hub.decisions import Verdict, judge
-from tests.auth.policies import AGENT, CLUSTER, bundle, policy
+from proxy.hub.entities import Mode
+from tests.auth.policies import AGENT, bundle, policy
 
 ALL = policy("- {id: all, effect: allow, verbs: ['*'], resources: ['*', '*/*']}")
 EARLY = policy("- {id: all, effect: allow, verbs: ['*'], resources: ['*'], when: 'now.getHours() < 8'}")
+PROD = SimpleNamespace(name="prod", labels={}, mode=Mode.TUNNEL)
 PODS = b"/clusters/prod/api/v1/namespaces/dev/pods"
 UPGRADE = ((b"connection", b"upgrade"), (b"upgrade", b"websocket"))
 EIGHT = 8 * 3600.0
@@ -31,7 +33,7 @@ class Asking:
             cast(Any, SimpleNamespace(bundle=policies)),
             cast(Any, None),
             cast(Any, AGENT),
-            cast(Any, CLUSTER),
+            cast(Any, PROD),
             None,
         )
         monkeypatch.setattr(admission, "judge", self._judge)
