@@ -105,10 +105,10 @@ class ClientConnection:
         self._interim = 0
         fields = head.fields
         self._method = head.method
-        self._upgrade = upgrade = fields.upgrade is not None
+        self._upgrade = fields.upgrade is not None
         self._left = fields.body_length
         self.body_read = False
-        self._persistent = not upgrade and b"close" not in fields.connection
+        self._persistent = fields.persistent
         return encoded
 
     async def send_body(self, data: bytes) -> None:

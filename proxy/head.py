@@ -104,6 +104,7 @@ class Fields:
         "lines",
         "note",
         "only_asks",
+        "persistent",
         "raw",
         "upgrade",
     )
@@ -121,6 +122,8 @@ class Fields:
     """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
     only_asks: bool
     """There is no body, and no other protocol is asked for."""
+    persistent: bool
+    """Another request may follow on its connection to a server, as far as it says."""
     lines: bytes
     """The canonical lines; asking for them raises HeadError for a header that no head can hold."""
     crossing: Fields | None
@@ -174,6 +177,8 @@ class Fields:
             self.upgrade = token if token and b"upgrade" in self.connection else None
         elif name == "only_asks":
             self.only_asks = self.body_length == 0 and self.upgrade is None
+        elif name == "persistent":
+            self.persistent = self.upgrade is None and b"close" not in self.connection
         elif name == "lines":
             self.lines = lines_of(self.headers)
         else:

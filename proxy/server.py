@@ -401,18 +401,19 @@ class ServerConnection:
 
     def _begin_answer(self, head: ResponseHead) -> bytes:
         """Return the bytes of an answer's head, with the framing and the connection's state added to it."""
-        assert self._answer == _AWAITED or self._answer == _NONE, "an answer for each request"
+        assert self._answer <= _AWAITED, "an answer for each request"
         request = self._request
         if head.status == 101:
             assert request is not None, "a 101 answers a request"
             assert request.upgrade is not None, "a 101 that was asked for"
             self._answer = _SWITCHED
             return head.encode()
-        if not (self._body_read or self._read_to_its_end()):
-            self._last = True
+        if not self._body_read:
+            if not self._read_to_its_end():
+                self._last = True
+            self._awaits_continue = False
         if self._deadlines is not None and self._deadlines.ending:
             self._last = True
-        self._awaits_continue = False
         if request is not None and b"close" in request.fields.connection:
             self._last = True
         encoded = head.encode()
@@ -441,8 +442,8 @@ class ServerConnection:
         return b"%s%s\r\n" % (encoded[:-2], ours) if ours else encoded
 
     def _read_to_its_end(self) -> bool:
-        """Whether the request is read to its end, or can be without a wait."""
-        if self._body_read or self._body_begun or self._request is None or self._awaits_continue:
+        """Whether a request that is not read to its end can be without a wait."""
+        if self._body_begun or self._request is None or self._awaits_continue:
             return self._body_read
         # Nobody wants this body (the answer is a refusal); a small one has come with its head.
         try:
