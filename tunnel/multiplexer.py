@@ -75,6 +75,7 @@ class Multiplexer:
             memory=Memory(settings.memory_bytes_max, parent=memory),
             wall_offset_s=time.time() - self.now(),
         )
+        """The core."""
         self.connection.on_eviction = self._note_eviction
         self.transport = transport
         """The last one, also when it is lost."""
@@ -95,19 +96,22 @@ class Multiplexer:
 
         self.peer_going_away: events.GoAwayReceived | None = None
         """What the peer's GOAWAY said, the last one."""
-        self.farewell: events.GoAwayReceived | None = None
-        """The one that was not the session's end."""
+        self.peer_draining: events.GoAwayReceived | None = None
+        """The one that asked for other sessions and did not end this one."""
         self.leaving = trio.Event()
-        """There is a farewell, or there will be none."""
+        """The peer has asked for that, or never will."""
         self.ending: tuple[int | None, str] | None = None
         """The code and the reason, once the session is over."""
         self.ended = trio.Event()
 
         self.emptied = ParkingSpot("another task is waiting for the queue to empty")
+        """Who waits until all that is queued has left."""
         self.quiet = ParkingSpot("another task is waiting for the streams to end")
+        """Who waits until no stream is open."""
         self.lost = trio.Event()
         """The transport is, or the session is over."""
         self.detaches = 0
+        """How often the session went on without one."""
         self._detached_at = 0.0
         self._away_s = 0.0
 
@@ -118,10 +122,11 @@ class Multiplexer:
 
     @property
     def detached(self) -> bool:
+        """Whether the session goes on without a transport."""
         return self.link is None and self.ending is None
 
     def away_s(self) -> float:
-        """For how long the session had no transport, in all."""
+        """For how long the session had no transport, up to now."""
         if self.detached:
             return self._away_s + self.now() - self._detached_at
         return self._away_s
@@ -195,7 +200,7 @@ class Multiplexer:
                     self.peer_going_away = event
                     if event.code == CloseCode.DRAINING:
                         # The last one of a session says something else.
-                        self.farewell = event
+                        self.peer_draining = event
                         self.leaving.set()
                     log.info(
                         "%s: the peer is going away: %s (%d)",

@@ -332,7 +332,7 @@ class Session:
         It may have ended behind that word.
         """
         await self._mux.leaving.wait()
-        return self._mux.farewell
+        return self._mux.peer_draining
 
     async def wait_closed(self) -> str:
         """Wait for the end of the session; returns why."""
