@@ -180,7 +180,7 @@ async def _refuse(connection: ServerConnection, status: int, message: str) -> No
     if status == 426:
         headers.append((b"connection", b"close"))
     phrase = http.HTTPStatus(status).phrase.encode("ascii")
-    await connection.answer(ResponseHead(status, phrase, tuple(headers)), body)
+    await connection.answer(ResponseHead.of(status, phrase, tuple(headers)), body)
 
 
 def _scope(request: RequestHead, scheme: str, client: Address | None, server: Address | None) -> Scope:
@@ -217,4 +217,4 @@ def _response_head(message: Message) -> ResponseHead:
         raise ApplicationError(str(exc)) from exc
     except ValueError:
         phrase = b""
-    return ResponseHead(status, phrase, headers)
+    return ResponseHead.of(status, phrase, headers)

@@ -284,11 +284,26 @@ class ResponseHead:
     """Its bytes without the usual words about one connection, if that is all that is ever to be done with it;
     None where one of its other headers is dealt with (`proxy.hops`), and for a 101."""
 
-    def __init__(self, status: int, reason: bytes = b"", headers: Headers = ()) -> None:
+    def __init__(
+        self, status: int, reason: bytes, body_length: int | None, encoded: bytes, passes: bytes | None
+    ) -> None:
+        """Of canonical bytes that somebody has read already; they are not checked again."""
         self.status = status
         self.reason = reason
-        self._headers: Headers | None = headers
-        self._encoded: bytes | None = None
+        self.body_length = body_length
+        self.passes = passes
+        self._headers: Headers | None = None
+        self._encoded: bytes | None = encoded
+
+    @classmethod
+    def of(cls, status: int, reason: bytes = b"", headers: Headers = ()) -> Self:
+        """Return the head of these headers; what follows from them is worked out when it is asked for."""
+        head = cls.__new__(cls)
+        head.status = status
+        head.reason = reason
+        head._headers = headers
+        head._encoded = None
+        return head
 
     def __getattr__(self, name: str) -> object:
         # Only for a slot that is empty.
@@ -353,9 +368,7 @@ class ResponseHead:
         if match is None:
             return cls._decode_any(data)
         status, reason, length = match.groups()
-        head = cls.of_bytes(int(status), reason, None if length is None else int(length), data)
-        head.passes = data
-        return head
+        return cls(int(status), reason, None if length is None else int(length), data, data)
 
     @classmethod
     def _decode_any(cls, data: bytes) -> Self:
@@ -368,10 +381,9 @@ class ResponseHead:
         check_framing(framing)
         lengths = [int(value) for name, value in framing if name == b"content-length"]
         status = int(match[1])
-        head = cls.of_bytes(status, match[2], lengths[0] if lengths else None, data)
         # Whoever reads an answer passes it on.
-        head.passes = None if status == 101 else passing(data)
-        return head
+        passes = None if status == 101 else passing(data)
+        return cls(status, match[2], lengths[0] if lengths else None, data, passes)
 
     def without_hop(self) -> ResponseHead | None:
         """Return the same answer without what it says about one connection, if it `passes`; else None."""
@@ -380,20 +392,7 @@ class ResponseHead:
             return None
         if passes is self._encoded:
             return self
-        head = ResponseHead.of_bytes(self.status, self.reason, self.body_length, passes)
-        head.passes = passes
-        return head
-
-    @classmethod
-    def of_bytes(cls, status: int, reason: bytes, body_length: int | None, encoded: bytes) -> Self:
-        """Return the head of canonical bytes that somebody has read already; it is not checked again."""
-        head = cls.__new__(cls)
-        head.status = status
-        head.reason = reason
-        head.body_length = body_length
-        head._headers = None
-        head._encoded = encoded
-        return head
+        return ResponseHead(self.status, self.reason, self.body_length, passes, passes)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ResponseHead):

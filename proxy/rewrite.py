@@ -232,7 +232,7 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
             if absolute is not None and _same_host(absolute[1], host):
                 value = _rooted(absolute[2])
         headers.append((name, value))
-    return ResponseHead(head.status, head.reason, tuple(headers))
+    return ResponseHead.of(head.status, head.reason, tuple(headers))
 
 
 def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: bytes | None) -> ResponseHead:
@@ -257,7 +257,7 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
         elif name == b"sec-websocket-protocol" and value.startswith(BEARER_SUBPROTOCOL):
             continue
         headers.append((name, value))
-    return ResponseHead(head.status, head.reason, tuple(headers))
+    return ResponseHead.of(head.status, head.reason, tuple(headers))
 
 
 def sandboxed(head: ResponseHead) -> ResponseHead:
@@ -267,7 +267,7 @@ def sandboxed(head: ResponseHead) -> ResponseHead:
     """
     if head.status == 101:
         return head
-    return ResponseHead(head.status, head.reason, (*head.headers, _SANDBOX))
+    return ResponseHead.of(head.status, head.reason, (*head.headers, _SANDBOX))
 
 
 def failure_header(failure: Failure) -> tuple[bytes, bytes]:

@@ -611,6 +611,6 @@ class ServerConnection:
 def _without_framing(head: ResponseHead) -> ResponseHead:
     """The head of an answer without what is decided here."""
     ours = {b"connection", b"transfer-encoding"}
-    return ResponseHead(
+    return ResponseHead.of(
         head.status, head.reason, tuple([header for header in head.headers if header[0] not in ours])
     )

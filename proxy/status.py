@@ -74,7 +74,7 @@ def status_response(
         # A character is at most twelve bytes of JSON; cutting by what is too much, at least one, ends soon.
         message = message[: -max(1, (len(body) - bytes_max) // 12 + 4)] + "..."
         body = _encode(code, reason or _REASONS.get(code, ""), message, None)
-    head = ResponseHead(
+    head = ResponseHead.of(
         code,
         _phrase(code),
         (

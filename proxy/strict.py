@@ -256,9 +256,7 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
         passes = None
     elif says:
         passes = b"".join(filterfalse(HOP_LINES.__contains__, lines))
-    head = ResponseHead.of_bytes(status, reason, _length(known.framing), encoded)
-    head.passes = passes
-    return head, is_1_1
+    return ResponseHead(status, reason, _length(known.framing), encoded, passes), is_1_1
 
 
 def _length(framing: list[_Framing]) -> int | None:

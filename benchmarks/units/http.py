@@ -166,7 +166,7 @@ async def canonical(*, length: bool = True) -> bytes:
     head = await upstream_answer()
     if not length:
         kept = tuple(pair for pair in head.headers if pair[0] != b"content-length")
-        head = ResponseHead(head.status, head.reason, kept)
+        head = ResponseHead.of(head.status, head.reason, kept)
     return head.encode()
 
 
@@ -271,8 +271,8 @@ FIGURES = [
         for size in CHUNKS_BYTES
         for role, receive in (("client", client_bulk), ("server", server_bulk))
     ),
-    Figure("bulk, send by length", "s/GB", partial(send_bulk, ResponseHead(200, b"OK", LENGTH))),
-    Figure("bulk, send chunked", "s/GB", partial(send_bulk, ResponseHead(200, b"OK"))),
+    Figure("bulk, send by length", "s/GB", partial(send_bulk, ResponseHead.of(200, b"OK", LENGTH))),
+    Figure("bulk, send chunked", "s/GB", partial(send_bulk, ResponseHead.of(200, b"OK"))),
 ]
 
 

@@ -265,7 +265,7 @@ class Front:
 
     async def _respond(self, connection: ServerConnection, answer: Answer) -> None:
         length = (b"content-length", b"%d" % len(answer.body))
-        await connection.answer(ResponseHead(answer.status, b"", (*answer.headers, length)), answer.body)
+        await connection.answer(ResponseHead.of(answer.status, b"", (*answer.headers, length)), answer.body)
 
 
 @attrs.frozen
@@ -286,7 +286,7 @@ def _do_nothing(*_: Principal) -> None: ...
 def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:
     """A short answer in plain text."""
     headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
-    return ResponseHead(status, b"", headers), body
+    return ResponseHead.of(status, b"", headers), body
 
 
 async def small_body(connection: ServerConnection) -> bytes | None:

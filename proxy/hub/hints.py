@@ -45,7 +45,7 @@ class ExplainedOutbound:
             "the relay of this cluster may not impersonate this agent yet, or not for this; "
             f"its operator sees what to apply by: hawse admin cluster check {self._cluster} --kubeconfig FILE"
         )
-        return ResponseHead(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
+        return ResponseHead.of(head.status, head.reason, (*head.headers, (b"warning", warning(text))))
 
     async def receive_body(self, pass_on: PassOn | None = None, /) -> bytes:
         """See Outbound."""

@@ -61,4 +61,4 @@ class HealthServer:
 def _plain(status: int, text: str) -> tuple[ResponseHead, bytes]:
     body = text.encode("ascii", "replace")
     headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
-    return ResponseHead(status, b"", headers), body
+    return ResponseHead.of(status, b"", headers), body

@@ -161,7 +161,7 @@ def check_response(data: bytes) -> None:
     assert again == head
     # And what is found in the lines, as they are read, is what is found in the whole.
     assert again.passes == head.passes
-    plain = ResponseHead(head.status, head.reason, head.headers)
+    plain = ResponseHead.of(head.status, head.reason, head.headers)
     assert plain.encode() == head.encode()
     assert again.body_length == head.body_length == plain.body_length
 
@@ -179,7 +179,7 @@ def h11_response(raw: bytes) -> tuple[ResponseHead, bool] | None:
         return None
     if not isinstance(event, h11.Response | h11.InformationalResponse):
         return None
-    head = ResponseHead(event.status_code, event.reason, tuple(event.headers))
+    head = ResponseHead.of(event.status_code, event.reason, tuple(event.headers))
     return head, event.http_version == b"1.1"
 
 

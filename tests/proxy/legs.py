@@ -115,4 +115,4 @@ async def read_until(stream: trio.abc.ReceiveStream, mark: bytes) -> bytes:
 
 async def answer_ok(connection: ServerConnection, body: bytes = b"") -> None:
     """Send a plain 200."""
-    await connection.answer(ResponseHead(200, b"OK", ((b"content-length", b"%d" % len(body)),)), body)
+    await connection.answer(ResponseHead.of(200, b"OK", ((b"content-length", b"%d" % len(body)),)), body)

@@ -27,8 +27,8 @@ GET = b"GET /one HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n"
 WITHOUT_TOKEN = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
 OTHER = b"GET /two HTTP/1.1\r\nHost: a\r\n\r\n"
-BEGUN = ResponseHead(200, b"OK", ((b"transfer-encoding", b"chunked"),))
-NOTHING = ResponseHead(204)
+BEGUN = ResponseHead.of(200, b"OK", ((b"transfer-encoding", b"chunked"),))
+NOTHING = ResponseHead.of(204)
 # Well behind the time at which an exchange is looked at.
 A_WHILE_S = 4 * QUIET_S
 

@@ -59,7 +59,7 @@ async def test_a_request_leaves_in_one_write_and_the_connection_is_used_again():
         assert not connection.end_exchange()
         await server.send_all(b'HTTP/1.1 200 OK\r\nContent-Length: 3\r\nETag: "1"\r\n\r\nabc')
         head = await connection.receive_head()
-        assert head == ResponseHead(200, b"OK", ((b"content-length", b"3"), (b"etag", b'"1"')))
+        assert head == ResponseHead.of(200, b"OK", ((b"content-length", b"3"), (b"etag", b'"1"')))
         assert connection.receive_body_nowait() == b"abc"
         assert connection.receive_body_nowait() == b""
         assert await connection.receive_body() == b""

@@ -236,7 +236,7 @@ async def test_a_fault_while_a_piece_is_passed_on_is_the_tasks_and_not_the_tunne
         context = hub.add_context(1, b"identity")
         stream = hub.open_stream(request.encode(), context=context, eof=True)
         accepted = await relay.accept()
-        accepted.send_answer_nowait(ResponseHead(200).encode())
+        accepted.send_answer_nowait(ResponseHead.of(200).encode())
         faults = []
 
         async def carry() -> None:
@@ -782,7 +782,7 @@ async def test_a_paused_answer_is_not_passed_on(autojump_clock):
         nursery.start_soon(
             lambda: forward(inbound, outbound, request, on_head=lambda head: head, tally=tally)
         )
-        accepted.send_answer_nowait(ResponseHead(200).encode())
+        accepted.send_answer_nowait(ResponseHead.of(200).encode())
         await read_until(client, b"\r\n\r\n")
         nursery.start_soon(held_and_released, tally, release)
         await wait_all_tasks_blocked()

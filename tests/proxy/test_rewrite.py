@@ -207,7 +207,7 @@ def test_a_bearer_subprotocol_is_taken_out():
     assert b"sec-websocket-protocol" not in names(hub((b"sec-websocket-protocol", bearer)))
     exact = b"v5.channel.k8s.io,v4.channel.k8s.io"
     assert hub((b"sec-websocket-protocol", exact)).header(b"sec-websocket-protocol") == exact
-    answer = ResponseHead(101, b"", ((b"sec-websocket-protocol", bearer),))
+    answer = ResponseHead.of(101, b"", ((b"sec-websocket-protocol", bearer),))
     assert b"sec-websocket-protocol" not in names(hub_response_head(answer, b"/clusters/a", b"/", b"hub"))
 
 
@@ -372,7 +372,7 @@ def test_no_value_of_our_own_can_smuggle_a_second_line(value):
 
 
 def answer(*headers: tuple[bytes, bytes], status: int = 200) -> ResponseHead:
-    return ResponseHead(status, b"OK", headers)
+    return ResponseHead.of(status, b"OK", headers)
 
 
 def client_answer(head: ResponseHead) -> ResponseHead:
@@ -503,7 +503,7 @@ def test_a_location_at_the_api_servers_own_address_becomes_a_path():
 @given(st.sampled_from(StreamCode), st.sampled_from(Processed), st.text(max_size=300))
 def test_a_refusal_survives_its_header(code, processed, reason):
     name, value = failure_header(Failure(code, processed, reason))
-    failure = failure_of(ResponseHead.decode(ResponseHead(503, b"", ((name, value),)).encode()))
+    failure = failure_of(ResponseHead.decode(ResponseHead.of(503, b"", ((name, value),)).encode()))
     assert failure is not None
     assert (failure.code, failure.processed) == (code, processed)
     assert failure.reason.isascii()

@@ -344,7 +344,7 @@ async def test_over_tls_an_early_answer_arrives_and_a_cut_is_seen():
                 await connection.answer(*status_response(413, "RequestEntityTooLarge", "too large"))
                 assert await connection.next_request() is None
             else:
-                await connection.send_head(ResponseHead(200, b"OK"), b"part")
+                await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
                 await connection.cut(CUT)
 
         nursery.start_soon(trio.serve_listeners, serve, listeners)
@@ -409,12 +409,12 @@ def parsed(method: str, data: bytes) -> tuple[h11.Response, bytes]:
 @pytest.mark.parametrize(
     ("method", "head", "expected"),
     [
-        ("GET", ResponseHead(200, b"OK", ((b"content-length", b"3"),)), b"abc"),
-        ("GET", ResponseHead(200, b"OK"), b"abc"),
-        ("HEAD", ResponseHead(200, b"OK", ((b"content-length", b"3"),)), b""),
-        ("HEAD", ResponseHead(200, b"OK"), b""),
-        ("GET", ResponseHead(204, b"No Content"), b""),
-        ("GET", ResponseHead(304, b"Not Modified", ((b"content-length", b"3"), (b"etag", b'"1"'))), b""),
+        ("GET", ResponseHead.of(200, b"OK", ((b"content-length", b"3"),)), b"abc"),
+        ("GET", ResponseHead.of(200, b"OK"), b"abc"),
+        ("HEAD", ResponseHead.of(200, b"OK", ((b"content-length", b"3"),)), b""),
+        ("HEAD", ResponseHead.of(200, b"OK"), b""),
+        ("GET", ResponseHead.of(204, b"No Content"), b""),
+        ("GET", ResponseHead.of(304, b"Not Modified", ((b"content-length", b"3"), (b"etag", b'"1"'))), b""),
     ],
 )
 async def test_bodies_are_framed_by_head_and_method(pair, method, head, expected):
@@ -439,7 +439,7 @@ async def test_each_piece_of_a_chunked_answer_leaves_at_once_and_in_one_write():
     connection = ServerConnection(server)
     await client.send_all(GET)
     await connection.next_request()
-    await connection.send_head(ResponseHead(200, b"OK"), b"first")
+    await connection.send_head(ResponseHead.of(200, b"OK"), b"first")
     await connection.send_body(b"second")
     await connection.send_body(b"third", end=True)
     assert server.sends == [
@@ -467,7 +467,7 @@ async def test_what_an_answer_says_about_a_connection_is_said_afresh(pair, line,
     await client.send_all(GET)
     await connection.next_request()
     head = ResponseHead.decode(b"HTTP/1.1 200 OK\r\n" + line + b"content-length: 3\r\n\r\n")
-    head = head if decoded else ResponseHead(head.status, head.reason, head.headers)
+    head = head if decoded else ResponseHead.of(head.status, head.reason, head.headers)
     await connection.answer(head, b"yes")
     ours = b"Connection: close\r\n" if last else b""
     expected = b"HTTP/1.1 200 OK\r\n" + sent + b"content-length: 3\r\n" + ours + b"\r\nyes"
@@ -482,7 +482,7 @@ async def test_a_cut_never_looks_like_an_end():
     connection = ServerConnection(server)
     await client.send_all(GET)
     await connection.next_request()
-    await connection.send_head(ResponseHead(200, b"OK"), b"part")
+    await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
     await connection.cut(CUT)
     await connection.cut(CUT)
     data, clean = await read_all(client)
@@ -501,7 +501,7 @@ async def test_an_answer_that_was_not_finished_is_cut_by_aclose():
         await client.send_all(GET)
         await connection.next_request()
         if begun:
-            await connection.send_head(ResponseHead(200, b"OK"), b"part")
+            await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
         await connection.aclose()
         assert not (await read_all(client))[1]
         await client.aclose()
@@ -514,7 +514,7 @@ async def test_a_send_that_was_cancelled_leaves_only_a_cut(autojump_clock):
     await connection.next_request()
     server.stalled = True
     with trio.move_on_after(1) as scope:
-        await connection.send_head(ResponseHead(200, b"OK"), b"part")
+        await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
     assert scope.cancelled_caught
     with pytest.raises(InboundBroken):
         await connection.send_body(b"more")
@@ -541,7 +541,8 @@ async def test_a_client_that_is_gone_is_told_from_a_bug():
 UPGRADE = (
     b"POST /exec HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n"
 )
-SWITCH = ResponseHead(101, b"Switching Protocols", ((b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1")))
+SWITCHING = ((b"connection", b"Upgrade"), (b"upgrade", b"SPDY/3.1"))
+SWITCH = ResponseHead.of(101, b"Switching Protocols", SWITCHING)
 
 
 async def test_bytes_before_a_101_are_delivered_once_and_first(pair):

@@ -32,7 +32,7 @@ OTHER = b"GET /two HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 def ok(body: bytes) -> ResponseHead:
-    return ResponseHead(200, b"OK", ((b"content-length", b"%d" % len(body)),))
+    return ResponseHead.of(200, b"OK", ((b"content-length", b"%d" % len(body)),))
 
 
 @attrs.define(eq=False)
@@ -384,7 +384,7 @@ async def test_pieces_are_sent_without_a_wait_while_the_client_takes_them() -> N
         await bench.client.send_all(GET)
         assert await bench.came_back() is not None
         connection = bench.connection
-        await connection.send_head(ResponseHead(200))
+        await connection.send_head(ResponseHead.of(200))
         sent = b""
         piece = bytes(range(256)) * 256
         while connection.send_body_nowait(piece):

@@ -18,7 +18,7 @@ GET = RequestHead.of(b"GET", b"/api", ((b"accept", b"*/*"),))
 POST = RequestHead.of(b"POST", b"/api", ((b"content-length", b"6"),))
 CHUNKED = RequestHead.of(b"POST", b"/api", ((b"transfer-encoding", b"chunked"),))
 UPGRADE = RequestHead.of(b"GET", b"/exec", ((b"connection", b"Upgrade"), (b"upgrade", b"websocket")))
-OK = ResponseHead(200, b"OK", ((b"content-length", b"6"),))
+OK = ResponseHead.of(200, b"OK", ((b"content-length", b"6"),))
 
 
 @attrs.frozen
@@ -96,7 +96,7 @@ async def test_an_exchange_crosses_in_canonical_form(way: Way):
 
 
 @pytest.mark.parametrize(
-    "head", [OK, ResponseHead(200), ResponseHead(304, b"", ((b"content-length", b"6"),))]
+    "head", [OK, ResponseHead.of(200), ResponseHead.of(304, b"", ((b"content-length", b"6"),))]
 )
 async def test_an_answer_that_is_whole_at_once_is_one_call(way: Way, head):
     outbound, inbound = await way.exchange(GET)
@@ -113,7 +113,7 @@ async def test_an_answer_that_is_whole_at_once_is_one_call(way: Way, head):
     [
         (GET, OK, b"abc"),
         (GET, OK, b"abcdefg"),
-        (GET, ResponseHead(204), b"a"),
+        (GET, ResponseHead.of(204), b"a"),
         (RequestHead.of(b"HEAD", b"/"), OK, b"abcdef"),
     ],
 )
@@ -206,7 +206,7 @@ async def test_a_refusal_arrives_as_it_was_meant(way: Way):
 async def test_a_cut_comes_behind_the_last_byte(way: Way):
     outbound, inbound = await way.exchange(GET)
     failure = Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "gone")
-    await inbound.send_head(ResponseHead(200), b"the last words")
+    await inbound.send_head(ResponseHead.of(200), b"the last words")
     await inbound.cut(failure)
     await inbound.cut(failure)
     await outbound.receive_head()
@@ -224,7 +224,7 @@ async def test_a_cut_comes_behind_the_last_byte(way: Way):
 async def test_an_answer_that_ended_survives_a_request_that_was_not_read(way: Way):
     outbound, inbound = await way.exchange(CHUNKED)
     await outbound.send_body(b"x" * 100_000)
-    await inbound.send_head(ResponseHead(413, b"", ((b"content-length", b"6"),)), b"abcdef", end=True)
+    await inbound.send_head(ResponseHead.of(413, b"", ((b"content-length", b"6"),)), b"abcdef", end=True)
     await inbound.aclose()
     await wait_all_tasks_blocked()
     # The relay told us to stop, behind its answer.
@@ -284,7 +284,8 @@ async def test_early_bytes_of_an_upgrade_wait_in_the_window(way: Way, autojump_c
         nursery.start_soon(raw.send_all, b"early" * 200_000)
         await trio.sleep(5)
         nursery.cancel_scope.cancel()
-    await inbound.send_head(ResponseHead(101, b"", ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))))
+    switching = ((b"upgrade", b"websocket"), (b"connection", b"Upgrade"))
+    await inbound.send_head(ResponseHead.of(101, b"", switching))
     there = inbound.upgraded()
     first = await there.receive_some()
     assert (b"early" * 200_000).startswith(first)
@@ -300,7 +301,7 @@ async def test_early_bytes_of_an_upgrade_wait_in_the_window(way: Way, autojump_c
 async def test_a_head_that_is_no_final_answer_is_a_lie(way: Way, request_head, status):
     here, there = await way.streams(request_head)
     outbound = TunnelOutbound(here, request_head)
-    await there.send_head(ResponseHead(status).encode())
+    await there.send_head(ResponseHead.of(status).encode())
     with pytest.raises(OutboundBroken, match=f"answered with {status}"):
         await outbound.receive_head()
     await outbound.aclose()

@@ -97,7 +97,7 @@ GOOD = (f"Host: 127.0.0.1:{PORT}", f"Authorization: Bearer {OWN}")
 async def answer_ok(connection: ServerConnection, head: RequestHead) -> None:
     while await connection.receive_body():
         pass
-    await connection.answer(ResponseHead(200, b"OK", ((b"content-length", b"2"),)), b"ok")
+    await connection.answer(ResponseHead.of(200, b"OK", ((b"content-length", b"2"),)), b"ok")
 
 
 @pytest.fixture
@@ -214,7 +214,7 @@ async def test_a_stranger_is_told_why_and_reaches_nobody(bench: Bench) -> None:
 async def test_a_refused_token_is_replaced_once_and_unseen(bench: Bench) -> None:
     async def refuse_first(connection: ServerConnection, head: RequestHead) -> None:
         if head.header(b"authorization") == b"Bearer token-1":
-            await connection.answer(ResponseHead(401, b"", ((b"content-length", b"2"),)), b"no")
+            await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
         else:
             await answer_ok(connection, head)
 
@@ -228,7 +228,7 @@ async def test_a_refused_token_is_replaced_once_and_unseen(bench: Bench) -> None
 
 async def test_a_hub_that_refuses_every_token_is_asked_twice_and_believed(bench: Bench) -> None:
     async def refuse(connection: ServerConnection, head: RequestHead) -> None:
-        await connection.answer(ResponseHead(401, b"", ((b"content-length", b"2"),)), b"no")
+        await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
 
     bench.script = refuse
     assert (await bench.ask()).startswith(b"HTTP/1.1 401 ")
@@ -253,7 +253,7 @@ async def test_without_a_token_or_a_hub_the_client_is_told_so(bench: Bench) -> N
 
 async def test_a_cut_answer_stays_one(bench: Bench) -> None:
     async def cut(connection: ServerConnection, head: RequestHead) -> None:
-        await connection.send_head(ResponseHead(200, b"OK"), b"part")
+        await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
         await connection.cut()
 
     bench.script = cut
@@ -273,7 +273,7 @@ async def test_an_upgrade_is_carried_both_ways(bench: Bench) -> None:
     async def echo(connection: ServerConnection, head: RequestHead) -> None:
         assert head.upgrade == b"websocket"
         await connection.send_head(
-            ResponseHead(101, b"", ((b"upgrade", b"websocket"), (b"connection", b"Upgrade")))
+            ResponseHead.of(101, b"", ((b"upgrade", b"websocket"), (b"connection", b"Upgrade")))
         )
         raw = connection.upgraded()
         while data := await raw.receive_some():

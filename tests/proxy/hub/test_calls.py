@@ -130,7 +130,7 @@ class Bench:
         async def serve(readiness: Readiness) -> None:
             # The first request is never begun so, since it has to tell who asks.
             await connection.next_request()
-            await connection.answer(ResponseHead(204), b"")
+            await connection.answer(ResponseHead.of(204), b"")
             connection.stand_by(server, readiness, begin_call)
             while (head := await connection.next_request()) is not None:
                 begun = connection.take_begun()

@@ -64,7 +64,7 @@ async def test_what_is_answered_is_not_sent_again() -> None:
     connection, client = await posted(b"body")
     held = HeldBody(connection)
     assert await read(held) == b"body"
-    await held.send_head(ResponseHead(200, b"", ((b"content-length", b"2"),)), b"ok", end=True)
+    await held.send_head(ResponseHead.of(200, b"", ((b"content-length", b"2"),)), b"ok", end=True)
     assert not held.whole
     assert (await client.receive_some()).endswith(b"ok")
     await connection.cut()
