@@ -321,14 +321,13 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
     @property
     def weight_bytes(self) -> int:
         """About what the event holds in memory, for the bound of a queue."""
-        req, client, stream = self.req, self.client, self.stream
         weight = _WEIGHT_BASE_BYTES + len(self.note)
-        if req is not None:
-            weight += len(req.raw_target) + len(req.name)
-        if client is not None:
-            weight += len(client.user_agent)
-        if stream is not None:
-            weight += sum(map(len, stream.command))
+        if self.req is not None:
+            weight += len(self.req.raw_target) + len(self.req.name)
+        if self.client is not None:
+            weight += len(self.client.user_agent)
+        if self.stream is not None:
+            weight += sum(map(len, self.stream.command))
         return weight
 
     def completed(

@@ -472,7 +472,7 @@ class ServerConnection:
         framing = self._framing
         if framing == _COUNTED:
             self._left = left = self._left - len(data)
-            if left < 0 or (end and left):
+            if left and (end or left < 0):
                 self._torn = True
                 raise FramingFault("the answer's body has another length than its head says")
             first += data
