@@ -52,8 +52,8 @@ class AccessClaims:
     expires_at: int
 
 
-# The hash is kept: the claims are the key of what is made of them once.
-@attrs.frozen(cache_hash=True)
+# By themselves the key of what is made of them once: those of a token are verified once, and kept.
+@attrs.frozen(eq=False)
 class RelayClaims:
     """What a verified relay token states."""
 
