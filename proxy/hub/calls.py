@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import attrs
 import trio
 from msgspec.structs import replace
 
 from audit.ids import new_eid
-from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Response, Tunnel, utc
+from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Response, Tunnel
 from audit.recorder import Recorder
 from audit.store import AuditUnavailable
 from auth.jws import TokenError
@@ -487,7 +488,7 @@ class Calls:
         raise OutboundBroken(Failure(StreamCode.CANCEL, Processed.MAYBE, "ended while it was sent"))
 
     def _refused(self, event: Event, status: int) -> None:
-        closing = event.completed(utc(time.time()), resp=Response(status, processed="no"))
+        closing = event.completed(datetime.now(UTC), resp=Response(status, processed="no"))
         self.recorder.complete(closing)
         self.observe(closing)
 
@@ -574,7 +575,7 @@ def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float
     elif outcome.bytes_in and opening.req is not None:
         opening = replace(opening, req=replace(opening.req, body_bytes=outcome.bytes_in))
     return opening.completed(
-        utc(time.time()),
+        datetime.now(UTC),
         resp=response,
         stream=stream,
         tunnel=_tunnel(live.session, live.before),

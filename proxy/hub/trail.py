@@ -7,7 +7,7 @@ bounded by number and by size, and none of it outlives a change in the directory
 
 from __future__ import annotations
 
-import time
+from datetime import UTC, datetime
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
@@ -147,7 +147,7 @@ class Trail:
             eid=eid or new_eid(),
             kind=kind,
             phase=phase,
-            ts=utc(time.time() if began_at is None else began_at),
+            ts=datetime.now(UTC) if began_at is None else utc(began_at),
             org=self._org,
             actor=party.actor,
             client=_client(head, client_ip, party.mode),
@@ -183,7 +183,7 @@ class Trail:
             eid=eid,
             kind=Kind.CALL,
             phase=Phase.COMPLETE,
-            ts=utc(time.time()),
+            ts=datetime.now(UTC),
             org=self._org,
             actor=told.actor,
             dur_ms=took_ms,
@@ -203,7 +203,7 @@ class Trail:
             eid=new_eid(),
             kind=kind,
             phase=Phase.COMPLETE,
-            ts=utc(time.time()),
+            ts=datetime.now(UTC),
             org=self._org,
             actor=Actor(ActorType.ANONYMOUS),
             client=_client(head, client_ip, "") if head is not None else Client(client_ip),
@@ -226,7 +226,7 @@ class Trail:
             eid=new_eid(),
             kind=kind,
             phase=Phase.COMPLETE,
-            ts=utc(time.time()),
+            ts=datetime.now(UTC),
             org=self._org,
             actor=Actor(ActorType.RELAY, instance),
             client=Client(address),
@@ -241,7 +241,7 @@ class Trail:
             eid=new_eid(),
             kind=kind,
             phase=Phase.COMPLETE,
-            ts=utc(time.time()),
+            ts=datetime.now(UTC),
             org=self._org,
             actor=Actor(ActorType.HUB),
             note=note,
