@@ -220,9 +220,10 @@ class Multiplexer:
 
     def make_calls(self) -> None:
         """Call what streams are to call; more may come to it meanwhile."""
-        for call in self.calls_due:
-            call()
-        self.calls_due.clear()
+        due = self.calls_due
+        while due:
+            # Off the list first: a call that ends the session, or is a bug, has the others made at the end.
+            due.pop(0)()
 
     def note_quiet(self) -> None:
         """Wake whoever waits for the streams to end, if they have."""

@@ -1,0 +1,54 @@
+"""What a multiplexer has to call, when that is a bug or ends the session."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import wait_all_tasks_blocked
+
+from tests.tunnel.pairs import Pair, open_pair
+from tunnel import SessionClosed
+
+
+def bug() -> None:
+    raise ZeroDivisionError
+
+
+async def answer_in_one_message(pair: Pair, answers: int) -> None:
+    for _ in range(answers):
+        (await pair.dialer.accept()).send_answer_nowait(b"200", eof=True)
+
+
+async def test_a_bug_in_what_an_answer_calls_ends_the_session_and_keeps_nobody_waiting(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    told: list[str] = []
+    with pytest.RaisesGroup(pytest.RaisesExc(ZeroDivisionError), flatten_subgroups=True):
+        async with open_pair() as pair:
+            pair.open_stream().on_answer(lambda: told.append("before"))
+            pair.open_stream().on_answer(bug)
+            pair.open_stream().on_answer(lambda: told.append("behind"))
+            await answer_in_one_message(pair, 3)
+            await trio.sleep_forever()
+    assert told == ["before", "behind"]
+    assert pair.wire.closed_with == (1000, "cancelled here")
+    with pytest.raises(SessionClosed):
+        await pair.listener.accept()
+
+
+async def test_an_answer_that_has_the_session_ended_is_told_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    told: list[str] = []
+    async with open_pair() as pair:
+
+        def end() -> None:
+            told.append("first")
+            pair.listener.end(1000, "enough")
+
+        pair.open_stream().on_answer(end)
+        pair.open_stream().on_answer(lambda: told.append("second"))
+        await answer_in_one_message(pair, 2)
+        await wait_all_tasks_blocked()
+    assert told == ["first", "second"]
