@@ -351,15 +351,18 @@ class Multiplexer:
         connection = self.connection
         if connection.phase is Phase.OPEN:
             connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)
-        connection.close(StreamCode.DETACH_EXPIRED, reason)
-        self.dispatch(connection.take_events())
-        self.make_calls()
-        self.accept_queue.end(code, reason)
-        self.emptied.unpark()
-        self.quiet.unpark()
-        self.ended.set()
-        self.leaving.set()
-        self.lost.set()
-        self.keepalive.end()
-        if self.link is not None:
-            self.link.end(lost=lost)
+        try:
+            connection.close(StreamCode.DETACH_EXPIRED, reason)
+            self.dispatch(connection.take_events())
+            self.make_calls()
+        finally:
+            # Also behind a bug in what was called: nothing else ends the writer, not even a cancellation.
+            self.accept_queue.end(code, reason)
+            self.emptied.unpark()
+            self.quiet.unpark()
+            self.ended.set()
+            self.leaving.set()
+            self.lost.set()
+            self.keepalive.end()
+            if self.link is not None:
+                self.link.end(lost=lost)

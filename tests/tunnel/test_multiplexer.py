@@ -37,6 +37,21 @@ async def test_a_bug_in_what_an_answer_calls_ends_the_session_and_keeps_nobody_w
         await pair.listener.accept()
 
 
+async def test_a_bug_in_what_the_end_calls_does_not_keep_the_session_from_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        pair.open_stream().on_reset(bug)
+        await wait_all_tasks_blocked()
+        with pytest.raises(ZeroDivisionError):
+            pair.listener.end(1000, "enough")
+        assert await pair.listener.wait_closed() == "enough"
+        with pytest.raises(SessionClosed, match="enough"):
+            await pair.listener.accept()
+        await pair.dialer.wait_closed()
+    assert pair.wire.closed_with == (1000, "enough")
+
+
 async def test_an_answer_that_has_the_session_ended_is_told_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
