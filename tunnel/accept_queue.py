@@ -52,9 +52,10 @@ class AcceptQueue:
         """Return the next stream, None where accept would wait. Raises SessionClosed."""
         while self._streams:
             stream = self._streams.popleft()
-            # One that the peer has RESET since is nobody's business any more.
             if not stream.broken:
                 return stream
+            # One that the peer has RESET since is nobody's business any more, and what it brought nobody's.
+            stream.close_nowait()
         if self._ending is not None:
             raise SessionClosed(*self._ending)
         return None

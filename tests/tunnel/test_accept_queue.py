@@ -41,6 +41,42 @@ async def test_a_stream_that_was_reset_before_it_was_accepted_is_nobodys_busines
         assert (await pair.dialer.accept()).head == b"second"
 
 
+async def test_what_came_on_a_stream_that_nobody_accepts_is_not_kept(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await wait_all_tasks_blocked()
+        before = pair.dialer.memory.used_bytes
+        for head in (b"first", b"second"):
+            stream = pair.open_stream(head)
+            stream.send_nowait(bytes(1000))
+            # In line: the bytes before it still arrive.
+            stream.reset(StreamCode.UPSTREAM_RESET, in_line=True)
+            await wait_all_tasks_blocked()
+            assert pair.dialer.memory.used_bytes > before
+            if head == b"first":
+                assert pair.dialer.accept_nowait() is None
+            else:
+                pair.dialer.on_stream(lambda stream: stream.close_nowait())
+            assert pair.dialer.memory.used_bytes == before
+
+
+async def test_a_stream_that_came_and_broke_in_one_message_is_handed_over_whole(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    got: list[Stream] = []
+    async with open_pair() as pair:
+        pair.dialer.on_stream(got.append)
+        stream = pair.open_stream(b"head")
+        stream.send_nowait(b"bytes", eof=True)
+        # The RESET goes behind what was ended, and takes nothing of it back.
+        stream.close_nowait()
+        await wait_all_tasks_blocked()
+        (there,) = got
+        assert there.broken
+        assert [there.receive_nowait(), there.receive_nowait()] == [b"bytes", b""]
+
+
 async def test_streams_can_be_handed_over_instead_of_accepted(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         got: list[bytes] = []
