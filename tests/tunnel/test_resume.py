@@ -137,6 +137,10 @@ async def test_streams_go_on_over_another_transport(autojump_clock: trio.testing
         assert await opened.receive_some() == b"behind"
         for session in (pair.listener, pair.dialer):
             assert session.interruptions == Interruptions(1, pytest.approx(20), 0)
+        pair.cut()
+        await trio.sleep(5)
+        for session in (pair.listener, pair.dialer):
+            assert session.interruptions == Interruptions(2, pytest.approx(25), 0)
 
 
 async def test_bytes_under_way_at_many_cuts_arrive_once_and_in_order(
@@ -233,6 +237,33 @@ async def test_an_absence_that_is_too_long_ends_both_sides(autojump_clock: trio.
             assert session.memory.used_bytes == 0
         with pytest.raises(SessionClosed):
             await pair.listener.resume(wires()[0], b"")
+
+
+async def test_a_session_goes_by_the_transport_that_it_has_now(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        pair.cut()
+        await wait_all_tasks_blocked()
+        await pair.redial()
+        pair.here.peer_name = "at another address"
+        assert pair.listener.peer_name == "at another address"
+        with trio.move_on_after(1) as waiting:
+            await pair.listener.wait_detached()
+        assert waiting.cancelled_caught
+
+
+async def test_who_waits_for_the_streams_to_end_is_told_of_the_end_of_a_detached_session(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await pair.streams()
+        pair.cut()
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.listener.wait_quiet)
+            await wait_all_tasks_blocked()
+            pair.listener.abandon("given up")
 
 
 async def test_a_request_while_detached_waits_for_two_seconds(

@@ -277,6 +277,20 @@ async def test_contexts_reach_the_acceptor_with_their_note(autojump_clock: trio.
         assert (await pair.dialer.accept()).context.note is None
 
 
+async def test_each_context_is_told_once_and_before_the_streams_that_name_it(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        told: list[bytes] = []
+        await wait_all_tasks_blocked()
+        pair.dialer.on_context(lambda context: told.append(context.payload))
+        assert told == [b"token"]
+        pair.dialer.on_stream(lambda stream: told.append(stream.head))
+        pair.listener.open_stream(b"head", context=pair.listener.add_context(9, b"agent nine"))
+        await wait_all_tasks_blocked()
+        assert told == [b"token", b"agent nine", b"head"]
+
+
 async def test_memory_taken_back_by_another_sessions_need_wakes_whoever_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
