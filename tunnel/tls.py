@@ -41,7 +41,7 @@ from tunnel.issuer import shown_issuer
 from tunnel.resumption import Resumption
 from tunnel.tcp import TCPStream
 
-__all__ = ["HandshakeFailed", "TLSStream", "describe_ssl_error"]
+__all__ = ["HandshakeFailed", "TLSStream"]
 
 # The largest plaintext of one record. OpenSSL hands out at most one record a read, and a MemoryBIO keeps
 # the largest size it ever had (455 KB after a burst of 200 KB, measured), so this is the measure for
@@ -191,7 +191,7 @@ class TLSStream(trio.abc.Stream):
         except ssl.SSLWantReadError:
             return False
         except (ssl.SSLError, ssl.CertificateError) as exc:
-            failed = HandshakeFailed(describe_ssl_error(exc))
+            failed = HandshakeFailed(_describe(exc))
             if isinstance(exc, ssl.SSLCertVerificationError):
                 failed.issuer = shown_issuer(self._ssl)
             raise failed from exc
@@ -268,8 +268,10 @@ class TLSStream(trio.abc.Stream):
         elif size:
             data = self._decrypt(ciphertext)
         else:
-            self._incoming.write_eof()
-            return self._decrypt_record(1)
+            # OpenSSL is not told: it would give up the session as well, of which only this connection has
+            # failed (RFC 4346 7.2.1). Nor could it make anything more of what has come.
+            self._break("the connection ended without a TLS close_notify")
+            return b""
         if self._outgoing.pending > ANSWERS_BYTES_MAX:
             self._break("the peer causes answers without end")
         return data
@@ -320,7 +322,7 @@ class TLSStream(trio.abc.Stream):
         except ssl.SSLWantReadError:
             return b""
         except ssl.SSLError as exc:
-            self._break(describe_ssl_error(exc))
+            self._break(_describe(exc))
             return b""
         if not data:
             self._ended = True
@@ -409,7 +411,7 @@ class TLSStream(trio.abc.Stream):
                         parts.append(read())
                 ciphertext = b"".join(parts)
         except ssl.SSLError as exc:
-            self._break(describe_ssl_error(exc))
+            self._break(_describe(exc))
             raise trio.BrokenResourceError(self._failure) from exc
         if self._held:
             ciphertext = self._held + ciphertext
@@ -493,11 +495,8 @@ def _end_of_record(data: bytes | bytearray, start: int) -> int:
     return start + RECORD_HEADER_BYTES + payload_bytes
 
 
-def describe_ssl_error(exc: ssl.SSLError | ssl.CertificateError) -> str:
+def _describe(exc: ssl.SSLError | ssl.CertificateError) -> str:
     """Return one line without OpenSSL's file names and numbers."""
     if isinstance(exc, ssl.SSLCertVerificationError):
         return f"the peer's certificate is not accepted: {exc.verify_message}"
-    text = _DECORATION.sub("", str(exc.args[-1]))
-    if isinstance(exc, ssl.SSLEOFError) or "unexpected eof" in text.lower():
-        return "the connection ended without a TLS close_notify"
-    return f"TLS failed: {text}"
+    return f"TLS failed: {_DECORATION.sub('', str(exc.args[-1]))}"
