@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -266,7 +267,12 @@ class AuditReader:
 
     def __init__(self, path: Path) -> None:
         with translated(path):
-            if not path.is_file():
+            # Path.is_file calls a trail that cannot be looked at one that is not there, from Python 3.14 on.
+            try:
+                is_file = stat.S_ISREG(path.stat().st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                is_file = False
+            if not is_file:
                 raise NoTrail(f"there is no audit trail at {path}")
         self.path = path
         self._engine = sa.create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
