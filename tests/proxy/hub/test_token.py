@@ -4,7 +4,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -415,22 +415,23 @@ async def test_an_assertion_is_good_once(bench: Bench) -> None:
 
 async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) -> None:
     token = assertion()
-    async with open_bench(tmp_path, lambda: NOW) as bench:
-        assert (await bench.ask(**signed(token)))[0] == 200
-        again = TokenEndpoint(
-            directory=bench.directory,
-            keys=lambda: bench.signing,
-            pepper=PEPPER,
-            issuer=ISSUER,
-            record=bench.events.append,
-            clock=lambda: NOW + 55,
-            seen=SeenStore(tmp_path / "seen.db"),
-        )
-        status, body = attrs.evolve(bench, endpoint=again).read(
-            await again.answer(urlencode(signed(token)).encode(), (FORM,), "192.0.2.1")
-        )
-        assert (status, body["error"]) == (401, "invalid_client")
-        assert "used before" in str(body["error_description"])
+    with closing(SeenStore(tmp_path / "seen.db")) as seen:
+        async with open_bench(tmp_path, lambda: NOW) as bench:
+            assert (await bench.ask(**signed(token)))[0] == 200
+            again = TokenEndpoint(
+                directory=bench.directory,
+                keys=lambda: bench.signing,
+                pepper=PEPPER,
+                issuer=ISSUER,
+                record=bench.events.append,
+                clock=lambda: NOW + 55,
+                seen=seen,
+            )
+            status, body = attrs.evolve(bench, endpoint=again).read(
+                await again.answer(urlencode(signed(token)).encode(), (FORM,), "192.0.2.1")
+            )
+            assert (status, body["error"]) == (401, "invalid_client")
+            assert "used before" in str(body["error_description"])
 
 
 async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench) -> None:
