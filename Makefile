@@ -16,7 +16,7 @@ PEERS := .venv-peers
 JOBS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long faults e2e lint format lock clean setup bench bench-calls bench-gate bench-scaling bench-peers fuzz
+.PHONY: help demo test test-tls test-long faults e2e lint format lock clean setup bench bench-calls bench-gate bench-scaling bench-peers fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -36,6 +36,10 @@ demo: $(STAMP) ## run hub, relay and a sandbox cluster, and a scripted kubectl s
 
 test: $(STAMP) lint ## lint and the fast tests
 	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
+
+test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
+	$(BIN)/python -m pytest -n $(JOBS) -m "not long" tests/tunnel/test_tls.py tests/tunnel/test_resumption.py \
+		tests/tunnel/test_net.py tests/tunnel/test_websocket.py tests/tunnel/test_websocket_peers.py
 
 test-long: $(STAMP) ## the tests that move gigabytes or take minutes
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "long" --timeout 1800
@@ -91,4 +95,4 @@ lock: ## write requirements.lock anew (needs uv)
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) $(PEERS) benchmarks/peers/mplex/node_modules .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
