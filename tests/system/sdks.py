@@ -64,9 +64,12 @@ def by_kr8s(port: int) -> Results:
     answer = pod.exec(COMMAND)
     done["exec"] = (answer.stdout + answer.stderr).decode()
     if port:
-        with pod.portforward(remote_port=port, local_port="auto") as local:
-            import socket
+        import socket
 
+        # Its "auto" takes a port at random, which a connection of another test may have.
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            free = probe.getsockname()[1]
+        with pod.portforward(remote_port=port, local_port=free) as local:
             with socket.create_connection(("127.0.0.1", local), 10) as connection:
                 connection.sendall(b"ping")
                 done["port-forward"] = connection.recv(4).decode()
