@@ -21,6 +21,8 @@ POLL_S = 0.05
 # Below what Linux gives to outgoing connections: one of those would have the port before its server listens.
 SERVER_PORTS = range(20_000, 32_768)
 PORTS_TRIED = 100
+# Each is a file descriptor; by then the first ones have long been listened on.
+PORTS_RESERVED_MAX = 256
 # Ctrl-C, `kill`, and the terminal that is closed.
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -135,13 +137,40 @@ def undisturbed() -> Iterator[set[int]]:
 
 
 def free_port(preferred: int = 0) -> int:
-    """A loopback port that nothing listens on now: the preferred one when it is free."""
+    """A loopback port that nothing listens on now: the preferred one when it is free.
+
+    No other process gets it from here while this one lives and has not asked for PORTS_RESERVED_MAX others.
+    """
     others = secrets.SystemRandom().sample(SERVER_PORTS, PORTS_TRIED)
     for port in [preferred, *others] if preferred else others:
+        if port in _reserved and port != preferred:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+        if port in _reserved or _reserve(port):
             return port
     raise DemoError("no free port on the loopback interface")
+
+
+# The ports that this process has asked for, and the sockets that say so to others.
+_reserved: dict[int, int] = {}
+
+
+def _reserve(port: int) -> bool:
+    """Whether no other process has the port from here, whose server may only listen seconds later.
+
+    The mark is an abstract name (unix(7)): it is gone with its process, however that ends, and it is of one
+    network namespace, as ports are.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mark:
+        try:
+            mark.bind(f"\0hawse-demo-port-{port}")
+        except OSError:
+            return False
+        _reserved[port] = mark.detach()
+    while len(_reserved) > PORTS_RESERVED_MAX:
+        os.close(_reserved.pop(next(iter(_reserved))))
+    return True

@@ -9,6 +9,8 @@ import json
 import sys
 from collections.abc import Callable
 
+from sandbox.demo.processes import free_port
+
 NAMESPACE, POD = "work", "workbench"
 COMMAND = ["sh", "-c", "echo out; echo err >&2"]
 Results = dict[str, object]
@@ -67,9 +69,7 @@ def by_kr8s(port: int) -> Results:
         import socket
 
         # Its "auto" takes a port at random, which a connection of another test may have.
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            free = probe.getsockname()[1]
-        with pod.portforward(remote_port=port, local_port=free) as local:
+        with pod.portforward(remote_port=port, local_port=free_port()) as local:
             with socket.create_connection(("127.0.0.1", local), 10) as connection:
                 connection.sendall(b"ping")
                 done["port-forward"] = connection.recv(4).decode()

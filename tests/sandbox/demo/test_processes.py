@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from sandbox.demo import processes
 from sandbox.demo.processes import Daemon, Daemons, DemoError, free_port, undisturbed
 
 WAITS = "import time; print('it is up', flush=True); time.sleep(600)"
@@ -66,3 +68,22 @@ def test_a_taken_port_is_not_given_out() -> None:
 
 def test_a_port_is_none_that_linux_gives_to_outgoing_connections() -> None:
     assert all(1024 < free_port() < 32_768 for _ in range(20))
+
+
+def test_a_port_is_given_to_one_process_though_it_does_not_listen_yet() -> None:
+    chooses = "from sandbox.demo.processes import free_port; print(free_port(), flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", chooses], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        assert free_port(port) != port
+        other.communicate("\n")
+    assert free_port(port) == port
+
+
+def test_no_more_ports_are_reserved_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PORTS_RESERVED_MAX", 4)
+    ports = [free_port() for _ in range(20)]
+    assert len(set(ports[-4:])) == 4
+    assert list(processes._reserved) == ports[-4:]
