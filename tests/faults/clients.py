@@ -408,6 +408,10 @@ class PortForward(Command):
             if self.process.poll() is not None or not self._threads[-1].is_alive():
                 break
             time.sleep(0.02)
+        if len(self.received) < len(self.sent) and not self._threads[-1].is_alive():
+            # kubectl closes the connection first, and says why and ends right after.
+            while self.process.poll() is None and not self.err and time.monotonic() < deadline:
+                time.sleep(0.02)
         ended, said = self.process.poll(), bytes(self.err)
         self.connection.close()
         if ended is not None and not said:

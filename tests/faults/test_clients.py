@@ -35,5 +35,5 @@ def test_a_killed_relay_breaks_them_and_none_looks_whole(
         # Only the next process of its name tells the hub that this one will not come back to its session.
         world.fresh_relay()
         world.until(lambda: world.streams() == 0, "nothing goes on")
-    verdicts = {work.kind: work.judgement.verdict for work in works}
-    assert set(verdicts.values()) == {Verdict.BROKEN}, verdicts
+    judgements = [work.judgement for work in works]
+    assert {judgement.verdict for judgement in judgements} == {Verdict.BROKEN}, report(judgements)
