@@ -7,10 +7,13 @@ tunnel.tcp) and when it returns what was there before. In exchange it is stricte
 
 Theory of operation. `SSLObject` never waits; it reads ciphertext from one MemoryBIO and writes ciphertext
 to another. Between two awaits a task may call it as it likes, and nobody else sees the intermediate state.
+So the two buffers need not be each stream's own: all streams of a thread share them, and whoever calls
+OpenSSL leaves both empty before he waits. What is not a whole record yet stays outside, and so does what is
+not sent yet.
 Three rules make that safe for one sending and one receiving task without any lock:
 
-1. Only a sender moves bytes from `_outgoing` to the transport, all of them and in their order. A task that
-   is cancelled, or fails, while it does so leaves a torn record behind. The stream is broken then.
+1. Only a sender moves bytes to the transport, all of them and in their order. A task that is cancelled, or
+   fails, while it does so leaves a torn record behind. The stream is broken then.
 2. A receiver never sends. It would have to wait for a peer that does not read, and two such peers stop each
    other for good. Reading can make OpenSSL write (the refusal of a renegotiation, the answer to a request for
    the client's certificate); that goes out with the next send, which is early enough: RFC 8446 4.6.3 asks for
@@ -33,6 +36,7 @@ import enum
 import operator
 import re
 import ssl
+import threading
 from typing import Final
 
 import trio
@@ -45,12 +49,8 @@ __all__ = ["HandshakeFailed", "TLSStream"]
 
 # The largest plaintext of one record. OpenSSL hands out at most one record a read, and a MemoryBIO keeps
 # the largest size it ever had (455 KB after a burst of 200 KB, measured), so this is the measure for
-# everything fed to either.
+# everything fed to either. One of each stream's own would keep 4 KB of the handshake alone.
 RECORD_BYTES_MAX: Final = 16 * 1024
-
-# What the handshake takes at once. A flight has 2 KB and more, and for as long as the connection lives
-# `_incoming` would be made for that; what comes later on an idle one has some hundred bytes.
-HANDSHAKE_RECEIVE_BYTES_MAX: Final = 1024
 
 # How much is encrypted into one send. Buffers of 128 KiB and more come from mmap, whose page faults cost more
 # than the encryption; six records with their overhead stay well below.
@@ -95,6 +95,17 @@ class _State(enum.Enum):
 _OPEN: Final[_State] = _State.OPEN
 
 
+class _Buffers(threading.local):
+    """Where OpenSSL reads and writes ciphertext, for all streams of a thread; empty while none is at work."""
+
+    def __init__(self) -> None:
+        self.incoming = ssl.MemoryBIO()
+        self.outgoing = ssl.MemoryBIO()
+
+
+_buffers: Final = _Buffers()
+
+
 class TLSStream(trio.abc.Stream):
     """A TLS connection over `transport_stream`, which it owns from now on.
 
@@ -112,8 +123,8 @@ class TLSStream(trio.abc.Stream):
         resumption: Resumption | None = None,
     ) -> None:
         self.transport_stream = transport_stream
-        self._incoming = ssl.MemoryBIO()
-        self._outgoing = ssl.MemoryBIO()
+        self._incoming = _buffers.incoming
+        self._outgoing = _buffers.outgoing
         self._ssl = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
@@ -122,10 +133,11 @@ class TLSStream(trio.abc.Stream):
             resumption.prepare(self._ssl)
         self._state = _State.NEW
         self._server_side = server_side
-        # Ciphertext that goes in front of the next: the server's session tickets (see do_handshake), and what
-        # the kernel did not take in send_nowait.
+        # Ciphertext that goes in front of the next: the server's session tickets (see do_handshake), what the
+        # kernel did not take in send_nowait, and what reading has caused, of which the size is kept as well.
         self._held = b""
-        # Of a record whose header is not whole, and of one that is not, how much is missing.
+        self._answers_bytes = 0
+        # What has come of a record that is not whole, and how much is missing, once its header has told.
         self._torn = b""
         self._missing = 0
         # Decrypted, not yet returned: an offset spares a copy of the rest for each small read.
@@ -158,10 +170,12 @@ class TLSStream(trio.abc.Stream):
             while not self._advance_handshake():
                 if self._outgoing.pending:
                     await self.transport_stream.send_all(self._outgoing.read())
-                data = await self.transport_stream.receive_some(HANDSHAKE_RECEIVE_BYTES_MAX)
+                data = await self.transport_stream.receive_some(RECORD_BYTES_MAX)
                 if not data:
                     raise HandshakeFailed("the peer closed the connection during the TLS handshake")
                 self._incoming.write(data)
+            # The peer's first data may have come with its last flight.
+            early = self._incoming.read()
             # OpenSSL has written session tickets as well on a server. A client need not be reading now, so
             # that sending them here can deadlock both sides (openssl/openssl#7967); they go in front of our
             # first data.
@@ -180,10 +194,8 @@ class TLSStream(trio.abc.Stream):
         self._state = _State.OPEN
         if self._resumption is not None:
             self._resumption.opened(self._ssl)
-        # The peer's first data may have come with its last flight.
-        early = self._incoming.read()
         if early:
-            self._unread = self._decrypt(early)
+            self._unread = self._take_in(early)
 
     def _advance_handshake(self) -> bool:
         try:
@@ -191,6 +203,7 @@ class TLSStream(trio.abc.Stream):
         except ssl.SSLWantReadError:
             return False
         except (ssl.SSLError, ssl.CertificateError) as exc:
+            self._incoming.read()
             failed = HandshakeFailed(_describe(exc))
             if isinstance(exc, ssl.SSLCertVerificationError):
                 failed.issuer = shown_issuer(self._ssl)
@@ -249,7 +262,7 @@ class TLSStream(trio.abc.Stream):
         if self._state is not _OPEN:
             if not self._sending:
                 with contextlib.suppress(trio.BrokenResourceError):
-                    transport.send_nowait(self._held + self._outgoing.read())
+                    transport.send_nowait(self._held)
             if not data:
                 self._check_open()
         return data if data or self._ended else None
@@ -260,7 +273,7 @@ class TLSStream(trio.abc.Stream):
         if (
             size > RECORD_HEADER_BYTES
             and (ciphertext[3] << 8 | ciphertext[4]) == size - RECORD_HEADER_BYTES
-            and not (self._missing or self._torn)
+            and not self._torn
         ):
             # The usual case: one record came, and it is whole.
             self._incoming.write(ciphertext)
@@ -272,9 +285,17 @@ class TLSStream(trio.abc.Stream):
             # failed (RFC 4346 7.2.1). Nor could it make anything more of what has come.
             self._break("the connection ended without a TLS close_notify")
             return b""
-        if self._outgoing.pending > ANSWERS_BYTES_MAX:
-            self._break("the peer causes answers without end")
+        if self._outgoing.pending:
+            self._hold_answer()
         return data
+
+    def _hold_answer(self) -> None:
+        """Keep what reading has made OpenSSL write for the next send."""
+        answer = self._outgoing.read()
+        self._held += answer
+        self._answers_bytes += len(answer)
+        if self._answers_bytes > ANSWERS_BYTES_MAX:
+            self._break("the peer causes answers without end")
 
     async def _receive_kept(self, max_bytes: int | None) -> bytes:
         """Return what a receive left behind, or the end."""
@@ -292,9 +313,9 @@ class TLSStream(trio.abc.Stream):
         OpenSSL gets one whole record at a time. So it never has to say that it wants more, which would be an
         exception for each; and `_incoming` stays small.
         """
-        if self._torn:
-            data = self._torn + data
-            self._torn = b""
+        torn, self._torn = self._torn, b""
+        if torn and not self._missing:
+            data, torn = torn + data, b""
         size = len(data)
         end = self._missing or _end_of_record(data, 0)
         self._missing = 0
@@ -302,17 +323,18 @@ class TLSStream(trio.abc.Stream):
         start = 0
         with memoryview(data) as view:
             while 0 < end <= size:
+                if torn:
+                    # Not joined with the rest before: that is a copy of all that has come.
+                    self._incoming.write(torn)
+                    torn = b""
                 self._incoming.write(view[start:end])
                 parts.append(self._decrypt_record(RECORD_PAYLOAD_BYTES_MAX))
                 if self._ended or self._state is not _OPEN:
                     return b"".join(parts)
                 start = end
                 end = _end_of_record(data, start)
-            if end:
-                self._incoming.write(view[start:])
-                self._missing = end - size
-            else:
-                self._torn = bytes(view[start:])
+            self._torn = torn + view[start:]
+            self._missing = end - size if end else 0
         return b"".join(parts)
 
     def _decrypt_record(self, bytes_max: int) -> bytes:
@@ -322,6 +344,7 @@ class TLSStream(trio.abc.Stream):
         except ssl.SSLWantReadError:
             return b""
         except ssl.SSLError as exc:
+            self._incoming.read()
             self._break(_describe(exc))
             return b""
         if not data:
@@ -411,11 +434,13 @@ class TLSStream(trio.abc.Stream):
                         parts.append(read())
                 ciphertext = b"".join(parts)
         except ssl.SSLError as exc:
+            self._outgoing.read()
             self._break(_describe(exc))
             raise trio.BrokenResourceError(self._failure) from exc
         if self._held:
             ciphertext = self._held + ciphertext
             self._held = b""
+            self._answers_bytes = 0
         return ciphertext
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -444,7 +469,7 @@ class TLSStream(trio.abc.Stream):
         try:
             # A cut must look like one, and a send that need not wait would not notice that we are cancelled.
             await trio.lowlevel.checkpoint_if_cancelled()
-            if was_open:
+            if was_open and not self._sending:
                 # unwrap() writes our close_notify, and then complains that the peer's has not come.
                 with contextlib.suppress(ssl.SSLError):
                     self._ssl.unwrap()

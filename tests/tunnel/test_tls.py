@@ -3,7 +3,7 @@ from __future__ import annotations
 import shutil
 import ssl
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import pytest
@@ -21,7 +21,7 @@ from trio.testing import (
 from tests.tunnel.certificates import authority, ca_pem, contexts
 from tests.tunnel.test_tcp import strict, tcp_pair
 from tunnel.net import client_context
-from tunnel.tls import HANDSHAKE_RECEIVE_BYTES_MAX, RECORD_BYTES_MAX, HandshakeFailed, TLSStream
+from tunnel.tls import RECORD_BYTES_MAX, HandshakeFailed, TLSStream, _buffers
 
 # A fixture, imported to be found here.
 __all__ = ["strict"]
@@ -81,6 +81,14 @@ class Dribble(trio.abc.Stream):
 
     async def aclose(self) -> None:
         await self.inner.aclose()
+
+
+@pytest.fixture(autouse=True)
+def left_empty() -> Iterator[None]:
+    """However a test has ended its streams, the next one finds nothing of theirs in the buffers."""
+    yield
+    assert not _buffers.incoming.pending
+    assert not _buffers.outgoing.pending
 
 
 @pytest.mark.usefixtures("strict")
@@ -431,7 +439,7 @@ async def test_what_reading_makes_openssl_write_goes_out_with_the_next_send() ->
     server.ssl_object.verify_client_post_handshake()
     await server.send_all(b"x")
     assert await client.receive_some() == b"x"
-    assert client._outgoing.pending
+    assert client._held
     await client.send_all(b"y")
     assert await server.receive_some() == b"y"
     assert server.ssl_object.getpeercert() is not None
@@ -629,14 +637,31 @@ async def test_receive_nowait_is_refused_while_a_task_receives() -> None:
     await server.aclose()
 
 
-async def test_the_handshake_is_taken_in_by_pieces_that_leave_its_buffer_small() -> None:
-    class Noted(Dribble):
-        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-            assert max_bytes is not None
-            self.sizes.append(max_bytes)
-            return await self.inner.receive_some(max_bytes)
+async def test_streams_that_share_their_buffers_do_not_meet_in_them() -> None:
+    async def talk(number: int) -> None:
+        # Each flight and each record comes in many pieces, with those of the others in between.
+        ends = [Dribble(end, [number, 7, 100]) for end in memory_stream_pair()]
+        client, server = await handshake((ends[0], ends[1]))
+        for size in (1, 5000):
+            sent = bytes([number]) * size
+            await client.send_all(sent)
+            assert await receive_exactly(server, size) == sent
+            await server.send_all(sent)
+            assert await receive_exactly(client, size) == sent
+        await client.aclose()
+        assert await server.receive_some() == b""
+        await server.aclose()
 
-    near, far = (Noted(end, []) for end in memory_stream_pair())
-    await handshake((near, far))
-    for end in (near, far):
-        assert max(end.sizes) <= HANDSHAKE_RECEIVE_BYTES_MAX
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 6):
+            nursery.start_soon(talk, number)
+
+
+async def test_a_stream_of_another_thread_has_other_buffers() -> None:
+    client, server = await handshake(memory_stream_pair())
+    theirs, _ = await trio.to_thread.run_sync(trio.run, handshake, memory_stream_pair())
+    assert theirs._incoming is not client._incoming
+    assert theirs._outgoing is not client._outgoing
+    assert server._incoming is client._incoming
+    await client.aclose()
+    await server.aclose()
