@@ -100,7 +100,7 @@ class Stream(trio.abc.HalfCloseableStream):
 
     @property
     def head(self) -> bytes:
-        """The head that opened the stream."""
+        """The head that opened the stream; where that was here, only until it has left."""
         return self._state.head
 
     @property

@@ -207,7 +207,8 @@ class Outbound:
         context.queued -= 1
         if context.retiring:
             core.retire_if_unused(context)
-        head = stream.head
+        # Only the acceptor is asked for it from now on.
+        head, stream.head = stream.head, b""
         part, flags = self._first_part(stream, head, budget, OPEN_PREFIX_BYTES)
         parts += (frames.open_prefix(stream_id, context.index, len(head), len(part), flags), part)
         return OPEN_PREFIX_BYTES + len(part)

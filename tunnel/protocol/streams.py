@@ -181,6 +181,7 @@ class StreamState(Flow):
     context: Context
     opened_here: bool
     head: bytes
+    """The opener's: what it wants to say, until that has left, or what the acceptor has received whole."""
     sending: Half
     receiving: Half
     window: ReceiveWindow

@@ -175,7 +175,10 @@ def test_a_small_exchange_is_three_frames() -> None:
     joined = Joined()
     joined.flow()
     opened = joined.open(b"GET", eof=True)
+    assert opened.head == b"GET"
     assert types_in(joined.send(joined.listener)) == [FrameType.OPEN]
+    # A watch would hold it for hours.
+    assert opened.head == b""
     joined.deliver(joined.dialer)
     (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
     accepted = event.stream
