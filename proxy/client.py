@@ -32,6 +32,30 @@ class ClientConnection:
     undone, and what they found broken, is for their twins.
     """
 
+    __slots__ = (
+        "_answered",
+        "_body_left",
+        "_eof",
+        "_framed",
+        "_in_exchange",
+        "_interim",
+        "_left",
+        "_lines",
+        "_malformed_by",
+        "_method",
+        "_persistent",
+        "_scanner",
+        "_switched",
+        "_tls",
+        "_torn",
+        "_unsent",
+        "_upgrade",
+        "body_read",
+        "idle_since",
+        "stream",
+        "watch",
+    )
+
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.watch: Watch | None = None
         """Whose it is to watch the connection; it is ended before the connection is."""
@@ -214,6 +238,10 @@ class ClientConnection:
         # Only then the lines are worth taking apart.
         if self._lines.says & MAY_CLOSE and b"close" in connection_tokens(head.headers):
             self._persistent = False
+
+    def forget_lines(self) -> None:
+        """Know none of the lines of its answers any more: who takes hours for one gets no second one soon."""
+        self._lines = AnswerLines()
 
     async def receive_body(self, _: PassOn | None = None, /) -> bytes:
         """Return body bytes as they come; b"" at the clean end. Every piece is the caller's (see Outbound).

@@ -138,6 +138,8 @@ class AwaitedAnswer:
             self._connection = connection
             self._begun = True
             outbound.keep_no_request()
+            if self._call.long:
+                connection.forget_lines()
             self._pass_on()
 
     def _go_on(self) -> bool:

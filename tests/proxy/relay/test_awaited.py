@@ -274,6 +274,12 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
         heads = [held for held in gc.get_objects() if type(held) is RequestHead]
         assert heads
         assert not any(b"authorization" in head.own for head in heads)
+        # Nor the lines of the answer, for a next one.
+        (call,) = relay.upstream.underway
+        assert call.outbound.connection is not None
+        known = call.outbound.connection._lines
+        assert not known
+        assert not known._noted
         await outbound.aclose()
         await relay.at_rest()
 
