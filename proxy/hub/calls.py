@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import attrs
 import trio
@@ -187,6 +188,8 @@ class Calls:
                 await connection.answer(*status_response(401, "", error.reason))
             return
         authenticated(caller.claims.principal)
+        # A watch would hold it for hours.
+        del authenticated
         call = self.admit(head, asked, caller, client_ip, now)
         if isinstance(call, Refusal):
             await connection.answer(*refusal_response(head, call))
@@ -341,14 +344,6 @@ class Calls:
     ) -> Outcome:
         """Send the call to a relay of its cluster, and answer the client whatever becomes of it."""
         call = live.call
-
-        def on_head(head: ResponseHead) -> ResponseHead:
-            try:
-                live.guardrail = guardrail_of(head)
-                return answer_head(call, head)
-            except HeadError as error:
-                raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
-
         held = None if call.head.body_length == 0 else HeldBody(connection)
         inbound = connection if held is None else held
         renew = renewed = parked = False
@@ -386,6 +381,7 @@ class Calls:
                 live.outbound = outbound
                 try:
                     explained = ExplainedOutbound(outbound, call.cluster.name)
+                    on_head = partial(_passed_on, live)
                     outcome = await forward(inbound, explained, call.head, on_head=on_head, tally=live.tally)
                 finally:
                     live.outbound = None
@@ -503,6 +499,15 @@ def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
         answer = sandboxed(answer)
     answer.encode()
     return answer
+
+
+def _passed_on(live: LiveCall, head: ResponseHead) -> ResponseHead:
+    """The same for whoever carries the call, in its words for a head that fits into none."""
+    try:
+        live.guardrail = guardrail_of(head)
+        return answer_head(live.call, head)
+    except HeadError as error:
+        raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
 
 
 def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:

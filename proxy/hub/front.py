@@ -102,9 +102,7 @@ class Front:
             return
         tls = wrap_server(tcp, self.certificate.context)
         try:
-            with trio.move_on_after(HANDSHAKE_S) as handshake:
-                await tls.do_handshake()
-            if not handshake.cancelled_caught:
+            if await _shake_hands(tls):
                 await self._serve(tls, stranger, address)
         except CLIENT_LEFT:
             pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
@@ -155,8 +153,12 @@ class Front:
             first = stranger.inside
             if head.target.startswith(PREFIX):
                 # A scope around it would be kept for as long as a watch takes, and hold nobody to anything.
-                known = partial(self._known, connection, stranger) if first else _do_nothing
-                await self.calls.handle(connection, head, address, authenticated=known)
+                await self.calls.handle(
+                    connection,
+                    head,
+                    address,
+                    authenticated=partial(self._known, connection, stranger) if first else _do_nothing,
+                )
             elif not first:
                 if await self._route(connection, tls, head, _do_nothing, address):
                     return
@@ -278,6 +280,13 @@ class _KnownRelay:
     def __call__(self) -> None:
         self.stranger.leave()
         self.patience.deadline = math.inf
+
+
+async def _shake_hands(tls: TLSStream) -> bool:
+    """Finish the handshake; False when it took too long. Raises HandshakeFailed."""
+    with trio.move_on_after(HANDSHAKE_S) as patience:
+        await tls.do_handshake()
+    return not patience.cancelled_caught
 
 
 def _do_nothing(*_: Principal) -> None: ...
