@@ -149,10 +149,11 @@ class Fields:
 
         For a request that takes hours: a token makes most of a block, and nobody asks for it a second time.
         What was noted of its sender goes as well: a next request that lacks just the credential has this
-        block, and would be taken for theirs.
+        block, and would be taken for theirs. So does what crosses to the relay, which has crossed.
         """
         if self.raw:
             self.note = None
+            self.crossing = self.crossing_tail = None
             self.raw = _CREDENTIAL.sub(b"", self.raw)
             for name in ("headers", "by_name"):
                 with suppress(AttributeError):

@@ -29,6 +29,8 @@ _GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 class TunnelOutbound:
     """The hub's end: a stream that it opened with the request's head."""
 
+    __slots__ = ("_answered", "_ended", "_left", "_method", "_stream", "_upgrade")
+
     def __init__(self, stream: Stream, request: RequestHead) -> None:
         self._stream = stream
         self._method = request.method

@@ -27,6 +27,8 @@ def may_be_explained(head: ResponseHead) -> bool:
 class ExplainedOutbound:
     """The answering side of a call (an Outbound), with a Warning on the 403 that the operator can mend."""
 
+    __slots__ = ("_cluster", "_held", "_outbound")
+
     def __init__(self, outbound: Outbound, cluster: str) -> None:
         self._outbound = outbound
         self._cluster = cluster
