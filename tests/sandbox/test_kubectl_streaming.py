@@ -324,17 +324,18 @@ def test_port_forward_carries_several_connections(kubectl: Kubectl, server: Serv
 
 
 def test_port_forward_reports_a_refused_port(kubectl: Kubectl) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        closed = probe.getsockname()[1]
-    with kubectl.started("port-forward", "quiet", f":{closed}") as client:
-        with contextlib.suppress(ConnectionError):  # kubectl hangs up, in which way is its own affair
-            with socket.create_connection(("127.0.0.1", forwarded_port(client, closed))) as connection:
-                assert connection.recv(1) == b""
-        _, err = client.communicate(timeout=DEADLINE_S)
-        assert f"dial tcp4 127.0.0.1:{closed}: connect: connection refused".encode() in err
-        assert err.endswith(b"error: lost connection to pod\n")
-        assert client.returncode == 1
+    # Held, so that nobody else listens there meanwhile.
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        closed = held.getsockname()[1]
+        with kubectl.started("port-forward", "quiet", f":{closed}") as client:
+            with contextlib.suppress(ConnectionError):  # kubectl hangs up, in which way is its own affair
+                with socket.create_connection(("127.0.0.1", forwarded_port(client, closed))) as connection:
+                    assert connection.recv(1) == b""
+            _, err = client.communicate(timeout=DEADLINE_S)
+    assert f"dial tcp4 127.0.0.1:{closed}: connect: connection refused".encode() in err
+    assert err.endswith(b"error: lost connection to pod\n")
+    assert client.returncode == 1
 
 
 def test_deleting_the_pod_ends_its_streams(kubectl: Kubectl) -> None:

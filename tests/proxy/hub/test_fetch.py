@@ -120,8 +120,9 @@ async def test_an_issuer_that_hangs_is_left_by_whoever_gives_up(issuer: FakeIssu
 
 
 async def test_what_listens_and_is_no_tls_or_nothing_at_all_is_one_clear_line() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with pytest.raises(FetchFailed, match="cannot reach") as refused:
-        await fetch(f"https://127.0.0.1:{port}/jwks", ca_pem=None, private=True)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and does not listen
+        port = held.getsockname()[1]
+        with pytest.raises(FetchFailed, match="cannot reach") as refused:
+            await fetch(f"https://127.0.0.1:{port}/jwks", ca_pem=None, private=True)
     assert "\n" not in str(refused.value)
