@@ -90,13 +90,14 @@ class Forger:
         self,
         *,
         age_s: float = 0,
+        lives_s: int = 60,
         header: Mapping[str, object] | None = None,
         sign: Callable[[bytes], bytes] | None = None,
         **claims: object,
     ) -> str:
         """A token with other claims and header members; `...` leaves one out."""
         issued_at = int(time.time() - age_s)
-        times = {"iat": issued_at, "nbf": issued_at, "exp": issued_at + 60}
+        times = {"iat": issued_at, "nbf": issued_at, "exp": issued_at + lives_s}
         members = {"alg": "EdDSA", "typ": self.typ, "kid": self.kid, **(header or {})}
         parts = [
             encoded(json.dumps({k: v for k, v in part.items() if v is not ...}).encode())
@@ -176,7 +177,7 @@ class Forger:
             "exp as a float": lambda: self.token(exp=time.time() + 30.5),
             "exp beyond all": lambda: self.token(exp=10**30),
             "an hour": lambda: self.token(exp=int(time.time()) + 3600),
-            "61 seconds": lambda: self.token(exp=int(time.time()) + 61),
+            "61 seconds": lambda: self.token(lives_s=61),
             "issued after it expired": lambda: self.token(exp=int(time.time()) - 1, iat=int(time.time())),
             "no iat": lambda: self.token(iat=...),
             "nbf of the future": lambda: self.token(nbf=int(time.time()) + 30),
