@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import ssl
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import attrs
 import pytest
@@ -27,33 +29,46 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tls.Endpoint]:
         yield upstream.endpoint
 
 
-def test_a_watch_is_silent_until_events_are_asked_for(source: tls.Endpoint) -> None:
+@contextmanager
+def watch(source: tls.Endpoint) -> Iterator[ssl.SSLSocket]:
     with tls.connected(source) as sock:
         sock.sendall(b"GET /api/v1/pods?watch=true HTTP/1.1\r\nHost: x\r\n\r\n")
         assert tls.read_head(sock).startswith(b"HTTP/1.1 200")
+        yield sock
+
+
+def take(sock: ssl.SSLSocket, count: int) -> tuple[list[int], bytes]:
+    """When at least so many events were sent, and what came behind the last whole one."""
+    partial, times = b"", list[int]()
+    while len(times) < count:
+        data = sock.recv(65536)
+        assert data
+        found, partial = take_times(partial + data)
+        times += found
+    return times, partial
+
+
+def test_a_watch_is_silent_until_events_are_asked_for(source: tls.Endpoint) -> None:
+    with watch(source) as sock:
         sock.settimeout(0.05)
         with pytest.raises(TimeoutError):
             sock.recv(1)
         sock.settimeout(10)
         emit(source, 1000)
-        partial, times = b"", list[int]()
-        while len(times) < 3:
-            data = sock.recv(65536)
-            assert data
-            found, partial = take_times(partial + data)
-            times += found
+        times, partial = take(sock, 3)
         emit(source, 0)
         assert times == sorted(times)
         assert len(partial) < EVENT_BYTES
 
 
 def test_an_event_to_all_comes_to_each_watch_at_once(source: tls.Endpoint) -> None:
-    with Watching(System("direct", source)) as watching:
-        watching.open(7)
+    with ExitStack() as stack:
+        watches = [stack.enter_context(watch(source)) for _ in range(7)]
         emit(source, 10, to_all=True)
-        took_ns = watching.listen(0.35)
+        sent = [take(sock, 2)[0] for sock in watches]
         emit(source, 0)
-    assert len(took_ns) in {14, 21, 28}
+    # Each has the first before any has the second.
+    assert max(times[0] for times in sent) < min(times[1] for times in sent)
 
 
 def test_stdin_comes_back_on_stdout_and_nothing_else_does(source: tls.Endpoint) -> None:
@@ -76,12 +91,16 @@ def test_the_client_of_many_watches_opens_them_and_counts_what_comes(source: tls
     with Watching(System("direct", source)) as watching:
         watching.open(3)
         watching.open(2)
+        began, counted = time.monotonic(), 0
         emit(source, 500)
-        took_ns = watching.listen(0.2)
+        # As often as it takes on a busy machine; no event is counted twice.
+        while counted < 40:
+            took_ns = watching.listen(0.2)
+            assert took_ns == sorted(took_ns)
+            assert min(took_ns, default=1) > 0
+            counted += len(took_ns)
         emit(source, 0)
-    assert 40 <= len(took_ns) <= 110
-    assert took_ns == sorted(took_ns)
-    assert took_ns[0] > 0
+    assert counted <= 500 * (time.monotonic() - began)
 
 
 def test_a_watch_that_is_refused_says_with_what(source: tls.Endpoint) -> None:
