@@ -404,11 +404,14 @@ class PortForward(Command):
     def end(self) -> Judgement:
         self.note_end()
         deadline = time.monotonic() + END_WITHIN_S
+        feeder, receiver = self._threads[-2:]
+        # It may be about to send a last block, which is expected as well.
+        feeder.join(END_WITHIN_S)
         while len(self.received) < len(self.sent) and time.monotonic() < deadline:
-            if self.process.poll() is not None or not self._threads[-1].is_alive():
+            if self.process.poll() is not None or not receiver.is_alive():
                 break
             time.sleep(0.02)
-        if len(self.received) < len(self.sent) and not self._threads[-1].is_alive():
+        if len(self.received) < len(self.sent) and not receiver.is_alive():
             # kubectl closes the connection first, and says why and ends right after.
             while self.process.poll() is None and not self.err and time.monotonic() < deadline:
                 time.sleep(0.02)

@@ -135,8 +135,17 @@ def test_logs_and_a_watch_go_on(world: FaultWorld) -> None:
             ]
         },
     }
+    before = len(world.cluster_audit())
     watch = world.popen(CLUSTER, "get", "configmaps", "--watch-only", "--output=name")
     try:
+        # It shows nothing of what was there before it began.
+        world.until(
+            lambda: (
+                ("watch", "ResponseStarted")
+                in [(line["verb"], line["stage"]) for line in world.cluster_audit()[before:]]
+            ),
+            "the watch has begun",
+        )
         world.administrator("apply", "-f", "-", stdin=json.dumps(pod).encode())
         world.administrator(
             "wait", "--for=condition=Ready", f"pod/{name}", f"--namespace={NAMESPACE}", "--timeout=20s"

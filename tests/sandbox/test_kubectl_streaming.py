@@ -356,6 +356,8 @@ def test_deleting_the_pod_ends_its_streams(kubectl: Kubectl) -> None:
 
 
 def test_logs_and_their_options(sandbox: Kubectl) -> None:
+    # That a pod is ready says that its command was started.
+    until(lambda: sandbox.run("logs", "lines").stdout == b"1\n2\n3\n4\n5\n")
     for options, expected in (
         ([], b"1\n2\n3\n4\n5\n"),
         (["--tail=2"], b"4\n5\n"),

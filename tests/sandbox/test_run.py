@@ -112,13 +112,14 @@ async def test_an_attached_client_gets_output_from_then_on_and_the_end(tmp_path:
 async def test_stdin_outlives_a_client_unless_it_is_once(tmp_path: Path, once: bool) -> None:
     script = "while read line; do echo got $line; done; echo over"
     async with started(tmp_path, shell(script, stdin=True, stdin_once=once)) as run:
-        with run.attach(stdin=True, stdout=False, stderr=False) as first:
-            assert first.stdin is not None
-            assert first.stdout is None
-            await first.stdin.aclose()
+        # It is there before the first one leaves, or it might come too late for what is said then.
         with run.attach(stdin=True, stdout=True, stderr=True) as second:
             assert second.stdin is not None
             assert second.stdout is not None
+            with run.attach(stdin=True, stdout=False, stderr=False) as first:
+                assert first.stdin is not None
+                assert first.stdout is None
+                await first.stdin.aclose()
             await second.stdin.send_all(b"again\n")
             assert await second.stdout.receive_some() == (b"over\n" if once else b"got again\n")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.system.parity import STREAMING, ageless, echoed_by
-from tests.system.world import NAMESPACE, POD, WAYS, World
+from tests.system.test_upstream import wait_until
+from tests.system.world import DEADLINE_S, NAMESPACE, POD, WAYS, World
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
 
@@ -120,6 +121,12 @@ def test_a_deployment_rolls_out(world: World) -> None:
     assert deleted.code == 0, deleted.err
 
 
+def begun_watches(world: World) -> list[dict[str, object]]:
+    """What the API server says of the watches that have begun."""
+    lines = world.cluster_audit()
+    return [line for line in lines if (line["verb"], line["stage"]) == ("watch", "ResponseStarted")]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_watch_delivers_events_as_they_happen(world: World, way: str) -> None:
     name = f"watched-{way}"
@@ -128,6 +135,8 @@ def test_a_watch_delivers_events_as_they_happen(world: World, way: str) -> None:
     try:
         assert watching.stdout is not None
         assert watching.stdout.readline() == b"0\n"
+        # That was of a get, and kubectl does not print what happens between that and its watch.
+        wait_until(lambda: any(name in str(line["requestURI"]) for line in begun_watches(world)))
         for value in ("1", "2"):
             patch = json.dumps({"data": {"a": value}})
             assert world.kubectl(way, "patch", "configmap", name, "-p", patch).code == 0
@@ -211,6 +220,8 @@ def test_port_forward_reaches_the_pods_port(world: World, way: str, spdy: bool, 
 @pytest.mark.parametrize("way", WAYS)
 def test_logs_follow_a_pod_to_its_end(world: World, way: str) -> None:
     name = f"counter-{way}"
+    # It is there when `wait` looks, however late that is.
+    script = "until [ -e go ]; do sleep 0.05; done; for i in 1 2 3; do echo line $i; sleep 0.2; done"
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -221,12 +232,18 @@ def test_logs_follow_a_pod_to_its_end(world: World, way: str) -> None:
                 {
                     "name": "main",
                     "image": "busybox",
-                    "command": ["sh", "-c", "for i in 1 2 3; do echo line $i; sleep 0.2; done"],
+                    "command": ["sh", "-c", script],
                 }
             ],
         },
     }
     assert world.kubectl(way, "apply", "-f", "-", stdin=json.dumps(pod).encode()).code == 0
     assert world.kubectl(way, "wait", "--for=condition=Ready", f"pod/{name}", "--timeout=10s").code == 0
-    followed = world.kubectl(way, "logs", "--follow", name)
-    assert (followed.code, followed.out) == (0, b"line 1\nline 2\nline 3\n"), followed.err
+    following = world.popen(way, "logs", "--follow", name)
+    try:
+        assert world.kubectl("straight", "exec", name, "--", "touch", "go").code == 0
+        out, err = following.communicate(timeout=DEADLINE_S)
+    finally:
+        following.kill()
+        following.wait()
+    assert (following.returncode, out) == (0, b"line 1\nline 2\nline 3\n"), err
