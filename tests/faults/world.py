@@ -23,7 +23,6 @@ from typing import TypeVar
 
 import attrs
 
-from proxy.cli.admin.client import AdminClient, Reach
 from sandbox.demo.processes import Daemon, Daemons, free_port
 from tests.faults.control import TOP, FaultProxy, Link, open_proxy
 from tests.faults.namespace import Site
@@ -194,16 +193,6 @@ class FaultWorld(World):
         assert self.run("get", "pods").startswith(b"NAME")
 
     # --- looking ---
-
-    @property
-    def administration(self) -> AdminClient:
-        """The hub's admin API."""
-        return Reach(None, self.folder / "hub").client()
-
-    def relay_rows(self) -> list[dict[str, object]]:
-        rows = self.administration.get("relays")["relays"]
-        assert isinstance(rows, list)
-        return rows  # type: ignore[return-value]
 
     def connected(self) -> list[str]:
         """The relay instances that the hub believes to be there."""

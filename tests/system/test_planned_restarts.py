@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -252,7 +251,7 @@ def restart_the_relays(world: World, count: int) -> None:
 def wait_for_relay(world: World, instance: str) -> None:
     deadline = time.monotonic() + 30
     while True:
-        relays = json.loads(world.admin("relay", "list", "--json"))
+        relays = world.relay_rows()
         if any(relay["connected"] and relay["instance"] == instance for relay in relays):
             return
         assert time.monotonic() < deadline, relays

@@ -36,8 +36,8 @@ def start(world: World, name: str, folder: Path, **environment: str) -> Daemon:
 
 
 def connected(world: World) -> set[str]:
-    listed = json.loads(world.admin("relay", "list", "--cluster", "tunnel", "--json"))
-    return {relay["instance"] for relay in listed if relay["connected"]}
+    rows = [row for row in world.relay_rows() if row["cluster"] == "tunnel"]
+    return {str(row["instance"]) for row in rows if row["connected"]}
 
 
 def wait_for(world: World, *instances: str, without: str = "") -> None:

@@ -74,19 +74,13 @@ def kubectl_start_s(world: World) -> float:
     return time.monotonic() - began
 
 
-def sessions(world: World) -> list[dict[str, object]]:
-    """What is under way at the hub."""
-    listed: list[dict[str, object]] = json.loads(world.admin("session", "list", "--json"))
-    return listed
-
-
 def test_a_terminated_hub_ends_with_exit_code_zero(own_world: World) -> None:
     world = own_world
     watching = world.popen("tunnel", "get", "pods", "--watch")
     try:
         assert world.hub is not None
         # kubectl's first line is of a list that it asks for before.
-        wait_until(lambda: any(one["kind"] == "watch" for one in sessions(world)))
+        wait_until(lambda: any(one["kind"] == "watch" for one in world.session_rows()))
         world.hub.process.terminate()
         assert world.hub.process.wait(30) == 0
         events = [json.dumps(event) for event in world.hub_audit()]

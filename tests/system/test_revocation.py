@@ -69,6 +69,10 @@ class Victim:
         )
         return listed
 
+    def open_sessions(self) -> list[dict[str, object]]:
+        """Those of which all is set up."""
+        return [one for one in self.world.session_rows(agent=self.name) if is_open(one)]
+
     @contextlib.contextmanager
     def everything_open(self, way: str) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
         """Each kind of stream that kubectl has, live at the hub."""
@@ -78,8 +82,8 @@ class Victim:
                 running[kind] = stack.enter_context(self.start(way, args, spdy=spdy))
                 stack.callback(running[kind].kill)
             deadline = time.monotonic() + READY_WITHIN_S
-            while len(open_now := [one for one in self.sessions() if is_open(one)]) < len(OPEN):
-                assert time.monotonic() < deadline, f"only these are open: {open_now}"
+            while len(found := self.open_sessions()) < len(OPEN):
+                assert time.monotonic() < deadline, f"only these are open: {found}"
                 assert not [kind for kind, process in running.items() if process.poll() is not None]
                 time.sleep(POLL_S)
             yield running

@@ -45,10 +45,9 @@ def waiting(world: World, name: str, *flags: str) -> Iterator[dict[str, subproce
 
 def watches(world: World, name: str) -> dict[str, dict[str, object]]:
     """The watch of each wait that is answered now, by its way."""
-    listed = json.loads(world.admin("session", "list", "--agent", AGENT, "--json"))
     return {
         str(one["cluster"]): one
-        for one in listed
+        for one in world.session_rows(agent=AGENT)
         if one["kind"] == "watch" and one["name"] == name and one["status"]
     }
 

@@ -21,6 +21,7 @@ from typing import IO
 import attrs
 import trustme
 
+from proxy.cli.admin.client import AdminClient, Reach
 from sandbox.demo.processes import Daemon, Daemons, free_port
 
 ORG, TEAM, AGENT = "acme", "platform", "probe"
@@ -85,6 +86,23 @@ class World:
     def admin(self, *args: str) -> bytes:
         """`hawse admin …` on the hub's machine."""
         return self.hawse("admin", *args, environment=self.operator)
+
+    @property
+    def administration(self) -> AdminClient:
+        """The hub's admin API, for who asks again and again: a command each time takes what is waited for."""
+        return Reach(None, self.folder / "hub").client()
+
+    def relay_rows(self) -> list[dict[str, object]]:
+        """What `hawse admin relay list` would say."""
+        rows = self.administration.get("relays")["relays"]
+        assert isinstance(rows, list)
+        return rows  # type: ignore[return-value]
+
+    def session_rows(self, **chosen: str) -> list[dict[str, object]]:
+        """What `hawse admin session list` would say, of an `agent` or a `cluster`."""
+        rows = self.administration.get("sessions", **chosen)["sessions"]
+        assert isinstance(rows, list)
+        return rows  # type: ignore[return-value]
 
     def administrator(self, *args: str, stdin: bytes | None = None) -> bytes:
         """The cluster administrator's kubectl, which nothing of ours is in the way of."""
@@ -173,7 +191,7 @@ class World:
 
     def wait_for_tunnel(self, deadline_s: float = DEADLINE_S) -> None:
         deadline = time.monotonic() + deadline_s
-        while not any(relay["connected"] for relay in json.loads(self.admin("relay", "list", "--json"))):
+        while not any(relay["connected"] for relay in self.relay_rows()):
             assert time.monotonic() < deadline, "no relay reached the hub"
             time.sleep(POLL_S)
 

@@ -379,6 +379,8 @@ async def test_an_ended_upload_is_not_read_on(bench: Bench) -> None:
         assert await stream.receive_some() == b"half"
         await bench.directory.change(lambda store: store.lock_agent("ann"))
         reset = await expect_reset(stream)
+        # Its end, or the connection would be kept for a while, so that the answer arrives.
+        await client.client.send_all(b"later")
         await client.ended.wait()
         await stream.aclose()
     assert reset.code is StreamCode.REVOKED
