@@ -12,11 +12,13 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # For the Python among the peers that are measured beside Hawse: their newest versions want the newest Python.
 PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do command -v $$name; done) $(PYTHON))
 PEERS := .venv-peers
-# Test processes; the suite starts hubs, relays and kubectls of its own, so more than the cores does not help.
-JOBS ?= auto
+# Test processes. More than the cores: for a good third of their time they wait, for what they have started or for time
+# to pass. Neighbours stay with one of them (worksteal), so that what a module starts for its tests is started once.
+JOBS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
+FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tls test-long faults e2e lint format lock clean setup bench bench-calls bench-gate bench-scaling bench-peers fuzz
+.PHONY: help demo test test-tls test-long faults e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-scaling bench-peers fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,10 +37,10 @@ demo: $(STAMP) ## run hub, relay and a sandbox cluster, and a scripted kubectl s
 	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
 test: $(STAMP) lint ## lint and the fast tests
-	$(BIN)/python -m pytest -n $(JOBS) -m "not long"
+	$(FAST)
 
 test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-tls PYTHON=python3.14 VENV=.venv-3.14
-	$(BIN)/python -m pytest -n $(JOBS) -m "not long" tests/tunnel/test_tls.py tests/tunnel/test_resumption.py \
+	$(FAST) tests/tunnel/test_tls.py tests/tunnel/test_resumption.py \
 		tests/tunnel/test_net.py tests/tunnel/test_websocket.py tests/tunnel/test_websocket_peers.py
 
 test-long: $(STAMP) ## the tests that move gigabytes or take minutes
@@ -56,11 +58,18 @@ e2e: $(STAMP) ## against a disposable cluster: HAWSE_E2E_KUBECONFIG=admin.kubeco
 	$(BIN)/python -m pytest tests/e2e --timeout 600
 
 lint: $(STAMP) ## ruff, flake8-async, mypy, import-linter, deptry
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-types lint-async lint-rest
+
+lint-types:
+	$(BIN)/mypy
+
+lint-async:
 	@# Two files in three have nothing asynchronous in them, of which alone it knows something; it takes its time.
 	grep -rlE --include='*.py' --exclude-dir='.?*' 'async|trio|anyio' . | xargs $(BIN)/flake8
-	$(BIN)/mypy
+
+lint-rest:
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 
