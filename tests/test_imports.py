@@ -69,6 +69,8 @@ def run(script: str, *args: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+# A dozen seconds of a core, which it may have to share.
+@pytest.mark.timeout(240)
 def test_each_module_can_be_the_first() -> None:
     names = modules()
     assert {"tunnel", "auth.tokens", "audit.store", "proxy.hub.serve", "sandbox.__main__"} <= set(names)
