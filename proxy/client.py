@@ -33,6 +33,8 @@ class ClientConnection:
     """
 
     __slots__ = (
+        # The hub remembers by a connection what its relay was told there, for as long as there is one.
+        "__weakref__",
         "_answered",
         "_body_left",
         "_eof",

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import gc
+from weakref import WeakKeyDictionary
+
 import pytest
 import trio
 from hypothesis import given
@@ -327,6 +330,15 @@ def test_however_the_bytes_are_cut_the_answer_is_the_same(sizes, chunked):
         return head.status, body
 
     assert trio.run(run) == (200, b"abcdefgh")
+
+
+def test_what_is_known_of_a_connection_ends_with_it() -> None:
+    told: WeakKeyDictionary[ClientConnection, str] = WeakKeyDictionary()
+    connection = ClientConnection(memory_stream_pair()[0])
+    told[connection] = "a key"
+    del connection
+    gc.collect()
+    assert not told
 
 
 @given(st.binary(max_size=120), st.sampled_from([b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\n\r\n"]))
