@@ -221,7 +221,7 @@ async def test_a_corrupted_record_breaks_the_stream_and_tells_the_peer() -> None
 async def test_what_is_no_record_is_refused_before_its_length_has_come() -> None:
     near, far = memory_stream_pair()
     client, server = await handshake((near, far))
-    far.receive_stream.put_data(b"\x17\x03\x03\xff\xff")
+    far.receive_stream.put_data(b"\x17\x03\x03\xff\xff" + bytes(10))
     with pytest.raises(trio.BrokenResourceError, match=r"packet length too long|record layer failure"):
         await server.receive_some()
     await client.aclose()
@@ -445,6 +445,57 @@ async def test_what_reading_makes_openssl_write_goes_out_with_the_next_send() ->
     assert server.ssl_object.getpeercert() is not None
     await client.aclose()
     await server.aclose()
+
+
+async def test_answers_that_went_out_count_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, server = await post_handshake_pair(memory_stream_pair())
+    rounds = 4
+    for _ in range(rounds):
+        server.ssl_object.verify_client_post_handshake()
+        await server.send_all(b"x")
+        assert await client.receive_some() == b"x"
+        answered = len(client._held)
+        await client.send_all(b"y")
+        assert await server.receive_some() == b"y"
+        # The server's are new session tickets. One round's fit, and those of all do not.
+        most = max(answered, len(server._held))
+        assert min(answered, len(server._held)) * rounds > most
+        monkeypatch.setattr("tunnel.tls.ANSWERS_BYTES_MAX", most)
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_what_comes_with_the_end_of_the_handshake_is_kept_for_the_first_receive() -> None:
+    class Late(Dribble):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+            await wait_all_tasks_blocked()
+            return await self.inner.receive_some(max_bytes)
+
+    async def ask() -> None:
+        await client.do_handshake()
+        await client.send_all(b"early")
+
+    near, far = memory_stream_pair()
+    client_side, server_side = contexts()
+    client = TLSStream(near, client_side, server_hostname="hub.test")
+    server = TLSStream(Late(far, []), server_side, server_side=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await server.do_handshake()
+    assert server.has_unread
+    assert await server.receive_some() == b"early"
+    await client.aclose()
+    await server.aclose()
+
+
+async def test_a_send_that_openssl_refuses_leaves_nothing_to_others() -> None:
+    client, server = await handshake(memory_stream_pair())
+    with pytest.raises(ssl.SSLError):
+        client.ssl_object.unwrap()
+    with pytest.raises(trio.BrokenResourceError):
+        await client.send_all(b"x")
+    await client.aclose()
+    await trio.aclose_forcefully(server)
 
 
 async def test_a_reader_never_waits_for_a_blocked_sender() -> None:
