@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import json
+import resource
 import stat
 import subprocess
 import sys
@@ -138,10 +139,11 @@ def test_from_its_cache_it_takes_less_than_100_ms_and_imports_nothing_heavy(home
     ask(home, hub)
     took_s = []
     for _ in range(10):
-        began_s = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         ask(home, hub)
-        took_s.append(time.perf_counter() - began_s)
-    # The fastest of several, since other tests run on the same cores.
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    # CPU time, and the least of several, since other tests run on the same cores. It waits for nobody.
     assert min(took_s) < 0.1
     assert hub.token_calls == 1
     script = (
