@@ -9,7 +9,7 @@ Theory of operation. `SSLObject` never waits; it reads ciphertext from one Memor
 to another. Between two awaits a task may call it as it likes, and nobody else sees the intermediate state.
 So the two buffers need not be each stream's own: all streams of a thread share them, and whoever calls
 OpenSSL leaves both empty before he waits. What is not a whole record yet stays outside, and so does what is
-not sent yet.
+not sent yet. A call that cannot leave them so breaks its own stream: the next one must not find anything.
 Three rules make that safe for one sending and one receiving task without any lock:
 
 1. Only a sender moves bytes to the transport, all of them and in their order. A task that is cancelled, or
@@ -165,6 +165,7 @@ class TLSStream(trio.abc.Stream):
         to be closed.
         """
         assert self._state is _State.NEW, "do_handshake is called once"
+        assert self._incoming is _buffers.incoming, "a stream stays in the thread that it was made in"
         self._state = _State.BROKEN
         try:
             while not self._advance_handshake():
@@ -191,6 +192,9 @@ class TLSStream(trio.abc.Stream):
             raise
         except trio.BrokenResourceError as exc:
             raise HandshakeFailed("the peer cut the connection during the TLS handshake") from exc
+        except BaseException:
+            self._give_up()
+            raise
         self._state = _State.OPEN
         if self._resumption is not None:
             self._resumption.opened(self._ssl)
@@ -270,23 +274,30 @@ class TLSStream(trio.abc.Stream):
     def _take_in(self, ciphertext: bytes | bytearray) -> bytes:
         """Return the plaintext that came with what the transport brought; note an end or a fault."""
         size = len(ciphertext)
-        if (
-            size > RECORD_HEADER_BYTES
-            and (ciphertext[3] << 8 | ciphertext[4]) == size - RECORD_HEADER_BYTES
-            and not self._torn
-        ):
-            # The usual case: one record came, and it is whole.
-            self._incoming.write(ciphertext)
-            data = self._decrypt_record(size)
-        elif size:
-            data = self._decrypt(ciphertext)
-        else:
-            # OpenSSL is not told: it would give up the session as well, of which only this connection has
-            # failed (RFC 4346 7.2.1). Nor could it make anything more of what has come.
-            self._break("the connection ended without a TLS close_notify")
-            return b""
-        if self._outgoing.pending:
-            self._hold_answer()
+        try:
+            if (
+                size > RECORD_HEADER_BYTES
+                and (ciphertext[3] << 8 | ciphertext[4]) == size - RECORD_HEADER_BYTES
+                and not self._torn
+            ):
+                # The usual case: one record came, and it is whole.
+                self._incoming.write(ciphertext)
+                data = self._decrypt_record(size)
+            elif size:
+                data = self._decrypt(ciphertext)
+            else:
+                # OpenSSL is not told: it would give up the session as well, of which only this connection has
+                # failed (RFC 4346 7.2.1). Nor could it make anything more of what has come.
+                self._break("the connection ended without a TLS close_notify")
+                return b""
+            if self._outgoing.pending:
+                self._hold_answer()
+        except BaseException:
+            self._give_up()
+            raise
+        if self._incoming.pending:
+            # It was refused, or we and OpenSSL do not agree where a record ends.
+            self._give_up()
         return data
 
     def _hold_answer(self) -> None:
@@ -344,7 +355,6 @@ class TLSStream(trio.abc.Stream):
         except ssl.SSLWantReadError:
             return b""
         except ssl.SSLError as exc:
-            self._incoming.read()
             self._break(_describe(exc))
             return b""
         if not data:
@@ -437,6 +447,9 @@ class TLSStream(trio.abc.Stream):
             self._outgoing.read()
             self._break(_describe(exc))
             raise trio.BrokenResourceError(self._failure) from exc
+        except BaseException:
+            self._give_up()
+            raise
         if self._held:
             ciphertext = self._held + ciphertext
             self._held = b""
@@ -494,6 +507,12 @@ class TLSStream(trio.abc.Stream):
         with trio.move_on_after(FAREWELL_S):
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
                 await self.transport_stream.send_all(farewell)
+
+    def _give_up(self) -> None:
+        """Leave nothing to other streams of a call that has not come to its end; this one is broken."""
+        self._incoming.read()
+        self._outgoing.read()
+        self._break("an earlier call failed by a fault of ours")
 
     def _break(self, failure: str) -> None:
         if self._state is _State.OPEN:

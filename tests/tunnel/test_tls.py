@@ -4,6 +4,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -716,3 +717,219 @@ async def test_a_stream_of_another_thread_has_other_buffers() -> None:
     assert server._incoming is client._incoming
     await client.aclose()
     await server.aclose()
+
+
+class Leftovers(trio.abc.Instrument):
+    """After which steps of a task there was something in the buffers, for the next one to find."""
+
+    def __init__(self) -> None:
+        self.behind: list[str] = []
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if _buffers.incoming.pending or _buffers.outgoing.pending:
+            self.behind.append(task.name)
+            _buffers.incoming.read()
+            _buffers.outgoing.read()
+
+
+GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+
+
+class Cable:
+    """A connection whose ciphertext is delivered by hand, and what its ends are to receive."""
+
+    def __init__(self, near: AnyStream, far: AnyStream, client: TLSStream, server: TLSStream) -> None:
+        self.ends = client, server
+        self.sources = near.receive_stream, far.receive_stream  # type: ignore[attr-defined]
+        self.waiting = [bytearray(), bytearray()]
+        self.expected = [bytearray(), bytearray()]
+        self.received = [bytearray(), bytearray()]
+        self.good = True
+
+    @classmethod
+    async def connected(cls, version: ssl.TLSVersion | None) -> Cable:
+        near, far = memory_stream_pair()
+        if version is None:
+            client, server = await post_handshake_pair((near, far))
+        else:
+            client, server = await handshake((near, far), version)
+        return cls(near, far, client, server)
+
+    def send(self, to: int, size: int) -> None:
+        try:
+            self.waiting[to] += self.ends[1 - to]._encrypt(bytes([size % 251 + 1]) * size)
+            self.expected[to] += bytes([size % 251 + 1]) * size
+        except trio.BrokenResourceError:
+            assert not self.good
+
+    def deliver(self, to: int, size: int) -> None:
+        if data := bytes(self.waiting[to][:size]):
+            with suppress(trio.ClosedResourceError):
+                self.sources[to].put_data(data)
+        del self.waiting[to][:size]
+
+    async def receive(self, to: int) -> None:
+        """Take in what was delivered, and be cancelled in the wait for more."""
+        try:
+            while data := await self.ends[to].receive_some():
+                self.received[to] += data
+        except GONE:
+            assert not self.good
+
+    def spoil(self, to: int, junk: bytes) -> None:
+        self.good = False
+        self.waiting[to][:0] = junk
+
+    async def act(self, action: str, to: int, size: int) -> None:
+        match action:
+            case "send":
+                self.send(to, size)
+            case "deliver":
+                self.deliver(to, size)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.receive, to)
+                    await wait_all_tasks_blocked()
+                    nursery.cancel_scope.cancel()
+            case "ask for a certificate":
+                with suppress(ssl.SSLError):
+                    self.ends[1].ssl_object.verify_client_post_handshake()
+            case "flip":
+                if self.waiting[to]:
+                    self.good = False
+                    self.waiting[to][size % len(self.waiting[to])] ^= 1
+            case "repeat":
+                self.spoil(to, bytes(self.waiting[to]))
+            case "no record":
+                self.spoil(to, b"\x17\x03\x03\xff\xff" + bytes(size))
+            case "an empty record":
+                self.spoil(to, b"\x17\x03\x03\x00\x00")
+            case "a hello":
+                self.spoil(to, b"\x80\x2e\x01\x03\x01" + bytes(size))
+            case "say the end":
+                self.good = False
+                with suppress(ssl.SSLError):
+                    self.ends[1 - to].ssl_object.unwrap()
+                self.waiting[to] += _buffers.outgoing.read()
+            case "break off":
+                self.good = False
+                with suppress(*GONE), trio.CancelScope() as scope:
+                    scope.cancel()
+                    await self.ends[to].send_all(bytes(size))
+            case "close":
+                self.good = False
+                await self.ends[to].aclose()
+            case "cut":
+                self.good = False
+                await trio.aclose_forcefully(self.ends[to])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 3),
+            st.sampled_from(
+                [
+                    *["send", "deliver"] * 5,
+                    *["ask for a certificate", "flip", "repeat", "no record", "an empty record"],
+                    *["a hello", "say the end", "break off", "close", "cut"],
+                ]
+            ),
+            st.integers(0, 1),
+            st.sampled_from([0, 1, 4, 6, 30, 1000, RECORD_BYTES_MAX, 50_000]),
+        ),
+        min_size=5,
+        max_size=40,
+    )
+)
+async def test_whatever_becomes_of_a_stream_no_other_one_finds_anything_of_it(
+    steps: list[tuple[int, str, int, int]],
+) -> None:
+    leftovers = Leftovers()
+    trio.lowlevel.add_instrument(leftovers)
+    cables = [await Cable.connected(version) for version in (*VERSIONS, None, None)]
+    for number, action, to, size in steps:
+        await cables[number].act(action, to, size)
+        assert leftovers.behind == [], action
+    for cable in cables:
+        for to in (0, 1):
+            await cable.act("deliver", to, 10**6)
+            assert cable.expected[to].startswith(cable.received[to])
+            assert not cable.good or cable.received[to] == cable.expected[to]
+        for end in cable.ends:
+            await trio.aclose_forcefully(end)
+    trio.lowlevel.remove_instrument(leftovers)
+    assert leftovers.behind == []
+
+
+class Failing:
+    """OpenSSL as it is when there is no memory for what it returns."""
+
+    def __init__(self, inner: ssl.SSLObject, *, reads: bool = False) -> None:
+        self.inner = inner
+        self.reads = reads
+
+    def do_handshake(self) -> None:
+        with suppress(ssl.SSLWantReadError):
+            self.inner.do_handshake()
+        raise MemoryError
+
+    def read(self, size: int) -> bytes:
+        if self.reads:
+            # And as it never is.
+            return b"of another record"
+        raise MemoryError
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.inner.write(data)
+        raise MemoryError
+
+
+async def test_a_call_that_fails_midway_breaks_its_own_stream_and_no_other() -> None:
+    client, server = await handshake(memory_stream_pair())
+    other = await handshake(memory_stream_pair())
+
+    async def nobody_else_noticed() -> None:
+        assert not _buffers.incoming.pending
+        assert not _buffers.outgoing.pending
+        for sender, receiver in (other, other[::-1]):
+            await sender.send_all(b"x")
+            assert await receiver.receive_some() == b"x"
+
+    new = TLSStream(memory_stream_pair()[0], contexts()[0], server_hostname="hub.test")
+    new._ssl = Failing(new._ssl)  # type: ignore[assignment]
+    with pytest.raises(MemoryError):
+        await new.do_handshake()
+    await nobody_else_noticed()
+    await client.send_all(b"lost")
+    server._ssl = Failing(server._ssl)  # type: ignore[assignment]
+    with pytest.raises(MemoryError):
+        await server.receive_some()
+    await nobody_else_noticed()
+    with pytest.raises(trio.BrokenResourceError, match="a fault of ours"):
+        await server.receive_some()
+    client._ssl = Failing(client._ssl)  # type: ignore[assignment]
+    with pytest.raises(MemoryError):
+        client.send_nowait(b"x")
+    await nobody_else_noticed()
+    with pytest.raises(trio.BrokenResourceError, match="a fault of ours"):
+        client.send_nowait(b"x")
+
+    sender, receiver = await handshake(memory_stream_pair())
+    await sender.send_all(b"x")
+    receiver._ssl = Failing(receiver._ssl, reads=True)  # type: ignore[assignment]
+    assert await receiver.receive_some()
+    await nobody_else_noticed()
+    with pytest.raises(trio.BrokenResourceError, match="a fault of ours"):
+        await receiver.receive_some()
+    for stream in (new, client, server, sender, receiver, *other):
+        await trio.aclose_forcefully(stream)
+
+
+async def test_a_stream_is_of_no_use_in_another_thread() -> None:
+    near, far = memory_stream_pair()
+    stream = await trio.to_thread.run_sync(lambda: TLSStream(near, contexts()[0], server_hostname="hub.test"))
+    with pytest.raises(AssertionError, match="thread"):
+        await stream.do_handshake()
+    await trio.aclose_forcefully(stream)
+    await far.aclose()
