@@ -208,6 +208,7 @@ class TLSStream(trio.abc.Stream):
             return False
         except (ssl.SSLError, ssl.CertificateError) as exc:
             self._incoming.read()
+            self._hold_answer()
             failed = HandshakeFailed(_describe(exc))
             if isinstance(exc, ssl.SSLCertVerificationError):
                 failed.issuer = shown_issuer(self._ssl)
@@ -301,7 +302,7 @@ class TLSStream(trio.abc.Stream):
         return data
 
     def _hold_answer(self) -> None:
-        """Keep what reading has made OpenSSL write for the next send."""
+        """Keep what OpenSSL has written of itself for the next send, or for the farewell."""
         answer = self._outgoing.read()
         self._held += answer
         self._answers_bytes += len(answer)
@@ -486,7 +487,11 @@ class TLSStream(trio.abc.Stream):
                 # unwrap() writes our close_notify, and then complains that the peer's has not come.
                 with contextlib.suppress(ssl.SSLError):
                     self._ssl.unwrap()
+                self._hold_answer()
                 await self._send_farewell()
+        except BaseException:
+            self._give_up()
+            raise
         finally:
             await self.transport_stream.aclose()
 
@@ -503,10 +508,9 @@ class TLSStream(trio.abc.Stream):
     async def _send_farewell(self) -> None:
         if self._sending:
             return
-        farewell = self._held + self._outgoing.read()
         with trio.move_on_after(FAREWELL_S):
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await self.transport_stream.send_all(farewell)
+                await self.transport_stream.send_all(self._held)
 
     def _give_up(self) -> None:
         """Leave nothing to other streams of a call that has not come to its end; this one is broken."""

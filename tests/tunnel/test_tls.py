@@ -236,7 +236,8 @@ async def test_after_the_peers_close_notify_we_may_still_send(version: ssl.TLSVe
     with pytest.raises(ssl.SSLError):
         # It says close_notify, and complains that ours has not come.
         client.ssl_object.unwrap()
-    await near.send_all(client._outgoing.read())
+    # What stands behind it is ignored (RFC 8446 6.1).
+    await near.send_all(client._outgoing.read() + b"\x17\x03\x03\x00\x20" + bytes(32))
     assert await server.receive_some() == b""
     await server.send_all(b"answer")
     assert await client.receive_some() == b"answer"
@@ -495,6 +496,7 @@ async def test_a_send_that_openssl_refuses_leaves_nothing_to_others() -> None:
         client.ssl_object.unwrap()
     with pytest.raises(trio.BrokenResourceError):
         await client.send_all(b"x")
+    assert not _buffers.outgoing.pending
     await client.aclose()
     await trio.aclose_forcefully(server)
 
@@ -884,6 +886,11 @@ class Failing:
         self.inner.write(data)
         raise MemoryError
 
+    def unwrap(self) -> None:
+        with suppress(ssl.SSLError):
+            self.inner.unwrap()
+        raise MemoryError
+
 
 async def test_a_call_that_fails_midway_breaks_its_own_stream_and_no_other() -> None:
     client, server = await handshake(memory_stream_pair())
@@ -922,7 +929,13 @@ async def test_a_call_that_fails_midway_breaks_its_own_stream_and_no_other() -> 
     await nobody_else_noticed()
     with pytest.raises(trio.BrokenResourceError, match="a fault of ours"):
         await receiver.receive_some()
-    for stream in (new, client, server, sender, receiver, *other):
+    sender._ssl = Failing(sender._ssl)  # type: ignore[assignment]
+    with pytest.raises(MemoryError):
+        await sender.aclose()
+    await nobody_else_noticed()
+    with pytest.raises(trio.ClosedResourceError):
+        await sender.transport_stream.send_all(b"x")
+    for stream in (new, client, server, receiver, *other):
         await trio.aclose_forcefully(stream)
 
 
