@@ -180,11 +180,13 @@ async def test_a_trail_that_cannot_be_written_is_tried_again(tmp_path: Path) -> 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(close_after_the_dead, boots, "new", file, Masks(), time.time)
             await wait_for(lambda: boots.looks > 1)
-            away = file.rename(tmp_path / "away")
-            file.mkdir()
+            # Each in one step: a look in between would begin a new trail there.
+            away, loop = tmp_path / "away", tmp_path / "loop"
+            away.hardlink_to(file)
+            loop.symlink_to(file.name)
+            loop.replace(file)
             kill(child)
             looks = boots.looks
             await wait_for(lambda: boots.looks > looks + 2)
-            file.rmdir()
-            away.rename(file)
+            away.replace(file)
     assert phases(file, theirs) == ["intent", "unknown"]
