@@ -613,6 +613,7 @@ def test_kubectl_shows_why_an_upgrade_was_refused(chain: Chain, client: RawClien
         exchange.refuse(status, "not for the likes of you")
 
     pod = chain.server.on(pod_and(refuse))
+    at.append(time.monotonic())
     result = chain.world.kubectl(client.way, "exec", pod, "--", "id")
     at.append(time.monotonic())
     assert result.code == 1

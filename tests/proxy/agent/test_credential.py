@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import calendar
 import json
-import resource
 import stat
 import subprocess
 import sys
@@ -138,12 +137,11 @@ def test_parallel_kubectls_share_a_failure_and_the_next_one_asks_again(home: Hom
 def test_from_its_cache_it_takes_less_than_100_ms_and_imports_nothing_heavy(home: Home, hub: FakeHub) -> None:
     ask(home, hub)
     took_s = []
-    for _ in range(10):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # The fastest of several, and of many on a busy machine, since other tests run on the same cores.
+    while len(took_s) < 10 or (min(took_s) >= 0.1 and len(took_s) < 100):
+        began_s = time.perf_counter()
         ask(home, hub)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        took_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    # CPU time, and the least of several, since other tests run on the same cores. It waits for nobody.
+        took_s.append(time.perf_counter() - began_s)
     assert min(took_s) < 0.1
     assert hub.token_calls == 1
     script = (
