@@ -28,11 +28,13 @@ import sqlalchemy as sa
 
 from audit.display import json_line
 from audit.record import Event
+from audit.shared import SPAN_EVENTS
 from audit.store import (
     NEVER_DELETED,
     AuditReader,
     AuditStore,
     AuditUnavailable,
+    common_parts,
     events,
     microseconds,
     open_intents,
@@ -93,6 +95,13 @@ class PrunableStore(AuditStore):
                 connection.exec_driver_sql("DROP TRIGGER events_never_delete")
                 connection.execute(sa.delete(events).where(events.c.seq <= last))
                 connection.exec_driver_sql(NEVER_DELETED)
+                # All that is left, and all that comes, has younger ones.
+                needed = sa.select(sa.func.min(common_parts.c.number)).where(
+                    common_parts.c.seq > last - SPAN_EVENTS
+                )
+                connection.execute(
+                    sa.delete(common_parts).where(common_parts.c.number < needed.scalar_subquery())
+                )
             return time.monotonic() - locked_s
 
 

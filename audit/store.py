@@ -12,6 +12,9 @@ A batch is inserted by a few statements of many rows each, never by one a row. T
 interpreter's lock around each step of SQLite, and a busy event loop does not give it back for a while: row by
 row that costs 40-55 µs of CPU an event beside such a loop, by statements of many rows a fifth of it.
 
+What events have in common is in the file once (audit.shared); a row without a number of such a part, as
+earlier versions wrote them, has the whole.
+
 `open_intents` is no record but the list of intents without an end: it makes closing them at the next
 start a lookup instead of a search through the whole trail.
 """
@@ -27,7 +30,7 @@ from datetime import UTC, datetime
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import attrs
@@ -36,7 +39,8 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from audit.mask import Masks
-from audit.record import Event, Phase, encode
+from audit.record import Event, Phase
+from audit.shared import SPAN_EVENTS, CommonParts, own_part, whole
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -45,7 +49,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FILE_NAME = "audit.db"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+# Every event was whole.
+_WITHOUT_COMMON_PARTS = 1
 # A reader's event or a checkpoint takes milliseconds; longer than this and the disk is in trouble.
 BUSY_TIMEOUT_MS = 5000
 # Rows a query holds in memory at once; longer answers are read page by page.
@@ -71,9 +77,20 @@ events = sa.Table(
     sa.Column("agent", sa.String, nullable=False),
     sa.Column("cluster", sa.String, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.Column("common", sa.Integer),
     # An equality with one of these comes with an order by seq, which SQLite keeps behind every index.
     sa.Index("events_by_agent", "agent"),
     sa.Index("events_by_cluster", "cluster"),
+    sqlite_autoincrement=True,
+)
+common_parts = sa.Table(
+    "common_parts",
+    _metadata,
+    # AUTOINCREMENT: whoever remembers a number that was removed must not find another part under it.
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    # The newest event before it was written.
+    sa.Column("seq", sa.Integer, nullable=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
     sqlite_autoincrement=True,
 )
 open_intents = sa.Table(
@@ -88,13 +105,15 @@ open_intents = sa.Table(
 # Made by earlier versions, read by no query; each costs a write about a microsecond.
 _UNUSED_INDICES = ("ix_events_eid", "events_by_phase")
 
+_REFUSED = "BEGIN SELECT RAISE(ABORT, 'audit events are never changed'); END"
+NEVER_DELETED = f"CREATE TRIGGER IF NOT EXISTS events_never_delete BEFORE DELETE ON events {_REFUSED}"
 _NEVER_CHANGED = (
-    "CREATE TRIGGER IF NOT EXISTS events_never_update BEFORE UPDATE ON events "
-    "BEGIN SELECT RAISE(ABORT, 'audit events are never changed'); END"
-)
-NEVER_DELETED = (
-    "CREATE TRIGGER IF NOT EXISTS events_never_delete BEFORE DELETE ON events "
-    "BEGIN SELECT RAISE(ABORT, 'audit events are never changed'); END"
+    f"CREATE TRIGGER IF NOT EXISTS events_never_update BEFORE UPDATE ON events {_REFUSED}",
+    NEVER_DELETED,
+    f"CREATE TRIGGER IF NOT EXISTS common_parts_never_update BEFORE UPDATE ON common_parts {_REFUSED}",
+    # As long as an event may need it.
+    "CREATE TRIGGER IF NOT EXISTS common_parts_never_delete BEFORE DELETE ON common_parts "  # noqa: S608
+    f"WHEN OLD.seq > (SELECT coalesce(min(seq), 0) FROM events) - {SPAN_EVENTS} {_REFUSED}",
 )
 
 
@@ -135,6 +154,7 @@ class AuditStore:
         self._bytes_max = bytes_max
         self._connection: sa.Connection | None = None
         self._open_intents: set[str] = set()
+        self._common = CommonParts()
         self._engine = sa.create_engine(
             # Opened by the thread that constructs the store, used by the writer's.
             f"sqlite:///{path}",
@@ -152,6 +172,7 @@ class AuditStore:
     def close(self) -> None:
         """Close the file; a store that is used again opens it again."""
         connection, self._connection = self._connection, None
+        self._common.forget()
         if connection is not None:
             connection.close()
         self._engine.dispose()
@@ -159,12 +180,12 @@ class AuditStore:
     def append(self, batch: Sequence[Event], *, boot: str = "") -> None:
         """Write the events in one transaction; on the disk when it returns, or not at all when it raises.
 
-        `boot` names the process that owns the intents among them.
+        At most SPAN_EVENTS of them. `boot` names the process that owns the intents among them.
         """
         if not batch:
             return
         masked = [self._masks.apply(event) for event in batch]
-        rows = [_row(event) for event in masked]
+        own = [own_part(event) for event in masked]
         begun = {event.eid for event in masked if event.phase is Phase.INTENT}
         # Only of what began here: most events had no intent, and to look for one costs more than their rows.
         ended = {
@@ -173,9 +194,12 @@ class AuditStore:
             if event.phase is not Phase.INTENT and (event.eid in self._open_intents or event.eid in begun)
         }
         with translated(self.path), self._batch() as cursor:
-            newest = cursor.execute(_LAST_SEQ).fetchone()[0] or 0 if begun else 0
-            for some in _pieces(rows):
-                cursor.execute(_insert_events(len(some)), tuple(chain.from_iterable(some)))
+            last = dict(cursor.execute(_LAST_NUMBERS))
+            newest = last.get(events.name, 0)
+            self._common.begin(newest, last.get(common_parts.name, 0), len(masked))
+            rows = [self._row(event, body) for event, body in zip(masked, own, strict=True)]
+            _insert(cursor, common_parts, self._common.unwritten)
+            _insert(cursor, events, rows)
             if begun:
                 cursor.execute(_REMEMBER_INTENTS, (boot, newest))
             for eids in _pieces(sorted(ended)):
@@ -198,19 +222,33 @@ class AuditStore:
             if not dead:
                 return 0
             left = connection.execute(
-                sa.select(open_intents.c.eid, events.c.agent, events.c.cluster, events.c.kind, events.c.body)
-                .join(events, events.c.seq == open_intents.c.seq)
+                _STORED.add_columns(events.c.agent, events.c.cluster)
+                .join(open_intents, open_intents.c.seq == events.c.seq)
                 .where(open_intents.c.boot.in_(dead))
                 .order_by(open_intents.c.seq)
             ).all()
             ts_us = microseconds(now)
             for row in left:
-                body = _as_unknown(row.body, now)
-                values = (row.eid, Phase.UNKNOWN.value, row.kind, ts_us, row.agent, row.cluster, body)
-                connection.exec_driver_sql(_insert_events(1), values)
+                body = _as_unknown(_body(row), now)
+                values = (row.eid, Phase.UNKNOWN.value, row.kind, ts_us, row.agent, row.cluster, body, None)
+                connection.exec_driver_sql(_insertion(events, 1), values)
             connection.execute(sa.delete(open_intents).where(open_intents.c.boot.in_(dead)))
         self._open_intents.difference_update(row.eid for row in left)
         return len(left)
+
+    def _row(self, event: Event, own: bytes) -> tuple[object, ...]:
+        """The values of its columns, but for the number."""
+        return (
+            event.eid,
+            # As .value, which is looked up in Python.
+            event.phase._value_,
+            event.kind._value_,
+            microseconds(event.ts),
+            event.agent,
+            event.cluster_name,
+            own,
+            self._common.number(event),
+        )
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -246,6 +284,7 @@ class AuditStore:
     def _abandon(self, connection: sa.Connection) -> None:
         # The file may have been moved, or its disk remounted: the next call opens it afresh.
         self._connection = None
+        self._common.forget()
         connection.invalidate()
         connection.close()
 
@@ -290,16 +329,20 @@ class AuditReader:
         limit: int = PAGE_ROWS_MAX,
     ) -> list[StoredEvent]:
         """Read the oldest events after `after_seq` that match all that is given, at most a page of them."""
-        wanted = sa.select(events.c.seq, events.c.body).where(events.c.seq > after_seq)
+        matches = [events.c.seq > after_seq]
         if agent is not None:
-            wanted = wanted.where(events.c.agent == agent)
+            matches.append(events.c.agent == agent)
         if cluster is not None:
-            wanted = wanted.where(events.c.cluster == cluster)
+            matches.append(events.c.cluster == cluster)
         if since is not None:
-            wanted = wanted.where(events.c.ts_us >= microseconds(since))
-        wanted = wanted.order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
+            matches.append(events.c.ts_us >= microseconds(since))
         with translated(self.path), self._engine.connect() as connection:
-            return [StoredEvent(row.seq, row.body) for row in connection.execute(wanted)]
+            # One view for both: a writer of this version may bring the file up to date just now.
+            connection.exec_driver_sql("BEGIN")
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar()
+            stored = _STORED_WHOLE if version == _WITHOUT_COMMON_PARTS else _STORED
+            wanted = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
+            return [StoredEvent(row.seq, _body(row)) for row in connection.execute(wanted)]
 
     def last_seq(self) -> int:
         """The newest event's sequence number; 0 in an empty trail."""
@@ -307,21 +350,21 @@ class AuditReader:
             return connection.exec_driver_sql(_LAST_SEQ).scalar() or 0
 
 
-_EVENT_COLUMNS = tuple(column.name for column in events.columns if column.name != "seq")
+# What `_body` needs of an event.
+_STORED = sa.select(
+    *(events.c.seq, events.c.eid, events.c.kind, events.c.phase, events.c.ts_us, events.c.body),
+    *(events.c.common, common_parts.c.body.label("common_body")),
+).select_from(events.outerjoin(common_parts, common_parts.c.number == events.c.common))
+_STORED_WHOLE = sa.select(events.c.seq, events.c.body, sa.null().label("common"))
 
 
-def _row(event: Event) -> tuple[object, ...]:
-    """The values of _EVENT_COLUMNS."""
-    return (
-        event.eid,
-        # As .value, which is looked up in Python.
-        event.phase._value_,
-        event.kind._value_,
-        microseconds(event.ts),
-        event.agent,
-        event.cluster_name,
-        encode(event),
-    )
+def _body(row: sa.Row[Any]) -> bytes:
+    """The event's JSON; raises AuditUnavailable when the file has lost a part of it."""
+    if row.common is None:
+        return bytes(row.body)
+    if row.common_body is None:
+        raise AuditUnavailable(f"the audit trail is damaged: a part of event {row.seq} is missing")
+    return whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts_us=row.ts_us)
 
 
 def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -340,13 +383,22 @@ def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 _BEGIN = "BEGIN IMMEDIATE"
 _LAST_SEQ = "SELECT max(seq) FROM events"
+# Of each table; the highest that there ever was.
+_LAST_NUMBERS = "SELECT name, seq FROM sqlite_sequence"
 
 
 @cache
-def _insert_events(rows: int) -> str:
-    row = ", ".join("?" * len(_EVENT_COLUMNS))
+def _insertion(table: sa.Table, rows: int) -> str:
+    columns = [column.name for column in table.columns if column.name != "seq" or table is not events]
+    row = ", ".join("?" * len(columns))
     # Nothing in it is anybody's but ours.
-    return f"INSERT INTO events ({', '.join(_EVENT_COLUMNS)}) VALUES {', '.join([f'({row})'] * rows)}"  # noqa: S608
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES {', '.join([f'({row})'] * rows)}"  # noqa: S608
+
+
+def _insert(cursor: sqlite3.Cursor, table: sa.Table, rows: Sequence[tuple[object, ...]]) -> None:
+    """Insert rows of all columns, but for the number that an event is given."""
+    for some in _pieces(rows):
+        cursor.execute(_insertion(table, len(some)), tuple(chain.from_iterable(some)))
 
 
 @cache
@@ -396,14 +448,16 @@ def _begin_immediate(connection: sa.Connection) -> None:
 
 def _prepare(connection: sa.Connection, path: Path) -> None:
     version = connection.exec_driver_sql("PRAGMA user_version").scalar()
-    if version not in (0, SCHEMA_VERSION):
+    if version not in (0, _WITHOUT_COMMON_PARTS, SCHEMA_VERSION):
         raise AuditUnavailable(
             f"{path} has schema version {version}, this hawse knows {SCHEMA_VERSION}: use the newer hawse"
         )
     _metadata.create_all(connection)
+    if version == _WITHOUT_COMMON_PARTS:
+        connection.exec_driver_sql("ALTER TABLE events ADD COLUMN common INTEGER")
     for index in _UNUSED_INDICES:
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index}")
-    for trigger in (_NEVER_CHANGED, NEVER_DELETED):
+    for trigger in _NEVER_CHANGED:
         connection.exec_driver_sql(trigger)
     connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

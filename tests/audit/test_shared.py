@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import json
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
+
+from audit import retention, shared
+from audit import store as store_module
+from audit.mask import Masks
+from audit.record import Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
+from audit.retention import PrunableStore, Removal
+from audit.shared import SPAN_EVENTS, CommonParts, common_part, own_part, whole
+from audit.store import AuditReader, AuditStore, AuditUnavailable, microseconds
+from tests.audit.events import NOW_S, call, failure, with_user_agent
+
+DAY_S = 86_400.0
+SPAN = 6
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+def bodies(path: Path) -> list[bytes]:
+    with closing(AuditReader(path)) as reader:
+        return [stored.body for stored in reader.query()]
+
+
+def parts(path: Path) -> list[int]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [number for (number,) in connection.execute("SELECT number FROM common_parts")]
+
+
+def joined(event: Event) -> bytes:
+    return whole(
+        own_part(event),
+        common_part(event),
+        eid=event.eid,
+        kind=event.kind,
+        phase=event.phase,
+        ts_us=microseconds(event.ts),
+    )
+
+
+@st.composite
+def any_events(draw: st.DrawFn) -> Event:
+    event = draw(st.sampled_from([call(), call(phase=Phase.COMPLETE), failure()]))
+    changed: dict[str, object] = {}
+    for name in ("client", "cluster", "relay", "req", "impersonated", "decision", "resp", "dur_ms"):
+        if draw(st.booleans()):
+            changed[name] = None
+    event = replace(event, **changed)
+    return replace(
+        event,
+        ts=event.ts + timedelta(microseconds=draw(st.integers(-(10**15), 10**15))),
+        stream=draw(
+            st.sampled_from([None, Stream("http"), Stream("websocket", ("sh", "-c", "ü"), tty=True)])
+        ),
+        tunnel=draw(st.sampled_from([None, Tunnel(1, 0.5, 3)])),
+        relay=draw(st.sampled_from([None, Relay("r-1", "hawse/1")])),
+        count=draw(st.integers(1, 3)),
+        note=draw(st.text(max_size=5)),
+    )
+
+
+@given(any_events())
+def test_the_parts_of_an_event_make_its_json_again(event: Event) -> None:
+    assert joined(event) == encode(event)
+
+
+def test_what_a_newer_version_adds_to_either_part_is_kept() -> None:
+    event = call()
+    body = whole(
+        own_part(event)[:-1] + b',"new":{"a":1}}',
+        common_part(event)[:-1] + b',"newer":[2]}',
+        eid=event.eid,
+        kind=event.kind,
+        phase=event.phase,
+        ts_us=microseconds(event.ts),
+    )
+    assert json.loads(body) == {**json.loads(encode(event)), "new": {"a": 1}, "newer": [2]}
+
+
+def test_what_events_have_in_common_is_in_the_file_once(path: Path) -> None:
+    batch = [call(target=f"/api/v1/pods/{number}") for number in range(100)]
+    with closing(AuditStore(path)) as store:
+        store.append(batch[:50])
+        store.append(batch[50:])
+    assert bodies(path) == [encode(event) for event in batch]
+    assert parts(path) == [1]
+    with closing(sqlite3.connect(path)) as connection:
+        (longest,) = connection.execute("SELECT max(length(body)) FROM events").fetchone()
+    assert longest < len(encode(batch[0])) / 2
+
+
+def test_each_writer_has_its_own(path: Path) -> None:
+    batch = [call() for _ in range(4)]
+    with closing(AuditStore(path)) as one, closing(AuditStore(path)) as other:
+        for event, writer in zip(batch, (one, other, one, other), strict=True):
+            writer.append([event])
+    assert bodies(path) == [encode(event) for event in batch]
+    assert parts(path) == [1, 2]
+
+
+def test_a_secret_in_it_is_masked(path: Path) -> None:
+    event = with_user_agent(call(), "curl hws_abcdefgh0123456789")
+    with closing(AuditStore(path)) as store:
+        store.append([event, event.completed(event.ts)])
+    assert bodies(path)[0] == encode(Masks().apply(event))
+    assert parts(path) == [1]
+    assert b"hws_" not in b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+def test_a_batch_that_was_not_written_leaves_nothing_to_rely_on(path: Path) -> None:
+    with closing(AuditStore(path, bytes_max=128 * 1024)) as store:
+        with pytest.raises(AuditUnavailable):
+            store.append([call() for _ in range(2000)])
+        event = call()
+        store.append([event])
+    assert bodies(path) == [encode(event)]
+
+
+def test_it_is_never_changed_and_goes_only_when_no_event_needs_it(path: Path) -> None:
+    with closing(AuditStore(path)) as store:
+        store.append([call()])
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in ("DELETE FROM common_parts", "UPDATE common_parts SET body = 'x'"):
+            with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+                connection.execute(statement)
+
+
+def test_a_part_that_is_lost_is_told(path: Path) -> None:
+    with closing(AuditStore(path)) as store:
+        store.append([call()])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TRIGGER common_parts_never_delete")
+        connection.execute("DELETE FROM common_parts")
+        connection.commit()
+    with pytest.raises(AuditUnavailable, match="damaged: a part of event 1 is missing"):
+        bodies(path)
+
+
+def test_what_has_ended_unknown_is_whole(path: Path) -> None:
+    begun = call()
+    with closing(AuditStore(path)) as store:
+        store.append([begun], boot="first")
+        assert store.close_unknown("second", utc(NOW_S + 60)) == 1
+    ended = json.loads(bodies(path)[1])
+    told = {"phase": "unknown", "ts": "2026-09-21T14:14:20Z", "note": ended["note"]}
+    assert ended == {**json.loads(encode(begun)), **told}
+
+
+def shorten_span(patch: pytest.MonkeyPatch) -> None:
+    """So that a short run comes to what thousands of events come to."""
+    patch.setattr(shared, "SPAN_EVENTS", SPAN)
+    patch.setattr(retention, "SPAN_EVENTS", SPAN)
+    triggers = [each.replace(str(SPAN_EVENTS), str(SPAN)) for each in store_module._NEVER_CHANGED]
+    patch.setattr(store_module, "_NEVER_CHANGED", triggers)
+
+
+class OldFile:
+    """A trail as the version before has written it, with events that are whole."""
+
+    def __init__(self, path: Path, events: list[Event]) -> None:
+        AuditStore(path).close()
+        self.path = path
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TABLE common_parts")
+            connection.execute("ALTER TABLE events DROP COLUMN common")
+            connection.execute("PRAGMA user_version = 1")
+            connection.commit()
+        for event in events:
+            self.write(event)
+
+    def write(self, event: Event) -> None:
+        values = (
+            *(event.eid, event.phase, event.kind, microseconds(event.ts), event.agent, event.cluster_name),
+            encode(event),
+        )
+        with closing(sqlite3.connect(self.path)) as connection:
+            columns = "eid, phase, kind, ts_us, agent, cluster, body"
+            connection.execute(f"INSERT INTO events ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            connection.commit()
+
+
+def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:
+    batch = [call() for _ in range(4)]
+    old = OldFile(path, batch[:2])
+    assert bodies(path) == [encode(event) for event in batch[:2]]
+    with closing(AuditStore(path)) as store:
+        store.append(batch[2:3])
+        # The hub that is being replaced writes its last ones.
+        old.write(batch[3])
+    assert bodies(path) == [encode(event) for event in batch]
+    AuditStore(path).close()
+    assert bodies(path) == [encode(event) for event in batch]
+
+
+def test_a_reader_goes_on_while_the_file_is_brought_up_to_date(path: Path) -> None:
+    batch = [call() for _ in range(2)]
+    OldFile(path, batch[:1])
+    with closing(AuditReader(path)) as reader:
+        assert [stored.body for stored in reader.query()] == [encode(batch[0])]
+        with closing(AuditStore(path)) as store:
+            store.append(batch[1:])
+        assert [stored.body for stored in reader.query()] == [encode(event) for event in batch]
+
+
+def test_a_page_is_of_one_version_of_the_file(path: Path) -> None:
+    """The file is brought up to date when the reader has just looked how it is."""
+    batch = [call() for _ in range(2)]
+    OldFile(path, batch[:1])
+    with closing(AuditReader(path)) as reader:
+
+        @sa.event.listens_for(reader._engine, "after_cursor_execute")
+        def overtaken(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if "user_version" in statement:
+                with closing(AuditStore(path)) as store:
+                    store.append(batch[1:])
+
+        assert [stored.body for stored in reader.query(limit=2)] == [encode(batch[0])]
+    assert bodies(path) == [encode(event) for event in batch]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    common = CommonParts()
+    for number in range(5000):
+        common.begin(number, number, 1)
+        common.number(call(agent=f"agent-{number}"))
+    assert len(common._by_json) <= shared._REMEMBERED_MAX + 1
+    assert len(common._by_sections) <= shared._REMEMBERED_MAX + 1
+    for number in range(5000):
+        common.begin(number, number, 1)
+        common.number(call())
+    assert len(common._by_sections) <= shared._REMEMBERED_MAX + 1
+    common.forget()
+    common.begin(0, 0, 2)
+    same = call()
+    assert common.number(same) == common.number(replace(same, eid="another")) == 1
+    common.begin(SPAN_EVENTS - 1, 1, 1)
+    assert common.number(same) == 1
+    common.begin(SPAN_EVENTS, 1, 1)
+    assert common.number(same) == 2
+    with pytest.raises(ValueError, match="10001 events at once, at most 10000"):
+        common.begin(SPAN_EVENTS, 2, SPAN_EVENTS + 1)
+
+
+class Trail(RuleBasedStateMachine):
+    """Two writers with the file to themselves in turn, and somebody who shortens it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = pytest.MonkeyPatch()
+        shorten_span(self.patches)
+        self.folder = TemporaryDirectory()
+        self.path = Path(self.folder.name) / "audit.db"
+        self.writers = [PrunableStore(self.path), PrunableStore(self.path)]
+        self.expected: list[bytes] = []
+        self.days = 0
+
+    @rule(
+        writer=st.integers(0, 1),
+        agents=st.lists(st.sampled_from(["a", "b", "c"]), min_size=1, max_size=SPAN),
+    )
+    def append(self, writer: int, agents: list[str]) -> None:
+        self.days += 1
+        batch = [call(agent=agent, at_s=NOW_S + self.days * DAY_S, phase=Phase.COMPLETE) for agent in agents]
+        self.writers[writer].append(batch)
+        self.expected += map(encode, batch)
+
+    @precondition(lambda self: self.expected)
+    @rule(writer=st.integers(0, 1), keep=st.integers(0, 4))
+    def prune(self, writer: int, keep: int) -> None:
+        told: list[Event] = []
+
+        def tell(removal: Removal) -> Event:
+            event = call(phase=Phase.COMPLETE, at_s=NOW_S + self.days * DAY_S)
+            told.append(replace(event, kind=Kind.AUDIT_PRUNED, note=str(removal)))
+            return told[0]
+
+        removal = self.writers[writer].prune(utc(NOW_S + (self.days - keep + 0.5) * DAY_S), tell)
+        if removal is not None:
+            self.expected = [*self.expected[removal.count :], encode(told[0])]
+
+    @rule(writer=st.integers(0, 1))
+    def reopen(self, writer: int) -> None:
+        self.writers[writer].close()
+
+    @invariant()
+    def every_event_is_whole(self) -> None:
+        assert bodies(self.path) == self.expected
+
+    def teardown(self) -> None:
+        for writer in self.writers:
+            writer.close()
+        self.patches.undo()
+        self.folder.cleanup()
+
+
+TestTrail = Trail.TestCase
+TestTrail.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+
+
+def test_what_no_event_needs_any_more_goes_with_the_oldest(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_span(monkeypatch)
+    with closing(PrunableStore(path)) as store:
+        for day in range(30):
+            store.append([call(at_s=NOW_S + day * DAY_S, phase=Phase.COMPLETE)])
+        before = len(parts(path))
+        assert store.prune(utc(NOW_S + 20.5 * DAY_S), lambda _: call(phase=Phase.COMPLETE)) is not None
+    assert before == 5
+    assert len(bodies(path)) == 10
+    assert len(parts(path)) == 3
