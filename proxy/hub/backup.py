@@ -27,7 +27,7 @@ from pathlib import Path
 import attrs
 
 from proxy.hub.boots import Boots
-from proxy.hub.datadir import DataDir, DataDirError, read_private
+from proxy.hub.datadir import DataDir, DataDirError, is_there, read_private
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.store import Store
 
@@ -67,9 +67,11 @@ def backup(data_dir: Path, archive: Path) -> None:
 
     An existing file is never replaced: it may be the only good backup.
     """
-    if not (data_dir / "hub.db").is_file():
-        raise BackupError(f"{data_dir} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR")
     try:
+        if not is_there(data_dir / "hub.db"):
+            raise BackupError(
+                f"{data_dir} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR"
+            )
         with tempfile.TemporaryDirectory(prefix=".hawse-backup-", dir=archive.absolute().parent) as folder:
             unfinished = Path(folder) / "archive"
             copy = Path(folder) / "hub.db"
@@ -77,7 +79,8 @@ def backup(data_dir: Path, archive: Path) -> None:
             with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
                     _add(tar, _ABOUT, _about())
-                    for path in sorted(path for path in data_dir.rglob("*") if path.is_file()):
+                    # Not is_file: what cannot be looked at shall fail, and not be missing in the archive.
+                    for path in sorted(path for path in data_dir.rglob("*") if not path.is_dir()):
                         name = str(path.relative_to(data_dir))
                         if _MEMBER.fullmatch(name) and name != "hub.db":
                             _add(tar, name, read_private(path))

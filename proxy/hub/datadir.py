@@ -198,14 +198,14 @@ class DataDir:
             keys[key.kid] = key
         active_file = self.keys_dir / "active"
         if not keys:
-            if self.store_file.exists():
+            if is_there(self.store_file):
                 raise DataDirError(
                     f"{self.keys_dir} holds no signing key, though this hub has run before: "
                     "restore a backup, for relays trust only the keys that they were given"
                 )
             first = SigningKey.generate()
             return self.store_signing_keys(SigningKeys(first, (first,)))
-        kid = read_private(active_file).decode("ascii", "replace").strip() if active_file.exists() else ""
+        kid = read_private(active_file).decode("ascii", "replace").strip() if is_there(active_file) else ""
         if kid not in keys:
             raise DataDirError(
                 f"{active_file}: names no key that is there; write one of {', '.join(keys)} into it"
@@ -214,7 +214,7 @@ class DataDir:
 
     def _succession(self) -> tuple[str, ...]:
         file = self.keys_dir / "succession"
-        return tuple(read_private(file).decode("ascii", "replace").split()) if file.exists() else ()
+        return tuple(read_private(file).decode("ascii", "replace").split()) if is_there(file) else ()
 
     def store_signing_keys(self, keys: SigningKeys) -> SigningKeys:
         """Make the folder hold exactly these, and return them; raises DataDirError.
@@ -223,7 +223,7 @@ class DataDir:
         it, and what is old goes last.
         """
         for key in keys.all:
-            if not (self.keys_dir / f"{key.kid}.pem").exists():
+            if not is_there(self.keys_dir / f"{key.kid}.pem"):
                 write_private(self.keys_dir / f"{key.kid}.pem", key.to_pem())
         statements = "".join(f"{statement}\n" for statement in keys.succession)
         write_private(self.keys_dir / "succession", statements.encode("ascii"))
@@ -237,8 +237,8 @@ class DataDir:
     def pepper(self) -> bytes:
         """Load the pepper, making it at the first start; raises DataDirError."""
         file = self.path / "pepper"
-        if not file.exists():
-            if self.store_file.exists():
+        if not is_there(file):
+            if is_there(self.store_file):
                 raise DataDirError(
                     f"{file} is missing, though this hub has run before: restore a backup, "
                     "for without it no API key can be recognised"
@@ -254,7 +254,7 @@ class DataDir:
 
     def admin_token(self) -> str | None:
         """The token that `hawse admin` on this machine uses; None when there is none. Raises DataDirError."""
-        if not self.admin_token_file.exists():
+        if not is_there(self.admin_token_file):
             return None
         try:
             return parse(read_private(self.admin_token_file).decode("ascii", "replace").strip())
@@ -277,13 +277,25 @@ class DataDir:
     def admin_endpoint(self) -> AdminEndpoint | None:
         """Where the hub of this folder last listened; None before its first start. Raises DataDirError."""
         file = self.path / "admin.json"
-        if not file.exists():
+        if not is_there(file):
             return None
         try:
             document = json.loads(read_private(file))
             return AdminEndpoint(str(document["url"]), str(document["certificate_pem"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataDirError(f"{file}: damaged; start the hub again") from error
+
+
+def is_there(file: Path) -> bool:
+    """Return whether there is such a file; raises OSError when that cannot be told.
+
+    Path.exists calls it missing then, from Python 3.14 on, and a missing secret is one that is made anew.
+    """
+    try:
+        file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_private(path: Path) -> None:

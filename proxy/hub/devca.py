@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from proxy.hub.datadir import DataDirError, read_private, write_private
+from proxy.hub.datadir import DataDirError, is_there, read_private, write_private
 
 CA_DAYS = 3650
 # Apple's clients refuse a server certificate of more than 825 days; public CAs stop at 398 and less.
@@ -56,7 +56,7 @@ def ensure_certificate(tls_dir: Path, hosts: tuple[str, ...], now: datetime.date
 
 def _ensure_ca(tls_dir: Path, now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate_file, key_file = tls_dir / "ca.pem", tls_dir / "ca.key"
-    if certificate_file.exists() and key_file.exists():
+    if is_there(certificate_file) and is_there(key_file):
         try:
             certificate = x509.load_pem_x509_certificate(read_private(certificate_file))
             key = serialization.load_pem_private_key(read_private(key_file), password=None)
@@ -92,7 +92,7 @@ def _serves(
     files: ServerCertificate, names: tuple[str, ...], ca: x509.Certificate, now: datetime.datetime
 ) -> bool:
     """Whether the certificate on disk is whole, ours, lives long enough and names every host."""
-    if not (files.certificate.exists() and files.key.exists()):
+    if not (is_there(files.certificate) and is_there(files.key)):
         return False
     try:
         certificate = x509.load_pem_x509_certificate(read_private(files.certificate))

@@ -99,6 +99,15 @@ def test_a_folder_that_is_no_hub_is_not_backed_up(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["hub.db", "pepper"])
+def test_a_file_that_cannot_be_looked_at_is_not_left_out(hub: DataDir, tmp_path: Path, name: str) -> None:
+    (hub.path / name).unlink()
+    (hub.path / name).symlink_to("x" * 300)
+    with pytest.raises(BackupError, match=r"cannot back up .*name too long"):
+        backup(hub.path, tmp_path / "hub.tar")
+    assert [p.name for p in tmp_path.iterdir()] == ["hub"]
+
+
 def test_a_hub_is_not_overwritten_by_accident(hub: DataDir, tmp_path: Path) -> None:
     backup(hub.path, tmp_path / "hub.tar")
     before = contents(hub.path)

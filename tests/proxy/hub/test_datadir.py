@@ -84,6 +84,17 @@ def test_lost_secrets_are_not_silently_replaced(tmp_path: Path) -> None:
         data.pepper()
 
 
+def test_what_cannot_be_looked_at_is_not_taken_for_missing(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    for name in ("pepper", "admin-token", "admin.json", "hub.db"):
+        (tmp_path / name).symlink_to("x" * 300)
+    for read in (data.pepper, data.admin_token, data.admin_endpoint, data.signing_keys):
+        with pytest.raises(OSError, match="name too long"):
+            read()
+    assert list(data.keys_dir.iterdir()) == []
+    assert (tmp_path / "pepper").is_symlink()
+
+
 def test_damaged_files_name_the_file_and_not_its_contents(tmp_path: Path) -> None:
     data = DataDir.open(tmp_path)
     kid = data.signing_keys().active.kid

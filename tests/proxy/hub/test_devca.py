@@ -33,6 +33,14 @@ def test_it_names_localhost_and_the_public_host(tls: Path) -> None:
     certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(files.ca.read_bytes()))
 
 
+def test_a_ca_that_cannot_be_looked_at_is_not_replaced(tls: Path) -> None:
+    (tls / "ca.key").symlink_to("x" * 300)
+    (tls / "ca.pem").touch(0o600)
+    with pytest.raises(OSError, match="name too long"):
+        ensure_certificate(tls, (), NOW)
+    assert (tls / "ca.pem").read_bytes() == b""
+
+
 def test_a_client_that_trusts_the_ca_accepts_it(tls: Path) -> None:
     files = ensure_certificate(tls, ("hub.example",), NOW)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -77,6 +77,11 @@ def test_a_machine_without_a_hub_is_told_what_to_do(tmp_path: Path) -> None:
     assert "HAWSE_ADMIN_URL" in line
 
 
+def test_a_folder_that_cannot_be_looked_into_is_told_so() -> None:
+    line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR="x" * 300))
+    assert "(File name too long): run this as the user that runs the hub" in line
+
+
 def test_a_hub_that_does_not_run_is_told_so(tmp_path: Path) -> None:
     data = DataDir.open(tmp_path / "hub")
     data.make_admin_token()
