@@ -197,11 +197,18 @@ class RequestHead:
     __slots__ = ("fields", "line", "method", "own", "target")
 
     def __init__(
-        self, method: bytes, target: bytes, fields: Fields, own: bytes = b"", line: bytes | None = None
+        self,
+        method: bytes,
+        target: bytes,
+        fields: Fields,
+        own: tuple[bytes, ...] = (),
+        line: bytes | None = None,
     ) -> None:
         """With `own`, canonical lines of our own (`line`) stand before the headers.
 
-        `line` is the `request_line` of just this method and target, where it is known.
+        They come in the pieces that they were made in, which many heads share: to join them is to hold a
+        copy, with each request under way. `line` is the `request_line` of just this method and target, where
+        it is known.
         """
         self.method = method
         self.target = target
@@ -211,14 +218,16 @@ class RequestHead:
         """Its `request_line`, once that is known: for whoever asks for the same with other headers."""
 
     @classmethod
-    def of(cls, method: bytes, target: bytes, headers: Headers = (), own: bytes = b"") -> Self:
+    def of(cls, method: bytes, target: bytes, headers: Headers = (), own: tuple[bytes, ...] = ()) -> Self:
         """Return the head of a request whose headers no other one has."""
         return cls(method, target, Fields(headers), own)
 
     @property
     def headers(self) -> Headers:
         """All headers in their order."""
-        return _taken_apart(self.own) + self.fields.headers if self.own else self.fields.headers
+        if self.own:
+            return _taken_apart(b"".join(self.own)) + self.fields.headers
+        return self.fields.headers
 
     def header(self, name: bytes) -> bytes | None:
         """Return the first value under a lower-case name."""
@@ -259,7 +268,7 @@ class RequestHead:
         line, method, target, own = match.groups()
         block = data[match.end() :]
         fields = _remembered(block) if len(block) <= BLOCK_REMEMBERED_BYTES_MAX else _canonical_fields(block)
-        return cls(method, target, fields, own, line)
+        return cls(method, target, fields, (own,) if own else (), line)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, RequestHead):
@@ -419,12 +428,12 @@ def request_line(method: bytes, target: bytes) -> bytes:
     return line
 
 
-def request_bytes(line: bytes, own: bytes, fields: Fields) -> bytes:
+def request_bytes(line: bytes, own: tuple[bytes, ...], fields: Fields) -> bytes:
     """Return the canonical bytes of a request: its `request_line`, lines of our own, and headers.
 
     Raises HeadTooLarge, and HeadError for a header that no head can hold.
     """
-    encoded = b"%s%s%s\r\n" % (line, own, fields.lines)
+    encoded = b"".join((line, *own, fields.lines, b"\r\n"))
     if len(encoded) > HEAD_BYTES_MAX:
         raise _too_large(encoded)
     return encoded

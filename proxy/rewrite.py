@@ -131,8 +131,8 @@ def hub_request_bytes(first: bytes, head: RequestHead, audit_id: str, client_ip:
     return request_bytes(first, _own_lines(audit_id, client_ip), _crossing(head, tail))
 
 
-def _own_lines(audit_id: str, client_ip: str) -> bytes:
-    return line(b"audit-id", audit_id) + _forwarded_line(client_ip)
+def _own_lines(audit_id: str, client_ip: str) -> tuple[bytes, bytes]:
+    return line(b"audit-id", audit_id), _forwarded_line(client_ip)
 
 
 # Of as many addresses as send at one time, by and large; any other is written again.
@@ -151,7 +151,7 @@ def direct_request_head(
     own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
     if succession:
         own += line(SUCCESSION_HEADER, " ".join(succession))
-    return RequestHead(inner.method, inner.target, inner.fields, own + inner.own)
+    return RequestHead(inner.method, inner.target, inner.fields, (own, *inner.own))
 
 
 def loopback_request_head(head: RequestHead, host: bytes, token: str) -> RequestHead:
@@ -169,7 +169,7 @@ def loopback_request_head(head: RequestHead, host: bytes, token: str) -> Request
     ]
     framing = _framing(fields) if head.upgrade is None else _upgrade_framing(head)
     own = lines_of(((b"host", host),)) + line(b"authorization", "Bearer " + token)
-    return RequestHead.of(head.method, head.target, (*headers, *framing), own)
+    return RequestHead.of(head.method, head.target, (*headers, *framing), (own,))
 
 
 def relay_request_head(
@@ -182,7 +182,7 @@ def relay_request_head(
     """
     if not identity:
         raise RewriteError("the request has no identity")
-    own = _credential_lines(host, token) + identity + _hub_lines(inner)
+    own = _credential_lines(host, token), identity, _hub_lines(inner)
     return RequestHead(inner.method, inner.target, _crossing(inner, tail), own, inner.line)
 
 
@@ -211,7 +211,7 @@ def _credential_lines(host: bytes, token: str) -> bytes:
 
 def _hub_lines(inner: RequestHead) -> bytes:
     """The lines that the hub alone can write: in tunnel mode the first, in direct mode among the others."""
-    own = inner.own
+    own = b"".join(inner.own)
     if own and _HUB_LINES.fullmatch(own) is not None:
         return own
     return lines_of(tuple([header for header in inner.headers if header[0] in _HUB_NAMES]))
