@@ -140,8 +140,9 @@ class RequestInfo:
 
 def parse(method: bytes, target: bytes) -> RequestInfo:
     """Parse a request line's method and target (as it goes to kube-apiserver); raises BadTarget."""
-    # What may have a credential in its query is refused or forwarded, and not kept.
-    if len(target) <= REMEMBERED_LENGTH_MAX and b"token" not in target:
+    # What may have a credential in its query is refused or forwarded, and not kept. (`in` would try the bytes
+    # as a number first, which is an exception.)
+    if len(target) <= REMEMBERED_LENGTH_MAX and target.find(b"token") < 0:
         return _remembered(method, target)
     return _parse(method, target)
 

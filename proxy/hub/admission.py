@@ -70,8 +70,9 @@ class Asked:
 
 def understand(method: bytes, target: bytes) -> Asked:
     """What a request line asks for; never raises."""
-    # What may have a credential in its query is not kept.
-    if len(target) <= REMEMBERED_LENGTH_MAX and b"token" not in target:
+    # What may have a credential in its query is not kept. (`in` would try the bytes as a number first, which
+    # is an exception.)
+    if len(target) <= REMEMBERED_LENGTH_MAX and target.find(b"token") < 0:
         return _remembered(method, target)
     asked = _understand(method, target)
     asked.kept = False
