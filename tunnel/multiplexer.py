@@ -174,12 +174,14 @@ class Multiplexer:
     def dispatch(self, happened: list[events.Event]) -> None:
         """Tell everybody whom the core's events concern; what they are to call is due then."""
         for event in happened:
+            # That is nearly all, one for each request; a pattern makes a set to match it.
+            if isinstance(event, events.StreamOpened):
+                if self.on_stream is not None:
+                    self.on_stream(Stream(self, event.stream))
+                else:
+                    self._queue_for_accept(event.stream)
+                continue
             match event:
-                case events.StreamOpened(stream):
-                    if self.on_stream is not None:
-                        self.on_stream(Stream(self, stream))
-                    else:
-                        self._queue_for_accept(stream)
                 # What happened to a stream that was left, or was not accepted yet when it happened; all
                 # others have been told.
                 case events.DataReceived(stream):

@@ -262,7 +262,7 @@ async def handle(case: Case, nursery: trio.Nursery) -> None:
         for _ in range(RUNS):
             began_s = time.process_time()
             for turn in range(number):
-                live = begin(calls, connection, case.heads[turn % TARGETS], "192.0.2.7")
+                live = begin(calls, "192.0.2.7", connection, case.heads[turn % TARGETS])
                 assert isinstance(live, QuickCall)
                 cast(StubStream, live.opened.stream).tell()
             runs.append((time.process_time() - began_s) * 1e6 / number)

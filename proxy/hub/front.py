@@ -183,7 +183,7 @@ class Front:
     ) -> None:
         """Spare the connection's task the small reads, once it is known who sends them."""
         if self._readiness is not None and not stranger.inside:
-            connection.stand_by(tls, self._readiness, partial(quick.begin, self.calls, client_ip=address))
+            connection.stand_by(tls, self._readiness, partial(quick.begin, self.calls, address))
 
     async def _route(
         self,

@@ -33,7 +33,7 @@ from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
 
 
-def begin(calls: Calls, connection: ServerConnection, head: RequestHead, client_ip: str) -> Begun | None:
+def begin(calls: Calls, client_ip: str, connection: ServerConnection, head: RequestHead) -> Begun | None:
     """Begin to answer a request without a body; None when `Calls.handle` has to, and nothing was done."""
     now = time.time()
     asked = understand(head.method, head.target)

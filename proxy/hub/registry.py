@@ -102,7 +102,10 @@ class Registry:
         One that has just lost its connection is the last choice: a request for it waits until it is back.
         """
         best: LiveRelay | None = None
-        for relay in self._clusters.get(cluster_id, {}).values():
+        relays = self._clusters.get(cluster_id)
+        if relays is None:
+            return None
+        for relay in relays.values():
             if relay.session.may_open and (best is None or relay.load < best.load):
                 best = relay
         return best

@@ -54,7 +54,13 @@ class Memory:
     limit_bytes: int
     parent: Memory | None = None
     used_bytes: int = 0
+    squeezed_above: int = attrs.field(init=False)
+    """How many bytes may be used at most before it is SQUEEZED."""
     _evictors: dict[Evictor, None] = attrs.field(init=False, factory=dict)
+
+    @squeezed_above.default
+    def _three_quarters(self) -> int:
+        return self.limit_bytes * 3 // 4
 
     def __attrs_post_init__(self) -> None:
         assert self.parent is None or self.parent.parent is None, "an account has one above it at most"
@@ -92,14 +98,14 @@ class Memory:
     @property
     def headroom_bytes(self) -> int:
         """What may be charged until it is SQUEEZED; negative beyond."""
-        least = self.limit_bytes * 3 // 4 - self.used_bytes
+        least = self.squeezed_above - self.used_bytes
         return least if self.parent is None else min(least, self.parent.headroom_bytes)
 
     def level(self) -> Level:
         used, limit = self.used_bytes, self.limit_bytes
         if used * 2 < limit:
             own = Level.FREE
-        elif used * 4 <= limit * 3:
+        elif used <= self.squeezed_above:
             own = Level.HALF
         elif used < limit:
             own = Level.SQUEEZED
@@ -110,12 +116,10 @@ class Memory:
     @property
     def squeezed(self) -> bool:
         """`level() >= SQUEEZED`."""
-        if self.used_bytes * 4 > self.limit_bytes * 3:
+        if self.used_bytes > self.squeezed_above:
             return True
         above = self.parent
-        if above is None:
-            return False
-        return above.used_bytes * 4 > above.limit_bytes * 3
+        return above is not None and above.used_bytes > above.squeezed_above
 
     def join(self, evictor: Evictor) -> None:
         """Let this account, and those above it, take memory back from `evictor`."""

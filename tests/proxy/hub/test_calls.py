@@ -125,7 +125,7 @@ class Bench:
         """A client of a connection that stands by."""
         client, server = await handshake(await tcp_pair())
         connection = ServerConnection(server)
-        begin_call = partial(begin, self.calls, client_ip="192.0.2.7")
+        begin_call = partial(begin, self.calls, "192.0.2.7")
 
         async def serve(readiness: Readiness) -> None:
             # The first request is never begun so, since it has to tell who asks.
