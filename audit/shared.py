@@ -6,7 +6,9 @@ an event is a row with what is its own, and the number of another row with the r
 together again, and gets the bytes that `audit.record.encode` makes of the whole.
 
 The writer remembers what it has written. It forgets after SPAN_EVENTS, so that whoever removes the beginning
-of a trail knows by numbers alone which common parts nobody needs any more, whatever the other writers do.
+of a trail knows by numbers alone which common parts nobody needs any more, whatever the other writers do. And
+it forgets when anybody else has written: that may have been an older copy, put back in the file's place, and
+in that a number is, or will be, of another part.
 """
 
 from __future__ import annotations
@@ -123,6 +125,7 @@ class CommonParts:
         self._by_json: dict[bytes, int] = {}
         # None of those was written before the event behind this one.
         self._since = 0
+        self._version = 0
         self._newest = self._next = 0
         self.unwritten: list[tuple[int, int, bytes]] = []
         """What the batch has found to be new: rows of number, newest event before the batch, and JSON."""
@@ -132,19 +135,25 @@ class CommonParts:
         self._by_sections.clear()
         self._by_json.clear()
 
-    def begin(self, newest: int, highest: int, events: int) -> None:
+    def begin(self, newest: int, highest: int, version: int, events: int) -> None:
         """Begin a batch of so many events, at most SPAN_EVENTS, while no other writer can write.
 
-        `newest` is the last event's sequence number, `highest` the last common part's. Raises ValueError.
+        `newest` is the last event's sequence number, `highest` the last common part's, and `version` changes
+        when another connection has written. Raises ValueError.
         """
         if events > SPAN_EVENTS:
             raise ValueError(f"{events} events at once, at most {SPAN_EVENTS} can be written so")
-        if newest + events - self._since > SPAN_EVENTS or len(self._by_json) >= _REMEMBERED_MAX:
+        if (
+            version != self._version
+            or newest + events - self._since > SPAN_EVENTS
+            or len(self._by_json) >= _REMEMBERED_MAX
+        ):
             self.forget()
         elif len(self._by_sections) >= _REMEMBERED_MAX:
             self._by_sections.clear()
         if not self._by_json:
             self._since = newest
+        self._version = version
         self._newest, self._next = newest, highest + 1
         self.unwritten = []
 

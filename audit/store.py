@@ -196,7 +196,7 @@ class AuditStore:
         with translated(self.path), self._batch() as cursor:
             last = dict(cursor.execute(_LAST_NUMBERS))
             newest = last.get(events.name, 0)
-            self._common.begin(newest, last.get(common_parts.name, 0), len(masked))
+            self._common.begin(newest, last.get(common_parts.name, 0), last[_VERSION], len(masked))
             rows = [self._row(event, body) for event, body in zip(masked, own, strict=True)]
             _insert(cursor, common_parts, self._common.unwritten)
             _insert(cursor, events, rows)
@@ -383,8 +383,12 @@ def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 _BEGIN = "BEGIN IMMEDIATE"
 _LAST_SEQ = "SELECT max(seq) FROM events"
-# Of each table; the highest that there ever was.
-_LAST_NUMBERS = "SELECT name, seq FROM sqlite_sequence"
+_VERSION = "data_version"
+# The highest that there ever was in each table, and what changes when another connection has written. In one
+# statement, since beside a busy event loop each costs much, however little it asks.
+_LAST_NUMBERS = (
+    f"SELECT name, seq FROM sqlite_sequence UNION ALL SELECT '{_VERSION}', {_VERSION} FROM pragma_{_VERSION}"  # noqa: S608
+)
 
 
 @cache

@@ -104,13 +104,27 @@ def test_what_events_have_in_common_is_in_the_file_once(path: Path) -> None:
     assert longest < len(encode(batch[0])) / 2
 
 
-def test_each_writer_has_its_own(path: Path) -> None:
+def test_a_writer_relies_on_nothing_when_another_has_written(path: Path) -> None:
     batch = [call() for _ in range(4)]
     with closing(AuditStore(path)) as one, closing(AuditStore(path)) as other:
         for event, writer in zip(batch, (one, other, one, other), strict=True):
             writer.append([event])
     assert bodies(path) == [encode(event) for event in batch]
-    assert parts(path) == [1, 2]
+    assert parts(path) == [1, 2, 3, 4]
+
+
+def test_an_older_copy_in_the_files_place_gives_no_event_the_part_of_another(path: Path) -> None:
+    first, lost, others, last = (call(agent=agent) for agent in ("robot", "lost", "others", "lost"))
+    with closing(AuditStore(path)) as store, closing(AuditStore(path)) as other:
+        store.append([first])
+        with closing(sqlite3.connect(path)) as file, closing(sqlite3.connect(":memory:")) as copy:
+            file.backup(copy)
+            store.append([lost])
+            copy.backup(file)
+        # It gets the number that the part of the lost one had.
+        other.append([others])
+        store.append([last])
+    assert bodies(path) == [encode(event) for event in (first, others, last)]
 
 
 def test_a_secret_in_it_is_masked(path: Path) -> None:
@@ -236,24 +250,24 @@ def test_a_page_is_of_one_version_of_the_file(path: Path) -> None:
 def test_what_is_remembered_is_bounded() -> None:
     common = CommonParts()
     for number in range(5000):
-        common.begin(number, number, 1)
+        common.begin(number, number, 1, 1)
         common.number(call(agent=f"agent-{number}"))
     assert len(common._by_json) <= shared._REMEMBERED_MAX + 1
     assert len(common._by_sections) <= shared._REMEMBERED_MAX + 1
     for number in range(5000):
-        common.begin(number, number, 1)
+        common.begin(number, number, 1, 1)
         common.number(call())
     assert len(common._by_sections) <= shared._REMEMBERED_MAX + 1
     common.forget()
-    common.begin(0, 0, 2)
+    common.begin(0, 0, 1, 2)
     same = call()
     assert common.number(same) == common.number(replace(same, eid="another")) == 1
-    common.begin(SPAN_EVENTS - 1, 1, 1)
+    common.begin(SPAN_EVENTS - 1, 1, 1, 1)
     assert common.number(same) == 1
-    common.begin(SPAN_EVENTS, 1, 1)
+    common.begin(SPAN_EVENTS, 1, 1, 1)
     assert common.number(same) == 2
     with pytest.raises(ValueError, match="10001 events at once, at most 10000"):
-        common.begin(SPAN_EVENTS, 2, SPAN_EVENTS + 1)
+        common.begin(SPAN_EVENTS, 2, 1, SPAN_EVENTS + 1)
 
 
 class Trail(RuleBasedStateMachine):
