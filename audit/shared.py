@@ -160,6 +160,7 @@ class CommonParts:
     def number(self, event: Event) -> int:
         """The number of the event's common part, which may be one of the `unwritten`."""
         sections = (
+            event.org,
             event.actor,
             event.client,
             event.cluster,

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from audit import retention, shared
 from audit import store as store_module
 from audit.mask import Masks
-from audit.record import Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
+from audit.record import Actor, ActorType, Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
 from audit.retention import PrunableStore, Removal
 from audit.shared import SPAN_EVENTS, CommonParts, common_part, own_part, whole
 from audit.store import AuditReader, AuditStore, AuditUnavailable, microseconds
@@ -125,6 +125,16 @@ def test_an_older_copy_in_the_files_place_gives_no_event_the_part_of_another(pat
         other.append([others])
         store.append([last])
     assert bodies(path) == [encode(event) for event in (first, others, last)]
+
+
+@pytest.mark.parametrize("name", shared._Common.__struct_fields__)
+def test_events_that_differ_in_it_have_none_in_common(path: Path, name: str) -> None:
+    event = replace(call(phase=Phase.COMPLETE), relay=Relay("r-1", "hawse/1"))
+    other: dict[str, object] = {"org": "another", "actor": Actor(ActorType.HUB)}
+    batch = [event, replace(event, **{name: other.get(name)})]
+    with closing(AuditStore(path)) as store:
+        store.append(batch)
+    assert bodies(path) == [encode(event) for event in batch]
 
 
 def test_a_secret_in_it_is_masked(path: Path) -> None:
