@@ -113,7 +113,7 @@ _NEVER_CHANGED = (
     f"CREATE TRIGGER IF NOT EXISTS common_parts_never_update BEFORE UPDATE ON common_parts {_REFUSED}",
     # As long as an event may need it.
     "CREATE TRIGGER IF NOT EXISTS common_parts_never_delete BEFORE DELETE ON common_parts "  # noqa: S608
-    f"WHEN OLD.seq > (SELECT coalesce(min(seq), 0) FROM events) - {SPAN_EVENTS} {_REFUSED}",
+    f"WHEN OLD.seq >= (SELECT coalesce(min(seq), 0) FROM events) - {SPAN_EVENTS} {_REFUSED}",
 )
 
 

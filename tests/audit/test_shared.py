@@ -348,3 +348,17 @@ def test_what_no_event_needs_any_more_goes_with_the_oldest(
     assert before == 5
     assert len(bodies(path)) == 10
     assert len(parts(path)) == 3
+
+
+def test_the_last_event_that_may_need_a_part_protects_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten_span(monkeypatch)
+    batch = [call(at_s=NOW_S + day * DAY_S, phase=Phase.COMPLETE) for day in range(SPAN)]
+    with closing(PrunableStore(path)) as store:
+        for event in batch:
+            store.append([event])
+        last_day = utc(NOW_S + (SPAN - 1.5) * DAY_S)
+        store.prune(last_day, lambda _: call(at_s=NOW_S + SPAN * DAY_S, phase=Phase.COMPLETE))
+    with closing(sqlite3.connect(path)) as connection:
+        with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+            connection.execute("DELETE FROM common_parts WHERE number = 1")
+    assert bodies(path)[0] == encode(batch[-1])
