@@ -74,10 +74,13 @@ _members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def own_part(event: Event) -> bytes:
-    """The JSON of what no other event says."""
-    return _encode(
-        _Own(event.dur_ms, event.req, event.resp, event.stream, event.tunnel, event.count, event.note)
-    )
+    """The JSON of what no other event says, but for the brace that begins it.
+
+    Without that it is no JSON. An `audit list --follow` of an earlier hawse, left running, takes this for the
+    whole, and so ends with an error where it would print events that do not say who did them.
+    """
+    own = _Own(event.dur_ms, event.req, event.resp, event.stream, event.tunnel, event.count, event.note)
+    return _encode(own)[1:]
 
 
 def common_part(event: Event) -> bytes:
@@ -100,7 +103,7 @@ def whole(own: bytes, common: bytes, *, eid: str, kind: str, phase: str, ts_us: 
     ts = _EPOCH + timedelta(microseconds=ts_us)
     members: dict[str, object] = {
         **_common_members(common),
-        **_members_of(own),
+        **_members_of(b"{" + own),
         "eid": eid,
         "kind": kind,
         "phase": phase,

@@ -20,7 +20,7 @@ from audit.mask import Masks
 from audit.record import Actor, ActorType, Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
 from audit.retention import PrunableStore, Removal
 from audit.shared import SPAN_EVENTS, CommonParts, common_part, own_part, whole
-from audit.store import AuditReader, AuditStore, AuditUnavailable, microseconds
+from audit.store import AuditReader, AuditStore, AuditUnavailable, StoredEvent, microseconds
 from tests.audit.events import NOW_S, call, failure, with_user_agent
 
 DAY_S = 86_400.0
@@ -229,6 +229,15 @@ def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:
     assert bodies(path) == [encode(event) for event in batch]
     AuditStore(path).close()
     assert bodies(path) == [encode(event) for event in batch]
+
+
+def test_a_reader_of_before_takes_no_part_for_the_whole(path: Path) -> None:
+    with closing(AuditStore(path)) as store:
+        store.append([call(), failure(note="")])
+    with closing(sqlite3.connect(path)) as connection:
+        for seq, body in connection.execute("SELECT seq, body FROM events"):
+            with pytest.raises(ValueError, match="Expecting"):
+                json.loads(StoredEvent(seq, body).line)
 
 
 def test_a_reader_goes_on_while_the_file_is_brought_up_to_date(path: Path) -> None:
