@@ -95,7 +95,7 @@ class PrunableStore(AuditStore):
                 connection.exec_driver_sql("DROP TRIGGER events_never_delete")
                 connection.execute(sa.delete(events).where(events.c.seq <= last))
                 connection.exec_driver_sql(NEVER_DELETED)
-                # All that is left, and all that comes, has younger ones.
+                # No event that stays, or is yet to come, needs one that was written earlier.
                 needed = sa.select(sa.func.min(common_parts.c.number)).where(
                     common_parts.c.seq > last - SPAN_EVENTS
                 )

@@ -393,7 +393,7 @@ _LAST_NUMBERS = (
 
 @cache
 def _insertion(table: sa.Table, rows: int) -> str:
-    columns = [column.name for column in table.columns if column.name != "seq" or table is not events]
+    columns = [column.name for column in table.columns if column is not events.c.seq]
     row = ", ".join("?" * len(columns))
     # Nothing in it is anybody's but ours.
     return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES {', '.join([f'({row})'] * rows)}"  # noqa: S608
