@@ -359,6 +359,6 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
 _encoder = msgspec.json.Encoder()
 
 
-def encode(event: Event) -> bytes:
-    """Write the event as one line of JSON; what is empty is left out (zero and false are said)."""
-    return _encoder.encode(event)
+def encode(record: Record) -> bytes:
+    """Write an event, or a part of one, as JSON; what is empty is left out (zero and false are said)."""
+    return _encoder.encode(record)

@@ -13,7 +13,7 @@ in that a number is, or will be, of another part.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 
 import msgspec
@@ -32,16 +32,16 @@ from audit.record import (
     Response,
     Stream,
     Tunnel,
+    encode,
 )
 
-# An event's common part was written at most so many events before it.
+# An event's common part was written at most so many events before it. A file has this number in a trigger, so
+# to change it takes another version of the schema.
 SPAN_EVENTS = 10_000
 # What a writer remembers: some 4 MiB. One above it is written again.
 _REMEMBERED_MAX = 1024
 # What a reader has decoded of late.
 _DECODED_MAX = 256
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # In the order in which `encode` writes them.
 _MEMBERS = ("v", *Event.__struct_fields__)
@@ -69,7 +69,6 @@ class _Own(Record, frozen=True):
     note: str = ""
 
 
-_encode = msgspec.json.Encoder().encode
 _members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -80,12 +79,12 @@ def own_part(event: Event) -> bytes:
     whole, and so ends with an error where it would print events that do not say who did them.
     """
     own = _Own(event.dur_ms, event.req, event.resp, event.stream, event.tunnel, event.count, event.note)
-    return _encode(own)[1:]
+    return encode(own)[1:]
 
 
 def common_part(event: Event) -> bytes:
     """The JSON of what other events say as well."""
-    return _encode(
+    return encode(
         _Common(
             org=event.org,
             actor=event.actor,
@@ -98,9 +97,8 @@ def common_part(event: Event) -> bytes:
     )
 
 
-def whole(own: bytes, common: bytes, *, eid: str, kind: str, phase: str, ts_us: int) -> bytes:
-    """The event's JSON as `encode` makes it, from its parts and its columns (time in µs since the epoch)."""
-    ts = _EPOCH + timedelta(microseconds=ts_us)
+def whole(own: bytes, common: bytes, *, eid: str, kind: str, phase: str, ts: datetime) -> bytes:
+    """The event's JSON as `encode` makes it, from its parts and its columns."""
     members: dict[str, object] = {
         **_common_members(common),
         **_members_of(b"{" + own),
@@ -111,7 +109,7 @@ def whole(own: bytes, common: bytes, *, eid: str, kind: str, phase: str, ts_us: 
     }
     ordered = {name: members.pop(name) for name in _MEMBERS if name in members}
     # What a newer hawse has added stands at the end.
-    return _encode({**ordered, **members})
+    return msgspec.json.encode({**ordered, **members})
 
 
 @lru_cache(_DECODED_MAX)

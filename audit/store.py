@@ -26,7 +26,7 @@ import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -77,6 +77,7 @@ events = sa.Table(
     sa.Column("agent", sa.String, nullable=False),
     sa.Column("cluster", sa.String, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
+    # Of a common part; none where the body is the whole.
     sa.Column("common", sa.Integer),
     # An equality with one of these comes with an order by seq, which SQLite keeps behind every index.
     sa.Index("events_by_agent", "agent"),
@@ -196,7 +197,7 @@ class AuditStore:
         with translated(self.path), self._batch() as cursor:
             last = dict(cursor.execute(_LAST_NUMBERS))
             newest = last.get(events.name, 0)
-            self._common.begin(newest, last.get(common_parts.name, 0), last[_VERSION], len(masked))
+            self._common.begin(newest, last.get(common_parts.name, 0), last["data_version"], len(masked))
             rows = [self._row(event, body) for event, body in zip(masked, own, strict=True)]
             _insert(cursor, common_parts, self._common.unwritten)
             _insert(cursor, events, rows)
@@ -229,7 +230,7 @@ class AuditStore:
             ).all()
             ts_us = microseconds(now)
             for row in left:
-                body = _as_unknown(_body(row), now)
+                body = _as_unknown(_body(row, self.path), now)
                 values = (row.eid, Phase.UNKNOWN.value, row.kind, ts_us, row.agent, row.cluster, body, None)
                 connection.exec_driver_sql(_insertion(events, 1), values)
             connection.execute(sa.delete(open_intents).where(open_intents.c.boot.in_(dead)))
@@ -342,7 +343,7 @@ class AuditReader:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar()
             stored = _STORED_WHOLE if version == _WITHOUT_COMMON_PARTS else _STORED
             wanted = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
-            return [StoredEvent(row.seq, _body(row)) for row in connection.execute(wanted)]
+            return [StoredEvent(row.seq, _body(row, self.path)) for row in connection.execute(wanted)]
 
     def last_seq(self) -> int:
         """The newest event's sequence number; 0 in an empty trail."""
@@ -358,13 +359,16 @@ _STORED = sa.select(
 _STORED_WHOLE = sa.select(events.c.seq, events.c.body, sa.null().label("common"))
 
 
-def _body(row: sa.Row[Any]) -> bytes:
+def _body(row: sa.Row[Any], path: Path) -> bytes:
     """The event's JSON; raises AuditUnavailable when the file has lost a part of it."""
     if row.common is None:
         return bytes(row.body)
     if row.common_body is None:
-        raise AuditUnavailable(f"the audit trail is damaged: a part of event {row.seq} is missing")
-    return whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts_us=row.ts_us)
+        raise AuditUnavailable(
+            f"the audit trail {path} is damaged: what event {row.seq} has in common with others is missing"
+        )
+    ts = _EPOCH + timedelta(microseconds=row.ts_us)
+    return whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
 
 
 def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -383,11 +387,11 @@ def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 _BEGIN = "BEGIN IMMEDIATE"
 _LAST_SEQ = "SELECT max(seq) FROM events"
-_VERSION = "data_version"
 # The highest that there ever was in each table, and what changes when another connection has written. In one
 # statement, since beside a busy event loop each costs much, however little it asks.
 _LAST_NUMBERS = (
-    f"SELECT name, seq FROM sqlite_sequence UNION ALL SELECT '{_VERSION}', {_VERSION} FROM pragma_{_VERSION}"  # noqa: S608
+    "SELECT name, seq FROM sqlite_sequence UNION ALL "
+    "SELECT 'data_version', data_version FROM pragma_data_version"
 )
 
 
