@@ -26,10 +26,11 @@ from typing import TypeAlias
 import attrs
 import trio
 
+from audit.errors import AuditUnavailable
 from audit.flood import Floods, counts
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
-from audit.store import AuditStore, AuditUnavailable
+from audit.store import AuditStore
 
 # A completion waits this long for company: a commit that carries 16 and more costs 8 µs an event, alone 137.
 LINGER_S = 0.020

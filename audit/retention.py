@@ -27,19 +27,11 @@ import attrs
 import sqlalchemy as sa
 
 from audit.display import json_line
+from audit.errors import AuditUnavailable
 from audit.record import Event
+from audit.schema import common_parts, deletable, events, open_intents
 from audit.shared import SPAN_EVENTS
-from audit.store import (
-    NEVER_DELETED,
-    AuditReader,
-    AuditStore,
-    AuditUnavailable,
-    common_parts,
-    events,
-    microseconds,
-    open_intents,
-    translated,
-)
+from audit.store import AuditReader, AuditStore, microseconds, translated
 
 # A transaction of so many takes milliseconds, and the hub's own writes wait for it.
 SLICE_ROWS = 500
@@ -92,9 +84,8 @@ class PrunableStore(AuditStore):
         with translated(self.path):
             with self._transaction() as connection:
                 locked_s = time.monotonic()
-                connection.exec_driver_sql("DROP TRIGGER events_never_delete")
-                connection.execute(sa.delete(events).where(events.c.seq <= last))
-                connection.exec_driver_sql(NEVER_DELETED)
+                with deletable(connection):
+                    connection.execute(sa.delete(events).where(events.c.seq <= last))
                 # No event that stays, or is yet to come, needs one that was written earlier.
                 needed = sa.select(sa.func.min(common_parts.c.number)).where(
                     common_parts.c.seq > last - SPAN_EVENTS

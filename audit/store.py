@@ -12,11 +12,7 @@ A batch is inserted by a few statements of many rows each, never by one a row. T
 interpreter's lock around each step of SQLite, and a busy event loop does not give it back for a while: row by
 row that costs 40-55 µs of CPU an event beside such a loop, by statements of many rows a fifth of it.
 
-What events have in common is in the file once (audit.shared); a row without a number of such a part, as
-earlier versions wrote them, has the whole.
-
-`open_intents` is no record but the list of intents without an end: it makes closing them at the next
-start a lookup instead of a search through the whole trail.
+The file's tables are those of audit.schema.
 """
 
 from __future__ import annotations
@@ -38,9 +34,12 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
+from audit import schema
+from audit.errors import AuditUnavailable, NoTrail
 from audit.mask import Masks
 from audit.record import Event, Phase
-from audit.shared import SPAN_EVENTS, CommonParts, own_part, whole
+from audit.schema import common_parts, events, open_intents
+from audit.shared import CommonParts, own_part, whole
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -48,10 +47,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FILE_NAME = "audit.db"
-SCHEMA_VERSION = 2
-# Every event was whole.
-_WITHOUT_COMMON_PARTS = 1
 # A reader's event or a checkpoint takes milliseconds; longer than this and the disk is in trouble.
 BUSY_TIMEOUT_MS = 5000
 # Rows a query holds in memory at once; longer answers are read page by page.
@@ -62,68 +57,6 @@ _STATEMENT_ROWS_MAX = 256
 _ROWS_STEP = 16
 # SQLite's default, which a file keeps from the day it is made.
 _PAGE_BYTES = 4096
-
-_metadata = sa.MetaData()
-
-events = sa.Table(
-    "events",
-    _metadata,
-    # AUTOINCREMENT: a sequence number is never given twice, even if the newest rows were lost.
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("eid", sa.String(36), nullable=False),
-    sa.Column("phase", sa.String(8), nullable=False),
-    sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("ts_us", sa.BigInteger, nullable=False, index=True),
-    sa.Column("agent", sa.String, nullable=False),
-    sa.Column("cluster", sa.String, nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-    # Of a common part; none where the body is the whole.
-    sa.Column("common", sa.Integer),
-    # An equality with one of these comes with an order by seq, which SQLite keeps behind every index.
-    sa.Index("events_by_agent", "agent"),
-    sa.Index("events_by_cluster", "cluster"),
-    sqlite_autoincrement=True,
-)
-common_parts = sa.Table(
-    "common_parts",
-    _metadata,
-    # AUTOINCREMENT: whoever remembers a number that was removed must not find another part under it.
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    # The newest event before it was written.
-    sa.Column("seq", sa.Integer, nullable=False),
-    sa.Column("body", sa.LargeBinary, nullable=False),
-    sqlite_autoincrement=True,
-)
-open_intents = sa.Table(
-    "open_intents",
-    _metadata,
-    sa.Column("eid", sa.String(36), primary_key=True),
-    sa.Column("seq", sa.Integer, nullable=False),
-    sa.Column("boot", sa.String(36), nullable=False),
-    sqlite_with_rowid=False,
-)
-
-# Made by earlier versions, read by no query; each costs a write about a microsecond.
-_UNUSED_INDICES = ("ix_events_eid", "events_by_phase")
-
-_REFUSED = "BEGIN SELECT RAISE(ABORT, 'audit events are never changed'); END"
-NEVER_DELETED = f"CREATE TRIGGER IF NOT EXISTS events_never_delete BEFORE DELETE ON events {_REFUSED}"
-_NEVER_CHANGED = (
-    f"CREATE TRIGGER IF NOT EXISTS events_never_update BEFORE UPDATE ON events {_REFUSED}",
-    NEVER_DELETED,
-    f"CREATE TRIGGER IF NOT EXISTS common_parts_never_update BEFORE UPDATE ON common_parts {_REFUSED}",
-    # As long as an event may need it.
-    "CREATE TRIGGER IF NOT EXISTS common_parts_never_delete BEFORE DELETE ON common_parts "  # noqa: S608
-    f"WHEN OLD.seq >= (SELECT coalesce(min(seq), 0) FROM events) - {SPAN_EVENTS} {_REFUSED}",
-)
-
-
-class AuditUnavailable(Exception):
-    """The trail cannot be written (or read) now; says why."""
-
-
-class NoTrail(AuditUnavailable):
-    """There is no trail where one was looked for."""
 
 
 @attrs.frozen
@@ -167,7 +100,7 @@ class AuditStore:
         with translated(path):
             _make(path)
             with self._transaction() as connection:
-                _prepare(connection, path)
+                schema.prepare(connection, path)
                 self._open_intents.update(connection.scalars(sa.select(open_intents.c.eid)))
 
     def close(self) -> None:
@@ -340,8 +273,8 @@ class AuditReader:
         with translated(self.path), self._engine.connect() as connection:
             # One view for both: a writer of this version may bring the file up to date just now.
             connection.exec_driver_sql("BEGIN")
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar()
-            stored = _STORED_WHOLE if version == _WITHOUT_COMMON_PARTS else _STORED
+            without = schema.version(connection) == schema.WITHOUT_COMMON_PARTS
+            stored = _STORED_WHOLE if without else _STORED
             wanted = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
             return [StoredEvent(row.seq, _body(row, self.path)) for row in connection.execute(wanted)]
 
@@ -452,22 +385,6 @@ def _make(path: Path) -> None:
 
 def _begin_immediate(connection: sa.Connection) -> None:
     connection.exec_driver_sql(_BEGIN)
-
-
-def _prepare(connection: sa.Connection, path: Path) -> None:
-    version = connection.exec_driver_sql("PRAGMA user_version").scalar()
-    if version not in (0, _WITHOUT_COMMON_PARTS, SCHEMA_VERSION):
-        raise AuditUnavailable(
-            f"{path} has schema version {version}, this hawse knows {SCHEMA_VERSION}: use the newer hawse"
-        )
-    _metadata.create_all(connection)
-    if version == _WITHOUT_COMMON_PARTS:
-        connection.exec_driver_sql("ALTER TABLE events ADD COLUMN common INTEGER")
-    for index in _UNUSED_INDICES:
-        connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index}")
-    for trigger in _NEVER_CHANGED:
-        connection.exec_driver_sql(trigger)
-    connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 @contextmanager

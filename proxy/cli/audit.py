@@ -108,7 +108,8 @@ def list_events(
 ) -> None:
     """Print events, the oldest first. Reading the trail is an event in it as well."""
     from audit.display import header_line, json_line, table_line
-    from audit.store import AuditReader, AuditUnavailable
+    from audit.errors import AuditUnavailable
+    from audit.store import AuditReader
 
     path, org = find_trail(config, data_dir)
     filters = {"agent": agent, "cluster": cluster, "since": since.isoformat() if since else None}
@@ -154,9 +155,10 @@ def prune(
     An event stays in the trail that says which they were, with the SHA-256 of their lines, as
     `audit list --json` prints them and --archive writes them.
     """
+    from audit.errors import AuditUnavailable
     from audit.record import Kind
     from audit.retention import PrunableStore, Removal
-    from audit.store import AuditReader, AuditUnavailable
+    from audit.store import AuditReader
     from proxy.cli.admin.output import confirm
 
     path, org = find_trail(config, data_dir)
@@ -201,7 +203,7 @@ def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str]:
 
 
 def _unavailable(error: Exception) -> CommandError:
-    from audit.store import NoTrail
+    from audit.errors import NoTrail
 
     hint = ": name the hub's data folder by --data-dir, or its file by --config"
     return CommandError(f"{error}{hint if isinstance(error, NoTrail) else ''}")
@@ -228,8 +230,9 @@ def record_read(path: Path, org: str, command: str, filters: dict[str, str | Non
 
     Whoever can run this can read the file by other means, and a full disk is when they need to look.
     """
+    from audit.errors import AuditUnavailable
     from audit.record import Kind
-    from audit.store import AuditStore, AuditUnavailable
+    from audit.store import AuditStore
 
     told = [f"{name}={value}" for name, value in filters.items() if value is not None]
     event = _local_event(Kind.AUDIT_READ, org, " ".join([command, *told]))

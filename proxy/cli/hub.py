@@ -36,7 +36,7 @@ def hub(config_file: Path | None, replace: bool, verbose: bool) -> None:
     """
     from functools import partial
 
-    from audit.store import AuditUnavailable
+    from audit.errors import AuditUnavailable
     from proxy.cli.logs import configure_logging
     from proxy.cli.service import run_service
     from proxy.configuration import ConfigError

@@ -25,12 +25,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from audit.errors import AuditUnavailable
 from audit.ids import uuid7
 from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, text, utc
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
-from audit.store import AuditUnavailable
 from auth.apikey import ApiKeyError, parse
 from auth.apikey import hash as hash_key
 from proxy.hub.actions.administration import Administration

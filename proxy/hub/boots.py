@@ -21,9 +21,10 @@ from pathlib import Path
 import attrs
 import trio
 
+from audit.errors import AuditUnavailable
 from audit.mask import Masks
 from audit.record import utc
-from audit.store import AuditStore, AuditUnavailable
+from audit.store import AuditStore
 
 # How long the calls of a hub that is killed while it finishes stay without an end in the trail.
 LOOK_EVERY_S = 2.0

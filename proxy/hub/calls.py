@@ -17,10 +17,10 @@ import attrs
 import trio
 from msgspec.structs import replace
 
+from audit.errors import AuditUnavailable
 from audit.ids import new_eid
 from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Response, Tunnel
 from audit.recorder import Recorder
-from audit.store import AuditUnavailable
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode

@@ -18,9 +18,9 @@ from typing import Protocol
 
 import attrs
 
+from audit.errors import AuditUnavailable
 from audit.record import Event, Kind, utc
 from audit.record import Response as AuditResponse
-from audit.store import AuditUnavailable
 from auth.apikey import ApiKeyError, parse_code
 from auth.apikey import hash as hash_key
 from auth.jws import TokenError

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 from trio.testing import wait_all_tasks_blocked
 
 from audit import recorder as recorder_module
+from audit.errors import AuditUnavailable
 from audit.record import Decision, Event, Kind, Phase
 from audit.recorder import BATCH_EVENTS_MAX, open_recorder
-from audit.store import AuditReader, AuditStore, AuditUnavailable
+from audit.store import AuditReader, AuditStore
 from tests.audit.events import call, failure
 
 

@@ -17,9 +17,10 @@ from msgspec.structs import replace
 
 from audit import retention
 from audit.display import json_line
+from audit.errors import AuditUnavailable
 from audit.record import Event, Kind, utc
 from audit.retention import PrunableStore, Removal
-from audit.store import AuditReader, AuditStore, AuditUnavailable, StoredEvent
+from audit.store import AuditReader, AuditStore, StoredEvent
 from tests.audit.events import NOW_S, call
 
 DAY_S = 86_400.0

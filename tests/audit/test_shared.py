@@ -8,19 +8,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from msgspec.structs import replace
 
-from audit import retention, shared
-from audit import store as store_module
+from audit import retention, schema, shared
+from audit.errors import AuditUnavailable
 from audit.mask import Masks
 from audit.record import Actor, ActorType, Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
 from audit.retention import PrunableStore, Removal
 from audit.shared import SPAN_EVENTS, CommonParts, common_part, own_part, whole
-from audit.store import AuditReader, AuditStore, AuditUnavailable, StoredEvent, microseconds
+from audit.store import AuditReader, AuditStore, StoredEvent
 from tests.audit.events import NOW_S, call, failure, with_user_agent
 
 DAY_S = 86_400.0
@@ -155,15 +154,6 @@ def test_a_batch_that_was_not_written_leaves_nothing_to_rely_on(path: Path) -> N
     assert bodies(path) == [encode(event)]
 
 
-def test_it_is_never_changed_and_goes_only_when_no_event_needs_it(path: Path) -> None:
-    with closing(AuditStore(path)) as store:
-        store.append([call()])
-    with closing(sqlite3.connect(path)) as connection:
-        for statement in ("DELETE FROM common_parts", "UPDATE common_parts SET body = 'x'"):
-            with pytest.raises(sqlite3.IntegrityError, match="never changed"):
-                connection.execute(statement)
-
-
 def test_a_part_that_is_lost_is_told(path: Path) -> None:
     with closing(AuditStore(path)) as store:
         store.append([call()])
@@ -191,46 +181,8 @@ def shorten_span(patch: pytest.MonkeyPatch) -> None:
     """So that a short run comes to what thousands of events come to."""
     patch.setattr(shared, "SPAN_EVENTS", SPAN)
     patch.setattr(retention, "SPAN_EVENTS", SPAN)
-    triggers = [each.replace(str(SPAN_EVENTS), str(SPAN)) for each in store_module._NEVER_CHANGED]
-    patch.setattr(store_module, "_NEVER_CHANGED", triggers)
-
-
-class OldFile:
-    """A trail as the version before has written it, with events that are whole."""
-
-    def __init__(self, path: Path, events: list[Event]) -> None:
-        AuditStore(path).close()
-        self.path = path
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("DROP TABLE common_parts")
-            connection.execute("ALTER TABLE events DROP COLUMN common")
-            connection.execute("PRAGMA user_version = 1")
-            connection.commit()
-        for event in events:
-            self.write(event)
-
-    def write(self, event: Event) -> None:
-        values = (
-            *(event.eid, event.phase, event.kind, microseconds(event.ts), event.agent, event.cluster_name),
-            encode(event),
-        )
-        with closing(sqlite3.connect(self.path)) as connection:
-            columns = "eid, phase, kind, ts_us, agent, cluster, body"
-            connection.execute(f"INSERT INTO events ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
-            connection.commit()
-
-
-def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:
-    batch = [call() for _ in range(4)]
-    old = OldFile(path, batch[:2])
-    assert bodies(path) == [encode(event) for event in batch[:2]]
-    with closing(AuditStore(path)) as store:
-        store.append(batch[2:3])
-        # The hub that is being replaced writes its last ones.
-        old.write(batch[3])
-    assert bodies(path) == [encode(event) for event in batch]
-    AuditStore(path).close()
-    assert bodies(path) == [encode(event) for event in batch]
+    triggers = [each.replace(str(SPAN_EVENTS), str(SPAN)) for each in schema._NEVER_CHANGED]
+    patch.setattr(schema, "_NEVER_CHANGED", triggers)
 
 
 def test_a_reader_of_before_takes_no_part_for_the_whole(path: Path) -> None:
@@ -240,32 +192,6 @@ def test_a_reader_of_before_takes_no_part_for_the_whole(path: Path) -> None:
         for seq, body in connection.execute("SELECT seq, body FROM events"):
             with pytest.raises(ValueError, match="Expecting"):
                 json.loads(StoredEvent(seq, body).line)
-
-
-def test_a_reader_goes_on_while_the_file_is_brought_up_to_date(path: Path) -> None:
-    batch = [call() for _ in range(2)]
-    OldFile(path, batch[:1])
-    with closing(AuditReader(path)) as reader:
-        assert [stored.body for stored in reader.query()] == [encode(batch[0])]
-        with closing(AuditStore(path)) as store:
-            store.append(batch[1:])
-        assert [stored.body for stored in reader.query()] == [encode(event) for event in batch]
-
-
-def test_a_page_is_of_one_version_of_the_file(path: Path) -> None:
-    """The file is brought up to date when the reader has just looked how it is."""
-    batch = [call() for _ in range(2)]
-    OldFile(path, batch[:1])
-    with closing(AuditReader(path)) as reader:
-
-        @sa.event.listens_for(reader._engine, "after_cursor_execute")
-        def overtaken(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-            if "user_version" in statement:
-                with closing(AuditStore(path)) as store:
-                    store.append(batch[1:])
-
-        assert [stored.body for stored in reader.query(limit=2)] == [encode(batch[0])]
-    assert bodies(path) == [encode(event) for event in batch]
 
 
 def test_what_is_remembered_is_bounded() -> None:

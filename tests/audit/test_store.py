@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import stat
 import subprocess
 import sys
@@ -11,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from audit.errors import AuditUnavailable
 from audit.mask import Masks
 from audit.record import Phase, utc
-from audit.store import PAGE_ROWS_MAX, AuditReader, AuditStore, AuditUnavailable
+from audit.store import PAGE_ROWS_MAX, AuditReader, AuditStore
 from tests.audit.events import NOW_S, call
 
 
@@ -59,15 +59,6 @@ def test_the_disk_settings_are_the_durable_ones(store: AuditStore) -> None:
         for name in ("journal_mode", "synchronous", "busy_timeout")
     }
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000}
-
-
-@pytest.mark.parametrize("statement", ["UPDATE events SET body = 'x'", "DELETE FROM events"])
-def test_rows_cannot_be_changed(store: AuditStore, path: Path, statement: str) -> None:
-    store.append([call()])
-    connection = sqlite3.connect(path)
-    with pytest.raises(sqlite3.IntegrityError, match="never changed"):
-        connection.execute(statement)
-    connection.close()
 
 
 def test_what_is_asked_for_is_found(store: AuditStore, path: Path) -> None:
@@ -172,15 +163,6 @@ def test_nothing_reaches_the_disk_unmasked(path: Path) -> None:
     assert b"opaque-secret" not in raw
 
 
-def test_a_trail_of_a_newer_version_is_left_alone(path: Path) -> None:
-    AuditStore(path).close()
-    connection = sqlite3.connect(path)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(AuditUnavailable, match="schema version 99"):
-        AuditStore(path)
-
-
 def test_an_unusable_path_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(AuditUnavailable, match="unavailable"):
         AuditStore(tmp_path / "missing" / "audit.db")
@@ -234,18 +216,6 @@ def test_an_end_is_that_of_an_intent_which_the_file_had_before(path: Path) -> No
     second.append([begun.completed(begun.ts)], boot="second")
     assert second.close_unknown("second", utc(NOW_S)) == 0
     second.close()
-
-
-def test_the_indices_of_earlier_versions_go(path: Path) -> None:
-    AuditStore(path).close()
-    connection = sqlite3.connect(path)
-    connection.execute("CREATE INDEX ix_events_eid ON events (eid)")
-    connection.close()
-    AuditStore(path).close()
-    connection = sqlite3.connect(path)
-    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
-    connection.close()
-    assert names == {"events_by_agent", "events_by_cluster", "ix_events_ts_us"}
 
 
 def test_a_second_store_of_the_process_does_not_cost_the_first_one_its_locks(

@@ -147,8 +147,9 @@ def _recorded(folder: Path, start: datetime, agent: str | None, cluster: str | N
     """The calls of agents in the trail, each once; raises CommandError."""
     import msgspec
 
+    from audit.errors import AuditUnavailable
     from audit.record import Event, Kind, Phase
-    from audit.store import AuditReader, AuditUnavailable
+    from audit.store import AuditReader
     from proxy.hub.datadir import DataDir
     from proxy.policytest import Recorded
 

@@ -15,9 +15,10 @@ def record_local(folder: Path, verb: str, note: str) -> None:
 
     Whoever can run this can copy the folder by other means, and a broken disk is when they need to.
     """
+    from audit.errors import AuditUnavailable
     from audit.ids import new_eid
     from audit.record import Actor, ActorType, Client, Event, Kind, Phase, Request, utc
-    from audit.store import AuditStore, AuditUnavailable
+    from audit.store import AuditStore
     from proxy.hub.datadir import DataDir
 
     event = Event(

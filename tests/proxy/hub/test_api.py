@@ -12,8 +12,8 @@ import trio
 import yaml
 from starlette.applications import Starlette
 
+from audit.errors import AuditUnavailable
 from audit.record import ActorType, Event, Kind, Phase, encode
-from audit.store import AuditUnavailable
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey

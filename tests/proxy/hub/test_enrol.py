@@ -10,8 +10,8 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from audit.errors import AuditUnavailable
 from audit.record import ActorType, Event, Kind, Phase, encode
-from audit.store import AuditUnavailable
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key, new_code
 from auth.keys import PublicKey, SigningKey

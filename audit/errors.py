@@ -1,0 +1,11 @@
+"""What keeps the trail from being used."""
+
+from __future__ import annotations
+
+
+class AuditUnavailable(Exception):
+    """The trail cannot be written (or read) now; says why."""
+
+
+class NoTrail(AuditUnavailable):
+    """There is no trail where one was looked for."""

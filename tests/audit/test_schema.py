@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from audit.errors import AuditUnavailable
+from audit.record import Event, encode
+from audit.store import AuditReader, AuditStore, microseconds
+from tests.audit.events import call
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "audit.db"
+
+
+def bodies(path: Path) -> list[bytes]:
+    with closing(AuditReader(path)) as reader:
+        return [stored.body for stored in reader.query()]
+
+
+@pytest.mark.parametrize("statement", ["UPDATE events SET body = 'x'", "DELETE FROM events"])
+def test_rows_cannot_be_changed(path: Path, statement: str) -> None:
+    with closing(AuditStore(path)) as store:
+        store.append([call()])
+    with closing(sqlite3.connect(path)) as connection:
+        with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+            connection.execute(statement)
+
+
+def test_a_common_part_is_never_changed_and_goes_only_when_no_event_needs_it(path: Path) -> None:
+    with closing(AuditStore(path)) as store:
+        store.append([call()])
+    with closing(sqlite3.connect(path)) as connection:
+        for statement in ("DELETE FROM common_parts", "UPDATE common_parts SET body = 'x'"):
+            with pytest.raises(sqlite3.IntegrityError, match="never changed"):
+                connection.execute(statement)
+
+
+def test_a_trail_of_a_newer_version_is_left_alone(path: Path) -> None:
+    AuditStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(AuditUnavailable, match="schema version 99"):
+        AuditStore(path)
+
+
+def test_the_indices_of_earlier_versions_go(path: Path) -> None:
+    AuditStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE INDEX ix_events_eid ON events (eid)")
+    connection.close()
+    AuditStore(path).close()
+    connection = sqlite3.connect(path)
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    connection.close()
+    assert names == {"events_by_agent", "events_by_cluster", "ix_events_ts_us"}
+
+
+class OldFile:
+    """A trail as the version before has written it, with events that are whole."""
+
+    def __init__(self, path: Path, events: list[Event]) -> None:
+        AuditStore(path).close()
+        self.path = path
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("DROP TABLE common_parts")
+            connection.execute("ALTER TABLE events DROP COLUMN common")
+            connection.execute("PRAGMA user_version = 1")
+            connection.commit()
+        for event in events:
+            self.write(event)
+
+    def write(self, event: Event) -> None:
+        values = (
+            *(event.eid, event.phase, event.kind, microseconds(event.ts), event.agent, event.cluster_name),
+            encode(event),
+        )
+        with closing(sqlite3.connect(self.path)) as connection:
+            columns = "eid, phase, kind, ts_us, agent, cluster, body"
+            connection.execute(f"INSERT INTO events ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            connection.commit()
+
+
+def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:
+    batch = [call() for _ in range(4)]
+    old = OldFile(path, batch[:2])
+    assert bodies(path) == [encode(event) for event in batch[:2]]
+    with closing(AuditStore(path)) as store:
+        store.append(batch[2:3])
+        # The hub that is being replaced writes its last ones.
+        old.write(batch[3])
+    assert bodies(path) == [encode(event) for event in batch]
+    AuditStore(path).close()
+    assert bodies(path) == [encode(event) for event in batch]
+
+
+def test_a_reader_goes_on_while_the_file_is_brought_up_to_date(path: Path) -> None:
+    batch = [call() for _ in range(2)]
+    OldFile(path, batch[:1])
+    with closing(AuditReader(path)) as reader:
+        assert [stored.body for stored in reader.query()] == [encode(batch[0])]
+        with closing(AuditStore(path)) as store:
+            store.append(batch[1:])
+        assert [stored.body for stored in reader.query()] == [encode(event) for event in batch]
+
+
+def test_a_page_is_of_one_version_of_the_file(path: Path) -> None:
+    """The file is brought up to date when the reader has just looked how it is."""
+    batch = [call() for _ in range(2)]
+    OldFile(path, batch[:1])
+    with closing(AuditReader(path)) as reader:
+
+        @sa.event.listens_for(reader._engine, "after_cursor_execute")
+        def overtaken(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+            if "user_version" in statement:
+                with closing(AuditStore(path)) as store:
+                    store.append(batch[1:])
+
+        assert [stored.body for stored in reader.query(limit=2)] == [encode(batch[0])]
+    assert bodies(path) == [encode(event) for event in batch]
