@@ -14,7 +14,7 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from importlib.metadata import version
 
@@ -52,6 +52,7 @@ from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.quiet import give_back_when_quiet
+from proxy.signals import stop_signals
 from proxy.startup import settle
 from tunnel import Memory
 
@@ -80,8 +81,10 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
     software = f"hawse/{version('hawse')}"
     trail = Trail(config.org)
     async with AsyncExitStack() as stack:
+        # Who starts is killed by a signal, and who has served is not before all is written and closed.
+        stopping = stack.enter_context(ExitStack())
         boots = Boots(data.boots_dir)
-        # The outermost: once it is gone this hub does nothing to the folder any more.
+        # Once it is gone this hub does nothing to the folder any more.
         stack.enter_context(boots.announced(boot))
         premises = await stack.enter_async_context(open_premises(config, data, boot, replace=replace))
         pepper = data.pepper()
@@ -192,30 +195,35 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             registry.arrivals.expect(recent)
             await directory.change(Store.close_relays)
             tell_endpoint()
-            await _serve(config, premises, front, AdminFront(app, certificate), keeping)
+            signals = stopping.enter_context(stop_signals())
+            await _serve(config, signals, premises, front, AdminFront(app, certificate), keeping)
             upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
 
 
 async def _serve(
-    config: HubConfig, premises: Premises, front: Front, admin: AdminFront, keeping: trio.CancelScope
+    config: HubConfig,
+    signals: AsyncIterator[int],
+    premises: Premises,
+    front: Front,
+    admin: AdminFront,
+    keeping: trio.CancelScope,
 ) -> None:
     """Accept and handle connections until a signal or a successor comes, and then finish what was begun."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with trio.open_nursery() as handlers:
-            acceptor = Acceptor(premises, front, admin, handlers)
-            replaced = await acceptor.accept_until_told(signals, config.public_url)
-            front.deadlines.ending = True
-            if replaced:
-                # The folder and the relays' rows in the store are the other one's to keep.
-                keeping.cancel()
-            grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
-            front.relays.leave(grace_s, replaced=replaced)
-            async with trio.open_nursery() as finishing:
-                finishing.start_soon(_hurry, signals, front, finishing.cancel_scope)
-                await _finish(front, grace_s, replaced=replaced)
-                finishing.cancel_scope.cancel()
-            handlers.cancel_scope.cancel()
+    async with trio.open_nursery() as handlers:
+        acceptor = Acceptor(premises, front, admin, handlers)
+        replaced = await acceptor.accept_until_told(signals, config.public_url)
+        front.deadlines.ending = True
+        if replaced:
+            # The folder and the relays' rows in the store are the other one's to keep.
+            keeping.cancel()
+        grace_s = config.stop.replaced_grace_s if replaced else config.stop.grace_s
+        front.relays.leave(grace_s, replaced=replaced)
+        async with trio.open_nursery() as finishing:
+            finishing.start_soon(_hurry, signals, front, finishing.cancel_scope)
+            await _finish(front, grace_s, replaced=replaced)
+            finishing.cancel_scope.cancel()
+        handlers.cancel_scope.cancel()
 
 
 async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]) -> None:

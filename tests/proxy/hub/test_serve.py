@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from audit.store import AuditStore
 from proxy.configuration import Address
 from proxy.hub import serve
 from proxy.hub.boots import Boots
@@ -17,6 +21,7 @@ from proxy.hub.config import AdminConfig, HubConfig
 from proxy.hub.datadir import DataDir
 from proxy.hub.handover import Place, open_door
 from proxy.hub.keyring import KeyRing
+from proxy.hub.premises import Acceptor
 from proxy.hub.store import Store
 
 
@@ -65,3 +70,41 @@ async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(
             nursery.cancel_scope.cancel()
     lock.release()
     assert did == ["the old one pauses", "reads the keys", "keeps the keys"]
+
+
+async def test_a_second_signal_does_not_end_the_last_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_by: list[int] = []
+    told: list[str] = []
+    closed: list[str] = []
+    accept, close = Acceptor.accept_until_told, AuditStore.close
+
+    async def be_told(acceptor: Acceptor, signals: AsyncIterator[int], public_url: str) -> bool:
+        told.append(public_url)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await accept(acceptor, signals, public_url)
+
+    def close_slowly(store: AuditStore) -> None:
+        if told:
+            os.kill(os.getpid(), signal.SIGTERM)
+        close(store)
+        closed.append("the trail")
+
+    monkeypatch.setattr(Acceptor, "accept_until_told", be_told)
+    monkeypatch.setattr(AuditStore, "close", close_slowly)
+    monkeypatch.setattr(serve, "settle", lambda: None)
+    anywhere = Address("127.0.0.1", 0)
+    pid_file = tmp_path / "hub.pid"
+    config = HubConfig(
+        listen=anywhere, admin=AdminConfig(listen=anywhere), data_dir=tmp_path / "data", pid_file=pid_file
+    )
+    before = signal.signal(signal.SIGTERM, lambda number, _: killed_by.append(number))
+    try:
+        with trio.fail_after(20):
+            await serve.run_hub(config)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert closed[-1:] == ["the trail"]
+    assert not pid_file.exists()
+    assert killed_by == []

@@ -1,0 +1,40 @@
+"""The signals by which a process is told to stop, taken to the very end of what it has to do."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import trio
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Of signals that nobody has read yet; whoever sends more has been heard.
+UNREAD_MAX = 8
+
+
+@contextmanager
+def stop_signals() -> Iterator[AsyncIterator[int]]:
+    """SIGTERM and SIGINT as they come, for the block.
+
+    What nobody reads is dropped. trio.open_signal_receiver raises it anew at its end, which would kill in its
+    last writes a process that is told twice to stop (by its own signal and its group's, as timeout(1) does).
+    """
+    send, receive = trio.open_memory_channel[int](UNREAD_MAX)
+    token = trio.lowlevel.current_trio_token()
+
+    def deliver(number: int) -> None:
+        with suppress(trio.WouldBlock, trio.ClosedResourceError):
+            send.send_nowait(number)
+
+    def handle(number: int, _: FrameType | None) -> None:
+        token.run_sync_soon(deliver, number)
+
+    with send, receive:
+        before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+        try:
+            yield receive
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
