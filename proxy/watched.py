@@ -11,6 +11,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -99,11 +100,32 @@ def watch_certificate(certificate: Path, key: Path) -> WatchedFile[ssl.SSLContex
     Raises FileError.
     """
 
-    def load(_: bytes) -> ssl.SSLContext:
+    def load(pem: bytes) -> ssl.SSLContext:
         try:
-            return server_context(certificate, key)
+            context = server_context(certificate, key)
         except (OSError, ssl.SSLError) as error:
             reason = getattr(error, "reason", None) or error.strerror or "not a certificate and its key"
             raise FileError(f"cannot be used with the key {key}: {reason}") from error
+        _warn_of_validity(certificate, pem)
+        return context
 
     return WatchedFile(certificate, load)
+
+
+def _warn_of_validity(certificate: Path, pem: bytes) -> None:
+    """Tell the log of a certificate that those who connect refuse now; it may be their clocks that count."""
+    from cryptography import x509
+
+    try:
+        shown = x509.load_pem_x509_certificate(pem)
+    except ValueError:
+        # OpenSSL, whose word counts, has taken it.
+        return
+    now = datetime.now(UTC)
+    if now > shown.not_valid_after_utc:
+        _log.warning("%s: the certificate has expired on %s", certificate, shown.not_valid_after_utc)
+    elif now < shown.not_valid_before_utc:
+        _log.warning(
+            "%s: the certificate is not valid before %s, and it is %s by this machine's clock",
+            certificate, shown.not_valid_before_utc, now,
+        )  # fmt: skip

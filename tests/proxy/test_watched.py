@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,33 @@ def test_a_renewed_certificate_is_used_and_a_broken_one_is_not(tmp_path: Path) -
     assert after is not before
     pem.write_text("nothing")
     assert file.refresh() is after
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [(datetime(2020, 1, 1, tzinfo=UTC), ["tls.crt: the certificate has expired on 2020-01-01"]), (None, [])],
+)
+def test_a_certificate_that_has_expired_is_told_and_shown(
+    ends: datetime | None, said: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    issued = trustme.CA().issue_cert("127.0.0.1", not_after=ends)
+    pem, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    key.write_bytes(issued.private_key_pem.bytes())
+    pem.write_bytes(issued.cert_chain_pems[0].bytes())
+    assert isinstance(watch_certificate(pem, key).current(), ssl.SSLContext)
+    assert len(caplog.messages) == len(said)
+    assert all(text in message for text, message in zip(said, caplog.messages, strict=True))
+
+
+def test_a_certificate_that_is_not_valid_yet_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    issued = trustme.CA().issue_cert("127.0.0.1", not_before=datetime(2999, 1, 1, tzinfo=UTC))
+    pem, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    key.write_bytes(issued.private_key_pem.bytes())
+    pem.write_bytes(issued.cert_chain_pems[0].bytes())
+    watch_certificate(pem, key)
+    assert "tls.crt: the certificate is not valid before 2999-01-01" in caplog.text
 
 
 def test_a_certificate_without_its_key_is_a_clear_error(tmp_path: Path) -> None:
