@@ -177,6 +177,14 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     return attrs.evolve(config, public_url=config.public_url.rstrip("/"))
 
 
+def _fault_of_file(file: Path) -> str | None:
+    try:
+        with file.open("rb"):
+            return None
+    except OSError as error:
+        return error.strerror
+
+
 def _check(config: HubConfig) -> list[str]:
     """The rules that a type cannot state."""
     faults = []
@@ -190,8 +198,9 @@ def _check(config: HubConfig) -> list[str]:
     if (config.tls.certificate is None) != (config.tls.key is None):
         faults.append("tls: certificate and key are given together, or neither")
     for name, file in (("certificate", config.tls.certificate), ("key", config.tls.key)):
-        if file is not None and not os.access(file, os.R_OK):
-            faults.append(f"tls.{name}: this user cannot read the file it names")
+        fault = None if file is None else _fault_of_file(file)
+        if fault is not None:
+            faults.append(f"tls.{name}: cannot be read: {fault}")
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API has a listener of its own")
     faults.extend(_check_limits("limits", config.limits))
