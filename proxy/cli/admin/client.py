@@ -137,6 +137,9 @@ class Reach:
     def client(self) -> AdminClient:
         """Find the hub; raises CommandError."""
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        if not (token.isascii() and token.isprintable()):
+            # It would be no header, and the error about that would print it.
+            raise CommandError(f"{TOKEN_VARIABLE} is no admin token: it holds more than one line of ASCII")
         if url := os.environ.get(URL_VARIABLE):
             return _remote(url.rstrip("/"), token, os.environ.get(CA_VARIABLE))
         return _local(self.folder(), token)

@@ -71,6 +71,13 @@ async def test_another_certificate_at_the_pinned_address_is_not_spoken_to(hub: H
     assert "not trusted" in await hub.fails("team", "list")
 
 
+@pytest.mark.parametrize("token", ["hws_secret\nhws_secret", "hws_secr\u00e9t"])
+def test_a_token_that_is_no_header_is_refused_without_showing_it(token: str) -> None:
+    line = refusal(run("team", "list", HAWSE_ADMIN_URL="https://127.0.0.1:1", HAWSE_ADMIN_TOKEN=token))
+    assert line.startswith("hawse: HAWSE_ADMIN_TOKEN is no admin token")
+    assert "secr" not in line
+
+
 def test_a_machine_without_a_hub_is_told_what_to_do(tmp_path: Path) -> None:
     line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR=str(tmp_path / "none")))
     assert "start `hawse hub`" in line
