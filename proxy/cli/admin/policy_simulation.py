@@ -58,7 +58,13 @@ def simulate_policies(
 
     client = reach.client()
     policies, _ = sorted_out(read_files(files))
-    documents = [text(row, "document") for row in objects(client.get("policies"), "policies")]
+    in_force = objects(client.get("policies"), "policies")
+    documents = [text(row, "document") for row in in_force]
+    names = {text(row, "name") for row in in_force}
+    for name in without:
+        if name not in names:
+            # Else a slip of the pen would read as a removal that changes nothing.
+            raise CommandError(f"there is no policy {name!a}, only {', '.join(sorted(names))}")
     try:
         current = compiled(merged(documents, [], only=False))
         proposed = compiled(merged(documents, policies, only=only, without=without))

@@ -210,6 +210,8 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
     without = ("--without", "granted", "--without", "guard")
     told = await hub.run("policy", "simulate", look, *without, "--since", "7d", "--agent", "sre-1")
     assert "11 calls: 6 newly denied, 0 newly allowed" in told.stderr
+    refused = await hub.fails("policy", "simulate", look, "--without", "grantde")
+    assert refused == "hawse: there is no policy 'grantde', only granted, guard\n"
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 2
 
 
