@@ -6,6 +6,7 @@ kubectl runs `hawse credential` at every start, so that command is reached befor
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ COMMANDS = {
 }
 # A module of these that is missing is a fault of ours; any other one belongs to an extra.
 OURS = frozenset({"proxy", "tunnel", "auth", "audit"})
+# What a disk says on which nothing more can be written.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def main() -> None:
@@ -46,7 +49,13 @@ def main() -> None:
             from proxy.agent.credential import run_plugin
 
             sys.exit(run_plugin(server))
-    build_group()(prog_name="hawse")
+    try:
+        build_group()(prog_name="hawse")
+    except OSError as error:
+        # Any command may meet it while it prints, and so none of them looks for it.
+        if error.errno not in FULL:
+            raise
+        sys.exit(f"hawse: cannot write: {error.strerror}")
 
 
 def build_group() -> click.Group:

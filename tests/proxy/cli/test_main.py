@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from proxy.cli.main import COMMANDS, build_group
+from tests.auth.policies import policy
 
 
 def test_the_help_names_every_command_and_imports_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,6 +61,20 @@ def test_a_module_of_ours_that_is_missing_is_not_blamed_on_the_installation(
     monkeypatch.setitem(sys.modules, "proxy.hub.config", None)
     result = CliRunner().invoke(build_group(), ["hub"])
     assert isinstance(result.exception, ModuleNotFoundError)
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], ["policy"]])
+def test_a_disk_that_is_full_is_told_in_one_line(args: list[str], tmp_path: Path) -> None:
+    if args == ["policy"]:
+        rules = tmp_path / "policy.yaml"
+        rules.write_text(policy("- {id: look, effect: allow, verbs: [read], resources: [pods]}"))
+        args = ["admin", "policy", "test", "--json", str(rules)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "proxy.cli.main", *args], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.stderr == b"hawse: cannot write: No space left on device\n"
+    assert done.returncode == 1
 
 
 def test_the_version_is_the_packages() -> None:
