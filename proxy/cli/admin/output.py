@@ -21,7 +21,7 @@ from proxy.cli.errors import CommandError
 Column = tuple[str, Callable[[Object], str]]
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
-yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
+yes_option = click.option("--yes", is_flag=True, help="Do not ask; who has no terminal is never asked.")
 
 
 def print_json(value: Json) -> None:

@@ -18,6 +18,9 @@ from proxy.cli.admin.output import (
 )
 from proxy.cli.errors import CommandError
 
+# What a hub calls the token that it makes for the operator of its own machine.
+LOCAL_TOKEN = "local"  # noqa: S105 - a name
+
 
 @click.group()
 def token() -> None:
@@ -84,3 +87,5 @@ def remove_token(reach: Reach, /, name: str) -> None:
     """Revoke a token."""
     reach.client().delete("tokens", name)
     say(f"removed token {name}: it opens nothing any more")
+    if name == LOCAL_TOKEN:
+        say("it was this machine's own, and the hub makes another when it starts: hawse hub --replace")

@@ -277,6 +277,8 @@ async def test_tokens(hub: Hub) -> None:
     assert "does not accept this admin token" in refusal
     assert "last one" in await hub.fails("token", "remove", "local")
     assert (await hub.json("token", "add", "two"))["token"].startswith("hws_")
+    removed = await hub.ok("token", "remove", "local")
+    assert "the hub makes another when it starts: hawse hub --replace" in removed.stderr
 
 
 @pytest.mark.parametrize(
