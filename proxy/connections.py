@@ -8,6 +8,7 @@ asked, because a credential goes where this connects.
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -15,7 +16,7 @@ import trio
 
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.http import ClientConnection
-from tunnel.net import HandshakeFailed, has_input, tls_socket
+from tunnel.net import HandshakeFailed, has_input, os_reason, tls_socket
 from tunnel.readiness import Readiness
 
 # kube-apiserver closes a connection that was idle for 90 s; below that with room for a slow network.
@@ -169,5 +170,7 @@ async def _close(doomed: list[ClientConnection]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error) or type(error).__name__
-    return " ".join(text.split())[:160]
+    text = (
+        os_reason(error) if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else str(error)
+    )
+    return " ".join((text or type(error).__name__).split())[:160]

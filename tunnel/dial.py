@@ -28,7 +28,7 @@ import trio
 
 from tunnel.egress import Proxy, ProxyRefused, ProxySettings, connect_through, join_host_port
 from tunnel.greeting import say_hello
-from tunnel.net import HandshakeFailed, open_tcp, wrap_client
+from tunnel.net import HandshakeFailed, open_tcp, os_reason, wrap_client
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello
@@ -249,13 +249,13 @@ class Attempt:
         host, port = self.endpoint.host, self.endpoint.port
         proxy = self.config.proxy.proxy_for(host, port)
         if proxy is None:
-            stream = await self._open_tcp(host, port)
+            stream = await self._open_tcp(host, port, join_host_port(host, port))
         else:
             stream = await self._open_through(proxy)
         return await self._start_tls(stream, self.endpoint.name, host)
 
     async def _open_through(self, proxy: Proxy) -> trio.abc.Stream:
-        stream = await self._open_tcp(proxy.host, proxy.port)
+        stream = await self._open_tcp(proxy.host, proxy.port, f"the proxy {proxy.name}")
         if proxy.tls:
             stream = await self._start_tls(stream, f"the proxy {proxy.name}", proxy.host)
         self.phase = f"waiting for the proxy {proxy.name}"
@@ -266,15 +266,14 @@ class Attempt:
             raise
         return stream
 
-    async def _open_tcp(self, host: str, port: int) -> trio.abc.Stream:
-        target = join_host_port(host, port)
+    async def _open_tcp(self, host: str, port: int, target: str) -> trio.abc.Stream:
         self.phase = f"connecting to {target}"
         try:
             return await self.config.open_tcp(host, port)
         except socket.gaierror as exc:
             raise DialFailed(f"the name {host} cannot be resolved: {exc.strerror}") from exc
         except OSError as exc:
-            raise DialFailed(f"cannot connect to {target}: {_os_reason(exc)}") from exc
+            raise DialFailed(f"cannot connect to {target}: {os_reason(exc)}") from exc
 
     async def _start_tls(self, stream: trio.abc.Stream, name: str, hostname: str) -> trio.abc.Stream:
         self.phase = f"in the TLS handshake with {name}"
@@ -374,15 +373,6 @@ def _tls_advice(failed: HandshakeFailed) -> str:
         return "; the certificate must be renewed, unless this machine's clock is wrong"
     signed = f"; it is signed by {failed.issuer or 'an unknown CA'}"
     return f"{signed}, and hub.ca does not hold that CA" if cause.verify_code in _NO_ISSUER else signed
-
-
-def _os_reason(exc: OSError) -> str:
-    """Return the reason for the first address that failed; trio tries several and raises one error."""
-    cause: BaseException | None = exc.__cause__
-    if isinstance(cause, BaseExceptionGroup):
-        cause = cause.exceptions[0]
-    errno = cause.errno if isinstance(cause, OSError) else exc.errno
-    return os.strerror(errno) if errno is not None else str(exc)
 
 
 def _http_date(text: str) -> float | None:

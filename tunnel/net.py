@@ -21,6 +21,7 @@ __all__ = [
     "has_input",
     "open_tcp",
     "open_tls",
+    "os_reason",
     "peer_address",
     "server_context",
     "tls_socket",
@@ -92,6 +93,17 @@ def bind_to_peer(stream: trio.abc.Stream) -> None:
         stream = stream.transport_stream
     if isinstance(stream, TCPStream | trio.SocketStream):
         bind_socket_to_peer(stream.socket)
+
+
+def os_reason(exc: OSError) -> str:
+    """Return the reason for the first address that failed; trio tries several and raises one error."""
+    if isinstance(exc, socket.gaierror):
+        return exc.strerror or str(exc)
+    cause: BaseException | None = exc.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        cause = cause.exceptions[0]
+    errno = cause.errno if isinstance(cause, OSError) else exc.errno
+    return os.strerror(errno) if errno is not None else str(exc)
 
 
 def peer_address(stream: trio.abc.Stream) -> str:

@@ -742,7 +742,7 @@ async def test_it_dials_through_a_proxy_over_tls(
         (
             Unreachable(ConnectionRefusedError(111, "Connection refused")),
             "http://proxy.test:3128",
-            "cannot connect to proxy.test:3128",
+            "cannot connect to the proxy proxy.test:3128: Connection refused",
         ),
         (hang, "http://proxy.test:3128", "the last of it waiting for the proxy proxy.test:3128"),
         (

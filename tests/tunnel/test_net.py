@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import subprocess
@@ -20,6 +21,7 @@ from tunnel.net import (
     has_input,
     open_tcp,
     open_tls,
+    os_reason,
     peer_address,
     server_context,
     tune,
@@ -164,3 +166,15 @@ async def test_input_on_an_idle_connection_is_seen_below_tls() -> None:
         assert has_input(tls)
     assert not has_input(tls)
     assert not has_input(memory_stream_pair()[0])
+
+
+def test_why_a_connection_failed_is_said_in_the_systems_words() -> None:
+    refused = ConnectionRefusedError(errno.ECONNREFUSED, "Error connecting to ('127.0.0.1', 1)")
+    assert os_reason(refused) == "Connection refused"
+    several = OSError("all attempts to connect to hub.example:443 failed")
+    several.__cause__ = ExceptionGroup("", [OSError(errno.EHOSTUNREACH, "x"), refused])
+    assert os_reason(several) == "No route to host"
+    assert os_reason(socket.gaierror(socket.EAI_NONAME, "Name or service not known")) == (
+        "Name or service not known"
+    )
+    assert os_reason(OSError("words alone")) == "words alone"

@@ -338,6 +338,8 @@ async def test_a_refused_connection_says_that_nothing_was_processed(tmp_path: Pa
             await ask(pool)
         assert caught.value.failure.processed is Processed.NO
         assert "127.0.0.1" in caught.value.failure.reason
+        assert caught.value.failure.reason.endswith(": Connection refused")
+        assert "Errno" not in caught.value.failure.reason
 
 
 async def test_a_request_without_an_identity_is_refused_before_any_connection(tmp_path: Path) -> None:
