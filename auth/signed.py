@@ -88,7 +88,7 @@ def check_parties(claims: Claims, *, issuer: str, audience: str) -> None:
     if text_claim(claims, "iss") != issuer:
         raise TokenError("the token is from another issuer")
     if text_claim(claims, "aud") != audience:
-        raise TokenError("the token is for another audience")
+        raise TokenError(f"the token is for another audience than {audience}")
 
 
 def check_times(claims: Claims, now: float, *, leeway_s: float) -> tuple[int, int]:

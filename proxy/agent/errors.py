@@ -10,6 +10,13 @@ class AgentError(Exception):
     """One line that says what is wrong and what to do next; it never holds a key or token."""
 
 
+def reason(error: Exception) -> str:
+    """Why a connection failed, for a person: without Python's numbers where there are words."""
+    if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
+        return "it speaks no TLS"
+    return quoted(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
 def quoted(text: str) -> str:
     """Make what somebody else wrote fit for one line of a terminal."""
     return text[:QUOTED_CHARACTERS_MAX].encode("unicode_escape").decode("ascii")

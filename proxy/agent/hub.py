@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 from auth.principal import IdentityError, slug
 from proxy.agent.account import Account, host_and_port
-from proxy.agent.errors import AgentError, quoted
+from proxy.agent.errors import AgentError, quoted, reason
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
 
@@ -133,7 +133,7 @@ def _ask(
             f"{account.hub} did not answer{through} within {SOCKET_TIMEOUT_S:.0f} s: try again"
         ) from error
     except (OSError, HTTPException) as error:
-        raise AgentError(f"cannot reach {account.hub}{through}: {quoted(str(error))}") from error
+        raise AgentError(f"cannot reach {account.hub}{through}: {reason(error)}") from error
     finally:
         connection.close()
     return _read_answer(account.hub, status, raw, good)
@@ -148,7 +148,8 @@ def _read_answer(hub: str, status: int, raw: bytes, good: int) -> dict[str, obje
         answer = None
     if status != good:
         said = answer.get("error_description") if isinstance(answer, dict) else None
-        raise AgentError(f"{hub} answered {status}" + (f": {quoted(said)}" if isinstance(said, str) else ""))
+        why = quoted(said) if isinstance(said, str) else "is it a Hawse hub?"
+        raise AgentError(f"{hub} answered {status}: {why}")
     if not isinstance(answer, dict):
         raise AgentError(f"{hub} answered with no JSON object: is it a Hawse hub?")
     return answer

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from urllib.parse import quote, urlsplit
 
-from proxy.agent.errors import AgentError, quoted
+from proxy.agent.errors import AgentError, reason
 from proxy.agent.https import https_connection
 
 FILE_PREFIX = "file:"
@@ -66,7 +66,7 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
         response = connection.getresponse()
         status, raw = response.status, response.read(ANSWER_BYTES_MAX)
     except (OSError, HTTPException) as error:
-        raise AgentError(f"cannot reach {host}{through} for a token: {quoted(str(error))}") from error
+        raise AgentError(f"cannot reach {host}{through} for a token: {reason(error)}") from error
     finally:
         connection.close()
     if status != 200:

@@ -75,7 +75,7 @@ class AdminClient:
             raise CommandError(f"{self.url} does not answer like a hub's admin API (status {status})")
         if status < 400:
             return document
-        raise CommandError(_told(status, document))
+        raise CommandError(_told(self.url, status, document))
 
     def _exchange(
         self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]
@@ -98,13 +98,14 @@ class AdminClient:
             raise CommandError(f"nothing listens at {self.url}: start the hub (`hawse hub`) first") from error
         except (OSError, http.client.HTTPException) as error:
             raise CommandError(
-                f"cannot reach the admin API at {self.url}: {str(error) or type(error).__name__}"
+                f"cannot reach the admin API at {self.url}: "
+                f"{getattr(error, 'strerror', None) or str(error) or type(error).__name__}"
             ) from error
         finally:
             connection.close()
 
 
-def _told(status: int, document: Object) -> str:
+def _told(url: str, status: int, document: Object) -> str:
     error = document.get("error")
     message = error.get("message") if isinstance(error, dict) else None
     if status == 401:
@@ -112,7 +113,7 @@ def _told(status: int, document: Object) -> str:
             f"the hub does not accept this admin token: set {TOKEN_VARIABLE} to a valid one, "
             "or run this on the hub's machine as the user that runs the hub"
         )
-    return str(message) if message else f"the hub answered with status {status}"
+    return str(message) if message else f"{url} answered {status}: is it the hub's admin listener?"
 
 
 @attrs.frozen

@@ -55,7 +55,7 @@ TOKEN = b'{"access_token":"t","expires_in":%s}'
     ("answer", "message"),
     [
         (FakeHub.refusal(401, "ask\nthe \x1b[2Joperator"), r"answered 401: ask\\nthe \\x1b\[2Joperator"),
-        ((500, {}, b"<html>"), "answered 500$"),
+        ((500, {}, b"<html>"), r"answered 500: is it a Hawse hub\?$"),
         ((302, {"location": "https://evil.example/"}, b""), "answered 302"),
         ((200, {}, b"<html>"), "no JSON object"),
         ((200, {}, b"[" * 100_000), "no JSON object"),
@@ -104,7 +104,7 @@ def test_a_hub_that_is_not_there_is_named(account: Account) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         hub = f"https://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(AgentError, match=f"cannot reach {hub}"):
+        with pytest.raises(AgentError, match=f"cannot reach {hub}: Connection refused$"):
             fetch_reach(account._replace(hub=hub))
 
 

@@ -179,6 +179,13 @@ async def test_a_key_is_registered_by_its_holder_and_in_its_one_form(bench: Benc
     assert (await bench.enrol(key))[0] == 201
 
 
+async def test_who_calls_the_hub_by_another_name_is_told_its_own(bench: Bench) -> None:
+    key = SigningKey.generate()
+    proof = issue_enrolment(key, hub_url="https://other.example", jti="j", now=NOW)
+    _, body = await bench.enrol(key, proof=proof)
+    assert body["error_description"] == f"proof: the token is for another audience than {ISSUER}"
+
+
 async def test_a_key_that_was_registered_is_not_registered_again(bench: Bench) -> None:
     key = SigningKey.generate()
     await bench.enrol(key)

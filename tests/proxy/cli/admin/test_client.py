@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli.admin import admin
+from proxy.cli.admin.client import _told
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.devca import ensure_certificate
 from tests.proxy.cli.admin.conftest import Hub
@@ -62,6 +63,12 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
     wrong = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_TOKEN": "hws_x"})
     assert "does not accept" in wrong
     assert token not in wrong
+
+
+def test_what_is_no_admin_listener_is_asked_about() -> None:
+    assert _told("https://hub.example", 404, {}) == (
+        "https://hub.example answered 404: is it the hub's admin listener?"
+    )
 
 
 async def test_another_certificate_at_the_pinned_address_is_not_spoken_to(hub: Hub, tmp_path: Path) -> None:
