@@ -27,7 +27,7 @@ from pathlib import Path
 import attrs
 
 from proxy.hub.boots import Boots
-from proxy.hub.datadir import DataDir, DataDirError, is_there, read_private
+from proxy.hub.datadir import DataDir, DataDirError, FolderInUseError, is_there, read_private
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.store import Store
 
@@ -92,7 +92,7 @@ def backup(data_dir: Path, archive: Path) -> None:
     except FileExistsError as error:
         raise BackupError(f"{archive} exists already: choose another name") from error
     except (OSError, sqlite3.Error, DataDirError) as error:
-        raise BackupError(f"cannot back up {data_dir} to {archive}: {error}") from error
+        raise BackupError(f"cannot back up {data_dir} to {archive}: {_said(error)}") from error
 
 
 def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
@@ -122,8 +122,19 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
                 return Restored(about, _swap(data_dir, fresh, present))
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
-    except (OSError, tarfile.TarError, DataDirError, StoreUnavailableError) as error:
-        raise BackupError(f"cannot restore {archive} into {data_dir}: {error}") from error
+    except FolderInUseError as error:
+        raise BackupError(
+            f"cannot restore {archive} into {data_dir}: another process runs there: stop that hub first"
+        ) from error
+    except tarfile.TarError as error:
+        raise BackupError(f"{archive} is not a backup of a hub: {error}") from error
+    except (OSError, DataDirError, StoreUnavailableError) as error:
+        raise BackupError(f"cannot restore {archive} into {data_dir}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    # The files are temporary ones of our own, whose names tell nobody anything.
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _copy_database(source: Path, copy: Path) -> None:

@@ -219,10 +219,26 @@ def test_an_archive_with_anything_but_files_is_refused(hub: DataDir, tmp_path: P
 
 def test_what_is_no_archive_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "hub.tar").write_bytes(b"x" * 2000)
-    with pytest.raises(BackupError, match="cannot restore"):
+    with pytest.raises(BackupError, match=r"hub\.tar is not a backup of a hub: "):
         restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
-    with pytest.raises(BackupError, match="No such file"):
+    with pytest.raises(
+        BackupError, match=r"cannot restore .*none\.tar into .*other: No such file or directory$"
+    ):
         restore(tmp_path / "other", tmp_path / "none.tar", overwrite=False)
+
+
+def test_a_backup_has_no_name_of_ours_in_its_error(hub: DataDir, tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match=r"none/hub\.tar: No such file or directory$"):
+        backup(hub.path, tmp_path / "none" / "hub.tar")
+
+
+def test_a_hub_that_runs_is_to_be_stopped_before_a_restore(hub: DataDir, tmp_path: Path) -> None:
+    backup(hub.path, tmp_path / "hub.tar")
+    with (
+        hub.locked(),
+        pytest.raises(BackupError, match=r": another process runs there: stop that hub first$"),
+    ):
+        restore(hub.path, tmp_path / "hub.tar", overwrite=True)
 
 
 def test_a_backup_of_a_newer_version_is_refused(hub: DataDir, tmp_path: Path) -> None:
