@@ -47,7 +47,7 @@ class Places:
         if first.instance == relay.instance:
             raise RelayRefusedError(
                 f"another process is connected as relay {relay.instance} of cluster {relay.cluster_name}, "
-                f"from {first.address}, and answers: give each relay an instance of its own"
+                f"from {first.address}: give each an instance of its own"
             )
         names = ", ".join(sorted(other.instance for other in in_the_way))
         raise RelayRefusedError(

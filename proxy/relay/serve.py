@@ -153,9 +153,13 @@ def _dialer_config(config: RelayConfig, way: TunnelDial) -> DialerConfig:
         )
 
     try:
+        tls = client_context(way.hub_ca_pem)
+    except ValueError as error:
+        raise RelayError(f"hub.ca: {error}") from error
+    try:
         return DialerConfig(
             hub_url=config.hub_url,
-            tls=client_context(way.hub_ca_pem),
+            tls=tls,
             authorization=authorization,
             hello=hello,
             memory=Memory(TUNNEL_MEMORY_BYTES_MAX),

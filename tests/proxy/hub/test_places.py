@@ -111,7 +111,8 @@ async def test_another_process_of_the_same_name_waits_while_the_first_answers(
     async with open_cluster() as cluster:
         first = await cluster.come("a", "boot-1")
         with pytest.raises(
-            RelayRefusedError, match="another process is connected as relay a of cluster prod"
+            RelayRefusedError,
+            match=r"is connected as relay a of cluster prod, from .*: give each an instance of its own$",
         ):
             await cluster.come("a", "boot-2")
         assert not first.end.cancel_called

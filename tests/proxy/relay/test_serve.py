@@ -378,5 +378,6 @@ async def test_what_it_cannot_start_with_is_one_clear_error(
         in_pod(server, tmp_path, monkeypatch)
         failure = await failure_of(config(TunnelDial(RELAY_KEY, "no PEM"), "https://hub.example"))
         assert isinstance(failure, RelayError)
+        assert str(failure).startswith("hub.ca: ")
         taken = server.access.port
         assert isinstance(await failure_of(config(way, "https://hub.example", health=taken)), OSError)
