@@ -56,6 +56,10 @@ class Sessions(Protocol):
         """Those that fit all that is given, the oldest first."""
         ...
 
+    async def hubs_beside(self) -> int:
+        """How many hubs that were replaced still finish calls of their own, which are not among these."""
+        ...
+
     async def kill(
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
     ) -> Sequence[SessionInfo]:

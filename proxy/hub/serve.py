@@ -173,7 +173,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 hub_ca_pem=certificate.ca_pem,
                 version=version("hawse"),
                 operations=LiveRelays(registry, time.time),
-                live_sessions=LiveSessions(calls.live),
+                live_sessions=LiveSessions(calls.live, boots, boot),
                 relays_per_cluster=config.limits.relays_per_cluster,
             )
             app = admin_app(administration, recorder, metrics, time.time)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import attrs
+import trio
 
 from proxy.forward import CloseReason
+from proxy.hub.boots import Boots
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.operations import SessionInfo
 from proxy.hub.trail import stream_of
@@ -17,10 +19,17 @@ class LiveSessions:
     """The calls under way, as the admin API wants them (its Sessions)."""
 
     live: LiveCalls
+    boots: Boots
+    boot: str
 
     def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> list[SessionInfo]:
         """Those of an agent, on a cluster, or all; the oldest first."""
         return [_info(live) for live in self._chosen(None, agent, cluster)]
+
+    async def hubs_beside(self) -> int:
+        """How many hubs that were replaced still finish calls of their own, which are not among these."""
+        living = await trio.to_thread.run_sync(self.boots.living)
+        return len(living - {self.boot})
 
     async def kill(
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str

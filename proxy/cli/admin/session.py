@@ -43,12 +43,9 @@ def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_js
         ("OUT", field("bytes_out")),
         ("FROM", field("client")),
     ]
-    print_table(
-        objects(reach.client().get("sessions", **chosen), "sessions"),
-        columns,
-        as_json=as_json,
-        empty="nothing is under way",
-    )
+    found = reach.client().get("sessions", **chosen)
+    print_table(objects(found, "sessions"), columns, as_json=as_json, empty="nothing is under way")
+    _say_beside(found)
 
 
 @session.command("kill")
@@ -92,6 +89,15 @@ def kill_sessions(
         say(f"killed {text(row, 'id')}: agent:{text(row, 'agent')} on {text(row, 'cluster')}, {_what(row)}")
     if not gone:
         say("nothing of it is under way")
+    _say_beside(killed)
+
+
+def _say_beside(answer: Object) -> None:
+    if answer.get("hubs_beside"):
+        say(
+            "a hub that was replaced still finishes calls of its own, which are not among these: "
+            "to end them, lock their agents, or send that hub SIGTERM"
+        )
 
 
 def _what(row: Object) -> str:

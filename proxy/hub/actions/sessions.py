@@ -73,11 +73,12 @@ class SessionActions:
         listed.sort(key=lambda relay: (str(relay["cluster"]), not relay["connected"], str(relay["instance"])))
         return Done({"relays": listed})
 
-    def list_all(self, *, agent: str | None, cluster: str | None) -> Done:
+    async def list_all(self, *, agent: str | None, cluster: str | None) -> Done:
         """List the calls that are under way."""
         self._check_names(agent, cluster)
         listed = self.live.sessions(agent=agent, cluster=cluster)
-        return Done({"sessions": [_session(session) for session in listed]})
+        beside = await self.live.hubs_beside()
+        return Done({"sessions": [_session(session) for session in listed], "hubs_beside": beside})
 
     async def kill(self, kill: Kill, *, operator: str) -> Done:
         """End a call, or all of an agent, of a cluster, or of an agent on a cluster."""
@@ -98,7 +99,10 @@ class SessionActions:
         named = {"id": kill.id, "agent": kill.agent, "cluster": kill.cluster}
         which = " ".join(f"{key}={value}" for key, value in named.items() if value is not None)
         return Done(
-            {"killed": [_session(session) for session in killed]},
+            {
+                "killed": [_session(session) for session in killed],
+                "hubs_beside": await self.live.hubs_beside(),
+            },
             note=f"{which} killed={len(killed)} reason={reason}",
         )
 

@@ -72,9 +72,14 @@ class FakeSessions:
     def __init__(self) -> None:
         self.live: list[SessionInfo] = []
         self.killed: list[dict[str, str | None]] = []
+        self.beside = 1
 
     def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> Sequence[SessionInfo]:
         return [one for one in self.live if agent in (None, one.agent) and cluster in (None, one.cluster)]
+
+    async def hubs_beside(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return self.beside
 
     async def kill(
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
@@ -519,6 +524,7 @@ async def test_sessions_are_listed_by_agent_and_cluster(bench: Bench) -> None:
     bench.sessions.live.append(WATCH)
     [listed] = (await bench.ok("GET", "/v1/sessions?agent=sre-1&cluster=prod"))["sessions"]
     assert listed == {**attrs.asdict(WATCH), "started_at": "2027-01-15T08:00:00Z"}
+    assert (await bench.ok("GET", "/v1/sessions"))["hubs_beside"] == 1
     assert (await bench.ask("GET", "/v1/sessions?agent=none")).status == 404
     assert (await bench.ask("GET", "/v1/sessions?cluster=none")).status == 404
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -21,6 +22,7 @@ from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason
 from proxy.http import ServerConnection
 from proxy.hub.admission import Call
+from proxy.hub.boots import Boots
 from proxy.hub.entities import Mode
 from proxy.hub.live import SWEEP_S, Ending, LiveCall, LiveCalls
 from proxy.hub.sessions import LiveSessions
@@ -414,8 +416,13 @@ async def test_a_call_whose_relay_is_being_dialled_is_ended_too(bench: Bench) ->
     assert closing["kind"] == "session.killed"
 
 
-async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench) -> None:
-    sessions = LiveSessions(bench.calls.live)
+async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_path: Path) -> None:
+    boots = Boots(tmp_path / "boots")
+    sessions = LiveSessions(bench.calls.live, boots, "new")
+    with boots.announced("new"):
+        assert await sessions.hubs_beside() == 0
+        with boots.announced("old"):
+            assert await sessions.hubs_beside() == 1
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         client = talk(bench, nursery, exec_request(bench))
         stream = await relay.accept()

@@ -36,6 +36,7 @@ class Live:
     relays_here: list[RelayInfo] = attrs.Factory(list)
 
     sessions_here: list[SessionInfo] = attrs.Factory(list)
+    beside: int = 0
 
     def relays(self) -> Sequence[RelayInfo]:
         return self.relays_here
@@ -44,6 +45,10 @@ class Live:
         return [
             one for one in self.sessions_here if agent in (None, one.agent) and cluster in (None, one.cluster)
         ]
+
+    async def hubs_beside(self) -> int:
+        await trio.lowlevel.checkpoint()
+        return self.beside
 
     async def kill(
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str

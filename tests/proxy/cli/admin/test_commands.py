@@ -446,8 +446,17 @@ async def test_sessions_are_listed_and_killed(hub: Hub) -> None:
     )
     assert len(gone["killed"]) == 2
     done = await hub.ok("session", "kill", "--agent", "sre-1", "--reason", "x")
-    assert "nothing of it is under way" in done.stderr
+    assert done.stderr == "nothing of it is under way\n"
     await hub.fails("session", "kill", "--agent", "sre-1", code=2)
+
+
+async def test_what_a_replaced_hub_still_finishes_is_not_kept_quiet(hub: Hub) -> None:
+    await enrol(hub)
+    hub.live.beside = 1
+    told = "a hub that was replaced still finishes calls of its own"
+    assert told in (await hub.ok("session", "list")).stderr
+    assert told in (await hub.ok("session", "kill", "--agent", "sre-1", "--reason", "x")).stderr
+    assert await hub.json("session", "list") == []
     await hub.fails("session", "kill", "--reason", "x", code=2)
     await hub.fails("session", "kill", "0199a1b2-1", "--agent", "sre-1", "--reason", "x", code=2)
 
