@@ -343,7 +343,7 @@ def _check_output_dir(output_dir: Path | None, kubeconfig: Path | None) -> None:
 
 def _hand_over(made: Object, output_dir: Path | None, kubeconfig: Path | None, *, as_json: bool) -> None:
     """Print or write what the relay needs; it holds the relay's key, which the hub did not keep."""
-    from proxy.cli.admin.relay_files import relay_files, write_relay_files
+    from proxy.cli.admin.relay_files import left_to_do, relay_files, write_relay_files
 
     name = text(made, "name")
     if output_dir is not None:
@@ -355,6 +355,8 @@ def _hand_over(made: Object, output_dir: Path | None, kubeconfig: Path | None, *
         say("in the cluster, first let it impersonate:")
         place = "--namespace NAMESPACE --service-account NAME"
         say(f"  hawse admin cluster rbac {name} {place} | kubectl apply -f -")
+        for sentence in left_to_do(child(made, "relay"), output_dir):
+            say(sentence)
         say(f"then: hawse relay --config {output_dir / 'relay.toml'}")
     else:
         click.echo(text(made, "manifests"), nl=False)

@@ -50,6 +50,15 @@ def relay_files(relay: Object, kubeconfig: Path | None) -> dict[str, str]:
     return files
 
 
+def left_to_do(relay: Object, folder: Path) -> list[str]:
+    """What the files leave to a person before the relay can reach its hub, or the hub it: a sentence each."""
+    if text(relay, "mode") == "direct":
+        return [f"put the certificate and the key of its own address into {folder}: tls.crt, tls.key"]
+    if not text(relay, "hub_ca_pem"):
+        return [f"it trusts public CAs alone: if the hub is certified by another, name hub.ca in {CONFIG}"]
+    return []
+
+
 def write_relay_files(folder: Path, files: Mapping[str, str]) -> None:
     """Write each file for its owner alone, never over another; raises CommandError."""
     for name, content in files.items():

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from auth.keys import KeySet, SigningKey
+from proxy.cli.admin.relay_files import left_to_do
 from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.store import RelayContact
 from proxy.relay import config as relay_config
@@ -72,6 +73,7 @@ async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tm
     )
     assert done.stdout == ""
     assert "hawse relay --config" in done.stderr
+    assert "public CAs" not in done.stderr
     assert {path.name for path in folder.iterdir()} == {
         "relay.toml",
         "relay.key",
@@ -90,13 +92,24 @@ async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tm
     assert [key.kid for key in relay.hub_keys] == [hub.data.signing_keys().active.kid]
 
 
+def test_who_enrols_at_a_hub_of_a_private_ca_is_told_where_it_goes() -> None:
+    [sentence] = left_to_do({"mode": "tunnel", "hub_ca_pem": None}, Path("relay"))
+    assert "name hub.ca in relay.toml" in sentence
+    assert left_to_do({"mode": "tunnel", "hub_ca_pem": "PEM"}, Path("relay")) == []
+
+
 async def test_a_direct_relay_gets_files_without_a_key(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "relay"
     ca = ["--relay-ca", str(hub.ca)]
     url = ["--mode", "direct", "--relay-url", "https://127.0.0.1:9443"]
     refusal = await hub.fails("cluster", "add", "edge", *url, *ca, "--output-dir", str(folder))
     assert "--allow-private-address" in refusal
-    await hub.ok("cluster", "add", "edge", *url, *ca, "--allow-private-address", "--output-dir", str(folder))
+    done = await hub.ok(
+        "cluster", "add", "edge", *url, *ca, "--allow-private-address", "--output-dir", str(folder)
+    )
+    assert (
+        f"put the certificate and the key of its own address into {folder}: tls.crt, tls.key" in done.stderr
+    )
     assert {path.name for path in folder.iterdir()} == {"relay.toml", "hub-keys.json"}
     for name in ("tls.crt", "tls.key"):
         (folder / name).write_text("x")
