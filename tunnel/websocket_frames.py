@@ -17,12 +17,15 @@ from collections import deque
 from typing import Final, Protocol
 
 from wsproto.connection import Connection
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason, XorMaskerSimple
 
 from tunnel.transport import MESSAGE_BYTES_MAX
 
 __all__ = ["FrameReader", "apply_mask", "apply_mask_slowly", "encode_binary"]
+
+Control = Ping | Pong | BytesMessage | CloseConnection
+"""What is no whole message."""
 
 
 class _Mask(Protocol):
@@ -80,7 +83,7 @@ class FrameReader:
         # Between the fragments of a message RFC 6455 allows no other data frame: wsproto judges them all.
         self._fragmented = False
         self._fragments = bytearray()
-        self._happened: deque[bytes | Ping | CloseConnection] = deque()
+        self._happened: deque[bytes | Control] = deque()
         self._ended = False
         self.drained = True
         """There is no event until something is fed; where it is False there may be none either."""
@@ -110,10 +113,11 @@ class FrameReader:
             # What is left is a torn header at most.
             self._data = self._data + data if self._data else data
 
-    def next_event(self) -> bytes | Ping | CloseConnection | None:
+    def next_event(self) -> bytes | Control | None:
         """Return what comes next: a whole message, a ping, or the end; None when more must be received.
 
-        Behind an end there is nothing any more.
+        A pong and a fragment that ends no message come as well, for nothing but to be counted: thousands fit
+        into what is fed at once. Behind an end there is nothing any more.
         """
         while True:
             if self._happened:
@@ -189,7 +193,7 @@ class FrameReader:
                 self._end(CloseConnection(CloseReason.UNSUPPORTED_DATA, "only binary messages"))
             elif isinstance(event, CloseConnection):
                 self._end(event)
-            elif isinstance(event, Ping):
+            elif isinstance(event, (Ping, Pong)):
                 self._happened.append(event)
             if self._ended:
                 return
@@ -202,6 +206,8 @@ class FrameReader:
         elif event.message_finished:
             self._happened.append(bytes(self._fragments))
             self._fragments = bytearray()
+        else:
+            self._happened.append(event)
 
     def _end(self, event: CloseConnection) -> None:
         """A Close frame or a violation: nothing that follows counts."""

@@ -530,23 +530,53 @@ async def test_a_flood_of_pings_is_no_way_to_fill_our_memory_or_to_stop_the_read
         assert len(stream._held) < 1000
 
 
-async def test_other_tasks_run_while_pings_are_answered() -> None:
+BEGUN = b"\x02\x80" + bytes(4)
+GOES_ON = b"\x00\x80" + bytes(4)
+PONG = b"\x8a\x80" + bytes(4)
+
+
+# What is fed: nothing, or the beginning of a message; a flood; and a last message.
+@pytest.mark.parametrize(
+    ("before", "each", "last"),
+    [
+        (b"", ping(b""), message(b"x")),
+        (b"", PONG, message(b"x")),
+        (BEGUN, GOES_ON, b"\x80\x81" + bytes(4) + b"x"),
+    ],
+    ids=["pings", "pongs", "fragments"],
+)
+async def test_other_tasks_run_while_a_flood_is_taken_apart(before: bytes, each: bytes, last: bytes) -> None:
     async with raw_peer() as (near, transport):
-        await near.send_all(ping(b"") * 10 * EVENTS_PER_PASS)
-        passes = 0
+        await near.send_all(before + each * 10 * EVENTS_PER_PASS + last)
+        async with counted_passes() as passes:
+            assert await transport.receive() == b"x"
+        assert passes() >= 9
 
-        async def count() -> None:
-            nonlocal passes
-            while True:
-                await trio.lowlevel.checkpoint()
-                passes += 1
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(count)
-            await near.send_all(message(b"x"))
-            await transport.receive()
-            nursery.cancel_scope.cancel()
-        assert passes >= 9
+@pytest.mark.parametrize("each", [ping(b""), PONG], ids=["pings", "pongs"])
+async def test_other_tasks_run_while_a_flood_keeps_us_from_the_peers_close(each: bytes) -> None:
+    async with raw_peer() as (near, transport):
+        await near.send_all(each * 10 * EVENTS_PER_PASS + b"\x88\x80" + bytes(4))
+        async with counted_passes() as passes:
+            await transport.aclose()
+        assert passes() >= 9 * EVENTS_PER_PASS
+
+
+@asynccontextmanager
+async def counted_passes() -> AsyncIterator[Callable[[], int]]:
+    """Count how often another task has its turn within the block."""
+    passes = 0
+
+    async def count() -> None:
+        nonlocal passes
+        while True:
+            await trio.lowlevel.checkpoint()
+            passes += 1
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(count)
+        yield lambda: passes
+        nursery.cancel_scope.cancel()
 
 
 async def test_any_byte_of_a_message_is_a_sign_of_life(autojump_clock: trio.testing.MockClock) -> None:
