@@ -254,7 +254,7 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
             if location is None:
                 continue
             value = location
-        elif name == b"sec-websocket-protocol" and value.startswith(BEARER_SUBPROTOCOL):
+        elif name == b"sec-websocket-protocol" and BEARER_SUBPROTOCOL in value:
             continue
         headers.append((name, value))
     return ResponseHead.of(head.status, head.reason, tuple(headers))
@@ -382,7 +382,8 @@ def _without_bearer(value: bytes) -> bytes:
     if BEARER_SUBPROTOCOL not in value:
         return value
     offered = [item.strip(b" \t") for item in value.split(b",")]
-    return b", ".join(item for item in offered if item and not item.startswith(BEARER_SUBPROTOCOL))
+    # Wherever in an item: kube-apiserver takes blanks of Unicode from around it, too.
+    return b", ".join(item for item in offered if item and BEARER_SUBPROTOCOL not in item)
 
 
 def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None) -> bytes | None:

@@ -205,6 +205,11 @@ def test_a_bearer_subprotocol_is_taken_out():
     crossed = hub((b"sec-websocket-protocol", b"v5.channel.k8s.io, " + bearer + b",v4.channel.k8s.io"))
     assert crossed.header(b"sec-websocket-protocol") == b"v5.channel.k8s.io, v4.channel.k8s.io"
     assert b"sec-websocket-protocol" not in names(hub((b"sec-websocket-protocol", bearer)))
+    # Go's TrimSpace takes no-break and wide spaces from around a name as well.
+    for blank in ("\u00a0", "\u0085", "\u3000"):
+        hidden = blank.encode() + bearer + b", v5.channel.k8s.io"
+        crossed = hub((b"sec-websocket-protocol", hidden))
+        assert crossed.header(b"sec-websocket-protocol") == b"v5.channel.k8s.io"
     exact = b"v5.channel.k8s.io,v4.channel.k8s.io"
     assert hub((b"sec-websocket-protocol", exact)).header(b"sec-websocket-protocol") == exact
     answer = ResponseHead.of(101, b"", ((b"sec-websocket-protocol", bearer),))
