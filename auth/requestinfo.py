@@ -31,6 +31,9 @@ SEGMENTS_MAX = 32
 # longer target is an exec's script or somebody's backend, and seldom comes twice.
 REMEMBERED_TARGETS_MAX = 1024
 REMEMBERED_LENGTH_MAX = 1024
+# What Go's net/url reads of a query (since 1.24.12 and 1.25.6): of one with more, kube-apiserver sees nothing
+# at all, and would list everything where a reader here sees one name.
+PARAMETERS_MAX = 10_000
 
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*")  # visible ASCII without '#': a fragment never travels
 # RFC 3986 pchar without ';' (path parameters) and with whole escapes only.
@@ -57,6 +60,9 @@ _LONG_RUNNING_SUBRESOURCES = frozenset({"attach", "exec", "proxy", "log", "portf
 # GET reaches into a pod, a node or a service by these.
 _ACTING_SUBRESOURCES = frozenset({"exec", "attach", "portforward", "proxy"})
 _READING_VERBS = frozenset({"get", "list", "watch"})
+_DRY_VERBS = frozenset({"create", "update", "patch"})
+# They do what they do whatever `dryRun` says: a token is issued by a dry run as well.
+_NEVER_DRY = _ACTING_SUBRESOURCES | {"token"}
 # Created, but only to ask "who am I, what may I".
 _SELF_REVIEWS = frozenset(
     {
@@ -131,7 +137,12 @@ class RequestInfo:
 
     @property
     def dry_run(self) -> bool:
-        """Whether the query asks for no effect (`dryRun=All`)."""
+        """Whether it asks for no effect (`dryRun=All`), and kube-apiserver heeds the query in that.
+
+        Of a deletion it may not: where there is a body, the options are in that, and the query is not read.
+        """
+        if self.verb not in _DRY_VERBS or self.subresource in _NEVER_DRY:
+            return False
         # Most queries cannot have the parameter at all, and stay unparsed.
         if b"dryRun" not in self.query and b"%" not in self.query:
             return False
@@ -158,6 +169,8 @@ def _parse(method: bytes, target: bytes) -> RequestInfo:
     if _TARGET.fullmatch(target) is None:
         raise BadTarget("the target holds a fragment, a blank, a control or a byte that is not ASCII")
     raw_path, _, query = target.partition(b"?")
+    if query.count(b"&") >= PARAMETERS_MAX:
+        raise BadTarget(f"the query has more than {PARAMETERS_MAX} parameters")
     parts = _split_plain(raw_path)
     if parts is not None:
         path = raw_path.decode("ascii")

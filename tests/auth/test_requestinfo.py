@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from auth import requestinfo
 from auth.requestinfo import (
+    PARAMETERS_MAX,
     REMEMBERED_LENGTH_MAX,
     REMEMBERED_TARGETS_MAX,
     BadTarget,
@@ -339,6 +340,40 @@ def test_dry_run_is_seen() -> None:
     assert parse(b"POST", b"/api/v1/namespaces/a/pods?dryRun=All").dry_run
     assert not parse(b"POST", b"/api/v1/namespaces/a/pods?dryRun=None&dryRun=All").dry_run
     assert not parse(b"POST", b"/api/v1/namespaces/a/pods").dry_run
+    assert parse(b"PUT", b"/api/v1/namespaces/a/pods/p/status?dryRun=All").dry_run
+    assert parse(b"PATCH", b"/api/v1/namespaces/a/pods/p?dryRun=All").dry_run
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        # The options in its body count, and a query beside them does not.
+        ("DELETE", "/api/v1/namespaces/a/pods/p"),
+        ("DELETE", "/api/v1/namespaces/a/pods"),
+        ("POST", "/api/v1/namespaces/a/pods/p/exec"),
+        ("POST", "/api/v1/namespaces/a/pods/p/attach"),
+        ("POST", "/api/v1/namespaces/a/pods/p/portforward"),
+        ("POST", "/api/v1/namespaces/a/services/s/proxy/x"),
+        ("PUT", "/api/v1/nodes/n/proxy/x"),
+        ("POST", "/api/v1/proxy/nodes/n"),
+        ("POST", "/api/v1/namespaces/a/serviceaccounts/s/token"),
+        ("GET", "/api/v1/namespaces/a/secrets"),
+        ("POST", "/logs"),
+    ],
+)
+def test_what_has_its_effect_all_the_same_is_no_dry_run(method: str, path: str) -> None:
+    assert not parse(method.encode(), f"{path}?dryRun=All".encode()).dry_run
+
+
+# Of more parameters Go's net/url gives none, and kube-apiserver would list everything and not the one name.
+@pytest.mark.parametrize("parameter", ["fieldSelector=metadata.name=n1", "watch=1", "dryRun=All"])
+@pytest.mark.parametrize("padding", ["", "a", "a=b"])
+def test_a_query_of_which_kube_apiserver_reads_nothing_is_refused(parameter: str, padding: str) -> None:
+    rest = f"&{padding}" * (PARAMETERS_MAX - 1)
+    assert parse(b"GET", f"/api/v1/secrets?{parameter}{rest}".encode()).is_resource
+    for query in (f"{parameter}{rest}&", f"&{parameter}{rest}"):
+        with pytest.raises(BadTarget):
+            parse(b"GET", f"/api/v1/secrets?{query}".encode())
 
 
 # C23: `pods` is not `pods/…`
