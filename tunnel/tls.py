@@ -212,7 +212,12 @@ class TLSStream(trio.abc.Stream):
             failed = HandshakeFailed(_describe(exc))
             if isinstance(exc, ssl.SSLCertVerificationError):
                 failed.issuer = shown_issuer(self._ssl)
-            raise failed from exc
+            try:
+                raise failed from exc
+            finally:
+                # Its traceback holds this frame, which must not hold it in turn: until a garbage collection
+                # the stream would live on, with OpenSSL's buffers, and anybody can fail in a handshake.
+                del failed
         return True
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:

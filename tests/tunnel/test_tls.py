@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import shutil
 import ssl
 import subprocess
+import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
@@ -586,6 +588,24 @@ async def test_a_peer_that_speaks_no_tls_is_refused() -> None:
     with pytest.raises(HandshakeFailed, match=r"TLS failed: (wrong version number|record layer failure)"):
         await client.do_handshake()
     await client.aclose()
+
+
+async def test_a_failed_handshake_leaves_nothing_to_a_garbage_collection() -> None:
+    near, far = memory_stream_pair()
+    await far.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    server = TLSStream(near, contexts()[1], server_side=True)
+    gone = weakref.ref(server)
+    gc.disable()
+    try:
+        with suppress(HandshakeFailed):
+            await server.do_handshake()
+        await server.aclose()
+        # Until its next step a task may hold what it has last called with (Python 3.13).
+        await trio.lowlevel.checkpoint()
+        del server
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("after", [0, 1])
