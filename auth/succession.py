@@ -23,6 +23,9 @@ from auth.keys import KEYS_MAX, KeyFormatError, KeySet, PublicKey, SigningKey
 from auth.signed import open_signed, sign
 
 SUCCESSION_TYPE = "hub-key+jwt"
+# What a hub says at once, some 30 KiB. Beyond, the oldest is forgotten, and a relay that was given the key
+# before it needs its manifests again.
+SUCCESSION_MAX = 64
 # What one relay process learns in its life: hourly rotations for six weeks, in some 1 MiB. A bound against a
 # hub that signs without end, not for one that rotates.
 LEARNED_MAX = 1024

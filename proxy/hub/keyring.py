@@ -17,15 +17,12 @@ import trio
 from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.signed import LIFETIME_S
-from auth.succession import Succession, issue_succession, read_succession
+from auth.succession import SUCCESSION_MAX, Succession, issue_succession, read_succession
 from proxy.hub.datadir import DataDir, DataDirError, SigningKeys
 from proxy.hub.errors import StoreUnavailableError
 
 # Twice the life of a token: what is left covers clocks that differ, and whoever was suspended meanwhile.
 OVERLAP_S = 2.0 * LIFETIME_S
-# Each relay hears them all: some 30 KiB. Beyond, the oldest is forgotten, and a relay that was given the key
-# before it needs its manifests again.
-SUCCESSION_MAX = 64
 # Between two looks for keys whose time is over.
 LOOK_S = 5.0
 

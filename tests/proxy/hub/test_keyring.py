@@ -7,11 +7,11 @@ import attrs
 import pytest
 
 from auth.keys import KeySet
-from auth.succession import TrustedKeys
+from auth.succession import SUCCESSION_MAX, TrustedKeys
 from proxy.hub import datadir, keyring
 from proxy.hub.datadir import DataDir, DataDirError
 from proxy.hub.errors import StoreUnavailableError
-from proxy.hub.keyring import OVERLAP_S, SUCCESSION_MAX, KeyRing
+from proxy.hub.keyring import OVERLAP_S, KeyRing
 
 HUB = "https://hub.example"
 START = 1_800_000_000.0

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from auth.keys import SigningKey
+from auth.succession import SUCCESSION_MAX, issue_succession
 from proxy import gate
+from proxy.exchange import StreamCode
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.relay import direct
 from proxy.rewrite import FAILURE_HEADER
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
-from tests.proxy.relay.ways import DirectWay, direct_way, fresh, inner
+from tests.proxy.relay.ways import HUB, KEY, DirectWay, direct_way, fresh, inner, token
 
 
 async def answer_ok(connection: Connection) -> None:
@@ -166,3 +170,24 @@ async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
                     await arrived.wait()
                 arrived = trio.Event()
             release.set()
+
+
+async def test_a_stranger_has_the_relay_look_at_no_more_statements_than_a_hub_has(tmp_path: Path) -> None:
+    """They come before the token that they are about, so nobody has proved anything yet."""
+    new, stranger = SigningKey.generate(), SigningKey.generate()
+    now = time.time()
+
+    def statement(old: SigningKey) -> str:
+        return issue_succession(old, issuer=HUB, successor=new.public, now=now, retires_at=now + 120)
+
+    async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        assert isinstance(way, DirectWay)
+        way.announce(statement(KEY))
+        for _ in range(SUCCESSION_MAX):
+            way.announce(statement(stranger))
+        failure = (await way.ask(inner(), token=token(key=new))).failure
+        assert failure is not None
+        assert failure.code is StreamCode.UNAUTHENTICATED
+        # As many as a hub says are all read.
+        del way.succession[-1]
+        assert (await way.ask(inner(), token=token(key=new))).status == 200
