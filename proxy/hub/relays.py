@@ -42,6 +42,7 @@ from tunnel import (
     Role,
     Session,
     SessionClosed,
+    Settings,
     Transport,
     TransportClosed,
     Welcome,
@@ -57,6 +58,10 @@ from tunnel.websocket import WebSocketRefused, accept_websocket
 HELLOS_REMEMBERED_MAX = 100_000
 # Sixteen relays of one cluster that dial ten times a second do something else than dialling.
 HELLOS_OF_A_CLUSTER_MAX = 10_000
+
+# A relay opens no streams, so what one brought would be held for nobody, and from all other clusters. None at
+# all cannot be told in a WELCOME.
+_OF_RELAYS = Settings(max_streams=1, accept_queue_max=0)
 
 _Value = TypeVar("_Value")
 
@@ -213,6 +218,7 @@ class RelayEndpoint:
             Role.LISTENER,
             greeting=greeting,
             answer_hello=lambda hello: self._welcome(hello, claims, cluster),
+            settings=_OF_RELAYS,
             memory=self.memory,
         ) as session:
             if readiness is not None:

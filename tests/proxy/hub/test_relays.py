@@ -23,7 +23,18 @@ from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
 from tests.proxy.hub.sessions import session_pair
-from tunnel import Memory, Session
+from tunnel import (
+    Hello,
+    Memory,
+    Role,
+    Session,
+    StreamCode,
+    StreamReset,
+    TooManyStreams,
+    hear_hello,
+    memory_transport_pair,
+    open_session,
+)
 
 NOW = 1_800_000_000.0
 
@@ -187,3 +198,31 @@ async def test_a_relay_that_is_one_too_many_is_told_why_and_recorded(tmp_path: P
             "an instance that was not seen before; an address that was not seen before (known: none)",
             "an instance that was not seen before; an address that was not seen before (known: 192.0.2.9)",
         ]
+
+
+async def test_what_a_relay_opens_at_its_hub_is_refused_and_held_for_nobody(tmp_path: Path) -> None:
+    here, there = memory_transport_pair()
+    async with open_bench(tmp_path) as bench, trio.open_nursery() as nursery:
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
+
+        async def listen() -> None:
+            greeting = await hear_hello(here)
+            await bench.endpoint._begin(here, greeting, hello, cluster, "192.0.2.9", None)
+
+        nursery.start_soon(listen)
+        with trio.fail_after(5):
+            async with open_session(
+                there, Role.DIALER, hello=Hello(instance="relay-1", cluster=cluster.id)
+            ) as relay:
+                context = relay.add_context(1, b"x")
+                held = bench.endpoint.memory.used_bytes
+                stream = relay.open_stream(b"head", context=context)
+                # Nor may it bring many, each without an end to its head.
+                with pytest.raises(TooManyStreams):
+                    relay.open_stream(b"head", context=context)
+                stream.send_nowait(bytes(10_000))
+                with pytest.raises(StreamReset) as caught:
+                    await stream.receive_head()
+                assert caught.value.code is StreamCode.REFUSED
+                assert bench.endpoint.memory.used_bytes <= held + len(b"x")
