@@ -46,6 +46,7 @@ class Names:
     _globs: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
     _not_exact: frozenset[str] = attrs.field(init=False, repr=False, eq=False)
     _not_globs: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
+    _spelled: tuple[_Glob, ...] = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
         meant = [pattern for pattern in self.patterns if not pattern.startswith("!")] or ["*"]
@@ -54,11 +55,20 @@ class Names:
         object.__setattr__(self, "_globs", _with_stars(meant))
         object.__setattr__(self, "_not_exact", _without_stars(excluded))
         object.__setattr__(self, "_not_globs", _with_stars(excluded))
+        object.__setattr__(self, "_spelled", _with_stars(pattern for pattern in meant if ":" in pattern))
 
     def __contains__(self, name: str) -> bool:
         if name not in self._exact and not any(glob.matches(name) for glob in self._globs):
             return False
-        return name not in self._not_exact and not any(glob.matches(name) for glob in self._not_globs)
+        return not self.excludes(name)
+
+    def excludes(self, name: str) -> bool:
+        """Whether a pattern takes the name out."""
+        return name in self._not_exact or any(glob.matches(name) for glob in self._not_globs)
+
+    def spells(self, name: str) -> bool:
+        """Whether a pattern that has a colon itself means a name that has one."""
+        return name in self._exact or any(glob.matches(name) for glob in self._spelled)
 
     def __str__(self) -> str:
         return ", ".join(self.patterns)

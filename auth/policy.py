@@ -341,9 +341,24 @@ def mismatch_of_place(rule: Rule, asked: Asked) -> str:
 
 def names_match(rule: Rule, name: str, asked: Asked) -> bool:
     """Whether a rule is about this name; a denial of one name is about a list of all, which shows it."""
-    if rule.names is None:
+    names = rule.names
+    if names is None:
         return True
-    return name in rule.names if name else not rule.allows and asked.collective
+    if not name:
+        return not rule.allows and asked.collective
+    if asked.subresource != "proxy" or ":" not in name:
+        return name in names
+    # What is reached is the middle of it, whatever a star has matched on its left or right.
+    bare = _without_scheme_and_port(name)
+    if not rule.allows:
+        return name in names or bare in names
+    return name in names and (bare in names or names.spells(name)) and not names.excludes(bare)
+
+
+def _without_scheme_and_port(name: str) -> str:
+    """The name in `db:5432` and in `https:db:5432`, as kube-apiserver takes it apart for a proxy."""
+    parts = name.split(":")
+    return parts[0] if len(parts) == 2 else parts[1]
 
 
 _CLASS = {True: READ, False: WRITE}

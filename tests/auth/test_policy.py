@@ -170,6 +170,41 @@ def test_a_denial_of_names_is_about_the_lists_that_show_them() -> None:
     assert ask(denied, f"POST {secrets}").allowed
 
 
+SPELLINGS = ["db", "db:5432", ":db:5432", "http:db:", "https:db:5432", "http%3Adb%3A5432"]
+SERVICES = "/api/v1/namespaces/app-1/services"
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+@pytest.mark.parametrize("path", [f"{SERVICES}/%s/proxy/x", "/api/v1/proxy/namespaces/app-1/services/%s"])
+def test_no_scheme_and_port_around_a_name_hide_it_from_a_denial(name: str, path: str) -> None:
+    denied = policy(f"{ALL}\n- {{id: no, effect: deny, verbs: ['*'], resourceNames: [db]}}")
+    assert not ask(denied, f"GET {path % name}").allowed
+    assert ask(denied, f"GET {path % name.replace('db', 'web')}").allowed
+    # Nor where a permission takes it out.
+    rest = policy(
+        "- {id: a, effect: allow, verbs: ['*'], resources: ['services/*'], resourceNames: ['*', '!db']}"
+    )
+    assert not ask(rest, f"GET {path % name}").allowed
+    assert ask(rest, f"GET {path % name.replace('db', 'web')}").allowed
+
+
+def test_a_permission_of_a_name_is_about_just_what_it_says() -> None:
+    def allowed(named: str, name: str) -> bool:
+        rule = (
+            f"- {{id: a, effect: allow, verbs: [get], resources: [services/proxy], resourceNames: [{named}]}}"
+        )
+        return ask(policy(rule), f"GET {SERVICES}/{name}/proxy/").allowed
+
+    assert [name for name in SPELLINGS if allowed("db", name)] == ["db"]
+    assert [name for name in SPELLINGS if allowed("'db:5432'", name)] == ["db:5432"]
+    assert allowed("'https:db:*'", "https:db:443")
+    assert allowed("'db*'", "db-1:80")
+    # A star is no way to another name by a scheme or a port that fits.
+    assert not allowed("'h*'", "https:db:443")
+    assert not allowed("'*-api'", "db:web-api")
+    assert allowed("'*-api'", "web-api")
+
+
 def test_a_rule_for_namespaces_is_about_no_other_and_no_list_of_all() -> None:
     rule = policy(
         "- {id: a, effect: allow, verbs: [read], resources: ['*'], namespaces: ['app-*', '!app-old']}"
