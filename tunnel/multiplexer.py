@@ -77,6 +77,7 @@ class Multiplexer:
         )
         """The core."""
         self.connection.on_eviction = self._note_eviction
+        self.connection.peer_contexts_max = settings.contexts_max
         self.transport = transport
         """The last one, also when it is lost."""
         self.first = Link(self, transport)

@@ -7,6 +7,7 @@ from typing import TypeVar
 import attrs
 
 from tunnel.protocol import frames
+from tunnel.protocol.core import CONTEXTS_MAX
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 
@@ -24,6 +25,8 @@ class Settings:
     max_streams: int = frames.STREAMS_MAX
     accept_queue_max: int = 4096
     """Streams that the peer opened and nobody has accepted yet; more are REFUSED."""
+    contexts_max: int = CONTEXTS_MAX
+    """Contexts of the peer that may be live at once; one more ends the session."""
     memory_bytes_max: int = 128 * 1024 * 1024
     """What one session may hold; the process's account may be smaller, or shared."""
     hello_timeout_s: float = 10.0

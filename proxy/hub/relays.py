@@ -59,9 +59,10 @@ HELLOS_REMEMBERED_MAX = 100_000
 # Sixteen relays of one cluster that dial ten times a second do something else than dialling.
 HELLOS_OF_A_CLUSTER_MAX = 10_000
 
-# A relay opens no streams, so what one brought would be held for nobody, and from all other clusters. None at
-# all cannot be told in a WELCOME.
-_OF_RELAYS = Settings(max_streams=1, accept_queue_max=0)
+# A relay opens no streams and has no contexts, so what one brought would be held for nobody, and from all
+# other clusters. No stream at all cannot be told in a WELCOME; a few contexts are left to relays to come,
+# which may have something to tell by them.
+_OF_RELAYS = Settings(max_streams=1, accept_queue_max=0, contexts_max=16)
 
 _Value = TypeVar("_Value")
 

@@ -125,6 +125,8 @@ class Core:
     """Those that we announced, by index."""
     next_context: int = attrs.field(init=False, default=1)
     peer_contexts: dict[int, Context] = attrs.field(init=False, factory=dict)
+    peer_contexts_max: int = attrs.field(init=False, default=CONTEXTS_MAX)
+    """How many of them may be live: memory cannot be taken back from them."""
     peer_last_context: int = attrs.field(init=False, default=0)
 
     def __attrs_post_init__(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tunnel.protocol import events, frames
 from tunnel.protocol.control import CONTROL_RESETS_MAX
-from tunnel.protocol.core import CONTEXTS_MAX, DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core, Role
+from tunnel.protocol.core import DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core, Role
 from tunnel.protocol.errors import (
     CloseCode,
     FlowControlError,
@@ -353,8 +353,9 @@ class Inbound:
             return
         if index <= self._core.peer_last_context:
             raise RemoteProtocolError(f"context {index} after {self._core.peer_last_context}")
-        if len(self._core.peer_contexts) >= CONTEXTS_MAX:
-            raise RemoteProtocolError(f"more than {CONTEXTS_MAX} live contexts", CloseCode.LIMITS)
+        most = self._core.peer_contexts_max
+        if len(self._core.peer_contexts) >= most:
+            raise RemoteProtocolError(f"more than {most} live contexts", CloseCode.LIMITS)
         self._core.peer_last_context = index
         context = Context(index, group, content, share=self._core.scheduler.enter(group))
         self._core.peer_contexts[index] = context

@@ -200,29 +200,43 @@ async def test_a_relay_that_is_one_too_many_is_told_why_and_recorded(tmp_path: P
         ]
 
 
-async def test_what_a_relay_opens_at_its_hub_is_refused_and_held_for_nobody(tmp_path: Path) -> None:
+@asynccontextmanager
+async def relay_of(bench: Bench) -> AsyncIterator[Session]:
+    """A relay's end of a session that its hub has begun."""
     here, there = memory_transport_pair()
-    async with open_bench(tmp_path) as bench, trio.open_nursery() as nursery:
-        cluster = bench.directory.current.clusters_by_name["prod"]
-        hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
+    cluster = bench.directory.current.clusters_by_name["prod"]
+    hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
 
-        async def listen() -> None:
-            greeting = await hear_hello(here)
-            await bench.endpoint._begin(here, greeting, hello, cluster, "192.0.2.9", None)
+    async def listen() -> None:
+        await bench.endpoint._begin(here, await hear_hello(here), hello, cluster, "192.0.2.9", None)
 
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
+        word = Hello(instance="relay-1", cluster=cluster.id)
         with trio.fail_after(5):
-            async with open_session(
-                there, Role.DIALER, hello=Hello(instance="relay-1", cluster=cluster.id)
-            ) as relay:
-                context = relay.add_context(1, b"x")
-                held = bench.endpoint.memory.used_bytes
-                stream = relay.open_stream(b"head", context=context)
-                # Nor may it bring many, each without an end to its head.
-                with pytest.raises(TooManyStreams):
-                    relay.open_stream(b"head", context=context)
-                stream.send_nowait(bytes(10_000))
-                with pytest.raises(StreamReset) as caught:
-                    await stream.receive_head()
-                assert caught.value.code is StreamCode.REFUSED
-                assert bench.endpoint.memory.used_bytes <= held + len(b"x")
+            async with open_session(there, Role.DIALER, hello=word) as relay:
+                yield relay
+
+
+async def test_what_a_relay_opens_at_its_hub_is_refused_and_held_for_nobody(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, relay_of(bench) as relay:
+        context = relay.add_context(1, b"x")
+        stream = relay.open_stream(b"head", context=context)
+        # Nor may it bring many, each without an end to its head.
+        with pytest.raises(TooManyStreams):
+            relay.open_stream(b"head", context=context)
+        stream.send_nowait(bytes(10_000))
+        with pytest.raises(StreamReset) as caught:
+            await stream.receive_head()
+        assert caught.value.code is StreamCode.REFUSED
+        assert bench.endpoint.memory.used_bytes <= len(b"x")
+
+
+async def test_a_relay_whose_contexts_fill_its_hubs_memory_is_sent_away(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench:
+        async with relay_of(bench) as relay:
+            for _ in range(17):
+                relay.add_context(1, bytes(8 * 1024))
+            assert "more than 16 live contexts" in await relay.wait_closed()
+        # Nothing of it is left.
+        assert bench.endpoint.memory.used_bytes == 0
