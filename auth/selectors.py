@@ -12,6 +12,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+# Some 500 terms. A longer one narrows a list to no name here: it is taken for a list of all, and needs what
+# that needs. To read 1 MiB of them would hold everybody up for a second.
+SELECTOR_CHARACTERS_MAX = 16 * 1024
+
 _INT64_MAX = 2**63 - 1
 _INTEGER = re.compile(r"([+-]?)(?=[0-9])0*+([0-9]{0,19})")
 
@@ -34,7 +38,10 @@ _LABELS = re.compile(rf"(?:{_REQUIREMENT}(?: , {_REQUIREMENT})*+)?+")
 def selected_name(parameters: Mapping[str, Sequence[str]]) -> str:
     """The name that `fieldSelector=metadata.name=x` asks for; empty when there is none."""
     # Nearly every list has none, and need not be looked at further.
-    if "fieldSelector" not in parameters or not is_valid_list(parameters):
+    if "fieldSelector" not in parameters:
+        return ""
+    selectors = [_first(parameters, name) for name in ("fieldSelector", "labelSelector")]
+    if max(map(len, selectors)) > SELECTOR_CHARACTERS_MAX or not is_valid_list(parameters):
         return ""
     for field, operator, value in parse_field_selector(_first(parameters, "fieldSelector")) or ():
         if field == "metadata.name" and operator != "!=":

@@ -34,6 +34,9 @@ _FIELD_LINE = re.compile(rb"(" + TOKEN + rb"++):(" + VALUE + rb")")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _END = b"\r\n\r\n"
+# What a request's Connection says, a handful of options. 1 MiB of them would hold everybody up for a tenth of
+# a second, before it is known who sends them.
+CONNECTION_BYTES_MAX = 4096
 # Of the answers on one connection: two dozen headers and what changes in some tens of answers, in 20 KiB.
 LINES_KNOWN_MAX = 64
 LINE_KNOWN_BYTES_MAX = 160
@@ -159,6 +162,8 @@ def _check_request(by_name: dict[bytes, list[bytes]]) -> None:
     _check_framing(by_name.get(b"content-length", []), by_name.get(b"transfer-encoding", []))
     if any(value.lower() != b"100-continue" for value in by_name.get(b"expect", [])):
         raise BadRequest(417, "the only expectation that can be met is 100-continue")
+    if sum(map(len, by_name.get(b"connection", []))) > CONNECTION_BYTES_MAX:
+        raise BadRequest(400, f"the Connection headers have more than {CONNECTION_BYTES_MAX} bytes")
     if len(by_name.get(b"upgrade", [])) > 1:
         raise BadRequest(400, "the request has more than one Upgrade header")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from auth.selectors import is_label_selector, parse_field_selector, selected_name
+from auth.selectors import SELECTOR_CHARACTERS_MAX, is_label_selector, parse_field_selector, selected_name
 
 # What kube-apiserver 1.36 says of each, as its audit events show: a list that is narrowed to one name keeps
 # the name only with a label selector that can be read.
@@ -137,3 +137,14 @@ def test_a_field_selector_is_sorted_terms(selector: str, terms: list[tuple[str, 
 )
 def test_a_number_that_is_none_takes_the_name_away(option: str, value: str, name: str) -> None:
     assert selected_name({"fieldSelector": ["metadata.name=n"], option: [value]}) == name
+
+
+def test_a_selector_that_takes_long_to_read_narrows_a_list_to_no_name() -> None:
+    """So that it needs what a list of all needs."""
+    for name, filler in (("fieldSelector", ",a=b"), ("labelSelector", ",a")):
+        parameters = {"fieldSelector": ["metadata.name=n"], "labelSelector": ["a"]}
+        parameters[name][0] += filler * ((SELECTOR_CHARACTERS_MAX - 20) // len(filler))
+        assert selected_name(parameters) == "n"
+        parameters[name][0] += filler * 20
+        assert len(parameters[name][0]) > SELECTOR_CHARACTERS_MAX
+        assert selected_name(parameters) == ""

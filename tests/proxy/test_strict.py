@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from proxy.head import HEAD_BYTES_MAX
 from proxy.strict import (
+    CONNECTION_BYTES_MAX,
     LINE_KNOWN_BYTES_MAX,
     LINES_KNOWN_MAX,
     AnswerLines,
@@ -277,3 +278,15 @@ def test_a_head_over_the_limit_is_a_431(ended):
     with pytest.raises(BadRequest) as caught:
         scanner.take_head()
     assert caught.value.status == 431
+
+
+def test_connection_options_that_take_long_to_read_are_a_400():
+    def head(*values: bytes) -> bytes:
+        lines = b"".join(b"Connection: %b\r\n" % value for value in values)
+        return b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
+
+    half = b"a," * (CONNECTION_BYTES_MAX // 4)
+    assert b"a" in read_request_head(head(half, half)).fields.connection
+    with pytest.raises(BadRequest, match="Connection") as caught:
+        read_request_head(head(half, half, b"a"))
+    assert caught.value.status == 400
