@@ -43,11 +43,6 @@ class PublicKey:
         return hash((self.kid, self.alg))
 
     @classmethod
-    def from_ed25519(cls, key: ed25519.Ed25519PublicKey) -> PublicKey:
-        """Wrap a key; its `kid` is its RFC 7638 thumbprint, so that nobody has to agree on names."""
-        return cls(_thumbprint(_ed25519_members(key)), "EdDSA", key)
-
-    @classmethod
     def from_jwk(cls, jwk: object) -> PublicKey:
         """Load one public JWK; raises KeyFormatError, also when it holds a private key."""
         if not isinstance(jwk, Mapping):
@@ -128,6 +123,7 @@ class SigningKey:
 
     @classmethod
     def _wrap(cls, key: ed25519.Ed25519PrivateKey) -> SigningKey:
+        # By its thumbprint, so that nobody has to agree on names.
         return cls(_thumbprint(_ed25519_members(key.public_key())), key)
 
 

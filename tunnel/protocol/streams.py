@@ -9,7 +9,7 @@ import attrs
 
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.schedule import OUT, Flow, Group
-from tunnel.protocol.state import ENDED, Half
+from tunnel.protocol.state import Half
 from tunnel.protocol.window import ReceiveWindow
 
 # Pieces up to this size are put together: a peer, or a caller, that sends byte by byte would else cost 40
@@ -288,7 +288,3 @@ class StreamState(Flow):
         if self.fin_waits or self.farewell is not None:
             return False
         return self.sending.at_rest
-
-    @property
-    def receive_ended(self) -> bool:
-        return self.receiving is ENDED

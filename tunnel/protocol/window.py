@@ -36,10 +36,6 @@ class ReceiveWindow:
     granted_at: float = 0.0
     """When credit was last returned: what is due since then tells how fast the window drains."""
 
-    @classmethod
-    def of_size(cls, size: int, now: float) -> ReceiveWindow:
-        return cls(size, size, 0, now)
-
     def receive(self, count: int) -> None:
         """Charge `count` bytes that arrived. More than was granted is FlowControlError."""
         if count > self.credit:

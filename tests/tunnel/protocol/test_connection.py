@@ -23,6 +23,7 @@ from tunnel.protocol.errors import (
 from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory
+from tunnel.protocol.state import ENDED
 from tunnel.protocol.streams import StreamState
 
 KIB = 1024
@@ -182,7 +183,7 @@ def test_a_small_exchange_is_three_frames() -> None:
     joined.deliver(joined.dialer)
     (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)]
     accepted = event.stream
-    assert (accepted.head, accepted.receive_ended) == (b"GET", True)
+    assert (accepted.head, accepted.receiving) == (b"GET", ENDED)
     joined.dialer.send_head(accepted, b"200", eof=False)
     joined.dialer.send_data(accepted, b"body")
     joined.dialer.send_eof(accepted)
@@ -191,7 +192,7 @@ def test_a_small_exchange_is_three_frames() -> None:
     joined.flow()
     assert opened.answer_head == b"200"
     assert take_all(joined, joined.listener, opened) == b"body"
-    assert opened.receive_ended
+    assert opened.receiving is ENDED
     assert joined.listener.stream_count == joined.dialer.stream_count == 0
 
 
@@ -231,7 +232,7 @@ def test_heads_of_any_allowed_size_arrive_whole_in_both_directions(size: int, eo
         events.HeadReceived(opened)
     ]
     assert take_all(joined, joined.dialer, accepted) == (b"" if eof else b"body")
-    assert accepted.receive_ended == opened.receive_ended == eof
+    assert (accepted.receiving is ENDED) == (opened.receiving is ENDED) == eof
     # The head's continuation is no byte of the stream's.
     assert (opened.bytes_sent, accepted.bytes_received) == ((0, 0) if eof else (4, 4))
 
@@ -450,7 +451,7 @@ def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept() 
     assert broken(joined.at_listener) == [
         events.StreamBroken(opened, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
     ]
-    assert not opened.receive_ended
+    assert opened.receiving is not ENDED
     assert joined.listener.stream_count == joined.dialer.stream_count == 0
 
 

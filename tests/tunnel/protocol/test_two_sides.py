@@ -21,6 +21,7 @@ from tunnel.protocol.connection import Connection
 from tunnel.protocol.errors import Processed, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.memory import Memory
+from tunnel.protocol.state import ENDED
 from tunnel.protocol.streams import StreamState
 
 PATTERN = bytes(range(251)) * 1200
@@ -66,7 +67,7 @@ class End:
         """At the end of the bytes: was it the right place?"""
         if self.state.incoming.size:
             return
-        if self.state.receive_ended and not self.hears.cut:
+        if self.state.receiving is ENDED and not self.hears.cut:
             assert self.hears.ended
             assert self.hears.heard == self.hears.said
         if self.broken_in_line and not self.hears.cut:
@@ -270,7 +271,7 @@ class TwoSides(RuleBasedStateMachine):
         for end in self.ends:
             end.check_end()
             if not end.left:
-                assert end.state.receive_ended
+                assert end.state.receiving is ENDED
                 assert end.state.sending.at_rest
         for connection in self.sides:
             assert connection.stream_count == 0

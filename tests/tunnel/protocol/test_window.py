@@ -22,7 +22,7 @@ def grant(
 
 
 def test_credit_returns_at_half_a_window() -> None:
-    window = ReceiveWindow.of_size(64 * KIB, 0.0)
+    window = ReceiveWindow()
     window.receive(40 * KIB)
     window.consume(32 * KIB - 1)
     assert grant(window, 10.0) == 0
@@ -31,7 +31,7 @@ def test_credit_returns_at_half_a_window() -> None:
 
 
 def test_credit_returns_at_once_when_the_peer_stands_at_zero() -> None:
-    window = ReceiveWindow.of_size(64 * KIB, 0.0)
+    window = ReceiveWindow()
     window.receive(64 * KIB)
     assert grant(window, 10.0) == 0
     window.consume(10)
@@ -39,7 +39,7 @@ def test_credit_returns_at_once_when_the_peer_stands_at_zero() -> None:
 
 
 def test_a_byte_beyond_the_credit_is_an_error_and_charges_nothing() -> None:
-    window = ReceiveWindow.of_size(10, 0.0)
+    window = ReceiveWindow(10, 10)
     with pytest.raises(FlowControlError, match="11 bytes exceed the credit of 10"):
         window.receive(11)
     assert (window.credit, window.held) == (10, 0)
@@ -53,7 +53,7 @@ def drain(window: ReceiveWindow, now: float, **how: bool) -> int:
 
 
 def test_a_window_that_drains_within_three_round_trips_doubles_up_to_the_limit() -> None:
-    window, now = ReceiveWindow.of_size(64 * KIB, 0.0), 0.0
+    window, now = ReceiveWindow(), 0.0
     sizes = []
     for _ in range(8):
         now += 0.29
@@ -64,7 +64,7 @@ def test_a_window_that_drains_within_three_round_trips_doubles_up_to_the_limit()
 
 
 def test_a_window_that_drains_slowly_or_without_memory_stays() -> None:
-    window = ReceiveWindow.of_size(64 * KIB, 0.0)
+    window = ReceiveWindow()
     drain(window, 0.31)
     assert window.size == 64 * KIB
     drain(window, 0.35, may_grow=False)
@@ -72,7 +72,7 @@ def test_a_window_that_drains_slowly_or_without_memory_stays() -> None:
 
 
 def test_a_squeezed_window_is_granted_again_only_up_to_the_initial_one() -> None:
-    window = ReceiveWindow.of_size(1024 * KIB, 0.0)
+    window = ReceiveWindow(1024 * KIB, 1024 * KIB)
     window.receive(1000 * KIB)
     window.consume(990 * KIB)
     # 24 KiB are granted and 10 are held still: 30 are missing to the initial window, less than half of it.
@@ -85,7 +85,7 @@ def test_a_squeezed_window_is_granted_again_only_up_to_the_initial_one() -> None
 
 @given(st.data())
 def test_what_a_peer_can_make_us_hold_is_bounded_by_the_largest_window_granted(data: st.DataObject) -> None:
-    window, now = ReceiveWindow.of_size(64 * KIB, 0.0), 0.0
+    window, now = ReceiveWindow(), 0.0
     peer_credit = 64 * KIB
     for _ in range(data.draw(st.integers(1, 40))):
         now += data.draw(st.floats(0, 0.2))
