@@ -37,19 +37,12 @@ from tunnel.refusals import Rejected, SessionClosed
 from tunnel.session import Session, open_session
 from tunnel.settings import Settings
 from tunnel.transport import Transport, TransportClosed
-from tunnel.websocket import WebSocketRefused, dial_websocket
+from tunnel.websocket import SESSION_HEADER, TUNNEL_PATH, WebSocketRefused, dial_websocket
 
 __all__ = ["Attempt", "DialFailed", "DialerConfig", "Endpoint", "dial", "open_tunnel"]
 
 # From the name to the WELCOME. A phase that hangs must not hold up the next dial.
 DIAL_S: Final = 10.0
-
-# Where hubs answer, below the path of their URL.
-TUNNEL_PATH: Final = "/v1/tunnel"
-
-# Names the session that a relay comes back to, so that a hub that limits how many it accepts can let these in
-# first.
-SESSION_HEADER: Final = b"hawse-session"
 
 # The Date of an answer has whole seconds, and is as old as the way from the hub.
 CLOCK_SKEW_MIN_S: Final = 2.0

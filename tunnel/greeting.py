@@ -20,13 +20,10 @@ from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.refusals import Rejected, SessionClosed
-from tunnel.settings import Settings
+from tunnel.settings import GREETING_S, Settings
 from tunnel.transport import Transport, TransportClosed
 
 __all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello"]
-
-# PROTOCOL.md, "Limits": for the peer's first message.
-GREETING_S = 10.0
 
 
 async def hear_hello(transport: Transport) -> bytes:

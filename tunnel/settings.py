@@ -11,7 +11,10 @@ from tunnel.protocol.core import CONTEXTS_MAX
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 
-__all__ = ["Settings"]
+__all__ = ["GREETING_S", "Settings"]
+
+# PROTOCOL.md, "Limits": for the peer's first message.
+GREETING_S = 10.0
 
 _Word = TypeVar("_Word", Hello, Welcome)
 
@@ -29,7 +32,7 @@ class Settings:
     """Contexts of the peer that may be live at once; one more ends the session."""
     memory_bytes_max: int = 128 * 1024 * 1024
     """What one session may hold; the process's account may be smaller, or shared."""
-    hello_timeout_s: float = 10.0
+    hello_timeout_s: float = GREETING_S
 
     def stated_in(self, word: _Word) -> _Word:
         """A HELLO or a WELCOME with what the peer must know of them."""

@@ -13,10 +13,9 @@ import math
 
 import trio
 
-__all__ = ["MESSAGE_BYTES_MAX", "MemoryTransport", "Transport", "TransportClosed", "memory_transport_pair"]
+from tunnel.protocol.frames import MESSAGE_BYTES_MAX
 
-# PROTOCOL.md, "Limits": one WebSocket message. It bounds what a peer can make us hold for one message.
-MESSAGE_BYTES_MAX = 1024 * 1024
+__all__ = ["MESSAGE_BYTES_MAX", "MemoryTransport", "Transport", "TransportClosed", "memory_transport_pair"]
 
 # Enough for a writer and a reader to overlap, and few enough that backpressure shows in tests as on a socket.
 MEMORY_MESSAGES_MAX = 16

@@ -46,9 +46,23 @@ from tunnel.tls import TLSStream
 from tunnel.transport import Transport, TransportClosed
 from tunnel.websocket_frames import FrameReader, encode_binary
 
-__all__ = ["SUBPROTOCOL", "WebSocketRefused", "accept_websocket", "dial_websocket"]
+__all__ = [
+    "SESSION_HEADER",
+    "SUBPROTOCOL",
+    "TUNNEL_PATH",
+    "WebSocketRefused",
+    "accept_websocket",
+    "dial_websocket",
+]
 
 SUBPROTOCOL: Final = "hawse.v1"
+
+# Where hubs answer, below the path of their URL.
+TUNNEL_PATH: Final = "/v1/tunnel"
+
+# Names the session that a relay comes back to, so that a hub that limits how many it accepts can let these in
+# first.
+SESSION_HEADER: Final = b"hawse-session"
 
 # For both Close frames, or for a peer that has broken our rules to hang up. One that is alive does so within
 # a round trip; for any other there is no reason to wait.

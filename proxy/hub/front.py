@@ -41,10 +41,12 @@ from proxy.status import status_response
 from tunnel.net import peer_address, wrap_server
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
+from tunnel.websocket import SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
 # A form of a few fields, or none at all.
 SMALL_BODY_BYTES_MAX = 64 * 1024
+_TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 
 _FAILED = "a client's connection failed by a fault of ours"
 _FAULT = "the hub failed by a fault of its own; whether the API server has seen the request is not known"
@@ -198,7 +200,7 @@ class Front:
         `known` is called once the sender turns out to be a relay, which is held for a stranger no more.
         """
         path = head.target.partition(b"?")[0]
-        if path == b"/v1/tunnel":
+        if path == _TUNNEL_PATH:
             return await self._tunnel(connection, tls, head, known, address)
         with trio.move_on_after(STRANGER_S) as patience:
             await self._answer_own(connection, head, path, address)
@@ -214,9 +216,9 @@ class Front:
     ) -> bool:
         """Serve a relay's WebSocket; returns whether the connection has been used up by it."""
         if head.method != b"GET" or (head.upgrade or b"").lower() != b"websocket":
-            await connection.answer(*status_response(400, "", "/v1/tunnel is a WebSocket for relays"))
+            await connection.answer(*status_response(400, "", f"{TUNNEL_PATH} is a WebSocket for relays"))
             return False
-        resumes = head.header(b"hawse-session") is not None
+        resumes = head.header(SESSION_HEADER) is not None
         wait_s = self.relays.limit.admit(trio.current_time(), resumes=resumes)
         if wait_s:
             # Before anything is verified: that is what costs.

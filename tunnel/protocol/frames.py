@@ -57,8 +57,9 @@ GOAWAY: Final = int(FrameType.GOAWAY)
 
 # Large enough for a DATA frame that carries a whole wakeup's bytes of one stream.
 MAX_FRAME_BYTES: Final = 128 * 1024
-# What HELLO may negotiate at most, and what a WebSocket message may be.
+# What HELLO may negotiate at most.
 MAX_FRAME_LIMIT_BYTES: Final = 1024 * 1024
+# One WebSocket message: what a peer can make us hold of it before a frame is looked at.
 MESSAGE_BYTES_MAX: Final = 1024 * 1024
 # Below, a frame could not hold a CONTEXT or a HELLO.
 MIN_FRAME_BYTES: Final = 16 * 1024
