@@ -405,23 +405,9 @@ class Calls:
             if held is not None:
                 held.rewind()
                 live.tally.bytes_in = 0
-        if outcome.failure is None or outcome.status or outcome.close_reason is CloseReason.CLIENT_GONE:
+        if not outcome.unanswered:
             return outcome
-        # The answer has not begun, so the client can still be told what became of its request.
-        if live.ended is not None:
-            head, body = status_response(403, "", live.ended.reason)
-        elif outcome.close_reason is CloseReason.CLIENT_ERROR:
-            head, body = status_response(400, "", outcome.failure.reason)
-        elif outcome.failure.code is StreamCode.UNAUTHENTICATED:
-            # The agent's own credential was in order: a 401 would send its user to log in again.
-            message = f"the relay of this cluster does not accept its hub: {outcome.failure.reason}"
-            head, body = status_response(503, "", with_processed(message, outcome.failure.processed))
-        else:
-            upgrade = call.head.upgrade is not None
-            audit_header = ((b"audit-id", live.eid.encode("ascii")),)
-            head, body = failure_response(
-                outcome.failure, call.head.method, upgrade=upgrade, headers=audit_header
-            )
+        head, body = _failed_answer(live, outcome)
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
 
@@ -489,25 +475,37 @@ class Calls:
         self.observe(closing)
 
 
-def answer_head(call: Call, head: ResponseHead) -> ResponseHead:
-    """The head of the relay's answer as the client gets it; raises HeadError where it fits into none."""
-    answer = head.without_hop()
-    if answer is None:
-        prefix = PREFIX + call.cluster.name.encode("ascii")
-        answer = hub_response_head(head, prefix, call.asked.target, call.head.header(b"host"))
-    if call.asked.tail:
-        answer = sandboxed(answer)
-    answer.encode()
+def _passed_on(live: LiveCall, head: ResponseHead) -> ResponseHead:
+    """The head of the relay's answer as the client gets it; raises OutboundBroken where it fits into none."""
+    call = live.call
+    try:
+        live.guardrail = guardrail_of(head)
+        answer = head.without_hop()
+        if answer is None:
+            prefix = PREFIX + call.cluster.name.encode("ascii")
+            answer = hub_response_head(head, prefix, call.asked.target, call.head.header(b"host"))
+        if call.asked.tail:
+            answer = sandboxed(answer)
+        answer.encode()
+    except HeadError as error:
+        raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
     return answer
 
 
-def _passed_on(live: LiveCall, head: ResponseHead) -> ResponseHead:
-    """The same for whoever carries the call, in its words for a head that fits into none."""
-    try:
-        live.guardrail = guardrail_of(head)
-        return answer_head(live.call, head)
-    except HeadError as error:
-        raise OutboundBroken(Failure(StreamCode.PROTOCOL, Processed.YES, str(error))) from error
+def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, bytes]:
+    """What a client is told whose answer has not begun, of what became of its request."""
+    failure, asked = outcome.failure, live.call.head
+    assert failure is not None, "what has not failed is answered"
+    if live.ended is not None:
+        return status_response(403, "", live.ended.reason)
+    if outcome.close_reason is CloseReason.CLIENT_ERROR:
+        return status_response(400, "", failure.reason)
+    if failure.code is StreamCode.UNAUTHENTICATED:
+        # The agent's own credential was in order: a 401 would send its user to log in again.
+        message = f"the relay of this cluster does not accept its hub: {failure.reason}"
+        return status_response(503, "", with_processed(message, failure.processed))
+    audit_header = ((b"audit-id", live.eid.encode("ascii")),)
+    return failure_response(failure, asked.method, upgrade=asked.upgrade is not None, headers=audit_header)
 
 
 def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:
