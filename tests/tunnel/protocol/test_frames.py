@@ -28,6 +28,33 @@ def only(frame: bytes, frame_type: FrameType, stream_id: int = 0) -> tuple[int, 
     return flags, payload
 
 
+@pytest.mark.parametrize(
+    ("frame", "wire"),
+    [
+        (frames.open_prefix(1, 7, 9, 2, frames.FIN), "01 01 0000 00000001 0000000a 00000007 00000009"),
+        (frames.head_prefix(2, 9, 2, 0), "02 00 0000 00000002 00000006 00000009"),
+        (frames.window(3, 5), "03 00 0000 00000003 00000004 00000005"),
+        (
+            frames.reset(2, StreamCode.TIMEOUT, Processed.MAYBE, "no", in_line=True),
+            "04 04 0000 00000002 00000005 0003 01 6e6f",
+        ),
+        (frames.context(1, 2, b"t"), "05 00 0000 00000000 00000009 00000001 00000002 74"),
+        (frames.ack(258), "12 00 0000 00000000 00000008 0000000000000102"),
+        (
+            frames.ping(1, 2, 3, answer=True),
+            "13 02 0000 00000000 00000018 0000000000000001 0000000000000002 0000000000000003",
+        ),
+        (
+            frames.goaway(1, 4503, 5, 6, "x"),
+            "14 00 0000 00000000 0000000f 00000001 1197 00000005 00000006 78",
+        ),
+    ],
+)
+def test_the_bytes_of_each_frame_are_those_of_the_text(frame: bytes, wire: str) -> None:
+    """PROTOCOL.md, "Frames": what both ends get wrong alike would come back all the same."""
+    assert frame == bytes.fromhex(wire)
+
+
 @given(u32, u32, u32, short)
 def test_open_comes_back(stream_id: int, context: int, length: int, part: bytes) -> None:
     frame = frames.open_prefix(stream_id, context, length, len(part), frames.FIN) + part
