@@ -40,10 +40,9 @@ class AgentContext:
 class TokenContexts:
     """Maps an agent to the CONTEXT index of its current relay JWT on one session.
 
-    `mint(principal)` returns a fresh token, and `succession()` the statements that lead to its key.
-
-    A group (the key of fairness) is given to an agent once and kept
-    for the session's life.
+    `mint(principal, now)` returns a fresh token, `now` in epoch seconds, and `succession()` the statements
+    that lead to its key. A group (the key of fairness) is given to an agent once and kept for the session's
+    life.
     """
 
     def __init__(
