@@ -25,9 +25,11 @@ DURATION_S_MAX = 24 * 3600
 _VIRTUAL_VERBS = frozenset({"bind", "escalate", "impersonate", "use", "approve", "sign", "attest"})
 
 _OPERATORS = ("In", "NotIn", "Exists", "DoesNotExist")
+# Of clusters' labels, and of what selects them: Kubernetes' own rule, since operators will use the same ones
+# there.
 _LABEL_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-_LABEL_KEY = re.compile(rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
-_LABEL_VALUE = re.compile(rf"(?:{_LABEL_NAME})?")
+LABEL_KEY = re.compile(rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
+LABEL_VALUE = re.compile(rf"(?:{_LABEL_NAME})?")
 _NAME_PATTERN = re.compile(r"!?[A-Za-z0-9*._:@+=~-]+")
 _SLUG_PATTERN = re.compile(r"[a-z0-9*-]+")
 _GROUP_PATTERN = re.compile(r"!?[a-z0-9*.-]*")
@@ -139,11 +141,11 @@ class _Reader:
         return LabelTerm(text, operator, frozenset(self._label_value(value) for value in values))
 
     def _label_key(self, item: Item, key: str) -> None:
-        if _LABEL_KEY.fullmatch(key) is None:
+        if LABEL_KEY.fullmatch(key) is None:
             self._check.fault(item, f"{shown(key)} is no label by Kubernetes' rules")
 
     def _label_value(self, item: Item) -> str:
-        if not isinstance(item.value, str) or _LABEL_VALUE.fullmatch(item.value) is None:
+        if not isinstance(item.value, str) or LABEL_VALUE.fullmatch(item.value) is None:
             self._check.fault(item, f"{shown(item.value)} is no value of a label by Kubernetes' rules")
             return ""
         return item.value

@@ -44,7 +44,8 @@ _PLAIN_PATH = re.compile(rb"(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9\-._~!$&'()*+,=:@]++)
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%;]")
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
 
-_PROXIED = frozenset({"services", "pods", "nodes"})
+# What has a proxy subresource.
+PROXIED = frozenset({"services", "pods", "nodes"})
 _VERB_PREFIXES = frozenset({"proxy", "watch"})
 _NAMESPACE_SUBRESOURCES = frozenset({"status", "finalize"})
 _VERBS = {
@@ -284,7 +285,7 @@ def _at_tail(parts: list[str]) -> bool:
     if not rest:
         return False
     _, rest = _take_namespace(rest)
-    if rest[0] not in _PROXIED:
+    if rest[0] not in PROXIED:
         return False
     return len(rest) == 2 if legacy else len(rest) == 3 and rest[2] == "proxy"
 

@@ -20,15 +20,13 @@ import logging
 import trio
 
 from proxy.deadlines import Deadlines
-from proxy.exchange import Failure, OnGone, Processed, StreamCode
+from proxy.exchange import GONE, OnGone
 from proxy.head import Fields
 from proxy.received import Received
 from tunnel.net import TLSStream, tls_socket
 from tunnel.readiness import Readiness, Watch
 
 _log = logging.getLogger("hawse")
-
-GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
 
 class Attendance:

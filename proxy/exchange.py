@@ -19,6 +19,7 @@ from proxy.head import RequestHead, ResponseHead
 from tunnel.protocol.errors import Processed, StreamCode
 
 __all__ = [
+    "GONE",
     "ByteStream",
     "ExchangeBroken",
     "Failure",
@@ -42,6 +43,9 @@ class Failure:
     code: StreamCode
     processed: Processed
     reason: str
+
+
+GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
 
 class ExchangeBroken(Exception):

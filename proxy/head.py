@@ -74,6 +74,8 @@ _WRITABLE_FIELDS = re.compile(rb"(?:" + _NAME + rb": " + VALUE + rb"\r\n)*+")
 _WRITABLE_STATUS = re.compile(rb"HTTP/1\.1 [1-9][0-9]{2} " + VALUE + rb"\r\n")
 _NO_TOKENS: frozenset[bytes] = frozenset()
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
+# To ask by these again changes nothing (RFC 9110 9.2.1), so a lost answer is one to ask for again.
+SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 # Of answers that end with their head, whatever it says.
 BODILESS_STATUSES = frozenset({*range(100, 200), 204, 304})
 # In whole canonical bytes, where a line stands behind each line feed but the last.

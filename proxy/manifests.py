@@ -19,6 +19,7 @@ import attrs
 import yaml
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
+from auth.policy_rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX, IdentityError, check_user, slug
 
 NAMESPACE = "hawse"
@@ -49,7 +50,6 @@ Object: TypeAlias = "dict[str, Value]"
 Value: TypeAlias = "str | int | bool | list[Value] | Object"
 
 _AUTHENTICATION = "authentication.k8s.io"
-RESOURCE_VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 _URL_VERBS = ("get", "head", "post", "put", "patch", "delete", "options")
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")

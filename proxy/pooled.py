@@ -8,12 +8,10 @@ import trio
 
 from proxy.connections import Connections
 from proxy.exchange import ByteStream, Failure, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
+from proxy.head import SAFE_METHODS, RequestHead, ResponseHead
 from proxy.http import ClientConnection
 
 _log = logging.getLogger("hawse")
-
-SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 
 class PooledOutbound:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NewType
 
-from auth.requestinfo import RequestInfo
+from auth.requestinfo import PROXIED, RequestInfo
 from proxy.exchange import Failure, Processed, StreamCode
 from proxy.head import (
     FRAMING_NAMES,
@@ -71,7 +71,6 @@ _LOOPBACK_NEVER = frozenset(
 # A document under it has an origin of its own, runs no script and sends no form. Where the backend has a
 # policy too, a browser holds it to both.
 _SANDBOX = (b"content-security-policy", b"sandbox")
-_PROXIED = frozenset({"services", "pods", "nodes"})
 
 _ACCESS_TOKEN = re.compile(rb"[?&](?:access_token|access%5[Ff]token)=", re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"(?:https?:)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
@@ -108,7 +107,7 @@ def is_tail(info: RequestInfo) -> bool:
         and (info.verb == "proxy" or info.subresource == "proxy")
         and info.is_resource
         and info.group == ""
-        and info.resource in _PROXIED
+        and info.resource in PROXIED
         and bool(info.name)
     )
 

@@ -30,10 +30,10 @@ from typing import Self
 
 import trio
 
-from proxy.attendance import GONE, Attendance
+from proxy.attendance import Attendance
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.deadlines import IDLE_S, Deadlines
-from proxy.exchange import Failure, InboundBroken, OnGone, Processed, StreamCode
+from proxy.exchange import GONE, Failure, InboundBroken, OnGone, Processed, StreamCode
 from proxy.head import BODILESS_STATUSES, Fields, RequestHead, ResponseHead, connection_tokens
 from proxy.received import Received
 from proxy.stand_by import Begun, StandBy

@@ -17,7 +17,7 @@ from typing import assert_never
 import attrs
 
 from proxy.exchange import Failure, Processed, StreamCode
-from proxy.head import Headers, ResponseHead
+from proxy.head import SAFE_METHODS, Headers, ResponseHead
 
 # kubectl reads at most 1,024 bytes of a refused upgrade's body and drops what it cannot parse.
 STATUS_BYTES_MAX = 1000
@@ -39,8 +39,6 @@ _REASONS = {
     503: "ServiceUnavailable",
     504: "Timeout",
 }
-# Asking again changes nothing, so a lost answer is no more than an answer to ask for again.
-_SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 _UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -104,7 +102,7 @@ def failure_status(failure: Failure, method: bytes, *, upgrade: bool = False) ->
     its method) is never answered with a code that invites to send it again.
     """
     status = _plain(failure)
-    safe = method in _SAFE_METHODS and not upgrade
+    safe = method in SAFE_METHODS and not upgrade
     message = with_processed(status.message, failure.processed, safe=safe)
     if failure.processed is Processed.NO or safe:
         return Status(status.code, status.reason, message)

@@ -15,15 +15,13 @@ from functools import partial
 
 import trio
 
-from proxy.exchange import Failure, InboundBroken, OnGone, OutboundBroken, PassOn, Processed, StreamCode
+from proxy.exchange import GONE, Failure, InboundBroken, OnGone, OutboundBroken, PassOn, Processed, StreamCode
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.wire import RawStream
 from tunnel.stream import Stream, StreamReset
 
 # The group of contexts under which the hub speaks for itself; agents' groups begin at 1.
 HUB_GROUP = 0
-
-_GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
 
 class TunnelOutbound:
@@ -122,7 +120,7 @@ class TunnelOutbound:
 
     async def abandon(self, failure: Failure | None = None) -> None:
         """RESET the stream at once, past what is still queued on it. See Outbound."""
-        why = failure or _GONE
+        why = failure or GONE
         self._stream.reset(why.code, processed=why.processed, reason=why.reason)
 
     async def aclose(self) -> None:
@@ -215,7 +213,7 @@ class TunnelInbound:
 
     def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:
         """Have `on_gone` called in a task of its own once the hub has RESET the stream. See Inbound."""
-        self._stream.on_reset(partial(self._nursery.start_soon, on_gone, _GONE))
+        self._stream.on_reset(partial(self._nursery.start_soon, on_gone, GONE))
 
     async def unwatch(self) -> None:
         """See Inbound."""

@@ -9,7 +9,6 @@ trail cannot be written, nothing is changed.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -56,7 +55,6 @@ _ANSWERS: dict[type[StoreError], tuple[int, str]] = {
     ConflictError: (409, "conflict"),
     StoreUnavailableError: (503, "store_unavailable"),
 }
-log = logging.getLogger("hawse.hub.admin")
 
 
 class Recorder(Protocol):

@@ -34,8 +34,6 @@ from tunnel.net import bind_to_peer, client_context, tune, wrap_client
 
 # A relay's public port when its URL names none.
 HTTPS_PORT = 443
-# Half of a client's patience for a refusal: connecting over a continent takes a quarter of a second.
-DIAL_DEADLINE_S = 10.0
 
 
 class AddressRefusedError(OSError):

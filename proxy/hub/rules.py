@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+from auth.policy_document import LABEL_KEY, LABEL_VALUE
 from auth.principal import IdentityError, slug
 from proxy.hub.errors import InvalidError
 
@@ -16,11 +17,6 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 LABELS_MAX = 64
 OWNER_LENGTH_MAX = 254
 PEM_LENGTH_MAX = 64 * 1024
-
-# Kubernetes' own rule, since operators will use the same labels there.
-_LABEL_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?"
-_LABEL_KEY = re.compile(rf"(?:[a-z0-9](?:[a-z0-9.-]{{0,251}}[a-z0-9])?/)?{_LABEL_NAME}")
-_LABEL_VALUE = re.compile(rf"(?:{_LABEL_NAME})?")
 
 # RFC 6052, RFC 8215, and what RFC 4291 has given up.
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
@@ -46,7 +42,7 @@ def check_labels(labels: Mapping[str, str]) -> None:
     if len(labels) > LABELS_MAX:
         raise InvalidError(f"{len(labels)} labels exceed the {LABELS_MAX} that a cluster may have")
     for key, value in labels.items():
-        if _LABEL_KEY.fullmatch(key) is None or _LABEL_VALUE.fullmatch(value) is None:
+        if LABEL_KEY.fullmatch(key) is None or LABEL_VALUE.fullmatch(value) is None:
             raise InvalidError(f"label {shown(key)}={shown(value)} is not valid by Kubernetes' rules")
 
 

@@ -28,7 +28,7 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange import GONE, Failure, OutboundBroken, Processed, StreamCode
 from proxy.http import ClientConnection
 from proxy.relay.exchange import Call
 from tunnel import Stream
@@ -39,8 +39,6 @@ log = logging.getLogger("hawse.relay")
 # Of what one read of the connection brings, from where on it is worth the next one at once. It goes on so
 # until the stream takes no more (QUEUE_HIGH_BYTES), and so not for long.
 MORE_BYTES = 32 * 1024
-
-_GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
 
 
 class Server(Protocol):
@@ -217,7 +215,7 @@ class AwaitedAnswer:
         """End it because nobody wants the answer any more."""
         if not self._over:
             self._forget()
-            self._call.log_failure(_GONE, gone=True)
+            self._call.log_failure(GONE, gone=True)
             self._end()
 
     # -- the ends

@@ -23,8 +23,8 @@ import trio
 
 from proxy.connections import Connections
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
-from proxy.pooled import SAFE_METHODS, PooledOutbound
+from proxy.head import SAFE_METHODS, RequestHead, ResponseHead
+from proxy.pooled import PooledOutbound
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.rewrite import IdentityLines, relay_request_head
 from tunnel.net import open_tls

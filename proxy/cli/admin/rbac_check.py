@@ -16,8 +16,9 @@ from typing import TypeAlias
 import attrs
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
+from auth.policy_rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX
-from proxy.manifests import CLUSTER_ROLE, NAMESPACE, RESOURCE_VERBS, SERVICE_ACCOUNT, is_dns_label
+from proxy.manifests import CLUSTER_ROLE, NAMESPACE, SERVICE_ACCOUNT, is_dns_label
 
 Object: TypeAlias = Mapping[str, object]
 
