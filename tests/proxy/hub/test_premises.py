@@ -148,6 +148,18 @@ async def test_a_stop_during_the_pause_does_not_keep_the_successor_waiting(data:
         await operator.aclose()
 
 
+async def test_one_whose_place_was_not_taken_after_all_accepts_again(data: DataDir) -> None:
+    handler = Handler()
+    async with premises_of(data) as premises, accepting(premises, handler) as hub:
+        await hub.acceptor.pause()
+        agent = await trio.open_tcp_stream(*premises.front[1][0].getsockname())
+        await trio.testing.wait_all_tasks_blocked()
+        assert not handler.holds.is_set()
+        hub.acceptor.resume()
+        await handler.holds.wait()
+        await agent.aclose()
+
+
 async def test_nothing_is_left_to_pause_once_the_accepting_has_ended(data: DataDir) -> None:
     handler = Handler()
     async with premises_of(data) as premises, accepting(premises, handler) as hub:

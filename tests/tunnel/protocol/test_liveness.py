@@ -56,6 +56,15 @@ def test_the_round_trip_is_the_least_of_quiet_pings() -> None:
     assert trips.least_s == 0.125
 
 
+def test_another_transport_is_measured_anew() -> None:
+    trips = RoundTrips()
+    round_trip(trips, 1.0, 1.125, quiet=True)
+    trips.restart()
+    assert trips.least_s is None
+    round_trip(trips, 2.0, 2.25, quiet=True)
+    assert trips.least_s == 0.25
+
+
 def test_there_is_no_second_ping_before_the_answer_to_the_first() -> None:
     trips = RoundTrips()
     number = trips.next()
