@@ -276,7 +276,8 @@ class Session:
     def add_context(self, group: int, payload: bytes) -> int:
         """Tell the peer something that many streams share; returns the index that open_stream names.
 
-        `group` is the key of fairness: all streams of one group have one share of the link.
+        `group` is the key of fairness: all streams of one group have one share of the link. Raises
+        SessionClosed, and LocalProtocolError for one that is too long or too many.
         """
         mux = self._mux
         if mux.ending is not None:

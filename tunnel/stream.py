@@ -365,7 +365,10 @@ class Stream(trio.abc.HalfCloseableStream):
             await self._wait_for_room()
 
     async def send_eof(self) -> None:
-        """End our bytes; they still arrive, and the end behind them. A second call does nothing."""
+        """End our bytes; they still arrive, and the end behind them. A second call does nothing.
+
+        Raises StreamReset.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         self.send_eof_nowait()
         await trio.lowlevel.cancel_shielded_checkpoint()

@@ -432,7 +432,6 @@ class Calls:
                 raise ClusterOffline(call.cluster, "its relay has lost its connection, and is not back yet")
             raise ClusterOffline(call.cluster, "no relay of it is connected to this hub")
         contexts, session = relay.contexts, relay.session
-        context = contexts.renew(principal, now) if renew else contexts.context_for(principal, now)
         head, asked = call.head, call.asked
         if asked.line is None:
             asked.line = request_line(head.method, asked.target)
@@ -442,6 +441,7 @@ class Calls:
             # Admitted by what its client wrote; what crosses may be longer.
             raise OutboundBroken(Failure(StreamCode.TOO_LARGE, Processed.NO, str(error))) from error
         try:
+            context = contexts.renew(principal, now) if renew else contexts.context_for(principal, now)
             stream = session.open_stream(inner, context=context.index, eof=head.fields.only_asks)
         except (SessionClosed, Draining, TooManyStreams, Detached) as error:
             raise ClusterOffline(call.cluster, str(error)) from error

@@ -62,7 +62,8 @@ class TokenContexts:
         """The context to open this agent's stream under; mints and announces a token when none is fresh.
 
         A principal whose teams changed gets a fresh token at once: the old one states what no longer holds.
-        Plain and synchronous: it queues a CONTEXT frame, which leaves before the OPEN that names it.
+        Plain and synchronous: it queues a CONTEXT frame, which leaves before the OPEN that names it. Raises
+        SessionClosed.
         """
         entry = self._entries.get(principal.agent_id)
         if (
@@ -96,7 +97,10 @@ class TokenContexts:
         self._announced = succession
 
     def renew(self, principal: Principal, now: float) -> AgentContext:
-        """A context with a new token, whatever the age of the current one (the relay refused it)."""
+        """A context with a new token, whatever the age of the current one (the relay refused it).
+
+        Raises SessionClosed.
+        """
         entry = self._entries.pop(principal.agent_id, None)
         if entry is not None:
             self._session.retire_context(entry.index)

@@ -33,7 +33,7 @@ from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
 from proxy.hub.calls import Calls
 from proxy.hub.config import HubConfig, LimitsConfig
-from proxy.hub.contexts import TokenContexts
+from proxy.hub.contexts import AgentContext, TokenContexts
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory, open_directory
@@ -47,7 +47,7 @@ from proxy.hub.trail import Trail
 from tests.proxy.hub.sessions import session_pair
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
-from tunnel import Processed, Session, StreamCode
+from tunnel import CloseCode, Processed, Session, StreamCode
 from tunnel.net import TLSStream
 from tunnel.readiness import Readiness
 
@@ -450,6 +450,31 @@ async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> N
     assert status == 503
     assert b"does not accept its hub: expired" in body
     assert tokens == [b"token-0", b"token-1"]
+
+
+async def test_a_relay_that_leaves_as_its_token_is_renewed_is_offline_and_its_agent_still_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        [live] = bench.registry.relays()
+        renew = live.contexts.renew
+
+        async def refuse() -> None:
+            stream = await relay.accept()
+            stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="expired")
+
+        def renew_too_late(principal: Principal, now: float) -> AgentContext:
+            live.session.end(CloseCode.NORMAL, "it has left")
+            return renew(principal, now)
+
+        monkeypatch.setattr(live.contexts, "renew", renew_too_late)
+        nursery.start_soon(refuse)
+        status, _, body = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+    assert status == 503
+    assert b'cluster \\"prod\\" is offline: it has left' in body
+    [event] = bench.observed
+    assert event.resp is not None
+    assert (event.resp.status, event.resp.processed) == (503, "no")
 
 
 async def test_the_hub_knows_what_is_under_way(bench: Bench) -> None:
