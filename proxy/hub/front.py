@@ -31,7 +31,7 @@ from proxy.hub.calls import CLIENT_LEFT, Calls
 from proxy.hub.certificate import Certificate
 from proxy.hub.connections import AgentConnections
 from proxy.hub.enrol import EnrolmentEndpoint
-from proxy.hub.oauth import Answer
+from proxy.hub.oauth import FORM_BYTES_MAX, Answer
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError
 from proxy.hub.token import TokenEndpoint
@@ -44,8 +44,6 @@ from tunnel.tls import TLSStream
 from tunnel.websocket import SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
-# A form of a few fields, or none at all.
-SMALL_BODY_BYTES_MAX = 64 * 1024
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
 
 _FAILED = "a client's connection failed by a fault of ours"
@@ -254,9 +252,9 @@ class Front:
             case (b"GET" | b"HEAD", b"/.well-known/jwks.json"):
                 await self._respond(connection, self.tokens.jwks())
             case (b"POST", b"/oauth/token" | b"/v1/enrol"):
-                form = await small_body(connection)
+                form = await form_of(connection)
                 if form is None:
-                    message = f"the form exceeds {SMALL_BODY_BYTES_MAX} bytes"
+                    message = f"the form exceeds {FORM_BYTES_MAX} bytes"
                     await connection.answer(*status_response(413, "", message))
                 elif path == b"/v1/enrol":
                     await self._respond(connection, await self.enrolment.answer(form, head.headers, address))
@@ -300,11 +298,11 @@ def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:
     return ResponseHead.of(status, b"", headers), body
 
 
-async def small_body(connection: ServerConnection) -> bytes | None:
-    """A whole body of at most SMALL_BODY_BYTES_MAX bytes; None when it is larger."""
+async def form_of(connection: ServerConnection) -> bytes | None:
+    """A whole body of at most FORM_BYTES_MAX bytes; None when it is larger."""
     parts = bytearray()
     while data := await connection.receive_body():
         parts += data
-        if len(parts) > SMALL_BODY_BYTES_MAX:
+        if len(parts) > FORM_BYTES_MAX:
             return None
     return bytes(parts)

@@ -25,6 +25,7 @@ from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
+from proxy.hub.oauth import FORM_BYTES_MAX
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
@@ -136,6 +137,17 @@ async def test_a_form_that_never_ends_holds_its_place_no_longer_than_patience(
     await trio.testing.wait_all_tasks_blocked()
     assert bench.front.gate.connections == 0
     assert bench.front.deadlines.watched == 0
+
+
+@pytest.mark.parametrize(("over", "status"), [(0, 400), (1, 413)])
+async def test_a_stranger_is_read_as_far_as_a_form_may_go(bench: Bench, over: int, status: int) -> None:
+    client = await bench.connect()
+    size = FORM_BYTES_MAX + over
+    await client.send_all(
+        b"POST /oauth/token HTTP/1.1\r\nHost: hub.example\r\nContent-Length: %d\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" % size + b"x" * size
+    )
+    assert (await head_of(client)).startswith(b"HTTP/1.1 %d " % status)
 
 
 async def test_a_client_that_leaves_within_its_form_is_watched_no_more(bench: Bench) -> None:
