@@ -180,6 +180,24 @@ async def test_what_comes_and_goes_between_two_looks_is_charged_at_its_end(autoj
         nursery.cancel_scope.cancel()
 
 
+async def test_what_was_charged_at_a_look_is_not_charged_again_at_the_end(autojump_clock: MockClock) -> None:
+    limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
+    calls = LiveCalls(lambda live: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limits.run, calls)
+        live, _ = live_call()
+        assert limits.admit(agent()) is None
+        calls.enter(live)
+        limits.enter(live)
+        live.tally.status, live.tally.bytes_out = 200, 500
+        await trio.sleep(1.5 * TICK_S)
+        calls.leave(live)
+        limits.leave(live)
+        await trio.sleep(TICK_S)
+        assert limits.admit(agent()) is None
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_paused_call_that_is_ended_goes_on_to_its_end(autojump_clock: MockClock) -> None:
     live, side = live_call()
     live.tally.status = 200

@@ -58,6 +58,15 @@ async def test_the_memory_is_bounded_and_fails_closed(seen: Seen) -> None:
     await tokens.use("c3", "a", NOW + 200, NOW + 80)
 
 
+async def test_what_an_owner_has_used_counts_until_it_is_over_each_by_itself(seen: Seen) -> None:
+    tokens = seen(owner_tokens_max=2)
+    await tokens.use("c1", "a", NOW + 60, NOW)
+    await tokens.use("c1", "b", NOW + 200, NOW)
+    await tokens.use("c1", "c", NOW + 200, NOW + 80)
+    with pytest.raises(ReplayedError, match="2 uses of a token"):
+        await tokens.use("c1", "d", NOW + 200, NOW + 80)
+
+
 async def test_an_owner_fills_its_own_share_and_no_other(seen: Seen) -> None:
     tokens = seen(owner_tokens_max=2)
     for jti in "ab":

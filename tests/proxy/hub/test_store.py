@@ -342,9 +342,11 @@ def test_mode_and_relay_address_belong_together(store: Store) -> None:
         store.add_cluster("prod", relay_key=relay_key(), mode=Mode.DIRECT)
     with pytest.raises(InvalidError, match="belong to mode direct"):
         store.add_cluster("prod", relay_key=relay_key(), relay_url="https://relay.example")
+    with pytest.raises(InvalidError, match="needs the public key"):
+        store.add_cluster("prod")
+    # Which a direct one does without.
     store.add_cluster(
         "prod",
-        relay_key=relay_key(),
         mode=Mode.DIRECT,
         relay_url="https://relay.example:8443",
         relay_ca_pem="pem",
