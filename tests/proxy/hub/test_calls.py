@@ -280,6 +280,19 @@ async def test_a_get_crosses_under_a_fresh_head_and_leaves_one_event(bench: Benc
     assert event["resp"]["status"] == 200  # type: ignore[index]
 
 
+async def test_a_location_leads_back_to_the_same_cluster(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+
+        async def redirect() -> None:
+            async with await relay.accept() as stream:
+                elsewhere = ((b"location", b"/api/v1"), (b"content-length", b"0"))
+                await stream.send_head(ResponseHead.of(301, b"", elsewhere).encode(), eof=True)
+
+        nursery.start_soon(redirect)
+        status, headers, _ = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+    assert (status, headers[b"location"]) == (301, b"/clusters/prod/api/v1")
+
+
 async def test_a_write_is_durable_before_the_relay_hears_of_it(bench: Bench) -> None:
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         seen: list[list[dict[str, object]]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tunnel.protocol.slow_link import SlowLink
-from tunnel.protocol.flight import MESSAGE_LEAST_BYTES, MESSAGE_MOST_BYTES, NEAR_QUEUE_S, Flight
+from tunnel.protocol.flight import LEAST_BYTES, MESSAGE_LEAST_BYTES, MESSAGE_MOST_BYTES, NEAR_QUEUE_S, Flight
 from tunnel.protocol.ledger import ACK_SOON_BYTES, LEDGER_BYTES_MAX
 from tunnel.protocol.streams import StreamState
 
@@ -102,6 +102,21 @@ def test_a_link_that_becomes_slow_is_noticed() -> None:
     link.run(3.5)
     assert longest_queue_s(link, 1) < 0.033
     assert mbit_per_s(link, 1) > 8.8
+
+
+def test_a_round_that_is_late_and_has_brought_little_is_not_waited_for() -> None:
+    flight = Flight()
+    flight.begin_round(1, ACK_SOON_BYTES, 0.0)
+    flight.full()
+    flight.acknowledged(1, 1_000_000, 0.1)
+    assert flight.rate == 10_000_000
+    flight.begin_round(10, ACK_SOON_BYTES, 1.0)
+    flight.full()
+    flight.acknowledged(5, 1000, 1.2)
+    assert flight.rate == 10_000_000
+    flight.acknowledged(6, 1000, 1.25)
+    assert flight.rate == 8000
+    assert flight.limit_bytes == LEAST_BYTES
 
 
 def test_a_link_that_becomes_fast_is_noticed() -> None:
