@@ -23,7 +23,7 @@ from proxy.agent.rotation import Tokens
 from proxy.connections import Connections
 from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
-from proxy.forward import CloseReason, forward
+from proxy.forward import forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.loglimit import LogLimit
@@ -214,9 +214,7 @@ class HubExchange:
             outcome = await forward(connection, outbound, self._request, on_head=self._pass_head)
         finally:
             await outbound.aclose()
-        if outcome.failure is None or outcome.status or outcome.close_reason is CloseReason.CLIENT_GONE:
-            return None
-        return outcome.failure
+        return outcome.failure if outcome.unanswered else None
 
     @property
     def connections(self) -> Connections:
