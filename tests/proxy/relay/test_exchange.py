@@ -358,17 +358,21 @@ async def test_a_refused_upgrade_leaves_nothing_to_speak_on(mode: str, tmp_path:
 
 
 async def test_a_client_that_leaves_ends_the_request_upstream(mode: str, tmp_path: Path) -> None:
-    gone = trio.Event()
+    begun, gone = trio.Event(), trio.Event()
 
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nlog1\r\n")
+        begun.set()
         if not await connection.more():
             gone.set()
 
     async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
-        with trio.move_on_after(0.1):
-            await way.ask(inner(b"/api/v1/namespaces/a/pods/p/log?follow=true"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(way.ask, inner(b"/api/v1/namespaces/a/pods/p/log?follow=true"))
+            with trio.fail_after(10):
+                await begun.wait()
+            nursery.cancel_scope.cancel()
         with trio.fail_after(2):
             await gone.wait()
 
