@@ -39,6 +39,9 @@ _SECRET_PATTERN = re.compile("|".join(_SECRETS), re.MULTILINE)
 _MARKS = ("hws_", "eyj", "bearer", "_token=", "client_secret=", "client_assertion=")
 
 
+# A malformed request's method or a made-up name may hold a token just as well as the target.
+_REQUEST_NAMES = ("method", "verb", "group", "version", "namespace", "resource", "subresource", "name")
+
 # Sections that were looked at, since most events share theirs with others: at most some 4 MiB.
 _REMEMBERED_MAX = 1024
 _REMEMBERED_TARGET_CHARACTERS_MAX = 1024
@@ -79,28 +82,22 @@ class Masks:
         return replace(event, req=req, client=client, stream=stream, resp=resp, note=note)
 
     def _request(self, req: Request) -> Request:
-        # A malformed request's method or a made-up name may hold a token just as well.
-        names = (req.method, req.namespace, req.resource, req.subresource, req.name)
-        suspicious = _may_hold_a_secret(req.raw_target, *names)
+        names = {name: getattr(req, name) for name in _REQUEST_NAMES}
+        suspicious = _may_hold_a_secret(req.raw_target, *names.values())
         if not suspicious and not self._configured:
             return req
         masked = replace(req, raw_target=self.target(req.raw_target))
         if not suspicious:
             return masked
-        return replace(
-            masked,
-            method=_without_secrets(req.method),
-            namespace=_without_secrets(req.namespace),
-            resource=_without_secrets(req.resource),
-            subresource=_without_secrets(req.subresource),
-            name=_without_secrets(req.name),
-        )
+        return replace(masked, **{name: _without_secrets(value) for name, value in names.items()})
 
     def _stream(self, stream: Stream) -> Stream:
         return replace(
             stream,
             proto=_without_secrets(stream.proto),
             command=tuple(self.values(stream.command)),
+            # Of the query, as the arguments are.
+            container=self.values([stream.container])[0],
             close_reason=_without_secrets(stream.close_reason),
         )
 

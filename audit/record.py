@@ -263,7 +263,7 @@ class Stream(Record, frozen=True):
     def __post_init__(self) -> None:
         if self.command:
             force_setattr(self, "command", _argv(self.command))
-        _bound(self, "container", "close_reason")
+        _bound(self, "proto", "container", "close_reason")
 
 
 def proto_of(upgrade: bytes | None) -> str:

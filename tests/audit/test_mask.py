@@ -22,9 +22,9 @@ def test_a_token_is_in_no_field(secret: str) -> None:
     event = replace(
         call(),
         client=Client("::1", f"curl Bearer {secret}"),
-        req=Request(secret, f"/api/{secret}?x={secret}&y=%22{secret}%22", name=secret, namespace=secret),
+        req=Request(secret, f"/api/{secret}?x={secret}&y=%22{secret}%22", *[secret] * 6, name=secret),
         resp=Response(400, f"bad method {secret}"),
-        stream=Stream(command=("curl", "-H", f"Authorization: Bearer {secret}")),
+        stream=Stream(secret, ("curl", "-H", f"Authorization: Bearer {secret}"), secret, close_reason=secret),
         note=f"client_secret={secret}",
     )
     assert secret.encode() not in encode(Masks().apply(event))
@@ -61,6 +61,12 @@ def test_a_password_that_is_an_argument_of_its_own_is_found() -> None:
     masks = Masks([r"--password\s\S+"])
     assert masks.values(["mysql", "--password", "hunter2", "-v"]) == ["mysql", "***", "***", "-v"]
     assert "hunter2" not in masks.target(exec_target("mysql", "--password", "hunter2", "-v"))
+
+
+def test_a_container_is_masked_as_the_query_that_names_it() -> None:
+    stream = Masks(["hunter2"]).apply(replace(call(), stream=Stream("http", container="hunter2"))).stream
+    assert stream is not None
+    assert stream.container == "***"
 
 
 def test_anchors_stand_for_a_values_ends_and_a_dot_stays_in_it() -> None:

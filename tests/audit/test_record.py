@@ -19,6 +19,7 @@ from audit.record import (
     Response,
     Stream,
     encode,
+    proto_of,
     text,
     utc,
 )
@@ -101,6 +102,11 @@ def test_a_mebibyte_of_user_agent_is_cut_and_says_so() -> None:
     client = Client("::1", "x" * 2**20)
     assert len(client.user_agent) < NAME_CHARACTERS_MAX + 40
     assert client.user_agent.endswith(f"[{2**20 - NAME_CHARACTERS_MAX} more characters]")
+
+
+def test_a_stream_is_bounded_in_all_that_a_client_chooses() -> None:
+    stream = Stream(proto_of(b"x" * 60_000), container="x" * 60_000)
+    assert len(encode(stream)) < 2 * NAME_CHARACTERS_MAX + 200
 
 
 def test_a_long_target_and_a_long_argv_are_cut() -> None:
