@@ -8,6 +8,7 @@ that were allowed are never aggregated: each of them has its own row.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 
 import attrs
 from msgspec.structs import replace
@@ -31,7 +32,8 @@ class _Window:
     ends_s: float
     seen: int = 1
     suppressed: int = 0
-    first: Event | None = None
+    first_ts: datetime | None = None
+    """Of those that were suppressed, as is the last one."""
     last: Event | None = None
 
 
@@ -58,8 +60,8 @@ class Floods:
         if window.seen <= FIRST:
             return True
         window.suppressed += 1
-        if window.first is None:
-            window.first = event
+        if window.first_ts is None:
+            window.first_ts = event.ts
         window.last = event
         return False
 
@@ -75,17 +77,17 @@ class Floods:
         events = []
         while (ends_s := self.next_due_s()) is not None and ends_s <= now_s:
             window = self._windows.pop(next(iter(self._windows)))
-            if window.first is not None and window.last is not None:
-                events.append(self._aggregate(window.first, window.last, window.suppressed))
+            if window.first_ts is not None and window.last is not None:
+                events.append(self._aggregate(window.first_ts, window.last, window.suppressed))
         return events
 
-    def _aggregate(self, first: Event, last: Event, count: int) -> Event:
-        spread_ms = round((last.ts - first.ts).total_seconds() * 1000, 3)
+    def _aggregate(self, first_ts: datetime, last: Event, count: int) -> Event:
+        spread_ms = round((last.ts - first_ts).total_seconds() * 1000, 3)
         note = f"{count} of this kind within {spread_ms / 1000:.1f} s, aggregated; the last one is shown"
         return replace(
             last,
             eid=self._new_eid(),
-            ts=first.ts,
+            ts=first_ts,
             dur_ms=spread_ms,
             count=count,
             note=f"{note}: {last.note}" if last.note else note,
