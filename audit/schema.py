@@ -77,22 +77,25 @@ _NEVER_CHANGED = (
 )
 
 
-def version(connection: sa.Connection) -> int | None:
-    """The version of the file's schema, as the file says it; 0 where there is none yet."""
-    told: int | None = connection.exec_driver_sql("PRAGMA user_version").scalar()
-    return told
+def version(connection: sa.Connection, path: Path) -> int | None:
+    """The version of the file's schema, 0 where there is none yet.
 
-
-def prepare(connection: sa.Connection, path: Path) -> None:
-    """Make what is missing in the file, in a transaction of the caller's.
-
-    Raises AuditUnavailable for a version that is not known, and leaves that as it is.
+    Raises AuditUnavailable for one that is not known, since what its rows say is not known either.
     """
-    found = version(connection)
+    found: int | None = connection.exec_driver_sql("PRAGMA user_version").scalar()
     if found not in (0, WITHOUT_COMMON_PARTS, _VERSION):
         raise AuditUnavailable(
             f"{path} has schema version {found}, this hawse knows {_VERSION}: use the newer hawse"
         )
+    return found
+
+
+def prepare(connection: sa.Connection, path: Path) -> None:
+    """Make what is missing in the file, in a transaction of the caller's, and write nothing where nothing is.
+
+    Raises AuditUnavailable for a version that is not known, and leaves that as it is.
+    """
+    found = version(connection, path)
     _metadata.create_all(connection)
     if found == WITHOUT_COMMON_PARTS:
         connection.exec_driver_sql("ALTER TABLE events ADD COLUMN common INTEGER")
@@ -100,7 +103,9 @@ def prepare(connection: sa.Connection, path: Path) -> None:
         connection.exec_driver_sql(f"DROP INDEX IF EXISTS {index}")
     for trigger in _NEVER_CHANGED:
         connection.exec_driver_sql(trigger)
-    connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
+    # It writes whatever it finds, and would have a full disk refuse what needs no room.
+    if found != _VERSION:
+        connection.exec_driver_sql(f"PRAGMA user_version = {_VERSION}")
 
 
 @contextmanager

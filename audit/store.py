@@ -27,7 +27,6 @@ from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 
 import attrs
 import msgspec
@@ -90,18 +89,17 @@ class AuditStore:
         self._open_intents: set[str] = set()
         self._common = CommonParts()
         self._engine = sa.create_engine(
-            # Opened by the thread that constructs the store, used by the writer's.
-            f"sqlite:///{path}",
+            # SQLite makes no file: while a disk is not mounted, events would go where nobody sees them later.
+            _url(path, "rw"),
             poolclass=NullPool,
+            # Opened by the thread that constructs the store, used by the writer's.
             connect_args={"check_same_thread": False},
         )
         sa.event.listen(self._engine, "connect", self._on_connect)
         sa.event.listen(self._engine, "begin", _begin_immediate)
         with translated(path):
             _make(path)
-            with self._transaction() as connection:
-                schema.prepare(connection, path)
-                self._open_intents.update(connection.scalars(sa.select(open_intents.c.eid)))
+            self._connected()
 
     def close(self) -> None:
         """Close the file; a store that is used again opens it again."""
@@ -212,11 +210,20 @@ class AuditStore:
 
     def _connected(self) -> sa.Connection:
         if self._connection is None:
-            self._connection = self._engine.connect()
+            connection = self._engine.connect()
+            try:
+                with connection.begin():
+                    schema.prepare(connection, self.path)
+                    self._open_intents.update(connection.scalars(sa.select(open_intents.c.eid)))
+            except BaseException:
+                self._abandon(connection)
+                raise
+            self._connection = connection
         return self._connection
 
     def _abandon(self, connection: sa.Connection) -> None:
-        # The file may have been moved, or its disk remounted: the next call opens it afresh.
+        # The file may have been moved, its disk remounted, or an older copy put in its place: the next call
+        # opens it afresh.
         self._connection = None
         self._common.forget()
         connection.invalidate()
@@ -248,7 +255,7 @@ class AuditReader:
             if not is_file:
                 raise NoTrail(f"there is no audit trail at {path}")
         self.path = path
-        self._engine = sa.create_engine(f"sqlite:///file:{quote(str(path))}?mode=ro&uri=true")
+        self._engine = sa.create_engine(_url(path, "ro"))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -273,8 +280,8 @@ class AuditReader:
         with translated(self.path), self._engine.connect() as connection:
             # One view for both: a writer of this version may bring the file up to date just now.
             connection.exec_driver_sql("BEGIN")
-            without = schema.version(connection) == schema.WITHOUT_COMMON_PARTS
-            stored = _STORED_WHOLE if without else _STORED
+            version = schema.version(connection, self.path)
+            stored = _STORED_WHOLE if version == schema.WITHOUT_COMMON_PARTS else _STORED
             wanted = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
             return [StoredEvent(row.seq, _body(row, self.path)) for row in connection.execute(wanted)]
 
@@ -381,6 +388,11 @@ def _make(path: Path) -> None:
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _url(path: Path, mode: str) -> sa.URL:
+    # Not as one text: SQLAlchemy would undo the quotes, and `%`, `?` and `#` are then no part of a name.
+    return sa.URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": mode, "uri": "true"})
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

@@ -46,8 +46,11 @@ def test_a_trail_of_a_newer_version_is_left_alone(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(AuditUnavailable, match="schema version 99"):
+    told = r"audit\.db has schema version 99, this hawse knows 2: use the newer hawse"
+    with pytest.raises(AuditUnavailable, match=told):
         AuditStore(path)
+    with pytest.raises(AuditUnavailable, match=told):
+        bodies(path)
 
 
 def test_the_indices_of_earlier_versions_go(path: Path) -> None:
@@ -98,6 +101,19 @@ def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:
     assert bodies(path) == [encode(event) for event in batch]
     AuditStore(path).close()
     assert bodies(path) == [encode(event) for event in batch]
+
+
+def test_a_copy_of_before_that_is_put_in_the_files_place_is_gone_on_with(path: Path, tmp_path: Path) -> None:
+    old, refused, last = call(), call(), call()
+    OldFile(tmp_path / "old.db", [old])
+    with closing(AuditStore(path)) as store:
+        store.append([call()])
+        with closing(sqlite3.connect(tmp_path / "old.db")) as copy, closing(sqlite3.connect(path)) as file:
+            copy.backup(file)
+        with pytest.raises(AuditUnavailable, match="no such table: common_parts"):
+            store.append([refused])
+        store.append([last])
+    assert bodies(path) == [encode(event) for event in (old, last)]
 
 
 def test_a_reader_goes_on_while_the_file_is_brought_up_to_date(path: Path) -> None:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -171,6 +173,38 @@ def test_an_unusable_path_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "audit.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(AuditUnavailable, match="not a database"):
         AuditStore(tmp_path / "audit.db")
+
+
+def test_a_file_that_is_missing_for_a_while_is_not_made_anew(
+    store: AuditStore, path: Path, tmp_path: Path
+) -> None:
+    """As when its disk is mounted again: what would be written meanwhile, nobody would see any more."""
+    store.append([call()])
+    store.close()
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(AuditUnavailable, match="unable to open"):
+        store.append([call()])
+    assert not path.exists()
+    (tmp_path / "elsewhere").rename(path)
+    store.append([call()])
+    assert [row["seq"] for row in read(path)] == [1, 2]
+
+
+def test_a_path_of_any_name_is_a_path(tmp_path: Path) -> None:
+    # Two slashes begin a path, and in an address a machine's name.
+    path = Path(f"/{tmp_path}") / "100%41 ?mode=memory&#.db"
+    store = AuditStore(path)
+    store.append([call()])
+    store.close()
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert len(read(path)) == 1
+
+
+def test_to_open_a_trail_that_lacks_nothing_writes_nothing(store: AuditStore, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        before = connection.execute("PRAGMA data_version").fetchone()
+        AuditStore(path).close()
+        assert connection.execute("PRAGMA data_version").fetchone() == before
 
 
 def test_a_reader_cannot_write(store: AuditStore, path: Path) -> None:
