@@ -126,9 +126,8 @@ class AuditStore:
             if event.phase is not Phase.INTENT and (event.eid in self._open_intents or event.eid in begun)
         }
         with translated(self.path), self._batch() as cursor:
-            last = dict(cursor.execute(_LAST_NUMBERS))
-            newest = last.get(events.name, 0)
-            self._common.begin(newest, last.get(common_parts.name, 0), last["data_version"], len(masked))
+            newest, highest, version = cursor.execute(_LAST_NUMBERS).fetchone()
+            self._common.begin(newest, highest, version, len(masked))
             rows = [self._row(event, body) for event, body in zip(masked, own, strict=True)]
             _insert(cursor, common_parts, self._common.unwritten)
             _insert(cursor, events, rows)
@@ -328,11 +327,17 @@ def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
 _BEGIN = "BEGIN IMMEDIATE"
 _LAST_SEQ = "SELECT max(seq) FROM events"
 # The highest that there ever was in each table, and what changes when another connection has written. In one
-# statement, since beside a busy event loop each costs much, however little it asks.
-_LAST_NUMBERS = (
-    "SELECT name, seq FROM sqlite_sequence UNION ALL "
-    "SELECT 'data_version', data_version FROM pragma_data_version"
-)
+# statement, since beside a busy event loop each costs much, however little it asks. SQLite keeps the highest
+# in a table that anybody can empty, and then goes by what is left.
+_LAST_NUMBERS = """
+SELECT
+    max((SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'),
+        (SELECT coalesce(max(seq), 0) FROM events)),
+    max((SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'common_parts'),
+        (SELECT coalesce(max(number), 0) FROM common_parts)),
+    data_version
+FROM pragma_data_version
+"""
 
 
 @cache

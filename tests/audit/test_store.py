@@ -207,6 +207,23 @@ def test_to_open_a_trail_that_lacks_nothing_writes_nothing(store: AuditStore, pa
         assert connection.execute("PRAGMA data_version").fetchone() == before
 
 
+@pytest.mark.parametrize("lost", ["", " WHERE name = 'events'", " WHERE name = 'common_parts'"])
+def test_what_sqlite_has_forgotten_of_the_numbers_is_looked_up(path: Path, lost: str) -> None:
+    ended, begun, last = call(agent="a"), call(agent="b"), call(agent="c")
+    batch = [ended, ended.completed(ended.ts), begun]
+    with closing(AuditStore(path)) as store:
+        store.append(batch, boot="first")
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"DELETE FROM sqlite_sequence{lost}")
+            connection.commit()
+        store.append([last], boot="first")
+        assert [(row["seq"], row["eid"]) for row in read(path)] == [
+            (number, event.eid) for number, event in enumerate([*batch, last], 1)
+        ]
+        # None but those that have not ended.
+        assert store.close_unknown("second", utc(NOW_S)) == 2
+
+
 def test_a_reader_cannot_write(store: AuditStore, path: Path) -> None:
     reader = AuditReader(path)
     with pytest.raises(Exception, match="readonly"), reader._engine.begin() as connection:
