@@ -69,7 +69,7 @@ class _Own(Record, frozen=True):
     note: str = ""
 
 
-_members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def own_part(event: Event) -> bytes:
@@ -101,7 +101,7 @@ def whole(own: bytes, common: bytes, *, eid: str, kind: str, phase: str, ts: dat
     """The event's JSON as `encode` makes it, from its parts and its columns."""
     members: dict[str, object] = {
         **_common_members(common),
-        **_members_of(b"{" + own),
+        **members_of(b"{" + own),
         "eid": eid,
         "kind": kind,
         "phase": phase,
@@ -114,7 +114,7 @@ def whole(own: bytes, common: bytes, *, eid: str, kind: str, phase: str, ts: dat
 
 @lru_cache(_DECODED_MAX)
 def _common_members(common: bytes) -> dict[str, msgspec.Raw]:
-    return _members_of(common)
+    return members_of(common)
 
 
 class CommonParts:

@@ -38,7 +38,7 @@ from audit.errors import AuditUnavailable, NoTrail
 from audit.mask import Masks
 from audit.record import Event, Phase
 from audit.schema import common_parts, events, open_intents
-from audit.shared import CommonParts, own_part, whole
+from audit.shared import CommonParts, members_of, own_part, whole
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -300,14 +300,23 @@ _STORED_WHOLE = sa.select(events.c.seq, events.c.body, sa.null().label("common")
 
 def _body(row: sa.Row[Any], path: Path) -> bytes:
     """The event's JSON; raises AuditUnavailable when the file has lost a part of it."""
-    if row.common is None:
-        return bytes(row.body)
-    if row.common_body is None:
-        raise AuditUnavailable(
-            f"the audit trail {path} is damaged: what event {row.seq} has in common with others is missing"
-        )
-    ts = _EPOCH + timedelta(microseconds=row.ts_us)
-    return whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
+    if row.common is not None and row.common_body is None:
+        raise _damaged(path, f"what event {row.seq} has in common with others is missing")
+    try:
+        if row.common is None:
+            members_of(row.body)
+            return bytes(row.body)
+        ts = _EPOCH + timedelta(microseconds=row.ts_us)
+        return whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
+    except msgspec.DecodeError as error:
+        raise _damaged(path, f"event {row.seq} is no JSON ({error})") from error
+
+
+def _damaged(path: Path, what: str) -> AuditUnavailable:
+    return AuditUnavailable(
+        f"the audit trail {path} is damaged: {what}; "
+        "put a copy in its place, or move it away to begin a new one"
+    )
 
 
 def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -224,6 +224,20 @@ def test_what_sqlite_has_forgotten_of_the_numbers_is_looked_up(path: Path, lost:
         assert store.close_unknown("second", utc(NOW_S)) == 2
 
 
+@pytest.mark.parametrize("common", ["common", "NULL"])
+def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, common: str) -> None:
+    store.append([call()])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TRIGGER events_never_update")
+        connection.execute(f"UPDATE events SET body = CAST('{{' AS BLOB), common = {common}")
+        connection.commit()
+    told = r"audit\.db is damaged: event 1 is no JSON .*; put a copy in its place, or move it away"
+    with pytest.raises(AuditUnavailable, match=told):
+        read(path)
+    with pytest.raises(AuditUnavailable, match=told):
+        store.close_unknown("second", utc(NOW_S))
+
+
 def test_a_reader_cannot_write(store: AuditStore, path: Path) -> None:
     reader = AuditReader(path)
     with pytest.raises(Exception, match="readonly"), reader._engine.begin() as connection:
