@@ -178,19 +178,6 @@ class Relay(Record, frozen=True):
         _bound(self, "instance", "version")
 
 
-# The verb is one of ours; all of these a client chooses.
-_REQUEST_TEXTS = (
-    "method",
-    "raw_target",
-    "group",
-    "version",
-    "resource",
-    "subresource",
-    "namespace",
-    "name",
-)
-
-
 class Request(Record, frozen=True):
     """The request as it came (`raw_target`) and as Kubernetes understands it."""
 
@@ -207,6 +194,7 @@ class Request(Record, frozen=True):
     body_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        # All that a client chooses; the verb is one of ours, or the method.
         _bound(
             self, "method", "raw_target", "group", "version", "resource", "subresource", "namespace", "name"
         )

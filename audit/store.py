@@ -235,7 +235,6 @@ class AuditStore:
         cursor.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
-        cursor.execute("PRAGMA foreign_keys = ON")
         if self._bytes_max is not None:
             cursor.execute(f"PRAGMA max_page_count = {max(1, self._bytes_max // _PAGE_BYTES)}")
         cursor.close()
@@ -284,11 +283,6 @@ class AuditReader:
             wanted = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
             return [StoredEvent(row.seq, _body(row, self.path)) for row in connection.execute(wanted)]
 
-    def last_seq(self) -> int:
-        """The newest event's sequence number; 0 in an empty trail."""
-        with translated(self.path), self._engine.connect() as connection:
-            return connection.exec_driver_sql(_LAST_SEQ).scalar() or 0
-
 
 # What `_body` needs of an event.
 _STORED = sa.select(
@@ -334,7 +328,6 @@ def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 
 _BEGIN = "BEGIN IMMEDIATE"
-_LAST_SEQ = "SELECT max(seq) FROM events"
 # The highest that there ever was in each table, and what changes when another connection has written. In one
 # statement, since beside a busy event loop each costs much, however little it asks. SQLite keeps the highest
 # in a table that anybody can empty, and then goes by what is left.
