@@ -263,7 +263,8 @@ def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
 def _request(method: bytes, target: bytes, info: RequestInfo | None) -> Request:
     if info is None:
         return Request(text(method), text(without_bearer(target)))
-    if len(target) <= REMEMBERED_LENGTH_MAX and b"token" not in target:
+    # `in` would try the bytes as a number first, which is an exception.
+    if len(target) <= REMEMBERED_LENGTH_MAX and target.find(b"token") < 0:
         return _remembered_request(method, target)
     return _made_request(target, info)
 
