@@ -64,8 +64,9 @@ class PrunableStore(AuditStore):
     ) -> Removal | None:
         """Remove what is older than `before`, and return what that was; None when nothing is.
 
-        The event that `tell` makes of it comes into the trail first. Raises AuditUnavailable, and OSError for
-        an archive that cannot be written, or is there already; nothing is removed then.
+        The event that `tell` makes of it comes into the trail first. Raises OSError for an archive that
+        cannot be written, or is there already: nothing is removed then. Raises AuditUnavailable: what was
+        removed by then is a beginning of what the event says, or nothing.
         """
         with closing(_Reader(self.path)) as reader:
             found = reader.oldest(before)
