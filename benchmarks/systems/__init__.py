@@ -7,6 +7,7 @@ from benchmarks.systems.direct import open_direct
 from benchmarks.systems.hawse import open_hawse, open_without_wheels
 from benchmarks.systems.mplex import open_mplex
 from benchmarks.systems.nginx import open_nginx
+from benchmarks.systems.plain import open_plain
 from benchmarks.systems.snitun import open_snitun
 from benchmarks.systems.ssh import open_ssh
 
@@ -14,4 +15,4 @@ from benchmarks.systems.ssh import open_ssh
 ALWAYS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, "hawse": open_hawse}
 PEERS: dict[str, OpenSystem] = {"ssh": open_ssh, "snitun": open_snitun, "mplex": open_mplex}
 # What runs when it is named.
-EXTRA: dict[str, OpenSystem] = {"hawse-nowheel": open_without_wheels}
+EXTRA: dict[str, OpenSystem] = {"hawse-nowheel": open_without_wheels, "plain": open_plain}

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.system import System
 from benchmarks.systems.direct import open_direct
 from benchmarks.systems.nginx import open_nginx
+from benchmarks.systems.plain import open_plain
 from benchmarks.upstream.apiserver import ApiServer
 from benchmarks.workload import Options
 from benchmarks.workloads import beside, bulk, small, stalled
@@ -46,6 +47,16 @@ def test_what_has_no_processes_has_no_cpu_time(direct: System, apiserver: ApiSer
     line = small.run(direct, apiserver, 1, QUICK).measurement
     assert line.cpu_us_per_request is None
     assert line.p50_ms is not None
+
+
+def test_the_plain_proxy_carries_small_answers_and_bytes_both_ways(
+    apiserver: ApiServer, tmp_path: Path
+) -> None:
+    with open_plain(tmp_path, apiserver) as plain:
+        samples = [workload.run(plain, apiserver, 4, QUICK) for workload in (small.SMALL, *bulk.WORKLOADS)]
+    assert all(sample.cpu_s["hub"] > 0 < sample.cpu_s["relay"] for sample in samples)
+    assert samples[0].measurement.cpu_us_per_request is not None
+    assert all(sample.measurement.cpu_s_per_gb is not None for sample in samples[1:])
 
 
 @pytest.mark.parametrize("streams", [1, 32])
