@@ -89,7 +89,7 @@ fuzz: $(STAMP) ## a million mutated heads and bodies, read by our parsers and by
 bench-calls: $(STAMP) ## fail when a request takes more function calls than benchmarks/calls.json has
 	@exec $(BIN)/python -m benchmarks.calls $(ARGS)
 
-bench-scaling: $(STAMP) ## measure what a hub carries and write it into docs/scaling.md (some 20 minutes)
+bench-scaling: $(STAMP) ## measure what a hub carries and write it into docs/scaling.md (some ten minutes)
 	@exec $(BIN)/python -m benchmarks.scaling $(ARGS)
 
 bench-peers: ## install the tunnels that benchmarks compare with: OpenSSH, snitun, bored-mplex
