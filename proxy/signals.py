@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
@@ -12,19 +13,26 @@ import trio
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Of signals that nobody has read yet; whoever sends more has been heard.
 UNREAD_MAX = 8
+# Whoever means it twice takes longer; a process's own signal and its group's are not a millisecond apart.
+AT_ONCE_S = 0.1
 
 
 @contextmanager
 def stop_signals() -> Iterator[AsyncIterator[int]]:
-    """SIGTERM and SIGINT as they come, for the block.
+    """SIGTERM and SIGINT as they come, for the block; the same one again within AT_ONCE_S is one.
 
     What nobody reads is dropped. trio.open_signal_receiver raises it anew at its end, which would kill in its
     last writes a process that is told twice to stop (by its own signal and its group's, as timeout(1) does).
     """
     send, receive = trio.open_memory_channel[int](UNREAD_MAX)
     token = trio.lowlevel.current_trio_token()
+    heard_at: dict[int, float] = {}
 
     def deliver(number: int) -> None:
+        now = trio.current_time()
+        if now - heard_at.get(number, -math.inf) < AT_ONCE_S:
+            return
+        heard_at[number] = now
         with suppress(trio.WouldBlock, trio.ClosedResourceError):
             send.send_nowait(number)
 

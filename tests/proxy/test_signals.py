@@ -6,10 +6,12 @@ import signal
 import trio
 import trio.testing
 
-from proxy.signals import UNREAD_MAX, stop_signals
+from proxy.signals import AT_ONCE_S, UNREAD_MAX, stop_signals
 
 
-async def test_signals_come_in_their_order_and_those_that_nobody_reads_end_nothing() -> None:
+async def test_signals_come_in_their_order_and_those_that_nobody_reads_end_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with trio.fail_after(5), stop_signals() as signals:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -17,6 +19,22 @@ async def test_signals_come_in_their_order_and_those_that_nobody_reads_end_nothi
         os.kill(os.getpid(), signal.SIGINT)
         assert await anext(signals) == signal.SIGINT
         for _ in range(2 * UNREAD_MAX):
+            await trio.sleep(AT_ONCE_S)
             os.kill(os.getpid(), signal.SIGTERM)
             await trio.testing.wait_all_tasks_blocked()
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+async def test_a_signal_that_comes_twice_at_once_is_one(mock_clock: trio.testing.MockClock) -> None:
+    """As by timeout: to the process and then to its group, when the first has been read already."""
+    with stop_signals() as signals:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await anext(signals) == signal.SIGTERM
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await trio.testing.wait_all_tasks_blocked()
+            mock_clock.jump(AT_ONCE_S / 2)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert await anext(signals) == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await anext(signals) == signal.SIGTERM
