@@ -7,6 +7,7 @@ kubectl runs `hawse credential` at every start, so that command is reached befor
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,8 @@ def main() -> None:
         # Any command may meet it while it prints, and so none of them looks for it.
         if error.errno not in FULL:
             raise
+        # What is left to be written would fail once more when the interpreter ends, in words of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(f"hawse: cannot write: {error.strerror}")
 
 
