@@ -118,7 +118,7 @@ def _warn_of_validity(certificate: Path, pem: bytes) -> None:
 
     try:
         shown = x509.load_pem_x509_certificate(pem)
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         # OpenSSL, whose word counts, has taken it.
         return
     now = datetime.now(UTC)

@@ -147,6 +147,13 @@ def test_a_certificate_that_is_not_valid_yet_is_told(
     assert "tls.crt: the certificate is not valid before 2999-01-01" in caplog.text
 
 
+def test_a_certificate_of_an_odd_version_is_shown_as_long_as_openssl_takes_it(tmp_path: Path) -> None:
+    pem, key, _ = write_certificate(tmp_path)
+    der = ssl.PEM_cert_to_DER_cert(pem.read_text())
+    pem.write_text(ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1)))
+    assert isinstance(watch_certificate(pem, key).current(), ssl.SSLContext)
+
+
 def test_a_certificate_without_its_key_is_a_clear_error(tmp_path: Path) -> None:
     pem, key, _ = write_certificate(tmp_path)
     other = tmp_path / "other"

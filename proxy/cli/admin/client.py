@@ -147,7 +147,7 @@ class Reach:
 
 
 def _remote(url: str, token: str, ca: str | None) -> AdminClient:
-    if not url.startswith("https://") or not urlsplit(url).hostname:
+    if not _is_https(url):
         raise CommandError(f"{URL_VARIABLE} must be https://host:port")
     if not token:
         raise CommandError(f"{URL_VARIABLE} is set, {TOKEN_VARIABLE} is not: it needs an admin token")
@@ -160,6 +160,15 @@ def _remote(url: str, token: str, ca: str | None) -> AdminClient:
     except OSError as error:  # ssl.SSLError is one
         raise CommandError(f"{CA_VARIABLE}: cannot read certificates from {ca}: {error}") from error
     return AdminClient(url, token, context)
+
+
+def _is_https(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        # A port that is no number or too high, half of an IPv6 address.
+        return False
 
 
 def _local(folder: Path, token: str) -> AdminClient:

@@ -64,7 +64,8 @@ def simulate_policies(
     for name in without:
         if name not in names:
             # Else a slip of the pen would read as a removal that changes nothing.
-            raise CommandError(f"there is no policy {name!a}, only {', '.join(sorted(names))}")
+            there = f", only {', '.join(sorted(names))}" if names else ", and no other"
+            raise CommandError(f"there is no policy {name!a}{there}")
     try:
         current = compiled(merged(documents, [], only=False))
         proposed = compiled(merged(documents, policies, only=only, without=without))

@@ -60,6 +60,9 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
         "team", "list", env={**env, "HAWSE_ADMIN_CA": str(tmp_path / "x")}
     )
     assert "https://" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_URL": "http://localhost:1"})
+    for odd in ("https://localhost:99999", "https://localhost:x", "https://[::1", "https://"):
+        refused = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_URL": odd})
+        assert refused == "hawse: HAWSE_ADMIN_URL must be https://host:port\n"
     wrong = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_TOKEN": "hws_x"})
     assert "does not accept" in wrong
     assert token not in wrong
