@@ -21,7 +21,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import chain
@@ -77,15 +77,19 @@ class AuditStore:
     Raises AuditUnavailable from every method when the file cannot be used; the next call tries anew.
     """
 
-    def __init__(self, path: Path, masks: Masks | None = None, *, bytes_max: int | None = None) -> None:
+    def __init__(
+        self, path: Path, masks: Masks | None = None, *, bytes_max: int | None = None, make: bool = True
+    ) -> None:
         """Open the trail for writing, making the file (0600) and its tables where they are missing.
 
-        `bytes_max` bounds the file; at the bound the store behaves as on a full disk.
+        `bytes_max` bounds the file; at the bound the store behaves as on a full disk. Not to `make` it is
+        for who comes after one that did: a file that is missing then is elsewhere.
         """
         self.path = path
         self._masks = masks if masks is not None else Masks()
         self._bytes_max = bytes_max
         self._connection: sa.Connection | None = None
+        self._file = (0, 0)
         self._open_intents: set[str] = set()
         self._common = CommonParts()
         self._engine = sa.create_engine(
@@ -98,7 +102,8 @@ class AuditStore:
         sa.event.listen(self._engine, "connect", self._on_connect)
         sa.event.listen(self._engine, "begin", _begin_immediate)
         with translated(path):
-            _make(path)
+            if make:
+                _make(path)
             self._connected()
 
     def close(self) -> None:
@@ -194,21 +199,25 @@ class AuditStore:
     @contextmanager
     def _batch(self) -> Iterator[sqlite3.Cursor]:
         """A transaction on the driver's own connection, which costs 25 µs where SQLAlchemy's costs 90."""
+        if self._connection is not None and _identity(self.path) != self._file:
+            # SQLite would write on into the file that was there, where nobody sees it any more.
+            self._abandon(self._connection)
         connection = self._connected()
         driver: object = connection.connection.dbapi_connection
         assert isinstance(driver, sqlite3.Connection)
         try:
-            cursor = driver.cursor()
-            cursor.execute(_BEGIN)
-            yield cursor
-            driver.commit()
-            cursor.close()
+            # Closed at once: whoever keeps the exception would keep the cursor, and that the file's lock.
+            with closing(driver.cursor()) as cursor:
+                cursor.execute(_BEGIN)
+                yield cursor
+                driver.commit()
         except BaseException:
             self._abandon(connection)
             raise
 
     def _connected(self) -> sa.Connection:
         if self._connection is None:
+            self._file = _identity(self.path)
             connection = self._engine.connect()
             try:
                 with connection.begin():
@@ -299,17 +308,21 @@ def _body(row: sa.Row[Any], path: Path) -> bytes:
     try:
         if row.common is None:
             members_of(row.body)
-            return bytes(row.body)
-        ts = _EPOCH + timedelta(microseconds=row.ts_us)
-        return whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
-    except msgspec.DecodeError as error:
+            body = bytes(row.body)
+        else:
+            ts = _EPOCH + timedelta(microseconds=row.ts_us)
+            body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
+        # What it only passes on, msgspec does not look at.
+        body.decode()
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _damaged(path, f"event {row.seq} is no JSON ({error})") from error
+    return body
 
 
 def _damaged(path: Path, what: str) -> AuditUnavailable:
     return AuditUnavailable(
-        f"the audit trail {path} is damaged: {what}; "
-        "put a copy in its place, or move it away to begin a new one"
+        f"the audit trail {path} is damaged: {what}; stop the hub, move the file and its -wal away, "
+        "and put a copy in its place or let the hub begin a new one"
     )
 
 
@@ -392,9 +405,24 @@ def _make(path: Path) -> None:
     A file that is there is not even opened. POSIX takes a process's locks on a file away as soon as it closes
     any descriptor of it. So another store in this process would lose those of its SQLite, and the next reader
     of another process, believing itself alone, would delete the -wal that events are still written to.
+
+    Beside a new file SQLite deletes a -wal that is there, with the newest events of a file that was moved
+    away without it. Raises AuditUnavailable.
     """
+    wal = path.with_name(f"{path.name}-wal")
+    # In this order: who makes both makes the file first.
+    if wal.exists() and wal.stat().st_size and not path.exists():
+        raise AuditUnavailable(
+            f"{path} is missing, and {wal.name} holds events of it: put the file back, or move that to it"
+        )
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Which file it is that bears the name now; raises OSError where none does."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _url(path: Path, mode: str) -> sa.URL:

@@ -130,7 +130,7 @@ def _close_unknown(
     boots: Boots, boot: str, audit_file: Path, masks: Masks, clock: Callable[[], float]
 ) -> int:
     # A connection of its own: the recorder's belongs to the recorder's thread.
-    store = AuditStore(audit_file, masks)
+    store = AuditStore(audit_file, masks, make=False)
     try:
         return store.close_unknown(boot, utc(clock()), lives=boots.lives)
     finally:

@@ -137,10 +137,11 @@ def test_a_full_file_is_unavailable_and_takes_events_again_when_there_is_room(pa
 
 def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
     small = AuditStore(path, bytes_max=128 * 1024)
-    with pytest.raises(AuditUnavailable):
+    with pytest.raises(AuditUnavailable) as kept:
         small.append([call() for _ in range(2000)])
     assert read(path) == []
     small.append([call()])
+    assert "full" in str(kept.value)
     assert len(read(path)) == 1
     small.close()
 
@@ -174,19 +175,51 @@ def test_an_unusable_path_is_unavailable(tmp_path: Path) -> None:
         AuditStore(tmp_path / "audit.db")
 
 
+@pytest.mark.parametrize("closed", [False, True])
 def test_a_file_that_is_missing_for_a_while_is_not_made_anew(
-    store: AuditStore, path: Path, tmp_path: Path
+    store: AuditStore, path: Path, tmp_path: Path, closed: bool
 ) -> None:
     """As when its disk is mounted again: what would be written meanwhile, nobody would see any more."""
     store.append([call()])
-    store.close()
+    if closed:
+        store.close()
     path.rename(tmp_path / "elsewhere")
-    with pytest.raises(AuditUnavailable, match="unable to open"):
+    with pytest.raises(AuditUnavailable, match="No such file"):
         store.append([call()])
+    with pytest.raises(AuditUnavailable, match="No such file"):
+        AuditStore(path, make=False)
     assert not path.exists()
     (tmp_path / "elsewhere").rename(path)
     store.append([call()])
     assert [row["seq"] for row in read(path)] == [1, 2]
+
+
+def test_the_file_that_bears_the_name_now_is_the_one_that_is_written_to(tmp_path: Path) -> None:
+    """As when another disk is mounted over the one that is in use."""
+    disk, other = tmp_path / "disk", tmp_path / "other"
+    for folder in (disk, other):
+        folder.mkdir()
+        AuditStore(folder / "audit.db").close()
+    with closing(AuditStore(disk / "audit.db")) as store:
+        before, after = call(), call()
+        store.append([before])
+        disk.rename(tmp_path / "hidden")
+        other.rename(disk)
+        store.append([after])
+    assert [row["eid"] for row in read(disk / "audit.db")] == [after.eid]
+    assert [row["eid"] for row in read(tmp_path / "hidden" / "audit.db")] == [before.eid]
+
+
+def test_no_trail_is_begun_where_another_has_left_its_newest_events(
+    store: AuditStore, path: Path, tmp_path: Path
+) -> None:
+    store.append([call()])
+    path.rename(tmp_path / "elsewhere")
+    store.close()
+    with pytest.raises(AuditUnavailable, match=r"audit\.db is missing, and audit\.db-wal holds events"):
+        AuditStore(path)
+    (tmp_path / "elsewhere").rename(path)
+    assert [row["seq"] for row in read(path)] == [1]
 
 
 def test_a_path_of_any_name_is_a_path(tmp_path: Path) -> None:
@@ -223,14 +256,16 @@ def test_what_sqlite_has_forgotten_of_the_numbers_is_looked_up(path: Path, lost:
         assert store.close_unknown("second", utc(NOW_S)) == 2
 
 
+# A value that is no UTF-8, and a name.
+@pytest.mark.parametrize("body", [b"{", b'"note":"\xff"}', b'{"note":"\xff"}', b'{"\xff":1}'])
 @pytest.mark.parametrize("common", ["common", "NULL"])
-def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, common: str) -> None:
+def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, body: bytes, common: str) -> None:
     store.append([call()])
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP TRIGGER events_never_update")
-        connection.execute(f"UPDATE events SET body = CAST('{{' AS BLOB), common = {common}")
+        connection.execute(f"UPDATE events SET body = ?, common = {common}", [body])
         connection.commit()
-    told = r"audit\.db is damaged: event 1 is no JSON .*; put a copy in its place, or move it away"
+    told = r"audit\.db is damaged: event 1 is no JSON .*; stop the hub, move the file and its -wal away"
     with pytest.raises(AuditUnavailable, match=told):
         read(path)
     with pytest.raises(AuditUnavailable, match=told):

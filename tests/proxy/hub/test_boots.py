@@ -180,13 +180,16 @@ async def test_a_trail_that_cannot_be_written_is_tried_again(tmp_path: Path) -> 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(close_after_the_dead, boots, "new", file, Masks(), time.time)
             await wait_for(lambda: boots.looks > 1)
-            # Each in one step: a look in between would begin a new trail there.
-            away, loop = tmp_path / "away", tmp_path / "loop"
-            away.hardlink_to(file)
-            loop.symlink_to(file.name)
-            loop.replace(file)
+            away = tmp_path / "away"
+            away.mkdir()
+            trail = ("audit.db", "audit.db-wal", "audit.db-shm")
+            for name in trail:
+                (tmp_path / name).rename(away / name)
             kill(child)
             looks = boots.looks
             await wait_for(lambda: boots.looks > looks + 2)
-            away.replace(file)
+            # None is begun there meanwhile.
+            assert not file.exists()
+            for name in reversed(trail):
+                (away / name).rename(tmp_path / name)
     assert phases(file, theirs) == ["intent", "unknown"]
