@@ -56,9 +56,11 @@ def main() -> None:
         # Any command may meet it while it prints, and so none of them looks for it.
         if error.errno not in FULL:
             raise
-        # What is left to be written would fail once more when the interpreter ends, in words of its own.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(f"hawse: cannot write: {error.strerror}")
+        if sys.stdout is not None:
+            # What is left in it would fail once more when the interpreter ends, in words of its own.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        where = f" {error.filename}" if error.filename is not None else ""
+        sys.exit(f"hawse: cannot write{where}: {error.strerror}")
 
 
 def build_group() -> click.Group:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from proxy.cli import main
 from proxy.cli.main import COMMANDS, build_group
 from tests.auth.policies import policy
 
@@ -82,6 +84,20 @@ def test_a_disk_that_is_full_is_told_in_one_line(args: list[str], tmp_path: Path
         )
     assert done.stderr == b"hawse: cannot write: No space left on device\n"
     assert done.returncode == 1
+
+
+def test_a_file_on_a_disk_that_is_full_is_named_where_there_is_no_stdout(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*, prog_name: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/hub.db")
+
+    monkeypatch.setattr(main, "build_group", lambda: fail)
+    # As Python has it when a process is started with its stdout closed.
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "argv", ["hawse", "hub"])
+    with pytest.raises(SystemExit, match=r"^hawse: cannot write /data/hub\.db: No space left on device$"):
+        main.main()
 
 
 def test_the_version_is_the_packages() -> None:
