@@ -123,15 +123,13 @@ class _Reader(AuditReader):
 
 def _summed(reader: AuditReader, first: int, last: int, archive: IO[bytes] | None) -> Removal:
     """Read the events of a removal, and write them to its archive."""
-    digest, count, seq = hashlib.sha256(), 0, first - 1
-    while seq < last and (page := [stored for stored in reader.query(after_seq=seq) if stored.seq <= last]):
-        for stored in page:
-            line = json_line(stored).encode("ascii") + b"\n"
-            digest.update(line)
-            if archive is not None:
-                archive.write(line)
-        count += len(page)
-        seq = page[-1].seq
+    digest, count = hashlib.sha256(), 0
+    for stored in reader.events(first, last):
+        line = json_line(stored).encode("ascii") + b"\n"
+        digest.update(line)
+        if archive is not None:
+            archive.write(line)
+        count += 1
     # Only a beginning can be removed, so with the first event still there all of them were.
     if [stored.seq for stored in reader.query(limit=1)] != [first]:
         raise AuditUnavailable(

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -36,7 +36,7 @@ from sqlalchemy.pool import NullPool
 from audit import schema
 from audit.errors import AuditUnavailable, NoTrail
 from audit.mask import Masks
-from audit.record import Event, Phase
+from audit.record import Event, Kind, Phase
 from audit.schema import common_parts, events, open_intents
 from audit.shared import CommonParts, members_of, own_part, whole
 
@@ -249,6 +249,42 @@ class AuditStore:
         cursor.close()
 
 
+@attrs.frozen
+class Wanted:
+    """Which events somebody asks for: those that match all that is given."""
+
+    agent: str | None = None
+    cluster: str | None = None
+    kinds: Collection[Kind] = ()
+    """Any of these; none given is any at all."""
+    since: datetime | None = None
+    until: datetime | None = None
+    """Not what happened just then, so that two spans that meet have no event in common."""
+
+    def times(self) -> list[sa.ColumnElement[bool]]:
+        """What is asked of an event's time."""
+        asked = []
+        if self.since is not None:
+            asked.append(events.c.ts_us >= microseconds(self.since))
+        if self.until is not None:
+            asked.append(events.c.ts_us < microseconds(self.until))
+        return asked
+
+    def matches(self) -> list[sa.ColumnElement[bool]]:
+        """All that is asked of an event."""
+        asked = self.times()
+        if self.agent is not None:
+            asked.append(events.c.agent == self.agent)
+        if self.cluster is not None:
+            asked.append(events.c.cluster == self.cluster)
+        if self.kinds:
+            asked.append(events.c.kind.in_([kind.value for kind in self.kinds]))
+        return asked
+
+
+EVERYTHING = Wanted()
+
+
 class AuditReader:
     """The trail as another process reads it beside the hub: read-only, page by page."""
 
@@ -267,30 +303,63 @@ class AuditReader:
     def close(self) -> None:
         self._engine.dispose()
 
+    def last(self) -> int:
+        """The newest event's number, 0 where there is none."""
+        with translated(self.path), self._engine.connect() as connection:
+            return self._last(connection)
+
+    def span(self, wanted: Wanted = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
+        """The first and the last number of what is wanted and is there now, or of the newest so many of it.
+
+        Where there is none, the first is the number that comes next, and the last the one before it.
+        """
+        with translated(self.path), self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            first, last = 1, self._last(connection)
+            if last and (times := wanted.times()):
+                # Both in one query, which SQLite answers from the index of times alone. For one of them it
+                # would walk through the trail up to the first event that fits.
+                ends = sa.select(sa.func.min(events.c.seq), sa.func.max(events.c.seq)).where(*times)
+                row = connection.execute(ends).one()
+                first, last = (last + 1, last) if row[0] is None else (row[0], row[1])
+            if newest is not None and last:
+                found = sa.select(events.c.seq).where(events.c.seq.between(first, last), *wanted.matches())
+                # The newest of those that are too many: SQLite counts to it, and keeps nothing meanwhile.
+                before = connection.scalar(found.order_by(events.c.seq.desc()).offset(newest).limit(1))
+                first = first if before is None else before + 1
+            return first, last
+
+    def events(self, first: int, last: int, wanted: Wanted = EVERYTHING) -> Iterator[StoredEvent]:
+        """Read from a number to another page by page: a trail of millions is never in memory as a whole."""
+        while page := self.query(wanted, after_seq=first - 1, last_seq=last):
+            yield from page
+            first = page[-1].seq + 1
+
     def query(
         self,
+        wanted: Wanted = EVERYTHING,
         *,
         after_seq: int = 0,
-        agent: str | None = None,
-        cluster: str | None = None,
-        since: datetime | None = None,
+        last_seq: int | None = None,
         limit: int = PAGE_ROWS_MAX,
     ) -> list[StoredEvent]:
-        """Read the oldest events after `after_seq` that match all that is given, at most a page of them."""
-        matches = [events.c.seq > after_seq]
-        if agent is not None:
-            matches.append(events.c.agent == agent)
-        if cluster is not None:
-            matches.append(events.c.cluster == cluster)
-        if since is not None:
-            matches.append(events.c.ts_us >= microseconds(since))
+        """Read the oldest events after `after_seq` that are wanted, at most a page of them."""
+        matches = [events.c.seq > after_seq, *wanted.matches()]
+        if last_seq is not None:
+            matches.append(events.c.seq <= last_seq)
         with translated(self.path), self._engine.connect() as connection:
             # One view for both: a writer of this version may bring the file up to date just now.
             connection.exec_driver_sql("BEGIN")
             version = schema.version(connection, self.path)
             stored = _STORED_WHOLE if version == schema.WITHOUT_COMMON_PARTS else _STORED
-            wanted = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
-            return [StoredEvent(row.seq, _body(row, self.path)) for row in connection.execute(wanted)]
+            found = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
+            return [StoredEvent(row.seq, _body(row, self.path)) for row in connection.execute(found)]
+
+    def _last(self, connection: sa.Connection) -> int:
+        # A file without tables is a trail that nothing was written to yet.
+        if not schema.version(connection, self.path):
+            return 0
+        return connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
 
 
 # What `_body` needs of an event.

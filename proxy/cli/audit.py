@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from audit.record import Event, Kind
-    from audit.store import AuditReader, StoredEvent
+    from audit.store import AuditReader, StoredEvent, Wanted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +48,17 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         return None if value is None else parse_since(value, datetime.now(UTC))
     except ValueError as error:
         raise click.BadParameter(str(error), ctx, param) from error
+
+
+def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[Kind, ...]:
+    """Read an option's values as kinds of events."""
+    from audit.record import Kind
+
+    known = {kind.value: kind for kind in Kind}
+    for name in value:
+        if name not in known:
+            raise click.BadParameter(f"{name!a} is none of {', '.join(known)}", ctx, param)
+    return tuple(known[name] for name in value)
 
 
 def to_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime:
@@ -94,6 +105,28 @@ def audit() -> None:
     callback=to_moment,
     help="Only from then on: an age (10m, 2h, 7d) or an RFC 3339 time.",
 )
+@click.option(
+    "--until",
+    metavar="TIME",
+    callback=to_moment,
+    help="Only before then, said as for --since. Not with --follow, which has no end.",
+)
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    metavar="KIND",
+    callback=to_kinds,
+    help="Only events of this kind (call, auth.failed, admin.action, …); repeatable.",
+)
+@click.option(
+    "--limit",
+    "-n",
+    # SQLite counts no further than 2^63.
+    type=click.IntRange(0, 10**9),
+    metavar="N",
+    help="Only the newest N of all that; with --follow, only the newest N to begin with.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, with everything in it.")
 @data_folder_options
 def list_events(
@@ -102,6 +135,9 @@ def list_events(
     agent: str | None,
     cluster: str | None,
     since: datetime | None,
+    until: datetime | None,
+    kinds: tuple[Kind, ...],
+    limit: int | None,
     as_json: bool,
     config: Path | None,
     data_dir: Path | None,
@@ -109,17 +145,31 @@ def list_events(
     """Print events, the oldest first. Reading the trail is an event in it as well."""
     from audit.display import header_line, json_line, table_line
     from audit.errors import AuditUnavailable
-    from audit.store import AuditReader
+    from audit.store import AuditReader, Wanted
 
+    if until is not None and follow:
+        raise click.UsageError("--until ends where --follow goes on: say one of them")
+    if until is not None and since is not None and until <= since:
+        raise click.UsageError("--until is not later than --since: nothing is between them")
     path, org = find_trail(config, data_dir)
-    filters = {"agent": agent, "cluster": cluster, "since": since.isoformat() if since else None}
+    wanted = Wanted(agent, cluster, kinds, since, until)
+    filters = {
+        "agent": agent,
+        "cluster": cluster,
+        "since": since.isoformat() if since else None,
+        "until": until.isoformat() if until else None,
+        "kind": ",".join(kinds) or None,
+        "limit": str(limit) if limit is not None else None,
+    }
     try:
         reader = AuditReader(path)
         try:
+            # Whoever asks for the newest does not mean this reading.
+            newest = None if limit is None else reader.span(wanted, limit)
             record_read(path, org, "audit list --follow" if follow else "audit list", filters)
             if not as_json:
                 click.echo(header_line())
-            for stored in _pages(reader, agent, cluster, since, follow=follow):
+            for stored in _events(reader, wanted, newest or reader.span(wanted), follow=follow):
                 click.echo(json_line(stored) if as_json else table_line(stored))
         finally:
             reader.close()
@@ -209,20 +259,16 @@ def _unavailable(error: Exception) -> CommandError:
     return CommandError(f"{error}{hint if isinstance(error, NoTrail) else ''}")
 
 
-def _pages(
-    reader: AuditReader, agent: str | None, cluster: str | None, since: datetime | None, *, follow: bool
+def _events(
+    reader: AuditReader, wanted: Wanted, span: tuple[int, int], *, follow: bool
 ) -> Iterator[StoredEvent]:
-    """Read page by page, so that a trail of millions is never in memory as a whole."""
-    seq = 0
-    while True:
-        page = reader.query(after_seq=seq, agent=agent, cluster=cluster, since=since)
-        yield from page
-        if page:
-            seq = page[-1].seq
-        elif not follow:
-            return
-        else:
+    first, last = span
+    yield from reader.events(first, last, wanted)
+    while follow:
+        first = last + 1
+        while (last := reader.last()) < first:
             time.sleep(POLL_S)
+        yield from reader.events(first, last, wanted)
 
 
 def record_read(path: Path, org: str, command: str, filters: dict[str, str | None]) -> None:

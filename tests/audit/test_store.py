@@ -11,11 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable
 from audit.mask import Masks
-from audit.record import Phase, utc
-from audit.store import PAGE_ROWS_MAX, AuditReader, AuditStore
+from audit.record import Kind, Phase, utc
+from audit.store import PAGE_ROWS_MAX, AuditReader, AuditStore, Wanted
 from tests.audit.events import NOW_S, call
 
 
@@ -66,13 +68,82 @@ def test_the_disk_settings_are_the_durable_ones(store: AuditStore) -> None:
 def test_what_is_asked_for_is_found(store: AuditStore, path: Path) -> None:
     store.append([call(agent="a", cluster="x", at_s=NOW_S), call(agent="b", cluster="y", at_s=NOW_S + 10)])
     reader = AuditReader(path)
-    assert [row.seq for row in reader.query(agent="a")] == [1]
-    assert [row.seq for row in reader.query(cluster="y")] == [2]
-    assert [row.seq for row in reader.query(agent="a", cluster="y")] == []
-    assert [row.seq for row in reader.query(since=utc(NOW_S + 10))] == [2]
+    assert [row.seq for row in reader.query(Wanted(agent="a"))] == [1]
+    assert [row.seq for row in reader.query(Wanted(cluster="y"))] == [2]
+    assert [row.seq for row in reader.query(Wanted(agent="a", cluster="y"))] == []
+    assert [row.seq for row in reader.query(Wanted(since=utc(NOW_S + 10)))] == [2]
+    assert [row.seq for row in reader.query(Wanted(until=utc(NOW_S + 10)))] == [1]
     assert [row.seq for row in reader.query(after_seq=1)] == [2]
     assert [row.seq for row in reader.query(limit=1)] == [1]
     reader.close()
+
+
+def test_what_is_of_one_of_several_kinds_is_found(store: AuditStore, path: Path) -> None:
+    store.append([replace(call(), kind=kind) for kind in (Kind.CALL, Kind.ADMIN, Kind.HUB_STARTED)])
+    with closing(AuditReader(path)) as reader:
+        assert [row.seq for row in reader.query(Wanted(kinds=(Kind.ADMIN,)))] == [2]
+        assert [row.seq for row in reader.query(Wanted(kinds=(Kind.HUB_STARTED, Kind.CALL)))] == [1, 3]
+
+
+def test_a_span_is_what_is_wanted_and_of_that_the_newest(store: AuditStore, path: Path) -> None:
+    def between(since_s: int, until_s: int) -> Wanted:
+        return Wanted(since=utc(NOW_S + since_s), until=utc(NOW_S + until_s))
+
+    with closing(AuditReader(path)) as reader:
+        assert (reader.last(), reader.span(), reader.span(newest=2)) == (0, (1, 0), (1, 0))
+        store.append([call(agent="ab"[second % 2], at_s=NOW_S + second) for second in range(10)])
+        assert reader.last() == 10
+        assert reader.span() == (1, 10)
+        assert reader.span(between(2, 5)) == (3, 5)
+        assert reader.span(between(20, 30)) == (11, 10)
+        assert [reader.span(newest=newest)[0] for newest in (0, 1, 9, 10, 11)] == [11, 10, 2, 1, 1]
+        assert reader.span(between(2, 5), 1) == (5, 5)
+        first, last = reader.span(Wanted(agent="a"), 2)
+        assert [row.seq for row in reader.events(first, last, Wanted(agent="a"))] == [7, 9]
+        assert reader.span(Wanted(agent="nobody"), 2) == (1, 10)
+
+
+def test_a_file_that_nothing_was_written_to_has_no_last_event(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    with closing(AuditReader(empty)) as reader:
+        assert (reader.last(), reader.span(Wanted(since=utc(NOW_S)), 1)) == (0, (1, 0))
+
+
+def test_a_clock_that_went_back_hides_no_event(store: AuditStore, path: Path) -> None:
+    store.append([call(at_s=NOW_S + second) for second in (5, 0, 6, 1, 7)])
+    wanted = Wanted(since=utc(NOW_S + 5), until=utc(NOW_S + 7))
+    with closing(AuditReader(path)) as reader:
+        assert [row.seq for row in reader.events(*reader.span(wanted), wanted)] == [1, 3]
+
+
+def test_a_span_of_several_pages_is_read_to_its_end(store: AuditStore, path: Path) -> None:
+    store.append([call() for _ in range(PAGE_ROWS_MAX + 10)])
+    with closing(AuditReader(path)) as reader:
+        found = [row.seq for row in reader.events(*reader.span(newest=PAGE_ROWS_MAX + 5))]
+        assert found == list(range(6, PAGE_ROWS_MAX + 11))
+        assert [row.seq for row in reader.events(4, 6)] == [4, 5, 6]
+
+
+def test_a_span_is_found_by_indices_and_without_sorting(store: AuditStore, path: Path) -> None:
+    asked: list[tuple[str, object]] = []
+    with closing(AuditReader(path)) as reader:
+        store.append([call()])
+        sa.event.listen(
+            reader._engine, "before_cursor_execute", lambda *context: asked.append((context[2], context[3]))
+        )
+        reader.span(Wanted(since=utc(NOW_S), until=utc(NOW_S + 1), kinds=(Kind.CALL,)), 1)
+    with closing(sqlite3.connect(path)) as file:
+        plans = [
+            [row[3] for row in file.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+            for statement, values in asked
+            if statement.startswith("SELECT")
+        ]
+    assert plans == [
+        ["SEARCH events"],
+        ["SEARCH events USING COVERING INDEX ix_events_ts_us (ts_us>? AND ts_us<?)"],
+        ["SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
+    ]
 
 
 def test_a_page_is_bounded(store: AuditStore, path: Path) -> None:
@@ -94,9 +165,9 @@ def test_an_intent_without_an_end_is_closed_once_by_the_next_boot(store: AuditSt
     assert (last["eid"], last["phase"]) == (open_one.eid, Phase.UNKNOWN)
     assert last["ts"] == "2026-09-21T14:14:20Z"
     reader = AuditReader(path)
-    assert [json.loads(row.line)["phase"] for row in reader.query(agent="robot", since=utc(NOW_S + 60))] == [
-        "unknown"
-    ]
+    assert [
+        json.loads(row.line)["phase"] for row in reader.query(Wanted(agent="robot", since=utc(NOW_S + 60)))
+    ] == ["unknown"]
     reader.close()
 
 
@@ -283,8 +354,8 @@ def test_since_is_exact_to_the_microsecond(store: AuditStore, path: Path) -> Non
     event = call(at_s=NOW_S + 0.000123)
     store.append([event])
     reader = AuditReader(path)
-    assert len(reader.query(since=event.ts)) == 1
-    assert reader.query(since=event.ts + timedelta(microseconds=1)) == []
+    assert len(reader.query(Wanted(since=event.ts))) == 1
+    assert reader.query(Wanted(since=event.ts + timedelta(microseconds=1))) == []
     reader.close()
 
 

@@ -156,39 +156,32 @@ def _recorded(folder: Path, start: datetime, agent: str | None, cluster: str | N
 
     from audit.errors import AuditUnavailable
     from audit.record import Event, Kind, Phase
-    from audit.store import AuditReader
+    from audit.store import AuditReader, Wanted
     from proxy.hub.datadir import DataDir
     from proxy.policytest import Recorded
 
     path = DataDir(folder).audit_file
+    wanted = Wanted(agent, cluster, (Kind.CALL, Kind.SESSION_KILLED), start)
     filters = {"agent": agent, "cluster": cluster, "since": start.isoformat()}
     try:
         reader = AuditReader(path)
         try:
             record_read(path, "", "policy simulate", filters)
-            seq = 0
-            while page := reader.query(after_seq=seq, agent=agent, cluster=cluster, since=start):
-                seq = page[-1].seq
-                for stored in page:
-                    try:
-                        event = msgspec.json.decode(stored.body, type=Event)
-                    except msgspec.ValidationError:
-                        # Of a version of hawse with events that this one does not know.
-                        continue
-                    if (
-                        event.kind in {Kind.CALL, Kind.SESSION_KILLED}
-                        and event.phase is not Phase.INTENT
-                        and event.req is not None
-                        and event.agent
-                    ):
-                        yield Recorded(
-                            event.agent,
-                            event.cluster_name,
-                            event.req.method,
-                            event.req.raw_target,
-                            event.ts.timestamp(),
-                            upgrade=event.stream is not None and event.stream.upgraded,
-                        )
+            for stored in reader.events(*reader.span(wanted), wanted):
+                try:
+                    event = msgspec.json.decode(stored.body, type=Event)
+                except msgspec.ValidationError:
+                    # Of a version of hawse with events that this one does not know.
+                    continue
+                if event.phase is not Phase.INTENT and event.req is not None and event.agent:
+                    yield Recorded(
+                        event.agent,
+                        event.cluster_name,
+                        event.req.method,
+                        event.req.raw_target,
+                        event.ts.timestamp(),
+                        upgrade=event.stream is not None and event.stream.upgraded,
+                    )
         finally:
             reader.close()
     except AuditUnavailable as error:

@@ -13,10 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
-from audit.record import Client
+from audit.record import Client, Kind
 from audit.store import AuditReader, AuditStore
 from proxy.cli.audit import audit, parse_since
-from tests.audit.events import NOW_S, call
+from tests.audit.events import NOW_S, call, failure
 
 
 @pytest.fixture
@@ -50,16 +50,78 @@ def test_reading_is_exactly_one_event_in_the_trail(data_dir: Path) -> None:
     assert first["note"] == "audit list agent=robot since=2026-01-01T00:00:00+00:00"
 
 
-def test_filters_narrow(data_dir: Path) -> None:
-    def seqs(*arguments: str) -> list[int]:
-        lines = run("--data-dir", str(data_dir), "--json", *arguments).stdout.splitlines()
-        return [json.loads(line)["seq"] for line in lines]
+def events(data_dir: Path, *arguments: str) -> list[dict[str, object]]:
+    result = run("--data-dir", str(data_dir), "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
 
-    assert seqs("--agent", "robot") == [1, 2]
-    assert seqs("--cluster", "dev") == [3]
-    assert seqs("--agent", "robot", "--cluster", "dev") == []
-    assert seqs("--since", datetime.fromtimestamp(NOW_S + 60, UTC).isoformat(), "--agent", "other") == [3]
-    assert seqs("--since", datetime.fromtimestamp(NOW_S + 61, UTC).isoformat(), "--agent", "other") == []
+
+def seqs(data_dir: Path, *arguments: str) -> list[object]:
+    return [event["seq"] for event in events(data_dir, *arguments)]
+
+
+def at(second: int) -> str:
+    return datetime.fromtimestamp(NOW_S + second, UTC).isoformat()
+
+
+def test_filters_narrow(data_dir: Path) -> None:
+    assert seqs(data_dir, "--agent", "robot") == [1, 2]
+    assert seqs(data_dir, "--cluster", "dev") == [3]
+    assert seqs(data_dir, "--agent", "robot", "--cluster", "dev") == []
+    assert seqs(data_dir, "--since", at(60), "--agent", "other") == [3]
+    assert seqs(data_dir, "--since", at(61), "--agent", "other") == []
+
+
+def test_until_ends_before_its_time(data_dir: Path) -> None:
+    assert seqs(data_dir, "--until", at(60)) == [1, 2]
+    assert seqs(data_dir, "--until", at(61)) == [1, 2, 3]
+    assert seqs(data_dir, "--since", at(60), "--until", at(61)) == [3]
+    assert seqs(data_dir, "--until", at(60), "--limit", "1") == [2]
+
+
+def test_the_limit_is_of_the_newest_that_match_and_not_of_this_reading(data_dir: Path) -> None:
+    assert seqs(data_dir, "--limit", "2") == [2, 3]
+    assert seqs(data_dir, "-n", "2") == [3, 4]
+    assert seqs(data_dir, "-n", "1", "--agent", "robot") == [2]
+    assert seqs(data_dir, "-n", "0") == []
+    assert seqs(data_dir, "-n", "99", "--kind", "call") == [1, 2, 3]
+    notes = [event["note"] for event in events(data_dir, "--kind", "audit.read")][:5]
+    assert notes == [
+        "audit list limit=2",
+        "audit list limit=2",
+        "audit list agent=robot limit=1",
+        "audit list limit=0",
+        "audit list kind=call limit=99",
+    ]
+
+
+def test_kinds_narrow_to_any_of_them(data_dir: Path) -> None:
+    store = AuditStore(data_dir / "audit.db")
+    store.append([failure(), replace(call(), kind=Kind.RELAY_NEW)])
+    store.close()
+    assert seqs(data_dir, "--kind", "auth.failed") == [4]
+    assert seqs(data_dir, "--kind", "relay.new", "--kind", "auth.failed") == [4, 5]
+    wrong = run("--data-dir", str(data_dir), "--kind", "login")
+    assert wrong.exit_code == 2
+    assert "'login' is none of call, auth.failed, " in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--follow", "--until", "1h"], "--until ends where --follow goes on: say one of them"),
+        (["--since", "1h", "--until", "2h"], "--until is not later than --since: nothing is between them"),
+        (["--until", "soon"], "expected an age such as 10m, 2h or 7d, or a time such as"),
+        (["--limit", "-1"], "-1 is not in the range"),
+    ],
+)
+def test_what_cannot_be_listed_is_refused_before_it_is_recorded(
+    data_dir: Path, arguments: list[str], words: str
+) -> None:
+    result = run("--data-dir", str(data_dir), *arguments)
+    assert result.exit_code == 2
+    assert words in result.stderr
+    assert seqs(data_dir) == [1, 2, 3, 4]
 
 
 def test_the_data_folder_comes_from_the_hubs_configuration(data_dir: Path, tmp_path: Path) -> None:
@@ -133,7 +195,7 @@ def test_follow_shows_events_as_they_are_written(data_dir: Path) -> None:
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "proxy.cli.main", "audit", "list", "--json", "--follow"),
-            *("--agent", "late", "--data-dir", str(data_dir)),
+            *("--limit", "1", "--kind", "call", "--data-dir", str(data_dir)),
         ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -150,7 +212,8 @@ def test_follow_shows_events_as_they_are_written(data_dir: Path) -> None:
         store = AuditStore(data_dir / "audit.db")
         store.append([call(agent="late")])
         store.close()
-        assert json.loads(process.stdout.readline())["actor"]["name"] == "late"
+        names = [json.loads(process.stdout.readline())["actor"]["name"] for _ in range(2)]
+        assert names == ["other", "late"]
         process.send_signal(2)
         _, stderr = process.communicate(timeout=10)
         assert (process.returncode, stderr) == (0, "")
