@@ -14,8 +14,8 @@ from tests.tunnel import test_resume
 from tests.tunnel.pairs import Pair, open_pair
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
-from tunnel import Session, Settings
-from tunnel.link import FAREWELL_S, Link
+from tunnel import Session, Settings, Stream
+from tunnel.link import FAREWELL_S, FRAMES_PER_PASS, Link
 from tunnel.protocol import frames
 from tunnel.protocol.flight import MESSAGE_FIRST_BYTES
 from tunnel.protocol.frames import FrameType
@@ -85,6 +85,90 @@ def opens(message: bytes) -> int:
 
 def ask(pair: Pair) -> None:
     pair.open_stream(b"GET", eof=True)
+
+
+# --- what the reader takes at once ---
+
+
+async def turns_while(done: Callable[[], bool]) -> int:
+    """How often a task that always has something to do has its turn before that."""
+    turns = 0
+    while not done():
+        await trio.lowlevel.checkpoint()
+        turns += 1
+    return turns
+
+
+async def turns_during(message: bytes) -> int:
+    """How often another task has its turn before the listener has taken all of a dialer's message."""
+    async with open_pair() as pair:
+        await wait_all_tasks_blocked()
+        await pair.dialer._mux.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
+        return await turns_while(lambda: pair.listener.peer_going_away is not None)
+
+
+async def test_others_have_their_turn_in_the_middle_of_very_many_frames() -> None:
+    unknown = frames.header(0x7F, 0, 0, 0)
+    # Who comes first in a pass is trio's choice.
+    assert await turns_during(unknown * (FRAMES_PER_PASS - 1)) <= 1
+    assert 5 <= await turns_during(unknown * 5 * FRAMES_PER_PASS) <= 6
+
+
+async def test_a_protocol_error_behind_very_many_frames_ends_the_session() -> None:
+    async with open_pair() as pair:
+        await wait_all_tasks_blocked()
+        wrong = frames.header(0x7F, frames.CRITICAL, 0, 0)
+        await pair.dialer._mux.transport.send(frames.header(0x7F, 0, 0, 0) * 3 * FRAMES_PER_PASS + wrong)
+        assert "critical and unknown" in await pair.listener.wait_closed()
+
+
+class Opened:
+    """Takes the streams that the dialer opens in one message; behind the first of them it does something."""
+
+    def __init__(self, pair: Pair | test_resume.Pair, then: Callable[[], None]) -> None:
+        self.pair = pair
+        self.then = then
+        self.heads: list[bytes] = []
+        pair.listener.on_stream(self.take)
+
+    def take(self, stream: Stream) -> None:
+        self.heads.append(stream.head)
+        if len(self.heads) == 1:
+            self.then()
+
+    async def open(self, count: int) -> None:
+        context = self.pair.dialer.add_context(1, b"token")
+        await wait_all_tasks_blocked()
+        for number in range(count):
+            self.pair.dialer.open_stream(b"%d" % number, context=context, eof=True)
+        await wait_all_tasks_blocked()
+
+
+async def test_the_end_of_a_session_in_the_middle_of_very_many_frames_is_the_end() -> None:
+    async with open_pair() as pair:
+        opened = Opened(pair, lambda: pair.listener.end(1000, "enough"))
+        await opened.open(2 * FRAMES_PER_PASS)
+        assert pair.dialer.closed
+        assert len(opened.heads) == FRAMES_PER_PASS
+        assert pair.listener.memory.used_bytes == 0
+
+
+async def test_a_loss_in_the_middle_of_very_many_frames_loses_none_and_doubles_none() -> None:
+    async with test_resume.open_pair() as pair:
+        mux = pair.listener._mux
+
+        def lose() -> None:
+            # As a writer finds it out.
+            assert mux.link is not None
+            mux.lose(mux.link, None, "cut")
+            pair.cut()
+
+        opened = Opened(pair, lose)
+        await opened.open(3 * FRAMES_PER_PASS)
+        assert pair.listener.detached
+        assert len(opened.heads) == FRAMES_PER_PASS
+        await pair.redial()
+        assert opened.heads == [b"%d" % number for number in range(3 * FRAMES_PER_PASS)]
 
 
 # --- what the writer gathers ---

@@ -411,15 +411,22 @@ class Connection(Core):
 
     # --- the feed ---
 
-    def receive_message(self, message: bytes, now: float) -> list[events.Event]:
-        """Take one message of whole frames. RemoteProtocolError is the end, and the only thing it raises."""
+    def receive_message(
+        self, message: bytes, now: float, frames_max: int = frames.MESSAGE_BYTES_MAX
+    ) -> list[events.Event]:
+        """Take one message of whole frames. RemoteProtocolError is the end, and the only thing it raises.
+
+        Of more than `frames_max` frames the rest is `unread` behind it: the next message, or nothing if the
+        transport is lost before. What was taken is counted as any message is.
+        """
+        self.unread = b""
         if self.failure is not None:
             raise self.failure
         if self.phase is CLOSED:
             return []
         self.liveness.received(now)
         try:
-            self._inbound.receive(message, now)
+            self._inbound.receive(message, now, frames_max)
         except RemoteProtocolError as error:
             self.fail(error)
             raise

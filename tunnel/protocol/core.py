@@ -78,6 +78,8 @@ class Core:
     phase: Phase = attrs.field(init=False, default=GREETING)
     failure: RemoteProtocolError | None = attrs.field(init=False, default=None)
     happened: list[events.Event] = attrs.field(init=False, factory=list)
+    unread: bytes = attrs.field(init=False, default=b"")
+    """What the feed has left of its last message, where that had more frames than were asked for."""
     local: Hello | Welcome = attrs.field(init=False, factory=Hello)
     peer: Hello | Welcome = attrs.field(init=False, factory=Hello)
     resume_ttl_s: float = attrs.field(init=False, default=0.0)

@@ -49,7 +49,7 @@ class Inbound:
             frames.GOAWAY: self._on_goaway,
         }
 
-    def receive(self, message: bytes, now: float) -> None:
+    def receive(self, message: bytes, now: float, frames_max: int) -> None:
         core = self._core
         end = len(message)
         if end > frames.MESSAGE_BYTES_MAX:
@@ -58,18 +58,20 @@ class Inbound:
         core.memory.charge(end)
         self._kept_bytes = 0
         try:
-            self._take_apart(message, end, now)
+            self._take_apart(message, end, now, frames_max)
         finally:
             core.memory.release(end - self._kept_bytes)
         if len(core.unacknowledged_resets) > CONTROL_RESETS_MAX:
             raise RemoteProtocolError("too many refused streams without an acknowledgement", CloseCode.LIMITS)
 
-    def _take_apart(self, message: bytes, end: int, now: float) -> None:
+    def _take_apart(self, message: bytes, end: int, now: float, frames_max: int) -> None:
         core = self._core
         max_frame = core.local.max_frame
         position, sequenced = 0, 0
         unpack, handlers = frames.HEADER.unpack_from, self._handlers
-        while position < end:
+        for _ in range(frames_max):
+            if position == end:
+                break
             start = position + HEADER_BYTES
             if start > end:
                 raise RemoteProtocolError(f"{end - position} bytes at the end of a message are no frame")
@@ -101,8 +103,10 @@ class Inbound:
                 raise RemoteProtocolError("a second greeting")
             elif flags & frames.CRITICAL:
                 raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
+        if position < end:
+            core.unread = message[position:]
         if sequenced:
-            core.received.record(sequenced, end, now)
+            core.received.record(sequenced, position, now)
             if core.replayed_until and core.received.count >= core.replayed_until:
                 core.replayed_until = 0
                 # The peer frees whole messages only, and may have cut the last one where it did not fit: it

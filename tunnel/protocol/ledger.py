@@ -7,8 +7,9 @@ not a broken one.
 
 What may have to be sent again is kept as the messages that it left in, by reference: the unsequenced frames
 stand first in a message, so its sequenced ones are a suffix, and neither a frame is copied nor a list of
-frames kept. An acknowledgement frees whole messages, because a peer counts a message when it has all of it.
-Only who was cut off in the middle of a replay may need a part of one; then the frames are looked for.
+frames kept. An acknowledgement frees whole messages, because a peer counts nearly every message when it has
+all of it. Who was cut off in the middle of a replay, or of a message of very many frames, may need a part of
+one; then the frames are looked for.
 """
 
 from __future__ import annotations

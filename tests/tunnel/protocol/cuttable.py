@@ -1,11 +1,13 @@
 """Two connections joined by two streams of bytes that can be cut anywhere, and joined again.
 
-What a shell does is done here in the plainest way: a message is a length and its bytes, and counts when all
-of it is there; a dialer that has lost its link makes a new one and says HELLO on it; a listener goes on with
-its old link, which may long be dead, until that HELLO comes.
+What a shell does is done here in the plainest way: a message is a length and its bytes, and is taken when
+all of it is there, `frames_max` frames at a time; a dialer that has lost its link makes a new one and says
+HELLO on it; a listener goes on with its old link, which may long be dead, until that HELLO comes.
 """
 
 from __future__ import annotations
+
+from collections import deque
 
 import attrs
 
@@ -25,6 +27,8 @@ class Way:
 
     moving: bytearray = attrs.Factory(bytearray)
     arrived: bytearray = attrs.Factory(bytearray)
+    whole: deque[bytes] = attrs.Factory(deque)
+    """The messages that are all there, the first of them perhaps without the frames that were taken."""
     cut: bool = False
     """What moves now still arrives, and nothing after it."""
 
@@ -32,18 +36,18 @@ class Way:
         if not self.cut:
             self.moving += len(message).to_bytes(4, "big") + message
 
-    def move(self, count: int) -> list[bytes]:
-        """Let `count` bytes arrive; returns the messages that are whole now."""
+    def move(self, count: int) -> bool:
+        """Let `count` bytes arrive; returns whether there is anything new to do."""
         self.arrived += self.moving[:count]
+        moved = bool(self.moving or self.whole)
         del self.moving[:count]
-        whole = []
         while len(self.arrived) >= 4:
             end = 4 + int.from_bytes(self.arrived[:4], "big")
             if len(self.arrived) < end:
                 break
-            whole.append(bytes(self.arrived[4:end]))
+            self.whole.append(bytes(self.arrived[4:end]))
             del self.arrived[:end]
-        return whole
+        return moved
 
 
 @attrs.define(eq=False)
@@ -53,6 +57,9 @@ class Link:
 
 
 class Cuttable(Joined):
+    frames_max = frames.MESSAGE_BYTES_MAX
+    """What is taken of a message before others have their turn."""
+
     def __init__(
         self,
         *,
@@ -107,22 +114,30 @@ class Cuttable(Joined):
         """Let `count` bytes arrive at `connection`; returns whether any did."""
         if connection is self.dialer:
             link = self.at_dialer_link
-            if link is None or not link.to_dialer.moving:
+            if link is None or not link.to_dialer.move(count):
                 return False
-            for message in link.to_dialer.move(count):
-                self.at_dialer.extend(self.dialer.receive_message(message, self.now))
+            self.take_messages(self.dialer, link.to_dialer)
             return True
         moved = False
         link = self.at_listener_link
-        if link is not None and link.to_listener.moving:
+        if link is not None and link.to_listener.move(count):
             moved = True
-            for message in link.to_listener.move(count):
-                self.at_listener.extend(self.listener.receive_message(message, self.now))
-        if self.pending is not None and self.pending.to_listener.moving:
+            self.take_messages(self.listener, link.to_listener)
+        if self.pending is not None and self.pending.to_listener.move(count):
             moved = True
-            for message in self.pending.to_listener.move(count):
-                self.hear_hello(message)
+            while self.pending is not None and self.pending.to_listener.whole:
+                self.hear_hello(self.pending.to_listener.whole.popleft())
         return moved
+
+    def take_messages(self, connection: Connection, way: Way) -> None:
+        """Take what is there, up to a message of which something is left; that is gone with its link."""
+        unread = b""
+        while way.whole and not unread:
+            message = way.whole.popleft()
+            self.events_at(connection).extend(connection.receive_message(message, self.now, self.frames_max))
+            unread = connection.unread
+        if unread:
+            way.whole.appendleft(unread)
 
     def hear_hello(self, message: bytes) -> None:
         """The new link has brought its HELLO; what the old one would still have brought is lost."""

@@ -739,6 +739,36 @@ def test_what_nobody_keeps_of_a_message_is_not_charged_when_it_is_taken_apart() 
     assert memory.used_bytes == before + 2 * len(b"bytes")
 
 
+def test_what_is_left_of_a_message_is_taken_apart_like_the_next_one() -> None:
+    joined = Joined()
+    _, accepted = joined.streams()
+    connection, count = joined.dialer, joined.dialer.received.count
+    before = connection.memory.used_bytes
+    message = b"".join(frames.header(FrameType.DATA, 0, accepted.id, 1) + b"%d" % n for n in range(5))
+    connection.receive_message(message, joined.now, 2)
+    for held in (2, 4):
+        # Between two calls nothing is charged but what is kept, and the peer may be told of just that.
+        assert connection.memory.used_bytes == before + held
+        assert connection.received.count == count + held
+        assert len(connection.unread) == len(message) - 13 * held
+        connection.receive_message(connection.unread, joined.now, 2)
+    assert connection.unread == b""
+    assert connection.take(accepted, 10, joined.now) == b"01234"
+
+
+def test_no_more_is_left_of_a_message_once_the_session_is_over() -> None:
+    joined = Joined()
+    unknown = frames.header(0x7F, 0, 0, 0)
+    joined.dialer.receive_message(unknown * 3, joined.now, 2)
+    with pytest.raises(RemoteProtocolError, match="critical"):
+        joined.dialer.receive_message(frames.header(0x7F, frames.CRITICAL, 0, 0) * 3, joined.now, 2)
+    assert joined.dialer.unread == b""
+    joined.listener.receive_message(unknown * 3, joined.now, 2)
+    joined.listener.close(StreamCode.CANCEL, "")
+    assert joined.listener.receive_message(joined.listener.unread, joined.now, 2) == []
+    assert joined.listener.unread == b""
+
+
 def test_windows_stop_growing_and_opens_are_refused_when_memory_is_short() -> None:
     memory = Memory(256 * KIB)
     joined = Joined(dialer_memory=memory)

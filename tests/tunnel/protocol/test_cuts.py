@@ -1,8 +1,9 @@
 """The two sides of `test_two_sides`, over links that are cut at any byte and made anew.
 
 The model stays what it is: it knows nothing of links, and demands every byte once, in order, whatever has
-become of them. Links are lost in the middle of a message, in the middle of the greeting that should have
-replaced another, and again; a listener may notice that or go on for long with a link that is dead.
+become of them. Links are lost in the middle of a message, on its way and while it is taken apart, in the
+middle of the greeting that should have replaced another, and again; a listener may notice that or go on for
+long with a link that is dead.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class Cuts(TwoSides):
         joined = Cuttable(
             hello=hello, welcome=welcome, listener_memory=Tight(2**40), dialer_memory=Tight(2**40)
         )
+        joined.frames_max = 3
         for connection in (joined.listener, joined.dialer):
             # Who is away for too long is another test's business.
             connection.resume_ttl_s = 1e9
