@@ -33,7 +33,8 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + VALUE + rb")
 _FIELD_LINE = re.compile(rb"(" + TOKEN + rb"++):(" + VALUE + rb")")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _BARE_LF = re.compile(rb"(?<!\r)\n")
-_END = b"\r\n\r\n"
+_CRLF = b"\r\n"
+_END = _CRLF + _CRLF
 # What a request's Connection says, a handful of options. 1 MiB of them would hold everybody up for a tenth of
 # a second, before it is known who sends them.
 CONNECTION_BYTES_MAX = 4096
@@ -144,10 +145,12 @@ def read_request_head(raw: bytes, last: Fields | None = None) -> RequestHead:
     block = raw[line.end() :]
     if last is not None and last.raw == block:
         return RequestHead(method, target, last)
+    # First of all: to say of each of 260,000 lines what is wrong with it takes a quarter of a second.
+    count = block.count(b"\n") - 1
+    if count > HEADER_COUNT_MAX:
+        raise BadRequest(431, f"the request has {count} headers, {HEADER_COUNT_MAX} is the limit")
     if _FIELDS.fullmatch(block) is None:
         raise _explain(raw)
-    if block.count(b"\n") - 1 > HEADER_COUNT_MAX:
-        raise BadRequest(431, f"the request has more than {HEADER_COUNT_MAX} headers")
     fields = Fields.of_block(block)
     _check_request(fields.by_name)
     return RequestHead(method, target, fields)
@@ -246,7 +249,8 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
         known = AnswerLines()
     if not raw.endswith(_END):
         raise _malformed()
-    status_line, *fields, _, _ = raw.split(b"\r\n")
+    # Of lines beyond the limit no more is asked than whether there are any.
+    status_line, *fields, _, _ = raw.split(_CRLF, HEADER_COUNT_MAX + 3)
     status, reason, first, is_1_1 = known.begin(status_line)
     if len(fields) > HEADER_COUNT_MAX:
         raise BadResponse(f"the answer has more than {HEADER_COUNT_MAX} headers")
@@ -303,12 +307,13 @@ def _explain(raw: bytes) -> BadRequest:
     """Say what is wrong with a head that the grammar refused; off the hot path."""
     if b"\x00" in raw:
         return BadRequest(400, "the head holds a NUL byte")
-    if _BARE_LF.search(raw):
+    lines = raw.count(_CRLF)
+    if raw.count(b"\n") != lines:
         return BadRequest(400, "a line ends without a carriage return")
-    if raw.count(b"\r") != raw.count(b"\n"):
+    if raw.count(b"\r") != lines:
         return BadRequest(400, "the head holds a carriage return that ends no line")
-    line, *fields = raw.removesuffix(_END).split(b"\r\n")
-    parts = line.split(b" ")
+    line, _, fields = raw.removesuffix(_END).partition(_CRLF)
+    parts = line.split(b" ", 3)
     if len(parts) != 3 or re.fullmatch(TOKEN + rb"{1,64}", parts[0]) is None:
         return BadRequest(400, "the request line is malformed")
     if not parts[2].startswith(b"HTTP/"):
@@ -319,11 +324,13 @@ def _explain(raw: bytes) -> BadRequest:
         return BadRequest(
             400, "the request target is not a plain path: it must begin with '/' and hold no '#'"
         )
-    for field in fields:
+    for field in fields.split(_CRLF):
+        if _FIELD_LINE.fullmatch(field) is not None:
+            continue
         if field[:1] in {b" ", b"\t"}:
             return BadRequest(400, "a header is folded over several lines")
-        if re.match(TOKEN + rb"+[\t ]+:", field):
+        name, colon, _ = field.partition(b":")
+        if colon and name[-1:] in {b" ", b"\t"}:
             return BadRequest(400, "a header's name is followed by a blank")
-        if re.fullmatch(TOKEN + rb"+:" + VALUE, field) is None:
-            return BadRequest(400, "a header is malformed")
+        return BadRequest(400, "a header is malformed")
     return BadRequest(400, "the head is malformed")

@@ -156,6 +156,15 @@ def test_a_head_has_bounds():
         RequestHead.decode(many)
 
 
+@pytest.mark.parametrize(
+    ("kind", "line"), [(RequestHead, b"GET / HTTP/1.1\r\n"), (ResponseHead, b"HTTP/1.1 200 OK\r\n")]
+)
+def test_too_many_headers_are_not_looked_at(kind, line):
+    for field in (b"a: b\r\n", b"A:b\r\n", b"\r\n", b"content-length: 1\r\n"):
+        with pytest.raises(HeadError, match=f"more than {HEADER_COUNT_MAX} headers"):
+            kind.decode(line + field * (HEADER_COUNT_MAX + 1) + b"\r\n")
+
+
 @pytest.mark.parametrize("before", [0, 1, HEADER_COUNT_MAX // 2, HEADER_COUNT_MAX - 1])
 def test_an_answer_has_so_many_headers_wherever_its_length_stands(before):
     length, other = (b"content-length", b"7"), (b"a", b"b")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.head import HEAD_BYTES_MAX
+from proxy.head import HEAD_BYTES_MAX, HEADER_COUNT_MAX
 from proxy.strict import (
     CONNECTION_BYTES_MAX,
     LINE_KNOWN_BYTES_MAX,
@@ -88,10 +88,33 @@ def test_an_unknown_expectation_is_a_417():
     read_request_head(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 3\r\n\r\n")
 
 
-def test_too_many_headers_are_a_431():
+@pytest.mark.parametrize("line", [b"a:b", b":", b"a :b", b"a", b" b", b"a:\x01", b"", b"a:\r"])
+@pytest.mark.parametrize("last", [b"", b"a\r\n", b" b\r\n"])
+def test_too_many_headers_are_a_431_before_any_of_them_is_looked_at(line, last):
+    head = b"GET / HTTP/1.1\r\nHost: a\r\n" + (line + b"\r\n") * 600 + last + b"\r\n"
     with pytest.raises(BadRequest) as caught:
-        read_request_head(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a:b\r\n" * 600 + b"\r\n")
+        read_request_head(head)
     assert caught.value.status == 431
+    assert caught.value.message == f"the request has {602 if last else 601} headers, 512 is the limit"
+
+
+def test_as_many_headers_as_the_limit_pass():
+    def head(count: int) -> bytes:
+        return b"GET / HTTP/1.1\r\nHost: a\r\n" + b"a:b\r\n" * (count - 1) + b"\r\n"
+
+    assert len(read_request_head(head(HEADER_COUNT_MAX)).headers) == HEADER_COUNT_MAX
+    with pytest.raises(BadRequest, match="the request has 513 headers, 512 is the limit"):
+        read_request_head(head(HEADER_COUNT_MAX + 1))
+
+
+def test_as_many_headers_of_an_answer_as_the_limit_pass():
+    def head(count: int) -> bytes:
+        return b"HTTP/1.1 200 OK\r\n" + b"a:b\r\n" * count + b"\r\n"
+
+    assert len(read_response_head(head(HEADER_COUNT_MAX))[0].headers) == HEADER_COUNT_MAX
+    for count in (1, 2, 3, 1000):
+        with pytest.raises(BadResponse, match="more than 512 headers"):
+            read_response_head(head(HEADER_COUNT_MAX + count))
 
 
 @pytest.mark.parametrize(
