@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from urllib.parse import unquote
+from urllib.parse import unquote, unquote_to_bytes
 
 import pytest
 from hypothesis import given
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from auth import requestinfo
 from auth.requestinfo import (
     PARAMETERS_MAX,
+    PATH_ESCAPES_MAX,
     REMEMBERED_LENGTH_MAX,
     REMEMBERED_TARGETS_MAX,
     BadTarget,
@@ -302,6 +303,35 @@ def test_the_tail_of_a_proxy_path_may_hold_anything_but_dot_segments(prefix: str
 def test_a_newline_in_the_query_is_legitimate() -> None:
     info = parse(b"GET", b"/api/v1/namespaces/a/pods/p/exec?command=sh&command=-c&command=a%0Ab&x=%zz&y=;")
     assert parse_query(info.query) == {"command": ["sh", "-c", "a\nb"]}
+
+
+ESCAPES = [b"%", b"%25", b"%ff", b"%c3%a4", b"%5C", b"%5cx41", b"%0a", b"%4", b"%zz", b"%+1"]
+LETTERS = [b"a", b"4", b"1", b"\\", b"x", b"u", b"N", b"{", b"}", b"'", b"\xe4", b"\n", b"0"]
+
+
+@given(st.lists(st.sampled_from([*ESCAPES, *LETTERS, b"&", b"=", b"+", b";"]), max_size=20).map(b"".join))
+def test_a_query_is_what_its_pairs_are_without_their_escapes(query: bytes) -> None:
+    expected: dict[str, list[str]] = {}
+    for pair in query.split(b"&"):
+        if pair and b";" not in pair and not re.search(rb"%(?![0-9A-Fa-f]{2})", pair):
+            key, _, value = pair.replace(b"+", b" ").partition(b"=")
+            name, said = (unquote_to_bytes(part).decode("utf-8", "replace") for part in (key, value))
+            expected.setdefault(name, []).append(said)
+    assert parse_query(query) == expected
+
+
+@pytest.mark.parametrize("before", ["/logs/", "/api/v1/namespaces/a/services/s/proxy/", "/%6cogs/"])
+@pytest.mark.parametrize("escape", ["%41", "%C3%A4", "%", "%zz"])
+def test_a_path_has_no_more_escapes_than_any_reader_needs(before: str, escape: str) -> None:
+    few = PATH_ESCAPES_MAX // 2 - 1
+    tail = before.endswith("proxy/")
+    if tail or escape not in {"%", "%zz"}:
+        assert parse(b"GET", (before + escape * few).encode()).is_resource is tail
+    with pytest.raises(BadTarget, match="the path has more than 10000 escapes"):
+        parse(b"GET", (before + escape * (PATH_ESCAPES_MAX + 1)).encode())
+    # An exec's script may be all escapes.
+    exec_ = b"/api/v1/namespaces/a/pods/p/exec?command="
+    assert parse(b"GET", exec_ + b"%C3%A4" * PATH_ESCAPES_MAX).subresource == "exec"
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from urllib.parse import unquote_to_bytes
+
 import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.record import Client, Decision, Event
+from audit.record import NAME_CHARACTERS_MAX, TARGET_CHARACTERS_MAX, Client, Decision, Event
 from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.tokens import AccessClaims
@@ -27,6 +29,27 @@ from proxy.hub.trail import Trail, _remembered_client, impersonated, stream_of, 
 )
 def test_a_token_in_a_query_is_not_recorded(target: bytes, kept: bytes) -> None:
     assert without_bearer(target) == kept
+
+
+PIECES = [b"?", b"&", b"=", b"access_token", b"Access_Token", b"%61ccess_token", b"acc%45ss%5ftoken", b"%5F"]
+
+
+@given(st.lists(st.sampled_from([*PIECES, b"x", b"%", b"%ff", b"\n", b"token"]), max_size=12).map(b"".join))
+def test_a_token_is_found_by_its_decoded_name(query: bytes) -> None:
+    expected = [
+        name + b"=***" if unquote_to_bytes(name).lower() == b"access_token" else pair
+        for pair in query.split(b"&")
+        for name in (pair.partition(b"=")[0],)
+    ]
+    assert without_bearer(b"/p?" + query) == b"/p?" + b"&".join(expected)
+
+
+def test_of_a_query_no_more_is_looked_through_than_is_kept() -> None:
+    kept = b"/p?access_token=" + b"x" * TARGET_CHARACTERS_MAX
+    hidden = without_bearer(kept + b"&access_token=y")
+    assert hidden.startswith(b"/p?access_token=***")
+    assert set(hidden[len(b"/p?access_token=") :]) == set(b"*")
+    assert len(without_bearer(b"/p?%" + b"&a" * TARGET_CHARACTERS_MAX)) == 4 + 2 * TARGET_CHARACTERS_MAX
 
 
 @given(st.binary(max_size=40))
@@ -89,6 +112,16 @@ def test_a_long_user_agent_is_told_and_not_kept() -> None:
     event = told(Trail("acme"), head=b"x" * 600)
     assert event.client == Client("192.0.2.7", "x" * 600)
     assert _remembered_client.cache_info().currsize == before
+
+
+@pytest.mark.parametrize(("byte", "shown"), [(b"x", "x"), (b"\xff", "\\xff"), ("ä".encode(), "ä")])
+def test_of_a_user_agent_of_any_bytes_a_record_has_what_it_keeps(byte: bytes, shown: str) -> None:
+    client = told(Trail("acme"), head=byte * 100_000).client
+    assert client is not None
+    kept, _, cut = client.user_agent.partition("…[")
+    assert kept == (shown * NAME_CHARACTERS_MAX)[:NAME_CHARACTERS_MAX]
+    # No more of it was decoded than that.
+    assert int(cut.split()[0]) < 16 * NAME_CHARACTERS_MAX
 
 
 @pytest.mark.parametrize(
