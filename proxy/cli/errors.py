@@ -7,6 +7,10 @@ from typing import IO
 
 import click
 
+# Of a command that did what it was asked to, and whose answer is no: what it checked is not so. A program
+# can tell that from 1, a command that failed, and 2, one that was not understood.
+ANSWER_NO = 3
+
 
 class CommandError(click.ClickException):
     """Ends the command with status 1; the message is a line without a full stop, never with a secret."""
@@ -14,6 +18,12 @@ class CommandError(click.ClickException):
     def show(self, file: IO[str] | None = None) -> None:
         """Print the line."""
         click.echo(f"hawse: {self.format_message()}", file=file, err=file is None)
+
+
+class AnswerIsNo(CommandError):
+    """Ends the command with status 3: what was checked is not so."""
+
+    exit_code = ANSWER_NO
 
 
 class ConfigurationFaults(CommandError):

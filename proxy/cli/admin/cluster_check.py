@@ -13,15 +13,13 @@ import click
 from audit.escape import escape
 from proxy.cli.admin.client import AdminClient, Json, Object, Reach
 from proxy.cli.admin.output import json_option, objects, print_json, text
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import ANSWER_NO, CommandError
 
 if TYPE_CHECKING:
     from proxy.cli.admin.rbac_check import Enrolled
 
 # A large cluster has some thousand bindings; an operator waits for this.
 TIMEOUT_S = 60
-# 1 is a command that failed, 2 one that was not understood.
-FINDINGS_EXIT_CODE = 3
 
 
 @click.command("check")
@@ -70,7 +68,7 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
                 click.echo(f"{'':8} {escape(finding.fix)}")
         click.echo(f"cluster {name}: {len(todo)} to look at" if todo else f"cluster {name}: all is well")
     if todo:
-        click.get_current_context().exit(FINDINGS_EXIT_CODE)
+        click.get_current_context().exit(ANSWER_NO)
 
 
 def _enrolled(client: AdminClient, name: str) -> Enrolled:

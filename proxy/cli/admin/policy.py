@@ -26,7 +26,7 @@ from proxy.cli.admin.output import (
 from proxy.cli.admin.output import since as how_long
 from proxy.cli.admin.policy_files import files_argument, only_option, padded, read_files
 from proxy.cli.admin.policy_simulation import simulate_policies
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
 
 if TYPE_CHECKING:
     from auth.policy_text import Source
@@ -117,7 +117,7 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
 
     FILE may hold several, parted by ---; a dash is standard input. With one fault in any of them nothing
     changes, and every fault is told with its line. Test cases (kind: PolicyTest) are run first, and nothing
-    is applied when one fails.
+    is applied when one fails (exit code 3).
     """
     from proxy.policytest import sorted_out
 
@@ -218,7 +218,8 @@ def explain(
     """Say what would become of a request, and by which rule.
 
     Asked as by kubectl auth can-i: hawse admin policy explain sre-1 prod get pods/log web -n app-1. RESOURCE
-    may be a path, and VERB then a method: explain sre-1 prod get /metrics. Exit code 1 says denied.
+    may be a path, and VERB then a method: explain sre-1 prod get /metrics. Exits 3 when it is denied, and
+    1 when that cannot be told.
     """
     from proxy.policytest import request_for
 
@@ -235,7 +236,7 @@ def explain(
     else:
         _print_decision(found)
     if not found.get("allowed"):
-        raise SystemExit(1)
+        click.get_current_context().exit(ANSWER_NO)
 
 
 def _print_decision(found: Object) -> None:
@@ -260,7 +261,8 @@ def _print_decision(found: Object) -> None:
 def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
     """Check policies and run the test cases (kind: PolicyTest) that are among the files. Needs no hub.
 
-    Only what stands in the files counts, not the policies of a hub. Exit code 1 says that a case failed.
+    Only what stands in the files counts, not the policies of a hub. Exits 3 when a case fails, and
+    1 when none can be run, as with a fault in a file.
     """
     from proxy.policytest import sorted_out
 
@@ -311,7 +313,7 @@ def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, qu
         say(f"{len(bundle.policies)} policies with {rules} rules are right; {len(results) - len(failed)} of "
             f"{len(results)} cases passed")  # fmt: skip
     if failed:
-        raise CommandError(f"{len(failed)} of {len(results)} cases failed")
+        raise AnswerIsNo(f"{len(failed)} of {len(results)} cases failed")
 
 
 policy.add_command(simulate_policies)

@@ -96,7 +96,7 @@ async def test_rules_are_switched_by_their_names(hub: Hub) -> None:
     assert "allowed by granted/granted" in (await hub.ok(*question)).stdout
     await hub.ok("policy", "enable", "guard", "secrets", "rbac")
     denied = await hub.run(*question)
-    assert denied.exit_code == 1
+    assert denied.exit_code == 3
     assert "denied by guard/secrets" in denied.stdout
     assert "secrets hold other identities" in denied.stdout
     await hub.ok("policy", "disable", "guard", "secrets")
@@ -115,14 +115,14 @@ async def test_a_request_is_explained(hub: Hub, look: str) -> None:
     denied = await hub.run(
         "policy", "explain", "sre-1", "prod", "delete", "deployments.apps", "web", "-n", "app"
     )
-    assert denied.exit_code == 1
+    assert denied.exit_code == 3
     assert "instead: you may get, list, watch deployments.apps there; ask Ada Lovelace" in denied.stdout
-    assert (await hub.run("policy", "explain", "sre-1", "prod", "get", "/metrics")).exit_code == 1
-    assert "get needs the name" in (await hub.run("policy", "explain", "sre-1", "prod", "get", "pods")).stderr
-    assert "there is no agent 'x'" in (await hub.run("policy", "explain", "x", "prod", "list", "pods")).stderr
+    assert (await hub.run("policy", "explain", "sre-1", "prod", "get", "/metrics")).exit_code == 3
+    assert "get needs the name" in await hub.fails("policy", "explain", "sre-1", "prod", "get", "pods")
+    assert "there is no agent 'x'" in await hub.fails("policy", "explain", "x", "prod", "list", "pods")
     await hub.ok("agent", "lock", "sre-1")
     locked = await hub.run("policy", "explain", "sre-1", "prod", "list", "pods")
-    assert locked.exit_code == 1
+    assert locked.exit_code == 3
     assert "denied before any policy: agent:sre-1 is locked" in locked.stdout
 
 
@@ -135,14 +135,17 @@ async def test_cases_are_run_without_a_hub_and_before_what_they_are_about_is_app
     assert "1 policies with 1 rules are right; 2 of 2 cases passed" in passed.stderr
     tests.write_text(TESTS.replace("expect: deny", "expect: allow"))
     failed = await hub.run("policy", "test", look, str(tests), "--json")
-    assert failed.exit_code == 1
+    assert failed.exit_code == 3
     assert [case["passed"] for case in json.loads(failed.stdout)["cases"]] == [True, False]
     where = f"{tests}:7: agent:sre-1 on prod: DELETE /api/v1/namespaces/a/pods/b"
     assert f"{where}: expected allowed, found denied by no-rule-allows" in failed.stderr
-    assert (await hub.run("policy", "apply", look, str(tests))).exit_code == 1
+    assert (await hub.run("policy", "apply", look, str(tests))).exit_code == 3
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
     tests.write_text(TESTS)
     await hub.ok("policy", "apply", look, str(tests))
+    tests.write_text(TESTS.replace("expect: deny", "expect: no"))
+    for command in ("test", "apply"):
+        assert f"{tests}:7: " in await hub.fails("policy", command, look, str(tests))
 
 
 async def test_an_empty_file_is_no_test_that_passes(hub: Hub, look: str, tmp_path: Path) -> None:
@@ -221,7 +224,7 @@ async def test_an_upgrade_is_explained(hub: Hub, look: str) -> None:
     question = ("policy", "explain", "sre-1", "prod", "get", "pods", "web", "-n", "app")
     await hub.ok(*question)
     denied = await hub.run(*question, "--upgrade")
-    assert denied.exit_code == 1
+    assert denied.exit_code == 3
     assert "get and create (it is an upgrade) of pods web in namespace app on cluster prod" in denied.stdout
 
 
