@@ -13,6 +13,7 @@ name belongs must not reach a log.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
@@ -123,21 +124,25 @@ def add_faults(faults: list[str], found: list[str]) -> None:
 
 
 def read_text(name: str, path: Path, faults: list[str]) -> str | None:
-    """Read a small text file; a fault is one line under `name`."""
+    """Read a small text file that the key `name` states; a fault is one line under `name`."""
     try:
-        with path.open("rb") as file:
-            raw = file.read(FILE_BYTES_MAX + 1)
+        return _content(path)
     except OSError as error:
-        faults.append(f"{name}: cannot be read: {error.strerror}")
-        return None
-    if len(raw) > FILE_BYTES_MAX:
-        faults.append(f"{name}: larger than {FILE_BYTES_MAX} bytes")
-        return None
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        faults.append(f"{name}: not UTF-8")
-        return None
+        faults.append(f"{name}: {unreadable(path, error)}")
+    except ValueError as error:
+        faults.append(f"{name}: {path} is {error}")
+    return None
+
+
+def unreadable(path: Path, error: OSError) -> str:
+    """Say that a file that a key states cannot be read.
+
+    It is named where there is one. Else the folder is, since what was stated may be the secret itself.
+    """
+    if os.path.lexists(path):
+        return f"{path} cannot be read: {error.strerror}"
+    folder = next(folder for folder in path.parents if folder.is_dir())
+    return f"cannot be read: {error.strerror}, looked for in {folder}"
 
 
 def fault_of_hub_url(url: str) -> str | None:
@@ -167,14 +172,25 @@ def _is_v6(text: str) -> bool:
 
 
 def _read_toml(path: Path, faults: list[str]) -> dict[str, object]:
-    text = read_text(str(path), path, faults)
-    if text is None:
-        return {}
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(_content(path))
+    except OSError as error:
+        faults.append(f"{path}: cannot be read: {error.strerror}")
+    except ValueError as error:  # tomllib.TOMLDecodeError is one
         faults.append(f"{path}: {error}")
-        return {}
+    return {}
+
+
+def _content(path: Path) -> str:
+    """The text of a file; raises OSError, and ValueError for what a text file of ours is not."""
+    with path.open("rb") as file:
+        raw = file.read(FILE_BYTES_MAX + 1)
+    if len(raw) > FILE_BYTES_MAX:
+        raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8") from error
 
 
 def _overlay(

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from proxy.certificates import fault_of_ca
 from tunnel.net import server_context
 
 _log = logging.getLogger("hawse.files")
@@ -23,6 +24,8 @@ _log = logging.getLogger("hawse.files")
 STAT_INTERVAL_S = 1.0
 # A projected token is about 1 KiB, a CA bundle some 10 KiB.
 FILE_BYTES_MAX = 1024 * 1024
+# What OpenSSL calls that: the second where the two keys are not even of one kind.
+_KEY_OF_ANOTHER = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
 _Value = TypeVar("_Value")
 
@@ -35,14 +38,20 @@ class WatchedFile(Generic[_Value]):
     """A value parsed from a file, read again when the file at that path is another one or has changed.
 
     `parse` raises FileError for what it cannot use. The last good value is kept while the file is away or
-    cannot be used, and the log says so, once a fault.
+    cannot be used, and the log says so, once a fault. `key` is the one of the configuration that names it.
     """
 
     def __init__(
-        self, path: Path, parse: Callable[[bytes], _Value], *, clock: Callable[[], float] = time.monotonic
+        self,
+        path: Path,
+        parse: Callable[[bytes], _Value],
+        *,
+        key: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read the file for the first time; raises FileError."""
         self.path = path
+        self._name = f"{key}: {path}" if key else str(path)
         self._parse = parse
         self._clock = clock
         self._fault = ""
@@ -77,7 +86,7 @@ class WatchedFile(Generic[_Value]):
         try:
             status = os.stat(self.path)
         except OSError as error:
-            raise FileError(f"{self.path} cannot be read: {error.strerror}") from error
+            raise FileError(f"{self._name} cannot be read: {error.strerror}") from error
         return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
     def _read(self) -> _Value:
@@ -85,31 +94,45 @@ class WatchedFile(Generic[_Value]):
             with self.path.open("rb") as file:
                 raw = file.read(FILE_BYTES_MAX + 1)
         except OSError as error:
-            raise FileError(f"{self.path} cannot be read: {error.strerror}") from error
+            raise FileError(f"{self._name} cannot be read: {error.strerror}") from error
         if len(raw) > FILE_BYTES_MAX:
-            raise FileError(f"{self.path} is larger than {FILE_BYTES_MAX} bytes")
+            raise FileError(f"{self._name} is larger than {FILE_BYTES_MAX} bytes")
         try:
             return self._parse(raw)
         except FileError as error:
-            raise FileError(f"{self.path}: {error}") from error
+            raise FileError(f"{self._name}: {error}") from error
 
 
-def watch_certificate(certificate: Path, key: Path) -> WatchedFile[ssl.SSLContext]:
+def watch_certificate(certificate: Path, key: Path, *, stated: str = "") -> WatchedFile[ssl.SSLContext]:
     """The listener's certificate and key, read again when the certificate's file changes.
 
-    Raises FileError.
+    `stated` is the key of the configuration that names the certificate. Raises FileError.
     """
 
     def load(pem: bytes) -> ssl.SSLContext:
         try:
             context = server_context(certificate, key)
-        except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "reason", None) or error.strerror or "not a certificate and its key"
-            raise FileError(f"cannot be used with the key {key}: {reason}") from error
+        except OSError as error:  # ssl.SSLError is one
+            raise FileError(_fault_of_pair(pem, key, error)) from error
         _warn_of_validity(certificate, pem)
         return context
 
-    return WatchedFile(certificate, load)
+    return WatchedFile(certificate, load, key=stated)
+
+
+def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
+    """Why a certificate cannot be used with its key: OpenSSL mostly does not say which of them it is."""
+    # What is around the certificates may be in any language.
+    fault = fault_of_ca(pem.decode("ascii", "ignore"))
+    if fault is not None:
+        return f"it {fault}"
+    if not isinstance(error, ssl.SSLError):
+        return f"its key {key} cannot be read: {error.strerror}"
+    if error.reason in _KEY_OF_ANOTHER:
+        return f"its key {key} is another certificate's"
+    if not error.reason:
+        return f"its key {key} is no private key in PEM, or has a password"
+    return f"it cannot be used with the key {key}: {error.reason}"
 
 
 def _warn_of_validity(certificate: Path, pem: bytes) -> None:

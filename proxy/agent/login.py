@@ -6,7 +6,6 @@ That one is made here and only its public half is sent, with a code that is good
 from __future__ import annotations
 
 import secrets
-import ssl
 import time
 from collections.abc import Mapping
 
@@ -16,6 +15,7 @@ from auth.tokens import issue_enrolment
 from proxy.agent.account import Account, hub_origin, load_accounts, restore_account, save_account
 from proxy.agent.errors import AgentError
 from proxy.agent.hub import Reach, fetch_reach, register_key
+from proxy.certificates import fault_of_ca
 
 CA_BYTES_MAX = 1024 * 1024
 
@@ -75,14 +75,13 @@ def log_in_by_platform(
 
 
 def read_ca(path: str) -> str:
-    """Read the hub's CA certificates (PEM). Raises AgentError."""
+    """Read the hub's CA certificates (PEM), from the file that --ca names. Raises AgentError."""
     try:
         with open(path, "rb") as file:
-            pem = file.read(CA_BYTES_MAX).decode("ascii")
-        # Not create_default_context: for an empty file that would take the system's CAs instead.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
-    except (ssl.SSLError, ValueError) as error:
-        raise AgentError(f"cannot use the CA file {path}: it holds no certificate in PEM") from error
+            pem = file.read(CA_BYTES_MAX).decode("utf-8", "replace")
     except OSError as error:
-        raise AgentError(f"cannot use the CA file {path}: {error.strerror}") from error
+        raise AgentError(f"--ca: cannot read {path}: {error.strerror}") from error
+    fault = fault_of_ca(pem)
+    if fault is not None:
+        raise AgentError(f"--ca: {path} {fault}: name the file of the CA of the hub's certificate")
     return pem

@@ -48,7 +48,7 @@ class Certificate:
     def open(cls, config: HubConfig, data: DataDir, clock: Callable[[], float]) -> Certificate:
         """The operator's certificate, or one of the development CA; raises FileError or DataDirError."""
         if config.tls.certificate is not None and config.tls.key is not None:
-            watched = watch_certificate(config.tls.certificate, config.tls.key)
+            watched = watch_certificate(config.tls.certificate, config.tls.key, stated="tls.certificate")
             return cls(config.tls.certificate, None, watched.current(), watched, None)
 
         def ensure() -> ServerCertificate:

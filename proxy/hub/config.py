@@ -15,7 +15,14 @@ import attrs
 
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
-from proxy.configuration import Address, ConfigError, add_faults, fault_of_hub_url, read_stated
+from proxy.configuration import (
+    Address,
+    ConfigError,
+    add_faults,
+    fault_of_hub_url,
+    read_stated,
+    unreadable,
+)
 
 ENVIRONMENT_PREFIX = "HAWSE_HUB_"
 # Both on loopback: whoever opens them to others says so.
@@ -182,7 +189,7 @@ def _fault_of_file(file: Path) -> str | None:
         with file.open("rb"):
             return None
     except OSError as error:
-        return error.strerror
+        return unreadable(file, error)
 
 
 def _check(config: HubConfig) -> list[str]:
@@ -200,7 +207,7 @@ def _check(config: HubConfig) -> list[str]:
     for name, file in (("certificate", config.tls.certificate), ("key", config.tls.key)):
         fault = None if file is None else _fault_of_file(file)
         if fault is not None:
-            faults.append(f"tls.{name}: cannot be read: {fault}")
+            faults.append(f"tls.{name}: {fault}")
     if config.listen == config.admin.listen and config.listen.port != 0:
         faults.append("admin.listen: the same address as listen; the admin API has a listener of its own")
     faults.extend(_check_limits("limits", config.limits))

@@ -37,6 +37,7 @@ import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
 from auth.policy_text import PolicyError
+from proxy.certificates import fault_of_ca
 from proxy.configuration import Address, ConfigError, add_faults, fault_of_hub_url, read_stated, read_text
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.serviceaccount import own_namespace
@@ -212,8 +213,16 @@ def _check_tunnel(stated: FileConfig, faults: list[str]) -> TunnelDial | None:
         faults.append("private_key: missing, tunnel mode proves the relay to the hub by it")
         return None
     key = _read("private_key", stated.private_key, lambda text: SigningKey.from_pem(text.encode()), faults)
-    ca = _read("hub.ca", stated.hub.ca, str, faults) if stated.hub.ca is not None else None
+    ca = _read_ca(stated.hub.ca, faults) if stated.hub.ca is not None else None
     return TunnelDial(key, ca) if key is not None else None
+
+
+def _read_ca(path: Path, faults: list[str]) -> str | None:
+    pem = read_text("hub.ca", path, faults)
+    fault = None if pem is None else fault_of_ca(pem)
+    if fault is not None:
+        faults.append(f"hub.ca: {path} {fault}: name the file of the CA of the hub's certificate")
+    return pem
 
 
 def _check_direct(direct: DirectConfig, faults: list[str]) -> DirectListener | None:

@@ -196,7 +196,7 @@ async def _open_listener(
 
     Direct mode keeps to this machine's own clock, since nobody vouches for another.
     """
-    certificate = watch_certificate(way.certificate, way.key)
+    certificate = watch_certificate(way.certificate, way.key, stated="direct.certificate")
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
     verifier = Verifier(hub_keys, config.hub_url, config.cluster_id, time.time)
     state.server = server = DirectServer(upstream, verifier, certificate)

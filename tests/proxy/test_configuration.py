@@ -6,7 +6,7 @@ from typing import Literal
 import attrs
 import pytest
 
-from proxy.configuration import FILE_BYTES_MAX, Address, add_faults, fault_of_hub_url, read_stated
+from proxy.configuration import FILE_BYTES_MAX, Address, add_faults, fault_of_hub_url, read_stated, read_text
 
 
 @attrs.frozen
@@ -175,6 +175,25 @@ def test_a_misplaced_secret_is_never_repeated(tmp_path: Path) -> None:
     found = faults_of(text, tmp_path, HARBOUR_OPEN=secret)
     assert len(found) == 6
     assert secret not in "\n".join(found)
+
+
+def test_a_stated_file_that_cannot_be_read_is_named_as_far_as_it_is_there(tmp_path: Path) -> None:
+    def fault(path: Path) -> list[str]:
+        found: list[str] = []
+        assert read_text("ca", path, found) is None
+        return found
+
+    (tmp_path / "latin").write_bytes(b"\xe4")
+    (tmp_path / "big").write_bytes(b"x" * (FILE_BYTES_MAX + 1))
+    assert fault(tmp_path) == [f"ca: {tmp_path} cannot be read: Is a directory"]
+    assert fault(tmp_path / "latin") == [f"ca: {tmp_path / 'latin'} is not UTF-8"]
+    assert fault(tmp_path / "big") == [f"ca: {tmp_path / 'big'} is larger than {FILE_BYTES_MAX} bytes"]
+    assert fault(tmp_path / "hws_SECRET/x/y") == [
+        f"ca: cannot be read: No such file or directory, looked for in {tmp_path}"
+    ]
+    assert fault(tmp_path / "latin" / "x") == [
+        f"ca: cannot be read: Not a directory, looked for in {tmp_path}"
+    ]
 
 
 def test_kubernetes_service_links_are_not_settings(tmp_path: Path) -> None:

@@ -8,9 +8,17 @@ from pathlib import Path
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from proxy import watched
 from proxy.watched import FileError, WatchedFile, watch_certificate
+
+PLAIN = (
+    serialization.Encoding.PEM,
+    serialization.PrivateFormat.PKCS8,
+    serialization.NoEncryption(),
+)
 
 
 def mount(folder: Path, content: dict[str, bytes]) -> None:
@@ -159,8 +167,37 @@ def test_a_certificate_without_its_key_is_a_clear_error(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     _, wrong, _ = write_certificate(other)
-    with pytest.raises(FileError, match=r"tls\.crt: cannot be used with the key .*tls\.key"):
-        watch_certificate(pem, wrong)
+    assert fault_of(pem, wrong) == f"{pem}: its key {wrong} is another certificate's"
+    wrong.write_bytes(ed25519.Ed25519PrivateKey.generate().private_bytes(*PLAIN))
+    assert fault_of(pem, wrong) == f"{pem}: its key {wrong} is another certificate's"
+    for content in (b"", b"-----BEGIN PRIVATE KEY-----\nx", pem.read_bytes(), encrypted(key.read_bytes())):
+        wrong.write_bytes(content)
+        said = f"{pem}: its key {wrong} is no private key in PEM, or has a password"
+        assert fault_of(pem, wrong) == said
     key.unlink()
-    with pytest.raises(FileError, match="cannot be used with the key"):
-        watch_certificate(pem, key)
+    assert fault_of(pem, key) == f"{pem}: its key {key} cannot be read: No such file or directory"
+
+
+def test_what_holds_no_certificate_is_said_with_the_key_of_the_configuration(tmp_path: Path) -> None:
+    pem, key, _ = write_certificate(tmp_path)
+    good = pem.read_bytes()
+    for content, fault in (
+        (b"\xff", "holds no certificate in PEM"),
+        (good + b"-----BEGIN CERTIFICATE-----\nx", "holds a certificate that is damaged"),
+    ):
+        pem.write_bytes(content)
+        assert fault_of(pem, key, "tls.certificate") == f"tls.certificate: {pem}: it {fault}"
+    pem.write_bytes("# Stiftung für Zertifikate\n".encode() + good)
+    key.unlink()
+    assert "its key" in fault_of(pem, key)
+
+
+def fault_of(pem: Path, key: Path, stated: str = "") -> str:
+    with pytest.raises(FileError) as refused:
+        watch_certificate(pem, key, stated=stated)
+    return str(refused.value)
+
+
+def encrypted(key: bytes) -> bytes:
+    private = serialization.load_pem_private_key(key, None)
+    return private.private_bytes(*PLAIN[:2], serialization.BestAvailableEncryption(b"secret"))

@@ -157,8 +157,12 @@ def _remote(url: str, token: str, ca: str | None) -> AdminClient:
             context.load_verify_locations(ca)
         else:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    except OSError as error:  # ssl.SSLError is one
-        raise CommandError(f"{CA_VARIABLE}: cannot read certificates from {ca}: {error}") from error
+    except ssl.SSLError as error:
+        raise CommandError(
+            f"{CA_VARIABLE}: {ca} holds no certificate in PEM: name the CA of the hub's certificate"
+        ) from error
+    except OSError as error:
+        raise CommandError(f"{CA_VARIABLE}: cannot read {ca}: {error.strerror}") from error
     return AdminClient(url, token, context)
 
 

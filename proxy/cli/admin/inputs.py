@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from proxy.certificates import fault_of_ca
 from proxy.cli.errors import CommandError
 
 
@@ -28,10 +29,14 @@ def read_file(path: Path | None, option: str, bytes_max: int) -> str | None:
 
 
 def read_certificates(path: Path | None, option: str, bytes_max: int) -> str | None:
-    """Return the PEM in the file that an option names, as `read_file` does; the hub judges what is in it."""
+    """Return the certificates of a CA in the file that an option names, as `read_file` does."""
     pem = read_file(path, option, bytes_max)
-    if pem is not None and not pem.isascii():
-        raise CommandError(f"{option}: {path} is not PEM: it holds more than ASCII")
+    if pem is None:
+        return None
+    # The hub would refuse it, but it is not to be sent at all.
+    fault = "holds a private key" if "PRIVATE KEY" in pem else fault_of_ca(pem)
+    if fault is not None:
+        raise CommandError(f"{option}: {path} {fault}: name the file of the CA's certificate")
     return pem
 
 

@@ -89,8 +89,8 @@ class ClusterActions:
         """Add a cluster, and return its relay's manifests with the private key, this once."""
         mode = Mode(new.mode)
         relay_key = SigningKey.generate() if mode is Mode.TUNNEL else None
-        for pem in (new.relay_ca_pem, new.manifest.hub_ca_pem):
-            check_certificates(pem)
+        check_certificates("relay_ca_pem", new.relay_ca_pem)
+        check_certificates("hub_ca_pem", new.manifest.hub_ca_pem)
         # Rendered before anything is stored: a fault found afterwards would leave a cluster without a key.
         self._manifest(new.name, "0", mode, relay_key, new.manifest)
         cluster_id = await self.directory.change(
@@ -138,7 +138,7 @@ class ClusterActions:
         cluster = known(self._now.clusters_by_name, "cluster", name)
         if cluster.mode is not Mode.TUNNEL:
             raise InvalidError(f"cluster {name} is in mode direct: its relay has no key of its own")
-        check_certificates(new.manifest.hub_ca_pem)
+        check_certificates("hub_ca_pem", new.manifest.hub_ca_pem)
         key = SigningKey.generate()
         setup = self._relay_setup(cluster, key, new.manifest)
         await self.directory.change(

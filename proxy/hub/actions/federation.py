@@ -44,7 +44,7 @@ class FederationActions:
 
     async def add(self, new: NewFederation) -> Done:
         """Let an issuer's tokens with exactly these claims be an agent's."""
-        check_certificates(new.ca_pem)
+        check_certificates("ca_pem", new.ca_pem)
         issuer = NewIssuer(new.issuer, new.jwks_url, new.jwks, new.ca_pem, new.address_private)
         audience = self.public_url if new.audience is None else new.audience
         rule_id = await self.directory.change(

@@ -52,11 +52,19 @@ def test_a_ca_file_is_read_and_what_is_none_is_named(tmp_path: Path, hub: FakeHu
     path = tmp_path / "ca.pem"
     path.write_text(hub.ca_pem)
     assert read_ca(str(path)) == hub.ca_pem
-    for content in (b"nonsense", b"", b"\xff"):
+    for content, fault in (
+        (b"nonsense", "no certificate in PEM"),
+        (b"", "no certificate in PEM"),
+        (b"\xff", "more than ASCII, so it is no PEM"),
+        (b"-----BEGIN CERTIFICATE-----\nx", "a certificate that is damaged"),
+    ):
         path.write_bytes(content)
-        with pytest.raises(AgentError, match="no certificate"):
+        with pytest.raises(AgentError) as refused:
             read_ca(str(path))
-    with pytest.raises(AgentError, match="No such file"):
+        assert str(refused.value) == (
+            f"--ca: {path} holds {fault}: name the file of the CA of the hub's certificate"
+        )
+    with pytest.raises(AgentError, match=r"^--ca: cannot read .*missing: No such file"):
         read_ca(str(tmp_path / "missing"))
 
 

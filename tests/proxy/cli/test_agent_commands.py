@@ -96,7 +96,7 @@ def test_a_failed_login_is_one_line_without_the_key(home: Home, hub: FakeHub, ca
         (["--ca", ca], API_KEY, "not accepted"),
         ([], API_KEY, "--ca FILE"),
         (["--ca", ca], "", "no API key"),
-        (["--ca", "/missing"], API_KEY, "CA file"),
+        (["--ca", "/missing"], API_KEY, "--ca: cannot read /missing: No such file"),
     ):
         status, stdout, stderr = run(home, "login", "--hub", hub.url, *arguments, stdin=key)
         assert (status, stdout) == (1, "")

@@ -56,4 +56,5 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     for name in ("hub.pem", "hub.key"):
         (tmp_path / name).write_text("nothing")
     result = run(tmp_path, TLS_CERTIFICATE=str(tmp_path / "hub.pem"), TLS_KEY=str(tmp_path / "hub.key"))
-    assert result.stderr.startswith(f"hawse: the hub cannot run: {tmp_path / 'hub.pem'}: cannot be used with")
+    assert result.stderr.startswith(f"hawse: the hub cannot run: tls.certificate: {tmp_path / 'hub.pem'}: ")
+    assert result.stderr.endswith(": it holds no certificate in PEM\n")

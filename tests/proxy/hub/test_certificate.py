@@ -136,7 +136,9 @@ async def test_a_pair_that_does_not_fit_is_not_shown_until_it_does(
         write_pair(tmp_path)
         new_key = tls.key.read_bytes()
         tls.key.write_bytes(old_key)
-        await shake.until_logged("cannot be used with the key", caplog, mock_clock)
+        await shake.until_logged(
+            "hub.key is another certificate's; its last good content stays", caplog, mock_clock
+        )
         assert await shake() == before
         tls.key.write_bytes(new_key)
         await shake.until_another(before, mock_clock)
@@ -167,5 +169,5 @@ def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     tls = write_pair(tmp_path)
     assert tls.certificate is not None
     tls.certificate.write_text("nothing")
-    with pytest.raises(FileError, match=r"hub\.pem: cannot be used with the key"):
+    with pytest.raises(FileError, match=r"^tls\.certificate: .*hub\.pem: it holds no cert"):
         Certificate.open(HubConfig(tls=tls, data_dir=data.path), data, time.time)

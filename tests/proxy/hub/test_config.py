@@ -111,7 +111,7 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
         """,
         tmp_path,
     )
-    assert "tls.certificate: cannot be read: No such file or directory" in found
+    assert f"tls.certificate: cannot be read: No such file or directory, looked for in {tmp_path}" in found
     assert found[-2:] == [
         "audit.mask: number 2 is not a regular expression: missing ), unterminated subpattern",
         "audit.mask: number 3 matches the empty text, so it would mask everything",

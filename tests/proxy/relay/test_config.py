@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import trustme
 
 from auth.keys import KeySet, SigningKey
 from proxy.configuration import Address, ConfigError
@@ -35,7 +36,8 @@ key = "tls.key"
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "relay-key.pem").write_bytes(KEY.to_pem())
     (tmp_path / "hub-keys.json").write_text(KeySet([HUB_KEY.public]).to_jwks())
-    for name in ("hub-ca.pem", "tls.crt", "tls.key"):
+    (tmp_path / "hub-ca.pem").write_bytes(trustme.CA().cert_pem.bytes())
+    for name in ("tls.crt", "tls.key"):
         (tmp_path / name).write_text(f"the content of {name}")
     return tmp_path
 
@@ -82,7 +84,7 @@ def test_the_environment_overlays_the_file_and_can_stand_alone(folder: Path) -> 
     }
     config = load(write(folder, TUNNEL), overlay)
     assert isinstance(config.way, TunnelDial)
-    assert config.way.hub_ca_pem == "the content of hub-ca.pem"
+    assert config.way.hub_ca_pem == (folder / "hub-ca.pem").read_text()
     assert config.instance == "relay-7"
     assert config.health_listen == Address("127.0.0.1", 8080)
     assert config.kubeconfig == Path("/k")
@@ -138,9 +140,19 @@ def test_key_files_are_checked_and_never_shown(folder: Path) -> None:
         "private_key: not an unencrypted private key in PEM (PKCS #8)",
     ]
     (folder / "hub-keys.json").unlink()
-    assert faults(folder, TUNNEL)[0] == "hub.keys: cannot be read: No such file or directory"
+    assert faults(folder, TUNNEL)[0] == (
+        f"hub.keys: cannot be read: No such file or directory, looked for in {folder}"
+    )
     (folder / "hub-keys.json").write_bytes(b"\xff")
-    assert faults(folder, TUNNEL)[0] == "hub.keys: not UTF-8"
+    assert faults(folder, TUNNEL)[0] == f"hub.keys: {folder / 'hub-keys.json'} is not UTF-8"
+
+
+@pytest.mark.parametrize("content", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nx", "é"])
+def test_a_ca_that_is_none_is_a_fault_of_the_configuration(folder: Path, content: str) -> None:
+    (folder / "hub-ca.pem").write_text(content)
+    (fault,) = faults(folder, TUNNEL, HAWSE_RELAY_HUB_CA=str(folder / "hub-ca.pem"))
+    assert fault.startswith(f"hub.ca: {folder / 'hub-ca.pem'} holds ")
+    assert fault.endswith(": name the file of the CA of the hub's certificate")
 
 
 def test_a_key_pasted_where_a_path_belongs_is_not_repeated(folder: Path) -> None:

@@ -24,6 +24,7 @@ from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
 from proxy.status import status_response
+from proxy.watched import FileError
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, running
 from tests.proxy.relay.test_health import ask as probe
@@ -379,5 +380,10 @@ async def test_what_it_cannot_start_with_is_one_clear_error(
         failure = await failure_of(config(TunnelDial(RELAY_KEY, "no PEM"), "https://hub.example"))
         assert isinstance(failure, RelayError)
         assert str(failure).startswith("hub.ca: ")
+        (tmp_path / "none.pem").write_text("no PEM")
+        direct = DirectListener(Address("127.0.0.1", 0), tmp_path / "none.pem", tmp_path / "none.pem")
+        failure = await failure_of(config(direct, "https://hub.example"))
+        assert isinstance(failure, FileError)
+        assert str(failure).startswith(f"direct.certificate: {tmp_path / 'none.pem'}: ")
         taken = server.access.port
         assert isinstance(await failure_of(config(way, "https://hub.example", health=taken)), OSError)

@@ -56,9 +56,11 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
     await hub.ok("team", "list", env=env)
     assert "HAWSE_ADMIN_CA" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_CA": ""})
     assert "HAWSE_ADMIN_TOKEN" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_TOKEN": ""})
-    assert "cannot read" in await hub.fails(
-        "team", "list", env={**env, "HAWSE_ADMIN_CA": str(tmp_path / "x")}
-    )
+    missing = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_CA": str(tmp_path / "x")})
+    assert missing == f"hawse: HAWSE_ADMIN_CA: cannot read {tmp_path / 'x'}: No such file or directory\n"
+    (tmp_path / "y").write_text("no certificate")
+    none = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_CA": str(tmp_path / "y")})
+    assert none.startswith(f"hawse: HAWSE_ADMIN_CA: {tmp_path / 'y'} holds no certificate in PEM: name ")
     assert "https://" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_URL": "http://localhost:1"})
     for odd in ("https://localhost:99999", "https://localhost:x", "https://[::1", "https://"):
         refused = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_URL": odd})

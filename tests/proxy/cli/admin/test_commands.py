@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import stat
 import time
 from pathlib import Path
@@ -315,6 +316,12 @@ async def test_hostile_names_are_one_line_of_refusal(hub: Hub, name: str) -> Non
         assert line.rstrip("\n").isprintable()
 
 
+def of_an_odd_version(pem: str) -> str:
+    """A certificate that OpenSSL takes all the same."""
+    der = ssl.PEM_cert_to_DER_cert(pem)
+    return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x01", 1))
+
+
 async def test_bad_labels_and_owners(hub: Hub) -> None:
     await hub.ok("team", "add", "sre")
     assert "NAME=VALUE" in await hub.fails("cluster", "add", "prod", "--label", "x", code=2)
@@ -322,7 +329,14 @@ async def test_bad_labels_and_owners(hub: Hub) -> None:
     assert "each NAME once" in await hub.fails("cluster", "add", "prod", *twice, code=2)
     assert "label" in await hub.fails("cluster", "add", "prod", "--label", "a b=c")
     assert "owner" in await hub.fails("agent", "add", "x", "--owner", "a\x1b]b", "--team", "sre")
-    assert "a CA must be" in await hub.fails("cluster", "add", "prod", "--hub-ca", os.devnull)
+    assert await hub.fails("cluster", "add", "prod", "--hub-ca", os.devnull) == (
+        f"hawse: --hub-ca: {os.devnull} holds no certificate in PEM: name the file of the CA's certificate\n"
+    )
+    private = hub.data.path / "private.pem"
+    for text in ("# PRIVATE\n" + hub.ca.read_text(), of_an_odd_version(hub.ca.read_text())):
+        private.write_text(text)
+        refused = await hub.fails("cluster", "add", "prod", "--relay-ca", str(private))
+        assert refused == "hawse: relay_ca_pem: a CA must be certificates in PEM, and nothing else\n"
     big = hub.data.path / "big.pem"
     big.write_bytes(b"x" * 100_000)
     assert "more than" in await hub.fails("cluster", "add", "prod", "--hub-ca", str(big))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 
 from proxy.cli.admin.inputs import read_certificates, read_file
 from proxy.cli.errors import CommandError
@@ -12,12 +13,15 @@ from proxy.cli.errors import CommandError
 Read = Callable[[Path | None, str, int], str | None]
 
 
-@pytest.mark.parametrize("read", [read_file, read_certificates])
-def test_a_file_is_read_whole(read: Read, tmp_path: Path) -> None:
+def test_a_file_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "ca.pem"
     path.write_text("x" * 10)
-    assert read(path, "--ca", 10) == "x" * 10
-    assert read(None, "--ca", 10) is None
+    assert read_file(path, "--ca", 10) == "x" * 10
+    assert read_file(None, "--ca", 10) is None
+    pem = trustme.CA().cert_pem.bytes().decode()
+    path.write_text(pem)
+    assert read_certificates(path, "--ca", len(pem)) == pem
+    assert read_certificates(None, "--ca", 10) is None
 
 
 @pytest.mark.parametrize("read", [read_file, read_certificates])
@@ -39,9 +43,21 @@ def test_what_cannot_be_read_is_said_with_its_option(
         read(path, "--ca", 10)
 
 
-def test_certificates_are_ascii(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("ä", "holds more than ASCII, so it is no PEM"),
+        ("", "holds no certificate in PEM"),
+        ("-----BEGIN CERTIFICATE-----\nx", "holds a certificate that is damaged"),
+        ("-----BEGIN EC PRIVATE KEY-----\nx", "holds a private key"),
+    ],
+)
+def test_what_holds_no_certificate_is_not_sent_and_named_with_its_option(
+    content: str, fault: str, tmp_path: Path
+) -> None:
     path = tmp_path / "ca.pem"
-    path.write_text("ä", encoding="utf-8")
-    assert read_file(path, "--jwks", 10) == "ä"
-    with pytest.raises(CommandError, match=r"^--ca: .* is not PEM"):
-        read_certificates(path, "--ca", 10)
+    path.write_text(content, encoding="utf-8")
+    assert read_file(path, "--jwks", 100) == content
+    with pytest.raises(CommandError) as refused:
+        read_certificates(path, "--ca", 100)
+    assert str(refused.value) == f"--ca: {path} {fault}: name the file of the CA's certificate"
