@@ -147,9 +147,19 @@ def _read_answer(hub: str, status: int, raw: bytes, good: int) -> dict[str, obje
     except (ValueError, RecursionError):
         answer = None
     if status != good:
-        said = answer.get("error_description") if isinstance(answer, dict) else None
-        why = quoted(said) if isinstance(said, str) else "is it a Hawse hub?"
-        raise AgentError(f"{hub} answered {status}: {why}")
+        raise AgentError(f"{hub} answered {status}: {_why(status, answer)}")
     if not isinstance(answer, dict):
         raise AgentError(f"{hub} answered with no JSON object: is it a Hawse hub?")
     return answer
+
+
+def _why(status: int, answer: object) -> str:
+    """What an answer says of a request that it refuses."""
+    if isinstance(answer, dict):
+        if isinstance(said := answer.get("error_description"), str):
+            return quoted(said)
+        # Of what is not about the agent a hub speaks as an API server does. One that asks for another
+        # credential is an API server.
+        if answer.get("kind") == "Status" and isinstance(said := answer.get("message"), str):
+            return f"{quoted(said)}: is it a Hawse hub?" if status in {401, 403} else quoted(said)
+    return "is it a Hawse hub?"

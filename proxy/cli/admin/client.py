@@ -26,6 +26,9 @@ TIMEOUT_S = 30.0
 # Manifests have some 10 KB; a list of 100,000 agents has 40 MB.
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
 
+# Of an answer in words, shown in one line.
+WORDS_BYTES_MAX = 300
+
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 Object: TypeAlias = "dict[str, Json]"
 
@@ -72,7 +75,7 @@ class AdminClient:
         except ValueError:
             document = None
         if not isinstance(document, dict):
-            raise CommandError(f"{self.url} does not answer like a hub's admin API (status {status})")
+            raise CommandError(_told_in_words(self.url, status, answer))
         if status < 400:
             return document
         raise CommandError(_told(self.url, status, document))
@@ -114,6 +117,15 @@ def _told(url: str, status: int, document: Object) -> str:
             "or run this on the hub's machine as the user that runs the hub"
         )
     return str(message) if message else f"{url} answered {status}: is it the hub's admin listener?"
+
+
+def _told_in_words(url: str, status: int, answer: bytes) -> str:
+    """What an answer says that is no JSON: the hub answers so what its admin API never came to see."""
+    line = answer[:WORDS_BYTES_MAX].decode("utf-8", "replace").strip()
+    # A page has several lines, and begins with a tag.
+    if status < 400 or not line or not line.isprintable() or line.startswith("<"):
+        return f"{url} does not answer like a hub's admin API (status {status})"
+    return f"{url} answered {status}: {line}" + (", the hub's log says more" if status == 500 else "")
 
 
 @attrs.frozen

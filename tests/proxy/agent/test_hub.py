@@ -20,6 +20,7 @@ from proxy.hub.directory import open_directory
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
+from proxy.status import status_response
 from tests.fakes.hub import Asked, FakeHub, Reply, fake_hub
 from tests.faults.egress import Egress, open_egress
 from tests.proxy.agent.conftest import API_KEY
@@ -56,6 +57,10 @@ TOKEN = b'{"access_token":"t","expires_in":%s}'
     [
         (FakeHub.refusal(401, "ask\nthe \x1b[2Joperator"), r"answered 401: ask\\nthe \\x1b\[2Joperator"),
         ((500, {}, b"<html>"), r"answered 500: is it a Hawse hub\?$"),
+        ((500, {}, b'{"kind":"Status","message":7}'), r"answered 500: is it a Hawse hub\?$"),
+        ((500, {}, status_response(500, "", "a fault\n")[1]), r"answered 500: a fault\\n$"),
+        ((413, {}, status_response(413, "", "too large")[1]), "answered 413: too large$"),
+        ((403, {}, status_response(403, "", "forbidden")[1]), r"403: forbidden: is it a Hawse hub\?$"),
         ((302, {"location": "https://evil.example/"}, b""), "answered 302"),
         ((200, {}, b"<html>"), "no JSON object"),
         ((200, {}, b"[" * 100_000), "no JSON object"),

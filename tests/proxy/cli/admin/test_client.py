@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from proxy.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.cli.admin import admin
-from proxy.cli.admin.client import _told
+from proxy.cli.admin.client import _told, _told_in_words
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.devca import ensure_certificate
 from tests.proxy.cli.admin.conftest import Hub
@@ -73,6 +74,31 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
 def test_what_is_no_admin_listener_is_asked_about() -> None:
     assert _told("https://hub.example", 404, {}) == (
         "https://hub.example answered 404: is it the hub's admin listener?"
+    )
+
+
+async def test_what_the_hub_answers_in_words_is_told(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = tmp_path / "big.yaml"
+    big.write_text("kind: Policy\n#" + "x" * REQUEST_BODY_BYTES_MAX)
+    assert await hub.fails("policy", "apply", str(big)) == (
+        f"hawse: {hub.url} answered 413: the request's body is larger than {REQUEST_BODY_BYTES_MAX} bytes\n"
+    )
+
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("proxy.hub.actions.teams.TeamActions.list_all", fail)
+    assert await hub.fails("team", "list") == (
+        f"hawse: {hub.url} answered 500: Internal Server Error, the hub's log says more\n"
+    )
+
+
+@pytest.mark.parametrize("answer", [b"<html>", b"a\nb", b"", b"\xff\x1b"])
+def test_a_page_is_not_shown(answer: bytes) -> None:
+    assert _told_in_words("https://hub.example", 502, answer) == (
+        "https://hub.example does not answer like a hub's admin API (status 502)"
     )
 
 
