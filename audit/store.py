@@ -54,6 +54,9 @@ PAGE_ROWS_MAX = 1000
 _STATEMENT_ROWS_MAX = 256
 # Lengths are 1 to 15, and the multiples of this: 31 statements, which the driver keeps (128 of them).
 _ROWS_STEP = 16
+# What SQLite makes of a -shm at first, and how it says that it could not.
+_SHM_BYTES = 32 * 1024
+_SHM_REFUSED = frozenset({sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE})
 # SQLite's default, which a file keeps from the day it is made.
 _PAGE_BYTES = 4096
 
@@ -509,6 +512,23 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        raise AuditUnavailable(f"the audit trail {path} is unavailable: {error.orig}") from error
+        raise AuditUnavailable(_unavailable(path, error.orig)) from error
     except (sqlite3.Error, OSError) as error:
-        raise AuditUnavailable(f"the audit trail {path} is unavailable: {error}") from error
+        raise AuditUnavailable(_unavailable(path, error)) from error
+
+
+def _unavailable(path: Path, error: BaseException | None) -> str:
+    """What SQLite or the system says of a file, or that its disk is full.
+
+    While nobody has the file open, even a reader begins by making its -shm, and of one that finds no room
+    SQLite says "disk I/O error".
+    """
+    if getattr(error, "sqlite_errorcode", None) in _SHM_REFUSED:
+        with suppress(OSError):
+            disk = os.statvfs(path.parent)
+            if disk.f_bavail * disk.f_frsize < _SHM_BYTES:
+                return (
+                    f"the audit trail {path} cannot be opened on a disk that is full: free 32 KiB of it, "
+                    f"or copy the file, and {path.name}-wal if that is there, to a folder elsewhere"
+                )
+    return f"the audit trail {path} is unavailable: {error}"

@@ -164,6 +164,8 @@ def list_events(
     try:
         reader = AuditReader(path)
         try:
+            # So that a trail that cannot be read is told as that, and not as one that takes no event first.
+            reader.last()
             # Whoever asks for the newest does not mean this reading.
             newest = None if limit is None else reader.span(wanted, limit)
             record_read(path, org, "audit list --follow" if follow else "audit list", filters)

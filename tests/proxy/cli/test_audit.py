@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import sqlite3
 import subprocess
 import sys
@@ -158,6 +159,34 @@ def test_a_trail_that_takes_no_event_is_read_with_a_warning(
     assert len(result.stdout.splitlines()) == 3
     assert result.stderr.startswith("hawse: this reading is not recorded: ")
     assert "locked" in result.stderr
+
+
+@pytest.mark.parametrize("free_blocks", [0, 8])
+def test_a_disk_that_is_full_before_anybody_reads_is_one_line(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, free_blocks: int
+) -> None:
+    disk = list(os.statvfs(data_dir))
+    disk[1], disk[4] = 4096, free_blocks
+    monkeypatch.setattr("audit.store.os.statvfs", lambda _: os.statvfs_result(disk))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow, so that SQLite meets what it does on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        results = [
+            run("--data-dir", str(data_dir)),
+            pruned("--keep=1d", "--yes", "--data-dir", str(data_dir)),
+        ]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    path = data_dir / "audit.db"
+    for result in results:
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == (
+            f"hawse: the audit trail {path} is unavailable: disk I/O error\n"
+            if free_blocks
+            else f"hawse: the audit trail {path} cannot be opened on a disk that is full: free 32 KiB of it, "
+            "or copy the file, and audit.db-wal if that is there, to a folder elsewhere\n"
+        )
 
 
 def test_a_hostile_user_agent_reaches_no_terminal(tmp_path: Path) -> None:
