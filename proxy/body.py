@@ -6,8 +6,8 @@ its connection's decision.
 
 Chunks are read strictly: a size of one to eight hexadecimal digits and CRLF, no extensions, no trailers,
 which is what everybody writes. h11 reads whatever else there is, from the first chunk of another form to the
-body's end, and refuses what it refuses; so the strict form needs no opinion on it. What both read, they read
-alike (tests/proxy/test_body.py).
+body's end, and refuses what it refuses; so the strict form needs no opinion on it, but on how much of it may
+come. What both read, they read alike (tests/proxy/test_body.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ import re
 
 import h11
 
-from proxy.head import HEAD_BYTES_MAX
-
 # What one call hands on at most, and what a stream of the tunnel takes at once. Larger pieces are fewer, and
 # what they cost is a fifth of a large download; but while one is worked on, nobody else has his turn.
 BODY_BYTES_MAX = 128 * 1024
-# h11's own bound for anything unfinished: a chunk's line, the trailers.
-H11_BYTES_MAX = HEAD_BYTES_MAX
+# h11's own default for anything unfinished: a chunk's line, the trailers. 1 MiB of trailers, perhaps of a
+# stranger, takes it half a second.
+H11_BYTES_MAX = 16 * 1024
+# It asks how much is unfinished only when it has read all that it was given.
+_H11_PIECE_BYTES = 4096
+# Each chunk takes it 4 µs, and 128 KiB can hold 16,000: so beyond the first H11_BYTES_MAX of framing there
+# has to be this much data for each byte of it.
+_DATA_PER_FRAMING = 4
 
 _CRLF = b"\r\n"
 # The line that ends a chunk's data together with the next one's size.
@@ -59,13 +63,15 @@ class CountedBody:
 class ChunkedBody:
     """A body in chunks."""
 
-    __slots__ = ("_h11", "_left", "_unfinished", "reached", "rest", "trailers")
+    __slots__ = ("_excess", "_h11", "_left", "_unfinished", "reached", "rest", "trailers")
 
     def __init__(self) -> None:
         # As if a chunk's data had just ended: so each size stands between two line ends, the first one too.
         self._unfinished = _CRLF
         self._left = 0
         self._h11: h11.Connection | None = None
+        # The data that is missing beside what h11 has read of framing.
+        self._excess = 0
         self.reached = False
         self.rest = b""
         self.trailers = False
@@ -150,19 +156,25 @@ class ChunkedBody:
 
     def _feed_h11(self, data: bytes) -> bytes:
         assert self._h11 is not None, "asked of a body that h11 reads"
-        parts = []
-        try:
-            # No bytes would be the connection's end to h11.
-            if data:
-                self._h11.receive_data(data)
-            while isinstance(event := self._h11.next_event(), h11.Data):
-                parts.append(bytes(event.data))
-        except h11.RemoteProtocolError as exc:
-            raise BodyError("a chunk is malformed") from exc
-        if isinstance(event, h11.EndOfMessage):
-            self.reached = True
-            self.rest = self._h11.trailing_data[0]
-            self.trailers = bool(event.headers)
+        parts: list[bytes] = []
+        for at in range(0, len(data), _H11_PIECE_BYTES):
+            if self._excess > H11_BYTES_MAX * _DATA_PER_FRAMING:
+                raise BodyError(f"there is too little data beside {H11_BYTES_MAX} bytes of framing")
+            piece = data[at : at + _H11_PIECE_BYTES]
+            read = 0
+            try:
+                self._h11.receive_data(piece)
+                while isinstance(event := self._h11.next_event(), h11.Data):
+                    parts.append(bytes(event.data))
+                    read += len(event.data)
+            except h11.RemoteProtocolError as exc:
+                raise BodyError("a chunk is malformed") from exc
+            if isinstance(event, h11.EndOfMessage):
+                self.reached = True
+                self.rest = self._h11.trailing_data[0] + data[at + _H11_PIECE_BYTES :]
+                self.trailers = bool(event.headers)
+                break
+            self._excess = max(0, self._excess + (len(piece) - read) * _DATA_PER_FRAMING - read)
         return b"".join(parts)
 
     def _broken(self) -> BodyError:

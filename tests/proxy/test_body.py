@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.body import BodyError, ChunkedBody, CountedBody
+from proxy.body import H11_BYTES_MAX, BodyError, ChunkedBody, CountedBody
 from tests.fuzz.differential import check_chunks, cut
 
 thorough = settings(max_examples=10 * settings().max_examples)
@@ -71,8 +71,56 @@ def test_trailers_are_seen_and_dropped():
     assert (body.reached, body.trailers) == (True, True)
 
 
+def fed(wire: bytes, size: int) -> tuple[bytes, ChunkedBody]:
+    """The data of a body that comes in pieces of one size, and its reader."""
+    body = ChunkedBody()
+    data = b"".join([body.feed(wire[at : at + size]) for at in range(0, len(wire), size)])
+    return data, body
+
+
+# Lines that h11 takes the longest for, a byte.
+@pytest.mark.parametrize("line", [b"a:\r\n", b"a:\n", b"a: b\r\n b\r\n"])
+@pytest.mark.parametrize("size", [1, 5000, 10**6])
+def test_trailers_have_a_bound(line, size):
+    few = H11_BYTES_MAX // len(line) - 2
+    assert fed(b"1\r\na\r\n0\r\n" + line * few + b"\r\n", size)[1].reached
+    with pytest.raises(BodyError):
+        fed(b"1\r\na\r\n0\r\n" + line * 2 * few + b"\r\n", size)
+
+
+@pytest.mark.parametrize("head", [b"%x;a", b"%x;", b"%09x", b"%x \t"])
+@pytest.mark.parametrize("size", [30, 5000, 10**6])
+def test_chunks_that_h11_reads_must_not_be_tiny_for_long(head, size):
+    def chunks(of: int, count: int) -> bytes:
+        return (head % of + b"\r\n" + b"x" * of + b"\r\n") * count + b"0\r\n\r\n"
+
+    for of, count in ((1, 1000), (60, 4000), (20_000, 5)):
+        data, body = fed(chunks(of, count), size)
+        assert body.reached
+        assert data == b"x" * of * count
+    with pytest.raises(BodyError):
+        fed(chunks(1, 6000), size)
+    # What came before is no reason to have patience.
+    with pytest.raises(BodyError):
+        fed(chunks(20_000, 5).removesuffix(b"0\r\n\r\n") + chunks(1, 6000), size)
+
+
+def test_what_follows_a_body_that_h11_reads_is_left():
+    body = ChunkedBody()
+    assert body.feed(b"1;a\r\nx\r\n0\r\n\r\n" + b"y" * 10_000) == b"x"
+    assert body.rest == b"y" * 10_000
+
+
 @pytest.mark.parametrize(
-    "wire", [b"xyz\r\n", b"1\r\nabc\r\n", b"-1\r\n", b"0\r\n bad\r\n\r\n", b"1;" + b"x" * 2_000_000]
+    "wire",
+    [
+        b"1;\r\nx\r\n" * 10_000,
+        b"xyz\r\n",
+        b"1\r\nabc\r\n",
+        b"-1\r\n",
+        b"0\r\n bad\r\n\r\n",
+        b"1;" + b"x" * 2_000_000,
+    ],
 )
 def test_a_body_that_is_broken_stays_broken(wire):
     body = ChunkedBody()
