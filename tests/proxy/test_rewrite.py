@@ -11,6 +11,7 @@ from proxy.exchange import Failure, Processed, StreamCode
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.rewrite import (
     BEARER_SUBPROTOCOL,
+    LOCATION_PATH_BYTES_MAX,
     IdentityLines,
     RewriteError,
     direct_request_head,
@@ -491,6 +492,18 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
 )
 def test_a_location_stays_under_the_prefix_of_its_cluster(location, expected):
     assert client_answer(answer((b"location", location), status=302)).header(b"location") == expected
+
+
+@pytest.mark.parametrize("segment", [b"/a", b"/.", b"/..", b"/%2e%2E", b"a/"])
+def test_a_location_has_a_path_that_a_server_would_take(segment):
+    def location(size: int) -> bytes | None:
+        path = (segment * size)[:size]
+        return client_answer(answer((b"location", path + b"?" + b"x" * 100_000), status=302)).header(
+            b"location"
+        )
+
+    assert (location(LOCATION_PATH_BYTES_MAX - 1000) or b"").startswith(b"/clusters/prod/")
+    assert location(LOCATION_PATH_BYTES_MAX + 1) is None
 
 
 def test_a_location_at_the_api_servers_own_address_becomes_a_path():
