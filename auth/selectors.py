@@ -41,23 +41,22 @@ def selected_name(parameters: Mapping[str, Sequence[str]]) -> str:
     if "fieldSelector" not in parameters:
         return ""
     selectors = [_first(parameters, name) for name in ("fieldSelector", "labelSelector")]
-    if max(map(len, selectors)) > SELECTOR_CHARACTERS_MAX or not is_valid_list(parameters):
+    if max(map(len, selectors)) > SELECTOR_CHARACTERS_MAX:
         return ""
-    for field, operator, value in parse_field_selector(_first(parameters, "fieldSelector")) or ():
+    for field, operator, value in _field_terms(parameters) or ():
         if field == "metadata.name" and operator != "!=":
             return "" if value in {".", ".."} or "/" in value or "%" in value else value
     return ""
 
 
-def is_valid_list(parameters: Mapping[str, Sequence[str]]) -> bool:
-    """Whether kube-apiserver can decode the list options of a query."""
+def _field_terms(parameters: Mapping[str, Sequence[str]]) -> list[tuple[str, str, str]] | None:
+    """The terms of the field selector; None when kube-apiserver cannot decode the list options."""
     for option in ("timeoutSeconds", "limit"):
         if option in parameters and not _is_int64(_first(parameters, option)):
-            return False
-    return (
-        is_label_selector(_first(parameters, "labelSelector"))
-        and parse_field_selector(_first(parameters, "fieldSelector")) is not None
-    )
+            return None
+    if not is_label_selector(_first(parameters, "labelSelector")):
+        return None
+    return parse_field_selector(_first(parameters, "fieldSelector"))
 
 
 def is_label_selector(selector: str) -> bool:
