@@ -213,6 +213,13 @@ def test_a_bearer_subprotocol_is_taken_out():
         assert crossed.header(b"sec-websocket-protocol") == b"v5.channel.k8s.io"
     exact = b"v5.channel.k8s.io,v4.channel.k8s.io"
     assert hub((b"sec-websocket-protocol", exact)).header(b"sec-websocket-protocol") == exact
+    # Of so many that nobody offers them, the rest stays or goes as one.
+    for last, kept in ((b"a", 101), (bearer, 63), (b"a," + bearer + b",a", 63)):
+        many = b",".join([bearer, *[b"v5.channel.k8s.io"] * 100, last])
+        (crossed,) = hub((b"sec-websocket-protocol", many)).header_values(b"sec-websocket-protocol")
+        assert BEARER_SUBPROTOCOL not in crossed
+        assert len(crossed.split(b", ")) == kept
+        assert crossed.count(b",") == kept - 1
     answer = ResponseHead.of(101, b"", ((b"sec-websocket-protocol", bearer),))
     assert b"sec-websocket-protocol" not in names(hub_response_head(answer, b"/clusters/a", b"/", b"hub"))
 
