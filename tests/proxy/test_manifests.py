@@ -8,6 +8,7 @@ from typing import Literal
 import attrs
 import kubernetes_validate
 import pytest
+import trustme
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
@@ -240,6 +241,7 @@ def test_the_relay_reads_its_configuration_out_of_the_environment(
         mode=mode,
         private_key_pem=key.to_pem().decode(),
         hub_keys=KeySet([key.public]).to_jwks(),
+        hub_ca_pem=trustme.CA().cert_pem.bytes().decode(),
     )
     environment = {}
     deployment = container(manifest)
