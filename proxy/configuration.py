@@ -141,7 +141,8 @@ def unreadable(path: Path, error: OSError) -> str:
     """
     if os.path.lexists(path):
         return f"{path} cannot be read: {error.strerror}"
-    folder = next(folder for folder in path.parents if folder.is_dir())
+    # Not Path.is_dir, which raises for a name that is too long, or below a folder that is closed to us.
+    folder = next(folder for folder in path.parents if os.path.isdir(folder))
     return f"cannot be read: {error.strerror}, looked for in {folder}"
 
 

@@ -194,6 +194,10 @@ def test_a_stated_file_that_cannot_be_read_is_named_as_far_as_it_is_there(tmp_pa
     assert fault(tmp_path / "latin" / "x") == [
         f"ca: cannot be read: Not a directory, looked for in {tmp_path}"
     ]
+    # What was pasted may have slashes, and be longer than any name.
+    assert fault(tmp_path / ("hws_SECRET" * 50) / "x") == [
+        f"ca: cannot be read: File name too long, looked for in {tmp_path}"
+    ]
 
 
 def test_kubernetes_service_links_are_not_settings(tmp_path: Path) -> None:
