@@ -101,9 +101,10 @@ class Link:
             with self._listening:
                 while True:
                     if unread:
+                        # Before the wait, so that what was taken of it is not held meanwhile.
+                        message = unread
                         # If the link is left meanwhile, nobody has counted it, and the peer sends it again.
                         await trio.lowlevel.checkpoint()
-                        message = unread
                     else:
                         message = await transport.receive()
                     if mux.link is not self:

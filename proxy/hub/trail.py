@@ -262,7 +262,9 @@ def _client(head: RequestHead, client_ip: str, mode: str) -> Client:
     user_agent = head.header(b"user-agent") or b""
     if len(user_agent) <= _USER_AGENT_BYTES_MAX:
         return _remembered_client(client_ip, user_agent, mode)
-    return Client(client_ip, text(user_agent[:_USER_AGENT_BYTES_TOLD]), mode)
+    told = text(user_agent[:_USER_AGENT_BYTES_TOLD])
+    # The rest is not kept, so it is not decoded, but the record says how much it cut.
+    return Client(client_ip, told + "*" * (len(user_agent) - _USER_AGENT_BYTES_TOLD), mode)
 
 
 @lru_cache(_CLIENTS_REMEMBERED_MAX)

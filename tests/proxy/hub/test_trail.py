@@ -115,14 +115,19 @@ def test_a_long_user_agent_is_told_and_not_kept() -> None:
     assert _remembered_client.cache_info().currsize == before
 
 
-@pytest.mark.parametrize(("byte", "shown"), [(b"x", "x"), (b"\xff", "\\xff"), ("ä".encode(), "ä")])
-def test_of_a_user_agent_of_any_bytes_a_record_has_what_it_keeps(byte: bytes, shown: str) -> None:
-    client = told(Trail("acme"), head=byte * 100_000).client
+@pytest.mark.parametrize(
+    ("byte", "shown", "decoded"), [(b"x", "x", 4096), (b"\xff", "\\xff", 16384), ("ä".encode(), "ä", 2048)]
+)
+def test_of_a_user_agent_of_any_bytes_a_record_has_what_it_keeps(
+    byte: bytes, shown: str, decoded: int
+) -> None:
+    user_agent = byte * 100_000
+    client = told(Trail("acme"), head=user_agent).client
     assert client is not None
     kept, _, cut = client.user_agent.partition("…[")
     assert kept == (shown * NAME_CHARACTERS_MAX)[:NAME_CHARACTERS_MAX]
-    # No more of it was decoded than that.
-    assert int(cut.split()[0]) < 16 * NAME_CHARACTERS_MAX
+    # No more than 4 KiB are decoded; of what follows each byte counts.
+    assert cut == f"{decoded - NAME_CHARACTERS_MAX + len(user_agent) - 4096} more characters]"
 
 
 @pytest.mark.parametrize(
