@@ -344,5 +344,10 @@ def _first(parameters: dict[str, list[str]], name: str) -> str | None:
 def _truthy(parameters: dict[str, list[str]], name: str) -> bool:
     """A boolean as Kubernetes reads it: any first value but "0" and "false" is true, the empty one too."""
     value = _first(parameters, name)
-    # Go compares with Unicode's simple folding, by which the long s is an s.
-    return value is not None and value.casefold() not in {"0", "false"}
+    if value is None or value.lower() in {"0", "false"}:
+        return False
+    # By Unicode's simple folding the long s is an s. kube-apiserver compares so, but not in a query of which
+    # it cannot decode another option.
+    if value.casefold() == "false":
+        raise BadTarget(f"the parameter '{name}' is 'false' to some readers only")
+    return True
