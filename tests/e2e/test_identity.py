@@ -84,7 +84,8 @@ def test_the_api_server_sees_the_relay_impersonate_the_agent(world: World, way: 
     path, mark = marked_path()
     assert RawClient(world, way).get(path).status == 404
     account = f"system:serviceaccount:{RELAY_NAMESPACE}:{RELAY_SERVICE_ACCOUNT}"
-    lines = arrived(world, mark)
+    # Who is impersonated is not known yet at the first stage, which some audit policies have logged.
+    lines = [line for line in arrived(world, mark) if line["stage"] != "RequestReceived"]
     assert lines
     for line in lines:
         user, impersonated = line["user"], line["impersonatedUser"]
