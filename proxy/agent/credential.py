@@ -15,10 +15,11 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from proxy.agent.account import Account, find_account, hub_origin
-from proxy.agent.errors import AgentError, quoted
+from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
@@ -130,14 +131,17 @@ def cached_token(
 ) -> Cached:
     """Return a token that is good for a while, from the cache or the hub; raises AgentError.
 
-    One that the hub has `refused` is not taken from the cache again.
+    One that the hub has `refused` is not taken from the cache again. Where the cache cannot be written (a
+    read-only file system, a full disk), each caller asks the hub by itself.
     """
     path = _cache_path(environment, account.hub, cluster)
     cached = _read_cache(path, account)
     if _usable(cached) and cached.token != refused:
         return cached
     began_s = time.time()
-    with locked(f"{path}.lock"):
+    with ExitStack() as held:
+        with suppress(NotWritableError):
+            held.enter_context(locked(f"{path}.lock"))
         cached = _read_cache(path, account)
         if _usable(cached) and cached.token != refused:
             return cached
@@ -196,4 +200,6 @@ def _write_cache(path: str, account: Account, cached: Cached) -> None:
         "until": cached.until_s,
         "failure": cached.failure,
     }
-    write_private(path, json.dumps(entry).encode())
+    # What cannot be kept is good all the same.
+    with suppress(NotWritableError):
+        write_private(path, json.dumps(entry).encode())

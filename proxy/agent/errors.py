@@ -10,6 +10,10 @@ class AgentError(Exception):
     """One line that says what is wrong and what to do next; it never holds a key or token."""
 
 
+class NotWritableError(AgentError):
+    """A file, or a folder for one, that cannot be written."""
+
+
 def reason(error: Exception) -> str:
     """Why a connection failed, for a person: without Python's numbers where there are words."""
     if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from proxy.agent.errors import AgentError
+from proxy.agent.errors import AgentError, NotWritableError
 
 # Logins, tokens and kubeconfigs have some kilobytes.
 FILE_BYTES_MAX = 4 * 1024 * 1024
@@ -53,7 +53,7 @@ def read_private(path: str) -> bytes | None:
 
 
 def write_private(path: str, data: bytes) -> None:
-    """Replace the file; a crash leaves the old one or the new one. Raises AgentError.
+    """Replace the file; a crash leaves the old one or the new one. Raises NotWritableError.
 
     A link in its place is replaced, and never followed. What is written first has a name that nobody else can
     have taken: a kubeconfig may be wanted in a folder where others may write, and who has made the file is
@@ -75,7 +75,7 @@ def write_private(path: str, data: bytes) -> None:
             os.unlink(temporary)
             raise
     except OSError as error:
-        raise AgentError(f"cannot write {path}: {error.strerror}") from error
+        raise NotWritableError(f"cannot write {path}: {error.strerror}") from error
 
 
 def make_private_folder(path: str) -> None:
@@ -88,14 +88,21 @@ def make_private_folder(path: str) -> None:
 
 @contextmanager
 def locked(path: str) -> Iterator[None]:
-    """Hold the lock file for the block, waiting for whoever has it; the kernel frees a dead process's."""
+    """Hold the lock file for the block, waiting for whoever has it; the kernel frees a dead process's.
+
+    Raises NotWritableError.
+    """
     try:
         make_private_folder(os.path.dirname(path))
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise AgentError(f"cannot write {path}: {error.strerror}") from error
+        raise NotWritableError(f"cannot write {path}: {error.strerror}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError as error:
+            # Some file systems of a network know no locks.
+            raise NotWritableError(f"cannot lock {path}: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)

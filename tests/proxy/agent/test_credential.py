@@ -197,6 +197,25 @@ def test_a_cache_that_does_not_fit_is_not_used(
 
 
 @pytest.mark.usefixtures("account")
+@pytest.mark.parametrize("part", ["hawse/tokens", "hawse/tokens/{place}_prod.json"])
+def test_a_cache_that_cannot_be_written_costs_a_call_and_not_the_token(
+    home: Home, hub: FakeHub, part: str
+) -> None:
+    # For root as well, whom no mode of a folder keeps out.
+    place = hub.url.removeprefix("https://").replace(":", "_")
+    taken = Path(home.environment["XDG_CACHE_HOME"], part.format(place=place))
+    if part.endswith(".json"):
+        taken.mkdir(parents=True)
+    else:
+        taken.parent.mkdir(parents=True)
+        taken.touch()
+    assert ask(home, hub)["token"] == "token-1-prod"
+    assert ask(home, hub)["token"] == "token-2-prod"
+    hub.reply = lambda _: FakeHub.refusal(503, "the hub is starting")
+    assert run(home, exec_info(hub.url))[::2] == (1, f"hawse: {hub.url} answered 503: the hub is starting\n")
+
+
+@pytest.mark.usefixtures("account")
 def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: FakeHub) -> None:
     status, stdout, stderr = run(home, exec_info("https://evil.example"))
     assert (status, stdout) == (1, "")

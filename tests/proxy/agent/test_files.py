@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.agent.errors import AgentError
+from proxy.agent.errors import AgentError, NotWritableError
 from proxy.agent.files import cache_folder, config_folder, locked, read_private, write_private
 
 
@@ -98,6 +99,16 @@ def test_what_cannot_be_read_or_written_says_so(tmp_path: Path) -> None:
         write_private(str(tmp_path / "file" / "below"), b"")
     with pytest.raises(AgentError, match="cannot write"), locked(str(tmp_path / "file" / "lock")):
         pass
+
+
+def test_a_file_system_without_locks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(NotWritableError, match=r"cannot lock .*: No locks available"):
+        with locked(str(tmp_path / "lock")):
+            pass
 
 
 COUNT = """
