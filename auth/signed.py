@@ -99,14 +99,14 @@ def check_times(claims: Claims, now: float, *, leeway_s: float) -> tuple[int, in
     ahead = max(issued_at, not_before) - now
     if ahead > max(leeway_s, FUTURE_MAX_S):
         raise TokenError(
-            f"the token is from {ahead:.0f} s in the future by this machine's clock: "
+            f"the token is from {ahead:.0f} s in the future by its verifier's clock: "
             f"the clocks differ, allowed are {max(leeway_s, FUTURE_MAX_S):.0f} s",
             skew_s=ahead,
         )
     late = now - expires_at
     if late >= leeway_s:
         raise TokenError(
-            f"the token expired {late:.0f} s ago by this machine's clock (allowed are {leeway_s:.0f} s): "
+            f"the token expired {late:.0f} s ago by its verifier's clock (allowed are {leeway_s:.0f} s): "
             "it is old, or the clocks differ",
             skew_s=issued_at - now,
         )

@@ -21,6 +21,10 @@ from proxy.hub.entities import Agent, Cluster, Snapshot
 
 # A token lives 60 s; this many agents may be busy within a minute before one is verified twice.
 TOKENS_REMEMBERED_MAX = 16_384
+# What a client that kept its token for too long, or took another thing for one, does next.
+RENEWAL = (
+    "kubectl gets a fresh token by itself by what `hawse kubeconfig` wrote, other clients by `hawse connect`"
+)
 
 
 class AccessTokens:
@@ -58,7 +62,7 @@ def bearer(head: RequestHead) -> bytes:
     """The one bearer token of a request; raises TokenError when there is none, or several."""
     values = head.header_values(b"authorization")
     if not values:
-        raise TokenError("no credential: an access token is needed (`hawse credential` gives kubectl one)")
+        raise TokenError("no credential: an access token is needed")
     if len(values) > 1:
         raise TokenError("more than one Authorization header")
     scheme, _, token = values[0].partition(b" ")

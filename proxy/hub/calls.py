@@ -28,7 +28,7 @@ from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.gate import STRANGER_S
 from proxy.head import HeadError, HeadTooLarge, RequestHead, ResponseHead, request_line
 from proxy.http import ServerConnection
-from proxy.hub.access import AccessTokens, Denied, decide
+from proxy.hub.access import RENEWAL, AccessTokens, Denied, decide
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.config import HubConfig
 from proxy.hub.decisions import Verdict, judge
@@ -185,7 +185,7 @@ class Calls:
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
             )
             with trio.move_on_after(STRANGER_S):
-                await connection.answer(*status_response(401, "", error.reason))
+                await connection.answer(*status_response(401, "", f"{error.reason}; {RENEWAL}"))
             return
         authenticated(caller.claims.principal)
         # A watch would hold it for hours.

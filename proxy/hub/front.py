@@ -263,7 +263,8 @@ class Front:
             case (b"GET", b"/v1/clusters"):
                 await self._respond(connection, self.tokens.clusters(head.headers, address))
             case _:
-                await connection.answer(*status_response(404, "", "the hub serves no such path"))
+                message = "the hub serves no such path: a cluster's begin with /clusters/NAME"
+                await connection.answer(*status_response(404, "", message))
 
     async def _respond(self, connection: ServerConnection, answer: Answer) -> None:
         length = (b"content-length", b"%d" % len(answer.body))

@@ -435,6 +435,16 @@ async def test_a_valid_token_is_worth_nothing_once_what_it_stands_for_is_taken_b
     assert event["kind"] == kind
 
 
+async def test_whoever_shows_no_good_token_is_told_how_to_get_one(bench: Bench) -> None:
+    data = bench.request("GET /clusters/prod/api HTTP/1.1", token="of-another-kind")
+    status, headers, body = await bench.ask(data)
+    assert status == 401
+    message = json.loads(body)["message"]
+    assert message.endswith("other clients by `hawse connect`")
+    # Discovery shows the header alone.
+    assert message.encode() in headers[b"warning"]
+
+
 async def test_the_agents_calls_are_bounded(bench: Bench) -> None:
     agent = bench.directory.current.agents_by_name["ann"]
     assert bench.calls.limits.admit(agent.principal) is None

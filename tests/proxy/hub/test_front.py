@@ -200,6 +200,14 @@ async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
     assert bench.front.gate.connections == 0
 
 
+async def test_a_client_that_leaves_out_the_cluster_is_told_where_clusters_are(bench: Bench) -> None:
+    client = await bench.connect()
+    await client.send_all(b"GET /api/v1/pods HTTP/1.1\r\nHost: hub.example\r\n\r\n")
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 404 ")
+    assert b"a cluster's begin with /clusters/NAME" in head
+
+
 async def test_a_relay_with_a_wrong_clock_is_told_the_time(bench: Bench) -> None:
     client = await bench.connect()
     await client.send_all(

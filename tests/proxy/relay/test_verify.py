@@ -103,7 +103,7 @@ def test_what_is_no_relay_token_for_this_cluster_is_refused(
 @both_ways
 def test_the_skew_is_named(verifier: Verifier, clock: Clock, read: Read) -> None:
     clock.now = NOW - 90
-    with pytest.raises(Refused, match="90 s in the future by this machine's clock"):
+    with pytest.raises(Refused, match="90 s in the future by its verifier's clock"):
         read(verifier, token())
 
 
