@@ -22,6 +22,9 @@ from proxy.agent.hub import Reach
 from proxy.manifests import to_yaml
 
 USER = "hawse"
+# kubectl hands the whole CA to the plugin in one variable, and Linux takes none of more than 128 KiB. In PEM;
+# it becomes a third longer on its way.
+EMBEDDED_CA_BYTES_MAX = 90 * 1024
 Document: TypeAlias = "dict[str, object]"
 # No registry has the package yet, so its name belongs to whoever takes it first.
 _INSTALL_HINT = "hawse is not found: pip install . in a checkout of it, or write this kubeconfig again"
@@ -58,7 +61,9 @@ def entries(
     prefix: str = "",
     user_per_cluster: bool = False,
 ) -> Document:
-    """Make a whole kubeconfig for the clusters. Raises AgentError for a namespace or prefix that is none.
+    """Make a whole kubeconfig for the clusters.
+
+    Raises AgentError for a namespace or prefix that is none, and for a CA that is too long to be embedded.
 
     With `user_per_cluster` each has a user of its own, whose plugin is told by an argument which it is, in
     the older form of plugins: for clients that tell a plugin nothing.
@@ -70,6 +75,12 @@ def entries(
             slug("prefix", prefix.removesuffix("-"))
     except IdentityError as error:
         raise AgentError(str(error)) from error
+    ca_bytes = len(account.ca_pem or "")
+    if embed_ca and ca_bytes > EMBEDDED_CA_BYTES_MAX:
+        raise AgentError(
+            f"the CA of the login has {ca_bytes} bytes, and kubectl can use {EMBEDDED_CA_BYTES_MAX} here: "
+            "log in again with the hub's own CA alone, or trust the system's by --no-embed-ca"
+        )
     ca = (
         {"certificate-authority-data": base64.b64encode(account.ca_pem.encode()).decode("ascii")}
         if embed_ca and account.ca_pem is not None

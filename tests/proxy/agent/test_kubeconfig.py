@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import stat
 from pathlib import Path
 
@@ -10,7 +11,15 @@ import yaml
 from proxy.agent.account import Account
 from proxy.agent.errors import AgentError
 from proxy.agent.hub import Reach
-from proxy.agent.kubeconfig import Document, chosen_clusters, entries, merge, read, write
+from proxy.agent.kubeconfig import (
+    EMBEDDED_CA_BYTES_MAX,
+    Document,
+    chosen_clusters,
+    entries,
+    merge,
+    read,
+    write,
+)
 
 ACCOUNT = Account("https://hub.example", "robot", "hws_secret", "PEM\n", "serial")
 REACH = Reach("robot", "acme", ("prod", "dev"))
@@ -82,6 +91,18 @@ def test_without_a_ca_kubectl_uses_the_systems() -> None:
         assert document["clusters"] == [
             {"name": "prod", "cluster": {"server": "https://hub.example/clusters/prod"}}
         ]
+
+
+def test_a_ca_that_kubectl_could_not_hand_to_the_plugin_is_refused() -> None:
+    bundle = "x" * EMBEDDED_CA_BYTES_MAX
+    at_most = entries(ACCOUNT._replace(ca_pem=bundle), ["prod"], command="hawse")
+    # What kubectl makes of it, as Linux limits it.
+    variable = b"KUBERNETES_EXEC_INFO=" + json.dumps({"spec": at_most["clusters"]}).encode()
+    assert len(variable) + 1024 < 128 * 1024
+    larger = ACCOUNT._replace(ca_pem=bundle + "x")
+    with pytest.raises(AgentError, match="the hub's own CA alone"):
+        entries(larger, ["prod"], command="hawse")
+    entries(larger, ["prod"], command="hawse", embed_ca=False)
 
 
 FOREIGN: Document = {
