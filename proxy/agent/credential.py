@@ -96,7 +96,8 @@ def read_exec_info(text: str) -> ExecInfo:
     """Read KUBERNETES_EXEC_INFO: the version to answer in, and hub and cluster out of the server's URL."""
     if not text:
         raise AgentError(
-            "`hawse credential` is run by kubectl: write a kubeconfig for it by `hawse kubeconfig`"
+            "nothing says for which cluster, as kubectl does when it runs this: for other clients write the "
+            "kubeconfig by `hawse kubeconfig --user-per-cluster`"
         )
     try:
         document = json.loads(text)

@@ -33,7 +33,7 @@ from proxy.cli.errors import CommandError
     "--user-per-cluster",
     is_flag=True,
     help="For clients that do not tell a plugin which cluster they want, or know its older form alone "
-    "(kr8s, lightkube).",
+    "(kr8s, lightkube, the JavaScript client).",
 )
 def kubeconfig(
     *,

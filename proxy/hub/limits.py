@@ -109,7 +109,12 @@ class Limits:
             load = self._loads[agent.agent_id] = self._new_load(agent)
         limits = load.limits
         if load.streams >= limits.streams_per_agent:
-            return _exceeded(agent, "streams_per_agent", f"has {load.streams} calls under way")
+            return _exceeded(
+                agent,
+                "streams_per_agent",
+                f"has {load.streams} calls under way",
+                "end one first, as a watch, a `logs -f` or an exec",
+            )
         if load.suspect:
             exceeded = self._in_debt(agent, load)
             if exceeded is not None:
@@ -118,7 +123,7 @@ class Limits:
         if requests is not None:
             if requests.left(self._clock()) < 1:
                 rate = limits.requests_per_second
-                return _exceeded(agent, "requests_per_second", f"asks more than {rate} times a second")
+                return _exceeded(agent, "requests_per_second", f"asks more than {rate} times a second", _WAIT)
             requests.take(1)
         return None
 
@@ -126,10 +131,10 @@ class Limits:
         now, limits = self._clock(), load.limits
         if load.cancels is not None and load.cancels.left(now) < 1:
             rate = limits.cancels_per_second
-            return _exceeded(agent, "cancels_per_second", f"gives up more than {rate} calls a second")
+            return _exceeded(agent, "cancels_per_second", f"gives up more than {rate} calls a second", _WAIT)
         if load.bytes is not None and load.bytes.left(now) < 0:
             rate = limits.bytes_per_minute
-            return _exceeded(agent, "bytes_per_minute", f"moves more than {rate} bytes a minute")
+            return _exceeded(agent, "bytes_per_minute", f"moves more than {rate} bytes a minute", _WAIT)
         load.suspect = False
         return None
 
@@ -223,6 +228,9 @@ def _bucket(rate: float, burst_s: float, now: float) -> _Bucket | None:
     return _Bucket(rate, burst_s, now) if rate else None
 
 
+_WAIT = "wait a moment, and ask for less"
+
+
 def _named(key: str) -> str:
     return f"the limit (limits.{key})"
 
@@ -233,8 +241,8 @@ def _too_old(seconds: int) -> str:
     return f"it is {seconds} s old, {_named('stream_age_s')}"
 
 
-def _exceeded(agent: Principal, key: str, what: str) -> Exceeded:
-    return Exceeded(f"limits.{key}", f"agent:{agent.name} {what}, {_named(key)}")
+def _exceeded(agent: Principal, key: str, what: str, then: str) -> Exceeded:
+    return Exceeded(f"limits.{key}", f"agent:{agent.name} {what}, {_named(key)}: {then}")
 
 
 def _silent(who: str, key: str, seconds: int) -> Ending:

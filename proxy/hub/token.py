@@ -256,7 +256,10 @@ class TokenEndpoint:
             note = "the cluster is not granted to its teams"
         else:
             return
-        told = "this agent may reach no such cluster; `GET /v1/clusters` lists those that it may"
+        told = (
+            "this agent may reach no such cluster: ask the hub's operator to grant it; "
+            "`GET /v1/clusters` lists those that it may"
+        )
         raise Refusal(400, "invalid_target", told, note, agent=agent, credential=credential)
 
     def _issue(

@@ -74,7 +74,8 @@ def test_a_flood_of_watches_is_refused_and_counted_and_hurts_nobody_else(
         assert statuses.count(200) == STREAMS_MAX
         assert statuses.count(429) == WATCHES - STREAMS_MAX
         assert messages == {
-            f"agent:flooder has {STREAMS_MAX} calls under way, the limit (limits.streams_per_agent)"
+            f"agent:flooder has {STREAMS_MAX} calls under way, the limit (limits.streams_per_agent): "
+            "end one first, as a watch, a `logs -f` or an exec"
         }
         # Another agent is served as ever.
         assert world.kubectl("tunnel", "get", "pods").code == 0

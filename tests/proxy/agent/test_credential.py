@@ -228,7 +228,7 @@ def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: Fak
 @pytest.mark.parametrize(
     ("info", "message"),
     [
-        (None, "is run by kubectl"),
+        (None, "kubeconfig by `hawse kubeconfig --user-per-cluster`"),
         ("{", "no ExecCredential"),
         ("[]", "no ExecCredential"),
         (json.dumps({"apiVersion": V1, "spec": {"interactive": True}}), "provideClusterInfo"),

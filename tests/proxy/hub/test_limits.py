@@ -64,7 +64,10 @@ def test_without_limits_everything_is_let_in_but_streams_without_end() -> None:
     exceeded = limits.admit(agent())
     assert exceeded is not None
     assert exceeded.rule == "limits.streams_per_agent"
-    assert exceeded.message == ("agent:ann has 256 calls under way, the limit (limits.streams_per_agent)")
+    assert exceeded.message == (
+        "agent:ann has 256 calls under way, the limit (limits.streams_per_agent): "
+        "end one first, as a watch, a `logs -f` or an exec"
+    )
     limits.leave(live)
     assert limits.admit(agent()) is None
 
