@@ -10,7 +10,7 @@ from typing import Final
 import trio
 
 from tunnel.resumption import ClientContext
-from tunnel.tcp import TCPStream, bind_socket_to_peer, tune_socket
+from tunnel.tcp import Bonds, TCPStream, tune_socket
 from tunnel.tls import HandshakeFailed, TLSStream
 
 __all__ = [
@@ -84,7 +84,7 @@ def tune(stream: trio.abc.Stream) -> None:
         tune_socket(stream.socket)
 
 
-def bind_to_peer(stream: trio.abc.Stream) -> None:
+def bind_to_peer(stream: trio.abc.Stream, bonds: Bonds) -> None:
     """Have the kernel give a TCP or TLS connection up once the peer has been out of reach for CUT_S.
 
     For direct mode, where nothing but TCP tells one end that the other one is gone.
@@ -92,7 +92,7 @@ def bind_to_peer(stream: trio.abc.Stream) -> None:
     while isinstance(stream, TLSStream):
         stream = stream.transport_stream
     if isinstance(stream, TCPStream | trio.SocketStream):
-        bind_socket_to_peer(stream.socket)
+        bonds.bind(stream.socket)
 
 
 def os_reason(exc: OSError) -> str:

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import operator
 import socket
+import struct
+import weakref
+from contextlib import suppress
 from typing import Final
 
 import trio
 from trio.lowlevel import checkpoint, notify_closing, wait_readable, wait_writable
 
-__all__ = ["TCPListener", "TCPStream", "bind_socket_to_peer", "tune_socket"]
+__all__ = ["Bonds", "TCPListener", "TCPStream", "bind_socket_to_peer", "tune_socket"]
 
 # What is asked of the kernel at once by whoever does not say: from 128 KiB on memory comes from mmap, unless
 # malloc is told otherwise, and page faults then cost more than the bytes.
@@ -42,6 +45,10 @@ CUT_S: Final = 25
 PROBE_IDLE_S: Final = 10
 PROBE_INTERVAL_S: Final = 5
 PROBES: Final = 3
+# A peer that is there answers each probe of its closed window: after so many without an answer it is not.
+SILENT_PROBES: Final = 3
+# Of Linux' struct tcp_info: tcpi_probes, tcpi_unacked, tcpi_notsent_bytes.
+_TCP_INFO: Final = struct.Struct("@3xB20xI116xI")
 
 # How much of what was sent may wait in the kernel before the first byte of it is on the wire. More only
 # adds delay to what is sent next (a keystroke behind a download); less (trio sets 16 KiB) costs a wakeup
@@ -252,6 +259,44 @@ def bind_socket_to_peer(sock: socket.socket | trio.socket.SocketType) -> None:
             ("TCP_KEEPCNT", PROBES),
             ("TCP_USER_TIMEOUT", CUT_S * 1000),
         )
+
+
+class Bonds:
+    """The sockets that are bound to their peers, so that none is cut because what reads there stands still.
+
+    TCP_USER_TIMEOUT counts the time in which a peer's window is closed as well, though the peer answers every
+    probe (by RFC 1122 section 4.2.2.17 such a connection would stay open): a log that nobody reads on, an
+    exec whose command does not read its input yet. So it is lifted for as long as that lasts.
+    """
+
+    def __init__(self) -> None:
+        self._sockets: weakref.WeakSet[socket.socket | trio.socket.SocketType] = weakref.WeakSet()
+
+    def bind(self, sock: socket.socket | trio.socket.SocketType) -> None:
+        """See `bind_socket_to_peer`."""
+        bind_socket_to_peer(sock)
+        self._sockets.add(sock)
+
+    async def run(self) -> None:
+        """Look at all of them several times within CUT_S, until cancelled."""
+        while True:
+            await trio.sleep(CUT_S / 5)
+            for sock in list(self._sockets):
+                # One that is closed is forgotten soon.
+                with suppress(OSError):
+                    _set(sock, ("TCP_USER_TIMEOUT", 0 if _stands_still(sock) else CUT_S * 1000))
+
+
+def _stands_still(sock: socket.socket | trio.socket.SocketType) -> bool:
+    """Whether the peer takes nothing for now, and answers that it is there."""
+    option = getattr(socket, "TCP_INFO", None)
+    if option is None:
+        return False
+    info = sock.getsockopt(socket.IPPROTO_TCP, option, _TCP_INFO.size)
+    if len(info) < _TCP_INFO.size:
+        return False
+    probes, unacknowledged, unsent = _TCP_INFO.unpack(info)
+    return bool(unacknowledged == 0 and unsent > 0 and probes < SILENT_PROBES)
 
 
 def _set(sock: socket.socket | trio.socket.SocketType, *options: tuple[str, int]) -> None:

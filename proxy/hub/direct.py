@@ -31,6 +31,7 @@ from proxy.hub.rules import is_nobodys, is_public
 from proxy.pooled import PooledOutbound
 from proxy.rewrite import direct_request_head, failure_of
 from tunnel.net import bind_to_peer, client_context, tune, wrap_client
+from tunnel.tcp import Bonds
 
 # A relay's public port when its URL names none.
 HTTPS_PORT = 443
@@ -76,6 +77,8 @@ class DirectRelays:
         self._new_id = new_id
         self._nursery = nursery
         self._relays: dict[str, _Relay] = {}
+        self._bonds = Bonds()
+        nursery.start_soon(self._bonds.run)
 
     async def open(
         self, cluster: Cluster, principal: Principal, inner: RequestHead, *, renew: bool
@@ -111,7 +114,9 @@ class DirectRelays:
         context = client_context(cluster.relay_ca_pem)
 
         async def dial() -> trio.abc.Stream:
-            return await dial_checked(host, port, context, private=cluster.relay_address_private)
+            stream = await dial_checked(host, port, context, private=cluster.relay_address_private)
+            bind_to_peer(stream, self._bonds)
+            return stream
 
         connections = Connections(dial, f"the relay of cluster {cluster.name}")
         self._nursery.start_soon(connections.sweep)
@@ -165,9 +170,7 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
             raise
         tcp = trio.SocketStream(socket)
         tune(tcp)
-        tls = await wrap_client(tcp, context, server_hostname=host)
-        bind_to_peer(tls)
-        return tls
+        return await wrap_client(tcp, context, server_hostname=host)
     try:
         raise failure or OSError(f"{host} has no address")
     finally:

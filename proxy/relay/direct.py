@@ -31,7 +31,7 @@ from proxy.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
 from tunnel.net import bind_to_peer, peer_address, wrap_server
-from tunnel.tcp import TCPStream
+from tunnel.tcp import Bonds, TCPStream
 
 log = logging.getLogger("hawse.relay")
 
@@ -50,6 +50,8 @@ class DirectServer:
     gate: Gate = attrs.Factory(Gate)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     """Whoever serves connections runs it beside."""
+    bonds: Bonds = attrs.Factory(Bonds)
+    """This as well."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(log))
 
     async def handle_connection(self, tcp: TCPStream | trio.SocketStream) -> None:
@@ -63,7 +65,7 @@ class DirectServer:
             return
         tls = wrap_server(tcp, self.certificate.current())
         try:
-            bind_to_peer(tcp)
+            bind_to_peer(tcp, self.bonds)
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:

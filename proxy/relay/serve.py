@@ -201,6 +201,7 @@ async def _open_listener(
     verifier = Verifier(hub_keys, config.hub_url, config.cluster_id, time.time)
     state.server = server = DirectServer(upstream, verifier, certificate)
     nursery.start_soon(server.deadlines.run)
+    nursery.start_soon(server.bonds.run)
     state.accepting = await _listen(way.listen, server.handle_connection, nursery)
     log.info("listening for the hub on %s", way.listen)
 

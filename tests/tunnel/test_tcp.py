@@ -231,6 +231,34 @@ def test_a_bound_connection_is_given_up_within_half_a_minute() -> None:
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+async def test_a_peer_that_reads_nothing_for_long_is_not_taken_for_one_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tcp, "CUT_S", 1)
+    bonds = tcp.Bonds()
+    kept, slow = await tcp_pair()
+    other, far = await tcp_pair()
+    bonds.bind(kept.socket)
+    tcp.bind_socket_to_peer(other.socket)
+    for stream in (kept, other):
+        fill(stream)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bonds.run)
+        # The kernel by itself gives it up.
+        with trio.fail_after(8), pytest.raises(trio.BrokenResourceError):
+            await other.receive_some()
+        received = 0
+        await kept.send_eof()
+        with trio.fail_after(8):
+            while data := await slow.receive_some():
+                received += len(data)
+        assert received > 65536
+        nursery.cancel_scope.cancel()
+    for stream in (kept, slow, other, far):
+        await stream.aclose()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
 @pytest.mark.parametrize("sending", [False, True])
 async def test_the_kernel_gives_up_a_peer_that_is_out_of_reach(
     sending: bool, monkeypatch: pytest.MonkeyPatch
