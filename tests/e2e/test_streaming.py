@@ -92,11 +92,13 @@ def test_stdin_ends_and_keeps_its_bytes(world: World, way: str, spdy: bool) -> N
 
 
 def test_a_terminal_has_its_size_its_keys_and_its_colours(world: World, way: str, spdy: bool) -> None:
-    script = r"stty size; read _; stty size; read _; printf '\033[31mred\033[0m\n'; exec cat"
+    # A size is sent apart from all else, and a command that has started may have none yet, straight too.
+    sized = 'until [ "$(stty size 2>&1)" = "30 100" ]; do sleep 0.1; done; stty size'
+    script = rf"{sized}; read _; stty size; read _; printf '\033[31mred\033[0m\n'; exec cat"
     with terminal(world, way, "exec", "-it", POD, "--", "sh", "-c", script, spdy=spdy) as user:
-        user.read_until(rb"\d+ \d+\r\n")
+        user.read_until(rb"30 100\r\n")
         user.resize(120, 40)
-        # A size is sent apart from the keys, and needs its time.
+        # Apart from the keys, too.
         time.sleep(1)
         user.type(b"\r")
         user.read_until(rb"40 120\r\n")
