@@ -141,28 +141,29 @@ def test_debug_starts_a_container_beside_the_others(world: World, way: str, spdy
     name = unique("debugged", way, spdy)
     with pod(world, name, "sleep", "3600"):
         debug = ("debug", name, "-i", f"--image={IMAGE}", "-c", "debugger", "--", "sh", "-c", ANSWERS)
-        assert answers(world, way, spdy, *debug)
+        must_answer(world, way, spdy, *debug)
 
 
 @pytest.mark.real_cluster
 def test_debug_of_a_node_starts_a_pod_on_it(world: World, way: str, spdy: bool) -> None:
     node = must(world, way, "get", "nodes", "-o", "jsonpath={.items[0].metadata.name}").decode()
     shell = ("--", "sh", "-c", f"test -d /host/etc && {{ {ANSWERS}; }}")
-    assert answers(world, way, spdy, "debug", f"node/{node}", "-i", f"--image={IMAGE}", *shell)
+    must_answer(world, way, spdy, "debug", f"node/{node}", "-i", f"--image={IMAGE}", *shell)
 
 
-def answers(world: World, way: str, spdy: bool, *debug: str) -> bool:
-    """Whether the container that is attached to answers. Its input stays open, as an attach ends with it."""
+def must_answer(world: World, way: str, spdy: bool, *debug: str) -> None:
+    """See that the container that is attached to answers. Its input stays open, as an attach ends with it."""
     process = world.popen(way, *debug, spdy=spdy)
     try:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(b"who\n")
         process.stdin.flush()
-        return b"heard who\n" in iter(process.stdout.readline, b"")
+        answered = b"heard who\n" in iter(process.stdout.readline, b"")
     finally:
         process.kill()
-        process.communicate()
+        _, err = process.communicate()
+    assert answered, err
 
 
 def test_cp_keeps_a_hundred_megabytes_both_ways(world: World, way: str, spdy: bool, tmp_path: Path) -> None:
