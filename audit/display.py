@@ -10,8 +10,8 @@ import json
 import msgspec
 
 from audit.escape import escape
+from audit.reader import StoredEvent
 from audit.record import ActorType, Event, Phase
-from audit.store import StoredEvent
 
 _COLUMNS = (
     ("SEQ", 6),

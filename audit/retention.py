@@ -28,10 +28,12 @@ import sqlalchemy as sa
 
 from audit.display import json_line
 from audit.errors import AuditUnavailable
+from audit.file import translated
+from audit.reader import AuditReader
 from audit.record import Event
-from audit.schema import common_parts, deletable, events, open_intents
+from audit.schema import common_parts, deletable, events, microseconds, open_intents
 from audit.shared import SPAN_EVENTS
-from audit.store import AuditReader, AuditStore, microseconds, translated
+from audit.store import AuditStore
 
 # A transaction of so many takes milliseconds, and the hub's own writes wait for it.
 SLICE_ROWS = 500

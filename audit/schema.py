@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -114,3 +115,17 @@ def deletable(connection: sa.Connection) -> Iterator[None]:
     connection.exec_driver_sql("DROP TRIGGER events_never_delete")
     yield
     connection.exec_driver_sql(_NEVER_DELETED)
+
+
+def microseconds(when: datetime) -> int:
+    """As the trail keeps a time: since the epoch."""
+    since = when - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def moment(ts_us: int) -> datetime:
+    """The time that `microseconds` has kept."""
+    return _EPOCH + timedelta(microseconds=ts_us)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

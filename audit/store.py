@@ -6,7 +6,7 @@ Writes go through one connection, a transaction a batch: WAL with `synchronous=F
 that returned has reached the disk, and BEGIN IMMEDIATE, so that a second writer (the operator's
 `hawse audit`, which records that it read, or the hub that this one replaces) waits for busy_timeout instead
 of failing in the middle.
-Reads use connections of their own, opened read-only.
+Reads use connections of their own (audit.reader).
 
 A batch is inserted by a few statements of many rows each, never by one a row. The driver lets go of the
 interpreter's lock around each step of SQLite, and a busy event loop does not give it back for a while: row by
@@ -19,26 +19,26 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import stat
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import attrs
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from audit import schema
-from audit.errors import AuditUnavailable, NoTrail
+from audit.errors import AuditUnavailable
+from audit.file import translated, url
 from audit.mask import Masks
-from audit.record import Event, Kind, Phase
-from audit.schema import common_parts, events, open_intents
-from audit.shared import CommonParts, members_of, own_part, whole
+from audit.reader import STORED, body_of
+from audit.record import Event, Phase
+from audit.schema import common_parts, events, microseconds, open_intents
+from audit.shared import CommonParts, own_part
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -48,30 +48,12 @@ T = TypeVar("T")
 
 # A reader's event or a checkpoint takes milliseconds; longer than this and the disk is in trouble.
 BUSY_TIMEOUT_MS = 5000
-# Rows a query holds in memory at once; longer answers are read page by page.
-PAGE_ROWS_MAX = 1000
 # A statement has at most 32,766 values (SQLite's default); a longer batch takes several.
 _STATEMENT_ROWS_MAX = 256
 # Lengths are 1 to 15, and the multiples of this: 31 statements, which the driver keeps (128 of them).
 _ROWS_STEP = 16
-# What SQLite makes of a -shm at first, and how it says that it could not.
-_SHM_BYTES = 32 * 1024
-_SHM_REFUSED = frozenset({sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE})
 # SQLite's default, which a file keeps from the day it is made.
 _PAGE_BYTES = 4096
-
-
-@attrs.frozen
-class StoredEvent:
-    """A row: its place in the trail and the event's JSON."""
-
-    seq: int
-    body: bytes
-
-    @property
-    def line(self) -> bytes:
-        """The JSON with the sequence number in it, without a newline."""
-        return b'{"seq":%d,%s' % (self.seq, self.body[1:])
 
 
 class AuditStore:
@@ -97,7 +79,7 @@ class AuditStore:
         self._common = CommonParts()
         self._engine = sa.create_engine(
             # SQLite makes no file: while a disk is not mounted, events would go where nobody sees them later.
-            _url(path, "rw"),
+            url(path, "rw"),
             poolclass=NullPool,
             # Opened by the thread that constructs the store, used by the writer's.
             connect_args={"check_same_thread": False},
@@ -161,14 +143,14 @@ class AuditStore:
             if not dead:
                 return 0
             left = connection.execute(
-                _STORED.add_columns(events.c.agent, events.c.cluster)
+                STORED.add_columns(events.c.agent, events.c.cluster)
                 .join(open_intents, open_intents.c.seq == events.c.seq)
                 .where(open_intents.c.boot.in_(dead))
                 .order_by(open_intents.c.seq)
             ).all()
             ts_us = microseconds(now)
             for row in left:
-                body = _as_unknown(_body(row, self.path), now)
+                body = _as_unknown(body_of(row, self.path), now)
                 values = (row.eid, Phase.UNKNOWN.value, row.kind, ts_us, row.agent, row.cluster, body, None)
                 connection.exec_driver_sql(_insertion(events, 1), values)
             connection.execute(sa.delete(open_intents).where(open_intents.c.boot.in_(dead)))
@@ -252,152 +234,6 @@ class AuditStore:
         cursor.close()
 
 
-@attrs.frozen
-class Wanted:
-    """Which events somebody asks for: those that match all that is given."""
-
-    agent: str | None = None
-    cluster: str | None = None
-    kinds: Collection[Kind] = ()
-    """Any of these; none given is any at all."""
-    since: datetime | None = None
-    until: datetime | None = None
-    """Not what happened just then, so that two spans that meet have no event in common."""
-
-    def times(self) -> list[sa.ColumnElement[bool]]:
-        """What is asked of an event's time."""
-        asked = []
-        if self.since is not None:
-            asked.append(events.c.ts_us >= microseconds(self.since))
-        if self.until is not None:
-            asked.append(events.c.ts_us < microseconds(self.until))
-        return asked
-
-    def matches(self) -> list[sa.ColumnElement[bool]]:
-        """All that is asked of an event."""
-        asked = self.times()
-        if self.agent is not None:
-            asked.append(events.c.agent == self.agent)
-        if self.cluster is not None:
-            asked.append(events.c.cluster == self.cluster)
-        if self.kinds:
-            asked.append(events.c.kind.in_([kind.value for kind in self.kinds]))
-        return asked
-
-
-EVERYTHING = Wanted()
-
-
-class AuditReader:
-    """The trail as another process reads it beside the hub: read-only, page by page."""
-
-    def __init__(self, path: Path) -> None:
-        with translated(path):
-            # Path.is_file calls a trail that cannot be looked at one that is not there, from Python 3.14 on.
-            try:
-                is_file = stat.S_ISREG(path.stat().st_mode)
-            except (FileNotFoundError, NotADirectoryError):
-                is_file = False
-            if not is_file:
-                raise NoTrail(f"there is no audit trail at {path}")
-        self.path = path
-        self._engine = sa.create_engine(_url(path, "ro"))
-
-    def close(self) -> None:
-        self._engine.dispose()
-
-    def last(self) -> int:
-        """The newest event's number, 0 where there is none."""
-        with translated(self.path), self._engine.connect() as connection:
-            return self._last(connection)
-
-    def span(self, wanted: Wanted = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
-        """The first and the last number of what is wanted and is there now, or of the newest so many of it.
-
-        Where there is none, the first is the number that comes next, and the last the one before it.
-        """
-        with translated(self.path), self._engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN")
-            first, last = 1, self._last(connection)
-            if last and (times := wanted.times()):
-                # Both in one query, which SQLite answers from the index of times alone. For one of them it
-                # would walk through the trail up to the first event that fits.
-                ends = sa.select(sa.func.min(events.c.seq), sa.func.max(events.c.seq)).where(*times)
-                row = connection.execute(ends).one()
-                first, last = (last + 1, last) if row[0] is None else (row[0], row[1])
-            if newest is not None and last:
-                found = sa.select(events.c.seq).where(events.c.seq.between(first, last), *wanted.matches())
-                # The newest of those that are too many: SQLite counts to it, and keeps nothing meanwhile.
-                before = connection.scalar(found.order_by(events.c.seq.desc()).offset(newest).limit(1))
-                first = first if before is None else before + 1
-            return first, last
-
-    def events(self, first: int, last: int, wanted: Wanted = EVERYTHING) -> Iterator[StoredEvent]:
-        """Read from a number to another page by page: a trail of millions is never in memory as a whole."""
-        while page := self.query(wanted, after_seq=first - 1, last_seq=last):
-            yield from page
-            first = page[-1].seq + 1
-
-    def query(
-        self,
-        wanted: Wanted = EVERYTHING,
-        *,
-        after_seq: int = 0,
-        last_seq: int | None = None,
-        limit: int = PAGE_ROWS_MAX,
-    ) -> list[StoredEvent]:
-        """Read the oldest events after `after_seq` that are wanted, at most a page of them."""
-        matches = [events.c.seq > after_seq, *wanted.matches()]
-        if last_seq is not None:
-            matches.append(events.c.seq <= last_seq)
-        with translated(self.path), self._engine.connect() as connection:
-            # One view for both: a writer of this version may bring the file up to date just now.
-            connection.exec_driver_sql("BEGIN")
-            version = schema.version(connection, self.path)
-            stored = _STORED_WHOLE if version == schema.WITHOUT_COMMON_PARTS else _STORED
-            found = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
-            return [StoredEvent(row.seq, _body(row, self.path)) for row in connection.execute(found)]
-
-    def _last(self, connection: sa.Connection) -> int:
-        # A file without tables is a trail that nothing was written to yet.
-        if not schema.version(connection, self.path):
-            return 0
-        return connection.scalar(sa.select(sa.func.max(events.c.seq))) or 0
-
-
-# What `_body` needs of an event.
-_STORED = sa.select(
-    *(events.c.seq, events.c.eid, events.c.kind, events.c.phase, events.c.ts_us, events.c.body),
-    *(events.c.common, common_parts.c.body.label("common_body")),
-).select_from(events.outerjoin(common_parts, common_parts.c.number == events.c.common))
-_STORED_WHOLE = sa.select(events.c.seq, events.c.body, sa.null().label("common"))
-
-
-def _body(row: sa.Row[Any], path: Path) -> bytes:
-    """The event's JSON; raises AuditUnavailable when the file has lost a part of it."""
-    if row.common is not None and row.common_body is None:
-        raise _damaged(path, f"what event {row.seq} has in common with others is missing")
-    try:
-        if row.common is None:
-            members_of(row.body)
-            body = bytes(row.body)
-        else:
-            ts = _EPOCH + timedelta(microseconds=row.ts_us)
-            body = whole(row.body, row.common_body, eid=row.eid, kind=row.kind, phase=row.phase, ts=ts)
-        # What it only passes on, msgspec does not look at.
-        body.decode()
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _damaged(path, f"event {row.seq} is no JSON ({error})") from error
-    return body
-
-
-def _damaged(path: Path, what: str) -> AuditUnavailable:
-    return AuditUnavailable(
-        f"the audit trail {path} is damaged: {what}; stop the hub, move the file and its -wal away, "
-        "and put a copy in its place or let the hub begin a new one"
-    )
-
-
 def _pieces(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Cut a sequence into pieces of so many lengths only that a statement for each stays prepared.
 
@@ -462,15 +298,6 @@ def _as_unknown(body: bytes, now: datetime) -> bytes:
     return msgspec.json.encode(event)
 
 
-def microseconds(when: datetime) -> int:
-    """As the trail keeps a time: since the epoch."""
-    since = when - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
 def _make(path: Path) -> None:
     """Make the file where there is none: SQLite would make it by the umask, and -wal and -shm copy the mode.
 
@@ -497,38 +324,5 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _url(path: Path, mode: str) -> sa.URL:
-    # Not as one text: SQLAlchemy would undo the quotes, and `%`, `?` and `#` are then no part of a name.
-    return sa.URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": mode, "uri": "true"})
-
-
 def _begin_immediate(connection: sa.Connection) -> None:
     connection.exec_driver_sql(_BEGIN)
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Turn what a file can do wrong into AuditUnavailable."""
-    try:
-        yield
-    except sa.exc.DBAPIError as error:
-        raise AuditUnavailable(_unavailable(path, error.orig)) from error
-    except (sqlite3.Error, OSError) as error:
-        raise AuditUnavailable(_unavailable(path, error)) from error
-
-
-def _unavailable(path: Path, error: BaseException | None) -> str:
-    """What SQLite or the system says of a file, or that its disk is full.
-
-    While nobody has the file open, even a reader begins by making its -shm, and of one that finds no room
-    SQLite says "disk I/O error".
-    """
-    if getattr(error, "sqlite_errorcode", None) in _SHM_REFUSED:
-        with suppress(OSError):
-            disk = os.statvfs(path.parent)
-            if disk.f_bavail * disk.f_frsize < _SHM_BYTES:
-                return (
-                    f"the audit trail {path} cannot be opened on a disk that is full: free 32 KiB of it, "
-                    f"or copy the file, and {path.name}-wal if that is there, to a folder elsewhere"
-                )
-    return f"the audit trail {path} is unavailable: {error}"

@@ -17,8 +17,8 @@ from proxy.cli.errors import CommandError, ConfigurationFaults
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from audit.reader import AuditReader, StoredEvent, Wanted
     from audit.record import Event, Kind
-    from audit.store import AuditReader, StoredEvent, Wanted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,7 +145,7 @@ def list_events(
     """Print events, the oldest first. Reading the trail is an event in it as well."""
     from audit.display import header_line, json_line, table_line
     from audit.errors import AuditUnavailable
-    from audit.store import AuditReader, Wanted
+    from audit.reader import AuditReader, Wanted
 
     if until is not None and follow:
         raise click.UsageError("--until ends where --follow goes on: say one of them")
@@ -208,9 +208,9 @@ def prune(
     `audit list --json` prints them and --archive writes them.
     """
     from audit.errors import AuditUnavailable
+    from audit.reader import AuditReader
     from audit.record import Kind
     from audit.retention import PrunableStore, Removal
-    from audit.store import AuditReader
     from proxy.cli.admin.output import confirm
 
     path, org = find_trail(config, data_dir)

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from audit.display import header_line, json_line, table_line
 from audit.mask import Masks
+from audit.reader import StoredEvent
 from audit.record import (
     Actor,
     ActorType,
@@ -20,7 +21,6 @@ from audit.record import (
     encode,
     utc,
 )
-from audit.store import StoredEvent
 from tests.audit.events import NOW_S, call, failure
 
 # access.md's C42: what must not reach a terminal.

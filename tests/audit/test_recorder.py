@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -20,8 +19,9 @@ from audit import recorder as recorder_module
 from audit.errors import AuditUnavailable
 from audit.record import Decision, Event, Kind, Phase
 from audit.recorder import BATCH_EVENTS_MAX, open_recorder
-from audit.store import AuditReader, AuditStore
+from audit.store import AuditStore
 from tests.audit.events import call, failure
+from tests.audit.trails import read
 
 
 class WatchedStore(AuditStore):
@@ -45,11 +45,6 @@ class WatchedStore(AuditStore):
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "audit.db"
-
-
-@pytest.fixture
 def store(path: Path) -> Iterator[WatchedStore]:
     store = WatchedStore(path)
     yield store
@@ -59,14 +54,6 @@ def store(path: Path) -> Iterator[WatchedStore]:
 @pytest.fixture
 def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "RETRY_S", 0.02)
-
-
-def rows(path: Path) -> list[dict[str, object]]:
-    reader = AuditReader(path)
-    try:
-        return [json.loads(row.line) for row in reader.query()]
-    finally:
-        reader.close()
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -82,10 +69,10 @@ async def test_an_intent_is_on_the_disk_when_it_returns(store: WatchedStore, pat
     async with open_recorder(store) as recorder:
         event = call()
         await recorder.intent(event)
-        assert [(row["eid"], row["phase"]) for row in rows(path)] == [(event.eid, "intent")]
+        assert [(row["eid"], row["phase"]) for row in read(path)] == [(event.eid, "intent")]
         recorder.complete(event.completed(event.ts))
         await recorder.flush()
-        assert [row["phase"] for row in rows(path)] == ["intent", "complete"]
+        assert [row["phase"] for row in read(path)] == ["intent", "complete"]
     assert store.threads != {threading.get_ident()}
     assert len(store.threads) == 1
 
@@ -103,8 +90,8 @@ async def test_completions_linger_for_company_and_nobody_waits(store: WatchedSto
     async with open_recorder(store) as recorder:
         for _ in range(20):
             recorder.complete(call(phase=Phase.COMPLETE))
-        assert rows(path) == []
-        await eventually(lambda: len(rows(path)) == 20)
+        assert read(path) == []
+        await eventually(lambda: len(read(path)) == 20)
     assert store.batches == [20]
 
 
@@ -115,7 +102,7 @@ async def test_a_full_batch_does_not_linger(
     async with open_recorder(store) as recorder:
         for _ in range(BATCH_EVENTS_MAX):
             recorder.complete(call(phase=Phase.COMPLETE))
-        await eventually(lambda: len(rows(path)) == BATCH_EVENTS_MAX)
+        await eventually(lambda: len(read(path)) == BATCH_EVENTS_MAX)
 
 
 async def test_an_intent_takes_lingering_completions_with_it(
@@ -133,7 +120,7 @@ async def test_leaving_writes_what_is_queued(store: WatchedStore, path: Path) ->
     async with open_recorder(store) as recorder:
         for _ in range(BATCH_EVENTS_MAX + 10):
             recorder.complete(call(phase=Phase.COMPLETE))
-    assert len(rows(path)) == BATCH_EVENTS_MAX + 10
+    assert len(read(path)) == BATCH_EVENTS_MAX + 10
     with pytest.raises(AuditUnavailable, match="stopped"):
         await recorder.intent(call())
     recorder.complete(call(phase=Phase.COMPLETE))
@@ -147,7 +134,7 @@ async def test_cancelling_the_surroundings_still_writes_what_is_queued(
             recorder.complete(call(phase=Phase.COMPLETE))
             scope.cancel()
             await trio.sleep_forever()
-    assert len(rows(path)) == 1
+    assert len(read(path)) == 1
 
 
 async def test_a_cancelled_intent_is_ended_as_never_forwarded(store: WatchedStore, path: Path) -> None:
@@ -159,7 +146,7 @@ async def test_a_cancelled_intent_is_ended_as_never_forwarded(store: WatchedStor
             nursery.cancel_scope.cancel()
         store.gate.set()
         await recorder.flush()
-    first, second = rows(path)
+    first, second = read(path)
     assert first["eid"] == second["eid"]
     assert (first["phase"], second["phase"]) == ("intent", "complete")
     assert second["resp"] == {
@@ -194,13 +181,13 @@ async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
         store.failure = None
         await eventually(lambda: recorder.healthy)
         await recorder.intent(call())
-    assert [(row["kind"], row["phase"]) for row in rows(path)] == [
+    assert [(row["kind"], row["phase"]) for row in read(path)] == [
         ("call", "intent"),
         ("audit.gap", "complete"),
         ("call", "complete"),
         ("call", "intent"),
     ]
-    gap = rows(path)[1]
+    gap = read(path)[1]
     assert gap["count"] == 4
     assert gap["note"] == "4 writes refused, 0 events lost: database or disk is full"
     assert gap["org"] == "acme"
@@ -243,9 +230,9 @@ async def test_what_does_not_fit_the_queue_is_counted_by_the_gap(
             recorder.complete(call(phase=Phase.COMPLETE))
         store.failure = None
         await eventually(lambda: recorder.healthy)
-    kinds = [row["kind"] for row in rows(path)]
+    kinds = [row["kind"] for row in read(path)]
     assert kinds.count("call") == 10
-    (gap,) = [row for row in rows(path) if row["kind"] == "audit.gap"]
+    (gap,) = [row for row in read(path) if row["kind"] == "audit.gap"]
     assert gap["note"] == "1 writes refused, 15 events lost: disk I/O error"
     assert gap["count"] == 16
 
@@ -266,10 +253,10 @@ async def test_a_store_slower_than_the_calls_refuses_writes_until_the_next_commi
         store.gate.set()
         await eventually(lambda: recorder.healthy)
         await recorder.intent(call())
-    notes = [str(row["note"]) for row in rows(path) if row["kind"] == Kind.AUDIT_GAP]
+    notes = [str(row["note"]) for row in read(path) if row["kind"] == Kind.AUDIT_GAP]
     assert sum(int(note.split()[0]) for note in notes) == 1
     assert sum(int(note.split()[3]) for note in notes) == 1
-    assert len(rows(path)) - len(notes) == accepted - 1 + 1
+    assert len(read(path)) - len(notes) == accepted - 1 + 1
 
 
 async def test_a_store_that_stays_down_does_not_hold_up_the_end(
@@ -298,9 +285,9 @@ async def test_a_flood_of_failures_is_one_event_with_a_count(store: WatchedStore
         for _ in range(1000):
             recorder.complete(failure())
         await recorder.flush()
-        assert len(rows(path)) == 10
-    assert len(rows(path)) == 11
-    assert sum(int(str(row.get("count", 1))) for row in rows(path)) == 1000
+        assert len(read(path)) == 10
+    assert len(read(path)) == 11
+    assert sum(int(str(row.get("count", 1))) for row in read(path)) == 1000
 
 
 async def test_a_floods_window_ends_while_the_hub_is_idle(
@@ -310,7 +297,7 @@ async def test_a_floods_window_ends_while_the_hub_is_idle(
     async with open_recorder(store) as recorder:
         for _ in range(50):
             recorder.complete(failure())
-        await eventually(lambda: len(rows(path)) == 11)
+        await eventually(lambda: len(read(path)) == 11)
 
 
 # access.md's C44, with a real process and a real signal; the child prints when its intent is durable.
@@ -351,15 +338,15 @@ async def test_a_hub_killed_between_intent_and_completion_leaves_an_intent_close
     path: Path,
 ) -> None:
     eid = killed_between_intent_and_completion(path)
-    assert [row["phase"] for row in rows(path)] == ["intent", "complete", "intent"]
+    assert [row["phase"] for row in read(path)] == ["intent", "complete", "intent"]
     store = AuditStore(path)
     async with open_recorder(store):
         pass
     async with open_recorder(store):
         pass
     store.close()
-    assert [row["phase"] for row in rows(path)] == ["intent", "complete", "intent", "unknown"]
-    assert [row["eid"] for row in rows(path)][2:] == [eid, eid]
+    assert [row["phase"] for row in read(path)] == ["intent", "complete", "intent", "unknown"]
+    assert [row["eid"] for row in read(path)][2:] == [eid, eid]
 
 
 @pytest.mark.usefixtures("quick_retry")
@@ -380,13 +367,13 @@ async def test_a_really_full_disk_refuses_writes_and_recovers_when_there_is_room
             with pytest.raises(AuditUnavailable, match="full"):
                 await fill()
             await trio.sleep(0.1)
-        calls = [row for row in rows(path) if row["kind"] == "call"]
+        calls = [row for row in read(path) if row["kind"] == "call"]
         assert len(calls) == written
         store._bytes_max = None
         await eventually(lambda: recorder.healthy)
         await recorder.intent(call())
     store.close()
-    assert [row["kind"] for row in rows(path)][-2:] == ["audit.gap", "call"]
+    assert [row["kind"] for row in read(path)][-2:] == ["audit.gap", "call"]
 
 
 @pytest.mark.parametrize("kind", list(Kind))
@@ -396,4 +383,4 @@ async def test_whatever_happens_once_is_exactly_one_event(
     event = replace(failure(), kind=kind, decision=Decision("deny"))
     async with open_recorder(store) as recorder:
         recorder.complete(event)
-    assert [(row["kind"], row["eid"]) for row in rows(path)] == [(kind, event.eid)]
+    assert [(row["kind"], row["eid"]) for row in read(path)] == [(kind, event.eid)]

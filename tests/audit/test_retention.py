@@ -18,9 +18,10 @@ from msgspec.structs import replace
 from audit import retention
 from audit.display import json_line
 from audit.errors import AuditUnavailable
+from audit.reader import AuditReader, StoredEvent
 from audit.record import Event, Kind, utc
 from audit.retention import PrunableStore, Removal
-from audit.store import AuditReader, AuditStore, StoredEvent
+from audit.store import AuditStore
 from tests.audit.events import NOW_S, call
 
 DAY_S = 86_400.0
@@ -28,11 +29,6 @@ DAY_S = 86_400.0
 WRITE_EVERY_S = 0.002
 # A writer that comes during a slice has its turn behind it; a busy machine may have it miss some.
 WAIT_SLICES_MAX = 5
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "audit.db"
 
 
 @pytest.fixture

@@ -8,19 +8,12 @@ import pytest
 import sqlalchemy as sa
 
 from audit.errors import AuditUnavailable
+from audit.reader import AuditReader
 from audit.record import Event, encode
-from audit.store import AuditReader, AuditStore, microseconds
+from audit.schema import microseconds
+from audit.store import AuditStore
 from tests.audit.events import call
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "audit.db"
-
-
-def bodies(path: Path) -> list[bytes]:
-    with closing(AuditReader(path)) as reader:
-        return [stored.body for stored in reader.query()]
+from tests.audit.trails import bodies
 
 
 @pytest.mark.parametrize("statement", ["UPDATE events SET body = 'x'", "DELETE FROM events"])

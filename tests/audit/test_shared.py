@@ -16,24 +16,16 @@ from msgspec.structs import replace
 from audit import retention, schema, shared
 from audit.errors import AuditUnavailable
 from audit.mask import Masks
+from audit.reader import StoredEvent
 from audit.record import Actor, ActorType, Event, Kind, Phase, Relay, Stream, Tunnel, encode, utc
 from audit.retention import PrunableStore, Removal
 from audit.shared import SPAN_EVENTS, CommonParts, common_part, own_part, whole
-from audit.store import AuditReader, AuditStore, StoredEvent
+from audit.store import AuditStore
 from tests.audit.events import NOW_S, call, failure, with_user_agent
+from tests.audit.trails import bodies
 
 DAY_S = 86_400.0
 SPAN = 6
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "audit.db"
-
-
-def bodies(path: Path) -> list[bytes]:
-    with closing(AuditReader(path)) as reader:
-        return [stored.body for stored in reader.query()]
 
 
 def parts(path: Path) -> list[int]:

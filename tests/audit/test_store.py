@@ -5,40 +5,18 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
-from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable
 from audit.mask import Masks
-from audit.record import Kind, Phase, utc
-from audit.store import PAGE_ROWS_MAX, AuditReader, AuditStore, Wanted
+from audit.reader import AuditReader, Wanted
+from audit.record import Phase, utc
+from audit.store import AuditStore
 from tests.audit.events import NOW_S, call
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "audit.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[AuditStore]:
-    store = AuditStore(path)
-    yield store
-    store.close()
-
-
-def read(path: Path) -> list[dict[str, object]]:
-    reader = AuditReader(path)
-    try:
-        return [json.loads(stored.line) for stored in reader.query()]
-    finally:
-        reader.close()
+from tests.audit.trails import read
 
 
 def test_events_keep_their_order_and_get_a_sequence(store: AuditStore, path: Path) -> None:
@@ -63,95 +41,6 @@ def test_the_disk_settings_are_the_durable_ones(store: AuditStore) -> None:
         for name in ("journal_mode", "synchronous", "busy_timeout")
     }
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000}
-
-
-def test_what_is_asked_for_is_found(store: AuditStore, path: Path) -> None:
-    store.append([call(agent="a", cluster="x", at_s=NOW_S), call(agent="b", cluster="y", at_s=NOW_S + 10)])
-    reader = AuditReader(path)
-    assert [row.seq for row in reader.query(Wanted(agent="a"))] == [1]
-    assert [row.seq for row in reader.query(Wanted(cluster="y"))] == [2]
-    assert [row.seq for row in reader.query(Wanted(agent="a", cluster="y"))] == []
-    assert [row.seq for row in reader.query(Wanted(since=utc(NOW_S + 10)))] == [2]
-    assert [row.seq for row in reader.query(Wanted(until=utc(NOW_S + 10)))] == [1]
-    assert [row.seq for row in reader.query(after_seq=1)] == [2]
-    assert [row.seq for row in reader.query(limit=1)] == [1]
-    reader.close()
-
-
-def test_what_is_of_one_of_several_kinds_is_found(store: AuditStore, path: Path) -> None:
-    store.append([replace(call(), kind=kind) for kind in (Kind.CALL, Kind.ADMIN, Kind.HUB_STARTED)])
-    with closing(AuditReader(path)) as reader:
-        assert [row.seq for row in reader.query(Wanted(kinds=(Kind.ADMIN,)))] == [2]
-        assert [row.seq for row in reader.query(Wanted(kinds=(Kind.HUB_STARTED, Kind.CALL)))] == [1, 3]
-
-
-def test_a_span_is_what_is_wanted_and_of_that_the_newest(store: AuditStore, path: Path) -> None:
-    def between(since_s: int, until_s: int) -> Wanted:
-        return Wanted(since=utc(NOW_S + since_s), until=utc(NOW_S + until_s))
-
-    with closing(AuditReader(path)) as reader:
-        assert (reader.last(), reader.span(), reader.span(newest=2)) == (0, (1, 0), (1, 0))
-        store.append([call(agent="ab"[second % 2], at_s=NOW_S + second) for second in range(10)])
-        assert reader.last() == 10
-        assert reader.span() == (1, 10)
-        assert reader.span(between(2, 5)) == (3, 5)
-        assert reader.span(between(20, 30)) == (11, 10)
-        assert [reader.span(newest=newest)[0] for newest in (0, 1, 9, 10, 11)] == [11, 10, 2, 1, 1]
-        assert reader.span(between(2, 5), 1) == (5, 5)
-        first, last = reader.span(Wanted(agent="a"), 2)
-        assert [row.seq for row in reader.events(first, last, Wanted(agent="a"))] == [7, 9]
-        assert reader.span(Wanted(agent="nobody"), 2) == (1, 10)
-
-
-def test_a_file_that_nothing_was_written_to_has_no_last_event(tmp_path: Path) -> None:
-    empty = tmp_path / "empty.db"
-    empty.touch()
-    with closing(AuditReader(empty)) as reader:
-        assert (reader.last(), reader.span(Wanted(since=utc(NOW_S)), 1)) == (0, (1, 0))
-
-
-def test_a_clock_that_went_back_hides_no_event(store: AuditStore, path: Path) -> None:
-    store.append([call(at_s=NOW_S + second) for second in (5, 0, 6, 1, 7)])
-    wanted = Wanted(since=utc(NOW_S + 5), until=utc(NOW_S + 7))
-    with closing(AuditReader(path)) as reader:
-        assert [row.seq for row in reader.events(*reader.span(wanted), wanted)] == [1, 3]
-
-
-def test_a_span_of_several_pages_is_read_to_its_end(store: AuditStore, path: Path) -> None:
-    store.append([call() for _ in range(PAGE_ROWS_MAX + 10)])
-    with closing(AuditReader(path)) as reader:
-        found = [row.seq for row in reader.events(*reader.span(newest=PAGE_ROWS_MAX + 5))]
-        assert found == list(range(6, PAGE_ROWS_MAX + 11))
-        assert [row.seq for row in reader.events(4, 6)] == [4, 5, 6]
-
-
-def test_a_span_is_found_by_indices_and_without_sorting(store: AuditStore, path: Path) -> None:
-    asked: list[tuple[str, object]] = []
-    with closing(AuditReader(path)) as reader:
-        store.append([call()])
-        sa.event.listen(
-            reader._engine, "before_cursor_execute", lambda *context: asked.append((context[2], context[3]))
-        )
-        reader.span(Wanted(since=utc(NOW_S), until=utc(NOW_S + 1), kinds=(Kind.CALL,)), 1)
-    with closing(sqlite3.connect(path)) as file:
-        plans = [
-            [row[3] for row in file.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
-            for statement, values in asked
-            if statement.startswith("SELECT")
-        ]
-    assert plans == [
-        ["SEARCH events"],
-        ["SEARCH events USING COVERING INDEX ix_events_ts_us (ts_us>? AND ts_us<?)"],
-        ["SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
-    ]
-
-
-def test_a_page_is_bounded(store: AuditStore, path: Path) -> None:
-    store.append([call() for _ in range(PAGE_ROWS_MAX + 1)])
-    reader = AuditReader(path)
-    assert len(reader.query(limit=10**9)) == PAGE_ROWS_MAX
-    assert len(reader.query(after_seq=PAGE_ROWS_MAX)) == 1
-    reader.close()
 
 
 def test_an_intent_without_an_end_is_closed_once_by_the_next_boot(store: AuditStore, path: Path) -> None:
@@ -239,8 +128,6 @@ def test_nothing_reaches_the_disk_unmasked(path: Path) -> None:
 def test_an_unusable_path_is_unavailable(tmp_path: Path) -> None:
     with pytest.raises(AuditUnavailable, match="unavailable"):
         AuditStore(tmp_path / "missing" / "audit.db")
-    with pytest.raises(AuditUnavailable, match="no audit trail"):
-        AuditReader(tmp_path / "audit.db")
     (tmp_path / "audit.db").write_bytes(b"this is no database" * 100)
     with pytest.raises(AuditUnavailable, match="not a database"):
         AuditStore(tmp_path / "audit.db")
@@ -325,38 +212,6 @@ def test_what_sqlite_has_forgotten_of_the_numbers_is_looked_up(path: Path, lost:
         ]
         # None but those that have not ended.
         assert store.close_unknown("second", utc(NOW_S)) == 2
-
-
-# A value that is no UTF-8, and a name.
-@pytest.mark.parametrize("body", [b"{", b'"note":"\xff"}', b'{"note":"\xff"}', b'{"\xff":1}'])
-@pytest.mark.parametrize("common", ["common", "NULL"])
-def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, body: bytes, common: str) -> None:
-    store.append([call()])
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP TRIGGER events_never_update")
-        connection.execute(f"UPDATE events SET body = ?, common = {common}", [body])
-        connection.commit()
-    told = r"audit\.db is damaged: event 1 is no JSON .*; stop the hub, move the file and its -wal away"
-    with pytest.raises(AuditUnavailable, match=told):
-        read(path)
-    with pytest.raises(AuditUnavailable, match=told):
-        store.close_unknown("second", utc(NOW_S))
-
-
-def test_a_reader_cannot_write(store: AuditStore, path: Path) -> None:
-    reader = AuditReader(path)
-    with pytest.raises(Exception, match="readonly"), reader._engine.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM open_intents")
-    reader.close()
-
-
-def test_since_is_exact_to_the_microsecond(store: AuditStore, path: Path) -> None:
-    event = call(at_s=NOW_S + 0.000123)
-    store.append([event])
-    reader = AuditReader(path)
-    assert len(reader.query(Wanted(since=event.ts))) == 1
-    assert reader.query(Wanted(since=event.ts + timedelta(microseconds=1))) == []
-    reader.close()
 
 
 def test_a_batch_of_any_size_keeps_its_order(store: AuditStore, path: Path) -> None:

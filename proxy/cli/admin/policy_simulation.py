@@ -155,8 +155,8 @@ def _recorded(folder: Path, start: datetime, agent: str | None, cluster: str | N
     import msgspec
 
     from audit.errors import AuditUnavailable
+    from audit.reader import AuditReader, Wanted
     from audit.record import Event, Kind, Phase
-    from audit.store import AuditReader, Wanted
     from proxy.hub.datadir import DataDir
     from proxy.policytest import Recorded
 

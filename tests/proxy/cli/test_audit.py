@@ -14,8 +14,9 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec.structs import replace
 
+from audit.reader import AuditReader
 from audit.record import Client, Kind
-from audit.store import AuditReader, AuditStore
+from audit.store import AuditStore
 from proxy.cli.audit import audit, parse_since
 from tests.audit.events import NOW_S, call, failure
 
@@ -167,7 +168,7 @@ def test_a_disk_that_is_full_before_anybody_reads_is_one_line(
 ) -> None:
     disk = list(os.statvfs(data_dir))
     disk[1], disk[4] = 4096, free_blocks
-    monkeypatch.setattr("audit.store.os.statvfs", lambda _: os.statvfs_result(disk))
+    monkeypatch.setattr("audit.file.os.statvfs", lambda _: os.statvfs_result(disk))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     # No file may grow, so that SQLite meets what it does on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))

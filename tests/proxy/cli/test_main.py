@@ -34,7 +34,7 @@ def test_each_command_has_help(name: str) -> None:
 @pytest.mark.parametrize(
     ("args", "module", "package"),
     [
-        (["audit", "list"], "audit.store", "msgspec"),
+        (["audit", "list"], "audit.reader", "msgspec"),
         (["hub"], "proxy.hub.config", "sqlalchemy"),
         (["admin", "backup", "FILE"], "proxy.hub.backup", "sqlalchemy"),
     ],

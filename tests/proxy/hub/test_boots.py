@@ -18,8 +18,9 @@ import pytest
 import trio
 
 from audit.mask import Masks
+from audit.reader import AuditReader
 from audit.recorder import open_recorder
-from audit.store import AuditReader, AuditStore
+from audit.store import AuditStore
 from proxy.hub import boots as boots_module
 from proxy.hub.boots import Boots, close_after_the_dead
 from tests.audit.events import call

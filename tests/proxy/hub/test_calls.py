@@ -20,9 +20,10 @@ import pytest
 import trio
 import trio.testing
 
+from audit.reader import AuditReader
 from audit.record import Event
 from audit.recorder import Recorder, open_recorder
-from audit.store import AuditReader, AuditStore
+from audit.store import AuditStore
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access

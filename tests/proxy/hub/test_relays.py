@@ -10,8 +10,9 @@ import attrs
 import pytest
 import trio
 
+from audit.reader import AuditReader
 from audit.recorder import Recorder, open_recorder
-from audit.store import AuditReader, AuditStore
+from audit.store import AuditStore
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims
 from proxy.hub.config import HubConfig

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from audit.reader import AuditReader
 from audit.record import Kind
-from audit.store import AuditReader
 from proxy.hub.datadir import DataDir
 from tests.proxy.cli.admin.conftest import Hub
 

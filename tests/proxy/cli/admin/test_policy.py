@@ -10,8 +10,9 @@ import pytest
 import trio
 
 from audit.ids import new_eid
+from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Cluster, Event, Kind, Phase, Request, Stream, utc
-from audit.store import AuditReader, AuditStore
+from audit.store import AuditStore
 from tests.auth.policies import policy
 from tests.proxy.cli.admin.conftest import Hub
 
