@@ -16,6 +16,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 
+from proxy.certificates import fault_of_ca
+from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
 
 URL_VARIABLE = "HAWSE_ADMIN_URL"
@@ -25,7 +27,8 @@ CA_VARIABLE = "HAWSE_ADMIN_CA"
 TIMEOUT_S = 30.0
 # Manifests have some 10 KB; a list of 100,000 agents has 40 MB.
 ANSWER_BYTES_MAX = 256 * 1024 * 1024
-
+# A system's bundle of public CAs has 220 KB.
+CA_BYTES_MAX = 1024 * 1024
 # Of an answer in words, shown in one line.
 WORDS_BYTES_MAX = 300
 
@@ -164,18 +167,23 @@ def _remote(url: str, token: str, ca: str | None) -> AdminClient:
     if not token:
         raise CommandError(f"{URL_VARIABLE} is set, {TOKEN_VARIABLE} is not: it needs an admin token")
     context = _context()
-    try:
-        if ca:
-            context.load_verify_locations(ca)
-        else:
-            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    except ssl.SSLError as error:
-        raise CommandError(
-            f"{CA_VARIABLE}: {ca} holds no certificate in PEM: name the CA of the hub's certificate"
-        ) from error
-    except OSError as error:
-        raise CommandError(f"{CA_VARIABLE}: cannot read {ca}: {error.strerror}") from error
+    if ca:
+        context.load_verify_locations(cadata=_certificates(ca))
+    else:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     return AdminClient(url, token, context)
+
+
+def _certificates(ca: str) -> str:
+    """Read what HAWSE_ADMIN_CA names; raises CommandError."""
+    pem = read_file(Path(ca), CA_VARIABLE, CA_BYTES_MAX)
+    assert pem is not None
+    # The system's bundles say in any language whose each certificate is.
+    pem = pem.encode("ascii", "ignore").decode("ascii")
+    fault = fault_of_ca(pem)
+    if fault is not None:
+        raise CommandError(f"{CA_VARIABLE}: {ca} {fault}: name the file of the CA of the hub's certificate")
+    return pem
 
 
 def _is_https(url: str) -> bool:

@@ -57,11 +57,9 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
     await hub.ok("team", "list", env=env)
     assert "HAWSE_ADMIN_CA" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_CA": ""})
     assert "HAWSE_ADMIN_TOKEN" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_TOKEN": ""})
-    missing = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_CA": str(tmp_path / "x")})
-    assert missing == f"hawse: HAWSE_ADMIN_CA: cannot read {tmp_path / 'x'}: No such file or directory\n"
-    (tmp_path / "y").write_text("no certificate")
-    none = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_CA": str(tmp_path / "y")})
-    assert none.startswith(f"hawse: HAWSE_ADMIN_CA: {tmp_path / 'y'} holds no certificate in PEM: name ")
+    explained = tmp_path / "explained.pem"
+    explained.write_text(f"Főtanúsítvány\n{hub.ca.read_text()}", encoding="utf-8")
+    await hub.ok("team", "list", env={**env, "HAWSE_ADMIN_CA": str(explained)})
     assert "https://" in await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_URL": "http://localhost:1"})
     for odd in ("https://localhost:99999", "https://localhost:x", "https://[::1", "https://"):
         refused = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_URL": odd})
@@ -69,6 +67,28 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
     wrong = await hub.fails("team", "list", env={**env, "HAWSE_ADMIN_TOKEN": "hws_x"})
     assert "does not accept" in wrong
     assert token not in wrong
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (None, "cannot read {}: No such file or directory"),
+        ("no certificate", "{} holds no certificate in PEM: name the file of the CA of the hub's certificate"),
+        (
+            "-----BEGIN CERTIFICATE-----\nAAAA",
+            "{} holds a certificate that is damaged: name the file of the CA of the hub's certificate",
+        ),
+    ],
+)
+async def test_a_ca_that_cannot_be_used_is_told_with_its_variable(
+    hub: Hub, content: str | None, fault: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    env = {"HAWSE_ADMIN_URL": hub.url, "HAWSE_ADMIN_TOKEN": "hws_x", "HAWSE_ADMIN_CA": str(path)}
+    refused = await hub.fails("team", "list", env=env)
+    assert refused == f"hawse: HAWSE_ADMIN_CA: {fault.format(path)}\n"
 
 
 def test_what_is_no_admin_listener_is_asked_about() -> None:
