@@ -50,6 +50,22 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
         raise click.BadParameter(str(error), ctx, param) from error
 
 
+def to_span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """Read both ends of a span, which must not be empty; raises click.UsageError."""
+    # One for both, or equal ages would be some microseconds apart.
+    now = datetime.now(UTC)
+    ends = []
+    for option, text in (("--since", since), ("--until", until)):
+        try:
+            ends.append(None if text is None else parse_since(text, now))
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint=f"'{option}'") from error
+    begin, end = ends
+    if begin is not None and end is not None and begin >= end:
+        raise click.UsageError(f"--since {since!a} is not before --until {until!a}: nothing is between them")
+    return begin, end
+
+
 def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[Kind, ...]:
     """Read an option's values as kinds of events."""
     from audit.record import Kind
@@ -102,13 +118,11 @@ def audit() -> None:
 @click.option(
     "--since",
     metavar="TIME",
-    callback=to_moment,
     help="Only from then on: an age (10m, 2h, 7d) or an RFC 3339 time.",
 )
 @click.option(
     "--until",
     metavar="TIME",
-    callback=to_moment,
     help="Only before then, said as for --since. Not with --follow, which has no end.",
 )
 @click.option(
@@ -134,8 +148,8 @@ def list_events(
     follow: bool,
     agent: str | None,
     cluster: str | None,
-    since: datetime | None,
-    until: datetime | None,
+    since: str | None,
+    until: str | None,
     kinds: tuple[Kind, ...],
     limit: int | None,
     as_json: bool,
@@ -149,15 +163,14 @@ def list_events(
 
     if until is not None and follow:
         raise click.UsageError("--until ends where --follow goes on: say one of them")
-    if until is not None and since is not None and until <= since:
-        raise click.UsageError("--until is not later than --since: nothing is between them")
+    begin, end = to_span(since, until)
     path, org = find_trail(config, data_dir)
-    wanted = Wanted(agent, cluster, kinds, since, until)
+    wanted = Wanted(agent, cluster, kinds, begin, end)
     filters = {
         "agent": agent,
         "cluster": cluster,
-        "since": since.isoformat() if since else None,
-        "until": until.isoformat() if until else None,
+        "since": begin.isoformat() if begin else None,
+        "until": end.isoformat() if end else None,
         "kind": ",".join(kinds) or None,
         "limit": str(limit) if limit is not None else None,
     }

@@ -112,7 +112,15 @@ def test_kinds_narrow_to_any_of_them(data_dir: Path) -> None:
     ("arguments", "words"),
     [
         (["--follow", "--until", "1h"], "--until ends where --follow goes on: say one of them"),
-        (["--since", "1h", "--until", "2h"], "--until is not later than --since: nothing is between them"),
+        (
+            ["--since", "1h", "--until", "2h"],
+            "--since '1h' is not before --until '2h': nothing is between them",
+        ),
+        (
+            ["--since", "2h", "--until", "120m"],
+            "--since '2h' is not before --until '120m': nothing is between them",
+        ),
+        (["--until", "2h", "--since", "2h"], "--since '2h' is not before --until '2h': nothing is between"),
         (["--until", "soon"], "expected an age such as 10m, 2h or 7d, or a time such as"),
         (["--limit", "-1"], "-1 is not in the range"),
     ],

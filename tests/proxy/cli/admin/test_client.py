@@ -73,7 +73,10 @@ async def test_it_reaches_a_hub_from_elsewhere(hub: Hub, tmp_path: Path) -> None
     ("content", "fault"),
     [
         (None, "cannot read {}: No such file or directory"),
-        ("no certificate", "{} holds no certificate in PEM: name the file of the CA of the hub's certificate"),
+        (
+            "no certificate",
+            "{} holds no certificate in PEM: name the file of the CA of the hub's certificate",
+        ),
         (
             "-----BEGIN CERTIFICATE-----\nAAAA",
             "{} holds a certificate that is damaged: name the file of the CA of the hub's certificate",
