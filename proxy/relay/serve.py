@@ -37,6 +37,7 @@ from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
+from proxy.signals import stop_signals
 from proxy.startup import settle
 from proxy.watched import watch_certificate
 from tunnel import RESUME, CloseCode, Hello, Memory, Session
@@ -87,7 +88,7 @@ async def run_relay(config: RelayConfig) -> None:
     raise_file_limit()
     access = from_kubeconfig(config.kubeconfig) if config.kubeconfig is not None else in_cluster()
     state = State()
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with stop_signals() as signals:
         async with trio.open_nursery() as outermost:
             outermost.start_soon(give_back_when_quiet)
             if config.health_listen is not None:

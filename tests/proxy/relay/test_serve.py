@@ -23,6 +23,7 @@ from proxy.relay import serve
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
+from proxy.signals import AT_ONCE_S
 from proxy.status import status_response
 from proxy.watched import FileError
 from sandbox.demo.processes import free_port
@@ -273,8 +274,11 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_si
                 nursery.start_soon(ask)
                 await begun.wait()
                 os.kill(os.getpid(), signal.SIGTERM)
+                await session.wait_going_away()
+                # To the process and to its group, as by timeout(1): that is one.
+                os.kill(os.getpid(), signal.SIGTERM)
                 if again:
-                    await session.wait_going_away()
+                    await trio.sleep(AT_ONCE_S)
                     assert not session.closed
                     os.kill(os.getpid(), signal.SIGTERM)
 
