@@ -29,6 +29,9 @@ HEAD_BYTES_MAX = 1 << 20
 # A real request has some 20; Apache takes 100, haproxy 101, node 2,000. Without a bound 1 MiB of headers of
 # four bytes is a second of work per head.
 HEADER_COUNT_MAX = 512
+# What Connection says, a handful of options. 1 MiB of them would hold everybody up for a tenth of a second, in a
+# request before it is known who sends them.
+CONNECTION_BYTES_MAX = 4096
 # What a relay remembers of its agents' header blocks: an agent has one or two, of some 500 bytes, and no
 # credential is in them (the hub lets none cross). Beyond the first bound the oldest is worked out again,
 # beyond the second each; together they are 1 MiB of blocks, and some four times that in objects.
@@ -80,6 +83,7 @@ SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 # Of answers that end with their head, whatever it says.
 BODILESS_STATUSES = frozenset({*range(100, 200), 204, 304})
 # In whole canonical bytes, where a line stands behind each line feed but the last.
+_CONNECTION_LINES = re.compile(rb"\nconnection: ([^\r]*+)")
 FRAMING_LINES = re.compile(rb"\n(content-length|transfer-encoding): ([^\r]*+)")
 
 
@@ -396,6 +400,8 @@ class ResponseHead:
         status = int(match[1])
         # Whoever reads an answer passes it on.
         passes = None if status == 101 else passing(data)
+        if passes is None:
+            check_connection(data)
         return cls(status, match[2], lengths[0] if lengths else None, data, passes)
 
     def without_hop(self) -> ResponseHead | None:
@@ -457,6 +463,15 @@ def connection_tokens(headers: Headers) -> set[bytes]:
         if name == b"connection"
         for token in value.lower().split(b",")
     }
+
+
+def check_connection(canonical: bytes) -> None:
+    """Refuse an answer whose Connection lines have more than CONNECTION_BYTES_MAX bytes; raises HeadError."""
+    size = sum(map(len, _CONNECTION_LINES.findall(canonical)))
+    if size > CONNECTION_BYTES_MAX:
+        raise HeadError(
+            f"the Connection headers of the answer have {size} bytes, {CONNECTION_BYTES_MAX} is the limit"
+        )
 
 
 def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:

@@ -14,6 +14,7 @@ import re
 from itertools import filterfalse
 
 from proxy.head import (
+    CONNECTION_BYTES_MAX,
     FRAMING_NAMES,
     HEAD_BYTES_MAX,
     HEADER_COUNT_MAX,
@@ -22,8 +23,10 @@ from proxy.head import (
     TOKEN,
     VALUE,
     Fields,
+    HeadError,
     RequestHead,
     ResponseHead,
+    check_connection,
 )
 from proxy.hops import HOP_LINES, is_dealt_with
 
@@ -35,9 +38,6 @@ _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9
 _BARE_LF = re.compile(rb"(?<!\r)\n")
 _CRLF = b"\r\n"
 _END = _CRLF + _CRLF
-# What a request's Connection says, a handful of options. 1 MiB of them would hold everybody up for a tenth of
-# a second, before it is known who sends them.
-CONNECTION_BYTES_MAX = 4096
 # Of the answers on one connection: two dozen headers and what changes in some tens of answers, in 20 KiB.
 LINES_KNOWN_MAX = 64
 LINE_KNOWN_BYTES_MAX = 160
@@ -263,6 +263,10 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
     passes: bytes | None = encoded
     if says & _DEALT_WITH or status == 101:
         passes = None
+        try:
+            check_connection(encoded)
+        except HeadError as exc:
+            raise BadResponse(str(exc)) from exc
     elif says:
         passes = b"".join(filterfalse(HOP_LINES.__contains__, lines))
     return ResponseHead(status, reason, _length(known.framing), encoded, passes), is_1_1

@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.head import HEAD_BYTES_MAX, HEADER_COUNT_MAX
+from proxy.head import CONNECTION_BYTES_MAX, HEAD_BYTES_MAX, HEADER_COUNT_MAX, HeadError, ResponseHead
 from proxy.strict import (
-    CONNECTION_BYTES_MAX,
     LINE_KNOWN_BYTES_MAX,
     LINES_KNOWN_MAX,
     AnswerLines,
@@ -301,6 +300,22 @@ def test_a_head_over_the_limit_is_a_431(ended):
     with pytest.raises(BadRequest) as caught:
         scanner.take_head()
     assert caught.value.status == 431
+
+
+def test_connection_options_of_an_answer_that_take_long_to_read_are_refused():
+    def head(*values: bytes) -> bytes:
+        lines = b"".join(b"Connection: %b\r\n" % value for value in values)
+        return b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n"
+
+    half = b"a," * (CONNECTION_BYTES_MAX // 4)
+    read, _ = read_response_head(head(half, half))
+    assert ResponseHead.decode(read.encode()) == read
+    with pytest.raises(BadResponse, match="have 4097 bytes, 4096 is the limit"):
+        read_response_head(head(half, half, b"a"))
+    # As a relay would pass it on that holds nothing against it.
+    passed_on = ResponseHead.of(200, b"OK", ((b"connection", half), (b"connection", half + b"a")))
+    with pytest.raises(HeadError, match="have 4097 bytes, 4096 is the limit"):
+        ResponseHead.decode(passed_on.encode())
 
 
 def test_connection_options_that_take_long_to_read_are_a_400():
