@@ -24,6 +24,9 @@ from tunnel import Session, SessionClosed
 INSTANCES_PER_CLUSTER_MAX = 16
 # Sessions of one instance that end beside its current one: a relay that is told to go dials once each time.
 LEAVING_PER_INSTANCE_MAX = 8
+# The same of a cluster, whatever its relays call themselves: as many of each of four in a rollout. A relay
+# that says GOAWAY in each session could else hold as many of the hub's connections as it likes.
+LEAVING_PER_CLUSTER_MAX = 32
 
 
 class TooManyInstancesError(Exception):
@@ -172,13 +175,23 @@ class Registry:
                 del self._clusters[relay.cluster_id]
 
     def _displace(self, replaced: LiveRelay) -> LiveRelay | None:
-        """Let the one that was replaced go on if it is leaving; returns which one is to be ended."""
+        """Let the one that was replaced go on if it is leaving; returns it if it is to be ended instead."""
         if not replaced.leaving:
             return replaced
         self._leaving.append(replaced)
-        same = [
+        of_cluster = [
             relay
             for relay in self._leaving
-            if (relay.cluster_id, relay.instance) == (replaced.cluster_id, replaced.instance)
+            if relay.cluster_id == replaced.cluster_id and not relay.end.cancel_called
         ]
-        return same[0] if len(same) > LEAVING_PER_INSTANCE_MAX else None
+        of_instance = [relay for relay in of_cluster if relay.instance == replaced.instance]
+        for whose, leaving, limit in (
+            (f"relay {replaced.instance}", of_instance, LEAVING_PER_INSTANCE_MAX),
+            (f"cluster {replaced.cluster_name}", of_cluster, LEAVING_PER_CLUSTER_MAX),
+        ):
+            if len(leaving) > limit:
+                leaving[0].end_with(
+                    f"{whose} has {len(leaving)} sessions that go away, the limit is {limit}: "
+                    "the oldest is ended"
+                )
+        return None

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 
 from proxy.hub.contexts import TokenContexts
 from proxy.hub.registry import (
     INSTANCES_PER_CLUSTER_MAX,
+    LEAVING_PER_CLUSTER_MAX,
     LEAVING_PER_INSTANCE_MAX,
     LiveRelay,
     Registry,
@@ -114,9 +115,54 @@ async def test_an_instance_has_a_bound_on_those_that_leave() -> None:
         with ExitStack() as stack:
             for relay in leaving:
                 assert stack.enter_context(registry.registered(relay)) is None
+            assert not leaving[0].end.cancel_called
             with registry.registered(live(session)) as superseded:
-                assert superseded is leaving[0]
+                assert superseded is None
+                assert leaving[0].end.cancel_called
+                assert leaving[0].end_reason == (
+                    "relay relay-1 has 9 sessions that go away, the limit is 8: the oldest is ended"
+                )
+                assert not any(relay.end.cancel_called for relay in leaving[1:])
         assert list(registry.relays()) == []
+
+
+async def test_a_cluster_has_a_bound_on_those_that_leave_under_any_name() -> None:
+    registry = Registry()
+    async with session_pair() as (session, _), session_pair() as (other, _):
+        session.go_away(drain_ms=60_000, reason="the hub stops")
+        with ExitStack() as stack:
+            other.go_away(drain_ms=60_000, reason="the hub stops")
+            elsewhere = live(other, cluster="c2")
+            stack.enter_context(registry.registered(elsewhere))
+            stack.enter_context(registry.registered(live(other, cluster="c2")))
+            left = []
+            for number in range(LEAVING_PER_CLUSTER_MAX + 2):
+                left.append(live(session, f"relay-{number}"))
+                stack.enter_context(registry.registered(left[-1]))
+                # Its successor is gone again, and its name is free.
+                with registry.registered(live(session, f"relay-{number}")):
+                    pass
+        ended = [relay for relay in left if relay.end.cancel_called]
+        assert ended == left[:2]
+        assert ended[0].end_reason == (
+            "cluster prod has 33 sessions that go away, the limit is 32: the oldest is ended"
+        )
+        assert not elsewhere.end.cancel_called
+
+
+async def test_a_relay_may_be_restarted_often_while_its_old_sessions_drain() -> None:
+    registry = Registry()
+    async with AsyncExitStack() as sessions:
+        relays = []
+        for _ in range(LEAVING_PER_INSTANCE_MAX + 1):
+            hub, relay = await sessions.enter_async_context(session_pair())
+            relays.append(live(hub))
+            sessions.enter_context(registry.registered(relays[-1]))
+            assert registry.session("c1") is relays[-1]
+            relay.go_away(drain_ms=60_000, reason="rollout")
+            while not hub.draining:
+                await trio_checkpoint()
+        assert not any(relay.end.cancel_called for relay in relays)
 
 
 async def test_the_instances_of_a_cluster_are_bounded() -> None:
