@@ -29,8 +29,8 @@ HEAD_BYTES_MAX = 1 << 20
 # A real request has some 20; Apache takes 100, haproxy 101, node 2,000. Without a bound 1 MiB of headers of
 # four bytes is a second of work per head.
 HEADER_COUNT_MAX = 512
-# What Connection says, a handful of options. 1 MiB of them would hold everybody up for a tenth of a second, in a
-# request before it is known who sends them.
+# What Connection says, a handful of options. 1 MiB of them would hold everybody up for 0.1 s, a stranger's
+# request as well.
 CONNECTION_BYTES_MAX = 4096
 # What a relay remembers of its agents' header blocks: an agent has one or two, of some 500 bytes, and no
 # credential is in them (the hub lets none cross). Beyond the first bound the oldest is worked out again,

@@ -36,6 +36,7 @@ from tunnel.accept_queue import AcceptQueue
 from tunnel.greeting import read_hello
 from tunnel.keepalive import Keepalive
 from tunnel.link import Link
+from tunnel.loglimit import LogLimit
 from tunnel.parking import ParkingSpot
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection, Phase, Role
@@ -53,6 +54,9 @@ __all__ = ["Multiplexer"]
 
 log = logging.getLogger("tunnel.session")
 
+# GOAWAYs of a session that are logged at once, before there is one a second: an honest peer says one or two,
+# and again after each loss of the transport. 1 MiB of them would be 40,000 lines.
+GOAWAYS_TOLD_AT_ONCE = 8
 # For what is still queued when the block is left in peace.
 FLUSH_S = 1.0
 
@@ -99,6 +103,7 @@ class Multiplexer:
         """What the peer's GOAWAY said, the last one."""
         self.peer_draining: events.GoAwayReceived | None = None
         """The one that asked for other sessions and did not end this one."""
+        self.goaways = LogLimit(log, GOAWAYS_TOLD_AT_ONCE)
         self.leaving = trio.Event()
         """The peer has asked for that, or never will."""
         self.ending: tuple[int | None, str] | None = None
@@ -205,12 +210,9 @@ class Multiplexer:
                         # The last one of a session says something else.
                         self.peer_draining = event
                         self.leaving.set()
-                    log.info(
-                        "%s: the peer is going away: %s (%d)",
-                        self.transport.peer_name,
-                        event.reason,
-                        event.code,
-                    )
+                    name = self.transport.peer_name
+                    said = f"{name}: the peer is going away: {event.reason} ({event.code})"
+                    self.goaways.line(logging.INFO, said, self.now())
                 case events.ContextAdded(context):
                     if self.on_context is not None:
                         self.on_context(context)
@@ -367,5 +369,6 @@ class Multiplexer:
             self.leaving.set()
             self.lost.set()
             self.keepalive.end()
+            self.goaways.end(logging.INFO, self.transport.peer_name)
             if self.link is not None:
                 self.link.end(lost=lost)

@@ -26,11 +26,11 @@ from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, St
 from proxy.forward import forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
-from proxy.loglimit import LogLimit
 from proxy.pooled import PooledOutbound
 from proxy.rewrite import loopback_request_head, relay_response_head
 from proxy.status import failure_response, status_response
 from tunnel.egress import ProxyRefused, ProxySettings, connect_through
+from tunnel.loglimit import LogLimit
 from tunnel.net import client_context, open_tcp, wrap_client, wrap_server
 
 # One client with its watches, some at once.

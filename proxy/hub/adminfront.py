@@ -20,7 +20,7 @@ from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.directory import Directory
 from proxy.hub.operations import RelayInfo
 from proxy.hub.registry import Registry
-from proxy.loglimit import LogLimit
+from tunnel.loglimit import LogLimit
 from tunnel.net import peer_address, wrap_server
 
 # The token of `hawse admin` on the hub's own machine.

@@ -51,6 +51,7 @@ from proxy.status import (
 )
 from proxy.tunnelled import TunnelOutbound
 from tunnel import Detached, Draining, Interruptions, Session, SessionClosed, Stream, TooManyStreams
+from tunnel.loglimit import LogLimit
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
 ATTEMPTS_MAX = 4
@@ -120,6 +121,7 @@ class Calls:
     """Whoever serves runs it beside as well, on `live`."""
 
     admission: Admission = attrs.field(init=False)
+    _unrecorded: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     @live.default
     def _live_calls(self) -> LiveCalls:
@@ -283,7 +285,8 @@ class Calls:
             elif not (self.recorder.healthy or self.config.audit.reads_when_down):
                 raise AuditUnavailable("reads are refused too while it is (audit.reads_when_down)")
         except AuditUnavailable as error:
-            _log.error("refused a call because the audit trail cannot be written: %s", error)
+            said = f"refused a call because the audit trail cannot be written: {error}"
+            self._unrecorded.line(logging.ERROR, said, trio.current_time())
             message = f"the audit trail cannot be written, so the call is refused: {error}"
             if not durable:
                 # A refused write is counted by the event of the gap; a read has nothing but this.

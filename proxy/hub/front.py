@@ -36,8 +36,8 @@ from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
-from proxy.loglimit import LogLimit
 from proxy.status import status_response
+from tunnel.loglimit import LogLimit
 from tunnel.net import peer_address, wrap_server
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream

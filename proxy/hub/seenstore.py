@@ -23,7 +23,7 @@ from pathlib import Path
 import attrs
 import trio
 
-from proxy.loglimit import LogLimit
+from tunnel.loglimit import LogLimit
 
 # Another hub's write takes milliseconds; the disk is in trouble when it takes longer than this.
 BUSY_TIMEOUT_S = 2.0

@@ -23,13 +23,13 @@ from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead
 from proxy.http import BadRequest, ServerConnection
-from proxy.loglimit import LogLimit
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
+from tunnel.loglimit import LogLimit
 from tunnel.net import bind_to_peer, peer_address, wrap_server
 from tunnel.tcp import Bonds, TCPStream
 
@@ -100,7 +100,7 @@ class DirectServer:
                 await self.upstream.prepare(request, claims).carry(connection, connection.drop)
             except Refused as refused:
                 failure = refused.failure
-                log.info("refused a request of %s: %s", peer, describe(failure))
+                self.upstream.log_refusal(f"refused a request of {peer}: {describe(failure)}")
                 if isinstance(refused, GuardrailDenied):
                     await connection.answer(refused.head, refused.body)
                     continue

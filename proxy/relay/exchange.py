@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 import attrs
+import trio
 
 from auth import requestinfo
 from auth.impersonation import impersonation_headers
@@ -33,12 +34,16 @@ from proxy.rewrite import (
     is_tail,
     relay_response_head,
 )
+from tunnel.loglimit import LogLimit
 from tunnel.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 
 # A path may be 60 KiB of a backend's own; a log line says which request it was.
 LOGGED_PATH_BYTES = 200
+# Lines about refused requests that are logged at once, and as many about failed ones, before there is one a
+# second: of agents that meet a guardrail each is told of, and a hub that asks for nothing else fills no disk.
+TOLD_AT_ONCE = 60
 # They are made once for all requests under one token: as many as a session of the tunnel may name at once.
 IDENTITIES_REMEMBERED_MAX = 4096
 
@@ -62,6 +67,8 @@ class Upstream:
         self._guardrails = guardrails
         self._identity = lru_cache(IDENTITIES_REMEMBERED_MAX)(_identity)
         self.underway = Underway()
+        self.refusals = LogLimit(log, TOLD_AT_ONCE)
+        self.failures = LogLimit(log, TOLD_AT_ONCE)
 
     def prepare(self, request: RequestHead, claims: RelayClaims) -> Call:
         """Make ready what carries a request under the identity of `claims`; it is under way from now on.
@@ -85,6 +92,10 @@ class Upstream:
         call = Call(self, request, claims, info, outbound, long)
         self.underway.begin(call)
         return call
+
+    def log_refusal(self, message: str) -> None:
+        """Say that a request was refused."""
+        self.refusals.line(logging.INFO, message, trio.current_time())
 
     @property
     def readiness(self) -> Readiness | None:
@@ -211,14 +222,15 @@ class Call:
     def log_failure(self, failure: Failure, *, gone: bool) -> None:
         """Say why it did not end well."""
         # Agents leave watches and logs all the time; that is nobody's concern.
-        log.log(
-            logging.DEBUG if gone else logging.INFO,
-            "%s %s of %s: %s",
-            self.request.method.decode("ascii"),
-            self.request.target.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("ascii"),
-            self.claims.user,
-            describe(failure),
-        )
+        if gone and not log.isEnabledFor(logging.DEBUG):
+            return
+        method = self.request.method.decode("ascii")
+        path = self.request.target.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("ascii")
+        message = f"{method} {path} of {self.claims.user}: {describe(failure)}"
+        if gone:
+            log.debug("%s", message)
+        else:
+            self.upstream.failures.line(logging.INFO, message, trio.current_time())
 
 
 class Underway(Drained):

@@ -27,6 +27,7 @@ from proxy.head import SAFE_METHODS, RequestHead, ResponseHead
 from proxy.pooled import PooledOutbound
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.rewrite import IdentityLines, relay_request_head
+from tunnel.loglimit import LogLimit
 from tunnel.net import open_tls
 from tunnel.readiness import Readiness
 
@@ -49,6 +50,7 @@ class Pool:
     def __init__(self, access: ClusterAccess, connections: Connections) -> None:
         self.access = access
         self.connections = connections
+        self.own_token = LogLimit(log)
 
     async def exchange(self, inner: RequestHead, identity: IdentityLines, tail: bool = False) -> Exchange:
         """Send the request of an inner head under an identity, and return its answering side.
@@ -178,14 +180,15 @@ class Exchange(PooledOutbound):
         The agent has shown no credential to the API server, so a 401 from there is never the agent's: passed
         on, it would send kubectl looking for a new one.
         """
-        access, head = self._pool.access, self._head
+        access, own_token, head = self._pool.access, self._pool.own_token, self._head
         assert head is not None, "its answer has not begun"
         newer = access.refresh_token() or access.token() != self._token
         if not newer or head.body_length != 0 or self._token_renewed:
-            log.warning("the API server refuses the relay's own token (401)")
+            own_token.warning("the API server refuses the relay's own token (401)", trio.current_time())
             await self._cut()
             raise _own_token_refused()
-        log.info("the API server refused an old token; sending the request again with the new one")
+        message = "the API server refused an old token; sending the request again with the new one"
+        own_token.line(logging.INFO, message, trio.current_time())
         self._token_renewed = True
         await self.send_again(self._build_head())
 

@@ -7,7 +7,6 @@ try again.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -26,8 +25,6 @@ from proxy.tunnelled import HUB_GROUP, TunnelInbound
 from tunnel import Context, Session, Stream
 from tunnel.parking import ParkingSpot
 from tunnel.stream import StreamReset
-
-log = logging.getLogger("hawse.relay")
 
 
 async def serve_session(
@@ -83,7 +80,7 @@ class SessionServer:
                 raise refusal(StreamCode.PROTOCOL, str(error)) from error
             call = self._upstream.prepare(request, claims)
         except Refused as refused:
-            refuse(stream, refused)
+            refuse(stream, refused, self._upstream)
             return
         except Exception:
             fail(stream)
@@ -125,7 +122,7 @@ class SessionServer:
             if not passed_on:
                 await call.carry(inbound, inbound.drop)
         except Refused as refused:
-            refuse(stream, refused)
+            refuse(stream, refused, self._upstream)
         except trio.Cancelled:
             say_leaving(stream)
             raise
@@ -144,10 +141,10 @@ class SessionServer:
                 answer.leave()
 
 
-def refuse(stream: Stream, refused: Refused) -> None:
+def refuse(stream: Stream, refused: Refused, upstream: Upstream) -> None:
     """Say that the request is refused."""
     failure = refused.failure
-    log.info("refused %r: %s", stream, describe(failure))
+    upstream.log_refusal(f"refused {stream!r}: {describe(failure)}")
     if isinstance(refused, GuardrailDenied):
         # It is the cluster's answer, and whole: for the agent to read, and for the hub to record.
         with suppress(StreamReset):

@@ -24,8 +24,8 @@ from auth.signed import DEFAULT_LEEWAY_S
 from auth.succession import TrustedKeys
 from auth.tokens import RelayClaims
 from proxy.exchange import Failure, Processed, StreamCode
-from proxy.loglimit import LogLimit
 from tunnel import Context
+from tunnel.loglimit import LogLimit
 
 log = logging.getLogger("hawse.relay")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -28,6 +29,7 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
+from tunnel.multiplexer import GOAWAYS_TOLD_AT_ONCE
 from tunnel.protocol import frames
 from tunnel.protocol.errors import LocalProtocolError
 from tunnel.protocol.frames import FrameType
@@ -472,6 +474,26 @@ async def test_a_peer_that_breaks_the_protocol_is_told_and_closed(
         assert closed.code == 4400
         assert said[-1][0] == FrameType.GOAWAY
     assert "broke the protocol" in caplog.text
+    await there.aclose()
+
+
+async def test_a_flood_of_goaways_is_a_few_lines_and_their_number(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    here, there = memory_transport_pair()
+    await there.send(frames.hello(Hello()))
+    async with open_session(here, Role.LISTENER) as session:
+        await there.send(b"".join(frames.goaway(0, 4503, 0, 0, f"flood {n}") for n in range(1000)))
+        await trio.sleep(0.5)
+        assert session.peer_going_away is not None
+        assert session.peer_going_away.reason == "flood 999"
+        await there.send(frames.goaway(0, 1000, 0, 0, "the end") + frames.window(2, 5))
+        await session.wait_closed()
+        await hear_out(there)
+    lines = [record.message for record in caplog.records if "going away" in record.message]
+    assert len(lines) == GOAWAYS_TOLD_AT_ONCE
+    assert "993 more lines like the last one were left out" in caplog.text
     await there.aclose()
 
 

@@ -35,7 +35,7 @@ class Inbound:
         self._core = core
         self._kept_bytes = 0
         """What streams and contexts keep of the message that is taken apart."""
-        self._ping_rate = RateLimit(PINGS_PER_S)
+        self._ping_rate = RateLimit(PINGS_PER_S, PINGS_PER_S)
         self._handlers = {
             frames.OPEN: self._on_open,
             frames.HEAD: self._on_head,

@@ -109,18 +109,19 @@ class RoundTrips:
 
 @attrs.define
 class RateLimit:
-    """A token bucket of one second's worth."""
+    """A token bucket: so many a second, and `at_once` after a quiet time."""
 
     per_s: float
+    at_once: float
     _tokens: float = attrs.field(init=False)
     _filled_at: float = attrs.field(init=False, default=-math.inf)
 
     def __attrs_post_init__(self) -> None:
-        self._tokens = self.per_s
+        self._tokens = self.at_once
 
     def allows(self, now: float) -> bool:
         if now > self._filled_at:
-            self._tokens = min(self.per_s, self._tokens + (now - self._filled_at) * self.per_s)
+            self._tokens = min(self.at_once, self._tokens + (now - self._filled_at) * self.per_s)
             self._filled_at = now
         if self._tokens < 1:
             return False

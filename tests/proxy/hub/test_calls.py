@@ -829,6 +829,16 @@ async def test_a_read_refused_for_want_of_the_trail_is_in_it_once_it_is_back(ben
     assert len(bench.observed) == 1
 
 
+async def test_calls_refused_for_want_of_the_trail_are_a_line_a_second(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.recorder._overflow()
+    for _ in range(5):
+        status, *_ = await bench.ask(bench.request("DELETE /clusters/prod/api/v1/nodes/n HTTP/1.1"))
+        assert status == 503
+    assert len([record for record in caplog.records if "refused a call" in record.message]) == 1
+
+
 async def test_a_client_that_left_before_its_503_is_recorded_as_not_served(bench: Bench) -> None:
     client, server = trio.testing.memory_stream_pair()
     connection = ServerConnection(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,18 @@ async def test_the_api_server_sees_the_agent_and_the_relays_own_token(mode: str,
             "",
             "",
         ]
+
+
+async def test_a_flood_of_refusals_is_some_lines(
+    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "hawse.relay")
+    monkeypatch.setattr(exchange, "TOLD_AT_ONCE", 3)
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        for _ in range(10):
+            assert refused(await way.ask(inner(b"/api/../v1")))[0] is StreamCode.PROTOCOL
+    lines = [record.message for record in caplog.records if record.message.startswith("refused ")]
+    assert 3 <= len(lines) < 10
 
 
 async def test_a_body_travels_whole(mode: str, tmp_path: Path) -> None:

@@ -303,6 +303,20 @@ async def test_a_401_with_no_newer_token_is_the_relays_own_fault_and_says_so(tmp
         assert len(server.connections) == 3
 
 
+async def test_the_relays_own_401s_are_logged_once_a_second(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(connection: Connection) -> None:
+        while await connection.request():
+            await connection.send(UNAUTHORIZED)
+
+    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
+        for _ in range(5):
+            with pytest.raises(OutboundBroken, match="refuses the relay's own service-account token"):
+                await ask(pool)
+    assert len([record for record in caplog.records if "own token" in record.message]) < 5
+
+
 async def test_a_401_of_a_backend_is_passed_on(tmp_path: Path) -> None:
     async def script(connection: Connection) -> None:
         while await connection.request():

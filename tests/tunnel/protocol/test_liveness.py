@@ -31,7 +31,7 @@ def test_any_received_byte_is_a_sign_of_life() -> None:
 
 
 def test_ten_in_a_second_and_no_more() -> None:
-    limit = RateLimit(10.0)
+    limit = RateLimit(10.0, 10.0)
     assert [limit.allows(5.0) for _ in range(11)] == [True] * 10 + [False]
     assert limit.allows(5.11)
     assert not limit.allows(5.11)

@@ -1,0 +1,47 @@
+"""A log line that somebody else can provoke comes once a second, with the number of those that did not."""
+
+from __future__ import annotations
+
+import logging
+
+import attrs
+
+from tunnel.protocol.liveness import RateLimit
+
+__all__ = ["LINES_PER_S", "LogLimit"]
+
+# Enough to see that something goes on; what a flood would fill a disk with is one number.
+LINES_PER_S = 1.0
+
+
+@attrs.define(eq=False)
+class LogLimit:
+    """Logs lines, `at_once` of them together and one a second of any more; the caller hands in its clock."""
+
+    log: logging.Logger
+    at_once: int = 1
+    _rate: RateLimit = attrs.field(init=False)
+    _suppressed: int = attrs.field(init=False, default=0)
+
+    @_rate.default
+    def _rate_of_lines(self) -> RateLimit:
+        return RateLimit(LINES_PER_S, self.at_once)
+
+    def warning(self, message: str, now_s: float) -> None:
+        """Log the message as a warning, or count it for the next one that is logged."""
+        self.line(logging.WARNING, message, now_s)
+
+    def line(self, level: int, message: str, now_s: float) -> None:
+        """Log the message, or count it for the next one that is logged."""
+        if not self._rate.allows(now_s):
+            self._suppressed += 1
+            return
+        more = f" (and {self._suppressed} more like it before)" if self._suppressed else ""
+        self._suppressed = 0
+        self.log.log(level, "%s%s", message, more)
+
+    def end(self, level: int, what: str) -> None:
+        """Nothing like it will come any more: log how many were only counted, if any were."""
+        if self._suppressed:
+            self.log.log(level, "%s: %d more lines like the last one were left out", what, self._suppressed)
+            self._suppressed = 0
