@@ -191,8 +191,9 @@ def list_events(
     except AuditUnavailable as error:
         raise _unavailable(error) from error
     except KeyboardInterrupt:
-        # The usual end of --follow.
-        return
+        # The usual end of --follow; what else is ended by it is not whole.
+        if not follow:
+            raise
 
 
 @audit.command()

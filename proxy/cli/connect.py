@@ -48,8 +48,6 @@ def connect(
 
     Whoever can read the file acts as the agent while this runs.
     """
-    import trio
-
     from auth.principal import IdentityError, slug
     from proxy.agent.account import find_account, hub_origin
     from proxy.agent.connecting import ConnectConfig, run_connect
@@ -57,7 +55,7 @@ def connect(
     from proxy.agent.hub import fetch_reach
     from proxy.agent.kubeconfig import chosen_clusters
     from proxy.cli.logs import configure_logging
-    from proxy.cli.service import first_of
+    from proxy.cli.service import run_ungrouped
 
     configure_logging(verbose=verbose)
     names, command = _split(clusters, sys.argv)
@@ -69,14 +67,11 @@ def connect(
         config = ConnectConfig(os.environ, account, chosen, port or 0, output, namespace, command)
     except (AgentError, IdentityError) as error:
         raise CommandError(str(error)) from error
-    failure: BaseException | None = None
-    status = 1
+    known = AgentError, OSError
     try:
-        status = trio.run(run_connect, config)
-    except* (AgentError, OSError) as group:
-        failure = first_of(group)
-    if failure is not None:
-        raise CommandError(str(failure)) from failure
+        status = run_ungrouped(run_connect, config, known)
+    except known as error:
+        raise CommandError(str(error)) from error
     ctx.exit(status)
 
 

@@ -10,6 +10,7 @@ import trio
 from proxy.cli.errors import CommandError
 
 _Config = TypeVar("_Config")
+_Result = TypeVar("_Result")
 
 
 def run_service(
@@ -18,20 +19,31 @@ def run_service(
     name: str,
     known: tuple[type[Exception], ...],
 ) -> None:
-    """Run until it is told to stop; what it is known to fail with ends the command by one line.
+    """Run until it is told to stop; what it is known to fail with ends the command by one line."""
+    try:
+        run_ungrouped(run, config, known)
+    except known as error:
+        raise CommandError(f"the {name} cannot run: {error}") from error
+
+
+def run_ungrouped(
+    run: Callable[[_Config], Awaitable[_Result]], config: _Config, known: tuple[type[Exception], ...]
+) -> _Result:
+    """Run, and raise what it is known to fail with, or Ctrl-C, as it is: nurseries wrap both.
 
     Whatever else comes out is a fault of ours, and keeps its traceback.
     """
-    failure: BaseException | None = None
+    told: tuple[type[BaseException], ...] = (*known, KeyboardInterrupt)
+    raised: BaseException | None = None
     try:
-        trio.run(run, config)
-    except* known as group:
-        failure = first_of(group)
-    if failure is not None:
-        raise CommandError(f"the {name} cannot run: {failure}") from failure
+        return trio.run(run, config)
+    except* told as group:
+        raised = _first_of(group)
+    assert raised is not None
+    raise raised
 
 
-def first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The first exception of a tree: what nurseries wrap on the way out."""
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first exception of a tree."""
     first = group.exceptions[0]
-    return first_of(first) if isinstance(first, BaseExceptionGroup) else first
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -18,6 +18,7 @@ from audit.reader import AuditReader
 from audit.record import Client, Kind
 from audit.store import AuditStore
 from proxy.cli.audit import audit, parse_since
+from proxy.cli.main import build_group
 from tests.audit.events import NOW_S, call, failure
 
 
@@ -132,6 +133,18 @@ def test_what_cannot_be_listed_is_refused_before_it_is_recorded(
     assert result.exit_code == 2
     assert words in result.stderr
     assert seqs(data_dir) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("follow", "status"), [([], 130), (["--follow"], 0)])
+def test_ctrl_c_is_the_usual_end_of_what_has_none(
+    data_dir: Path, follow: list[str], status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(AuditReader, "events", interrupted)
+    result = CliRunner().invoke(build_group(), ["audit", "list", "--data-dir", str(data_dir), *follow])
+    assert (result.exit_code, result.stderr) == (status, "")
 
 
 def test_the_data_folder_comes_from_the_hubs_configuration(data_dir: Path, tmp_path: Path) -> None:

@@ -103,3 +103,38 @@ def test_a_file_on_a_disk_that_is_full_is_named_where_there_is_no_stdout(
 def test_the_version_is_the_packages() -> None:
     result = CliRunner().invoke(build_group(), ["--version"])
     assert result.stdout == version("hawse") + "\n"
+
+
+# Presses Ctrl-C as soon as a module is imported.
+INTERRUPTED_AT_IMPORT = """
+import os, signal, sys
+
+awaited = sys.argv.pop(1)
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == awaited:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+from proxy.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "args"),
+    [
+        ("proxy.agent.credential", ["credential"]),
+        ("json", ["credential", "--server", "https://hub.example/clusters/prod"]),
+        ("click", ["--help"]),
+        ("proxy.cli.admin", ["admin", "team", "list"]),
+        ("trio", ["hub"]),
+    ],
+)
+def test_ctrl_c_at_the_start_is_no_fault(module: str, args: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_IMPORT, module, *args], capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

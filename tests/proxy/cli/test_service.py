@@ -33,3 +33,13 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
 
 def test_a_service_that_ends_by_itself_ends_the_command() -> None:
     run_service(fail_inside, [], "hub", (OSError,))
+
+
+def test_ctrl_c_is_no_fault_of_a_service() -> None:
+    async def interrupted(_: None) -> None:
+        async with trio.open_nursery():
+            async with trio.open_nursery():
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_service(interrupted, None, "hub", (OSError,))
