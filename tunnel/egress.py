@@ -16,7 +16,7 @@ import attrs
 import h11
 import trio
 
-__all__ = ["Proxy", "ProxyRefused", "ProxySettings", "connect_through"]
+__all__ = ["Connect", "Proxy", "ProxyRefused", "ProxySettings", "connect_through"]
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -108,36 +108,54 @@ async def connect_through(stream: trio.abc.Stream, proxy: Proxy, host: str, port
 
     Raises ProxyRefused, also when what answers is no proxy.
     """
-    target = join_host_port(host, port)
-    headers = [("Host", target)]
-    if proxy.authorization is not None:
-        headers.append(("Proxy-Authorization", proxy.authorization.decode("ascii")))
-    connection = h11.Connection(h11.CLIENT)
-    request = connection.send(h11.Request(method="CONNECT", target=target, headers=headers))
-    assert request is not None
+    connect = Connect(proxy, host, port)
     try:
-        await stream.send_all(request + (connection.send(h11.EndOfMessage()) or b""))
-        response = await _response(stream, connection)
+        await stream.send_all(connect.request)
+        while not connect.receive(bytes(await stream.receive_some(RECEIVE_BYTES_MAX))):
+            pass
     except trio.BrokenResourceError as exc:
-        raise ProxyRefused(f"the proxy {proxy.name} cut the connection before its answer to CONNECT") from exc
-    except h11.RemoteProtocolError as exc:
-        raise ProxyRefused(f"what answers at the proxy's address {proxy.name} speaks no HTTP: {exc}") from exc
-    if not 200 <= response.status_code < 300:
-        raise ProxyRefused(_refusal(response.status_code, proxy, target))
-    if connection.trailing_data[0]:
-        raise ProxyRefused(f"the proxy {proxy.name} sent bytes of its own behind its answer to CONNECT")
+        raise connect.cut() from exc
 
 
-async def _response(stream: trio.abc.Stream, connection: h11.Connection) -> h11.Response:
-    while True:
-        event = connection.next_event()
-        if isinstance(event, h11.Response):
-            return event
-        if event is h11.NEED_DATA:
-            data = await stream.receive_some(RECEIVE_BYTES_MAX)
-            if not data:
-                raise trio.BrokenResourceError("the end instead of an answer")
-            connection.receive_data(bytes(data))
+class Connect:
+    """What is said to a proxy so that it connects to `host`, without the connection; see connect_through."""
+
+    def __init__(self, proxy: Proxy, host: str, port: int) -> None:
+        self._proxy = proxy
+        self._target = join_host_port(host, port)
+        self._connection = h11.Connection(h11.CLIENT)
+        headers = [("Host", self._target)]
+        if proxy.authorization is not None:
+            headers.append(("Proxy-Authorization", proxy.authorization.decode("ascii")))
+        request = self._connection.send(h11.Request(method="CONNECT", target=self._target, headers=headers))
+        assert request is not None
+        self.request = request + (self._connection.send(h11.EndOfMessage()) or b"")
+
+    def receive(self, data: bytes) -> bool:
+        """Whether the connection is the host's, now that this has come; raises ProxyRefused."""
+        if not data:
+            raise self.cut()
+        proxy = self._proxy
+        try:
+            self._connection.receive_data(data)
+            event = self._connection.next_event()
+            while not isinstance(event, h11.Response):
+                if event is h11.NEED_DATA:
+                    return False
+                event = self._connection.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise ProxyRefused(
+                f"what answers at the proxy's address {proxy.name} speaks no HTTP: {exc}"
+            ) from exc
+        if not 200 <= event.status_code < 300:
+            raise ProxyRefused(_refusal(event.status_code, proxy, self._target))
+        if self._connection.trailing_data[0]:
+            raise ProxyRefused(f"the proxy {proxy.name} sent bytes of its own behind its answer to CONNECT")
+        return True
+
+    def cut(self) -> ProxyRefused:
+        """What it is called when the connection ends in between."""
+        return ProxyRefused(f"the proxy {self._proxy.name} cut the connection before its answer to CONNECT")
 
 
 def _refusal(status: int, proxy: Proxy, target: str) -> str:
@@ -174,6 +192,8 @@ def _parse_proxy(url: str) -> Proxy:
     if parts.username is not None:
         userinfo = unquote_to_bytes(parts.username) + b":" + unquote_to_bytes(parts.password or "")
         authorization = b"Basic " + base64.b64encode(userinfo)
+    # The percent sign in front of a zone is itself escaped in a URL (RFC 6874), as Go demands it.
+    host = host.replace("%25", "%")
     return Proxy(host, port or _DEFAULT_PORTS[parts.scheme], parts.scheme == "https", authorization)
 
 
@@ -205,6 +225,8 @@ def _network(text: str) -> _Network | None:
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
-        return ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text)
     except ValueError:
         return None
+    # As in Go, an IPv4 address is the same one in the form of IPv6.
+    return getattr(address, "ipv4_mapped", None) or address

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+from collections.abc import Sequence
 from typing import Final
 
 import trio
@@ -19,6 +20,7 @@ __all__ = [
     "bind_to_peer",
     "client_context",
     "has_input",
+    "open_first",
     "open_tcp",
     "open_tls",
     "os_reason",
@@ -34,6 +36,9 @@ __all__ = [
 # which exec and port-forward cannot be upgraded.
 ALPN: Final = ["http/1.1"]
 
+# How long an address may keep the next one of the same host waiting (RFC 8305 section 8).
+NEXT_ADDRESS_S: Final = 0.25
+
 
 async def open_tcp(host: str, port: int) -> TCPStream:
     """Connect to the first address of `host` that answers, trying the next after a short wait (RFC 8305).
@@ -41,6 +46,45 @@ async def open_tcp(host: str, port: int) -> TCPStream:
     The name is resolved anew each time. Raises OSError. When cancelled, nothing is left open.
     """
     return TCPStream.take_over(await trio.open_tcp_stream(host, port))
+
+
+async def open_first(addresses: Sequence[str], port: int) -> TCPStream:
+    """The same for addresses of a host that were looked at before. Raises the last one's OSError."""
+    connected: TCPStream | None = None
+    failures: list[OSError] = []
+
+    async def attempt(address: str, failed: trio.Event) -> None:
+        nonlocal connected
+        try:
+            stream = await open_tcp(address, port)
+        except OSError as exc:
+            failures.append(exc)
+            failed.set()
+            return
+        if connected is None:
+            connected = stream
+            nursery.cancel_scope.cancel()
+        else:
+            stream.close_nowait()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                failed = trio.Event()
+                nursery.start_soon(attempt, address, failed)
+                with trio.move_on_after(NEXT_ADDRESS_S):
+                    await failed.wait()
+    except BaseException:
+        if connected is not None:
+            connected.close_nowait()
+        raise
+    if connected is None:
+        try:
+            raise failures[-1]
+        finally:
+            # Their tracebacks hold this frame, which must not hold them in turn.
+            failures.clear()
+    return connected
 
 
 async def open_tls(
@@ -107,7 +151,7 @@ def os_reason(exc: OSError) -> str:
 
 
 def peer_address(stream: trio.abc.Stream) -> str:
-    """Return `address:port` of the other end of a TCP or TLS stream, for logs; its kind for any other."""
+    """Return `address:port` of the other end of a TCP or TLS stream; the stream's kind for any other."""
     while isinstance(stream, TLSStream):
         stream = stream.transport_stream
     if not isinstance(stream, TCPStream | trio.SocketStream):
@@ -116,6 +160,14 @@ def peer_address(stream: trio.abc.Stream) -> str:
         host, port = stream.socket.getpeername()[:2]
     except OSError:
         return "a closed connection"
+    return _shown(host, port)
+
+
+def _shown(host: str, port: int) -> str:
+    # At a socket for both families an IPv4 peer has such an address (RFC 4291 section 2.5.5.2).
+    mapped = host.removeprefix("::ffff:")
+    if "." in mapped and ":" not in mapped:
+        host = mapped
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import ssl
-from http.client import HTTPSConnection
 
 from proxy.agent.errors import AgentError
+from proxy.blocking import HTTPSConnection
 
 # For each wait on the network; the plugin has a deadline for all of it together.
 SOCKET_TIMEOUT_S = 10.0
@@ -21,7 +21,7 @@ def https_connection(host: str, port: int, context: ssl.SSLContext) -> tuple[HTT
 
     Raises AgentError for a proxy that cannot be used, which never holds its password.
     """
-    direct = HTTPSConnection(host, port, timeout=SOCKET_TIMEOUT_S, context=context)
+    direct = HTTPSConnection(host, port, timeout_s=SOCKET_TIMEOUT_S, context=context)
     if not (os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")):
         # Only who is behind a proxy pays for loading what knows of them.
         return direct, ""
@@ -35,8 +35,5 @@ def https_connection(host: str, port: int, context: ssl.SSLContext) -> tuple[HTT
         return direct, ""
     if proxy.tls:
         raise AgentError("HTTPS_PROXY: this command can use a proxy of the kind http:// alone")
-    connection = HTTPSConnection(proxy.host, proxy.port, timeout=SOCKET_TIMEOUT_S, context=context)
-    authorization = proxy.authorization
-    headers = {} if authorization is None else {"Proxy-Authorization": authorization.decode("ascii")}
-    connection.set_tunnel(host, port, headers)
+    connection = HTTPSConnection(host, port, timeout_s=SOCKET_TIMEOUT_S, context=context, proxy=proxy)
     return connection, f" through the proxy {proxy.name}"

@@ -30,7 +30,7 @@ from proxy.hub.entities import Cluster
 from proxy.hub.rules import is_nobodys, is_public
 from proxy.pooled import PooledOutbound
 from proxy.rewrite import direct_request_head, failure_of
-from tunnel.net import bind_to_peer, client_context, tune, wrap_client
+from tunnel.net import bind_to_peer, client_context, open_first, wrap_client
 from tunnel.tcp import Bonds
 
 # A relay's public port when its URL names none.
@@ -149,33 +149,19 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
     Raises OSError (AddressRefusedError) or trio.BrokenResourceError. When cancelled, nothing is left open.
     """
     found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    failure: OSError | None = None
-    for family, kind, protocol, _, address in found:
-        there = ipaddress.ip_address(address[0])
+    allowed: list[str] = []
+    refusal = f"{host} has no address"
+    for *_, (address, *_) in found:
+        there = ipaddress.ip_address(address)
         if is_nobodys(there):
-            failure = AddressRefusedError(f"{host} leads to {address[0]}, where no relay can be")
-            continue
-        if not private and not is_public(there):
-            failure = AddressRefusedError(f"{host} leads to {address[0]}, which is no public address")
-            continue
-        socket = trio.socket.socket(family, kind, protocol)
-        try:
-            await socket.connect(address)
-        except OSError as error:
-            socket.close()
-            failure = error
-            continue
-        except BaseException:
-            socket.close()
-            raise
-        tcp = trio.SocketStream(socket)
-        tune(tcp)
-        return await wrap_client(tcp, context, server_hostname=host)
-    try:
-        raise failure or OSError(f"{host} has no address")
-    finally:
-        # Its traceback holds this frame, which must not hold it in turn.
-        del failure
+            refusal = f"{host} leads to {address}, where no relay can be"
+        elif not private and not is_public(there):
+            refusal = f"{host} leads to {address}, which is no public address"
+        else:
+            allowed.append(str(address))
+    if not allowed:
+        raise AddressRefusedError(refusal)
+    return await wrap_client(await open_first(allowed, port), context, server_hostname=host)
 
 
 class DirectOutbound(PooledOutbound):

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from tunnel.egress import Proxy, ProxyRefused, ProxySettings, connect_through
+from tunnel.egress import Connect, Proxy, ProxyRefused, ProxySettings, connect_through
 
 PROXY = Proxy("proxy.test", 3128)
 
@@ -19,6 +19,7 @@ PROXY = Proxy("proxy.test", 3128)
         ("https://proxy.test", Proxy("proxy.test", 443, tls=True)),
         ("proxy.test:3128", Proxy("proxy.test", 3128)),
         ("http://[fd00::1]:3128/", Proxy("fd00::1", 3128)),
+        ("http://[fe80::1%25eth0]:3128", Proxy("fe80::1%eth0", 3128)),
         (
             "http://al%40ice:p%3Ass%2Fw@proxy.test:3128",
             Proxy("proxy.test", 3128, authorization=b"Basic " + base64.b64encode(b"al@ice:p:ss/w")),
@@ -98,11 +99,13 @@ def test_without_a_proxy_all_ways_are_direct() -> None:
         ("fd00::/8", "10.0.0.1", False),
         ("fd12::1", "fd12:0::1", True),
         ("[fd12::1]:443", "fd12::1", True),
+        ("10.0.0.0/8", "::ffff:10.0.0.1", True),
         ("[fd12::1]:444", "fd12::1", False),
         # Always direct.
         ("", "localhost", True),
         ("", "127.0.0.53", True),
         ("", "::1", True),
+        ("", "::ffff:127.0.0.1", True),
         # Nonsense covers nothing.
         (",,:443,10.0.0.0/99", "hub.test", False),
     ],
@@ -136,6 +139,12 @@ async def test_connect_names_the_target_and_the_password_goes_in_a_header() -> N
         b"HTTP/1.1 200 Connection established\r\n\r\n", Proxy("proxy.test", 3128, authorization=b"Basic eDp5")
     )
     assert b"\r\nProxy-Authorization: Basic eDp5\r\n" in request
+
+
+async def test_connect_writes_an_ipv6_address_as_in_a_url() -> None:
+    assert Connect(PROXY, "fd00::1", 8443).request == (
+        b"CONNECT [fd00::1]:8443 HTTP/1.1\r\nHost: [fd00::1]:8443\r\n\r\n"
+    )
 
 
 async def test_an_interim_answer_is_no_answer() -> None:

@@ -14,11 +14,14 @@ import trio
 from cryptography.hazmat.primitives import serialization
 from trio.testing import memory_stream_pair
 
+from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 from tests.tunnel.certificates import ca_pem, contexts, server_files
 from tunnel.net import (
     HandshakeFailed,
+    _shown,
     client_context,
     has_input,
+    open_first,
     open_tcp,
     open_tls,
     os_reason,
@@ -103,6 +106,42 @@ async def test_peer_address_looks_through_tls() -> None:
     assert peer_address(tls) == "a closed connection"
     near, _far = memory_stream_pair()
     assert peer_address(near) == "StapledStream"
+
+
+@pytest.mark.parametrize(
+    ("host", "shown"),
+    [
+        ("192.0.2.1", "192.0.2.1:1"),
+        ("::ffff:192.0.2.1", "192.0.2.1:1"),
+        ("2001:db8::1", "[2001:db8::1]:1"),
+        ("::ffff:0:192.0.2.1", "[::ffff:0:192.0.2.1]:1"),
+        ("fe80::1%eth0", "[fe80::1%eth0]:1"),
+    ],
+)
+def test_a_peer_has_the_address_that_it_would_have_at_a_socket_of_its_family(host: str, shown: str) -> None:
+    assert _shown(host, 1) == shown
+
+
+async def test_an_address_that_does_not_answer_holds_up_the_next_one_for_a_moment_only() -> None:
+    with one_that_swallows_and_one_that_answers() as (addresses, port), trio.fail_after(5):
+        async with await open_first(addresses, port) as stream:
+            assert stream.socket.getpeername() == ("127.0.0.1", port)
+
+
+async def test_an_address_that_refuses_does_not_hold_up_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tunnel.net.NEXT_ADDRESS_S", 100.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening, trio.fail_after(5):
+        port = listening.getsockname()[1]
+        async with await open_first(["127.0.0.2", "127.0.0.1"], port) as stream:
+            assert stream.socket.getpeername() == ("127.0.0.1", port)
+
+
+async def test_when_all_addresses_refuse_it_is_said_why() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        with pytest.raises(OSError, match="all attempts") as caught:
+            await open_first(["127.0.0.1"], unused.getsockname()[1])
+    assert os_reason(caught.value) == "Connection refused"
 
 
 def test_contexts_are_strict(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,17 +5,18 @@ Synchronous and of the standard library alone: a command makes one or two calls 
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import ssl
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 
+from proxy.blocking import HTTPSConnection
 from proxy.certificates import fault_of_ca
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
@@ -87,9 +88,9 @@ class AdminClient:
         self, method: str, target: str, data: bytes | None, headers: Mapping[str, str]
     ) -> tuple[int, bytes]:
         parts = urlsplit(self.url)
-        # http.client knows no proxies and no .netrc, so that the token goes nowhere else.
-        connection = http.client.HTTPSConnection(
-            parts.hostname or "", parts.port or 443, timeout=TIMEOUT_S, context=self.context
+        # It knows no proxy of the environment and no .netrc, so that the token goes nowhere else.
+        connection = HTTPSConnection(
+            parts.hostname or "", parts.port or 443, timeout_s=TIMEOUT_S, context=self.context
         )
         try:
             connection.request(method, target, body=data, headers=dict(headers))
@@ -102,7 +103,7 @@ class AdminClient:
             ) from error
         except ConnectionRefusedError as error:
             raise CommandError(f"nothing listens at {self.url}: start the hub (`hawse hub`) first") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, HTTPException) as error:
             raise CommandError(
                 f"cannot reach the admin API at {self.url}: "
                 f"{getattr(error, 'strerror', None) or str(error) or type(error).__name__}"

@@ -149,6 +149,22 @@ def test_a_proxy_leads_to_the_hub(
     assert egress.asked == [hub.url.removeprefix("https://")]
 
 
+def test_a_proxy_leads_to_a_hub_that_is_called_by_its_ipv6_address(
+    account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = "fd00::1"
+    with (
+        fake_hub(API_KEY, name=address) as hub,
+        open_egress({f"[{address}]": "127.0.0.1"}, password="p@ss") as egress,
+    ):
+        authority = f"[{address}]:{hub.url.rpartition(':')[2]}"
+        monkeypatch.setenv("HTTPS_PROXY", egress.url())
+        login = account._replace(hub=f"https://{authority}", ca_pem=hub.ca_pem)
+        assert fetch_token(login, "prod").text == "token-1-prod"
+        assert egress.asked == [authority]
+        assert [asked.headers["host"] for asked in hub.asked] == [authority]
+
+
 def test_a_proxy_that_leads_nowhere_is_named_and_its_password_is_not(
     behind: tuple[Account, FakeHub, Egress], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +210,7 @@ def test_networks_of_no_proxy_and_loopback_are_reached_straight(
     monkeypatch.setenv("NO_PROXY", no_proxy)
     connection, words = https_connection(host, 443, ssl.create_default_context())
     assert words == through
-    assert connection.host == ("proxy.example" if through else host)
+    assert (connection.host, connection.proxy is not None) == (host, bool(through))
 
 
 @pytest.mark.parametrize("proxy", ["socks5://me:s3cret@p:1", "https://me:s3cret@p:1", "http://me:s3cret@"])

@@ -8,7 +8,8 @@ import pytest
 import trio
 
 from proxy.hub.direct import AddressRefusedError, dial_checked
-from tunnel.net import HandshakeFailed
+from tests.fakes.addresses import one_that_swallows_and_one_that_answers
+from tunnel.net import HandshakeFailed, peer_address
 
 
 class Resolver(trio.abc.HostnameResolver):
@@ -92,3 +93,17 @@ async def test_what_is_connected_to_is_what_was_judged() -> None:
             await dial_checked("relay.example", port, ssl.create_default_context(), private=True)
         assert (accepted, resolver.asked) == (1, 1)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_dead_address_does_not_keep_the_hub_from_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def without_tls(stream: trio.abc.Stream, *_: object, **__: object) -> trio.abc.Stream:
+        return stream
+
+    monkeypatch.setattr("proxy.hub.direct.wrap_client", without_tls)
+    with one_that_swallows_and_one_that_answers() as (addresses, port), trio.fail_after(5):
+        trio.socket.set_custom_hostname_resolver(Resolver(addresses))
+        context = ssl.create_default_context()
+        async with await dial_checked("relay.example", port, context, private=True) as stream:
+            assert peer_address(stream) == f"{addresses[1]}:{port}"

@@ -1,0 +1,110 @@
+"""HTTPS for commands that ask once and end: by the standard library, blocking, and fast to load.
+
+http.client by itself tries the addresses of a name one after the other, each until it times out, where
+kubectl beside it goes on at once. And before Python 3.13 its CONNECT writes an IPv6 address so that no proxy
+can read it, so that what is said to a proxy is not its business here.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import ssl
+import time
+from http import client
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunnel.egress import Proxy
+
+# How long an address may keep the next one of the same host waiting (RFC 8305 section 8).
+NEXT_ADDRESS_S = 0.25
+
+
+class HTTPSConnection(client.HTTPSConnection):
+    """One that is opened by its first request, straight or through a proxy of the kind http://.
+
+    Raises OSError, whose text names the proxy if that is what refused, and never holds its password.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, timeout_s: float, context: ssl.SSLContext, proxy: Proxy | None = None
+    ) -> None:
+        super().__init__(host, port, timeout=timeout_s, context=context)
+        self.proxy = proxy
+        self._timeout_s = timeout_s
+        self._tls = context
+
+    def connect(self) -> None:
+        """Connect, through the proxy if there is one, and shake hands."""
+        if self.proxy is None:
+            raw = open_tcp(self.host, self.port, self._timeout_s)
+        else:
+            raw = open_tcp(self.proxy.host, self.proxy.port, self._timeout_s)
+        try:
+            if self.proxy is not None:
+                _connect_through(raw, self.proxy, self.host, self.port)
+            self.sock = self._tls.wrap_socket(raw, server_hostname=self.host)
+        except BaseException:
+            raw.close()
+            raise
+
+
+def _connect_through(raw: socket.socket, proxy: Proxy, host: str, port: int) -> None:
+    # Only who is behind a proxy pays for loading what knows of them.
+    from tunnel.egress import RECEIVE_BYTES_MAX, Connect, ProxyRefused
+
+    connect = Connect(proxy, host, port)
+    raw.sendall(connect.request)
+    try:
+        while not connect.receive(raw.recv(RECEIVE_BYTES_MAX)):
+            pass
+    except ProxyRefused as error:
+        raise OSError(str(error)) from error
+
+
+def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
+    """Connect to the first address of `host` that answers, trying the next after a short wait (RFC 8305).
+
+    The timeout is that of all addresses together, and afterwards of each wait on the socket. Raises OSError.
+    """
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    deadline = time.monotonic() + timeout_s
+    failure = OSError(f"{host} has no address")
+    pending: list[socket.socket] = []
+    try:
+        while addresses or pending:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError(f"no connection within {timeout_s:.0f} s")
+            if addresses:
+                family, kind, protocol, _, address = addresses.pop(0)
+                try:
+                    pending.append(_begin(socket.socket(family, kind, protocol), address))
+                except OSError as error:
+                    failure = error
+                    continue
+            _, ended, _ = select.select([], pending, [], min(left_s, NEXT_ADDRESS_S) if addresses else left_s)
+            for attempt in ended:
+                pending.remove(attempt)
+                number = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if number == 0:
+                    attempt.settimeout(timeout_s)
+                    return attempt
+                attempt.close()
+                failure = OSError(number, os.strerror(number))
+        raise failure
+    finally:
+        for attempt in pending:
+            attempt.close()
+
+
+def _begin(attempt: socket.socket, address: tuple[Any, ...]) -> socket.socket:
+    attempt.setblocking(False)
+    number = attempt.connect_ex(address)
+    if number not in {0, errno.EINPROGRESS}:
+        attempt.close()
+        raise OSError(number, os.strerror(number))
+    return attempt

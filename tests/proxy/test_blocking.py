@@ -1,0 +1,57 @@
+"""HTTPS for commands; what goes through a proxy is tests/proxy/agent/test_hub.py's business."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from proxy import blocking
+from proxy.blocking import open_tcp
+from tests.fakes.addresses import one_that_swallows_and_one_that_answers
+
+TIMEOUT_S = 5.0
+
+
+def leads_to(monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> None:
+    """Have every name lead to these addresses, of which "" is one of a family that this system lacks."""
+
+    def getaddrinfo(host: str, port: int, type: int) -> list[tuple[object, ...]]:
+        return [(socket.AF_INET if address else -1, type, 0, "", (address, port)) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def test_an_address_that_does_not_answer_holds_up_the_next_one_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with one_that_swallows_and_one_that_answers() as (addresses, port):
+        leads_to(monkeypatch, addresses)
+        with open_tcp("hub.example", port, TIMEOUT_S) as connected:
+            assert connected.getpeername() == ("127.0.0.1", port)
+            assert connected.gettimeout() == TIMEOUT_S
+
+
+def test_an_address_that_refuses_and_one_that_cannot_be_tried_hold_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(blocking, "NEXT_ADDRESS_S", 100.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        leads_to(monkeypatch, ["", "127.0.0.2", "127.0.0.1"])
+        with open_tcp("hub.example", listening.getsockname()[1], TIMEOUT_S) as connected:
+            assert connected.getpeername() == listening.getsockname()
+
+
+def test_when_none_answers_the_last_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        leads_to(monkeypatch, ["", "127.0.0.1"])
+        with pytest.raises(ConnectionRefusedError):
+            open_tcp("hub.example", unused.getsockname()[1], TIMEOUT_S)
+
+
+def test_all_addresses_together_have_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    with one_that_swallows_and_one_that_answers() as (addresses, port):
+        leads_to(monkeypatch, addresses[:1] * 3)
+        with pytest.raises(TimeoutError, match="no connection within"):
+            open_tcp("hub.example", port, 0.1)
