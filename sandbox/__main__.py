@@ -48,10 +48,15 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def url_of(host: str, port: int) -> str:
+    """What clients call the server by."""
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+
+
 async def run(directory: Path, host: str, port: int) -> None:
     """Serve until a signal says to stop."""
     listeners = await trio.open_tcp_listeners(port, host=host)
-    server = f"https://{host}:{listeners[0].socket.getsockname()[1]}"
+    server = url_of(host, listeners[0].socket.getsockname()[1])
     ca_pem, context = certificates.make(host)
     store = Store()
     writer = Writer(store)

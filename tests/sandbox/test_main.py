@@ -6,13 +6,20 @@ import stat
 
 import pytest
 
-from sandbox.__main__ import parse
+from sandbox.__main__ import parse, url_of
 from tests.sandbox.conftest import Cluster
 
 
 def test_the_command_line() -> None:
     arguments = parse(["--dir", "x"])
     assert (str(arguments.dir), arguments.port, arguments.host) == ("x", 0, "127.0.0.1")
+
+
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    assert (url_of("127.0.0.1", 6443), url_of("::1", 6443)) == (
+        "https://127.0.0.1:6443",
+        "https://[::1]:6443",
+    )
 
 
 @pytest.mark.kubectl
