@@ -54,6 +54,8 @@ class Address:
     def parse(cls, text: str) -> Address:
         """Read `host:port` or `[v6]:port`; raises ValueError."""
         match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})", text, re.ASCII)
+        if match is None and "%" in text:
+            raise ValueError("an address with a zone cannot be listened on: use [::] for every address")
         if match is None:
             raise ValueError("expected host:port, as in 127.0.0.1:8443 or [::]:8443")
         v6, name, digits = match.groups()
@@ -157,6 +159,8 @@ def fault_of_hub_url(url: str) -> str | None:
         return "expected https://host or https://host:port"
     if parts.username is not None or parts.password is not None:
         return "must not hold a user name or password"
+    if "%" in parts.netloc:
+        return "an address with a zone is in no certificate: use another address, or a name"
     if parts.path.rstrip("/") or "?" in url or "#" in url:
         return "the hub stands at the root of its host, so no path, query or fragment"
     if url != url.lower():

@@ -1,4 +1,4 @@
-"""How much those may take who have not said who they are: connections, connections an address, and bytes.
+"""How much those may take who have not said who they are: connections, connections a place, and bytes.
 
 A public listener has to hold a stranger's TLS state and the head of its first request before it can know
 anything about it. The caps bound that; whoever authenticates leaves the gate and counts no more here.
@@ -6,6 +6,7 @@ anything about it. The caps bound that; whoever authenticates leaves the gate an
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 
 import attrs
@@ -14,7 +15,7 @@ import trio
 from tunnel.tls import TLSStream
 
 # A gateway in front of many agents is one address; 40 informers of one client are 40 connections.
-STRANGERS_PER_ADDRESS_MAX = 512
+STRANGERS_PER_PLACE_MAX = 512
 STRANGERS_MAX = 4096
 # A head may have 1 MiB; 64 of the largest at once are more than any honest crowd sends before it is known.
 STRANGERS_BYTES_MAX = 64 * 1024 * 1024
@@ -24,6 +25,10 @@ STRANGER_BYTES_FREE = 16 * 1024
 # To send a short form and take a short answer. A place at the gate must not be held by doing neither, or some
 # thousand connections would shut everybody out for as long as they like.
 STRANGER_S = 30.0
+
+
+# What one subscriber of IPv6 is given, at the least.
+_V6_PREFIX = 64
 
 
 class TooManyStrangersError(Exception):
@@ -36,19 +41,33 @@ class Gate:
 
     connections: int = 0
     bytes_held: int = 0
-    addresses: Counter[str] = attrs.Factory(Counter)
+    places: Counter[str] = attrs.Factory(Counter)
 
     def enter(self, address: str) -> Stranger:
         """Admit a connection; raises TooManyStrangersError."""
         if self.connections >= STRANGERS_MAX:
             raise TooManyStrangersError(f"{self.connections} connections wait to authenticate, the limit")
-        if self.addresses[address] >= STRANGERS_PER_ADDRESS_MAX:
+        place = place_of(address)
+        if self.places[place] >= STRANGERS_PER_PLACE_MAX:
             raise TooManyStrangersError(
-                f"{self.addresses[address]} connections of {address} have not authenticated, the limit"
+                f"{self.places[place]} connections of {place} have not authenticated, the limit"
             )
         self.connections += 1
-        self.addresses[address] += 1
-        return Stranger(self, address)
+        self.places[place] += 1
+        return Stranger(self, place)
+
+
+def place_of(address: str) -> str:
+    """Whom an address counts as: itself, or its network in IPv6, where one client has them all."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(parsed), _V6_PREFIX), strict=False))
 
 
 @attrs.define(eq=False)
@@ -56,7 +75,7 @@ class Stranger:
     """One connection's share of the gate; `leave` gives it back, once."""
 
     gate: Gate
-    address: str
+    place: str
     bytes_held: int = 0
     inside: bool = True
 
@@ -66,9 +85,9 @@ class Stranger:
             self.inside = False
             self.gate.connections -= 1
             self.settle()
-            self.gate.addresses[self.address] -= 1
-            if not self.gate.addresses[self.address]:
-                del self.gate.addresses[self.address]
+            self.gate.places[self.place] -= 1
+            if not self.gate.places[self.place]:
+                del self.gate.places[self.place]
 
     def settle(self) -> None:
         """Forget what was received so far: it was answered, and is held no more."""

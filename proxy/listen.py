@@ -9,17 +9,39 @@ import trio
 from proxy.configuration import Address
 from tunnel.tcp import TCPListener
 
+# What stands for every address of this machine, of IPv4 as well.
+EVERYWHERE = "::"
 # Connections the kernel holds for us while the loop is busy.
 BACKLOG = 1024
 
 
 async def open_listeners(address: Address) -> list[TCPListener]:
-    """Listen on every address that the host resolves to; raises OSError, whose text names the address."""
+    """Listen on every address that the host resolves to; raises OSError, whose text names the address.
+
+    `[::]` is every address there is, and only those of IPv4 where the system has no IPv6.
+    """
     try:
-        listeners = await trio.open_tcp_listeners(address.port, host=address.host, backlog=BACKLOG)
+        if address.host == EVERYWHERE and socket.has_dualstack_ipv6():
+            return [TCPListener(await _open_dual_stack(address.port))]
+        host = "0.0.0.0" if address.host == EVERYWHERE else address.host  # noqa: S104 - it was asked for
+        listeners = await trio.open_tcp_listeners(address.port, host=host, backlog=BACKLOG)
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
     return [TCPListener(listener) for listener in listeners]
+
+
+async def _open_dual_stack(port: int) -> trio.SocketListener:
+    """One socket for both families; trio's own for IPv6 take IPv6 alone."""
+    listening = trio.socket.socket(socket.AF_INET6, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        await listening.bind((EVERYWHERE, port))
+        listening.listen(BACKLOG)
+        return trio.SocketListener(listening)
+    except BaseException:
+        listening.close()
+        raise
 
 
 async def open_sockets(address: Address) -> list[socket.socket]:

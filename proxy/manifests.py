@@ -351,7 +351,7 @@ def _environment(manifest: RelayManifest) -> list[Value]:
         "HUB_URL": manifest.hub_url,
         "HUB_KEYS": f"{KEYS_FOLDER}/hub-keys.json",
         "GUARDRAILS": GUARDRAILS_FOLDER,
-        "HEALTH_LISTEN": f"0.0.0.0:{HEALTH_PORT}",
+        "HEALTH_LISTEN": f"[::]:{HEALTH_PORT}",
         "STOP_GRACE_S": str(STOP_GRACE_S),
     }
     match manifest.mode:
@@ -360,7 +360,7 @@ def _environment(manifest: RelayManifest) -> list[Value]:
             if manifest.hub_ca_pem is not None:
                 values["HUB_CA"] = f"{KEYS_FOLDER}/hub-ca.pem"
         case "direct":
-            values["DIRECT_LISTEN"] = f"0.0.0.0:{DIRECT_PORT}"
+            values["DIRECT_LISTEN"] = f"[::]:{DIRECT_PORT}"
             values["DIRECT_CERTIFICATE"] = f"{TLS_FOLDER}/tls.crt"
             values["DIRECT_KEY"] = f"{TLS_FOLDER}/tls.key"
         case _:

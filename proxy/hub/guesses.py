@@ -5,11 +5,12 @@ A code has 160 random bits, so nobody guesses one; this keeps whoever tries from
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections import OrderedDict
 
 import attrs
+
+from proxy.gate import place_of
 
 # Somebody who mistypes, several times over.
 FAILURES_MAX = 10
@@ -17,8 +18,6 @@ FAILURES_MAX = 10
 FORGIVEN_AFTER_S = 60.0
 # Addresses that failed lately. Beyond it the one that failed longest ago is forgiven early.
 PLACES_MAX = 4096
-# What one subscriber of IPv6 is given, at the least.
-_V6_PREFIX = 64
 
 
 @attrs.define
@@ -30,11 +29,11 @@ class Guesses:
 
     def refuses(self, address: str, now: float) -> bool:
         """Whether the address has failed too often to be listened to."""
-        return self._debt(_place(address), now) > FAILURES_MAX - 1
+        return self._debt(place_of(address), now) > FAILURES_MAX - 1
 
     def failed(self, address: str, now: float) -> None:
         """Note a failed attempt."""
-        place = _place(address)
+        place = place_of(address)
         debt = self._debt(place, now)
         self._places[place] = now + (debt + 1) * FORGIVEN_AFTER_S / FAILURES_MAX
         self._places.move_to_end(place)
@@ -44,15 +43,3 @@ class Guesses:
     def _debt(self, place: str, now: float) -> float:
         """How many failures of a place are not forgiven yet."""
         return max(0.0, self._places.get(place, -math.inf) - now) * FAILURES_MAX / FORGIVEN_AFTER_S
-
-
-def _place(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return address
-    if parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.IPv6Network((int(parsed), _V6_PREFIX), strict=False))

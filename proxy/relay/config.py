@@ -13,13 +13,13 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     keys = "hub-keys.json"                # the hub's public keys (JWKS), pinned
     ca = "hub-ca.pem"                     # if the hub's certificate is not of a public CA
     [direct]
-    listen = "0.0.0.0:8443"
+    listen = "[::]:8443"
     certificate = "tls.crt"
     key = "tls.key"
     [tunnel]
     resume = true                         # whether a session goes on when its connection is lost
     [health]
-    listen = "0.0.0.0:8080"
+    listen = "[::]:8080"
     [stop]
     grace_s = 60                          # for what is under way at SIGTERM
 """

@@ -58,7 +58,7 @@ class DirectServer:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         peer = peer_address(tcp)
         try:
-            stranger = self.gate.enter(peer.rpartition(":")[0])
+            stranger = self.gate.enter(peer.rpartition(":")[0].strip("[]"))
         except TooManyStrangersError as error:
             self._turned_away.warning(f"turned away a connection: {error}", trio.current_time())
             await trio.aclose_forcefully(tcp)

@@ -230,6 +230,8 @@ def _check_server(server: str) -> None:
     try:
         parts = urlsplit(server)
         valid = parts.scheme == "https" and bool(parts.hostname) and parts.port != 0 and server.isascii()
+        # No certificate has an address with a zone.
+        valid = valid and "%" not in parts.netloc
     except ValueError:
         valid = False
     if not valid or parts.username is not None or parts.path.rstrip("/") or parts.query or parts.fragment:

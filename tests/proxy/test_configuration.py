@@ -258,10 +258,11 @@ def test_addresses(text: str, address: Address) -> None:
         "a:٣",
         "a:5\n",
         "a b:5",
+        "[fe80::1%eth0]:5",
     ],
 )
 def test_texts_that_are_no_address(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected host:port|exceeds 65535|in brackets"):
+    with pytest.raises(ValueError, match=r"expected host:port|exceeds 65535|in brackets|with a zone"):
         Address.parse(text)
 
 
@@ -288,6 +289,7 @@ def test_loopback_is_told_from_the_rest() -> None:
         ("https://hub.example?", "no path"),
         ("https://hub.example#", "no path"),
         ("https://Hub.example", "lower case"),
+        ("https://[fe80::1%eth0]", "an address with a zone"),
     ],
 )
 def test_urls_that_no_token_could_name(url: str, fault: str) -> None:

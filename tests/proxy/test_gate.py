@@ -10,7 +10,7 @@ from tests.tunnel.test_tls import handshake
 
 
 def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STRANGERS_PER_ADDRESS_MAX", 2)
+    monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
     monkeypatch.setattr(module, "STRANGERS_MAX", 3)
     gate = Gate()
     first, _ = gate.enter("192.0.2.1"), gate.enter("192.0.2.1")
@@ -23,6 +23,17 @@ def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) 
     gate.enter("192.0.2.1")
 
 
+def test_the_addresses_of_one_client_of_ipv6_are_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
+    gate = Gate()
+    first, _ = gate.enter("2001:db8::1"), gate.enter("2001:db8::2")
+    with pytest.raises(TooManyStrangersError, match="2001:db8::/64"):
+        gate.enter("2001:db8::3")
+    gate.enter("2001:db8:0:1::1")
+    first.leave()
+    gate.enter("2001:db8::3")
+
+
 def test_leaving_twice_gives_back_once() -> None:
     gate = Gate()
     one, other = gate.enter("192.0.2.1"), gate.enter("192.0.2.1")
@@ -31,7 +42,7 @@ def test_leaving_twice_gives_back_once() -> None:
     one.leave()
     assert (gate.connections, gate.bytes_held) == (1, 0)
     other.leave()
-    assert (gate.connections, dict(gate.addresses)) == (0, {})
+    assert (gate.connections, dict(gate.places)) == (0, {})
 
 
 def test_strangers_bytes_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:

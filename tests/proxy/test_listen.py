@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import re
+import socket
+
 import pytest
 import trio
 
 from proxy.configuration import Address
 from proxy.listen import open_listeners
+from tunnel.net import peer_address
 
 
 async def test_it_listens_where_it_is_told() -> None:
@@ -17,12 +21,27 @@ async def test_it_listens_where_it_is_told() -> None:
             assert await server.receive_some(4) == b"ahoy"
 
 
+@pytest.mark.parametrize("with_ipv6", [True, False])
+async def test_everywhere_includes_ipv4(monkeypatch: pytest.MonkeyPatch, with_ipv6: bool) -> None:
+    if not with_ipv6:
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    (listener,) = await open_listeners(Address.parse("[::]:0"))
+    async with listener:
+        port = listener.socket.getsockname()[1]
+        async with await trio.open_tcp_stream("127.0.0.1", port) as client, await listener.accept() as server:
+            host, port = client.socket.getsockname()
+            assert peer_address(server) == f"{host}:{port}"
+
+
 async def test_an_address_in_use_is_named() -> None:
     (listener,) = await open_listeners(Address("127.0.0.1", 0))
     async with listener:
         taken = Address("127.0.0.1", listener.socket.getsockname()[1])
-        with pytest.raises(OSError, match=f"cannot listen on {taken}: Address already in use"):
-            await open_listeners(taken)
+        for address in (taken, Address("::", taken.port)):
+            with pytest.raises(
+                OSError, match=re.escape(f"cannot listen on {address}: Address already in use")
+            ):
+                await open_listeners(address)
 
 
 async def test_a_name_that_leads_nowhere_is_named() -> None:

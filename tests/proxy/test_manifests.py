@@ -262,7 +262,7 @@ def test_the_relay_reads_its_configuration_out_of_the_environment(
     config = relay_config.load(environment=environment)
     assert config.instance == "relay-pod-1"
     assert config.hub_url == "https://hub.example"
-    assert str(config.health_listen) == "0.0.0.0:8080"
+    assert str(config.health_listen) == "[::]:8080"
     expected = relay_config.TunnelDial if mode == "tunnel" else relay_config.DirectListener
     assert isinstance(config.way, expected)
 

@@ -42,7 +42,7 @@ def relay_files(relay: Object, kubeconfig: Path | None) -> dict[str, str]:
             "",
             "# Where the hub reaches this relay, under the name in its --relay-url.",
             "[direct]",
-            'listen = "0.0.0.0:8443"',
+            'listen = "[::]:8443"',
             'certificate = "tls.crt"',
             'key = "tls.key"',
         ]

@@ -133,7 +133,7 @@ async def test_a_stranger_that_says_nothing_is_shown_out(tmp_path: Path, autojum
 async def test_strangers_above_the_cap_are_turned_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "STRANGERS_PER_ADDRESS_MAX", 2)
+    monkeypatch.setattr(gate, "STRANGERS_PER_PLACE_MAX", 2)
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         first, second = await way.connect(), await way.connect()
         with pytest.raises((OSError, trio.BrokenResourceError)):
@@ -152,7 +152,7 @@ async def test_strangers_above_the_cap_are_turned_away(
 async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "STRANGERS_PER_ADDRESS_MAX", 1)
+    monkeypatch.setattr(gate, "STRANGERS_PER_PLACE_MAX", 1)
     release = trio.Event()
     arrived = trio.Event()
 

@@ -175,6 +175,7 @@ def test_a_credential_that_is_no_bearer_token_is_refused_with_its_reason(
         ({"server": "https://10.0.0.1/k8s/clusters/a"}, "server is not https"),
         ({"server": "https://u@10.0.0.1"}, "server is not https"),
         ({"server": "https://10.0.0.1:x"}, "server is not https"),
+        ({"server": "https://[fe80::1%25eth0]"}, "server is not https"),
         ({"server": None}, "server is missing"),
     ],
 )
