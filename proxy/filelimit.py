@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import resource
 
+# Of macOS, whose hard limit is none at all, and which takes no higher soft one.
+OPEN_MAX = 10240
+
 _log = logging.getLogger("hawse")
 
 
@@ -14,8 +17,13 @@ def raise_file_limit() -> None:
     The soft one is 1024 by default for the sake of programs that call select(2), as neither the hub nor the
     relay does.
     """
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    except (OSError, ValueError) as error:
-        _log.debug("the limit of open files stays as it is: %s", error)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (hard, max(soft, OPEN_MAX)):
+        if wanted == soft:
+            return
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError) as error:
+            _log.debug("the limit of open files does not become %d: %s", wanted, error)
+        else:
+            return

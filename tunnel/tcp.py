@@ -238,10 +238,11 @@ def tune_socket(sock: socket.socket | trio.socket.SocketType) -> None:
     """Set what all our TCP connections want; any other socket is left as it is."""
     if sock.family not in _TCP_FAMILIES:
         return
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     _set(
         sock,
+        ("TCP_NODELAY", 1),
         ("TCP_KEEPIDLE", KEEPALIVE_IDLE_S),
         ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_S),
         ("TCP_KEEPCNT", KEEPALIVE_PROBES),
@@ -304,7 +305,9 @@ def _set(sock: socket.socket | trio.socket.SocketType, *options: tuple[str, int]
     for name, value in options:
         option = getattr(socket, name, None)
         if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            # macOS refuses each of them (EINVAL) once the peer has gone, which whoever reads will see.
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 class TCPListener(trio.abc.Listener[TCPStream]):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 
@@ -9,7 +10,7 @@ from trio.testing import assert_checkpoints, assert_no_checkpoints, check_half_c
 
 from tests.fakes.blackhole import swallow
 from tunnel import tcp
-from tunnel.tcp import TCPListener, TCPStream
+from tunnel.tcp import TCPListener, TCPStream, bind_socket_to_peer
 
 
 async def tcp_pair() -> tuple[TCPStream, TCPStream]:
@@ -228,6 +229,23 @@ async def test_closing_without_a_wait_wakes_who_waits() -> None:
 
 def test_a_bound_connection_is_given_up_within_half_a_minute() -> None:
     assert tcp.PROBE_IDLE_S + tcp.PROBE_INTERVAL_S * tcp.PROBES <= tcp.CUT_S <= 25
+
+
+async def test_a_socket_that_takes_no_options_any_more_is_a_stream_all_the_same() -> None:
+    """As on macOS, where the peer of an accepted connection has gone already."""
+
+    class Left(socket.socket):
+        def setsockopt(self, *_: object) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    near, far = socket.socketpair()
+    with far:
+        family = socket.AF_INET, socket.SOCK_STREAM, 0
+        stream = TCPStream(Left(*family, fileno=near.detach()))
+        bind_socket_to_peer(stream.socket)
+        far.close()
+        assert await stream.receive_some() == b""
+        await stream.aclose()
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
