@@ -68,6 +68,16 @@ def difference(series: Series, yardstick: Series, name: str) -> float | None:
     return statistics.median(ours - theirs for ours, theirs in pairs) if pairs else None
 
 
+def kubectl_longer(workload: str) -> Callable[[Found], float | None]:
+    """How many ms `kubectl get` takes longer than straight to the API server."""
+
+    def measured(found: Found) -> float | None:
+        series = found.get(workload, OURS, 1)
+        return None if series is None else statistics.median(run.notes["added_ms"] for run in series.samples)
+
+    return measured
+
+
 def slowed(workload: str) -> Callable[[Found], float | None]:
     """p99 beside a download over p99 without one."""
 
@@ -94,6 +104,7 @@ BUDGET = (
     Line("p50 ms beside 80 MB/s of downloads", 2, 0.7, 0.5, figure("beside-paced", 4, "p50_ms")),
     Line("p99 beside a download that fills the link / without", 3, 3, 2, slowed("beside-link")),
     Line("p99 beside a download that fills the machine / without", 3, 3, 2, slowed("beside")),
+    Line("ms kubectl get takes longer, with a token at hand", 5, 5, 2, kubectl_longer("cold")),
     Line("CPU µs an event of a watch", 60, 40, 30, figure("watch", 1000, "cpu_us_per_request")),
     Line(
         "the same, each to 1,000 watches at once",

@@ -2,7 +2,7 @@
 
 `cold` gives kubectl a token in its kubeconfig, for Hawse and for direct: the difference is the way. kubectl's
 own discovery is in its cache. `cold-plugin` is a kubeconfig as `hawse kubeconfig` writes it: kubectl runs
-`hawse credential`, which finds a token in its cache. `cold-first` has neither that token nor discovery in a
+`hawse-credential`, which has answered in this minute. `cold-first` has neither that token nor discovery in a
 cache: the first call of all.
 
 p50_ms is kubectl's whole time. For Hawse the notes have `added_ms` as well: each of its calls follows one
@@ -162,6 +162,6 @@ def workload(kind: str, title: str, prepare: Callable[[Home, Enrolled], None]) -
 
 WORKLOADS = (
     workload("cold", "kubectl get pods from its start to its output, with a token at hand", with_token),
-    workload("cold-plugin", "the same with `hawse credential`, whose token is in its cache", with_plugin),
+    workload("cold-plugin", "the same with `hawse-credential`, asked in this minute before", with_plugin),
     workload("cold-first", "the first call of all: no token, no discovery in any cache", with_plugin),
 )

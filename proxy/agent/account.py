@@ -58,7 +58,7 @@ def host_and_port(hub: str) -> tuple[str, int]:
 
 def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
     """Read all logins, by hub, in the order in which they were made. Raises AgentError."""
-    path = _path(environment)
+    path = logins_path(environment)
     raw = read_private(path)
     if raw is None:
         return {}
@@ -104,7 +104,7 @@ def save_account(environment: Mapping[str, str], account: Account) -> str:
 
 def restore_account(environment: Mapping[str, str], hub: str, account: Account | None) -> str:
     """Store the login for a hub, or that there is none; returns the file's path. Raises AgentError."""
-    path = _path(environment)
+    path = logins_path(environment)
     with locked(f"{path}.lock"):
         accounts = load_accounts(environment)
         accounts.pop(hub, None)
@@ -126,5 +126,5 @@ def _text(entry: dict[str, object], name: str) -> str | None:
     return None if value is None else str(value)
 
 
-def _path(environment: Mapping[str, str]) -> str:
+def logins_path(environment: Mapping[str, str]) -> str:
     return os.path.join(config_folder(environment), FILE_NAME)

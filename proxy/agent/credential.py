@@ -1,9 +1,9 @@
-"""The exec plugin: kubectl runs `hawse credential`, and reads a token of at most a minute from its stdout.
+"""The exec plugin: kubectl runs it, and reads a token of at most a minute from its stdout.
 
 Every kubectl process runs it once and keeps the token in memory only, so the plugin keeps a cache of its
-own. From the cache it imports nothing but small parts of the standard library and answers in a few
-milliseconds above Python's own start. Parallel kubectls wait at a file lock while the first one asks the
-hub, and then find its token, or its failure, in the cache.
+own, from which it imports nothing but small parts of the standard library. What it has answered is answered
+again by the script `hawse-credential`, without Python; this is what that asks otherwise. Parallel kubectls
+wait at a file lock while the first one asks the hub, and then find its token, or its failure, in the cache.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from proxy.agent.account import Account, find_account, hub_origin
+from proxy.agent.answers import known_login, remember
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
 
@@ -37,6 +38,7 @@ class ExecInfo(NamedTuple):
     """What kubectl says about the credential that it wants."""
 
     api_version: str
+    server: str
     hub: str
     cluster: str
 
@@ -78,9 +80,10 @@ def credential(environment: Mapping[str, str], server: str = "") -> str:
     """Return the ExecCredential for what kubectl asks. Raises AgentError."""
     asked = environment.get("KUBERNETES_EXEC_INFO", "")
     info = read_exec_info(asked) if asked or not server else told_by_argument(server)
+    login = known_login(environment)
     account = find_account(environment, info.hub)
     cached = cached_token(environment, account, info.cluster)
-    return json.dumps(
+    answer = json.dumps(
         {
             "apiVersion": info.api_version,
             "kind": "ExecCredential",
@@ -90,6 +93,15 @@ def credential(environment: Mapping[str, str], server: str = "") -> str:
             },
         }
     )
+    remember(
+        environment,
+        info.server,
+        until_s=cached.until_s - REMAINING_MIN_S,
+        login=login,
+        question=f"{asked.rstrip()} {f'--server {server}' if server else ''}",
+        answer=answer,
+    )
+    return answer
 
 
 def read_exec_info(text: str) -> ExecInfo:
@@ -124,7 +136,7 @@ def _exec_info(api_version: str, server: str) -> ExecInfo:
     match = _SERVER.fullmatch(server)
     if match is None:
         raise AgentError(f"the kubeconfig's server {quoted(server)} is not https://<hub>/clusters/<name>")
-    return ExecInfo(api_version, hub_origin(match[1]), match[2])
+    return ExecInfo(api_version, server, hub_origin(match[1]), match[2])
 
 
 def cached_token(

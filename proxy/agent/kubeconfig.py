@@ -22,12 +22,13 @@ from proxy.agent.hub import Reach
 from proxy.manifests import to_yaml
 
 USER = "hawse"
+PLUGIN = "hawse-credential"
 # kubectl hands the whole CA to the plugin in one variable, and Linux takes none of more than 128 KiB. In PEM;
 # it becomes a third longer on its way.
 EMBEDDED_CA_BYTES_MAX = 90 * 1024
 Document: TypeAlias = "dict[str, object]"
 # No registry has the package yet, so its name belongs to whoever takes it first.
-_INSTALL_HINT = "hawse is not found: pip install . in a checkout of it, or write this kubeconfig again"
+_INSTALL_HINT = f"{PLUGIN} is not found: pip install . in a checkout of hawse, or write this kubeconfig again"
 
 
 def chosen_clusters(reach: Reach, wanted: Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +90,6 @@ def entries(
     plugin = {
         "apiVersion": API_VERSIONS[0],
         "command": command,
-        "args": ["credential"],
         "interactiveMode": "IfAvailable",
         # The plugin takes hub and cluster out of the server's URL.
         "provideClusterInfo": True,
@@ -100,7 +100,7 @@ def entries(
     if user_per_cluster:
         users = [f"{prefix}{USER}-{cluster}" for cluster in clusters]
         older = {**plugin, "apiVersion": API_VERSIONS[1]}
-        plugins = [{**older, "args": ["credential", "--server", server]} for server in servers]
+        plugins = [{**older, "args": ["--server", server]} for server in servers]
     else:
         users, plugins = [prefix + USER] * len(names), [plugin]
     return {
@@ -167,10 +167,17 @@ def _is_ours(section: str, present: Document, added: Document) -> bool:
             return _same_server(before.get("server"), after["server"])
         case "users":
             plugin = before.get("exec")
-            arguments = plugin.get("args") if isinstance(plugin, dict) else None
-            return isinstance(arguments, list) and arguments[:1] == ["credential"]
+            return isinstance(plugin, dict) and _is_our_plugin(plugin)
         case _:
             return all(before.get(key) == after[key] for key in ("cluster", "user"))
+
+
+def _is_our_plugin(plugin: Document) -> bool:
+    command, arguments = plugin.get("command"), plugin.get("args")
+    if isinstance(command, str) and os.path.basename(command) == PLUGIN:
+        return True
+    # As it was written before the plugin was a command of its own.
+    return isinstance(arguments, list) and arguments[:1] == ["credential"]
 
 
 def _same_server(before: object, after: object) -> bool:

@@ -47,7 +47,7 @@ def kubeconfig(
 ) -> None:
     """Write a kubeconfig for the named clusters, or for all that this agent may reach.
 
-    kubectl then runs `hawse credential` for a token whenever it needs one.
+    kubectl then runs `hawse-credential` for a token whenever it needs one.
     """
     from proxy.agent import kubeconfig as kubeconfigs
     from proxy.agent.account import find_account, hub_origin
@@ -61,7 +61,7 @@ def kubeconfig(
         ours = kubeconfigs.entries(
             account,
             chosen,
-            command=_command(),
+            command=_command(kubeconfigs.PLUGIN),
             embed_ca=embed_ca,
             namespace=namespace,
             prefix=prefix,
@@ -85,10 +85,11 @@ def _kubectls_own() -> str:
     return os.path.join(os.path.expanduser("~"), ".kube", "config")
 
 
-def _command() -> str:
-    """Tell how kubectl is to call the plugin: by name where the PATH finds this script, else by its path."""
+def _command(plugin: str) -> str:
+    """Tell how kubectl is to call it: by name where the PATH finds the one beside us, else by its path."""
     script = os.path.realpath(sys.argv[0])
-    found = shutil.which("hawse")
-    if os.path.basename(script) != "hawse" or (found is not None and os.path.realpath(found) == script):
-        return "hawse"
-    return script
+    beside = os.path.join(os.path.dirname(script), plugin)
+    found = shutil.which(plugin)
+    if os.path.basename(script) != "hawse" or (found is not None and os.path.realpath(found) == beside):
+        return plugin
+    return beside

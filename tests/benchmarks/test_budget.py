@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 
-from benchmarks.budget import BUDGET, Line, added, budget_table, difference, hub_to_nginx, slowed, verdict
+from benchmarks.budget import (
+    BUDGET,
+    Line,
+    added,
+    budget_table,
+    difference,
+    hub_to_nginx,
+    kubectl_longer,
+    slowed,
+    verdict,
+)
 from benchmarks.result import Series
 from tests.benchmarks.samples import found, sample
 
@@ -53,3 +64,9 @@ def test_a_download_is_held_against_none() -> None:
     all_of_it = found(sample("hawse", 0, "beside", p99_ms=2.0), sample("hawse", 1, "beside", p99_ms=5.0))
     assert slowed("beside")(all_of_it) == 2.5
     assert slowed("beside-link")(all_of_it) is None
+
+
+def test_kubectl_is_held_against_itself_without_a_hub() -> None:
+    runs = [attrs.evolve(sample("hawse", 1, "cold"), notes={"added_ms": ms}) for ms in (1.5, 9.0, 2.0)]
+    assert kubectl_longer("cold")(found(*runs)) == 2.0
+    assert kubectl_longer("cold")(found(sample("hawse", 1, "small"))) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import time
@@ -58,8 +59,7 @@ class Home:
         )
 
     def forget_tokens(self) -> None:
-        for file in (self.folder / "cache").rglob("*.json"):
-            file.unlink()
+        shutil.rmtree(self.folder / "cache")
 
 
 def add_agent(world: World, name: str, folder: Path, *args: str) -> tuple[Home, dict[str, object]]:

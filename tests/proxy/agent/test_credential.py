@@ -249,10 +249,9 @@ def test_what_is_wrong_is_one_line_on_stderr(home: Home, info: str | None, messa
 
 
 def test_a_server_behind_a_port_or_a_trailing_slash_is_understood() -> None:
-    info = json.dumps(
-        {"apiVersion": V1, "spec": {"cluster": {"server": "https://hub.example:443/clusters/prod/"}}}
-    )
-    assert read_exec_info(info) == (V1, "https://hub.example", "prod")
+    server = "https://hub.example:443/clusters/prod/"
+    info = json.dumps({"apiVersion": V1, "spec": {"cluster": {"server": server}}})
+    assert read_exec_info(info) == (V1, server, "https://hub.example", "prod")
 
 
 @pytest.mark.usefixtures("account")

@@ -26,7 +26,7 @@ REACH = Reach("robot", "acme", ("prod", "dev"))
 
 
 def ours(*clusters: str, prefix: str = "", account: Account = ACCOUNT) -> Document:
-    return entries(account, clusters or ("prod", "dev"), command="hawse", prefix=prefix)
+    return entries(account, clusters or ("prod", "dev"), command="hawse-credential", prefix=prefix)
 
 
 def test_all_clusters_are_taken_unless_some_are_named() -> None:
@@ -45,11 +45,11 @@ def test_hostile_names_are_refused(name: str) -> None:
     for field in ("namespace", "prefix"):
         if name or field == "namespace":
             with pytest.raises(AgentError, match="not valid"):
-                entries(ACCOUNT, ["prod"], command="hawse", **{field: name})
+                entries(ACCOUNT, ["prod"], command="hawse-credential", **{field: name})
 
 
 def test_a_kubeconfig_names_the_plugin_and_holds_no_credential() -> None:
-    document = entries(ACCOUNT, ["prod"], command="hawse", namespace="app")
+    document = entries(ACCOUNT, ["prod"], command="hawse-credential", namespace="app")
     assert document == {
         "apiVersion": "v1",
         "kind": "Config",
@@ -68,11 +68,10 @@ def test_a_kubeconfig_names_the_plugin_and_holds_no_credential() -> None:
                 "user": {
                     "exec": {
                         "apiVersion": "client.authentication.k8s.io/v1",
-                        "command": "hawse",
-                        "args": ["credential"],
+                        "command": "hawse-credential",
                         "interactiveMode": "IfAvailable",
                         "provideClusterInfo": True,
-                        "installHint": "hawse is not found: pip install . in a checkout of it, "
+                        "installHint": "hawse-credential is not found: pip install . in a checkout of hawse, "
                         "or write this kubeconfig again",
                     }
                 },
@@ -85,8 +84,8 @@ def test_a_kubeconfig_names_the_plugin_and_holds_no_credential() -> None:
 
 def test_without_a_ca_kubectl_uses_the_systems() -> None:
     for document in (
-        entries(ACCOUNT, ["prod"], command="hawse", embed_ca=False),
-        entries(ACCOUNT._replace(ca_pem=None), ["prod"], command="hawse"),
+        entries(ACCOUNT, ["prod"], command="hawse-credential", embed_ca=False),
+        entries(ACCOUNT._replace(ca_pem=None), ["prod"], command="hawse-credential"),
     ):
         assert document["clusters"] == [
             {"name": "prod", "cluster": {"server": "https://hub.example/clusters/prod"}}
@@ -95,14 +94,14 @@ def test_without_a_ca_kubectl_uses_the_systems() -> None:
 
 def test_a_ca_that_kubectl_could_not_hand_to_the_plugin_is_refused() -> None:
     bundle = "x" * EMBEDDED_CA_BYTES_MAX
-    at_most = entries(ACCOUNT._replace(ca_pem=bundle), ["prod"], command="hawse")
+    at_most = entries(ACCOUNT._replace(ca_pem=bundle), ["prod"], command="hawse-credential")
     # What kubectl makes of it, as Linux limits it.
     variable = b"KUBERNETES_EXEC_INFO=" + json.dumps({"spec": at_most["clusters"]}).encode()
     assert len(variable) + 1024 < 128 * 1024
     larger = ACCOUNT._replace(ca_pem=bundle + "x")
     with pytest.raises(AgentError, match="the hub's own CA alone"):
-        entries(larger, ["prod"], command="hawse")
-    entries(larger, ["prod"], command="hawse", embed_ca=False)
+        entries(larger, ["prod"], command="hawse-credential")
+    entries(larger, ["prod"], command="hawse-credential", embed_ca=False)
 
 
 FOREIGN: Document = {
@@ -150,6 +149,19 @@ def test_an_entry_of_somebody_else_is_left_alone(section: str, entry: Document) 
     assert merge({section: [entry]}, ours("prod", prefix="hawse-"))
 
 
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        {"command": "hawse", "args": ["credential"]},
+        {"command": "/opt/hawse/bin/hawse-credential"},
+        {"command": "hawse-credential", "args": ["--server", "https://hub.example/clusters/prod"]},
+    ],
+)
+def test_a_user_with_our_plugin_is_ours_as_earlier_ones_were_written_too(plugin: Document) -> None:
+    written = {"name": "hawse", "user": {"exec": plugin}}
+    assert merge({"users": [written]}, ours("prod"))["users"] == ours("prod")["users"]
+
+
 def test_the_same_server_with_its_port_is_ours() -> None:
     written = {"name": "prod", "cluster": {"server": "https://Hub.example:443/clusters/prod"}}
     assert merge({"clusters": [written]}, ours("prod"))["clusters"] == ours("prod")["clusters"]
@@ -195,11 +207,11 @@ def test_an_empty_file_is_an_empty_kubeconfig(tmp_path: Path) -> None:
 
 def test_each_cluster_can_have_a_user_whose_plugin_is_told_which_it_is() -> None:
     account = Account("https://hub.example", "robot", "k", None, "1")
-    made = entries(account, ["prod", "dev"], command="hawse", prefix="x-", user_per_cluster=True)
+    made = entries(account, ["prod", "dev"], command="hawse-credential", prefix="x-", user_per_cluster=True)
     users = {user["name"]: user["user"]["exec"] for user in made["users"]}  # type: ignore[attr-defined]
     assert list(users) == ["x-hawse-prod", "x-hawse-dev"]
     plugin = users["x-hawse-dev"]
-    assert plugin["args"] == ["credential", "--server", "https://hub.example/clusters/dev"]
+    assert plugin["args"] == ["--server", "https://hub.example/clusters/dev"]
     assert plugin["apiVersion"] == "client.authentication.k8s.io/v1beta1"
     contexts = [each["context"]["user"] for each in made["contexts"]]  # type: ignore[attr-defined]
     assert contexts == list(users)
