@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from audit.errors import AuditUnavailable
-
-# What SQLite makes of a -shm at first, and how it says that it could not.
-_SHM_BYTES = 32 * 1024
-_SHM_REFUSED = frozenset({sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE})
+from audit.sqlite import explained, is_damaged, lacks_room_to_open
 
 
 def url(path: Path, mode: str) -> sa.URL:
@@ -29,23 +25,25 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sa.exc.DBAPIError as error:
-        raise AuditUnavailable(_unavailable(path, error.orig)) from error
+        raise _unavailable(path, error.orig) from error
     except (sqlite3.Error, OSError) as error:
-        raise AuditUnavailable(_unavailable(path, error)) from error
+        raise _unavailable(path, error) from error
 
 
-def _unavailable(path: Path, error: BaseException | None) -> str:
-    """What SQLite or the system says of a file, or that its disk is full.
+def damaged(path: Path, what: object) -> AuditUnavailable:
+    """Of a file that holds what no hub has written."""
+    return AuditUnavailable(
+        f"the audit trail {path} is damaged: {what}; stop the hub, move the file and its -wal away, "
+        "and put a copy in its place or let the hub begin a new one"
+    )
 
-    While nobody has the file open, even a reader begins by making its -shm, and of one that finds no room
-    SQLite says "disk I/O error".
-    """
-    if getattr(error, "sqlite_errorcode", None) in _SHM_REFUSED:
-        with suppress(OSError):
-            disk = os.statvfs(path.parent)
-            if disk.f_bavail * disk.f_frsize < _SHM_BYTES:
-                return (
-                    f"the audit trail {path} cannot be opened on a disk that is full: free 32 KiB of it, "
-                    f"or copy the file, and {path.name}-wal if that is there, to a folder elsewhere"
-                )
-    return f"the audit trail {path} is unavailable: {error}"
+
+def _unavailable(path: Path, error: BaseException | None) -> AuditUnavailable:
+    if is_damaged(error):
+        return damaged(path, error)
+    if lacks_room_to_open(path, error):
+        return AuditUnavailable(
+            f"the audit trail {path} cannot be opened on a disk that is full: free 32 KiB of it, "
+            f"or copy the file, and {path.name}-wal if that is there, to a folder elsewhere"
+        )
+    return AuditUnavailable(f"the audit trail {path} is unavailable: {explained(path, error)}")

@@ -16,8 +16,8 @@ import msgspec
 import sqlalchemy as sa
 
 from audit import schema
-from audit.errors import AuditUnavailable, NoTrail
-from audit.file import translated, url
+from audit.errors import NoTrail
+from audit.file import damaged, translated, url
 from audit.record import Kind
 from audit.schema import common_parts, events, microseconds, moment
 from audit.shared import members_of, whole
@@ -163,7 +163,7 @@ _STORED_WHOLE = sa.select(events.c.seq, events.c.body, sa.null().label("common")
 def body_of(row: sa.Row[Any], path: Path) -> bytes:
     """The event's JSON; raises AuditUnavailable when the file has lost a part of it."""
     if row.common is not None and row.common_body is None:
-        raise _damaged(path, f"what event {row.seq} has in common with others is missing")
+        raise damaged(path, f"what event {row.seq} has in common with others is missing")
     try:
         if row.common is None:
             members_of(row.body)
@@ -174,12 +174,5 @@ def body_of(row: sa.Row[Any], path: Path) -> bytes:
         # What it only passes on, msgspec does not look at.
         body.decode()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _damaged(path, f"event {row.seq} is no JSON ({error})") from error
+        raise damaged(path, f"event {row.seq} is no JSON ({error})") from error
     return body
-
-
-def _damaged(path: Path, what: str) -> AuditUnavailable:
-    return AuditUnavailable(
-        f"the audit trail {path} is damaged: {what}; stop the hub, move the file and its -wal away, "
-        "and put a copy in its place or let the hub begin a new one"
-    )

@@ -15,7 +15,7 @@ import fcntl
 import logging
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import attrs
@@ -25,6 +25,7 @@ from audit.errors import AuditUnavailable
 from audit.mask import Masks
 from audit.record import utc
 from audit.store import AuditStore
+from proxy.hub.datadir import DataDirError, explained
 
 # How long the calls of a hub that is killed while it finishes stay without an end in the trail.
 LOOK_EVERY_S = 2.0
@@ -42,21 +43,33 @@ class Boots:
 
     @contextmanager
     def announced(self, boot: str) -> Iterator[None]:
-        """Live, for the block, under this name, which no boot may ever have had before; raises OSError."""
+        """Live, for the block, under this name, which no boot may ever have had before.
+
+        Raises DataDirError.
+        """
+        try:
+            descriptor = self._appear(boot)
+        except OSError as error:
+            raise DataDirError(f"cannot write in {self.folder}: {explained(error)}") from error
+        with ExitStack() as end:
+            end.callback(os.close, descriptor)
+            end.callback((self.folder / boot).unlink, missing_ok=True)
+            yield
+
+    def _appear(self, boot: str) -> int:
         self.folder.mkdir(mode=0o700, exist_ok=True)
-        file, unborn = self.folder / boot, self.folder / f".{boot}"
+        unborn = self.folder / f".{boot}"
         descriptor = os.open(unborn, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.write(descriptor, f"{os.getpid()}\n".encode("ascii"))
             # It appears locked, or whoever looks just then would take it for a dead one's.
-            unborn.rename(file)
-            try:
-                yield
-            finally:
-                file.unlink(missing_ok=True)
-        finally:
+            unborn.rename(self.folder / boot)
+        except BaseException:
             os.close(descriptor)
+            unborn.unlink(missing_ok=True)
+            raise
+        return descriptor
 
     def lives(self, boot: str) -> bool:
         """Whether the process of this boot still runs.

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
+from audit.sqlite import explained, is_damaged
 from proxy.hub import tables as t
 from proxy.hub.entities import AgentState
 from proxy.hub.errors import ConflictError, NotFoundError, StoreUnavailableError
@@ -39,7 +40,7 @@ class Database:
         try:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
-            raise StoreUnavailableError(f"cannot open {path}: {error.strerror}") from error
+            raise StoreUnavailableError(f"cannot open {path}: {explained(path, error)}") from error
         self._engine = sa.create_engine(
             sa.URL.create("sqlite", database=str(path)),
             poolclass=sa.StaticPool,
@@ -49,7 +50,7 @@ class Database:
         sa.event.listen(self._engine, "connect", _configure)
         sa.event.listen(self._engine, "begin", _begin_immediate)
         try:
-            with self._transaction() as connection:
+            with self._engine.begin() as connection:
                 migrate(connection, shared=shared)
         except MigrationNeededError as error:
             self.close()
@@ -57,11 +58,18 @@ class Database:
                 f"this version would change the form of {path}, which the hub that runs still uses: "
                 "stop that hub, then start this one"
             ) from error
-        except (MigrationError, StoreUnavailableError) as error:
+        except MigrationError as error:
             self.close()
             raise StoreUnavailableError(
                 f"cannot use {path}: {error}; run the version that wrote it, or restore a backup"
             ) from error
+        except sa.exc.DBAPIError as error:
+            self.close()
+            if is_damaged(error.orig):
+                told = f"{path} is damaged: {error.orig}; restore a backup"
+            else:
+                told = f"cannot use {path}: {explained(path, error.orig)}"
+            raise StoreUnavailableError(told) from error
 
     def close(self) -> None:
         """Close the database; the WAL is folded in."""

@@ -18,13 +18,14 @@ loses every agent and relay; `hawse admin backup` copies all of it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import attrs
@@ -33,8 +34,21 @@ from auth.apikey import ApiKeyError, new_api_key, parse
 from auth.keys import KeyFormatError, KeySet, SigningKey
 
 PEPPER_BYTES = 32
+# A page of SQLite's has at least so many, and a database at least one page.
+DATABASE_BYTES_MIN = 512
 # Keys, tokens and certificates have a few kilobytes; whatever is larger was not written by a hub.
 FILE_BYTES_MAX = 1024 * 1024
+
+
+# What helps where the system refuses a file of the folder.
+_NEXT_STEPS = {
+    errno.ENOSPC: "free some of the disk",
+    errno.EDQUOT: "free some of this user's quota",
+    errno.EROFS: "mount it for writing, or choose another data_dir",
+    errno.EACCES: "run this as the user that the data folder belongs to",
+    errno.EISDIR: "move that folder away",
+    errno.EEXIST: "it is no folder, so move it away",
+}
 
 
 class DataDirError(Exception):
@@ -66,6 +80,10 @@ class FolderLock:
     def sign(self) -> None:
         """Write down which process it is, for whoever finds the folder in use."""
         os.pwrite(self.descriptor, f"{os.getpid():<19}\n".encode("ascii"), 0)
+
+    def signature(self) -> str:
+        """Which process has signed."""
+        return os.pread(self.descriptor, 20, 0).decode("ascii", "replace").strip()
 
     def release(self) -> None:
         """Close this process's hold on it; a second call does nothing."""
@@ -120,9 +138,23 @@ class DataDir:
             check_private(path)
             for name in ("keys", "tls"):
                 (path / name).mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError as error:
+            raise DataDirError(
+                f"{error.filename} is no folder: move it away, or choose another data_dir"
+            ) from error
         except OSError as error:
-            raise DataDirError(f"cannot use the data folder {path}: {error.strerror}") from error
+            raise DataDirError(f"cannot use the data folder {path}: {explained(error)}") from error
         return cls(path)
+
+    def check_store(self) -> None:
+        """Raise DataDirError when a hub has run here and its store is gone: a new one would know nobody."""
+        if not is_there(self._endpoint_file):
+            return
+        if not is_there(self.store_file) or self.store_file.stat().st_size < DATABASE_BYTES_MIN:
+            raise DataDirError(
+                f"{self.store_file} is missing or empty, though this hub has run before: restore a backup, "
+                f"or remove {self._endpoint_file} to begin with no team, agent or cluster"
+            )
 
     @property
     def store_file(self) -> Path:
@@ -145,6 +177,11 @@ class DataDir:
         return self.path / "tls"
 
     @property
+    def _endpoint_file(self) -> Path:
+        # Written by a hub that has started, when all else is there.
+        return self.path / "admin.json"
+
+    @property
     def lock_file(self) -> Path:
         return self.path / "hub.lock"
 
@@ -163,17 +200,20 @@ class DataDir:
     def lock(self) -> FolderLock:
         """Hold the folder for one process, until it is released or the process ends, however it ends.
 
-        Raises FolderInUseError when another process holds it.
+        Raises FolderInUseError when another process holds it, DataDirError when its file cannot be used.
         """
-        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            pid = os.pread(descriptor, 20, 0).decode("ascii", "replace").strip()
-            os.close(descriptor)
-            raise FolderInUseError(self.path, pid) from error
-        lock = FolderLock(descriptor)
-        lock.sign()
+            lock = FolderLock(os.open(self.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            with ExitStack() as undo:
+                undo.callback(lock.release)
+                try:
+                    fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise FolderInUseError(self.path, lock.signature()) from error
+                lock.sign()
+                undo.pop_all()
+        except OSError as error:
+            raise DataDirError(f"cannot write {self.lock_file}: {explained(error)}") from error
         return lock
 
     @contextmanager
@@ -272,11 +312,11 @@ class DataDir:
     def write_admin_endpoint(self, endpoint: AdminEndpoint) -> None:
         """Tell `hawse admin` on this machine where the admin API listens."""
         text = json.dumps({"url": endpoint.url, "certificate_pem": endpoint.certificate_pem}, indent=1)
-        write_private(self.path / "admin.json", text.encode("utf-8") + b"\n")
+        write_private(self._endpoint_file, text.encode("utf-8") + b"\n")
 
     def admin_endpoint(self) -> AdminEndpoint | None:
         """Where the hub of this folder last listened; None before its first start. Raises DataDirError."""
-        file = self.path / "admin.json"
+        file = self._endpoint_file
         if not is_there(file):
             return None
         try:
@@ -298,11 +338,20 @@ def is_there(file: Path) -> bool:
     return True
 
 
+def explained(error: OSError) -> str:
+    """What the system says of a file in the folder, and the next step where that is known."""
+    step = _NEXT_STEPS.get(error.errno or 0)
+    return f"{error.strerror}: {step}" if step else str(error.strerror)
+
+
 def check_private(path: Path) -> None:
     """Raise DataDirError when anyone but the owner has rights on the path."""
     status = path.stat()
     if status.st_uid != os.geteuid():
-        raise DataDirError(f"{path} belongs to another user (uid {status.st_uid})")
+        raise DataDirError(
+            f"{path} belongs to another user (uid {status.st_uid}): run this as that user, "
+            "or change the owner"
+        )
     if stat.S_IMODE(status.st_mode) & 0o077:
         kind = "700" if path.is_dir() else "600"
         raise DataDirError(
@@ -317,7 +366,7 @@ def read_private(file: Path) -> bytes:
         with file.open("rb") as opened:
             data = opened.read(FILE_BYTES_MAX + 1)
     except OSError as error:
-        raise DataDirError(f"cannot read {file}: {error.strerror}") from error
+        raise DataDirError(f"cannot read {file}: {explained(error)}") from error
     if len(data) > FILE_BYTES_MAX:
         raise DataDirError(f"{file}: larger than {FILE_BYTES_MAX} bytes")
     return data
@@ -346,4 +395,4 @@ def write_private(file: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        raise DataDirError(f"cannot write {file}: {error.strerror}") from error
+        raise DataDirError(f"cannot write {file}: {explained(error)}") from error

@@ -3,9 +3,11 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from proxy.cli.hub import hub
+from proxy.hub.datadir import AdminEndpoint, DataDir
 
 
 def run(folder: Path, **environment: str) -> Result:
@@ -50,6 +52,43 @@ def test_a_data_folder_that_others_can_read_ends_the_hub_by_one_line(tmp_path: P
     result = run(tmp_path)
     assert result.stderr.startswith("hawse: the hub cannot run: ")
     assert "chmod 700" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("hub.lock", "cannot write {}: Is a directory: move that folder away"),
+        (
+            "hub.db",
+            "cannot open {}: Is a directory: "
+            "it, its -wal and its -shm have to be files that this user can write",
+        ),
+        (
+            "audit.db",
+            "the audit trail {} is unavailable: unable to open database file: "
+            "it, its -wal and its -shm have to be files that this user can write",
+        ),
+    ],
+)
+def test_a_folder_in_a_files_place_is_named(tmp_path: Path, name: str, told: str) -> None:
+    (tmp_path / "hub").mkdir(mode=0o700)
+    path = tmp_path / "hub" / name
+    if name == "hub.db":
+        # The pepper and the keys are then those of a hub that has run before.
+        data = DataDir.open(tmp_path / "hub")
+        data.pepper()
+        data.signing_keys()
+    path.mkdir()
+    result = run(tmp_path)
+    assert result.stderr.splitlines()[-1] == f"hawse: the hub cannot run: {told.format(path)}"
+    assert "Traceback" not in result.stderr
+
+
+def test_a_store_that_is_gone_ends_the_hub_by_one_line(tmp_path: Path) -> None:
+    DataDir.open(tmp_path / "hub").write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
+    result = run(tmp_path)
+    assert result.stderr.startswith(f"hawse: the hub cannot run: {tmp_path / 'hub' / 'hub.db'} is missing or")
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.hub import boots as boots_module
 from proxy.hub.boots import Boots, close_after_the_dead
+from proxy.hub.datadir import DataDirError
 from tests.audit.events import call
 
 # A hub that has begun a call, and goes on with it until it is killed.
@@ -93,6 +95,20 @@ def test_a_boot_lives_while_its_block_lasts_and_leaves_nothing(tmp_path: Path) -
         with boots.announced("two"):
             assert boots.living() == {"one", "two"}
     assert boots.living() == set()
+    assert list((tmp_path / "boots").iterdir()) == []
+
+
+def test_a_full_disk_has_no_place_for_a_sign_of_life_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    boots = Boots(tmp_path / "boots")
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(DataDirError, match=r"^cannot write in .*/boots: No space left .*: free some"):
+        with boots.announced("one"):
+            pass
     assert list((tmp_path / "boots").iterdir()) == []
 
 

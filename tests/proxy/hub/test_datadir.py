@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -144,6 +145,41 @@ def test_the_lock_goes_with_its_descriptor_and_names_who_holds_it(tmp_path: Path
     assert f"({os.getpid()})" in str(caught.value)
     second.release()
     data.lock().release()
+
+
+def test_a_lock_that_cannot_be_written_names_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    data = DataDir.open(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(os, "pwrite", fail)
+        with pytest.raises(DataDirError, match=r"^cannot write .*hub\.lock: No space left .*: free some"):
+            data.lock()
+    # Nor is it held any more.
+    data.lock().release()
+
+
+def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "keys").touch()
+    with pytest.raises(DataDirError, match=r"^.*/keys is no folder: move it away, or choose another"):
+        DataDir.open(tmp_path)
+
+
+@pytest.mark.parametrize("size", [None, 0, 100])
+def test_a_store_that_is_gone_is_no_first_start(tmp_path: Path, size: int | None) -> None:
+    data = DataDir.open(tmp_path)
+    if size is not None:
+        data.store_file.write_bytes(b"x" * size)
+    # As after a first start that a full disk has ended.
+    data.check_store()
+    data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
+    with pytest.raises(DataDirError, match=r"hub\.db is missing or empty, .*: restore a backup"):
+        data.check_store()
+    data.store_file.write_bytes(b"x" * 512)
+    data.check_store()
 
 
 def test_the_admin_endpoint_comes_back(tmp_path: Path) -> None:

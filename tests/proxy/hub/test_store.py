@@ -470,8 +470,12 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, store: Stor
 
 def test_a_file_that_is_no_database_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "hub.db").write_bytes(b"not a database, " * 100)
-    with pytest.raises(StoreUnavailableError, match=r"hub\.db"):
+    told = r"hub\.db is damaged: file is not a database; restore a backup$"
+    with pytest.raises(StoreUnavailableError, match=told):
         Store(tmp_path / "hub.db", org="main", clock=Clock())
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StoreUnavailableError, match="Is a directory: it, its -wal and its -shm have to be"):
+        Store(tmp_path / "folder", org="main", clock=Clock())
     with pytest.raises(StoreUnavailableError, match="No such file"):
         Store(tmp_path / "none" / "hub.db", org="main", clock=Clock())
 

@@ -1,0 +1,54 @@
+"""What SQLite says of a file that it cannot use, and what helps."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+
+# What SQLite makes of a -shm at first, and how it says that it could not.
+_SHM_BYTES = 32 * 1024
+_SHM_REFUSED = frozenset({sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_REFUSED = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM})
+
+_USABLE = "it, its -wal and its -shm have to be files that this user can write"
+
+
+def is_damaged(error: BaseException | None) -> bool:
+    """Whether what the file holds is no database, or only a part of one."""
+    return _code(error) & 0xFF in _DAMAGED
+
+
+def lacks_room_to_open(path: Path, error: BaseException | None) -> bool:
+    """Whether the file cannot be opened since its disk is full.
+
+    While nobody has the file open, even a reader begins by making its -shm, and of one that finds no room
+    SQLite says "disk I/O error".
+    """
+    if _code(error) in _SHM_REFUSED:
+        with suppress(OSError):
+            disk = os.statvfs(path.parent)
+            return disk.f_bavail * disk.f_frsize < _SHM_BYTES
+    return False
+
+
+def explained(path: Path, error: BaseException | None) -> str:
+    """What SQLite or the system says of the file, and the next step where that is known."""
+    if lacks_room_to_open(path, error):
+        return f"{error}, since the disk is full: free 32 KiB of it"
+    if isinstance(error, IsADirectoryError | PermissionError):
+        return f"{error.strerror}: {_USABLE}"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    match _code(error) & 0xFF:
+        case sqlite3.SQLITE_FULL:
+            return f"{error}: free some of the disk"
+        case code if code in _REFUSED:
+            return f"{error}: {_USABLE}"
+    return str(error)
+
+
+def _code(error: BaseException | None) -> int:
+    return getattr(error, "sqlite_errorcode", 0)
