@@ -74,7 +74,12 @@ _LOOPBACK_NEVER = frozenset(
 # policy too, a browser holds it to both.
 _SANDBOX = (b"content-security-policy", b"sandbox")
 
-_ACCESS_TOKEN = re.compile(rb"[?&](?:access_token|access%5[Ff]token)=", re.IGNORECASE)
+_TOKEN_NAME = b"access_token"
+# The name of a parameter with a token, each letter of it plain or escaped.
+ACCESS_TOKEN_NAME = b"".join(
+    b"(?:%c|%%%x|%%%x)" % (low, low, high) for low, high in zip(_TOKEN_NAME, _TOKEN_NAME.upper(), strict=True)
+)
+_ACCESS_TOKEN = re.compile(rb"%b=" % ACCESS_TOKEN_NAME, re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"(?:https?:)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
 _DEFAULT_PORT = re.compile(rb":(?:443|80)\Z")
@@ -102,9 +107,15 @@ def identity_headers(head: RequestHead) -> list[bytes]:
 
 
 def has_access_token(target: bytes) -> bool:
-    """Whether a target has a token in its query, where it would be logged by every server on the way."""
-    # The search takes 8 ms for 1 MiB, the first look a tenth of that.
-    return target.lower().find(b"token=") >= 0 and _ACCESS_TOKEN.search(target) is not None
+    """Whether a target has a token in its query, where it would be logged by every server on the way.
+
+    However its name is spelled: a Go server decodes it before it looks.
+    """
+    # What most targets lack, before what takes some ms for the 10,000 parameters that there may be.
+    if target.lower().find(b"token=") < 0 and target.find(b"%") < 0:
+        return False
+    _, _, query = target.partition(b"?")
+    return any(map(_ACCESS_TOKEN.match, query.split(b"&")))
 
 
 def is_tail(info: RequestInfo) -> bool:

@@ -50,16 +50,12 @@ from proxy.hub.access import TOKENS_REMEMBERED_MAX
 from proxy.hub.admission import Call, Told
 from proxy.hub.entities import Agent
 from proxy.hub.entities import Cluster as EnrolledCluster
+from proxy.rewrite import ACCESS_TOKEN_NAME
 
 # What the cluster's owner denies at the relay, whatever is granted here.
 GUARDRAILS = "relay-guardrails"
-_BEARER = b"access_token"
-_LETTERS = [
-    b"(?:%c|%%%x|%%%x)" % (low, low, high) for low, high in zip(_BEARER, _BEARER.upper(), strict=True)
-]
-# A parameter of that name, each letter of it plain or escaped. To decode the names of 350,000 parameters, as
-# many as fit into a head, would take a third of a second.
-_BEARER_PARAMETER = re.compile(rb"(&%b)(?:=[^&]*+)?+(?=&|\Z)" % b"".join(_LETTERS), re.IGNORECASE)
+# To decode the names of 350,000 parameters, as many as fit into a head, would take a third of a second.
+_BEARER_PARAMETER = re.compile(rb"(&%b)(?:=[^&]*+)?+(?=&|\Z)" % ACCESS_TOKEN_NAME, re.IGNORECASE)
 # Kinds of clients at once, by address and user agent, and the length of a user agent: 2 MiB at the most.
 _CLIENTS_REMEMBERED_MAX = 4096
 _USER_AGENT_BYTES_MAX = 256

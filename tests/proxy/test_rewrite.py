@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from auth.requestinfo import parse
+from auth.requestinfo import parse, parse_query
 from proxy.exchange import Failure, Processed, StreamCode
 from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.rewrite import (
@@ -228,7 +228,25 @@ def test_a_token_in_the_query_is_seen():
     assert has_access_token(b"/api?access_token=a")
     assert has_access_token(b"/api?a=b&Access_Token=a")
     assert has_access_token(b"/api?access%5ftoken=a")
+    assert has_access_token(b"/api?%61ccess_token=a")
+    assert has_access_token(b"/api?a=%20&access_%74oken=a")
+    assert has_access_token(b"/api?" + b"".join(b"%%%02X" % letter for letter in b"access_token") + b"=a")
     assert not has_access_token(b"/api?my_access_token_name=a&x=access_token")
+    assert not has_access_token(b"/api?%61ccess_token&x=%61ccess_token")
+    # Escaped twice it is another name, and no escape of it is one.
+    assert not has_access_token(b"/api?%2561ccess_token=a&a%ccess_token=a")
+
+
+PIECES = [b"access_token", b"%61ccess_token", b"acc%45ss%5ftoken", b"access_%74oken", b"x", b"+", b";", b"%"]
+NAMES = st.lists(st.sampled_from(PIECES), min_size=1, max_size=2).map(b"".join)
+
+
+@given(st.lists(st.tuples(NAMES, st.sampled_from([b"", b"=", b"=a"])), max_size=4))
+def test_a_token_is_seen_wherever_go_reads_one(pairs: list[tuple[bytes, bytes]]) -> None:
+    query = b"&".join(name + value for name, value in pairs)
+    read = parse_query(query)
+    if any(name.lower() == "access_token" and any(values) for name, values in read.items()):
+        assert has_access_token(b"/api?" + query)
 
 
 def test_direct_mode_adds_host_and_token_in_front():

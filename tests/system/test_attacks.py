@@ -72,15 +72,15 @@ def test_nothing_of_the_clients_credentials_reaches_the_api_server(world: World,
     path, mark = marked_path()
     ours = "11111111-2222-7333-8444-555555555555"
 
-    answer = client.get(
-        path + "?access_token=secret-in-query",
-        "Cookie: session=secret-cookie",
-        "X-Remote-User: system:admin",
-        f"Audit-ID: {ours}",
-    )
-
-    # A token in a query would stand in every log on the way, so the request goes nowhere.
-    assert answer.status == 400
+    for name in ("access_token", "%61ccess_%74oken"):
+        answer = client.get(
+            f"{path}?{name}=secret-in-query",
+            "Cookie: session=secret-cookie",
+            "X-Remote-User: system:admin",
+            f"Audit-ID: {ours}",
+        )
+        # A token in a query would stand in every log on the way, so the request goes nowhere.
+        assert answer.status == 400
     answer = client.get(
         path,
         "Cookie: session=secret-cookie",
