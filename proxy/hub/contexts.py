@@ -68,7 +68,8 @@ class TokenContexts:
         entry = self._entries.get(principal.agent_id)
         if (
             entry is not None
-            and now - entry.minted_at < RENEW_AFTER_S
+            # A clock that was set back does not make a token young.
+            and 0.0 <= now - entry.minted_at < RENEW_AFTER_S
             and (entry.principal is principal or entry.principal == principal)
         ):
             return entry

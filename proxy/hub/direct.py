@@ -127,7 +127,9 @@ class DirectRelays:
     def _token(self, relay: _Relay, principal: Principal, *, renew: bool) -> str:
         now = time.time()
         token = relay.tokens.get(principal.agent_id)
-        if token is None or renew or now - token.minted_at >= RENEW_AFTER_S or token.principal != principal:
+        # A clock that was set back does not make a token young.
+        young = token is not None and 0.0 <= now - token.minted_at < RENEW_AFTER_S
+        if token is None or renew or not young or token.principal != principal:
             text = issue_relay(
                 self._keys().active,
                 issuer=self._issuer,

@@ -63,6 +63,13 @@ async def test_changed_teams_take_effect_at_once() -> None:
         assert table.context_for(attrs.evolve(ANN, teams=("sre", "web")), now=1.0).index != first
 
 
+async def test_a_clock_that_is_set_back_makes_no_token_young() -> None:
+    async with session_pair() as (hub, _):
+        table = TokenContexts(hub, Mint(), tuple)
+        first = table.context_for(ANN, now=3600.0).index
+        assert table.context_for(ANN, now=0.0).index != first
+
+
 async def test_renew_mints_whatever_the_age() -> None:
     async with session_pair() as (hub, _):
         table = TokenContexts(hub, Mint(), tuple)

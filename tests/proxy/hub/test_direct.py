@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import ssl
+import time
+from unittest.mock import Mock
 
 import pytest
 import trio
 
-from proxy.hub.direct import AddressRefusedError, dial_checked
+from audit.ids import new_eid
+from auth.keys import SigningKey
+from auth.principal import Principal
+from proxy.hub.contexts import RENEW_AFTER_S
+from proxy.hub.datadir import SigningKeys
+from proxy.hub.direct import AddressRefusedError, DirectRelays, dial_checked
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 from tunnel.net import HandshakeFailed, peer_address
+
+ISSUER = "https://hub.example"
 
 
 class Resolver(trio.abc.HostnameResolver):
@@ -107,3 +116,24 @@ async def test_a_dead_address_does_not_keep_the_hub_from_the_next_one(
         context = ssl.create_default_context()
         async with await dial_checked("relay.example", port, context, private=True) as stream:
             assert peer_address(stream) == f"{addresses[1]}:{port}"
+
+
+async def test_a_clock_that_is_set_back_makes_no_token_young(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_800_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    key = SigningKey.generate()
+    relay = Mock(cluster=Mock(id="c1"), session="s1", tokens={})
+    ann = Principal("agent-1", "ann", "acme", ("sre",))
+    async with trio.open_nursery() as nursery:
+        relays = DirectRelays(
+            keys=lambda: SigningKeys(key, (key,)),
+            issuer="https://hub.example",
+            new_id=new_eid,
+            nursery=nursery,
+        )
+        first = relays._token(relay, ann, renew=False)
+        now += RENEW_AFTER_S - 0.1
+        assert relays._token(relay, ann, renew=False) == first
+        now -= 3600
+        assert relays._token(relay, ann, renew=False) != first
+        nursery.cancel_scope.cancel()
