@@ -11,9 +11,11 @@ import os
 import ssl
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Generic, TypeVar
+
+import trio
 
 from proxy.certificates import fault_of_ca
 from tunnel.net import server_context
@@ -26,6 +28,15 @@ STAT_INTERVAL_S = 1.0
 FILE_BYTES_MAX = 1024 * 1024
 # What OpenSSL calls that: the second where the two keys are not even of one kind.
 _KEY_OF_ANOTHER = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
+
+# When a certificate should have been renewed: what renews them does it in the last third of their life.
+LAST_PART = 6
+LAST_MAX = timedelta(days=30)
+# Whether it was is looked at daily, or LOOKS times in a life that is short; first when the start is over.
+LOOK_EVERY_S = 24 * 3600.0
+LOOKS = 100
+LOOK_PAUSE_S = 60.0
+FIRST_LOOK_S = 3600.0
 
 _Value = TypeVar("_Value")
 
@@ -135,16 +146,36 @@ def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
     return f"it cannot be used with the key {key}: {error.reason}"
 
 
-def _warn_of_validity(certificate: Path, pem: bytes) -> None:
-    """Tell the log of a certificate that those who connect refuse now; it may be their clocks that count."""
+async def tell_of_the_end(certificate: Path) -> None:
+    """Warn in the log, again and again, while the certificate in the file is near its end; never returns."""
+    wait_s = FIRST_LOOK_S
+    while True:
+        await trio.sleep(wait_s)
+        wait_s = _look_for_the_end(certificate)
+
+
+def _look_for_the_end(certificate: Path) -> float:
+    try:
+        return _warn_of_validity(certificate, certificate.read_bytes())
+    except OSError:
+        # Who watches the file says so.
+        return LOOK_EVERY_S
+
+
+def _warn_of_validity(certificate: Path, pem: bytes) -> float:
+    """Tell the log of a certificate that those who connect refuse, now or soon; their clocks may count.
+
+    Returns the seconds until it is worth another look.
+    """
     from cryptography import x509
 
     try:
         shown = x509.load_pem_x509_certificate(pem)
     except (ValueError, x509.InvalidVersion):
         # OpenSSL, whose word counts, has taken it.
-        return
+        return LOOK_EVERY_S
     now = datetime.now(UTC)
+    life = shown.not_valid_after_utc - shown.not_valid_before_utc
     if now > shown.not_valid_after_utc:
         _log.warning("%s: the certificate has expired on %s", certificate, shown.not_valid_after_utc)
     elif now < shown.not_valid_before_utc:
@@ -152,3 +183,7 @@ def _warn_of_validity(certificate: Path, pem: bytes) -> None:
             "%s: the certificate is not valid before %s, and it is %s by this machine's clock",
             certificate, shown.not_valid_before_utc, now,
         )  # fmt: skip
+    elif shown.not_valid_after_utc - now < min(life / LAST_PART, LAST_MAX):
+        end = shown.not_valid_after_utc
+        _log.warning("%s: the certificate expires on %s, and is not renewed yet", certificate, end)
+    return min(LOOK_EVERY_S, max(LOOK_PAUSE_S, life.total_seconds() / LOOKS))

@@ -19,12 +19,13 @@ import trio
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir, DataDirError
 from proxy.hub.devca import ServerCertificate, ensure_certificate
-from proxy.watched import WatchedFile, watch_certificate
+from proxy.watched import WatchedFile, tell_of_the_end, watch_certificate
 
 # How long a renewed certificate stays unseen. They are renewed days before they end.
 CHECK_EVERY_S = 60.0
-# The development certificate is due a month before its end, so a day with a full disk does no harm.
-RENEW_EVERY_S = 24 * 3600.0
+# The development certificate is due a month before its end, so a day with a full disk does no harm. But a
+# clock that is set may bring the end at once, and nobody gets in until the next look.
+RENEW_EVERY_S = 3600.0
 
 _log = logging.getLogger("hawse.hub")
 
@@ -61,7 +62,7 @@ class Certificate:
         return cls(files.certificate, files.ca.read_text(), watched.current(), watched, ensure)
 
     async def keep_current(self, tell: Callable[[], None]) -> None:
-        """Look each minute for a renewed certificate, and renew the development one daily; never returns.
+        """Look each minute for a renewed certificate, hourly if the development one is due; never returns.
 
         `tell` is called on a thread before a new certificate is shown. While it raises DataDirError, OSError
         or ValueError the present one stays, and another try is made a minute later.
@@ -74,6 +75,11 @@ class Certificate:
                 renew_at += RENEW_EVERY_S
             # Disks may take their time, and nothing else may wait for them.
             self.context = await trio.to_thread.run_sync(partial(self._follow, tell, renew=due))
+
+    async def tell_of_the_end(self) -> None:
+        """Warn in the log before the operator's certificate ends; the development one is renewed here."""
+        if self._renew is None:
+            await tell_of_the_end(self.chain)
 
     def _follow(self, tell: Callable[[], None], *, renew: bool) -> ssl.SSLContext:
         """Return the context to use from now on."""

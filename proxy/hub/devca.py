@@ -1,14 +1,16 @@
 """A certificate authority for development: a first hub serves TLS before its operator has a certificate.
 
 The CA is made once and kept, because kubeconfigs and relays hold its certificate; the server certificate
-under it is made anew whenever it nears its end or no longer names the hub. Nothing here runs when the
-configuration names a certificate.
+under it is made anew whenever it nears its end or no longer names the hub. A year before the CA's own end it
+gets another certificate for the same name and key, so that who holds either of the two accepts the hub.
+Nothing here runs when the configuration names a certificate.
 """
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import logging
 from pathlib import Path
 
 import attrs
@@ -24,8 +26,12 @@ CA_DAYS = 3650
 # Apple's clients refuse a server certificate of more than 825 days; public CAs stop at 398 and less.
 SERVER_DAYS = 365
 RENEW_BEFORE_DAYS = 30
-# Clocks of other machines may run behind ours.
-BACKDATE = datetime.timedelta(hours=1)
+# Whoever holds the CA's certificate has so long to take the next one.
+CA_RENEW_BEFORE_DAYS = 365
+# Clocks of other machines may run behind ours, or ours be ahead until it is set: by a time zone, mostly.
+BACKDATE = datetime.timedelta(days=1)
+_log = logging.getLogger("hawse.hub")
+
 LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
@@ -66,11 +72,29 @@ def _ensure_ca(tls_dir: Path, now: datetime.datetime) -> tuple[x509.Certificate,
                 "ca.key for a new one (kubeconfigs and relays then need it too)"
             ) from error
         assert isinstance(key, ec.EllipticCurvePrivateKey)
-        if certificate.not_valid_after_utc - now > datetime.timedelta(days=RENEW_BEFORE_DAYS):
+        left = certificate.not_valid_after_utc - now
+        if left > datetime.timedelta(days=CA_RENEW_BEFORE_DAYS) and certificate.not_valid_before_utc <= now:
             return certificate, key
+        _log.warning(
+            "%s: this development CA is good from %s to %s alone: whoever holds it (relays, logins, "
+            "kubeconfigs) needs the one that is there now",
+            certificate_file, certificate.not_valid_before_utc, certificate.not_valid_after_utc,
+        )  # fmt: skip
+        certificate = _self_signed(certificate.subject, key, now)
+        write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
+        return certificate, key
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Hawse development CA {now:%Y-%m-%d}")])
-    certificate = (
+    certificate = _self_signed(name, key, now)
+    write_private(key_file, _key_pem(key))
+    write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
+    return certificate, key
+
+
+def _self_signed(
+    name: x509.Name, key: ec.EllipticCurvePrivateKey, now: datetime.datetime
+) -> x509.Certificate:
+    return (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -83,9 +107,6 @@ def _ensure_ca(tls_dir: Path, now: datetime.datetime) -> tuple[x509.Certificate,
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
-    write_private(key_file, _key_pem(key))
-    write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
-    return certificate, key
 
 
 def _serves(

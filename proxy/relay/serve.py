@@ -39,7 +39,7 @@ from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from proxy.signals import stop_signals
 from proxy.startup import settle
-from proxy.watched import watch_certificate
+from proxy.watched import tell_of_the_end, watch_certificate
 from tunnel import RESUME, CloseCode, Hello, Memory, Session
 from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
@@ -203,6 +203,7 @@ async def _open_listener(
     state.server = server = DirectServer(upstream, verifier, certificate)
     nursery.start_soon(server.deadlines.run)
     nursery.start_soon(server.bonds.run)
+    nursery.start_soon(tell_of_the_end, way.certificate)
     state.accepting = await _listen(way.listen, server.handle_connection, nursery)
     log.info("listening for the hub on %s", way.listen)
 

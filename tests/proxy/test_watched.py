@@ -3,17 +3,20 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trio
 import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
+from trio.testing import MockClock
 
 from proxy import watched
-from proxy.watched import FileError, WatchedFile, watch_certificate
+from proxy.watched import FileError, WatchedFile, tell_of_the_end, watch_certificate
 
+DAY_S = 24 * 3600.0
 PLAIN = (
     serialization.Encoding.PEM,
     serialization.PrivateFormat.PKCS8,
@@ -36,6 +39,16 @@ def swap(folder: Path, version: int, content: dict[str, bytes]) -> None:
         (fresh / name).write_bytes(data)
     (folder / "..data_tmp").symlink_to(fresh.name)
     (folder / "..data_tmp").rename(folder / "..data")
+
+
+def write_lasting(folder: Path, *, life_d: float, left_d: float) -> tuple[Path, Path]:
+    """A certificate of some age."""
+    end = datetime.now(UTC) + timedelta(days=left_d)
+    issued = trustme.CA().issue_cert("127.0.0.1", not_before=end - timedelta(days=life_d), not_after=end)
+    pem, key = folder / "tls.crt", folder / "tls.key"
+    key.write_bytes(issued.private_key_pem.bytes())
+    pem.write_bytes(issued.cert_chain_pems[0].bytes())
+    return pem, key
 
 
 def parse_text(raw: bytes) -> bytes:
@@ -142,6 +155,39 @@ def test_a_certificate_that_has_expired_is_told_and_shown(
     assert isinstance(watch_certificate(pem, key).current(), ssl.SSLContext)
     assert len(caplog.messages) == len(said)
     assert all(text in message for text, message in zip(said, caplog.messages, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("life_d", "left_d", "told"),
+    [(90, 14, True), (90, 16, False), (398, 29, True), (398, 31, False), (1, 0.1, True), (1, 0.3, False)],
+)
+def test_a_certificate_that_should_have_been_renewed_is_told(
+    life_d: float, left_d: float, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pem, key = write_lasting(tmp_path, life_d=life_d, left_d=left_d)
+    watch_certificate(pem, key)
+    assert ("tls.crt: the certificate expires on " in caplog.text) is told
+
+
+async def test_a_process_that_runs_tells_of_the_end_of_its_certificate_until_there_is_another(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    write_lasting(tmp_path, life_d=90, left_d=80)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(tell_of_the_end, tmp_path / "tls.crt")
+        await trio.sleep(10 * DAY_S)
+        assert caplog.messages == []
+        # It is the clock on the wall that says so, of which this one is not part.
+        write_lasting(tmp_path, life_d=90, left_d=10)
+        await trio.sleep(3 * DAY_S)
+        assert 2 <= len(caplog.messages) <= 4
+        (tmp_path / "tls.crt").unlink()
+        await trio.sleep(3 * DAY_S)
+        write_lasting(tmp_path, life_d=90, left_d=90)
+        caplog.clear()
+        await trio.sleep(10 * DAY_S)
+        assert caplog.messages == []
+        nursery.cancel_scope.cancel()
 
 
 def test_a_certificate_that_is_not_valid_yet_is_told(

@@ -116,7 +116,7 @@ async def test_the_development_certificate_is_renewed_before_its_end(
     async with shown_by(certificate, lambda: None) as shake:
         before = await shake(certificate.ca_pem)
         now = time.time()
-        for _ in range(20):  # not at each look, but daily
+        for _ in range(20):  # not at each look, but hourly
             mock_clock.jump(CHECK_EVERY_S)
             assert await shake(certificate.ca_pem) == before
         mock_clock.jump(RENEW_EVERY_S)

@@ -11,7 +11,7 @@ import pytest
 from cryptography import x509
 
 from proxy.hub.datadir import DataDir, DataDirError
-from proxy.hub.devca import ensure_certificate
+from proxy.hub.devca import ServerCertificate, ensure_certificate
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
@@ -43,17 +43,44 @@ def test_a_ca_that_cannot_be_looked_at_is_not_replaced(tls: Path) -> None:
 
 def test_a_client_that_trusts_the_ca_accepts_it(tls: Path) -> None:
     files = ensure_certificate(tls, ("hub.example",), NOW)
+    assert accepts(files, files.ca.read_text())
+
+
+@pytest.mark.parametrize("ago", [3300 * DAY, 0 * DAY], ids=["the-old-one", "none"])
+def test_who_holds_the_ca_of_before_accepts_the_hub_as_long_as_that_is_good(
+    tls: Path, ago: datetime.timedelta, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = ensure_certificate(tls, ("hub.example",), NOW - ago).ca.read_text()
+    caplog.clear()
+    files = ensure_certificate(tls, ("hub.example",), NOW)
+    after = files.ca.read_text()
+    assert (after == before) is (not ago)
+    assert ("whoever holds it" in caplog.text) is bool(ago)
+    assert accepts(files, before)
+    assert accepts(files, after)
+
+
+def test_a_ca_of_a_day_that_has_not_come_is_replaced(tls: Path) -> None:
+    """The hub had started with a clock that was ahead."""
+    ensure_certificate(tls, ("hub.example",), NOW + 800 * DAY)
+    files = ensure_certificate(tls, ("hub.example",), NOW)
+    assert accepts(files, files.ca.read_text())
+
+
+def accepts(files: ServerCertificate, ca: str) -> bool:
+    """Whether a client that trusts the CA takes the hub for hub.example."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(files.certificate, files.key)
-    client = ssl.create_default_context(cafile=str(files.ca))
+    client = ssl.create_default_context(cadata=ca)
     client.verify_flags |= ssl.VERIFY_X509_STRICT
     left, right = socket.socketpair()
     thread = threading.Thread(target=lambda: server.wrap_socket(left, server_side=True).close())
     thread.start()
     with client.wrap_socket(right, server_hostname="hub.example") as wrapped:
-        assert wrapped.getpeercert()
+        shown = wrapped.getpeercert()
     thread.join()
     left.close()
+    return bool(shown)
 
 
 def test_nothing_is_made_anew_before_it_is_due(tls: Path) -> None:
