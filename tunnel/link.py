@@ -32,6 +32,7 @@ from tunnel.parking import ParkingSpot
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import farewell_of
 from tunnel.transport import Transport, TransportClosed
+from tunnel.turns import turns
 
 if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer
@@ -49,9 +50,12 @@ GATHERING_PASSES = 4
 GATHERING_S = 0.001
 # How many wakeups in a row it does so in vain, before it does without.
 PATIENCE = 8
-# After so many frames of one message the reader lets the others have their turn. 1 MiB can hold 87,000, of up
-# to 6 µs each; an honest message seldom has more than a hundred.
-FRAMES_PER_PASS = 512
+# A message of 1 MiB can hold 87,000 frames, of up to 6 µs each; an honest one seldom has more than a hundred.
+# A reader takes in so many at once, and again every FRAMES_AT_ONCE_S. Whoever brings more has FRAMES_PER_TURN
+# each time that it is its turn, and in a pass that is one reader of all the process's sessions.
+FRAMES_AT_ONCE = 64
+FRAMES_AT_ONCE_S = 0.010
+FRAMES_PER_TURN = 512
 # For the last GOAWAY, said or heard.
 FAREWELL_S = 1.0
 
@@ -96,21 +100,28 @@ class Link:
     async def _read(self) -> None:
         mux, transport = self.mux, self.transport
         connection, keepalive = mux.connection, mux.keepalive
+        turn = turns()
         unread = b""
+        frames_left, at_once_again_at = FRAMES_AT_ONCE, mux.now() + FRAMES_AT_ONCE_S
         try:
             with self._listening:
                 while True:
-                    if unread:
-                        # Before the wait, so that what was taken of it is not held meanwhile.
-                        message = unread
-                        # If the link is left meanwhile, nobody has counted it, and the peer sends it again.
-                        await trio.lowlevel.checkpoint()
-                    else:
+                    # Before the wait, so that what was taken of it is not held meanwhile. If the link is left
+                    # then, nobody has counted the rest, and the peer sends it again.
+                    message = unread
+                    if frames_left <= 0:
+                        if (now := mux.now()) >= at_once_again_at:
+                            frames_left, at_once_again_at = FRAMES_AT_ONCE, now + FRAMES_AT_ONCE_S
+                        else:
+                            async with turn:
+                                frames_left = FRAMES_PER_TURN
+                    if not message:
                         message = await transport.receive()
                     if mux.link is not self:
                         return
                     was_idle = not (connection.streams or connection.unsent)
-                    happened = connection.receive_message(message, mux.now(), FRAMES_PER_PASS)
+                    happened = connection.receive_message(message, mux.now(), frames_left)
+                    frames_left -= connection.frames_taken
                     unread = connection.unread
                     if happened:
                         mux.dispatch(happened)

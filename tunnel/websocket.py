@@ -44,6 +44,7 @@ from wsproto.utilities import ProtocolError, RemoteProtocolError
 from tunnel.net import peer_address, tune
 from tunnel.tls import TLSStream
 from tunnel.transport import Transport, TransportClosed
+from tunnel.turns import turns
 from tunnel.websocket_frames import FrameReader, encode_binary
 
 __all__ = [
@@ -68,10 +69,10 @@ SESSION_HEADER: Final = b"hawse-session"
 # a round trip; for any other there is no reason to wait.
 CLOSE_S: Final = 2.0
 
-# What one read brought is handed on without a pass of the scheduler, but other tasks run after so many
-# messages, fragments or control frames at the latest. What is no whole message costs wsproto some 20 µs, and
-# 20,000 of them fit into one read.
-EVENTS_PER_PASS = 64
+# What one read brought is handed on without a pass of the scheduler, but after so many messages, fragments or
+# control frames it is the turn of others. What is no whole message costs wsproto some 20 µs, and 20,000 of
+# them fit into one read.
+EVENTS_PER_TURN = 64
 
 # h11, which parses the head, takes bare line feeds as well, and has this bound for a head that does not end.
 _END_OF_HEAD: Final = re.compile(rb"\n\r?\n")
@@ -216,9 +217,10 @@ class _WebSocketTransport(Transport):
         self._stream = stream
         self._masked = connection.client
         self._frames = FrameReader(connection)
+        self._turn = turns()
         if leftover:
             self._frames.feed(leftover)
-        self._events_left = EVENTS_PER_PASS
+        self._events_left = EVENTS_PER_TURN
         # The pong that is owed, to the last ping.
         self._pong: Pong | None = None
         # What was handed to the stream without waiting is not all out: nothing more is handed to it that way.
@@ -294,9 +296,9 @@ class _WebSocketTransport(Transport):
                 raise TransportClosed(*self._ending)
             self._events_left -= 1
             if self._events_left <= 0:
-                self._events_left = EVENTS_PER_PASS
-                await trio.lowlevel.checkpoint()
-                continue
+                self._events_left = EVENTS_PER_TURN
+                async with self._turn:
+                    continue
             event = None if frames.drained else next_event()
             if frames.of_messages:
                 frames.of_messages = False
@@ -324,7 +326,7 @@ class _WebSocketTransport(Transport):
                 self._released.set()
         if data:
             self._read_at = self._now()
-            self._events_left = EVENTS_PER_PASS
+            self._events_left = EVENTS_PER_TURN
             self._frames.feed(bytes(data))
         else:
             self._over = True

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -26,13 +27,13 @@ from tunnel.tls import TLSStream
 from tunnel.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
 from tunnel.websocket import (
     CLOSE_S,
-    EVENTS_PER_PASS,
+    EVENTS_PER_TURN,
     SUBPROTOCOL,
     WebSocketRefused,
     accept_websocket,
     dial_websocket,
 )
-from tunnel.websocket_frames import encode_binary
+from tunnel.websocket_frames import Control, FrameReader, encode_binary
 
 Messages = [
     b"",
@@ -474,13 +475,13 @@ async def test_it_runs_no_task_of_its_own() -> None:
 
 async def test_messages_that_came_together_are_returned_without_a_pass_but_not_for_ever() -> None:
     async with raw_peer() as (near, transport):
-        await near.send_all(message(b"x") * 3 * EVENTS_PER_PASS)
+        await near.send_all(message(b"x") * 3 * EVENTS_PER_TURN)
         assert await transport.receive() == b"x"
         with assert_no_checkpoints():
-            for _ in range(EVENTS_PER_PASS // 2):
+            for _ in range(EVENTS_PER_TURN // 2):
                 await transport.receive()
         with assert_checkpoints():
-            for _ in range(EVENTS_PER_PASS):
+            for _ in range(EVENTS_PER_TURN):
                 await transport.receive()
 
 
@@ -547,19 +548,43 @@ PONG = b"\x8a\x80" + bytes(4)
 )
 async def test_other_tasks_run_while_a_flood_is_taken_apart(before: bytes, each: bytes, last: bytes) -> None:
     async with raw_peer() as (near, transport):
-        await near.send_all(before + each * 10 * EVENTS_PER_PASS + last)
+        await near.send_all(before + each * 10 * EVENTS_PER_TURN + last)
         async with counted_passes() as passes:
             assert await transport.receive() == b"x"
         assert passes() >= 9
 
 
+async def test_of_many_floods_one_is_taken_apart_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    floods, turns_each = 8, 10
+    taken: Counter[int] = Counter()
+    async with AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(raw_peer()) for _ in range(floods)]
+        for near, _ in peers:
+            await near.send_all(PONG * turns_each * EVENTS_PER_TURN + message(b"x"))
+        next_event = FrameReader.next_event
+        async with counted_passes() as passes:
+
+            def counting(self: FrameReader) -> bytes | Control | None:
+                taken[passes()] += 1
+                return next_event(self)
+
+            monkeypatch.setattr(FrameReader, "next_event", counting)
+            async with trio.open_nursery() as nursery:
+                for _, transport in peers:
+                    nursery.start_soon(transport.receive)
+    # But for the first one of each, which all come together. Who counts has its turn anywhere in a pass, and
+    # so sees parts of two.
+    most = [count for _, count in taken.most_common()[2:]]
+    assert max(most) <= 2 * EVENTS_PER_TURN
+
+
 @pytest.mark.parametrize("each", [ping(b""), PONG], ids=["pings", "pongs"])
 async def test_other_tasks_run_while_a_flood_keeps_us_from_the_peers_close(each: bytes) -> None:
     async with raw_peer() as (near, transport):
-        await near.send_all(each * 10 * EVENTS_PER_PASS + b"\x88\x80" + bytes(4))
+        await near.send_all(each * 10 * EVENTS_PER_TURN + b"\x88\x80" + bytes(4))
         async with counted_passes() as passes:
             await transport.aclose()
-        assert passes() >= 9 * EVENTS_PER_PASS
+        assert passes() >= 9 * EVENTS_PER_TURN
 
 
 @asynccontextmanager

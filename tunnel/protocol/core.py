@@ -80,6 +80,8 @@ class Core:
     happened: list[events.Event] = attrs.field(init=False, factory=list)
     unread: bytes = attrs.field(init=False, default=b"")
     """What the feed has left of its last message, where that had more frames than were asked for."""
+    frames_taken: int = attrs.field(init=False, default=0)
+    """How many it has taken of it."""
     local: Hello | Welcome = attrs.field(init=False, factory=Hello)
     peer: Hello | Welcome = attrs.field(init=False, factory=Hello)
     resume_ttl_s: float = attrs.field(init=False, default=0.0)

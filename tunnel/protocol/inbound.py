@@ -69,7 +69,7 @@ class Inbound:
         max_frame = core.local.max_frame
         position, sequenced = 0, 0
         unpack, handlers = frames.HEADER.unpack_from, self._handlers
-        for _ in range(frames_max):
+        for taken in range(frames_max):  # noqa: B007 - it is told behind the loop
             if position == end:
                 break
             start = position + HEADER_BYTES
@@ -103,6 +103,9 @@ class Inbound:
                 raise RemoteProtocolError("a second greeting")
             elif flags & frames.CRITICAL:
                 raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
+        else:
+            taken = frames_max
+        core.frames_taken = taken
         if position < end:
             core.unread = message[position:]
         if sequenced:
