@@ -15,6 +15,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from auth.keys import PublicKey
 from auth.principal import TEAMS_MAX
+from proxy.gate import place_of
 from proxy.hub import tables as t
 from proxy.hub.credentials import Credentials
 from proxy.hub.database import find, find_agent, new_id, refuse_taken
@@ -363,7 +364,8 @@ class Store(Credentials, Federation, Policies):
             news = []
             if contact.instance not in {row.instance for row in before}:
                 news.append("an instance that was not seen before")
-            if contact.address not in {row.address for row in before}:
+            # In IPv6 a machine takes another address of its network each day (RFC 8981).
+            if place_of(contact.address) not in {place_of(row.address) for row in before}:
                 known_from = ", ".join(sorted({row.address for row in before})[:5]) or "none"
                 news.append(f"an address that was not seen before (known: {known_from})")
             return "; ".join(news)

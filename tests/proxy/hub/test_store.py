@@ -581,6 +581,9 @@ def test_what_is_new_about_a_relay_is_told_once(store: Store) -> None:
     assert come("pod-1", "192.0.2.1") == ""
     assert come("pod-2", "192.0.2.1") == "an instance that was not seen before"
     assert come("pod-2", "192.0.2.9") == "an address that was not seen before (known: 192.0.2.1)"
+    assert come("pod-2", "2001:db8::1") == "an address that was not seen before (known: 192.0.2.1, 192.0.2.9)"
+    assert come("pod-2", "2001:db8::2:1") == ""
+    assert come("pod-2", "2001:db8:0:1::1").startswith("an address that was not seen before")
     # Of another cluster it is new all the same.
     assert "instance" in come("pod-1", "192.0.2.1", other_id)
     assert come("pod-1", "192.0.2.1", "no-such-cluster") == ""
