@@ -34,6 +34,7 @@ def hub(config_file: Path | None, replace: bool, verbose: bool) -> None:
     With --replace it is given the sockets of the hub that runs, which then finishes what it has begun and
     ends by itself. If this one cannot start, that one goes on.
     """
+    import logging
     from functools import partial
 
     from audit.errors import AuditUnavailable
@@ -51,5 +52,10 @@ def hub(config_file: Path | None, replace: bool, verbose: bool) -> None:
         config = load(config_file)
     except ConfigError as error:
         raise ConfigurationFaults("hub", error.faults) from error
+    if config.misleads:
+        logging.getLogger("hawse.hub").warning(
+            "it listens on %s for other machines, and tells them that it is %s: set public_url",
+            config.listen, config.public_url,
+        )  # fmt: skip
     known = DataDirError, FileError, StoreUnavailableError, AuditUnavailable, OSError
     run_service(partial(run_hub, replace=replace), config, "hub", known)

@@ -161,6 +161,11 @@ class HubConfig:
         assert host is not None
         return host
 
+    @property
+    def misleads(self) -> bool:
+        """Whether other machines reach it, and are told a URL that leads each of them to itself."""
+        return self.public_host == "localhost" and not self.listen.is_loopback
+
 
 def default_data_dir(environment: Mapping[str, str]) -> Path:
     """Where the hub keeps its data when nothing says otherwise: `hawse/hub` under the XDG data home."""

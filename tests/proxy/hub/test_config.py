@@ -27,6 +27,22 @@ def test_a_first_run_needs_nothing() -> None:
     assert hub.audit.reads_when_down is False
 
 
+@pytest.mark.parametrize(
+    ("listen", "public_url", "misleads"),
+    [
+        ("0.0.0.0:8443", None, True),
+        ("[::]:8443", "https://localhost:8443", True),
+        ("[::1]:8443", None, False),
+        ("0.0.0.0:8443", "https://hub.example", False),
+    ],
+)
+def test_a_url_that_leads_others_to_themselves_misleads(
+    listen: str, public_url: str | None, misleads: bool
+) -> None:
+    stated = {} if public_url is None else {"HAWSE_HUB_PUBLIC_URL": public_url}
+    assert load(None, {**ENV, "HAWSE_HUB_LISTEN": listen, **stated}).misleads is misleads
+
+
 def test_the_data_home_follows_xdg_only_when_absolute() -> None:
     assert load(None, {**ENV, "XDG_DATA_HOME": "/data"}).data_dir == Path("/data/hawse/hub")
     assert load(None, {**ENV, "XDG_DATA_HOME": "data"}).data_dir == Path("/home/op/.local/share/hawse/hub")
