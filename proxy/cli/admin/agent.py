@@ -17,6 +17,7 @@ from proxy.cli.admin.output import (
     say,
     say_apply_rbac,
     since,
+    tell_change,
     text,
     texts,
     yes_option,
@@ -138,35 +139,39 @@ def set_teams(
 
 @agent.command("lock")
 @click.argument("name")
+@json_option
 @click.pass_obj
-def lock_agent(reach: Reach, /, name: str) -> None:
+def lock_agent(reach: Reach, /, name: str, as_json: bool) -> None:
     """Refuse an agent until it is unlocked, and end what it has open; its keys stay."""
-    reach.client().post("agents", name, "lock")
-    say(
+    changed = reach.client().post("agents", name, "lock")
+    done = (
         f"locked agent {name}: it is refused from now on, and what it has open is ended; "
         f"hawse admin agent unlock {name} lets it in again"
     )
+    tell_change(changed, done, as_json=as_json)
 
 
 @agent.command("unlock")
 @click.argument("name")
+@json_option
 @click.pass_obj
-def unlock_agent(reach: Reach, /, name: str) -> None:
+def unlock_agent(reach: Reach, /, name: str, as_json: bool) -> None:
     """Let a locked agent in again."""
-    reach.client().post("agents", name, "unlock")
-    say(f"unlocked agent {name}")
+    changed = reach.client().post("agents", name, "unlock")
+    tell_change(changed, f"unlocked agent {name}", as_json=as_json)
 
 
 @agent.command("remove")
 @click.argument("name")
 @yes_option
+@json_option
 @click.pass_obj
-def remove_agent(reach: Reach, /, name: str, yes: bool) -> None:
+def remove_agent(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
     """Remove an agent for good: its keys end, and its name is never given again."""
     confirm(f"Remove agent {name} for good? Its name can never be used again", yes=yes)
     gone = reach.client().delete("agents", name)
-    say(f"removed agent {name}; its keys are revoked, its name stays taken")
-    say_apply_rbac(gone)
+    done = f"removed agent {name}; its keys are revoked, its name stays taken"
+    tell_change(gone, done, as_json=as_json)
 
 
 @agent.command("code")
@@ -182,7 +187,7 @@ def make_code(reach: Reach, /, name: str, withdraw: bool, as_json: bool) -> None
     client = reach.client()
     if withdraw:
         gone = client.delete("agents", name, "codes")
-        say(f"withdrew {text(gone, 'withdrawn')} codes of agent {name}")
+        tell_change(gone, f"withdrew {text(gone, 'withdrawn')} codes of agent {name}", as_json=as_json)
         return
     made = client.post("agents", name, "codes")
     if as_json:
@@ -224,11 +229,12 @@ def add_key(reach: Reach, /, name: str, as_json: bool) -> None:
 @key.command("revoke")
 @click.argument("name")
 @click.argument("key_id")
+@json_option
 @click.pass_obj
-def revoke_key(reach: Reach, /, name: str, key_id: str) -> None:
+def revoke_key(reach: Reach, /, name: str, key_id: str, as_json: bool) -> None:
     """Revoke a key of either kind, by its id (`hawse admin agent key list NAME`), and end what runs by it."""
-    reach.client().delete("agents", name, "keys", key_id)
-    say(f"revoked key {key_id} of agent {name}")
+    gone = reach.client().delete("agents", name, "keys", key_id)
+    tell_change(gone, f"revoked key {key_id} of agent {name}", as_json=as_json)
 
 
 def _print_key(client: AdminClient, made: Object) -> None:

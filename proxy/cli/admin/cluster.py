@@ -22,8 +22,8 @@ from proxy.cli.admin.output import (
     print_json,
     print_table,
     say,
-    say_apply_rbac,
     since,
+    tell_change,
     text,
     yes_option,
 )
@@ -247,34 +247,37 @@ def show_cluster(reach: Reach, /, name: str, as_json: bool) -> None:
 @cluster.command("grant")
 @click.argument("name")
 @click.argument("team")
+@json_option
 @click.pass_obj
-def grant(reach: Reach, /, name: str, team: str) -> None:
+def grant(reach: Reach, /, name: str, team: str, as_json: bool) -> None:
     """Let a team's agents reach a cluster."""
     changed = reach.client().put("clusters", name, "teams", team)
-    say(f"granted cluster {name} to team {team}")
-    say_apply_rbac(changed)
+    tell_change(changed, f"granted cluster {name} to team {team}", as_json=as_json)
 
 
 @cluster.command("revoke")
 @click.argument("name")
 @click.argument("team")
+@json_option
 @click.pass_obj
-def revoke(reach: Reach, /, name: str, team: str) -> None:
+def revoke(reach: Reach, /, name: str, team: str, as_json: bool) -> None:
     """Take a cluster from a team."""
     changed = reach.client().delete("clusters", name, "teams", team)
-    say(f"revoked cluster {name} from team {team}: its agents are refused there from now on")
-    say_apply_rbac(changed)
+    done = f"revoked cluster {name} from team {team}: its agents are refused there from now on"
+    tell_change(changed, done, as_json=as_json)
 
 
 @cluster.command("remove")
 @click.argument("name")
 @yes_option
+@json_option
 @click.pass_obj
-def remove_cluster(reach: Reach, /, name: str, yes: bool) -> None:
+def remove_cluster(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
     """Remove a cluster; its relays can no longer connect."""
     confirm(f"Remove cluster {name}? Its relays must be set up anew to come back", yes=yes)
-    reach.client().delete("clusters", name)
-    say(f"removed cluster {name}; in the cluster, delete the relay's namespace and ClusterRole")
+    gone = reach.client().delete("clusters", name)
+    done = f"removed cluster {name}; in the cluster, delete the relay's namespace and ClusterRole"
+    tell_change(gone, done, as_json=as_json)
 
 
 @cluster.command("rbac")

@@ -17,6 +17,7 @@ from proxy.cli.admin.output import (
     print_table,
     say,
     since,
+    tell_change,
     text,
 )
 
@@ -134,11 +135,13 @@ def add_rule(
 
 @federation.command("remove")
 @click.argument("rule_id")
+@json_option
 @click.pass_obj
-def remove_rule(reach: Reach, /, rule_id: str) -> None:
+def remove_rule(reach: Reach, /, rule_id: str, as_json: bool) -> None:
     """Remove a rule, by its id (`hawse admin federation list`)."""
-    reach.client().delete("federation", rule_id)
-    say(f"removed rule {rule_id}; tokens that were made by it are refused from now on")
+    gone = reach.client().delete("federation", rule_id)
+    done = f"removed rule {rule_id}; tokens that were made by it are refused from now on"
+    tell_change(gone, done, as_json=as_json)
 
 
 def _claims(row: Object) -> str:

@@ -68,6 +68,15 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+def tell_change(document: Object, sentence: str, *, as_json: bool) -> None:
+    """Say what was changed, and where its RBAC has to be applied; as JSON, all that the hub answers."""
+    if as_json:
+        print_json(document)
+        return
+    say(sentence)
+    say_apply_rbac(document)
+
+
 def say_apply_rbac(document: Object) -> None:
     """Name the clusters whose ClusterRole no longer fits, with the command for each."""
     names = texts(document, "apply_rbac")

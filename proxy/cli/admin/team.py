@@ -16,6 +16,7 @@ from proxy.cli.admin.output import (
     say,
     say_apply_rbac,
     since,
+    tell_change,
     text,
     texts,
 )
@@ -83,9 +84,11 @@ def show_team(reach: Reach, /, name: str, as_json: bool) -> None:
 
 @team.command("remove")
 @click.argument("name")
+@json_option
 @click.pass_obj
-def remove_team(reach: Reach, /, name: str) -> None:
+def remove_team(reach: Reach, /, name: str, as_json: bool) -> None:
     """Remove a team that no agent is in."""
     gone = reach.client().delete("teams", name)
-    say(f"removed team {name}; bindings to the group {text(gone, 'group')} in clusters are yours to remove")
-    say_apply_rbac(gone)
+    group = text(gone, "group")
+    done = f"removed team {name}; bindings to the group {group} in clusters are yours to remove"
+    tell_change(gone, done, as_json=as_json)

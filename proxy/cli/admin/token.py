@@ -14,6 +14,7 @@ from proxy.cli.admin.output import (
     print_table,
     say,
     since,
+    tell_change,
     text,
 )
 from proxy.cli.errors import CommandError
@@ -82,10 +83,11 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
 
 @token.command("remove")
 @click.argument("name")
+@json_option
 @click.pass_obj
-def remove_token(reach: Reach, /, name: str) -> None:
+def remove_token(reach: Reach, /, name: str, as_json: bool) -> None:
     """Revoke a token."""
-    reach.client().delete("tokens", name)
-    say(f"removed token {name}: it opens nothing any more")
+    gone = reach.client().delete("tokens", name)
+    tell_change(gone, f"removed token {name}: it opens nothing any more", as_json=as_json)
     if name == LOCAL_TOKEN:
         say("it was this machine's own, and the hub makes another when it starts: hawse hub --replace")

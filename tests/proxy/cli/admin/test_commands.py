@@ -567,3 +567,36 @@ async def test_workloads_are_federated_by_exact_claims(hub: Hub, tmp_path: Path)
         await hub.ok("federation", "remove", rule["id"])
     assert hub.directory.current.issuers_by_url == {}
     await hub.fails("federation", "remove", rule["id"])
+
+
+async def test_each_change_is_told_to_programs_too(hub: Hub) -> None:
+    await enrol(hub)
+    await hub.ok("team", "add", "spare")
+    await hub.ok("token", "add", "prometheus")
+    key = (await hub.json("agent", "key", "add", "sre-1"))["id"]
+    assert (await hub.json("cluster", "grant", "prod", "spare"))["teams"] == ["spare", "sre"]
+    assert (await hub.json("cluster", "revoke", "prod", "sre"))["apply_rbac"] == ["prod"]
+    assert (await hub.json("agent", "lock", "sre-1"))["state"] == "locked"
+    assert (await hub.json("agent", "unlock", "sre-1"))["state"] == "active"
+    assert (await hub.json("agent", "code", "sre-1", "--withdraw"))["withdrawn"] == 0
+    assert (await hub.json("agent", "key", "revoke", "sre-1", key))["revoked"] == key
+    assert (await hub.json("agent", "remove", "sre-1"))["state"] == "retired"
+    assert (await hub.json("team", "remove", "spare"))["removed"] == "spare"
+    assert await hub.json("cluster", "remove", "prod") == {"removed": "prod"}
+    assert await hub.json("token", "remove", "prometheus") == {"removed": "prometheus"}
+    rule = (
+        "federation",
+        "add",
+        "https://ci.example",
+        "--agent",
+        "bot",
+        "--claim",
+        "oid=1",
+        "--audience",
+        "x",
+    )
+    await hub.ok("team", "add", "robots")
+    await hub.ok("agent", "add", "bot", "--owner", "Ada", "--team", "robots", "--credential", "none")
+    await hub.ok(*rule)
+    [added] = [each["id"] for each in await hub.json("federation", "list")]
+    assert (await hub.json("federation", "remove", added)) == {"removed": added}
