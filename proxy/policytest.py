@@ -95,7 +95,8 @@ def request_for(
     kind, _, suffix = kind.partition(".")
     group = group or suffix
     if verb not in {"list", "create", "deletecollection", "watch"} and not name:
-        raise ValueError(f"{verb} needs the name of an object")
+        of_all = {"get": ": for all of them say list", "delete": ": for all of them say deletecollection"}
+        raise ValueError(f"{verb} needs the name of an object{of_all.get(verb, '')}")
     if subresource and not name:
         raise ValueError(f"{resource} needs the name of an object")
     path = f"/apis/{group}/v1" if group else "/api/v1"

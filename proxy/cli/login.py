@@ -69,6 +69,7 @@ def login(
     Otherwise an API key is stored. It is taken from HAWSE_API_KEY, or from standard input, or asked for;
     never from the command line, where other users of this machine could read it.
     """
+    from proxy.agent.account import hub_origin
     from proxy.agent.errors import AgentError
     from proxy.agent.login import enrol, log_in, log_in_by_platform, read_ca
     from proxy.agent.platform import FILE_PREFIX, GITHUB
@@ -77,6 +78,8 @@ def login(
     if len(ways) > 1:
         raise click.UsageError("say one of --code, --code-file, --token-file and --github")
     try:
+        # Before a secret is asked for.
+        hub = hub_origin(hub)
         ca_pem = None if ca is None else read_ca(ca)
         if token_file is not None or github:
             platform = GITHUB if token_file is None else FILE_PREFIX + os.path.abspath(token_file)

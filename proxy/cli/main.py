@@ -77,6 +77,7 @@ def _run(arguments: list[str]) -> None:
 
 def build_group() -> click.Group:
     """Build the top group; apart from `main` so that the fast path above never imports click."""
+    from difflib import get_close_matches
     from importlib import import_module
     from importlib.metadata import version
 
@@ -95,6 +96,8 @@ def build_group() -> click.Group:
 
         def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
             if cmd_name not in COMMANDS:
+                if near := get_close_matches(cmd_name, COMMANDS, 1):
+                    ctx.fail(f"No such command {cmd_name!a}. Did you mean {near[0]!a}?")
                 return None
             module, attribute, _ = COMMANDS[cmd_name]
             command = getattr(import_module(module), attribute)

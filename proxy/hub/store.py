@@ -227,7 +227,9 @@ class Store(Credentials, Federation, Policies):
             raise InvalidError("mode tunnel needs the public key by which the relay proves itself")
         if mode is Mode.DIRECT:
             if relay_url is None:
-                raise InvalidError("mode direct needs the URL at which the hub reaches the relay")
+                raise InvalidError(
+                    "mode direct needs the URL at which the hub reaches the relay (--relay-url)"
+                )
             check_relay_url(relay_url, private=relay_address_private)
         if relay_ca_pem is not None and len(relay_ca_pem) > PEM_LENGTH_MAX:
             raise InvalidError(f"the relay's CA exceeds {PEM_LENGTH_MAX} characters")

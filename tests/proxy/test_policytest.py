@@ -70,7 +70,9 @@ def test_a_path_is_asked_for_by_its_method() -> None:
     ("asked", "message"),
     [
         (("exec", "pods", "web"), "exec is no verb: one of get, list"),
-        (("get", "pods"), "get needs the name of an object"),
+        (("get", "pods"), "get needs the name of an object: for all of them say list"),
+        (("delete", "pods"), "delete needs the name of an object: for all of them say deletecollection"),
+        (("update", "pods"), "update needs the name of an object$"),
         (("create", "pods/exec"), "pods/exec needs the name of an object"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -51,6 +52,15 @@ def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
     except BackupError as error:
         raise CommandError(str(error)) from error
     record_local(folder, "restore", f"the backup of {done.created}, from {file.absolute()}")
-    say(f"restored the backup of {done.created} into {folder}; start the hub: hawse hub")
+    say(f"restored the backup of {done.created} into {folder}; start the hub: {_start(reach)}")
     if done.replaced is not None:
         say(f"what was there is in {done.replaced}: remove it when it is not needed, it holds secrets")
+
+
+def _start(reach: Reach) -> str:
+    """The command that starts the hub of the folder that was meant."""
+    if reach.data_dir is not None:
+        return f"HAWSE_HUB_DATA_DIR={shlex.quote(str(reach.data_dir))} hawse hub"
+    if reach.config_file is not None:
+        return f"hawse hub --config {shlex.quote(str(reach.config_file))}"
+    return "hawse hub"

@@ -90,6 +90,13 @@ def test_enrolling_by_a_code_from_wherever_it_comes(
         assert run(home, "login", "--hub", hub.url, "--ca", ca, *arguments)[0] == code
 
 
+def test_a_hub_that_is_no_url_is_told_before_a_secret_is_asked_for(home: Home) -> None:
+    for way in ([], ["--code"]):
+        code, out, err = run(home, "login", "--hub", "hub.example", *way)
+        assert (code, out) == (1, "")
+        assert err == "hawse: the hub's URL hub.example is not https://host or https://host:port\n"
+
+
 def test_a_failed_login_is_one_line_without_the_key(home: Home, hub: FakeHub, ca: str) -> None:
     hub.api_key = "another"
     for arguments, key, words in (

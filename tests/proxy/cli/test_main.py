@@ -32,6 +32,21 @@ def test_each_command_has_help(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("adminn", "No such command 'adminn'. Did you mean 'admin'?"),
+        ("kubeconf", "No such command 'kubeconf'. Did you mean 'kubeconfig'?"),
+        ("x", "No such command 'x'."),
+        ("--no", "No such option '--no'."),
+    ],
+)
+def test_what_is_mistyped_is_told_with_what_is_near(typed: str, told: str) -> None:
+    result = CliRunner().invoke(build_group(), [typed])
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"Error: {told}\n")
+
+
+@pytest.mark.parametrize(
     ("args", "module", "package"),
     [
         (["audit", "list"], "audit.reader", "msgspec"),

@@ -338,7 +338,7 @@ def test_private_relay_addresses_need_to_be_meant(store: Store, host: str) -> No
 
 
 def test_mode_and_relay_address_belong_together(store: Store) -> None:
-    with pytest.raises(InvalidError, match="needs the URL"):
+    with pytest.raises(InvalidError, match=r"needs the URL .* \(--relay-url\)"):
         store.add_cluster("prod", relay_key=relay_key(), mode=Mode.DIRECT)
     with pytest.raises(InvalidError, match="belong to mode direct"):
         store.add_cluster("prod", relay_key=relay_key(), relay_url="https://relay.example")

@@ -16,7 +16,7 @@ async def test_a_running_hub_is_backed_up_and_restored_elsewhere(hub: Hub, tmp_p
     assert "every secret" in done.stderr
     assert "exists already" in await hub.fails("backup", str(archive))
     done = await hub.ok("--data-dir", str(other), "restore", str(archive))
-    assert "start the hub" in done.stderr
+    assert f"; start the hub: HAWSE_HUB_DATA_DIR={other} hawse hub\n" in done.stderr
     assert DataDir.open(other).signing_keys().active.kid == hub.data.signing_keys().active.kid
     assert "--overwrite" in await hub.fails("--data-dir", str(other), "restore", str(archive))
     done = await hub.ok("--data-dir", str(other), "restore", str(archive), "--overwrite")
@@ -39,3 +39,14 @@ async def test_what_is_no_backup_is_one_line(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"x" * 1024)
     await hub.fails("--data-dir", str(tmp_path / "other"), "restore", str(tmp_path / "x.tar"))
     await hub.fails("--data-dir", str(tmp_path / "none"), "backup", str(tmp_path / "y.tar"))
+
+
+async def test_a_restored_hub_is_started_by_the_configuration_that_named_it(hub: Hub, tmp_path: Path) -> None:
+    archive, config = tmp_path / "hub.tar", tmp_path / "hub.toml"
+    config.write_text(f'data_dir = "{tmp_path / "other"}"\n')
+    await hub.ok("backup", str(archive))
+    restore = ("restore", str(archive))
+    done = await hub.ok("--config", str(config), *restore, env={"HAWSE_HUB_DATA_DIR": None})
+    assert done.stderr.endswith(f"; start the hub: hawse hub --config {config}\n")
+    done = await hub.ok(*restore, env={"HAWSE_HUB_DATA_DIR": str(tmp_path / "third")})
+    assert done.stderr.endswith("; start the hub: hawse hub\n")
