@@ -38,7 +38,9 @@ def explained(path: Path, error: BaseException | None) -> str:
     """What SQLite or the system says of the file, and the next step where that is known."""
     if lacks_room_to_open(path, error):
         return f"{error}, since the disk is full: free 32 KiB of it"
-    if isinstance(error, IsADirectoryError | PermissionError):
+    if isinstance(error, PermissionError):
+        return f"{error.strerror}: run this as the user that the data folder belongs to"
+    if isinstance(error, IsADirectoryError):
         return f"{error.strerror}: {_USABLE}"
     if isinstance(error, OSError):
         return error.strerror or str(error)

@@ -91,7 +91,7 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
     for option in (
         click.option(
             "--data-dir",
-            type=click.Path(path_type=Path),
+            type=click.Path(path_type=Path, readable=False),
             metavar="DIR",
             help="The hub's data folder, instead of the configured one.",
         ),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -19,6 +20,14 @@ def failure(path: Path) -> sqlite3.Error:
     except sqlite3.Error as error:
         return error
     raise AssertionError("it did not fail")
+
+
+def test_whom_the_system_refuses_is_told_who_may(path: Path) -> None:
+    refused = PermissionError(errno.EACCES, "Permission denied", str(path))
+    assert explained(path, refused) == (
+        "Permission denied: run this as the user that the data folder belongs to"
+    )
+    assert explained(path, OSError(errno.EIO, "Input/output error", str(path))) == "Input/output error"
 
 
 @pytest.mark.parametrize(

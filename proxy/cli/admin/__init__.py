@@ -31,7 +31,7 @@ from proxy.cli.admin.token import token
 )
 @click.option(
     "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(path_type=Path, file_okay=False, readable=False),
     metavar="DIR",
     help="The hub's data folder, instead of the configured one.",
 )

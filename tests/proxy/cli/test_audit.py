@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -340,3 +341,25 @@ def test_a_folder_that_cannot_be_looked_into_is_one_line() -> None:
         assert result.exit_code == 1
         assert "is unavailable: File name too long" in result.stderr
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_folder_that_another_user_keeps_is_told_as_that(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may do all, so it is the system that has to say no.
+    def refuse(path: Path, **_: object) -> os.stat_result:
+        if path.name != "audit.db":
+            return os.stat(path)
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    monkeypatch.setattr(Path, "stat", refuse)
+    for result in (
+        run("--data-dir", str(data_dir)),
+        pruned("--keep=1d", "--yes", "--data-dir", str(data_dir)),
+    ):
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert result.stderr == (
+            f"hawse: the audit trail {data_dir / 'audit.db'} is unavailable: Permission denied: "
+            "run this as the user that the data folder belongs to\n"
+        )
