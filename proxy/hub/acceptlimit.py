@@ -4,6 +4,9 @@ When a hub comes back, all relays of its fleet dial at once. Each costs a verifi
 row in the store, and an agent's call must not wait behind five thousand of them. So what is above the limit
 is answered before anything is verified, with the second in which there is room for it: they come back one
 after the other, and not all at once again. Relays that resume a session go first: streams wait for them.
+
+Whose relay it is shows only in what is verified. Of one cluster fewer are let in, and those that are not give
+their place back: a relay that dials without end must not keep the others of the fleet outside.
 """
 
 from __future__ import annotations
@@ -12,6 +15,8 @@ import math
 
 import attrs
 
+from tunnel.protocol.liveness import RateLimit
+
 ACCEPTS_PER_S = 200
 # At once, after a quiet second: a fleet of that size does not notice the limit.
 BURST = 200
@@ -19,6 +24,15 @@ BURST = 200
 RESERVED = 100
 # Whoever is told to come later than this is told this; by then those before have been let in.
 RETRY_AFTER_MAX_S = 60
+# Of one cluster. Eight relays (the most that limits.relays_per_cluster allows) whose connection is cut every
+# second dial so often; and at once it may be each of them a few times, when a hub or a network comes back.
+CLUSTER_ACCEPTS_PER_S = 8
+CLUSTER_BURST = 64
+CLUSTER_RETRY_AFTER_S = 2
+
+
+class TooManyDialsError(Exception):
+    """The relays of one cluster dial too often; the message is for the relay's log."""
 
 
 @attrs.define(eq=False)
@@ -29,6 +43,8 @@ class AcceptLimit:
     _filled_at: float = 0.0
     _booked_until: float = 0.0
     """Up to when the room that comes is promised to those who were sent away."""
+    _clusters: dict[str, RateLimit] = attrs.Factory(dict)
+    """Those that are, or were, enrolled: nobody else gets so far."""
 
     def admit(self, now: float, *, resumes: bool) -> int:
         """Let one in: 0; or in how many seconds, at least 1, it shall ask again."""
@@ -44,3 +60,15 @@ class AcceptLimit:
     def give_back(self) -> None:
         """One that was let in was nobody: strangers must not use up what relays need."""
         self._tokens += 1
+
+    def admit_cluster(self, cluster_id: str, name: str, now: float) -> None:
+        """Let in one of this cluster's, which has shown that it is; raises TooManyDialsError."""
+        rate = self._clusters.get(cluster_id)
+        if rate is None:
+            rate = self._clusters[cluster_id] = RateLimit(CLUSTER_ACCEPTS_PER_S, CLUSTER_BURST)
+        if not rate.allows(now):
+            raise TooManyDialsError(
+                f"the relays of cluster {name} dialled {CLUSTER_BURST} times at once, and more than "
+                f"{CLUSTER_ACCEPTS_PER_S} times a second since then, the limit: come back in "
+                f"{CLUSTER_RETRY_AFTER_S} s"
+            )

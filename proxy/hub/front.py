@@ -26,6 +26,7 @@ from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger, TooManyStrange
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub import quick
+from proxy.hub.acceptlimit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
 from proxy.hub.admission import PREFIX
 from proxy.hub.calls import CLIENT_LEFT, Calls
 from proxy.hub.certificate import Certificate
@@ -221,12 +222,16 @@ class Front:
         if wait_s:
             # Before anything is verified: that is what costs.
             self._turned_away.warning("relays are told to come later: too many at once", trio.current_time())
-            later = (b"retry-after", b"%d" % wait_s)
             message = f"too many relays connect at once: come back in {wait_s} s"
-            await connection.answer(*status_response(503, "", message, headers=(later,)))
+            await connection.answer(*_come_later(message, wait_s))
             return False
         try:
             claims, cluster = await self.relays.authenticate(head, self.clock())
+        except TooManyDialsError as error:
+            self.relays.limit.give_back()
+            self._turned_away.warning(f"turned away a relay: {error}", trio.current_time())
+            await connection.answer(*_come_later(str(error), CLUSTER_RETRY_AFTER_S))
+            return False
         except (TokenError, ReplayedError) as error:
             self.relays.limit.give_back()
             self.recorder.complete(
@@ -291,6 +296,10 @@ async def _shake_hands(tls: TLSStream) -> bool:
 
 
 def _do_nothing(*_: Principal) -> None: ...
+
+
+def _come_later(message: str, wait_s: int) -> tuple[ResponseHead, bytes]:
+    return status_response(503, "", message, headers=((b"retry-after", b"%d" % wait_s),))
 
 
 def plain(status: int, body: bytes) -> tuple[ResponseHead, bytes]:

@@ -105,7 +105,7 @@ class RelayEndpoint:
         return SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.seen)
 
     async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
-        """Whose relay this is; raises TokenError or ReplayedError.
+        """Whose relay this is; raises TokenError, ReplayedError or TooManyDialsError.
 
         When cancelled, the relay's token is used up.
         """
@@ -122,6 +122,8 @@ class RelayEndpoint:
         cluster = snapshot.clusters_by_id[claims.cluster_id]
         if cluster.mode is not Mode.TUNNEL:
             raise TokenError(f"cluster {cluster.name} is enrolled in direct mode: its relay does not dial")
+        # Before it is written down, which is what costs most.
+        self.limit.admit_cluster(cluster.id, cluster.name, trio.current_time())
         await self._seen.use(claims.cluster_id, claims.jti, claims.expires_at, now)
         return claims, cluster
 

@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.acceptlimit import ACCEPTS_PER_S, BURST, RESERVED, RETRY_AFTER_MAX_S, AcceptLimit
+from proxy.hub.acceptlimit import (
+    ACCEPTS_PER_S,
+    BURST,
+    CLUSTER_ACCEPTS_PER_S,
+    CLUSTER_BURST,
+    RESERVED,
+    RETRY_AFTER_MAX_S,
+    AcceptLimit,
+    TooManyDialsError,
+)
 
 
 def test_a_small_fleet_never_meets_it() -> None:
@@ -58,3 +68,17 @@ def test_it_never_lets_in_more_than_its_rate(steps: list[tuple[float, bool]]) ->
         assert 0 <= wait_s <= RETRY_AFTER_MAX_S
         accepted += not wait_s
     assert accepted <= BURST + (now - 1000.0) * ACCEPTS_PER_S + 1
+
+
+def test_a_cluster_that_dials_without_end_is_slowed_down_alone() -> None:
+    limit = AcceptLimit()
+    for _ in range(CLUSTER_BURST):
+        limit.admit_cluster("c1", "prod", 100.0)
+    with pytest.raises(TooManyDialsError, match=r"cluster prod dialled 64 times .* 8 times a second"):
+        limit.admit_cluster("c1", "prod", 100.0)
+    limit.admit_cluster("c2", "staging", 100.0)
+    # A second later it is as many as eight relays need whose connections are cut all the time.
+    for _ in range(CLUSTER_ACCEPTS_PER_S):
+        limit.admit_cluster("c1", "prod", 101.0)
+    with pytest.raises(TooManyDialsError):
+        limit.admit_cluster("c1", "prod", 101.0)

@@ -15,7 +15,9 @@ from trio.testing import MockClock
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from auth.keys import SigningKey
+from auth.tokens import issue_hello
 from proxy.gate import STRANGER_S
+from proxy.hub.acceptlimit import CLUSTER_BURST
 from proxy.hub.access import AccessTokens
 from proxy.hub.calls import Calls
 from proxy.hub.certificate import Certificate
@@ -239,6 +241,28 @@ async def test_relays_above_the_limit_are_told_when_to_come_before_anything_is_v
     assert head.startswith(b"HTTP/1.1 503 ")
     assert head.endswith(b"\r\nretry-after: 1")
     assert verified == []
+
+
+async def test_a_cluster_that_dials_without_end_takes_nobodys_place(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    key = SigningKey.generate()
+    relays = bench.front.relays
+    await relays.directory.change(lambda store: store.add_cluster("evil", teams=[], relay_key=key.public))
+    cluster = relays.directory.current.clusters_by_name["evil"]
+    limit = relays.limit
+    for _ in range(CLUSTER_BURST):
+        limit.admit_cluster(cluster.id, "evil", trio.current_time())
+    token = issue_hello(
+        key, cluster_id=cluster.id, hub_url=ISSUER, instance="r", jti="j", now=bench.front.clock()
+    )
+    left = limit._tokens
+    client = await bench.connect()
+    await client.send_all(UPGRADE.replace(b"nonsense", token.encode()) + b"\r\n")
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\nretry-after: 2" in head
+    assert limit._tokens >= left
 
 
 async def test_a_relay_that_resumes_goes_first_and_a_stranger_takes_nobodys_place(bench: Bench) -> None:
