@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 NEXT_ADDRESS_S = 0.25
 
 
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
+_OUT_OF_TIME = frozenset({9, 10})
+
+
+def next_step(error: ssl.SSLCertVerificationError, ca: str) -> str:
+    """What to do about a certificate that is not trusted; `ca` is how its CA is told."""
+    if error.verify_code in _OUT_OF_TIME:
+        return "it must be renewed, unless this machine's clock is wrong"
+    return ca
+
+
 class HTTPSConnection(client.HTTPSConnection):
     """One that is opened by its first request, straight or through a proxy of the kind http://.
 

@@ -18,6 +18,7 @@ from proxy.agent.account import Account, host_and_port
 from proxy.agent.errors import AgentError, quoted, reason
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
+from proxy.blocking import next_step
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"
@@ -124,9 +125,10 @@ def _ask(
         response = connection.getresponse()
         status, raw = response.status, response.read(ANSWER_BYTES_MAX + 1)
     except ssl.SSLCertVerificationError as error:
+        give = f"give the hub's CA by `hawse login --hub {account.hub} --ca FILE`"
         raise AgentError(
             f"the certificate of {account.hub} is not trusted ({error.verify_message}): "
-            f"give the hub's CA by `hawse login --hub {account.hub} --ca FILE`"
+            f"{next_step(error, give)}"
         ) from error
     except TimeoutError as error:
         raise AgentError(

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
@@ -105,11 +106,16 @@ class FakeHub:
 
 
 @contextmanager
-def fake_hub(api_key: str, host: str = "127.0.0.1", *, name: str = "") -> Iterator[FakeHub]:
-    """Serve a FakeHub on loopback for the block; with a `name`, it goes by that."""
+def fake_hub(
+    api_key: str, host: str = "127.0.0.1", *, name: str = "", ends: datetime | None = None
+) -> Iterator[FakeHub]:
+    """Serve a FakeHub on loopback for the block; with a `name`, it goes by that.
+
+    `ends` is when its certificate does.
+    """
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert(name or host).configure_cert(context)
+    ca.issue_cert(name or host, not_after=ends).configure_cert(context)
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:

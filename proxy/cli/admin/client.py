@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 
-from proxy.blocking import HTTPSConnection
+from proxy.blocking import HTTPSConnection, next_step
 from proxy.certificates import fault_of_ca
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
@@ -99,7 +99,7 @@ class AdminClient:
         except ssl.SSLCertVerificationError as error:
             raise CommandError(
                 f"the certificate at {self.url} is not trusted ({error.verify_message}): "
-                f"set {CA_VARIABLE} to the file of its CA"
+                f"{next_step(error, f'set {CA_VARIABLE} to the file of its CA')}"
             ) from error
         except ConnectionRefusedError as error:
             raise CommandError(f"nothing listens at {self.url}: start the hub (`hawse hub`) first") from error

@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,16 @@ def test_a_certificate_of_another_ca_is_refused_before_the_key_is_sent(
     with pytest.raises(AgentError, match=r"not trusted.*--ca FILE"):
         fetch_reach(account._replace(ca_pem=None))
     assert hub.asked == []
+
+
+def test_a_certificate_whose_time_is_over_is_no_question_of_its_ca(account: Account) -> None:
+    with (
+        fake_hub(API_KEY, ends=datetime(2020, 1, 1, tzinfo=UTC)) as hub,
+        pytest.raises(
+            AgentError, match=r"has expired\): it must be renewed, unless this machine's clock is wrong$"
+        ),
+    ):
+        fetch_reach(account._replace(hub=hub.url, ca_pem=hub.ca_pem))
 
 
 def test_a_hub_that_is_not_there_is_named(account: Account) -> None:
