@@ -47,10 +47,10 @@ class Policies(Database):
     _compiled: tuple[int, Bundle, tuple[str, ...]] | None = None
 
     def apply_policies(self, sources: Sequence[Source], *, only: bool = False) -> Bundle:
-        """Put documents in the place of those of the same names, or of all, and return the new bundle.
+        """Put documents in the place of those of the same names, or of all, and return the bundle in force.
 
         Raises InvalidError with every fault; then nothing has changed. Documents that change nothing make no
-        new version.
+        new version: whoever keeps them elsewhere applies them again and again.
         """
         if not sources:
             raise InvalidError("there is no policy in what was given")
@@ -74,15 +74,20 @@ class Policies(Database):
         return self._change_policies(change)
 
     def switch_rules(self, name: str, rules: Iterable[str], *, enabled: bool) -> Bundle:
-        """Switch rules of a policy on or off, return the new bundle; raises NotFoundError, InvalidError."""
+        """Switch rules of a policy on or off, and return the new bundle.
+
+        Raises NotFoundError, InvalidError, and ConflictError when they are so already.
+        """
 
         def change(documents: dict[str, Source]) -> None:
-            source = _known(documents, name)
+            source = before = _known(documents, name)
             for rule in rules:
                 try:
                     source = switch(source, rule, enabled=enabled)
                 except PolicyError as error:
                     raise InvalidError(error.faults[0].message) from error
+            if source.text == before.text:
+                raise ConflictError(f"nothing was changed: they are {'on' if enabled else 'off'} already")
             documents[name] = source
 
         return self._change_policies(change)
@@ -129,7 +134,7 @@ class Policies(Database):
             texts = [source.text.strip("\n") + "\n" for _, source in sorted(documents.items())]
             bundle = _compile([Source(text) for text in texts], version=row.version + 1)
             if texts == list(row.documents):
-                raise ConflictError(f"nothing was changed: version {row.version} of the policies says this")
+                return self._read_bundle(connection, [])
             self._write_bundle(connection, bundle, texts)
         return bundle
 

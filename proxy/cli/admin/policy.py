@@ -185,9 +185,11 @@ def _print_change(done: Object, *, as_json: bool) -> None:
     if as_json:
         print_json(done)
         return
-    for what in ("added", "edited", "removed"):
-        for name in texts(done, what):
-            say(f"{what} policy {name}")
+    changes = [(what, name) for what in ("added", "edited", "removed") for name in texts(done, what)]
+    for what, name in changes:
+        say(f"{what} policy {name}")
+    if not changes:
+        say("no policy has changed")
     say(f"bundle {text(done, 'bundle')} is in force")
 
 
