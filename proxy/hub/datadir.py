@@ -146,14 +146,22 @@ class DataDir:
             raise DataDirError(f"cannot use the data folder {path}: {explained(error)}") from error
         return cls(path)
 
-    def check_store(self) -> None:
-        """Raise DataDirError when a hub has run here and its store is gone: a new one would know nobody."""
+    def check_databases(self) -> None:
+        """Raise DataDirError when a hub has run here and what it knew is gone: it would be made anew.
+
+        A trail that is missing is not: to move it away is how a new one is begun.
+        """
         if not is_there(self._endpoint_file):
             return
-        if not is_there(self.store_file) or self.store_file.stat().st_size < DATABASE_BYTES_MIN:
+        if not is_there(self.store_file) or _is_empty(self.store_file):
             raise DataDirError(
                 f"{self.store_file} is missing or empty, though this hub has run before: restore a backup, "
                 f"or remove {self._endpoint_file} to begin with no team, agent or cluster"
+            )
+        if is_there(self.audit_file) and _is_empty(self.audit_file):
+            raise DataDirError(
+                f"{self.audit_file} is empty, though this hub has run before: put a copy in its place, "
+                "or remove it to begin a new trail"
             )
 
     @property
@@ -324,6 +332,10 @@ class DataDir:
             return AdminEndpoint(str(document["url"]), str(document["certificate_pem"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataDirError(f"{file}: damaged; start the hub again") from error
+
+
+def _is_empty(database: Path) -> bool:
+    return database.stat().st_size < DATABASE_BYTES_MIN
 
 
 def is_there(file: Path) -> bool:

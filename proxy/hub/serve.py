@@ -87,7 +87,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
         # Once it is gone this hub does nothing to the folder any more.
         stack.enter_context(boots.announced(boot))
         premises = await stack.enter_async_context(open_premises(config, data, boot, replace=replace))
-        data.check_store()
+        data.check_databases()
         pepper = data.pepper()
         registry = Registry()
         ring = KeyRing(data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys)

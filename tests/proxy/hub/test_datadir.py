@@ -174,12 +174,25 @@ def test_a_store_that_is_gone_is_no_first_start(tmp_path: Path, size: int | None
     if size is not None:
         data.store_file.write_bytes(b"x" * size)
     # As after a first start that a full disk has ended.
-    data.check_store()
+    data.check_databases()
     data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
     with pytest.raises(DataDirError, match=r"hub\.db is missing or empty, .*: restore a backup"):
-        data.check_store()
+        data.check_databases()
     data.store_file.write_bytes(b"x" * 512)
-    data.check_store()
+    data.check_databases()
+
+
+def test_a_trail_that_is_empty_is_no_new_one(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
+    data.store_file.write_bytes(b"x" * 512)
+    # As when it was moved away.
+    data.check_databases()
+    data.audit_file.touch()
+    with pytest.raises(DataDirError, match=r"audit\.db is empty, .*: put a copy in its place, or remove it"):
+        data.check_databases()
+    data.audit_file.write_bytes(b"x" * 512)
+    data.check_databases()
 
 
 def test_the_admin_endpoint_comes_back(tmp_path: Path) -> None:
