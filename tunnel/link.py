@@ -231,7 +231,10 @@ class Link:
         connection = mux.connection
         self.brimming = False
         limit = connection.flight.message_bytes + MESSAGE_HEADERS_BYTES
-        message = connection.data_to_send(limit, mux.now())
+        now = mux.now()
+        if connection.tells_clock:
+            mux.look_at_wall_clock(now)
+        message = connection.data_to_send(limit, now)
         if connection.happened:
             mux.dispatch(connection.take_events())
         if mux.quiet.task is not None:

@@ -169,6 +169,10 @@ class Multiplexer:
         self.connection.reset(state, code, processed, reason, in_line=in_line)
         self.wake_writer()
 
+    def look_at_wall_clock(self, now: float) -> None:
+        """What is said of it from now on is what it shows; it may have been set."""
+        self.connection.wall_offset_s = time.time() - now
+
     def wake_writer(self) -> None:
         """Wake the writer, if there is something to send."""
         link = self.link
@@ -309,6 +313,7 @@ class Multiplexer:
                     self._detach(CloseCode.SUPERSEDED, "superseded by a newer connection of the same session")
                 resume = read_hello(greeting).resume
                 assert resume is not None
+                self.look_at_wall_clock(now)
                 connection.attach_listener(resume, now)
             else:
                 assert self.link is None

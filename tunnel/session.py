@@ -310,6 +310,11 @@ class Session:
         """End the session now; the peer is told the code and the reason. Nothing happens when it is over."""
         self._mux.end(code, reason)
 
+    def ask_clock(self) -> None:
+        """Have the peer tell its wall clock again; a moment after it was asked before, nothing happens."""
+        if self._mux.ending is None:
+            self._mux.keepalive.ask_clock()
+
     async def answers(self, within_s: float) -> bool:
         """Ask the peer for a sign of life, and return whether any came within this long.
 

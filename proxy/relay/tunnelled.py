@@ -37,7 +37,8 @@ async def serve_session(
         hub_s = session.peer_wall_clock_s
         return time.time() if hub_s is None else hub_s
 
-    verifier = Verifier(hub_keys, issuer, cluster_id, hub_clock)
+    # The hub answers before it tries a refused request again, under a new token.
+    verifier = Verifier(hub_keys, issuer, cluster_id, hub_clock, session.ask_clock)
 
     def learn(context: Context) -> None:
         if context.group == HUB_GROUP:

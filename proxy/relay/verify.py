@@ -50,12 +50,16 @@ def refusal(code: StreamCode, reason: str) -> Refused:
 
 @attrs.define(eq=False)
 class Verifier:
-    """Verifies the hub's tokens for this cluster; `hub_clock` is the hub's time as far as it is known."""
+    """Verifies the hub's tokens for this cluster; `hub_clock` is the hub's time as far as it is known.
+
+    `ask_clock` is called when that and a token's times do not fit: the hub's clock may have been set.
+    """
 
     keys: TrustedKeys
     issuer: str
     cluster_id: str
     hub_clock: Callable[[], float]
+    ask_clock: Callable[[], None] = lambda: None
     _doubts: LogLimit = attrs.field(factory=lambda: LogLimit(log), init=False, repr=False)
     _cache: OrderedDict[bytes, RelayClaims] = attrs.field(factory=OrderedDict, init=False, repr=False)
 
@@ -108,10 +112,13 @@ class Verifier:
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:
+            if error.skew_s is not None:
+                self.ask_clock()
             raise refusal(StreamCode.UNAUTHENTICATED, error.reason) from error
 
     def _fresh(self, claims: RelayClaims) -> RelayClaims:
         late = self.hub_clock() - claims.expires_at
         if late >= LEEWAY_S:
+            self.ask_clock()
             raise refusal(StreamCode.UNAUTHENTICATED, f"the token expired {late:.0f} s ago")
         return claims

@@ -119,6 +119,29 @@ async def test_a_wall_clock_that_was_set_is_told_by_the_next_ping(
         assert pair.dialer.peer_wall_clock_s == pytest.approx(wall_clock() + 3600, abs=60)
 
 
+async def test_a_wall_clock_that_was_set_is_told_at_once_when_it_is_asked_for(
+    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wall_clock = time.time
+    async with open_pair() as pair:
+        await trio.sleep(1)
+        monkeypatch.setattr(time, "time", lambda: wall_clock() + 3600)
+        pair.dialer.ask_clock()
+        await wait_all_tasks_blocked()
+        assert pair.dialer.peer_wall_clock_s == pytest.approx(wall_clock() + 3600, abs=60)
+
+
+async def test_who_asks_for_the_clock_all_the_time_does_not_break_the_protocol(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        for _ in range(1000):
+            pair.dialer.ask_clock()
+            await trio.sleep(0.01)
+        assert not pair.dialer.closed
+    pair.dialer.ask_clock()
+
+
 # --- when it is asked ---
 
 

@@ -123,6 +123,11 @@ class Connection(Core):
         return bool(self.control or sent.replaying)
 
     @property
+    def tells_clock(self) -> bool:
+        """Whether what is sent next says `wall_offset_s`."""
+        return bool(self.control.pongs or self.control.ping)
+
+    @property
     def has_unsent(self) -> bool:
         """Whether anything waits, be it for its turn or for an acknowledgement; but not for credit."""
         ring = self.scheduler.ring

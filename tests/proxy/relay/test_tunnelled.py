@@ -45,6 +45,21 @@ async def test_a_relay_whose_clock_is_wrong_goes_by_the_hubs(
         assert (await way.ask(inner(), token=stamped)).status == 200
 
 
+@pytest.mark.parametrize("set_by_s", [3600, -3600])
+async def test_a_hub_whose_clock_was_set_is_refused_once_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_s: int
+) -> None:
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
+        assert (await way.ask(inner(), token=token())).status == 200
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + set_by_s)
+        stamped = token()
+        answer = await way.ask(inner(), token=stamped)
+        assert answer.failure is not None
+        assert answer.failure.code is StreamCode.UNAUTHENTICATED
+        assert (await way.ask(inner(), token=stamped)).status == 200
+
+
 @pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n"])
 async def test_a_head_that_is_not_canonical_is_refused(head: bytes, tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
