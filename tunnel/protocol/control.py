@@ -2,7 +2,7 @@
 
 A PING must never wait behind DATA, and what releases memory or lets a peer go on must not either. Nothing
 here can grow without bound: PONGs are limited by the peer's PING rate, WINDOWs are one a stream, PING, ACK
-and GOAWAY are one, CONTEXTs are bounded by the live ones, RESETs by CONTROL_RESETS_MAX.
+and GOAWAY are one, CONTEXTs are bounded by the live ones, RESETs by CONTROL_RESETS_MAX and `peer_resets_max`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,16 @@ from tunnel.protocol.streams import StreamState
 # RESETs queued or not yet acknowledged. An honest peer acknowledges 64 frames at once, so that many are only
 # outstanding towards one that opens streams and never listens.
 CONTROL_RESETS_MAX = 65_536
+# Of streams that the peer opened: so many for each that it may have open, since it may have heard that all of
+# them were refused, opened as many again and cancelled some before we hear of that, and lost its transport on
+# the way. They cost it nothing and us 0.3 KiB each, so whoever may open next to none has few of them.
+RESETS_FOR_EACH_STREAM = 4
+PEER_RESETS_LEAST = 1024
+
+
+def peer_resets_max(max_streams: int) -> int:
+    """How many RESETs of its streams a peer that may have so many open may leave unacknowledged."""
+    return max(PEER_RESETS_LEAST, RESETS_FOR_EACH_STREAM * max_streams)
 
 
 @attrs.define(eq=False)

@@ -125,6 +125,8 @@ class Core:
     heard since. 0: all of that has come."""
     unacknowledged_resets: dict[int, int] = attrs.field(init=False, factory=dict)
     """Streams that we RESET, with the number of that frame: until the peer has it, DATA may come late."""
+    peer_resets: int = attrs.field(init=False, default=0)
+    """How many of them the peer had opened."""
     contexts: dict[int, Context] = attrs.field(init=False, factory=dict)
     """Those that we announced, by index."""
     next_context: int = attrs.field(init=False, default=1)
@@ -339,10 +341,16 @@ class Core:
 
     def queue_reset(self, stream_id: int, code: StreamCode, processed: Processed, reason: str) -> None:
         # Nothing may come after it on this stream, whenever it is sent; until then the number is not known.
-        self.unacknowledged_resets[stream_id] = 2**64
+        self.await_reset(stream_id, 2**64)
         self.control.resets.append(
             (stream_id, frames.reset(stream_id, code, processed, reason, in_line=False))
         )
+
+    def await_reset(self, stream_id: int, number: int) -> None:
+        """Bear with what still comes for this stream until the peer has frame `number`, its RESET."""
+        self.unacknowledged_resets[stream_id] = number
+        if stream_id % 2 == self.peer_parity:
+            self.peer_resets += 1
 
     # --- the session's end ---
 

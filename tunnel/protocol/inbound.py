@@ -8,7 +8,7 @@ where the peer cannot be understood any more, RemoteProtocolError ends the sessi
 from __future__ import annotations
 
 from tunnel.protocol import events, frames
-from tunnel.protocol.control import CONTROL_RESETS_MAX
+from tunnel.protocol.control import CONTROL_RESETS_MAX, peer_resets_max
 from tunnel.protocol.core import DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core, Role
 from tunnel.protocol.errors import (
     CloseCode,
@@ -61,8 +61,8 @@ class Inbound:
             self._take_apart(message, end, now, frames_max)
         finally:
             core.memory.release(end - self._kept_bytes)
-        if len(core.unacknowledged_resets) > CONTROL_RESETS_MAX:
-            raise RemoteProtocolError("too many refused streams without an acknowledgement", CloseCode.LIMITS)
+        if core.unacknowledged_resets:
+            self._check_resets()
 
     def _take_apart(self, message: bytes, end: int, now: float, frames_max: int) -> None:
         core = self._core
@@ -387,6 +387,8 @@ class Inbound:
             if resets[stream_id] >= count:
                 break
             del resets[stream_id]
+            if stream_id % 2 == core.peer_parity:
+                core.peer_resets -= 1
 
     def _on_ping(self, flags: int, payload: bytes, now: float) -> None:
         opaque, received, clock_ms = frames.decode_ping(payload)
@@ -444,6 +446,15 @@ class Inbound:
         self._kept_bytes += count
 
     # --- faults ---
+
+    def _check_resets(self) -> None:
+        core = self._core
+        count, of_peer = len(core.unacknowledged_resets), core.peer_resets
+        if count > CONTROL_RESETS_MAX or of_peer > peer_resets_max(core.local.max_streams):
+            raise RemoteProtocolError(
+                f"{count} RESETs are not acknowledged, {of_peer} of them of streams of the peer",
+                CloseCode.LIMITS,
+            )
 
     def _step_remote(self, stream: StreamState, step: Step) -> bool:
         try:

@@ -238,7 +238,7 @@ class Outbound:
 
     def _send_farewell(self, stream: StreamState, farewell: Farewell, parts: list[bytes | memoryview]) -> int:
         stream.farewell = None
-        self._core.unacknowledged_resets[stream.id] = self._core.sent.next_number
+        self._core.await_reset(stream.id, self._core.sent.next_number)
         frame = frames.reset(stream.id, farewell.code, farewell.processed, farewell.reason, in_line=True)
         self._core.sent.record(1, len(frame))
         parts.append(frame)

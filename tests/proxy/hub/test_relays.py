@@ -25,6 +25,7 @@ from proxy.hub.store import Store
 from proxy.hub.trail import Trail
 from tests.proxy.hub.sessions import session_pair
 from tunnel import (
+    CloseCode,
     Hello,
     Memory,
     Role,
@@ -32,10 +33,13 @@ from tunnel import (
     StreamCode,
     StreamReset,
     TooManyStreams,
+    Transport,
+    TransportClosed,
     hear_hello,
     memory_transport_pair,
     open_session,
 )
+from tunnel.protocol import frames
 
 NOW = 1_800_000_000.0
 
@@ -202,8 +206,8 @@ async def test_a_relay_that_is_one_too_many_is_told_why_and_recorded(tmp_path: P
 
 
 @asynccontextmanager
-async def relay_of(bench: Bench) -> AsyncIterator[Session]:
-    """A relay's end of a session that its hub has begun."""
+async def dialled(bench: Bench) -> AsyncIterator[tuple[Transport, Hello]]:
+    """A relay's end of a transport by which its hub awaits HELLO, and that word."""
     here, there = memory_transport_pair()
     cluster = bench.directory.current.clusters_by_name["prod"]
     hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
@@ -213,7 +217,13 @@ async def relay_of(bench: Bench) -> AsyncIterator[Session]:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
-        word = Hello(instance="relay-1", cluster=cluster.id)
+        yield there, Hello(instance="relay-1", cluster=cluster.id)
+
+
+@asynccontextmanager
+async def relay_of(bench: Bench) -> AsyncIterator[Session]:
+    """A relay's end of a session that its hub has begun."""
+    async with dialled(bench) as (there, word):
         with trio.fail_after(5):
             async with open_session(there, Role.DIALER, hello=word) as relay:
                 yield relay
@@ -231,6 +241,23 @@ async def test_what_a_relay_opens_at_its_hub_is_refused_and_held_for_nobody(tmp_
             await stream.receive_head()
         assert caught.value.code is StreamCode.REFUSED
         assert bench.endpoint.memory.used_bytes <= len(b"x")
+
+
+async def test_a_relay_that_opens_streams_and_never_listens_is_sent_away(tmp_path: Path) -> None:
+    async with open_bench(tmp_path) as bench, dialled(bench) as (relay, word):
+        await relay.send(frames.hello(word))
+        await relay.receive()
+        opens = (frames.open_prefix(number, 1, 0, 0, 0) for number in range(1, 3001, 2))
+        await relay.send(b"".join(opens))
+
+        async def read_all() -> None:
+            while True:
+                await relay.receive()
+
+        with trio.fail_after(5), pytest.raises(TransportClosed) as caught:
+            await read_all()
+        assert caught.value.code == CloseCode.LIMITS
+        assert "RESETs are not acknowledged" in caught.value.reason
 
 
 async def test_a_relay_whose_contexts_fill_its_hubs_memory_is_sent_away(tmp_path: Path) -> None:

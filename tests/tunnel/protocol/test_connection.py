@@ -271,6 +271,33 @@ def test_more_streams_than_agreed_are_refused_as_not_processed() -> None:
     assert joined.dialer.stream_count == joined.listener.stream_count == 2
 
 
+@pytest.mark.parametrize("listens", [True, False], ids=["reads", "reads nothing"])
+@pytest.mark.parametrize("role", list(Role))
+def test_who_may_open_next_to_nothing_is_refused_a_thousand_times_and_no_more(
+    role: Role, listens: bool
+) -> None:
+    joined = Joined(hello=Hello(max_streams=1), welcome=Welcome(session_id="s", max_streams=1))
+    connection = joined.listener if role is Role.LISTENER else joined.dialer
+    joined.flow()
+    first = joined.peer_of(connection).next_id
+
+    def refuse(numbers: range) -> None:
+        opens = b"".join(frames.open_prefix(first + 2 * number, 99, 0, 0, 0) for number in numbers)
+        connection.receive_message(opens, joined.now)
+        while listens and connection.data_to_send(64 * KIB, joined.now):
+            pass
+
+    refuse(range(1024))
+    assert len(connection.unacknowledged_resets) == 1024
+    if listens:
+        # It may go on for as long as it says what it has.
+        connection.receive_message(frames.ack(connection.sent.next_number), joined.now)
+        refuse(range(1024, 2048))
+    with pytest.raises(RemoteProtocolError, match="1025 RESETs are not acknowledged") as caught:
+        refuse(range(2048, 2049))
+    assert caught.value.close_code == CloseCode.LIMITS
+
+
 def test_near_the_last_id_the_peer_is_told_to_go_elsewhere() -> None:
     joined = Joined()
     joined.listener.next_id = LAST_STREAM_ID - 3

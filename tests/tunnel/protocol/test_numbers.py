@@ -21,7 +21,7 @@ from tunnel.protocol import (
     schedule,
     window,
 )
-from tunnel.protocol.control import CONTROL_RESETS_MAX
+from tunnel.protocol.control import CONTROL_RESETS_MAX, peer_resets_max
 from tunnel.protocol.errors import CloseCode, StreamCode
 from tunnel.settings import GREETING_S, Settings
 from tunnel.stream import PIECE_BYTES_MOST, QUEUE_HIGH_BYTES
@@ -69,7 +69,10 @@ def test_limits() -> None:
             "8 MiB + 1 MiB for control",
             (8 * mib, mib) == (ledger.LEDGER_BYTES_MAX, ledger.LEDGER_RESERVE_BYTES),
         ),
-        ("| RESETs unacknowledged | 65,536 |", CONTROL_RESETS_MAX == 65_536),
+        (
+            "| RESETs unacknowledged | 65,536; of the peer's streams 4 × `max_streams`, at least 1,024 |",
+            (CONTROL_RESETS_MAX, peer_resets_max(300), peer_resets_max(1)) == (65_536, 4 * 300, 1024),
+        ),
         ("| PINGs | 10 a second |", liveness.PINGS_PER_S == 10),
     ):
         assert line in limits

@@ -88,6 +88,43 @@ def test_data_from_before_a_reset_was_heard_may_come_after_the_reset_is_acknowle
     assert joined.listener.unacknowledged_resets == {}
 
 
+class Short(Memory):
+    """An account in which there is never room for another stream."""
+
+    squeezed = True
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_who_listens_is_refused_without_end_however_often_and_late_that_is_heard(cancels: bool) -> None:
+    """All it may have open is refused at once, and its word for that is lost with the link, again and again;
+    on the next one it comes before what was opened since."""
+    most = 400
+    joined = Cuttable(hello=Hello(max_streams=most), dialer_memory=Short(2**40))
+    joined.flow()
+    peak = 0
+    for _ in range(10):
+        for _ in range(2):
+            while joined.listener.may_open:
+                joined.open(b"")
+            while joined.send(joined.listener):
+                pass
+            if cancels:
+                for stream in list(joined.listener.streams.values()):
+                    joined.listener.reset(stream, StreamCode.CANCEL, Processed.MAYBE, "")
+            joined.deliver(joined.dialer)
+            peak = max(peak, joined.dialer.peer_resets)
+            while joined.send(joined.dialer):
+                pass
+            # Here they are heard, but nobody hears of that.
+            joined.deliver(joined.listener)
+        joined.lose(listener_notices=True, arrives=0)
+        joined.flow()
+    assert joined.listener.failure is joined.dialer.failure is None
+    assert joined.dialer.opened_there == 0
+    assert joined.dialer.peer_last_id >= 2 * 20 * most
+    assert most <= peak <= 3 * most
+
+
 @pytest.mark.parametrize(
     ("hello", "welcome"),
     [

@@ -245,6 +245,12 @@ class TwoSides(RuleBasedStateMachine):
             )
 
     @invariant()
+    def resets_of_the_peers_streams_are_counted(self) -> None:
+        for connection in getattr(self, "sides", ()):
+            resets = connection.unacknowledged_resets
+            assert connection.peer_resets == sum(id % 2 == connection.peer_parity for id in resets)
+
+    @invariant()
     def credit_is_kept(self) -> None:
         for connection in getattr(self, "sides", ()):
             for state in connection.streams.values():
@@ -287,6 +293,7 @@ class TwoSides(RuleBasedStateMachine):
             assert connection.memory.used_bytes == 0
             assert connection.unacknowledged_bytes == 0
             assert connection.unacknowledged_resets == {}
+            assert connection.peer_resets == 0
             assert connection.scheduler.groups == {}
             assert len(connection.scheduler.ring) == 0
 
