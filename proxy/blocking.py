@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 import time
+from contextlib import suppress
 from http import client
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,9 @@ def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
                 pending.remove(attempt)
                 number = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if number == 0:
+                    # Head and body are two writes, and the second is not to wait for the first one's ACK.
+                    with suppress(OSError):
+                        attempt.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     attempt.settimeout(timeout_s)
                     return attempt
                 attempt.close()

@@ -30,6 +30,8 @@ def test_an_address_that_does_not_answer_holds_up_the_next_one_for_a_moment_only
         with open_tcp("hub.example", port, TIMEOUT_S) as connected:
             assert connected.getpeername() == ("127.0.0.1", port)
             assert connected.gettimeout() == TIMEOUT_S
+            # A form that follows its head must not wait until that is acknowledged, a round trip later.
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_an_address_that_refuses_and_one_that_cannot_be_tried_hold_up_nothing(
