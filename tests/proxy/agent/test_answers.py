@@ -37,6 +37,12 @@ def ask(home: Home, info: str | None, *arguments: str) -> str:
     return done.stdout
 
 
+def write_script(path: Path, script: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
 @attrs.frozen
 class Alone:
     """The script under a shell, where nothing else of ours is to be found."""
@@ -121,6 +127,32 @@ def test_the_folders_are_found_as_python_finds_them(alone: Alone, hub: FakeHub) 
     assert kept(home).is_relative_to(home.path / ".cache/hawse/tokens")
     for variables in ({}, {"XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache"}, {"XDG_CACHE_HOME": ""}):
         assert alone.ask(info, **variables) == answer
+
+
+@pytest.mark.usefixtures("account")
+def test_without_home_nothing_is_found(alone: Alone, hub: FakeHub) -> None:
+    info = exec_info(hub.url)
+    ask(alone.home, info)
+    login = kept(alone.home).read_text().splitlines()[1]
+    # Python then looks whose home it is; a shell would take the file for one at the root.
+    stat = write_script(alone.folder / "stat", f'case $3 in /.config/*) echo "{login}" ;; esac')
+    alone.home.environment.pop("HOME")
+    path = f"{stat.parent}:/usr/bin:/bin"
+    assert alone.ask(info, XDG_CONFIG_HOME="", PATH=path) is None
+
+
+@pytest.mark.usefixtures("account")
+@pytest.mark.parametrize("variable", [{"SHELLOPTS": "allexport:xtrace"}, {"answer": "before"}])
+def test_the_environment_has_no_token_traced_or_handed_on(
+    alone: Alone, hub: FakeHub, variable: dict[str, str]
+) -> None:
+    info = exec_info(hub.url)
+    answer = ask(alone.home, info)
+    seen = alone.folder / "environment"
+    date = write_script(alone.folder / "date", f'env >"{seen}"; exec /bin/date "$@"')
+    assert alone.ask(info, PATH=f"{date.parent}:/usr/bin:/bin", **variable) == answer
+    # Busybox has a `date` of its own.
+    assert not seen.exists() or "token-1-prod" not in seen.read_text()
 
 
 @pytest.mark.usefixtures("account")
