@@ -40,10 +40,11 @@ class Certificate:
 
     chain: Path
     ca_pem: str | None
+    """Of the development CA as it is now; None for a certificate of the operator's."""
     context: ssl.SSLContext
     """What the next handshake uses."""
     _watched: WatchedFile[ssl.SSLContext]
-    _renew: Callable[[], object] | None
+    _renew: Callable[[], ServerCertificate] | None
 
     @classmethod
     def open(cls, config: HubConfig, data: DataDir, clock: Callable[[], float]) -> Certificate:
@@ -85,7 +86,7 @@ class Certificate:
         """Return the context to use from now on."""
         try:
             if renew and self._renew is not None:
-                self._renew()
+                self.ca_pem = self._renew().ca.read_text()
             context = self._watched.refresh()
             if context is not self.context:
                 tell()

@@ -30,7 +30,7 @@ class Administration:
     ring: KeyRing
     pepper: bytes = attrs.field(repr=False)
     public_url: str
-    hub_ca_pem: str | None
+    hub_ca: Callable[[], str | None]
     """The CA that clients need for the hub's certificate; None when it is one of the public ones."""
     version: str
     signing_keys: SigningKeyActions
@@ -50,7 +50,7 @@ class Administration:
         ring: KeyRing,
         pepper: bytes,
         public_url: str,
-        hub_ca_pem: str | None,
+        hub_ca: Callable[[], str | None],
         version: str,
         operations: Operations,
         live_sessions: Sessions,
@@ -63,13 +63,13 @@ class Administration:
             ring,
             pepper,
             public_url,
-            hub_ca_pem,
+            hub_ca,
             version,
             SigningKeyActions(ring),
             TeamActions(directory),
             AgentActions(directory, pepper, clock),
             FederationActions(directory, public_url),
-            ClusterActions(directory, ring, public_url, hub_ca_pem, operations, relays_per_cluster),
+            ClusterActions(directory, ring, public_url, hub_ca, operations, relays_per_cluster),
             SessionActions(directory, operations, live_sessions),
             PolicyActions(directory, clock),
             TokenActions(directory, pepper),
@@ -82,7 +82,7 @@ class Administration:
                 "org": self.directory.current.org,
                 "public_url": self.public_url,
                 "version": self.version,
-                "ca_pem": self.hub_ca_pem,
+                "ca_pem": self.hub_ca(),
                 "signing_key": self.ring.current.active.kid,
             }
         )

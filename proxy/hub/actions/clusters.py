@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -65,7 +66,7 @@ class ClusterActions:
     directory: Directory
     ring: KeyRing
     public_url: str
-    hub_ca_pem: str | None
+    hub_ca: Callable[[], str | None]
     operations: Operations
     relays_per_cluster: int
 
@@ -190,7 +191,7 @@ class ClusterActions:
             cluster_name=name,
             hub_url=self.public_url,
             hub_keys=self.ring.current.pins.to_jwks(),
-            hub_ca_pem=options.hub_ca_pem or self.hub_ca_pem,
+            hub_ca_pem=options.hub_ca_pem or self.hub_ca(),
             mode=mode.value,
             private_key_pem=key.to_pem().decode("ascii") if key is not None else None,
             service_type=options.service_type,

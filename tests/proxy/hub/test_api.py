@@ -152,7 +152,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             ring=ring,
             pepper=PEPPER,
             public_url="https://hub.example",
-            hub_ca_pem=None,
+            hub_ca=lambda: None,
             version="0.1.0",
             operations=operations,
             live_sessions=sessions,

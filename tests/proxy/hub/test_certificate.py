@@ -4,6 +4,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from proxy.hub.adminfront import AdminFront, write_endpoint
 from proxy.hub.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
 from proxy.hub.config import HubConfig, TLSConfig
 from proxy.hub.datadir import DataDir, DataDirError
+from proxy.hub.devca import CA_DAYS, CA_RENEW_BEFORE_DAYS, ensure_certificate
 from proxy.watched import FileError
 from tunnel.net import client_context
 
@@ -121,6 +123,27 @@ async def test_the_development_certificate_is_renewed_before_its_end(
             assert await shake(certificate.ca_pem) == before
         mock_clock.jump(RENEW_EVERY_S)
         await shake.until_another(before, mock_clock, certificate.ca_pem)
+
+
+async def test_the_ca_that_is_told_is_the_renewed_one(tmp_path: Path, mock_clock: MockClock) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    made = datetime.now(UTC) - timedelta(days=CA_DAYS - CA_RENEW_BEFORE_DAYS)
+    ensure_certificate(data.tls_dir, ("localhost",), made)
+    # The hub started an hour before its CA came to its last year.
+    now = time.time() - 3600.0
+    certificate = Certificate.open(HubConfig(data_dir=data.path), data, lambda: now)
+    old = certificate.ca_pem
+    async with shown_by(certificate, lambda: None) as shake:
+        now = time.time() + 1.0
+        mock_clock.jump(RENEW_EVERY_S)
+        for _ in range(ATTEMPTS):
+            mock_clock.jump(CHECK_EVERY_S)
+            await shake(old)
+            if certificate.ca_pem != old:
+                break
+        assert certificate.ca_pem == (data.tls_dir / "ca.pem").read_text() != old
+        # Who holds either of them accepts the hub.
+        assert await shake(certificate.ca_pem) == await shake(old)
 
 
 async def test_a_pair_that_does_not_fit_is_not_shown_until_it_does(

@@ -114,7 +114,7 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
                     ring=ring,
                     pepper=pepper,
                     public_url="https://hub.example",
-                    hub_ca_pem=certificate.ca_pem,
+                    hub_ca=lambda: certificate.ca_pem,
                     version="0.1.0",
                     operations=live,
                     live_sessions=live,
