@@ -1,8 +1,9 @@
 """What goes out before any stream's bytes: PONG, PING, ACK, GOAWAY, CONTEXT, WINDOW, immediate RESET.
 
 A PING must never wait behind DATA, and what releases memory or lets a peer go on must not either. Nothing
-here can grow without bound: PONGs are limited by the peer's PING rate, WINDOWs are one a stream, PING, ACK
-and GOAWAY are one, CONTEXTs are bounded by the live ones, RESETs by CONTROL_RESETS_MAX and `peer_resets_max`.
+here can grow without bound: PONGs are those to the last PINGS_ANSWERED_MAX PINGs, WINDOWs are one a stream,
+PING, ACK and GOAWAY are one, CONTEXTs are bounded by the live ones, RESETs by CONTROL_RESETS_MAX and
+`peer_resets_max`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ CONTROL_RESETS_MAX = 65_536
 # the way. They cost it nothing and us 0.3 KiB each, so whoever may open next to none has few of them.
 RESETS_FOR_EACH_STREAM = 4
 PEER_RESETS_LEAST = 1024
+# PINGs that wait for an answer; those before are owed none any more. An honest peer sends no other while one
+# is not answered, and who reads nothing could else have us keep ten a second for as long as it likes.
+PINGS_ANSWERED_MAX = 16
 
 
 def peer_resets_max(max_streams: int) -> int:
@@ -33,7 +37,7 @@ def peer_resets_max(max_streams: int) -> int:
 @attrs.define(eq=False)
 class ControlQueue:
     greeting: bytes = b""
-    pongs: deque[int] = attrs.field(init=False, factory=deque)
+    pongs: deque[int] = attrs.field(init=False, factory=lambda: deque(maxlen=PINGS_ANSWERED_MAX))
     ping: int = 0
     """The number of the one to send; they count from 1."""
     ack_due: bool = False

@@ -34,6 +34,9 @@ LEDGER_SHARE = 8
 # A kept message's own objects. Without it, a peer that acknowledges nothing could make us keep half a million
 # messages of one WINDOW each, ten times what is counted.
 KEPT_MESSAGE_BYTES = 160
+# Where messages are not kept, so many of them are told apart; of those behind, small ones are put together,
+# for the same reason.
+NUMBERS_MAX = 1024
 # Most of what is kept is acknowledged before it comes to more, and is not worth two calls a message.
 CHARGED_IN_BYTES = 16 * 1024
 
@@ -124,7 +127,10 @@ class SentLedger:
         if before_bytes >= self.limit_bytes:
             self._beyond_bytes += cost
         if not self.keeping:
-            self._kept.append((self.next_number, cost - unsequenced_bytes, b"", 0))
+            cost -= unsequenced_bytes
+            if len(self._kept) >= NUMBERS_MAX and self._kept[-1][1] < CHARGED_IN_BYTES:
+                cost += self._kept.pop()[1]
+            self._kept.append((self.next_number, cost, b"", 0))
             return
         cost += KEPT_MESSAGE_BYTES
         self._kept.append((self.next_number, cost, message, unsequenced_bytes))

@@ -882,6 +882,17 @@ def test_what_nobody_takes_of_a_lost_session_can_still_be_evicted() -> None:
 # --- Liveness ---
 
 
+def test_who_reads_nothing_is_owed_the_answers_to_its_last_pings_only() -> None:
+    joined = Joined()
+    joined.flow()
+    for number in range(1000):
+        joined.now += 0.11
+        joined.listener.receive_message(frames.ping(number, 0, 0, answer=False), joined.now)
+    message = joined.listener.data_to_send(64 * KIB, joined.now)
+    pongs = [payload for kind, flags, _, payload in frames_of(message) if flags & frames.ACK_FLAG]
+    assert [frames.decode_ping(payload)[0] for payload in pongs] == list(range(984, 1000))
+
+
 def test_round_trip_and_clock_are_measured_by_pings() -> None:
     joined = Joined()
     joined.dialer.wall_offset_s = 1000.0

@@ -14,6 +14,7 @@ from tunnel.protocol.ledger import (
     LEDGER_BYTES_MAX,
     LEDGER_LEAST_BYTES,
     LEDGER_RESERVE_BYTES,
+    NUMBERS_MAX,
     ReceivedLedger,
     SentLedger,
 )
@@ -68,6 +69,20 @@ def test_acknowledgements_free_the_messages_that_they_cover(
         assert ledger.next_number == total
     ledger.acknowledge(total)
     assert memory.used_bytes == ledger.unacknowledged_bytes == 0
+
+
+def test_of_messages_that_are_not_kept_little_is_kept_however_many_nobody_acknowledges() -> None:
+    ledger = SentLedger()
+    for _ in range(100_000):
+        send(ledger, 16)
+    assert ledger.unacknowledged_bytes == 16 * 100_000
+    assert len(ledger._kept) <= NUMBERS_MAX + 16 * 100_000 // CHARGED_IN_BYTES + 1
+    for count in (500, 99_999):
+        ledger.acknowledge(count)
+        assert 16 * (ledger.next_number - count) <= ledger.unacknowledged_bytes
+        assert ledger.unacknowledged_bytes < 16 * (ledger.next_number - count) + 2 * CHARGED_IN_BYTES
+    ledger.acknowledge(100_000)
+    assert ledger.unacknowledged_bytes == 0
 
 
 @given(MESSAGES, st.data())

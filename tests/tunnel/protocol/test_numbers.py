@@ -21,7 +21,7 @@ from tunnel.protocol import (
     schedule,
     window,
 )
-from tunnel.protocol.control import CONTROL_RESETS_MAX, peer_resets_max
+from tunnel.protocol.control import CONTROL_RESETS_MAX, PINGS_ANSWERED_MAX, peer_resets_max
 from tunnel.protocol.errors import CloseCode, StreamCode
 from tunnel.settings import GREETING_S, Settings
 from tunnel.stream import PIECE_BYTES_MOST, QUEUE_HIGH_BYTES
@@ -142,6 +142,7 @@ PROSE = {
         ("every 4 s while a stream is open", liveness.PING_BUSY_S == 4),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),
         ("at most 14 s after the loss", liveness.PING_BUSY_S + liveness.DEAD_AFTER_S == 14),
+        ("the last 16 are answered", PINGS_ANSWERED_MAX == 16),
         ("35 s without", liveness.PING_IDLE_S + liveness.DEAD_AFTER_S == 35),
         (
             "three in a row are more than 0.1 s above",
