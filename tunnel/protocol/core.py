@@ -202,7 +202,12 @@ class Core:
 
     def retire_if_unused(self, context: Context) -> None:
         if context.retiring and not context.queued and self.contexts.pop(context.index, None) is not None:
-            self.control.contexts.append(frames.context(context.index, context.group, b""))
+            waiting, index, group = self.control.contexts, context.index, context.group
+            try:
+                # One that has not left is not said at all: so what waits is bounded by what is live.
+                waiting.remove(frames.context(index, group, context.payload))
+            except ValueError:
+                waiting.append(frames.context(index, group, b""))
             self.release_context(context)
 
     def release_context(self, context: Context) -> None:

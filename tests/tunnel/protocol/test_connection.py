@@ -360,6 +360,28 @@ def test_a_context_is_retired_after_the_opens_that_name_it_and_its_streams_go_on
     assert received.stream.context.payload == b"token"
 
 
+def test_a_context_that_is_retired_before_it_has_left_is_not_said() -> None:
+    joined = Joined()
+    joined.flow()
+    joined.at_dialer.clear()
+    used = joined.listener.memory.used_bytes
+    # A token is renewed again and again, for a peer that takes nothing.
+    for _ in range(3):
+        context = joined.listener.add_context(1, b"token")
+        joined.listener.retire_context(context.index)
+    assert not joined.listener.has_unsent
+    assert joined.listener.memory.used_bytes == used
+    kept = joined.listener.add_context(1, b"token")
+    joined.flow()
+    assert [event.context.index for event in joined.at_dialer if isinstance(event, events.ContextAdded)] == [
+        kept.index
+    ]
+    # What has left is retired by a frame.
+    joined.listener.retire_context(kept.index)
+    joined.flow()
+    assert kept.index not in joined.dialer.peer_contexts
+
+
 def test_live_contexts_are_bounded_on_both_sides() -> None:
     joined = Joined()
     for _ in range(CONTEXTS_MAX - 1):
@@ -598,9 +620,10 @@ def test_a_peer_that_never_acknowledges_is_given_up_only_when_the_reserve_is_use
     joined.listener.sent.limit_bytes = 0
     said = 0
     while joined.listener.phase is not Phase.CLOSED:
-        joined.listener.add_context(1, b"x" * 8000)
-        joined.listener.retire_context(joined.listener.next_context - 1)
+        context = joined.listener.add_context(1, b"x" * 8000)
         said += len(joined.listener.data_to_send(64 * KIB, joined.now))
+        if joined.listener.phase is not Phase.CLOSED:
+            joined.listener.retire_context(context.index)
         assert said < 2 * MIB
     assert said > MIB
 
