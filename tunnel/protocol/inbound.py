@@ -363,6 +363,12 @@ class Inbound:
         most = self._core.peer_contexts_max
         if len(self._core.peer_contexts) >= most:
             raise RemoteProtocolError(f"more than {most} live contexts", CloseCode.LIMITS)
+        memory = self._core.memory
+        if memory.full:
+            memory.relieve()
+            if memory.full:
+                # Streams have given all that they had, and contexts give nothing back.
+                raise RemoteProtocolError("no memory is left for a context", CloseCode.LIMITS)
         self._core.peer_last_context = index
         context = Context(index, group, content, share=self._core.scheduler.enter(group))
         self._core.peer_contexts[index] = context

@@ -394,6 +394,28 @@ def test_live_contexts_are_bounded_on_both_sides() -> None:
     assert caught.value.close_code == CloseCode.LIMITS
 
 
+def test_a_context_takes_the_memory_of_streams_and_without_any_ends_the_session() -> None:
+    account = Memory(MIB)
+    joined = Joined(dialer_memory=Memory(2 * MIB, parent=account))
+    opened, accepted = joined.streams()
+    joined.listener.send_data(opened, bytes(60 * KIB))
+    joined.flow()
+
+    def say(*indices: int) -> None:
+        for index in indices:
+            message = frames.context(index, 1, bytes(8 * KIB))
+            joined.at_dialer.extend(joined.dialer.receive_message(message, joined.now))
+
+    account.charge(MIB - 64 * KIB)
+    say(1000)
+    assert [event.stream for event in broken(joined.at_dialer)] == [accepted]
+    assert not account.full
+    with pytest.raises(RemoteProtocolError, match="no memory is left") as caught:
+        say(*range(1001, 1020))
+    assert caught.value.close_code == CloseCode.LIMITS
+    assert account.used_bytes < MIB + 16 * KIB
+
+
 # --- Credit ---
 
 
