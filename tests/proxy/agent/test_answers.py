@@ -241,6 +241,7 @@ def later(seconds: int) -> Callable[[Path], None]:
     [
         later(-60),
         later(+60),
+        later(+14),
         changed(0, ""),
         changed(0, "soon"),
         changed(0, "$(date +%s)"),
@@ -253,6 +254,7 @@ def later(seconds: int) -> Callable[[Path], None]:
     ids=[
         "over",
         "future",
+        "near future",
         "no time",
         "words",
         "a command",
