@@ -130,6 +130,20 @@ def test_the_folders_are_found_as_python_finds_them(alone: Alone, hub: FakeHub) 
 
 
 @pytest.mark.usefixtures("account")
+def test_a_login_behind_a_link_is_known_by_its_file(alone: Alone, hub: FakeHub) -> None:
+    # As the files of a secret are mounted in a pod.
+    info = exec_info(hub.url)
+    link = Path(logins_path(alone.home.environment))
+    file = link.rename(link.with_name("mounted"))
+    link.symlink_to(file)
+    answer = ask(alone.home, info)
+    assert alone.ask(info) == answer
+    file.rename(link.with_name("before"))
+    shutil.copy2(link.with_name("before"), file)
+    assert alone.ask(info) is None
+
+
+@pytest.mark.usefixtures("account")
 def test_without_home_nothing_is_found(alone: Alone, hub: FakeHub) -> None:
     info = exec_info(hub.url)
     ask(alone.home, info)
