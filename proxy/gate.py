@@ -29,6 +29,8 @@ STRANGER_S = 30.0
 
 # What one subscriber of IPv6 is given, at the least.
 _V6_PREFIX = 64
+# Where a translator writes all addresses of IPv4 (RFC 6052 section 2.1), which are not one subscriber's.
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 class TooManyStrangersError(Exception):
@@ -67,6 +69,8 @@ def place_of(address: str) -> str:
         return address
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
+    if parsed in _TRANSLATED:
+        return str(ipaddress.IPv4Address(parsed.packed[-4:]))
     return str(ipaddress.IPv6Network((int(parsed), _V6_PREFIX), strict=False))
 
 

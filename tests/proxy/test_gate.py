@@ -5,7 +5,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from proxy import gate as module
-from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, TooManyStrangersError
+from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, TooManyStrangersError, place_of
 from tests.tunnel.test_tls import handshake
 
 
@@ -107,3 +107,8 @@ async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> N
     await metered.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await metered.wait_send_all_might_not_block()
+
+
+def test_who_comes_from_ipv4_by_a_translator_counts_alone() -> None:
+    assert place_of("64:ff9b::192.0.2.1") == place_of("::ffff:192.0.2.1") == "192.0.2.1"
+    assert place_of("64:ff9b:1::1") == "64:ff9b:1::/64"
