@@ -86,10 +86,16 @@ def _kubectls_own() -> str:
 
 
 def _command(plugin: str) -> str:
-    """Tell how kubectl is to call it: by name where the PATH finds the one beside us, else by its path."""
+    """Tell how kubectl is to call it: by name where the PATH finds the one beside us, else by its path.
+
+    Raises CommandError when there is none.
+    """
     script = os.path.realpath(sys.argv[0])
     beside = os.path.join(os.path.dirname(script), plugin)
     found = shutil.which(plugin)
     if os.path.basename(script) != "hawse" or (found is not None and os.path.realpath(found) == beside):
         return plugin
+    if not os.path.exists(beside):
+        # As in a checkout that was brought up to date and not installed again.
+        raise CommandError(f"{beside}, which kubectl is to run, is missing: install hawse again")
     return beside

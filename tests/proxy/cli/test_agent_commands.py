@@ -134,6 +134,25 @@ def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) 
     assert run(home, "kubeconfig", "--hub", "https://else.example")[0] == 1
 
 
+def test_a_plugin_that_is_not_installed_is_told_and_nothing_written(
+    home: Home, hub: FakeHub, ca: str, tmp_path: Path
+) -> None:
+    run(home, "login", "--hub", hub.url, "--ca", ca, HAWSE_API_KEY=API_KEY)
+    alone = tmp_path / "bin"
+    alone.mkdir()
+    script = shutil.copy(BIN / "hawse", alone)
+    done = subprocess.run(
+        [script, "kubeconfig", "dev"],
+        env=home.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    missing = f"{alone}/hawse-credential, which kubectl is to run, is missing: install hawse again"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"hawse: {missing}\n")
+    assert not (home.path / ".kube").exists()
+
+
 @pytest.mark.kubectl
 def test_the_real_kubectl_authenticates_by_it(home: Home, hub: FakeHub, ca: str) -> None:
     run(home, "login", "--hub", hub.url, "--ca", ca, stdin=API_KEY)
