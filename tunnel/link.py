@@ -32,7 +32,7 @@ from tunnel.parking import ParkingSpot
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import farewell_of
 from tunnel.transport import Transport, TransportClosed
-from tunnel.turns import turns
+from tunnel.turns import SPELL_S, turns
 
 if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer
@@ -50,11 +50,11 @@ GATHERING_PASSES = 4
 GATHERING_S = 0.001
 # How many wakeups in a row it does so in vain, before it does without.
 PATIENCE = 8
-# A message of 1 MiB can hold 87,000 frames, of up to 6 µs each; an honest one seldom has more than a hundred.
-# A reader takes in so many at once, and again every FRAMES_AT_ONCE_S. Whoever brings more has FRAMES_PER_TURN
-# each time that it is its turn, and in a pass that is one reader of all the process's sessions.
+# A message of 1 MiB can hold 87,000 frames, of up to 6 µs each; an honest one seldom has more than 200. A
+# reader takes in so many at once, and again every SPELL_S, and then what all have in common (tunnel.turns).
+# Whoever brings more has FRAMES_PER_TURN each time that it is its turn, and in a pass that is one reader of
+# all the process's sessions.
 FRAMES_AT_ONCE = 64
-FRAMES_AT_ONCE_S = 0.010
 FRAMES_PER_TURN = 512
 # For the last GOAWAY, said or heard.
 FAREWELL_S = 1.0
@@ -100,28 +100,31 @@ class Link:
     async def _read(self) -> None:
         mux, transport = self.mux, self.transport
         connection, keepalive = mux.connection, mux.keepalive
-        turn = turns()
+        common = turns()
         unread = b""
-        frames_left, at_once_again_at = FRAMES_AT_ONCE, mux.now() + FRAMES_AT_ONCE_S
+        frames_left, spell_ends_at = 0, -math.inf
         try:
             with self._listening:
                 while True:
-                    # Before the wait, so that what was taken of it is not held meanwhile. If the link is left
-                    # then, nobody has counted the rest, and the peer sends it again.
-                    message = unread
-                    if frames_left <= 0:
-                        if (now := mux.now()) >= at_once_again_at:
-                            frames_left, at_once_again_at = FRAMES_AT_ONCE, now + FRAMES_AT_ONCE_S
-                        else:
-                            async with turn:
-                                frames_left = FRAMES_PER_TURN
-                    if not message:
-                        message = await transport.receive()
+                    # What was taken of it is not held while there is a wait.
+                    message = unread or await transport.receive()
+                    now = mux.now()
+                    if now >= spell_ends_at:
+                        frames_left, spell_ends_at = FRAMES_AT_ONCE, now + SPELL_S
+                    frames_max = frames_left + common.spare(now)
+                    if unread or not frames_max:
+                        # If the link is left meanwhile, nobody has counted it, and the peer sends it again.
+                        await common.turn()
+                        now = mux.now()
+                        frames_left = frames_max = FRAMES_PER_TURN
                     if mux.link is not self:
                         return
                     was_idle = not (connection.streams or connection.unsent)
-                    happened = connection.receive_message(message, mux.now(), frames_left)
+                    happened = connection.receive_message(message, now, frames_max)
                     frames_left -= connection.frames_taken
+                    if frames_left < 0:
+                        common.take(-frames_left)
+                        frames_left = 0
                     unread = connection.unread
                     if happened:
                         mux.dispatch(happened)

@@ -217,7 +217,7 @@ class _WebSocketTransport(Transport):
         self._stream = stream
         self._masked = connection.client
         self._frames = FrameReader(connection)
-        self._turn = turns()
+        self._turns = turns()
         if leftover:
             self._frames.feed(leftover)
         self._events_left = EVENTS_PER_TURN
@@ -297,8 +297,8 @@ class _WebSocketTransport(Transport):
             self._events_left -= 1
             if self._events_left <= 0:
                 self._events_left = EVENTS_PER_TURN
-                async with self._turn:
-                    continue
+                await self._turns.turn()
+                continue
             event = None if frames.drained else next_event()
             if frames.of_messages:
                 frames.of_messages = False
