@@ -10,27 +10,23 @@ begins is a position in the parsed path, never a search for the text "/proxy/".
 
 Agents ask for the same things again and again, and every call is parsed at the hub and at the relay: what was
 parsed lately is remembered, and a path without escapes and without a tail, as nearly all are, is split by one
-expression. Neither knows a rule of its own: `_split` and `_parse` are what they must agree with.
+expression, which knows no rule of its own: `_split` is what it must agree with.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 import attrs
 
+from auth.remembered import remembered
 from auth.selectors import selected_name
 
 # kube-apiserver's limit for the request head; the front refuses earlier, this bounds the work here.
 TARGET_LENGTH_MAX = 1 << 20
 # Far more segments than any Kubernetes path has (the tail is not counted).
 SEGMENTS_MAX = 32
-# What is remembered, so at most some 4 MiB: more kinds of calls than the agents of a hub make in a minute. A
-# longer target is an exec's script or somebody's backend, and seldom comes twice.
-REMEMBERED_TARGETS_MAX = 1024
-REMEMBERED_LENGTH_MAX = 1024
 # What Go's net/url reads of a query (since 1.24.12 and 1.25.6): of one with more, kube-apiserver sees nothing
 # at all, and would list everything where a reader here sees one name.
 PARAMETERS_MAX = 10_000
@@ -153,16 +149,9 @@ class RequestInfo:
         return _first(parse_query(self.query), "dryRun") == "All"
 
 
+@remembered
 def parse(method: bytes, target: bytes) -> RequestInfo:
     """Parse a request line's method and target (as it goes to kube-apiserver); raises BadTarget."""
-    # What may have a credential in its query is refused or forwarded, and not kept. (`in` would try the bytes
-    # as a number first, which is an exception.)
-    if len(target) <= REMEMBERED_LENGTH_MAX and target.find(b"token") < 0:
-        return _remembered(method, target)
-    return _parse(method, target)
-
-
-def _parse(method: bytes, target: bytes) -> RequestInfo:
     if _METHOD.fullmatch(method) is None:
         raise BadTarget("the method is not a token")
     method_name = method.decode("ascii")
@@ -212,9 +201,6 @@ def _parse(method: bytes, target: bytes) -> RequestInfo:
     return RequestInfo(
         method_name, verb, True, path, raw_path, query, group, version, namespace, resource, subresource, name
     )
-
-
-_remembered = lru_cache(REMEMBERED_TARGETS_MAX)(_parse)
 
 
 def _may_narrow(query: bytes) -> bool:

@@ -155,17 +155,16 @@ class Case:
         turn = next(self._turn)
         head, target = self.heads[turn], self.targets[turn]
         info = parse(b"GET", target)
+        asked = understand(b"GET", b"/clusters/prod" + target)
         opening = self.trail.call(
             head=head,
-            target=target,
+            asked=asked,
             client_ip="192.0.2.7",
             claims=self.claims,
             agent=self.agent,
             cluster=self.cluster,
-            info=info,
             decision=self.verdict.recorded,
         )
-        asked = understand(b"GET", b"/clusters/prod" + target)
         caller = Caller("prod", self.snapshot, self.claims, self.agent, self.cluster, None)
         call = Call(head, asked, info, caller, self.agent, self.cluster, "192.0.2.7", self.verdict)
         live = LiveCall(call, opening.eid, cast(ServerConnection, None), self.now)

@@ -10,19 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 
 import attrs
 
 from audit.record import Actor, Client, Decision, Kind, Request, text
 from audit.record import Cluster as RecordedCluster
-from auth.requestinfo import (
-    REMEMBERED_LENGTH_MAX,
-    REMEMBERED_TARGETS_MAX,
-    BadTarget,
-    RequestInfo,
-    parse,
-)
+from auth.remembered import may_be_kept, remembered
+from auth.requestinfo import BadTarget, RequestInfo, parse
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
 from proxy.hub.access import AccessTokens, Denied, bearer, decide
@@ -58,7 +52,7 @@ class Asked:
     """The request line in the cluster, once it was sent."""
     told: Request | None = None
     """What the trail says of it, once it was asked."""
-    kept: bool = True
+    kept: bool = False
     """It may be remembered: no credential is in it, and it is not long."""
     small: bool = attrs.field(init=False)
     """It is an ordinary read, and over as soon as it is answered."""
@@ -68,18 +62,9 @@ class Asked:
         return not (self.durable or self.long_running)
 
 
+@remembered
 def understand(method: bytes, target: bytes) -> Asked:
     """What a request line asks for; never raises."""
-    # What may have a credential in its query is not kept. (`in` would try the bytes as a number first, which
-    # is an exception.)
-    if len(target) <= REMEMBERED_LENGTH_MAX and target.find(b"token") < 0:
-        return _remembered(method, target)
-    asked = _understand(method, target)
-    asked.kept = False
-    return asked
-
-
-def _understand(method: bytes, target: bytes) -> Asked:
     match = _TARGET.fullmatch(target)
     if match is None:
         return Asked("", b"", None, "the target names no cluster")
@@ -91,10 +76,8 @@ def _understand(method: bytes, target: bytes) -> Asked:
     except BadTarget as error:
         return Asked(cluster, inner, None, error.reason)
     fault = "a token in the URL is refused" if has_access_token(inner) else ""
-    return Asked(cluster, inner, info, fault, info.is_write, is_tail(info), info.long_running)
-
-
-_remembered = lru_cache(REMEMBERED_TARGETS_MAX)(_understand)
+    kept, tail = may_be_kept(target), is_tail(info)
+    return Asked(cluster, inner, info, fault, info.is_write, tail, info.long_running, kept=kept)
 
 
 @attrs.define(eq=False)

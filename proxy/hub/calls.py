@@ -233,12 +233,11 @@ class Calls:
     ) -> None:
         event = self.trail.call(
             head=head,
-            target=asked.target,
+            asked=asked,
             client_ip=client_ip,
             claims=caller.claims,
             agent=caller.agent,
             cluster=caller.cluster,
-            info=asked.info,
             decision=refusal.decision or Decision("deny", refusal.rule),
             kind=refusal.kind,
             note=refusal.note or refusal.message,
@@ -263,12 +262,11 @@ class Calls:
         call = live.call
         return self.trail.call(
             head=call.head,
-            target=call.asked.target,
+            asked=call.asked,
             client_ip=call.client_ip,
             claims=call.claims,
             agent=call.agent,
             cluster=call.cluster,
-            info=call.info,
             decision=call.verdict.recorded,
             phase=phase,
             eid=live.eid,

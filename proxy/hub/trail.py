@@ -37,17 +37,11 @@ from audit.record import (
 )
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import Principal
-from auth.requestinfo import (
-    REMEMBERED_LENGTH_MAX,
-    REMEMBERED_TARGETS_MAX,
-    RequestInfo,
-    parse,
-    parse_query,
-)
+from auth.requestinfo import RequestInfo, parse_query
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
 from proxy.hub.access import TOKENS_REMEMBERED_MAX
-from proxy.hub.admission import Call, Told
+from proxy.hub.admission import Asked, Call, Told
 from proxy.hub.entities import Agent
 from proxy.hub.entities import Cluster as EnrolledCluster
 from proxy.rewrite import ACCESS_TOKEN_NAME
@@ -131,12 +125,11 @@ class Trail:
         self,
         *,
         head: RequestHead,
-        target: bytes,
+        asked: Asked,
         client_ip: str,
         claims: AccessClaims,
         agent: Agent | None,
         cluster: EnrolledCluster | None,
-        info: RequestInfo | None,
         decision: Decision,
         kind: Kind = Kind.CALL,
         phase: Phase = Phase.COMPLETE,
@@ -158,10 +151,10 @@ class Trail:
             actor=party.actor,
             client=_client(head, client_ip, party.mode),
             cluster=party.cluster,
-            req=_request(head.method, target, info),
+            req=asked.told or _tell(head.method, asked),
             impersonated=party.impersonated if decision.effect == "allow" else None,
             decision=decision,
-            stream=stream_of(head, info),
+            stream=stream_of(head, asked.info),
             note=note,
         )
 
@@ -183,8 +176,6 @@ class Trail:
             party = self._party(caller.claims, call.agent, call.cluster)
             client = _client(call.head, call.client_ip, party.mode)
             caller.told = told = Told(party.actor, party.cluster, client)
-        if asked.told is None:
-            asked.told = _request(call.head.method, asked.target, call.info)
         return Event(
             eid=eid,
             kind=Kind.CALL,
@@ -196,7 +187,7 @@ class Trail:
             client=told.client,
             cluster=told.cluster,
             relay=relay,
-            req=asked.told,
+            req=asked.told or _tell(call.head.method, asked),
             impersonated=impersonated,
             decision=call.verdict.recorded,
             resp=resp,
@@ -213,7 +204,7 @@ class Trail:
             org=self._org,
             actor=Actor(ActorType.ANONYMOUS),
             client=_client(head, client_ip, "") if head is not None else Client(client_ip),
-            req=_request(head.method, head.target, None) if head is not None else None,
+            req=_as_sent(head.method, head.target) if head is not None else None,
             note=note,
         )
 
@@ -268,33 +259,30 @@ def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
     return Client(client_ip, text(user_agent), mode)
 
 
-def _request(method: bytes, target: bytes, info: RequestInfo | None) -> Request:
+def _tell(method: bytes, asked: Asked) -> Request:
+    """What the trail says of a request line, kept with it: mostly it is one that is asked for again."""
+    info = asked.info
     if info is None:
-        return Request(text(method), text(without_bearer(target)))
-    # `in` would try the bytes as a number first, which is an exception.
-    if len(target) <= REMEMBERED_LENGTH_MAX and target.find(b"token") < 0:
-        return _remembered_request(method, target)
-    return _made_request(target, info)
+        told = _as_sent(method, asked.target)
+    else:
+        told = Request(
+            info.method,
+            text(without_bearer(asked.target)),
+            info.verb,
+            info.group,
+            info.version,
+            info.resource,
+            info.subresource,
+            info.namespace,
+            info.name,
+            info.dry_run,
+        )
+    asked.told = told
+    return told
 
 
-@lru_cache(REMEMBERED_TARGETS_MAX)
-def _remembered_request(method: bytes, target: bytes) -> Request:
-    return _made_request(target, parse(method, target))
-
-
-def _made_request(target: bytes, info: RequestInfo) -> Request:
-    return Request(
-        info.method,
-        text(without_bearer(target)),
-        info.verb,
-        info.group,
-        info.version,
-        info.resource,
-        info.subresource,
-        info.namespace,
-        info.name,
-        info.dry_run,
-    )
+def _as_sent(method: bytes, target: bytes) -> Request:
+    return Request(text(method), text(without_bearer(target)))
 
 
 def without_bearer(target: bytes) -> bytes:

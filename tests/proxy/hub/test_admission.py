@@ -104,3 +104,13 @@ def test_the_memory_of_grants_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     for number in range(20):
         assert isinstance(asking.ask(PODS + b"/web-%d" % number), Call)
         assert asking.remembered <= 4
+
+
+@pytest.mark.parametrize("path", [b"/api/v1/pods", b"/api/v1/%zz"])
+@pytest.mark.parametrize("name", [b"access_token", b"ACCESS_TOKEN", b"%61ccess_%74oken", b"access%5f%54oken"])
+def test_a_request_that_is_refused_for_its_token_is_not_remembered(path: bytes, name: bytes) -> None:
+    target = b"/clusters/prod%b?%b=secret" % (path, name)
+    first = understand(b"GET", target)
+    assert first.fault
+    assert understand(b"GET", target) is not first
+    assert understand(b"GET", PODS) is understand(b"GET", PODS)

@@ -12,6 +12,7 @@ from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
+from proxy.hub.admission import understand
 from proxy.hub.entities import Agent, AgentState
 from proxy.hub.trail import Trail, _remembered_client, impersonated, stream_of, without_bearer
 
@@ -65,15 +66,14 @@ CLAIMS = AccessClaims(Principal("a-1", "ann", "acme", ("sre",)), "prod", "sid", 
 def told(
     trail: Trail, *, agent: Agent = AGENT, claims: AccessClaims = CLAIMS, head: bytes = b"curl"
 ) -> Event:
-    target = b"/api/v1/pods?limit=1"
+    target = b"/clusters/prod/api/v1/pods?limit=1"
     return trail.call(
-        head=RequestHead.of(b"GET", b"/clusters/prod" + target, ((b"user-agent", head),)),
-        target=target,
+        head=RequestHead.of(b"GET", target, ((b"user-agent", head),)),
+        asked=understand(b"GET", target),
         client_ip="192.0.2.7",
         claims=claims,
         agent=agent,
         cluster=None,
-        info=parse(b"GET", target),
         decision=Decision("allow", "granted", "granted", "1-abc"),
     )
 
