@@ -26,6 +26,7 @@ from pathlib import Path
 
 import attrs
 
+from audit.sqlite import explained
 from proxy.hub.boots import Boots
 from proxy.hub.datadir import DataDir, DataDirError, FolderInUseError, is_there, read_private
 from proxy.hub.errors import StoreUnavailableError
@@ -46,6 +47,8 @@ _KEPT = re.compile(
     r"|\.before-restore-.*"
 )
 _SQLITE_TIMEOUT_S = 30.0
+# How the names begin of what is there while one or the other works.
+_TEMPORARY = _BACKUP, _RESTORE = ".hawse-backup-", ".restore-"
 
 
 class BackupError(Exception):
@@ -72,18 +75,15 @@ def backup(data_dir: Path, archive: Path) -> None:
             raise BackupError(
                 f"{data_dir} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR"
             )
-        with tempfile.TemporaryDirectory(prefix=".hawse-backup-", dir=archive.absolute().parent) as folder:
+        with tempfile.TemporaryDirectory(prefix=_BACKUP, dir=archive.absolute().parent) as folder:
             unfinished = Path(folder) / "archive"
             copy = Path(folder) / "hub.db"
             _copy_database(data_dir / "hub.db", copy)
             with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
                     _add(tar, _ABOUT, _about())
-                    # Not is_file: what cannot be looked at shall fail, and not be missing in the archive.
-                    for path in sorted(path for path in data_dir.rglob("*") if not path.is_dir()):
-                        name = str(path.relative_to(data_dir))
-                        if _MEMBER.fullmatch(name) and name != "hub.db":
-                            _add(tar, name, read_private(path))
+                    for name in _members(data_dir):
+                        _add(tar, name, read_private(data_dir / name))
                     _add_file(tar, "hub.db", copy)
                 file.flush()
                 os.fsync(file.fileno())
@@ -91,7 +91,10 @@ def backup(data_dir: Path, archive: Path) -> None:
             os.link(unfinished, archive)
     except FileExistsError as error:
         raise BackupError(f"{archive} exists already: choose another name") from error
-    except (OSError, sqlite3.Error, DataDirError) as error:
+    except sqlite3.Error as error:
+        why = f"{data_dir / 'hub.db'}: {explained(data_dir / 'hub.db', error)}"
+        raise BackupError(f"cannot back up {data_dir} to {archive}: {why}") from error
+    except (OSError, DataDirError) as error:
         raise BackupError(f"cannot back up {data_dir} to {archive}: {_said(error)}") from error
 
 
@@ -115,7 +118,7 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
                     f"{data_dir} holds a hub already ({', '.join(present[:3])}…): "
                     "restore into an empty folder, or say --overwrite, which moves these files aside"
                 )
-            fresh = data_dir / f".restore-{secrets.token_hex(4)}"
+            fresh = data_dir / f"{_RESTORE}{secrets.token_hex(4)}"
             try:
                 about = _unpack(archive, fresh)
                 _check(fresh)
@@ -133,8 +136,25 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
 
 
 def _said(error: Exception) -> str:
-    # The files are temporary ones of our own, whose names tell nobody anything.
-    return (isinstance(error, OSError) and error.strerror) or str(error)
+    """What went wrong, and where that is to be mended."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    if error.filename is None:
+        return error.strerror
+    path = Path(os.fsdecode(error.filename))
+    # The names of our own temporary files tell nobody anything, but their folder does.
+    ours = next((each for each in (path, *path.parents) if each.name.startswith(_TEMPORARY)), None)
+    return f"{path if ours is None else ours.parent}: {error.strerror}"
+
+
+def _members(data_dir: Path) -> list[str]:
+    """What is to be backed up beside the store; a folder that cannot be looked into raises OSError.
+
+    (Path.rglob would take it for an empty one, and its files would be missing in the archive.)
+    """
+    folders = [data_dir, data_dir / "keys", data_dir / "tls"]
+    names = (str(path.relative_to(data_dir)) for folder in folders for path in folder.iterdir())
+    return sorted(name for name in names if _MEMBER.fullmatch(name) and name != "hub.db")
 
 
 def _copy_database(source: Path, copy: Path) -> None:
