@@ -38,7 +38,7 @@ from typing import Final
 import attrs
 import trio
 
-from proxy.hub.datadir import DataDir, DataDirError, FolderLock
+from proxy.hub.datadir import DataDir, DataDirError, FolderLock, explained
 
 VERSION: Final = 1
 # Lines of a few names; the descriptors come beside them.
@@ -161,7 +161,7 @@ def open_door(data: DataDir) -> socket.socket:
             door.setblocking(False)
         except OSError as error:
             door.close()
-            raise DataDirError(f"cannot listen on {data.door_file}: {error.strerror}") from error
+            raise DataDirError(f"cannot listen on {data.door_file}: {explained(error)}") from error
     return door
 
 
@@ -211,6 +211,12 @@ class Succession:
         # To one that has gone too: whether it goes on is what it has said last, and that is still to be read.
         with suppress(GoneError):
             await _send(self._host, {"is": word})
+
+    def ports(self) -> dict[int, str]:
+        """The ports that the other one listens on, each with the address as it was configured there."""
+        return {
+            each.getsockname()[1]: address for address, sockets in self.listeners.values() for each in sockets
+        }
 
     def take(self, name: str, address: str) -> list[socket.socket]:
         """The sockets of a purpose, which are the caller's then; none if they listen elsewhere."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -160,12 +160,30 @@ async def open_premises(
         data, boot, lock, door, (config.listen, []), (config.admin.listen, []), succession, pid_file
     )
     try:
+        held = succession.ports() if succession is not None else {}
         for name, (address, sockets) in (("front", premises.front), ("admin", premises.admin)):
             found = succession.take(name, str(address)) if succession is not None else []
-            sockets.extend(found or await open_sockets(address))
+            sockets.extend(found or await _open_anew(address, held))
         yield premises
     finally:
         premises.leave()
+
+
+async def _open_anew(address: Address, held: Mapping[int, str]) -> list[socket.socket]:
+    """Listen on what the one before does not listen on; raises OSError.
+
+    `held` says where that one listens on a port. What overlaps it, as [::] does any address, is only free
+    once that one has ended, and it ends once this one listens.
+    """
+    try:
+        return await open_sockets(address)
+    except OSError as error:
+        if address.port not in held:
+            raise
+        raise OSError(
+            f"{error}: the hub that is to be replaced listens on {held[address.port]}: "
+            "keep that address, take another port, or stop that hub first"
+        ) from error
 
 
 def _free_place(data: DataDir, *, replace: bool) -> tuple[FolderLock, socket.socket]:

@@ -257,6 +257,28 @@ async def test_one_that_is_told_to_stop_takes_the_name_of_its_door_with_it(data:
         await check_owner(premises, premises.front[1][0].getsockname()[1])
 
 
+@pytest.mark.parametrize("host", ["::", "0.0.0.0", "localhost"])
+async def test_an_address_that_overlaps_the_old_one_is_refused_with_a_way_out(
+    data: DataDir, host: str
+) -> None:
+    async with old_place(data) as old:
+        succession = await take_over(data)
+        assert succession is not None
+        [port] = succession.ports()
+        succession.close()
+        succession.door.close()
+        succession.lock.release()
+        overlapping = attrs.evolve(configured(data), listen=Address(host, port))
+        with pytest.raises(OSError, match="cannot listen") as caught:
+            async with open_premises(overlapping, data, "new", replace=True):
+                pass
+        assert str(caught.value).endswith(
+            ": Address already in use: the hub that is to be replaced listens on 127.0.0.1:0: "
+            "keep that address, take another port, or stop that hub first"
+        )
+        old.cancel()
+
+
 async def test_one_that_hangs_up_and_lives_on_is_not_succeeded(
     data: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
