@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from auth import tokens
@@ -23,7 +25,6 @@ from proxy.relay import serve
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
-from proxy.signals import AT_ONCE_S
 from proxy.status import status_response
 from proxy.watched import FileError
 from sandbox.demo.processes import free_port
@@ -253,6 +254,7 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_si
     again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun = trio.Event()
+    monkeypatch.setattr("proxy.signals.AT_ONCE_S", math.inf)
 
     async def script(connection: Connection) -> None:
         await connection.request()
@@ -278,8 +280,9 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_si
                 # To the process and to its group, as by timeout(1): that is one.
                 os.kill(os.getpid(), signal.SIGTERM)
                 if again:
-                    await trio.sleep(AT_ONCE_S)
+                    await trio.testing.wait_all_tasks_blocked()
                     assert not session.closed
+                    monkeypatch.setattr("proxy.signals.AT_ONCE_S", 0.0)
                     os.kill(os.getpid(), signal.SIGTERM)
 
 
