@@ -92,6 +92,8 @@ class AssertionClaims:
     jti: str
     issued_at: int
     expires_at: int
+    hub_time: str = ""
+    """Of a time that the hub told; whoever verified the claims checks that it is the one of `issued_at`."""
 
 
 def hub_audience(org: str) -> str:
@@ -262,9 +264,16 @@ def verify_hello(
     )
 
 
-def issue_assertion(key: SigningKey, *, agent: str, hub_url: str, jti: str, now: float) -> str:
-    """Sign an agent's assertion for its hub (RFC 7523: issuer and subject are the client itself)."""
+def issue_assertion(
+    key: SigningKey, *, agent: str, hub_url: str, jti: str, now: float, hub_time: str = ""
+) -> str:
+    """Sign an agent's assertion for its hub (RFC 7523: issuer and subject are the client itself).
+
+    With the `hub_time` that the hub has told (auth.hubtime), `now` is the time in that.
+    """
     claims: dict[str, object] = {"iss": agent, "sub": agent, "aud": _origin(hub_url), "jti": jti}
+    if hub_time:
+        claims["hub_time"] = hub_time
     return sign_for_a_minute(key, ASSERTION_TYPE, now, claims)
 
 
@@ -287,7 +296,8 @@ def verify_assertion(
     if text_claim(claims, "sub") != owner:
         raise TokenError("the token's subject is not its issuer")
     issued_at, expires_at = check_times(claims, now, leeway_s=leeway_s)
-    return AssertionClaims(owner, kid, text_claim(claims, "jti"), issued_at, expires_at)
+    hub_time = text_claim(claims, "hub_time") if "hub_time" in claims else ""
+    return AssertionClaims(owner, kid, text_claim(claims, "jti"), issued_at, expires_at, hub_time)
 
 
 def issue_enrolment(key: SigningKey, *, hub_url: str, jti: str, now: float) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from typing import NamedTuple
 from urllib.parse import urlencode
 
+from auth.hubtime import seconds_of
 from auth.principal import IdentityError, slug
 from proxy.agent.account import Account, host_and_port
 from proxy.agent.errors import AgentError, quoted, reason
@@ -33,6 +35,8 @@ class Token(NamedTuple):
 
     text: str
     expires_in_s: int
+    ahead_s: int = 0
+    """How far this machine's clock is ahead of the hub's, where it is too far off to sign by it."""
 
     def __repr__(self) -> str:
         return f"Token(expires_in_s={self.expires_in_s})"
@@ -44,6 +48,17 @@ class Reach(NamedTuple):
     agent: str
     org: str
     clusters: tuple[str, ...]
+    ahead_s: int = 0
+    """As the token's."""
+
+
+class _WrongClockError(AgentError):
+    """The hub refuses what was signed, for the time alone, and tells its own."""
+
+    def __init__(self, message: str, hub_time: str, seconds: int) -> None:
+        super().__init__(message)
+        self.hub_time = hub_time
+        self.ahead_s = round(time.time() - seconds)
 
 
 def fetch_token(account: Account, cluster: str) -> Token:
@@ -53,7 +68,9 @@ def fetch_token(account: Account, cluster: str) -> Token:
 
 def fetch_reach(account: Account) -> Reach:
     """Get the agent's name and its clusters, which also proves its credential. Raises AgentError."""
-    bearer = account.api_key or _fetch_token(account, {"resource": account.hub}).text
+    bearer, ahead_s = account.api_key, 0
+    if bearer is None:
+        bearer, _, ahead_s = _fetch_token(account, {"resource": account.hub})
     answer = _ask(account, "GET", CLUSTERS_PATH, {"authorization": f"Bearer {bearer}"}, None)
     try:
         entries = answer["clusters"]
@@ -64,6 +81,7 @@ def fetch_reach(account: Account) -> Reach:
             slug("agent name", str(answer["agent"])),
             slug("organisation", str(answer["org"])),
             tuple(slug("cluster name", str(entry["name"])) for entry in entries),
+            ahead_s,
         )
     except (LookupError, TypeError) as error:
         raise AgentError(f"{account.hub} answered without a list of clusters: is it a Hawse hub?") from error
@@ -71,10 +89,16 @@ def fetch_reach(account: Account) -> Reach:
         raise AgentError(f"{account.hub} answered with a name that is refused: {error}") from error
 
 
-def register_key(account: Account, code: str, jwk: Mapping[str, str], proof: str) -> str:
+def register_key(
+    account: Account, code: str, jwk: Mapping[str, str], proof_at: Callable[[float], str]
+) -> str:
     """Register a public key at the hub by a one-time code; returns the agent's name. Raises AgentError."""
-    form = {"code": code, "jwk": json.dumps(jwk), "proof": proof}
-    answer = _post(account, ENROL_PATH, form, status=201)
+
+    def form(hub_time: str) -> Mapping[str, str]:
+        proof = proof_at(seconds_of(hub_time) or time.time())
+        return {"code": code, "jwk": json.dumps(jwk), "proof": proof}
+
+    answer, _ = _post_signed(account, ENROL_PATH, form, status=201)
     try:
         return slug("agent name", str(answer["agent"]))
     except (LookupError, IdentityError) as error:
@@ -82,7 +106,9 @@ def register_key(account: Account, code: str, jwk: Mapping[str, str], proof: str
 
 
 def _fetch_token(account: Account, target: Mapping[str, str]) -> Token:
-    answer = _post(account, TOKEN_PATH, {**target, **proof_of(account)})
+    answer, ahead_s = _post_signed(
+        account, TOKEN_PATH, lambda hub_time: {**target, **proof_of(account, hub_time)}
+    )
     token, expires_in_s = answer.get("access_token"), answer.get("expires_in")
     if (
         not isinstance(token, str)
@@ -93,7 +119,23 @@ def _fetch_token(account: Account, target: Mapping[str, str]) -> Token:
         or not 0 < expires_in_s <= LIFETIME_MAX_S
     ):
         raise AgentError(f"{account.hub} answered without a usable token: is it a Hawse hub?")
-    return Token(token, expires_in_s)
+    return Token(token, expires_in_s, ahead_s)
+
+
+def _post_signed(
+    account: Account, path: str, form: Callable[[str], Mapping[str, str]], *, status: int = 200
+) -> tuple[dict[str, object], int]:
+    """Post a form that is made by our clock, or once more by the hub's where that alone was wrong with it.
+
+    Returns how far our clock is ahead of the hub's as well, 0 when the hub did not mind.
+    """
+    try:
+        return _post(account, path, form(""), status=status), 0
+    except _WrongClockError as error:
+        if account.private_key_pem is None:
+            raise  # nothing of it is signed here
+        wrong = error
+    return _post(account, path, form(wrong.hub_time), status=status), wrong.ahead_s
 
 
 def _post(account: Account, path: str, form: Mapping[str, str], *, status: int = 200) -> dict[str, object]:
@@ -149,7 +191,11 @@ def _read_answer(hub: str, status: int, raw: bytes, good: int) -> dict[str, obje
     except (ValueError, RecursionError):
         answer = None
     if status != good:
-        raise AgentError(f"{hub} answered {status}: {_why(status, answer)}")
+        message = f"{hub} answered {status}: {_why(status, answer)}"
+        hub_time = answer.get("hub_time") if isinstance(answer, dict) else None
+        if isinstance(hub_time, str) and (seconds := seconds_of(hub_time)) is not None:
+            raise _WrongClockError(message, hub_time, seconds)
+        raise AgentError(message)
     if not isinstance(answer, dict):
         raise AgentError(f"{hub} answered with no JSON object: is it a Hawse hub?")
     return answer

@@ -6,7 +6,6 @@ That one is made here and only its public half is sent, with a code that is good
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Mapping
 
 from auth.apikey import ApiKeyError, parse, parse_code
@@ -52,11 +51,14 @@ def enrol(
     key = SigningKey.generate()
     origin = hub_origin(hub)
     account = Account(origin, "", None, ca_pem, secrets.token_hex(8), key.to_pem().decode("ascii"))
+
+    def proof_at(now: float) -> str:
+        return issue_enrolment(key, hub_url=origin, jti=secrets.token_urlsafe(16), now=now)
+
     before = load_accounts(environment).get(origin)
     save_account(environment, account)
     try:
-        proof = issue_enrolment(key, hub_url=origin, jti=secrets.token_urlsafe(16), now=time.time())
-        account = account._replace(agent=register_key(account, code, key.public.to_jwk(), proof))
+        account = account._replace(agent=register_key(account, code, key.public.to_jwk(), proof_at))
     except BaseException:
         restore_account(environment, origin, before)
         raise

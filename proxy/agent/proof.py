@@ -14,8 +14,11 @@ TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
-def proof_of(account: Account) -> dict[str, str]:
-    """Return the fields that prove the agent, fresh for each request. Raises AgentError."""
+def proof_of(account: Account, hub_time: str = "") -> dict[str, str]:
+    """Return the fields that prove the agent, fresh for each request. Raises AgentError.
+
+    What its own key signs is dated by this machine's clock, or by the `hub_time` that the hub has told.
+    """
     if account.api_key is not None:
         return {
             "grant_type": "client_credentials",
@@ -32,6 +35,7 @@ def proof_of(account: Account) -> dict[str, str]:
     if account.private_key_pem is None:
         raise AgentError(f"the login for {account.hub} holds no key: run `hawse login` again")
     # Not at the top: what only reads a cached token must not load them.
+    from auth.hubtime import seconds_of
     from auth.keys import KeyFormatError, SigningKey
     from auth.tokens import issue_assertion
 
@@ -41,7 +45,12 @@ def proof_of(account: Account) -> dict[str, str]:
         # Not chained: nothing of what was read may be shown.
         raise AgentError(f"the key for {account.hub} is damaged: run `hawse login` again") from None
     assertion = issue_assertion(
-        key, agent=account.agent, hub_url=account.hub, jti=secrets.token_urlsafe(16), now=time.time()
+        key,
+        agent=account.agent,
+        hub_url=account.hub,
+        jti=secrets.token_urlsafe(16),
+        now=seconds_of(hub_time) or time.time(),
+        hub_time=hub_time,
     )
     return {
         "grant_type": "client_credentials",

@@ -98,7 +98,19 @@ def _tell(account: Account, reach: Reach, path: str) -> None:
     kept = f"the key is in {path}" if account.platform is None else f"no secret is kept in {path}"
     click.echo(f"logged in to {account.hub} as agent {reach.agent} of {reach.org}; {kept}")
     click.echo(f"clusters: {clusters}")
+    _warn_of_clock(reach)
     click.echo("next: hawse kubeconfig --output FILE")
+
+
+def _warn_of_clock(reach: Reach) -> None:
+    """Say it here, where somebody looks, and at no kubectl: that works all the same."""
+    if reach.ahead_s:
+        side = "ahead of" if reach.ahead_s > 0 else "behind"
+        click.echo(
+            f"warning: this machine's clock is {abs(reach.ahead_s)} s {side} the hub's: set it; "
+            "until then each token takes two requests, and the hub records the first as refused",
+            err=True,
+        )
 
 
 def _code(code: str | None, code_file: str | None) -> str:

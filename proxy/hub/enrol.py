@@ -4,7 +4,7 @@
     jwk      the public key: Ed25519, as a JWK
     proof    a JWT that the key signed for this hub, so that nobody registers a key that he does not hold
     → 201 {"agent", "org", "key_id", "kid"}
-      or {"error", "error_description"}
+      or {"error", "error_description"}, and "hub_time" where the times of the proof do not fit (auth.hubtime)
 
 A stranger learns nothing from a refused code: one that never was, that was used, that has expired, and one of
 a locked agent are one answer. Whoever shows too many is not listened to for a while (proxy.hub.guesses).
@@ -23,6 +23,7 @@ from audit.record import Event, Kind, utc
 from audit.record import Response as AuditResponse
 from auth.apikey import ApiKeyError, parse_code
 from auth.apikey import hash as hash_key
+from auth.hubtime import hub_time
 from auth.jws import TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
@@ -148,7 +149,8 @@ class EnrolmentEndpoint:
         except KeyFormatError as error:
             raise malformed("invalid_request", f"jwk: {error}") from error
         except TokenError as error:
-            raise malformed("invalid_request", f"proof: {error.reason}") from error
+            right_time = "" if error.skew_s is None else hub_time(self.pepper, now)
+            raise malformed("invalid_request", f"proof: {error.reason}", right_time) from error
         return key
 
 

@@ -55,13 +55,18 @@ class Refusal(Exception):
     kind: Kind = Kind.AUTH_FAILED
     agent: Agent | None = None
     credential: Credential | None = None
+    hub_time: str = ""
+    """Told where the sender's clock is the reason, so that it can sign by the hub's (auth.hubtime)."""
 
     def answer(self) -> Answer:
         """The refusal as the client gets it."""
         extra: Headers = ()
         if self.status == 401:
             extra = ((b"www-authenticate", b'Basic realm="hawse", charset="UTF-8"'),)
-        return answer_json(self.status, {"error": self.error, "error_description": self.description}, extra)
+        body = {"error": self.error, "error_description": self.description}
+        if self.hub_time:
+            body["hub_time"] = self.hub_time
+        return answer_json(self.status, body, extra)
 
 
 @attrs.frozen
@@ -99,11 +104,16 @@ def answer_json(status: int, body: Mapping[str, object], extra: Headers = ()) ->
 
 
 def refuse_stranger(
-    note: str, agent: Agent | None = None, credential: Credential | None = None, *, told: str = ""
+    note: str,
+    agent: Agent | None = None,
+    credential: Credential | None = None,
+    *,
+    told: str = "",
+    hub_time: str = "",
 ) -> Refusal:
     """The one refusal of whoever has not proved who it is.
 
-    `told` goes to the sender, so it says nothing but what the holder of a good key may know.
+    `told` and `hub_time` go to the sender, so they say nothing but what the holder of a good key may know.
     """
     description = "the credential is not accepted" + (f": {told}" if told else "")
     return Refusal(
@@ -113,12 +123,13 @@ def refuse_stranger(
         note,
         agent=agent,
         credential=credential,
+        hub_time=hub_time,
     )
 
 
-def malformed(error: str, description: str) -> Refusal:
+def malformed(error: str, description: str, hub_time: str = "") -> Refusal:
     """A request that is refused before anybody asks who sent it."""
-    return Refusal(400, error, description, description, Kind.MALFORMED)
+    return Refusal(400, error, description, description, Kind.MALFORMED, hub_time=hub_time)
 
 
 def parse_form(form: bytes, headers: Headers) -> dict[str, str]:

@@ -15,7 +15,8 @@
         subject_token_type       urn:ietf:params:oauth:token-type:jwt (or :id_token)
         client_id                the agent's name, needed only where the token is more than one's
     → {"access_token", "token_type": "Bearer", "expires_in", "issued_token_type"}
-      or {"error", "error_description"}
+      or {"error", "error_description"}, and "hub_time" where the times of an assertion do not fit: one that
+      is dated by it, and repeats it as a claim, does (auth.hubtime)
 
     GET /v1/clusters             Authorization: Basic (name:key), or Bearer (key, or a token for the hub)
     → {"agent", "org", "teams", "clusters": [{"name", "labels", "mode", "url"}]}
@@ -38,6 +39,7 @@ from collections.abc import Callable
 from audit.record import Event, Kind
 from auth.apikey import PREFIX, ApiKeyError, parse
 from auth.apikey import hash as hash_key
+from auth.hubtime import hub_time
 from auth.jws import TokenError
 from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
@@ -216,9 +218,16 @@ class TokenEndpoint:
         try:
             claims = verify(shown.token, current.find_agent_key, hub_url=self._issuer, now=now)
         except TokenError as error:
+            note = f"assertion: {error.reason}"
+            if error.skew_s is None:
+                raise refuse_stranger(note) from None
             # Only the holder of a registered key can sign a time, so only it is told of its clock.
-            told = error.reason if error.skew_s is not None else ""
-            raise refuse_stranger(f"assertion: {error.reason}", told=told) from None
+            right_time = hub_time(self._pepper, now)
+            raise refuse_stranger(note, told=error.reason, hub_time=right_time) from None
+        if claims.hub_time and not hmac.compare_digest(
+            claims.hub_time, hub_time(self._pepper, claims.issued_at)
+        ):
+            raise refuse_stranger("assertion: its time is said to be the hub's, which has not told it")
         agent, key = current.agent_keys_by_kid[claims.kid]
         _check_owner(shown.name, agent, key)
         try:

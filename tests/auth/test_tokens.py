@@ -505,6 +505,20 @@ def test_an_assertion_of_a_clock_that_is_off_names_the_skew() -> None:
         assert refused.value.skew_s is not None
 
 
+def test_an_assertion_says_by_what_it_is_dated() -> None:
+    told = f"{int(NOW)}.{'0' * 64}"
+    key, parties = OTHER_KEY, {"agent": "probe", "hub_url": HUB, "jti": "j4"}
+    assert read_assertion(tokens.issue_assertion(key, **parties, now=NOW, hub_time=told)).hub_time == told
+    assert read_assertion(assertion()).hub_time == ""
+    header = {**HEADER, "typ": tokens.ASSERTION_TYPE, "kid": key.kid}
+    claims: dict[str, object] = {"iss": "probe", "sub": "probe", "aud": HUB, "jti": "j"}
+    claims |= {"iat": int(NOW), "nbf": int(NOW), "exp": int(NOW) + 60}
+    # What is said of the time and cannot be read is not taken for unsaid.
+    for hub_time in (None, "", 1, [told], "x" * 257, "é"):
+        with pytest.raises(TokenError, match="hub_time"):
+            read_assertion(forge(header, {**claims, "hub_time": hub_time}, key.key.sign))
+
+
 def test_a_key_is_registered_by_its_holder_alone() -> None:
     read_enrolment(enrolment())
     with pytest.raises(TokenError):

@@ -15,11 +15,13 @@ from urllib.parse import parse_qs
 import attrs
 import trustme
 
+from auth.hubtime import hub_time
 from auth.jws import TokenError
 from auth.keys import PublicKey
 from auth.tokens import verify_assertion, verify_enrolment
 
 AGENT = "robot"
+PEPPER = b"p" * 32
 
 
 @attrs.define(eq=False)
@@ -50,9 +52,13 @@ class FakeHub:
     expires_in: int = 59
     delay_s: float = 0.0
     reply: Callable[[Asked], Reply] | None = None
+    ahead_s: float = 0.0
+    """How far its clock is ahead of the machine's."""
     code: str = ""
     keys: list[PublicKey] = attrs.Factory(list)
     jtis: list[str] = attrs.Factory(list)
+    hub_times: list[str] = attrs.Factory(list)
+    """What the assertions that it took say they are dated by."""
     asked: list[Asked] = attrs.Factory(list)
 
     @property
@@ -71,7 +77,10 @@ class FakeHub:
             return self.json(200, {"agent": AGENT, "org": "acme", "clusters": clusters})
         if asked.path == "/v1/enrol" and asked.form.get("code") == self.code:
             key = PublicKey.from_jwk(json.loads(asked.form["jwk"]))
-            verify_enrolment(asked.form["proof"], key, hub_url=self.url, now=time.time())
+            try:
+                verify_enrolment(asked.form["proof"], key, hub_url=self.url, now=self.now())
+            except TokenError as error:
+                return self.refusal(400, f"proof: {error.reason}", **self.right_time(error))
             self.keys.append(key)
             return self.json(201, {"agent": AGENT, "org": "acme", "key_id": "k-1", "kid": key.kid})
         if asked.path == "/oauth/token" and "client_assertion" in asked.form:
@@ -86,23 +95,32 @@ class FakeHub:
     def _answer_assertion(self, form: dict[str, str]) -> Reply:
         by_kid = {key.kid: (AGENT, key) for key in self.keys}
         try:
-            claims = verify_assertion(form["client_assertion"], by_kid.get, hub_url=self.url, now=time.time())
+            claims = verify_assertion(form["client_assertion"], by_kid.get, hub_url=self.url, now=self.now())
         except TokenError as error:
-            return self.refusal(401, error.reason)
+            return self.refusal(401, error.reason, **self.right_time(error))
+        if claims.hub_time not in {"", hub_time(PEPPER, claims.issued_at)}:
+            return self.refusal(401, "the time was not told here")
         if claims.jti in self.jtis:
             return self.refusal(401, "the assertion was used before")
         self.jtis.append(claims.jti)
+        self.hub_times.append(claims.hub_time)
         cluster = form.get("audience")
         token = "token-for-hub" if cluster is None else f"token-{self.token_calls}-{cluster}"
         return self.json(200, {"access_token": token, "expires_in": self.expires_in})
+
+    def now(self) -> float:
+        return time.time() + self.ahead_s
+
+    def right_time(self, error: TokenError) -> dict[str, str]:
+        return {} if error.skew_s is None else {"hub_time": hub_time(PEPPER, self.now())}
 
     @staticmethod
     def json(status: int, document: object) -> Reply:
         return status, {"content-type": "application/json"}, json.dumps(document).encode()
 
     @classmethod
-    def refusal(cls, status: int, description: str) -> Reply:
-        return cls.json(status, {"error": "invalid_client", "error_description": description})
+    def refusal(cls, status: int, description: str, **more: str) -> Reply:
+        return cls.json(status, {"error": "invalid_client", "error_description": description, **more})
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.faults.clients import ExecEcho, Verdict, report
 from tests.faults.world import CLUSTER, FaultWorld, running_faults
 from tests.system.load import get
 from tests.system.raw import RawClient
-from tests.system.world import NAMESPACE, POD, TEAM
+from tests.system.world import AGENT, NAMESPACE, POD, TEAM, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -71,6 +72,31 @@ def test_a_relay_with_a_wrong_clock_is_told_the_hubs_and_connects(timed_world: F
         relay.process.terminate()
         relay.process.wait(20)
     world.connect_relay()
+
+
+@pytest.mark.parametrize("ahead_s", [-420, 420], ids=["behind", "ahead"])
+def test_an_agent_logs_in_and_works_by_its_own_key_whatever_its_clock(
+    timed_world: FaultWorld, ahead_s: int, tmp_path: Path
+) -> None:
+    """The hub's is set instead, which is the same to them both."""
+    world = timed_world
+    home = {"HOME": str(tmp_path), "KUBECONFIG": str(tmp_path / "kubeconfig")}
+    home |= {"XDG_CONFIG_HOME": str(tmp_path / "config"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    code = json.loads(world.admin("agent", "code", AGENT, "--json"))["code"]
+    ca, url = str(world.folder / "hub" / "tls" / "ca.pem"), f"https://127.0.0.1:{world.tunnel.port}"
+    world.set_clock(world.hub, -ahead_s)
+    try:
+        # It asks for the time once in a while, and the clock may just have been set by another test.
+        world.until(lambda: ask(world)[0] == 200, "the relay knows")
+        told = run(["hawse", "login", "--hub", url, "--ca", ca, "--code", code], home)
+        assert (told.code, b"this machine's clock is 4" in told.err) == (0, True), told.err
+        world.hawse("kubeconfig", "--output", home["KUBECONFIG"], environment=home)
+        kubectl = ["kubectl", f"--context={CLUSTER}", f"--namespace={NAMESPACE}", "get", "pod", POD, "-oname"]
+        for argv in (kubectl, kubectl, ["hawse", "connect", CLUSTER, "--", *kubectl]):
+            done = run(argv, home)
+            assert (done.err, done.code, done.out) == (b"", 0, f"pod/{POD}\n".encode())
+    finally:
+        world.set_clock(world.hub, 0)
 
 
 @pytest.mark.parametrize("ahead_s", [-300, 300], ids=["back", "ahead"])

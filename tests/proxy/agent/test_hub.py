@@ -26,6 +26,8 @@ from tests.fakes.hub import Asked, FakeHub, Reply, fake_hub
 from tests.faults.egress import Egress, open_egress
 from tests.proxy.agent.conftest import API_KEY
 
+OWN_KEY = SigningKey.generate()
+
 
 def test_a_token_is_asked_for_by_form_for_one_cluster(hub: FakeHub, account: Account) -> None:
     token = fetch_token(account, "prod")
@@ -43,7 +45,7 @@ def test_a_token_is_asked_for_by_form_for_one_cluster(hub: FakeHub, account: Acc
 
 
 def test_the_clusters_are_listed_for_the_key(hub: FakeHub, account: Account) -> None:
-    assert fetch_reach(account) == ("robot", "acme", ("prod", "dev"))
+    assert fetch_reach(account) == ("robot", "acme", ("prod", "dev"), 0)
 
 
 def reply(status: int, body: bytes, **headers: str) -> Callable[[Asked], Reply]:
@@ -246,6 +248,8 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
         store.add_agent(
             "robot", owner="ada", teams=["sre"], key_hash=hash_key(API_KEY, pepper), key_hint=API_KEY[:8]
         )
+        store.add_code("robot", "c")
+        store.redeem_code("c", OWN_KEY.public)
         store.add_cluster("prod", relay_key=SigningKey.generate().public, teams=["sre"])
 
     async with open_directory(tmp_path / "hub.db", org="acme", clock=lambda: 1_800_000_000.0) as directory:
@@ -254,7 +258,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
             directory=directory,
             keys=lambda: SigningKeys(key, (key,)),
             pepper=pepper,
-            issuer="https://hub.example",
+            issuer=hub.url,
             record=events.append,
             clock=lambda: 1_800_000_000.0,
             seen=SeenStore(tmp_path / "seen.db"),
@@ -279,7 +283,7 @@ async def test_the_hub_itself_and_the_agent_speak_the_same_language(
     endpoint: TokenEndpoint, account: Account
 ) -> None:
     reach = await trio.to_thread.run_sync(fetch_reach, account)
-    assert reach == ("robot", "acme", ("prod",))
+    assert reach == ("robot", "acme", ("prod",), 0)
     token = await trio.to_thread.run_sync(fetch_token, account, "prod")
     assert token.text.count(".") == 2
     assert token.expires_in_s == 60
@@ -287,3 +291,15 @@ async def test_the_hub_itself_and_the_agent_speak_the_same_language(
         await trio.to_thread.run_sync(fetch_token, account, "other")
     with pytest.raises(AgentError, match=r"401: .*hawse login"):
         await trio.to_thread.run_sync(fetch_token, account._replace(api_key="hws_wrong"), "prod")
+
+
+async def test_a_key_proves_the_agent_to_the_hub_itself_whatever_the_clock(
+    endpoint: TokenEndpoint, account: Account, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = account._replace(api_key=None, private_key_pem=OWN_KEY.to_pem().decode())
+    for ahead_s in (0, 3, -30, 30, -600, 600, -86_400, 86_400, 400 * 86_400):
+        monkeypatch.setattr("time.time", lambda ahead_s=ahead_s: 1_800_000_000.0 + ahead_s)
+        hub.asked.clear()
+        token = await trio.to_thread.run_sync(fetch_token, account, "prod")
+        right = ahead_s in {0, 3, -30}
+        assert (token.ahead_s, hub.token_calls) == ((0, 1) if right else (ahead_s, 2))

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from auth.apikey import new_code
+from auth.hubtime import hub_time, seconds_of
 from auth.keys import SigningKey
 from proxy.agent.account import Account, find_account, load_accounts
 from proxy.agent.errors import AgentError
 from proxy.agent.hub import fetch_token
 from proxy.agent.login import enrol, log_in, read_ca
-from tests.fakes.hub import AGENT, FakeHub
+from tests.fakes.hub import AGENT, PEPPER, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home
 
 CODE = new_code(b"c" * 20)
@@ -95,9 +96,64 @@ def test_a_key_proves_the_agent_anew_each_time(home: Home, hub: FakeHub) -> None
     account, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
     assert [fetch_token(account, "prod").text for _ in range(2)] == ["token-2-prod", "token-3-prod"]
     assert len(set(hub.jtis)) == 3
+    assert set(hub.hub_times) == {""}
     hub.keys.clear()
     with pytest.raises(AgentError, match="401"):
         fetch_token(account, "prod")
+
+
+@pytest.mark.parametrize("ahead_s", [-86_400, -30, 90, 86_400])
+def test_a_clock_that_is_off_costs_a_second_request_and_nothing_else(
+    home: Home, hub: FakeHub, ahead_s: float
+) -> None:
+    hub.code, hub.ahead_s = CODE, ahead_s
+    account, reach, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert [asked.path for asked in hub.asked] == ["/v1/enrol"] * 2 + ["/oauth/token"] * 2 + ["/v1/clusters"]
+    assert abs(reach.ahead_s + ahead_s) <= 1
+    assert fetch_token(account, "prod").text == "token-4-prod"
+    # Without it they would be good for whoever has made up the time.
+    assert all(map(seconds_of, hub.hub_times))
+    assert len(hub.hub_times) == 2
+
+
+def refused_for_its_time(**more: str) -> Reply:
+    return FakeHub.refusal(401, "the token is from 90 s in the future", **more)
+
+
+@pytest.mark.parametrize(
+    ("reply", "requests"),
+    [
+        (refused_for_its_time(hub_time=hub_time(PEPPER, 1_800_000_000)), 2),
+        (refused_for_its_time(), 1),
+        (refused_for_its_time(hub_time="1800000000"), 1),
+        (refused_for_its_time(hub_time="soon"), 1),
+        (FakeHub.json(401, {"hub_time": 1_800_000_000}), 1),
+        (FakeHub.json(401, {"hub_time": None}), 1),
+        (FakeHub.json(401, []), 1),
+        (FakeHub.json(401, hub_time(PEPPER, 0)), 1),
+    ],
+)
+def test_a_second_proof_is_the_last_and_for_a_hub_that_tells_its_time(
+    home: Home, hub: FakeHub, reply: Reply, requests: int
+) -> None:
+    hub.code = CODE
+    account, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    hub.reply = lambda _: reply
+    hub.asked.clear()
+    with pytest.raises(AgentError, match="answered 401"):
+        fetch_token(account, "prod")
+    assert hub.token_calls == requests
+
+
+def test_what_is_signed_elsewhere_is_not_sent_twice(home: Home, hub: FakeHub, account: Account) -> None:
+    platform = home.path / "token"
+    platform.write_text("a.b.c")
+    hub.reply = lambda _: refused_for_its_time(hub_time=hub_time(PEPPER, 1_800_000_000))
+    for login in (account, account._replace(api_key=None, platform=f"file:{platform}")):
+        hub.asked.clear()
+        with pytest.raises(AgentError, match="90 s in the future"):
+            fetch_token(login, "prod")
+        assert hub.token_calls == 1
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import calendar
 import json
+import re
 import shutil
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +91,24 @@ def test_enrolling_by_a_code_from_wherever_it_comes(
         (["--code", "hwc_x"], 1),
     ):
         assert run(home, "login", "--hub", hub.url, "--ca", ca, *arguments)[0] == code
+
+
+@pytest.mark.parametrize(("ahead_s", "side"), [(600, "behind"), (-600, "ahead of")])
+def test_who_logs_in_with_a_wrong_clock_is_told_and_kubectl_is_not(
+    home: Home, hub: FakeHub, ca: str, ahead_s: int, side: str
+) -> None:
+    hub.code, hub.ahead_s = CODE, ahead_s
+    status, stdout, stderr = run(home, "login", "--code", CODE, "--hub", hub.url, "--ca", ca)
+    assert (status, stdout.splitlines()[1]) == (0, "clusters: prod, dev")
+    assert re.fullmatch(
+        rf"warning: this machine's clock is (599|60[01]) s {side} the hub's: set it;.*\n", stderr
+    )
+    server = f"{hub.url}/clusters/prod"
+    status, stdout, stderr = run(home, "credential", "--server", server)
+    assert (status, stderr) == (0, "")
+    # kubectl compares it to the clock that it has.
+    ends = json.loads(stdout)["status"]["expirationTimestamp"]
+    assert 40 < calendar.timegm(time.strptime(ends, "%Y-%m-%dT%H:%M:%SZ")) - time.time() < 50
 
 
 def test_a_hub_that_is_no_url_is_told_before_a_secret_is_asked_for(home: Home) -> None:

@@ -14,6 +14,7 @@ from audit.errors import AuditUnavailable
 from audit.record import ActorType, Event, Kind, Phase, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key, new_code
+from auth.hubtime import seconds_of
 from auth.keys import PublicKey, SigningKey
 from auth.tokens import issue_assertion, issue_enrolment
 from proxy.hub.credentials import CODE_LIFETIME_S
@@ -153,12 +154,13 @@ async def test_whoever_guesses_is_not_listened_to_for_a_while(bench: Bench) -> N
 async def test_a_key_is_registered_by_its_holder_and_in_its_one_form(bench: Bench) -> None:
     key, other = SigningKey.generate(), SigningKey.generate()
     jwk = key.public.to_jwk()
+    old = issue_enrolment(key, hub_url=ISSUER, jti="j", now=NOW - 90)
     p256 = PublicKey("k", "ES256", ec.generate_private_key(ec.SECP256R1()).public_key())
     for fields in (
         {"proof": issue_enrolment(other, hub_url=ISSUER, jti="j", now=NOW)},
         {"proof": issue_enrolment(key, hub_url="https://other.example", jti="j", now=NOW)},
         {"proof": issue_assertion(key, agent=key.kid, hub_url=ISSUER, jti="j", now=NOW)},
-        {"proof": issue_enrolment(key, hub_url=ISSUER, jti="j", now=NOW - 90)},
+        {"proof": old},
         {"proof": "x"},
         {"jwk": json.dumps(other.public.to_jwk())},
         {"jwk": json.dumps({**jwk, "kid": "chosen"})},
@@ -173,10 +175,20 @@ async def test_a_key_is_registered_by_its_holder_and_in_its_one_form(bench: Benc
     ):
         status, body = await bench.enrol(key, **fields)
         assert (status, body["error"]) == (400, "invalid_request"), fields
+        assert ("hub_time" in body) == (fields.get("proof") == old)
     assert bench.kids == []
     assert {event.kind for event in bench.events} == {Kind.MALFORMED}
     # None of it has cost the code.
     assert (await bench.enrol(key))[0] == 201
+
+
+async def test_a_proof_of_a_clock_that_is_off_is_told_the_time_and_costs_nothing(bench: Bench) -> None:
+    key = SigningKey.generate()
+    _, body = await bench.enrol(key, proof=issue_enrolment(key, hub_url=ISSUER, jti="j", now=NOW + 90))
+    right = seconds_of(str(body["hub_time"]))
+    assert right == int(NOW)
+    status, _ = await bench.enrol(key, proof=issue_enrolment(key, hub_url=ISSUER, jti="j", now=right))
+    assert status == 201
 
 
 async def test_who_calls_the_hub_by_another_name_is_told_its_own(bench: Bench) -> None:

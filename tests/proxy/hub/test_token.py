@@ -16,6 +16,7 @@ import trio.testing
 from audit.record import ActorType, Event, Kind, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
+from auth.hubtime import hub_time, seconds_of
 from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, issue_assertion, verify_access
@@ -458,6 +459,56 @@ async def test_a_clock_that_is_off_is_told_to_the_holder_of_the_key_alone(bench:
         assert "clocks differ" in str(body["error_description"])
         _, body = await bench.ask(**signed(assertion(STRANGERS_KEY, now=now)))
         assert "clocks" not in str(body["error_description"])
+
+
+def dated(hub_time: str, now: float = NOW, jti: str = "again") -> dict[str, str]:
+    return signed(
+        issue_assertion(AGENT_KEY, agent="sre-1", hub_url=ISSUER, jti=jti, now=now, hub_time=hub_time)
+    )
+
+
+async def test_whose_clock_is_off_is_told_the_time_and_may_sign_by_it_once(bench: Bench) -> None:
+    for number, now in enumerate((NOW - 90, NOW + 90, NOW + 1e9)):
+        status, body = await bench.ask(**signed(assertion(now=now)))
+        told = str(body["hub_time"])
+        assert (status, seconds_of(told)) == (401, int(NOW))
+        again = dated(told, jti=str(number))
+        assert (await bench.ask(**again))[0] == 200
+        _, body = await bench.ask(**again)
+        assert "used before" in str(body["error_description"])
+        assert "hub_time" not in body
+
+
+async def test_no_other_refusal_tells_the_time(bench: Bench) -> None:
+    for fields in (
+        signed(assertion(STRANGERS_KEY, now=NOW - 90)),
+        signed(assertion(STRANGERS_KEY)),
+        signed(assertion(LOCKED_AGENT_KEY, "locked")),
+        signed(assertion(jti="other"), client_id="web-1"),
+        signed("x.y.z"),
+    ):
+        status, body = await bench.ask(**fields)
+        assert (status, "hub_time" in body) == (401, False)
+
+
+async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(tmp_path: Path) -> None:
+    """Whoever stands in the hub's place for a while can have an agent sign it, and gather that for later."""
+    now = NOW
+    async with open_bench(tmp_path, lambda: now) as bench:
+        _, body = await bench.ask(**signed(assertion(now=NOW - 90)))
+        heard = str(body["hub_time"])
+        later = NOW + 3600
+        mac = heard.partition(".")[2]
+        gathered = [
+            dated(text, later, jti=text)
+            for text in (heard, f"{int(later)}.{mac}", hub_time(b"q" * 32, later), "1.2")
+        ]
+        now = later
+        for fields in gathered:
+            status, body = await bench.ask(**fields)
+            assert (status, body) == await bench.ask(**signed(assertion(STRANGERS_KEY, now=now)))
+            assert "not told it" in bench.events[-2].note
+        assert (await bench.ask(**dated(hub_time(PEPPER, later), later)))[0] == 200
 
 
 async def test_a_revoked_key_and_a_locked_agent_buy_nothing_at_once(bench: Bench) -> None:
