@@ -11,43 +11,73 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 
 import attrs
 import trio
 
+from tunnel.link import FAREWELL_S
 from tunnel.protocol import events, frames
 from tunnel.protocol.connection import Connection, Phase, Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
-from tunnel.refusals import Rejected, SessionClosed
+from tunnel.refusals import Rejected, SessionClosed, farewell_of
 from tunnel.settings import GREETING_S, Settings
 from tunnel.transport import Transport, TransportClosed
 
-__all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello"]
+__all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello", "turn_away"]
 
 
 async def hear_hello(transport: Transport) -> bytes:
-    """Return the first message of a dialer, for `read_hello`. Raises SessionClosed after GREETING_S."""
-    return await _receive(transport)
+    """Return the first message of a dialer, for `read_hello`.
+
+    Raises SessionClosed after GREETING_S, and RemoteProtocolError for anything but a HELLO, once the dialer
+    has been told.
+    """
+    try:
+        message = await _receive(transport)
+        read_hello(message)
+    except (SessionClosed, RemoteProtocolError) as exc:
+        with trio.CancelScope(shield=True):
+            await turn_away(transport, exc)
+        raise
+    return message
 
 
 async def say_hello(transport: Transport, hello: Hello) -> bytes:
     """Greet a listener; returns its first message, for `read_welcome`.
 
     Raises Rejected when the listener does not want this dialer, SessionClosed when no answer comes, and
-    RemoteProtocolError for anything but a WELCOME.
+    RemoteProtocolError for anything but a WELCOME, once the listener has been told.
     """
     try:
         await transport.send(frames.hello(hello))
     except TransportClosed as exc:
         raise _ended(exc) from exc
     message = await _receive(transport)
-    frame_type, payload = frames.first_frame(message)
-    if frame_type == frames.GOAWAY:
-        _, code, _, retry_after_ms, reason = frames.decode_goaway(payload)
-        raise Rejected(code, reason, retry_after_ms)
-    read_welcome(message)
+    try:
+        frame_type, payload = frames.first_frame(message)
+        if frame_type == frames.GOAWAY:
+            _, code, _, retry_after_ms, reason = frames.decode_goaway(payload)
+            raise Rejected(code, reason, retry_after_ms)
+        read_welcome(message)
+    except RemoteProtocolError as exc:
+        with trio.CancelScope(shield=True):
+            await turn_away(transport, exc)
+        raise
     return message
+
+
+async def turn_away(transport: Transport, exc: SessionClosed | RemoteProtocolError) -> None:
+    """Close a transport that no session goes on over, and tell the peer why, as at any session's end.
+
+    It takes no longer than a farewell may.
+    """
+    code, reason = farewell_of(exc)
+    with trio.move_on_after(FAREWELL_S), suppress(TransportClosed):
+        await transport.send(frames.goaway(0, code, 0, 0, reason))
+    with trio.move_on_after(FAREWELL_S):
+        await transport.aclose(code, reason)
 
 
 def read_hello(message: bytes) -> Hello:
@@ -84,7 +114,9 @@ async def greet(
             return []
         except TransportClosed as exc:
             raise _ended(exc) from exc
-    raise SessionClosed(CloseCode.HELLO_TIMEOUT, f"no greeting within {settings.hello_timeout_s:g} s")
+    reason = f"no greeting within {settings.hello_timeout_s:g} s"
+    connection.reject(CloseCode.HELLO_TIMEOUT, reason)
+    raise SessionClosed(CloseCode.HELLO_TIMEOUT, reason)
 
 
 async def _greet_as_dialer(

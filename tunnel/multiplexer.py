@@ -33,7 +33,7 @@ from typing import assert_never
 import trio
 
 from tunnel.accept_queue import AcceptQueue
-from tunnel.greeting import read_hello
+from tunnel.greeting import read_hello, turn_away
 from tunnel.keepalive import Keepalive
 from tunnel.link import Link
 from tunnel.loglimit import LogLimit
@@ -303,7 +303,7 @@ class Multiplexer:
     async def resume(self, transport: Transport, greeting: bytes) -> None:
         """Go on over `transport`; see Session.resume."""
         connection, now = self.connection, self.now()
-        fault: Exception | None = None
+        fault: SessionClosed | RemoteProtocolError | None = None
         happened: list[events.Event] = []
         try:
             if self.ending is not None:
@@ -324,7 +324,7 @@ class Multiplexer:
             code, reason = farewell_of(fault)
             # The streams wait for nothing any more.
             self.end(code, reason)
-            await transport.aclose(code, reason)
+            await turn_away(transport, fault)
             try:
                 raise fault
             finally:

@@ -16,12 +16,24 @@ from tunnel import (
     Role,
     SessionClosed,
     Settings,
-    TransportClosed,
+    Transport,
     Welcome,
+    hear_hello,
     memory_transport_pair,
     open_session,
 )
+from tunnel.greeting import say_hello
 from tunnel.protocol import frames
+from tunnel.protocol.frames import Resume
+
+
+async def farewell(transport: Transport) -> tuple[int | None, str]:
+    """Code and reason of the end, which one GOAWAY must have said before the close frame does."""
+    ((frame_type, _, _, payload),), closed = await hear_out(transport)
+    assert frame_type == frames.GOAWAY
+    _, code, *_, reason = frames.decode_goaway(payload)
+    assert (code, reason) == (closed.code, closed.reason)
+    return code, reason
 
 
 async def test_both_sides_learn_who_the_other_is(autojump_clock: trio.testing.MockClock) -> None:
@@ -63,9 +75,7 @@ async def test_a_dialer_that_says_nothing_is_closed_after_ten_seconds(
             raise AssertionError("no session")
     assert caught.value.code == 4408
     assert trio.current_time() - started == pytest.approx(10)
-    with pytest.raises(TransportClosed) as closed:
-        await there.receive()
-    assert closed.value.code == 4408
+    assert await farewell(there) == (4408, "no greeting within 10 s")
     await there.aclose()
 
 
@@ -125,10 +135,43 @@ async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockCl
     with pytest.raises(RemoteProtocolError):
         async with open_session(here, Role.LISTENER):
             raise AssertionError("no session")
-    with pytest.raises(TransportClosed) as closed:
-        await there.receive()
-    assert closed.value.code == 4400
+    assert await farewell(there) == (4400, "a frame of 1414541105 bytes exceeds 131072")
     await there.aclose()
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"nonsense", "8 bytes are no frame"),
+        (frames.ping(1, 0, 0, answer=False), "frame type 19 before the greeting"),
+        (frames.hello(Hello(max_frame=1)), "the greeting's max_frame is not a number from 16384 to 1048576"),
+        (
+            frames.hello(Hello(resume=Resume("s", last_rx=-1))),
+            f"the greeting's last_rx is not a number from 0 to {2**63}",
+        ),
+        (None, "no greeting within 10 s"),
+    ],
+)
+async def test_whoever_says_no_hello_is_told_so(
+    said: bytes | None, why: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    here, there = memory_transport_pair()
+    if said is not None:
+        await there.send(said)
+    with pytest.raises((RemoteProtocolError, SessionClosed)):
+        await hear_hello(here)
+    assert await farewell(there) == (4408 if said is None else 4400, why)
+    await there.aclose()
+
+
+async def test_whoever_says_no_welcome_is_told_so() -> None:
+    here, there = memory_transport_pair()
+    await here.send(frames.welcome(Welcome(initial_window=0)))
+    with pytest.raises(RemoteProtocolError):
+        await say_hello(there, Hello())
+    assert (await here.receive())[0] == frames.HELLO
+    assert await farewell(here) == (4400, "the greeting's initial_window is not a number from 1 to 4194304")
+    await here.aclose()
 
 
 async def test_a_transport_that_ends_in_the_greeting(autojump_clock: trio.testing.MockClock) -> None:

@@ -409,7 +409,7 @@ class Connection(Core):
 
     # --- the session's end ---
 
-    def reject(self, code: int, reason: str, retry_after_ms: int) -> None:
+    def reject(self, code: int, reason: str, retry_after_ms: int = 0) -> None:
         """Refuse the peer in the greeting: a GOAWAY that says why is all it will get."""
         self.control = ControlQueue(goaway=frames.goaway(0, code, 0, retry_after_ms, reason))
         self.phase = CLOSED

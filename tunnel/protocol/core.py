@@ -195,6 +195,8 @@ class Core:
         self.failure = error
         if self.phase is OPEN:
             self.go_away(error.close_code, 0, 0, str(error))
+        elif self.phase is GREETING:
+            self.control.goaway = frames.goaway(0, error.close_code, 0, 0, str(error))
         self.control = ControlQueue(goaway=self.control.goaway)
         self.phase = CLOSED
 

@@ -73,6 +73,9 @@ def test_peers_without_a_common_version_part() -> None:
     listener = Connection(Role.LISTENER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="no common version"):
         listener.receive_message(frames.hello(Hello(versions=(2, 3))), 0.0)
+    ((frame_type, _, _, payload),) = frames_of(listener.data_to_send(1000, 0.0))
+    assert frame_type == frames.GOAWAY
+    assert frames.decode_goaway(payload)[1] == CloseCode.PROTOCOL
     dialer = Connection(Role.DIALER, now=0.0)
     with pytest.raises(RemoteProtocolError, match="chose version 2"):
         dialer.receive_message(frames.welcome(Welcome(version=2)), 0.0)
