@@ -18,7 +18,7 @@ import trio
 from audit.record import Relay as RecordedRelay
 from proxy.hub.arrivals import Arrivals
 from proxy.hub.contexts import TokenContexts
-from tunnel import Session, SessionClosed
+from tunnel import CloseCode, Session, SessionClosed
 
 # A cluster runs two relays, four during a rollout; more is a misconfiguration that would only cost memory.
 INSTANCES_PER_CLUSTER_MAX = 16
@@ -52,6 +52,7 @@ class LiveRelay:
     end: trio.CancelScope = attrs.Factory(trio.CancelScope)
     """Cancelled by `end_with`."""
     end_reason: str = ""
+    end_code: int = CloseCode.NORMAL
     recorded: RecordedRelay = attrs.field(init=False)
     """As its calls name it in the trail."""
 
@@ -84,9 +85,10 @@ class LiveRelay:
         """Whether it neither goes away nor is being ended."""
         return not (self.session.closed or self.session.draining or self.end.cancel_called)
 
-    def end_with(self, reason: str) -> None:
-        """End the session from outside the task that owns it; the first reason stands."""
-        self.end_reason = self.end_reason or reason
+    def end_with(self, reason: str, code: int = CloseCode.SUPERSEDED) -> None:
+        """End the session from outside the task that owns it; the relay hears the first reason."""
+        if not self.end_reason:
+            self.end_reason, self.end_code = reason, code
         self.end.cancel()
 
 
@@ -192,6 +194,7 @@ class Registry:
             if len(leaving) > limit:
                 leaving[0].end_with(
                     f"{whose} has {len(leaving)} sessions that go away, the limit is {limit}: "
-                    "the oldest is ended"
+                    "the oldest is ended",
+                    CloseCode.LIMITS,
                 )
         return None

@@ -132,9 +132,9 @@ class RelayEndpoint:
         snapshot = self.directory.current
         for relay in self.registry.relays():
             if relay.cluster_id not in snapshot.clusters_by_id:
-                relay.end_with("its cluster was removed")
+                relay.end_with("its cluster was removed", CloseCode.FORBIDDEN)
             elif snapshot.find_relay_key(relay.kid) is None:
-                relay.end_with("its key was replaced")
+                relay.end_with("its key was replaced", CloseCode.AUTH)
 
     def leave(self, grace_s: float, *, replaced: bool) -> None:
         """Tell every relay, and each that still comes, that this hub goes.
@@ -305,6 +305,7 @@ class RelayEndpoint:
                         reason = await session.wait_closed()
                     if relay.end.cancelled_caught:
                         reason = relay.end_reason
+                        session.end(relay.end_code, reason)
                 finally:
                     _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
                     self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))

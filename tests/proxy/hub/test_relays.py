@@ -121,12 +121,21 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
     store.close()
 
 
+async def farewell(relay: Session) -> tuple[int, str]:
+    """Code and reason of the hub's last GOAWAY, as its relay has them."""
+    await relay.wait_closed()
+    goaway = relay.peer_going_away
+    assert goaway is not None
+    return goaway.code, goaway.reason
+
+
 async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:
-    async with open_bench(tmp_path) as bench, session_pair() as (first, _), session_pair() as (second, _):
+    async with open_bench(tmp_path) as bench, session_pair() as (first, told), session_pair() as (second, _):
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as superseded:
                 await bench.keep(first, superseded)
                 await bench.keep(second, nursery)
+            assert await farewell(told) == (4409, "superseded by a newer connection of the same relay")
             # As the hub does when it stops.
             nursery.cancel_scope.cancel()
         assert sorted(await bench.trail()) == [
@@ -143,19 +152,20 @@ async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "code", "why"),
     [
-        (lambda store: store.remove_cluster("prod"), "its cluster was removed"),
+        (lambda store: store.remove_cluster("prod"), 4403, "its cluster was removed"),
         (
             lambda store: store.replace_relay_key("prod", SigningKey.generate().public, keep_old=False),
+            4401,
             "its key was replaced",
         ),
     ],
 )
 async def test_a_relay_whose_right_to_be_here_is_taken_back_is_sent_away(
-    tmp_path: Path, change: Callable[[Store], object], why: str
+    tmp_path: Path, change: Callable[[Store], object], code: int, why: str
 ) -> None:
-    async with open_bench(tmp_path) as bench, session_pair() as (session, _):
+    async with open_bench(tmp_path) as bench, session_pair() as (session, relay):
         bench.directory.on_change(bench.endpoint.end_revoked)
         async with trio.open_nursery() as nursery:
             await bench.keep(session, nursery)
@@ -166,6 +176,7 @@ async def test_a_relay_whose_right_to_be_here_is_taken_back_is_sent_away(
             assert len(list(bench.endpoint.registry.relays())) == 1
             await bench.directory.change(change)
         assert (await bench.trail())[-1] == ("relay.disconnected", why)
+        assert await farewell(relay) == (code, why)
 
 
 async def test_a_relay_that_dialled_while_its_cluster_was_removed_does_not_stay(tmp_path: Path) -> None:
