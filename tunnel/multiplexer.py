@@ -223,7 +223,8 @@ class Multiplexer:
                 case events.ContextRetired():
                     pass
                 case events.HelloReceived() | events.WelcomeReceived():
-                    raise AssertionError("the core greets once")
+                    # Of one that was followed by a fault in its own message, or whoever greets had taken it.
+                    pass
                 case _:
                     assert_never(event)
 

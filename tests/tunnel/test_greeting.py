@@ -26,6 +26,8 @@ from tunnel.greeting import say_hello
 from tunnel.protocol import frames
 from tunnel.protocol.frames import Resume
 
+HELLO = frames.hello(Hello())
+
 
 async def farewell(transport: Transport) -> tuple[int | None, str]:
     """Code and reason of the end, which one GOAWAY must have said before the close frame does."""
@@ -172,6 +174,26 @@ async def test_whoever_says_no_welcome_is_told_so() -> None:
     assert (await here.receive())[0] == frames.HELLO
     assert await farewell(here) == (4400, "the greeting's initial_window is not a number from 1 to 4194304")
     await here.aclose()
+
+
+@pytest.mark.parametrize(
+    ("role", "greeting"), [(Role.DIALER, frames.welcome(Welcome())), (Role.LISTENER, HELLO)]
+)
+@pytest.mark.parametrize("before", [True, False])
+async def test_a_fault_behind_a_greeting_in_its_message_ends_the_session(
+    role: Role, greeting: bytes, before: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    here, there = memory_transport_pair()
+    message = greeting * 2
+    if not before:
+        await there.send(message)
+    with pytest.raises(RemoteProtocolError, match="a second greeting"):
+        async with open_session(here, role, greeting=message if before else None):
+            raise AssertionError("no session")
+    if role is Role.DIALER and not before:
+        assert (await there.receive())[0] == frames.HELLO
+    assert await farewell(there) == (4400, "a second greeting")
+    await there.aclose()
 
 
 async def test_a_transport_that_ends_in_the_greeting(autojump_clock: trio.testing.MockClock) -> None:

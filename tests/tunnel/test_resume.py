@@ -421,6 +421,25 @@ async def test_cancelling_whoever_resumes_at_any_step_leaves_nothing_behind(
         assert pair.listener.memory.used_bytes == pair.dialer.memory.used_bytes == 0
 
 
+async def test_a_fault_behind_the_welcome_in_its_message_ends_a_session_that_was_to_go_on(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        _, accepted = await pair.streams()
+        pair.cut()
+        await wait_all_tasks_blocked()
+        here, there = wires()
+        received = pair.dialer.hello_again().resume
+        assert received is not None
+        welcome = Welcome(session_id="s", resumed=True, last_rx=received.next_tx, next_tx=received.last_rx)
+        with pytest.raises(RemoteProtocolError, match="a second greeting"):
+            await pair.dialer.resume(there, frames.welcome(welcome) * 2)
+        assert there.closed_with == (4400, "a second greeting")
+        with pytest.raises(StreamReset):
+            await accepted.receive_some()
+        await here.aclose()
+
+
 async def test_a_transport_that_ends_in_the_greeting_is_no_session(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
