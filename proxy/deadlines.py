@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import trio
 
@@ -114,7 +114,7 @@ class Deadlines:
         self._exchanges.pop(exchange, None)
         self._urgent.discard(exchange)
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Look again and again; never returns."""
         self._now = trio.lowlevel.current_clock().current_time
         async with trio.open_nursery() as attendants:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from typing import NoReturn
 
 import attrs
 import trio
@@ -54,7 +55,7 @@ class Quiet:
 
 async def give_back_when_quiet(
     cpu_clock: Callable[[], float] = time.process_time, give_back: Callable[[], object] = give_back_holes
-) -> None:
+) -> NoReturn:
     """Give free memory back after each time of work, once that is over; never returns."""
     quiet = Quiet(cpu_clock())
     while True:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import trio
 
@@ -146,7 +146,7 @@ def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
     return f"it cannot be used with the key {key}: {error.reason}"
 
 
-async def tell_of_the_end(certificate: Path) -> None:
+async def tell_of_the_end(certificate: Path) -> NoReturn:
     """Warn in the log, again and again, while the certificate in the file is near its end; never returns."""
     wait_s = FIRST_LOOK_S
     while True:

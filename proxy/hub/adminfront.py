@@ -7,6 +7,7 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import trio
@@ -117,7 +118,7 @@ class AdminFront:
             await trio.aclose_forcefully(tls)
 
 
-async def note_relays_seen(registry: Registry, directory: Directory, interval_s: float) -> None:
+async def note_relays_seen(registry: Registry, directory: Directory, interval_s: float) -> NoReturn:
     """Remember from time to time when each connected relay was last heard; never returns."""
     while True:
         await trio.sleep(interval_s)

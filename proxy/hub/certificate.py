@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import trio
@@ -62,7 +63,7 @@ class Certificate:
         watched = watch_certificate(files.certificate, files.key)
         return cls(files.certificate, files.ca.read_text(), watched.current(), watched, ensure)
 
-    async def keep_current(self, tell: Callable[[], None]) -> None:
+    async def keep_current(self, tell: Callable[[], None]) -> NoReturn:
         """Look each minute for a renewed certificate, hourly if the development one is due; never returns.
 
         `tell` is called on a thread before a new certificate is shown. While it raises DataDirError, OSError

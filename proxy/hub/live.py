@@ -202,7 +202,7 @@ class LiveCalls(Drained):
                     nursery.start_soon(live.end, ending)
         return [live for live, _ in ended]
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """End what is due, and after a change what may not go on; never returns."""
         while True:
             with trio.CancelScope(deadline=self._looks_at) as self._nap:

@@ -115,15 +115,10 @@ def refuse_stranger(
 
     `told` and `hub_time` go to the sender, so they say nothing but what the holder of a good key may know.
     """
-    description = "the credential is not accepted" + (f": {told}" if told else "")
+    why = f": {told}" if told else "; ask the hub's operator, then run `hawse login` again"
+    description = f"the credential is not accepted{why}"
     return Refusal(
-        401,
-        "invalid_client",
-        f"{description}; ask the hub's operator, then run `hawse login` again" if not told else description,
-        note,
-        agent=agent,
-        credential=credential,
-        hub_time=hub_time,
+        401, "invalid_client", description, note, agent=agent, credential=credential, hub_time=hub_time
     )
 
 

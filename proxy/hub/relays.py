@@ -174,9 +174,7 @@ class RelayEndpoint:
         raw_head = connection.raw_head
         _, leftover = connection.detach()
         try:
-            async with (
-                accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport,
-            ):
+            async with accept_websocket(stream, request_head=raw_head, leftover=leftover) as transport:
                 greeting = await hear_hello(transport)
                 if not await self._resume(transport, greeting, claims, cluster, address):
                     await self._begin(transport, greeting, claims, cluster, address, readiness)
