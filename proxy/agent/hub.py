@@ -26,7 +26,7 @@ TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"
 ENROL_PATH = "/v1/enrol"
 ANSWER_BYTES_MAX = 1024 * 1024
-# access.md: 60 s, never more. A hub that says more is not believed.
+# docs/security.md: "Tokens live 60 seconds". A hub that says more is not believed.
 LIFETIME_MAX_S = 60
 
 

@@ -45,7 +45,7 @@ from proxy.hub.errors import (
 )
 from proxy.hub.trail import without_bearer
 
-# Two CA bundles in one request are the most that anyone sends.
+# Policies are the most that anyone sends: one of 500 rules has 100 KB.
 BODY_BYTES_MAX = 256 * 1024
 
 _SECURITY_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}

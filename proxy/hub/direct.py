@@ -62,7 +62,7 @@ class _Relay:
 
 
 class DirectRelays:
-    """The relays in direct mode, each with its kept connections; `run` owns their upkeep."""
+    """The relays in direct mode, each with its kept connections, whose upkeep runs in `nursery`."""
 
     def __init__(
         self,

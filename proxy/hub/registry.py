@@ -20,7 +20,8 @@ from proxy.hub.arrivals import Arrivals
 from proxy.hub.contexts import TokenContexts
 from tunnel import CloseCode, Session, SessionClosed
 
-# A cluster runs two relays, four during a rollout; more is a misconfiguration that would only cost memory.
+# As many as limits.relays_per_cluster allows at most, and those that follow them in a rollout; more is a
+# misconfiguration that would only cost memory.
 INSTANCES_PER_CLUSTER_MAX = 16
 # Sessions of one instance that end beside its current one: a relay that is told to go dials once each time.
 LEAVING_PER_INSTANCE_MAX = 8

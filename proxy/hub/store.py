@@ -26,7 +26,7 @@ from proxy.hub.policies import Policies
 from proxy.hub.reading import SnapshotReader
 from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url
 
-# One is replaced by another; a third would be a replacement that nobody finished.
+# One is replaced by another; more are replacements that nobody finished.
 RELAY_KEYS_PER_CLUSTER_MAX = 4
 # A pod brings a new instance id each time it starts; the older ones tell an operator nothing.
 RELAY_INSTANCES_KEPT = 16

@@ -39,7 +39,7 @@ from tunnel.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 
-# A path may be 60 KiB of a backend's own; a log line says which request it was.
+# A path may be nearly 1 MiB of a backend's own; a log line says which request it was.
 LOGGED_PATH_BYTES = 200
 # Lines about refused requests that are logged at once, and as many about failed ones, before there is one a
 # second: of agents that meet a guardrail each is told of, and a hub that asks for nothing else fills no disk.

@@ -82,8 +82,8 @@ class State:
 async def run_relay(config: RelayConfig) -> None:
     """Run the relay until SIGTERM or SIGINT.
 
-    Raises, from within exception groups, RelayError, ClusterAccessError or FileError for what it cannot start
-    with, and OSError when it cannot listen.
+    Raises, some from within exception groups, RelayError, ClusterAccessError or FileError for what it cannot
+    start with, and OSError when it cannot listen.
     """
     raise_file_limit()
     access = from_kubeconfig(config.kubeconfig) if config.kubeconfig is not None else in_cluster()

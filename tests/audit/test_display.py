@@ -23,7 +23,7 @@ from audit.record import (
 )
 from tests.audit.events import NOW_S, call, failure
 
-# access.md's C42: what must not reach a terminal.
+# C42: what must not reach a terminal.
 HOSTILE = "\x1b]0;owned\x07 \x1b[2J \r\n \x9b31m \u202egnp.exe \u2066x \u200bz\x7f\u0301 \U000e0041 שלום"
 
 

@@ -300,7 +300,7 @@ async def test_a_floods_window_ends_while_the_hub_is_idle(
         await eventually(lambda: len(read(path)) == 11)
 
 
-# access.md's C44, with a real process and a real signal; the child prints when its intent is durable.
+# C44, with a real process and a real signal; the child prints when its intent is durable.
 CHILD = """
 import sys, trio
 from pathlib import Path

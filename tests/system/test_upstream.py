@@ -58,7 +58,7 @@ def close_frame(code: int) -> bytes:
     return b"\x88\x02" + code.to_bytes(2, "big")
 
 
-# -- what reaches the API server: C02, C03, C10, C12, cases 77, 85, 87 -------------------------------------
+# -- what reaches the API server: C02, C03, C10, C12 ------------------------------------------------------
 
 HOSTILE = [
     "User-Agent: kubectl/v1.37 probe",
@@ -146,7 +146,7 @@ def take_chunked(exchange: Exchange) -> bytes:
     return body
 
 
-# -- plain answers: cases 21, 23, 24, 41, the early 413 ----------------------------------------------------
+# -- plain answers, the early 413 --------------------------------------------------------------------------
 
 
 def test_answers_without_a_body_leave_the_connection_in_step(chain: Chain, client: RawClient) -> None:
@@ -334,7 +334,7 @@ def test_an_answer_with_two_readings_is_not_passed_on(chain: Chain, client: RawC
     assert len(chain.server.seen(mark)) == 1
 
 
-# -- a broken upstream: case 37 ------------------------------------------------------------------------------
+# -- a broken upstream ---------------------------------------------------------------------------------------
 
 BREAKS: dict[str, Callable[[Exchange], None]] = {
     "cut": Exchange.cut,
@@ -375,7 +375,7 @@ def test_an_answer_that_breaks_off_is_cut_at_once(
         assert talk.end is End.CUT, "a cut looked like a clean end"
 
 
-# -- a client that leaves: cases 39 --------------------------------------------------------------------------
+# -- a client that leaves ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answered", [True, False])
@@ -438,7 +438,7 @@ def wait_until(met: Callable[[], bool], within_s: float = 15.0) -> None:
         time.sleep(0.01)
 
 
-# -- upgrades: C13, cases 57, 59, 62, 65 ---------------------------------------------------------------------
+# -- upgrades: C13 -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 500, 503])
@@ -649,7 +649,7 @@ def test_kubectl_falls_back_to_spdy_after_a_wrong_101(chain: Chain, client: RawC
     ]
 
 
-# -- a relay that dies: cases 37, 63, 94, 95 -----------------------------------------------------------------
+# -- a relay that dies ---------------------------------------------------------------------------------------
 
 
 def test_what_a_dying_relay_leaves_is_honest(chain: Chain, client: RawClient) -> None:

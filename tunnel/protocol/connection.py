@@ -5,8 +5,9 @@
     connection.tick(now)                                 PING and ACK that are due, by next_deadline()
 
 In between the owner opens streams, queues bytes, takes bytes, resets. None of that waits or raises for a
-reason that the peer gave: a stream that the peer broke swallows what is still queued for it, and an event
-has said so. `take_events()` holds what did not come from the feed (room in a queue, evictions).
+reason that the peer gave: a stream that the peer broke swallows what is still queued for it, and an event has
+said so. What the owner may not do at that time is LocalProtocolError. `take_events()` holds what did not come
+from the feed (room in a queue, evictions).
 
 `now` is any clock that never goes back, in seconds. The only wall clock is `wall_offset_s`, handed in.
 """
