@@ -40,7 +40,7 @@ from auth.policy_text import PolicyError
 from proxy.certificates import fault_of_ca
 from proxy.configuration import Address, ConfigError, add_faults, fault_of_hub_url, read_stated, read_text
 from proxy.relay.guardrails import Guardrails
-from proxy.relay.serviceaccount import own_namespace
+from proxy.relay.serviceaccount import ClusterAccessError, own_namespace
 
 ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
 # An ordinary request has ended by then, and systemd sends SIGKILL after 90 s. The manifests say 15 minutes.
@@ -205,7 +205,9 @@ def _read_guardrails(stated: FileConfig, faults: list[str]) -> Guardrails | None
         return Guardrails(stated.guardrails, namespace=own_namespace() if stated.kubeconfig is None else "")
     except PolicyError as error:
         faults.extend(f"guardrails: {fault}" for fault in error.faults)
-        return None
+    except ClusterAccessError as error:
+        faults.append(f"guardrails: they close the relay's own namespace, and {error}")
+    return None
 
 
 def _check_tunnel(stated: FileConfig, faults: list[str]) -> TunnelDial | None:

@@ -97,12 +97,24 @@ def in_cluster(
 
 
 def own_namespace(folder: Path = SERVICE_ACCOUNT_FOLDER) -> str:
-    """The namespace that this pod runs in; empty outside a cluster."""
+    """The namespace that this pod runs in; empty outside a cluster.
+
+    Raises ClusterAccessError for a pod that does not know: what is to be closed there would be open.
+    """
+    file = folder / "namespace"
     try:
-        name = (folder / "namespace").read_text("ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""
-    return name if _NAMESPACE.fullmatch(name) else ""
+        name = file.read_text("ascii").strip()
+    except FileNotFoundError as error:
+        if not (folder / "token").exists():
+            return ""
+        raise ClusterAccessError(f"{file} is missing: mount it beside the token") from error
+    except OSError as error:
+        raise ClusterAccessError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        name = ""
+    if _NAMESPACE.fullmatch(name) is None:
+        raise ClusterAccessError(f"{file} does not name a namespace")
+    return name
 
 
 def from_kubeconfig(path: Path) -> ClusterAccess:

@@ -8,6 +8,7 @@ import trustme
 from auth.keys import KeySet, SigningKey
 from proxy.configuration import Address, ConfigError
 from proxy.relay.config import DirectListener, TunnelDial, default_instance, load
+from proxy.relay.serviceaccount import ClusterAccessError
 
 KEY = SigningKey.generate()
 HUB_KEY = SigningKey.generate()
@@ -171,3 +172,19 @@ def test_a_bad_cluster_id_is_refused(folder: Path, line: str) -> None:
     assert "cluster_id: expected the id that the hub gave the cluster" in faults(
         folder, TUNNEL.replace('cluster_id = "0193-c1"', line)
     )
+
+
+def test_guardrails_that_cannot_close_the_relays_own_namespace_are_a_fault(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown() -> str:
+        raise ClusterAccessError("namespace is missing")
+
+    monkeypatch.setattr("proxy.relay.config.own_namespace", unknown)
+    (folder / "rails").mkdir()
+    rails = {"HAWSE_RELAY_GUARDRAILS": str(folder / "rails")}
+    assert faults(folder, TUNNEL, **rails) == [
+        "guardrails: they close the relay's own namespace, and namespace is missing"
+    ]
+    assert load(write(folder, TUNNEL), {}).guardrails is None
+    assert load(write(folder, 'kubeconfig = "x"\n' + TUNNEL), rails).guardrails is not None

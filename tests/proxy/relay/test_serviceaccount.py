@@ -214,5 +214,17 @@ def test_a_pod_knows_its_namespace(tmp_path: Path) -> None:
     assert own_namespace(tmp_path) == ""
     (tmp_path / "namespace").write_text("hawse")
     assert own_namespace(tmp_path) == "hawse"
-    (tmp_path / "namespace").write_text('x"], verbs: ["get')
-    assert own_namespace(tmp_path) == ""
+
+
+def test_a_pod_that_does_not_know_its_namespace_is_in_none_that_could_be_closed(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("x")
+    with pytest.raises(ClusterAccessError, match="is missing: mount it beside the token"):
+        own_namespace(tmp_path)
+    for content in (b'x"], verbs: ["get', b"\xff", b""):
+        (tmp_path / "namespace").write_bytes(content)
+        with pytest.raises(ClusterAccessError, match="does not name a namespace"):
+            own_namespace(tmp_path)
+    (tmp_path / "namespace").unlink()
+    (tmp_path / "namespace").mkdir()
+    with pytest.raises(ClusterAccessError, match="cannot be read: Is a directory"):
+        own_namespace(tmp_path)
