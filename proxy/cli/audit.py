@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import re
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import click
 
 from proxy.cli.errors import CommandError, ConfigurationFaults
+from proxy.cli.trail import local_event, record_read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -233,7 +232,7 @@ def prune(
 
     def tell(removal: Removal) -> Event:
         kept = f" archive={archive}" if archive is not None else ""
-        return _local_event(Kind.AUDIT_PRUNED, org, f"{removal}{kept}")
+        return local_event(Kind.AUDIT_PRUNED, f"{removal}{kept}", org=org)
 
     try:
         # Which is no reason to make a trail.
@@ -285,47 +284,3 @@ def _events(
         while (last := reader.last()) < first:
             time.sleep(POLL_S)
         yield from reader.events(first, last, wanted)
-
-
-def record_read(path: Path, org: str, command: str, filters: dict[str, str | None]) -> None:
-    """Write down who reads; a trail that cannot take the event is read all the same, with a warning.
-
-    Whoever can run this can read the file by other means, and a full disk is when they need to look.
-    """
-    from audit.errors import AuditUnavailable
-    from audit.record import Kind
-    from audit.store import AuditStore
-
-    told = [f"{name}={value}" for name, value in filters.items() if value is not None]
-    event = _local_event(Kind.AUDIT_READ, org, " ".join([command, *told]))
-    try:
-        store = AuditStore(path)
-        try:
-            store.append([event])
-        finally:
-            store.close()
-    except AuditUnavailable as error:
-        click.echo(f"hawse: this reading is not recorded: {error}", err=True)
-
-
-def _local_event(kind: Kind, org: str, note: str) -> Event:
-    from audit.ids import new_eid
-    from audit.record import Actor, ActorType, Client, Event, Phase, utc
-
-    return Event(
-        eid=new_eid(),
-        kind=kind,
-        phase=Phase.COMPLETE,
-        ts=utc(time.time()),
-        org=org,
-        actor=Actor(ActorType.OPERATOR, _user_name()),
-        client=Client(mode="local"),
-        note=note,
-    )
-
-
-def _user_name() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid-{os.getuid()}"

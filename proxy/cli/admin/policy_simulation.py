@@ -12,8 +12,9 @@ import click
 from proxy.cli.admin.client import Json, Object, Reach
 from proxy.cli.admin.output import field, json_option, objects, print_json, print_table, say, text, texts
 from proxy.cli.admin.policy_files import files_argument, only_option, read_files
-from proxy.cli.audit import record_read, to_moment
+from proxy.cli.audit import to_moment
 from proxy.cli.errors import CommandError
+from proxy.cli.trail import record_read
 
 if TYPE_CHECKING:
     from proxy.policytest import Agent, Cluster, Recorded

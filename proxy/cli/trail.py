@@ -1,0 +1,74 @@
+"""What commands on the hub's machine write into the audit trail by themselves, without the hub's API.
+
+Whoever can run them can read the data folder by other means, and a broken or full disk is when they need to:
+so what cannot be recorded is done all the same, with a warning.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from audit.record import Event, Kind, Request
+
+
+def record_local(folder: Path, verb: str, note: str) -> None:
+    """Record an action on a data folder."""
+    from audit.record import Kind, Request
+    from proxy.hub.datadir import DataDir
+
+    event = local_event(Kind.ADMIN, note, req=Request(verb=verb, resource="hub"))
+    _append(DataDir(folder).audit_file, event, verb)
+
+
+def record_read(path: Path, org: str, command: str, filters: dict[str, str | None]) -> None:
+    """Record who reads the trail, and what of it."""
+    from audit.record import Kind
+
+    told = [f"{name}={value}" for name, value in filters.items() if value is not None]
+    _append(path, local_event(Kind.AUDIT_READ, " ".join([command, *told]), org=org), "reading")
+
+
+def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = None) -> Event:
+    """The event of something that a user of this machine does."""
+    from audit.ids import new_eid
+    from audit.record import Actor, ActorType, Client, Event, Phase, utc
+
+    return Event(
+        eid=new_eid(),
+        kind=kind,
+        phase=Phase.COMPLETE,
+        ts=utc(time.time()),
+        org=org,
+        actor=Actor(ActorType.OPERATOR, _user_name()),
+        client=Client(mode="local"),
+        req=req,
+        note=note,
+    )
+
+
+def _append(path: Path, event: Event, what: str) -> None:
+    from audit.errors import AuditUnavailable
+    from audit.store import AuditStore
+
+    try:
+        store = AuditStore(path)
+        try:
+            store.append([event])
+        finally:
+            store.close()
+    except AuditUnavailable as error:
+        click.echo(f"hawse: this {what} is not recorded: {error}", err=True)
+
+
+def _user_name() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid-{os.getuid()}"
