@@ -25,7 +25,7 @@ HUB_GROUP = 0
 
 
 class TunnelOutbound:
-    """The hub's end: a stream that it opened with the request's head."""
+    """The hub's end (an Outbound): a stream that it opened with the request's head."""
 
     __slots__ = ("_answered", "_ended", "_left", "_method", "_stream", "_upgrade")
 
@@ -134,7 +134,7 @@ class TunnelOutbound:
 
 
 class TunnelInbound:
-    """The relay's end: a stream that it accepted, with the request's head decoded from it.
+    """The relay's end (an Inbound): a stream that it accepted, with the request's head decoded from it.
 
     `nursery` is where the task runs that is told of a client's leaving.
     """

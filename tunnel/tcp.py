@@ -196,7 +196,7 @@ class TCPStream(trio.abc.HalfCloseableStream):
             self._sending = False
 
     async def send_eof(self) -> None:
-        """Tell the peer that nothing more will come; a second call does nothing."""
+        """Tell the peer that nothing more will come; a second call does nothing. Raises as send_all does."""
         if self._sending:
             raise trio.BusyResourceError("another task is already sending on this connection")
         await checkpoint()

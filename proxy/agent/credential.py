@@ -105,7 +105,10 @@ def credential(environment: Mapping[str, str], server: str = "") -> str:
 
 
 def read_exec_info(text: str) -> ExecInfo:
-    """Read KUBERNETES_EXEC_INFO: the version to answer in, and hub and cluster out of the server's URL."""
+    """Read KUBERNETES_EXEC_INFO: the version to answer in, and hub and cluster out of the server's URL.
+
+    Raises AgentError.
+    """
     if not text:
         raise AgentError(
             "nothing says for which cluster, as kubectl does when it runs this: for other clients write the "

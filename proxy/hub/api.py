@@ -217,7 +217,7 @@ async def _read(request: Request, operator: str) -> Call:
         async for chunk in chunks:
             body += chunk
             if len(body) > BODY_BYTES_MAX:
-                raise InvalidError(f"the request's body exceeds {BODY_BYTES_MAX} bytes")
+                raise InvalidError(f"the request's body exceeds {BODY_BYTES_MAX} bytes: send less at once")
     return Call(request.path_params, dict(request.query_params), bytes(body), operator)
 
 

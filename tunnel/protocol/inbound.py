@@ -50,6 +50,7 @@ class Inbound:
         }
 
     def receive(self, message: bytes, now: float, frames_max: int) -> None:
+        """See `Connection.receive_message`; what it raises is only noted there."""
         core = self._core
         end = len(message)
         if end > frames.MESSAGE_BYTES_MAX:

@@ -154,7 +154,10 @@ class SentLedger:
     # --- what the peer says ---
 
     def acknowledge(self, count: int) -> None:
-        """Take the peer's word that it has received `count` frames in all; an older word changes nothing."""
+        """Take the peer's word that it has received `count` frames in all; an older word changes nothing.
+
+        Raises RemoteProtocolError for more than were sent.
+        """
         if count <= self.acknowledged:
             return
         if count > self.next_number or (self.replaying and count > self._replay_number):

@@ -435,7 +435,8 @@ async def test_a_body_without_end_is_refused_before_it_is_whole(bench: Bench) ->
     reply = await call(
         bench.app, "POST", "/v1/teams", headers={"authorization": f"Bearer {TOKEN}"}, chunks=chunks
     )
-    assert reply.status == 413
+    assert (reply.status, reply.json["error"]["code"]) == (413, "too_large")
+    assert reply.json["error"]["message"].endswith("exceeds 262144 bytes: send less at once")
 
 
 @pytest.mark.parametrize("name", ["system:masters", "a,b", "a\r\nx: y", "ſystem", "$(id)", "", "a" * 64])
