@@ -1,7 +1,8 @@
 """What the plugin has answered, where `hawse-credential` finds it again without starting Python.
 
-A file for each cluster, of four lines: until when it may be given, in epoch seconds; which file of logins the
-agent was found in, so that no other login is answered with it; the question, whole; the answer.
+A file for each cluster, of four lines: until when it may be given, and when the machine had started by the
+same clock, in epoch seconds; which file of logins the agent was found in, so that no other login is answered
+with it; the question, whole; the answer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,20 @@ from contextlib import suppress
 from proxy.agent.account import logins_path
 from proxy.agent.errors import NotWritableError
 from proxy.agent.files import cache_folder, write_private
+
+# How far what `started_s` says may move by itself: by rounding, and by a clock that is set in small steps.
+SET_MAX_S = 2
+
+
+def started_s() -> float:
+    """When this machine started, by its clock: another time after that was set, or after a restart."""
+    try:
+        # A shell can read this too; and a container may be shown one of its own, which no system call tells.
+        with open("/proc/uptime", encoding="ascii") as file:
+            up_s = float(file.read().split()[0])
+    except (OSError, ValueError, IndexError):
+        up_s = time.monotonic()
+    return time.time() - up_s
 
 
 def known_login(environment: Mapping[str, str]) -> str:
@@ -29,7 +44,14 @@ def known_login(environment: Mapping[str, str]) -> str:
 
 
 def remember(
-    environment: Mapping[str, str], server: str, *, until_s: float, login: str, question: str, answer: str
+    environment: Mapping[str, str],
+    server: str,
+    *,
+    until_s: float,
+    started_s: float,
+    login: str,
+    question: str,
+    answer: str,
 ) -> None:
     """Keep the answer about `server`, a cluster's URL, where that can be written.
 
@@ -38,7 +60,7 @@ def remember(
     if not (login and _plain(question) and _plain(answer)) or "\\" in answer:
         return
     path = os.path.join(cache_folder(environment), "tokens", server.removeprefix("https://").rstrip("/"))
-    lines = (str(int(until_s)), login, question, answer, "")
+    lines = (f"{int(until_s)} {int(started_s)}", login, question, answer, "")
     with suppress(NotWritableError):
         write_private(path, "\n".join(lines).encode("ascii"))
 

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from proxy.agent.account import Account, find_account, hub_origin
-from proxy.agent.answers import known_login, remember
+from proxy.agent.answers import SET_MAX_S, known_login, remember, started_s
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
 
@@ -48,6 +48,8 @@ class Cached(NamedTuple):
 
     token: str
     until_s: float
+    started_s: float
+    """When the machine had started, by the clock that `until_s` is by."""
     failure: str
 
     def __repr__(self) -> str:
@@ -97,6 +99,7 @@ def credential(environment: Mapping[str, str], server: str = "") -> str:
         environment,
         info.server,
         until_s=cached.until_s - REMAINING_MIN_S,
+        started_s=cached.started_s,
         login=login,
         question=f"{asked.rstrip()} {f'--server {server}' if server else ''}",
         answer=answer,
@@ -152,14 +155,14 @@ def cached_token(
     """
     path = _cache_path(environment, account.hub, cluster)
     cached = _read_cache(path, account)
-    if _usable(cached) and cached.token != refused:
+    if usable(cached) and cached.token != refused:
         return cached
     began_s = time.time()
     with ExitStack() as held:
         with suppress(NotWritableError):
             held.enter_context(locked(f"{path}.lock"))
         cached = _read_cache(path, account)
-        if _usable(cached) and cached.token != refused:
+        if usable(cached) and cached.token != refused:
             return cached
         # Whoever held the lock asked while this one waited: a hub that is away is not asked by each in turn.
         if cached.failure and began_s <= cached.until_s <= time.time():
@@ -167,7 +170,7 @@ def cached_token(
         try:
             cached = _fetch(account, cluster)
         except AgentError as error:
-            _write_cache(path, account, Cached("", time.time(), str(error)))
+            _write_cache(path, account, Cached("", time.time(), started_s(), str(error)))
             raise
         _write_cache(path, account, cached)
         return cached
@@ -177,14 +180,19 @@ def _fetch(account: Account, cluster: str) -> Cached:
     from proxy.agent.hub import fetch_token
 
     # Before the call: the token's life has begun by the time that the answer is here.
-    now_s = time.time()
+    now_s, since_s = time.time(), started_s()
     token = fetch_token(account, cluster)
-    return Cached(token.text, now_s + token.expires_in_s - SKEW_S, "")
+    return Cached(token.text, now_s + token.expires_in_s - SKEW_S, since_s, "")
 
 
-def _usable(cached: Cached) -> bool:
-    # Not one from the future either, after the clock was set back: its token would be long dead.
-    return bool(cached.token) and REMAINING_MIN_S < cached.until_s - time.time() <= 60
+def usable(cached: Cached) -> bool:
+    """Whether it holds a token with some life left, as far as this machine can tell."""
+    return (
+        bool(cached.token)
+        and cached.until_s - time.time() > REMAINING_MIN_S
+        # Or the token would seem to live for as much longer as the clock was set back.
+        and abs(started_s() - cached.started_s) <= SET_MAX_S
+    )
 
 
 def _cache_path(environment: Mapping[str, str], hub: str, cluster: str) -> str:
@@ -192,7 +200,7 @@ def _cache_path(environment: Mapping[str, str], hub: str, cluster: str) -> str:
     return os.path.join(cache_folder(environment), "tokens", f"{place}_{cluster}.json")
 
 
-_NOTHING = Cached("", 0.0, "")
+_NOTHING = Cached("", 0.0, 0.0, "")
 
 
 def _read_cache(path: str, account: Account) -> Cached:
@@ -203,7 +211,9 @@ def _read_cache(path: str, account: Account) -> Cached:
         entry = json.loads(raw)
         if entry["serial"] != account.serial:
             return _NOTHING
-        return Cached(str(entry["token"]), float(entry["until"]), str(entry["failure"]))
+        return Cached(
+            str(entry["token"]), float(entry["until"]), float(entry["started"]), str(entry["failure"])
+        )
     except (AgentError, ValueError, LookupError, TypeError):
         # A cache that cannot be used is no cache; it is written anew.
         return _NOTHING
@@ -214,6 +224,7 @@ def _write_cache(path: str, account: Account, cached: Cached) -> None:
         "serial": account.serial,
         "token": cached.token,
         "until": cached.until_s,
+        "started": cached.started_s,
         "failure": cached.failure,
     }
     # What cannot be kept is good all the same.

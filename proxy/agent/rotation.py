@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +9,7 @@ from typing import NamedTuple
 import trio
 
 from proxy.agent.account import Account
-from proxy.agent.credential import REMAINING_MIN_S, Cached, cached_token
+from proxy.agent.credential import Cached, cached_token, usable
 
 # A token that was refused when it was new is refused for another reason, and so will be its successor; and a
 # backend behind services/proxy may answer every request with a 401 of its own.
@@ -50,6 +49,6 @@ class Tokens:
 
     def _is_good(self, cluster: str, refused: str) -> bool:
         held = self._held.get(cluster)
-        if held is None or held.cached.until_s - time.time() <= REMAINING_MIN_S:
+        if held is None or not usable(held.cached):
             return False
         return held.cached.token != refused or trio.current_time() - held.since < REPLACED_AFTER_S

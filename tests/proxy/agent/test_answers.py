@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,16 +247,30 @@ def changed(line: int, text: str) -> Callable[[Path], None]:
 
 
 def later(seconds: int) -> Callable[[Path], None]:
-    return lambda path: changed(0, str(int(path.read_text().split()[0]) + seconds))(path)
+    """Write what would stand there, had the clock been set back so far since."""
+
+    def change(path: Path) -> None:
+        until_s, started_s = map(int, path.read_text().splitlines()[0].split())
+        changed(0, f"{until_s + seconds} {started_s + seconds}")(path)
+
+    return change
+
+
+def over(path: Path) -> None:
+    _, started_s = path.read_text().splitlines()[0].split()
+    changed(0, f"{int(time.time()) - 1} {started_s}")(path)
 
 
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize(
     "change",
     [
+        over,
         later(-60),
+        later(-14),
         later(+60),
         later(+14),
+        lambda path: changed(0, path.read_text().split()[0])(path),
         changed(0, ""),
         changed(0, "soon"),
         changed(0, "$(date +%s)"),
@@ -267,8 +282,11 @@ def later(seconds: int) -> Callable[[Path], None]:
     ],
     ids=[
         "over",
+        "past",
+        "near past",
         "future",
         "near future",
+        "no start",
         "no time",
         "words",
         "a command",

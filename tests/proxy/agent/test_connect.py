@@ -15,6 +15,7 @@ import trio.testing
 import trustme
 
 from proxy.agent.account import Account
+from proxy.agent.answers import started_s
 from proxy.agent.connect import CONNECTIONS_MAX, Guard, HubSide, LoopbackProxy, NotAllowedError
 from proxy.agent.credential import Cached
 from proxy.agent.errors import AgentError
@@ -312,7 +313,7 @@ async def test_tokens_are_held_until_they_are_nearly_over(
 
     def fetch(environment: object, account: object, cluster: str, *, refused: str = "") -> Cached:
         asked.append((cluster, refused))
-        return Cached(f"token-{len(asked)}", time.time() + life_s, "")
+        return Cached(f"token-{len(asked)}", time.time() + life_s, started_s(), "")
 
     monkeypatch.setattr("proxy.agent.rotation.cached_token", fetch)
     tokens = Tokens({}, Account("https://hub.example", "robot", "k", None, "s"))
@@ -336,6 +337,12 @@ async def test_tokens_are_held_until_they_are_nearly_over(
     await trio.sleep(REPLACED_AFTER_S)
     assert await tokens.token("prod", refused="token-2") == "token-4"
     assert await tokens.token("prod") == "token-5"
+    life_s = 50.0
+    assert [await tokens.token("prod") for _ in range(2)] == ["token-6"] * 2
+    # A clock that is set tells nothing of how old it is.
+    real = time.time
+    monkeypatch.setattr("time.time", lambda: real() - 20)
+    assert [await tokens.token("prod") for _ in range(2)] == ["token-7"] * 2
 
 
 @attrs.define(eq=False)

@@ -173,8 +173,15 @@ def test_what_lies_on_the_disk_is_the_owners_alone(home: Home, hub: FakeHub) -> 
     assert API_KEY not in cache.read_text()
 
 
+def set_since(entry: dict[str, float], back_s: float) -> dict[str, float]:
+    """What would stand there, had the clock been set back so far since."""
+    return entry | {name: entry[name] + back_s for name in ("until", "started")}
+
+
 @pytest.mark.usefixtures("account")
-@pytest.mark.parametrize("change", ["expired", "future", "damaged", "open", "other login"])
+@pytest.mark.parametrize(
+    "change", ["expired", "future", "back", "ahead", "before", "damaged", "open", "other login"]
+)
 def test_a_cache_that_does_not_fit_is_not_used(
     home: Home, hub: FakeHub, account: Account, change: str
 ) -> None:
@@ -185,7 +192,14 @@ def test_a_cache_that_does_not_fit_is_not_used(
         case "expired":
             cache.write_text(json.dumps(entry | {"until": time.time() + 2}))
         case "future":
-            cache.write_text(json.dumps(entry | {"until": time.time() + 3600}))
+            cache.write_text(json.dumps(set_since(entry, 3600)))
+        case "back":
+            cache.write_text(json.dumps(set_since(entry, 20)))
+        case "ahead":
+            cache.write_text(json.dumps(set_since(entry, -20)))
+        case "before":
+            del entry["started"]
+            cache.write_text(json.dumps(entry))
         case "damaged":
             cache.write_text("{")
         case "open":
