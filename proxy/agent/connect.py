@@ -242,16 +242,19 @@ class RenewingOutbound(PooledOutbound):
         self._token = token
 
     async def receive_head(self) -> ResponseHead:
-        """See Outbound. A 401 with nothing of a body sent is asked again under another token."""
+        """See Outbound. A 401 brings another token, under which a request without a body is asked again."""
         head, request = await super().receive_head(), self._head
         assert request is not None, "it is held to the end"
-        if head.status != 401 or request.body_length != 0:
+        if head.status != 401:
             return head
+        has_body = request.body_length != 0
         try:
             token = await self._exchange.renewed(self._token)
-            if token == self._token:
+            if token == self._token or has_body:
                 return head
         except AgentError as error:
+            if has_body:
+                return head
             raise OutboundBroken(
                 Failure(StreamCode.UNAUTHENTICATED, Processed.NO, f"no token from the hub: {error}")
             ) from error

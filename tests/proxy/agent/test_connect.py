@@ -222,9 +222,19 @@ async def test_a_refused_token_is_replaced_once_and_unseen(bench: Bench) -> None
     bench.script = refuse_first
     assert (await bench.ask()).endswith(b"ok")
     assert len(bench.seen) == 2
-    # What has a body cannot be sent twice; the next request has a good token anyway.
+    # What has a body cannot be sent twice; the next request has a good token.
     bench.tokens.number = 1
     assert (await bench.ask(*GOOD, body=b"{}")).startswith(b"HTTP/1.1 401 ")
+    assert (await bench.ask(*GOOD, body=b"{}")).endswith(b"ok")
+    assert len(bench.seen) == 4
+
+    async def refuse_and_give_no_more(connection: ServerConnection, head: RequestHead) -> None:
+        bench.tokens.down = True
+        await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
+
+    # Whoever said so may have acted on it.
+    bench.script = refuse_and_give_no_more
+    assert (await bench.ask(*GOOD, body=b"{}")).endswith(b"no")
 
 
 async def test_a_hub_that_refuses_every_token_is_asked_twice_and_believed(bench: Bench) -> None:
