@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import attrs
@@ -13,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from cryptography import x509
 
 from proxy.agent.account import Account
 from proxy.agent.answers import started_s
@@ -304,6 +306,14 @@ async def test_an_upgrade_is_carried_both_ways(bench: Bench) -> None:
     [seen] = bench.seen
     assert seen.header(b"sec-websocket-key") == b"abc"
     await trio.aclose_forcefully(tls)
+
+
+def test_its_certificate_outlives_a_clock_that_is_set() -> None:
+    certificate = x509.load_pem_x509_certificate(loopback_context()[1].encode())
+    nearly_a_year, now = timedelta(days=364), datetime.now(UTC)
+    assert certificate.not_valid_before_utc < now - nearly_a_year
+    assert now + nearly_a_year < certificate.not_valid_after_utc
+    assert certificate.not_valid_after_utc - certificate.not_valid_before_utc <= timedelta(days=825)
 
 
 async def test_connections_are_bounded(bench: Bench) -> None:
