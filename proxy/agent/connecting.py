@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -24,6 +23,7 @@ from proxy.connections import Connections
 from proxy.filelimit import raise_file_limit
 from proxy.listen import open_listeners
 from proxy.manifests import to_yaml
+from proxy.signals import stop_signals
 from proxy.startup import settle
 from tunnel.egress import ProxySettings
 
@@ -70,7 +70,7 @@ async def run_connect(config: ConnectConfig) -> int:
     guard = Guard(port, secrets.token_urlsafe(TOKEN_BYTES), frozenset(config.clusters))
     proxy = LoopbackProxy(context, guard, hub, tokens, connections)
     document = kubeconfig(guard, certificate_pem, config)
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+    with stop_signals() as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connections.sweep)
             nursery.start_soon(proxy.deadlines.run)

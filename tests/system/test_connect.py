@@ -186,6 +186,15 @@ def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number:
         assert not output.exists()
 
 
+def test_a_second_signal_does_not_kill_it_at_its_end(world: World) -> None:
+    with connected(world, "tunnel") as running:
+        # Both are there when it goes on, and only one of them is asked for.
+        for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+            running.process.send_signal(number)
+        assert running.process.wait(20) == 0
+        assert not running.kubeconfig.exists()
+
+
 def test_a_command_is_run_by_it_and_gives_the_status(world: World) -> None:
     cache = world.folder / "agent" / "cache"
     before = set(cache.rglob("kubeconfig-*"))
