@@ -1,15 +1,13 @@
 """Direct mode: the hub dials a cluster's relay at its public address, with the relay JWT on each request.
 
-The address is resolved once per connection and connected to as it was resolved, so that what was checked is
-what is dialled: an address that is private, loopback or link-local is refused unless the operator said so
-when the cluster was added. The certificate is verified against the CA pinned then. What the relay itself
-refuses carries a reserved header, so that its refusal is told from one of the API server.
+An address that is private or loopback is refused unless the operator said so when the cluster was added, and
+one where no relay can be always (proxy.hub.dialling). The certificate is verified against the CA pinned then.
+What the relay itself refuses carries a reserved header, so that its refusal is told from one of the API
+server.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import ssl
 import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -26,19 +24,12 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
+from proxy.hub.dialling import HTTPS_PORT, dial_checked
 from proxy.hub.entities import Cluster
-from proxy.hub.rules import is_nobodys, is_public
 from proxy.pooled import PooledOutbound
 from proxy.rewrite import direct_request_head, failure_of
-from tunnel.net import bind_to_peer, client_context, open_first, wrap_client
+from tunnel.net import bind_to_peer, client_context
 from tunnel.tcp import Bonds
-
-# A relay's public port when its URL names none.
-HTTPS_PORT = 443
-
-
-class AddressRefusedError(OSError):
-    """A relay's name leads to an address that the hub must not connect to."""
 
 
 @attrs.define
@@ -143,27 +134,6 @@ class DirectRelays:
                 relay.tokens.pop(next(iter(relay.tokens)))
             relay.tokens[principal.agent_id] = token = _Token(text, now, principal)
         return token.text
-
-
-async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private: bool) -> trio.abc.Stream:
-    """Resolve a relay's name once, refuse what must not be reached, connect to what was resolved.
-
-    Raises OSError (AddressRefusedError) or trio.BrokenResourceError. When cancelled, nothing is left open.
-    """
-    found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    allowed: list[str] = []
-    refusal = f"{host} has no address"
-    for *_, (address, *_) in found:
-        there = ipaddress.ip_address(address)
-        if is_nobodys(there):
-            refusal = f"{host} leads to {address}, where no relay can be"
-        elif not private and not is_public(there):
-            refusal = f"{host} leads to {address}, which is no public address"
-        else:
-            allowed.append(str(address))
-    if not allowed:
-        raise AddressRefusedError(refusal)
-    return await wrap_client(await open_first(allowed, port), context, server_hostname=host)
 
 
 class DirectOutbound(PooledOutbound):

@@ -15,7 +15,7 @@ import trio
 from proxy.exchange import OutboundBroken
 from proxy.head import HeadError, RequestHead
 from proxy.http import ClientConnection
-from proxy.hub.direct import HTTPS_PORT, dial_checked
+from proxy.hub.dialling import HTTPS_PORT, dial_checked
 from proxy.hub.entities import Issuer
 from proxy.hub.errors import InvalidError
 from proxy.hub.rules import check_https_url
