@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.tunnel.protocol.joined import Joined
+from tests.tunnel.protocol.onlooker import Watched
 from tunnel.protocol import events
 from tunnel.protocol.connection import Connection
 from tunnel.protocol.errors import Processed, StreamCode
@@ -98,7 +99,7 @@ class TwoSides(RuleBasedStateMachine):
         """What each side opened and the other has not seen yet, in the order that the ids will have."""
 
     def join(self, hello: Hello, welcome: Welcome) -> Joined:
-        return Joined(
+        return Watched(
             hello=hello, welcome=welcome, listener_memory=Memory(2**40), dialer_memory=Memory(2**40)
         )
 
