@@ -81,7 +81,7 @@ def _give_up(_signal: int, _frame: object) -> None:
 def credential(environment: Mapping[str, str], server: str = "") -> str:
     """Return the ExecCredential for what kubectl asks. Raises AgentError."""
     asked = environment.get("KUBERNETES_EXEC_INFO", "")
-    info = read_exec_info(asked) if asked or not server else told_by_argument(server)
+    info = read_exec_info(asked, server) if asked or not server else told_by_argument(server)
     login = known_login(environment)
     account = find_account(environment, info.hub)
     cached = cached_token(environment, account, info.cluster)
@@ -107,10 +107,10 @@ def credential(environment: Mapping[str, str], server: str = "") -> str:
     return answer
 
 
-def read_exec_info(text: str) -> ExecInfo:
+def read_exec_info(text: str, told: str = "") -> ExecInfo:
     """Read KUBERNETES_EXEC_INFO: the version to answer in, and hub and cluster out of the server's URL.
 
-    Raises AgentError.
+    Some clients say the version and no server; then it is the one `told` by an argument. Raises AgentError.
     """
     if not text:
         raise AgentError(
@@ -121,16 +121,17 @@ def read_exec_info(text: str) -> ExecInfo:
         document = json.loads(text)
         api_version = document["apiVersion"]
         cluster = document["spec"].get("cluster")
-        server = None if cluster is None else cluster["server"]
+        server = told if cluster is None else str(cluster["server"])
     except (ValueError, LookupError, TypeError, AttributeError):
         raise AgentError("KUBERNETES_EXEC_INFO is no ExecCredential") from None
     if api_version not in API_VERSIONS:
         raise AgentError(f"the kubeconfig asks for {quoted(str(api_version))}: use {API_VERSIONS[0]}")
-    if server is None:
+    if cluster is None and not told:
         raise AgentError(
-            "the kubeconfig's exec entry lacks `provideClusterInfo: true`: run `hawse kubeconfig` again"
+            "the kubeconfig's exec entry lacks `provideClusterInfo: true`, or this client does not heed it: "
+            "run `hawse kubeconfig` again, for such a client with --user-per-cluster"
         )
-    return _exec_info(api_version, str(server))
+    return _exec_info(api_version, server)
 
 
 def told_by_argument(server: str) -> ExecInfo:

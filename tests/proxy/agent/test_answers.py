@@ -18,7 +18,7 @@ import pytest
 from proxy.agent.account import Account, logins_path, save_account
 from tests.fakes.hub import FakeHub
 from tests.proxy.agent.conftest import API_KEY, Home
-from tests.proxy.agent.test_credential import exec_info
+from tests.proxy.agent.test_credential import NO_CLUSTER, V1, exec_info
 
 PLUGIN = Path(sys.executable).parent / "hawse-credential"
 SOURCE = Path(__file__).parents[3] / "proxy/agent/hawse-credential"
@@ -116,6 +116,11 @@ def test_a_client_that_says_nothing_is_told_apart_by_its_argument(alone: Alone, 
     assert alone.ask(exec_info(hub.url, "dev"), *arguments) is None
     assert alone.ask(None, "--server", f"{hub.url}/clusters/prod") is None
     assert alone.ask(None) is None
+    # One that says a version and no cluster has an answer of its own, in that version.
+    own = ask(alone.home, NO_CLUSTER, *arguments)
+    assert json.loads(own)["apiVersion"] == V1
+    assert alone.ask(NO_CLUSTER, *arguments) == own
+    assert alone.ask(None, *arguments) is None
 
 
 @pytest.mark.usefixtures("account")

@@ -21,6 +21,8 @@ from tests.proxy.agent.conftest import API_KEY, Home
 
 HAWSE = str(Path(sys.executable).parent / "hawse")
 V1 = "client.authentication.k8s.io/v1"
+# As kubernetes_asyncio writes it, whatever the kubeconfig says.
+NO_CLUSTER = json.dumps({"apiVersion": V1, "kind": "ExecCredential", "spec": {"interactive": True}})
 
 
 def exec_info(hub: str, cluster: str = "prod", api_version: str = V1) -> str:
@@ -245,7 +247,8 @@ def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: Fak
         (None, "kubeconfig by `hawse kubeconfig --user-per-cluster`"),
         ("{", "no ExecCredential"),
         ("[]", "no ExecCredential"),
-        (json.dumps({"apiVersion": V1, "spec": {"interactive": True}}), "provideClusterInfo"),
+        (NO_CLUSTER, "provideClusterInfo"),
+        (NO_CLUSTER, "--user-per-cluster"),
         (exec_info("https://hub.example", api_version="client.authentication.k8s.io/v1alpha1"), "v1alpha1"),
         (exec_info("http://hub.example"), "is not https://<hub>/clusters/<name>"),
         (exec_info("https://hub.example", "../x"), "is not https"),
@@ -309,6 +312,9 @@ def test_a_client_that_says_nothing_is_told_apart_by_an_argument(
     environment = {**home.environment, "KUBERNETES_EXEC_INFO": exec_info(hub.url, "prod")}
     document = json.loads(credential(environment, server))
     assert (document["apiVersion"][-3:], document["status"]["token"]) == ("/v1", "token-2-prod")
+    # Some say a version and no cluster.
+    document = json.loads(credential({**home.environment, "KUBERNETES_EXEC_INFO": NO_CLUSTER}, server))
+    assert (document["apiVersion"], document["status"]["token"]) == (V1, "token-1-dev")
     for wrong in (
         "http://hub.example/clusters/dev",
         "https://hub.example",
