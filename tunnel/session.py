@@ -375,6 +375,15 @@ class Session:
         """End the session as if it had been away for too long."""
         self._mux.end(None, reason, lost=True)
 
+    def forgo_resumption(self, reason: str) -> None:
+        """End with the transport instead of waiting for another one; with `reason`, if it is lost already.
+
+        It is for a listener to which no dial leads any more.
+        """
+        if self.detached:
+            self.abandon(reason)
+        self._connection.forgo_resumption()
+
     async def resume(self, transport: Transport, greeting: bytes) -> None:
         """Go on over `transport`, until it is lost as well or the session ends; it is closed in any case.
 

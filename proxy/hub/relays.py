@@ -141,6 +141,7 @@ class RelayEndpoint:
 
         They dial anew at once. If that leads them to another hub (`replaced`) it is for that one to write
         down where they are, and many are told to come one after the other, below what it accepts in a second.
+        A session that loses its connection ends: no dial leads here any more, so nobody should wait for one.
         """
         self._replaced = replaced
 
@@ -152,6 +153,7 @@ class RelayEndpoint:
                 retry_after_ms=late * 1000 // GOAWAYS_PER_S,
                 reason="another hub takes over" if replaced else "the hub stops",
             )
+            session.forgo_resumption("the tunnel was lost, and no relay can come back to a hub that goes")
 
         self._farewell = say
         for before, relay in enumerate(self.registry.relays()):

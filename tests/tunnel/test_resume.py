@@ -254,6 +254,39 @@ async def test_a_session_goes_by_the_transport_that_it_has_now(
         assert waiting.cancelled_caught
 
 
+async def test_a_listener_that_no_dial_reaches_any_more_ends_with_its_transport(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        served, _ = await pair.streams()
+        pair.listener.forgo_resumption("too late for this one")
+        await served.send_all(b"goes on as it did")
+        assert not pair.listener.resumable
+        pair.cut()
+        began = trio.current_time()
+        with pytest.raises(StreamReset):
+            await served.receive_head()
+        assert (await pair.listener.wait_closed()).startswith("tunnel lost: ")
+        assert trio.current_time() == began
+
+
+async def test_it_ends_at_once_when_its_transport_is_lost_already(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        served, _ = await pair.streams()
+        pair.cut()
+        await wait_all_tasks_blocked()
+        hello = pair.dialer.hello_again()
+        assert hello.resume is not None
+        pair.listener.forgo_resumption("no dial comes here")
+        assert await pair.listener.wait_closed() == "no dial comes here"
+        assert not pair.listener.may_resume(hello.resume)
+        with pytest.raises(StreamReset) as caught:
+            await served.receive_head()
+        assert caught.value.code is StreamCode.DETACH_EXPIRED
+
+
 async def test_who_waits_for_the_streams_to_end_is_told_of_the_end_of_a_detached_session(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

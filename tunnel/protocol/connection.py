@@ -186,6 +186,11 @@ class Connection(Core):
     def resumable(self) -> bool:
         return self.resume_ttl_s > 0 and self.phase in (OPEN, DETACHED)
 
+    def forgo_resumption(self) -> None:
+        """Let no other transport follow this one. Not while detached: the streams wait for one."""
+        assert self.phase is not DETACHED
+        self.resume_ttl_s = 0.0
+
     def detach(self, now: float) -> None:
         """The transport is lost, and nothing more may be fed that came by it. Nothing is broken: what owners
         say from now on waits for the next one, until `next_deadline`."""

@@ -78,6 +78,16 @@ async def test_a_relay_comes_back_to_its_own_session(tmp_path: Path) -> None:
         assert await come_back(bench, claims, hello)
 
 
+@pytest.mark.parametrize("replaced", [True, False])
+async def test_a_hub_that_goes_does_not_wait_for_a_relay_that_dials_another_one(
+    replaced: bool, tmp_path: Path
+) -> None:
+    async with open_bench(tmp_path) as bench, detached_relay(bench) as (hub, claims, hello):
+        bench.endpoint.leave(900, replaced=replaced)
+        assert hub.closed
+        assert not await come_back(bench, claims, hello)
+
+
 async def test_a_call_is_told_what_its_tunnel_has_gone_through(tmp_path: Path) -> None:
     async with session_pair() as (untouched, _):
         assert _tunnel(untouched, untouched.interruptions) is None
