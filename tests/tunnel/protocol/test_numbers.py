@@ -138,7 +138,7 @@ PROSE = {
         ("may use 1 MiB more", ledger.LEDGER_RESERVE_BYTES == MIB),
     ],
     "Liveness": [
-        ("a PING every 25 s", liveness.PING_IDLE_S == 25),
+        ("a PING at once on a transport, every 25 s", liveness.PING_IDLE_S == 25),
         ("every 4 s while a stream is open", liveness.PING_BUSY_S == 4),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),
         ("at most 14 s after the loss", liveness.PING_BUSY_S + liveness.DEAD_AFTER_S == 14),
