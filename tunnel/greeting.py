@@ -18,7 +18,7 @@ import trio
 
 from tunnel.link import FAREWELL_S
 from tunnel.protocol import events, frames
-from tunnel.protocol.connection import Connection, Phase, Role
+from tunnel.protocol.connection import Connection, Role
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.refusals import Rejected, SessionClosed, farewell_of
@@ -127,16 +127,16 @@ async def _greet_as_dialer(
     if message is None:
         await transport.send(said)
     happened: list[events.Event] = []
-    while connection.phase is Phase.GREETING:
+    while not happened:
         if message is None:
             message = await transport.receive()
         happened = connection.receive_message(message, trio.current_time())
         message = None
-        for event in happened:
-            if isinstance(event, events.GoAwayReceived) and connection.phase is Phase.GREETING:
-                raise Rejected(event.code, event.reason, event.retry_after_ms)
-    welcome, *rest = happened
-    assert isinstance(welcome, events.WelcomeReceived)
+    answer, *rest = happened
+    # Whatever stands behind it in its message.
+    if isinstance(answer, events.GoAwayReceived):
+        raise Rejected(answer.code, answer.reason, answer.retry_after_ms)
+    assert isinstance(answer, events.WelcomeReceived)
     return rest
 
 

@@ -176,6 +176,15 @@ async def test_whoever_says_no_welcome_is_told_so() -> None:
     await here.aclose()
 
 
+async def test_a_refusal_is_one_whatever_stands_behind_it() -> None:
+    here, there = memory_transport_pair()
+    await there.send(frames.goaway(0, 4403, 0, 0, "not you") + frames.welcome(Welcome()))
+    with pytest.raises(Rejected, match=r"not you \(4403\)"):
+        async with open_session(here, Role.DIALER):
+            raise AssertionError("no session")
+    await there.aclose()
+
+
 @pytest.mark.parametrize(
     ("role", "greeting"), [(Role.DIALER, frames.welcome(Welcome())), (Role.LISTENER, HELLO)]
 )
