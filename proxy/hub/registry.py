@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
 import attrs
-import trio
 
 from audit.record import Relay as RecordedRelay
 from proxy.hub.arrivals import Arrivals
@@ -50,10 +49,6 @@ class LiveRelay:
     contexts: TokenContexts
     kid: str = ""
     """Of the relay key that it proved itself with."""
-    end: trio.CancelScope = attrs.Factory(trio.CancelScope)
-    """Cancelled by `end_with`."""
-    end_reason: str = ""
-    end_code: int = CloseCode.NORMAL
     recorded: RecordedRelay = attrs.field(init=False)
     """As its calls name it in the trail."""
 
@@ -83,14 +78,12 @@ class LiveRelay:
 
     @property
     def stays(self) -> bool:
-        """Whether it neither goes away nor is being ended."""
-        return not (self.session.closed or self.session.draining or self.end.cancel_called)
+        """Whether it neither goes away nor has been ended."""
+        return not (self.session.closed or self.session.draining)
 
     def end_with(self, reason: str, code: int = CloseCode.SUPERSEDED) -> None:
-        """End the session from outside the task that owns it; the relay hears the first reason."""
-        if not self.end_reason:
-            self.end_reason, self.end_code = reason, code
-        self.end.cancel()
+        """End the session now, whatever the task that owns it waits for; the relay hears the first reason."""
+        self.session.end(code, reason)
 
 
 class Registry:
@@ -185,7 +178,7 @@ class Registry:
         of_cluster = [
             relay
             for relay in self._leaving
-            if relay.cluster_id == replaced.cluster_id and not relay.end.cancel_called
+            if relay.cluster_id == replaced.cluster_id and not relay.session.closed
         ]
         of_instance = [relay for relay in of_cluster if relay.instance == replaced.instance]
         for whose, leaving, limit in (

@@ -301,11 +301,7 @@ class RelayEndpoint:
                     if news := await self._note(lambda store: store.relay_connected(contact)):
                         _log.info("relay %s of cluster %s: %s", relay.instance, cluster.name, news)
                         self.recorder.complete(event(Kind.RELAY_NEW, note=news))
-                    with relay.end:
-                        reason = await session.wait_closed()
-                    if relay.end.cancelled_caught:
-                        reason = relay.end_reason
-                        session.end(relay.end_code, reason)
+                    reason = await session.wait_closed()
                 finally:
                     _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
                     self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))

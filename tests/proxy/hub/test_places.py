@@ -72,7 +72,7 @@ async def test_who_goes_away_leaves_its_place(autojump_clock: MockClock, by_rela
         await trio.sleep(0.1)
         await cluster.come("c")
         # What is open there goes on.
-        assert not first.end.cancel_called
+        assert not first.session.closed
         with pytest.raises(RelayRefusedError, match=r"\(b, c\)"):
             await cluster.come("d")
 
@@ -84,8 +84,8 @@ async def test_who_does_not_answer_makes_room(autojump_clock: MockClock) -> None
         began = trio.current_time()
         await cluster.come("c")
         assert trio.current_time() - began == pytest.approx(ANSWER_S)
-        assert (gone.end.cancel_called, here.end.cancel_called) == (True, False)
-        assert gone.end_reason == "it did not answer within 5 s when c came"
+        assert (gone.session.closed, here.session.closed) == (True, False)
+        assert await gone.session.wait_closed() == "it did not answer within 5 s when c came"
         cluster.pairs[gone].wire.unplugged = False
 
 
@@ -115,13 +115,13 @@ async def test_another_process_of_the_same_name_waits_while_the_first_answers(
             match=r"is connected as relay a of cluster prod, from .*: give each an instance of its own$",
         ):
             await cluster.come("a", "boot-2")
-        assert not first.end.cancel_called
+        assert not first.session.closed
         # Its machine is gone without a word: the next one is let in.
         cluster.pairs[first].wire.unplugged = True
         second = await cluster.relay("a", "boot-2")
         await cluster.places.make_room(second)
         cluster.places.check(second)
-        assert first.end.cancel_called
+        assert first.session.closed
         cluster.pairs[first].wire.unplugged = False
 
 

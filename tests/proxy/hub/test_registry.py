@@ -107,47 +107,49 @@ async def test_one_that_leaves_goes_on_beside_its_successor() -> None:
         assert list(registry.relays()) == []
 
 
+async def leaving(sessions: AsyncExitStack, instance: str = "relay-1", cluster: str = "c1") -> LiveRelay:
+    """One with a session of its own, which is told that the hub stops."""
+    session, _ = await sessions.enter_async_context(session_pair())
+    session.go_away(drain_ms=60_000, reason="the hub stops")
+    return live(session, instance, cluster)
+
+
 async def test_an_instance_has_a_bound_on_those_that_leave() -> None:
     registry = Registry()
-    async with session_pair() as (session, _):
-        session.go_away(drain_ms=60_000, reason="the hub stops")
-        leaving = [live(session) for _ in range(LEAVING_PER_INSTANCE_MAX + 1)]
+    async with session_pair() as (session, _), AsyncExitStack() as sessions:
+        left = [await leaving(sessions) for _ in range(LEAVING_PER_INSTANCE_MAX + 1)]
         with ExitStack() as stack:
-            for relay in leaving:
+            for relay in left:
                 assert stack.enter_context(registry.registered(relay)) is None
-            assert not leaving[0].end.cancel_called
+            assert not left[0].session.closed
             with registry.registered(live(session)) as superseded:
                 assert superseded is None
-                assert leaving[0].end.cancel_called
-                assert leaving[0].end_reason == (
+                assert [relay for relay in left if relay.session.closed] == left[:1]
+                assert await left[0].session.wait_closed() == (
                     "relay relay-1 has 9 sessions that go away, the limit is 8: the oldest is ended"
                 )
-                assert not any(relay.end.cancel_called for relay in leaving[1:])
         assert list(registry.relays()) == []
 
 
 async def test_a_cluster_has_a_bound_on_those_that_leave_under_any_name() -> None:
     registry = Registry()
-    async with session_pair() as (session, _), session_pair() as (other, _):
-        session.go_away(drain_ms=60_000, reason="the hub stops")
+    async with session_pair() as (session, _), AsyncExitStack() as sessions:
         with ExitStack() as stack:
-            other.go_away(drain_ms=60_000, reason="the hub stops")
-            elsewhere = live(other, cluster="c2")
-            stack.enter_context(registry.registered(elsewhere))
-            stack.enter_context(registry.registered(live(other, cluster="c2")))
+            elsewhere = [await leaving(sessions, cluster="c2") for _ in range(2)]
             left = []
+            for relay in elsewhere:
+                stack.enter_context(registry.registered(relay))
             for number in range(LEAVING_PER_CLUSTER_MAX + 2):
-                left.append(live(session, f"relay-{number}"))
+                left.append(await leaving(sessions, f"relay-{number}"))
                 stack.enter_context(registry.registered(left[-1]))
                 # Its successor is gone again, and its name is free.
                 with registry.registered(live(session, f"relay-{number}")):
                     pass
-        ended = [relay for relay in left if relay.end.cancel_called]
-        assert ended == left[:2]
-        assert ended[0].end_reason == (
-            "cluster prod has 33 sessions that go away, the limit is 32: the oldest is ended"
-        )
-        assert not elsewhere.end.cancel_called
+            assert [relay for relay in left if relay.session.closed] == left[:2]
+            assert await left[0].session.wait_closed() == (
+                "cluster prod has 33 sessions that go away, the limit is 32: the oldest is ended"
+            )
+            assert not any(relay.session.closed for relay in elsewhere)
 
 
 async def test_a_relay_may_be_restarted_often_while_its_old_sessions_drain() -> None:
@@ -162,7 +164,7 @@ async def test_a_relay_may_be_restarted_often_while_its_old_sessions_drain() -> 
             relay.go_away(drain_ms=60_000, reason="rollout")
             while not hub.draining:
                 await trio_checkpoint()
-        assert not any(relay.end.cancel_called for relay in relays)
+        assert not any(relay.session.closed for relay in relays)
 
 
 async def test_the_instances_of_a_cluster_are_bounded() -> None:

@@ -179,6 +179,30 @@ async def test_a_relay_whose_right_to_be_here_is_taken_back_is_sent_away(
         assert await farewell(relay) == (code, why)
 
 
+async def test_a_relay_is_sent_away_while_its_coming_is_still_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_bench(tmp_path) as bench, session_pair() as (session, relay):
+        bench.directory.on_change(bench.endpoint.end_revoked)
+        written = trio.Event()
+
+        async def read_late(directory: Directory, read: Callable[[Store], object]) -> None:
+            await written.wait()
+
+        monkeypatch.setattr(Directory, "read", read_late)
+        async with trio.open_nursery() as nursery:
+            await bench.keep(session, nursery)
+            (live,) = bench.endpoint.registry.relays()
+            assert live.usable
+            await bench.directory.change(lambda store: store.remove_cluster("prod"))
+            # Or agents' calls would go on to it for as long as the store takes.
+            assert not live.usable
+            with trio.fail_after(2):
+                assert await farewell(relay) == (4403, "its cluster was removed")
+            written.set()
+        assert (await bench.trail())[-1] == ("relay.disconnected", "its cluster was removed")
+
+
 async def test_a_relay_that_dialled_while_its_cluster_was_removed_does_not_stay(tmp_path: Path) -> None:
     async with open_bench(tmp_path) as bench, session_pair() as (session, _):
         cluster = bench.directory.current.clusters_by_name["prod"]
