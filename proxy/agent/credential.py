@@ -156,14 +156,14 @@ def cached_token(
     """
     path = _cache_path(environment, account.hub, cluster)
     cached = _read_cache(path, account)
-    if usable(cached) and cached.token != refused:
+    if _usable(cached) and cached.token != refused:
         return cached
     began_s = time.time()
     with ExitStack() as held:
         with suppress(NotWritableError):
             held.enter_context(locked(f"{path}.lock"))
         cached = _read_cache(path, account)
-        if usable(cached) and cached.token != refused:
+        if _usable(cached) and cached.token != refused:
             return cached
         # Whoever held the lock asked while this one waited: a hub that is away is not asked by each in turn.
         if cached.failure and began_s <= cached.until_s <= time.time():
@@ -186,14 +186,14 @@ def _fetch(account: Account, cluster: str) -> Cached:
     return Cached(token.text, now_s + token.expires_in_s - SKEW_S, since_s, "")
 
 
-def usable(cached: Cached) -> bool:
-    """Whether it holds a token with some life left, as far as this machine can tell."""
-    return (
-        bool(cached.token)
-        and cached.until_s - time.time() > REMAINING_MIN_S
-        # Or the token would seem to live for as much longer as the clock was set back.
-        and abs(started_s() - cached.started_s) <= SET_MAX_S
-    )
+def lasts(cached: Cached) -> bool:
+    """Whether it holds a token with some life left, if the clock was not set since."""
+    return bool(cached.token) and cached.until_s - time.time() > REMAINING_MIN_S
+
+
+def _usable(cached: Cached) -> bool:
+    # Or the token would seem to live for as much longer as the clock was set back.
+    return lasts(cached) and abs(started_s() - cached.started_s) <= SET_MAX_S
 
 
 def _cache_path(environment: Mapping[str, str], hub: str, cluster: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
@@ -9,7 +10,8 @@ from typing import NamedTuple
 import trio
 
 from proxy.agent.account import Account
-from proxy.agent.credential import Cached, cached_token, usable
+from proxy.agent.answers import SET_MAX_S
+from proxy.agent.credential import Cached, cached_token, lasts
 
 # A token that was refused when it was new is refused for another reason, and so will be its successor; and a
 # backend behind services/proxy may answer every request with a 401 of its own.
@@ -19,6 +21,8 @@ REPLACED_AFTER_S = 5.0
 class _Held(NamedTuple):
     cached: Cached
     since: float
+    origin_s: float
+    """As `_origin_s` was then."""
 
 
 class Tokens:
@@ -41,14 +45,25 @@ class Tokens:
             return self._held[cluster].cached.token
         async with self._locks.setdefault(cluster, trio.Lock()):
             if not self._is_good(cluster, refused):
+                # Before: the clock may be set meanwhile.
+                origin_s = _origin_s()
                 fetch = partial(cached_token, self._environment, self._account, cluster, refused=refused)
                 # Waits for the hub or for the file's lock, each within their own bounds.
                 cached = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
-                self._held[cluster] = _Held(cached, trio.current_time())
+                self._held[cluster] = _Held(cached, trio.current_time(), origin_s)
             return self._held[cluster].cached.token
 
     def _is_good(self, cluster: str, refused: str) -> bool:
         held = self._held.get(cluster)
-        if held is None or not usable(held.cached):
+        if held is None or not lasts(held.cached) or abs(_origin_s() - held.origin_s) > SET_MAX_S:
             return False
         return held.cached.token != refused or trio.current_time() - held.since < REPLACED_AFTER_S
+
+
+def _origin_s() -> float:
+    """When a clock that nobody sets began, by the one that is set: another time after that, or after a sleep.
+
+    The cache goes by what only a file tells, and each request asks. So this is asked instead, and the cache
+    when it has changed: that knows a sleep from a clock that was set.
+    """
+    return time.time() - time.monotonic()
