@@ -31,8 +31,8 @@ __all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello", "tu
 async def hear_hello(transport: Transport) -> bytes:
     """Return the first message of a dialer, for `read_hello`.
 
-    Raises SessionClosed after GREETING_S, and RemoteProtocolError for anything but a HELLO, once the dialer
-    has been told.
+    Raises SessionClosed when it leaves, or says nothing for GREETING_S, and RemoteProtocolError for anything
+    but a HELLO, once it has been told.
     """
     try:
         message = await _receive(transport)
@@ -81,8 +81,12 @@ async def turn_away(transport: Transport, exc: SessionClosed | RemoteProtocolErr
 
 
 def read_hello(message: bytes) -> Hello:
-    """The HELLO that a message begins with; raises RemoteProtocolError."""
-    return frames.decode_hello(_greeting(message, frames.HELLO))
+    """The HELLO that a message is; raises RemoteProtocolError."""
+    payload = _greeting(message, frames.HELLO)
+    if len(message) > frames.HEADER_BYTES + len(payload):
+        # A session that goes on would not count it, and misnumber all that follows.
+        raise RemoteProtocolError("a HELLO is not alone in its message")
+    return frames.decode_hello(payload)
 
 
 def read_welcome(message: bytes) -> Welcome:

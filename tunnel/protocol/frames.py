@@ -148,10 +148,14 @@ def decode_reason(encoded: bytes) -> str:
 
 
 def first_frame(message: bytes) -> tuple[int, bytes]:
-    """The type and payload of the frame that a message begins with."""
+    """The type and payload of the frame that a message begins with, which is the session's."""
     if len(message) < HEADER_BYTES:
         raise RemoteProtocolError(f"{len(message)} bytes are no frame")
-    frame_type, _, _, _, length = HEADER.unpack_from(message)
+    frame_type, _, reserved, stream_id, length = HEADER.unpack_from(message)
+    if reserved:
+        raise RemoteProtocolError(f"the reserved bytes of a header are {reserved}")
+    if stream_id:
+        raise RemoteProtocolError(f"frame type {frame_type} on stream {stream_id} before the greeting")
     payload = message[HEADER_BYTES : HEADER_BYTES + length]
     if len(payload) < length:
         raise RemoteProtocolError(f"a frame of {length} bytes is cut at {len(payload)}")
