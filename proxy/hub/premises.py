@@ -5,6 +5,7 @@ They are what goes from one process to the next when a hub is replaced; all else
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from collections.abc import AsyncIterator, Mapping
@@ -178,7 +179,8 @@ async def _open_anew(address: Address, held: Mapping[int, str]) -> list[socket.s
     try:
         return await open_sockets(address)
     except OSError as error:
-        if address.port not in held:
+        taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+        if not taken or address.port not in held:
             raise
         raise OSError(
             f"{error}: the hub that is to be replaced listens on {held[address.port]}: "
