@@ -152,7 +152,10 @@ def _members(data_dir: Path) -> list[str]:
 
     (Path.rglob would take it for an empty one, and its files would be missing in the archive.)
     """
-    folders = [data_dir, data_dir / "keys", data_dir / "tls"]
+    folders = [data_dir, data_dir / "keys"]
+    if is_there(data_dir / "tls"):
+        # It is empty where the hub has a certificate of its operator, and a copy may lack what is empty.
+        folders.append(data_dir / "tls")
     names = (str(path.relative_to(data_dir)) for folder in folders for path in folder.iterdir())
     return sorted(name for name in names if _MEMBER.fullmatch(name) and name != "hub.db")
 

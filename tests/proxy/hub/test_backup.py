@@ -74,6 +74,17 @@ def test_a_restored_hub_is_the_hub_that_was_backed_up(hub: DataDir, tmp_path: Pa
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_a_hub_with_a_certificate_of_its_operator_needs_no_folder_for_others(
+    hub: DataDir, tmp_path: Path
+) -> None:
+    for file in hub.tls_dir.iterdir():
+        file.unlink()
+    hub.tls_dir.rmdir()
+    backup(hub.path, tmp_path / "hub.tar")
+    restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
+    assert contents(tmp_path / "other") == contents(hub.path)
+
+
 def test_a_running_hub_is_backed_up_with_what_is_only_in_its_wal(hub: DataDir, tmp_path: Path) -> None:
     with hub.locked():
         store = Store(hub.store_file, org="main", clock=clock)
