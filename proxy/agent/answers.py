@@ -16,11 +16,11 @@ from proxy.agent.account import logins_path
 from proxy.agent.errors import NotWritableError
 from proxy.agent.files import cache_folder, write_private
 
-# How far what `started_s` says may move by itself: by rounding, and by a clock that is set in small steps.
+# How far the time of `machine_started_s` may move by itself: by rounding, and by a clock set in small steps.
 SET_MAX_S = 2
 
 
-def started_s() -> float:
+def machine_started_s() -> float:
     """When this machine started, by its clock: another time after that was set, or after a restart."""
     try:
         # A shell can read this too; and a container may be shown one of its own, which no system call tells.

@@ -19,7 +19,7 @@ from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
 from proxy.agent.account import Account, find_account, hub_origin
-from proxy.agent.answers import SET_MAX_S, known_login, remember, started_s
+from proxy.agent.answers import SET_MAX_S, known_login, machine_started_s, remember
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
 
@@ -171,7 +171,7 @@ def cached_token(
         try:
             cached = _fetch(account, cluster)
         except AgentError as error:
-            _write_cache(path, account, Cached("", time.time(), started_s(), str(error)))
+            _write_cache(path, account, Cached("", time.time(), machine_started_s(), str(error)))
             raise
         _write_cache(path, account, cached)
         return cached
@@ -181,7 +181,7 @@ def _fetch(account: Account, cluster: str) -> Cached:
     from proxy.agent.hub import fetch_token
 
     # Before the call: the token's life has begun by the time that the answer is here.
-    now_s, since_s = time.time(), started_s()
+    now_s, since_s = time.time(), machine_started_s()
     token = fetch_token(account, cluster)
     return Cached(token.text, now_s + token.expires_in_s - SKEW_S, since_s, "")
 
@@ -193,7 +193,7 @@ def lasts(cached: Cached) -> bool:
 
 def _usable(cached: Cached) -> bool:
     # Or the token would seem to live for as much longer as the clock was set back.
-    return lasts(cached) and abs(started_s() - cached.started_s) <= SET_MAX_S
+    return lasts(cached) and abs(machine_started_s() - cached.started_s) <= SET_MAX_S
 
 
 def _cache_path(environment: Mapping[str, str], hub: str, cluster: str) -> str:

@@ -17,7 +17,7 @@ import trustme
 from cryptography import x509
 
 from proxy.agent.account import Account
-from proxy.agent.answers import started_s
+from proxy.agent.answers import machine_started_s
 from proxy.agent.connect import CONNECTIONS_MAX, Guard, HubSide, LoopbackProxy, NotAllowedError
 from proxy.agent.credential import Cached
 from proxy.agent.errors import AgentError
@@ -333,7 +333,7 @@ async def test_tokens_are_held_until_they_are_nearly_over(
 
     def fetch(environment: object, account: object, cluster: str, *, refused: str = "") -> Cached:
         asked.append((cluster, refused))
-        return Cached(f"token-{len(asked)}", time.time() + life_s, started_s(), "")
+        return Cached(f"token-{len(asked)}", time.time() + life_s, machine_started_s(), "")
 
     monkeypatch.setattr("proxy.agent.rotation.cached_token", fetch)
     tokens = Tokens({}, Account("https://hub.example", "robot", "k", None, "s"))

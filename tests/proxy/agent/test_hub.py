@@ -3,6 +3,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -252,31 +253,34 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
         store.redeem_code("c", OWN_KEY.public)
         store.add_cluster("prod", relay_key=SigningKey.generate().public, teams=["sre"])
 
-    async with open_directory(tmp_path / "hub.db", org="acme", clock=lambda: 1_800_000_000.0) as directory:
-        await directory.change(enrol)
-        endpoint = TokenEndpoint(
-            directory=directory,
-            keys=lambda: SigningKeys(key, (key,)),
-            pepper=pepper,
-            issuer=hub.url,
-            record=events.append,
-            clock=lambda: 1_800_000_000.0,
-            seen=SeenStore(tmp_path / "seen.db"),
-        )
-        token = trio.lowlevel.current_trio_token()
+    with closing(SeenStore(tmp_path / "seen.db")) as seen:
+        async with open_directory(
+            tmp_path / "hub.db", org="acme", clock=lambda: 1_800_000_000.0
+        ) as directory:
+            await directory.change(enrol)
+            endpoint = TokenEndpoint(
+                directory=directory,
+                keys=lambda: SigningKeys(key, (key,)),
+                pepper=pepper,
+                issuer=hub.url,
+                record=events.append,
+                clock=lambda: 1_800_000_000.0,
+                seen=seen,
+            )
+            token = trio.lowlevel.current_trio_token()
 
-        def answer(asked: Asked) -> Reply:
-            headers = tuple((name.encode(), value.encode()) for name, value in asked.headers.items())
-            if asked.path == "/oauth/token":
-                got = trio.from_thread.run(
-                    endpoint.answer, asked.body, headers, "192.0.2.1", trio_token=token
-                )
-            else:
-                got = trio.from_thread.run_sync(endpoint.clusters, headers, "192.0.2.1", trio_token=token)
-            return got.status, {name.decode(): value.decode() for name, value in got.headers}, got.body
+            def answer(asked: Asked) -> Reply:
+                headers = tuple((name.encode(), value.encode()) for name, value in asked.headers.items())
+                if asked.path == "/oauth/token":
+                    got = trio.from_thread.run(
+                        endpoint.answer, asked.body, headers, "192.0.2.1", trio_token=token
+                    )
+                else:
+                    got = trio.from_thread.run_sync(endpoint.clusters, headers, "192.0.2.1", trio_token=token)
+                return got.status, {name.decode(): value.decode() for name, value in got.headers}, got.body
 
-        hub.reply = answer
-        yield endpoint
+            hub.reply = answer
+            yield endpoint
 
 
 async def test_the_hub_itself_and_the_agent_speak_the_same_language(
