@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import attrs
@@ -35,7 +37,10 @@ HOOK = Path(__file__).with_name("counting")
 CHECKOUT = Path(__file__).parent.parent
 # How many requests share a wakeup differs by some 5 % between a quiet machine and a busy one.
 ALLOWED = 1.12
-SECONDS = 2.0
+# And a download's messages are smaller, and so more, when its two ends get the cores by turns. The least of
+# the rounds is what counts, since such things only add.
+ROUNDS = 3
+SECONDS = 1.0
 BULK_BYTES = 64 * 1024 * 1024
 CONNECTIONS = (1, 64)
 DEADLINE_S = 30.0
@@ -87,19 +92,20 @@ def measure(functions: int = 0) -> dict[str, float]:
 
 
 def _measure(system: System, upstream: Upstream, file: Path, functions: int) -> dict[str, float]:
-    figures = {}
+    figures: dict[str, float] = {}
     endpoint = system.fresh_endpoint()
     jobs = {f"a request, {n} at once": Job("requests", endpoint, POD_PATH, n, SECONDS) for n in CONNECTIONS}
     jobs["a MB down"] = Job("download", endpoint, upstream.body(BULK_BYTES))
-    for title, job in jobs.items():
+    for (title, job), last in product(jobs.items(), [False] * (ROUNDS - 1) + [True]):
         with Load(job) as load, counted(system, file) as counts:
             load.go()
             done = load.report()
         units = done.requests if job.kind == "requests" else done.transferred / 1e6
         for process, calls in counts.by_process.items():
-            figures[f"{process}, {title}"] = round(sum(calls.values()) / units, 1)
-            for function, count in sorted(calls.items(), key=lambda item: -item[1])[:functions]:
-                print(f"{process}, {title}: {count / units:8.2f}  {function}")
+            name = f"{process}, {title}"
+            figures[name] = min(figures.get(name, math.inf), round(sum(calls.values()) / units, 1))
+            for function, count in sorted(calls.items(), key=lambda item: -item[1])[: functions * last]:
+                print(f"{name}: {count / units:8.2f}  {function}")
     return figures
 
 
