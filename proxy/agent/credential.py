@@ -187,8 +187,8 @@ def _fetch(account: Account, cluster: str) -> Cached:
 
 
 def lasts(cached: Cached) -> bool:
-    """Whether it holds a token with some life left, if the clock was not set since."""
-    return bool(cached.token) and cached.until_s - time.time() > REMAINING_MIN_S
+    """Whether it holds a token with some life left, and no more than one can have, by the clock as it is."""
+    return bool(cached.token) and REMAINING_MIN_S < cached.until_s - time.time() <= 60
 
 
 def _usable(cached: Cached) -> bool:

@@ -261,16 +261,20 @@ def later(seconds: int) -> Callable[[Path], None]:
     return change
 
 
-def over(path: Path) -> None:
-    _, started_s = path.read_text().splitlines()[0].split()
-    changed(0, f"{int(time.time()) - 1} {started_s}")(path)
+def ending(in_s: int) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        _, started_s = path.read_text().splitlines()[0].split()
+        changed(0, f"{int(time.time()) + in_s} {started_s}")(path)
+
+    return change
 
 
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize(
     "change",
     [
-        over,
+        ending(-1),
+        ending(70),
         later(-60),
         later(-14),
         later(+60),
@@ -287,6 +291,7 @@ def over(path: Path) -> None:
     ],
     ids=[
         "over",
+        "too long",
         "past",
         "near past",
         "future",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import calendar
 import json
+import math
 import stat
 import subprocess
 import sys
@@ -182,7 +183,8 @@ def set_since(entry: dict[str, float], back_s: float) -> dict[str, float]:
 
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize(
-    "change", ["expired", "future", "back", "ahead", "before", "damaged", "open", "other login"]
+    "change",
+    ["expired", "endless", "too long", "future", "back", "ahead", "before", "damaged", "open", "other login"],
 )
 def test_a_cache_that_does_not_fit_is_not_used(
     home: Home, hub: FakeHub, account: Account, change: str
@@ -193,6 +195,10 @@ def test_a_cache_that_does_not_fit_is_not_used(
     match change:
         case "expired":
             cache.write_text(json.dumps(entry | {"until": time.time() + 2}))
+        case "endless":
+            cache.write_text(json.dumps(entry | {"until": math.inf}))
+        case "too long":
+            cache.write_text(json.dumps(entry | {"until": time.time() + 70}))
         case "future":
             cache.write_text(json.dumps(set_since(entry, 3600)))
         case "back":
