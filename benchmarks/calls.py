@@ -20,7 +20,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import product
 from pathlib import Path
 
 import attrs
@@ -96,16 +95,18 @@ def _measure(system: System, upstream: Upstream, file: Path, functions: int) -> 
     endpoint = system.fresh_endpoint()
     jobs = {f"a request, {n} at once": Job("requests", endpoint, POD_PATH, n, SECONDS) for n in CONNECTIONS}
     jobs["a MB down"] = Job("download", endpoint, upstream.body(BULK_BYTES))
-    for (title, job), last in product(jobs.items(), [False] * (ROUNDS - 1) + [True]):
-        with Load(job) as load, counted(system, file) as counts:
-            load.go()
-            done = load.report()
-        units = done.requests if job.kind == "requests" else done.transferred / 1e6
-        for process, calls in counts.by_process.items():
-            name = f"{process}, {title}"
-            figures[name] = min(figures.get(name, math.inf), round(sum(calls.values()) / units, 1))
-            for function, count in sorted(calls.items(), key=lambda item: -item[1])[: functions * last]:
-                print(f"{name}: {count / units:8.2f}  {function}")
+    for title, job in jobs.items():
+        for rounds_left in reversed(range(ROUNDS)):
+            with Load(job) as load, counted(system, file) as counts:
+                load.go()
+                done = load.report()
+            units = done.requests if job.kind == "requests" else done.transferred / 1e6
+            for process, calls in counts.by_process.items():
+                name = f"{process}, {title}"
+                figures[name] = min(figures.get(name, math.inf), round(sum(calls.values()) / units, 1))
+                if not rounds_left:
+                    for function, count in sorted(calls.items(), key=lambda item: -item[1])[:functions]:
+                        print(f"{name}: {count / units:8.2f}  {function}")
     return figures
 
 
