@@ -82,7 +82,11 @@ def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
 
     The timeout is that of all addresses together, and afterwards of each wait on the socket. Raises OSError.
     """
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        # Of a part that is empty or too long, which no resolver is asked about.
+        raise OSError("no host can have that name") from error
     deadline = time.monotonic() + timeout_s
     failure = OSError(f"{host} has no address")
     pending: list[socket.socket] = []

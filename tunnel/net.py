@@ -15,6 +15,7 @@ from tunnel.tcp import Bonds, TCPStream, tune_socket
 from tunnel.tls import HandshakeFailed, TLSStream
 
 __all__ = [
+    "NO_NAME",
     "HandshakeFailed",
     "TLSStream",
     "bind_to_peer",
@@ -38,6 +39,8 @@ ALPN: Final = ["http/1.1"]
 
 # How long an address may keep the next one of the same host waiting (RFC 8305 section 8).
 NEXT_ADDRESS_S: Final = 0.25
+# Of a name with a part that is empty or too long: Python's resolver raises a UnicodeError then.
+NO_NAME: Final = "no host can have that name"
 
 
 async def open_tcp(host: str, port: int) -> TCPStream:
@@ -45,7 +48,10 @@ async def open_tcp(host: str, port: int) -> TCPStream:
 
     The name is resolved anew each time. Raises OSError. When cancelled, nothing is left open.
     """
-    return TCPStream.take_over(await trio.open_tcp_stream(host, port))
+    try:
+        return TCPStream.take_over(await trio.open_tcp_stream(host, port))
+    except UnicodeError as exc:
+        raise OSError(NO_NAME) from exc
 
 
 async def open_first(addresses: Sequence[str], port: int) -> TCPStream:

@@ -12,7 +12,7 @@ import ssl
 import trio
 
 from proxy.hub.rules import is_nobodys, is_public
-from tunnel.net import open_first, wrap_client
+from tunnel.net import NO_NAME, open_first, wrap_client
 
 # Where a URL names no port.
 HTTPS_PORT = 443
@@ -27,7 +27,10 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
 
     Raises OSError (AddressRefusedError) or trio.BrokenResourceError. When cancelled, nothing is left open.
     """
-    found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(NO_NAME) from error
     allowed: list[str] = []
     refusal = f"{host} has no address"
     for *_, (address, *_) in found:

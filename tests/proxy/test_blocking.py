@@ -52,6 +52,12 @@ def test_when_none_answers_the_last_reason_is_told(monkeypatch: pytest.MonkeyPat
             open_tcp("hub.example", unused.getsockname()[1], TIMEOUT_S)
 
 
+@pytest.mark.parametrize("host", ["hub..example", f"{'x' * 64}.example"])
+def test_a_name_that_no_host_can_have_is_a_failed_connection(host: str) -> None:
+    with pytest.raises(OSError, match="no host can have that name"):
+        open_tcp(host, 443, TIMEOUT_S)
+
+
 def test_all_addresses_together_have_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     with one_that_swallows_and_one_that_answers() as (addresses, port):
         leads_to(monkeypatch, addresses[:1] * 3)

@@ -86,6 +86,13 @@ async def test_a_refused_connection_is_an_os_error() -> None:
             await open_tcp("127.0.0.1", port)
 
 
+@pytest.mark.parametrize("host", ["hub..example", f"{'x' * 64}.example"])
+async def test_a_name_that_no_host_can_have_is_an_os_error(host: str) -> None:
+    with pytest.raises(OSError) as caught:
+        await open_tcp(host, 443)
+    assert os_reason(caught.value) == "no host can have that name"
+
+
 async def test_sockets_are_tuned() -> None:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     port = listener.socket.getsockname()[1]

@@ -75,6 +75,12 @@ async def test_an_address_in_disguise_is_resolved_and_then_judged(host: str) -> 
         await dial_checked(host, 443, ssl.create_default_context(), private=False)
 
 
+@pytest.mark.parametrize("host", ["relay..example", f"{'x' * 64}.example"])
+async def test_a_name_that_no_host_can_have_is_a_failed_dial(host: str) -> None:
+    with pytest.raises(OSError, match="no host can have that name"):
+        await dial_checked(host, 443, ssl.create_default_context(), private=False)
+
+
 async def test_what_is_connected_to_is_what_was_judged() -> None:
     # A name server that answers with a good address to whoever checks, and with a bad one to whoever dials.
     async with trio.open_nursery() as nursery:
