@@ -11,14 +11,13 @@ import os
 from collections.abc import Sequence
 from typing import TypeAlias
 
-import yaml
-
 from auth.principal import IdentityError, slug
 from proxy.agent.account import Account, hub_origin
 from proxy.agent.credential import API_VERSIONS
 from proxy.agent.errors import AgentError, quoted
 from proxy.agent.files import FILE_BYTES_MAX, write_private
 from proxy.agent.hub import Reach
+from proxy.foreign_yaml import YamlError, read_yaml
 from proxy.manifests import to_yaml
 
 USER = "hawse"
@@ -203,10 +202,9 @@ def read(path: str) -> Document:
     if len(raw) > FILE_BYTES_MAX:
         raise AgentError(f"{path} is no kubeconfig: it has more than {FILE_BYTES_MAX} bytes")
     try:
-        document = yaml.safe_load(raw)
-    except (yaml.YAMLError, RecursionError):
-        # Not chained: the cause quotes the file, which may hold credentials of others.
-        raise AgentError(f"{path} is no YAML, so no kubeconfig") from None
+        document = read_yaml(raw)
+    except YamlError as error:
+        raise AgentError(f"{path} is no YAML, so no kubeconfig") from error
     if document is None:
         return {}
     if not isinstance(document, dict) or document.get("kind", "Config") != "Config":

@@ -12,7 +12,6 @@ without a pinned CA would be whoever the environment's trust store says.
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import re
 import ssl
@@ -22,14 +21,16 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import attrs
-import yaml
 
+from proxy.foreign_yaml import YamlError, read_yaml
 from proxy.watched import FileError, WatchedFile
 from tunnel.net import client_context
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
+# What ssl takes for one; anything else it refuses at each connection, and not as a failed one.
+_SERVER_NAME = re.compile(r"[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63})*\.?|[0-9A-Fa-f:.]+")
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _Value = TypeVar("_Value")
 
@@ -178,9 +179,8 @@ _REFUSED_CLUSTER_KEYS = {
 
 def _parse_kubeconfig(raw: bytes) -> _Entry:
     try:
-        document = yaml.safe_load(raw)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as exc:
-        # The parser's message quotes the text, which may be a token.
+        document = read_yaml(raw)
+    except YamlError as exc:
         raise FileError("not valid YAML") from exc
     if not isinstance(document, dict):
         raise FileError("not a kubeconfig")
@@ -209,8 +209,12 @@ def _parse_kubeconfig(raw: bytes) -> _Entry:
     if token_file is None:
         if inline is None:
             raise FileError("the user has no token and no tokenFile")
-        token = _parse_token(inline.encode("utf-8"))
-    return _Entry(server, _optional(cluster, "tls-server-name"), ca, ca_file, token, token_file)
+        # YAML can say what has no UTF-8; it is no token either.
+        token = _parse_token(inline.encode("utf-8", "surrogatepass"))
+    server_name = _optional(cluster, "tls-server-name")
+    if server_name is not None and _SERVER_NAME.fullmatch(server_name) is None:
+        raise FileError("tls-server-name is neither a name nor an address")
+    return _Entry(server, server_name, ca, ca_file, token, token_file)
 
 
 def _named(document: Mapping[object, object], listing: str, key: str, name: str) -> Mapping[object, object]:
@@ -253,7 +257,7 @@ def _check_server(server: str) -> None:
 def _decode(data: str) -> bytes:
     try:
         return base64.b64decode(data, validate=True)
-    except binascii.Error as exc:
+    except ValueError as exc:
         raise FileError("certificate-authority-data is not base64") from exc
 
 

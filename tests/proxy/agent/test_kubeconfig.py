@@ -187,7 +187,11 @@ def test_a_file_is_made_for_its_owner_alone_and_a_link_is_followed(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    "content", ["[]", "kind: Pod", "a: b: secret", "clusters: {a: b}", "users: [secret]", "[" * 9999]
+    "content",
+    [
+        *("[]", "kind: Pod", "a: b: secret", "clusters: {a: b}", "users: [secret]", "[" * 9999),
+        *("token: !!int secret", "token: !!bool secret", "issued: 2026-13-01"),
+    ],
 )
 def test_a_file_that_is_no_kubeconfig_is_left_as_it_is_and_not_quoted(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config"

@@ -141,6 +141,14 @@ def test_an_inline_token_follows_the_kubeconfig(tmp_path: Path) -> None:
     assert access.token() == "secret-1-rotated"
 
 
+def test_a_kubeconfig_that_becomes_unreadable_leaves_what_it_said_before(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path)
+    access = from_kubeconfig(path)
+    path.write_text(path.read_text() + "issued: 2026-13-01\n")
+    assert not access.refresh_token()
+    assert access.token() == "secret-1"
+
+
 @pytest.mark.parametrize(
     ("user", "reason"),
     [
@@ -153,6 +161,7 @@ def test_an_inline_token_follows_the_kubeconfig(tmp_path: Path) -> None:
         ({"token": "t", "as": "admin"}, "cannot itself be impersonated"),
         ({}, "no token and no tokenFile"),
         ({"token": "a b"}, "no token in it"),
+        ({"token": "\ud800"}, "no token in it"),
         ({"token": 7}, "token is not a string"),
     ],
 )
@@ -170,6 +179,10 @@ def test_a_credential_that_is_no_bearer_token_is_refused_with_its_reason(
         ({"proxy-url": "http://proxy"}, "through no proxy"),
         ({"certificate-authority-data": None}, "only a pinned CA"),
         ({"certificate-authority-data": "%%"}, "not base64"),
+        ({"certificate-authority-data": "ÄÄÄÄ"}, "not base64"),
+        ({"tls-server-name": "kube..example"}, "neither a name nor an address"),
+        ({"tls-server-name": ".kube"}, "neither a name nor an address"),
+        ({"tls-server-name": "kübe"}, "neither a name nor an address"),
         ({"certificate-authority-data": "AAAA"}, "no CA certificate"),
         ({"server": "http://10.0.0.1"}, "server is not https"),
         ({"server": "https://10.0.0.1/k8s/clusters/a"}, "server is not https"),
@@ -200,6 +213,13 @@ def test_a_cluster_that_cannot_be_trusted_is_refused_with_its_reason(
         "token: !!python/object:x {}",
         "current-context: c",
         "{contexts: 7, current-context: c}",
+        "token: !!int secret",
+        "token: !!bool secret",
+        "token: !!timestamp secret",
+        "token: !!float ''",
+        "issued: 2026-13-01",
+        f"token: {'7' * 5000}",
+        f"token: 1{':59' * 300}.5",
     ],
 )
 def test_what_is_no_kubeconfig_is_refused_without_being_quoted(tmp_path: Path, text: str) -> None:
