@@ -152,16 +152,22 @@ class Link:
 
     # --- the writer, and a pass that does its work ---
 
-    def wake(self) -> None:
-        """Have what a stream has queued sent: at the end of the pass that is under way, or by the writer."""
+    def wake(self, *, whole: bool = False) -> None:
+        """Have what a stream has queued sent: in the pass that is under way, or by the writer.
+
+        A pass sends it at its end. When it is the `whole` of what there is to say, and the pass has nobody
+        else to call, it is sent at once.
+        """
         self._gathered = True
         if self._flush_due or self.writer.task is None:
             return
         readiness = self.mux.readiness
-        if readiness is not None and readiness.at_end(self.flush_nowait):
+        if readiness is not None:
             self._flush_due = True
-        else:
-            self.writer.unpark()
+            if readiness.at_end(self.flush_nowait, ready=whole):
+                return
+            self._flush_due = False
+        self.writer.unpark()
 
     def flush_nowait(self) -> None:
         """Send what is queued without a wait, where the send side is free; otherwise the writer will."""

@@ -142,7 +142,7 @@ class Multiplexer:
     def send_head(self, state: StreamState, head: bytes, data: bytes, eof: bool) -> None:
         self.connection.send_head(state, head, eof, data)
         if self.link is not None:
-            self.link.wake()
+            self.link.wake(whole=eof)
 
     def send_data(self, state: StreamState, data: bytes, *, eof: bool = False) -> None:
         self.connection.send_data(state, data, eof=eof)

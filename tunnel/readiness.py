@@ -56,6 +56,8 @@ class Readiness:
         self._watches: dict[int, Watch] = {}
         # What the end of the pass that is under way calls; None between two passes.
         self._endings: list[Callable[[], None]] | None = None
+        # That pass has one call only.
+        self._alone = False
 
     def watch(self, descriptor: int, call: Callable[[], None]) -> Watch:
         """Have `call` called whenever the socket has bytes, its peer's end or an error to read."""
@@ -72,14 +74,18 @@ class Readiness:
             if not self._epoll.closed:
                 self._epoll.unregister(descriptor)
 
-    def at_end(self, call: Callable[[], None]) -> bool:
+    def at_end(self, call: Callable[[], None], *, ready: bool = False) -> bool:
         """Have `call` called at the end of this pass, behind all of its calls; False when none is under way.
 
-        It must neither wait nor raise either.
+        It must neither wait nor raise either. When all is `ready` for it that whoever asks has to add, and
+        nobody else is called in this pass, it is called at once: what is done behind that keeps it no longer.
         """
         if self._endings is None:
             return False
-        self._endings.append(call)
+        if ready and self._alone:
+            call()
+        else:
+            self._endings.append(call)
         return True
 
     async def run(self) -> None:
@@ -91,7 +97,9 @@ class Readiness:
                 await trio.lowlevel.wait_readable(descriptor_of_all)
                 endings: list[Callable[[], None]] = []
                 self._endings = endings
-                for descriptor, _ in epoll.poll(0, CALLS_PER_PASS):
+                readable = epoll.poll(0, CALLS_PER_PASS)
+                self._alone = len(readable) == 1
+                for descriptor, _ in readable:
                     # A call before may have ended this watch.
                     watch = watches.get(descriptor)
                     if watch is not None:

@@ -219,7 +219,7 @@ class Session:
         if link is None:
             mux.keepalive.hurry()
         else:
-            link.wake()
+            link.wake(whole=eof)
         return stream
 
     def _check_may_open(self) -> None:

@@ -329,6 +329,38 @@ async def test_what_a_pass_queues_is_out_at_its_end_as_one_message(
             (await pair.dialer.accept()).close_nowait()
 
 
+async def test_the_whole_of_what_a_pass_has_to_say_is_out_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair, passing(pair.listener) as passes:
+        context = pair.dialer.add_context(1, b"x")
+        asking = [pair.dialer.open_stream(b"GET", context=context, eof=True) for _ in range(2)]
+        answering = [await pair.listener.accept() for _ in asking]
+        # Until nothing is left to acknowledge.
+        await trio.sleep(2)
+        await wait_all_tasks_blocked()
+        sent = pair.wire.sent
+        out: list[int] = []
+
+        async def said_in(call: Callable[[], None]) -> tuple[int, int]:
+            """How many messages are out behind that call, and behind its pass."""
+            before = len(sent)
+            await passes.make(lambda: call() or out.append(len(sent) - before))
+            return out.pop(), len(sent) - before
+
+        def begin() -> None:
+            # Where more may follow in the same call, it waits for that.
+            answering[0].send_answer_nowait(b"200", b"one ")
+            answering[0].send_nowait(b"two")
+
+        assert await said_in(begin) == (0, 1)
+        assert await said_in(lambda: answering[1].send_answer_nowait(b"200", b"all", eof=True)) == (1, 1)
+        assert await said_in(lambda: ask(pair)) == (1, 1)
+        assert await said_in(lambda: pair.open_stream(b"PUT") and None) == (0, 1)
+        for each in (*asking, *answering):
+            each.close_nowait()
+
+
 async def test_outside_of_a_pass_it_is_the_writers(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair, passing(pair.listener):
         await trio.sleep(1)

@@ -177,3 +177,29 @@ async def test_the_end_of_a_pass_is_behind_all_of_its_calls() -> None:
     for near, far in pairs:
         near.close()
         far.close()
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+async def test_what_is_ready_waits_for_the_end_of_a_pass_that_has_other_calls(calls: int) -> None:
+    pairs = [pair() for _ in range(calls)]
+    happened: list[str] = []
+
+    async with running() as watcher:
+        for near, _ in pairs:
+
+            def call(near: socket.socket = near) -> None:
+                near.recv(10)
+                assert watcher.at_end(lambda: happened.append("sent"), ready=True)
+                happened.append("behind it")
+
+            watcher.watch(near.fileno(), call)
+        assert not watcher.at_end(lambda: happened.append("sent"), ready=True)
+        for _ in range(2):
+            for _, far in pairs:
+                far.send(b"x")
+            await trio.testing.wait_all_tasks_blocked()
+    once = ["sent", "behind it"] if calls == 1 else ["behind it"] * calls + ["sent"] * calls
+    assert happened == once * 2
+    for near, far in pairs:
+        near.close()
+        far.close()
