@@ -247,7 +247,7 @@ class ReceivedLedger:
         self.unacknowledged_bytes += size
         if self.due_at is None:
             self.due_at = now + ACK_AFTER_S
-        if self.unacknowledged_bytes >= ACK_SOON_BYTES and self._soon_at < self.due_at:
+        if self.unacknowledged_bytes >= ACK_SOON_BYTES:
             self.due_at = self._soon_at
 
     def due(self, now: float) -> bool:
