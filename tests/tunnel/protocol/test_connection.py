@@ -54,10 +54,27 @@ def test_nothing_but_a_greeting_may_come_first() -> None:
         (Role.LISTENER, frames.welcome(Welcome())),
         (Role.DIALER, frames.hello(Hello())),
         (Role.LISTENER, frames.goaway(0, 4400, 0, 0, "")),
+        (Role.LISTENER, frames.header(FrameType.HELLO, 0, 1, 2) + b"{}"),
+        (Role.DIALER, frames.header(FrameType.WELCOME, 0, 1, 2) + b"{}"),
     ):
         connection = Connection(role, now=0.0)
         with pytest.raises(RemoteProtocolError, match="before the greeting"):
             connection.receive_message(first, 0.0)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_a_greeting_has_16_kib_at_most(role: Role) -> None:
+    kind = FrameType.HELLO if role is Role.LISTENER else FrameType.WELCOME
+    for size in (16 * KIB, 16 * KIB + 1):
+        connection = Connection(role, now=0.0)
+        if role is Role.DIALER:
+            connection.say_hello(Hello())
+        message = frames.header(kind, 0, 0, size) + b"{}".ljust(size)
+        if size <= 16 * KIB:
+            assert connection.receive_message(message, 0.0)
+        else:
+            with pytest.raises(RemoteProtocolError, match="a greeting of 16385 bytes"):
+                connection.receive_message(message, 0.0)
 
 
 def test_a_second_greeting_ends_the_session() -> None:
@@ -136,21 +153,26 @@ def test_a_frame_carries_as_much_of_a_stream_as_it_may(max_frame: int, carried: 
         (frames.header(FrameType.CONTEXT, 0, 4, 9) + bytes(9), "frame type 5 on stream 4"),
         (frames.header(FrameType.DATA, 0, 2, 1) + b"x", "DATA on stream 2, which was never opened"),
         (frames.header(FrameType.DATA, 0, 0, 0), "DATA on stream 0"),
+        (frames.header(FrameType.HEAD, 0, 2, 4) + bytes(4), "HEAD on stream 2, which was never opened"),
         (frames.window(7, 1), "WINDOW on stream 7, which was never opened"),
+        (frames.open_prefix(8, 1, 0, 0, 0) + frames.window(7, 1), "WINDOW on stream 7"),
         (frames.reset(9, StreamCode.CANCEL, Processed.NO, "", in_line=False), "RESET on stream 9"),
         (frames.open_prefix(3, 1, 0, 0, 0), "stream id 3 is not the peer's to open"),
         (frames.open_prefix(2**31, 1, 0, 0, 0), "stream id 2147483648 is not the peer's to open"),
         (frames.open_prefix(4, 1, 0, 0, 0) + frames.open_prefix(4, 1, 0, 0, 0), "stream id 4 after 4"),
         (frames.open_prefix(2, 1, 1, 2, 0) + b"ab", "OPEN carries 2 bytes of a head of 1"),
+        (frames.head_prefix(2, 1, 2, 0) + b"ab", "HEAD carries 2 bytes of a head of 1"),
         (frames.ack(99), "99 frames acknowledged"),
         (frames.context(1, 0, b"again"), "context 1 after 1"),
         (frames.context(9, 0, b""), "context 9 is retired but not live"),
-        (bytes(2 * MIB), "a message of 2097152 bytes exceeds 1048576"),
+        (bytes(MIB + 1), "a message of 1048577 bytes exceeds 1048576"),
     ],
 )
 def test_what_breaks_the_protocol_ends_the_session_and_a_goaway_says_why(message: bytes, reason: str) -> None:
     joined = Joined()
     joined.flow()
+    context = joined.dialer.add_context(1, b"token")
+    joined.dialer.open_stream(b"never sent", context.index, eof=True, now=joined.now)
     with pytest.raises(RemoteProtocolError, match=reason) as caught:
         joined.dialer.receive_message(message, joined.now)
     assert caught.value.close_code == CloseCode.PROTOCOL
@@ -161,6 +183,15 @@ def test_what_breaks_the_protocol_ends_the_session_and_a_goaway_says_why(message
     assert str(caught.value).startswith(said)
     with pytest.raises(RemoteProtocolError):
         joined.dialer.receive_message(b"", joined.now)
+
+
+def test_a_message_may_have_a_mebibyte_and_a_frame_what_was_agreed() -> None:
+    joined = Joined()
+    longest = frames.header(0x70, 0, 0, 128 * KIB) + bytes(128 * KIB)
+    rest = MIB - 7 * len(longest) - HEADER_BYTES
+    message = longest * 7 + frames.header(0x70, 0, 0, rest) + bytes(rest)
+    assert len(message) == MIB
+    assert joined.dialer.receive_message(message, joined.now) == []
 
 
 def test_unknown_frames_are_skipped_and_counted_when_they_are_sequenced() -> None:
@@ -248,18 +279,43 @@ def test_heads_beyond_the_limit_are_refused_by_both_sides() -> None:
     joined.dialer.receive_message(frames.open_prefix(2, 1, MIB + 1, 0, 0), joined.now)
     _, (_, _, stream_id, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))
     assert (stream_id, frames.decode_reset(payload)[:2]) == (2, (StreamCode.TOO_LARGE, Processed.NO))
+    joined = Joined()
+    opened, _ = joined.streams()
+    happened = joined.listener.receive_message(frames.head_prefix(2, MIB + 1, 0, 0), joined.now)
+    assert [(event.stream, event.code) for event in broken(happened)] == [(opened, StreamCode.TOO_LARGE)]
 
 
-def test_an_end_within_the_head_is_the_streams_fault() -> None:
+END = frames.header(FrameType.DATA, frames.FIN, 2, 1) + b"a"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        frames.open_prefix(2, 1, 10, 2, 0) + b"he" + END,
+        frames.open_prefix(2, 1, 10, 2, frames.FIN) + b"he",
+    ],
+)
+def test_an_end_within_the_head_is_the_streams_fault(message: bytes) -> None:
     joined = Joined()
     joined.flow()
-    message = (
-        frames.open_prefix(2, 1, 10, 2, 0) + b"he" + frames.header(FrameType.DATA, frames.FIN, 2, 1) + b"a"
-    )
     assert joined.dialer.receive_message(message, joined.now) == []
     (_, _, _, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))[-1]
     assert frames.decode_reset(payload)[:2] == (StreamCode.PROTOCOL, Processed.NO)
     assert joined.dialer.stream_count == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [frames.head_prefix(2, 10, 2, 0) + b"he" + END, frames.head_prefix(2, 10, 2, frames.FIN) + b"he"],
+)
+def test_an_end_within_the_answers_head_is_the_streams_fault_too(message: bytes) -> None:
+    joined = Joined()
+    opened, _ = joined.streams()
+    happened = joined.listener.receive_message(message, joined.now)
+    assert [(event.stream, event.code, event.processed) for event in broken(happened)] == [
+        (opened, StreamCode.PROTOCOL, Processed.MAYBE)
+    ]
+    assert joined.listener.memory.used_bytes == len(b"token")
 
 
 def test_more_streams_than_agreed_are_refused_as_not_processed() -> None:
@@ -309,6 +365,27 @@ def test_near_the_last_id_the_peer_is_told_to_go_elsewhere() -> None:
     assert any(isinstance(event, events.GoAwayReceived) for event in joined.at_listener)
     assert joined.dialer.stream_count == 1
     assert not joined.listener.may_open
+
+
+def test_what_the_peer_opens_until_it_hears_that_ids_are_used_up_is_served() -> None:
+    joined = Joined()
+    index = joined.dialer.add_context(1, b"token").index
+    joined.flow()
+    enough = LAST_STREAM_ID - 2**16
+
+    def says(stream_id: int) -> list[FrameType]:
+        joined.now += 1
+        joined.listener.receive_message(frames.open_prefix(stream_id, index, 0, 0, 0), joined.now)
+        message = joined.listener.data_to_send(64 * KIB, joined.now)
+        return [kind for kind in types_in(message) if kind is not FrameType.ACK]
+
+    assert says(enough) == []
+    assert says(enough + 2) == [FrameType.GOAWAY]
+    assert frames_of(joined.listener.last_goaway)[0][3][:6] == LAST_STREAM_ID.to_bytes(4, "big") + (
+        CloseCode.DRAINING.to_bytes(2, "big")
+    )
+    assert says(LAST_STREAM_ID) == []
+    assert joined.listener.opened_there == 3
 
 
 # --- Contexts ---
@@ -441,7 +518,9 @@ def test_credit_that_would_overflow_costs_that_stream_alone() -> None:
     joined = Joined()
     opened, _ = joined.streams()
     joined.streams()
-    happened = joined.listener.receive_message(frames.window(opened.id, 2**31 - 1), joined.now)
+    most = frames.window(opened.id, 2**31 - 1 - opened.send_credit)
+    assert joined.listener.receive_message(most, joined.now) == []
+    happened = joined.listener.receive_message(frames.window(opened.id, 1), joined.now)
     assert [(event.stream, event.code) for event in broken(happened)] == [(opened, StreamCode.FLOW_CONTROL)]
     assert joined.listener.stream_count == 1
 
@@ -529,22 +608,52 @@ def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept() 
     assert joined.listener.stream_count == joined.dialer.stream_count == 0
 
 
-def test_late_data_is_dropped_until_the_peer_has_the_reset_and_is_a_breach_afterwards() -> None:
+@pytest.mark.parametrize(
+    "late", [frames.header(FrameType.DATA, 0, 2, 1) + b"x", frames.head_prefix(2, 1, 1, 0) + b"x"]
+)
+def test_what_is_late_is_dropped_until_the_peer_has_the_reset_and_is_a_breach_afterwards(late: bytes) -> None:
+    joined = Joined()
+    opened, _ = joined.streams()
+    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.send(joined.listener)
+    used = joined.listener.memory.used_bytes
+    reset_number = joined.listener.sent.next_number - 1
+    for word in (b"", frames.ack(reset_number)):
+        joined.listener.receive_message(word + late, joined.now)
+        assert joined.listener.memory.used_bytes == used
+    with pytest.raises(RemoteProtocolError, match="which is over"):
+        joined.listener.receive_message(frames.ack(reset_number + 1) + late, joined.now)
+
+
+def test_credit_and_reset_for_a_stream_that_is_over_are_ignored() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.listener.send_data(opened, b"on its way")
-    joined.send(joined.listener)
-    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "")
-    joined.send(joined.dialer)
-    joined.deliver(joined.dialer)
-    assert joined.dialer.memory.used_bytes == len(b"token")
+    joined.listener.send_eof(opened)
+    joined.dialer.send_eof(accepted)
     joined.flow()
-    late = frames.header(FrameType.DATA, 0, opened.id, 1) + b"x"
-    joined.now += 0.1
-    joined.listener.tick(joined.now)
-    joined.flow()
-    with pytest.raises(RemoteProtocolError, match="which is over"):
-        joined.dialer.receive_message(late, joined.now)
+    assert joined.listener.stream_count == joined.dialer.stream_count == 0
+    for frame in (
+        frames.window(opened.id, 1),
+        frames.reset(opened.id, StreamCode.CANCEL, Processed.NO, "", in_line=False),
+    ):
+        assert joined.dialer.receive_message(frame, joined.now) == []
+        assert joined.listener.receive_message(frame, joined.now) == []
+
+
+def test_no_more_resets_than_65536_are_left_unacknowledged() -> None:
+    joined = Joined()
+    resets = joined.listener.unacknowledged_resets
+    # The listener's own streams, as after as many calls that were cancelled.
+    resets.update(dict.fromkeys(range(10**6, 10**6 + 2 * 65_535, 2), 2**64))
+    for most in (65_536, 65_537):
+        opened, _ = joined.streams()
+        joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+        assert len(resets) == most
+        if most == 65_536:
+            joined.listener.receive_message(b"", joined.now)
+    with pytest.raises(RemoteProtocolError, match="65537 RESETs are not acknowledged") as caught:
+        joined.listener.receive_message(b"", joined.now)
+    assert caught.value.close_code == CloseCode.LIMITS
 
 
 @pytest.mark.parametrize(
@@ -561,14 +670,19 @@ def test_bytes_after_the_end_are_the_streams_fault(frame: bytes, code: StreamCod
     joined.flow()
     happened = joined.dialer.receive_message(frame, joined.now)
     assert [event.code for event in broken(happened)] == [code]
+    assert joined.dialer.memory.used_bytes == len(b"token")
 
 
-def test_a_head_after_bytes_is_the_streams_fault() -> None:
+@pytest.mark.parametrize("head_first", [True, False])
+def test_a_head_after_bytes_or_a_head_is_the_streams_fault(head_first: bool) -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"server first")
+    if head_first:
+        joined.dialer.send_head(accepted, b"head", eof=False)
+    else:
+        joined.dialer.send_data(accepted, b"server first")
     joined.flow()
-    assert joined.listener.take(opened, 100, joined.now) == b"server first"
+    assert joined.listener.take(opened, 100, joined.now) == (b"" if head_first else b"server first")
     happened = joined.listener.receive_message(frames.head_prefix(opened.id, 0, 0, 0), joined.now)
     assert [event.code for event in broken(happened)] == [StreamCode.PROTOCOL]
     with pytest.raises(LocalProtocolError):
@@ -608,6 +722,23 @@ def test_two_sides_that_reset_in_line_with_more_queued_than_credit_do_not_wait_f
     joined.flow()
     assert joined.listener.stream_count == joined.dialer.stream_count == 0
     assert joined.listener.memory.used_bytes == joined.dialer.memory.used_bytes == len(b"token")
+
+
+def test_more_than_granted_costs_a_stream_whose_reset_waits_its_place_in_line() -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.listener.send_data(opened, bytes(500 * KIB))
+    joined.flow()
+    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    joined.flow()
+    assert joined.listener.stream_count == 1
+    accepted.send_credit += 10 * KIB
+    joined.dialer.send_data(accepted, bytes(500 * KIB))
+    joined.send(joined.dialer, 80 * KIB)
+    joined.flow()
+    # It swallows what it granted, and says the rest at once.
+    assert [event.code for event in broken(joined.at_dialer)] == [StreamCode.FLOW_CONTROL]
+    assert joined.listener.stream_count == joined.dialer.stream_count == 0
 
 
 def test_streams_that_were_taken_back_do_not_pile_up_behind_a_full_ledger() -> None:
@@ -754,6 +885,24 @@ def test_a_keystroke_goes_before_bulk_and_data_frames_stay_within_the_message() 
     assert quiet.id in [stream_id for _, _, stream_id, _ in sent[:2]]
 
 
+def test_a_stream_that_was_held_up_by_credit_does_not_pass_those_that_queue() -> None:
+    joined = Joined()
+    held_up, _ = joined.streams()
+    bulk, _ = joined.streams()
+    bulk.send_credit = 4 * MIB
+    joined.listener.send_data(held_up, bytes(65 * KIB))
+    joined.listener.send_data(bulk, bytes(4 * MIB))
+    while held_up.send_credit:
+        joined.send(joined.listener)
+    for _ in range(2):
+        joined.send(joined.listener, 16 * KIB)
+    joined.listener.receive_message(frames.window(held_up.id, 10 * KIB), joined.now)
+    sent = [
+        stream_id for kind, _, stream_id, _ in frames_of(joined.send(joined.listener)) if kind == frames.DATA
+    ]
+    assert sent[:2] == [bulk.id, held_up.id]
+
+
 def test_groups_share_the_link_whatever_the_number_of_their_streams() -> None:
     joined = Joined(hello=Hello(initial_window=4 * MIB))
     other = joined.listener.add_context(2, b"other agent").index
@@ -826,6 +975,7 @@ def test_what_is_left_of_a_message_is_taken_apart_like_the_next_one() -> None:
         assert connection.memory.used_bytes == before + held
         assert connection.received.count == count + held
         assert len(connection.unread) == len(message) - 13 * held
+        assert connection.frames_taken == 2
         connection.receive_message(connection.unread, joined.now, 2)
     assert connection.unread == b""
     assert connection.take(accepted, 10, joined.now) == b"01234"
@@ -864,7 +1014,9 @@ def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> 
     joined = Joined(dialer_memory=memory)
     evicted = []
     joined.dialer.on_eviction = lambda: evicted.append(True)
-    held = [joined.streams() for _ in range(5)]
+    *held, last = [joined.streams() for _ in range(5)]
+    # The longest unmoved is not the oldest.
+    held.insert(0, last)
     for opened, _ in held:
         joined.now += 1
         joined.listener.send_data(opened, bytes(52 * KIB))
@@ -956,9 +1108,20 @@ def test_round_trip_and_clock_are_measured_by_pings() -> None:
     assert joined.dialer.peer_wall_offset_s == pytest.approx(1007.5, abs=0.002)
 
 
+def test_a_ping_of_the_peers_is_no_answer_and_an_answer_that_nobody_waits_for_is_nothing() -> None:
+    joined = Joined()
+    joined.dialer.ping(joined.now)
+    joined.send(joined.dialer)
+    for answer, number in ((False, 1), (True, 99)):
+        message = frames.ping(number, 0, 12345, answer=answer)
+        assert joined.dialer.receive_message(message, joined.now) == []
+        assert joined.dialer.rtt_s is joined.dialer.peer_wall_offset_s is None
+
+
 def test_the_welcome_tells_the_listeners_clock() -> None:
     joined = Joined(welcome=Welcome(server_time_ms=160_000))
     assert joined.dialer.peer_wall_offset_s == 160 - joined.now
+    assert Joined(welcome=Welcome(server_time_ms=0)).dialer.peer_wall_offset_s is None
 
 
 def test_a_flood_of_pings_is_beyond_the_limits() -> None:

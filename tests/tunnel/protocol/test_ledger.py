@@ -9,6 +9,8 @@ from tunnel.protocol import frames
 from tunnel.protocol.errors import RemoteProtocolError
 from tunnel.protocol.frames import HEADER_BYTES
 from tunnel.protocol.ledger import (
+    ACK_EVERY_BYTES,
+    ACK_SOON_BYTES,
     CHARGED_IN_BYTES,
     KEPT_MESSAGE_BYTES,
     LEDGER_BYTES_MAX,
@@ -153,16 +155,19 @@ def test_a_frame_that_leaves_without_a_number_is_a_bug_that_shows() -> None:
         ledger.keep(frame(20) + frame(30), 0, 0)
 
 
-def test_a_full_ledger_keeps_a_reserve_until_something_is_acknowledged() -> None:
-    ledger = keeping()
-    send(ledger, LEDGER_BYTES_MAX)
-    assert ledger.full
-    assert not ledger.exhausted
-    send(ledger, LEDGER_RESERVE_BYTES - 12)
-    assert not ledger.exhausted
-    ledger.acknowledge(1)
-    send(ledger, LEDGER_BYTES_MAX)
-    send(ledger, LEDGER_RESERVE_BYTES)
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_full_ledger_keeps_a_reserve_until_something_is_acknowledged(keep: bool) -> None:
+    ledger = SentLedger(keeping=keep)
+    for _ in range(2):
+        ledger.acknowledge(ledger.next_number)
+        send(ledger, LEDGER_BYTES_MAX)
+        assert ledger.full
+        assert not ledger.exhausted
+        send(ledger, LEDGER_RESERVE_BYTES - 12)
+        assert not ledger.exhausted
+    # To say again what was said before acknowledges nothing.
+    ledger.acknowledge(ledger.acknowledged)
+    send(ledger, 12)
     assert ledger.exhausted
 
 
@@ -187,10 +192,32 @@ def test_an_acknowledgement_is_due_by_frames_bytes_and_time(count: int, size: in
     assert ledger.due(1.0 + later)
     assert ledger.said(0.0) == count
     assert not ledger.due(99.0)
+    ledger.record(1, 1, 1.0)
+    assert not ledger.due(1.99)
+
+
+def test_so_much_that_a_sender_may_wait_for_our_word_is_due_10_ms_after_the_last_one() -> None:
+    ledger = ReceivedLedger()
+    ledger.record(1, 1, 1.0)
+    ledger.said(1.0)
+    ledger.record(1, ACK_SOON_BYTES - 1, 1.001)
+    assert not ledger.due(1.5)
+    ledger.record(1, 1, 1.002)
+    assert not ledger.due(1.009)
+    assert ledger.due(1.011)
+    ledger.said(1.011)
+    ledger.record(1, ACK_EVERY_BYTES - 1, 1.012)
+    assert not ledger.due(1.012)
+    ledger.record(1, 1, 1.012)
+    assert ledger.due(1.012)
+    ledger.said(1.012)
+    ledger.record(1, ACK_SOON_BYTES, 2.0)
+    assert ledger.due(2.0)
 
 
 def test_a_little_is_not_due_at_once() -> None:
     ledger = ReceivedLedger()
     ledger.record(63, 1000, 1.0)
+    ledger.record(0, 1000, 1.5)
     assert not ledger.due(1.99)
     assert ledger.due_at == pytest.approx(2)

@@ -15,7 +15,7 @@ from tunnel.protocol.connection import Phase
 from tunnel.protocol.core import OPEN_WAITS_S, RESUME_TTL_S
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.frames import Hello, Welcome
-from tunnel.protocol.ledger import CHARGED_IN_BYTES, LEDGER_BYTES_MAX
+from tunnel.protocol.ledger import CHARGED_IN_BYTES, LEDGER_BYTES_MAX, LEDGER_LEAST_BYTES
 from tunnel.protocol.memory import Memory
 
 
@@ -70,22 +70,26 @@ def test_the_end_of_what_is_sent_again_is_acknowledged_at_once() -> None:
 def test_data_from_before_a_reset_was_heard_may_come_after_the_reset_is_acknowledged() -> None:
     joined = Cuttable()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, b"late")
-    joined.send(joined.dialer)
+    for _ in range(2):
+        joined.dialer.send_data(accepted, bytes(200))
+        joined.send(joined.dialer)
     joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
     joined.send(joined.listener)
     joined.lose(listener_notices=True, arrives=10**6)
     assert joined.dialer.stream_count == 0
-    # The greeting acknowledges the RESET, and a PING again; both come before the DATA.
+    # The greeting acknowledges the RESET, and each PING again; they come before the DATA, and between.
     joined.dial()
-    while joined.move(joined.listener, 1) or joined.send(joined.listener) or joined.move(joined.dialer, 1):
+    joined.move(joined.listener, 10**6)
+    joined.send(joined.listener)
+    joined.move(joined.dialer, 10**6)
+    for come in (0, 1, 2):
+        word = frames.ping(come, joined.listener.sent.next_number, 0, answer=False)
+        joined.listener.receive_message(word, joined.now)
+        assert bool(joined.listener.unacknowledged_resets) == (come < 2)
         joined.send(joined.dialer, 256)
+        joined.move(joined.listener, 10**6)
     joined.flow()
     assert joined.listener.failure is None
-    joined.now += 6
-    joined.dialer.tick(joined.now)
-    joined.flow()
-    assert joined.listener.unacknowledged_resets == {}
 
 
 class Short(Memory):
@@ -216,7 +220,9 @@ def test_who_asks_while_the_transport_is_away_waits_a_moment_and_is_told_that_no
 
 def test_who_asks_while_the_transport_is_away_is_served_when_it_comes_back() -> None:
     joined = detached()
-    opened = joined.open(b"asked while away")
+    context = joined.listener.add_context(1, b"named while away")
+    opened = joined.open(b"asked while away", context=context.index)
+    assert joined.listener.data_to_send(1000, joined.now) == b""
     joined.flow()
     assert opened.id
     (event,) = [event for event in joined.at_dialer if isinstance(event, events.StreamOpened)][1:]
@@ -225,11 +231,18 @@ def test_who_asks_while_the_transport_is_away_is_served_when_it_comes_back() -> 
 
 def test_what_is_not_numbered_is_said_again() -> None:
     joined = Cuttable()
-    joined.streams()
+    _, accepted = joined.streams()
+    joined.dialer.send_data(accepted, b"x")
+    joined.dialer.ping(joined.now)
+    joined.send(joined.dialer)
+    joined.deliver(joined.listener)
     joined.listener.go_away(CloseCode.DRAINING, 1000, 0, "draining")
-    joined.listener.ping(joined.now)
+    joined.now += 1
+    joined.listener.tick(joined.now)
+    assert joined.listener.control.ack_due
     joined.lose(listener_notices=True, arrives=0)
     assert joined.listener.data_to_send(1000, joined.now) == b""
+    assert not joined.listener.has_unsent
     joined.dial()
     joined.move(joined.listener, 10**6)
     joined.listener.tick(joined.now)
@@ -242,11 +255,50 @@ def test_what_is_not_numbered_is_said_again() -> None:
     assert joined.listener.rtt_s is not None
 
 
+def test_the_listeners_clock_is_told_again() -> None:
+    joined = detached()
+    assert joined.dialer.peer_wall_offset_s is None
+    joined.now += 5
+    joined.listener.wall_offset_s = 1000.0
+    joined.flow()
+    assert joined.dialer.peer_wall_offset_s == 1000.0
+
+
 def test_a_refusal_on_a_new_transport_is_not_taken_for_a_goaway() -> None:
     joined = detached()
     refusal = frames.goaway(0, CloseCode.SLOW_DOWN, 0, 5000, "later")
     with pytest.raises(RemoteProtocolError, match="before the greeting"):
         joined.dialer.receive_message(refusal, joined.now)
+
+
+def test_while_memory_is_short_little_is_sent_that_is_not_acknowledged() -> None:
+    joined = Cuttable(hello=Hello(initial_window=4 * MIB), listener_memory=Memory(4 * MIB))
+    opened, accepted = joined.streams()
+    joined.listener.send_data(opened, bytes(2 * MIB))
+    while joined.send(joined.listener):
+        pass
+    sent = joined.listener.unacknowledged_bytes
+    assert LEDGER_LEAST_BYTES <= sent < LEDGER_LEAST_BYTES + 2 * 64 * 1024
+    joined.flow()
+    assert accepted.incoming.size == 2 * MIB
+
+
+def test_a_session_that_ends_does_not_go_on_to_send_again() -> None:
+    joined = Cuttable()
+    opened, _ = joined.streams()
+    joined.listener.send_data(opened, b"lost on the way")
+    joined.send(joined.listener)
+    joined.lose(listener_notices=True, arrives=0)
+    joined.dial()
+    joined.move(joined.listener, 10**6)
+    assert joined.listener.sent.replaying
+    joined.listener.go_away(CloseCode.NORMAL, 0, 0, "over")
+    joined.listener.close(StreamCode.DETACH_EXPIRED, "over")
+    assert [kind for kind, *_ in frames_of(joined.listener.data_to_send(64 * 1024, joined.now))] == [
+        frames.GOAWAY
+    ]
+    assert not joined.listener.wants_to_send
+    assert not joined.listener.has_unsent
 
 
 def test_the_ledger_of_a_tunnel_that_is_away_can_be_taken_back() -> None:

@@ -18,7 +18,10 @@ def grant(
     may_grow: bool = False,
     squeezed: bool = False,
 ) -> int:
-    return window.grant(now, rtt_s, initial=64 * KIB, may_grow=may_grow, squeezed=squeezed)
+    worth_asking = window.is_due
+    granted = window.grant(now, rtt_s, initial=64 * KIB, may_grow=may_grow, squeezed=squeezed)
+    assert worth_asking or not granted
+    return granted
 
 
 def test_credit_returns_at_half_a_window() -> None:
@@ -33,9 +36,11 @@ def test_credit_returns_at_half_a_window() -> None:
 def test_credit_returns_at_once_when_the_peer_stands_at_zero() -> None:
     window = ReceiveWindow()
     window.receive(64 * KIB)
-    assert grant(window, 10.0) == 0
+    assert grant(window, 0.0) == 0
     window.consume(10)
-    assert grant(window, 10.0) == 10
+    # However soon: a reader that holds nearly all of it is not one that the window limits.
+    assert grant(window, 0.0, may_grow=True) == 10
+    assert window.size == 64 * KIB
 
 
 def test_a_byte_beyond_the_credit_is_an_error_and_charges_nothing() -> None:
@@ -63,6 +68,25 @@ def test_a_window_that_drains_within_three_round_trips_doubles_up_to_the_limit()
     assert window.credit == WINDOW_BYTES_MAX
 
 
+@pytest.mark.parametrize(
+    ("rtt_s", "took_s", "grows"),
+    [
+        (0.1, 0.149, True),
+        (0.1, 0.151, False),
+        # A machine's own pace is not taken for the link's.
+        (0.001, 0.0074, True),
+        (None, 0.0074, True),
+        (0.001, 0.0076, False),
+    ],
+)
+def test_half_a_window_tells_as_much_as_all_of_it(rtt_s: float | None, took_s: float, grows: bool) -> None:
+    window = ReceiveWindow()
+    window.receive(32 * KIB)
+    window.consume(32 * KIB)
+    granted = grant(window, took_s, rtt_s=rtt_s, may_grow=True)
+    assert (granted, window.size) == ((96 * KIB, 128 * KIB) if grows else (32 * KIB, 64 * KIB))
+
+
 def test_a_window_that_drains_slowly_or_without_memory_stays() -> None:
     window = ReceiveWindow()
     drain(window, 0.31)
@@ -83,10 +107,20 @@ def test_a_squeezed_window_is_granted_again_only_up_to_the_initial_one() -> None
     assert drain(window, 2.0, squeezed=True) == 64 * KIB
 
 
+def test_nothing_is_taken_back_from_a_peer_that_has_filled_more_than_a_squeezed_window() -> None:
+    window = ReceiveWindow(1024 * KIB, 1024 * KIB)
+    window.receive(1024 * KIB)
+    window.consume(900 * KIB)
+    assert grant(window, 1.0, squeezed=True) == 0
+    window.consume(60 * KIB + 1)
+    assert grant(window, 1.0, squeezed=True) == 1
+
+
 @given(st.data())
 def test_what_a_peer_can_make_us_hold_is_bounded_by_the_largest_window_granted(data: st.DataObject) -> None:
-    window, now = ReceiveWindow(), 0.0
-    peer_credit = 64 * KIB
+    initial = data.draw(st.sampled_from([1, 2, 64 * KIB]))
+    window, now = ReceiveWindow(initial, initial), 0.0
+    peer_credit = initial
     for _ in range(data.draw(st.integers(1, 40))):
         now += data.draw(st.floats(0, 0.2))
         count = data.draw(st.integers(0, window.credit))
@@ -99,4 +133,4 @@ def test_what_a_peer_can_make_us_hold_is_bounded_by_the_largest_window_granted(d
         assert window.credit + window.held <= WINDOW_BYTES_MAX
         # A reader that has taken everything never leaves its peer without credit.
         if window.held == 0:
-            assert window.credit >= 32 * KIB
+            assert window.credit * 2 >= initial
