@@ -92,7 +92,9 @@ class Cuttable(Joined):
             return super().send(connection, limit) if self.greeting else b""
         if connection is self.dialer and connection.phase is Phase.DETACHED:
             return b""
+        wanted, unsent = connection.wants_to_send, connection.has_unsent
         message = connection.data_to_send(limit, self.now)
+        assert (wanted and unsent) or not message
         if message:
             (link.to_dialer if connection is self.listener else link.to_listener).send(message)
         self.events_at(connection).extend(connection.take_events())
@@ -156,7 +158,9 @@ class Cuttable(Joined):
             attrs.evolve(resume, next_tx=received.count - 1),
         ):
             assert not self.listener.may_attach(wrong)
+        assert not self.listener.is_outdated(resume)
         self.listener.attach_listener(resume, self.now)
+        assert self.listener.is_outdated(resume)
         self.at_listener_link, self.pending = self.pending, None
 
     def dial(self) -> None:

@@ -63,7 +63,10 @@ class Joined:
 
     def send(self, connection: Connection, limit: int = 64 * 1024) -> bytes:
         """Put one message of `connection` on its way; returns it."""
+        # Whoever sends is woken by the one, and whoever waits for all to be sent goes by the other.
+        wanted, unsent = connection.wants_to_send, connection.has_unsent
         message = connection.data_to_send(limit, self.now)
+        assert (wanted and unsent) or not message
         if message:
             (self.to_dialer if connection is self.listener else self.to_listener).append(message)
         self.events_at(connection).extend(connection.take_events())

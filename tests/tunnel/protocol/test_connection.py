@@ -22,7 +22,7 @@ from tunnel.protocol.errors import (
 )
 from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
-from tunnel.protocol.memory import Memory
+from tunnel.protocol.memory import Memory, victims
 from tunnel.protocol.state import ENDED
 from tunnel.protocol.streams import StreamState
 
@@ -280,7 +280,9 @@ def test_heads_beyond_the_limit_are_refused_by_both_sides() -> None:
     _, (_, _, stream_id, payload) = frames_of(joined.dialer.data_to_send(1000, joined.now))
     assert (stream_id, frames.decode_reset(payload)[:2]) == (2, (StreamCode.TOO_LARGE, Processed.NO))
     joined = Joined()
-    opened, _ = joined.streams()
+    opened, accepted = joined.streams()
+    with pytest.raises(LocalProtocolError, match="a head of 1048577 bytes exceeds 1048576"):
+        joined.dialer.send_head(accepted, bytes(MIB + 1), eof=False)
     happened = joined.listener.receive_message(frames.head_prefix(2, MIB + 1, 0, 0), joined.now)
     assert [(event.stream, event.code) for event in broken(happened)] == [(opened, StreamCode.TOO_LARGE)]
 
@@ -328,6 +330,26 @@ def test_more_streams_than_agreed_are_refused_as_not_processed() -> None:
     refused = broken(joined.at_listener)
     assert [(event.code, event.processed) for event in refused] == [(StreamCode.REFUSED, Processed.NO)] * 3
     assert joined.dialer.stream_count == joined.listener.stream_count == 2
+
+
+@pytest.mark.parametrize("how", ["ends", "reset", "taken back"])
+def test_the_place_of_a_stream_that_is_over_is_free_again_at_both_ends(how: str) -> None:
+    joined = Joined(hello=Hello(max_streams=1))
+    for _ in range(3):
+        if how == "taken back":
+            joined.listener.reset(joined.open(), StreamCode.CANCEL, Processed.NO, "")
+            continue
+        opened, accepted = joined.streams()
+        assert not joined.listener.may_open
+        if how == "ends":
+            joined.listener.send_eof(opened)
+            joined.dialer.send_eof(accepted)
+        else:
+            joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+        joined.flow()
+    joined.streams()
+    assert joined.listener.opened_here == joined.dialer.opened_there == 1
+    assert broken(joined.at_listener) == []
 
 
 @pytest.mark.parametrize("listens", [True, False], ids=["reads", "reads nothing"])
@@ -593,14 +615,15 @@ def test_an_immediate_reset_drops_what_is_queued_and_what_was_received() -> None
     assert joined.listener.take(opened, 100, joined.now) == b""
 
 
-def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept() -> None:
+@pytest.mark.parametrize("size", [0, 200 * KIB])
+def test_a_reset_in_line_follows_the_last_bytes_and_what_was_received_is_kept(size: int) -> None:
     joined = Joined()
     opened, accepted = joined.streams()
-    joined.dialer.send_data(accepted, bytes(200 * KIB))
+    joined.dialer.send_data(accepted, bytes(size))
     joined.dialer.reset(accepted, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
     joined.flow()
-    assert broken(joined.at_listener) == []
-    assert len(take_all(joined, joined.listener, opened)) == 200 * KIB
+    assert bool(broken(joined.at_listener)) == (size == 0)
+    assert len(take_all(joined, joined.listener, opened)) == size
     assert broken(joined.at_listener) == [
         events.StreamBroken(opened, StreamCode.UPSTREAM_RESET, Processed.YES, "cut", in_line=True)
     ]
@@ -700,15 +723,46 @@ def test_what_the_owner_may_not_do_raises_and_changes_nothing() -> None:
     for payload in (b"", bytes(8 * KIB + 1)):
         with pytest.raises(LocalProtocolError, match="a context of"):
             joined.listener.add_context(1, payload)
+    for group in (-1, 2**32):
+        with pytest.raises(LocalProtocolError, match="is not a u32"):
+            joined.listener.add_context(group, b"x")
+    with pytest.raises(LocalProtocolError, match="context 2 is not live"):
+        joined.open(context=2)
+    # And what it just may.
+    for group, payload in ((0, b"x"), (2**32 - 1, bytes(8 * KIB))):
+        joined.listener.add_context(group, payload)
+    joined.flow()
+    assert [(context.group, context.payload) for context in joined.dialer.peer_contexts.values()] == [
+        (1, b"token"),
+        (0, b"x"),
+        (2**32 - 1, bytes(8 * KIB)),
+    ]
 
 
-def test_both_sides_may_reset_at_the_same_moment() -> None:
+def test_a_stream_that_the_peer_broke_swallows_what_its_owner_still_says() -> None:
     joined = Joined()
     opened, accepted = joined.streams()
+    joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
+    joined.flow()
+    joined.dialer.send_head(accepted, b"head", eof=False, data=b"data")
+    joined.dialer.send_data(accepted, b"data", eof=True)
+    joined.dialer.send_eof(accepted)
+    joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
+    assert not joined.dialer.wants_to_send
+    assert joined.dialer.memory.used_bytes == len(b"token")
+
+
+@pytest.mark.parametrize("queued", [0, 500 * KIB])
+def test_both_sides_may_reset_at_the_same_moment(queued: int) -> None:
+    joined = Joined()
+    opened, accepted = joined.streams()
+    joined.dialer.send_data(accepted, bytes(queued))
     joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
     joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
     joined.flow()
     assert joined.listener.stream_count == joined.dialer.stream_count == 0
+    # Whoever resets a stream has turned away; there is nobody to tell.
+    assert broken(joined.at_listener) == broken(joined.at_dialer) == []
 
 
 def test_two_sides_that_reset_in_line_with_more_queued_than_credit_do_not_wait_for_each_other() -> None:
@@ -1009,6 +1063,56 @@ def test_windows_stop_growing_and_opens_are_refused_when_memory_is_short() -> No
     ]
 
 
+@pytest.mark.parametrize(("used_mib", "size_kib"), [(0, 256), (50, 128), (76, 64)])
+def test_a_window_grows_stays_or_shrinks_by_what_memory_is_left(used_mib: int, size_kib: int) -> None:
+    joined = Joined(dialer_memory=Memory(100 * MIB))
+    opened, accepted = joined.streams()
+    for size, used in ((64 * KIB, 0), (128 * KIB, used_mib * MIB)):
+        assert accepted.window.size == size
+        joined.listener.send_data(opened, bytes(size))
+        joined.flow()
+        joined.dialer.memory.charge(used)
+        assert len(take_all(joined, joined.dialer, accepted)) == size
+    assert accepted.window.size == size_kib * KIB
+
+
+@pytest.mark.parametrize("moves", ["receives", "takes", "sends"])
+def test_a_stream_that_moves_is_not_the_first_to_go(moves: str) -> None:
+    joined = Joined()
+    pairs = [joined.streams() for _ in range(2)]
+    for opened, _ in pairs:
+        joined.now += 1
+        joined.listener.send_data(opened, bytes(10 * KIB))
+        joined.flow()
+    joined.now += 1
+    (opened, moving), (_, stuck) = pairs
+    match moves:
+        case "receives":
+            joined.listener.send_data(opened, b"x")
+        case "takes":
+            joined.dialer.take(moving, 10, joined.now)
+        case "sends":
+            joined.dialer.send_data(moving, b"x")
+    joined.flow()
+    (evict,) = victims([joined.dialer], 1)
+    evict()
+    assert [event.stream for event in broken(joined.dialer.take_events())] == [stuck]
+
+
+def test_what_is_evicted_before_it_was_sent_was_surely_not_processed() -> None:
+    joined = Joined()
+    sent, _ = joined.streams()
+    unsent = joined.open()
+    joined.listener.evict(unsent)
+    joined.listener.evict(sent)
+    assert [(event.stream, event.processed) for event in broken(joined.listener.take_events())] == [
+        (unsent, Processed.NO),
+        (sent, Processed.MAYBE),
+    ]
+    # Of what never was on the wire nothing is said there.
+    assert types_in(joined.send(joined.listener)) == [FrameType.RESET]
+
+
 def test_at_the_limit_the_largest_holder_goes_and_everything_is_given_back() -> None:
     memory = Memory(256 * KIB)
     joined = Joined(dialer_memory=memory)
@@ -1077,6 +1181,7 @@ def test_what_nobody_takes_of_a_lost_session_can_still_be_evicted() -> None:
     account.charge(40 * KIB)
     account.relieve()
     assert joined.listener.take_events() == []
+    assert not account._evictors
 
 
 # --- Liveness ---
@@ -1160,6 +1265,10 @@ def test_after_goaway_new_streams_are_refused_and_old_ones_go_on() -> None:
         (crossing, StreamCode.REFUSED, Processed.NO)
     ]
     assert events.GoAwayReceived(opened.id, 4503, 60_000, 1000, "restart") in joined.at_listener
+    # Also when it is said again: what was refused was not served.
+    joined.dialer.go_away(CloseCode.NORMAL, 0, 1000, "over")
+    joined.flow()
+    assert joined.at_listener[-1] == events.GoAwayReceived(opened.id, 1000, 0, 1000, "over")
     with pytest.raises(LocalProtocolError):
         joined.open()
     joined.listener.send_data(opened, b"goes on")
@@ -1199,8 +1308,10 @@ def test_a_lost_transport_breaks_every_stream_and_gives_every_byte_back() -> Non
     assert lost[opened].processed is Processed.MAYBE
     assert lost[never_sent].processed is Processed.NO
     # What had arrived is still there.
+    assert joined.listener.memory._evictors
     assert joined.listener.take(opened, 100, joined.now) == b"arrived"
     assert joined.listener.memory.used_bytes == 0
+    assert not joined.listener.memory._evictors
     assert joined.listener.next_deadline() == math.inf
     with pytest.raises(LocalProtocolError, match="the session is closed"):
         joined.open()

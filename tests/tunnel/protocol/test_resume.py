@@ -14,7 +14,7 @@ from tunnel.protocol import events, frames
 from tunnel.protocol.connection import Phase
 from tunnel.protocol.core import OPEN_WAITS_S, RESUME_TTL_S
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
-from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.ledger import CHARGED_IN_BYTES, LEDGER_BYTES_MAX, LEDGER_LEAST_BYTES
 from tunnel.protocol.memory import Memory
 
@@ -210,12 +210,18 @@ def test_a_listener_grants_no_more_time_than_a_minute() -> None:
 def test_who_asks_while_the_transport_is_away_waits_a_moment_and_is_told_that_nothing_was_sent() -> None:
     joined = detached()
     opened = joined.open()
-    assert joined.listener.next_deadline() == joined.now + OPEN_WAITS_S
-    joined.listener.tick(joined.now + OPEN_WAITS_S)
+    until = joined.now + OPEN_WAITS_S
+    assert joined.listener.next_deadline() == until
+    joined.listener.tick(until - 0.001)
+    assert joined.listener.take_events() == []
+    assert not joined.listener.too_late_to_open(until - 0.001)
+    assert joined.listener.too_late_to_open(until)
+    joined.listener.tick(until)
     (event,) = broken(joined.listener.take_events())
     assert (event.stream, event.code, event.processed) == (opened, StreamCode.REFUSED, Processed.NO)
     joined.flow()
     assert joined.dialer.stream_count == 1
+    assert not joined.listener.too_late_to_open(until)
 
 
 def test_who_asks_while_the_transport_is_away_is_served_when_it_comes_back() -> None:
@@ -255,13 +261,23 @@ def test_what_is_not_numbered_is_said_again() -> None:
     assert joined.listener.rtt_s is not None
 
 
-def test_the_listeners_clock_is_told_again() -> None:
+def test_a_hello_that_counts_no_attempts_is_never_late() -> None:
     joined = detached()
+    assert not joined.listener.is_outdated(Resume("s"))
+    joined.flow()
+    assert not joined.listener.is_outdated(Resume("s"))
+
+
+def test_another_transport_is_measured_anew_and_the_listeners_clock_is_told_again() -> None:
+    joined = detached()
+    of_the_old_one = joined.listener.flight, joined.dialer.flight
     assert joined.dialer.peer_wall_offset_s is None
     joined.now += 5
     joined.listener.wall_offset_s = 1000.0
     joined.flow()
     assert joined.dialer.peer_wall_offset_s == 1000.0
+    assert joined.listener.flight is not of_the_old_one[0]
+    assert joined.dialer.flight is not of_the_old_one[1]
 
 
 def test_a_refusal_on_a_new_transport_is_not_taken_for_a_goaway() -> None:
