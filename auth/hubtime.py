@@ -1,10 +1,10 @@
-"""The hub's time as it tells it to an agent whose clock is wrong: a text that the hub alone can make.
+"""The hub's time as it tells it to an agent or a relay whose clock is wrong: a text that it alone can make.
 
-An agent dates what it signs by that time though its own clock says otherwise. If anybody could name the time,
+They date what they sign by that time though their own clock says otherwise. If anybody could name the time,
 whoever answers once in the hub's place (by a stolen certificate, or where TLS is ended before the hub) could
-name times to come, and have a store of assertions that are good then: a key of the agent's own is to be worth
-nothing a minute later. So the text holds a MAC of the time, the assertion repeats it, and the hub takes that
-for no other time. How far the clock is off does not matter then.
+name times to come, and have a store of assertions and hellos that are good then: what a key has signed is to
+be worth nothing a minute later. So the text holds a MAC of the time, what is signed repeats it, and the hub
+takes that for no other time. How far the clock is off does not matter then.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ def hub_time(pepper: bytes, now: float) -> str:
     seconds = math.floor(now)
     # No key and no code begins so.
     return f"{seconds}.{hmac.new(pepper, b'hub time %d' % seconds, hashlib.sha256).hexdigest()}"
+
+
+def is_hub_time(text: str, pepper: bytes, seconds: int) -> bool:
+    """Whether the text, which is ASCII, is what the hub with this pepper has told at that time."""
+    return hmac.compare_digest(text, hub_time(pepper, seconds))
 
 
 def seconds_of(text: str) -> int | None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import attrs
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
-from auth.jws import TokenError
+from auth.jws import Claims, TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from auth.principal import USER_PREFIX, IdentityError, Principal, check_groups, check_user, slug
 from auth.signed import (
@@ -81,6 +81,8 @@ class HelloClaims:
     jti: str
     issued_at: int
     expires_at: int
+    hub_time: str = ""
+    """Of a time that the hub told; whoever verified the claims checks that it is the one of `issued_at`."""
 
 
 @attrs.frozen
@@ -227,11 +229,23 @@ def verify_relay(
 
 
 def issue_hello(
-    key: SigningKey, *, cluster_id: str, hub_url: str, instance: str, jti: str, now: float
+    key: SigningKey,
+    *,
+    cluster_id: str,
+    hub_url: str,
+    instance: str,
+    jti: str,
+    now: float,
+    hub_time: str = "",
 ) -> str:
-    """Sign a relay's hello to its hub (RFC 7523: issuer and subject are the client itself)."""
+    """Sign a relay's hello to its hub (RFC 7523: issuer and subject are the client itself).
+
+    With the `hub_time` that the hub has told (auth.hubtime), `now` is the time in that.
+    """
     party = cluster_audience(cluster_id)
     claims: dict[str, object] = {"iss": party, "sub": party, "aud": hub_url, "instance": instance, "jti": jti}
+    if hub_time:
+        claims["hub_time"] = hub_time
     return sign_for_a_minute(key, HELLO_TYPE, now, claims)
 
 
@@ -260,7 +274,13 @@ def verify_hello(
         raise TokenError("the token's subject is not its issuer")
     issued_at, expires_at = check_times(claims, now, leeway_s=leeway_s)
     return HelloClaims(
-        owner, text_claim(claims, "instance"), kid, text_claim(claims, "jti"), issued_at, expires_at
+        owner,
+        text_claim(claims, "instance"),
+        kid,
+        text_claim(claims, "jti"),
+        issued_at,
+        expires_at,
+        _hub_time(claims),
     )
 
 
@@ -296,8 +316,7 @@ def verify_assertion(
     if text_claim(claims, "sub") != owner:
         raise TokenError("the token's subject is not its issuer")
     issued_at, expires_at = check_times(claims, now, leeway_s=leeway_s)
-    hub_time = text_claim(claims, "hub_time") if "hub_time" in claims else ""
-    return AssertionClaims(owner, kid, text_claim(claims, "jti"), issued_at, expires_at, hub_time)
+    return AssertionClaims(owner, kid, text_claim(claims, "jti"), issued_at, expires_at, _hub_time(claims))
 
 
 def issue_enrolment(key: SigningKey, *, hub_url: str, jti: str, now: float) -> str:
@@ -316,6 +335,10 @@ def verify_enrolment(
     claims, _ = open_signed(token, lambda kid: key if kid == key.kid else None, ENROLMENT_TYPE)
     check_parties(claims, issuer=key.kid, audience=_origin(hub_url))
     check_times(claims, now, leeway_s=leeway_s)
+
+
+def _hub_time(claims: Claims) -> str:
+    return text_claim(claims, "hub_time") if "hub_time" in claims else ""
 
 
 def _origin(hub_url: str) -> str:

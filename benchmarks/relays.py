@@ -80,7 +80,7 @@ class Fleet:
         cluster_id, hub_url, instance = relay["cluster_id"], relay["hub_url"], relay["instance"]
         boot_id = uuid.uuid4().hex
 
-        def authorization() -> str:
+        def authorization(_hub_time: str) -> str:
             return issue_hello(
                 key,
                 cluster_id=cluster_id,

@@ -37,15 +37,18 @@ from tunnel.refusals import Rejected, SessionClosed
 from tunnel.session import Session, open_session
 from tunnel.settings import Settings
 from tunnel.transport import Transport, TransportClosed
-from tunnel.websocket import SESSION_HEADER, TUNNEL_PATH, WebSocketRefused, dial_websocket
+from tunnel.websocket import (
+    HUB_TIME_HEADER,
+    SESSION_HEADER,
+    TUNNEL_PATH,
+    WebSocketRefused,
+    dial_websocket,
+)
 
 __all__ = ["Attempt", "DialFailed", "DialerConfig", "Endpoint", "dial", "open_tunnel"]
 
 # From the name to the WELCOME. A phase that hangs must not hold up the next dial.
 DIAL_S: Final = 10.0
-
-# The Date of an answer has whole seconds, and is as old as the way from the hub.
-CLOCK_SKEW_MIN_S: Final = 2.0
 
 # Of what the hub says beside a refusal; its own sentences are shorter.
 WARNING_CHARACTERS_MAX: Final = 200
@@ -64,12 +67,12 @@ class DialFailed(Exception):
     """There is no tunnel this time; the text is one line for the log."""
 
     def __init__(
-        self, reason: str, *, retry_after_s: float = 0.0, forgotten: bool = False, skewed: bool = False
+        self, reason: str, *, retry_after_s: float = 0.0, forgotten: bool = False, hub_time: str = ""
     ) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
-        self.skewed = skewed
-        """The token was refused while our clock was wrong; the next one is made by the hub's."""
+        self.hub_time = hub_time
+        """A token dated by our clock was refused for that, and one dated by this is to be tried at once."""
         self.forgotten = forgotten
         """The hub has answered, and knows nothing of the session that was to be resumed."""
 
@@ -78,8 +81,8 @@ def _environment_proxy() -> ProxySettings:
     return ProxySettings.from_environment(os.environ)
 
 
-def _ignore_clock_offset(offset_s: float) -> None:
-    """Do nothing with the hub's clock."""
+def _no_seconds(hub_time: str) -> None:
+    """Take no text for a time."""
 
 
 @attrs.frozen
@@ -123,15 +126,16 @@ class DialerConfig:
     hub_url: str
     tls: ssl.SSLContext
     """Verifies the hub, see tunnel.net.client_context; an egress proxy with an https:// URL as well."""
-    authorization: Callable[[], str] = attrs.field(repr=False)
-    """Returns a fresh bearer token for each dial."""
+    authorization: Callable[[str], str] = attrs.field(repr=False)
+    """Returns a fresh bearer token for each dial: dated by our clock, for "", else by the hub's time that is
+    handed in. That is the hub's own text, and it must be told again in the token: so what somebody else has
+    made up is good for nothing, whatever time it names."""
     hello: Callable[[], Hello]
     proxy: ProxySettings = attrs.field(factory=_environment_proxy)
     settings: Settings | None = None
     memory: Memory | None = None
-    learn_clock_offset: Callable[[float], None] = _ignore_clock_offset
-    """Told after each 401 by how many seconds the hub's clock is ahead of ours (0 for less than
-    CLOCK_SKEW_MIN_S), so that the next token can be made by the hub's clock."""
+    seconds_of: Callable[[str], int | None] = _no_seconds
+    """Returns the epoch seconds in what a hub tells as its time; None for what is none, or not to be used."""
     open_tcp: Callable[[str, int], Awaitable[trio.abc.Stream]] = open_tcp
     chance: Callable[[], float] = random.random
     wall_clock: Callable[[], float] = time.time
@@ -143,14 +147,15 @@ class DialerConfig:
 
 
 @asynccontextmanager
-async def open_tunnel(config: DialerConfig) -> AsyncIterator[Session]:
+async def open_tunnel(config: DialerConfig, hub_time: str = "") -> AsyncIterator[Session]:
     """Dial the hub once; the session is closed when the block is left.
 
-    Raises DialFailed before the block begins.
+    With `hub_time`, that of a DialFailed of a moment ago, the token is dated by it. Raises DialFailed before
+    the block begins.
     """
     hello = (config.settings or Settings()).stated_in(config.hello())
     async with (
-        dial(config, hello, DIAL_S) as attempt,
+        dial(config, hello, DIAL_S, hub_time) as attempt,
         open_session(
             attempt.transport,
             Role.DIALER,
@@ -165,13 +170,16 @@ async def open_tunnel(config: DialerConfig) -> AsyncIterator[Session]:
 
 
 @asynccontextmanager
-async def dial(config: DialerConfig, hello: Hello, dial_s: float) -> AsyncIterator[Attempt]:
+async def dial(
+    config: DialerConfig, hello: Hello, dial_s: float, hub_time: str = ""
+) -> AsyncIterator[Attempt]:
     """Dial the hub and hear its answer to `hello`; the connection is closed when the block is left.
 
-    Raises DialFailed, also for what happens in the block before `Attempt.succeeded`.
+    Raises DialFailed, also for what happens in the block before `Attempt.succeeded`. It has a `hub_time` only
+    where none was handed in: there is one further attempt, and not a row of them.
     """
-    attempt = Attempt(config, dial_s)
-    headers = [(b"authorization", _bearer(config.authorization()))]
+    attempt = Attempt(config, dial_s, hub_time)
+    headers = [(b"authorization", _bearer(config.authorization(hub_time)))]
     if hello.resume is not None:
         headers.append((SESSION_HEADER, hello.resume.session_id.encode("ascii")))
     attempt.deadline.deadline = trio.current_time() + dial_s
@@ -215,9 +223,10 @@ class Attempt:
     greeting: bytes
     """The hub's first message."""
 
-    def __init__(self, config: DialerConfig, dial_s: float) -> None:
+    def __init__(self, config: DialerConfig, dial_s: float, hub_time: str) -> None:
         self.config = config
         self.dial_s = dial_s
+        self.hub_time = hub_time
         self.endpoint = config.endpoint
         self.phase = ""
         self.opened = False
@@ -294,20 +303,18 @@ class Attempt:
     def _explain_answer(self, refused: WebSocketRefused) -> DialFailed:
         headers = {name.lower(): value.decode("latin-1") for name, value in refused.headers}
         now = self.config.wall_clock()
-        hub_time = _http_date(headers.get(b"date", ""))
-        retry_after_s = _retry_after_s(headers.get(b"retry-after", ""), hub_time or now)
-        said = _warning(headers.get(b"warning", ""))
-        reason = f"{refused}{said}{_advice(refused.status, headers.get(b'location', ''))}"
-        if refused.status == 401 and hub_time is not None:
-            offset_s = hub_time - now
-            if abs(offset_s) < CLOCK_SKEW_MIN_S:
-                offset_s = 0.0
-            else:
-                side = "behind" if offset_s > 0 else "ahead of"
-                reason += f" (our clock is {abs(offset_s):.0f} s {side} the hub's)"
-            self.config.learn_clock_offset(offset_s)
-            return DialFailed(reason, retry_after_s=retry_after_s, skewed=bool(offset_s))
-        return DialFailed(reason, retry_after_s=retry_after_s)
+        # Its Date says how long to wait, and never by what to sign: anybody can name a time to come.
+        answered_at = _http_date(headers.get(b"date", "")) or now
+        retry_after_s = _retry_after_s(headers.get(b"retry-after", ""), answered_at)
+        reason = f"{refused}{_warning(headers.get(b'warning', ''))}"
+        hub_time = headers.get(HUB_TIME_HEADER, "")
+        told_s = self.config.seconds_of(hub_time) if refused.status == 401 and not self.hub_time else None
+        if told_s is not None:
+            return DialFailed(
+                f"{reason}; {_clock_advice(told_s - now)}", retry_after_s=retry_after_s, hub_time=hub_time
+            )
+        advice = _advice(refused.status, headers.get(b"location", ""))
+        return DialFailed(f"{reason}{advice}", retry_after_s=retry_after_s)
 
 
 def _bearer(token: str) -> bytes:
@@ -335,6 +342,14 @@ def _advice(status: int | None, location: str) -> str:
             return "; a proxy in front of the hub does not reach it"
         case _:
             return ""
+
+
+def _clock_advice(offset_s: float) -> str:
+    side = "behind" if offset_s > 0 else "ahead of"
+    return (
+        f"our clock is {abs(offset_s):.0f} s {side} the hub's: set the one that is wrong; "
+        "until then each dial is repeated at once by the time that the hub tells"
+    )
 
 
 def _warning(header: str) -> str:

@@ -83,8 +83,6 @@ class _Dialer:
     backoff: Backoff = attrs.field(init=False)
     leaving: list[_Tunnel] = attrs.Factory(list)
     """Those whose hub said that it will go away, the oldest first."""
-    corrected: bool = False
-    """A dial was repeated at once by the hub's clock, since the last one that succeeded."""
     failure: Exception | None = None
 
     @backoff.default
@@ -92,25 +90,29 @@ class _Dialer:
         return Backoff(self.config.chance)
 
     async def dial_for_ever(self) -> NoReturn:
+        hub_time = ""
         while True:
             try:
-                tunnel = await self.nursery.start(self._hold)
+                tunnel = await self.nursery.start(self._hold, hub_time)
             except DialFailed as exc:
-                wait_s = 0.0 if self._corrects(exc) else self.backoff.next_wait_s(exc.retry_after_s)
+                hub_time = exc.hub_time
+                wait_s = 0.0 if hub_time else self.backoff.next_wait_s(exc.retry_after_s)
                 log.warning(
                     "no tunnel to %s: %s; the next attempt is in %.0f s",
                     self.config.endpoint.name, exc, wait_s,
                 )  # fmt: skip
             else:
+                # Not remembered: the hub takes it for a minute, and our clock may have been set meanwhile.
+                hub_time = ""
                 wait_s = await self._watch(tunnel)
             await trio.sleep(wait_s)
 
-    async def _hold(self, task_status: trio.TaskStatus[_Tunnel]) -> None:
+    async def _hold(self, hub_time: str, task_status: trio.TaskStatus[_Tunnel]) -> None:
         """Open a tunnel and serve it to its end; raises DialFailed if there is none."""
         tunnel: _Tunnel | None = None
         try:
             with trio.CancelScope() as scope:
-                async with open_tunnel(self.config) as session:
+                async with open_tunnel(self.config, hub_time) as session:
                     tunnel = _Tunnel(session, trio.current_time(), scope)
                     task_status.started(tunnel)
                     self.nursery.start_soon(self._bring_back, tunnel)
@@ -130,7 +132,6 @@ class _Dialer:
     async def _watch(self, tunnel: _Tunnel) -> float:
         """Wait until another tunnel is to be dialled; returns how many seconds later."""
         name, session = self.config.endpoint.name, tunnel.session
-        self.corrected = False
         log.info("the tunnel to %s is up, session %s", name, session.session_id)
         going = await session.wait_going_away()
         lived_s = trio.current_time() - tunnel.opened_at
@@ -170,16 +171,15 @@ class _Dialer:
     async def _dial_again(self, tunnel: _Tunnel, over: trio.CancelScope) -> None:
         """Dial until the session goes on, and while it does; then cancel `over`."""
         session, name = tunnel.session, self.config.endpoint.name
-        wait_s = RESUME_FIRST_S * self.config.chance()
+        wait_s, hub_time = RESUME_FIRST_S * self.config.chance(), ""
         while True:
             await trio.sleep(wait_s)
             if session.closed:
                 # In this very pass; whoever waits for that cancels us in the next one.
                 return
             try:
-                async with dial(self.config, session.hello_again(), RESUME_DIAL_S) as attempt:
+                async with dial(self.config, session.hello_again(), RESUME_DIAL_S, hub_time) as attempt:
                     attempt.succeeded()
-                    self.corrected = False
                     log.info("the tunnel to %s is back, session %s goes on", name, session.session_id)
                     with suppress(SessionClosed, RemoteProtocolError):
                         await session.resume(attempt.transport, attempt.greeting)
@@ -187,7 +187,8 @@ class _Dialer:
             except DialFailed as exc:
                 log.info("session %s cannot go on yet: no tunnel to %s: %s", session.session_id, name, exc)
                 wait_s = max(RESUME_PAUSE_S * (1 + self.config.chance()), exc.retry_after_s)
-                if self._corrects(exc):
+                hub_time = exc.hub_time
+                if hub_time:
                     wait_s = 0.0
                 elif exc.forgotten:
                     tunnel.forgotten = True
@@ -196,13 +197,6 @@ class _Dialer:
                     # Nobody waits for it; after a crash of the hub, all relays would dial it every second.
                     session.abandon(f"tunnel lost: {exc}")
         over.cancel()
-
-    def _corrects(self, failed: DialFailed) -> bool:
-        """Tell whether to dial at once, as nothing but our clock was wrong; once until a dial succeeds."""
-        if not failed.skewed or self.corrected:
-            return False
-        self.corrected = True
-        return True
 
     def _let_go(self, tunnel: _Tunnel, drain_s: float) -> None:
         """Let a tunnel end beside the next one."""

@@ -48,6 +48,7 @@ from tunnel.turns import turns
 from tunnel.websocket_frames import FrameReader, encode_binary
 
 __all__ = [
+    "HUB_TIME_HEADER",
     "SESSION_HEADER",
     "SUBPROTOCOL",
     "TUNNEL_PATH",
@@ -64,6 +65,9 @@ TUNNEL_PATH: Final = "/v1/tunnel"
 # Names the session that a relay comes back to, so that a hub that limits how many it accepts can let these in
 # first.
 SESSION_HEADER: Final = b"hawse-session"
+
+# The hub's time as it tells it to a relay whose clock is wrong, in the refusal of its upgrade.
+HUB_TIME_HEADER: Final = b"hawse-hub-time"
 
 # For both Close frames, or for a peer that has broken our rules to hang up. One that is alive does so within
 # a round trip; for any other there is no reason to wait.

@@ -32,6 +32,7 @@ from proxy.hub.calls import CLIENT_LEFT, Calls
 from proxy.hub.certificate import Certificate
 from proxy.hub.connections import AgentConnections
 from proxy.hub.enrol import EnrolmentEndpoint
+from proxy.hub.hellos import WrongClockError
 from proxy.hub.oauth import FORM_BYTES_MAX, Answer
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError
@@ -42,7 +43,7 @@ from tunnel.loglimit import LogLimit
 from tunnel.net import peer_address, wrap_server
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
-from tunnel.websocket import SESSION_HEADER, TUNNEL_PATH
+from tunnel.websocket import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
@@ -75,6 +76,8 @@ class Front:
     _readiness: Readiness | None = None
     """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+    # Only a relay's key can bring such a line about; a cluster's relays, eight at most, come together.
+    _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
 
     @connections.default
     def _connections_of_agents(self) -> AgentConnections:
@@ -237,9 +240,12 @@ class Front:
             self.recorder.complete(
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note=str(error), head=head)
             )
-            # A relay whose clock is wrong signs tokens that must be refused, and learns the time from this.
-            date = (b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))
-            await connection.answer(*status_response(401, "", str(error), headers=(date,)))
+            # The Date is for relays of an earlier version: they go by it, and ask for nothing better.
+            told = [(b"date", formatdate(self.clock(), usegmt=True).encode("ascii"))]
+            if isinstance(error, WrongClockError):
+                self._wrong_clocks.warning(f"{address}: {error.advice}", trio.current_time())
+                told.append((HUB_TIME_HEADER, error.hub_time.encode("ascii")))
+            await connection.answer(*status_response(401, "", str(error), headers=tuple(told)))
             return False
         known()
         await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)

@@ -15,7 +15,7 @@ from audit.record import Kind
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
-from auth.tokens import HelloClaims, issue_relay, verify_hello
+from auth.tokens import HelloClaims, issue_relay
 from proxy.head import RequestHead
 from proxy.http import ServerConnection
 from proxy.hub.acceptlimit import AcceptLimit
@@ -25,6 +25,7 @@ from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
 from proxy.hub.errors import StoreUnavailableError
+from proxy.hub.hellos import check_hello
 from proxy.hub.places import Places, RelayRefusedError
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.seen import SeenTokens
@@ -87,6 +88,7 @@ class RelayEndpoint:
     boot: str
     software: str
     new_id: Callable[[], str]
+    pepper: bytes = attrs.field(repr=False)
     seen: SeenStore
     places: Places = attrs.field(init=False)
     _farewell: Callable[[Session, int], None] | None = None
@@ -105,7 +107,7 @@ class RelayEndpoint:
         return SeenTokens("relay's token", HELLOS_REMEMBERED_MAX, HELLOS_OF_A_CLUSTER_MAX, self.seen)
 
     async def authenticate(self, head: RequestHead, now: float) -> tuple[HelloClaims, Cluster]:
-        """Whose relay this is; raises TokenError, ReplayedError or TooManyDialsError.
+        """Whose relay this is; raises TokenError (WrongClockError), ReplayedError or TooManyDialsError.
 
         When cancelled, the relay's token is used up.
         """
@@ -113,10 +115,11 @@ class RelayEndpoint:
         if scheme.lower() != b"bearer" or len(head.header_values(b"authorization")) != 1:
             raise TokenError("a relay authenticates by one bearer token")
         snapshot = self.directory.current
-        claims = verify_hello(
+        claims = check_hello(
             token.decode("ascii", "replace"),
-            snapshot.find_relay_key,
+            snapshot,
             hub_url=self.config.public_url,
+            pepper=self.pepper,
             now=now,
         )
         cluster = snapshot.clusters_by_id[claims.cluster_id]

@@ -142,6 +142,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 boot=boot,
                 software=software,
                 new_id=new_eid,
+                pepper=pepper,
                 seen=seen,
             )
             directory.on_change(relays.end_revoked)

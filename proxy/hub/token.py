@@ -39,7 +39,7 @@ from collections.abc import Callable
 from audit.record import Event, Kind
 from auth.apikey import PREFIX, ApiKeyError, parse
 from auth.apikey import hash as hash_key
-from auth.hubtime import hub_time
+from auth.hubtime import hub_time, is_hub_time
 from auth.jws import TokenError
 from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
@@ -224,9 +224,7 @@ class TokenEndpoint:
             # Only the holder of a registered key can sign a time, so only it is told of its clock.
             right_time = hub_time(self._pepper, now)
             raise refuse_stranger(note, told=error.reason, hub_time=right_time) from None
-        if claims.hub_time and not hmac.compare_digest(
-            claims.hub_time, hub_time(self._pepper, claims.issued_at)
-        ):
+        if claims.hub_time and not is_hub_time(claims.hub_time, self._pepper, claims.issued_at):
             raise refuse_stranger("assertion: its time is said to be the hub's, which has not told it")
         agent, key = current.agent_keys_by_kid[claims.kid]
         _check_owner(shown.name, agent, key)

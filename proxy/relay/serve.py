@@ -21,6 +21,7 @@ from importlib.metadata import version
 import attrs
 import trio
 
+from auth.hubtime import seconds_of
 from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.configuration import Address
@@ -127,21 +128,16 @@ def _dialer_config(config: RelayConfig, way: TunnelDial) -> DialerConfig:
     """What the dialer needs; raises RelayError."""
     boot_id = uuid.uuid4().hex
     software = f"hawse/{version('hawse')}"
-    # A relay with a wrong clock signs tokens that the hub must refuse; the refusal tells it the hub's time.
-    clock_offset_s = 0.0
 
-    def learn_clock_offset(offset_s: float) -> None:
-        nonlocal clock_offset_s
-        clock_offset_s = offset_s
-
-    def authorization() -> str:
+    def authorization(hub_time: str) -> str:
         return issue_hello(
             way.key,
             cluster_id=config.cluster_id,
             hub_url=config.hub_url,
             instance=config.instance,
             jti=uuid.uuid4().hex,
-            now=time.time() + clock_offset_s,
+            now=seconds_of(hub_time) or time.time(),
+            hub_time=hub_time,
         )
 
     def hello() -> Hello:
@@ -164,7 +160,7 @@ def _dialer_config(config: RelayConfig, way: TunnelDial) -> DialerConfig:
             authorization=authorization,
             hello=hello,
             memory=Memory(TUNNEL_MEMORY_BYTES_MAX),
-            learn_clock_offset=learn_clock_offset,
+            seconds_of=seconds_of,
         )
     except ValueError as error:
         raise RelayError(str(error)) from error

@@ -519,6 +519,21 @@ def test_an_assertion_says_by_what_it_is_dated() -> None:
             read_assertion(forge(header, {**claims, "hub_time": hub_time}, key.key.sign))
 
 
+def test_a_hello_says_by_what_it_is_dated() -> None:
+    told = f"{int(NOW)}.{'0' * 64}"
+    parties = {"cluster_id": CLUSTER_ID, "hub_url": HUB, "instance": "r-1", "jti": "j3"}
+    assert read_hello(tokens.issue_hello(OTHER_KEY, **parties, now=NOW, hub_time=told)).hub_time == told
+    assert read_hello(hello()).hub_time == ""
+    header = {**HEADER, "typ": tokens.HELLO_TYPE, "kid": OTHER_KEY.kid}
+    party = tokens.cluster_audience(CLUSTER_ID)
+    claims: dict[str, object] = {"iss": party, "sub": party, "aud": HUB, "instance": "r-1", "jti": "j"}
+    claims |= {"iat": int(NOW), "nbf": int(NOW), "exp": int(NOW) + 60}
+    assert read_hello(forge(header, claims, OTHER_KEY.key.sign)).hub_time == ""
+    for hub_time in (None, "", 1, [told], "x" * 257, "é"):
+        with pytest.raises(TokenError, match="hub_time"):
+            read_hello(forge(header, {**claims, "hub_time": hub_time}, OTHER_KEY.key.sign))
+
+
 def test_a_key_is_registered_by_its_holder_alone() -> None:
     read_enrolment(enrolment())
     with pytest.raises(TokenError):

@@ -5,14 +5,21 @@ Tokens live for 60 s, and a relay may be told the time by nobody but the hub.
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+import ssl
 import time
 from collections.abc import Iterator
+from email.utils import formatdate
+from http.client import HTTPSConnection
 from pathlib import Path
 
 import pytest
 
 from tests.faults.clients import ExecEcho, Verdict, report
+from tests.faults.test_network import hub_certificate
+from tests.faults.wire import Enrolment
 from tests.faults.world import CLUSTER, FaultWorld, running_faults
 from tests.system.load import get
 from tests.system.raw import RawClient
@@ -25,6 +32,7 @@ AHEAD_S = {"behind": -30, "ahead": 30, "far-behind": -420, "far-ahead": 420}
 # The first wait after a dial that failed is 10 s at most.
 NEXT_DIAL_S = 15.0
 TOKEN_S = 60
+LATER_S = 3600
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +49,7 @@ def ask(world: FaultWorld, api_key: str = "") -> tuple[int, bytes]:
 
 
 def test_a_relay_with_a_wrong_clock_is_told_the_hubs_and_connects(timed_world: FaultWorld) -> None:
-    """By the Date of one refusal, at most; and all goes by the hub's clock then, comebacks included."""
+    """By one refusal of each dial, at most; and all else goes by the hub's clock."""
     world = timed_world
     for name, ahead_s in AHEAD_S.items():
         world.start_relay(instance=name, clock_s=ahead_s)
@@ -53,15 +61,20 @@ def test_a_relay_with_a_wrong_clock_is_told_the_hubs_and_connects(timed_world: F
     world.tunnel.cut()
     for name, ahead_s in AHEAD_S.items():
         world.until(lambda name=name: world.relay_says("is back, session", name), f"{name} is back", 10)  # type: ignore[misc]
-        refusals = world.relay_says("(our clock is ", name)
+        refusals = world.relay_says("; our clock is ", name)
         if name == "behind":
             # Its tokens are old when they come, and not too old.
             assert refusals == []
             continue
-        [refusal] = refusals
-        told_s = int(refusal.partition("(our clock is ")[2].split(" ")[0])
-        assert abs(told_s - abs(ahead_s)) <= 2
-        assert f" s {'behind' if ahead_s < 0 else 'ahead of'} the hub's)" in refusal
+        # Of the first dial, and of the one by which it came back.
+        assert len(refusals) == 2
+        for refusal in refusals:
+            told_s = int(refusal.partition("; our clock is ")[2].split(" ")[0])
+            assert abs(told_s - abs(ahead_s)) <= 2
+            assert f" s {'behind' if ahead_s < 0 else 'ahead of'} the hub's: set the one that is" in refusal
+    assert world.hub is not None
+    told = [line for line in world.hub.log.read_text().splitlines() if "the clock of a relay of" in line]
+    assert any(" behind this hub's: set the one that is wrong" in line for line in told)
     # One after the other is the only one that is left, and has to take what comes.
     for name in AHEAD_S:
         assert ask(world)[0] == 200
@@ -118,6 +131,63 @@ def test_a_relays_clock_that_is_set_is_nobodys_business(timed_world: FaultWorld,
             world.set_clock(world.relays["relay-0"], 0)
         assert ask(world)[0] == 200
     assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
+
+
+def status_of_a_dial(world: FaultWorld, token: str) -> int:
+    """What the hub answers to a relay's upgrade."""
+    context = ssl.create_default_context(cafile=str(world.folder / "hub" / "tls" / "ca.pem"))
+    connection = HTTPSConnection("127.0.0.1", world.hub_listen, context=context, timeout=10)
+    headers = {"Connection": "Upgrade", "Upgrade": "websocket", "Authorization": f"Bearer {token}"}
+    headers |= {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
+    headers |= {"Sec-WebSocket-Protocol": "hawse.v1"}
+    try:
+        connection.request("GET", "/v1/tunnel", headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def claims_of(token: str) -> dict[str, object]:
+    segment = token.split(".")[1]
+    claims: dict[str, object] = json.loads(base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4)))
+    return claims
+
+
+def test_who_stands_in_the_hubs_place_for_a_while_gathers_no_hello_that_is_good_later(
+    timed_world: FaultWorld,
+) -> None:
+    """It has the hub's own certificate, and names a time to come: as the Date, and as if by the hub."""
+    world = timed_world
+    later = int(time.time()) + LATER_S
+    date, made_up = formatdate(later, usegmt=True), f"{later}.{'0' * 64}"
+    refusal = f"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nDate: {date}\r\n"
+    gathered: list[str] = []
+    for answer, dials in ((refusal, 1), (f"{refusal}Hawse-Hub-Time: {made_up}\r\n", 2)):
+        # One that has not failed before.
+        world.fresh_relay()
+        world.tunnel.answer(f"{answer}\r\n".encode(), certificate=hub_certificate(world))
+        world.tunnel.cut()
+        heads = world.until(
+            lambda dials=dials: (found := world.tunnel.counts().heads)[dials - 1 :] and found,  # type: ignore[misc]
+            "the relay has dialled",
+        )
+        world.tunnel.accept()
+        gathered += [re.findall(r"(?i)\r\nauthorization: bearer (\S+)", head)[0] for head in heads]
+    told = [claims["iat"] for claims in map(claims_of, gathered) if claims.get("hub_time") == made_up]
+    assert set(told) == {later}
+    # None goes by the Date, nor by a time without saying whose.
+    own = [claims["iat"] for claims in map(claims_of, gathered) if "hub_time" not in claims]
+    assert len(own) + len(told) == len(gathered)
+    assert all(abs(float(str(at)) - time.time()) < 60 for at in own)
+    enrolment = Enrolment.read(world.folder / f"relay-{CLUSTER}")
+    world.set_clock(world.hub, LATER_S)
+    try:
+        assert {status_of_a_dial(world, token) for token in gathered} == {401}
+        # As the relay has signed it where the Date was enough.
+        assert status_of_a_dial(world, enrolment.token("other", clock_s=later - time.time())) == 101
+    finally:
+        world.set_clock(world.hub, 0)
+    world.fresh_relay()
 
 
 def test_what_is_open_outlives_its_token_and_nothing_is_opened_under_an_expired_one(

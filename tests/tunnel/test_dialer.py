@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import re
 import socket
 import ssl
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import trio
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
 from trio.testing import MockClock, memory_stream_pair
 
 from tests.tunnel.certificates import (
@@ -201,7 +203,7 @@ def config(network: Network, **changes: object) -> DialerConfig:
     values: dict[str, object] = {
         "hub_url": "https://hub.test/base/",
         "tls": contexts()[0],
-        "authorization": lambda: TOKEN,
+        "authorization": lambda hub_time: TOKEN,
         "hello": lambda: Hello(cluster="c1"),
         "proxy": ProxySettings(),
         "open_tcp": network.open_tcp,
@@ -252,7 +254,7 @@ async def test_a_session_is_served_and_the_next_one_dialled(
 async def test_the_request_names_the_hub_and_carries_a_fresh_token(autojump_clock: MockClock) -> None:
     hub = Hub(lives_s=10)
     tokens = iter(f"token{n}" for n in range(100))
-    await run_for(31, hub, authorization=lambda: next(tokens))
+    await run_for(31, hub, authorization=lambda hub_time: next(tokens))
     assert len(hub.heads) == 3
     for n, head in enumerate(hub.heads):
         lowered = head.lower()
@@ -574,36 +576,131 @@ async def test_what_the_hub_says_beside_a_refusal_is_logged(
     assert "\x1b" not in caplog.text
 
 
-@pytest.mark.parametrize(("ahead_s", "learned"), [(310, [310.0]), (-310, [-310.0]), (1, [0.0])])
-async def test_a_401_corrects_the_clock(
-    ahead_s: float, learned: list[float], autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+def seconds_of(hub_time: str) -> int | None:
+    """What is told as the hub's time here: `hub:` and its seconds."""
+    _, found, seconds = hub_time.partition("hub:")
+    return int(seconds) if found else None
+
+
+def told(ahead_s: float) -> bytes:
+    return b"hub:%d" % (NOW + ahead_s)
+
+
+def tells(ahead_s: float) -> Answer:
+    """Whoever finds a token out of date, and tells the time."""
+    return answer(401, b"Hawse-Hub-Time: %b\r\n" % told(ahead_s))
+
+
+def dated(hub_time: str) -> str:
+    return f"dated-by-{hub_time or 'our-clock'}"
+
+
+def tokens_in(heads: list[bytes]) -> list[str]:
+    return [re.findall(r"(?i)\r\nauthorization: bearer (.*?)\r\n", head.decode())[0] for head in heads]
+
+
+WRONG = {"authorization": dated, "seconds_of": seconds_of}
+OURS = "dated-by-our-clock"
+
+
+@pytest.mark.parametrize("ahead_s", [310, -310])
+async def test_a_wrong_clock_costs_one_further_attempt_by_the_time_that_the_hub_tells(
+    ahead_s: float, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    offsets: list[float] = []
-    date = formatdate(NOW + ahead_s, usegmt=True).encode()
-    network = await run_for(12, answer(401, b"Date: %s\r\n" % date), learn_clock_offset=offsets.append)
-    # At once by the right clock, and then as after any other refusal.
-    assert network.waits == pytest.approx([0, 5] if learned[0] else [5], abs=0.1)
-    assert offsets == learned * len(network.dialled_at)
-    for line in lines(caplog):
-        assert ("our clock is 310 s behind the hub's" in line) is (ahead_s == 310)
-        assert ("our clock is 310 s ahead of the hub's" in line) is (ahead_s == -310)
-
-
-async def test_a_clock_that_is_wrong_again_is_corrected_again(autojump_clock: MockClock) -> None:
-    date = formatdate(NOW + 310, usegmt=True).encode()
-    refusal = answer(401, b"Date: %s\r\n" % date)
+    refusal, hub = tells(ahead_s), Hub(20)
     async with trio.open_nursery() as nursery:
-        network = Network(nursery, refusal, Hub(20), refusal, Hub(20), refusal, refusal)
-        with trio.move_on_after(63):
-            await run_dialer(config(network), accept_until_closed)
+        network = Network(nursery, refusal, hub)
+        with trio.move_on_after(10):
+            await run_dialer(config(network, **WRONG), accept_until_closed)
         nursery.cancel_scope.cancel()
-    assert network.waits == pytest.approx([0, 25, 0, 25, 0, 10], abs=0.2)
+    assert network.waits == pytest.approx([0], abs=0.1)
+    assert tokens_in(refusal.heads) == [OURS]
+    assert tokens_in(hub.heads) == [dated(told(ahead_s).decode())]
+    side = "behind" if ahead_s > 0 else "ahead of"
+    assert f"; our clock is 310 s {side} the hub's: set the one that is wrong; " in lines(caplog)[0]
+    assert lines(caplog)[0].endswith("; the next attempt is in 0 s")
 
 
-async def test_a_401_without_a_date_teaches_nothing(autojump_clock: MockClock) -> None:
-    offsets: list[float] = []
-    await run_for(4, answer(401, b"Date: yesterday\r\n"), learn_clock_offset=offsets.append)
-    assert offsets == []
+async def test_whoever_refuses_every_token_is_dialled_twice_for_each_wait(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each time by our clock first: of a time that was told nothing is remembered."""
+    refusal = tells(310)
+    network = await run_for(36, refusal, **WRONG)
+    assert network.waits == pytest.approx([0, 5, 0, 10, 0, 20, 0], abs=0.1)
+    assert tokens_in(refusal.heads) == [OURS, dated(told(310).decode())] * 4
+    assert ["; our clock is " in line for line in lines(caplog)] == [True, False] * 4
+
+
+async def test_a_clock_that_is_still_wrong_is_told_the_time_for_each_tunnel(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        lost = Unreachable(OSError("lost"))
+        network = Network(nursery, tells(310), Hub(20), tells(310), lost, tells(310), Hub(20), lost)
+        with trio.move_on_after(70):
+            await run_dialer(config(network, **WRONG), accept_until_closed)
+        nursery.cancel_scope.cancel()
+    assert network.waits == pytest.approx([0, 25, 0, 10, 0, 25], abs=0.2)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        answer(401, b"Date: %s\r\n" % formatdate(NOW + 310, usegmt=True).encode()),
+        answer(401, b"Hawse-Hub-Time: 1800000000\r\n"),
+        answer(403, b"Hawse-Hub-Time: %b\r\n" % told(310)),
+        answer(503, b"Hawse-Hub-Time: %b\r\n" % told(310)),
+        answer(401),
+    ],
+)
+async def test_what_does_not_tell_the_time_in_the_hubs_own_way_dates_nothing(
+    refusal: Answer, autojump_clock: MockClock
+) -> None:
+    refusal.heads.clear()
+    network = await run_for(6, refusal, **WRONG)
+    assert network.waits == pytest.approx([5], abs=0.1)
+    assert tokens_in(refusal.heads) == [OURS] * 2
+
+
+@given(st.lists(st.sampled_from(["told", "dated", "unauthorized", "lost", "up"]), min_size=1, max_size=12))
+def test_no_two_dials_in_a_row_are_dated_by_the_hub_and_no_time_is_used_twice(script: list[str]) -> None:
+    """Whatever answers: a time dates the very next dial and no other, so waits bound the dials."""
+    asked: list[str] = []
+
+    def authorization(hub_time: str) -> str:
+        asked.append(hub_time)
+        return TOKEN
+
+    async def scripted() -> tuple[list[float], int]:
+        handlers: list[Handler] = []
+        for number, word in enumerate(script):
+            match word:
+                case "told":
+                    handlers.append(tells(1000 + number))
+                case "dated":
+                    date = formatdate(NOW + 1000, usegmt=True).encode()
+                    handlers.append(answer(401, b"Date: %b\r\n" % date))
+                case "unauthorized":
+                    handlers.append(answer(401))
+                case "lost":
+                    handlers.append(Unreachable(OSError("lost")))
+                case _:
+                    handlers.append(Hub(20))
+        network = await run_for(500, *handlers, authorization=authorization, seconds_of=seconds_of)
+        return network.waits, len(network.dialled_at)
+
+    waits, dials = trio.run(scripted, clock=MockClock(autojump_threshold=0))
+    assert dials == len(asked)
+    words = [script[min(number, len(script) - 1)] for number in range(dials)]
+    numbers = [min(number, len(script) - 1) for number in range(dials)]
+    expected = ""
+    for position, (word, hub_time) in enumerate(zip(words, asked, strict=True)):
+        assert hub_time == expected
+        told_now = word == "told" and not hub_time
+        expected = told(1000 + numbers[position]).decode() if told_now else ""
+        if position < len(waits):
+            assert (waits[position] < 1) == bool(expected)
 
 
 async def test_a_fault_of_the_server_task_ends_the_dialer_with_it(autojump_clock: MockClock) -> None:
@@ -654,7 +751,11 @@ async def test_cancelling_closes_the_session(autojump_clock: MockClock) -> None:
 def test_a_url_that_is_not_plain_https_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="the hub's URL") as caught:
         DialerConfig(
-            hub_url=url, tls=contexts()[0], authorization=lambda: TOKEN, hello=Hello, proxy=ProxySettings()
+            hub_url=url,
+            tls=contexts()[0],
+            authorization=lambda hub_time: TOKEN,
+            hello=Hello,
+            proxy=ProxySettings(),
         )
     assert "secret" not in str(caught.value)
 
@@ -663,7 +764,7 @@ async def test_a_token_that_no_header_may_hold_is_not_quoted(autojump_clock: Moc
     async with trio.open_nursery() as nursery:
         network = Network(nursery, Hub(10))
         with pytest.raises(ValueError, match="the token for the hub") as caught:
-            async with open_tunnel(config(network, authorization=lambda: "sec\nret")):
+            async with open_tunnel(config(network, authorization=lambda hub_time: "sec\nret")):
                 raise AssertionError("never open")
         assert "sec" not in str(caught.value)
         nursery.cancel_scope.cancel()
@@ -770,7 +871,7 @@ async def test_no_proxy_takes_the_direct_way(autojump_clock: MockClock) -> None:
 def test_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
     made = DialerConfig(
-        hub_url="https://hub.test", tls=contexts()[0], authorization=lambda: TOKEN, hello=Hello
+        hub_url="https://hub.test", tls=contexts()[0], authorization=lambda _: TOKEN, hello=Hello
     )
     assert made.proxy.proxy is not None
     assert made.proxy.proxy.name == "proxy.test:3128"
@@ -790,7 +891,7 @@ def real_config(port: int, **changes: object) -> DialerConfig:
     values: dict[str, object] = {
         "hub_url": f"https://localhost:{port}",
         "tls": client_context(ca_pem()),
-        "authorization": lambda: TOKEN,
+        "authorization": lambda hub_time: TOKEN,
         "hello": Hello,
         "proxy": ProxySettings(),
         **changes,
@@ -853,15 +954,3 @@ async def test_a_refused_port_is_named() -> None:
         with pytest.raises(DialFailed, match=f"cannot connect to localhost:{port}: Connection refused"):
             async with open_tunnel(real_config(port)):
                 raise AssertionError("never open")
-
-
-async def test_the_date_of_a_real_401_is_understood() -> None:
-    offsets: list[float] = []
-    date = formatdate(time.time() + 1000, usegmt=True).encode()
-    async with trio.open_nursery() as nursery:
-        port = await serve_tcp(nursery, answer(401, b"Date: %s\r\n" % date))
-        with pytest.raises(DialFailed, match="our clock is"):
-            async with open_tunnel(real_config(port, learn_clock_offset=offsets.append)):
-                raise AssertionError("never open")
-        nursery.cancel_scope.cancel()
-    assert offsets == [pytest.approx(1000, abs=5)]

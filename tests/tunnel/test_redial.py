@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from email.utils import formatdate
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.tunnel.test_dialer import NOW, Network, Unreachable, answer, config, over_tls, read_head
+from tests.tunnel.test_dialer import (
+    OURS,
+    WRONG,
+    Network,
+    Unreachable,
+    config,
+    dated,
+    over_tls,
+    read_head,
+    tells,
+    tokens_in,
+    told,
+)
 from tunnel import (
     CloseCode,
     Hello,
@@ -85,7 +96,8 @@ class Served:
 
 
 async def run(nursery: trio.Nursery, network: Network, served: Served) -> None:
-    settings = config(network, hello=lambda: Hello(cluster="c1", features=RESUMING), chance=lambda: 0.5)
+    hello = Hello(cluster="c1", features=RESUMING)
+    settings = config(network, hello=lambda: hello, chance=lambda: 0.5, **WRONG)
     nursery.start_soon(run_dialer, settings, served)
     await trio.sleep(0.1)
 
@@ -114,18 +126,18 @@ async def test_a_session_goes_on_over_the_next_connection(autojump_clock: MockCl
 
 
 async def test_a_session_without_streams_outlives_a_clock_that_was_set(autojump_clock: MockClock) -> None:
-    date = formatdate(NOW - 310, usegmt=True).encode()
     async with trio.open_nursery() as nursery:
         hub, served = Hub(), Served()
         network = Network(nursery, hub, open_max=2)
         await run(nursery, network, served)
-        network.handlers[:] = [answer(401, b"Date: %s\r\n" % date), hub]
+        network.handlers[:] = [tells(-310), hub]
         await hub.cut()
         await trio.sleep(1)
         assert [round(wait, 2) for wait in network.waits] == [0.6, 0]
         assert not served.sessions[0].detached
+        assert tokens_in(hub.heads) == [OURS, dated(told(-310).decode())]
         # Once, and then it is given up like any other that nobody waits for.
-        network.handlers[:] = [answer(401, b"Date: %s\r\n" % date)]
+        network.handlers[:] = [tells(-310)]
         await hub.cut()
         await served.sessions[0].wait_closed()
         assert [round(wait, 2) for wait in network.waits][2:] == [1.0, 0]

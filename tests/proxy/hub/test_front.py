@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from audit.recorder import open_recorder
 from audit.store import AuditStore
+from auth.hubtime import hub_time
 from auth.keys import SigningKey
 from auth.tokens import issue_hello
 from proxy.gate import STRANGER_S
@@ -89,6 +90,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             boot="boot",
             software="hawse/test",
             new_id=lambda: "id",
+            pepper=b"p" * 32,
             seen=seen,
         )
         tokens = TokenEndpoint(
@@ -263,6 +265,25 @@ async def test_a_cluster_that_dials_without_end_takes_nobodys_place(
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nretry-after: 2" in head
     assert limit._tokens >= left
+
+
+async def test_a_relay_whose_clock_is_off_is_told_the_time_with_its_refusal_and_both_logs_say_so(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = SigningKey.generate()
+    relays = bench.front.relays
+    await relays.directory.change(lambda store: store.add_cluster("prod", teams=[], relay_key=key.public))
+    [cluster_id] = relays.directory.current.clusters_by_id
+    token = issue_hello(key, cluster_id=cluster_id, hub_url=ISSUER, instance="r", jti="j", now=NOW - 300)
+    told = b"\r\nhawse-hub-time: " + hub_time(b"p" * 32, NOW).encode()
+    for sent, tells in ((token.encode(), True), (b"nonsense", False)):
+        client = await bench.connect()
+        await client.send_all(UPGRADE.replace(b"nonsense", sent) + b"\r\n")
+        head = await head_of(client)
+        assert head.startswith(b"HTTP/1.1 401 ")
+        assert (told in head) is tells
+    [line] = [line for line in caplog.messages if "the clock of" in line]
+    assert "a relay of cluster prod seems to be 300 s behind this hub's: set the one that is wrong" in line
 
 
 async def test_a_relay_that_resumes_goes_first_and_a_stranger_takes_nobodys_place(bench: Bench) -> None:

@@ -115,6 +115,7 @@ async def open_bench(folder: Path) -> AsyncIterator[Bench]:
             boot="boot",
             software="hawse/test",
             new_id=lambda: "id",
+            pepper=b"p" * 32,
             seen=SeenStore(folder / "seen.db"),
         )
         yield Bench(endpoint, directory, recorder, audit_file)

@@ -17,6 +17,7 @@ import trio.testing
 import trustme
 
 from auth import tokens
+from auth.hubtime import hub_time, is_hub_time
 from auth.jws import TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from proxy.configuration import Address
@@ -34,9 +35,10 @@ from tests.proxy.relay.ways import CLUSTER_ID, KEY, PROBE, DirectWay, TunnelWay,
 from tunnel import Role, Session, Welcome, open_session
 from tunnel.net import server_context, wrap_server
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
-from tunnel.websocket import accept_websocket
+from tunnel.websocket import HUB_TIME_HEADER, accept_websocket
 
 RELAY_KEY = SigningKey.generate()
+PEPPER = b"p" * 32
 
 
 def issue(folder: Path, name: str) -> str:
@@ -81,8 +83,8 @@ async def running_hub(folder: Path) -> AsyncIterator[Hub]:
                 hub.hellos.append(tokens.verify_hello(bearer, find_key, hub_url=hub.url, now=hub.clock()))
             except TokenError as error:
                 hub.refusals.append(error.reason)
-                date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(hub.clock())).encode()
-                await connection.answer(*status_response(401, "", error.reason, headers=((b"date", date),)))
+                told = (HUB_TIME_HEADER, hub_time(PEPPER, hub.clock()).encode())
+                await connection.answer(*status_response(401, "", error.reason, headers=(told,)))
                 return
             raw = connection.raw_head
             stream, leftover = connection.detach()
@@ -164,7 +166,7 @@ async def test_tunnel_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: py
             session = await hub.sessions.receive()
             await wait_for(lambda: ready(health))
             claims = hub.hellos[0]
-            assert (claims.cluster_id, claims.instance) == (CLUSTER_ID, "relay-0")
+            assert (claims.cluster_id, claims.instance, claims.hub_time) == (CLUSTER_ID, "relay-0", "")
             assert getattr(session.peer, "instance", "") == "relay-0"
             assert getattr(session.peer, "cluster", "") == CLUSTER_ID
             answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
@@ -343,6 +345,8 @@ async def test_a_relay_with_a_wrong_clock_learns_the_hubs_from_its_refusal(
                 await hub.sessions.receive()
             assert len(hub.refusals) == 1
             assert "expired" in hub.refusals[0]
+            [hello] = hub.hellos
+            assert is_hub_time(hello.hub_time, PEPPER, hello.issued_at)
             os.kill(os.getpid(), signal.SIGTERM)
 
 
