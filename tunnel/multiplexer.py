@@ -275,8 +275,11 @@ class Multiplexer:
         if self.link is not link or self.ending is not None:
             return
         connection = self.connection
+        if code in _FINAL_CODES:
+            self.end(code, f"the other end has closed it: {reason}", lost=True)
+            return
         # Any other close code means that something between has ended the connection.
-        if not connection.resumable or code in _FINAL_CODES:
+        if not connection.resumable:
             self.end(code, f"tunnel lost: {reason}", lost=True)
             return
         log.info(

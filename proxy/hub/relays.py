@@ -65,6 +65,8 @@ HELLOS_OF_A_CLUSTER_MAX = 10_000
 # which may have something to tell by them.
 _OF_RELAYS = Settings(max_streams=1, accept_queue_max=0, contexts_max=16)
 
+_NO_WAY_BACK = "the tunnel was lost, and no relay can come back to a hub that goes"
+
 _Value = TypeVar("_Value")
 
 # Told to come at once when another hub takes over, and then so many a second: below what it accepts.
@@ -137,7 +139,11 @@ class RelayEndpoint:
             if relay.cluster_id not in snapshot.clusters_by_id:
                 relay.end_with("its cluster was removed", CloseCode.FORBIDDEN)
             elif snapshot.find_relay_key(relay.kid) is None:
-                relay.end_with("its key was replaced", CloseCode.AUTH)
+                # Whole in a WebSocket's Close: 123 bytes at most.
+                relay.end_with(
+                    "its key was replaced: apply the manifests that `hawse admin cluster key` has printed",
+                    CloseCode.AUTH,
+                )
 
     def leave(self, grace_s: float, *, replaced: bool) -> None:
         """Tell every relay, and each that still comes, that this hub goes.
@@ -156,7 +162,7 @@ class RelayEndpoint:
                 retry_after_ms=late * 1000 // GOAWAYS_PER_S,
                 reason="another hub takes over" if replaced else "the hub stops",
             )
-            session.forgo_resumption("the tunnel was lost, and no relay can come back to a hub that goes")
+            session.forgo_resumption(_NO_WAY_BACK)
 
         self._farewell = say
         for before, relay in enumerate(self.registry.relays()):
@@ -202,7 +208,11 @@ class RelayEndpoint:
         if relay.session.is_outdated(hello.resume):
             return False
         if not relay.session.may_resume(hello.resume):
-            relay.session.abandon("the relay has not received, or not kept, what this hub takes it to have")
+            relay.session.abandon(
+                "the relay has not received, or not kept, what this hub takes it to have"
+                if self._farewell is None
+                else _NO_WAY_BACK
+            )
             return False
         _log.info("relay %s of cluster %s is back, from %s", relay.instance, cluster.name, address)
         relay.address = address
@@ -239,7 +249,12 @@ class RelayEndpoint:
             )
         if hello.resume is not None:
             # It may have another session here already, which one that nobody asked for would supersede.
-            raise Rejected(CloseCode.RESUME_UNKNOWN, "this hub does not know that session, or not any more")
+            raise Rejected(
+                CloseCode.RESUME_UNKNOWN,
+                "this hub does not know that session, or not any more"
+                if self._farewell is None
+                else "this hub goes, and no session can go on here",
+            )
         resume = self.config.tunnel.resume
         return Welcome(
             features=(RESUME,) if resume else (),

@@ -159,7 +159,7 @@ async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:
         (
             lambda store: store.replace_relay_key("prod", SigningKey.generate().public, keep_old=False),
             4401,
-            "its key was replaced",
+            "its key was replaced: apply the manifests that `hawse admin cluster key` has printed",
         ),
     ],
 )

@@ -88,6 +88,23 @@ async def test_a_hub_that_goes_does_not_wait_for_a_relay_that_dials_another_one(
         assert not await come_back(bench, claims, hello)
 
 
+async def test_a_relay_that_lost_its_tunnel_before_the_hub_noticed_is_told_that_the_hub_goes(
+    tmp_path: Path,
+) -> None:
+    async with open_bench(tmp_path) as bench, session_pair() as (hub, _), trio.open_nursery() as nursery:
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        claims = HelloClaims(cluster.id, "relay-1", cluster.relay_keys[0].kid, "jti", 0, 60)
+        hello = Hello(cluster=cluster.id, instance="relay-1", resume=Resume("session", 0, 0, 0, 1))
+        await bench.keep(hub, nursery)
+        bench.endpoint.leave(900, replaced=True)
+        assert not hub.closed
+        assert not await come_back(bench, claims, hello)
+        assert await hub.wait_closed() == "the tunnel was lost, and no relay can come back to a hub that goes"
+        with pytest.raises(Rejected, match="this hub goes, and no session can go on here") as caught:
+            bench.endpoint._welcome(hello, claims, cluster)
+        assert caught.value.close_code == CloseCode.RESUME_UNKNOWN
+
+
 async def test_a_call_is_told_what_its_tunnel_has_gone_through(tmp_path: Path) -> None:
     async with session_pair() as (untouched, _):
         assert _tunnel(untouched, untouched.interruptions) is None
