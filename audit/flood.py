@@ -13,7 +13,7 @@ from datetime import datetime
 import attrs
 from msgspec.structs import replace
 
-from audit.record import Event, Kind, Phase
+from audit.record import Event, Kind
 
 WINDOW_S = 10.0
 # An operator wants to see several examples; a client that retries by hand stays below this.
@@ -99,8 +99,6 @@ def counts(event: Event) -> bool:
     decision = event.decision
     # First what is true of nearly all.
     if decision is not None and decision.effect == "allow":
-        return False
-    if event.phase is not Phase.COMPLETE:
         return False
     if event.kind is Kind.CALL:
         return decision is not None and decision.effect == "deny"

@@ -117,13 +117,6 @@ class Recorder:
             )
             raise
 
-    async def record(self, event: Event) -> None:
-        """Return once the event is durable: for what must not be answered before, such as an admin's action.
-
-        Raises AuditUnavailable. When cancelled, the event is recorded all the same.
-        """
-        await self._durable(event)
-
     async def flush(self) -> None:
         """Return once everything that was queued before is durable. Raises AuditUnavailable."""
         await self._durable(None)

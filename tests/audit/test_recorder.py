@@ -259,6 +259,34 @@ async def test_a_store_slower_than_the_calls_refuses_writes_until_the_next_commi
     assert len(read(path)) - len(notes) == accepted - 1 + 1
 
 
+@pytest.mark.usefixtures("quick_retry")
+async def test_a_write_that_finds_the_queue_full_is_refused_and_counted(
+    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "QUEUE_EVENTS_MAX", 3)
+    store.gate = threading.Event()
+    async with open_recorder(store) as recorder, trio.open_nursery() as nursery:
+        nursery.start_soon(recorder.intent, call())
+        # The writer has it, and waits for the disk.
+        await eventually(lambda: recorder._waiters == 0)
+        for _ in range(3):
+            recorder.complete(call(phase=Phase.COMPLETE))
+        assert recorder.healthy
+        with pytest.raises(AuditUnavailable, match="3 events wait"):
+            await recorder.intent(call())
+        store.gate.set()
+        await eventually(lambda: recorder.healthy)
+    (gap,) = [row for row in read(path) if row["kind"] == Kind.AUDIT_GAP]
+    assert str(gap["note"]).startswith("1 writes refused, 0 events lost: 3 events wait")
+    assert len(read(path)) == 1 + 3 + 1
+
+
+async def test_a_flush_of_nothing_writes_nothing(store: WatchedStore, path: Path) -> None:
+    async with open_recorder(store) as recorder:
+        await recorder.flush()
+    assert read(path) == []
+
+
 async def test_a_store_that_stays_down_does_not_hold_up_the_end(
     store: WatchedStore, caplog: pytest.LogCaptureFixture
 ) -> None:

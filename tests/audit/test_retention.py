@@ -285,6 +285,11 @@ def test_events_can_be_neither_changed_nor_removed_by_another_way(store: Prunabl
                 connection.execute(statement)
 
 
+def test_of_a_trail_without_events_nothing_goes(store: PrunableStore, path: Path) -> None:
+    assert store.prune(utc(2e9), tell) is None
+    assert lines(path) == []
+
+
 def test_a_trail_that_is_none_is_told(tmp_path: Path) -> None:
     (tmp_path / "audit.db").write_bytes(b"no database" * 1000)
     with pytest.raises(AuditUnavailable):
