@@ -254,7 +254,7 @@ def _read(path: Path, namespace: str) -> _Read:
     """Read and compile all of it; raises PolicyError."""
     # Taken first: a change meanwhile is then seen at the next look.
     stamp = _stamp(path)
-    sources = [source for file in _files(path) for source in split(_text(file), str(file))]
+    sources = [source for name, *_ in stamp for source in split(_text(Path(name)), name)]
     own = [Source(_OWN.format(namespace=namespace), "the relay's own")] if sources and namespace else []
     bundle = compile_bundle([*own, *sources], _RelayConditions())
     faults = list(_misplaced(bundle))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -18,9 +19,10 @@ from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.tokens import RelayClaims
 from proxy.relay.guarding import LOOK_S
-from proxy.relay.guardrails import FAULT_TOLD_EVERY_S, GuardrailDenied, Guardrails
+from proxy.relay.guardrails import FAULT_TOLD_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails
 from proxy.rewrite import guardrail_of
 from proxy.status import STATUS_BYTES_MAX
+from proxy.watched import FILE_BYTES_MAX
 from tests.proxy.relay.apiserver import OK, Connection, running
 from tests.proxy.relay.ways import PROBE, inner, open_way, token
 
@@ -234,6 +236,23 @@ def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:
 
 
 # -- what changes
+
+
+def test_what_is_too_much_or_cannot_be_read_is_no_guardrail(tmp_path: Path) -> None:
+    file = tmp_path / "00.yaml"
+    for number in range(FILES_MAX + 1):
+        (tmp_path / f"{number:02}.yaml").write_text("")
+    with pytest.raises(PolicyError, match=f"{FILES_MAX + 1} files exceed the {FILES_MAX} allowed"):
+        Guardrails(tmp_path)
+    file.write_bytes(b"#" * (FILE_BYTES_MAX + 1))
+    with pytest.raises(PolicyError, match="is larger than"):
+        Guardrails(file)
+    file.unlink()
+    # What is there and cannot be opened, whoever tries.
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(file))
+        with pytest.raises(PolicyError, match="cannot be read: No such device"):
+            Guardrails(file)
 
 
 def test_a_change_is_in_force_at_the_next_look(tmp_path: Path) -> None:
