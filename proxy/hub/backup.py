@@ -228,7 +228,7 @@ def _read_about(archive: Path, text: bytes) -> str:
     try:
         about = json.loads(text)
         found, created = about["format"], str(about["created"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BackupError(f"{archive} is not a backup of a hub: its description is damaged") from error
     if found != FORMAT:
         raise BackupError(

@@ -21,8 +21,9 @@ from auth.principal import IdentityError, Principal, slug
 from proxy.hub import tables as t
 from proxy.hub.credentials import owners_of, read_codes, read_keys
 from proxy.hub.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
+from proxy.hub.errors import InvalidError
 from proxy.hub.federation import read_federation
-from proxy.hub.rules import shown
+from proxy.hub.rules import check_labels, shown
 
 T = TypeVar("T")
 Connection = sa.Connection
@@ -173,17 +174,18 @@ def _cluster(
     for kid, text in keys:
         try:
             usable.append(PublicKey.from_jwk(json.loads(text)))
-        except KeyFormatError as error:
+        except (KeyFormatError, ValueError, RecursionError) as error:
             faults.append(f"relay key {shown(kid)} must not be used: {error}")
     try:
         slug("cluster name", row.name)
         mode = Mode(row.mode)
-    except (IdentityError, ValueError) as error:
-        return None, (*faults, str(error))
+        labels = _labels(row.labels)
+    except (IdentityError, InvalidError, ValueError, RecursionError) as error:
+        return None, (*faults, f"cluster {shown(row.name)} must not be used: {error}")
     cluster = Cluster(
         id=row.id,
         name=row.name,
-        labels=json.loads(row.labels),
+        labels=labels,
         teams=tuple(sorted(team.name for team in teams)),
         team_ids=frozenset(team.id for team in teams),
         mode=mode,
@@ -194,6 +196,15 @@ def _cluster(
         created_at=row.created_at,
     )
     return cluster, tuple(faults)
+
+
+def _labels(text: str) -> dict[str, str]:
+    """A cluster's labels, by which policies choose it; raises InvalidError, ValueError, RecursionError."""
+    labels = json.loads(text)
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        raise InvalidError("its labels are no texts by name")
+    check_labels(labels)
+    return labels
 
 
 def _read_admin_tokens(connection: Connection) -> Mapping[str, AdminToken]:

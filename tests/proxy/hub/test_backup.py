@@ -191,6 +191,7 @@ def key_of_another(members: dict[str, bytes]) -> None:
         (lambda m: m.update({"hub.db": b"SECRET" * 1000}), "not a database"),
         (lambda m: m.pop("hawse-backup.json"), "not a backup"),
         (lambda m: m.update({"hawse-backup.json": b"{}"}), "damaged"),
+        (lambda m: m.update({"hawse-backup.json": b"[" * 60_000}), "damaged"),
         (
             lambda m: m.update({"hawse-backup.json": json.dumps({"format": 9, "created": "x"}).encode()}),
             "format 9",

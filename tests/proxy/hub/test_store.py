@@ -540,13 +540,12 @@ def test_whoever_is_in_a_team_that_must_not_be_used_does_not_act_with_the_others
     assert len(now.faults) == 2
 
 
-def test_a_relay_key_that_cannot_be_used_is_no_key(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("jwk", ["{}", "[]", "{", "[" * 99_999])
+def test_a_relay_key_that_cannot_be_used_is_no_key(tmp_path: Path, store: Store, jwk: str) -> None:
     store.add_cluster("prod", relay_key=relay_key())
     store.add_cluster("dev", relay_key=relay_key())
-    spoil(
-        tmp_path / "hub.db",
-        "update relay_keys set jwk = '{}' where cluster_id = (select id from clusters where name = 'prod')",
-    )
+    prod = "(select id from clusters where name = 'prod')"
+    spoil(tmp_path / "hub.db", f"update relay_keys set jwk = '{jwk}' where cluster_id = {prod}")
     now = store.snapshot()
     assert now.clusters_by_name["prod"].relay_keys == ()
     assert len(now.clusters_by_name["dev"].relay_keys) == 1
@@ -561,9 +560,20 @@ def test_a_cluster_under_no_name_of_ours_is_left_out(tmp_path: Path, store: Stor
     assert len(now.faults) == 1
 
 
-def test_a_store_that_cannot_be_read_at_all_is_unavailable(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("labels", ["{", "[]", "null", '{"env": 1}', '{"env": "a b"}', "[" * 99_999])
+def test_a_cluster_with_labels_that_are_none_is_left_out(tmp_path: Path, store: Store, labels: str) -> None:
     store.add_cluster("prod", relay_key=relay_key())
-    spoil(tmp_path / "hub.db", "update clusters set labels = '{'")
+    store.add_cluster("dev", relay_key=relay_key())
+    spoil(tmp_path / "hub.db", f"update clusters set labels = '{labels}' where name = 'prod'")
+    now = store.snapshot()
+    assert list(now.clusters_by_name) == ["dev"]
+    (fault,) = now.faults
+    assert fault.startswith("cluster 'prod' must not be used: ")
+
+
+def test_a_store_that_cannot_be_read_at_all_is_unavailable(tmp_path: Path, store: Store) -> None:
+    store.snapshot()
+    spoil(tmp_path / "hub.db", "update policy_bundles set documents = '{'")
     with pytest.raises(StoreUnavailableError, match="cannot be read"):
         store.snapshot()
 
