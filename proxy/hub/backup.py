@@ -129,8 +129,6 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
         raise BackupError(
             f"cannot restore {archive} into {data_dir}: another process runs there: stop that hub first"
         ) from error
-    except tarfile.TarError as error:
-        raise BackupError(f"{archive} is not a backup of a hub: {error}") from error
     except (OSError, DataDirError, StoreUnavailableError) as error:
         raise BackupError(f"cannot restore {archive} into {data_dir}: {_said(error)}") from error
 
@@ -198,29 +196,38 @@ def _unpack(archive: Path, fresh: Path) -> str:
     fresh.mkdir(mode=0o700)
     for folder in ("keys", "tls"):
         (fresh / folder).mkdir(mode=0o700)
-    created = ""
-    with tarfile.open(archive, mode="r:") as tar:
-        for number, member in enumerate(tar):
-            if number >= MEMBERS_MAX or not member.isreg() or member.size > MEMBER_BYTES_MAX:
-                raise BackupError(
-                    f"{archive} is not a backup of a hub: {ascii(member.name)[:80]} has no place in it"
-                )
-            content = tar.extractfile(member)
-            assert content is not None  # it is a regular file
-            if member.name == _ABOUT:
-                created = _read_about(archive, content.read(64 * 1024))
-            elif _MEMBER.fullmatch(member.name):
-                descriptor = os.open(fresh / member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    shutil.copyfileobj(content, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-            else:
-                raise BackupError(
-                    f"{archive} is not a backup of a hub: {ascii(member.name)[:80]} has no place in it"
-                )
+    try:
+        with tarfile.open(archive, mode="r:") as tar:
+            created = _extract(archive, tar, fresh)
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        # The numbers in a sparse member's header tarfile takes as they stand.
+        raise BackupError(f"{archive} is not a backup of a hub: {error}") from error
     if not created:
         raise BackupError(f"{archive} is not a backup of a hub: it does not say so")
+    return created
+
+
+def _extract(archive: Path, tar: tarfile.TarFile, fresh: Path) -> str:
+    created = ""
+    for number, member in enumerate(tar):
+        if number >= MEMBERS_MAX or not member.isreg() or member.size > MEMBER_BYTES_MAX:
+            raise BackupError(
+                f"{archive} is not a backup of a hub: {ascii(member.name)[:80]} has no place in it"
+            )
+        content = tar.extractfile(member)
+        assert content is not None  # it is a regular file
+        if member.name == _ABOUT:
+            created = _read_about(archive, content.read(64 * 1024))
+        elif _MEMBER.fullmatch(member.name):
+            descriptor = os.open(fresh / member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                shutil.copyfileobj(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+        else:
+            raise BackupError(
+                f"{archive} is not a backup of a hub: {ascii(member.name)[:80]} has no place in it"
+            )
     return created
 
 

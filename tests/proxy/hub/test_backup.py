@@ -235,6 +235,15 @@ def test_what_is_no_archive_is_told_so(tmp_path: Path) -> None:
         restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
 
 
+def test_an_archive_whose_numbers_are_none_is_no_backup(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("hub.db")
+    member.pax_headers = {"GNU.sparse.map": "0,x"}
+    with tarfile.open(tmp_path / "hub.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member)
+    with pytest.raises(BackupError, match=r"hub\.tar is not a backup of a hub: "):
+        restore(tmp_path / "new", tmp_path / "hub.tar", overwrite=False)
+
+
 def test_what_cannot_be_read_or_written_is_named(hub: DataDir, tmp_path: Path) -> None:
     none, other, archive = tmp_path / "none", tmp_path / "other", tmp_path / "hub.tar"
     assert fault_of_backup(hub, none / "hub.tar") == f"{none}: No such file or directory"
