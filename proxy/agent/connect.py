@@ -22,7 +22,7 @@ from proxy.agent.errors import AgentError
 from proxy.agent.rotation import Tokens
 from proxy.connections import Connections
 from proxy.deadlines import Deadlines
-from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.exchange import Failure, InboundBroken, OutboundBroken
 from proxy.forward import forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
@@ -242,7 +242,10 @@ class RenewingOutbound(PooledOutbound):
         self._token = token
 
     async def receive_head(self) -> ResponseHead:
-        """See Outbound. A 401 brings another token, under which a request without a body is asked again."""
+        """See Outbound. A 401 brings another token, under which a request without a body is asked again.
+
+        Raises AgentError when it is to be, and there is no token.
+        """
         head, request = await super().receive_head(), self._head
         assert request is not None, "it is held to the end"
         if head.status != 401:
@@ -250,13 +253,11 @@ class RenewingOutbound(PooledOutbound):
         has_body = request.body_length != 0
         try:
             token = await self._exchange.renewed(self._token)
-            if token == self._token or has_body:
-                return head
-        except AgentError as error:
+        except AgentError:
             if has_body:
                 return head
-            raise OutboundBroken(
-                Failure(StreamCode.UNAUTHENTICATED, Processed.NO, f"no token from the hub: {error}")
-            ) from error
+            raise
+        if token == self._token or has_body:
+            return head
         await self.send_again(self._exchange.head(token))
         return await super().receive_head()

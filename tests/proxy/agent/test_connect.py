@@ -264,6 +264,32 @@ async def test_without_a_token_or_a_hub_the_client_is_told_so(bench: Bench) -> N
     assert b"connection refused" in answer
 
 
+async def test_a_hub_that_goes_before_it_answers_leaves_no_client_waiting(bench: Bench) -> None:
+    async def go(connection: ServerConnection, head: RequestHead) -> None:
+        await connection.cut()
+
+    bench.script = go
+    answer = await bench.ask()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"between this machine and " in answer
+
+    async def refuse_and_give_no_more(connection: ServerConnection, head: RequestHead) -> None:
+        bench.tokens.down = True
+        await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
+
+    bench.script = refuse_and_give_no_more
+    answer = await bench.ask()
+    # A 401 would be about the client's own token, and that is good.
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"no token from the hub: cannot reach the hub"' in answer
+
+
+async def test_what_is_no_request_is_refused_and_reaches_nobody(bench: Bench) -> None:
+    answer = await bench.ask(*GOOD, "Content-Length: 1", "Content-Length: 2")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert bench.seen == []
+
+
 async def test_a_cut_answer_stays_one(bench: Bench) -> None:
     async def cut(connection: ServerConnection, head: RequestHead) -> None:
         await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
