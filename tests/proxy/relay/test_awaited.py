@@ -16,7 +16,7 @@ import trio.testing
 
 from proxy import client
 from proxy.client import INTERIM_MAX
-from proxy.exchange import Processed, StreamCode
+from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
@@ -401,6 +401,34 @@ async def test_a_first_look_that_comes_late_does_not_lose_what_the_stream_did_no
             while data := await outbound.receive_body():
                 received += data
         assert received == body
+        await outbound.aclose()
+        await relay.at_rest()
+
+
+async def test_an_answer_that_breaks_while_nobody_reads_is_cut_behind_what_came(tmp_path: Path) -> None:
+    size = 3_000_000
+    body = b"".join(b"%07d," % at for at in range(size // 8))
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (size + 1) + body)
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        outbound = relay.way.open(inner(TARGET), token(), eof=True)
+        await outbound.receive_head()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        received = bytearray()
+        failure: Failure | None = None
+        with trio.fail_after(5):
+            while failure is None:
+                try:
+                    received += await outbound.receive_body()
+                except OutboundBroken as broken:
+                    failure = broken.failure
+        assert received == body
+        assert failure.code is StreamCode.UPSTREAM_RESET
+        assert relay.tasks.names == []
         await outbound.aclose()
         await relay.at_rest()
 
