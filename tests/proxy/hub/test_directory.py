@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,31 @@ async def test_a_store_that_fails_stops_neither_the_writer_nor_the_end(
             nursery.cancel_scope.cancel()
         assert directory.current.agents_by_name["sre-1"].active
     assert all("cannot write down what was used" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_store_that_cannot_be_looked_at_for_a_while_leaves_what_is_known(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    told = trio.Event()
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        await directory.change(enrol)
+        directory.on_change(told.set)
+        before = directory.current
+        with closing(sqlite3.connect(tmp_path / "hub.db")) as raw:
+            raw.execute("alter table admin_tokens rename to away")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(directory.run_look)
+            await trio.sleep(2 * LOOK_EVERY_S)
+            while not caplog.records:
+                await trio.testing.wait_all_tasks_blocked()
+            assert directory.current is before
+            assert not told.is_set()
+            with closing(sqlite3.connect(tmp_path / "hub.db")) as raw:
+                raw.execute("alter table away rename to admin_tokens")
+            await told.wait()
+            assert directory.current is not before
+            nursery.cancel_scope.cancel()
+    assert all("cannot look for changes" in record.getMessage() for record in caplog.records)
 
 
 async def test_a_row_that_must_not_be_used_does_not_keep_a_lock_from_taking_effect(

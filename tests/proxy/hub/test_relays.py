@@ -13,11 +13,14 @@ import trio
 from audit.reader import AuditReader
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
+from auth.jws import TokenError
 from auth.keys import SigningKey
-from auth.tokens import HelloClaims
+from auth.tokens import HelloClaims, issue_hello
+from proxy.head import RequestHead
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
+from proxy.hub.entities import Mode
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
@@ -128,6 +131,29 @@ async def farewell(relay: Session) -> tuple[int, str]:
     goaway = relay.peer_going_away
     assert goaway is not None
     return goaway.code, goaway.reason
+
+
+async def test_a_relay_shows_one_bearer_token_and_only_where_relays_dial(tmp_path: Path) -> None:
+    key = SigningKey.generate()
+    async with open_bench(tmp_path) as bench:
+        edge = await bench.directory.change(
+            lambda store: store.add_cluster(
+                "edge", teams=[], relay_key=key.public, mode=Mode.DIRECT, relay_url="https://relay.example"
+            )
+        )
+        hello = issue_hello(
+            key, cluster_id=edge, hub_url="https://hub.example", instance="relay-1", jti="j", now=NOW
+        )
+        bearer = b"Bearer " + hello.encode("ascii")
+        for shown, why in (
+            ((), "one bearer token"),
+            ((b"Basic " + hello.encode("ascii"),), "one bearer token"),
+            ((bearer, bearer), "one bearer token"),
+            ((bearer,), "its relay does not dial"),
+        ):
+            lines = tuple((b"authorization", value) for value in shown)
+            with pytest.raises(TokenError, match=why):
+                await bench.endpoint.authenticate(RequestHead.of(b"GET", b"/v1/tunnel", lines), NOW)
 
 
 async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:

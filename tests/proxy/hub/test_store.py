@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from auth.keys import PublicKey, SigningKey
 from proxy.hub.entities import AgentState, Mode
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreError, StoreUnavailableError
+from proxy.hub.federation import NewIssuer
 from proxy.hub.rules import check_name
 from proxy.hub.store import RELAY_INSTANCES_KEPT, RelayContact, Store
 from proxy.hub.tables import metadata
@@ -569,6 +570,23 @@ def test_a_cluster_with_labels_that_are_none_is_left_out(tmp_path: Path, store: 
     assert list(now.clusters_by_name) == ["dev"]
     (fault,) = now.faults
     assert fault.startswith("cluster 'prod' must not be used: ")
+
+
+@pytest.mark.parametrize("claims", ["[]", '{"sub": 1}', "{}"])
+def test_a_federation_rule_that_would_fit_too_much_is_left_out(
+    tmp_path: Path, store: Store, claims: str
+) -> None:
+    store.add_team("sre")
+    add_agent(store, "robot")
+    issuer = NewIssuer("https://token.actions.githubusercontent.com")
+    pinned = {"repository_id": "1", "ref": "refs/heads/main"}
+    store.add_federation("robot", issuer, audience="urn:hawse:main:hub", claims=pinned, mutable=False)
+    assert store.snapshot().rules_by_issuer
+    spoil(tmp_path / "hub.db", f"update federation_rules set claims = '{claims}'")
+    now = store.snapshot()
+    assert now.rules_by_issuer == {}
+    (fault,) = now.faults
+    assert "must not be used" in fault
 
 
 def test_a_store_that_cannot_be_read_at_all_is_unavailable(tmp_path: Path, store: Store) -> None:

@@ -569,6 +569,16 @@ async def test_bad_forms_of_an_assertion_are_refused(tmp_path: Path) -> None:
             assert (await bench.ask(**signed(forger.token(jti=str(number)))))[0] == 200
 
 
+async def test_a_token_for_the_hub_ends_with_the_credential_that_it_was_made_from(bench: Bench) -> None:
+    _, body = await bench.ask(**{**signed(assertion()), "audience": "", "resource": ISSUER})
+    bearer = ((b"authorization", b"Bearer " + str(body["access_token"]).encode()),)
+    assert bench.endpoint.clusters(bearer, "192.0.2.1").status == 200
+    _, key = bench.directory.current.agent_keys_by_kid[AGENT_KEY.kid]
+    await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
+    assert bench.directory.current.agents_by_name["sre-1"].active
+    assert bench.endpoint.clusters(bearer, "192.0.2.1").status == 401
+
+
 async def test_a_token_for_the_hub_itself_lists_the_clusters_and_opens_none(bench: Bench) -> None:
     for number, target in enumerate(({"resource": ISSUER}, {"resource": f"{ISSUER}/"}, {"audience": HUB})):
         status, body = await bench.ask(**{**signed(assertion(jti=str(number))), "audience": "", **target})
