@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth.keys import PublicKey, SigningKey
+from auth.principal import TEAMS_MAX
 from proxy.hub.entities import AgentState, Mode
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreError, StoreUnavailableError
-from proxy.hub.federation import NewIssuer
-from proxy.hub.rules import check_name
+from proxy.hub.federation import JWKS_LENGTH_MAX, NewIssuer
+from proxy.hub.rules import PEM_LENGTH_MAX, check_name
 from proxy.hub.store import RELAY_INSTANCES_KEPT, RelayContact, Store
 from proxy.hub.tables import metadata
 
@@ -496,6 +497,30 @@ def test_the_database_itself_refuses_what_the_code_must_not_write(tmp_path: Path
         with pytest.raises(sqlite3.IntegrityError):
             raw.execute(statement)
     raw.close()
+
+
+def test_what_is_too_much_is_refused_before_it_is_stored(store: Store) -> None:
+    store.add_team("sre")
+    add_agent(store, "robot")
+    pinned = {"repository_id": "1"}
+
+    def federate(issuer: NewIssuer) -> None:
+        store.add_federation("robot", issuer, audience="urn:hawse:main:hub", claims=pinned, mutable=False)
+
+    def dial(ca: str) -> None:
+        store.add_cluster("edge", mode=Mode.DIRECT, relay_url="https://relay.example", relay_ca_pem=ca)
+
+    issuer = "https://issuer.example"
+    with pytest.raises(InvalidError, match=f"{TEAMS_MAX + 1} teams exceed"):
+        store.add_agent("other", owner="ada", teams=[f"team-{number}" for number in range(TEAMS_MAX + 1)])
+    with pytest.raises(InvalidError, match="the relay's CA exceeds"):
+        dial("x" * (PEM_LENGTH_MAX + 1))
+    with pytest.raises(InvalidError, match="the JWKS exceeds"):
+        federate(NewIssuer(issuer, jwks="x" * (JWKS_LENGTH_MAX + 1)))
+    with pytest.raises(InvalidError, match="the issuer's CA exceeds"):
+        federate(NewIssuer(issuer, ca_pem="x" * (PEM_LENGTH_MAX + 1)))
+    now = store.snapshot()
+    assert (list(now.agents_by_name), now.clusters_by_name, now.issuers_by_url) == (["robot"], {}, {})
 
 
 def test_every_refusal_is_one_kind_of_error() -> None:
