@@ -31,6 +31,7 @@ from tunnel import (
     CloseCode,
     Hello,
     Memory,
+    Rejected,
     Role,
     Session,
     StreamCode,
@@ -154,6 +155,19 @@ async def test_a_relay_shows_one_bearer_token_and_only_where_relays_dial(tmp_pat
             lines = tuple((b"authorization", value) for value in shown)
             with pytest.raises(TokenError, match=why):
                 await bench.endpoint.authenticate(RequestHead.of(b"GET", b"/v1/tunnel", lines), NOW)
+
+
+@pytest.mark.parametrize("other", [{"instance": "relay-2"}, {"cluster": "c2"}])
+async def test_a_hello_that_names_another_relay_than_its_token_is_rejected(
+    tmp_path: Path, other: dict[str, str]
+) -> None:
+    async with open_bench(tmp_path) as bench:
+        cluster = bench.directory.current.clusters_by_name["prod"]
+        own = Hello(cluster="c1", instance="relay-1")
+        assert bench.endpoint._welcome(own, claims("j"), cluster).session_id == "id"
+        with pytest.raises(Rejected, match="another relay than the token") as rejected:
+            bench.endpoint._welcome(attrs.evolve(own, **other), claims("j"), cluster)
+        assert rejected.value.close_code == CloseCode.FORBIDDEN
 
 
 async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:
