@@ -272,7 +272,12 @@ def _unpack(
             doomed.callback(os.close, each)
         _expect(gift, "given")
         names, boot = gift.get("listeners"), gift.get("boot")
-        if not isinstance(names, list) or not isinstance(boot, str) or len(descriptors) != len(names) + 2:
+        if (
+            not isinstance(names, list)
+            or not all(isinstance(pair, list) and len(pair) == 2 for pair in names)
+            or not isinstance(boot, str)
+            or len(descriptors) != len(names) + 2
+        ):
             raise HandoverError("the hub that runs gave something else than its listeners: stop it first")
         if not os.path.samestat(os.fstat(descriptors[0]), data.lock_file.stat()):
             raise HandoverError(f"the hub that runs gave another lock than {data.lock_file}: stop it first")

@@ -329,6 +329,50 @@ async def test_what_is_no_place_is_refused(data: DataDir, answer: Answer, why: s
     assert descriptors() == before
 
 
+@pytest.mark.parametrize(
+    ("names", "given", "why"),
+    [
+        ([7], ["lock", "door", "door"], "something else"),
+        ([["front"]], ["lock", "door", "door"], "something else"),
+        ([["front", "a"]], ["lock", "door"], "something else"),
+        ([["front", "a"]], ["other", "door", "door"], "another lock"),
+        ([["front", "a"]], ["lock", "other", "door"], "does not listen"),
+        ([["front", "a"]], ["lock", "door", "deaf"], "does not listen"),
+    ],
+)
+async def test_a_place_with_another_part_is_refused_and_let_go_of(
+    data: DataDir, names: list[object], given: list[str], why: str
+) -> None:
+    lock = data.lock()
+    with (
+        open_door(data) as door,
+        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as deaf,
+        (data.path / "other").open("wb") as other,
+    ):
+        parts = {
+            "lock": lock.descriptor,
+            "door": door.fileno(),
+            "deaf": deaf.fileno(),
+            "other": other.fileno(),
+        }
+        before = descriptors()
+        async with trio.open_nursery() as nursery:
+
+            async def host() -> None:
+                there, _ = await trio.socket.from_stdlib_socket(door).accept()
+                with there:
+                    await there.recv(1000)
+                    gift: dict[str, object] = {"is": "given", "boot": "x", "listeners": names}
+                    await handover._send(there, gift, [parts[part] for part in given])
+                    await there.recv(1000)
+
+            nursery.start_soon(host)
+            with pytest.raises(HandoverError, match=why):
+                await take_over(data)
+        assert descriptors() == before
+    lock.release()
+
+
 async def test_another_version_is_told_that_this_one_goes_on(old: Old) -> None:
     async with giving(old):
         guest = trio.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
