@@ -115,6 +115,12 @@ def test_groups_that_are_not_org_and_team_are_refused(groups: list[str]) -> None
         check_groups(groups)
 
 
+def test_what_the_hub_itself_sends_is_returned_as_it_is() -> None:
+    assert check_user("agent:probe") == "agent:probe"
+    most = [f"acme/t{number}" for number in range(64)]
+    assert check_groups(most) == tuple(most)
+
+
 def test_a_principal_derives_user_and_groups() -> None:
     principal = Principal(agent_id="0193-ab", name="probe", org="acme", teams=("platform", "sre"))
     assert principal.user == "agent:probe"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from auth import tokens
-from auth.jws import TokenError
+from auth.jws import TOKEN_LENGTH_MAX, TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from auth.principal import IdentityError, Principal
 
@@ -384,6 +384,26 @@ def test_a_time_must_be_an_integer(name: str, value: object) -> None:
         read_relay(forge(RELAY_HEADER, relay_claims(**{name: value})))
 
 
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "[" * 5000])
+def test_json_that_not_everybody_reads_is_refused_wherever_it_stands(text: str) -> None:
+    claims = json.dumps(access_claims(more="@")).replace('"@"', text)
+    for header, payload in ((json.dumps(HEADER), claims), (text, json.dumps(access_claims()))):
+        with pytest.raises(TokenError, match="valid JSON"):
+            read_access(forge(header, payload, raw=True))
+
+
+def test_a_token_may_have_so_many_characters_and_no_more() -> None:
+    filled = [forge(HEADER, access_claims(more="x" * size)) for size in range(5735, 5750)]
+    # No base64 has a length of one more.
+    assert {TOKEN_LENGTH_MAX, TOKEN_LENGTH_MAX + 2} <= set(map(len, filled))
+    for token in filled:
+        if len(token) <= TOKEN_LENGTH_MAX:
+            assert read_access(token).principal == PROBE
+        else:
+            with pytest.raises(TokenError, match="longer than 8192"):
+                read_access(token)
+
+
 @pytest.mark.parametrize("text", ["1e400", "NaN", "Infinity", "9" * 5000])
 def test_a_time_that_is_no_number_to_anyone_is_refused(text: str) -> None:
     claims = json.dumps(access_claims(exp="@")).replace('"@"', text)
@@ -402,6 +422,26 @@ def test_the_hub_gives_its_own_tokens_no_leeway_at_the_end() -> None:
     read_access(access(), now=1_800_000_059.9)
     with pytest.raises(TokenError, match="expired 0 s ago"):
         read_access(access(), now=1_800_000_060.0)
+
+
+def test_the_hub_allows_its_own_tokens_five_seconds_of_a_clock_that_was_set_back() -> None:
+    read_access(access(), now=1_799_999_995.0)
+    with pytest.raises(TokenError, match="future"):
+        read_access(access(), now=1_799_999_994.9)
+
+
+@pytest.mark.parametrize(
+    ("read", "token"),
+    [(read_hello, hello()), (read_assertion, assertion()), (read_enrolment, enrolment())],
+)
+def test_whoever_has_a_clock_of_its_own_is_allowed_five_seconds_either_way(
+    read: Callable[..., object], token: str
+) -> None:
+    for now in (1_799_999_995.0, 1_800_000_064.9):
+        read(token, now=now)
+    for now in (1_799_999_994.9, 1_800_000_065.0):
+        with pytest.raises(TokenError):
+            read(token, now=now)
 
 
 def test_the_relay_allows_five_seconds_either_way() -> None:
