@@ -78,6 +78,29 @@ def test_other_paths_about_no_resource_have_their_own_list(target: str) -> None:
     assert not ask(listed, f"GET {POD}").allowed
 
 
+PODS = POD.removesuffix("/web")
+REQUESTS_OF = {
+    "get": {f"GET {POD}", f"HEAD {POD}", "GET /x", "HEAD /x"},
+    "list": {f"GET {PODS}", f"HEAD {PODS}"},
+    "watch": {f"GET {PODS}?watch=1"},
+    "create": {f"POST {PODS}"},
+    "update": {f"PUT {POD}"},
+    "patch": {f"PATCH {POD}", "PATCH /x"},
+    "delete": {f"DELETE {POD}", "DELETE /x"},
+    "deletecollection": {f"DELETE {PODS}"},
+    "post": {"POST /x"},
+    "put": {"PUT /x"},
+    "options": {"OPTIONS /x"},
+}
+
+
+@pytest.mark.parametrize("verb", REQUESTS_OF)
+def test_each_verb_is_about_its_own_requests_and_no_others(verb: str) -> None:
+    rule = policy(f"- {{id: a, effect: allow, verbs: [{verb}], resources: [pods], nonResourceURLs: [/x]}}")
+    every = set().union(*REQUESTS_OF.values())
+    assert {request for request in every if ask(rule, request).allowed} == REQUESTS_OF[verb]
+
+
 @pytest.mark.parametrize("method", ["GET", "POST"])
 @pytest.mark.parametrize("subresource", ["exec", "attach", "portforward"])
 def test_exec_and_its_like_are_created_whatever_method_carries_them(method: str, subresource: str) -> None:
@@ -229,6 +252,12 @@ def test_a_denial_of_a_namespace_is_about_the_lists_of_all_that_show_it() -> Non
     assert not ask(across, "GET /api/v1/secrets").allowed
     assert ask(across, "GET /api/v1/pods").allowed
     assert not ask(across, "GET /api/v1/namespaces/hawse/pods").allowed
+
+
+@pytest.mark.parametrize("field", ["", "namespaces: [hawse]", "apiGroups: [apps]", "resourceNames: [top]"])
+def test_a_denial_of_no_named_resource_is_about_paths_unless_it_says_what_no_path_has(field: str) -> None:
+    denied = policy(f"{ALL}\n- {{id: no, effect: deny, verbs: ['*'], {field}}}")
+    assert ask(denied, "GET /metrics").allowed is bool(field)
 
 
 def test_a_bundle_knows_whether_it_looks_at_the_time() -> None:

@@ -59,6 +59,14 @@ def test_the_old_key_is_trusted_to_the_end_of_the_overlap_and_not_after_it() -> 
     assert kids(trusted, NOW) == {KEYS[1].kid}
 
 
+def test_each_key_of_a_chain_goes_at_its_own_time() -> None:
+    trusted = trusting(KEYS[0])
+    for text in chain(2):
+        trusted.learn(text)
+    for now, left in ((NOW, KEYS[:3]), (NOW + OVERLAP_S, KEYS[1:3]), (NOW + 3600 + OVERLAP_S, KEYS[2:3])):
+        assert kids(trusted, now) == {key.kid for key in left}
+
+
 def test_a_token_by_the_old_key_is_good_for_the_overlap() -> None:
     trusted = trusting(KEYS[0])
     trusted.learn(statement(KEYS[0], KEYS[1]))
@@ -136,6 +144,7 @@ def test_no_token_is_a_statement_and_no_statement_a_token(kind: str) -> None:
         ({"iss": None}, "another issuer"),
         ({"retires": "1"}, "retires"),
         ({"retires": True}, "retires"),
+        ({"retires": -1}, "retires"),
         ({"retires": 1e400}, "JSON"),
         ({"jwk": None}, "cannot be used"),
         ({"jwk": {"kty": "oct", "k": "AAAA", "kid": "x"}}, "cannot be used"),
@@ -172,6 +181,18 @@ def test_no_circle_leaves_a_relay_without_keys() -> None:
     with pytest.raises(TokenError, match="was there before"):
         trusted.learn(statement(KEYS[2], KEYS[0]))
     assert kids(trusted, NOW + 10 * 3600) == {KEYS[2].kid}
+
+
+def test_one_kid_is_one_key_also_where_several_are_pinned() -> None:
+    trusted = trusting(KEYS[0], KEYS[1])
+    posing = {**EVIL.public.to_jwk(), "kid": KEYS[1].kid}
+    claims = {"iss": HUB, "jwk": posing, "iat": int(NOW), "retires": int(NOW)}
+    with pytest.raises(TokenError, match="was there before"):
+        trusted.learn(sign(KEYS[0], SUCCESSION_TYPE, claims))
+    assert set(trusted.at(NOW)) == {KEYS[0].public, KEYS[1].public}
+    # That very key may be the successor all the same.
+    assert trusted.learn(statement(KEYS[0], KEYS[1]))
+    assert set(trusted.at(NOW + OVERLAP_S)) == {KEYS[1].public}
 
 
 def test_a_hub_that_signs_without_end_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

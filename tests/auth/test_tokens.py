@@ -328,6 +328,14 @@ def test_a_hello_speaks_for_no_cluster_but_the_owner_of_its_key() -> None:
         read_hello(hello(hub_url="https://other.example"))
     with pytest.raises(TokenError, match="not known"):
         read_hello(hello(KEY))
+    party = tokens.cluster_audience(CLUSTER_ID)
+    claims = access_claims(iss=party, sub=party, aud=HUB, instance="r-1")
+    header = {**HEADER, "typ": tokens.HELLO_TYPE, "kid": OTHER_KEY.kid}
+    read_hello(forge(header, claims, OTHER_KEY.key.sign))
+    for subject in (..., tokens.cluster_audience("0193-c2"), CLUSTER_ID, [party]):
+        changed = {name: value for name, value in {**claims, "sub": subject}.items() if value is not ...}
+        with pytest.raises(TokenError, match="sub"):
+            read_hello(forge(header, changed, OTHER_KEY.key.sign))
 
 
 # C04, C05: the identity
@@ -596,3 +604,6 @@ def test_a_token_for_the_hub_itself_is_for_no_cluster() -> None:
 def test_a_token_that_went_to_the_wrong_relay_says_so() -> None:
     with pytest.raises(TokenError, match=r"for urn:hawse:cluster:0193-c2, this relay is of cluster 0193-c1"):
         read_relay(relay(cluster_id="0193-c2"))
+    # What another hub says of itself is not repeated.
+    with pytest.raises(TokenError, match="from another issuer"):
+        read_relay(forge(RELAY_HEADER, relay_claims(iss="https://evil.example", aud="urn:hawse:cluster:x")))
