@@ -24,6 +24,7 @@ from proxy.rewrite import (
     identity_headers,
     identity_lines,
     is_tail,
+    loopback_request_head,
     relay_request_head,
     relay_response_head,
     sandboxed,
@@ -105,6 +106,9 @@ def test_hop_by_hop_headers_and_those_that_connection_names_are_removed(tail):
         (b"te", b"trailers"),
         (b"trailer", b"Impersonate-User"),
         (b"expect", b"100-continue"),
+        (b"http2-settings", b"AAAA"),
+        (b"proxy-authenticate", b"Basic"),
+        (b"proxy-authentication-info", b"x"),
         tail=tail,
     )
     assert names(crossed) == [b"audit-id", b"x-forwarded-for"]
@@ -116,6 +120,10 @@ def test_hop_by_hop_headers_and_those_that_connection_names_are_removed(tail):
     [
         b"authorization",
         b"cookie",
+        b"cookie2",
+        b"set-cookie",
+        b"x-access-token",
+        b"x-auth-request-access-token",
         b"x-remote-user",
         b"x-remote-group",
         b"x-remote-extra-a",
@@ -174,6 +182,10 @@ def test_a_backend_behind_a_proxy_path_gets_its_own_headers():
         (b"/api/v1/nodes/n/proxy/metrics", True),
         (b"/api/v1/proxy/namespaces/a/services/s/x", True),
         (b"/api/v1/namespaces/a/pods/p/log", False),
+        (b"/api/v1/namespaces/a/pods/p/exec", False),
+        (b"/api/v1/namespaces/a/configmaps/c/proxy", False),
+        (b"/api/v1/proxy/namespaces/a/configmaps/c", False),
+        (b"/api/v1/proxy/nodes", False),
         (b"/api/v1/namespaces/proxy/configmaps/proxy", False),
         (b"/apis/example.com/v1/namespaces/a/pods/p/proxy", False),
         (b"/healthz", False),
@@ -256,6 +268,33 @@ def test_direct_mode_adds_host_and_token_in_front():
     assert relay(head).header_values(b"authorization") == [b"Bearer sa"]
 
 
+def test_a_loopback_proxy_passes_on_what_is_not_meant_for_itself():
+    for_itself = (
+        (b"host", b"127.0.0.1:8001"),
+        (b"authorization", b"Bearer of-the-proxy"),
+        (b"cookie", b"a=b"),
+        (b"cookie2", b"c"),
+        (b"origin", b"http://127.0.0.1:8001"),
+        (b"expect", b"100-continue"),
+        (b"connection", b"keep-alive, X-Hop"),
+        (b"x-hop", b"1"),
+        (b"te", b"trailers"),
+        (b"proxy-authorization", b"Basic x"),
+    )
+    # To refuse these is the hub's.
+    passed = ((b"impersonate-user", b"root"), (b"x-custom", b"1"), (b"accept", b"*/*"))
+
+    def crossed(*headers: tuple[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
+        head = RequestHead.of(b"POST", b"/clusters/prod/api", (*for_itself, *passed, *headers))
+        return loopback_request_head(head, b"hub", "jwt").headers
+
+    ours = ((b"host", b"hub"), (b"authorization", b"Bearer jwt"))
+    assert crossed((b"content-length", b"3")) == (*ours, *passed, (b"content-length", b"3"))
+    assert crossed((b"transfer-encoding", b"chunked")) == (*ours, *passed, (b"transfer-encoding", b"chunked"))
+    opened = ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"), (b"content-length", b"0"))
+    assert crossed((b"connection", b"upgrade"), (b"upgrade", b"websocket")) == (*ours, *passed, *opened)
+
+
 @pytest.mark.parametrize(
     "identity",
     [
@@ -265,6 +304,7 @@ def test_direct_mode_adds_host_and_token_in_front():
         ((b"impersonate-user", b""), (b"impersonate-group", b"a/b")),
         ((b"impersonate-user", b" "), (b"impersonate-group", b"a/b")),
         ((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"")),
+        ((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"a/b"), (b"impersonate-group", b" ")),
         (
             (b"impersonate-user", b"agent:a"),
             (b"impersonate-user", b"agent:b"),
@@ -433,7 +473,15 @@ def test_an_answer_loses_its_hop_and_what_speaks_for_the_origin():
         (b"transfer-encoding", b"chunked"),
         (b"keep-alive", b"1"),
         (b"set-cookie", b"a=b"),
+        (b"set-cookie2", b"a=b"),
         (b"alt-svc", b"h3"),
+        (b"clear-site-data", b'"*"'),
+        (b"public-key-pins", b"x"),
+        (b"service-worker-allowed", b"/"),
+        (b"strict-transport-security", b"max-age=1"),
+        (b"proxy-authenticate", b"Basic"),
+        (b"proxy-authentication-info", b"x"),
+        (b"http2-settings", b"AAAA"),
         (b"hawse-relay-failure", b"1;0;x"),
         (b"hawse-anything", b"1"),
         (b"x-kept", b"1"),
