@@ -159,6 +159,19 @@ def test_times_that_are_missing_wrong_or_too_far_apart_are_refused(changes: dict
         read(token(**changes))
 
 
+def test_a_clock_may_be_off_by_five_seconds_and_a_token_may_last_a_day() -> None:
+    at = int(NOW)
+    for good, bad in (
+        ({"iat": at + 5}, {"iat": at + 6}),
+        ({"nbf": at + 5}, {"nbf": at + 6}),
+        ({"iat": at - 60, "exp": at - 4}, {"iat": at - 60, "exp": at - 5}),
+        ({"exp": at + LIFETIME_MAX_S}, {"exp": at + LIFETIME_MAX_S + 1}),
+    ):
+        read(token(**good))
+        with pytest.raises(TokenError):
+            read(token(**bad))
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [

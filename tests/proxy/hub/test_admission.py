@@ -274,6 +274,11 @@ async def test_what_is_wrong_with_a_request_is_said_whatever_the_policies_say(
     assert (fault.status, fault.rule, fault.kind) == (status, rule, kind)
 
 
+async def test_whoever_is_refused_whatever_he_asks_for_is_not_on_the_way_to_a_relay(hub: Hub) -> None:
+    assert hub.caller(hub.fields()).tunnelled is not None
+    assert hub.caller(hub.fields((b"impersonate-user", b"root"))).tunnelled is None
+
+
 @pytest.mark.parametrize(
     "headers", [(), UPGRADE, (*UPGRADE, (b"content-length", b"0")), ((b"content-length", b"9"),)]
 )
