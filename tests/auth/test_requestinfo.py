@@ -346,6 +346,12 @@ def test_a_path_has_no_more_escapes_than_any_reader_needs(before: str, escape: s
         ("GET", "/api/v1/pods", False, False),
         ("GET", "/api/v1/pods?watch=1", False, True),
         ("GET", "/api/v1/watch/pods", False, True),
+        ("HEAD", "/x", False, False),
+        ("OPTIONS", "/x", False, False),
+        # Only to create one asks, and it has no subresource.
+        ("PUT", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews/x", True, False),
+        ("DELETE", "/apis/authentication.k8s.io/v1/selfsubjectreviews/x", True, False),
+        ("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews/x/status", True, False),
         ("GET", "/api/v1/namespaces/a/pods/p/log?follow=true", False, True),
         ("GET", "/api/v1/namespaces/a/pods/p/exec?command=id", True, True),
         ("POST", "/api/v1/namespaces/a/pods/p/exec?command=id", True, True),
