@@ -147,6 +147,11 @@ async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockCl
         (b"nonsense", "8 bytes are no frame"),
         (frames.ping(1, 0, 0, answer=False), "frame type 19 before the greeting"),
         (HELLO + frames.ping(1, 0, 0, answer=False), "a HELLO is not alone in its message"),
+        (HELLO[:-1], f"a frame of {len(HELLO) - 12} bytes is cut at {len(HELLO) - 13}"),
+        (
+            frames.header(frames.HELLO, 0, 0, 16 * 1024 + 1) + b"{}".ljust(16 * 1024 + 1),
+            "a greeting of 16385 bytes exceeds 16384",
+        ),
         (HELLO[:3] + b"\x01" + HELLO[4:], "the reserved bytes of a header are 1"),
         (HELLO[:7] + b"\x05" + HELLO[8:], "frame type 16 on stream 5 before the greeting"),
         (frames.hello(Hello(max_frame=1)), "the greeting's max_frame is not a number from 16384 to 1048576"),

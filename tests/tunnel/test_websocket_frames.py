@@ -185,6 +185,39 @@ def test_a_message_above_the_limit_is_refused(role: ConnectionType) -> None:
 
 
 @pytest.mark.parametrize("role", list(ConnectionType))
+@pytest.mark.parametrize("fragments", [[MESSAGE_BYTES_MAX], [1, MESSAGE_BYTES_MAX - 1]])
+def test_a_message_of_just_the_limit_is_taken(role: ConnectionType, fragments: list[int]) -> None:
+    first, *others = [bytes(size) for size in fragments]
+    masked = role is ConnectionType.SERVER
+    wire = frame(0x02 if others else 0x82, first, masked=masked)
+    wire += b"".join(frame(0x80, payload, masked=masked) for payload in others)
+    assert outcome(role, [wire]) == [("message", bytes(MESSAGE_BYTES_MAX))]
+
+
+@pytest.mark.parametrize("role", list(ConnectionType))
+def test_only_bytes_of_a_message_are_told_as_the_peers_own(role: ConnectionType) -> None:
+    frames = reader(role)
+    masked = role is ConnectionType.SERVER
+    message = frame(0x82, bytes(1000), masked=masked)
+    control = [frame(first, b"", masked=masked) for first in (0x89, 0x8A)]
+    for wire, own in (
+        *((wire, False) for wire in control),
+        (message[:3], False),
+        (message[3:500], True),
+        (message[500:600], True),
+        (message[600:], True),
+        (frame(0x02, b"x", masked=masked), True),
+        *((wire, False) for wire in control),
+        (frame(0x80, b"y", masked=masked), True),
+    ):
+        frames.of_messages = False
+        frames.feed(wire)
+        while frames.next_event() is not None:
+            pass
+        assert frames.of_messages is own
+
+
+@pytest.mark.parametrize("role", list(ConnectionType))
 def test_what_was_read_is_not_kept(role: ConnectionType) -> None:
     frames = reader(role)
     wire = encode_binary(bytes(1000), masked=role is ConnectionType.SERVER)

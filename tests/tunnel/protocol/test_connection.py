@@ -114,6 +114,16 @@ def test_a_refused_dialer_hears_why() -> None:
     assert dialer.phase is Phase.GREETING
 
 
+def test_a_dialer_says_nothing_between_its_hello_and_the_welcome() -> None:
+    dialer = Connection(Role.DIALER, now=0.0)
+    dialer.say_hello(Hello())
+    dialer.ping(0.0)
+    assert types_in(dialer.data_to_send(1000, 0.0)) == [FrameType.HELLO]
+    assert dialer.data_to_send(1000, 0.0) == b""
+    dialer.receive_message(frames.welcome(Welcome()), 0.0)
+    assert types_in(dialer.data_to_send(1000, 0.0)) == [FrameType.PING]
+
+
 def test_each_side_keeps_to_what_the_other_can_take() -> None:
     joined = Joined(
         hello=Hello(max_frame=20 * KIB, initial_window=10 * KIB, max_streams=1),
@@ -387,6 +397,21 @@ def test_near_the_last_id_the_peer_is_told_to_go_elsewhere() -> None:
     assert any(isinstance(event, events.GoAwayReceived) for event in joined.at_listener)
     assert joined.dialer.stream_count == 1
     assert not joined.listener.may_open
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_the_last_id_is_used_and_none_behind_it(role: Role) -> None:
+    joined = Joined()
+    connection = joined.listener if role is Role.LISTENER else joined.dialer
+    context = connection.add_context(1, b"x").index
+    last = LAST_STREAM_ID - (connection.next_id + 1) % 2
+    connection.next_id = last - 2
+    for stream_id in (last - 2, last):
+        assert connection.may_open
+        stream = connection.open_stream(b"", context, eof=True, now=joined.now)
+        connection.data_to_send(1000, joined.now)
+        assert stream.id == stream_id
+    assert not connection.may_open
 
 
 def test_what_the_peer_opens_until_it_hears_that_ids_are_used_up_is_served() -> None:
@@ -836,6 +861,8 @@ def test_a_peer_that_never_acknowledges_is_given_up_only_when_the_reserve_is_use
             joined.listener.retire_context(context.index)
         assert said < 2 * MIB
     assert said > MIB
+    assert joined.listener.failure is not None
+    assert joined.listener.failure.close_code == CloseCode.LIMITS
 
 
 def test_an_acknowledgement_is_sent_by_itself_after_a_second_and_rides_on_a_ping() -> None:
@@ -917,13 +944,29 @@ def test_control_goes_before_what_waits() -> None:
     joined.listener.ping(joined.now)
     joined.listener.add_context(2, b"x")
     joined.listener.go_away(CloseCode.DRAINING, 0, 0, "")
-    assert types_in(joined.send(joined.listener, 16 * KIB)) == [
+    message = joined.send(joined.listener, 16 * KIB)
+    assert types_in(message) == [
         FrameType.PING,
         FrameType.GOAWAY,
         FrameType.CONTEXT,
         FrameType.WINDOW,
         FrameType.DATA,
     ]
+    assert len(message) == 16 * KIB
+
+
+def test_an_owner_that_waits_for_room_hears_of_it_when_64_kib_are_left() -> None:
+    joined = Joined(hello=Hello(initial_window=MIB))
+    opened, _ = joined.streams()
+    joined.listener.send_data(opened, bytes(100 * KIB))
+    opened.drain_wanted = True
+    told = []
+    opened.send_credit = 0
+    for credit in (36 * KIB - 1, 1, 1, 10 * KIB):
+        joined.listener.receive_message(frames.window(opened.id, credit), joined.now)
+        joined.send(joined.listener)
+        told.append(joined.at_listener.count(events.SendQueueDrained(opened)))
+    assert told == [0, 1, 1, 1]
 
 
 def test_a_keystroke_goes_before_bulk_and_data_frames_stay_within_the_message() -> None:
@@ -1211,6 +1254,24 @@ def test_round_trip_and_clock_are_measured_by_pings() -> None:
     joined.deliver(joined.dialer)
     assert joined.dialer.rtt_s == pytest.approx(0.04)
     assert joined.dialer.peer_wall_offset_s == pytest.approx(1007.5, abs=0.002)
+
+
+@pytest.mark.parametrize("beside", ["nothing", "data", "an answer"])
+def test_a_ping_that_shares_its_message_measures_the_queue_as_well(beside: str) -> None:
+    joined = Joined()
+    opened, _ = joined.streams()
+    for took_s in (0.1, 0.05):
+        joined.now += 1
+        joined.listener.ping(joined.now)
+        if took_s < 0.1:
+            if beside == "data":
+                joined.listener.send_data(opened, b"x")
+            elif beside == "an answer":
+                joined.listener.receive_message(frames.ping(1, 0, 0, answer=False), joined.now)
+        joined.send(joined.listener)
+        joined.now += took_s
+        joined.flow()
+    assert joined.listener.rtt_s == pytest.approx(0.05 if beside == "nothing" else 0.1)
 
 
 def test_a_ping_of_the_peers_is_no_answer_and_an_answer_that_nobody_waits_for_is_nothing() -> None:

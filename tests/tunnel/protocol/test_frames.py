@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.tunnel.protocol.joined import frames_of
 from tunnel.protocol import frames
 from tunnel.protocol.errors import Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.frames import FrameType, Hello, Resume, Welcome
+
+KIB, MIB = 1024, 1024 * 1024
 
 u16 = st.integers(0, 2**16 - 1)
 u32 = st.integers(0, 2**32 - 1)
@@ -79,6 +82,7 @@ def test_window_comes_back(stream_id: int, delta: int) -> None:
     assert frames.decode_window(only(frame, FrameType.WINDOW, stream_id)[1]) == delta
 
 
+@example(2, StreamCode.CANCEL, Processed.NO, "x" + "ä" * 100, False)
 @given(u32, st.sampled_from(StreamCode), st.sampled_from(Processed), st.text(max_size=400), st.booleans())
 def test_reset_comes_back_with_a_reason_cut_at_a_character(
     stream_id: int, code: StreamCode, processed: Processed, reason: str, in_line: bool
@@ -90,7 +94,7 @@ def test_reset_comes_back_with_a_reason_cut_at_a_character(
     assert bool(flags & frames.IN_LINE) == in_line
     sent = reason.encode("utf-8", "replace").decode()
     assert "".join(c if c.isprintable() else "\ufffd" for c in sent).startswith(found_reason)
-    assert len(payload) - 3 >= min(len(sent.encode()), frames.REASON_BYTES_MAX - 3)
+    assert frames.REASON_BYTES_MAX >= len(payload) - 3 >= min(len(sent.encode()), frames.REASON_BYTES_MAX - 3)
 
 
 def test_a_reason_cannot_forge_a_log_line_or_move_a_cursor() -> None:
@@ -115,6 +119,33 @@ def test_ack_and_ping_come_back(opaque: int, received: int, clock_ms: int, answe
 def test_goaway_comes_back(last_id: int, code: int, drain_ms: int, retry_ms: int, reason: str) -> None:
     payload = only(frames.goaway(last_id, code, drain_ms, retry_ms, reason), FrameType.GOAWAY)[1]
     assert frames.decode_goaway(payload) == (last_id, code, drain_ms, retry_ms, reason)
+
+
+@pytest.mark.parametrize(
+    ("decode", "least", "most"),
+    [
+        (frames.decode_open, 8, None),
+        (frames.decode_head, 4, None),
+        (frames.decode_window, 4, 4),
+        (frames.decode_reset, 3, 3 + 200),
+        (frames.decode_context, 8, 8 + 8 * KIB),
+        (frames.decode_ack, 8, 8),
+        (frames.decode_ping, 24, 24),
+        (frames.decode_goaway, 14, 14 + 200),
+    ],
+)
+def test_a_payload_has_the_length_that_the_text_gives_it(
+    decode: Callable[[bytes], object], least: int, most: int | None
+) -> None:
+    right, wrong = [least], [least - 1]
+    if most is not None:
+        right.append(most)
+        wrong.append(most + 1)
+    for size in right:
+        decode(bytes(size))
+    for size in wrong:
+        with pytest.raises(RemoteProtocolError, match=r"of \d+ bytes"):
+            decode(bytes(size))
 
 
 hellos = st.builds(
@@ -162,6 +193,40 @@ def test_a_greeting_of_an_older_peer_has_defaults_and_of_a_newer_one_is_read_all
 
 
 @pytest.mark.parametrize(
+    ("key", "least", "most"),
+    [("max_frame", 16 * KIB, MIB), ("initial_window", 1, 4 * MIB), ("max_streams", 1, 2**31)],
+)
+@pytest.mark.parametrize("decode", [frames.decode_hello, frames.decode_welcome])
+def test_what_a_greeting_agrees_on_is_within_the_bounds_of_the_text(
+    decode: Callable[[bytes], Hello | Welcome], key: str, least: int, most: int
+) -> None:
+    for value in (least, most):
+        assert getattr(decode(json.dumps({key: value}).encode()), key) == value
+    for wrong in (least - 1, most + 1, True, float(least), str(least), None):
+        with pytest.raises(RemoteProtocolError, match=f"greeting's {key} is not"):
+            decode(json.dumps({key: wrong}).encode())
+
+
+@pytest.mark.parametrize("key", ["last_rx", "first_tx", "next_tx", "attempt"])
+def test_what_a_dialer_resumes_with_are_numbers_from_0_to_2_63(key: str) -> None:
+    for value in (0, 2**63):
+        resume = frames.decode_hello(json.dumps({"resume": {key: value}}).encode()).resume
+        assert getattr(resume, key) == value
+    for wrong in (-1, 2**63 + 1, True, 1.0):
+        with pytest.raises(RemoteProtocolError, match=f"greeting's {key} is not"):
+            frames.decode_hello(json.dumps({"resume": {key: wrong}}).encode())
+
+
+@pytest.mark.parametrize("key", ["resume_ttl_s", "server_time_ms", "last_rx", "next_tx", "resumed"])
+def test_a_welcome_has_a_value_of_its_kind_or_none(key: str) -> None:
+    right = True if key == "resumed" else 2**63
+    assert getattr(frames.decode_welcome(json.dumps({key: right}).encode()), key) == right
+    for wrong in (int(right) + 2, -1, "1", None):
+        with pytest.raises(RemoteProtocolError, match=f"greeting's {key} is n"):
+            frames.decode_welcome(json.dumps({key: wrong}).encode())
+
+
+@pytest.mark.parametrize(
     "greeting",
     [
         b"",
@@ -175,6 +240,11 @@ def test_a_greeting_of_an_older_peer_has_defaults_and_of_a_newer_one_is_read_all
         b'{"max_streams": true}',
         b'{"max_streams": ' + b"9" * 5000 + b"}",
         b'{"versions": [1.5]}',
+        b'{"versions": [true]}',
+        b'{"versions": 1}',
+        b'{"features": "resume"}',
+        b'{"cluster": 7}',
+        b'{"cluster": "\xc3\xa4"}',
         b'{"features": [7]}',
         b'{"features": ["\\ud800"]}',
         b'{"cluster": "a\\nb"}',
@@ -211,5 +281,5 @@ def test_decoders_raise_nothing_but_remote_protocol_error(payload: bytes) -> Non
 
 
 def test_a_code_of_a_later_version_is_internal_and_keeps_its_number() -> None:
-    code, processed, reason = frames.decode_reset(b"\x03\xe7\x09new")
+    code, processed, reason = frames.decode_reset(b"\x03\xe7\x03new")
     assert (code, processed, reason) == (StreamCode.INTERNAL, Processed.MAYBE, "code 999: new")

@@ -60,7 +60,9 @@ def test_what_fills_an_account_is_told_whichever_it_is() -> None:
     one.release(1)
     assert other.charge(1)
     assert process.full
+    assert other.full
     assert not other.used_bytes >= other.limit_bytes
+    assert Memory(10).charge(10)
 
 
 def test_the_fuller_account_decides_and_both_come_back_to_zero() -> None:
@@ -83,14 +85,16 @@ def test_there_is_one_account_above_a_sessions_and_none_above_that() -> None:
 def test_the_largest_holders_go_first_and_among_them_the_longest_unmoved() -> None:
     memory = Memory(1000)
     streams = [
-        FakeHolder("large, moves", 400, 50.0),
-        FakeHolder("large, stuck", 300, 10.0),
-        FakeHolder("small, stuck longest", 100, 1.0),
         FakeHolder("holds nothing", 0, 0.0),
+        FakeHolder("small, stuck longest", 199, 1.0),
+        FakeHolder("large, stuck", 200, 10.0),
+        FakeHolder("large, moves", 400, 50.0),
     ]
     connection = FakeConnection(memory, streams)
-    memory.charge(800)
-    for evict in victims([connection], 350):
+    memory.charge(799)
+    assert len(victims([connection], 200)) == 1
+    assert len(victims([connection], 10**9)) == 3
+    for evict in victims([connection], 201):
         evict()
     assert connection.evicted == ["large, stuck", "large, moves"]
 
