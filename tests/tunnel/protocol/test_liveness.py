@@ -26,8 +26,13 @@ def test_any_received_byte_is_a_sign_of_life() -> None:
     liveness.pinged(100.0)
     liveness.received(109.9)
     assert liveness.dead_at == math.inf
+    assert liveness.received_at == 109.9
     liveness.pinged(112.0)
     assert liveness.dead_at == 122.0
+    # On a new transport the peer has just been heard, and is asked at once.
+    liveness.restart(115.0)
+    assert (liveness.received_at, liveness.dead_at) == (115.0, math.inf)
+    assert liveness.ping_at(busy=False) == -math.inf
 
 
 def test_ten_in_a_second_and_no_more() -> None:
@@ -54,6 +59,36 @@ def test_the_round_trip_is_the_least_of_quiet_pings() -> None:
     round_trip(trips, 3.0, 3.125, quiet=True)
     assert round_trip(trips, 4.0, 4.0625, quiet=False) == 0.0625
     assert trips.least_s == 0.125
+
+
+def test_three_in_a_row_that_are_all_late_tell_of_a_longer_path() -> None:
+    trips = RoundTrips()
+    for took_s, least_s in (
+        (0.125, 0.125),
+        (0.5, 0.125),
+        (0.5, 0.125),
+        (0.21875, 0.125),
+        (0.5, 0.125),
+        (0.375, 0.125),
+        (0.4375, 0.375),
+        (0.25, 0.25),
+    ):
+        round_trip(trips, 1.0, 1.0 + took_s, quiet=True)
+        assert trips.least_s == least_s
+
+
+def test_what_an_old_transport_took_tells_nothing_of_the_next_one() -> None:
+    trips = RoundTrips()
+    for took_s in (0.125, 0.5, 0.5):
+        round_trip(trips, 1.0, 1.0 + took_s, quiet=True)
+    number = trips.next()
+    assert number is not None
+    trips.sent(2.0, quiet=True)
+    trips.restart()
+    assert trips.answered(number, 2.5) is None
+    for took_s in (0.125, 0.5):
+        round_trip(trips, 3.0, 3.0 + took_s, quiet=True)
+        assert trips.least_s == 0.125
 
 
 def test_another_transport_is_measured_anew() -> None:

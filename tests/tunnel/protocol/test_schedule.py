@@ -3,10 +3,11 @@ from __future__ import annotations
 from collections import Counter
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunnel.protocol.schedule import QUANTUM_BYTES, Flow, Group, Place, Scheduler
+from tunnel.protocol.schedule import QUANTUM_BYTES, Flow, Group, Place, Ring, Scheduler
 
 
 @attrs.define(eq=False)
@@ -139,3 +140,18 @@ def test_everything_that_waits_is_served_and_nothing_stays_behind(flows: list[tu
     assert link.sent == Counter({str(n): waiting for n, (_, waiting) in enumerate(flows) if waiting})
     assert len(link.scheduler.ring) == 0
     assert all(len(group.flows) == 0 for group in link.groups.values())
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_a_flow_is_in_the_ring_once_and_may_come_back_when_it_was_taken_out(sparse: bool) -> None:
+    ring: Ring[Queue] = Ring()
+    flow, other = Queue("flow", 1), Queue("other", 1)
+    for _ in range(2):
+        for each in (flow, other):
+            ring.add(each, sparse)
+        ring.add(flow, not sparse)
+        assert len(ring) == 2
+        ring.discard(flow)
+        ring.discard(flow)
+        assert ring.turn() is other
+        assert len(ring) == 1
