@@ -120,9 +120,15 @@ FRAMES = st.tuples(
 
 
 PLAIN = (0x82, 60, True, None)
+LONG = (0x82, 70_000, True, None)
+# So that bytes which are lost, doubled or out of their order show; and text, where it is to be text.
+PATTERN = bytes(range(32, 127)) * 740
 
 
-# A whole message between fragments; a length in a longer form than it needs; a message behind a violation.
+# Messages torn in three; a whole one between fragments; a length in a longer form than it needs; a message
+# behind a violation.
+@example(ConnectionType.SERVER, [LONG, LONG], [9, 10_000, 20_000, 80_000, 90_000])
+@example(ConnectionType.CLIENT, [LONG, LONG], [9, 10_000, 20_000, 80_000, 90_000])
 @example(ConnectionType.SERVER, [(0x02, 1, True, None), PLAIN, (0x80, 1, True, None)], [])
 @example(
     ConnectionType.CLIENT, [(0x02, 1, True, None), (0x89, 0, True, None), (0x80, 1, True, None), PLAIN], []
@@ -143,7 +149,7 @@ def test_it_judges_any_bytes_as_wsproto_does(
     wire = b"".join(
         frame(
             first,
-            b"y" * size,
+            PATTERN[:size],
             masked=from_client is honest,
             length_code=None if code == 126 and size > 65535 else code,
         )
