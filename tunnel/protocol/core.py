@@ -28,7 +28,7 @@ from tunnel.protocol.ledger import ReceivedLedger, SentLedger
 from tunnel.protocol.liveness import Liveness, RoundTrips
 from tunnel.protocol.memory import Holder, Level, Memory
 from tunnel.protocol.schedule import OUT, Scheduler
-from tunnel.protocol.state import BROKEN, ENDED, Half, Step, after
+from tunnel.protocol.state import ENDED, Half, Step, after
 from tunnel.protocol.streams import Context, StreamState
 from tunnel.protocol.window import NO_WINDOW, ReceiveWindow
 
@@ -285,7 +285,7 @@ class Core:
     ) -> None:
         """The stream ends under its owner: drop what is queued, and say so with an event."""
         # After a RESET of our own the owner has turned away already; there is nobody to tell.
-        told = stream.announced and not (stream.receiving is BROKEN or stream.farewell is not None)
+        told = stream.announced and stream.farewell is None
         stream.sending = after(stream.sending, Step.RESET)
         stream.receiving = after(stream.receiving, Step.RESET)
         stream.partial_head = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tunnel.protocol import frames
-from tunnel.protocol.core import DETACHED, GREETING, LAST_STREAM_ID, OPEN, Core
+from tunnel.protocol.core import DETACHED, LAST_STREAM_ID, OPEN, Core
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import DATA, FIN, HEAD_PREFIX_BYTES, HEADER, HEADER_BYTES, OPEN_PREFIX_BYTES
 from tunnel.protocol.ledger import LEDGER_LEAST_BYTES
@@ -114,8 +114,6 @@ class Outbound:
         if control.greeting:
             parts.append(control.greeting)
             control.greeting = b""
-        if self._core.phase is GREETING:
-            return 0
         if self._core.phase is OPEN:
             quiet = not (len(self._core.scheduler.ring) or control.pongs or self._core.sent.replaying)
             while control.pongs:

@@ -778,9 +778,13 @@ def test_a_stream_that_the_peer_broke_swallows_what_its_owner_still_says() -> No
 
 
 @pytest.mark.parametrize("queued", [0, 500 * KIB])
-def test_both_sides_may_reset_at_the_same_moment(queued: int) -> None:
+@pytest.mark.parametrize("ended", [True, False])
+def test_both_sides_may_reset_at_the_same_moment(queued: int, ended: bool) -> None:
     joined = Joined()
     opened, accepted = joined.streams()
+    if ended:
+        joined.listener.send_eof(opened)
+        joined.flow()
     joined.dialer.send_data(accepted, bytes(queued))
     joined.listener.reset(opened, StreamCode.CANCEL, Processed.MAYBE, "")
     joined.dialer.reset(accepted, StreamCode.CANCEL, Processed.MAYBE, "", in_line=True)
