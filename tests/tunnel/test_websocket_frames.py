@@ -127,12 +127,14 @@ PATTERN = bytes(range(32, 127)) * 740
 
 # Messages torn in three; a whole one between fragments; a length in a longer form than it needs; a message
 # behind a violation.
-@example(ConnectionType.SERVER, [LONG, LONG], [9, 10_000, 20_000, 80_000, 90_000])
-@example(ConnectionType.CLIENT, [LONG, LONG], [9, 10_000, 20_000, 80_000, 90_000])
+@example(ConnectionType.SERVER, [LONG, LONG], [1, 9, 12, 10_000, 20_000, 80_000, 90_000])
+@example(ConnectionType.CLIENT, [LONG, LONG], [1, 9, 12, 10_000, 20_000, 80_000, 90_000])
 @example(ConnectionType.SERVER, [(0x02, 1, True, None), PLAIN, (0x80, 1, True, None)], [])
 @example(
     ConnectionType.CLIENT, [(0x02, 1, True, None), (0x89, 0, True, None), (0x80, 1, True, None), PLAIN], []
 )
+@example(ConnectionType.SERVER, [(0x02, 1, True, None), (0x89, 0, True, None), PLAIN], [])
+@example(ConnectionType.CLIENT, [(0x02, 70_000, True, None), (0x80, 60, True, None), PLAIN], [9, 20_000])
 @example(ConnectionType.CLIENT, [(0x82, 60, True, 126), PLAIN], [])
 @example(ConnectionType.SERVER, [(0x82, 126, True, 127), PLAIN], [])
 @example(ConnectionType.SERVER, [(0xC2, 1, True, None), PLAIN], [])
