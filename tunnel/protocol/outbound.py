@@ -40,7 +40,8 @@ class Outbound:
         if not (has_control or groups.new or groups.old or sent.replaying):
             # Nothing waits. It is asked often: whoever has sent a message asks for the next one.
             return b""
-        if core.received.due_at is not None and now >= core.received.along_at and core.phase is OPEN:
+        received = core.received
+        if received.due_at is not None and now >= received.along_at and core.phase is OPEN and not sent.full:
             core.control.ack_due = has_control = True
         parts: list[bytes | memoryview] = []
         room, unsequenced = limit, 0

@@ -919,6 +919,23 @@ def test_an_acknowledgement_goes_along_with_what_is_sent_but_not_with_everything
     assert types_in(joined.send(joined.dialer)) == [FrameType.CONTEXT]
 
 
+def test_an_acknowledgement_does_not_go_along_with_nothing() -> None:
+    joined = Joined(hello=Hello(initial_window=4 * MIB))
+    streams = [joined.streams() for _ in range(3)]
+    for opened, _ in streams:
+        joined.listener.send_data(opened, bytes(4 * MIB))
+    while joined.send(joined.listener):
+        pass
+    joined.dialer.send_head(streams[0][1], b"200", eof=False)
+    joined.send(joined.dialer)
+    joined.deliver(joined.listener)
+    # It would do so now, but the ledger is full, and nobody is woken to send it.
+    joined.now += 0.5
+    assert joined.listener.has_unsent
+    assert not joined.listener.wants_to_send
+    assert joined.send(joined.listener) == b""
+
+
 def test_a_session_that_is_over_has_nothing_to_send_behind_its_goaway() -> None:
     joined = Joined()
     joined.flow()
