@@ -28,6 +28,8 @@ class Outbound:
         """At the start of a message that has control in it."""
         self._freed_bytes = 0
         """What streams hold no more, since the message was begun: one release for all of them."""
+        self._bulk_waits = False
+        """The message before ended for the sake of what was small in it."""
 
     def message(self, limit: int, now: float) -> bytes:
         """See `Connection.data_to_send`."""
@@ -82,6 +84,7 @@ class Outbound:
         # arrives with it, so shorter turns would help nobody, and each frame costs both sides the same.
         scale = max(1, room // (4 * QUANTUM_BYTES))
         turn = QUANTUM_BYTES * scale + HEADER_BYTES
+        has_small = False
         group = groups.turn()
         while group is not None and room >= LEAST_ROOM_BYTES and sent.unacknowledged_bytes < full:
             flows, stream = group.flows, group.next
@@ -98,6 +101,15 @@ class Outbound:
                     # What is small goes all the same: for its sake the others wait here, and not on the link.
                     core.flight.full()
                     return
+                if stream.outgoing.size < QUANTUM_BYTES:
+                    has_small = True
+                elif has_small and not self._bulk_waits:
+                    # A message is handed on when it is whole, so what is small would wait until all that is
+                    # behind it is masked, encrypted and received. Not twice in a row: it may go on and on.
+                    self._bulk_waits = True
+                    return
+                else:
+                    has_small = self._bulk_waits = False
                 if alone:
                     used = self._send_stream(stream, room, parts, now)
                 else:

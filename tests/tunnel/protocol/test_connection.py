@@ -1021,6 +1021,45 @@ def test_a_stream_that_was_held_up_by_credit_does_not_pass_those_that_queue() ->
     assert sent[:2] == [bulk.id, held_up.id]
 
 
+@pytest.mark.parametrize("small", [1, 16 * KIB - 1])
+def test_what_is_small_does_not_wait_for_bulk_that_is_behind_it(small: int) -> None:
+    joined = Joined(hello=Hello(initial_window=4 * MIB))
+    bulk, _ = joined.streams()
+    other, _ = joined.streams()
+    quiet = [joined.streams()[0] for _ in range(3)]
+    for stream in (bulk, other):
+        joined.listener.send_data(stream, bytes(MIB))
+
+    def next_message(*asked: StreamState) -> set[int]:
+        for stream in asked:
+            joined.listener.send_data(stream, bytes(small))
+        message = joined.send(joined.listener, 256 * KIB)
+        joined.deliver(joined.dialer)
+        joined.send(joined.dialer)
+        joined.deliver(joined.listener)
+        return {stream_id for _, _, stream_id, _ in frames_of(message)}
+
+    large = {bulk.id, other.id}
+    assert next_message() == large
+    assert next_message(*quiet) == {stream.id for stream in quiet}
+    assert next_message() == large
+    # However much of it comes, of two messages one has bulk.
+    had_bulk = []
+    for _ in range(6):
+        joined.open(bytes(small))
+        had_bulk.append(bool(next_message() & large))
+    assert had_bulk == [False, True] * 3
+
+
+def test_what_ends_a_message_early_is_neither_bulk_alone_nor_what_has_a_quantum() -> None:
+    joined = Joined(hello=Hello(initial_window=4 * MIB))
+    streams = [joined.streams()[0] for _ in range(4)]
+    for stream, quanta in zip(streams, (1, 3, 1, 3), strict=True):
+        joined.listener.send_data(stream, bytes(quanta * 16 * KIB))
+    sent = frames_of(joined.send(joined.listener, 256 * KIB))
+    assert [stream_id for _, _, stream_id, _ in sent] == [stream.id for stream in streams]
+
+
 def test_groups_share_the_link_whatever_the_number_of_their_streams() -> None:
     joined = Joined(hello=Hello(initial_window=4 * MIB))
     other = joined.listener.add_context(2, b"other agent").index
