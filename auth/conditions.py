@@ -66,7 +66,7 @@ class CelConditions:
         """Say what is wrong with a condition; empty when nothing is."""
         if len(text) > CONDITION_CHARACTERS_MAX:
             return f"{len(text)} characters exceed the {CONDITION_CHARACTERS_MAX} of a condition"
-        plain = _STRING.sub("''", text)
+        plain = without_strings(text)
         if _UNREADABLE.search(plain):
             return "comments, raw strings and triple quotes are refused in a condition"
         macros = len(_MACRO_NAME.findall(plain))
@@ -130,6 +130,11 @@ class CelConditions:
         if not isinstance(answer, bool):
             return f"it gives {type(answer).__name__}: a condition must be true or false"
         return ""
+
+
+def without_strings(text: str) -> str:
+    """A condition whose strings are empty; of one that passes no check it may be anything."""
+    return _STRING.sub("''", text)
 
 
 def _compile(text: str) -> Program:

@@ -29,7 +29,7 @@ from pathlib import Path
 import attrs
 
 from auth.advice import Advice, advise
-from auth.conditions import CelConditions
+from auth.conditions import CelConditions, without_strings
 from auth.policy import NO_RULE, Bundle, Condition, compile_bundle
 from auth.policy_rules import ClusterSelector
 from auth.policy_text import Fault, PolicyError, Source, split
@@ -65,8 +65,8 @@ spec:
       acrossNamespaces: [secrets]
       reason: the relay, its key and these guardrails are there
 """
-# Literals may hold these words and are refused with them: a condition can be said otherwise.
-_UNKNOWN = re.compile(r"\bcluster\b|\bagent\s*\.\s*owner\b|\bagent\s*\[")
+# What a condition may say of the agent is named, and not what it may not: (agent).owner is the owner as well.
+_UNKNOWN = re.compile(r"\bcluster\b|\bagent\b(?!\s*\.\s*(?:name|teams)\b)(?:\s*\.\s*owner\b)?")
 
 
 class GuardrailDenied(Refused):
@@ -119,7 +119,7 @@ class _RelayConditions:
         self._cel = CelConditions(time.thread_time)
 
     def check(self, text: str) -> str:
-        unknown = _UNKNOWN.search(text)
+        unknown = _UNKNOWN.search(without_strings(text))
         if unknown is not None:
             return f'a relay does not know "{unknown[0]}": ask for request, agent.name, agent.teams or now'
         return self._cel.check(text).replace(".[hub]", ".[guardrails]")
