@@ -57,6 +57,7 @@ def admitted(limits: Limits, most: int, who: Principal | None = None) -> int:
 def test_without_limits_everything_is_let_in_but_streams_without_end() -> None:
     limits = Limits(NONE, clock=Clock())
     assert admitted(limits, 5000) == 5000
+    limits.cancelled(agent())
     for number in range(256):
         assert limits.admit(agent()) is None
         live, _ = live_call(number)
@@ -136,7 +137,8 @@ def live_call(number: int = 1, who: Principal | None = None) -> tuple[LiveCall, 
 
 
 async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autojump_clock: MockClock) -> None:
-    limits = Limits(attrs.evolve(NONE, bytes_per_minute=6000), clock=trio.current_time)
+    some = attrs.evolve(NONE, bytes_per_minute=6000, cancels_per_second=10)
+    limits = Limits(some, clock=trio.current_time)
     calls = LiveCalls(lambda live: None)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(limits.run, calls)
@@ -154,6 +156,8 @@ async def test_bytes_beyond_the_rate_pause_what_runs_and_refuse_what_comes(autoj
         await trio.sleep(TICK_S)
         assert live.held
         assert not other.held
+        # Nor does it help to give one up.
+        limits.cancelled(agent())
         exceeded = limits.admit(agent())
         assert exceeded is not None
         assert exceeded.rule == "limits.bytes_per_minute"
