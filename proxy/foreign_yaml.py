@@ -21,6 +21,7 @@ def read_yaml(raw: bytes) -> object:
         AttributeError,
         LookupError,
         RecursionError,
+        TypeError,
         ValueError,
     ):
         # Not chained: the cause quotes the text.

@@ -216,4 +216,11 @@ def write(path: str, ours: Document) -> None:
     """Merge our entries into the file, or make it, for its owner alone. Raises AgentError."""
     # A kubeconfig is often a link into a folder of settings: the file behind it is what changes.
     target = os.path.realpath(path)
-    write_private(target, to_yaml([merge(read(target), ours)]).encode())
+    merged = merge(read(target), ours)
+    try:
+        text = to_yaml([merged])
+    except (RecursionError, ValueError):
+        # A list that holds itself, a number of 5,000 digits: YAML can say more than we can. Not chained, as
+        # in foreign_yaml.
+        raise AgentError(f"{path} holds what cannot be written again") from None
+    write_private(target, text.encode())

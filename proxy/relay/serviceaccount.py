@@ -30,7 +30,10 @@ SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # What ssl takes for one; anything else it refuses at each connection, and not as a failed one.
-_SERVER_NAME = re.compile(r"[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63})*\.?|[0-9A-Fa-f:.]+")
+_SERVER_NAME = re.compile(
+    r"(?=.{1,254}$)[0-9A-Za-z_-]{1,63}(?:\.[0-9A-Za-z_-]{1,63})*\.?"
+    r"|[0-9A-Fa-f:]{2,39}(?:\.[0-9]{1,3}){0,3}"
+)
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _Value = TypeVar("_Value")
 
@@ -192,7 +195,8 @@ def _parse_kubeconfig(raw: bytes) -> _Entry:
         ("user", user, _REFUSED_USER_KEYS),
     ):
         for key in table:
-            name = str(key).removesuffix("-data")
+            # A number may be too long for a text of it.
+            name = key.removesuffix("-data") if isinstance(key, str) else ""
             if table[key] and name in refused:
                 raise FileError(f"the {kind} has {key}: {refused[name]}")
     server = _string(cluster, "server")

@@ -190,7 +190,7 @@ def test_a_file_is_made_for_its_owner_alone_and_a_link_is_followed(tmp_path: Pat
     "content",
     [
         *("[]", "kind: Pod", "a: b: secret", "clusters: {a: b}", "users: [secret]", "[" * 9999),
-        *("token: !!int secret", "token: !!bool secret", "issued: 2026-13-01"),
+        *("token: !!int secret", "token: !!bool secret", "issued: 2026-13-01", "issued: !!timestamp {=: 3}"),
     ],
 )
 def test_a_file_that_is_no_kubeconfig_is_left_as_it_is_and_not_quoted(tmp_path: Path, content: str) -> None:
@@ -200,6 +200,15 @@ def test_a_file_that_is_no_kubeconfig_is_left_as_it_is_and_not_quoted(tmp_path: 
         write(str(path), ours())
     assert "secret" not in str(error.value)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize("value", ["&a [*a]", "&a {b: *a}", "0x" + "f" * 5000])
+def test_a_file_that_cannot_be_written_again_is_left_as_it_is(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(f"preferences: {value}")
+    with pytest.raises(AgentError, match="cannot be written again"):
+        write(str(path), ours())
+    assert path.read_text() == f"preferences: {value}"
 
 
 def test_an_empty_file_is_an_empty_kubeconfig(tmp_path: Path) -> None:

@@ -183,6 +183,10 @@ def test_a_credential_that_is_no_bearer_token_is_refused_with_its_reason(
         ({"tls-server-name": "kube..example"}, "neither a name nor an address"),
         ({"tls-server-name": ".kube"}, "neither a name nor an address"),
         ({"tls-server-name": "kübe"}, "neither a name nor an address"),
+        *(
+            ({"tls-server-name": name}, "neither a name nor an address")
+            for name in (".cafe", "cafe..example", "cafe..", "f" * 64, ".", "::1.", ".".join(["kube"] * 52))
+        ),
         ({"certificate-authority-data": "AAAA"}, "no CA certificate"),
         ({"server": "http://10.0.0.1"}, "server is not https"),
         ({"server": "https://10.0.0.1/k8s/clusters/a"}, "server is not https"),
@@ -216,6 +220,7 @@ def test_a_cluster_that_cannot_be_trusted_is_refused_with_its_reason(
         "token: !!int secret",
         "token: !!bool secret",
         "token: !!timestamp secret",
+        "token: !!timestamp {=: 3}",
         "token: !!float ''",
         "issued: 2026-13-01",
         f"token: {'7' * 5000}",
@@ -228,6 +233,23 @@ def test_what_is_no_kubeconfig_is_refused_without_being_quoted(tmp_path: Path, t
     with pytest.raises(ClusterAccessError) as caught:
         from_kubeconfig(path)
     assert not text or text not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["10.0.0.1", "fd00::1", "::ffff:10.0.0.1", "Kube_1.example.", "cafe"])
+def test_the_servers_name_may_be_an_address(tmp_path: Path, name: str) -> None:
+    cluster = {
+        "server": "https://10.0.0.2",
+        "certificate-authority-data": base64.b64encode(CA_PEM).decode(),
+        "tls-server-name": name,
+    }
+    assert from_kubeconfig(kubeconfig(tmp_path, cluster=dict(cluster))).server_name == name
+
+
+def test_what_no_key_is_called_is_no_key(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path)
+    # A number with more digits than Python writes.
+    path.write_text(path.read_text().replace("token: secret-1", f"{{token: secret-1, ? 0x{'f' * 5000} : 1}}"))
+    assert from_kubeconfig(path).token() == "secret-1"
 
 
 def test_a_pod_knows_its_namespace(tmp_path: Path) -> None:
