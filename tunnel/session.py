@@ -220,6 +220,10 @@ class Session:
             mux.keepalive.hurry()
         else:
             link.wake(whole=eof)
+            if mux.ending is not None:
+                # By what was to take it: the peer acknowledges nothing, so that message holds no OPEN.
+                # Whoever got a stream that is broken already would wait to be told of that.
+                raise SessionClosed(*mux.ending)
         return stream
 
     def _check_may_open(self) -> None:

@@ -15,12 +15,13 @@ from tests.tunnel import test_resume
 from tests.tunnel.pairs import Pair, open_pair
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
-from tunnel import Session, Settings, Stream
+from tunnel import Session, SessionClosed, Settings, Stream
 from tunnel.link import FAREWELL_S, FRAMES_AT_ONCE, FRAMES_PER_TURN, Link
 from tunnel.protocol import events, frames
 from tunnel.protocol.connection import Connection
 from tunnel.protocol.flight import MESSAGE_FIRST_BYTES
 from tunnel.protocol.frames import FrameType
+from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
 from tunnel.readiness import Readiness
 from tunnel.stream import QUEUE_HIGH_BYTES
 from tunnel.transport import MemoryTransport
@@ -509,6 +510,25 @@ async def test_the_end_of_a_session_may_come_in_a_pass(autojump_clock: trio.test
 
         await passes.make(send_and_end)
         assert "enough" in await pair.dialer.wait_closed()
+
+
+async def test_a_stream_whose_opening_ends_the_session_is_not_opened(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair, passing(pair.listener) as passes:
+        _, accepted = await pair.streams()
+        await accepted.send_head(b"200")
+        # An acknowledgement may go along with the next message, which so looks at what the peer acknowledges.
+        await trio.sleep(2 * ACK_ALONG_S)
+        pair.listener._connection.sent._beyond_bytes = LEDGER_RESERVE_BYTES
+
+        def open_one_more() -> None:
+            with pytest.raises(SessionClosed, match="acknowledges nothing"):
+                ask(pair)
+
+        await passes.make(open_one_more)
+        with pytest.raises(SessionClosed):
+            await pair.dialer.accept()
 
 
 async def test_a_bug_ends_its_session_and_not_whoever_makes_the_pass(
