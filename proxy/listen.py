@@ -7,6 +7,7 @@ import socket
 import trio
 
 from proxy.configuration import Address
+from tunnel.net import NO_NAME
 from tunnel.tcp import TCPListener
 
 # What stands for every address of this machine, of IPv4 as well.
@@ -27,6 +28,8 @@ async def open_listeners(address: Address) -> list[TCPListener]:
         listeners = await trio.open_tcp_listeners(address.port, host=host, backlog=BACKLOG)
     except OSError as error:
         raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
+    except UnicodeError as error:
+        raise OSError(f"cannot listen on {address}: {NO_NAME}") from error
     return [TCPListener(listener) for listener in listeners]
 
 

@@ -39,7 +39,7 @@ ALPN: Final = ["http/1.1"]
 
 # How long an address may keep the next one of the same host waiting (RFC 8305 section 8).
 NEXT_ADDRESS_S: Final = 0.25
-# Of a name with a part that is empty or too long: Python's resolver raises a UnicodeError then.
+# Of a name with a part that is empty or too long: Python raises a UnicodeError then, and no OSError.
 NO_NAME: Final = "no host can have that name"
 
 
@@ -112,7 +112,12 @@ async def wrap_client(stream: trio.abc.Stream, context: ssl.SSLContext, *, serve
     if isinstance(stream, trio.SocketStream):
         stream = TCPStream.take_over(stream)
     resumption = context.resumption(server_hostname) if isinstance(context, ClientContext) else None
-    tls = TLSStream(stream, context, server_hostname=server_hostname, resumption=resumption)
+    try:
+        tls = TLSStream(stream, context, server_hostname=server_hostname, resumption=resumption)
+    except (ssl.SSLError, ValueError) as exc:
+        # It was not resolved, where a proxy is on the way: ssl is the first that looks at it.
+        await trio.aclose_forcefully(stream)
+        raise HandshakeFailed(NO_NAME) from exc
     try:
         await tls.do_handshake()
     except BaseException:

@@ -44,6 +44,7 @@ async def test_an_address_in_use_is_named() -> None:
                 await open_listeners(address)
 
 
-async def test_a_name_that_leads_nowhere_is_named() -> None:
-    with pytest.raises(OSError, match=r"cannot listen on no-such-host\.invalid:1: "):
-        await open_listeners(Address("no-such-host.invalid", 1))
+@pytest.mark.parametrize("name", ["no-such-host.invalid", "hub..example"])
+async def test_a_name_that_leads_nowhere_is_named(name: str) -> None:
+    with pytest.raises(OSError, match=f"cannot listen on {re.escape(name)}:1: "):
+        await open_listeners(Address(name, 1))

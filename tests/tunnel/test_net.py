@@ -28,6 +28,7 @@ from tunnel.net import (
     peer_address,
     server_context,
     tune,
+    wrap_client,
     wrap_server,
 )
 from tunnel.tcp import NOTSENT_LOWAT_BYTES, TCPStream
@@ -69,6 +70,15 @@ async def test_the_name_to_verify_may_differ_from_the_address() -> None:
         # No socket is left behind by a failure: filterwarnings would tell.
         with pytest.raises(HandshakeFailed, match="Hostname mismatch"):
             await open_tls("127.0.0.1", port, client_side, server_hostname="other.test")
+
+
+@pytest.mark.parametrize("name", ["hub..example", ".example", f"{'x' * 64}.example", "x." * 150])
+async def test_a_name_that_no_certificate_can_have_is_a_failed_handshake(name: str) -> None:
+    client_side, _ = contexts()
+    near, far = memory_stream_pair()
+    with pytest.raises(HandshakeFailed, match="no host can have that name"):
+        await wrap_client(near, client_side, server_hostname=name)
+    assert await far.receive_some() == b""
 
 
 async def test_the_address_itself_is_verified() -> None:
