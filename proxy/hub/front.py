@@ -76,7 +76,8 @@ class Front:
     _readiness: Readiness | None = None
     """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
-    # Only a relay's key can bring such a line about; a cluster's relays, eight at most, come together.
+    # Only what a relay's key has signed can bring such a line about, long ago perhaps; a cluster's relays,
+    # eight at most, come together.
     _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
 
     @connections.default
