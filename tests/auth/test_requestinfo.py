@@ -384,6 +384,7 @@ def test_dry_run_is_seen() -> None:
     assert not parse(b"POST", b"/api/v1/namespaces/a/pods").dry_run
     assert parse(b"PUT", b"/api/v1/namespaces/a/pods/p/status?dryRun=All").dry_run
     assert parse(b"PATCH", b"/api/v1/namespaces/a/pods/p?dryRun=All").dry_run
+    assert parse(b"PATCH", b"/api/v1/namespaces/a/pods/p?d%72yRun=%41ll").dry_run
 
 
 @pytest.mark.parametrize(
@@ -558,3 +559,23 @@ def test_what_is_not_plain_takes_the_long_way(path: bytes) -> None:
 def test_what_is_asked_for_again_is_parsed_once() -> None:
     assert parse(b"GET", b"/api/v1/nodes/n") is parse(b"GET", b"/api/v1/nodes/n")
     assert parse(b"GET", b"/api/v1/nodes?a=1") is not parse(b"GET", b"/api/v1/nodes?a=2")
+
+
+def test_a_kind_tells_apart_what_rules_tell_apart_but_names() -> None:
+    requests = [
+        "GET /metrics",
+        "GET /healthz",
+        "POST /metrics",
+        "GET /api/v1/pods",
+        "GET /api/v1/pods?watch=1",
+        "GET /api/v1/nodes",
+        "GET /apis/metrics.k8s.io/v1/pods",
+        "GET /api/v1/namespaces/a/pods/p",
+        "GET /api/v1/namespaces/a/pods/p/log",
+        "GET /api/v1/namespaces/b/pods/p",
+        "GET /api/v1/proxy/nodes/n",
+        "POST /api/v1/proxy/nodes/n",
+    ]
+    infos = [parse(method.encode(), target.encode()) for method, target in map(str.split, requests)]
+    assert len({info.kind for info in infos}) == len(requests)
+    assert parse(b"GET", b"/api/v1/namespaces/a/pods/q").kind == infos[7].kind

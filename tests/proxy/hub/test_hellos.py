@@ -42,6 +42,12 @@ def check(snapshot: Snapshot, token: str, now: float = NOW) -> HelloClaims:
     return check_hello(token, snapshot, hub_url=URL, pepper=PEPPER, now=now)
 
 
+@pytest.mark.parametrize("ahead_s", [-5, 0, 5])
+async def test_whose_clock_is_right_needs_no_time_of_the_hub(snapshot: Snapshot, ahead_s: int) -> None:
+    claims = check(snapshot, hello(snapshot, NOW + ahead_s))
+    assert (claims.issued_at, claims.hub_time) == (NOW + ahead_s, "")
+
+
 @pytest.mark.parametrize("ahead_s", [-(10**9), -90, 6, 90, 10**9])
 async def test_whose_clock_is_off_is_told_the_time_and_may_sign_by_it(
     snapshot: Snapshot, ahead_s: int

@@ -49,6 +49,30 @@ async def test_a_file_that_another_process_makes_at_the_same_time_is_waited_for(
         assert not other.in_transaction
 
 
+async def test_a_file_that_another_process_keeps_is_not_waited_for_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "seen.db"
+    tries = 0
+
+    def tried_again(pause_s: float) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1000:
+            other.execute("COMMIT")
+
+    with (
+        closing(SeenStore(path)) as store,
+        closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("CREATE TABLE made (at_once INTEGER)")
+        monkeypatch.setattr("proxy.hub.seenstore.BUSY_TIMEOUT_S", 0.0)
+        monkeypatch.setattr("proxy.hub.seenstore.time.sleep", tried_again)
+        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
+        assert store.unwritten == 1
+
+
 async def test_tokens_are_told_apart_by_all_that_makes_them(tmp_path: Path) -> None:
     with closing(SeenStore(tmp_path / "seen.db")) as store:
         jtis = ["j", "k", "\ud800", "x" * 100_000]
@@ -150,3 +174,11 @@ async def test_a_file_that_cannot_be_written_refuses_nobody_and_is_told(
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)
         assert not await store.enter("assertion", "a", "j", UNTIL, NOW)
     assert metrics.get_sample_value("hawse_seen_unwritten_total") == 1
+
+
+async def test_a_folder_that_is_gone_refuses_nobody_until_it_is_back(tmp_path: Path) -> None:
+    with closing(SeenStore(tmp_path / "data" / "seen.db")) as store:
+        assert await store.enter("assertion", "a", "j", UNTIL, NOW)
+        assert store.unwritten == 1
+        (tmp_path / "data").mkdir()
+        assert [await store.enter("assertion", "a", "j", UNTIL, NOW) for _ in range(2)] == [True, False]
