@@ -130,7 +130,7 @@ def verify_subject(token: str, key: IssuerKey, *, issuer: str, now: float) -> Cl
         )
     ahead = max(issued_at, not_before) - now
     if ahead > LEEWAY_S:
-        raise TokenError(f"the token is from {ahead:.0f} s in the future", skew_s=ahead)
+        raise TokenError(f"the token is from {ahead:.0f} s in the future")
     if now - expires_at >= LEEWAY_S:
         raise TokenError(f"the token expired {now - expires_at:.0f} s ago")
     return claims

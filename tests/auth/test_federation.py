@@ -152,6 +152,7 @@ def test_c36_an_issuer_is_compared_whole_to_the_last_slash(issuer: str) -> None:
         {"iat": int(NOW) + 10, "exp": int(NOW) + 100},
         {"nbf": int(NOW) + 10},
         {"nbf": None},
+        {"nbf": True},
     ],
 )
 def test_times_that_are_missing_wrong_or_too_far_apart_are_refused(changes: dict[str, object]) -> None:
@@ -170,6 +171,9 @@ def test_a_clock_may_be_off_by_five_seconds_and_a_token_may_last_a_day() -> None
         read(token(**good))
         with pytest.raises(TokenError):
             read(token(**bad))
+    read(token(), now=at + 304.9)
+    with pytest.raises(TokenError, match="expired 5 s ago"):
+        read(token(), now=at + 305)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +217,14 @@ def test_a_rule_takes_one_audience_alone_or_in_a_list_and_numbers_as_they_are_wr
     )
     assert Rule(HUB, {"protected": "true"}).mismatch(read(token(protected=True))) is None
     assert Rule(HUB, {"protected": "1"}).mismatch(read(token(protected=True))) == "protected"
+    assert Rule(HUB, {"protected": "true"}).mismatch(read(token(protected=False))) == "protected"
+    assert Rule(HUB, {"protected": "false"}).mismatch(read(token(protected=False))) is None
+
+
+@pytest.mark.parametrize("value", [..., None, 4.5, ["a"], {"a": "b"}])
+def test_what_is_neither_text_nor_a_whole_number_is_no_value_that_a_rule_can_name(value: object) -> None:
+    claims = read(token(environment=value))
+    assert Rule(HUB, {"environment": str(claims.get("environment"))}).mismatch(claims) == "environment"
 
 
 @pytest.mark.parametrize("event", ["issue_comment", "workflow_run"])
@@ -274,7 +286,8 @@ def test_a_claim_inside_another_is_named_by_its_pointer() -> None:
         ({"repository_id": "4\n2"}, "printable"),
         ({"": "x"}, "printable"),
         ({"repository_id": "4242", "aud": "x"}, "cannot be pinned"),
-        ({"repository_id": "4" * 300}, "printable"),
+        ({"repository_id": "4" * 257}, "printable"),
+        ({"repository_id": "1", "c" * 257: "x"}, "printable"),
         ({f"c{n}": "x" for n in range(17)}, "1 to 16 claims"),
     ],
 )
@@ -285,8 +298,16 @@ def test_claims_that_make_no_rule_are_refused(claims: dict[str, str], words: str
 
 def test_claims_that_another_may_come_to_have_must_be_meant() -> None:
     check_rule(HUB, {"repository": "acme/app"}, mutable=True)
-    for claims in ({"repository_id": "1"}, {"/kubernetes.io/serviceaccount/uid": "u", "x": "y"}):
-        check_rule(HUB, claims, mutable=False)
+    for name in (
+        "repository_id",
+        "repository_owner_id",
+        "enterprise_id",
+        "project_id",
+        "namespace_id",
+        "/kubernetes.io/serviceaccount/uid",
+        "oid",
+    ):
+        check_rule(HUB, {name: "1" * 256, "c" * 256: "y"}, mutable=False)
     for audience in ("", "a b", "a\n", "x" * 257):
         with pytest.raises(RuleError, match="audience"):
             check_rule(audience, {"repository_id": "1"}, mutable=False)
@@ -303,6 +324,7 @@ def test_a_key_set_gives_what_can_be_used_and_passes_over_the_rest() -> None:
             jwk(kid="private", d="AAAA"),
             jwk(rsa.generate_private_key(65537, 1024), kid="weak"),
             jwk(kid="one", e=number(1)),
+            jwk(kid="dear", e=number(2**32 + 1)),
             jwk(kid="twice"),
             jwk(kid="twice"),
             {"kty": "oct", "k": "AAAA", "kid": "oct"},
