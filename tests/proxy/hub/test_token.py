@@ -256,6 +256,7 @@ async def test_hostile_cluster_names_are_just_unknown(bench: Bench, audience: st
         (b"grant_type=urn:ietf:params:oauth:grant-type:token-exchange", "invalid_request"),
         (b"grant_type=client_credentials", "invalid_target"),
         (b"grant_type=client_credentials&audience=", "invalid_target"),
+        (b"grant_type=client_credentials&resource=prod", "invalid_target"),
         (
             b"grant_type=client_credentials&audience=prod&resource=https://evil/clusters/prod",
             "invalid_target",
@@ -362,7 +363,9 @@ async def test_an_agent_sees_its_clusters(bench: Bench) -> None:
 async def test_a_stranger_sees_no_clusters(bench: Bench, headers: tuple[tuple[bytes, bytes], ...]) -> None:
     status, body = bench.read(bench.endpoint.clusters(headers, "192.0.2.1"))
     assert (status, body["error"]) == (401, "invalid_client")
-    assert [event.kind for event in bench.events] == [Kind.AUTH_FAILED]
+    [event] = bench.events
+    assert event.req is not None
+    assert (event.kind, event.req.method, event.req.raw_target) == (Kind.AUTH_FAILED, "GET", "/v1/clusters")
 
 
 async def test_use_is_noted(bench: Bench) -> None:
@@ -372,10 +375,17 @@ async def test_use_is_noted(bench: Bench) -> None:
     agents = bench.directory.current.agents_by_name
     assert agents["sre-1"].last_used_at == NOW
     assert agents["locked"].last_used_at is None
+    bench.endpoint.clusters((basic("", OTHER_KEY),), "192.0.2.1")
+    await bench.directory.write_use()
+    assert bench.directory.current.agents_by_name["web-1"].last_used_at == NOW
 
 
 async def test_the_jwks_holds_the_public_keys_alone(bench: Bench) -> None:
     answer = bench.endpoint.jwks()
+    assert answer.headers == (
+        (b"content-type", b"application/jwk-set+json"),
+        (b"cache-control", b"public, max-age=300"),
+    )
     assert [key.kid for key in KeySet.from_jwks(answer.body)] == [bench.signing.active.kid]
     assert b'"d"' not in answer.body
 
