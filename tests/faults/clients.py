@@ -267,7 +267,9 @@ class LogsFollow(PodWork):
     def begin(self) -> None:
         self.make_pod(
             "i=0; while [ ! -e stop ]; do i=$((i+1)); "
-            f'echo "line $i {"." * 200}"; sleep {self.pause_s}; done; echo the end'
+            f'echo "line $i {"." * 200}"; sleep {self.pause_s}; done; '
+            # Its end kills every exec, and so the one that asks for it, were it not gone before.
+            'while kill -0 "$(cat stop)" 2>/dev/null; do sleep 0.01; done; echo the end'
         )
         self.start("logs", "--follow", self.name)
         self.wait(lambda: self.out, "a line")
@@ -275,7 +277,8 @@ class LogsFollow(PodWork):
     def end(self) -> Judgement:
         self.note_end()
         place = f"--namespace={NAMESPACE}"
-        self.world.administrator("exec", place, self.name, "--", "touch", "stop")
+        ask = "echo $$ >asked; mv asked stop"
+        self.world.administrator("exec", place, self.name, "--", "sh", "-c", ask)
         self.process.wait(END_WITHIN_S)
         self.join()
         expected = self.world.administrator("logs", "--follow", place, self.name)
