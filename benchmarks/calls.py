@@ -37,7 +37,8 @@ CHECKOUT = Path(__file__).parent.parent
 # How many requests share a wakeup differs by some 5 % between a quiet machine and a busy one.
 ALLOWED = 1.12
 # And a download's messages are smaller, and so more, when its two ends get the cores by turns. The least of
-# the rounds is what counts, since such things only add.
+# the rounds is what counts, since such things only add. On a slow machine it is a tenth more all the same,
+# however many there are: the figures of a MB are of such a one.
 ROUNDS = 3
 SECONDS = 1.0
 BULK_BYTES = 64 * 1024 * 1024
