@@ -98,6 +98,15 @@ class AssertionClaims:
     """Of a time that the hub told; whoever verified the claims checks that it is the one of `issued_at`."""
 
 
+@attrs.frozen
+class EnrolmentClaims:
+    """What a verified proof states of itself; the key is known to whoever verified it."""
+
+    issued_at: int
+    hub_time: str = ""
+    """Of a time that the hub told; whoever verified the claims checks that it is the one of `issued_at`."""
+
+
 def hub_audience(org: str) -> str:
     """Return the audience of an access token for the hub itself."""
     return f"urn:hawse:{org}:hub"
@@ -319,22 +328,28 @@ def verify_assertion(
     return AssertionClaims(owner, kid, text_claim(claims, "jti"), issued_at, expires_at, _hub_time(claims))
 
 
-def issue_enrolment(key: SigningKey, *, hub_url: str, jti: str, now: float) -> str:
-    """Sign the proof that whoever registers a key holds its private half."""
+def issue_enrolment(key: SigningKey, *, hub_url: str, jti: str, now: float, hub_time: str = "") -> str:
+    """Sign the proof that whoever registers a key holds its private half.
+
+    With the `hub_time` that the hub has told (auth.hubtime), `now` is the time in that.
+    """
     claims: dict[str, object] = {"iss": key.kid, "sub": key.kid, "aud": _origin(hub_url), "jti": jti}
+    if hub_time:
+        claims["hub_time"] = hub_time
     return sign_for_a_minute(key, ENROLMENT_TYPE, now, claims)
 
 
 def verify_enrolment(
     token: str, key: PublicKey, *, hub_url: str, now: float, leeway_s: float = DEFAULT_LEEWAY_S
-) -> None:
+) -> EnrolmentClaims:
     """Verify that a key's holder wants it registered at this hub; raises TokenError.
 
     A second use is stopped by the code that comes with it, which is good once.
     """
     claims, _ = open_signed(token, lambda kid: key if kid == key.kid else None, ENROLMENT_TYPE)
     check_parties(claims, issuer=key.kid, audience=_origin(hub_url))
-    check_times(claims, now, leeway_s=leeway_s)
+    issued_at, _ = check_times(claims, now, leeway_s=leeway_s)
+    return EnrolmentClaims(issued_at, _hub_time(claims))
 
 
 def _hub_time(claims: Claims) -> str:

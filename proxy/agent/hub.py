@@ -89,14 +89,14 @@ def fetch_reach(account: Account) -> Reach:
         raise AgentError(f"{account.hub} answered with a name that is refused: {error}") from error
 
 
-def register_key(
-    account: Account, code: str, jwk: Mapping[str, str], proof_at: Callable[[float], str]
-) -> str:
-    """Register a public key at the hub by a one-time code; returns the agent's name. Raises AgentError."""
+def register_key(account: Account, code: str, jwk: Mapping[str, str], prove: Callable[[str], str]) -> str:
+    """Register a public key at the hub by a one-time code; returns the agent's name. Raises AgentError.
+
+    `prove` signs, by the time that the hub has told if it is not empty.
+    """
 
     def form(hub_time: str) -> Mapping[str, str]:
-        proof = proof_at(seconds_of(hub_time) or time.time())
-        return {"code": code, "jwk": json.dumps(jwk), "proof": proof}
+        return {"code": code, "jwk": json.dumps(jwk), "proof": prove(hub_time)}
 
     answer, _ = _post_signed(account, ENROL_PATH, form, status=201)
     try:

@@ -6,9 +6,11 @@ That one is made here and only its public half is sent, with a code that is good
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping
 
 from auth.apikey import ApiKeyError, parse, parse_code
+from auth.hubtime import seconds_of
 from auth.keys import SigningKey
 from auth.tokens import issue_enrolment
 from proxy.agent.account import Account, hub_origin, load_accounts, restore_account, save_account
@@ -52,13 +54,19 @@ def enrol(
     origin = hub_origin(hub)
     account = Account(origin, "", None, ca_pem, secrets.token_hex(8), key.to_pem().decode("ascii"))
 
-    def proof_at(now: float) -> str:
-        return issue_enrolment(key, hub_url=origin, jti=secrets.token_urlsafe(16), now=now)
+    def prove(hub_time: str) -> str:
+        return issue_enrolment(
+            key,
+            hub_url=origin,
+            jti=secrets.token_urlsafe(16),
+            now=seconds_of(hub_time) or time.time(),
+            hub_time=hub_time,
+        )
 
     before = load_accounts(environment).get(origin)
     save_account(environment, account)
     try:
-        account = account._replace(agent=register_key(account, code, key.public.to_jwk(), proof_at))
+        account = account._replace(agent=register_key(account, code, key.public.to_jwk(), prove))
     except BaseException:
         restore_account(environment, origin, before)
         raise

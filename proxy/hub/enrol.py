@@ -4,7 +4,8 @@
     jwk      the public key: Ed25519, as a JWK
     proof    a JWT that the key signed for this hub, so that nobody registers a key that he does not hold
     → 201 {"agent", "org", "key_id", "kid"}
-      or {"error", "error_description"}, and "hub_time" where the times of the proof do not fit (auth.hubtime)
+      or {"error", "error_description"}, and "hub_time" where the times of the proof do not fit: one that is
+      dated by it, and repeats it as a claim, does (auth.hubtime)
 
 A stranger learns nothing from a refused code: one that never was, that was used, that has expired, and one of
 a locked agent are one answer. Whoever shows too many is not listened to for a while (proxy.hub.guesses).
@@ -23,7 +24,7 @@ from audit.record import Event, Kind, utc
 from audit.record import Response as AuditResponse
 from auth.apikey import ApiKeyError, parse_code
 from auth.apikey import hash as hash_key
-from auth.hubtime import hub_time
+from auth.hubtime import hub_time, is_hub_time
 from auth.jws import TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
@@ -143,7 +144,7 @@ class EnrolmentEndpoint:
             key = PublicKey.from_jwk(json.loads(jwk))
             if key.alg != "EdDSA" or key.kid != key.thumbprint:
                 raise KeyFormatError("the key must be Ed25519, with its RFC 7638 thumbprint for a kid")
-            verify_enrolment(proof, key, hub_url=self.issuer, now=now)
+            claims = verify_enrolment(proof, key, hub_url=self.issuer, now=now)
         except (ValueError, RecursionError) as error:
             raise malformed("invalid_request", "jwk is not JSON") from error
         except KeyFormatError as error:
@@ -151,6 +152,9 @@ class EnrolmentEndpoint:
         except TokenError as error:
             right_time = "" if error.skew_s is None else hub_time(self.pepper, now)
             raise malformed("invalid_request", f"proof: {error.reason}", right_time) from error
+        if claims.hub_time and not is_hub_time(claims.hub_time, self.pepper, claims.issued_at):
+            told = "proof: its time is said to be this hub's, which has not told it"
+            raise malformed("invalid_request", told)
         return key
 
 

@@ -75,8 +75,8 @@ def enrolment(key: SigningKey = OTHER_KEY, *, hub_url: str = HUB) -> str:
     return tokens.issue_enrolment(key, hub_url=hub_url, jti="j5", now=NOW)
 
 
-def read_enrolment(token: str, *, now: float = NOW) -> None:
-    tokens.verify_enrolment(token, OTHER_KEY.public, hub_url=HUB, now=now)
+def read_enrolment(token: str, *, now: float = NOW) -> tokens.EnrolmentClaims:
+    return tokens.verify_enrolment(token, OTHER_KEY.public, hub_url=HUB, now=now)
 
 
 def b64(data: bytes) -> str:
@@ -580,6 +580,21 @@ def test_a_hello_says_by_what_it_is_dated() -> None:
     for hub_time in (None, "", 1, [told], "x" * 257, "é"):
         with pytest.raises(TokenError, match="hub_time"):
             read_hello(forge(header, {**claims, "hub_time": hub_time}, OTHER_KEY.key.sign))
+
+
+def test_an_enrolment_says_by_what_it_is_dated() -> None:
+    told = f"{int(NOW)}.{'0' * 64}"
+    key = OTHER_KEY
+    proof = tokens.issue_enrolment(key, hub_url=HUB, jti="j5", now=NOW, hub_time=told)
+    assert read_enrolment(proof) == tokens.EnrolmentClaims(int(NOW), told)
+    assert read_enrolment(enrolment()) == tokens.EnrolmentClaims(int(NOW), "")
+    header = {**HEADER, "typ": tokens.ENROLMENT_TYPE, "kid": key.kid}
+    claims: dict[str, object] = {"iss": key.kid, "sub": key.kid, "aud": HUB, "jti": "j"}
+    claims |= {"iat": int(NOW), "nbf": int(NOW), "exp": int(NOW) + 60}
+    assert read_enrolment(forge(header, claims, key.key.sign)).hub_time == ""
+    for hub_time in (None, "", 1, [told], "x" * 257, "é"):
+        with pytest.raises(TokenError, match="hub_time"):
+            read_enrolment(forge(header, {**claims, "hub_time": hub_time}, key.key.sign))
 
 
 def test_a_key_is_registered_by_its_holder_alone() -> None:

@@ -58,7 +58,7 @@ class FakeHub:
     keys: list[PublicKey] = attrs.Factory(list)
     jtis: list[str] = attrs.Factory(list)
     hub_times: list[str] = attrs.Factory(list)
-    """What the assertions that it took say they are dated by."""
+    """What the proofs and assertions that it took say they are dated by."""
     asked: list[Asked] = attrs.Factory(list)
 
     @property
@@ -78,9 +78,12 @@ class FakeHub:
         if asked.path == "/v1/enrol" and asked.form.get("code") == self.code:
             key = PublicKey.from_jwk(json.loads(asked.form["jwk"]))
             try:
-                verify_enrolment(asked.form["proof"], key, hub_url=self.url, now=self.now())
+                claims = verify_enrolment(asked.form["proof"], key, hub_url=self.url, now=self.now())
             except TokenError as error:
                 return self.refusal(400, f"proof: {error.reason}", **self.right_time(error))
+            if claims.hub_time not in {"", hub_time(PEPPER, claims.issued_at)}:
+                return self.refusal(400, "the time was not told here")
+            self.hub_times.append(claims.hub_time)
             self.keys.append(key)
             return self.json(201, {"agent": AGENT, "org": "acme", "key_id": "k-1", "kid": key.kid})
         if asked.path == "/oauth/token" and "client_assertion" in asked.form:

@@ -14,7 +14,7 @@ from audit.errors import AuditUnavailable
 from audit.record import ActorType, Event, Kind, Phase, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key, new_code
-from auth.hubtime import seconds_of
+from auth.hubtime import hub_time, seconds_of
 from auth.keys import PublicKey, SigningKey
 from auth.tokens import issue_assertion, issue_enrolment
 from proxy.hub.credentials import CODE_LIFETIME_S
@@ -185,10 +185,33 @@ async def test_a_key_is_registered_by_its_holder_and_in_its_one_form(bench: Benc
 async def test_a_proof_of_a_clock_that_is_off_is_told_the_time_and_costs_nothing(bench: Bench) -> None:
     key = SigningKey.generate()
     _, body = await bench.enrol(key, proof=issue_enrolment(key, hub_url=ISSUER, jti="j", now=NOW + 90))
-    right = seconds_of(str(body["hub_time"]))
-    assert right == int(NOW)
-    status, _ = await bench.enrol(key, proof=issue_enrolment(key, hub_url=ISSUER, jti="j", now=right))
-    assert status == 201
+    told = str(body["hub_time"])
+    assert seconds_of(told) == int(NOW)
+    assert (await bench.enrol(key, proof=dated(key, told, NOW)))[0] == 201
+
+
+def dated(key: SigningKey, told: str, now: float) -> str:
+    return issue_enrolment(key, hub_url=ISSUER, jti="j", now=now, hub_time=told)
+
+
+async def test_a_proof_by_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(
+    bench: Bench,
+) -> None:
+    """As whoever stands in the hub's place for a while can have one signed, and keep it for another code."""
+    key = SigningKey.generate()
+    _, body = await bench.enrol(key, proof=issue_enrolment(key, hub_url=ISSUER, jti="j", now=NOW - 90))
+    heard = str(body["hub_time"])
+    later = NOW + 600
+    mac = heard.partition(".")[2]
+    made_up = [heard, f"{int(later)}.{mac}", hub_time(b"q" * 32, later), "1.2"]
+    gathered = [dated(key, text, later) for text in made_up]
+    bench.now = later
+    for proof in gathered:
+        status, body = await bench.enrol(key, proof=proof)
+        assert (status, "hub_time" in body) == (400, False)
+        assert "has not told it" in str(body["error_description"])
+    assert bench.kids == []
+    assert (await bench.enrol(key, proof=dated(key, hub_time(PEPPER, later), later)))[0] == 201
 
 
 async def test_who_calls_the_hub_by_another_name_is_told_its_own(bench: Bench) -> None:
