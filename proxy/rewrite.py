@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import NewType
 
 from auth.requestinfo import PROXIED, RequestInfo
@@ -82,7 +83,10 @@ ACCESS_TOKEN_NAME = b"".join(
 _ACCESS_TOKEN = re.compile(rb"%b=" % ACCESS_TOKEN_NAME, re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"(?:https?:)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
-_DEFAULT_PORT = re.compile(rb":(?:443|80)\Z")
+_AUTHORITY = re.compile(rb"(?:[^@]*@)?([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::0*([0-9]*))?")
+_DEFAULT_PORTS = frozenset({None, b"", b"80", b"443"})
+# A name that ends so is an address to browsers, in whatever notation.
+_ADDRESS = re.compile(rb"\[.*|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
 # Servers take 8 KB; of 1 MiB, which a backend may answer with, the segments alone would take 0.2 s.
 LOCATION_PATH_BYTES_MAX = 64 * 1024
 _DOT = (b".", b"%2e", b"%2E")
@@ -247,7 +251,7 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
     for name, value in _end_to_end(head):
         if name == b"location":
             absolute = _ABSOLUTE.fullmatch(value)
-            if absolute is not None and _same_host(absolute[1], host):
+            if absolute is not None and _is_at(absolute[1], host):
                 value = _rooted(absolute[2])
         headers.append((name, value))
     return ResponseHead.of(head.status, head.reason, tuple(headers))
@@ -415,8 +419,12 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
     absolute = _ABSOLUTE.fullmatch(location)
     scheme = _SCHEME.match(location)
     if absolute is not None:
-        if host is None or not _same_host(absolute[1], host):
+        if host is None:
             return location
+        at_host = _is_at(absolute[1], host)
+        if not at_host:
+            # Where nobody is named, or in another notation, it is this very host to some.
+            return location if at_host is False else None
         location = _rooted(absolute[2])
         if location.startswith(prefix + b"/"):
             location = location.removeprefix(prefix)
@@ -428,14 +436,29 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
     path, separator, rest = _split_path(location)
     if len(path) > LOCATION_PATH_BYTES_MAX:
         return None
-    return prefix + _without_dots(path) + separator + rest
+    # A backslash is a slash to browsers, and one that is escaped to nobody.
+    return prefix + _without_dots(path.replace(b"\\", b"%5C")) + separator + rest
 
 
-def _same_host(authority: bytes, host: bytes) -> bool:
-    """Whether an authority leads to a host: without user, case and the default port."""
-    return _DEFAULT_PORT.sub(b"", authority.rpartition(b"@")[2].lower()) == _DEFAULT_PORT.sub(
-        b"", host.lower()
-    )
+def _is_at(authority: bytes, host: bytes) -> bool | None:
+    """Whether an authority leads to a host, by any user; None when readers differ over where it leads."""
+    there, here = _place(authority), _place(host)
+    return None if there is None or here is None else there == here
+
+
+def _place(authority: bytes) -> tuple[str, bytes] | None:
+    """The host and the port of an authority, the same for each way to write them; None for one not plain."""
+    match = _AUTHORITY.fullmatch(authority.lower())
+    if match is None:
+        return None
+    name, port = match[1].removesuffix(b"."), match[2]
+    place = name.decode("ascii")
+    if _ADDRESS.fullmatch(name) is not None:
+        try:
+            place = str(ip_address(place.strip("[]")))
+        except ValueError:
+            return None
+    return place, b"" if port in _DEFAULT_PORTS else port
 
 
 def _rooted(path: bytes) -> bytes:
@@ -461,9 +484,11 @@ def _without_dots(path: bytes) -> bytes:
     """Resolve dot segments, escaped ones too, so that no client resolves them out of the prefix."""
     kept: list[bytes] = []
     segments = path.split(b"/")[1:]
-    for index, segment in enumerate(segments):
+    for index, whole in enumerate(segments):
+        # Python's own resolution takes parameters off the last one first.
+        segment = whole.partition(b";")[0]
         if segment not in _DOTS:
-            kept.append(segment)
+            kept.append(whole)
             continue
         if segment in _DOT_DOT and kept:
             kept.pop()

@@ -550,6 +550,8 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"/../other/api", b"/clusters/prod/other/api"),
         (b"/a/%2e%2E/%2E%2e/other", b"/clusters/prod/other"),
         (b"/a/.", b"/clusters/prod/a/"),
+        (b"/..;x", b"/clusters/prod/"),
+        (b"/a;x/b;y", b"/clusters/prod/a;x/b;y"),
         (b"/a?x=/../..", b"/clusters/prod/a?x=/../.."),
         (b"https://elsewhere.example/a/../b", b"https://elsewhere.example/a/../b"),
         (b"//elsewhere.example/a", b"//elsewhere.example/a"),
@@ -557,7 +559,27 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"https://user@HUB.example:443/clusters/prod/api", b"/clusters/prod/api"),
         (b"//hub.example", b"/clusters/prod/"),
         (b"/\thub", b"/clusters/prod/hub"),
-        (b"https://hub.example\\@elsewhere/", b"/clusters/prod/\\@elsewhere/"),
+        (b"https://hub.example\\@elsewhere/", b"/clusters/prod/%5C@elsewhere/"),
+        (b"/..\\..\\clusters/other/api?\\", b"/clusters/prod/..%5C..%5Cclusters/other/api?\\"),
+        (b"..\\..\\other", b"/clusters/prod/api/v1/..%5C..%5Cother"),
+        (b"https://hub.example:/clusters/other/api", b"/clusters/prod/clusters/other/api"),
+        (b"https://hub.example:0443/clusters/other/api", b"/clusters/prod/clusters/other/api"),
+        (b"https://hub.example./clusters/other/api", b"/clusters/prod/clusters/other/api"),
+        (b"https://hub.example:8443/api", b"https://hub.example:8443/api"),
+        (b"https://192.0.2.1/api", b"https://192.0.2.1/api"),
+        (b"https://[2001:db8::1]:8443/api", b"https://[2001:db8::1]:8443/api"),
+        # No host, or one in another notation: to some it is this one.
+        (b"///clusters/other/api", None),
+        (b"///hub.example/clusters/other/api", None),
+        (b"https:///clusters/other/api", None),
+        (b"//\\hub.example/clusters/other/api", None),
+        (b"https://:443/clusters/other/api", None),
+        (b"https://user@/clusters/other/api", None),
+        (b"https://hub%2eexample/clusters/other/api", None),
+        ("https://hub\u3002example/clusters/other/api".encode(), None),
+        (b"https://hub.example:44x/clusters/other/api", None),
+        (b"https://a@b@hub.example/clusters/other/api", None),
+        (b"https://0x7f.1/api", None),
         (b"mailto:a@b", b"mailto:a@b"),
         (b"https:/hub.example/x", None),
         (b"HTTP:hub.example", None),
@@ -565,6 +587,22 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
 )
 def test_a_location_stays_under_the_prefix_of_its_cluster(location, expected):
     assert client_answer(answer((b"location", location), status=302)).header(b"location") == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "location"),
+    [
+        (b"192.0.2.1:443", b"https://192.0.2.1/clusters/other/api"),
+        (b"[2001:db8::1]", b"https://[2001:DB8:0::1]:443/clusters/other/api"),
+        (b"hub:8443", b"https://HUB:08443/clusters/other/api"),
+    ],
+)
+def test_a_location_at_the_hub_is_known_however_its_host_is_written(host: bytes, location: bytes) -> None:
+    head = hub_response_head(answer((b"location", location)), b"/clusters/prod", b"/", host)
+    assert head.header(b"location") == b"/clusters/prod/clusters/other/api"
+    # By what name a client has asked that not all take for the same, no location can be told from it.
+    head = hub_response_head(answer((b"location", location)), b"/clusters/prod", b"/", b"127.1")
+    assert head.header(b"location") is None
 
 
 @pytest.mark.parametrize("segment", [b"/a", b"/.", b"/..", b"/%2e%2E", b"a/"])
