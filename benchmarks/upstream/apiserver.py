@@ -1,9 +1,10 @@
 """nginx in the API server's place: TLS 1.3, keep-alive, one worker.
 
-    GET  anything        2 KB of JSON, as a pod is answered
-    GET  /bulk/NAME      a file of the memory-backed folder; `?rate=80m` paces it (bytes a second)
-    PUT  /sink/NAME      takes a body whole, then answers: nginx's WebDAV module writes it to a file in
-                         memory, and the next one of that name replaces it
+    GET  anything          2 KB of JSON, as a pod is answered
+    GET  /bulk/NAME        a file of the memory-backed folder
+    GET  /paced/RATE/SIZE  SIZE bytes, RATE of them a second (benchmarks.upstream.paced)
+    PUT  /sink/NAME        takes a body whole, then answers: nginx's WebDAV module writes it to a file in
+                           memory, and the next one of that name replaces it
 
 An answer that a discarded body would get (`return 200`) comes before the body has, and so measures nothing.
 """
@@ -23,13 +24,13 @@ import attrs
 from benchmarks.nginx import issue_certificate, nginx_version, start_nginx
 from benchmarks.processes import Daemons, free_port
 from benchmarks.system import Endpoint
+from benchmarks.upstream.paced import start_paced
 
 POD_PATH = "/api/v1/namespaces/work/pods/workbench"
 _MEMORY = Path("/dev/shm")
 _BLOCK_BYTES = 1 << 20
 
 _SERVER = """\
-    map $arg_rate $rate {{ default $arg_rate; "" 0; }}
     server {{
         listen 127.0.0.1:{port} ssl backlog=8192 reuseport;
         default_type application/json;
@@ -37,10 +38,16 @@ _SERVER = """\
         location /bulk/ {{
             alias {memory}/;
             default_type application/octet-stream;
-            limit_rate $rate;
             # A turn for the others after so much, or one download would have the worker to itself.
             output_buffers 2 32k;
             sendfile_max_chunk 64k;
+        }}
+        location /paced/ {{
+            proxy_pass http://127.0.0.1:{paced};
+            # Each piece goes on as it comes.
+            proxy_buffering off;
+            proxy_buffer_size 64k;
+            proxy_buffers 4 64k;
         }}
         location /sink/ {{
             alias {memory}/sink/;
@@ -96,7 +103,7 @@ def open_apiserver(folder: Path) -> Iterator[ApiServer]:
         ca = issue_certificate(folder)
         port = free_port()
         with Daemons(folder) as daemons:
-            http = _SERVER.format(port=port, pod=pod_json(), memory=memory)
+            http = _SERVER.format(port=port, pod=pod_json(), memory=memory, paced=start_paced(daemons))
             nginx = start_nginx(daemons, "upstream", folder, port, http, temporary=memory)
             yield ApiServer(
                 endpoint=Endpoint("127.0.0.1", port, ca),

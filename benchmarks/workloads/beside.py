@@ -18,10 +18,10 @@ from benchmarks.load import Job, Load
 from benchmarks.result import Measurement, Sample, milliseconds
 from benchmarks.system import System, Upstream
 from benchmarks.upstream.apiserver import POD_PATH
+from benchmarks.upstream.paced import paced_path
 from benchmarks.workload import Options, Workload
 
 BODY_BYTES = 64 << 20
-# The upstream paces streams, not their sum.
 PACED_MB_PER_S = 80
 LINK_RTT_MS = 20
 # On the link a request takes a round trip, so that it takes longer to have hundreds of them.
@@ -68,10 +68,9 @@ def saturating(system: System, upstream: Upstream, streams: int, options: Option
 
 
 def paced(system: System, upstream: Upstream, streams: int, options: Options) -> Sample:
+    # The upstream paces streams, not their sum. The warm-up is one body: a second of it.
     rate = PACED_MB_PER_S * 10**6 // streams
-    # The warm-up is one body: a second of it.
-    path = f"{upstream.body(rate)}?rate={rate}"
-    return run(PACED, system, path, streams, seconds_of(options, SECONDS_MIN))
+    return run(PACED, system, paced_path(rate, rate), streams, seconds_of(options, SECONDS_MIN))
 
 
 def linked(system: System, upstream: Upstream, streams: int, options: Options) -> Sample:
