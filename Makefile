@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # Arguments for `make demo` (--once, or --kubeconfig FILE) and `make bench` (`make bench` lists them).
 ARGS ?=
+# Tests start some hundred processes, each of which would compile all modules of the checkout anew.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests start hawse and kubectl by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # For the Python among the peers that are measured beside Hawse: their newest versions want the newest Python.
