@@ -13,5 +13,5 @@ settings.register_profile("fast", max_examples=30, deadline=None, suppress_healt
 settings.register_profile("deep", max_examples=3000, deadline=None, suppress_health_check=_SLOW_IS_FINE)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
-# A shell that runs the tests in the background has them ignore SIGINT, and what they start and interrupt inherits that.
+# A shell that runs the tests in the background has them ignore SIGINT, which whatever they start inherits.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from hypothesis import given
 from hypothesis import strategies as st
 
 from auth.keys import PublicKey, SigningKey
 from auth.principal import TEAMS_MAX
+from proxy.hub import migrations
 from proxy.hub.entities import AgentState, Mode
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreError, StoreUnavailableError
 from proxy.hub.federation import JWKS_LENGTH_MAX, NewIssuer
@@ -458,6 +462,24 @@ def test_migrations_make_exactly_the_tables_that_the_code_knows(tmp_path: Path, 
         ):
             assert made[name].count("CHECK") == sql.count("CHECK"), name
     other.dispose()
+
+
+def test_the_newest_revision_is_known_by_name() -> None:
+    folder = Path(migrations.__file__).parent
+    assert ScriptDirectory(str(folder)).get_current_head() == migrations.HEAD
+
+
+def test_a_database_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path, store: Store) -> None:
+    store.add_team("sre")
+    store.close()
+    script = (
+        "import sys; from pathlib import Path; sys.modules['alembic'] = None\n"
+        "from proxy.hub.store import Store\n"
+        "print(*Store(Path(sys.argv[1]), org='main', clock=float).snapshot().teams_by_name)"
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path / "hub.db")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("sre\n", "")
 
 
 def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, store: Store) -> None:
