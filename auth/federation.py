@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from auth.jws import Claims, Key, TokenError, take_apart, verified_payload
+from auth.jws import Claims, Key, TokenError, header_of, said_payload, verified_payload
 from auth.keys import KEYS_MAX, KeyFormatError, PublicKey, unbase64
 
 # Platforms give minutes, Kubernetes an hour; a token for days is somebody's long-lived secret.
@@ -102,7 +102,7 @@ def parse_jwks(data: bytes | str) -> dict[str, IssuerKey]:
 
 def issuer_and_kid(token: str) -> tuple[str, str]:
     """Return what a token says of its issuer and its key, neither of which is proved; raises TokenError."""
-    header, payload = take_apart(token)
+    header, payload = header_of(token), said_payload(token)
     if not set(header) <= _HEADER_MEMBERS or header.get("typ", "JWT") != "JWT":
         raise TokenError("the token's header may hold alg, kid, typ JWT and a thumbprint, and nothing else")
     kid, issuer = header.get("kid"), payload.get("iss")
@@ -116,7 +116,7 @@ def verify_subject(token: str, key: IssuerKey, *, issuer: str, now: float) -> Cl
 
     Neither its audience nor what it says of its subject is looked at: `Rule` does that.
     """
-    header, _ = take_apart(token)
+    header = header_of(token)
     if header.get("kid") != key.kid or header.get("alg") != key.alg:
         raise TokenError(f"the token's algorithm is not {key.alg}, the one of its key")
     claims = verified_payload(token, key.alg, key.key)

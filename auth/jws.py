@@ -38,27 +38,35 @@ class TokenError(Exception):
         self.skew_s = skew_s
 
 
-def take_apart(token: str) -> tuple[dict[str, object], dict[str, object]]:
-    """Return header and payload, neither of which is authentic yet; raises TokenError."""
-    if len(token) > TOKEN_LENGTH_MAX:
-        raise TokenError(f"the token is longer than {TOKEN_LENGTH_MAX} characters")
-    compact = _COMPACT.fullmatch(token)
-    if compact is None:
-        raise TokenError("not a signed token in compact form")
-    header = _parse_object(_decode_segment(compact[1]), "header")
-    return header, _parse_object(_decode_segment(compact[2]), "payload")
+def header_of(token: str) -> dict[str, object]:
+    """Return the header, which is not authentic yet; raises TokenError."""
+    return _parse_object(_decode_segment(_compact(token)[1]), "header")
+
+
+def said_payload(token: str) -> Claims:
+    """Return the payload unproved, for a token that says itself whose keys prove it; raises TokenError."""
+    return _parse_object(_decode_segment(_compact(token)[2]), "payload")
 
 
 def verified_payload(token: str, algorithm: str, key: Key) -> Claims:
     """Return the payload of a token that the key signed by that algorithm; raises TokenError.
 
-    Whoever calls has taken the token apart before, and the algorithm from the key.
+    Whoever calls has read the header before, and takes the algorithm from the key.
     """
     try:
         payload = _JWS[algorithm].decode(token, key, algorithms=[algorithm])
     except jwt.InvalidTokenError as exc:
         raise TokenError("the token's signature is not valid") from exc
     return _parse_object(payload, "payload")
+
+
+def _compact(token: str) -> re.Match[str]:
+    if len(token) > TOKEN_LENGTH_MAX:
+        raise TokenError(f"the token is longer than {TOKEN_LENGTH_MAX} characters")
+    compact = _COMPACT.fullmatch(token)
+    if compact is None:
+        raise TokenError("not a signed token in compact form")
+    return compact
 
 
 def _decode_segment(segment: str) -> bytes:

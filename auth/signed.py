@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import jwt
 
-from auth.jws import Claims, TokenError, take_apart, verified_payload
+from auth.jws import Claims, TokenError, header_of, verified_payload
 from auth.keys import PublicKey, SigningKey
 
 LIFETIME_S = 60
@@ -67,7 +67,7 @@ def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) 
 
     Raises TokenError.
     """
-    header, _ = take_apart(token)
+    header = header_of(token)
     if set(header) != _HEADER_MEMBERS:
         raise TokenError("the token's header must have alg, typ and kid and nothing else")
     kid = header["kid"]

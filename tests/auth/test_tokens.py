@@ -400,6 +400,12 @@ def test_json_that_not_everybody_reads_is_refused_wherever_it_stands(text: str) 
             read_access(forge(header, payload, raw=True))
 
 
+def test_what_a_token_says_is_not_read_before_its_signature_is_checked() -> None:
+    for payload in ("[" * 5000, "x", "[]"):
+        with pytest.raises(TokenError, match="signature is not valid"):
+            read_access(forge(HEADER, payload, OTHER_KEY.key.sign, raw=True))
+
+
 def test_a_token_may_have_so_many_characters_and_no_more() -> None:
     filled = [forge(HEADER, access_claims(more="x" * size)) for size in range(5735, 5750)]
     # No base64 has a length of one more.
