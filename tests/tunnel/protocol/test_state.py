@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 
@@ -15,6 +16,27 @@ def test_every_half_meets_every_step(half: Half, step: Step) -> None:
     else:
         with pytest.raises(IllegalTransition, match=step.value):
             after(half, step)
+
+
+def test_a_life_is_a_head_or_none_then_data_then_one_end() -> None:
+    """PROTOCOL.md, "The halves of a stream", as a language: of all lives of up to five steps."""
+    for count in range(6):
+        for steps in itertools.product(Step, repeat=count):
+            said = "".join(step.value[0] for step in steps)
+            half = Half.FRESH
+            try:
+                for step in steps:
+                    half = after(half, step)
+            except IllegalTransition:
+                assert not re.fullmatch("H?D*F?R*", said), said
+                continue
+            assert re.fullmatch("H?D*F?R*", said), said
+            if "F" in said:
+                assert half is Half.ENDED, said
+            elif "R" in said:
+                assert half is Half.BROKEN, said
+            else:
+                assert half is (Half.FLOWING if said else Half.FRESH)
 
 
 @pytest.mark.parametrize("half", Half)
