@@ -36,8 +36,6 @@ class ByteQueue:
         return self.size + self._offset
 
     def append(self, piece: bytes) -> None:
-        if not piece:
-            return
         self.size += len(piece)
         pieces = self._pieces
         if pieces and len(piece) + len(pieces[-1]) <= SMALL_BYTES:
