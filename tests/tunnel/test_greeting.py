@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.tunnel.pairs import Unplugged
 from tests.tunnel.test_session import hear_out
@@ -23,6 +25,7 @@ from tunnel import (
     open_session,
 )
 from tunnel.greeting import say_hello
+from tunnel.link import FAREWELL_S
 from tunnel.protocol import frames
 from tunnel.protocol.frames import Resume
 
@@ -33,8 +36,10 @@ async def farewell(transport: Transport) -> tuple[int | None, str]:
     """Code and reason of the end, which one GOAWAY must have said before the close frame does."""
     ((frame_type, _, _, payload),), closed = await hear_out(transport)
     assert frame_type == frames.GOAWAY
-    _, code, *_, reason = frames.decode_goaway(payload)
+    last_id, code, drain_ms, retry_after_ms, reason = frames.decode_goaway(payload)
     assert (code, reason) == (closed.code, closed.reason)
+    # There was no session, and nobody is sent away for a while.
+    assert (last_id, drain_ms, retry_after_ms) == (0, 0, 0)
     return code, reason
 
 
@@ -182,6 +187,39 @@ async def test_whoever_says_no_welcome_is_told_so() -> None:
     assert (await here.receive())[0] == frames.HELLO
     assert await farewell(here) == (4400, "the greeting's initial_window is not a number from 1 to 4194304")
     await here.aclose()
+
+
+class Wedged(Unplugged):
+    """Takes nothing more once it is stuck, and then does not come to its end either."""
+
+    async def aclose(self, code: int = 1000, reason: str = "") -> None:
+        await super().aclose(code, reason)
+        if self.stuck:
+            await trio.sleep_forever()
+
+
+@pytest.mark.parametrize("greet", [hear_hello, lambda transport: say_hello(transport, Hello())])
+async def test_whoever_breaks_the_greeting_is_told_so_though_we_are_cancelled_meanwhile(
+    greet: Callable[[Transport], Awaitable[bytes]], autojump_clock: trio.testing.MockClock
+) -> None:
+    here, there = memory_transport_pair()
+    wire = Wedged(here)
+
+    async def begin() -> None:
+        with pytest.raises(RemoteProtocolError):
+            await greet(wire)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(begin)
+        await wait_all_tasks_blocked()
+        wire.stuck = True
+        await there.send(frames.ping(1, 0, 0, answer=False))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+        cancelled_at = trio.current_time()
+    assert trio.current_time() - cancelled_at <= 2 * FAREWELL_S
+    assert wire.closed_with == (4400, "frame type 19 before the greeting")
+    await there.aclose()
 
 
 async def test_a_refusal_is_one_whatever_stands_behind_it() -> None:

@@ -407,6 +407,16 @@ def test_a_link_that_has_become_slow_while_it_was_measured_is_not_given_twice_as
     assert flight.limit_bytes <= limit
 
 
+def test_a_round_may_be_late_before_any_has_ended() -> None:
+    flight = Flight()
+    flight.begin_round(2, 128 * KIB, 0.0)
+    flight.full()
+    flight.acknowledged(1, 1000, 5.0)
+    assert flight.limit_bytes == 128 * KIB + 1000
+    flight.acknowledged(2, 127 * KIB, 6.0)
+    assert flight.least_s == pytest.approx(6.0)
+
+
 def test_the_limit_has_bounds() -> None:
     few = Rounds(Flight(64 * KIB))
     assert few.flight.limit_bytes == few.flight.anew().limit_bytes == 64 * KIB
