@@ -146,9 +146,6 @@ class KeySet:
     def __iter__(self) -> Iterator[PublicKey]:
         return iter(self._keys.values())
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     @classmethod
     def from_jwks(cls, text: str | bytes) -> KeySet:
         """Load a JSON Web Key Set (RFC 7517); raises KeyFormatError unless every key in it can be used."""

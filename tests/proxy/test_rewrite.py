@@ -17,6 +17,7 @@ from proxy.rewrite import (
     direct_request_head,
     failure_header,
     failure_of,
+    guardrail_of,
     has_access_token,
     hub_request_bytes,
     hub_request_head,
@@ -238,6 +239,7 @@ def test_a_bearer_subprotocol_is_taken_out():
 
 def test_a_token_in_the_query_is_seen():
     assert has_access_token(b"/api?access_token=a")
+    assert has_access_token(b"/api?access_token=a?b")
     assert has_access_token(b"/api?a=b&Access_Token=a")
     assert has_access_token(b"/api?access%5ftoken=a")
     assert has_access_token(b"/api?%61ccess_token=a")
@@ -266,6 +268,9 @@ def test_direct_mode_adds_host_and_token_in_front():
     head = direct_request_head(inner, b"relay:443", "jwt")
     assert head.headers == ((b"host", b"relay:443"), (b"authorization", b"Bearer jwt"), *inner.headers)
     assert relay(head).header_values(b"authorization") == [b"Bearer sa"]
+    head = direct_request_head(inner, b"relay:443", "jwt", ["a.b.c", "d.e.f"])
+    assert head.header_values(b"hawse-hub-keys") == [b"a.b.c d.e.f"]
+    assert b"hawse-hub-keys" not in names(relay(head))
 
 
 def test_a_loopback_proxy_passes_on_what_is_not_meant_for_itself():
@@ -558,6 +563,18 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"https://hub.example/clusters/other/api", b"/clusters/prod/clusters/other/api"),
         (b"https://user@HUB.example:443/clusters/prod/api", b"/clusters/prod/api"),
         (b"//hub.example", b"/clusters/prod/"),
+        (b"http://hub.example?x=1", b"/clusters/prod/?x=1"),
+        (b"HTTPS://hub.example#x", b"/clusters/prod/#x"),
+        (b"https://hub.example:80/x", b"/clusters/prod/x"),
+        (b"https://hub.example:8080/x", b"https://hub.example:8080/x"),
+        (b"https://the_other-hub~1/x", b"https://the_other-hub~1/x"),
+        (b"https://h.0xhub/x", b"https://h.0xhub/x"),
+        (b"https://1.hub/x", b"https://1.hub/x"),
+        (b"#a:b", b"/clusters/prod/api/v1/pods?limit=1#a:b"),
+        (b"1a:b", b"/clusters/prod/api/v1/1a:b"),
+        (b"_a:b", b"/clusters/prod/api/v1/_a:b"),
+        (b"a b:c", b"/clusters/prod/api/v1/a b:c"),
+        (b"web+a-1.0:b", b"web+a-1.0:b"),
         (b"/\thub", b"/clusters/prod/hub"),
         (b"https://hub.example\\@elsewhere/", b"/clusters/prod/%5C@elsewhere/"),
         (b"/..\\..\\clusters/other/api?\\", b"/clusters/prod/..%5C..%5Cclusters/other/api?\\"),
@@ -580,6 +597,10 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"https://hub.example:44x/clusters/other/api", None),
         (b"https://a@b@hub.example/clusters/other/api", None),
         (b"https://0x7f.1/api", None),
+        (b"https://127.0.0.0xAf/api", None),
+        (b"https://hub.0x/api", None),
+        (b"https://2130706433/api", None),
+        (b"https://[::ffff:127.1]/api", None),
         (b"mailto:a@b", b"mailto:a@b"),
         (b"https:/hub.example/x", None),
         (b"HTTP:hub.example", None),
@@ -594,7 +615,9 @@ def test_a_location_stays_under_the_prefix_of_its_cluster(location, expected):
     [
         (b"192.0.2.1:443", b"https://192.0.2.1/clusters/other/api"),
         (b"[2001:db8::1]", b"https://[2001:DB8:0::1]:443/clusters/other/api"),
+        (b"[::ffff:192.0.2.1]", b"https://[::ffff:c000:201]/clusters/other/api"),
         (b"hub:8443", b"https://HUB:08443/clusters/other/api"),
+        (b"hub:80", b"http://hub/clusters/other/api"),
     ],
 )
 def test_a_location_at_the_hub_is_known_however_its_host_is_written(host: bytes, location: bytes) -> None:
@@ -636,6 +659,26 @@ def test_a_refusal_survives_its_header(code, processed, reason):
     assert failure is not None
     assert (failure.code, failure.processed) == (code, processed)
     assert failure.reason.isascii()
+
+
+def test_a_refusals_reason_is_cut_and_holds_no_control() -> None:
+    _, value = failure_header(Failure(StreamCode.INTERNAL, Processed.NO, "a\r\n\x00\x7f\u00e4" + "x" * 300))
+    failure = failure_of(answer((b"hawse-relay-failure", value)))
+    assert failure == Failure(StreamCode.INTERNAL, Processed.NO, "a?????" + "x" * 194)
+
+
+def test_the_rule_of_a_guardrail_is_read() -> None:
+    def rule(*headers: tuple[bytes, bytes]) -> str:
+        return guardrail_of(ResponseHead.decode(answer(*headers, status=403).encode()))
+
+    assert rule((b"hawse-relay-decision", b"guardrails no-exec/2")) == "no-exec/2"
+    assert rule((b"hawse-relay-decision", b"guardrails " + b"r" * 200)) == "r" * 200
+    for unreadable in (
+        *(b"guardrails", b"guardrails  a", b"guardrails a b", b"hub a", b"a guardrails a"),
+        *(b"guardrails A", b"guardrails " + b"r" * 201, b"guardrails a_b"),
+    ):
+        assert rule((b"hawse-relay-decision", unreadable)) == "unreadable"
+    assert rule() == rule((b"x", b"hawse-relay-decision: guardrails a")) == ""
 
 
 def test_an_unreadable_mark_promises_nothing():
