@@ -41,7 +41,7 @@ _FIELD = re.compile(r"\b(request|agent|cluster)\s*\.\s*([A-Za-z_]\w*)")
 _NOW = "now"
 _FUNCTIONS = frozenset(
     {
-        *("size", "contains", "startsWith", "endsWith", "matches", "string", "int", "uint", "double", "bool"),
+        *("size", "contains", "startsWith", "endsWith", "matches", "string", "int", "uint", "double"),
         *("timestamp", "duration", "getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek"),
         *("getDayOfYear", "getHours", "getMinutes", "getSeconds", "getMilliseconds"),
     }

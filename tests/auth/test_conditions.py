@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from auth.asked import asked_of
-from auth.conditions import CONDITION_CHARACTERS_MAX, CONDITION_S_MAX, CelConditions
+from auth.conditions import CONDITION_CHARACTERS_MAX, CONDITION_S_MAX, CelConditions, without_strings
 from auth.policy import ConditionError, Facts
 from auth.requestinfo import parse
 from tests.auth.policies import CONDITIONS, Agent, Cluster
@@ -49,6 +50,54 @@ def test_a_condition_sees_who_asks_what_of_which_cluster_and_when(text: str, exp
     assert holds(text) is expected
 
 
+FUNCTIONS = """
+size("ab") == 2
+"ab".contains("a")
+"ab".startsWith("a")
+"ab".endsWith("b")
+"ab".matches("^a")
+string(1) == "1"
+int("1") == 1
+uint(1) == 1u
+double(1) == 1.0
+timestamp("2027-01-15T08:00:00Z") == now
+duration("1s") == duration("1000ms")
+now.getFullYear() == 2027
+now.getMonth() == 0
+now.getDate() == 15
+now.getDayOfMonth() == 14
+now.getDayOfWeek() == 5
+now.getDayOfYear() == 14
+now.getHours() == 8
+now.getMinutes() == 0
+now.getSeconds() == 0
+now.getMilliseconds() == 0
+""".strip().splitlines()
+
+
+@pytest.mark.parametrize("text", FUNCTIONS)
+def test_a_function_does_what_cel_says(text: str) -> None:
+    assert holds(text, facts(now=1_800_000_000.0))
+
+
+def test_no_other_function_is_named() -> None:
+    told = CONDITIONS.check("foo(1)").partition(", only ")[2]
+    assert sorted(told.split(", ")) == sorted({re.findall(r"\w+(?=\()", text)[0] for text in FUNCTIONS})
+
+
+def test_a_condition_sees_each_part_of_a_request() -> None:
+    about = facts("PATCH /apis/apps/v1/namespaces/app-1/deployments/web/scale?dryRun=All")
+    for text in (
+        'request.verb == "patch" && !request.reads && request.group == "apps" && request.version == "v1"',
+        'request.resource == "deployments" && request.subresource == "scale"',
+        'request.namespace == "app-1" && request.name == "web" && request.dryRun',
+        'request.path == "/apis/apps/v1/namespaces/app-1/deployments/web/scale"',
+        'agent.name == "builder" && agent.owner == "ann@example.com" && agent.teams == ["platform", "sre"]',
+    ):
+        assert holds(text, about), text
+    assert holds('cluster.labels == {"env": "prod"}', facts(labels={"env": "prod"}))
+
+
 def test_a_condition_sees_a_websocket_exec_as_the_create_that_it_is() -> None:
     about = facts("GET /api/v1/namespaces/a/pods/web/exec?command=id")
     assert holds('request.verb == "create" && request.subresource == "exec" && !request.reads', about)
@@ -89,14 +138,29 @@ def test_a_slow_condition_is_an_error() -> None:
         ("x == 1", 'there is no "x" in a condition, only request, agent, cluster, now'),
         ("request.nmae == 'a'", 'there is no "request.nmae", only verb,'),
         ("agent.teams.exists(t, u == 'a')", 'there is no "u" in a condition'),
-        ("foo(1)", 'there is no function "foo", only bool,'),
+        ("foo(1)", 'there is no function "foo", only contains,'),
         ("now.getHours('Europe/Berlin') > 1", "it cannot be evaluated"),
         ("request.verb", "it gives str: a condition must be true or false"),
         ("true // on", "comments, raw strings and triple quotes are refused"),
         ('request.name == r"a"', "comments, raw strings and triple quotes are refused"),
         ('request.name == """a"""', "comments, raw strings and triple quotes are refused"),
         ("[1].all(a, [1].all(b, [1].all(c, true)))", "3 of all, exists, exists_one, map and filter exceed"),
+        ("[1].exists(a, [1].exists_one(b, [1].map(c, c) == [1]))", "3 of all, exists, exists_one, map and"),
+        ("[1].map ( a, [1].filter(b, [1].all(c, true)))", "3 of all, exists, exists_one, map and filter"),
+        ("[1].all(a, [1].filter(b, true) == [1])", ""),
+        ("[1].exists (agent, agent.nope == 1)", ""),
         ("true" + " " * CONDITION_CHARACTERS_MAX, "1004 characters exceed the 1000"),
+        ("true" + " " * (CONDITION_CHARACTERS_MAX - 4), ""),
+        ("request . nmae == 'a'", 'there is no "request.nmae", only verb,'),
+        ("cluster\n.owner == 'a'", 'there is no "cluster.owner", only name, labels'),
+        ("agent.owners == 'a'", 'there is no "agent.owners", only name, owner, teams'),
+        (r"request.name == '\' // ' || true", ""),
+        ("request.name == R'a'", "comments, raw strings and triple quotes are refused"),
+        ("request.name == ' ' || '''a''' == 'a'", "comments, raw strings and triple quotes are refused"),
+        ("'a' == b'a'", "comments, raw strings and triple quotes are refused"),
+        ('"a" == B"a"', "comments, raw strings and triple quotes are refused"),
+        ("request", "it gives dict: a condition must be true or false"),
+        ("request['nmae'] == 'a'", ""),
         ("!" * 900 + "true", ""),
         ("(" * 400 + "true" + ")" * 400, "this is no CEL"),
     ],
@@ -105,3 +169,18 @@ def test_what_can_never_be_right_is_refused_when_it_is_read(text: str, message: 
     told = CONDITIONS.check(text)
     assert told.startswith(message), told
     assert bool(told) is bool(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("a == 'b' && c == \"d'e\"", "a == '' && c == ''"),
+        (r"""'a\'b' == "c\"d" """, "'' == '' "),
+        ("'' + \"\"", "'' + ''"),
+        ("'a\nb'", "'a\nb'"),
+        ('"a\nb"', '"a\nb"'),
+        (r"'a\\' + x + 'b'", "'' + x + ''"),
+    ],
+)
+def test_what_is_only_text_is_taken_out(text: str, plain: str) -> None:
+    assert without_strings(text) == plain
