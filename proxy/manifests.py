@@ -21,6 +21,7 @@ import yaml
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.policy_rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX, IdentityError, check_user, slug
+from proxy.foreign_json import read_json
 
 NAMESPACE = "hawse"
 SERVICE_ACCOUNT = "hawse-relay"
@@ -453,7 +454,7 @@ def _check(kind: str, value: str, pattern: re.Pattern[str]) -> None:
 
 def _check_jwks(text: str) -> None:
     try:
-        document = json.loads(text)
+        document = read_json(text)
     except ValueError as error:
         raise ManifestError("hub keys are not JSON") from error
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list) or not document["keys"]:

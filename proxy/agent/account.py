@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from proxy.agent.errors import AgentError, quoted
 from proxy.agent.files import config_folder, locked, read_private, write_private
+from proxy.foreign_json import read_json
 
 FILE_NAME = "logins.json"
 # The first version knew API keys alone.
@@ -63,7 +64,7 @@ def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
     if raw is None:
         return {}
     try:
-        document = json.loads(raw)
+        document = read_json(raw)
         if document["version"] > _VERSION:
             raise AgentError(f"{path} was written by a newer hawse: use that one")
         return {

@@ -22,6 +22,7 @@ from proxy.agent.account import Account, find_account, hub_origin
 from proxy.agent.answers import SET_MAX_S, known_login, machine_started_s, remember
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
+from proxy.foreign_json import read_json
 
 API_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 # Taken off the token's life: for a clock that runs apart from the hub's, and for a request on its way.
@@ -118,7 +119,7 @@ def read_exec_info(text: str, told: str = "") -> ExecInfo:
             "kubeconfig by `hawse kubeconfig --user-per-cluster`"
         )
     try:
-        document = json.loads(text)
+        document = read_json(text)
         api_version = document["apiVersion"]
         cluster = document["spec"].get("cluster")
         server = told if cluster is None else str(cluster["server"])
@@ -209,7 +210,7 @@ def _read_cache(path: str, account: Account) -> Cached:
         raw = read_private(path)
         if raw is None:
             return _NOTHING
-        entry = json.loads(raw)
+        entry = read_json(raw)
         if entry["serial"] != account.serial:
             return _NOTHING
         return Cached(

@@ -21,6 +21,7 @@ from proxy.agent.errors import AgentError, quoted, reason
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
 from proxy.blocking import next_step
+from proxy.foreign_json import read_json
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"
@@ -187,8 +188,8 @@ def _read_answer(hub: str, status: int, raw: bytes, good: int) -> dict[str, obje
     if len(raw) > ANSWER_BYTES_MAX:
         raise AgentError(f"{hub} answered with more than {ANSWER_BYTES_MAX} bytes: is it a Hawse hub?")
     try:
-        answer = json.loads(raw)
-    except (ValueError, RecursionError):
+        answer = read_json(raw)
+    except ValueError:
         answer = None
     if status != good:
         message = f"{hub} answered {status}: {_why(status, answer)}"

@@ -5,7 +5,6 @@ It is read anew each time that the hub is asked, and kept nowhere.
 
 from __future__ import annotations
 
-import json
 import os
 import ssl
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 from proxy.agent.errors import AgentError, reason
 from proxy.agent.https import https_connection
+from proxy.foreign_json import read_json
 
 FILE_PREFIX = "file:"
 GITHUB = "github"
@@ -72,8 +72,8 @@ def _from_github(hub: str, environment: Mapping[str, str]) -> str:
     if status != 200:
         raise AgentError(f"{host} answered {status} instead of giving a token")
     try:
-        return _checked(str(json.loads(raw)["value"]).encode(), host)
-    except (ValueError, LookupError, TypeError, RecursionError):
+        return _checked(str(read_json(raw)["value"]).encode(), host)
+    except (ValueError, LookupError, TypeError):
         raise AgentError(f"{host} answered without a token") from None
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 import attrs
 
 from audit.sqlite import explained
+from proxy.foreign_json import read_json
 from proxy.hub.boots import Boots
 from proxy.hub.datadir import DataDir, DataDirError, FolderInUseError, is_there, read_private
 from proxy.hub.errors import StoreUnavailableError
@@ -233,9 +234,9 @@ def _extract(archive: Path, tar: tarfile.TarFile, fresh: Path) -> str:
 
 def _read_about(archive: Path, text: bytes) -> str:
     try:
-        about = json.loads(text)
+        about = read_json(text)
         found, created = about["format"], str(about["created"])
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise BackupError(f"{archive} is not a backup of a hub: its description is damaged") from error
     if found != FORMAT:
         raise BackupError(

@@ -32,6 +32,7 @@ import attrs
 
 from auth.apikey import ApiKeyError, new_api_key, parse
 from auth.keys import KeyFormatError, KeySet, SigningKey
+from proxy.foreign_json import read_json
 
 PEPPER_BYTES = 32
 # A page of SQLite's has at least so many, and a database at least one page.
@@ -328,7 +329,7 @@ class DataDir:
         if not is_there(file):
             return None
         try:
-            document = json.loads(read_private(file))
+            document = read_json(read_private(file))
             return AdminEndpoint(str(document["url"]), str(document["certificate_pem"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataDirError(f"{file}: damaged; start the hub again") from error

@@ -13,7 +13,6 @@ a locked agent are one answer. Whoever shows too many is not listened to for a w
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Protocol
 
@@ -28,6 +27,7 @@ from auth.hubtime import hub_time, is_hub_time
 from auth.jws import TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
+from proxy.foreign_json import read_json
 from proxy.head import Headers
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
 from proxy.hub.directory import Directory
@@ -141,11 +141,11 @@ class EnrolmentEndpoint:
 
     def _proved_key(self, jwk: str, proof: str, now: float) -> PublicKey:
         try:
-            key = PublicKey.from_jwk(json.loads(jwk))
+            key = PublicKey.from_jwk(read_json(jwk))
             if key.alg != "EdDSA" or key.kid != key.thumbprint:
                 raise KeyFormatError("the key must be Ed25519, with its RFC 7638 thumbprint for a kid")
             claims = verify_enrolment(proof, key, hub_url=self.issuer, now=now)
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise malformed("invalid_request", "jwk is not JSON") from error
         except KeyFormatError as error:
             raise malformed("invalid_request", f"jwk: {error}") from error

@@ -7,12 +7,12 @@ credential is sent.
 
 from __future__ import annotations
 
-import json
 from urllib.parse import urlsplit
 
 import trio
 
 from proxy.exchange import OutboundBroken
+from proxy.foreign_json import read_json
 from proxy.head import HeadError, RequestHead
 from proxy.http import ClientConnection
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
@@ -41,8 +41,8 @@ async def _discovered(issuer: Issuer) -> str:
     url = issuer.url.removesuffix("/") + _DISCOVERY
     data = await fetch(url, ca_pem=issuer.ca_pem, private=issuer.address_private)
     try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        document = read_json(data)
+    except ValueError as error:
         raise FetchFailed(f"{url} is not JSON") from error
     if not isinstance(document, dict) or document.get("issuer") != issuer.url:
         # Section 4.3: the issuer "MUST be identical to the Issuer URL that was used as the prefix".

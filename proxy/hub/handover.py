@@ -38,6 +38,7 @@ from typing import Final
 import attrs
 import trio
 
+from proxy.foreign_json import read_json
 from proxy.hub.datadir import DataDir, DataDirError, FolderLock, explained
 
 VERSION: Final = 1
@@ -351,8 +352,8 @@ async def _receive_with_descriptors(
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise HandoverError("the other hub sent more than fits")
         try:
-            message = json.loads(data)
-        except (ValueError, RecursionError) as error:
+            message = read_json(data)
+        except ValueError as error:
             raise HandoverError("the other hub sent what cannot be read") from error
         if not isinstance(message, dict):
             raise HandoverError("the other hub sent what cannot be read")

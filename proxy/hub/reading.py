@@ -6,7 +6,6 @@ is kept from one reading to the next: what is left is to fetch the rows, about h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from functools import partial
 from itertools import chain
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from auth.keys import KeyFormatError, PublicKey
 from auth.policy import Bundle
 from auth.principal import IdentityError, Principal, slug
+from proxy.foreign_json import read_json
 from proxy.hub import tables as t
 from proxy.hub.credentials import owners_of, read_codes, read_keys
 from proxy.hub.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
@@ -173,14 +173,14 @@ def _cluster(
     usable = []
     for kid, text in keys:
         try:
-            usable.append(PublicKey.from_jwk(json.loads(text)))
-        except (KeyFormatError, ValueError, RecursionError) as error:
+            usable.append(PublicKey.from_jwk(read_json(text)))
+        except (KeyFormatError, ValueError) as error:
             faults.append(f"relay key {shown(kid)} must not be used: {error}")
     try:
         slug("cluster name", row.name)
         mode = Mode(row.mode)
         labels = _labels(row.labels)
-    except (IdentityError, InvalidError, ValueError, RecursionError) as error:
+    except (IdentityError, InvalidError, ValueError) as error:
         return None, (*faults, f"cluster {shown(row.name)} must not be used: {error}")
     cluster = Cluster(
         id=row.id,
@@ -199,8 +199,8 @@ def _cluster(
 
 
 def _labels(text: str) -> dict[str, str]:
-    """A cluster's labels, by which policies choose it; raises InvalidError, ValueError, RecursionError."""
-    labels = json.loads(text)
+    """A cluster's labels, by which policies choose it; raises InvalidError, ValueError."""
+    labels = read_json(text)
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
         raise InvalidError("its labels are no texts by name")
     check_labels(labels)

@@ -178,6 +178,7 @@ def test_hostile_names_are_refused(name: str) -> None:
         {"private_key_pem": FAKE_KEY + "rules: []\n"},
         {"hub_ca_pem": "-----BEGIN CERTIFICATE-----"},
         {"hub_keys": "{}"},
+        {"hub_keys": "[" * 100_000},
         {"hub_keys": '{"keys":[]}'},
         {"hub_url": "http://hub.example"},
         {"hub_url": "https://hub.example/path"},

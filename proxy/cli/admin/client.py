@@ -20,6 +20,7 @@ from proxy.blocking import HTTPSConnection, next_step
 from proxy.certificates import fault_of_ca
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
+from proxy.foreign_json import read_json
 
 URL_VARIABLE = "HAWSE_ADMIN_URL"
 TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -75,7 +76,7 @@ class AdminClient:
             headers["content-type"] = "application/json"
         status, answer = self._exchange(method, target, data, headers)
         try:
-            document = json.loads(answer)
+            document = read_json(answer)
         except ValueError:
             document = None
         if not isinstance(document, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -14,6 +13,7 @@ from audit.escape import escape
 from proxy.cli.admin.client import AdminClient, Json, Object, Reach
 from proxy.cli.admin.output import json_option, objects, print_json, text
 from proxy.cli.errors import ANSWER_NO, CommandError
+from proxy.foreign_json import read_json
 
 if TYPE_CHECKING:
     from proxy.cli.admin.rbac_check import Enrolled
@@ -114,7 +114,7 @@ def _kubectl(*args: str) -> Object:
     if not done.stdout.strip():
         return {}
     try:
-        document: Json = json.loads(done.stdout)
+        document: Json = read_json(done.stdout)
     except ValueError:
         document = None
     if not isinstance(document, dict):

@@ -91,7 +91,10 @@ def test_every_way_to_have_no_login_names_the_next_step(tmp_path: Path) -> None:
         find_account(environment, None)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version":1,"hubs":{"x":{}}}', f'"{KEY}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"version":1,"hubs":{"x":{}}}', f'"{KEY}', pytest.param("[" * 100_000, id="deep")],
+)
 def test_a_damaged_file_is_named_and_not_quoted(tmp_path: Path, content: str) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
     path = Path(save_account(environment, account()))

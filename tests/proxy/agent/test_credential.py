@@ -184,7 +184,19 @@ def set_since(entry: dict[str, float], back_s: float) -> dict[str, float]:
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize(
     "change",
-    ["expired", "endless", "too long", "future", "back", "ahead", "before", "damaged", "open", "other login"],
+    [
+        "expired",
+        "endless",
+        "too long",
+        "future",
+        "back",
+        "ahead",
+        "before",
+        "damaged",
+        "deep",
+        "open",
+        "other login",
+    ],
 )
 def test_a_cache_that_does_not_fit_is_not_used(
     home: Home, hub: FakeHub, account: Account, change: str
@@ -210,6 +222,8 @@ def test_a_cache_that_does_not_fit_is_not_used(
             cache.write_text(json.dumps(entry))
         case "damaged":
             cache.write_text("{")
+        case "deep":
+            cache.write_text("[" * 100_000)
         case "open":
             cache.chmod(0o644)
         case _:
@@ -253,6 +267,7 @@ def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: Fak
         (None, "kubeconfig by `hawse kubeconfig --user-per-cluster`"),
         ("{", "no ExecCredential"),
         ("[]", "no ExecCredential"),
+        pytest.param("[" * 100_000, "no ExecCredential", id="deep"),
         (NO_CLUSTER, "provideClusterInfo"),
         (NO_CLUSTER, "--user-per-cluster"),
         (exec_info("https://hub.example", api_version="client.authentication.k8s.io/v1alpha1"), "v1alpha1"),

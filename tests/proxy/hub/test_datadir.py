@@ -108,6 +108,9 @@ def test_damaged_files_name_the_file_and_not_its_contents(tmp_path: Path) -> Non
             read()
         assert str(tmp_path) in str(caught.value)
         assert "SECRET" not in str(caught.value)
+    write_private(tmp_path / "admin.json", b"[" * 100_000)
+    with pytest.raises(DataDirError, match=r"admin\.json: damaged"):
+        data.admin_endpoint()
     write_private(tmp_path / "keys" / f"{kid}.pem", b"SECRET")
     with pytest.raises(DataDirError, match="backup") as caught:
         data.signing_keys()

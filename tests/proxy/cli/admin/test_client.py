@@ -13,6 +13,7 @@ from proxy.cli.admin import admin
 from proxy.cli.admin.client import _told, _told_in_words
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.devca import ensure_certificate
+from tests.fakes.hub import fake_hub
 from tests.proxy.cli.admin.conftest import Hub
 
 
@@ -116,6 +117,17 @@ async def test_what_the_hub_answers_in_words_is_told(
     assert await hub.fails("team", "list") == (
         f"hawse: {hub.url} answered 500: Internal Server Error, the hub's log says more\n"
     )
+
+
+@pytest.mark.parametrize("answer", [b"x", b"[]", b"[" * 100_000], ids=["text", "list", "deep"])
+def test_what_is_no_object_in_json_is_no_hubs_answer(tmp_path: Path, answer: bytes) -> None:
+    ca = tmp_path / "ca.pem"
+    with fake_hub("") as other:
+        other.reply = lambda _: (200, {}, answer)
+        ca.write_text(other.ca_pem)
+        environment = {"HAWSE_ADMIN_URL": other.url, "HAWSE_ADMIN_CA": str(ca), "HAWSE_ADMIN_TOKEN": "hws_x"}
+        line = refusal(run("team", "list", **environment))
+    assert line == f"hawse: {other.url} does not answer like a hub's admin API (status 200)\n"
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"a\nb", b"", b"\xff\x1b"])

@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from proxy.cli.admin.cluster_check import _kubectl
+from proxy.cli.errors import CommandError
+
+
+@pytest.mark.parametrize("answer", ["x", "[]", "[" * 100_000], ids=["text", "list", "deep"])
+def test_a_kubectl_that_answers_with_no_object_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    (tmp_path / "answer").write_text(answer)
+    program = tmp_path / "kubectl"
+    program.write_text(f"#!/bin/sh\nexec cat {tmp_path}/answer\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(CommandError, match="no object in JSON"):
+        _kubectl("get", "clusterroles")
