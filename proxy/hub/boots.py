@@ -74,22 +74,22 @@ class Boots:
     def lives(self, boot: str) -> bool:
         """Whether the process of this boot still runs.
 
-        Where that cannot be told (a process out of descriptors, say) it does: to wait costs nothing, and to
-        close a living hub's calls would be a false record.
+        Where that cannot be told (a process out of descriptors, a file server that gives no locks) it does:
+        to wait costs nothing, and to close a living hub's calls would be a false record.
         """
         try:
             descriptor = os.open(self.folder / boot, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            finally:
+                os.close(descriptor)
         except FileNotFoundError:
             return False
+        except BlockingIOError:
+            return True
         except OSError as error:
             _log.warning("cannot see whether the hub of boot %s still runs: %s", boot, error)
             return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
         return False
 
     async def wait_ended(self, boot: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -130,6 +131,28 @@ def test_a_boot_that_cannot_be_looked_at_counts_as_living(tmp_path: Path) -> Non
     (tmp_path / "boots" / "loop").symlink_to("loop")
     assert boots.lives("loop")
     assert not boots.lives("never")
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named_and_tells_nobody_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    boots = Boots(tmp_path / "boots")
+    with other_hub(tmp_path, "old") as (child, _):
+        kill(child)
+    with monkeypatch.context() as without:
+        without.setattr(fcntl, "flock", fail)
+        assert boots.living() == {"old"}
+        with pytest.raises(
+            DataDirError, match=r"^cannot write in .*/boots: .*: choose a data_dir on .* locks$"
+        ):
+            with boots.announced("one"):
+                pass
+    assert boots.living() == set()
+    assert list((tmp_path / "boots").iterdir()) == []
 
 
 async def test_a_new_hub_leaves_the_calls_of_one_that_lives_alone(tmp_path: Path) -> None:
