@@ -24,7 +24,7 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
-from tunnel.greeting import say_hello
+from tunnel.greeting import read_hello, read_welcome, say_hello
 from tunnel.link import FAREWELL_S
 from tunnel.protocol import frames
 from tunnel.protocol.frames import Resume
@@ -41,6 +41,11 @@ async def farewell(transport: Transport) -> tuple[int | None, str]:
     # There was no session, and nobody is sent away for a while.
     assert (last_id, drain_ms, retry_after_ms) == (0, 0, 0)
     return code, reason
+
+
+async def in_a_session(transport: Transport) -> None:
+    async with open_session(transport, Role.DIALER):
+        raise AssertionError("no session")
 
 
 async def test_both_sides_learn_who_the_other_is(autojump_clock: trio.testing.MockClock) -> None:
@@ -251,13 +256,42 @@ async def test_a_fault_behind_a_greeting_in_its_message_ends_the_session(
     await there.aclose()
 
 
-async def test_a_transport_that_ends_in_the_greeting(autojump_clock: trio.testing.MockClock) -> None:
+@pytest.mark.parametrize("before", [True, False], ids=["before we speak", "when we wait"])
+@pytest.mark.parametrize("greet", [in_a_session, hear_hello, lambda transport: say_hello(transport, Hello())])
+async def test_a_transport_that_ends_in_the_greeting(
+    greet: Callable[[Transport], Awaitable[object]], before: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     here, there = memory_transport_pair()
-    await here.aclose(4401, "who are you")
-    with pytest.raises(SessionClosed, match="who are you") as caught:
-        async with open_session(there, Role.DIALER):
-            raise AssertionError("no session")
+
+    async def end() -> None:
+        if not before:
+            await wait_all_tasks_blocked()
+        await here.aclose(4401, "who are you")
+
+    async with trio.open_nursery() as nursery:
+        if before:
+            await end()
+        else:
+            nursery.start_soon(end)
+        with pytest.raises(SessionClosed, match="ended in the greeting: who are you") as caught:
+            await greet(there)
     assert caught.value.code == 4401
+
+
+async def test_an_empty_message_is_no_greeting_and_no_fault(autojump_clock: trio.testing.MockClock) -> None:
+    for role, greeting in ((Role.DIALER, frames.welcome(Welcome())), (Role.LISTENER, HELLO)):
+        here, there = memory_transport_pair()
+        await there.send(b"")
+        await there.send(greeting)
+        async with open_session(here, role) as session:
+            assert not session.closed
+        await there.aclose()
+
+
+def test_a_greeting_may_be_as_long_as_it_may_be() -> None:
+    text = b"{}".ljust(16 * 1024)
+    assert read_hello(frames.header(frames.HELLO, 0, 0, len(text)) + text) == Hello()
+    assert read_welcome(frames.header(frames.WELCOME, 0, 0, len(text)) + text) == Welcome()
 
 
 @pytest.mark.parametrize("role", Role)

@@ -413,8 +413,17 @@ def test_a_round_may_be_late_before_any_has_ended() -> None:
     flight.full()
     flight.acknowledged(1, 1000, 5.0)
     assert flight.limit_bytes == 128 * KIB + 1000
+    # Nor is anything known by which a message should be shorter.
+    assert flight.message_bytes == 64 * KIB
     flight.acknowledged(2, 127 * KIB, 6.0)
     assert flight.least_s == pytest.approx(6.0)
+
+
+def test_the_way_is_as_long_as_the_quickest_answer_to_a_ping() -> None:
+    flight = Flight()
+    for took_s in (0.2, 0.1, 0.3):
+        flight.answered(took_s)
+    assert flight.least_s == 0.1
 
 
 def test_the_limit_has_bounds() -> None:
