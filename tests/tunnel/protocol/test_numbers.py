@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tunnel
-from tunnel import backoff, dial, dialer, tcp
+from tunnel import backoff, dial, dialer, keepalive, tcp
 from tunnel.protocol import (
     core,
     flight,
@@ -148,6 +148,7 @@ PROSE = {
             "three in a row are more than 0.1 s above",
             (liveness.LONGER_PINGS, liveness.LONGER_BY_S) == (3, 0.1),
         ),
+        ("at most five a second", keepalive.ASK_CLOCK_S == 1 / 5),
     ],
     "The end of a session": [
         ("at most six times a minute", (backoff.AT_ONCE_MAX, backoff.AT_ONCE_WINDOW_S) == (6, 60)),
