@@ -76,10 +76,9 @@ class Keepalive:
             return
         if link is not None and now >= connection.liveness.dead_at:
             silence_s = now - connection.liveness.received_at
+            # Whether the session goes on without it or ends, the alarm is told.
             mux.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
-            link = mux.link
-            if mux.ending is not None:
-                return
+            return
         connection.tick(now)
         if connection.happened:
             mux.dispatch(connection.take_events())
