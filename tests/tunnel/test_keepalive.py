@@ -194,6 +194,51 @@ async def test_a_peer_that_is_not_there_does_not_answer(autojump_clock: trio.tes
         pair.wire.unplugged = False
 
 
+async def test_an_answer_is_one_to_whoever_asked_before_it_only(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        assert await pair.listener.answers(5)
+        pair.wire.unplugged = True
+        assert not await pair.listener.answers(5)
+        pair.wire.unplugged = False
+
+
+async def test_all_who_ask_at_once_hear_of_the_answer_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        took: list[float] = []
+
+        async def ask() -> None:
+            began = trio.current_time()
+            assert await pair.listener.answers(5)
+            took.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask)
+        assert len(took) == 3
+        assert max(took) < 0.1
+
+
+@pytest.mark.parametrize("ask", ["answers", "ask_clock"])
+async def test_whoever_asks_an_idle_peer_that_is_gone_finds_that_out_in_ten_seconds(
+    ask: str, autojump_clock: trio.testing.MockClock
+) -> None:
+    """The next thing to be due, a PING at 50 s, would be later than that."""
+    async with open_pair() as pair:
+        await trio.sleep(37)
+        pair.wire.unplugged = True
+        began = trio.current_time()
+        if ask == "answers":
+            assert not await pair.listener.answers(2)
+        else:
+            pair.listener.ask_clock()
+        assert "nothing came from the peer" in await pair.listener.wait_closed()
+        assert trio.current_time() - began == pytest.approx(10, abs=0.001)
+
+
 async def test_a_session_that_ends_meanwhile_does_not_answer(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         pair.wire.unplugged = True
@@ -205,8 +250,11 @@ async def test_a_session_that_ends_meanwhile_does_not_answer(autojump_clock: tri
 
             nursery.start_soon(ask)
             await trio.sleep(1)
-            pair.cut()
+            pair.wire.break_here()
+            ended_at = trio.current_time()
         assert found == [False]
+        assert pair.listener.closed
+        assert trio.current_time() - ended_at < 0.1
         assert not await pair.listener.answers(5)
 
 
