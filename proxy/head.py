@@ -354,12 +354,6 @@ class ResponseHead:
         """Return every value under a lower-case name, a line each."""
         return [value for found, value in self.headers if found == name]
 
-    @property
-    def upgrade(self) -> bytes | None:
-        """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
-        token = self.header(b"upgrade")
-        return token if token and b"upgrade" in connection_tokens(self.headers) else None
-
     def has_body(self, request_method: bytes) -> bool:
         """Whether a body may follow: not after HEAD, nor with 1xx, 204 and 304, whatever the headers say."""
         return self.status not in BODILESS_STATUSES and request_method != b"HEAD"

@@ -115,6 +115,16 @@ def test_an_answer_that_is_neither_true_nor_false_is_an_error() -> None:
         holds("cluster.labels.env", facts(labels={"env": "yes"}))
 
 
+def test_why_a_condition_failed_is_told() -> None:
+    with pytest.raises(ConditionError, match="the condition failed: index out of bounds: 2"):
+        holds('agent.teams[2] == "a"')
+
+
+def test_a_condition_is_timed_when_it_looks_at_the_time() -> None:
+    assert CONDITIONS.timed("request.reads || now.getHours() < 8")
+    assert not CONDITIONS.timed('request.name == "now" || request["now"] == 1')
+
+
 def test_a_slow_condition_is_an_error() -> None:
     def times() -> Iterator[float]:
         yield from (0.0, CONDITION_S_MAX)

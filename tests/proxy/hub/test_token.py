@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -160,6 +161,42 @@ async def test_a_key_buys_a_token_for_one_granted_cluster(bench: Bench) -> None:
     assert event.actor.credential == f"api-key:{claims.sid}"
     assert event.client is not None
     assert event.client.ip == "192.0.2.1"
+    assert event.req is not None
+    assert (event.req.method, event.req.raw_target) == ("POST", "/oauth/token")
+    assert event.resp is not None
+    assert event.resp.status == 200
+    assert event.decision is not None
+    assert event.decision.effect == "allow"
+
+
+@pytest.mark.parametrize(("now", "left"), [(1_800_000_000.0, 60), (1_800_000_000.999, 59)])
+async def test_a_token_is_kept_no_longer_than_it_lives(tmp_path: Path, now: float, left: int) -> None:
+    async with open_bench(tmp_path, lambda: now) as bench:
+        status, body = await bench.token()
+        assert (status, body["expires_in"]) == (200, left)
+        token, keys = str(body["access_token"]), bench.signing.public
+        verify_access(token, keys, issuer=ISSUER, org="main", cluster="prod", now=now + left - 0.01)
+
+
+async def test_a_token_counts_from_when_it_is_made(tmp_path: Path) -> None:
+    """And not from when it was asked for: the note of an assertion may have taken its time."""
+    now = NOW
+    async with open_bench(tmp_path, lambda: now) as bench, trio.open_nursery() as nursery:
+        answers: list[tuple[int, dict[str, object]]] = []
+
+        async def ask() -> None:
+            answers.append(await bench.ask(**signed(assertion())))
+
+        async with bench.endpoint._seen.store._turn:
+            nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked()
+            now += 30
+    [(status, body)] = answers
+    assert status == 200
+    claims = verify_access(
+        str(body["access_token"]), bench.signing.public, issuer=ISSUER, org="main", cluster="prod", now=now
+    )
+    assert claims.issued_at == int(NOW) + 30
 
 
 @pytest.mark.parametrize(
@@ -171,6 +208,7 @@ async def test_a_key_buys_a_token_for_one_granted_cluster(bench: Bench) -> None:
         ([basic("sre-1", KEY)], {"client_id": "sre-1"}),
         ([], {"client_secret": KEY, "audience": "urn:hawse:main:cluster:prod"}),
         ([], {"client_secret": KEY, "audience": "", "resource": f"{ISSUER}/clusters/prod"}),
+        ([], {"client_secret": KEY, "audience": "prod", "resource": f"{ISSUER}/clusters/prod"}),
         ([], {"client_secret": KEY, "resource": f"{ISSUER}/clusters/prod/", "unknown": "ignored"}),
     ],
 )
@@ -232,7 +270,11 @@ async def test_a_cluster_that_is_not_granted_looks_like_one_that_does_not_exist(
 
 @pytest.mark.parametrize(
     "audience",
-    ["system:masters", "prod,dev", "prod\n", "../prod", "urn:hawse:other:cluster:prod", "PROD", "prod\x00"],
+    [
+        *("system:masters", "prod,dev", "prod\n", "../prod", "PROD", "prod\x00", "prod ", "hub"),
+        *("urn:hawse:other:cluster:prod", "urn:hawse:other:hub", "urn:hawse:main:cluster:"),
+        *("xurn:hawse:main:cluster:prod", "urn:hawse:main:hub:", ISSUER, f"{ISSUER}/clusters/prod"),
+    ],
 )
 async def test_hostile_cluster_names_are_just_unknown(bench: Bench, audience: str) -> None:
     status, body = await bench.token(KEY, audience=audience)
@@ -257,6 +299,16 @@ async def test_hostile_cluster_names_are_just_unknown(bench: Bench, audience: st
         (b"grant_type=client_credentials", "invalid_target"),
         (b"grant_type=client_credentials&audience=", "invalid_target"),
         (b"grant_type=client_credentials&resource=prod", "invalid_target"),
+        (b"grant_type=client_credentials&resource=https://hub.example/clusters", "invalid_target"),
+        (b"grant_type=client_credentials&resource=https://hub.example/clusters/", "invalid_target"),
+        (b"grant_type=client_credentials&resource=https://hub.example.evil/clusters/prod", "invalid_target"),
+        (b"grant_type=client_credentials&resource=http://hub.example/clusters/prod", "invalid_target"),
+        (b"grant_type=client_credentials&resource=x/https://hub.example/clusters/prod", "invalid_target"),
+        (b"grant_type=client_credentials&audience=prod&resource=https://hub.example", "invalid_target"),
+        (
+            b"grant_type=client_credentials&audience=urn:hawse:main:hub&resource=https://hub.example/clusters/prod",
+            "invalid_target",
+        ),
         (
             b"grant_type=client_credentials&audience=prod&resource=https://evil/clusters/prod",
             "invalid_target",
@@ -422,6 +474,12 @@ async def test_an_assertion_is_good_once(bench: Bench) -> None:
     assert "used before" in str(body["error_description"])
     assert bench.events[-1].actor.name == "sre-1"
     assert (await bench.ask(**signed(assertion(jti="k"))))[0] == 200
+
+
+async def test_an_assertion_that_was_refused_for_another_agent_is_still_good(bench: Bench) -> None:
+    token = assertion()
+    assert (await bench.ask(**signed(token, client_id="web-1")))[0] == 401
+    assert (await bench.ask(**signed(token, client_id="sre-1")))[0] == 200
 
 
 async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) -> None:
@@ -608,3 +666,30 @@ async def test_a_token_for_the_hub_itself_lists_the_clusters_and_opens_none(benc
         )
         header = (b"authorization", b"Bearer " + token.encode())
         assert bench.endpoint.clusters((header,), "192.0.2.1").status == 401
+
+
+async def test_a_token_for_the_hub_is_of_its_own_agent_and_credential(bench: Bench) -> None:
+    agents, keys = bench.directory.current.agents_by_name, bench.directory.current.api_keys_by_hash
+    owner, own = keys[hash_key(KEY, PEPPER)]
+    _, foreign = keys[hash_key(OTHER_KEY, PEPPER)]
+    assert owner.principal is not None
+    unknown = attrs.evolve(owner.principal, agent_id=str(uuid.uuid4()))
+    for principal, sid, expected in (
+        (owner.principal, own.id, 200),
+        (owner.principal, foreign.id, 401),
+        (owner.principal, "none", 401),
+        (unknown, own.id, 401),
+        (agents["web-1"].principal, own.id, 401),
+    ):
+        assert principal is not None
+        token = issue_access(
+            bench.signing.active,
+            issuer=ISSUER,
+            principal=principal,
+            cluster=None,
+            sid=sid,
+            jti="j",
+            now=NOW,
+        )
+        header = (b"authorization", b"Bearer " + token.encode())
+        assert bench.endpoint.clusters((header,), "192.0.2.1").status == expected
