@@ -483,7 +483,7 @@ def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:
     if name == b"content-length":
         if not value.isdigit() or len(value) > LENGTH_DIGITS_MAX:
             raise HeadError("Content-Length is not a plain number")
-    elif value.lower() != b"chunked":
+    elif value != b"chunked":
         raise HeadError("the only Transfer-Encoding served is chunked")
 
 

@@ -419,9 +419,7 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
     absolute = _ABSOLUTE.fullmatch(location)
     scheme = _SCHEME.match(location)
     if absolute is not None:
-        if host is None:
-            return location
-        at_host = _is_at(absolute[1], host)
+        at_host = _is_at(absolute[1], host or b"")
         if not at_host:
             # Where nobody is named, or in another notation, it is this very host to some.
             return location if at_host is False else None

@@ -249,6 +249,7 @@ def test_there_is_no_second_way_to_write_a_head(raw):
         b"transfer-encoding: chunked\r\na: b\r\ncontent-length: 3\r\n",
         b"location: /\r\ncontent-length: 3\r\ncontent-length: 3\r\n",
         b"transfer-encoding: xchunked\r\n",
+        b"transfer-encoding: Chunked\r\n",
         b"transfer-encoding: chunked, identity\r\n",
         b"transfer-encoding: gzip, chunked\r\n",
         b"transfer-encoding: \r\n",

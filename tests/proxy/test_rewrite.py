@@ -561,6 +561,7 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"https://elsewhere.example/a/../b", b"https://elsewhere.example/a/../b"),
         (b"//elsewhere.example/a", b"//elsewhere.example/a"),
         (b"https://hub.example/clusters/other/api", b"/clusters/prod/clusters/other/api"),
+        (b"https://hub.example/clusters/production/api", b"/clusters/prod/clusters/production/api"),
         (b"https://user@HUB.example:443/clusters/prod/api", b"/clusters/prod/api"),
         (b"//hub.example", b"/clusters/prod/"),
         (b"http://hub.example?x=1", b"/clusters/prod/?x=1"),
@@ -624,8 +625,9 @@ def test_a_location_at_the_hub_is_known_however_its_host_is_written(host: bytes,
     head = hub_response_head(answer((b"location", location)), b"/clusters/prod", b"/", host)
     assert head.header(b"location") == b"/clusters/prod/clusters/other/api"
     # By what name a client has asked that not all take for the same, no location can be told from it.
-    head = hub_response_head(answer((b"location", location)), b"/clusters/prod", b"/", b"127.1")
-    assert head.header(b"location") is None
+    for unknown in (b"127.1", None):
+        head = hub_response_head(answer((b"location", location)), b"/clusters/prod", b"/", unknown)
+        assert head.header(b"location") is None
 
 
 @pytest.mark.parametrize("segment", [b"/a", b"/.", b"/..", b"/%2e%2E", b"a/"])
