@@ -183,6 +183,8 @@ def _read_toml(path: Path, faults: list[str]) -> dict[str, object]:
         faults.append(f"{path}: cannot be read: {error.strerror}")
     except ValueError as error:  # tomllib.TOMLDecodeError is one
         faults.append(f"{path}: {error}")
+    except RecursionError:
+        faults.append(f"{path}: nested too deep")
     return {}
 
 

@@ -212,7 +212,11 @@ def test_kubernetes_service_links_are_not_settings(tmp_path: Path) -> None:
     assert read('name = "Ann"', tmp_path, **links) == Ship("Ann")
 
 
-@pytest.mark.parametrize("text", ["not toml", "a = 1\na = 2", "\x00", "#" * (FILE_BYTES_MAX + 1)])
+@pytest.mark.parametrize(
+    "text",
+    ["not toml", "a = 1\na = 2", "\x00", "#" * (FILE_BYTES_MAX + 1), "a = " + "[" * 10_000],
+    ids=["text", "twice", "null", "long", "deep"],
+)
 def test_a_file_that_is_no_toml_is_one_fault(text: str, tmp_path: Path) -> None:
     (found,) = faults_of(text, tmp_path)
     assert found.startswith(f"{tmp_path / 'ship.toml'}: ")
