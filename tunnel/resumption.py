@@ -58,6 +58,9 @@ class Resumption:
     # The newest connection, while it is open: its tickets may have come meanwhile.
     _newest: weakref.ref[ssl.SSLObject] | None = None
     _newest_verified_at: float = 0.0
+    # Of each connection that is dialled: when that was verified which it offers to resume. Another handshake
+    # may end meanwhile, and then what is kept is another session.
+    _offered: weakref.WeakKeyDictionary[ssl.SSLObject, float] = attrs.Factory(weakref.WeakKeyDictionary)
 
     def prepare(self, connection: ssl.SSLObject) -> None:
         """Have the handshake of a new connection resume, if there is what to resume."""
@@ -66,12 +69,15 @@ class Resumption:
             self.keep(newest)
         if self._session is not None and self.clock() - self._verified_at < VERIFIED_S:
             connection.session = self._session
+            self._offered[connection] = self._verified_at
 
     def opened(self, connection: ssl.SSLObject) -> None:
         """Note that the handshake of a connection has ended."""
         self._newest = weakref.ref(connection)
+        offered_at = self._offered.pop(connection, None)
         if connection.session_reused:
-            self._newest_verified_at = self._verified_at
+            assert offered_at is not None
+            self._newest_verified_at = offered_at
         else:
             # What was kept, if anything, is not accepted any more.
             self._session = None

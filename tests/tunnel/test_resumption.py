@@ -12,7 +12,7 @@ from trio.testing import memory_stream_pair
 from tests.tunnel.certificates import ca_pem, contexts
 from tunnel import resumption as module
 from tunnel.net import client_context, wrap_client, wrap_server
-from tunnel.resumption import VERIFIED_S, ClientContext
+from tunnel.resumption import FRESH_S, VERIFIED_S, ClientContext
 from tunnel.tls import HandshakeFailed, TLSStream
 
 
@@ -79,19 +79,40 @@ async def test_a_connection_resumes_the_session_of_one_that_we_have_cut() -> Non
     await close(*ends)
 
 
+@attrs.define
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 async def test_without_a_ticket_there_is_nothing_to_resume_and_the_last_session_stays() -> None:
+    clock = Clock()
     sides = contexts(ssl.TLSVersion.TLSv1_3)
-    silent = await dial(*sides, answer=False)
-    await close(*silent)
-    told = await dial(*sides)
-    assert not told[0].ssl_object.session_reused
-    await close(*told)
-    silent = await dial(*sides, answer=False)
-    assert silent[0].ssl_object.session_reused
-    await close(*silent)
-    again = await dial(*sides)
-    assert again[0].ssl_object.session_reused
-    await close(*again)
+    sides[0].resumption("hub.test").clock = clock
+    for answer, resumed in ((False, False), (True, False), (False, True), (True, True)):
+        ends = await dial(*sides, answer=answer)
+        assert ends[0].ssl_object.session_reused is resumed
+        # So that another one may take its place.
+        clock.now += FRESH_S
+        await close(*ends)
+
+
+async def test_a_ticket_serves_for_a_minute_and_then_a_newer_one_does() -> None:
+    clock = Clock()
+    sides = contexts()
+    kept = sides[0].resumption("hub.test")
+    kept.clock = clock
+    sessions = []
+    for now in (1.0, FRESH_S + 0.9, FRESH_S + 1, 2 * FRESH_S + 0.9, 2 * FRESH_S + 1):
+        clock.now = now
+        await close(*await dial(*sides))
+        sessions.append(kept._session)
+    first, same, second, as_that, third = map(id, sessions)
+    assert first == same
+    assert second == as_that
+    assert len({first, second, third}) == 3
 
 
 async def test_another_name_and_another_context_know_nothing_of_it() -> None:
@@ -129,13 +150,6 @@ async def test_another_server_of_the_name_is_verified_anew() -> None:
 
 
 async def test_the_certificate_is_asked_for_again_after_a_while() -> None:
-    @attrs.define
-    class Clock:
-        now: float = 0.0
-
-        def __call__(self) -> float:
-            return self.now
-
     clock = Clock()
     client_side, server_side = contexts()
     client_side.resumption("hub.test").clock = clock
@@ -145,6 +159,62 @@ async def test_the_certificate_is_asked_for_again_after_a_while() -> None:
         ends = await dial(client_side, server_side)
         assert ends[0].ssl_object.session_reused is resumed, now
         await close(*ends)
+
+
+async def test_a_connection_is_not_dated_by_what_was_verified_while_it_was_dialled() -> None:
+    """It proves no more than the session that it resumes does."""
+    clock = Clock(1.0)
+    client_side, server_side = contexts()
+    client_side.resumption("hub.test").clock = clock
+    await close(*await dial(client_side, server_side))
+    clock.now = VERIFIED_S
+    near, far = memory_stream_pair()
+    server = wrap_server(far, server_side)
+    dialled: list[TLSStream] = []
+
+    async def connect() -> None:
+        dialled.append(await wrap_client(near, client_side, server_hostname="hub.test"))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connect)
+        await trio.testing.wait_all_tasks_blocked()
+        # It offers the old session, and now another one is there, by the certificate of another server.
+        await close(*await dial(client_side, contexts()[1]))
+        await server.do_handshake()
+    assert dialled[0].ssl_object.session_reused
+    clock.now = VERIFIED_S + FRESH_S
+    await server.send_all(b"x")
+    assert await dialled[0].receive_some() == b"x"
+    await close(dialled[0], server)
+    ends = await dial(client_side, server_side)
+    assert not ends[0].ssl_object.session_reused
+    await close(*ends)
+
+
+async def test_a_connection_that_was_there_before_the_newest_one_is_not_what_is_resumed() -> None:
+    """Nor dated by it."""
+    client_side, server_side = contexts()
+    old = await dial(client_side, server_side)
+    newest = await dial(client_side, contexts()[1], answer=False)
+    await close(*old)
+    ends = await dial(client_side, server_side)
+    assert not ends[0].ssl_object.session_reused
+    await close(*newest, *ends)
+
+
+@pytest.mark.parametrize("answer", [True, False])
+async def test_a_dial_after_all_connections_are_gone(answer: bool) -> None:
+    clock = Clock(1.0)
+    client_side, server_side = contexts()
+    client_side.resumption("hub.test").clock = clock
+    await close(*await dial(client_side, server_side, answer=answer))
+    # Until its next step a task may hold what it has last called with (Python 3.13).
+    await trio.lowlevel.checkpoint()
+    gc.collect()
+    clock.now += FRESH_S
+    ends = await dial(client_side, server_side)
+    assert ends[0].ssl_object.session_reused is answer
+    await close(*ends)
 
 
 async def test_a_server_that_has_forgotten_is_asked_for_a_new_ticket() -> None:
