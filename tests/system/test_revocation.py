@@ -259,6 +259,8 @@ def test_a_policy_ends_all_that_it_does_not_allow_any_more(
 
 
 STREAMS = 200
+# Of these, so many come after the lock, however long the command takes.
+STREAMS_AFTER = 50
 OPENED_WITHIN_S = 4.0
 
 
@@ -270,10 +272,13 @@ def test_a_lock_spares_no_stream_that_is_just_being_opened(world: World, victim:
     target = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}/exec?command=cat&stdin=1&stdout=1"
     execs = client.upgrade(target, V5)
     began = time.monotonic()
+    is_locked = threading.Event()
 
     def stream(number: int) -> tuple[int, float]:
         """The status of its answer (0 is none), and when it ended or was refused."""
         time.sleep(max(0.0, began + number * OPENED_WITHIN_S / STREAMS - time.monotonic()))
+        if number >= STREAMS - STREAMS_AFTER:
+            is_locked.wait()
         with client.talk(execs if number % 2 else watch) as talk:
             talk.more()
             status = parse(bytes(talk.received)).status if talk.received else 0
@@ -283,7 +288,10 @@ def test_a_lock_spares_no_stream_that_is_just_being_opened(world: World, victim:
 
     def lock() -> float:
         time.sleep(OPENED_WITHIN_S / 4)
-        world.admin("agent", "lock", victim.name)
+        try:
+            world.admin("agent", "lock", victim.name)
+        finally:
+            is_locked.set()
         return time.monotonic()
 
     with ThreadPoolExecutor(STREAMS + 1) as pool:
