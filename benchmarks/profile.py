@@ -73,7 +73,12 @@ def recorded(spy: str, system: System, stem: Path, *, native: bool) -> Iterator[
     finally:
         for each in spies:
             each.send_signal(signal.SIGINT)
-        for each in spies:
-            each.wait(STOP_DEADLINE_S)
+        try:
+            for each in spies:
+                each.wait(STOP_DEADLINE_S)
+        finally:
+            # One that heard nothing would go on for good; to what has ended this is nothing.
+            for each in spies:
+                each.kill()
     for file in files:
         say(f"profile: {file}")
