@@ -203,13 +203,27 @@ def test_the_body_keeps_its_framing():
     assert hub().header(b"content-length") is None
 
 
+@pytest.mark.parametrize("tail", [False, True])
 @pytest.mark.parametrize(("method", "length"), [(b"GET", None), (b"POST", b"0")])
-def test_an_upgrade_is_built_from_scratch(method, length):
-    inner = hub((b"connection", b"keep-alive, Upgrade, x-a"), (b"upgrade", b"SPDY/3.1"), method=method)
+def test_an_upgrade_is_built_from_scratch(method, length, tail):
+    inner = hub(
+        (b"connection", b"keep-alive, Upgrade, x-a"),
+        (b"x-a", b"1"),
+        (b"x-stream-protocol-version", b"v5.channel.k8s.io"),
+        (b"upgrade", b"SPDY/3.1"),
+        (b"x-stream-protocol-version", b"v4.channel.k8s.io"),
+        method=method,
+        tail=tail,
+    )
     for head in (inner, relay(inner)):
         assert head.header_values(b"connection") == [b"Upgrade"]
         assert head.header_values(b"upgrade") == [b"SPDY/3.1"]
         assert head.header(b"content-length") == length
+        assert head.header_values(b"x-stream-protocol-version") == [
+            b"v5.channel.k8s.io",
+            b"v4.channel.k8s.io",
+        ]
+        assert b"x-a" not in names(head)
     # Without Connection it is no upgrade, and the word goes no further.
     assert b"upgrade" not in names(hub((b"upgrade", b"SPDY/3.1"), tail=True))
 
@@ -558,6 +572,8 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"/..;x", b"/clusters/prod/"),
         (b"/a;x/b;y", b"/clusters/prod/a;x/b;y"),
         (b"/a?x=/../..", b"/clusters/prod/a?x=/../.."),
+        (b"/a?/..?/../#/..", b"/clusters/prod/a?/..?/../#/.."),
+        (b"/a#/..#/../?/..", b"/clusters/prod/a#/..#/../?/.."),
         (b"https://elsewhere.example/a/../b", b"https://elsewhere.example/a/../b"),
         (b"//elsewhere.example/a", b"//elsewhere.example/a"),
         (b"https://hub.example/clusters/other/api", b"/clusters/prod/clusters/other/api"),
@@ -608,7 +624,16 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
     ],
 )
 def test_a_location_stays_under_the_prefix_of_its_cluster(location, expected):
-    assert client_answer(answer((b"location", location), status=302)).header(b"location") == expected
+    head = client_answer(answer((b"location", location), (b"x-a", b"1"), status=302))
+    assert head.header_values(b"location") == ([] if expected is None else [expected])
+    assert ResponseHead.decode(head.encode()) == head
+
+
+def test_a_relative_location_begins_where_the_path_of_its_target_ends() -> None:
+    head = answer((b"location", b"x"))
+    for target in (b"/api/v1/pods", b"/api/v1/", b"/api/v1/pods?a=/b?c=/d"):
+        located = hub_response_head(head, b"/clusters/prod", target, b"hub")
+        assert located.header(b"location") == b"/clusters/prod/api/v1/x"
 
 
 @pytest.mark.parametrize(
