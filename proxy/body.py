@@ -179,6 +179,5 @@ class ChunkedBody:
 
     def _broken(self) -> BodyError:
         # Nothing that is fed from here on can match.
-        self._left = 0
         self._unfinished = b"!"
         return BodyError("a chunk is longer than its size says")

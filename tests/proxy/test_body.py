@@ -129,6 +129,27 @@ def test_a_body_that_is_broken_stays_broken(wire):
             body.feed(wire)
 
 
+@pytest.mark.parametrize("wire", [b"1\r\nabc\r\n", b"3\r\nabc\rx", b"1\r\na\n"])
+def test_a_chunk_that_is_longer_than_its_size_is_followed_by_nothing(wire):
+    body = ChunkedBody()
+    with pytest.raises(BodyError, match="longer than its size says"):
+        body.feed(wire)
+    for behind in (b"\r\n1\r\nx\r\n", b"\r\n0\r\n\r\n", b"1\r\nx\r\n", b"x"):
+        with pytest.raises(BodyError):
+            body.feed(behind)
+    assert (body.reached, body.rest) == (False, b"")
+
+
+def test_a_counted_body_is_counted_over_its_pieces():
+    body = CountedBody(5)
+    assert body.feed(b"abc") == b"abc"
+    assert not body.reached
+    assert body.feed(b"de") == b"de"
+    assert (body.reached, body.rest, body.trailers) == (True, b"", False)
+    body = CountedBody(2)
+    assert (body.feed(b"abc"), body.reached, body.rest) == (b"ab", True, b"c")
+
+
 @given(st.binary(max_size=60), st.integers(1, 60), sizes)
 def test_a_counted_body_ends_where_its_length_says(wire, length, sizes):
     body = CountedBody(length)
