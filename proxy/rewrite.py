@@ -81,9 +81,13 @@ ACCESS_TOKEN_NAME = b"".join(
     b"(?:%c|%%%x|%%%x)" % (low, low, high) for low, high in zip(_TOKEN_NAME, _TOKEN_NAME.upper(), strict=True)
 )
 _ACCESS_TOKEN = re.compile(rb"%b=" % ACCESS_TOKEN_NAME, re.IGNORECASE)
-_ABSOLUTE = re.compile(rb"(?:https?:)?//([^/?#\\]*)(.*)", re.IGNORECASE | re.DOTALL)
+_ABSOLUTE = re.compile(rb"(?:(?:https?|wss?):)?//([^/?#\\]*+)(.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
-_AUTHORITY = re.compile(rb"(?:[^@]*@)?([a-z0-9._~-]+|\[[0-9a-f:.]+\])(?::0*([0-9]*))?")
+# Possessive, since a backend may answer with 1 MiB of it.
+_AUTHORITY = re.compile(
+    rb"(?:[a-z0-9._~!$&'()*+,;=:%-]*+@)?((?:[a-z0-9_~-]++\.?+)++|\[[0-9a-f:.]++\])(?::0*+([0-9]{0,5}+))?"
+)
+PORT_MAX = 65535
 _DEFAULT_PORTS = frozenset({None, b"", b"80", b"443"})
 # A name that ends so is an address to browsers, in whatever notation.
 _ADDRESS = re.compile(rb"\[.*|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
@@ -251,8 +255,24 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
     for name, value in _end_to_end(head):
         if name == b"location":
             absolute = _ABSOLUTE.fullmatch(value)
-            if absolute is not None and _is_at(absolute[1], host):
+            if absolute is not None and _leads_to(absolute, host):
                 value = _rooted(absolute[2])
+        headers.append((name, value))
+    return ResponseHead.of(head.status, head.reason, tuple(headers))
+
+
+def loopback_response_head(head: ResponseHead, hub: bytes, own: Sequence[bytes]) -> ResponseHead:
+    """Return the hub's answer as a loopback proxy passes it on; clients reach it at its `own` hosts.
+
+    A Location at the hub becomes a path, which the hub has put under the cluster's prefix. None at the proxy
+    itself is the hub's, and it goes: it could lead a client to another of the clusters that the proxy serves.
+    """
+    headers = []
+    for name, value in relay_response_head(head, hub).headers:
+        if name == b"location":
+            absolute = _ABSOLUTE.fullmatch(value)
+            if absolute is not None and any(_leads_to(absolute, host) is not False for host in own):
+                continue
         headers.append((name, value))
     return ResponseHead.of(head.status, head.reason, tuple(headers))
 
@@ -419,7 +439,7 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
     absolute = _ABSOLUTE.fullmatch(location)
     scheme = _SCHEME.match(location)
     if absolute is not None:
-        at_host = _is_at(absolute[1], host or b"")
+        at_host = _leads_to(absolute, host or b"")
         if not at_host:
             # Where nobody is named, or in another notation, it is this very host to some.
             return location if at_host is False else None
@@ -428,7 +448,7 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
             location = location.removeprefix(prefix)
     elif scheme is not None:
         # "https:/path" is an error to some and this very host to others.
-        return None if scheme[1].lower() in {b"http", b"https"} else location
+        return None if scheme[1].lower() in {b"http", b"https", b"ws", b"wss"} else location
     elif not location.startswith(b"/"):
         location = _resolved(location, target)
     path, separator, rest = _split_path(location)
@@ -438,9 +458,12 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
     return prefix + _without_dots(path.replace(b"\\", b"%5C")) + separator + rest
 
 
-def _is_at(authority: bytes, host: bytes) -> bool | None:
-    """Whether an authority leads to a host, by any user; None when readers differ over where it leads."""
-    there, here = _place(authority), _place(host)
+def _leads_to(absolute: re.Match[bytes], host: bytes) -> bool | None:
+    """Whether a URL leads to a host, by any user; None when readers differ over where it leads."""
+    if absolute[2].startswith(b"\\"):
+        # To browsers its host ends there, and to Python's what follows may be it.
+        return None
+    there, here = _place(absolute[1]), _place(host)
     return None if there is None or here is None else there == here
 
 
@@ -450,6 +473,8 @@ def _place(authority: bytes) -> tuple[str, bytes] | None:
     if match is None:
         return None
     name, port = match[1].removesuffix(b"."), match[2]
+    if int(port or b"0") > PORT_MAX:
+        return None
     place = name.decode("ascii")
     if _ADDRESS.fullmatch(name) is not None:
         try:

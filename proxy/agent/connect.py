@@ -27,7 +27,7 @@ from proxy.forward import forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.pooled import PooledOutbound
-from proxy.rewrite import loopback_request_head, relay_response_head
+from proxy.rewrite import loopback_request_head, loopback_response_head
 from proxy.status import failure_response, status_response
 from tunnel.egress import ProxyRefused, ProxySettings, connect_through
 from tunnel.loglimit import LogLimit
@@ -58,13 +58,17 @@ class Guard:
     token: str = attrs.field(repr=False)
     clusters: Collection[str]
 
+    @property
+    def hosts(self) -> list[bytes]:
+        """How clients may call the proxy, in Host."""
+        return [f"{name}:{self.port}".encode() for name in ("127.0.0.1", "localhost")]
+
     def admit(self, head: RequestHead) -> str:
         """Return the cluster that a request is for; raises NotAllowedError."""
-        ours = [f"{name}:{self.port}".encode() for name in ("127.0.0.1", "localhost")]
-        if [value.lower() for value in head.header_values(b"host")] not in [[each] for each in ours]:
+        if [value.lower() for value in head.header_values(b"host")] not in [[each] for each in self.hosts]:
             raise NotAllowedError(403, "the Host is not this proxy's: it serves its own address alone")
         origins = [value.lower() for value in head.header_values(b"origin")]
-        if origins and origins not in [[b"https://" + each] for each in ours]:
+        if origins and origins not in [[b"https://" + each] for each in self.hosts]:
             raise NotAllowedError(
                 403, "the Origin is not this proxy's: pages of others have no business here"
             )
@@ -230,7 +234,7 @@ class HubExchange:
         return await self._proxy.tokens.token(self._cluster, refused=refused)
 
     def _pass_head(self, head: ResponseHead) -> ResponseHead:
-        return relay_response_head(head, self._proxy.hub.authority)
+        return loopback_response_head(head, self._proxy.hub.authority, self._proxy.guard.hosts)
 
 
 class RenewingOutbound(PooledOutbound):

@@ -26,6 +26,7 @@ from proxy.rewrite import (
     identity_lines,
     is_tail,
     loopback_request_head,
+    loopback_response_head,
     relay_request_head,
     relay_response_head,
     sandboxed,
@@ -593,7 +594,10 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"a b:c", b"/clusters/prod/api/v1/a b:c"),
         (b"web+a-1.0:b", b"web+a-1.0:b"),
         (b"/\thub", b"/clusters/prod/hub"),
-        (b"https://hub.example\\@elsewhere/", b"/clusters/prod/%5C@elsewhere/"),
+        (b"wss://hub.example/clusters/other/exec", b"/clusters/prod/clusters/other/exec"),
+        (b"WS://elsewhere.example/exec", b"WS://elsewhere.example/exec"),
+        (b"https://a:b%20c@hub.example/x", b"/clusters/prod/x"),
+        (b"https://hub.example:65535/x", b"https://hub.example:65535/x"),
         (b"/..\\..\\clusters/other/api?\\", b"/clusters/prod/..%5C..%5Cclusters/other/api?\\"),
         (b"..\\..\\other", b"/clusters/prod/api/v1/..%5C..%5Cother"),
         (b"https://hub.example:/clusters/other/api", b"/clusters/prod/clusters/other/api"),
@@ -609,10 +613,21 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"//\\hub.example/clusters/other/api", None),
         (b"https://:443/clusters/other/api", None),
         (b"https://user@/clusters/other/api", None),
+        (b"https://./clusters/other/api", None),
+        (b"https://hub.example../clusters/other/api", None),
         (b"https://hub%2eexample/clusters/other/api", None),
         ("https://hub\u3002example/clusters/other/api".encode(), None),
         (b"https://hub.example:44x/clusters/other/api", None),
         (b"https://a@b@hub.example/clusters/other/api", None),
+        (b"https://a<b@hub.example/clusters/other/api", None),
+        # To browsers the host ends at the backslash, and to Python's what is behind it is the host.
+        (b"https://elsewhere.example\\@hub.example/clusters/other/api", None),
+        (b"//elsewhere.example\\@hub.example/clusters/other/api", None),
+        (b"https://hub.example\\@elsewhere.example/", None),
+        (b"https://hub.example\\..\\clusters/other/api", None),
+        # Some take a port by its last 16 bits.
+        (b"https://hub.example:65536/x", None),
+        (b"https://hub.example:4294967739/x", None),
         (b"https://0x7f.1/api", None),
         (b"https://127.0.0.0xAf/api", None),
         (b"https://hub.0x/api", None),
@@ -621,6 +636,7 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         (b"mailto:a@b", b"mailto:a@b"),
         (b"https:/hub.example/x", None),
         (b"HTTP:hub.example", None),
+        (b"wss:/hub.example/x", None),
     ],
 )
 def test_a_location_stays_under_the_prefix_of_its_cluster(location, expected):
@@ -653,6 +669,38 @@ def test_a_location_at_the_hub_is_known_however_its_host_is_written(host: bytes,
     for unknown in (b"127.1", None):
         head = hub_response_head(answer((b"location", location)), b"/clusters/prod", b"/", unknown)
         assert head.header(b"location") is None
+
+
+@pytest.mark.parametrize("end", [b"", b"x", b"@", b"@c!", b".", b"]"])
+@pytest.mark.parametrize(
+    "start", [b"a:0", b"a:1", b"a", b"0x", b"a.", b"1.", b"a-", b"[", b"[:", b"a@", b"a@b:0", b"%"]
+)
+def test_the_longest_host_is_read_in_no_time(start: bytes, end: bytes) -> None:
+    # Each of them took hours where two parts of a pattern can share out what one of them has.
+    long = start + start[-1:] * 500_000 + end
+    for host in (b"hub.example", b"[2001:db8::1]:8443"):
+        head = answer((b"location", b"https://" + long + b"/"))
+        relay_response_head(head, host)
+        hub_response_head(head, b"/clusters/prod", b"/", host)
+
+
+def test_no_location_leads_to_a_loopback_proxys_other_clusters() -> None:
+    own = [b"127.0.0.1:40123", b"localhost:40123"]
+
+    def location(value: bytes) -> bytes | None:
+        return loopback_response_head(answer((b"location", value)), b"hub.example", own).header(b"location")
+
+    assert location(b"https://hub.example/clusters/prod/api") == b"/clusters/prod/api"
+    for elsewhere in (b"/clusters/prod/api", b"https://elsewhere.example/x", b"https://127.0.0.1:8000/x"):
+        assert location(elsewhere) == elsewhere
+    for here in (
+        b"https://127.0.0.1:40123/clusters/other/api",
+        b"//LOCALHOST.:040123/clusters/other/api",
+        b"wss://user@localhost:40123/clusters/other/exec",
+        b"https://127.1:40123/clusters/other/api",
+        b"https://elsewhere.example\\@localhost:40123/clusters/other/api",
+    ):
+        assert location(here) is None
 
 
 @pytest.mark.parametrize("segment", [b"/a", b"/.", b"/..", b"/%2e%2E", b"a/"])

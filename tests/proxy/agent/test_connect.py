@@ -239,6 +239,27 @@ async def test_a_refused_token_is_replaced_once_and_unseen(bench: Bench) -> None
     assert (await bench.ask(*GOOD, body=b"{}")).endswith(b"no")
 
 
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        (b"https://hub.example/clusters/prod/x", b"location: /clusters/prod/x"),
+        (b"https://127.0.0.1:%d/clusters/other/x" % PORT, None),
+        (b"https://localhost:%d/clusters/other/x" % PORT, None),
+    ],
+)
+async def test_no_answer_leads_from_one_of_its_clusters_to_another(
+    bench: Bench, location: bytes, expected: bytes | None
+) -> None:
+    async def redirect(connection: ServerConnection, head: RequestHead) -> None:
+        headers = ((b"location", location), (b"content-length", b"0"))
+        await connection.answer(ResponseHead.of(302, b"Found", headers), b"")
+
+    bench.script = redirect
+    lines = (await bench.ask()).lower().split(b"\r\n")
+    assert lines[0].startswith(b"http/1.1 302 ")
+    assert [line for line in lines if line.startswith(b"location")] == ([expected] if expected else [])
+
+
 async def test_a_hub_that_refuses_every_token_is_asked_twice_and_believed(bench: Bench) -> None:
     async def refuse(connection: ServerConnection, head: RequestHead) -> None:
         await connection.answer(ResponseHead.of(401, b"", ((b"content-length", b"2"),)), b"no")
