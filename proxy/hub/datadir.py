@@ -41,7 +41,7 @@ DATABASE_BYTES_MIN = 512
 FILE_BYTES_MAX = 1024 * 1024
 
 
-_NO_LOCKS = "choose a data_dir on a file system that has locks"
+_NO_LOCKS = "choose a data_dir on a file system that has locks and sockets"
 # What helps where the system refuses a file of the folder.
 _NEXT_STEPS = {
     errno.ENOSPC: "free some of the disk",
@@ -50,8 +50,9 @@ _NEXT_STEPS = {
     errno.EACCES: "run this as the user that the data folder belongs to",
     errno.EISDIR: "move that folder away",
     errno.EEXIST: "it is no folder, so move it away",
-    # Of flock(2), as on some file systems of a network.
+    # Of flock(2) and bind(2), as on some file systems of a network.
     errno.ENOLCK: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
     errno.EOPNOTSUPP: _NO_LOCKS,
 }
 

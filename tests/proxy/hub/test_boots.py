@@ -133,7 +133,7 @@ def test_a_boot_that_cannot_be_looked_at_counts_as_living(tmp_path: Path) -> Non
     assert not boots.lives("never")
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_named_and_tells_nobody_for_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -147,7 +147,7 @@ def test_a_file_system_without_locks_is_named_and_tells_nobody_for_dead(
         without.setattr(fcntl, "flock", fail)
         assert boots.living() == {"old"}
         with pytest.raises(
-            DataDirError, match=r"^cannot write in .*/boots: .*: choose a data_dir on .* locks$"
+            DataDirError, match=r"^cannot write in .*/boots: .*: choose a data_dir on .* locks and sockets$"
         ):
             with boots.announced("one"):
                 pass
