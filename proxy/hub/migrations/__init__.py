@@ -52,7 +52,10 @@ def _upgrade(connection: sa.Connection, *, shared: bool) -> None:
     config.attributes["connection"] = connection
     scripts = ScriptDirectory.from_config(config)
     known = {script.revision for script in scripts.walk_revisions()}
-    found = MigrationContext.configure(connection).get_current_revision()
+    heads = MigrationContext.configure(connection).get_current_heads()
+    if len(heads) > 1:
+        raise MigrationError(f"the database is at several revisions: {', '.join(sorted(heads))}")
+    found = heads[0] if heads else None
     if found is not None and found not in known:
         raise MigrationError(f"the database is at revision {found}, which this version does not know")
     if found != scripts.get_current_head():

@@ -492,6 +492,16 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, store: Stor
         Store(tmp_path / "hub.db", org="main", clock=Clock())
 
 
+def test_a_database_at_several_revisions_is_left_alone(tmp_path: Path, store: Store) -> None:
+    store.close()
+    raw = sqlite3.connect(tmp_path / "hub.db")
+    raw.execute("insert into alembic_version values ('0003')")
+    raw.commit()
+    raw.close()
+    with pytest.raises(StoreUnavailableError, match=r"several revisions: 0003, 0004; run the version"):
+        Store(tmp_path / "hub.db", org="main", clock=Clock())
+
+
 def test_a_file_that_is_no_database_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "hub.db").write_bytes(b"not a database, " * 100)
     told = r"hub\.db is damaged: file is not a database; restore a backup$"
