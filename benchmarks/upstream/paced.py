@@ -1,4 +1,4 @@
-"""Bodies that come as fast as they are asked to and no faster, as a process behind the upstream's nginx.
+"""Bodies that come as fast on average as they are asked to, as a process behind the upstream's nginx.
 
     python -m benchmarks.upstream.paced
 

@@ -42,13 +42,13 @@ def test_a_body_has_its_size_and_is_not_all_zeros(apiserver: ApiServer) -> None:
     assert body.count(0) < len(body) // 100
 
 
-def test_a_body_comes_as_fast_as_it_is_asked_to_and_no_faster(apiserver: ApiServer) -> None:
+def test_a_body_comes_as_fast_as_it_is_asked_to(apiserver: ApiServer) -> None:
     began_s = time.monotonic()
     answer, body = ask(apiserver, "GET", paced_path(bytes_per_s=10_000_000, size=5_000_000))
     took_s = time.monotonic() - began_s
     assert (answer.status, len(body)) == (200, 5_000_000)
     # Its last piece is not waited for.
-    assert took_s > (5_000_000 - PIECE_BYTES) / 10_000_000
+    assert (5_000_000 - PIECE_BYTES) / 10_000_000 < took_s < 5
 
 
 def test_an_upload_is_taken_whole_before_it_is_answered(apiserver: ApiServer) -> None:
