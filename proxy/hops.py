@@ -36,6 +36,8 @@ RESPONSE_NEVER = frozenset(
         b"set-cookie",
         b"set-cookie2",
         b"strict-transport-security",
+        # A Location of HTTP/1.0, which some clients still follow and no server sends.
+        b"uri",
     }
 )
 # Of headers by which hub and relay speak to each other.

@@ -257,22 +257,25 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
             absolute = _ABSOLUTE.fullmatch(value)
             if absolute is not None and _leads_to(absolute, host):
                 value = _rooted(absolute[2])
+                if value.startswith(b"//"):
+                    # What is a path there would be a host here.
+                    value = b"/." + value
         headers.append((name, value))
     return ResponseHead.of(head.status, head.reason, tuple(headers))
 
 
-def loopback_response_head(head: ResponseHead, hub: bytes, own: Sequence[bytes]) -> ResponseHead:
-    """Return the hub's answer as a loopback proxy passes it on; clients reach it at its `own` hosts.
+def loopback_response_head(head: ResponseHead, hub: bytes, prefix: bytes) -> ResponseHead:
+    """Return the hub's answer as a loopback proxy passes it on: with a Location only under the prefix.
 
-    A Location at the hub becomes a path, which the hub has put under the cluster's prefix. None at the proxy
-    itself is the hub's, and it goes: it could lead a client to another of the clusters that the proxy serves.
+    It does not rest on what the hub leaves out: the proxy's clients hold a token for all that it serves.
     """
     headers = []
+    alone = _has_one_location(head)
     for name, value in relay_response_head(head, hub).headers:
-        if name == b"location":
-            absolute = _ABSOLUTE.fullmatch(value)
-            if absolute is not None and any(_leads_to(absolute, host) is not False for host in own):
-                continue
+        if name in RESPONSE_NEVER or (
+            name == b"location" and not (alone and value.startswith(prefix + b"/"))
+        ):
+            continue
         headers.append((name, value))
     return ResponseHead.of(head.status, head.reason, tuple(headers))
 
@@ -282,16 +285,19 @@ def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: by
 
     `prefix` is `/clusters/<name>`, `target` what was asked for in the cluster (a relative Location starts
     there), `host` the Host that the client used: a Location at that host is ours, so it is put under the
-    prefix too, or a cluster could send a client with its token to another one.
+    prefix too. Any other is left out, or a cluster could have a client's token sent wherever it likes.
     """
     without_hop = head.without_hop()
     if without_hop is not None:
         return without_hop
     headers = []
+    alone = _has_one_location(head)
     for name, value in _end_to_end(head):
         if name in RESPONSE_NEVER:
             continue
         if name == b"location":
+            if not alone:
+                continue
             location = _prefixed(value, prefix, target, host)
             if location is None:
                 continue
@@ -431,24 +437,22 @@ def _without_bearer(value: bytes) -> bytes:
 
 
 def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None) -> bytes | None:
-    """Put a Location under the prefix unless it leads elsewhere.
+    """Put a Location under the prefix.
 
-    None when readers differ over where, or its path is longer than any server would take.
+    None when it leads elsewhere, or does to some readers: kubectl, as others, goes there with its token.
+    None as well when its path is longer than any server would take.
     """
     location = location.replace(b"\t", b"")  # browsers drop tabs before they read a URL
     absolute = _ABSOLUTE.fullmatch(location)
-    scheme = _SCHEME.match(location)
     if absolute is not None:
-        at_host = _leads_to(absolute, host or b"")
-        if not at_host:
-            # Where nobody is named, or in another notation, it is this very host to some.
-            return location if at_host is False else None
+        if not _leads_to(absolute, host or b""):
+            return None
         location = _rooted(absolute[2])
         if location.startswith(prefix + b"/"):
             location = location.removeprefix(prefix)
-    elif scheme is not None:
+    elif _SCHEME.match(location) is not None:
         # "https:/path" is an error to some and this very host to others.
-        return None if scheme[1].lower() in {b"http", b"https", b"ws", b"wss"} else location
+        return None
     elif not location.startswith(b"/"):
         location = _resolved(location, target)
     path, separator, rest = _split_path(location)
@@ -458,13 +462,18 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
     return prefix + _without_dots(path.replace(b"\\", b"%5C")) + separator + rest
 
 
-def _leads_to(absolute: re.Match[bytes], host: bytes) -> bool | None:
-    """Whether a URL leads to a host, by any user; None when readers differ over where it leads."""
+def _has_one_location(head: ResponseHead) -> bool:
+    # Many clients join several by commas, and one is then led out of the prefix by the dots of another.
+    return len(head.header_values(b"location")) == 1
+
+
+def _leads_to(absolute: re.Match[bytes], host: bytes) -> bool:
+    """Whether a URL leads to a host, by any user, and to nowhere else by any reader."""
     if absolute[2].startswith(b"\\"):
         # To browsers its host ends there, and to Python's what follows may be it.
-        return None
-    there, here = _place(absolute[1]), _place(host)
-    return None if there is None or here is None else there == here
+        return False
+    there = _place(absolute[1])
+    return there is not None and there == _place(host)
 
 
 def _place(authority: bytes) -> tuple[str, bytes] | None:
@@ -478,9 +487,11 @@ def _place(authority: bytes) -> tuple[str, bytes] | None:
     place = name.decode("ascii")
     if _ADDRESS.fullmatch(name) is not None:
         try:
-            place = str(ip_address(place.strip("[]")))
+            address = ip_address(place.strip("[]"))
         except ValueError:
             return None
+        mapped = address.ipv4_mapped if address.version == 6 else None
+        place = str(mapped or address)
     return place, b"" if port in _DEFAULT_PORTS else port
 
 

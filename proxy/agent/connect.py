@@ -58,17 +58,13 @@ class Guard:
     token: str = attrs.field(repr=False)
     clusters: Collection[str]
 
-    @property
-    def hosts(self) -> list[bytes]:
-        """How clients may call the proxy, in Host."""
-        return [f"{name}:{self.port}".encode() for name in ("127.0.0.1", "localhost")]
-
     def admit(self, head: RequestHead) -> str:
         """Return the cluster that a request is for; raises NotAllowedError."""
-        if [value.lower() for value in head.header_values(b"host")] not in [[each] for each in self.hosts]:
+        ours = [f"{name}:{self.port}".encode() for name in ("127.0.0.1", "localhost")]
+        if [value.lower() for value in head.header_values(b"host")] not in [[each] for each in ours]:
             raise NotAllowedError(403, "the Host is not this proxy's: it serves its own address alone")
         origins = [value.lower() for value in head.header_values(b"origin")]
-        if origins and origins not in [[b"https://" + each] for each in self.hosts]:
+        if origins and origins not in [[b"https://" + each] for each in ours]:
             raise NotAllowedError(
                 403, "the Origin is not this proxy's: pages of others have no business here"
             )
@@ -234,7 +230,7 @@ class HubExchange:
         return await self._proxy.tokens.token(self._cluster, refused=refused)
 
     def _pass_head(self, head: ResponseHead) -> ResponseHead:
-        return loopback_response_head(head, self._proxy.hub.authority, self._proxy.guard.hosts)
+        return loopback_response_head(head, self._proxy.hub.authority, f"/clusters/{self._cluster}".encode())
 
 
 class RenewingOutbound(PooledOutbound):

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -269,7 +270,7 @@ def test_a_redirect_is_passed_on_under_the_prefix(
         f"{own}/api/v1/x": f"{prefix}/api/v1/x",
         f"{hub}/clusters/other/api": f"{prefix}/clusters/other/api",
         "/../../oauth/token": f"{prefix}/oauth/token",
-        "https://elsewhere.example/x": "https://elsewhere.example/x",
+        "https://elsewhere.example/x": None,
     }.items():
         path, mark = chain.exec_path(
             lambda exchange, location=location: exchange.answer(  # type: ignore[misc]
@@ -282,6 +283,20 @@ def test_a_redirect_is_passed_on_under_the_prefix(
         assert (answer.status, answer.headers.get("location"), answer.body) == (status, expected, b"moved")
         assert "set-cookie" not in answer.headers
         assert len(chain.server.seen(mark)) == 1, "the redirect was followed"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_kubectl_takes_its_token_nowhere_else(chain: Chain, way: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.setblocking(False)
+        location = f"https://127.0.0.1:{elsewhere.getsockname()[1]}/x"
+        mark = chain.server.on(lambda exchange: exchange.answer(302, b"", f"Location: {location}"))
+        target = f"/api/v1/namespaces/work/services/{mark}/proxy/"
+        done = chain.world.kubectl(way, "get", "--raw", target)
+        assert done.code == 1
+        assert b"status code 302" in done.err
+        with pytest.raises(BlockingIOError):
+            elsewhere.accept()
 
 
 @pytest.mark.parametrize(
