@@ -267,7 +267,7 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
 def loopback_response_head(head: ResponseHead, hub: bytes, prefix: bytes) -> ResponseHead:
     """Return the hub's answer as a loopback proxy passes it on: with a Location only under the prefix.
 
-    It does not rest on what the hub leaves out: the proxy's clients hold a token for all that it serves.
+    It does not rest on what the hub leaves out: the proxy's clients hold a token that outlives a minute.
     """
     headers = []
     alone = _has_one_location(head)

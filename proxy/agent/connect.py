@@ -1,6 +1,6 @@
 """The loopback proxy: SDKs that never refresh a token speak to it, and it speaks to the hub under fresh ones.
 
-Whoever can read the kubeconfig that it writes (0600) acts as the agent while it runs: its own token stands
+Whoever can read the kubeconfig that it writes (0600) acts as the agent while it runs: its own tokens stand
 there, and nowhere else. It listens on 127.0.0.1 alone. A page in a browser on this machine can have requests
 sent to that address too, by a name that it lets lead there (DNS rebinding) or across origins, so Host and
 Origin have to be the proxy's own. What the proxy lets through the hub judges like any other request.
@@ -12,7 +12,7 @@ import hmac
 import logging
 import re
 import ssl
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import attrs
 import trio
@@ -52,11 +52,16 @@ class NotAllowedError(Exception):
 
 @attrs.frozen
 class Guard:
-    """Who may use the proxy: the holder of its token, by its own name, for the clusters that it serves."""
+    """Who may use the proxy: the holder of its token for a cluster, by its own name, for that cluster.
+
+    One token for all would not do: what a client asks for next it takes from a cluster's own answers, and
+    libraries resolve the dots in the version or the path that they find there. So one cluster could lead it
+    to another.
+    """
 
     port: int
-    token: str = attrs.field(repr=False)
-    clusters: Collection[str]
+    tokens: Mapping[str, str] = attrs.field(repr=False)
+    """By the cluster, each of which is served."""
 
     def admit(self, head: RequestHead) -> str:
         """Return the cluster that a request is for; raises NotAllowedError."""
@@ -68,15 +73,25 @@ class Guard:
             raise NotAllowedError(
                 403, "the Origin is not this proxy's: pages of others have no business here"
             )
-        shown = head.header_values(b"authorization")
-        expected = b"Bearer " + self.token.encode("ascii")
-        if len(shown) != 1 or not hmac.compare_digest(shown[0], expected):
+        shown_for = self._cluster_of(head.header_values(b"authorization"))
+        if shown_for is None:
             raise NotAllowedError(401, "the proxy's own token is needed: use the kubeconfig that it wrote")
         match = _TARGET.fullmatch(head.target)
         name = "" if match is None else match[1].decode("ascii")
-        if name not in self.clusters:
+        if name not in self.tokens:
             raise NotAllowedError(404, "this proxy serves no such cluster")
+        if name != shown_for:
+            raise NotAllowedError(403, f"the token is for the cluster {shown_for} alone, each has its own")
         return name
+
+    def _cluster_of(self, shown: list[bytes]) -> str | None:
+        """The cluster whose token is shown; None for any other."""
+        if len(shown) != 1:
+            return None
+        for name, token in self.tokens.items():
+            if hmac.compare_digest(shown[0], b"Bearer " + token.encode("ascii")):
+                return name
+        return None
 
 
 class HubSide:

@@ -67,7 +67,7 @@ async def run_connect(config: ConnectConfig) -> int:
     connections = Connections(hub.dial, f"the hub {hub.name}")
     listeners = await open_listeners(Address(ADDRESS, config.port))
     port = listeners[0].socket.getsockname()[1]
-    guard = Guard(port, secrets.token_urlsafe(TOKEN_BYTES), frozenset(config.clusters))
+    guard = Guard(port, {cluster: secrets.token_urlsafe(TOKEN_BYTES) for cluster in config.clusters})
     proxy = LoopbackProxy(context, guard, hub, tokens, connections)
     document = kubeconfig(guard, certificate_pem, config)
     with stop_signals() as signals:
@@ -93,7 +93,7 @@ async def run_connect(config: ConnectConfig) -> int:
 
 
 def kubeconfig(guard: Guard, certificate_pem: str, config: ConnectConfig) -> str:
-    """The kubeconfig that leads to the proxy, with the proxy's token in it."""
+    """The kubeconfig that leads to the proxy, with the proxy's tokens in it: a user for each cluster."""
     ca = base64.b64encode(certificate_pem.encode("ascii")).decode("ascii")
     server = f"https://{ADDRESS}:{guard.port}/clusters"
     namespace = {} if config.namespace is None else {"namespace": config.namespace}
@@ -104,9 +104,11 @@ def kubeconfig(guard: Guard, certificate_pem: str, config: ConnectConfig) -> str
             {"name": name, "cluster": {"server": f"{server}/{name}", "certificate-authority-data": ca}}
             for name in config.clusters
         ],
-        "users": [{"name": USER, "user": {"token": guard.token}}],
+        "users": [
+            {"name": f"{USER}-{name}", "user": {"token": guard.tokens[name]}} for name in config.clusters
+        ],
         "contexts": [
-            {"name": name, "context": {"cluster": name, "user": USER, **namespace}}
+            {"name": name, "context": {"cluster": name, "user": f"{USER}-{name}", **namespace}}
             for name in config.clusters
         ],
         "current-context": config.clusters[0],

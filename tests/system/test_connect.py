@@ -21,6 +21,8 @@ import attrs
 import pytest
 import yaml
 
+from tests.fakes.apiserver import DISCOVERY
+from tests.system.chain import Chain
 from tests.system.world import NAMESPACE, POD, SPDY, USER, Result, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
@@ -169,6 +171,42 @@ def test_c40_a_page_or_another_user_gets_nowhere(connect: Running) -> None:
     assert status() == 401
     assert status(authorization=good + "x") == 401
     assert host.startswith("127.0.0.1:")
+
+
+BY_DISCOVERY = """
+from kubernetes import config, dynamic
+from kubernetes.dynamic.discovery import EagerDiscoverer
+
+client = dynamic.DynamicClient(
+    config.new_client_from_config(context="tunnel"), cache_file="discovered", discoverer=EagerDiscoverer
+)
+client.resources.get(kind="Widget").delete(name="precious", namespace="production")
+"""
+
+
+def test_a_cluster_whose_answers_lead_elsewhere_leads_to_no_other_cluster(
+    chain: Chain, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # The official library puts a version into the path as it came, and urllib3 resolves the dots in it.
+    version = "v1/../../../../direct/apis/apps/v1"
+    of_group = {"groupVersion": f"w.example/{version}", "version": version}
+    group = {"name": "w.example", "versions": [of_group], "preferredVersion": of_group}
+    widgets = {"name": "deployments", "namespaced": True, "kind": "Widget", "verbs": ["delete"]}
+    monkeypatch.setitem(DISCOVERY, "/version", {"major": "1", "minor": "37"})
+    monkeypatch.setitem(DISCOVERY, "/apis", {"kind": "APIGroupList", "groups": [group]})
+    monkeypatch.setitem(DISCOVERY, "/apis/apps/v1", {"kind": "APIResourceList", "resources": [widgets]})
+    before = len(chain.server.exchanges)
+
+    with connected(chain.world) as running:
+        environment = {**os.environ, **running.environment}
+        done = subprocess.run(
+            [sys.executable, "-c", BY_DISCOVERY], cwd=tmp_path, env=environment, capture_output=True
+        )
+
+    assert b"the token is for the cluster tunnel alone" in done.stderr
+    asked = [(exchange.method, exchange.target) for exchange in chain.server.exchanges[before:]]
+    assert ("GET", "/apis") in asked
+    assert [each for each in asked if each[1].startswith("/apis/apps/v1")] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

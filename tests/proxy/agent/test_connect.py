@@ -33,7 +33,7 @@ from tunnel.tls import TLSStream
 
 PORT = 43210
 OWN = "own-token"
-GUARD = Guard(PORT, OWN, frozenset({"prod"}))
+GUARD = Guard(PORT, {"prod": OWN, "stage": "token-of-stage"})
 Script = Callable[[ServerConnection, RequestHead], Awaitable[None]]
 
 
@@ -180,6 +180,16 @@ def test_nothing_but_its_clusters_is_served(target: bytes) -> None:
     with pytest.raises(NotAllowedError) as refused:
         GUARD.admit(head_of(HOST, BEARER, target=target))
     assert refused.value.status == 404
+
+
+@pytest.mark.parametrize("cluster", [b"stage", b"prod"])
+def test_a_token_of_one_cluster_is_good_for_no_other(cluster: bytes) -> None:
+    stage = (b"authorization", b"Bearer token-of-stage")
+    shown = BEARER if cluster == b"stage" else stage
+    with pytest.raises(NotAllowedError) as refused:
+        GUARD.admit(head_of(HOST, shown, target=b"/clusters/%b/api" % cluster))
+    assert refused.value.status == 403
+    assert GUARD.admit(head_of(HOST, stage, target=b"/clusters/stage/api")) == "stage"
 
 
 async def test_a_request_goes_on_under_the_agents_token_and_its_own_never_does(bench: Bench) -> None:
