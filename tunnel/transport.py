@@ -148,7 +148,9 @@ class MemoryTransport(Transport):
         self._end(code, reason)
         # What was sent before still arrives, as it does before a Close frame.
         if self._peer._ending is None:
-            self._peer._ending = TransportClosed(code, reason)
+            # Cancelled, there is no Close frame; the twin must not be kinder than the real thing.
+            cancelled = trio.current_effective_deadline() == -math.inf
+            self._peer._ending = TransportClosed(*((None, "it was cut") if cancelled else (code, reason)))
         await trio.lowlevel.checkpoint()
 
     def cut(self, reason: str = "the connection was cut") -> None:

@@ -440,6 +440,21 @@ async def test_a_session_is_quiet_once_all_that_was_said_has_left(
             pair.cut()
 
 
+async def test_a_session_is_quiet_at_once_when_the_peer_ends_its_last_stream(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await wait_all_tasks_blocked()
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(pair.dialer.wait_quiet)
+            await wait_all_tasks_blocked()
+            opened.reset(StreamCode.CANCEL)
+        assert trio.current_time() == started
+        assert accepted.broken
+
+
 async def test_a_peer_that_acknowledges_nothing_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_transport_pair()
     await there.send(frames.hello(Hello(initial_window=4 * 2**20)))
