@@ -25,7 +25,7 @@ from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
 from tunnel.readiness import Readiness
 from tunnel.stream import QUEUE_HIGH_BYTES
 from tunnel.transport import MemoryTransport
-from tunnel.turns import SPARE_FRAMES, SPELL_S
+from tunnel.turns import SPARE_FRAMES, SPELL_S, turns
 
 # The most calls of one pass.
 CALLS_MAX = 3
@@ -98,11 +98,11 @@ def ask(pair: Pair) -> None:
 
 async def turns_while(done: Callable[[], bool]) -> int:
     """How often a task that always has something to do has its turn before that."""
-    turns = 0
+    count = 0
     while not done():
         await trio.lowlevel.checkpoint()
-        turns += 1
-    return turns
+        count += 1
+    return count
 
 
 async def turns_during(message: bytes) -> int:
@@ -131,6 +131,37 @@ async def test_what_may_be_taken_in_at_once_is_there_again_after_a_while(
         await trio.sleep(SPELL_S)
         await pair.dialer._mux.transport.send(unknown * (AT_ONCE - 1) + frames.goaway(0, 1000, 0, 0, ""))
         assert await turns_while(lambda: pair.listener.peer_going_away is not None) <= 1
+
+
+async def test_what_comes_in_many_messages_has_no_more_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    few, messages = frames.header(0x7F, 0, 0, 0) * FRAMES_AT_ONCE, 200
+    async with open_pair(messages_max=messages) as pair:
+        await wait_all_tasks_blocked()
+        for _ in range(messages - 1):
+            assert pair.dialer._mux.transport.send_nowait(few)
+        assert pair.dialer._mux.transport.send_nowait(frames.goaway(0, 1000, 0, 0, "behind them"))
+        count = await turns_while(lambda: pair.listener.peer_going_away is not None)
+        # To receive a message is a turn of others by itself, over this transport.
+        assert count >= messages + (messages * FRAMES_AT_ONCE - AT_ONCE) // FRAMES_PER_TURN - 2
+
+
+async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    unknown = frames.header(0x7F, 0, 0, 0)
+    async with AsyncExitStack() as stack:
+        floods = [await stack.enter_async_context(open_pair()) for _ in range(8)]
+        honest = await stack.enter_async_context(open_pair())
+        await wait_all_tasks_blocked()
+        for pair in floods:
+            await pair.dialer._mux.transport.send(unknown * 4 * FRAMES_PER_TURN)
+        # Nothing is left of what all have in common.
+        await turns_while(lambda: turns().spare(trio.current_time()) <= 0)
+        few = unknown * (FRAMES_AT_ONCE // 2) + frames.goaway(0, 1000, 0, 0, "behind them")
+        await honest.dialer._mux.transport.send(few)
+        assert await turns_while(lambda: honest.listener.peer_going_away is not None) <= 2
 
 
 async def flood(pair: Pair, message: bytes, count: int) -> None:
