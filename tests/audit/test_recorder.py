@@ -116,14 +116,18 @@ async def test_an_intent_takes_lingering_completions_with_it(
     assert store.batches == [3]
 
 
-async def test_leaving_writes_what_is_queued(store: WatchedStore, path: Path) -> None:
+async def test_leaving_writes_what_is_queued(
+    store: WatchedStore, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with open_recorder(store) as recorder:
         for _ in range(BATCH_EVENTS_MAX + 10):
             recorder.complete(call(phase=Phase.COMPLETE))
     assert len(read(path)) == BATCH_EVENTS_MAX + 10
     with pytest.raises(AuditUnavailable, match="stopped"):
         await recorder.intent(call())
-    recorder.complete(call(phase=Phase.COMPLETE))
+    late = call(phase=Phase.COMPLETE)
+    recorder.complete(late)
+    assert f"{late.eid} came after the recorder had stopped and is lost" in caplog.text
 
 
 async def test_cancelling_the_surroundings_still_writes_what_is_queued(
@@ -139,11 +143,19 @@ async def test_cancelling_the_surroundings_still_writes_what_is_queued(
 
 async def test_a_cancelled_intent_is_ended_as_never_forwarded(store: WatchedStore, path: Path) -> None:
     store.gate = threading.Event()
+    forwarded = False
+
+    async def forward() -> None:
+        nonlocal forwarded
+        await recorder.intent(call())
+        forwarded = True
+
     async with open_recorder(store) as recorder:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(recorder.intent, call())
+            nursery.start_soon(forward)
             await wait_all_tasks_blocked()
             nursery.cancel_scope.cancel()
+        assert not forwarded
         store.gate.set()
         await recorder.flush()
     first, second = read(path)
@@ -279,6 +291,83 @@ async def test_a_write_that_finds_the_queue_full_is_refused_and_counted(
     (gap,) = [row for row in read(path) if row["kind"] == Kind.AUDIT_GAP]
     assert str(gap["note"]).startswith("1 writes refused, 0 events lost: 3 events wait")
     assert len(read(path)) == 1 + 3 + 1
+
+
+class Turnstile(threading.Event):
+    """A gate that lets as many batches through as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passes = threading.Semaphore(0)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return self._passes.acquire(timeout=timeout)
+
+    def let_through(self, batches: int) -> None:
+        self._passes.release(batches)
+
+
+async def test_intents_weigh_until_they_are_taken_and_no_longer(
+    store: WatchedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 2 * BATCH_EVENTS_MAX + 1
+    monkeypatch.setattr(recorder_module, "QUEUE_BYTES_MAX", room * call().weight_bytes)
+    store.gate = gate = Turnstile()
+    async with open_recorder(store) as recorder, trio.open_nursery() as nursery:
+
+        async def put(count: int) -> None:
+            for _ in range(count):
+                nursery.start_soon(recorder.intent, call())
+            await wait_all_tasks_blocked()
+
+        try:
+            await put(1)
+            await eventually(lambda: not recorder._queue)
+            await put(room)
+            # The writer never sees the end of the queue.
+            for batch in range(1, 5):
+                gate.let_through(1)
+                await eventually(lambda batch=batch: len(store.batches) == batch)  # type: ignore[misc]
+                await eventually(lambda: len(recorder._queue) == room - BATCH_EVENTS_MAX)
+                await put(BATCH_EVENTS_MAX)
+                assert recorder.healthy
+            with pytest.raises(AuditUnavailable, match="too slow"):
+                await recorder.intent(call())
+        finally:
+            gate.let_through(100)
+    # One of them tells of the gap.
+    assert sum(store.batches) == 1 + room + 4 * BATCH_EVENTS_MAX + 1
+
+
+@pytest.mark.usefixtures("quick_retry")
+async def test_what_is_refused_takes_no_room_from_what_is_kept(
+    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room = 20
+    monkeypatch.setattr(recorder_module, "QUEUE_BYTES_MAX", room * call(phase=Phase.COMPLETE).weight_bytes)
+    store.gate = threading.Event()
+
+    async def refused() -> None:
+        with pytest.raises(AuditUnavailable):
+            await recorder.intent(call())
+
+    async with open_recorder(store) as recorder:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refused)
+            await eventually(lambda: not recorder._queue)
+            for _ in range(room):
+                nursery.start_soon(refused)
+            await wait_all_tasks_blocked()
+            assert recorder.healthy
+            store.failure = "disk I/O error"
+            store.gate.set()
+        for _ in range(room):
+            recorder.complete(call(phase=Phase.COMPLETE))
+        store.failure = None
+        await eventually(lambda: recorder.healthy)
+    gap, *kept = read(path)
+    assert gap["note"] == f"{1 + room} writes refused, 0 events lost: disk I/O error"
+    assert len(kept) == room
 
 
 async def test_a_flush_of_nothing_writes_nothing(store: WatchedStore, path: Path) -> None:
