@@ -276,6 +276,14 @@ class DataDir:
         A crash in between leaves keys with which the hub starts: what is new is there before `active` names
         it, and what is old goes last.
         """
+        try:
+            self._store_signing_keys(keys)
+        except OSError as error:
+            message = f"cannot keep the signing keys in {self.keys_dir}: {explained(error)}"
+            raise DataDirError(message) from error
+        return keys
+
+    def _store_signing_keys(self, keys: SigningKeys) -> None:
         for key in keys.all:
             if not is_there(self.keys_dir / f"{key.kid}.pem"):
                 write_private(self.keys_dir / f"{key.kid}.pem", key.to_pem())
@@ -286,7 +294,6 @@ class DataDir:
         for file in self.keys_dir.glob("*.pem"):
             if file.name not in kept:
                 file.unlink(missing_ok=True)
-        return keys
 
     def pepper(self) -> bytes:
         """Load the pepper, making it at the first start; raises DataDirError."""

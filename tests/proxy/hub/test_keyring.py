@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
 from auth.keys import KeySet
 from auth.succession import SUCCESSION_MAX, TrustedKeys
@@ -98,6 +100,35 @@ async def test_a_folder_that_cannot_be_written_changes_nothing(
         await ring.rotate()
     assert ring.current is old
     assert bench.announced == []
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while True:
+        if condition():
+            return
+        await trio.lowlevel.checkpoint()
+
+
+async def test_a_key_that_cannot_be_deleted_ends_no_hub_and_is_tried_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(keyring, "LOOK_S", 0.0)
+    ring = bench.ring()
+    old = ring.current.active.kid
+    await ring.rotate()
+    file = bench.data.keys_dir / f"{old}.pem"
+    file.unlink()
+    file.mkdir()  # which nobody unlinks
+    bench.time += OVERLAP_S
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ring.run)
+            await until(lambda: "cannot drop a signing key" in caplog.text)
+            assert ring.retiring() == {old: START + OVERLAP_S}
+            file.rmdir()
+            await until(lambda: not ring.retiring())
+            nursery.cancel_scope.cancel()
+    assert [key.kid for key in bench.ring().current.public] == [ring.current.active.kid]
 
 
 @pytest.mark.parametrize("written", [0, 1, 2, 3])
