@@ -164,7 +164,7 @@ def add_cluster(
             "manifest": _manifest_options(options),
         },
     )
-    _hand_over(made, output_dir, kubeconfig, as_json=as_json)
+    _hand_over(name, made, options, output_dir, kubeconfig, as_json=as_json)
     if not as_json and not teams:
         say(f"no team may reach it yet: hawse admin cluster grant {name} TEAM")
 
@@ -216,7 +216,7 @@ def replace_key(
     made = reach.client().post(
         "clusters", name, "keys", body={"keep_old": keep_old, "manifest": _manifest_options(options)}
     )
-    _hand_over(made, output_dir, kubeconfig, as_json=as_json)
+    _hand_over(name, made, options, output_dir, kubeconfig, as_json=as_json)
 
 
 @cluster.command("show")
@@ -303,12 +303,11 @@ def rbac(
     Give --namespace and --service-account where the relay was set up with others than the printed manifests
     have. `hawse admin cluster check` tells whether what is applied fits.
     """
-    query = {"wildcard": str(wildcard).lower(), "constrained": str(constrained).lower()}
-    if namespace is not None:
-        query["namespace"] = namespace
-    if service_account is not None:
-        query["service_account"] = service_account
-    click.echo(text(reach.client().get("clusters", name, "rbac", **query), "rbac"), nl=False)
+    from proxy.cli.admin.rendered import rendered_role
+
+    place = {"namespace": namespace, "service_account": service_account}
+    answer = reach.client().get("clusters", name, "rbac")
+    click.echo(rendered_role(answer, place, wildcard=wildcard, constrained=constrained), nl=False)
 
 
 cluster.add_command(check_cluster)
@@ -344,11 +343,21 @@ def _check_output_dir(output_dir: Path | None, kubeconfig: Path | None) -> None:
         raise CommandError(f"cannot write into {output_dir}: {error.strerror}") from error
 
 
-def _hand_over(made: Object, output_dir: Path | None, kubeconfig: Path | None, *, as_json: bool) -> None:
+def _hand_over(
+    name: str,
+    made: Object,
+    options: dict[str, object],
+    output_dir: Path | None,
+    kubeconfig: Path | None,
+    *,
+    as_json: bool,
+) -> None:
     """Print or write what the relay needs; it holds the relay's key, which the hub did not keep."""
     from proxy.cli.admin.relay_files import left_to_do, relay_files, write_relay_files
+    from proxy.cli.admin.rendered import rendered_manifests, rendered_role
 
-    name = text(made, "name")
+    role = rendered_role(made, options, constrained=bool(options["constrained"]))
+    made = {**made, "manifests": rendered_manifests(name, made, options), "rbac": role}
     if output_dir is not None:
         write_relay_files(output_dir, relay_files(child(made, "relay"), kubeconfig))
     if as_json:

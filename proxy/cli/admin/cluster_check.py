@@ -73,20 +73,14 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
 
 def _enrolled(client: AdminClient, name: str) -> Enrolled:
     """What the hub knows; raises CommandError."""
-    import yaml
-
     from auth.principal import USER_PREFIX
     from proxy.cli.admin.rbac_check import Enrolled
+    from proxy.cli.admin.rendered import names_of
 
     hub = client.get("hub")
     org = text(hub, "org")
     # The role that the relay should have says whom it must be able to impersonate.
-    role, _ = yaml.safe_load_all(text(client.get("clusters", name, "rbac"), "rbac"))
-    named = {
-        resource: frozenset(rule.get("resourceNames", ()))
-        for rule in role["rules"]
-        for resource in rule["resources"]
-    }
+    named = names_of(text(client.get("clusters", name, "rbac"), "rbac"))
     known = {f"{USER_PREFIX}{text(agent, 'name')}" for agent in objects(client.get("agents"), "agents")}
     known |= {f"{org}/{text(team, 'name')}" for team in objects(client.get("teams"), "teams")}
     nobody: frozenset[str] = frozenset()

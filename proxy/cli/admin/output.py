@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 import click
 
 from audit.escape import escape
+from auth.principal import IdentityError, slug
 from proxy.cli.admin.client import Json, Object
 from proxy.cli.errors import CommandError
 
@@ -64,8 +65,8 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the person something that no program reads."""
-    click.echo(text, err=True)
+    """Tell the person something that no program reads; its lines are made safe, each by itself."""
+    click.echo("\n".join(map(escape, text.split("\n"))), err=True)
 
 
 def tell_change(document: Object, sentence: str, *, as_json: bool) -> None:
@@ -79,7 +80,11 @@ def tell_change(document: Object, sentence: str, *, as_json: bool) -> None:
 
 def say_apply_rbac(document: Object) -> None:
     """Name the clusters whose ClusterRole no longer fits, with the command for each."""
-    names = texts(document, "apply_rbac")
+    try:
+        # They are pasted into a shell.
+        names = [slug("cluster name", name) for name in texts(document, "apply_rbac")]
+    except IdentityError as error:
+        raise CommandError(f"the hub's answer holds a name that is refused: {error}") from error
     if names:
         say("whom the relay may impersonate has changed; apply it in each cluster:")
         for name in names:

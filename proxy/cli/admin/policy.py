@@ -309,7 +309,7 @@ def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, qu
         expected = ("allowed" if case.allowed else "denied") + (f" by {case.rule}" if case.rule else "")
         found = f"{'allowed' if result.allowed else 'denied'} by {result.rule}"
         where = f"{case.file}:{case.line}: agent:{case.agent.name} on {case.cluster.name}: {case.asked}"
-        say(escape(f"{where}: expected {expected}, found {found}"))
+        say(f"{where}: expected {expected}, found {found}")
     if not quiet:
         rules = sum(len(each.rules) for each in bundle.policies)
         say(f"{len(bundle.policies)} policies with {rules} rules are right; {len(results) - len(failed)} of "

