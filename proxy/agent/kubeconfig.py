@@ -191,9 +191,19 @@ def _same_server(before: object, after: object) -> bool:
 
 
 def read(path: str) -> Document:
-    """Read a kubeconfig; an empty document when there is no file. Raises AgentError."""
+    """Read a kubeconfig; an empty document when there is no file. Raises AgentError.
+
+    One of another user's is refused: it can name a program, which kubectl would run as this one, and what is
+    written in its place would look like our own.
+    """
     try:
         with open(path, "rb") as file:
+            owner = os.fstat(file.fileno()).st_uid
+            if owner != os.geteuid():
+                raise AgentError(
+                    f"{path} belongs to another user (uid {owner}), and what it holds would count as yours: "
+                    "choose another file by --output"
+                )
             raw = file.read(FILE_BYTES_MAX + 1)
     except FileNotFoundError:
         return {}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -184,6 +185,21 @@ def test_a_file_is_made_for_its_owner_alone_and_a_link_is_followed(tmp_path: Pat
     path.chmod(0o644)
     write(str(path), ours())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_file_that_another_user_has_laid_there_is_not_taken_over(tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    text = "current-context: theirs\nusers: [{name: u, user: {exec: {command: /tmp/theirs}}}]\n"
+    file.write_text(text)
+    if os.geteuid() == 0:
+        os.chown(file, 12345, -1)
+    else:
+        # Root's, and it is told before anybody reads that it is no kubeconfig.
+        file.unlink()
+        file.symlink_to("/etc/passwd")
+    with pytest.raises(AgentError, match="belongs to another user"):
+        write(str(file), ours("prod"))
+    assert file.is_symlink() or file.read_text() == text
 
 
 @pytest.mark.parametrize(
