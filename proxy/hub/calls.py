@@ -352,7 +352,9 @@ class Calls:
         relay = None if opened is None else opened.relay
         for _ in range(ATTEMPTS_MAX):
             if live.ended is not None:
-                outcome = failed(Failure(live.ended.code, Processed.NO, ""), CloseReason.REVOKED, live.tally)
+                # What was opened for it was sent; what was tried before has reached nobody.
+                seen = Processed.NO if opened is None else Processed.MAYBE
+                outcome = failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
                 break
             # Of a second attempt that is cancelled nothing is known, whatever became of the first.
             live.failure = None

@@ -28,6 +28,7 @@ from proxy.stand_by import QUICK_ANSWER_BYTES_MAX
 from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
 from tunnel import CloseCode, Interruptions, Processed, Session, Stream, StreamCode, StreamReset
 from tunnel.net import TLSStream
+from tunnel.tcp import TCPStream
 
 PODS = "GET /clusters/prod/api/v1/pods HTTP/1.1"
 
@@ -365,11 +366,64 @@ async def test_what_is_revoked_before_its_answer_is_ended_and_told(line: Line) -
     assert await line.bench.calls.live.wait_drained(5)
     event = (await line.bench.trail())[-1]
     assert event["kind"] == "session.killed"
+    # The relay had it, so nobody can say that the API server has not.
+    assert event["resp"]["processed"] == "maybe"  # type: ignore[index]
     # The connection goes on, and so do the calls of others.
     await line.bench.directory.change(lambda store: store.unlock_agent("ann"))
     stream = await line.ask()
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"yes")
+
+
+async def test_what_has_gone_on_to_another_relay_is_ended_there(bench: Bench) -> None:
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, bench.connected() as client:
+        line = Line(bench, client, a)
+        await line.send()
+        refusing = await next_of(a, b)
+        refusing.reset(StreamCode.REFUSED, processed=Processed.NO, reason="not here")
+        stream = await next_of(a, b)
+        broken = trio.Event()
+        stream.on_reset(broken.set)
+        await bench.directory.change(lambda store: store.lock_agent("ann"))
+        with trio.fail_after(2):
+            await broken.wait()
+        assert (await line.hear(b"}")).startswith(b"HTTP/1.1 403 ")
+    assert (bench.handled, bench.carried_on) == (0, 1)
+    [event] = await bench.trail()
+    assert event["kind"] == "session.killed"
+
+
+async def next_of(*relays: Session) -> Stream:
+    """The next call, whichever relay it comes to."""
+    streams: list[Stream] = []
+
+    async def accept(relay: Session) -> None:
+        streams.append(await relay.accept())
+        nursery.cancel_scope.cancel()
+
+    with trio.fail_after(2):
+        async with trio.open_nursery() as nursery:
+            for relay in relays:
+                nursery.start_soon(accept, relay)
+    return streams[0]
+
+
+async def test_an_answer_that_the_kernel_takes_later_is_whole_and_nobody_has_left(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gave_up: list[str] = []
+    line.bench.calls.limits.cancelled = lambda who: gave_up.append(who.name)  # type: ignore[method-assign]
+    stream = await line.ask()
+    monkeypatch.setattr(TCPStream, "send_nowait", lambda *_: 0)
+    stream.send_answer_nowait(OK, b"yes", eof=True)
+    await line.hear(b"\r\n\r\nyes")
+    assert await line.bench.calls.live.wait_drained(5)
+    assert (line.bench.handled, line.bench.carried_on) == (0, 1)
+    [event] = await line.bench.trail()
+    response = event["resp"]
+    assert response == {**response, "status": 200, "bytes": 3, "processed": "yes"}  # type: ignore[dict-item]
+    assert "reason" not in response  # type: ignore[operator]
+    assert gave_up == []
 
 
 async def test_an_answer_of_the_relays_guardrails_is_recorded_as_such(line: Line) -> None:
