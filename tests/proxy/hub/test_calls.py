@@ -33,7 +33,7 @@ from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
 from proxy.hub.calls import Calls
-from proxy.hub.config import HubConfig, LimitsConfig
+from proxy.hub.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.contexts import AgentContext, TokenContexts
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
@@ -320,6 +320,24 @@ async def test_a_write_is_durable_before_the_relay_hears_of_it(bench: Bench) -> 
     intent, end = await bench.trail()
     assert (intent["phase"], end["phase"]) == ("intent", "complete")
     assert intent["eid"] == end["eid"]
+
+
+async def test_an_upgrade_is_durable_whatever_it_asks_for(bench: Bench) -> None:
+    """A watch over WebSocket is a read in all but its connection."""
+    upgrade = (
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+    )
+    data = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1", *upgrade)
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.ask, data.replace(b"Connection: close", b"Connection: Upgrade"))
+        async with await relay.accept():
+            reader = AuditReader(bench.audit_file)
+            seen = [json.loads(stored.body)["phase"] for stored in reader.query()]
+            reader.close()
+        nursery.cancel_scope.cancel()
+    assert seen == ["intent"]
 
 
 async def test_the_trail_says_whom_the_api_server_saw(bench: Bench) -> None:
@@ -817,8 +835,9 @@ async def test_a_403_that_the_operator_can_mend_says_how(bench: Bench, why: str)
 
 async def test_a_read_refused_for_want_of_the_trail_is_in_it_once_it_is_back(bench: Bench) -> None:
     bench.recorder._overflow()
-    status, _headers, _body = await bench.ask(bench.request("GET /clusters/prod/api/v1/nodes HTTP/1.1"))
+    status, _headers, body = await bench.ask(bench.request("GET /clusters/prod/api/v1/nodes HTTP/1.1"))
     assert status == 503
+    assert b"reads are refused too while it is" in body
     with trio.fail_after(5):
         while True:
             if bench.recorder.healthy:
@@ -827,6 +846,19 @@ async def test_a_read_refused_for_want_of_the_trail_is_in_it_once_it_is_back(ben
     events = [event for event in await bench.trail() if event["kind"] == "call"]
     assert [(event["phase"], event["resp"]["status"]) for event in events] == [("complete", 503)]  # type: ignore[index]
     assert len(bench.observed) == 1
+
+
+async def test_reads_go_on_without_the_trail_where_the_operator_says_so(bench: Bench) -> None:
+    bench.calls.config = attrs.evolve(bench.calls.config, audit=AuditConfig(reads_when_down=True))
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        bench.recorder._overflow()
+
+        async def answer() -> None:
+            (await relay.accept()).send_answer_nowait(OK, b"yes", eof=True)
+
+        nursery.start_soon(answer)
+        status, _, body = await bench.ask(bench.request("GET /clusters/prod/api/v1/nodes HTTP/1.1"))
+    assert (status, body) == (200, b"yes")
 
 
 async def test_calls_refused_for_want_of_the_trail_are_a_line_a_second(

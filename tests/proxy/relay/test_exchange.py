@@ -274,6 +274,21 @@ async def test_an_answer_that_breaks_off_is_never_a_clean_end(mode: str, tmp_pat
         assert answer.failure is not None
 
 
+async def test_a_write_whose_answer_never_comes_may_have_been_done(
+    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+
+    caplog.set_level(logging.INFO, "hawse.relay")
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        answer = await way.ask(inner(b"/api/v1/pods", (b"content-length", b"4"), method=b"POST"), b"body")
+        assert refused(answer) == (StreamCode.UPSTREAM_RESET, Processed.MAYBE)
+        if mode == "direct":
+            assert answer.status == 504
+    assert "POST /api/v1/pods of agent:probe: upstream_reset, processed: maybe: " in caplog.text
+
+
 async def test_an_api_server_that_is_away_is_said_to_have_seen_nothing(mode: str, tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server:
         pass
