@@ -26,6 +26,7 @@ from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
+from auth.succession import TrustedKeys
 from auth.tokens import issue_access
 from proxy.exchange import InboundBroken
 from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
@@ -46,6 +47,11 @@ from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
 from tests.proxy.hub.sessions import session_pair
+from tests.proxy.hub.test_direct import close_kept
+from tests.proxy.relay.apiserver import OK as API_OK
+from tests.proxy.relay.apiserver import Connection, running
+from tests.proxy.relay.apiserver import headers as header_values
+from tests.proxy.relay.ways import direct_way
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
 from tunnel import CloseCode, Processed, Session, StreamCode
@@ -364,6 +370,57 @@ async def test_the_trail_says_whom_the_api_server_saw(bench: Bench) -> None:
     assert intent["impersonated"] == {**user, "extra": {"hawse.dev/agent-id": [agent_id]}}
     extra = {"hawse.dev/agent-id": [agent_id], "hawse.dev/session": [session]}
     assert end["impersonated"] == {**user, "extra": extra}
+
+
+async def test_in_direct_mode_the_trail_says_whom_the_api_server_saw(bench: Bench, tmp_path: Path) -> None:
+    heads: list[bytes] = []
+
+    async def script(connection: Connection) -> None:
+        while head := await connection.request():
+            heads.append(head)
+            await connection.send(API_OK)
+
+    async with running(script, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        await bench.directory.change(
+            lambda store: store.add_cluster(
+                "far",
+                teams=["sre"],
+                mode=Mode.DIRECT,
+                relay_url=f"https://127.0.0.1:{way.port}",
+                relay_ca_pem=way.ca_pem,
+                relay_address_private=True,
+            )
+        )
+        way.verifier.keys = TrustedKeys(KeySet([bench.key.public]), ISSUER)
+        way.verifier.cluster_id = bench.directory.current.clusters_by_name["far"].id
+        data = bench.request("GET /clusters/far/api/v1/pods HTTP/1.1", token=bench.token("far"))
+        assert (await bench.ask(data))[0] == 200
+        await close_kept(bench.calls.direct)
+    [head] = heads
+    [event] = await bench.trail()
+    assert [event["eid"]] == header_values(head, "audit-id")
+    assert event["relay"] == {"instance": "direct"}
+    assert event["impersonated"] == {
+        "user": "agent:ann",
+        "groups": ["acme/sre"],
+        "extra": {
+            "hawse.dev/agent-id": header_values(head, "impersonate-extra-hawse.dev%2fagent-id"),
+            "hawse.dev/session": header_values(head, "impersonate-extra-hawse.dev%2fsession"),
+        },
+    }
+
+
+async def test_a_body_that_cannot_be_read_is_its_agents_fault(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.server.LINGER_S", 0.0)
+    async with relay_of(bench) as relay:
+        data = bench.request(POST[0], "Transfer-Encoding: chunked", body=b"no length\r\n")
+        status, _, body = await bench.ask(data)
+        assert relay.accept_nowait() is None
+    assert status == 400
+    assert b"the request's body is malformed" in body
+    assert (await bench.trail())[-1]["resp"]["status"] == 400  # type: ignore[index]
 
 
 @pytest.mark.parametrize("line", ["GET /clusters/prod/api HTTP/1.1", "GET /clusters/prod?watch=1 HTTP/1.1"])

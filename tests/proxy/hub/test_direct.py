@@ -1,21 +1,156 @@
-"""What the hub keeps of a relay in direct mode; the way of a request there is the system tests' business."""
+"""What the hub keeps of a relay in direct mode, and what it says to one that is real."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 from unittest.mock import Mock
 
+import attrs
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from audit.ids import new_eid
 from auth.keys import SigningKey
 from auth.principal import Principal
+from auth.succession import issue_succession
+from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.hub.contexts import RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
+from proxy.hub.entities import Cluster, Mode
+from tests.proxy.relay.apiserver import Connection, headers, running
+from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, DirectWay, direct_way, inner
 
-ISSUER = "https://hub.example"
+ANN = Principal("agent-1", "ann", "acme", ("sre",))
+BOB = Principal("agent-2", "bob", "acme", ("web",))
+
+
+async def say_who(connection: Connection) -> None:
+    while head := await connection.request():
+        who = " ".join([*headers(head, "impersonate-user"), *headers(head, "impersonate-group")]).encode()
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(who), who))
+
+
+@asynccontextmanager
+async def open_relays(keys: Callable[[], SigningKeys]) -> AsyncIterator[DirectRelays]:
+    async with trio.open_nursery() as nursery:
+        relays = DirectRelays(keys=keys, issuer=HUB, new_id=new_eid, nursery=nursery)
+        yield relays
+        await close_kept(relays)
+        nursery.cancel_scope.cancel()
+
+
+async def close_kept(relays: DirectRelays) -> None:
+    """Close what a hub keeps until it ends."""
+    for relay in relays._relays.values():
+        await relay.connections.aclose()
+
+
+def old_keys() -> SigningKeys:
+    return SigningKeys(KEY, (KEY,))
+
+
+def cluster_at(way: DirectWay) -> Cluster:
+    return Cluster(
+        id=CLUSTER_ID,
+        name="far",
+        labels={},
+        teams=("sre",),
+        team_ids=frozenset(),
+        mode=Mode.DIRECT,
+        relay_keys=(),
+        relay_url=f"https://127.0.0.1:{way.port}",
+        relay_ca_pem=way.ca_pem,
+        relay_address_private=True,
+        created_at=0.0,
+    )
+
+
+async def ask(relays: DirectRelays, cluster: Cluster, principal: Principal, *, renew: bool = False) -> bytes:
+    """Whom the API server saw."""
+    outbound = await relays.open(cluster, principal, inner(), renew=renew)
+    try:
+        await outbound.receive_head()
+        body = await outbound.receive_body()
+        assert await outbound.receive_body() == b""
+        return body
+    finally:
+        await outbound.aclose()
+
+
+def kept(relays: DirectRelays) -> int:
+    return relays._relays[CLUSTER_ID].connections.idle_count
+
+
+async def test_each_request_is_its_agents_as_it_stands_on_whatever_connection(tmp_path: Path) -> None:
+    async with (
+        running(say_who, tmp_path) as server,
+        direct_way(server.access, tmp_path) as way,
+        open_relays(old_keys) as relays,
+    ):
+        cluster = cluster_at(way)
+        assert await ask(relays, cluster, ANN) == b"agent:ann acme/sre"
+        assert await ask(relays, cluster, BOB) == b"agent:bob acme/web"
+        # At once, and not only when its token is renewed.
+        assert await ask(relays, cluster, attrs.evolve(ANN, teams=("web",))) == b"agent:ann acme/web"
+        assert kept(relays) == 1
+
+
+async def test_a_relay_hears_of_a_new_key_on_the_connections_that_it_has(tmp_path: Path) -> None:
+    keys, new = old_keys(), SigningKey.generate()
+    async with (
+        running(say_who, tmp_path) as server,
+        direct_way(server.access, tmp_path) as way,
+        open_relays(lambda: keys) as relays,
+    ):
+        cluster = cluster_at(way)
+        await ask(relays, cluster, ANN)
+        now = time.time()
+        said = issue_succession(KEY, issuer=HUB, successor=new.public, now=now, retires_at=now + 120)
+        keys = SigningKeys(new, (KEY, new), (said,))
+        # What was signed before is good for as long as it lives, what is signed from now on as well.
+        assert await ask(relays, cluster, ANN) == b"agent:ann acme/sre"
+        assert await ask(relays, cluster, ANN, renew=True) == b"agent:ann acme/sre"
+        assert kept(relays) == 1
+
+
+async def test_a_refusal_of_the_relay_is_no_answer(tmp_path: Path) -> None:
+    async with (
+        running(say_who, tmp_path) as server,
+        direct_way(server.access, tmp_path) as way,
+        open_relays(old_keys) as relays,
+    ):
+        other = attrs.evolve(cluster_at(way), id="another")
+        with pytest.raises(OutboundBroken) as broken:
+            await ask(relays, other, ANN)
+        assert (broken.value.failure.code, broken.value.failure.processed) == (
+            StreamCode.UNAUTHENTICATED,
+            Processed.NO,
+        )
+        assert server.connections == []
+
+
+async def test_a_cluster_that_has_moved_is_asked_where_it_is_now(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    async with (
+        running(say_who, here) as first,
+        running(say_who, there) as second,
+        direct_way(first.access, here) as old,
+        direct_way(second.access, there) as new,
+        open_relays(old_keys) as relays,
+    ):
+        await ask(relays, cluster_at(old), ANN)
+        left = relays._relays[CLUSTER_ID].connections
+        assert await ask(relays, cluster_at(new), ANN) == b"agent:ann acme/sre"
+        assert (len(first.connections), len(second.connections)) == (1, 1)
+        await wait_all_tasks_blocked()
+        assert left.idle_count == 0
 
 
 async def test_a_clock_that_is_set_back_makes_no_token_young(monkeypatch: pytest.MonkeyPatch) -> None:

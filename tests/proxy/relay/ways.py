@@ -186,6 +186,7 @@ class TunnelWay(Way):
 class DirectWay(Way):
     port: int
     ca_pem: str
+    verifier: Verifier
     succession: list[str] = attrs.field(factory=list)
 
     def announce(self, statement: str) -> None:
@@ -241,7 +242,7 @@ async def direct_way(
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
         nursery.start_soon(server.deadlines.run)
-        yield DirectWay(listeners[0].socket.getsockname()[1], authority.cert_pem.bytes().decode())
+        yield DirectWay(listeners[0].socket.getsockname()[1], authority.cert_pem.bytes().decode(), verifier)
         nursery.cancel_scope.cancel()
 
 
