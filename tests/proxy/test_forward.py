@@ -16,6 +16,7 @@ from tests.proxy.legs import read_all, read_until, tls_pair
 
 GET = b"GET /api/v1/pods HTTP/1.1\r\nHost: hub\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"
+POST = b"POST /api/v1/pods HTTP/1.1\r\nHost: hub\r\nContent-Length: 2\r\n\r\n{}"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 UPGRADE = b"GET /exec HTTP/1.1\r\nHost: hub\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
@@ -418,10 +419,15 @@ async def closed_within_a_second(upstream: trio.abc.Stream) -> None:
 @pytest.mark.parametrize("clean", [True, False])
 @pytest.mark.parametrize("after", [0, 0.3, 0.7, 100])
 @pytest.mark.parametrize("begun", [False, True])
-async def test_a_client_that_leaves_takes_its_request_with_it(kind, clean, after, begun, autojump_clock):
+@pytest.mark.parametrize("request_", [GET, POST], ids=["GET", "POST"])
+async def test_a_client_that_leaves_takes_its_request_with_it(
+    kind, clean, after, begun, request_, autojump_clock
+):
     async with open_chain(kind) as chain:
-        await chain.client.send_all(GET)
+        await chain.client.send_all(request_)
         upstream, _ = await chain.upstream()
+        if request_ is POST:
+            await read_until(upstream, b"{}")
         if begun:
             await upstream.send_all(CHUNKED + b"3\r\nabc\r\n")
             await read_until(chain.client, b"abc\r\n")
@@ -501,8 +507,13 @@ async def test_bytes_around_a_101_arrive_once_and_in_order(kind, autojump_clock)
         with trio.move_on_after(1):
             pytest.fail(f"raw bytes before the 101: {await upstream.receive_some()!r}")
         # The 101, all frames and the close in one segment.
-        await upstream.send_all(SWITCH + b"frames")
-        assert (await read_until(chain.client, b"frames")).startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+        ours = b"Hawse-Relay-Decision: guardrails a\r\nSet-Cookie: a=b\r\n\r\n"
+        await upstream.send_all(SWITCH.removesuffix(b"\r\n") + ours + b"frames")
+        switched = await read_until(chain.client, b"frames")
+        assert switched.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+        # It is rewritten as any other answer is.
+        assert b"hawse" not in switched.lower()
+        assert b"cookie" not in switched.lower()
         assert await read_until(upstream, b"early2-") == b"early-early2-"
         await chain.client.send_all(b"in")
         assert await upstream.receive_some() == b"in"
@@ -766,6 +777,31 @@ async def test_a_paused_answer_waits_and_then_arrives_whole(autojump_clock):
         release.set()
         assert (await read_until(client, b"0\r\n\r\n")) == b"1\r\ne\r\n0\r\n\r\n"
     assert tally.bytes_out == 5
+
+
+async def test_a_paused_upload_waits_and_then_arrives_whole(autojump_clock):
+    tally, release = Tally(), trio.Event()
+    client, hub_leg = tls_pair()
+    near, upstream = tls_pair()
+    inbound, outbound = ServerConnection(hub_leg), ClientConnection(near)
+    await client.send_all(b"PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+    request = await inbound.next_request()
+    await outbound.send_request(request)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(
+            lambda: forward(inbound, outbound, request, on_head=lambda head: head, tally=tally)
+        )
+        await read_until(upstream, b"abc")
+        nursery.start_soon(held_and_released, tally, release)
+        await wait_all_tasks_blocked()
+        await client.send_all(b"def")
+        with trio.move_on_after(60):
+            pytest.fail(f"sent on while it was paused: {await upstream.receive_some()!r}")
+        release.set()
+        await read_until(upstream, b"def")
+        await upstream.send_all(OK)
+        await read_until(client, b"abc")
+    assert (tally.bytes_in, tally.bytes_out) == (6, 3)
 
 
 async def test_a_paused_answer_is_not_passed_on(autojump_clock):

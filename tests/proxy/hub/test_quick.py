@@ -436,6 +436,7 @@ async def test_an_answer_of_the_relays_guardrails_is_recorded_as_such(line: Line
     assert await line.bench.calls.live.wait_drained(5)
     [event] = await line.bench.trail()
     assert event["decision"] == {"effect": "deny", "rule": "no-secrets", "policy": "relay-guardrails"}
+    assert event["resp"]["processed"] == "no"  # type: ignore[index]
 
 
 @pytest.mark.parametrize("cluster", ["prod", "far"], ids=["offline", "direct"])

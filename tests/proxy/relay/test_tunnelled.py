@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
 from proxy.exchange import OutboundBroken, Processed, StreamCode
+from proxy.head import RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
@@ -90,7 +93,32 @@ async def test_the_end_of_the_session_ends_what_it_carried(tmp_path: Path) -> No
             await ended.wait()
 
 
-async def test_what_outlives_the_drain_is_told_so_and_is_no_clean_end(tmp_path: Path) -> None:
+@asynccontextmanager
+async def served(upstream: Upstream) -> AsyncIterator[tuple[Session, trio.CancelScope]]:
+    """The hub's end of a session that a relay serves, and what ends the service."""
+    at_hub, at_relay = memory_transport_pair()
+    serving = trio.CancelScope()
+
+    async def run_relay() -> None:
+        async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
+            with serving:
+                await tunnelled.serve_session(
+                    session, upstream, hub_keys=trusting(), issuer=HUB, cluster_id=CLUSTER_ID
+                )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run_relay)
+        async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
+            yield session, serving
+
+
+def asked(session: Session, head: RequestHead, *, eof: bool = True) -> TunnelOutbound:
+    context = session.add_context(1, token().encode())
+    return TunnelOutbound(session.open_stream(head.encode(), context=context, eof=eof), head)
+
+
+@pytest.mark.parametrize("method", [b"GET", b"POST"])
+async def test_what_outlives_the_drain_is_told_so_and_is_no_clean_end(tmp_path: Path, method: bytes) -> None:
     begun = trio.Event()
 
     async def script(connection: Connection) -> None:
@@ -98,35 +126,54 @@ async def test_what_outlives_the_drain_is_told_so_and_is_no_clean_end(tmp_path: 
         begun.set()
         await hang(connection)
 
+    # A body has a task that carries it, and what only asks has none.
+    body = method == b"POST"
+    length = ((b"content-length", b"4"),) if body else ()
     async with running(script, tmp_path) as server, open_pool(server.access) as pool:
-        at_hub, at_relay = memory_transport_pair()
         upstream = Upstream(pool)
+        async with served(upstream) as (session, serving):
+            outbound = asked(session, inner(b"/api/v1/pods", *length, method=method), eof=not body)
+            if body:
+                await outbound.send_body(b"body")
+                await outbound.end_body()
+            with trio.fail_after(2):
+                await begun.wait()
+            assert upstream.underway.count == 1
+            serving.cancel()
+            with pytest.raises(OutboundBroken) as caught, trio.fail_after(2):
+                await outbound.receive_head()
+            await outbound.aclose()
+            assert caught.value.failure.code is StreamCode.DRAINING
+            assert caught.value.failure.processed is Processed.MAYBE
+            with trio.fail_after(2):
+                assert await upstream.underway.wait_drained(2)
 
-        async def run_relay() -> None:
-            async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
-                with serving:
-                    await tunnelled.serve_session(
-                        session, upstream, hub_keys=trusting(), issuer=HUB, cluster_id=CLUSTER_ID
-                    )
 
-        serving = trio.CancelScope()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run_relay)
-            async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
-                head = inner()
-                context = session.add_context(1, token().encode())
-                outbound = TunnelOutbound(session.open_stream(head.encode(), context=context, eof=True), head)
-                with trio.fail_after(2):
-                    await begun.wait()
-                assert upstream.underway.count == 1
-                serving.cancel()
-                with pytest.raises(OutboundBroken) as caught, trio.fail_after(2):
-                    await outbound.receive_head()
+async def test_the_end_of_one_session_takes_no_answer_of_another_along(tmp_path: Path) -> None:
+    goes_on = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        await goes_on.wait()
+        await connection.send(b"6\r\nsecond\r\n")
+        await hang(connection)
+
+    async with running(script, tmp_path) as server, open_pool(server.access) as pool:
+        upstream = Upstream(pool)
+        async with served(upstream) as (old, ends), served(upstream) as (new, _):
+            leaves, stays = (asked(session, inner(b"/api/v1/pods?watch=1")) for session in (old, new))
+            with trio.fail_after(2):
+                for outbound in (leaves, stays):
+                    assert (await outbound.receive_head()).status == 200
+                    assert await outbound.receive_body() == b"first"
+                ends.cancel()
+                with pytest.raises(OutboundBroken):
+                    await leaves.receive_body()
+                goes_on.set()
+                assert await stays.receive_body() == b"second"
+            for outbound in (leaves, stays):
                 await outbound.aclose()
-                assert caught.value.failure.code is StreamCode.DRAINING
-                assert caught.value.failure.processed is Processed.MAYBE
-                with trio.fail_after(2):
-                    assert await upstream.underway.wait_drained(2)
 
 
 async def test_a_hundred_requests_at_once_share_nothing_but_the_session(tmp_path: Path) -> None:
