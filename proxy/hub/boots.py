@@ -40,6 +40,8 @@ class Boots:
     """The folder of the signs of life."""
 
     folder: Path
+    # The boots of which it was told that they cannot be looked at: who waits for one looks 20 times a second.
+    _told: set[str] = attrs.field(factory=set, init=False, repr=False, eq=False)
 
     @contextmanager
     def announced(self, boot: str) -> Iterator[None]:
@@ -88,7 +90,9 @@ class Boots:
         except BlockingIOError:
             return True
         except OSError as error:
-            _log.warning("cannot see whether the hub of boot %s still runs: %s", boot, error)
+            if boot not in self._told:
+                self._told.add(boot)
+                _log.warning("cannot see whether the hub of boot %s still runs: %s", boot, error)
             return True
         return False
 

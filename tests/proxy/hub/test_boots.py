@@ -18,6 +18,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from audit.mask import Masks
 from audit.reader import AuditReader
@@ -153,6 +154,19 @@ def test_a_file_system_without_locks_is_named_and_tells_nobody_for_dead(
                 pass
     assert boots.living() == set()
     assert list((tmp_path / "boots").iterdir()) == []
+
+
+async def test_who_waits_for_a_boot_that_cannot_be_looked_at_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    boots = Boots(tmp_path / "boots")
+    (tmp_path / "boots").mkdir()
+    (tmp_path / "boots" / "loop").symlink_to("loop")
+    with trio.move_on_after(60) as waiting:
+        await boots.wait_ended("loop")
+    assert waiting.cancelled_caught
+    (told,) = caplog.messages
+    assert told.startswith("cannot see whether the hub of boot loop still runs: ")
 
 
 async def test_a_new_hub_leaves_the_calls_of_one_that_lives_alone(tmp_path: Path) -> None:
