@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -15,3 +16,10 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 # A shell that runs the tests in the background has them ignore SIGINT, which whatever they start inherits.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    # Some 7,000 tests and all that they import live until the end: to walk through them at each collection
+    # takes a tenth of a test process's time.
+    gc.collect()
+    gc.freeze()
