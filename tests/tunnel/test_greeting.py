@@ -141,6 +141,21 @@ async def test_a_dialer_that_is_refused_and_takes_nothing_is_closed_all_the_same
     await there.aclose()
 
 
+async def test_a_dialer_that_is_refused_and_is_gone_is_refused(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    here, there = memory_transport_pair()
+    await there.send(frames.hello(Hello()))
+    await there.aclose()
+
+    def refuse(hello: Hello) -> Welcome:
+        raise Rejected(4403, "no such cluster")
+
+    with pytest.raises(Rejected, match="no such cluster"):
+        async with open_session(here, Role.LISTENER, answer_hello=refuse):
+            pass
+
+
 async def test_rubbish_instead_of_a_greeting(autojump_clock: trio.testing.MockClock) -> None:
     here, there = memory_transport_pair()
     await there.send(b"GET / HTTP/1.1\r\n\r\n")

@@ -24,7 +24,7 @@ from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
 from tunnel.readiness import Readiness
 from tunnel.stream import QUEUE_HIGH_BYTES
-from tunnel.transport import MemoryTransport
+from tunnel.transport import MemoryTransport, TransportClosed
 from tunnel.turns import SPARE_FRAMES, SPELL_S, turns
 
 # The most calls of one pass.
@@ -567,12 +567,17 @@ async def test_a_bug_ends_its_session_and_not_whoever_makes_the_pass(
 ) -> None:
     made: list[str] = []
 
-    def fail(_limit: int, _now: float) -> bytes:
-        raise RuntimeError("a bug")
-
     async def use_and_fail() -> None:
         async with open_pair() as pair, passing(pair.listener) as passes:
-            pair.listener._connection.data_to_send = fail  # type: ignore[method-assign]
+            connection = pair.listener._connection
+            data_to_send = connection.data_to_send
+
+            def fail(_limit: int, _now: float) -> bytes:
+                # Once: what it was about is lost, so the session must not go on without it.
+                connection.data_to_send = data_to_send  # type: ignore[method-assign]
+                raise RuntimeError("a bug")
+
+            connection.data_to_send = fail  # type: ignore[method-assign]
             await passes.make(
                 lambda: ask(pair), lambda: passes.readiness.at_end(lambda: made.append("the next")) and None
             )
@@ -593,6 +598,22 @@ async def test_a_farewell_that_nobody_takes_is_given_up(autojump_clock: trio.tes
         assert pair.wire.closed_with is None
         await trio.sleep(FAREWELL_S)
         assert pair.wire.closed_with == (4403, "one relay too many")
+
+
+async def test_a_transport_that_takes_nothing_more_is_lost_though_it_brings_nothing_to_an_end(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await wait_all_tasks_blocked()
+
+        async def fail(message: bytes) -> None:
+            raise TransportClosed(None, "the connection was reset")
+
+        pair.wire.send = fail  # type: ignore[method-assign]
+        pair.open_stream()
+        # The reader has that long to find out why.
+        with trio.fail_after(FAREWELL_S * 1.1):
+            assert await pair.listener.wait_closed() == "tunnel lost: the connection was reset"
 
 
 async def test_what_ends_the_last_stream_is_noticed_when_it_leaves(

@@ -473,6 +473,24 @@ async def test_a_fault_behind_the_welcome_in_its_message_ends_a_session_that_was
         await here.aclose()
 
 
+@pytest.mark.parametrize("role", Role)
+async def test_a_transport_for_a_session_that_has_ended_meanwhile_is_closed_and_told_why(
+    role: Role, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_pair() as pair:
+        pair.cut()
+        await wait_all_tasks_blocked()
+        hello = pair.dialer.hello_again()
+        session = pair.dialer if role is Role.DIALER else pair.listener
+        session.end(4401, "its key was replaced")
+        here, there = wires()
+        greeting = frames.hello(hello) if role is Role.LISTENER else frames.welcome(answer(hello))
+        with pytest.raises(SessionClosed, match="its key was replaced"):
+            await session.resume(here, greeting)
+        assert here.closed_with == (4401, "its key was replaced")
+        assert frames.decode_goaway((await there.receive())[frames.HEADER_BYTES :])[1] == 4401
+
+
 async def test_a_transport_that_ends_in_the_greeting_is_no_session(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

@@ -20,6 +20,7 @@ from tunnel import (
     Role,
     Session,
     SessionClosed,
+    Settings,
     Stream,
     StreamCode,
     StreamReset,
@@ -31,7 +32,7 @@ from tunnel import (
 )
 from tunnel.multiplexer import GOAWAYS_TOLD_AT_ONCE
 from tunnel.protocol import frames
-from tunnel.protocol.errors import LocalProtocolError
+from tunnel.protocol.errors import CloseCode, LocalProtocolError
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_AFTER_S, LEDGER_BYTES_MAX, LEDGER_RESERVE_BYTES
 
@@ -293,6 +294,41 @@ async def test_each_context_is_told_once_and_before_the_streams_that_name_it(
         assert told == [b"token", b"agent nine", b"head"]
 
 
+async def test_a_peer_that_has_more_contexts_than_it_may_is_told_so(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair(Settings(contexts_max=2)) as pair:
+        for index in (pair.context, pair.listener.add_context(1, b"token")):
+            pair.listener.retire_context(index)
+        for _ in range(2):
+            pair.listener.add_context(1, b"token")
+        await wait_all_tasks_blocked()
+        assert not pair.dialer.closed
+        pair.listener.add_context(1, b"token")
+        assert "more than 2 live contexts" in await pair.listener.wait_closed()
+        assert pair.listener.peer_going_away is not None
+        assert pair.listener.peer_going_away.code == CloseCode.LIMITS
+
+
+async def test_memory_taken_back_by_another_sessions_need_is_told_whoever_is_to_be_called(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    process = Memory(200_000)
+    async with open_pair(memory=process) as modest, open_pair(memory=process) as greedy:
+        asking = modest.open_stream()
+        told: list[bool] = []
+        answering = await modest.dialer.accept()
+        held = [await greedy.streams() for _ in range(3)]
+        # Of what is here before it asks it is not told.
+        await answering.send_all(bytes(60_000))
+        await wait_all_tasks_blocked()
+        asking.on_answer(lambda: told.append(asking.broken))
+        for _, stream in held:
+            await stream.send_all(bytes(50_000))
+        await wait_all_tasks_blocked()
+        assert told == [True]
+
+
 async def test_memory_taken_back_by_another_sessions_need_wakes_whoever_waits(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -399,13 +435,15 @@ async def test_what_is_queued_when_the_block_is_left_still_arrives(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     here, there = memory_transport_pair()
+    left_after_s: list[float] = []
 
     async def listen() -> None:
         async with open_session(here, Role.LISTENER) as session:
             context = session.add_context(1, b"x")
             stream = session.open_stream(b"head", context=context)
-            await stream.send_all(bytes(60_000))
-            await stream.send_eof()
+            stream.send_nowait(bytes(60_000), eof=True)
+            began = trio.current_time()
+        left_after_s.append(trio.current_time() - began)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
@@ -414,6 +452,8 @@ async def test_what_is_queued_when_the_block_is_left_still_arrives(
             await session.wait_closed()
             assert len(await read_all(stream)) == 60_000
             assert session.peer_going_away is not None
+    # It waits for what is queued, and for no time.
+    assert left_after_s == [0]
 
 
 async def test_a_session_is_quiet_once_all_that_was_said_has_left(
