@@ -50,6 +50,8 @@ def test_an_intent_without_an_end_is_closed_once_by_the_next_boot(store: AuditSt
     assert store.close_unknown("first", utc(NOW_S + 60)) == 0
     assert store.close_unknown("second", utc(NOW_S + 60)) == 1
     assert store.close_unknown("third", utc(NOW_S + 61)) == 0
+    # A hub that lives for months remembers none of what has ended.
+    assert not store._open_intents
     last = read(path)[-1]
     assert (last["eid"], last["phase"]) == (open_one.eid, Phase.UNKNOWN)
     assert last["ts"] == "2026-09-21T14:14:20Z"
@@ -104,6 +106,23 @@ def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
     assert "full" in str(kept.value)
     assert len(read(path)) == 1
     small.close()
+
+
+def test_whether_a_boot_lives_is_asked_while_nobody_else_can_write(store: AuditStore, path: Path) -> None:
+    store.append([call()], boot="other")
+    refused: list[str] = []
+
+    def lives(boot: str) -> bool:
+        with (
+            closing(sqlite3.connect(path, timeout=0)) as other,
+            pytest.raises(sqlite3.OperationalError) as caught,
+        ):
+            other.execute("BEGIN IMMEDIATE")
+        refused.append(str(caught.value))
+        return False
+
+    assert store.close_unknown("mine", utc(NOW_S + 60), lives=lives) == 1
+    assert refused == ["database is locked"]
 
 
 def test_a_second_process_may_write_between(store: AuditStore, path: Path) -> None:
