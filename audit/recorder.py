@@ -182,17 +182,17 @@ class Recorder:
 
     def run_writer(self) -> None:
         """Commit batches until `stop`; the body of the one writer thread."""
+        batch: list[_Item] = []
         try:
-            while True:
-                batch = self._next_batch()
-                if batch is None:
-                    return
+            while (found := self._next_batch()) is not None:
+                batch = found
                 self._write(batch)
+                batch = []
         finally:
             # After a bug nobody must wait for ever; the exception itself ends the hub.
             with self._lock:
                 self._stopping = True
-                left = _waiters(self._queue)
+                left = _waiters([*batch, *self._queue])
             self._settle(left, _STOPPED)
 
     def stop(self) -> None:

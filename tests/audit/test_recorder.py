@@ -18,7 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 from audit import recorder as recorder_module
 from audit.errors import AuditUnavailable
 from audit.record import Decision, Event, Kind, Phase
-from audit.recorder import BATCH_EVENTS_MAX, open_recorder
+from audit.recorder import BATCH_EVENTS_MAX, Recorder, open_recorder
 from audit.store import AuditStore
 from tests.audit.events import call, failure
 from tests.audit.trails import read
@@ -86,6 +86,19 @@ async def test_intents_that_come_together_share_a_commit(store: WatchedStore) ->
     assert len(store.batches) <= 10
 
 
+async def asleep(recorder: Recorder) -> None:
+    """Return once the writer waits for something to come."""
+    await eventually(lambda: bool(recorder._wake._waiters))  # type: ignore[attr-defined]
+
+
+async def test_a_completion_wakes_a_writer_that_sleeps(store: WatchedStore, path: Path) -> None:
+    async with open_recorder(store) as recorder:
+        for count in range(1, 4):
+            await asleep(recorder)
+            recorder.complete(call(phase=Phase.COMPLETE))
+            await eventually(lambda count=count: len(read(path)) == count)  # type: ignore[misc]
+
+
 async def test_completions_linger_for_company_and_nobody_waits(store: WatchedStore, path: Path) -> None:
     async with open_recorder(store) as recorder:
         for _ in range(20):
@@ -100,7 +113,9 @@ async def test_a_full_batch_does_not_linger(
 ) -> None:
     monkeypatch.setattr(recorder_module, "LINGER_S", 60.0)
     async with open_recorder(store) as recorder:
-        for _ in range(BATCH_EVENTS_MAX):
+        recorder.complete(call(phase=Phase.COMPLETE))
+        await asleep(recorder)
+        for _ in range(BATCH_EVENTS_MAX - 1):
             recorder.complete(call(phase=Phase.COMPLETE))
         await eventually(lambda: len(read(path)) == BATCH_EVENTS_MAX)
 
@@ -176,7 +191,7 @@ async def test_only_an_intent_is_taken_as_one(store: WatchedStore) -> None:
 
 @pytest.mark.usefixtures("quick_retry")
 async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
-    store: WatchedStore, path: Path
+    store: WatchedStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with open_recorder(store, org="acme") as recorder:
         begun = call()
@@ -203,6 +218,11 @@ async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
     assert gap["count"] == 4
     assert gap["note"] == "4 writes refused, 0 events lost: database or disk is full"
     assert gap["org"] == "acme"
+    # Once each, however often it was tried.
+    assert [record.message.split(" after")[0] for record in caplog.records] == [
+        "audit: database or disk is full; writes are refused until it is back",
+        "audit: the trail is written again",
+    ]
 
 
 @pytest.mark.usefixtures("quick_retry")
@@ -299,8 +319,10 @@ class Turnstile(threading.Event):
     def __init__(self) -> None:
         super().__init__()
         self._passes = threading.Semaphore(0)
+        self.reached = False
 
     def wait(self, timeout: float | None = None) -> bool:
+        self.reached = True
         return self._passes.acquire(timeout=timeout)
 
     def let_through(self, batches: int) -> None:
@@ -388,13 +410,86 @@ async def test_a_store_that_stays_down_does_not_hold_up_the_end(
 
 
 async def test_a_bug_in_the_writer_ends_the_recorder_and_whoever_waits(store: WatchedStore) -> None:
+    gate = threading.Event()
+
     def broken(batch: Sequence[Event], *, boot: str = "") -> None:
+        gate.wait(5)
         raise ZeroDivisionError
 
     store.append = broken  # type: ignore[method-assign]
-    with pytest.RaisesGroup(ZeroDivisionError):
-        async with open_recorder(store) as recorder:
+    refused: list[str] = []
+
+    async def begin() -> None:
+        with trio.CancelScope(shield=True), pytest.raises(AuditUnavailable) as caught:
             await recorder.intent(call())
+        refused.append(str(caught.value))
+
+    with trio.fail_after(5), pytest.RaisesGroup(ZeroDivisionError):
+        async with open_recorder(store) as recorder, trio.open_nursery() as nursery:
+            nursery.start_soon(begin)
+            # The writer has that one; the other one is still in the queue.
+            await eventually(lambda: not recorder._queue)
+            nursery.start_soon(begin)
+            await wait_all_tasks_blocked()
+            gate.set()
+            await trio.sleep_forever()
+    assert refused == ["the recorder has stopped"] * 2
+    with pytest.raises(AuditUnavailable, match="stopped"):
+        await recorder.intent(call())
+
+
+async def test_a_gap_is_told_though_the_recorder_ends_before_the_next_try(
+    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "RETRY_S", 60.0)
+    async with open_recorder(store) as recorder:
+        store.failure = "disk I/O error"
+        with pytest.raises(AuditUnavailable):
+            await recorder.intent(call())
+        store.failure = None
+    (gap,) = read(path)
+    assert gap["note"] == "1 writes refused, 0 events lost: disk I/O error"
+
+
+@pytest.mark.usefixtures("quick_retry")
+async def test_what_a_gap_has_while_it_is_being_told_is_told_by_another(
+    store: WatchedStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "QUEUE_EVENTS_MAX", 2)
+
+    async def refuse() -> None:
+        with pytest.raises(AuditUnavailable):
+            await recorder.intent(call())
+
+    for refused, lost in ((1, 0), (0, 1), (3, 2)):
+        async with open_recorder(store) as recorder:
+            store.failure = "disk I/O error"
+            await refuse()
+            store.gate = gate = Turnstile()
+            store.failure = None
+            # The writer is at it, and the gap's event is made already.
+            await eventually(lambda gate=gate: gate.reached)  # type: ignore[misc]
+            for _ in range(refused):
+                await refuse()
+            for _ in range(2 + lost if lost else 0):
+                recorder.complete(call(phase=Phase.COMPLETE))
+            gate.let_through(10)
+            await eventually(lambda: recorder.healthy)
+        told = [str(row["note"]) for row in read(path) if row["kind"] == Kind.AUDIT_GAP][-2:]
+        assert told == [
+            "1 writes refused, 0 events lost: disk I/O error",
+            f"{refused} writes refused, {lost} events lost: disk I/O error",
+        ]
+
+
+async def test_a_flood_that_is_counted_holds_up_no_other_event(store: WatchedStore, path: Path) -> None:
+    async with open_recorder(store) as recorder:
+        for _ in range(20):
+            recorder.complete(failure())
+        await eventually(lambda: len(read(path)) == 10)
+        await asleep(recorder)
+        recorder.complete(call(phase=Phase.COMPLETE))
+        await eventually(lambda: len(read(path)) == 11)
 
 
 async def test_a_flood_of_failures_is_one_event_with_a_count(store: WatchedStore, path: Path) -> None:
