@@ -33,7 +33,8 @@ from tunnel.egress import ProxyRefused, ProxySettings, connect_through
 from tunnel.loglimit import LogLimit
 from tunnel.net import client_context, open_tcp, wrap_client, wrap_server
 
-# One client with its watches, some at once.
+# One client with its watches, some at once. Of more, the oldest that has not shown a token is ended: every
+# user of this machine can connect.
 CONNECTIONS_MAX = 512
 # A handshake and a first request; the proxy is on the same machine.
 STRANGER_S = 10.0
@@ -144,6 +145,8 @@ class LoopbackProxy:
     deadlines: Deadlines = attrs.Factory(Deadlines)
     """Whoever serves connections runs it beside."""
     open: int = 0
+    _strangers: dict[trio.CancelScope, None] = attrs.Factory(dict)
+    """Of each connection that has not shown the token yet, in their order."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
@@ -151,31 +154,42 @@ class LoopbackProxy:
         if self.open >= CONNECTIONS_MAX:
             message = f"turned away a connection: {self.open} are open, the limit"
             self._turned_away.warning(message, trio.current_time())
-            await trio.aclose_forcefully(tcp)
-            return
+            if not self._strangers:
+                await trio.aclose_forcefully(tcp)
+                return
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            oldest.cancel()
         self.open += 1
+        with trio.CancelScope() as scope:
+            self._strangers[scope] = None
+            await self._handle(tcp, scope)
+
+    async def _handle(self, tcp: trio.abc.Stream, scope: trio.CancelScope) -> None:
         tls = wrap_server(tcp, self.context)
         try:
             with trio.move_on_after(STRANGER_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 with ServerConnection(tls, self.deadlines) as connection:
-                    await self._serve(connection)
+                    await self._serve(connection, scope)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the client left, or its handshake failed
         except Exception:
             _log.exception("a connection failed by a fault of ours")
         finally:
             self.open -= 1
+            self._strangers.pop(scope, None)
             await trio.aclose_forcefully(tls)
 
-    async def _serve(self, connection: ServerConnection) -> None:
+    async def _serve(self, connection: ServerConnection, scope: trio.CancelScope) -> None:
         while True:
             try:
                 head = await connection.next_request()
                 if head is None:
                     return
                 cluster = self.guard.admit(head)
+                self._strangers.pop(scope, None)
             except BadRequest as error:
                 await self._refuse(connection, error.status, error.message)
                 return

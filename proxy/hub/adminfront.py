@@ -27,7 +27,8 @@ from tunnel.net import peer_address, wrap_server
 # The token of `hawse admin` on the hub's own machine.
 LOCAL_TOKEN_NAME = "local"  # noqa: S105 - a name
 HANDSHAKE_S = 10.0
-# Operators and a scraper; more is somebody who should not be here.
+# Operators and a scraper; more is somebody who should not be here. Of more the oldest is ended: whoever can
+# reach the port could else keep operators out by saying nothing, and they are there for less than a second.
 CONNECTIONS_MAX = 64
 
 _log = logging.getLogger("hawse.hub.admin")
@@ -90,18 +91,27 @@ class AdminFront:
 
     app: Starlette
     certificate: Certificate
-    connections: int = 0
-    _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+    _open: dict[trio.CancelScope, None] = attrs.Factory(dict)
+    """Of each connection, in their order."""
+    _ended: LogLimit = attrs.Factory(lambda: LogLimit(_log))
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
-        if self.connections >= CONNECTIONS_MAX:
-            self._turned_away.warning(
-                f"turned away a connection: {self.connections} are open, the limit", trio.current_time()
+        if len(self._open) >= CONNECTIONS_MAX:
+            self._ended.warning(
+                f"ended the oldest connection: {len(self._open)} are open, the limit", trio.current_time()
             )
-            await trio.aclose_forcefully(tcp)
-            return
-        self.connections += 1
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
+        with trio.CancelScope() as scope:
+            self._open[scope] = None
+            try:
+                await self._serve(tcp)
+            finally:
+                self._open.pop(scope, None)
+
+    async def _serve(self, tcp: trio.abc.Stream) -> None:
         host, _, port = peer_address(tcp).rpartition(":")
         tls = wrap_server(tcp, self.certificate.context)
         try:
@@ -114,7 +124,6 @@ class AdminFront:
         except Exception:
             _log.exception("an operator's connection failed by a fault of ours")
         finally:
-            self.connections -= 1
             await trio.aclose_forcefully(tls)
 
 

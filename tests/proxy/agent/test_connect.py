@@ -382,6 +382,25 @@ async def test_connections_are_bounded(bench: Bench) -> None:
     assert bench.proxy.open == 0
 
 
+async def test_who_has_not_shown_the_token_makes_room_and_nobody_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.agent.connect.CONNECTIONS_MAX", 2)
+    known = await bench.connect()
+    request = "\r\n".join(["GET /clusters/prod/api HTTP/1.1", *GOOD, "", ""]).encode()
+    await known.send_all(request)
+    assert (await known.receive_some()).startswith(b"HTTP/1.1 200 ")
+    for _ in range(3):
+        silent = await bench.connect()
+        # The newest finds a place each time, and the one that is known keeps its own.
+        assert (await bench.ask()).endswith(b"ok")
+        with pytest.raises(trio.BrokenResourceError):
+            await silent.receive_some()
+        await known.send_all(request)
+        assert (await known.receive_some()).startswith(b"HTTP/1.1 200 ")
+    await trio.aclose_forcefully(known)
+
+
 async def test_tokens_are_held_until_they_are_nearly_over(
     monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
 ) -> None:
