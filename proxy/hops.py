@@ -26,18 +26,28 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
-# These speak for the origin, and the origin is the hub: no cluster may set them for all others.
+# These speak for the origin, and the origin is the hub: no cluster may set them for all others. NEL and those
+# that go with it have a browser report each later request to whom they name.
 RESPONSE_NEVER = frozenset(
     {
         b"alt-svc",
         b"clear-site-data",
+        b"expect-ct",
+        b"nel",
         b"public-key-pins",
+        b"report-to",
         b"service-worker-allowed",
         b"set-cookie",
         b"set-cookie2",
         b"strict-transport-security",
         # A Location of HTTP/1.0, which some clients still follow and no server sends.
         b"uri",
+        # To a web server in front of the hub: send a file of yours in place of this, or keep it for others.
+        b"x-accel-expires",
+        b"x-accel-redirect",
+        b"x-lighttpd-send-file",
+        b"x-litespeed-location",
+        b"x-sendfile",
     }
 )
 # Of headers by which hub and relay speak to each other.

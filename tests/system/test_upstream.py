@@ -757,6 +757,7 @@ def check_offline(chain: Chain, client: RawClient, waits_s: float = 0.0) -> None
 def test_c40_a_backends_page_is_sandboxed_and_sets_no_cookie(chain: Chain, client: RawClient) -> None:
     page = (
         b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nSet-Cookie: a=b\r\nClear-Site-Data: *\r\n"
+        b"NEL: {}\r\nReport-To: {}\r\nX-Accel-Redirect: /internal/file\r\nX-Sendfile: /etc/passwd\r\n"
         b"Content-Length: 31\r\n\r\n<script>alert('mine')</script>\n\n"
     )
     for kind in ("services", "pods"):
@@ -764,7 +765,9 @@ def test_c40_a_backends_page_is_sandboxed_and_sets_no_cookie(chain: Chain, clien
         answer = client.get(f"/api/v1/namespaces/work/{kind}/{mark}/proxy/")
         assert answer.status == 200
         assert answer.headers["content-security-policy"] == "sandbox"
-        assert {"set-cookie", "clear-site-data"}.isdisjoint(answer.headers)
+        assert {"set-cookie", "clear-site-data", "nel", "report-to"}.isdisjoint(answer.headers)
+        # A web server in front of the hub would send a file of its own in place of the answer.
+        assert {"x-accel-redirect", "x-sendfile"}.isdisjoint(answer.headers)
     # What the API server itself says is data, and stays as it is.
     path, _ = chain.path(lambda exchange: exchange.answer(200, b"{}"))
     assert "content-security-policy" not in client.get(path).headers
