@@ -52,6 +52,11 @@ def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
     except BackupError as error:
         raise CommandError(str(error)) from error
     record_local(folder, "restore", f"the backup of {done.created}, from {file.absolute()}")
+    # The store is of that time: who was kept out since then has a key that is good again.
+    say(
+        f"who was locked, revoked or removed since {done.created} may act again, until it is done once more: "
+        f"hawse audit list --kind admin.action --since {shlex.quote(done.created)}"
+    )
     say(f"restored the backup of {done.created} into {folder}; start the hub: {_start(reach)}")
     if done.replaced is not None:
         say(f"what was there is in {done.replaced}: remove it when it is not needed, it holds secrets")

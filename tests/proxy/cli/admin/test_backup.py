@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from pathlib import Path
 
 from audit.reader import AuditReader
@@ -17,6 +19,10 @@ async def test_a_running_hub_is_backed_up_and_restored_elsewhere(hub: Hub, tmp_p
     assert "exists already" in await hub.fails("backup", str(archive))
     done = await hub.ok("--data-dir", str(other), "restore", str(archive))
     assert f"; start the hub: HAWSE_HUB_DATA_DIR={other} hawse hub\n" in done.stderr
+    # A store of an earlier time has let in again whom it was told to keep out since.
+    assert "may act again" in done.stderr
+    [since] = re.findall(r"hawse audit list --kind admin.action --since (\S+)\n", done.stderr)
+    assert datetime.fromisoformat(since).tzinfo is not None
     assert DataDir.open(other).signing_keys().active.kid == hub.data.signing_keys().active.kid
     assert "--overwrite" in await hub.fails("--data-dir", str(other), "restore", str(archive))
     done = await hub.ok("--data-dir", str(other), "restore", str(archive), "--overwrite")
