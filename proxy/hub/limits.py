@@ -43,7 +43,7 @@ class Exceeded:
     message: str
 
 
-class _Bucket:
+class Bucket:
     """Tokens that come back at a rate, up to a burst of them; a taker may leave it in debt."""
 
     __slots__ = ("_at", "_left", "_most", "_rate")
@@ -69,9 +69,9 @@ class _Load:
     """What an agent has taken."""
 
     limits: LimitsConfig
-    requests: _Bucket | None
-    cancels: _Bucket | None
-    bytes: _Bucket | None
+    requests: Bucket | None
+    cancels: Bucket | None
+    bytes: Bucket | None
     streams: int = 0
     """Calls under way."""
     paused: bool = False
@@ -224,8 +224,8 @@ class Limits:
         )
 
 
-def _bucket(rate: float, burst_s: float, now: float) -> _Bucket | None:
-    return _Bucket(rate, burst_s, now) if rate else None
+def _bucket(rate: float, burst_s: float, now: float) -> Bucket | None:
+    return Bucket(rate, burst_s, now) if rate else None
 
 
 _WAIT = "wait a moment, and ask for less"

@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import hmac
 import math
+import time
 import uuid
 from collections.abc import Callable
 
@@ -52,6 +53,7 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Credential
 from proxy.hub.federated import Federated
 from proxy.hub.issuers import IssuerKeys
+from proxy.hub.limits import Bucket
 from proxy.hub.oauth import (
     ACCESS_TOKEN_TYPE,
     Answer,
@@ -75,6 +77,9 @@ CLUSTERS_PATH = "/v1/clusters"
 # An assertion lives 60 s. One agent asks once a minute and cluster; its replicas may share a key.
 ASSERTIONS_REMEMBERED_MAX = 100_000
 ASSERTIONS_OF_AN_AGENT_MAX = 2_000
+# Of any kind of credential, within a minute: each is an event of the trail, whose disk all agents share, and
+# no other limit counts them.
+TOKENS_OF_AN_AGENT_MAX = 2_000
 
 _JWKS_HEADERS = ((b"content-type", b"application/jwk-set+json"), (b"cache-control", b"public, max-age=300"))
 
@@ -93,6 +98,7 @@ class TokenEndpoint:
         clock: Callable[[], float],
         seen: SeenStore,
         issuers: IssuerKeys | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`keys` is asked each time, so that a rotated key signs at once; `record` must not wait."""
         self._directory = directory
@@ -101,8 +107,11 @@ class TokenEndpoint:
         self._issuer = issuer
         self._events = AgentEvents(directory, record, clock)
         self._clock = clock
+        self._monotonic = monotonic
         self._federation = Federated(directory, issuers or IssuerKeys(), clock)
         self._seen = SeenTokens("assertion", ASSERTIONS_REMEMBERED_MAX, ASSERTIONS_OF_AN_AGENT_MAX, seen)
+        # Of each agent that has asked since the start, by its id.
+        self._given: dict[str, Bucket] = {}
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
         """Answer `POST /oauth/token`; it waits for another issuer's keys, and notes assertions."""
@@ -115,6 +124,7 @@ class TokenEndpoint:
             wanted = self._wanted_cluster(fields)
             agent, credential = await self._authenticate(shown, now)
             now = self._clock()
+            self._count(agent, credential)
             if wanted is not None:
                 cluster = self._directory.current.clusters_by_name.get(wanted)
                 self._check_reach(agent, credential, cluster)
@@ -255,6 +265,21 @@ class TokenEndpoint:
         if len(names) != 1:
             raise malformed("invalid_target", "name one cluster, by audience=<name> or resource=<its URL>")
         return names.pop()
+
+    def _count(self, agent: Agent, credential: Credential) -> None:
+        """Count a token of the agent's; raises Refusal."""
+        at = self._monotonic()
+        given = self._given.get(agent.id)
+        if given is None:
+            rate = TOKENS_OF_AN_AGENT_MAX / LIFETIME_S
+            given = self._given[agent.id] = Bucket(rate, LIFETIME_S, at)
+        if given.left(at) < 1:
+            told = (
+                f"agent:{agent.name} has asked for {TOKENS_OF_AN_AGENT_MAX} tokens within a minute, the "
+                f"limit: each is good for {LIFETIME_S:.0f} s"
+            )
+            raise Refusal(429, "slow_down", told, told, agent=agent, credential=credential)
+        given.take(1)
 
     def _check_reach(self, agent: Agent, credential: Credential, cluster: Cluster | None) -> None:
         if cluster is None:

@@ -133,6 +133,24 @@ def basic(name: str, key: str) -> tuple[bytes, bytes]:
     return b"authorization", b"Basic " + base64.b64encode(f"{name}:{key}".encode())
 
 
+async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_theirs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = 1000.0
+    monkeypatch.setattr(bench.endpoint, "_monotonic", lambda: at)
+    monkeypatch.setattr("proxy.hub.token.TOKENS_OF_AN_AGENT_MAX", 3)
+    assert [(await bench.token())[0] for _ in range(5)] == [200, 200, 200, 429, 429]
+    # By whatever credential, and for whichever cluster.
+    status, body = await bench.ask(**signed(assertion(), audience="dev"))
+    assert (status, body["error"]) == (429, "slow_down")
+    assert "agent:sre-1 has asked for 3 tokens within a minute" in str(body["error_description"])
+    assert (await bench.token(OTHER_KEY))[1]["error"] == "invalid_target"
+    assert [event.kind for event in bench.events].count(Kind.TOKEN_ISSUED) == 3
+    at += 20
+    assert (await bench.token())[0] == 200
+    assert (await bench.token())[0] == 429
+
+
 async def test_a_key_buys_a_token_for_one_granted_cluster(bench: Bench) -> None:
     status, body = await bench.token()
     assert status == 200
