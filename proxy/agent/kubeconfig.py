@@ -125,7 +125,7 @@ def entries(
     }
 
 
-def merge(existing: Document, ours: Document) -> Document:
+def merge(existing: Document, ours: Document, path: str = "the file") -> Document:
     """Put our entries into a kubeconfig, in place of earlier ones of ours; the current context stays.
 
     Raises AgentError when an entry of the same name is not ours, or the document is no kubeconfig.
@@ -136,12 +136,29 @@ def merge(existing: Document, ours: Document) -> Document:
         for name, entry in added.items():
             if name in present and not _is_ours(section, present[name], entry):
                 raise AgentError(
-                    f"the file has an entry {quoted(name)} in {section} that is not of this hub: "
+                    f"{path} has an entry {quoted(name)} in {section} that is not of this hub: "
                     "choose other names by --prefix, or another file by --output"
                 )
         merged[section] = list({**present, **added}.values())
     merged["current-context"] = existing.get("current-context") or ours["current-context"]
     return merged
+
+
+def refuse_hidden(paths: Sequence[str], ours: Document) -> None:
+    """Refuse entries of ours that would stand before another's of the same name in one of these files.
+
+    kubectl takes the first of a name from the files of KUBECONFIG: a context that led to one cluster would
+    lead to another from then on, without a word. A file that cannot be read is kubectl's to tell of. Raises
+    AgentError.
+    """
+    for path in paths:
+        try:
+            with open(path, "rb") as file:
+                document = read_yaml(file.read(FILE_BYTES_MAX))
+        except (OSError, YamlError):
+            continue
+        if isinstance(document, dict):
+            merge(document, ours, path)
 
 
 def _named(document: Document, section: str) -> dict[str, Document]:

@@ -70,19 +70,18 @@ def kubeconfig(
         if output == "-":
             click.echo(to_yaml([ours]), nl=False)
             return
-        path = output or _kubectls_own()
+        path, *others = [output] if output else _kubectls_own()
+        kubeconfigs.refuse_hidden(others, ours)
         kubeconfigs.write(path, ours)
     except AgentError as error:
         raise CommandError(str(error)) from error
     click.echo(f"wrote {', '.join(prefix + name for name in chosen)} into {path}")
 
 
-def _kubectls_own() -> str:
-    """Tell where kubectl looks, and writes when it changes something: KUBECONFIG's first, or in the home."""
-    for path in os.environ.get("KUBECONFIG", "").split(os.pathsep):
-        if path:
-            return path
-    return os.path.join(os.path.expanduser("~"), ".kube", "config")
+def _kubectls_own() -> list[str]:
+    """Tell where kubectl looks: KUBECONFIG's files, of which it writes into the first, or the home's."""
+    paths = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
+    return paths or [os.path.join(os.path.expanduser("~"), ".kube", "config")]
 
 
 def _command(plugin: str) -> str:

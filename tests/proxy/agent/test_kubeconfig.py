@@ -19,6 +19,7 @@ from proxy.agent.kubeconfig import (
     entries,
     merge,
     read,
+    refuse_hidden,
     write,
 )
 
@@ -185,6 +186,19 @@ def test_a_file_is_made_for_its_owner_alone_and_a_link_is_followed(tmp_path: Pat
     path.chmod(0o644)
     write(str(path), ours())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_an_entry_that_would_hide_another_files_is_refused(tmp_path: Path) -> None:
+    other, missing, broken = (str(tmp_path / name) for name in ("other", "missing", "broken"))
+    Path(broken).write_text("[")
+    Path(other).write_text(json.dumps(FOREIGN))
+    refuse_hidden([missing, broken, other], ours("prod"))
+    context = {"name": "prod", "context": {"cluster": "elsewhere", "user": "me"}}
+    Path(other).write_text(json.dumps({**FOREIGN, "contexts": [context]}))
+    with pytest.raises(AgentError, match="other has an entry prod in contexts that is not of this hub"):
+        refuse_hidden([missing, broken, other], ours("prod"))
+    write(other, ours("stage"))
+    refuse_hidden([other], ours("stage"))
 
 
 def test_a_file_that_another_user_has_laid_there_is_not_taken_over(tmp_path: Path) -> None:
