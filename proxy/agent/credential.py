@@ -123,10 +123,17 @@ def read_exec_info(text: str, told: str = "") -> ExecInfo:
         api_version = document["apiVersion"]
         cluster = document["spec"].get("cluster")
         server = told if cluster is None else str(cluster["server"])
+        unverified = cluster is not None and bool(cluster.get("insecure-skip-tls-verify"))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise AgentError("KUBERNETES_EXEC_INFO is no ExecCredential") from None
     if api_version not in API_VERSIONS:
         raise AgentError(f"the kubeconfig asks for {quoted(str(api_version))}: use {API_VERSIONS[0]}")
+    if unverified:
+        raise AgentError(
+            "kubectl is told not to verify who answers (insecure-skip-tls-verify), and would show the token "
+            "to whoever does: leave that out, and if it does not know the hub's CA, run `hawse login --ca "
+            "FILE` and `hawse kubeconfig`"
+        )
     if cluster is None and not told:
         raise AgentError(
             "the kubeconfig's exec entry lacks `provideClusterInfo: true`, or this client does not heed it: "

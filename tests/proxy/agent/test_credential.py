@@ -26,7 +26,7 @@ V1 = "client.authentication.k8s.io/v1"
 NO_CLUSTER = json.dumps({"apiVersion": V1, "kind": "ExecCredential", "spec": {"interactive": True}})
 
 
-def exec_info(hub: str, cluster: str = "prod", api_version: str = V1) -> str:
+def exec_info(hub: str, cluster: str = "prod", api_version: str = V1, **more: object) -> str:
     # As kubectl writes it with provideClusterInfo.
     return json.dumps(
         {
@@ -37,6 +37,7 @@ def exec_info(hub: str, cluster: str = "prod", api_version: str = V1) -> str:
                     "server": f"{hub}/clusters/{cluster}",
                     "certificate-authority-data": "AA==",
                     "config": None,
+                    **more,
                 },
                 "interactive": True,
             },
@@ -259,6 +260,17 @@ def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: Fak
         stderr
         == "hawse: not logged in to https://evil.example: run `hawse login --hub https://evil.example`\n"
     )
+
+
+@pytest.mark.usefixtures("account")
+def test_a_kubectl_that_verifies_nobody_is_given_no_token(home: Home, hub: FakeHub) -> None:
+    insecure = {"insecure-skip-tls-verify": True}
+    # One that was given before is not given again either.
+    assert run(home, exec_info(hub.url))[0] == 0
+    status, stdout, stderr = run(home, exec_info(hub.url, **insecure))
+    assert (status, stdout) == (1, "")
+    assert "would show the token to whoever does" in stderr
+    assert run(home, exec_info(hub.url, **{"insecure-skip-tls-verify": False}))[0] == 0
 
 
 @pytest.mark.parametrize(
