@@ -89,6 +89,13 @@ def find_account(environment: Mapping[str, str], hub: str | None) -> Account:
     accounts = load_accounts(environment)
     if hub is not None:
         if hub not in accounts:
+            if accounts:
+                # Any kubeconfig can name a hub, and a login sends an API key there: an agent, which does as
+                # it is told, is not to be told so.
+                raise AgentError(
+                    f"not logged in to {hub}, but to {', '.join(accounts)}: unless your operator has told "
+                    "you of that hub, whatever names it is not to be trusted"
+                )
             raise AgentError(f"not logged in to {hub}: run `hawse login --hub {hub}`")
         return accounts[hub]
     if not accounts:

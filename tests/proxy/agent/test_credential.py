@@ -256,10 +256,9 @@ def test_a_cache_that_cannot_be_written_costs_a_call_and_not_the_token(
 def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: FakeHub) -> None:
     status, stdout, stderr = run(home, exec_info("https://evil.example"))
     assert (status, stdout) == (1, "")
-    assert (
-        stderr
-        == "hawse: not logged in to https://evil.example: run `hawse login --hub https://evil.example`\n"
-    )
+    # Nor is the agent told to send it there.
+    assert stderr.startswith(f"hawse: not logged in to https://evil.example, but to {hub.url}: unless")
+    assert "hawse login" not in stderr
 
 
 @pytest.mark.usefixtures("account")
