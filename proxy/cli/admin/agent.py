@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from proxy.cli.admin.client import AdminClient, Object, Reach
@@ -256,7 +258,8 @@ def _say_login(client: AdminClient, option: str) -> None:
         option += " --ca hub-ca.pem"
     else:
         say("where the agent runs, paste it into:")
-    say(f"  hawse login --hub {text(hub, 'public_url')}{option}")
+    # It is pasted into a shell, and on another machine.
+    say(f"  hawse login --hub {shlex.quote(text(hub, 'public_url'))}{option}")
 
 
 def _print_keys(keys: list[Object], *, as_json: bool) -> None:

