@@ -7,7 +7,8 @@ anything about it. The caps bound that; whoever authenticates leaves the gate an
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
+import time
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -25,6 +26,9 @@ STRANGER_BYTES_FREE = 16 * 1024
 # To send a short form and take a short answer. A place at the gate must not be held by doing neither, or some
 # thousand connections would shut everybody out for as long as they like.
 STRANGER_S = 30.0
+# Whoever means to say who it is has done so by then, even where some hundred come at once; in such a crowd
+# the oldest are those nearest to it, and none would come through if each newcomer put an end to one.
+UNHURRIED_S = 2.0
 
 
 # What one subscriber of IPv6 is given, at the least.
@@ -41,22 +45,40 @@ class TooManyStrangersError(Exception):
 class Gate:
     """Counts connections whose sender has not authenticated, and the bytes they have sent."""
 
-    connections: int = 0
+    clock: Callable[[], float] = time.monotonic
     bytes_held: int = 0
-    places: Counter[str] = attrs.Factory(Counter)
+    strangers: dict[Stranger, None] = attrs.Factory(dict)
+    """All that are here, in the order in which they came."""
+    places: dict[str, dict[Stranger, None]] = attrs.Factory(dict)
 
-    def enter(self, address: str) -> Stranger:
-        """Admit a connection; raises TooManyStrangersError."""
-        if self.connections >= STRANGERS_MAX:
-            raise TooManyStrangersError(f"{self.connections} connections wait to authenticate, the limit")
+    @property
+    def connections(self) -> int:
+        return len(self.strangers)
+
+    def enter(self, address: str, cut: Callable[[str], None] | None = None) -> Stranger:
+        """Admit a connection; raises TooManyStrangersError.
+
+        Where there are too many, the oldest of them makes room if it can be `cut`, which is told why, and has
+        been here for UNHURRIED_S: whoever holds all the places by saying nothing would else keep out those
+        that come from the same address, as the agents behind one gateway do.
+        """
         place = place_of(address)
-        if self.places[place] >= STRANGERS_PER_PLACE_MAX:
-            raise TooManyStrangersError(
-                f"{self.places[place]} connections of {place} have not authenticated, the limit"
-            )
-        self.connections += 1
-        self.places[place] += 1
-        return Stranger(self, place)
+        there = self.places.get(place, {})
+        if len(there) >= STRANGERS_PER_PLACE_MAX:
+            self._make_room(there, f"{len(there)} connections of {place} have not authenticated, the limit")
+        elif self.connections >= STRANGERS_MAX:
+            self._make_room(self.strangers, f"{self.connections} connections wait to authenticate, the limit")
+        stranger = Stranger(self, place, cut, self.clock())
+        self.strangers[stranger] = None
+        self.places.setdefault(place, {})[stranger] = None
+        return stranger
+
+    def _make_room(self, strangers: dict[Stranger, None], why: str) -> None:
+        oldest = next(iter(strangers))
+        if oldest.cut is None or self.clock() - oldest.since < UNHURRIED_S:
+            raise TooManyStrangersError(why)
+        oldest.leave()
+        oldest.cut(why)
 
 
 def place_of(address: str) -> str:
@@ -80,6 +102,8 @@ class Stranger:
 
     gate: Gate
     place: str
+    cut: Callable[[str], None] | None
+    since: float
     bytes_held: int = 0
     inside: bool = True
 
@@ -87,10 +111,11 @@ class Stranger:
         """Count this connection no more."""
         if self.inside:
             self.inside = False
-            self.gate.connections -= 1
+            del self.gate.strangers[self]
             self.settle()
-            self.gate.places[self.place] -= 1
-            if not self.gate.places[self.place]:
+            there = self.gate.places[self.place]
+            del there[self]
+            if not there:
                 del self.gate.places[self.place]
 
     def settle(self) -> None:

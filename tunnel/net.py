@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -159,6 +160,13 @@ def os_reason(exc: OSError) -> str:
         cause = cause.exceptions[0]
     errno = cause.errno if isinstance(cause, OSError) else exc.errno
     return os.strerror(errno) if errno is not None else str(exc)
+
+
+def shut_down(stream: trio.abc.Stream) -> None:
+    """End a TCP connection both ways, for whoever waits at it; closing it stays theirs."""
+    if isinstance(stream, TCPStream | trio.SocketStream):
+        with suppress(OSError):
+            stream.socket.shutdown(socket.SHUT_RDWR)
 
 
 def peer_address(stream: trio.abc.Stream) -> str:

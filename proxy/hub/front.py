@@ -40,7 +40,7 @@ from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.status import status_response
 from tunnel.loglimit import LogLimit
-from tunnel.net import peer_address, wrap_server
+from tunnel.net import peer_address, shut_down, wrap_server
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
 from tunnel.websocket import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
@@ -100,7 +100,7 @@ class Front:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         address = peer_address(tcp).rpartition(":")[0].strip("[]")
         try:
-            stranger = self.gate.enter(address)
+            stranger = self.gate.enter(address, partial(self._cut, tcp))
         except TooManyStrangersError as error:
             self._turned_away.warning(f"turned away a connection: {error}", trio.current_time())
             await trio.aclose_forcefully(tcp)
@@ -116,6 +116,11 @@ class Front:
         finally:
             stranger.leave()
             await trio.aclose_forcefully(tls)
+
+    def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
+        """Have a connection end that is in the way of a newer one."""
+        self._turned_away.warning(f"ended the oldest connection: {why}", trio.current_time())
+        shut_down(tcp)
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
         metered = MeteredStream(tls, stranger)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import ssl
+from functools import partial
 
 import attrs
 import trio
@@ -30,7 +31,7 @@ from proxy.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
 from tunnel.loglimit import LogLimit
-from tunnel.net import bind_to_peer, peer_address, wrap_server
+from tunnel.net import bind_to_peer, peer_address, shut_down, wrap_server
 from tunnel.tcp import Bonds, TCPStream
 
 log = logging.getLogger("hawse.relay")
@@ -58,7 +59,7 @@ class DirectServer:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         peer = peer_address(tcp)
         try:
-            stranger = self.gate.enter(peer.rpartition(":")[0].strip("[]"))
+            stranger = self.gate.enter(peer.rpartition(":")[0].strip("[]"), partial(self._cut, tcp))
         except TooManyStrangersError as error:
             self._turned_away.warning(f"turned away a connection: {error}", trio.current_time())
             await trio.aclose_forcefully(tcp)
@@ -79,6 +80,10 @@ class DirectServer:
         finally:
             stranger.leave()
             await trio.aclose_forcefully(tls)
+
+    def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
+        self._turned_away.warning(f"ended the oldest connection: {why}", trio.current_time())
+        shut_down(tcp)
 
     async def _serve(self, connection: ServerConnection, stranger: Stranger, peer: str) -> None:
         while True:

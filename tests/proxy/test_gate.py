@@ -5,7 +5,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from proxy import gate as module
-from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, TooManyStrangersError, place_of
+from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, Stranger, TooManyStrangersError, place_of
 from tests.tunnel.test_tls import handshake
 
 
@@ -21,6 +21,36 @@ def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) 
         gate.enter("192.0.2.3")
     first.leave()
     gate.enter("192.0.2.1")
+
+
+def test_the_oldest_that_can_be_cut_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
+    monkeypatch.setattr(module, "STRANGERS_MAX", 3)
+    at = 100.0
+    gate = Gate(clock=lambda: at)
+    cut: list[str] = []
+
+    def enter(name: str, address: str) -> Stranger:
+        return gate.enter(address, lambda why: cut.append(f"{name}: {why}"))
+
+    enter("first", "192.0.2.1")
+    known = enter("second", "192.0.2.1")
+    # Both may be about to say who they are.
+    at += 1.9
+    with pytest.raises(TooManyStrangersError):
+        enter("third", "192.0.2.1")
+    at += 0.1
+    enter("third", "192.0.2.1")
+    assert cut == ["first: 2 connections of 192.0.2.1 have not authenticated, the limit"]
+    known.leave()
+    enter("fourth", "192.0.2.2")
+    enter("fifth", "192.0.2.3")
+    assert len(cut) == 1
+    at += 2
+    # In all there are too many, and one who is known by now is not among them.
+    enter("sixth", "192.0.2.4")
+    assert cut[1:] == ["third: 3 connections wait to authenticate, the limit"]
+    assert (gate.connections, list(gate.places)) == (3, ["192.0.2.2", "192.0.2.3", "192.0.2.4"])
 
 
 def test_the_addresses_of_one_client_of_ipv6_are_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
