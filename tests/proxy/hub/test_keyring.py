@@ -70,6 +70,20 @@ async def test_a_new_key_signs_at_once_and_the_old_one_goes_when_its_tokens_have
     assert [file.stem for file in bench.data.keys_dir.glob("*.pem")] == [new]
 
 
+async def test_of_two_rotations_in_a_row_each_key_has_its_own_time(bench: Bench) -> None:
+    ring = bench.ring()
+    first = ring.current.active.kid
+    await ring.rotate()
+    second = ring.current.active.kid
+    bench.time += OVERLAP_S / 2
+    await ring.rotate()
+    third = ring.current.active.kid
+    assert set(kids(ring)) == {first, second, third}
+    bench.time += OVERLAP_S / 2
+    await ring.drop_retired()
+    assert set(kids(ring)) == {second, third}
+
+
 async def test_whatever_a_relay_was_given_leads_to_the_key_that_signs(bench: Bench) -> None:
     ring = bench.ring()
     pins: list[KeySet] = []

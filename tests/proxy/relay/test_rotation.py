@@ -36,7 +36,9 @@ async def test_a_key_that_the_pinned_one_announced_is_the_hubs(mode: str, tmp_pa
             assert (await way.ask(inner(), token=token(key=key))).status == 200
 
 
-async def test_a_key_that_nobody_announced_is_not(mode: str, tmp_path: Path) -> None:
+async def test_a_key_that_nobody_announced_is_not(
+    mode: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stranger, evil = SigningKey.generate(), SigningKey.generate()
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         # Said over the hub's own line, since a hub may be taken: by a key of its own, and by none.
@@ -48,6 +50,8 @@ async def test_a_key_that_nobody_announced_is_not(mode: str, tmp_path: Path) -> 
             assert answer.failure.code is StreamCode.UNAUTHENTICATED
             assert answer.failure.processed is Processed.NO
         assert server.received == b""
+        # Its owner is told, since somebody may have the hub.
+        assert "a change of the hub's signing key is not believed: " in caplog.text
         # And the key that is pinned stays good.
         assert (await way.ask(inner())).status == 200
 

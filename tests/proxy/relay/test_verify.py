@@ -110,6 +110,8 @@ def test_the_skew_is_named(verifier: Verifier, clock: Clock, read: Read) -> None
 def test_a_context_is_verified_once_and_expires(
     verifier: Verifier, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked: list[float] = []
+    verifier.ask_clock = lambda: asked.append(clock.now)
     context = context_of(token())
     claims = verifier.of_context(context)
     verified = count_verifications(monkeypatch)
@@ -117,8 +119,11 @@ def test_a_context_is_verified_once_and_expires(
     assert verifier.of_context(context) is claims
     assert verified == []
     clock.now = NOW + 65
-    with pytest.raises(Refused, match="expired 5 s ago"):
+    with pytest.raises(Refused, match="expired 5 s ago") as caught:
         verifier.of_context(context)
+    # So the hub mints another, and the relay asks whether its idea of the hub's clock is right.
+    assert caught.value.failure.code is StreamCode.UNAUTHENTICATED
+    assert asked == [NOW + 65]
 
 
 def test_a_direct_token_is_verified_once_and_expires(
