@@ -22,6 +22,7 @@ from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.deadlines import Deadlines
+from proxy.exchange import InboundBroken, StreamCode
 from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger, TooManyStrangersError
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
@@ -269,7 +270,18 @@ class Front:
             case (b"GET" | b"HEAD", b"/.well-known/jwks.json"):
                 await self._respond(connection, self.tokens.jwks())
             case (b"POST", b"/oauth/token" | b"/v1/enrol"):
-                form = await form_of(connection)
+                try:
+                    form = await form_of(connection)
+                except InboundBroken as broken:
+                    if broken.failure.code is not StreamCode.PROTOCOL:
+                        raise
+                    # Who sent it is there, and waits to hear what is wrong.
+                    note = broken.failure.reason
+                    self.recorder.complete(
+                        self.trail.stranger(Kind.MALFORMED, client_ip=address, note=note, head=head)
+                    )
+                    await connection.answer(*status_response(400, "", note))
+                    return
                 if form is None:
                     message = f"the form exceeds {FORM_BYTES_MAX} bytes"
                     await connection.answer(*status_response(413, "", message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
+from audit.reader import AuditReader
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from auth.hubtime import hub_time
@@ -152,6 +154,26 @@ async def test_a_stranger_is_read_as_far_as_a_form_may_go(bench: Bench, over: in
         b"Content-Type: application/x-www-form-urlencoded\r\n\r\n" % size + b"x" * size
     )
     assert (await head_of(client)).startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize("path", ["/oauth/token", "/v1/enrol"])
+async def test_a_form_in_broken_chunks_is_told_of_and_in_the_trail(
+    bench: Bench, tmp_path: Path, path: str
+) -> None:
+    client = await bench.connect()
+    await client.send_all(
+        b"POST %s HTTP/1.1\r\nHost: hub.example\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n"
+        % path.encode()
+    )
+    head = await head_of(client)
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"\r\nConnection: close" in head
+    await bench.front.recorder.flush()
+    reader = AuditReader(tmp_path / "audit.db")
+    [event] = [json.loads(stored.body) for stored in reader.query()]
+    reader.close()
+    assert (event["kind"], event["note"]) == ("request.malformed", "the request's body is malformed")
+    assert event["req"]["raw_target"] == path
 
 
 async def test_a_client_that_leaves_within_its_form_is_watched_no_more(bench: Bench) -> None:
