@@ -202,6 +202,26 @@ async def test_a_head_has_to_be_whole_in_time(pair, autojump_clock):
     await client.aclose()
 
 
+async def test_a_first_head_that_drips_has_no_more_time_than_any_other(pair, autojump_clock):
+    client, connection = pair
+    async with trio.open_nursery() as nursery:
+
+        async def drip() -> None:
+            await trio.sleep(20)
+            for byte in GET:
+                await client.send_all(bytes([byte]))
+                await trio.sleep(5)
+
+        nursery.start_soon(drip)
+        with pytest.raises(BadRequest) as caught:
+            await connection.next_request()
+        assert caught.value.status == 408
+        assert trio.current_time() == pytest.approx(20 + HEAD_S)
+        nursery.cancel_scope.cancel()
+    await connection.cut()
+    await client.aclose()
+
+
 async def test_a_connection_that_says_nothing_is_not_kept_for_long(pair, autojump_clock):
     client, connection = pair
     assert await connection.next_request() is None

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -124,7 +125,9 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 async def head_of(client: TLSStream) -> bytes:
     received = b""
     while b"\r\n\r\n" not in received:
-        received += await client.receive_some()
+        data = await client.receive_some()
+        assert data, "the connection ended"
+        received += data
     return received.partition(b"\r\n\r\n")[0]
 
 
@@ -168,12 +171,40 @@ async def test_a_form_in_broken_chunks_is_told_of_and_in_the_trail(
     head = await head_of(client)
     assert head.startswith(b"HTTP/1.1 400 ")
     assert b"\r\nConnection: close" in head
-    await bench.front.recorder.flush()
-    reader = AuditReader(tmp_path / "audit.db")
-    [event] = [json.loads(stored.body) for stored in reader.query()]
-    reader.close()
+    [event] = await trail(bench, tmp_path)
     assert (event["kind"], event["note"]) == ("request.malformed", "the request's body is malformed")
     assert event["req"]["raw_target"] == path
+
+
+async def trail(bench: Bench, folder: Path) -> list[dict[str, Any]]:
+    await bench.front.recorder.flush()
+    reader = AuditReader(folder / "audit.db")
+    try:
+        return [json.loads(stored.body) for stored in reader.query()]
+    finally:
+        reader.close()
+
+
+async def test_what_is_no_request_is_told_of_and_in_the_trail(bench: Bench, tmp_path: Path) -> None:
+    client = await bench.connect()
+    await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")
+    assert (await head_of(client)).startswith(b"HTTP/1.1 400 ")
+    [event] = await trail(bench, tmp_path)
+    assert (event["kind"], event["actor"]["type"]) == ("request.malformed", "anonymous")
+    # And that was its last.
+    await client.send_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+    with pytest.raises(AssertionError, match="the connection ended"):
+        await head_of(client)
+
+
+async def test_a_relay_that_nobody_knows_is_told_so_and_in_the_trail(bench: Bench, tmp_path: Path) -> None:
+    client = await bench.connect()
+    upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nAuthorization: Bearer a.b.c\r\n"
+    await client.send_all(b"GET /v1/tunnel HTTP/1.1\r\nHost: hub.example\r\n%s\r\n" % upgrade)
+    assert (await head_of(client)).startswith(b"HTTP/1.1 401 ")
+    [event] = await trail(bench, tmp_path)
+    assert (event["kind"], event["req"]["raw_target"]) == ("auth.failed", "/v1/tunnel")
+    assert "a.b.c" not in str(event)
 
 
 async def test_a_client_that_leaves_within_its_form_is_watched_no_more(bench: Bench) -> None:
