@@ -47,8 +47,11 @@ def test_an_ipv6_address_is_bracketed_in_the_host_header(mounted: Path) -> None:
     ],
 )
 def test_outside_a_cluster_it_says_so(mounted: Path, environment: dict[str, str]) -> None:
-    with pytest.raises(ClusterAccessError, match="KUBERNETES_SERVICE_HOST"):
+    with pytest.raises(ClusterAccessError, match="KUBERNETES_SERVICE_HOST") as caught:
         in_cluster(environment, mounted)
+    # Where neither is wrong there is another way, and it is named.
+    absent = len(environment) < 2
+    assert ("name a kubeconfig by HAWSE_RELAY_KUBECONFIG" in str(caught.value)) == absent
 
 
 def test_a_missing_token_or_ca_is_named(tmp_path: Path) -> None:
@@ -96,15 +99,20 @@ def kubeconfig(
             {"name": "other", "context": {"cluster": "x", "user": "y"}},
             {"name": "c", "context": {"cluster": "k", "user": "u"}},
         ],
+        # Of each the first one is somebody else's.
         "clusters": [
+            {"name": "x", "cluster": {"server": "https://10.0.0.2:6443", "certificate-authority-data": data}},
             {
                 "name": "k",
                 "cluster": {"server": "https://10.0.0.1:6443", "certificate-authority-data": data}
                 if cluster is None
                 else cluster,
-            }
+            },
         ],
-        "users": [{"name": "u", "user": {"token": "secret-1"} if user is None else user}],
+        "users": [
+            {"name": "y", "user": {"token": "not-ours"}},
+            {"name": "u", "user": {"token": "secret-1"} if user is None else user},
+        ],
     }
     path = folder / "kubeconfig"
     path.write_text(yaml.safe_dump(document))
@@ -192,6 +200,10 @@ def test_a_credential_that_is_no_bearer_token_is_refused_with_its_reason(
         ({"server": "https://10.0.0.1/k8s/clusters/a"}, "server is not https"),
         ({"server": "https://u@10.0.0.1"}, "server is not https"),
         ({"server": "https://10.0.0.1:x"}, "server is not https"),
+        ({"server": "https://:6443"}, "server is not https"),
+        ({"server": "https://kübe"}, "server is not https"),
+        ({"server": "https://10.0.0.1?a"}, "server is not https"),
+        ({"server": "https://10.0.0.1#a"}, "server is not https"),
         ({"server": "https://[fe80::1%25eth0]"}, "server is not https"),
         ({"server": None}, "server is missing"),
     ],
