@@ -292,12 +292,57 @@ async def test_any_other_answer_than_101_is_a_refusal_with_its_headers(status: i
             "no WebSocket handshake: Bad accept token",
         ),
         (b"\xff" * 20_000, "what answers speaks no HTTP"),
+        (
+            b"HTTP/1.1 101 x\r\nConnection: \xff\r\n\r\n",
+            "no WebSocket handshake: 'ascii' codec can't decode byte 0xff in position 0: "
+            "ordinal not in range(128)",
+        ),
     ],
 )
 async def test_a_bad_answer_is_named(answer: bytes, reason: str) -> None:
     refused = await raw_answer(answer)
     assert refused.status is None
     assert str(refused) == reason
+
+
+async def test_a_head_without_an_end_is_not_read_for_ever(autojump_clock: trio.testing.MockClock) -> None:
+    with trio.fail_after(1):
+        refused = await raw_answer(b"HTTP/1.1 101 x\r\nX-Filler: " + b"x" * 20_000, end=False)
+    assert refused.status is None
+
+
+async def test_a_target_that_is_none_is_refused_here() -> None:
+    near, _ = memory_stream_pair()
+    with pytest.raises(WebSocketRefused, match="no WebSocket handshake"):
+        async with dial_websocket(near, host="hub.test", target="/a b"):
+            raise AssertionError("never open")
+
+
+class Reset(trio.abc.Stream):
+    """A connection that the peer has reset."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.send_all(b"")
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        raise trio.BrokenResourceError
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("dials", [False, True])
+async def test_a_connection_that_is_reset_in_the_handshake_is_a_refusal(dials: bool) -> None:
+    stream = Reset()
+    opening = dialled(stream) if dials else accept_websocket(stream, request_head=GOOD_REQUEST)
+    with pytest.raises(WebSocketRefused, match=r"before (an|the) answer"):
+        async with opening:
+            raise AssertionError("never open")
 
 
 async def test_an_answer_without_our_subprotocol_is_refused() -> None:
