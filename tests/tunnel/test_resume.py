@@ -254,6 +254,25 @@ async def test_a_session_goes_by_the_transport_that_it_has_now(
         assert waiting.cancelled_caught
 
 
+async def test_a_transport_that_is_lost_in_silence_as_soon_as_it_is_there_is_left_in_time(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await pair.streams()
+        pair.cut()
+        await wait_all_tasks_blocked()
+        pair.here, pair.there = wires()
+        hello = pair.dialer.hello_again()
+        pair.here.unplugged = True
+        pair.nursery.start_soon(over, pair.listener, pair.here, frames.hello(hello))
+        await wait_all_tasks_blocked()
+        began = trio.current_time()
+        assert not pair.listener.detached
+        assert await pair.listener.wait_detached()
+        # The PING goes out at once.
+        assert trio.current_time() - began <= 10.1
+
+
 async def test_a_listener_that_no_dial_reaches_any_more_ends_with_its_transport(
     autojump_clock: trio.testing.MockClock,
 ) -> None:

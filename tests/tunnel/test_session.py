@@ -30,7 +30,8 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
-from tunnel.multiplexer import GOAWAYS_TOLD_AT_ONCE
+from tunnel.link import FAREWELL_S
+from tunnel.multiplexer import FLUSH_S, GOAWAYS_TOLD_AT_ONCE
 from tunnel.protocol import frames
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
 from tunnel.protocol.frames import FrameType
@@ -454,6 +455,17 @@ async def test_what_is_queued_when_the_block_is_left_still_arrives(
             assert session.peer_going_away is not None
     # It waits for what is queued, and for no time.
     assert left_after_s == [0]
+
+
+async def test_what_is_queued_for_a_peer_that_takes_nothing_is_given_up_when_the_block_is_left(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        await wait_all_tasks_blocked()
+        pair.wire.stuck = True
+        pair.open_stream()
+        began = trio.current_time()
+    assert trio.current_time() - began <= FLUSH_S + FAREWELL_S
 
 
 async def test_a_session_is_quiet_once_all_that_was_said_has_left(
