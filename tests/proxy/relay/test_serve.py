@@ -26,12 +26,13 @@ from proxy.relay import serve
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
+from proxy.relay.verify import Verifier
 from proxy.status import status_response
 from proxy.watched import FileError
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, running
 from tests.proxy.relay.test_health import ask as probe
-from tests.proxy.relay.ways import CLUSTER_ID, KEY, PROBE, DirectWay, TunnelWay, inner, token
+from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, TunnelWay, inner, token, trusting
 from tunnel import Role, Session, Welcome, open_session
 from tunnel.net import server_context, wrap_server
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
@@ -361,7 +362,8 @@ async def test_direct_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: py
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_relay, config(listener, "https://hub.example", health=health))
             await wait_for(lambda: ready(health))
-            way = DirectWay(port, ca_pem)
+            # What the relay trusts is its own; this one is the test's, which nobody asks here.
+            way = DirectWay(port, ca_pem, Verifier(trusting(), HUB, CLUSTER_ID, time.time))
             assert (await way.ask(inner(), token=token())).body == b"ok"
             os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(OSError):
