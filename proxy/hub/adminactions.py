@@ -2,7 +2,7 @@
 
     GET    /v1/hub  /v1/keys  /v1/teams  /v1/agents[?retired=true]  /v1/clusters  /v1/relays  /v1/tokens
     GET    /v1/teams/NAME  /v1/agents/NAME  /v1/clusters/NAME  /v1/federation
-    GET    /v1/clusters/NAME/rbac[?wildcard=true&constrained=true&…]
+    GET    /v1/clusters/NAME/rbac (whom its relay has to be able to impersonate)
     GET    /v1/sessions[?agent=NAME][&cluster=NAME]
     POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens  /v1/sessions/kill  /v1/federation
     POST   /v1/agents/NAME/{lock,unlock,keys,codes}  /v1/clusters/NAME/keys
@@ -28,7 +28,7 @@ import msgspec
 
 from proxy.hub.actions.administration import Administration
 from proxy.hub.actions.agents import AgentTeams, NewAgent
-from proxy.hub.actions.clusters import ManifestOptions, NewCluster, NewRelayKey
+from proxy.hub.actions.clusters import NewCluster, NewRelayKey
 from proxy.hub.actions.federation import NewFederation
 from proxy.hub.actions.policies import NewPolicies, Question, RuleSwitch
 from proxy.hub.actions.sessions import Kill
@@ -72,15 +72,6 @@ class Call:
         if value not in {"true", "false"}:
             raise InvalidError(f"{name} must be true or false")
         return value == "true"
-
-    def manifest_options(self) -> ManifestOptions:
-        """Read from the query where the relay lives, and which form its role has."""
-        plain = ManifestOptions()
-        return ManifestOptions(
-            namespace=self.query.get("namespace", plain.namespace),
-            service_account=self.query.get("service_account", plain.service_account),
-            constrained=self.flag("constrained"),
-        )
 
 
 # What only reads the snapshot has nothing to wait for.
@@ -160,7 +151,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/clusters/{name}/rbac",
         "get",
         "clusters/rbac",
-        lambda a, c: a.clusters.rbac(c.path["name"], c.manifest_options(), wildcard=c.flag("wildcard")),
+        lambda a, c: a.clusters.rbac(c.path["name"]),
     ),
     Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.clusters.add(c.decode(NewCluster))),
     Action(

@@ -319,7 +319,8 @@ def _labels(row: Object) -> str:
 
 def _manifest_options(options: dict[str, object]) -> dict[str, object]:
     """What was said of the relay's place; what was not is the hub's to choose."""
-    said = {name: value for name, value in options.items() if name != "hub_ca" and value is not None}
+    asked_here = {"hub_ca", "constrained"}
+    said = {name: value for name, value in options.items() if name not in asked_here and value is not None}
     hub_ca = options.get("hub_ca")
     if isinstance(hub_ca, Path):
         said["hub_ca_pem"] = read_certificates(hub_ca, "--hub-ca", PEM_BYTES_MAX)

@@ -75,16 +75,15 @@ def _enrolled(client: AdminClient, name: str) -> Enrolled:
     """What the hub knows; raises CommandError."""
     from auth.principal import USER_PREFIX
     from proxy.cli.admin.rbac_check import Enrolled
-    from proxy.cli.admin.rendered import names_of
+    from proxy.cli.admin.rendered import impersonated
 
     hub = client.get("hub")
     org = text(hub, "org")
-    # The role that the relay should have says whom it must be able to impersonate.
-    named = names_of(text(client.get("clusters", name, "rbac"), "rbac"))
+    agents, groups = impersonated(client.get("clusters", name, "rbac"))
     known = {f"{USER_PREFIX}{text(agent, 'name')}" for agent in objects(client.get("agents"), "agents")}
     known |= {f"{org}/{text(team, 'name')}" for team in objects(client.get("teams"), "teams")}
-    nobody: frozenset[str] = frozenset()
-    return Enrolled(name, org, named.get("users", nobody), named.get("groups", nobody), frozenset(known))
+    users = frozenset(f"{USER_PREFIX}{agent}" for agent in agents)
+    return Enrolled(name, org, users, frozenset(groups), frozenset(known))
 
 
 def _kubectl(*args: str) -> Object:

@@ -120,6 +120,13 @@ def texts(document: Object, key: str) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
 
 
+def strict_texts(document: Object, key: str) -> list[str]:
+    """The list of texts under a key, which has to be there, be it empty. Raises CommandError."""
+    if not isinstance(document.get(key), list):
+        raise CommandError(f"the hub's answer holds no {key}: is it of the same version?")
+    return texts(document, key)
+
+
 def field(key: str) -> Callable[[Object], str]:
     """A cell that shows a text."""
     return lambda row: text(row, key) or "-"

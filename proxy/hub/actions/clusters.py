@@ -23,9 +23,6 @@ from proxy.manifests import (
     SERVICE_ACCOUNT,
     ManifestError,
     RelayManifest,
-    cluster_role,
-    relay_manifests,
-    to_yaml,
 )
 
 
@@ -34,8 +31,6 @@ class ManifestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     namespace: str = NAMESPACE
     service_account: str = SERVICE_ACCOUNT
-    constrained: bool = False
-    """Its ClusterRole has the form for API servers from 1.36 on."""
     image: str | None = None
     replicas: int = 2
     service_type: Literal["LoadBalancer", "ClusterIP", "NodePort"] = "LoadBalancer"
@@ -87,12 +82,12 @@ class ClusterActions:
         return Done({**self._shown(cluster), "agents": agents}, cluster=cluster)
 
     async def add(self, new: NewCluster) -> Done:
-        """Add a cluster, and return its relay's manifests with the private key, this once."""
+        """Add a cluster, and return what its relay's manifests are written of, the private key this once."""
         mode = Mode(new.mode)
         relay_key = SigningKey.generate() if mode is Mode.TUNNEL else None
         check_certificates("relay_ca_pem", new.relay_ca_pem)
         check_certificates("hub_ca_pem", new.manifest.hub_ca_pem)
-        # Rendered before anything is stored: a fault found afterwards would leave a cluster without a key.
+        # Before anything is stored: a fault found afterwards would leave a cluster without a key.
         self._manifest(new.name, "0", mode, relay_key, new.manifest)
         cluster_id = await self.directory.change(
             lambda store: store.add_cluster(
@@ -135,7 +130,7 @@ class ClusterActions:
         return Done({**self._shown(cluster), "apply_rbac": [name]}, note=f"team={team}", cluster=cluster)
 
     async def replace_relay_key(self, name: str, new: NewRelayKey) -> Done:
-        """Give a cluster's relay a new key, and return its manifests with it, this once."""
+        """Give a cluster's relay a new key, and return what its manifests are written of, this once."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
         if cluster.mode is not Mode.TUNNEL:
             raise InvalidError(f"cluster {name} is in mode direct: its relay has no key of its own")
@@ -156,11 +151,10 @@ class ClusterActions:
         body = {**self._shown(cluster), "dropped": dropped}
         return Done(body, note=f"dropped={','.join(dropped)}", cluster=cluster)
 
-    def rbac(self, name: str, options: ManifestOptions, *, wildcard: bool) -> Done:
-        """Render the ClusterRole that lets the relay impersonate whoever may reach the cluster now."""
+    def rbac(self, name: str) -> Done:
+        """Name whom the relay has to be able to impersonate: whoever may reach the cluster now."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
-        yaml = self._cluster_rbac(cluster, options, wildcard=wildcard)
-        return Done({"cluster": name, "rbac": yaml}, cluster=cluster)
+        return Done({"cluster": name, "impersonate": self._impersonate(cluster)}, cluster=cluster)
 
     def _relay_setup(self, cluster: Cluster, key: SigningKey | None, options: ManifestOptions) -> Payload:
         manifest = self._manifest(cluster.name, cluster.id, cluster.mode, key, options)
@@ -173,8 +167,7 @@ class ClusterActions:
                 "hub_ca_pem": manifest.hub_ca_pem,
                 "private_key_pem": manifest.private_key_pem,
             },
-            "manifests": to_yaml(relay_manifests(manifest)),
-            "rbac": self._cluster_rbac(cluster, options),
+            "impersonate": self._impersonate(cluster),
         }
 
     def _manifest(
@@ -204,7 +197,7 @@ class ClusterActions:
         except ManifestError as error:
             raise InvalidError(str(error)) from error
 
-    def _cluster_rbac(self, cluster: Cluster, options: ManifestOptions, *, wildcard: bool = False) -> str:
+    def _impersonate(self, cluster: Cluster) -> Payload:
         agents = self._now.agents_of(cluster)
         # An agent is sent with all of its groups, so each of them must be allowed, also where the cluster
         # was granted to another of its teams; a team that still has no agent is named ahead of its first.
@@ -212,19 +205,7 @@ class ClusterActions:
             group for agent in agents if agent.principal is not None for group in agent.principal.groups
         }
         groups |= {f"{self._now.org}/{team}" for team in cluster.teams}
-        try:
-            return to_yaml(
-                cluster_role(
-                    [agent.name for agent in agents],
-                    sorted(groups),
-                    wildcard=wildcard,
-                    constrained=options.constrained,
-                    namespace=options.namespace,
-                    service_account=options.service_account,
-                )
-            )
-        except ManifestError as error:
-            raise InvalidError(str(error)) from error
+        return {"agents": sorted(agent.name for agent in agents), "groups": sorted(groups)}
 
     def _clusters(self) -> list[Cluster]:
         return [cluster for _, cluster in sorted(self._now.clusters_by_name.items())]

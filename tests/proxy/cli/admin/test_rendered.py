@@ -1,15 +1,13 @@
-"""What is piped into kubectl is written on the operator's side, whatever the hub's own text is."""
+"""What is piped into kubectl is written on the operator's side, of the hub's names and keys."""
 
 from __future__ import annotations
-
-import json
-from collections.abc import Callable
 
 import pytest
 import yaml
 
 from auth.keys import KeySet, SigningKey
-from proxy.cli.admin.rendered import names_of, rendered_manifests, rendered_role
+from proxy.cli.admin.client import Object
+from proxy.cli.admin.rendered import rendered_manifests, rendered_role
 from proxy.cli.errors import CommandError
 from proxy.manifests import RelayManifest, cluster_role, relay_manifests, to_yaml
 from tests.proxy.cli.admin.conftest import Hub
@@ -18,7 +16,7 @@ KEY = SigningKey.generate()
 JWKS = KeySet([KEY.public]).to_jwks()
 PEM = KEY.to_pem().decode("ascii")
 OPTIONS: dict[str, object] = {"namespace": "tools", "service_account": "r", "image": "reg/x:1", "replicas": 3}
-RELAY: dict[str, object] = {
+RELAY: Object = {
     "cluster_id": "c-1",
     "hub_url": "https://hub.example",
     "hub_keys": JWKS,
@@ -28,19 +26,16 @@ RELAY: dict[str, object] = {
 }
 
 
-def role_text(change: Callable[[dict[str, object]], object] = lambda role: None) -> str:
-    role, binding = cluster_role(["sre-1", "sre-2"], ["main/sre"])
-    change(role)  # type: ignore[arg-type]
-    return to_yaml([role, binding])
+def named(*agents: str, groups: tuple[str, ...] = ("main/sre",)) -> Object:
+    return {"impersonate": {"agents": [*agents], "groups": [*groups]}}
 
 
 @pytest.mark.parametrize("constrained", [True, False])
-def test_an_honest_hubs_text_is_what_is_written(constrained: bool) -> None:
-    place = {"namespace": "tools", "service_account": "r"}
-    own = to_yaml(
+def test_a_role_is_written_of_names_and_manifests_of_keys(constrained: bool) -> None:
+    role = rendered_role(named("sre-1"), OPTIONS, constrained=constrained)
+    assert role == to_yaml(
         cluster_role(["sre-1"], ["main/sre"], constrained=constrained, namespace="tools", service_account="r")
     )
-    assert rendered_role({"rbac": own}, place, constrained=constrained) == own
     manifest = RelayManifest(
         cluster_name="prod",
         cluster_id="c-1",
@@ -52,49 +47,23 @@ def test_an_honest_hubs_text_is_what_is_written(constrained: bool) -> None:
         image="reg/x:1",
         replicas=3,
     )
-    assert rendered_manifests("prod", {"relay": RELAY}, OPTIONS) == to_yaml(  # type: ignore[dict-item]
-        relay_manifests(manifest)
-    )
+    assert rendered_manifests("prod", {"relay": RELAY}, OPTIONS) == to_yaml(relay_manifests(manifest))
 
 
-async def test_the_commands_print_what_the_hub_says_as_long_as_it_is_honest(hub: Hub) -> None:
-    await hub.ok("team", "add", "sre")
-    await hub.ok("cluster", "add", "prod", "--team", "sre")
-    await hub.ok("agent", "add", "sre-1", "--owner", "Ada", "--team", "sre")
-    role = (await hub.ok("cluster", "rbac", "prod")).stdout
-    assert names_of(role) == {
-        "users": frozenset({"agent:sre-1"}),
-        "groups": frozenset({"main/sre"}),
-        "userextras/hawse.dev/agent-id": frozenset(),
-        "userextras/hawse.dev/session": frozenset(),
-    }
+async def test_a_new_clusters_manifests_hold_the_key_that_the_hub_knows(hub: Hub) -> None:
+    printed = (await hub.ok("cluster", "add", "prod", "--namespace", "tools")).stdout
+    objects = [item for item in yaml.safe_load_all(printed) if item["kind"] == "Secret"]
+    key = SigningKey.from_pem(objects[0]["stringData"]["relay-key.pem"].encode())
+    cluster = hub.directory.current.clusters_by_name["prod"]
+    assert cluster.relay_keys == (key.public,)
+    assert objects[0]["metadata"]["namespace"] == "tools"
 
 
-def test_a_rule_that_the_hub_adds_goes_nowhere() -> None:
-    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
-    anybody = {"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"]}
-    for rule in (everything, anybody, {"nonResourceURLs": ["*"], "verbs": ["*"]}):
-        text = role_text(lambda role, rule=rule: role["rules"].append(rule))  # type: ignore[misc,attr-defined]
-        printed = rendered_role({"rbac": text}, {})
-        role, _ = yaml.safe_load_all(printed)
-        assert rule not in role["rules"]
-        assert all(each.get("resourceNames") for each in role["rules"] if each["resources"] == ["groups"])
-    with pytest.raises(CommandError, match="holds no ClusterRole"):
-        rendered_role({"rbac": role_text() + "---\nkind: ClusterRoleBinding\n"}, {})
-    made: dict[str, object] = {"relay": RELAY, "manifests": "kind: ClusterRoleBinding\n"}
-    assert "ClusterRoleBinding" not in rendered_manifests("prod", made, OPTIONS)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", ["system:masters", "system:admin", "*", "sre", "main/sre\nx: y"])
+@pytest.mark.parametrize("name", ["system:masters", "system:admin", "*", "agent:sre", "main/sre\nx: y", ""])
 def test_a_name_that_is_none_of_ours_is_refused(name: str) -> None:
-    for resource in ("users", "groups"):
-        rule = {"resources": [resource], "resourceNames": [name]}
-        text = role_text(lambda role, rule=rule: role["rules"].append(rule))  # type: ignore[misc,attr-defined]
-        # A user is an agent's by its prefix, and "sre" is an agent's name.
-        if (resource, name) == ("users", "sre"):
-            continue
+    for answer in (named(name), named(groups=(name,))):
         with pytest.raises(CommandError, match="must not be impersonated"):
-            rendered_role({"rbac": text}, {})
+            rendered_role(answer, {})
 
 
 @pytest.mark.parametrize(
@@ -110,10 +79,13 @@ def test_a_name_that_is_none_of_ours_is_refused(name: str) -> None:
 )
 def test_a_value_that_belongs_into_no_manifest_is_refused(key: str, value: str) -> None:
     with pytest.raises(CommandError, match="not fit for a manifest"):
-        rendered_manifests("prod", {"relay": {**RELAY, key: value}}, OPTIONS)  # type: ignore[dict-item]
+        rendered_manifests("prod", {"relay": {**RELAY, key: value}}, OPTIONS)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: b", "{", json.dumps({"rules": 1}) + "\n---\n{}"])
-def test_what_is_no_role_is_told_as_that(text: str) -> None:
-    with pytest.raises(CommandError, match="holds no ClusterRole"):
-        names_of(text)
+@pytest.mark.parametrize(
+    "answer", [{}, {"impersonate": []}, {"impersonate": {"agents": []}}, {"impersonate": {"groups": []}}]
+)
+def test_no_names_at_all_are_not_taken_for_none(answer: Object) -> None:
+    # A role without names would have the relay impersonate nobody, from its next apply on.
+    with pytest.raises(CommandError, match="is it of the same version"):
+        rendered_role(answer, {})
