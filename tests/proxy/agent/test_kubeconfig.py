@@ -201,19 +201,28 @@ def test_an_entry_that_would_hide_another_files_is_refused(tmp_path: Path) -> No
     refuse_hidden([other], ours("stage"))
 
 
-def test_a_file_that_another_user_has_laid_there_is_not_taken_over(tmp_path: Path) -> None:
+def test_a_file_that_another_user_has_laid_there_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "kubeconfig"
     text = "current-context: theirs\nusers: [{name: u, user: {exec: {command: /tmp/theirs}}}]\n"
     file.write_text(text)
     if os.geteuid() == 0:
         os.chown(file, 12345, -1)
     else:
-        # Root's, and it is told before anybody reads that it is no kubeconfig.
-        file.unlink()
-        file.symlink_to("/etc/passwd")
+        # Only root can give a file away, so here it is the reader who is another.
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
     with pytest.raises(AgentError, match="belongs to another user"):
         write(str(file), ours("prod"))
-    assert file.is_symlink() or file.read_text() == text
+    assert file.read_text() == text
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file of root's")
+def test_a_file_of_roots_is_as_good_as_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "kubeconfig"
+    write(str(file), ours("prod"))
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert read(str(file)) == ours("prod")
 
 
 @pytest.mark.parametrize(
