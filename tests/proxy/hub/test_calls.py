@@ -391,6 +391,7 @@ async def test_in_direct_mode_the_trail_says_whom_the_api_server_saw(bench: Benc
                 relay_address_private=True,
             )
         )
+        assert way.verifier is not None
         way.verifier.keys = TrustedKeys(KeySet([bench.key.public]), ISSUER)
         way.verifier.cluster_id = bench.directory.current.clusters_by_name["far"].id
         data = bench.request("GET /clusters/far/api/v1/pods HTTP/1.1", token=bench.token("far"))

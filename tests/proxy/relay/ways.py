@@ -186,7 +186,8 @@ class TunnelWay(Way):
 class DirectWay(Way):
     port: int
     ca_pem: str
-    verifier: Verifier
+    verifier: Verifier | None = None
+    """Where the relay is in this process."""
     succession: list[str] = attrs.field(factory=list)
 
     def announce(self, statement: str) -> None:
