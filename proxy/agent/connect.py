@@ -12,7 +12,7 @@ import hmac
 import logging
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import trio
@@ -28,13 +28,13 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.pooled import PooledOutbound
 from proxy.rewrite import loopback_request_head, loopback_response_head
+from proxy.room import NoRoomError, Room
 from proxy.status import failure_response, status_response
 from tunnel.egress import ProxyRefused, ProxySettings, connect_through
 from tunnel.loglimit import LogLimit
 from tunnel.net import client_context, open_tcp, wrap_client, wrap_server
 
-# One client with its watches, some at once. Of more, the oldest that has not shown a token is ended: every
-# user of this machine can connect.
+# One client with its watches, some at once.
 CONNECTIONS_MAX = 512
 # A handshake and a first request; the proxy is on the same machine.
 STRANGER_S = 10.0
@@ -74,25 +74,25 @@ class Guard:
             raise NotAllowedError(
                 403, "the Origin is not this proxy's: pages of others have no business here"
             )
-        shown_for = self._cluster_of(head.header_values(b"authorization"))
-        if shown_for is None:
-            raise NotAllowedError(401, "the proxy's own token is needed: use the kubeconfig that it wrote")
         match = _TARGET.fullmatch(head.target)
         name = "" if match is None else match[1].decode("ascii")
+        shown = head.header_values(b"authorization")
+        if self._is_of(name, shown):
+            return name
+        # To look among all, of which there may be thousands, is for what is refused.
+        shown_for = next((each for each in self.tokens if self._is_of(each, shown)), None)
+        if shown_for is None:
+            raise NotAllowedError(401, "the proxy's own token is needed: use the kubeconfig that it wrote")
         if name not in self.tokens:
             raise NotAllowedError(404, "this proxy serves no such cluster")
-        if name != shown_for:
-            raise NotAllowedError(403, f"the token is for the cluster {shown_for} alone, each has its own")
-        return name
+        raise NotAllowedError(403, f"the token is for the cluster {shown_for} alone, each has its own")
 
-    def _cluster_of(self, shown: list[bytes]) -> str | None:
-        """The cluster whose token is shown; None for any other."""
-        if len(shown) != 1:
-            return None
-        for name, token in self.tokens.items():
-            if hmac.compare_digest(shown[0], b"Bearer " + token.encode("ascii")):
-                return name
-        return None
+    def _is_of(self, cluster: str, shown: list[bytes]) -> bool:
+        """Whether it is this cluster's token that is shown."""
+        token = self.tokens.get(cluster)
+        if token is None or len(shown) != 1:
+            return False
+        return hmac.compare_digest(shown[0], b"Bearer " + token.encode("ascii"))
 
 
 class HubSide:
@@ -144,52 +144,40 @@ class LoopbackProxy:
     connections: Connections
     deadlines: Deadlines = attrs.Factory(Deadlines)
     """Whoever serves connections runs it beside."""
-    open: int = 0
-    _strangers: dict[trio.CancelScope, None] = attrs.Factory(dict)
-    """Of each connection that has not shown the token yet, in their order."""
-    _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+    room: Room = attrs.Factory(lambda: Room(LogLimit(_log)))
+    """Every user of this machine can connect."""
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
-        if self.open >= CONNECTIONS_MAX:
-            message = f"turned away a connection: {self.open} are open, the limit"
-            self._turned_away.warning(message, trio.current_time())
-            if not self._strangers:
-                await trio.aclose_forcefully(tcp)
-                return
-            oldest = next(iter(self._strangers))
-            del self._strangers[oldest]
-            oldest.cancel()
-        self.open += 1
-        with trio.CancelScope() as scope:
-            self._strangers[scope] = None
-            await self._handle(tcp, scope)
+        try:
+            with self.room.entered(CONNECTIONS_MAX) as known:
+                await self._handle(tcp, known)
+        except NoRoomError:
+            await trio.aclose_forcefully(tcp)
 
-    async def _handle(self, tcp: trio.abc.Stream, scope: trio.CancelScope) -> None:
+    async def _handle(self, tcp: trio.abc.Stream, known: Callable[[], None]) -> None:
         tls = wrap_server(tcp, self.context)
         try:
             with trio.move_on_after(STRANGER_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 with ServerConnection(tls, self.deadlines) as connection:
-                    await self._serve(connection, scope)
+                    await self._serve(connection, known)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the client left, or its handshake failed
         except Exception:
             _log.exception("a connection failed by a fault of ours")
         finally:
-            self.open -= 1
-            self._strangers.pop(scope, None)
             await trio.aclose_forcefully(tls)
 
-    async def _serve(self, connection: ServerConnection, scope: trio.CancelScope) -> None:
+    async def _serve(self, connection: ServerConnection, known: Callable[[], None]) -> None:
         while True:
             try:
                 head = await connection.next_request()
                 if head is None:
                     return
                 cluster = self.guard.admit(head)
-                self._strangers.pop(scope, None)
+                known()
             except BadRequest as error:
                 await self._refuse(connection, error.status, error.message)
                 return

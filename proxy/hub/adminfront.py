@@ -14,21 +14,22 @@ import trio
 from starlette.applications import Starlette
 
 from auth.apikey import hash as hash_key
-from proxy.asgi import serve_connection
+from proxy.asgi import Application, Receive, Scope, Send, serve_connection
+from proxy.hub.api import KNOWN
 from proxy.hub.certificate import Certificate
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.directory import Directory
 from proxy.hub.operations import RelayInfo
 from proxy.hub.registry import Registry
+from proxy.room import NoRoomError, Room
 from tunnel.loglimit import LogLimit
 from tunnel.net import peer_address, wrap_server
 
 # The token of `hawse admin` on the hub's own machine.
 LOCAL_TOKEN_NAME = "local"  # noqa: S105 - a name
 HANDSHAKE_S = 10.0
-# Operators and a scraper; more is somebody who should not be here. Of more the oldest is ended: whoever can
-# reach the port could else keep operators out by saying nothing, and they are there for less than a second.
+# Operators and a scraper; more is somebody who should not be here.
 CONNECTIONS_MAX = 64
 
 _log = logging.getLogger("hawse.hub.admin")
@@ -91,40 +92,38 @@ class AdminFront:
 
     app: Starlette
     certificate: Certificate
-    _open: dict[trio.CancelScope, None] = attrs.Factory(dict)
-    """Of each connection, in their order."""
-    _ended: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+    room: Room = attrs.Factory(lambda: Room(LogLimit(_log)))
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
-        if len(self._open) >= CONNECTIONS_MAX:
-            self._ended.warning(
-                f"ended the oldest connection: {len(self._open)} are open, the limit", trio.current_time()
-            )
-            oldest = next(iter(self._open))
-            del self._open[oldest]
-            oldest.cancel()
-        with trio.CancelScope() as scope:
-            self._open[scope] = None
-            try:
-                await self._serve(tcp)
-            finally:
-                self._open.pop(scope, None)
+        try:
+            with self.room.entered(CONNECTIONS_MAX) as known:
+                await self._serve(tcp, known)
+        except NoRoomError:
+            await trio.aclose_forcefully(tcp)
 
-    async def _serve(self, tcp: trio.abc.Stream) -> None:
+    async def _serve(self, tcp: trio.abc.Stream, known: Callable[[], None]) -> None:
         host, _, port = peer_address(tcp).rpartition(":")
         tls = wrap_server(tcp, self.certificate.context)
         try:
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
-                await serve_connection(self.app, tls, client=(host.strip("[]"), int(port)))
+                client = host.strip("[]"), int(port)
+                await serve_connection(self._app_that_tells(known), tls, client=client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client left, or its handshake failed
         except Exception:
             _log.exception("an operator's connection failed by a fault of ours")
         finally:
             await trio.aclose_forcefully(tls)
+
+    def _app_that_tells(self, known: Callable[[], None]) -> Application:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["state"][KNOWN] = known
+            await self.app(scope, receive, send)
+
+        return app
 
 
 async def note_relays_seen(registry: Registry, directory: Directory, interval_s: float) -> NoReturn:

@@ -48,6 +48,9 @@ from proxy.hub.trail import without_bearer
 # Policies are the most that anyone sends: one of 500 rules has 100 KB.
 BODY_BYTES_MAX = 256 * 1024
 
+# In the scope's state: what is called when a request has shown a valid token.
+KNOWN = "known"
+
 _SECURITY_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _ANSWERS: dict[type[StoreError], tuple[int, str]] = {
     InvalidError: (422, "invalid"),
@@ -179,6 +182,8 @@ class _Gate:
         operator = self._admin.directory.current.admin_tokens_by_hash.get(digest)
         if scheme.lower() != "bearer" or operator is None:
             return None
+        if (known := request.scope.get("state", {}).get(KNOWN)) is not None:
+            known()
         self._admin.directory.note_admin_token_used(operator.id, self._clock())
         return operator
 

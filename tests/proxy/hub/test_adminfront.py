@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 import trustme
@@ -15,38 +18,79 @@ from proxy.hub.adminfront import AdminFront
 from proxy.hub.certificate import Certificate
 from proxy.hub.config import HubConfig, TLSConfig
 from proxy.hub.datadir import DataDir
+from tests.proxy.hub.test_api import TOKEN, Bench
+from tests.proxy.hub.test_api import bench as bench
 from tunnel.net import client_context, wrap_client
+from tunnel.tls import TLSStream
 
 
-async def test_connections_that_say_nothing_keep_no_operator_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+@attrs.frozen
+class Port:
+    number: int
+    ca_pem: str
+
+    async def silent(self) -> trio.SocketStream:
+        stream = await trio.open_tcp_stream("127.0.0.1", self.number)
+        await wait_all_tasks_blocked()
+        return stream
+
+    async def shaken(self, tcp: trio.SocketStream) -> TLSStream:
+        return await wrap_client(tcp, client_context(self.ca_pem), server_hostname="localhost")
+
+
+@asynccontextmanager
+async def serving(app: Starlette, folder: Path) -> AsyncIterator[Port]:
     authority = trustme.CA()
     leaf = authority.issue_cert("localhost")
-    files = TLSConfig(tmp_path / "hub.pem", tmp_path / "hub.key")
+    files = TLSConfig(folder / "hub.pem", folder / "hub.key")
     assert files.certificate is not None
     assert files.key is not None
     files.key.write_bytes(leaf.private_key_pem.bytes())
     files.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
-    config = HubConfig(tls=files, data_dir=tmp_path)
-    front = AdminFront(Starlette(), Certificate.open(config, DataDir(tmp_path), time.time))
+    config = HubConfig(tls=files, data_dir=folder)
+    front = AdminFront(app, Certificate.open(config, DataDir(folder), time.time))
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, front.handle_client, [listener])
-        port = listener.socket.getsockname()[1]
-        silent = []
-        for _ in range(2):
-            silent.append(await trio.open_tcp_stream("127.0.0.1", port))
-            await wait_all_tasks_blocked()
-        context = client_context(authority.cert_pem.bytes().decode())
-        tcp = await trio.open_tcp_stream("127.0.0.1", port)
-        operator = await wrap_client(tcp, context, server_hostname="localhost")
-        await operator.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert (await operator.receive_some()).startswith(b"HTTP/1.1 404 ")
+        yield Port(listener.socket.getsockname()[1], authority.cert_pem.bytes().decode())
+        nursery.cancel_scope.cancel()
+    assert front.room.open == 0
+
+
+async def ask(stream: TLSStream, token: str = "") -> bytes:
+    shown = f"Authorization: Bearer {token}\r\n" if token else ""
+    await stream.send_all(f"GET /v1/teams HTTP/1.1\r\nHost: localhost\r\n{shown}\r\n".encode())
+    return (await stream.receive_some())[9:12]
+
+
+async def test_connections_that_say_nothing_keep_no_operator_out(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+    async with serving(bench.app, tmp_path) as port:
+        silent = [await port.silent() for _ in range(2)]
+        operator = await port.shaken(await port.silent())
+        assert await ask(operator, TOKEN) == b"200"
         # The oldest has made room, and no other: that one is answered.
         assert await silent[0].receive_some() == b""
-        second = await wrap_client(silent[1], context, server_hostname="localhost")
+        second = await port.shaken(silent[1])
+        assert await ask(second) == b"401"
         for stream in (silent[0], operator, second):
             await trio.aclose_forcefully(stream)
-        nursery.cancel_scope.cancel()
+
+
+async def test_an_operator_makes_room_for_nobody(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+    async with serving(bench.app, tmp_path) as port:
+        operator, stranger = [await port.shaken(await port.silent()) for _ in range(2)]
+        assert await ask(operator, TOKEN) == b"200"
+        # Whoever was answered without a token is a stranger still.
+        assert await ask(stranger) == b"401"
+        newcomer = await port.silent()
+        with pytest.raises(trio.BrokenResourceError):
+            await stranger.receive_some()
+        assert await ask(operator, TOKEN) == b"200"
+        for stream in (newcomer, operator, stranger):
+            await trio.aclose_forcefully(stream)
