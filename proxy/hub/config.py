@@ -69,6 +69,7 @@ class AgentLimitsConfig:
     stream_idle_in_s: int | None = None
     stream_idle_out_s: int | None = None
     idle_connections: int | None = None
+    tokens_per_minute: int | None = None
 
 
 @attrs.frozen
@@ -91,6 +92,8 @@ class LimitsConfig:
     """How long the cluster may say nothing on a call that it has begun to answer."""
     idle_connections: int = 256
     """Connections of one agent on which nothing is under way; of more the longest idle are closed."""
+    tokens_per_minute: int = 2_000
+    """By whatever credential. Each is an event of the trail, whose disk all agents share."""
     relays_per_cluster: int = RELAYS_PER_CLUSTER
     """Relays of one cluster in tunnel mode, besides those that are going away; the next one is refused."""
     agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)

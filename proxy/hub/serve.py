@@ -154,6 +154,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 record=recorder.complete,
                 clock=time.time,
                 seen=seen,
+                limits=config.limits,
             )
             front = Front(
                 certificate=certificate,

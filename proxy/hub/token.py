@@ -48,6 +48,7 @@ from auth.tokens import access_audience, hub_audience, issue_access, verify_acce
 from auth.tokens import verify_assertion as verify
 from proxy.head import Headers
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
+from proxy.hub.config import LimitsConfig
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Credential
@@ -77,9 +78,8 @@ CLUSTERS_PATH = "/v1/clusters"
 # An assertion lives 60 s. One agent asks once a minute and cluster; its replicas may share a key.
 ASSERTIONS_REMEMBERED_MAX = 100_000
 ASSERTIONS_OF_AN_AGENT_MAX = 2_000
-# Of any kind of credential, within a minute: each is an event of the trail, whose disk all agents share, and
-# no other limit counts them.
-TOKENS_OF_AN_AGENT_MAX = 2_000
+# What may be asked for at once, for a fleet that starts.
+TOKENS_BURST_S = 60.0
 
 _JWKS_HEADERS = ((b"content-type", b"application/jwk-set+json"), (b"cache-control", b"public, max-age=300"))
 
@@ -97,6 +97,7 @@ class TokenEndpoint:
         record: Callable[[Event], None],
         clock: Callable[[], float],
         seen: SeenStore,
+        limits: LimitsConfig,
         issuers: IssuerKeys | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -110,7 +111,8 @@ class TokenEndpoint:
         self._monotonic = monotonic
         self._federation = Federated(directory, issuers or IssuerKeys(), clock)
         self._seen = SeenTokens("assertion", ASSERTIONS_REMEMBERED_MAX, ASSERTIONS_OF_AN_AGENT_MAX, seen)
-        # Of each agent that has asked since the start, by its id.
+        self._limits = limits
+        # Of each agent that has asked since the start, by its id. Bounded by the enrolled agents.
         self._given: dict[str, Bucket] = {}
 
     async def answer(self, form: bytes, headers: Headers, client_ip: str) -> Answer:
@@ -268,15 +270,17 @@ class TokenEndpoint:
 
     def _count(self, agent: Agent, credential: Credential) -> None:
         """Count a token of the agent's; raises Refusal."""
+        limit = self._limits.of(agent.name).tokens_per_minute
+        if not limit:
+            return
         at = self._monotonic()
         given = self._given.get(agent.id)
         if given is None:
-            rate = TOKENS_OF_AN_AGENT_MAX / LIFETIME_S
-            given = self._given[agent.id] = Bucket(rate, LIFETIME_S, at)
+            given = self._given[agent.id] = Bucket(limit / 60, TOKENS_BURST_S, at)
         if given.left(at) < 1:
             told = (
-                f"agent:{agent.name} has asked for {TOKENS_OF_AN_AGENT_MAX} tokens within a minute, the "
-                f"limit: each is good for {LIFETIME_S:.0f} s"
+                f"agent:{agent.name} asks for more than {limit} tokens a minute (limits.tokens_per_minute): "
+                f"each is good for {LIFETIME_S:.0f} s, so keep it, or ask the hub's operator for more"
             )
             raise Refusal(429, "slow_down", told, told, agent=agent, credential=credential)
         given.take(1)

@@ -17,6 +17,7 @@ from proxy.agent.account import Account
 from proxy.agent.errors import AgentError
 from proxy.agent.https import https_connection
 from proxy.agent.hub import ANSWER_BYTES_MAX, fetch_reach, fetch_token
+from proxy.hub.config import LimitsConfig
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import open_directory
 from proxy.hub.seenstore import SeenStore
@@ -266,6 +267,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
                 record=events.append,
                 clock=lambda: 1_800_000_000.0,
                 seen=seen,
+                limits=LimitsConfig(),
             )
             token = trio.lowlevel.current_trio_token()
 

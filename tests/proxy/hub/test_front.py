@@ -104,6 +104,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             record=recorder.complete,
             clock=lambda: NOW,
             seen=seen,
+            limits=config.limits,
         )
         front = Front(
             certificate=Certificate.open(config, DataDir.open(tmp_path / "data"), time.time),

@@ -21,6 +21,7 @@ from auth.hubtime import hub_time, seconds_of
 from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, issue_assertion, verify_access
+from proxy.hub.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
@@ -32,6 +33,7 @@ from tests.system.hostile import Forger
 ISSUER = "https://hub.example"
 HUB = "urn:hawse:main:hub"
 PEPPER = b"p" * 32
+LIMITS = LimitsConfig()
 NOW = 1_800_000_000.5
 KEY, OTHER_KEY, LOCKED_KEY, RETIRED_KEY, REVOKED_KEY = (new_api_key(bytes([n]) * 32) for n in range(5))
 AGENT_KEY, LOCKED_AGENT_KEY, STRANGERS_KEY = (SigningKey.generate() for _ in range(3))
@@ -104,6 +106,7 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
             record=events.append,
             clock=clock,
             seen=seen,
+            limits=LIMITS,
         )
         yield Bench(directory, endpoint, signing, events)
     seen.close()
@@ -138,17 +141,20 @@ async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_their
 ) -> None:
     at = 1000.0
     monkeypatch.setattr(bench.endpoint, "_monotonic", lambda: at)
-    monkeypatch.setattr("proxy.hub.token.TOKENS_OF_AN_AGENT_MAX", 3)
+    own = AgentLimitsConfig(tokens_per_minute=3)
+    monkeypatch.setattr(bench.endpoint, "_limits", LimitsConfig(agents={"sre-1": own}))
     assert [(await bench.token())[0] for _ in range(5)] == [200, 200, 200, 429, 429]
     # By whatever credential, and for whichever cluster.
     status, body = await bench.ask(**signed(assertion(), audience="dev"))
     assert (status, body["error"]) == (429, "slow_down")
-    assert "agent:sre-1 has asked for 3 tokens within a minute" in str(body["error_description"])
+    assert "more than 3 tokens a minute (limits.tokens_per_minute)" in str(body["error_description"])
     assert (await bench.token(OTHER_KEY))[1]["error"] == "invalid_target"
     assert [event.kind for event in bench.events].count(Kind.TOKEN_ISSUED) == 3
     at += 20
     assert (await bench.token())[0] == 200
     assert (await bench.token())[0] == 429
+    monkeypatch.setattr(bench.endpoint, "_limits", LimitsConfig(tokens_per_minute=0))
+    assert (await bench.token())[0] == 200
 
 
 async def test_a_key_buys_a_token_for_one_granted_cluster(bench: Bench) -> None:
@@ -513,6 +519,7 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
                 record=bench.events.append,
                 clock=lambda: NOW + 55,
                 seen=seen,
+                limits=LIMITS,
             )
             status, body = attrs.evolve(bench, endpoint=again).read(
                 await again.answer(urlencode(signed(token)).encode(), (FORM,), "192.0.2.1")
