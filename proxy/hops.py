@@ -42,12 +42,16 @@ RESPONSE_NEVER = frozenset(
         b"strict-transport-security",
         # A Location of HTTP/1.0, which some clients still follow and no server sends.
         b"uri",
-        # To a web server in front of the hub: send a file of yours in place of this, or keep it for others.
+        # To a web server in front of the hub: send a file of yours or another URL in place of this, keep it
+        # for others, or (Envoy) take the server that it came from out of service.
         b"x-accel-expires",
         b"x-accel-redirect",
+        b"x-envoy-immediate-health-check-fail",
         b"x-lighttpd-send-file",
         b"x-litespeed-location",
+        b"x-reproxy-url",
         b"x-sendfile",
+        b"x-sendfile2",
     }
 )
 # Of headers by which hub and relay speak to each other.
