@@ -126,13 +126,13 @@ def entries(
 
 
 def merge(existing: Document, ours: Document, path: str = "the file") -> Document:
-    """Put our entries into a kubeconfig, in place of earlier ones of ours; the current context stays.
+    """Put our entries into a kubeconfig, in place of earlier ones of ours; its current context stays.
 
     Raises AgentError when an entry of the same name is not ours, or the document is no kubeconfig.
     """
     merged = {"apiVersion": "v1", "kind": "Config", **existing}
     for section in ("clusters", "users", "contexts"):
-        present, added = _named(existing, section), _named(ours, section)
+        present, added = _named(existing, section, path), _named(ours, section, path)
         for name, entry in added.items():
             if name in present and not _is_ours(section, present[name], entry):
                 raise AgentError(
@@ -140,17 +140,19 @@ def merge(existing: Document, ours: Document, path: str = "the file") -> Documen
                     "choose other names by --prefix, or another file by --output"
                 )
         merged[section] = list({**present, **added}.values())
-    merged["current-context"] = existing.get("current-context") or ours["current-context"]
+    if current := existing.get("current-context") or ours.get("current-context"):
+        merged["current-context"] = current
     return merged
 
 
-def refuse_hidden(paths: Sequence[str], ours: Document) -> None:
-    """Refuse entries of ours that would stand before another's of the same name in one of these files.
+def fit_before(paths: Sequence[str], ours: Document) -> Document:
+    """Return our entries as they may stand before these files: the current context of one of them stays.
 
-    kubectl takes the first of a name from the files of KUBECONFIG: a context that led to one cluster would
-    lead to another from then on, without a word. A file that cannot be read is kubectl's to tell of. Raises
-    AgentError.
+    Raises AgentError where one of ours would stand before another's of the same name. kubectl takes the first
+    that it finds in the files of KUBECONFIG: what led to one cluster would lead to another from then on,
+    without a word. A file that cannot be read is kubectl's to tell of.
     """
+    fitting = dict(ours)
     for path in paths:
         try:
             with open(path, "rb") as file:
@@ -159,16 +161,19 @@ def refuse_hidden(paths: Sequence[str], ours: Document) -> None:
             continue
         if isinstance(document, dict):
             merge(document, ours, path)
+            if document.get("current-context"):
+                fitting.pop("current-context", None)
+    return fitting
 
 
-def _named(document: Document, section: str) -> dict[str, Document]:
+def _named(document: Document, section: str, path: str) -> dict[str, Document]:
     entries = document.get(section) or []
     if not isinstance(entries, list):
-        raise AgentError(f"the file is no kubeconfig: {section} is no list")
+        raise AgentError(f"{path} is no kubeconfig: {section} is no list")
     named: dict[str, Document] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
-            raise AgentError(f"the file is no kubeconfig: an entry in {section} has no name")
+            raise AgentError(f"{path} is no kubeconfig: an entry in {section} has no name")
         # kubectl takes the first of a name.
         named.setdefault(entry["name"], entry)
     return named
@@ -244,7 +249,7 @@ def write(path: str, ours: Document) -> None:
     """Merge our entries into the file, or make it, for its owner alone. Raises AgentError."""
     # A kubeconfig is often a link into a folder of settings: the file behind it is what changes.
     target = os.path.realpath(path)
-    merged = merge(read(target), ours)
+    merged = merge(read(target), ours, path)
     try:
         text = to_yaml([merged])
     except (RecursionError, ValueError):

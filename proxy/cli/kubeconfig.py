@@ -71,8 +71,7 @@ def kubeconfig(
             click.echo(to_yaml([ours]), nl=False)
             return
         path, *others = [output] if output else _kubectls_own()
-        kubeconfigs.refuse_hidden(others, ours)
-        kubeconfigs.write(path, ours)
+        kubeconfigs.write(path, kubeconfigs.fit_before(others, ours))
     except AgentError as error:
         raise CommandError(str(error)) from error
     click.echo(f"wrote {', '.join(prefix + name for name in chosen)} into {path}")

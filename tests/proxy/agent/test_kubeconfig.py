@@ -17,9 +17,9 @@ from proxy.agent.kubeconfig import (
     Document,
     chosen_clusters,
     entries,
+    fit_before,
     merge,
     read,
-    refuse_hidden,
     write,
 )
 
@@ -192,13 +192,28 @@ def test_an_entry_that_would_hide_another_files_is_refused(tmp_path: Path) -> No
     other, missing, broken = (str(tmp_path / name) for name in ("other", "missing", "broken"))
     Path(broken).write_text("[")
     Path(other).write_text(json.dumps(FOREIGN))
-    refuse_hidden([missing, broken, other], ours("prod"))
+    assert fit_before([missing, broken], ours("prod")) == ours("prod")
+    fit_before([missing, broken, other], ours("prod"))
     context = {"name": "prod", "context": {"cluster": "elsewhere", "user": "me"}}
     Path(other).write_text(json.dumps({**FOREIGN, "contexts": [context]}))
     with pytest.raises(AgentError, match="other has an entry prod in contexts that is not of this hub"):
-        refuse_hidden([missing, broken, other], ours("prod"))
+        fit_before([missing, broken, other], ours("prod"))
     write(other, ours("stage"))
-    refuse_hidden([other], ours("stage"))
+    fit_before([other], ours("stage"))
+    Path(other).write_text("clusters: {home: there}")
+    with pytest.raises(AgentError, match="other is no kubeconfig: clusters is no list"):
+        fit_before([other], ours("stage"))
+
+
+def test_the_current_context_of_another_file_stays(tmp_path: Path) -> None:
+    first, other = str(tmp_path / "first"), str(tmp_path / "other")
+    Path(other).write_text(json.dumps({**FOREIGN, "current-context": "mine"}))
+    # kubectl takes the first that it finds.
+    write(first, fit_before([other], ours("prod")))
+    assert "current-context" not in read(first)
+    Path(other).write_text(json.dumps({**FOREIGN, "current-context": ""}))
+    write(first, fit_before([other], ours("prod")))
+    assert read(first)["current-context"] == "prod"
 
 
 def test_a_file_that_another_user_has_laid_there_is_not_taken_over(
@@ -217,12 +232,11 @@ def test_a_file_that_another_user_has_laid_there_is_not_taken_over(
     assert file.read_text() == text
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file of root's")
-def test_a_file_of_roots_is_as_good_as_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "kubeconfig"
-    write(str(file), ours("prod"))
+def test_a_file_of_roots_is_as_good_as_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    assert read(str(file)) == ours("prod")
+    # It is looked into, whoever runs this: only then is it known what it is.
+    with pytest.raises(AgentError, match=r"/etc/passwd is no "):
+        read("/etc/passwd")
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,14 @@ def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) 
     assert run(home, "kubeconfig", "dev")[1] == f"wrote dev into {home.path}/.kube/config\n"
     elsewhere = f":{home.path}/mine:/else"
     assert run(home, "kubeconfig", "dev", KUBECONFIG=elsewhere)[1] == f"wrote dev into {home.path}/mine\n"
+    theirs = "{contexts: [{name: dev, context: {cluster: mine}}], current-context: dev}"
+    (home.path / "other").write_text(theirs)
+    beside = f"{home.path}/fresh:{home.path}/other"
+    refused = run(home, "kubeconfig", "dev", KUBECONFIG=beside)
+    assert (refused[0], refused[2].startswith(f"hawse: {home.path}/other has an entry dev")) == (1, True)
+    assert run(home, "kubeconfig", "prod", KUBECONFIG=beside)[0] == 0
+    # What kubectl does without --context stays as well.
+    assert "current-context" not in yaml.safe_load((home.path / "fresh").read_text())
     assert run(home, "kubeconfig", "other")[0] == 1
     assert run(home, "kubeconfig", "--hub", "https://else.example")[0] == 1
 
