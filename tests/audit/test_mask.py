@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -146,3 +148,26 @@ def test_what_was_masked_once_is_masked_again_and_little_is_remembered() -> None
     before = masks._remembered_request.cache_info()
     assert "hunter2" not in encode(masks.apply(call(target=long))).decode()
     assert masks._remembered_request.cache_info() == before
+
+
+@pytest.mark.parametrize("part", ["eyJ", "eyJ-", "eyJ.", "eyJaaaaaaaa.", "bearer ", "id_token=", "hws_"])
+@pytest.mark.parametrize("end", ["", ".", "..", ".-"])
+def test_no_text_takes_longer_to_search_than_its_length_tells(part: str, end: str) -> None:
+    def took_s(size: int) -> float:
+        text = f"/api?x={part * (size // len(part))}{end}"
+        times = []
+        for _ in range(3):
+            begun = time.thread_time()
+            Masks().target(text)
+            times.append(time.thread_time() - begun)
+        return min(times)
+
+    # Four times as long: what is searched from each place to the end takes sixteen times as long.
+    assert took_s(32 * 1024) < 8 * took_s(8 * 1024) + 0.005
+
+
+def test_a_token_is_found_whatever_it_is_glued_to() -> None:
+    masks = Masks()
+    for around in ("x{}", "eyJ{}", "eyJ.{}", "-eyJ-{}", "eyJeyJeyJeyJ {}", "eyJ{}.x", "{}-{}", "a.{}"):
+        assert JWT not in masks.target("/api?x=" + around.replace("{}", JWT))
+        assert JWT[10:] not in masks.values([around.replace("{}", JWT)])[0]
