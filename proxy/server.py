@@ -31,7 +31,7 @@ from typing import Self
 import trio
 
 from proxy.attendance import Attendance
-from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody, CountedBody
+from proxy.body import BODY_BYTES_MAX, CHUNKS_AT_ONCE_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import GONE, Failure, InboundBroken, OnGone, Processed, StreamCode
 from proxy.head import BODILESS_STATUSES, Fields, RequestHead, ResponseHead, connection_tokens
@@ -41,6 +41,7 @@ from proxy.strict import BadRequest, read_request_head
 from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream, tls_socket
 from tunnel.readiness import Readiness
+from tunnel.turns import turns
 
 # kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
 HEAD_S = 32.0
@@ -88,6 +89,8 @@ class ServerConnection:
         self._body_read = False
         # The body was asked for, so some of it may be gone to where it belongs; of one that is not read.
         self._body_begun = False
+        # More of its chunks are here than are taken apart at once.
+        self._crowded = False
         self._awaits_continue = False
         self._answer = _NONE
         self._framing = _EMPTY
@@ -215,7 +218,8 @@ class ServerConnection:
         if fields.upgrade is not None:
             # Whose bytes would follow the head, the body's or the new protocol's?
             raise BadRequest(400, "an upgrade cannot have a body")
-        self._body = ChunkedBody() if length is None else CountedBody(length)
+        self._crowded = False
+        self._body = ChunkedBody(CHUNKS_AT_ONCE_MAX) if length is None else CountedBody(length)
         self._awaits_continue = b"expect" in fields.by_name
         return request
 
@@ -299,9 +303,15 @@ class ServerConnection:
         """
         self._body_begun = True
         while True:
+            if self._crowded:
+                # However many bring such bodies, one of them is taken apart in a pass.
+                await turns().turn()
+                self._crowded = False
             data = self.receive_body_nowait()
             if data is not None:
                 return data
+            if self._crowded:
+                continue
             if self._awaits_continue:
                 await self._send_continue()
             if not self._received.ended:
@@ -319,7 +329,7 @@ class ServerConnection:
     def receive_body_nowait(self) -> bytes | None:
         """Return body bytes that are already here, b"" at the clean end, None when there is a wait."""
         while not self._body_read:
-            if not self._received.held:
+            if self._crowded or not self._received.held:
                 return None
             if data := self._read(self._received.take_rest(BODY_BYTES_MAX)):
                 self._body_begun = True
@@ -343,8 +353,9 @@ class ServerConnection:
             self._body_read = True
             self._body = None
             self._last = self._last or body.trailers
-            if body.rest:
-                self._received.put_back(body.rest)
+        if body.rest:
+            self._received.put_back(body.rest)
+            self._crowded = not body.reached
         return data
 
     # -- the answer ----------------------------------------------------------------------------------------
@@ -604,6 +615,8 @@ class ServerConnection:
                         refused = True
                     if self._body_read:
                         return
+                    # Its end is not looked for where that takes long.
+                    refused = refused or self._crowded
                 data = bytes(await self._stream.receive_some(BODY_BYTES_MAX))
                 self._received.ended = not data
 

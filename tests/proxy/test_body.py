@@ -162,3 +162,16 @@ def test_a_counted_body_ends_where_its_length_says(wire, length, sizes):
             rest = body.rest
     assert body.reached == (length <= len(wire))
     assert (data, rest) == (wire[:length], wire[length:])
+
+
+@given(st.lists(st.binary(min_size=1, max_size=20), max_size=40), st.integers(1, 60), st.integers(1, 8))
+def test_a_bound_on_the_chunks_at_once_changes_nothing_but_the_pieces(chunks, size, at_once):
+    wire = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\nnext"
+    body = ChunkedBody(at_once)
+    data = held = b""
+    while not body.reached:
+        held, wire = held + wire[:size], wire[size:]
+        data += body.feed(held)
+        held = body.rest
+    assert data == b"".join(chunks)
+    assert held + wire == b"next"

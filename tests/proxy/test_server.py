@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from proxy.body import CHUNKS_AT_ONCE_MAX, ChunkedBody
 from proxy.deadlines import IDLE_S
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
@@ -20,6 +21,7 @@ from tunnel.net import wrap_client, wrap_server
 from tunnel.tls import TLSStream
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
+CROWDED = b"POST /api HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 8000
 CUT = Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "gone")
 
 
@@ -149,6 +151,57 @@ async def test_a_broken_chunk_is_the_clients_fault(pair):
     await client.send_eof()
     assert await connection.next_request() is None
     assert b"connection: close" in (await read_all(client))[0].lower()
+
+
+async def test_others_run_while_bodies_of_tiny_chunks_are_taken_apart():
+    taken = 0
+    passes = []
+
+    async def read(connection: ServerConnection) -> None:
+        nonlocal taken
+        await connection.next_request()
+        while part := await connection.receive_body():
+            taken += len(part)
+
+    async def watch() -> None:
+        while taken < 4 * 8000:
+            before = taken
+            await trio.lowlevel.checkpoint()
+            passes.append(taken - before)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            client, server = memory_stream_pair()
+            await client.send_all(CROWDED + b"0\r\n\r\n")
+            nursery.start_soon(read, ServerConnection(server))
+        nursery.start_soon(watch)
+    # The first piece of each comes whenever it comes.
+    assert sum(most > 2 * CHUNKS_AT_ONCE_MAX for most in passes) <= 1
+    assert max(passes) <= 4 * CHUNKS_AT_ONCE_MAX
+
+
+async def test_the_end_of_a_refused_body_of_tiny_chunks_is_not_looked_for(pair, autojump_clock, monkeypatch):
+    client, connection = pair
+    fed = 0
+    feed = ChunkedBody.feed
+
+    def counted(body: ChunkedBody, data: bytes) -> bytes:
+        nonlocal fed
+        got = feed(body, data)
+        fed += len(got)
+        return got
+
+    monkeypatch.setattr(ChunkedBody, "feed", counted)
+    await client.send_all(CROWDED)
+    await connection.next_request()
+    await answer_ok(connection)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.aclose)
+        for _ in range(4):
+            await client.send_all(b"1\r\na\r\n" * 8000)
+        nursery.start_soon(client.send_eof)
+    assert 0 < fed <= 4 * CHUNKS_AT_ONCE_MAX
+    assert b"Connection: close" in (await read_all(client))[0]
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 10", b"Transfer-Encoding: chunked"])
