@@ -44,6 +44,7 @@ import trio
 from tunnel.issuer import shown_issuer
 from tunnel.resumption import Resumption
 from tunnel.tcp import TCPStream
+from tunnel.turns import turns
 
 __all__ = ["HandshakeFailed", "TLSStream"]
 
@@ -59,6 +60,12 @@ SEND_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
 # How much is asked of the socket at once: half of the largest message of a tunnel. Less costs a call more for
 # the same bytes. Our processes have malloc keep such buffers (tunnel.allocator).
 RECEIVE_BYTES_MAX: Final = 128 * 1024
+
+# Each record costs some 2 µs, and 128 KiB can hold 5,700, which is as long as everybody else would wait.
+# After so many, of so few bytes on the average, less is asked of the socket, and not before its turn.
+CROWDED_RECORDS: Final = 64
+CROWDED_RECORD_BYTES: Final = 128
+CROWDED_BYTES_MAX: Final = 8 * 1024
 
 # In front of each record: its type, a version, and the length of what follows. That is at most 256 bytes
 # more than its plaintext (RFC 8446 5.2), in TLS 1.2 at most 2048 (RFC 5246 6.2.3); OpenSSL judges, this only
@@ -147,6 +154,8 @@ class TLSStream(trio.abc.Stream):
         self._failure: str | None = None
         self._sending = False
         self._receiving = False
+        # What was received last was very many small records.
+        self._crowded = False
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
@@ -233,10 +242,16 @@ class TLSStream(trio.abc.Stream):
         if self._unread or self._ended or self._state is not _OPEN:
             return await self._receive_kept(max_bytes)
         self._receiving = True
+        at_once = RECEIVE_BYTES_MAX
         try:
             data = b""
             while not data and not self._ended:
-                ciphertext = await self.transport_stream.receive_some(RECEIVE_BYTES_MAX)
+                if self._crowded:
+                    # However many peers send such records, one of them has its turn in a pass.
+                    await turns().turn()
+                    self._crowded = False
+                    at_once = CROWDED_BYTES_MAX
+                ciphertext = await self.transport_stream.receive_some(at_once)
                 if self._state is not _OPEN:
                     self._check_open()
                 data = self._take_in(ciphertext)
@@ -352,6 +367,7 @@ class TLSStream(trio.abc.Stream):
                 end = _end_of_record(data, start)
             self._torn = torn + view[start:]
             self._missing = end - size if end else 0
+        self._crowded = len(parts) >= CROWDED_RECORDS and len(parts) * CROWDED_RECORD_BYTES > size
         return b"".join(parts)
 
     def _decrypt_record(self, bytes_max: int) -> bytes:

@@ -24,7 +24,7 @@ from trio.testing import (
 from tests.tunnel.certificates import authority, ca_pem, contexts
 from tests.tunnel.test_tcp import strict, tcp_pair
 from tunnel.net import client_context
-from tunnel.tls import RECORD_BYTES_MAX, HandshakeFailed, TLSStream, _buffers
+from tunnel.tls import CROWDED_BYTES_MAX, RECORD_BYTES_MAX, HandshakeFailed, TLSStream, _buffers
 
 # A fixture, imported to be found here.
 __all__ = ["strict"]
@@ -170,6 +170,39 @@ async def test_buffers_are_fed_by_the_record_and_stay_small() -> None:
             assert client._outgoing.pending <= RECORD_BYTES_MAX
     await client.aclose()
     await server.aclose()
+
+
+async def test_others_run_while_tiny_records_are_taken_apart() -> None:
+    records = 10_000
+    servers: list[TLSStream] = []
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            client, server = await handshake(memory_stream_pair())
+            servers.append(server)
+            for _ in range(records):
+                await client.send_all(b"a")
+        taken = 0
+        passes: list[int] = []
+
+        async def read(server: TLSStream) -> None:
+            nonlocal taken
+            left = records
+            while left:
+                left -= (came := len(await server.receive_some()))
+                taken += came
+
+        async def watch() -> None:
+            while taken < 4 * records:
+                before = taken
+                await trio.lowlevel.checkpoint()
+                passes.append(taken - before)
+
+        for server in servers:
+            nursery.start_soon(read, server)
+        nursery.start_soon(watch)
+    # Only the first pieces, come as they are; then one stream in a pass has its turn.
+    assert sum(many > 2 * CROWDED_BYTES_MAX // 22 for many in passes) <= 2
+    assert len(passes) > 20
 
 
 @pytest.mark.parametrize("version", VERSIONS)
