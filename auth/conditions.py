@@ -30,6 +30,9 @@ CONDITION_CHARACTERS_MAX = 1000
 MACROS_MAX = 2
 # A plain condition takes some 10 µs, one over 64 teams and 64 labels some 500.
 CONDITION_S_MAX = 0.005
+# Of a text that a request brings. An agent can make a path of 1 MiB, on which a slow expression takes seconds
+# before anybody can take its time; names in Kubernetes have 253 characters.
+TEXT_CHARACTERS_MAX = 8 * 1024
 
 # A string, so that what is only text is not taken for a name. CEL's triple quotes and raw strings are refused
 # instead: nobody needs them in a line.
@@ -38,6 +41,7 @@ _UNREADABLE = re.compile(r"//|\"\"\"|'''|[rRbB]+[\"']")
 _MACRO = re.compile(r"\b(?:all|exists|exists_one|map|filter)\s*\(\s*([A-Za-z_]\w*)\s*,")
 _MACRO_NAME = re.compile(r"\b(?:all|exists|exists_one|map|filter)\s*\(")
 _FIELD = re.compile(r"\b(request|agent|cluster)\s*\.\s*([A-Za-z_]\w*)")
+_REQUEST = "request"
 _NOW = "now"
 _FUNCTIONS = frozenset(
     {
@@ -90,8 +94,12 @@ class CelConditions:
         program = _compile(text)
         sections = [(name, _SECTIONS[name]) for name in program.variables() if name in _SECTIONS]
         timer = self._timer
+        about_request = _REQUEST in dict(sections)
 
         def evaluated(facts: Facts) -> tuple[object, float]:
+            # The path holds all the others, but for a name that the query selects.
+            if about_request and max(len(facts.info.path), len(facts.info.name)) > TEXT_CHARACTERS_MAX:
+                raise ConditionError(f"the request's path or name exceeds {TEXT_CHARACTERS_MAX} characters")
             begun = timer()
             try:
                 answer = program.execute({name: section(facts) for name, section in sections})
@@ -200,7 +208,7 @@ def _now(facts: Facts) -> datetime:
 
 
 _FIELDS: dict[str, Callable[[Facts], dict[str, object]]] = {
-    "request": _request,
+    _REQUEST: _request,
     "agent": _agent,
     "cluster": _cluster,
 }

@@ -6,7 +6,13 @@ from collections.abc import Iterator
 import pytest
 
 from auth.asked import asked_of
-from auth.conditions import CONDITION_CHARACTERS_MAX, CONDITION_S_MAX, CelConditions, without_strings
+from auth.conditions import (
+    CONDITION_CHARACTERS_MAX,
+    CONDITION_S_MAX,
+    TEXT_CHARACTERS_MAX,
+    CelConditions,
+    without_strings,
+)
 from auth.policy import ConditionError, Facts
 from auth.requestinfo import parse
 from tests.auth.policies import CONDITIONS, Agent, Cluster
@@ -123,6 +129,17 @@ def test_why_a_condition_failed_is_told() -> None:
 def test_a_condition_is_timed_when_it_looks_at_the_time() -> None:
     assert CONDITIONS.timed("request.reads || now.getHours() < 8")
     assert not CONDITIONS.timed('request.name == "now" || request["now"] == 1')
+
+
+@pytest.mark.parametrize(
+    "target",
+    [f"/metrics/{'a' * TEXT_CHARACTERS_MAX}", f"/api/v1/pods?fieldSelector=metadata.name={'a' * 9000}"],
+)
+def test_no_condition_has_to_search_a_text_without_end(target: str) -> None:
+    about = facts(f"GET {target}")
+    with pytest.raises(ConditionError, match="the request's path or name exceeds 8192 characters"):
+        holds('request.path.matches("a") || request.name.matches("a")', about)
+    assert holds('agent.name == "builder"', about)
 
 
 def test_a_slow_condition_is_an_error() -> None:
