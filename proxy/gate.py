@@ -78,6 +78,8 @@ class Gate:
         if oldest.cut is None or self.clock() - oldest.since < UNHURRIED_S:
             raise TooManyStrangersError(why)
         oldest.leave()
+        if oldest.patience is not None:
+            oldest.patience.cancel()
         oldest.cut(why)
 
 
@@ -106,6 +108,8 @@ class Stranger:
     since: float
     bytes_held: int = 0
     inside: bool = True
+    patience: trio.CancelScope | None = None
+    """Around its request, which may wait for somebody else: to that a cut connection says nothing."""
 
     def leave(self) -> None:
         """Count this connection no more."""

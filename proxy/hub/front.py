@@ -175,6 +175,7 @@ class Front:
                     return
             else:
                 with trio.move_on_after(STRANGER_S) as patience:
+                    stranger.patience = patience
                     if await self._route(connection, tls, head, _KnownRelay(stranger, patience), address):
                         return
                 if patience.cancelled_caught:

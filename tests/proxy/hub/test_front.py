@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import pytest
@@ -175,6 +175,30 @@ async def test_a_form_in_broken_chunks_is_told_of_and_in_the_trail(
     [event] = await trail(bench, tmp_path)
     assert (event["kind"], event["note"]) == ("request.malformed", "the request's body is malformed")
     assert event["req"]["raw_target"] == path
+
+
+async def test_a_stranger_that_makes_room_waits_for_nobody_else(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = trio.Event()
+
+    async def issuer_is_away(*_: object) -> NoReturn:
+        try:
+            await trio.sleep_forever()
+        finally:
+            left.set()
+
+    monkeypatch.setattr(bench.front.tokens, "answer", issuer_is_away)
+    monkeypatch.setattr("proxy.gate.STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr("proxy.gate.UNHURRIED_S", 0.0)
+    waiting = await bench.connect()
+    await waiting.send_all(b"POST /oauth/token HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
+    await trio.testing.wait_all_tasks_blocked()
+    newcomer = await bench.connect()
+    with trio.fail_after(5):
+        await left.wait()
+    await newcomer.send_all(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert (await head_of(newcomer)).startswith(b"HTTP/1.1 200 ")
 
 
 async def trail(bench: Bench, folder: Path) -> list[dict[str, Any]]:
