@@ -19,7 +19,7 @@ from audit.recorder import open_recorder
 from audit.store import AuditStore
 from auth.hubtime import hub_time
 from auth.keys import SigningKey
-from auth.tokens import issue_hello
+from auth.tokens import issue_access, issue_hello
 from proxy.gate import STRANGER_S
 from proxy.hub.acceptlimit import CLUSTER_BURST
 from proxy.hub.access import AccessTokens
@@ -30,15 +30,16 @@ from proxy.hub.datadir import DataDir, SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
-from proxy.hub.front import Front
+from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.oauth import FORM_BYTES_MAX
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
-from tunnel import Memory
+from tunnel import Hello, Memory, Role, open_session
 from tunnel.net import TLSStream, client_context, wrap_client
+from tunnel.websocket import dial_websocket
 
 NOW = 1_800_000_000.0
 HOST = "hub.example"
@@ -48,6 +49,7 @@ ISSUER = f"https://{HOST}"
 @attrs.define(eq=False)
 class Bench:
     front: Front
+    key: SigningKey
     nursery: trio.Nursery
 
     async def connect(
@@ -86,7 +88,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             config=config,
             directory=directory,
             registry=registry,
-            keys=keys,
+            keys=lambda: keys,
             recorder=recorder,
             trail=trail,
             memory=Memory(2**20),
@@ -117,7 +119,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             clock=lambda: NOW,
         )
         nursery.start_soon(front.run)
-        yield Bench(front, nursery)
+        yield Bench(front, key, nursery)
         nursery.cancel_scope.cancel()
     seen.close()
     store.close()
@@ -246,16 +248,37 @@ async def test_a_client_that_leaves_within_its_form_is_watched_no_more(bench: Be
     assert bench.front.deadlines.watched == 0
 
 
-@pytest.mark.parametrize("path", ["/.well-known/jwks.json", "/clusters/prod/api", "/v1/tunnel"])
+@pytest.mark.parametrize(
+    "target",
+    ["/.well-known/jwks.json", "/clusters/prod/api", "/v1/tunnel", "what is no request", "our fault"],
+)
 async def test_a_stranger_who_does_not_take_the_answer_is_cut(
-    bench: Bench, autojump_clock: MockClock, path: str
+    bench: Bench, autojump_clock: MockClock, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if target == "our fault":
+        monkeypatch.setattr("proxy.hub.calls.understand", None)
+        target = "/clusters/prod/api"
     # What one end sends stays there until the other one has received it.
     client = await bench.connect(*trio.testing.lockstep_stream_pair())
-    await client.send_all(f"GET {path} HTTP/1.1\r\nHost: hub.example\r\n\r\n".encode())
+    await client.send_all(f"GET {target} HTTP/1.1\r\nHost: hub.example\r\n\r\n".encode())
     await trio.sleep(STRANGER_S - 1)
     assert bench.front.gate.connections == 1
     await trio.sleep(2)
+    assert bench.front.gate.connections == 0
+
+
+async def test_a_stranger_who_does_not_finish_the_handshake_is_cut(
+    bench: Bench, autojump_clock: MockClock
+) -> None:
+    client, server = trio.testing.memory_stream_pair()
+    bench.nursery.start_soon(bench.front.handle_client, server)
+    await client.send_all(b"\x16\x03\x01")
+    await trio.sleep(HANDSHAKE_S - 1)
+    assert bench.front.gate.connections == 1
+    with trio.fail_after(2):
+        # Its own end, and no alert.
+        assert await client.receive_some() == b""
+    await trio.testing.wait_all_tasks_blocked()
     assert bench.front.gate.connections == 0
 
 
@@ -280,6 +303,31 @@ async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
     await trio.testing.wait_all_tasks_blocked()
     assert "a bug" in caplog.text
     assert bench.front.gate.connections == 0
+
+
+async def test_an_agents_connection_is_no_strangers_and_is_forgotten_when_it_ends(bench: Bench) -> None:
+    directory = bench.front.calls.directory
+    await directory.change(lambda store: store.add_team("sre"))
+    await directory.change(
+        lambda store: store.add_agent("ann", owner="Ann", teams=["sre"], key_hash="h", key_hint="hws_1")
+    )
+    ann = directory.current.agents_by_name["ann"].principal
+    assert ann is not None
+    [credential] = directory.current.credentials
+    token = issue_access(
+        bench.key, issuer=ISSUER, principal=ann, cluster="prod", sid=credential, jti="jti", now=time.time()
+    )
+    client = await bench.connect()
+    await client.send_all(
+        b"GET /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\nAuthorization: Bearer %s\r\n\r\n"
+        % token.encode()
+    )
+    assert (await head_of(client)).startswith(b"HTTP/1.1 403 ")
+    assert bench.front.gate.connections == 0
+    assert len(bench.front.connections) == 1
+    await client.aclose()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(bench.front.connections) == 0
 
 
 async def test_a_client_that_leaves_out_the_cluster_is_told_where_clusters_are(bench: Bench) -> None:
@@ -343,6 +391,29 @@ async def test_a_cluster_that_dials_without_end_takes_nobodys_place(
     assert head.startswith(b"HTTP/1.1 503 ")
     assert b"\r\nretry-after: 2" in head
     assert limit._tokens >= left
+
+
+async def test_a_relay_is_no_stranger_and_stays_for_longer_than_one_may(
+    bench: Bench, mock_clock: MockClock
+) -> None:
+    key = SigningKey.generate()
+    relays = bench.front.relays
+    await relays.directory.change(lambda store: store.add_cluster("prod", teams=[], relay_key=key.public))
+    [cluster_id] = relays.directory.current.clusters_by_id
+    token = issue_hello(key, cluster_id=cluster_id, hub_url=ISSUER, instance="r", jti="j", now=NOW)
+    client = await bench.connect()
+    headers = [(b"authorization", b"Bearer " + token.encode())]
+    hello = Hello(cluster=cluster_id, instance="r")
+    async with (
+        dial_websocket(client, host=HOST, target="/v1/tunnel", headers=headers) as transport,
+        open_session(transport, Role.DIALER, hello=hello) as session,
+    ):
+        assert bench.front.gate.connections == 0
+        # Not before: a thread has written down what the relay has shown.
+        mock_clock.autojump_threshold = 0
+        with trio.move_on_after(2 * STRANGER_S) as stayed:
+            await session.wait_closed()
+        assert stayed.cancelled_caught
 
 
 async def test_a_relay_whose_clock_is_off_is_told_the_time_with_its_refusal_and_both_logs_say_so(
