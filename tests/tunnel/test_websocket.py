@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -23,6 +25,7 @@ from trio.testing import (
 
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake, receive_exactly
+from tunnel.tcp import TCPStream
 from tunnel.tls import TLSStream
 from tunnel.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
 from tunnel.websocket import (
@@ -706,6 +709,107 @@ async def test_a_close_is_answered_behind_the_message_that_is_under_way() -> Non
                 assert (await expect_closed(transport.receive)).code == 4409
 
 
+async def test_a_message_under_way_goes_out_whole_when_a_ping_and_a_close_come_meanwhile() -> None:
+    near, far = lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def peer() -> None:
+            await read_head(near)
+            await near.send_all(ping(b"one") + b"\x88\x82\x00\x00\x00\x00" + (4409).to_bytes(2))
+            received = b""
+            while data := await near.receive_some():
+                received += data
+            # Behind a Close there is no pong any more (RFC 6455 section 5.5.2).
+            assert received == b"\x82\x05hello\x88\x02" + (4409).to_bytes(2)
+            await near.aclose()
+
+        nursery.start_soon(peer)
+        async with accept_websocket(far, request_head=GOOD_REQUEST) as transport:
+            async with trio.open_nursery() as writer:
+                writer.start_soon(transport.send, b"hello")
+                await wait_all_tasks_blocked()
+                assert (await expect_closed(transport.receive)).code == 4409
+
+
+async def test_a_ping_behind_which_the_peer_breaks_off_is_the_end_and_no_fault() -> None:
+    async with raw_peer(tls=True) as (near, transport):
+        assert isinstance(near, TLSStream)
+        await near.send_all(ping(b"one") + message(b"x"))
+        below = near.transport_stream
+        assert isinstance(below, TCPStream)
+        below.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        near.close_nowait()
+        assert await transport.receive() == b"x"
+        assert (await expect_closed(transport.receive)).code is None
+
+
+async def test_a_ping_waits_for_the_message_that_is_under_way() -> None:
+    async with raw_peer(tls=True) as (near, transport):
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                for _ in range(10):
+                    await transport.send(LARGE)
+
+            nursery.start_soon(send)
+            await wait_all_tasks_blocked()
+            await near.send_all(ping(b"one") + message(b"x"))
+            assert await transport.receive() == b"x"
+            frame, pong = encode_binary(LARGE, masked=False), b"\x8a\x03one"
+            received = await receive_exactly(near, 10 * len(frame) + len(pong))
+        assert received.count(pong) == 1
+        assert received.replace(pong, b"") == frame * 10
+
+
+async def test_a_peer_that_says_close_and_takes_no_answer_holds_nobody_up(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def peer() -> None:
+            await read_head(near)
+            await near.send_all(b"\x88\x82\x00\x00\x00\x00" + (4409).to_bytes(2))
+            await trio.sleep_forever()
+
+        nursery.start_soon(peer)
+        async with accept_websocket(far, request_head=GOOD_REQUEST) as transport:
+            with trio.fail_after(CLOSE_S + 1):
+                assert (await expect_closed(transport.receive)).code == 4409
+        nursery.cancel_scope.cancel()
+
+
+async def test_our_close_goes_behind_the_message_that_is_under_way() -> None:
+    near, far = lockstep_stream_pair()
+    async with trio.open_nursery() as nursery:
+
+        async def peer() -> None:
+            await read_head(near)
+            await slow.wait()
+            assert await receive_exactly(near, 7) == b"\x82\x05hello"
+            close = (4503).to_bytes(2) + b"draining"
+            assert await receive_exactly(near, 12) == b"\x88\x0a" + close
+            await near.send_all(b"\x88\x8a\x00\x00\x00\x00" + close)
+            assert await near.receive_some() == b""
+            await near.aclose()
+
+        async def receive(transport: Transport) -> None:
+            assert (await expect_closed(transport.receive)).code == 4503
+
+        slow = trio.Event()
+        nursery.start_soon(peer)
+        async with (
+            accept_websocket(far, request_head=GOOD_REQUEST) as transport,
+            trio.open_nursery() as users,
+        ):
+            users.start_soon(transport.send, b"hello")
+            users.start_soon(receive, transport)
+            await wait_all_tasks_blocked()
+            users.start_soon(transport.aclose, 4503, "draining")
+            await wait_all_tasks_blocked()
+            slow.set()
+
+
 async def test_a_cancelled_aclose_says_no_close() -> None:
     async with raw_peer(tls=True) as (near, transport):
         with trio.CancelScope() as scope:
@@ -802,6 +906,10 @@ async def test_a_ping_is_answered_behind_what_is_left_of_a_message() -> None:
             nursery.start_soon(transport.finish)
             expected = encode_binary(LARGE, masked=False) * begun + b"\x8a\x03two"
             assert await receive_exactly(near, len(expected)) == expected
+        # The next one waits for no message again.
+        await near.send_all(ping(b"three") + message(b"y"))
+        assert await transport.receive() == b"y"
+        assert await receive_exactly(near, 7) == b"\x8a\x05three"
 
 
 async def test_a_message_that_needs_no_wait_takes_the_pong_along_that_is_owed() -> None:
