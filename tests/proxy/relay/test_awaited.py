@@ -286,16 +286,21 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
         await relay.at_rest()
 
 
+@pytest.mark.parametrize("with_head", [False, True])
 async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    with_head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BODY_BYTES_MAX", 5)
 
     async def script(connection: Connection) -> None:
         await connection.request()
-        await connection.send(CHUNKS)
-        await asked.wait()
-        await connection.send(b"%x\r\n%s\r\n" % (len(event), event))
+        chunk = b"%x\r\n%s\r\n" % (len(event), event)
+        if with_head:
+            await connection.send(CHUNKS + chunk)
+        else:
+            await connection.send(CHUNKS)
+            await asked.wait()
+            await connection.send(chunk)
         await connection.more()
 
     event, asked = b"an event in many pieces\n", trio.Event()
@@ -455,6 +460,40 @@ async def test_a_client_that_leaves_while_the_server_is_held_up_ends_the_request
         await relay.at_rest()
 
 
+async def test_a_client_that_leaves_just_as_there_is_room_again_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(connection: Connection) -> None:
+        try:
+            await connection.request()
+            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
+            while True:
+                await connection.send(bytes(100_000))
+        except trio.BrokenResourceError:
+            cut.set()
+
+    cut = trio.Event()
+    late: list[Callable[[], None]] = []
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        outbound = relay.way.open(inner(TARGET), token(), eof=True)
+        await outbound.receive_head()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        monkeypatch.setattr(tunnelled.SessionServer, "soon", lambda _, call: late.append(call))
+        with trio.fail_after(5):
+            while not late:
+                await outbound.receive_body()
+        await outbound.abandon()
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        assert len(late) == 2
+        for call in late:
+            call()
+        with trio.fail_after(5):
+            await cut.wait()
+        await relay.at_rest()
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 async def test_the_requests_and_identities_on_one_connection_stay_their_own(tmp_path: Path) -> None:
     async def echo(connection: Connection) -> None:
         while head := await connection.request():
@@ -610,23 +649,65 @@ async def test_an_exchange_that_is_over_is_forgotten_at_once(tmp_path: Path) -> 
             gc.enable()
 
 
-async def test_a_client_that_leaves_ends_the_request_upstream(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_client_that_leaves_ends_the_request_upstream(kept: bool, tmp_path: Path) -> None:
     async def script(connection: Connection) -> None:
+        await connection.request()
+        asked.set()
         while await connection.more():
             pass
         ended.set()
 
-    ended = trio.Event()
+    asked, ended = trio.Event(), trio.Event()
     async with rig(script, tmp_path) as relay:
         await relay.warm()
+        if not kept:
+            await relay.pool.connections.aclose()
+            # It has ended the first one's script.
+            await asked.wait()
+            await ended.wait()
+            asked, ended = trio.Event(), trio.Event()
         outbound = relay.way.open(inner(TARGET), token(), eof=True)
+        with trio.fail_after(2):
+            await asked.wait()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert relay.upstream.underway.count == 1
-        assert relay.tasks.names == []
+        assert len(relay.tasks.names) == (not kept)
+        assert relay.tasks.running == 0
         await outbound.abandon()
         with trio.fail_after(2):
             await ended.wait()
             assert await relay.upstream.underway.wait_drained(5)
+
+
+async def test_an_event_that_comes_before_a_clients_leaving_is_seen_to_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(CHUNKS)
+        await left.wait()
+        await connection.send(b"6\r\nabcdef\r\n")
+        while await connection.more():
+            pass
+        ended.set()
+
+    left, ended = trio.Event(), trio.Event()
+    late: list[Callable[[], None]] = []
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        outbound = relay.way.open(inner(TARGET + b"?watch=1"), token(), eof=True)
+        assert (await outbound.receive_head()).status == 200
+        monkeypatch.setattr(tunnelled.SessionServer, "soon", lambda _, call: late.append(call))
+        await outbound.abandon()
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        assert len(late) == 1
+        left.set()
+        with trio.fail_after(2):
+            await ended.wait()
+        await relay.at_rest()
+        late[0]()
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 @pytest.mark.parametrize("how", ["drained", "closed"])
@@ -656,7 +737,14 @@ async def test_the_end_of_the_service_cuts_what_is_awaited(how: str, tmp_path: P
             assert await relay.upstream.underway.wait_drained(5)
 
 
-@pytest.mark.parametrize("where", ["request", "answer"])
+BUGS = {
+    "request": "relay.pool.relay_request_head",
+    "sending": "client.ClientConnection.send_request_nowait",
+    "answer": "relay.exchange.Upstream.pass_bytes",
+}
+
+
+@pytest.mark.parametrize("where", BUGS)
 async def test_a_bug_in_one_reaches_no_other(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -664,10 +752,9 @@ async def test_a_bug_in_one_reaches_no_other(
         monkeypatch.undo()
         raise ZeroDivisionError
 
-    name = "pool.relay_request_head" if where == "request" else "exchange.Upstream.pass_bytes"
     async with rig(answering(OK), tmp_path) as relay:
         await relay.warm()
-        monkeypatch.setattr(f"proxy.relay.{name}", raise_once)
+        monkeypatch.setattr(f"proxy.{BUGS[where]}", raise_once)
         with caplog.at_level(logging.ERROR, "hawse.relay"):
             answer = await relay.ask()
         assert answer.failure is not None
