@@ -151,6 +151,7 @@ def add_cluster(
     hawse admin cluster add prod --team sre | kubectl --context prod apply -f -
     """
     _check_output_dir(output_dir, kubeconfig)
+    said = _manifest_options(options)
     made = reach.client().post(
         "clusters",
         body={
@@ -161,10 +162,11 @@ def add_cluster(
             "relay_url": relay_url,
             "relay_ca_pem": read_certificates(relay_ca, "--relay-ca", PEM_BYTES_MAX),
             "relay_address_private": allow_private_address,
-            "manifest": _manifest_options(options),
+            "manifest": said,
         },
     )
-    _hand_over(name, made, options, output_dir, kubeconfig, as_json=as_json)
+    constrained = bool(options["constrained"])
+    _hand_over(name, made, said, output_dir, kubeconfig, constrained=constrained, as_json=as_json)
     if not as_json and not teams:
         say(f"no team may reach it yet: hawse admin cluster grant {name} TEAM")
 
@@ -213,10 +215,10 @@ def replace_key(
             say(f"the relay of {name} proves itself by {listed('relay_keys')(changed)} alone from now on")
         return
     _check_output_dir(output_dir, kubeconfig)
-    made = reach.client().post(
-        "clusters", name, "keys", body={"keep_old": keep_old, "manifest": _manifest_options(options)}
-    )
-    _hand_over(name, made, options, output_dir, kubeconfig, as_json=as_json)
+    said = _manifest_options(options)
+    made = reach.client().post("clusters", name, "keys", body={"keep_old": keep_old, "manifest": said})
+    constrained = bool(options["constrained"])
+    _hand_over(name, made, said, output_dir, kubeconfig, constrained=constrained, as_json=as_json)
 
 
 @cluster.command("show")
@@ -347,20 +349,22 @@ def _check_output_dir(output_dir: Path | None, kubeconfig: Path | None) -> None:
 def _hand_over(
     name: str,
     made: Object,
-    options: dict[str, object],
+    said: dict[str, object],
     output_dir: Path | None,
     kubeconfig: Path | None,
     *,
+    constrained: bool,
     as_json: bool,
 ) -> None:
     """Print or write what the relay needs; it holds the relay's key, which the hub did not keep."""
     from proxy.cli.admin.relay_files import left_to_do, relay_files, write_relay_files
     from proxy.cli.admin.rendered import rendered_manifests, rendered_role
 
-    role = rendered_role(made, options, constrained=bool(options["constrained"]))
-    made = {**made, "manifests": rendered_manifests(name, made, options), "rbac": role}
     if output_dir is not None:
+        # Before anything else can fail: nobody has the key but this process.
         write_relay_files(output_dir, relay_files(child(made, "relay"), kubeconfig))
+    role = rendered_role(made, said, constrained=constrained)
+    made = {**made, "manifests": rendered_manifests(name, made, said), "rbac": role}
     if as_json:
         print_json(made)
     elif output_dir is not None:

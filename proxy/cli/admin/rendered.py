@@ -15,13 +15,21 @@ from proxy.cli.errors import CommandError
 from proxy.manifests import ManifestError, RelayManifest, cluster_role, relay_manifests, to_yaml
 
 _PLACE = ("namespace", "service_account")
-_MANIFEST = (*_PLACE, "image", "replicas", "service_type")
+_MANIFEST = (*_PLACE, "image", "replicas", "service_type", "hub_ca_pem")
 
 
 def impersonated(answer: Object) -> tuple[list[str], list[str]]:
-    """The agents and the groups whom a cluster's relay has to be able to impersonate; raises CommandError."""
+    """The agents and the groups whom a cluster's relay has to be able to impersonate; raises CommandError.
+
+    All groups are of the hub's one organisation. One that it brings along from another would be one that the
+    cluster has from elsewhere.
+    """
     named = child(answer, "impersonate")
-    return strict_texts(named, "agents"), strict_texts(named, "groups")
+    groups = strict_texts(named, "groups")
+    orgs = sorted({group.partition("/")[0] for group in groups})
+    if len(orgs) > 1:
+        raise CommandError(f"the hub's answer names groups of several organisations: {', '.join(orgs)}")
+    return strict_texts(named, "agents"), groups
 
 
 def rendered_role(

@@ -82,6 +82,19 @@ def test_a_value_that_belongs_into_no_manifest_is_refused(key: str, value: str) 
         rendered_manifests("prod", {"relay": {**RELAY, key: value}}, OPTIONS)
 
 
+def test_groups_of_two_organisations_are_refused() -> None:
+    with pytest.raises(CommandError, match="several organisations: corp, main"):
+        rendered_role(named("sre-1", groups=("main/sre", "corp/admins")), {})
+
+
+def test_what_the_operator_says_counts_and_not_what_the_hub_makes_of_it() -> None:
+    ca = "-----BEGIN CERTIFICATE-----\nbWluZQ==\n-----END CERTIFICATE-----\n"
+    theirs: Object = {**RELAY, "hub_ca_pem": ca.replace("bWluZQ==", "dGhlaXJz")}
+    printed = rendered_manifests("prod", {"relay": theirs}, {**OPTIONS, "hub_ca_pem": ca})
+    assert "bWluZQ==" in printed
+    assert "dGhlaXJz" not in printed
+
+
 @pytest.mark.parametrize(
     "answer", [{}, {"impersonate": []}, {"impersonate": {"agents": []}}, {"impersonate": {"groups": []}}]
 )
