@@ -17,9 +17,12 @@ from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadSc
 from proxy.wire import FramingFault, RawStream
 from tunnel.net import TLSStream
 from tunnel.readiness import Watch
+from tunnel.turns import turns
 
 # 100s and 103s before the answer; a server that sends more plays for time.
 INTERIM_MAX = 32
+# What is asked of a connection at once that brought mostly the framing of tiny chunks: 1,300 of a byte each.
+CROWDED_BYTES_MAX = 8 * 1024
 
 
 class ClientConnection:
@@ -37,6 +40,7 @@ class ClientConnection:
         "__weakref__",
         "_answered",
         "_body_left",
+        "_crowded",
         "_eof",
         "_framed",
         "_in_exchange",
@@ -74,6 +78,8 @@ class ClientConnection:
         # or it is the connection's.
         self._body_left: int | None = 0
         self._framed: ChunkedBody | None = None
+        # What was taken apart last was mostly the framing of its chunks.
+        self._crowded = False
         self.body_read = True
         """Whether the answer's body was received to its end; for others to read."""
         # Both sides want to go on with this connection, as far as they have said.
@@ -250,6 +256,9 @@ class ClientConnection:
 
         Raises OutboundBroken when the connection ends, or breaks its framing, before that.
         """
+        if self._crowded:
+            # However many send such answers, one of them has its turn in a pass.
+            await turns().turn()
         while (data := self.receive_body_nowait()) is None:
             self._scanner.feed(await self._receive())
         return data
@@ -290,8 +299,11 @@ class ClientConnection:
             data = framed.feed(received)
         except BodyError as exc:
             raise self._malformed("the framing of the answer's body is broken") from exc
+        framing = len(received) - len(data)
+        self._crowded = framing > len(data) and framing > CROWDED_BYTES_MAX // 2
         if framed.reached:
             self.body_read = True
+            self._crowded = False
             if framed.rest:
                 # Bytes that nobody asked for: they stay, so that the connection is not used again.
                 self._scanner.put_back(framed.rest)
@@ -349,7 +361,7 @@ class ClientConnection:
         if self._eof:
             return b""
         try:
-            data = await self.stream.receive_some(BODY_BYTES_MAX)
+            data = await self.stream.receive_some(CROWDED_BYTES_MAX if self._crowded else BODY_BYTES_MAX)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
         if not data:

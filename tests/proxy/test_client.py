@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from proxy.client import INTERIM_MAX
+from proxy.client import CROWDED_BYTES_MAX, INTERIM_MAX
 from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import ClientConnection
@@ -51,6 +51,39 @@ async def failing(raw: bytes, request: RequestHead = GET, *, ended: bool = False
     with pytest.raises(OutboundBroken) as caught:
         await exchange(raw, request, ended=ended)
     return caught.value
+
+
+async def test_others_run_while_answers_of_tiny_chunks_are_taken_apart():
+    chunks = 100_000
+    taken = 0
+    passes = []
+
+    async def read(connection: ClientConnection) -> None:
+        nonlocal taken
+        while part := await connection.receive_body():
+            taken += len(part)
+
+    async def watch() -> None:
+        while taken < 4 * chunks:
+            before = taken
+            await trio.lowlevel.checkpoint()
+            passes.append(taken - before)
+
+    connections = []
+    for _ in range(4):
+        server, stream = memory_stream_pair()
+        connections.append(connection := ClientConnection(stream))
+        await connection.send_request(GET)
+        await server.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await connection.receive_head()
+        await server.send_all(b"1\r\na\r\n" * chunks + b"0\r\n\r\n")
+    async with trio.open_nursery() as nursery:
+        for connection in connections:
+            nursery.start_soon(read, connection)
+        nursery.start_soon(watch)
+    # The first piece of each comes as it is.
+    assert sum(many > CROWDED_BYTES_MAX for many in passes) <= 2
+    assert len(passes) > 100
 
 
 async def test_a_request_leaves_in_one_write_and_the_connection_is_used_again():
