@@ -175,8 +175,8 @@ async def test_others_run_while_bodies_of_tiny_chunks_are_taken_apart():
             await client.send_all(CROWDED + b"0\r\n\r\n")
             nursery.start_soon(read, ServerConnection(server))
         nursery.start_soon(watch)
-    # The first piece of each comes whenever it comes.
-    assert sum(most > 2 * CHUNKS_AT_ONCE_MAX for most in passes) <= 1
+    # The first piece of each comes whenever it comes; then it is one in a pass, of which two may show as one.
+    assert sum(many > 2 * CHUNKS_AT_ONCE_MAX for many in passes) <= 4
     assert max(passes) <= 4 * CHUNKS_AT_ONCE_MAX
 
 

@@ -201,7 +201,7 @@ async def test_others_run_while_tiny_records_are_taken_apart() -> None:
             nursery.start_soon(read, server)
         nursery.start_soon(watch)
     # Only the first pieces, come as they are; then one stream in a pass has its turn.
-    assert sum(many > 2 * CROWDED_BYTES_MAX // 22 for many in passes) <= 2
+    assert sum(many > 2 * CROWDED_BYTES_MAX // 22 for many in passes) <= 4
     assert len(passes) > 20
 
 
