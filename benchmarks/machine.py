@@ -44,7 +44,10 @@ def _packages() -> list[str]:
 
 
 def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    known = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = known.get("model name", platform.machine())
+    if "cpu family" not in known:
+        return name
+    # The name that a virtual machine gives its processor can be that of ten years of them.
+    return f"{name} (family {known['cpu family']}, model {known['model']})"
