@@ -386,7 +386,8 @@ def _tls_advice(failed: HandshakeFailed) -> str:
 def _http_date(text: str) -> float | None:
     try:
         parsed = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
+        # The latter of a number that no date has room for.
         return None
     return (parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)).timestamp()
 
