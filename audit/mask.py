@@ -143,14 +143,24 @@ class Masks:
     def values(self, values: Sequence[str]) -> list[str]:
         """Mask a run of values, searched as the lines of one text."""
         joined = "\n".join(values)
-        spans = sorted(span for pattern in self._all for span in _spans(pattern, joined))
+        spans = _merged(span for pattern in self._all for span in _spans(pattern, joined))
         if not spans:
             return list(values)
         result = []
-        start = 0
+        start = at = 0
         for value in values:
             end = start + len(value)
-            result.append(_cut(value, ((low - start, high - start) for low, high in spans)))
+            parts = []
+            kept_to = start
+            while at < len(spans) and spans[at][0] < end:
+                low, high = max(spans[at][0], start), min(spans[at][1], end)
+                if low < high:
+                    parts += [value[kept_to - start : low - start], MASK]
+                    kept_to = high
+                if spans[at][1] > end:
+                    break  # it goes on in the next value
+                at += 1
+            result.append("".join([*parts, value[kept_to - start :]]) if parts else value)
             start = end + 1
         return result
 
@@ -160,17 +170,15 @@ def _spans(pattern: re.Pattern[str], value: str) -> Iterable[tuple[int, int]]:
     return (match.span() for match in pattern.finditer(value) if match.start() != match.end())
 
 
-def _cut(value: str, spans: Iterable[tuple[int, int]]) -> str:
-    """Put the mask in place of the spans, sorted by their start, that overlap the value."""
-    parts = []
-    position = 0
-    for low, high in spans:
-        low, high = max(low, position), min(high, len(value))
-        if low >= high:
-            continue
-        parts += [value[position:low], MASK]
-        position = high
-    return "".join([*parts, value[position:]]) if parts else value
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans in their order, those that overlap or touch as one."""
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(spans):
+        if merged and low <= merged[-1][1]:
+            low, before = merged.pop()
+            high = max(high, before)
+        merged.append((low, high))
+    return merged
 
 
 def _client(client: Client) -> Client:
