@@ -150,7 +150,8 @@ def fit_before(paths: Sequence[str], ours: Document) -> Document:
 
     Raises AgentError where one of ours would stand before another's of the same name. kubectl takes the first
     that it finds in the files of KUBECONFIG: what led to one cluster would lead to another from then on,
-    without a word. A file that cannot be read is kubectl's to tell of.
+    without a word. A file that cannot be read is kubectl's to tell of; one with a section that is none of a
+    kubeconfig's is refused, since what it names cannot be told.
     """
     fitting = dict(ours)
     for path in paths:

@@ -688,34 +688,14 @@ async def test_pings_and_pongs_are_no_sign_of_life(autojump_clock: trio.testing.
             assert await heard(last[-1:])
 
 
-async def test_a_close_is_answered_behind_the_message_that_is_under_way() -> None:
+@pytest.mark.parametrize("before", [b"", ping(b"one")], ids=["alone", "behind a ping"])
+async def test_a_close_is_answered_behind_the_message_that_is_under_way(before: bytes) -> None:
     near, far = lockstep_stream_pair()
     async with trio.open_nursery() as nursery:
 
         async def peer() -> None:
             await read_head(near)
-            await near.send_all(b"\x88\x82\x00\x00\x00\x00" + (4409).to_bytes(2))
-            received = b""
-            while data := await near.receive_some():
-                received += data
-            assert received == b"\x82\x05hello\x88\x02" + (4409).to_bytes(2)
-            await near.aclose()
-
-        nursery.start_soon(peer)
-        async with accept_websocket(far, request_head=GOOD_REQUEST) as transport:
-            async with trio.open_nursery() as writer:
-                writer.start_soon(transport.send, b"hello")
-                await wait_all_tasks_blocked()
-                assert (await expect_closed(transport.receive)).code == 4409
-
-
-async def test_a_message_under_way_goes_out_whole_when_a_ping_and_a_close_come_meanwhile() -> None:
-    near, far = lockstep_stream_pair()
-    async with trio.open_nursery() as nursery:
-
-        async def peer() -> None:
-            await read_head(near)
-            await near.send_all(ping(b"one") + b"\x88\x82\x00\x00\x00\x00" + (4409).to_bytes(2))
+            await near.send_all(before + b"\x88\x82\x00\x00\x00\x00" + (4409).to_bytes(2))
             received = b""
             while data := await near.receive_some():
                 received += data

@@ -438,7 +438,9 @@ async def test_an_answer_that_breaks_while_nobody_reads_is_cut_behind_what_came(
         await relay.at_rest()
 
 
-async def test_a_client_that_leaves_while_the_server_is_held_up_ends_the_request(tmp_path: Path) -> None:
+def endless() -> tuple[Script, trio.Event]:
+    """A server that answers without end, and the event that it was cut."""
+
     async def script(connection: Connection) -> None:
         try:
             await connection.request()
@@ -449,6 +451,11 @@ async def test_a_client_that_leaves_while_the_server_is_held_up_ends_the_request
             cut.set()
 
     cut = trio.Event()
+    return script, cut
+
+
+async def test_a_client_that_leaves_while_the_server_is_held_up_ends_the_request(tmp_path: Path) -> None:
+    script, cut = endless()
     async with rig(script, tmp_path) as relay:
         await relay.warm()
         outbound = relay.way.open(inner(TARGET), token(), eof=True)
@@ -463,16 +470,7 @@ async def test_a_client_that_leaves_while_the_server_is_held_up_ends_the_request
 async def test_a_client_that_leaves_just_as_there_is_room_again_is_no_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def script(connection: Connection) -> None:
-        try:
-            await connection.request()
-            await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n")
-            while True:
-                await connection.send(bytes(100_000))
-        except trio.BrokenResourceError:
-            cut.set()
-
-    cut = trio.Event()
+    script, cut = endless()
     late: list[Callable[[], None]] = []
     async with rig(script, tmp_path) as relay:
         await relay.warm()
