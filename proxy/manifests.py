@@ -469,9 +469,10 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-# PyYAML quotes what YAML 1.1 says is no string; others disagree about `1e3`, `0o7`, `1_0` or `=`. So only
-# what begins with a letter and holds nothing but these stays plain.
-_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9./-]*")
+# PyYAML quotes what YAML 1.1 says is no string, but for `y` and `n`, which are booleans to kubectl; others
+# disagree about `1e3`, `0o7`, `1_0` or `=`. So only what begins with a letter, is more than that and holds
+# nothing but these stays plain.
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9./-]+")
 
 
 def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:

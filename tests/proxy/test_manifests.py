@@ -222,14 +222,15 @@ def test_any_string_stays_that_string(text: str) -> None:
         "0x1f",
         "08",
         "-",
-        "e",
+        "y",
+        "N",
         "inf",
         ".inf",
     ],
 )
 def test_what_some_parser_takes_for_another_type_is_quoted(text: str) -> None:
     written = to_yaml([{"value": text}]).removeprefix("---\nvalue: ").rstrip("\n")
-    assert written in {f'"{text}"', f"'{text}'"} or text in {"e", "inf"}
+    assert written in {f'"{text}"', f"'{text}'"} or text == "inf"
 
 
 @pytest.mark.parametrize("mode", ["tunnel", "direct"])
