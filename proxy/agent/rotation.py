@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 import trio
 
-from proxy.agent.account import Account
+from proxy.agent.account import Account, find_account
 from proxy.agent.answers import SET_MAX_S
 from proxy.agent.credential import Cached, cached_token, lasts
+from proxy.agent.errors import AgentError
 
 # A token that was refused when it was new is refused for another reason, and so will be its successor; and a
 # backend behind services/proxy may answer every request with a 401 of its own.
@@ -47,11 +49,20 @@ class Tokens:
             if not self._is_good(cluster, refused):
                 # Before: the clock may be set meanwhile.
                 origin_s = _origin_s()
-                fetch = partial(cached_token, self._environment, self._account, cluster, refused=refused)
+                fetch = partial(self._fetch, cluster, refused)
                 # Waits for the hub or for the file's lock, each within their own bounds.
                 cached = await trio.to_thread.run_sync(fetch, abandon_on_cancel=True)
                 self._held[cluster] = _Held(cached, trio.current_time(), origin_s)
             return self._held[cluster].cached.token
+
+    def _fetch(self, cluster: str, refused: str) -> Cached:
+        # The agent has logged in anew when its key was replaced, and the old one may be revoked by now.
+        with suppress(AgentError):
+            account = find_account(self._environment, self._account.hub)
+            # Another one's name would be on what this process began.
+            if account.agent == self._account.agent:
+                self._account = account
+        return cached_token(self._environment, self._account, cluster, refused=refused)
 
     def _is_good(self, cluster: str, refused: str) -> bool:
         held = self._held.get(cluster)

@@ -14,7 +14,7 @@ import ssl
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -23,6 +23,8 @@ import yaml
 
 from tests.fakes.apiserver import DISCOVERY
 from tests.system.chain import Chain
+from tests.system.test_enrolment import add_agent
+from tests.system.test_upstream import wait_until
 from tests.system.world import NAMESPACE, POD, SPDY, USER, Result, World, run
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(120)]
@@ -46,10 +48,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def connected(world: World, *args: str) -> Iterator[Running]:
+def connected(environment: Mapping[str, str], *args: str) -> Iterator[Running]:
     process = subprocess.Popen(
         ["hawse", "connect", *args],
-        env={**os.environ, **world.agent},
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -67,7 +69,7 @@ def connected(world: World, *args: str) -> Iterator[Running]:
 
 @pytest.fixture(scope="module", params=["tunnel", "direct"])
 def connect(request: pytest.FixtureRequest, world: World) -> Iterator[Running]:
-    with connected(world, request.param) as running:
+    with connected(world.agent, request.param) as running:
         yield running
 
 
@@ -197,7 +199,7 @@ def test_a_cluster_whose_answers_lead_elsewhere_leads_to_no_other_cluster(
     monkeypatch.setitem(DISCOVERY, "/apis/apps/v1", {"kind": "APIResourceList", "resources": [widgets]})
     before = len(chain.server.exchanges)
 
-    with connected(chain.world) as running:
+    with connected(chain.world.agent) as running:
         environment = {**os.environ, **running.environment}
         done = subprocess.run(
             [sys.executable, "-c", BY_DISCOVERY], cwd=tmp_path, env=environment, capture_output=True
@@ -212,7 +214,7 @@ def test_a_cluster_whose_answers_lead_elsewhere_leads_to_no_other_cluster(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number: int, tmp_path: Path) -> None:
     output = tmp_path / "kubeconfig"
-    with connected(world, "--output", str(output)) as running:
+    with connected(world.agent, "--output", str(output)) as running:
         assert running.kubeconfig == output
         contexts = [each["name"] for each in yaml.safe_load(output.read_text())["contexts"]]
         assert contexts == ["direct", "tunnel"]
@@ -225,7 +227,7 @@ def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number:
 
 
 def test_a_second_signal_does_not_kill_it_at_its_end(world: World) -> None:
-    with connected(world, "tunnel") as running:
+    with connected(world.agent, "tunnel") as running:
         # Both are there when it goes on, and only one of them is asked for.
         for number in (signal.SIGSTOP, signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
             running.process.send_signal(number)
@@ -248,8 +250,21 @@ def test_a_command_is_run_by_it_and_gives_the_status(world: World) -> None:
     assert run(["hawse", "connect", "none"], world.agent).code == 1
 
 
+def test_it_goes_on_by_a_new_login_when_the_old_key_is_revoked(world: World, tmp_path: Path) -> None:
+    home, made = add_agent(world, "renewed", tmp_path / "home")
+    [old] = json.loads(world.admin("agent", "key", "list", "renewed", "--json"))
+    new = json.loads(world.admin("agent", "key", "add", "renewed", "--json"))
+    assert home.login(HAWSE_API_KEY=str(made["api_key"])).code == 0
+    with connected(home.environment, "tunnel") as running:
+        assert running.kubectl("get", "pods").code == 0
+        assert home.login(HAWSE_API_KEY=new["api_key"]).code == 0
+        world.admin("agent", "key", "revoke", "renewed", old["id"])
+        # A token that is new is not replaced at once.
+        wait_until(lambda: running.kubectl("get", "pods").code == 0)
+
+
 def test_its_own_token_stands_in_its_file_alone(world: World) -> None:
-    with connected(world, "tunnel") as running:
+    with connected(world.agent, "tunnel") as running:
         token = yaml.safe_load(running.kubeconfig.read_text())["users"][0]["user"]["token"]
         assert running.kubectl("get", "pods", "-v=9").code == 0
         arguments = Path(f"/proc/{running.process.pid}/cmdline").read_bytes()

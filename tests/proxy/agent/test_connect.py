@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import attrs
 import pytest
@@ -16,7 +18,7 @@ import trio.testing
 import trustme
 from cryptography import x509
 
-from proxy.agent.account import Account
+from proxy.agent.account import Account, logins_path, save_account
 from proxy.agent.answers import machine_started_s
 from proxy.agent.connect import CONNECTIONS_MAX, Guard, HubSide, LoopbackProxy, NotAllowedError
 from proxy.agent.credential import Cached
@@ -501,3 +503,32 @@ async def test_the_hub_is_reached_through_the_environments_proxy() -> None:
 def test_a_stored_ca_that_is_none_names_the_next_step() -> None:
     with pytest.raises(AgentError, match="hawse login"):
         HubSide(Account("https://hub.example", "robot", "k", "no PEM", "s"), ProxySettings())
+
+
+async def test_a_new_login_of_the_agent_is_what_the_next_token_is_asked_by(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock, tmp_path: Path
+) -> None:
+    environment = {"HOME": str(tmp_path)}
+    asked: list[str | None] = []
+
+    def fetch(_: object, account: Account, cluster: str, *, refused: str = "") -> Cached:
+        asked.append(account.api_key)
+        return Cached(f"token-{len(asked)}", time.time() + 50, machine_started_s(), "")
+
+    monkeypatch.setattr("proxy.agent.rotation.cached_token", fetch)
+    first = Account("https://hub.example", "robot", "first", None, "s")
+    tokens = Tokens(environment, first)
+    for login in (
+        first._replace(api_key="second"),
+        # Of an enrolment that is under way, or of another agent: this process stays who it is.
+        first._replace(api_key="third", agent=""),
+        first._replace(api_key="fourth", agent="other"),
+    ):
+        save_account(environment, login)
+        refused = await tokens.token("prod")
+        await trio.sleep(REPLACED_AFTER_S)
+        await tokens.token("prod", refused=refused)
+    # Where there is no login any more, what began goes on as before.
+    os.unlink(logins_path(environment))
+    await tokens.token("dev")
+    assert asked == ["second"] * len(asked)
