@@ -6,6 +6,7 @@ way in (API, command line, tests).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -315,18 +316,19 @@ class Store(Credentials, Federation, Policies):
             return cluster_id
 
     def _add_relay_key(self, connection: sa.Connection, cluster_id: str, key: PublicKey) -> None:
-        count = connection.scalar(
-            sa.select(sa.func.count())
-            .select_from(t.relay_keys)
-            .where(t.relay_keys.c.cluster_id == cluster_id)
-        )
-        if count is not None and count >= RELAY_KEYS_PER_CLUSTER_MAX:
+        keys = t.relay_keys.c
+        query = sa.select(sa.func.count(), sa.func.max(keys.created_at)).where(keys.cluster_id == cluster_id)
+        count, newest = connection.execute(query).one()
+        if count >= RELAY_KEYS_PER_CLUSTER_MAX:
             raise ConflictError(
                 f"the cluster has {count} relay keys: replace them without keeping the old ones"
             )
+        now = self._clock()
+        # Which one is the newest is told by this alone, also where the clock was set back since.
+        created_at = now if newest is None else max(now, math.nextafter(newest, math.inf))
         connection.execute(
             sa.insert(t.relay_keys).values(
-                kid=key.kid, cluster_id=cluster_id, jwk=key.to_jwk(), created_at=self._clock()
+                kid=key.kid, cluster_id=cluster_id, jwk=key.to_jwk(), created_at=created_at
             )
         )
 

@@ -218,6 +218,16 @@ def test_relay_keys_are_replaced_at_once_or_with_an_overlap(store: Store) -> Non
         store.replace_relay_key("prod", relay_key(), keep_old=True)
 
 
+def test_the_newest_relay_key_stays_though_the_clock_was_set_back(store: Store, clock: Clock) -> None:
+    first, second, third = relay_key(), relay_key(), relay_key()
+    store.add_cluster("prod", relay_key=first)
+    clock.now -= 500
+    store.replace_relay_key("prod", second, keep_old=True)
+    store.replace_relay_key("prod", third, keep_old=True)
+    assert store.drop_old_relay_keys("prod") == [first.kid, second.kid]
+    assert store.snapshot().clusters_by_name["prod"].relay_keys == (third,)
+
+
 # What a hostile or hasty operator may try; each would become a user, a group or a place in a path.
 HOSTILE = [
     "",
