@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+import heapq
+from collections import Counter
 
 import attrs
 
@@ -30,7 +31,9 @@ class SeenTokens:
     owner_tokens_max: int
     """Of one owner, at once."""
     store: SeenStore
-    _expiries: OrderedDict[tuple[str, str], float] = attrs.Factory(OrderedDict)
+    _used: set[tuple[str, str]] = attrs.Factory(set)
+    # A heap: where a clock was ahead for a while, what was used last may be over first.
+    _expiries: list[tuple[float, tuple[str, str]]] = attrs.Factory(list)
     _owners: Counter[str] = attrs.Factory(Counter)
 
     async def use(self, owner: str, jti: str, expires_at: float, now: float) -> None:
@@ -45,26 +48,24 @@ class SeenTokens:
             raise ReplayedError(f"the {self.what} was used before")
 
     def _use_here(self, owner: str, jti: str, kept_until: float, now: float) -> None:
-        # Entries are in the order of their use and live about equally long, so the expired ones come first.
-        while self._expiries:
-            oldest = next(iter(self._expiries))
-            if self._expiries[oldest] > now:
-                break
-            self._forget(oldest)
+        while self._expiries and self._expiries[0][0] <= now:
+            _, over = heapq.heappop(self._expiries)
+            self._forget(over)
         key = owner, jti
-        if key in self._expiries:
+        if key in self._used:
             raise ReplayedError(f"the {self.what} was used before")
         for count, limit in (
-            (len(self._expiries), self.tokens_max),
+            (len(self._used), self.tokens_max),
             (self._owners.get(owner, 0), self.owner_tokens_max),
         ):
             if count >= limit:
                 raise ReplayedError(f"{count} uses of a {self.what} within a minute, the limit: try later")
-        self._expiries[key] = kept_until
+        self._used.add(key)
+        heapq.heappush(self._expiries, (kept_until, key))
         self._owners[owner] += 1
 
     def _forget(self, key: tuple[str, str]) -> None:
-        del self._expiries[key]
+        self._used.remove(key)
         owner = key[0]
         self._owners[owner] -= 1
         if not self._owners[owner]:

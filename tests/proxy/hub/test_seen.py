@@ -45,7 +45,7 @@ async def test_a_token_is_remembered_until_its_leeway_is_over_and_then_forgotten
     with pytest.raises(ReplayedError):
         await tokens.use("c1", "a", NOW + 60, NOW + 65)
     await tokens.use("c1", "b", NOW + 200, NOW + 80)
-    assert len(tokens._expiries) == 1
+    assert len(tokens._used) == len(tokens._expiries) == 1
     assert tokens._owners == {"c1": 1}
 
 
@@ -65,6 +65,19 @@ async def test_what_an_owner_has_used_counts_until_it_is_over_each_by_itself(see
     await tokens.use("c1", "c", NOW + 200, NOW + 80)
     with pytest.raises(ReplayedError, match="2 uses of a token"):
         await tokens.use("c1", "d", NOW + 200, NOW + 80)
+
+
+async def test_what_was_used_while_the_clock_was_ahead_keeps_nothing_else(seen: Seen) -> None:
+    tokens = seen(tokens_max=3, owner_tokens_max=3)
+    ahead = NOW + 86_400
+    await tokens.use("c1", "ahead", ahead + 60, ahead)
+    for number in range(10):
+        now = NOW + 80 * number
+        await tokens.use("c1", str(number), now + 60, now)
+    assert tokens._owners == {"c1": 2}
+    # It is good again a day later, and was used.
+    with pytest.raises(ReplayedError, match="used before"):
+        await tokens.use("c1", "ahead", ahead + 60, ahead)
 
 
 async def test_an_owner_fills_its_own_share_and_no_other(seen: Seen) -> None:
