@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import attrs
+import trio
 
 from audit.errors import AuditUnavailable
 from audit.record import Event, Kind, utc
@@ -74,7 +75,7 @@ class EnrolmentEndpoint:
 
     async def _enrol(self, form: bytes, sender: Sender, events: AgentEvents) -> Answer:
         now = self.clock()
-        if self.guesses.refuses(sender.client_ip, now):
+        if self.guesses.refuses(sender.client_ip, trio.current_time()):
             told = f"too many codes of this address were none: wait {FORGIVEN_AFTER_S:.0f} s"
             raise Refusal(429, "too_many_attempts", told, told)
         fields = parse_form(form, sender.headers)
@@ -124,16 +125,16 @@ class EnrolmentEndpoint:
         try:
             digest = hash_key(parse_code(text), self.pepper)
         except ApiKeyError:
-            self.guesses.failed(sender.client_ip, now)
+            self.guesses.failed(sender.client_ip, trio.current_time())
             raise _not_accepted("not an enrolment code") from None  # its text may hold what was sent
         # The dictionary is keyed by an HMAC under a secret: its timing tells nothing of a code.
         found = self.directory.current.codes_by_hash.get(digest)
         if found is None:
-            self.guesses.failed(sender.client_ip, now)
+            self.guesses.failed(sender.client_ip, trio.current_time())
             raise _not_accepted("the code is unknown, or was used")
         agent, code = found
         if code.expires_at <= now:
-            self.guesses.failed(sender.client_ip, now)
+            self.guesses.failed(sender.client_ip, trio.current_time())
             raise _not_accepted("the code has expired", agent)
         if not agent.active:
             raise _not_accepted(f"the agent is {agent.state}", agent)

@@ -22,7 +22,10 @@ PLACES_MAX = 4096
 
 @attrs.define
 class Guesses:
-    """Failed attempts by the place they came from: an IPv4 address, or an IPv6 network."""
+    """Failed attempts by the place they came from: an IPv4 address, or an IPv6 network.
+
+    `now` is on a clock that nobody sets: one that was set back would keep a place out until then.
+    """
 
     # When all failures of a place are forgiven.
     _places: OrderedDict[str, float] = attrs.Factory(OrderedDict)
