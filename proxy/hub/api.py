@@ -152,6 +152,10 @@ class _Gate:
                 await self._recorder.intent(event)
             except AuditUnavailable as error:
                 return _error(503, "audit_unavailable", f"nothing was changed: {error}")
+        if self._operator(request) is None:
+            # A body may take its sender's time, and the intent the disk's.
+            self._end(event, 401, "the admin token was revoked before the request was whole")
+            return _unauthenticated()
         try:
             running = action.run(self._admin, call)
             done = running if isinstance(running, Done) else await running
@@ -191,9 +195,7 @@ class _Gate:
         event = self._event(Kind.AUTH_FAILED, request, Actor(ActorType.ANONYMOUS))
         event = replace(event, req=_audited(request, None), decision=Decision("deny"))
         self._end(event, 401, "no valid admin token")
-        answer = _error(401, "unauthenticated", "an admin token is needed: Authorization: Bearer hws_…")
-        answer.headers["www-authenticate"] = 'Bearer realm="hawse admin"'
-        return answer
+        return _unauthenticated()
 
     def _event(self, kind: Kind, request: Request, actor: Actor) -> Event:
         now = self._clock()
@@ -248,6 +250,12 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "refused")
     answer = _error(error.status_code, code, str(error.detail))
     answer.headers.update(error.headers or {})
+    return answer
+
+
+def _unauthenticated() -> Response:
+    answer = _error(401, "unauthenticated", "an admin token is needed: Authorization: Bearer hws_…")
+    answer.headers["www-authenticate"] = 'Bearer realm="hawse admin"'
     return answer
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import attrs
@@ -28,7 +28,9 @@ async def call(
     *,
     headers: dict[str, str] | None = None,
     chunks: list[bytes] | None = None,
+    before_the_last: Callable[[], Awaitable[object]] | None = None,
 ) -> Reply:
+    """Send the body in chunks; `before_the_last` is what happens before its last one comes."""
     path, _, query = target.partition("?")
     scope: MutableMapping[str, Any] = {
         "type": "http",
@@ -51,6 +53,8 @@ async def call(
         if not waiting:
             return {"type": "http.disconnect"}
         chunk = waiting.pop(0)
+        if not waiting and before_the_last is not None:
+            await before_the_last()
         return {"type": "http.request", "body": chunk, "more_body": bool(waiting)}
 
     async def send(message: MutableMapping[str, Any]) -> None:

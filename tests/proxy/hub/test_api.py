@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +44,11 @@ class FakeRecorder:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.down = False
+        self.meanwhile: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint
 
     async def intent(self, event: Event) -> None:
         assert event.phase is Phase.INTENT
-        await trio.lowlevel.checkpoint()
+        await self.meanwhile()
         if self.down:
             raise AuditUnavailable("the disk is full")
         self.events.append(event)
@@ -312,6 +313,30 @@ async def test_tokens_come_and_go(bench: Bench) -> None:
     assert (await bench.ask("GET", "/v1/teams")).status == 401
     reply = await bench.ask("DELETE", "/v1/tokens/ci", token=made["token"])
     assert (reply.status, reply.json["error"]["code"]) == (409, "conflict")
+
+
+@pytest.mark.parametrize("slow", ["body", "disk"])
+async def test_a_token_that_is_revoked_under_a_request_does_nothing_more(bench: Bench, slow: str) -> None:
+    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci"}))["token"]
+
+    async def revoke() -> None:
+        await bench.directory.change(lambda store: store.remove_admin_token("ci"))
+
+    if slow == "disk":
+        bench.recorder.meanwhile = revoke
+    reply = await call(
+        bench.app,
+        "POST",
+        "/v1/teams",
+        headers={"authorization": f"Bearer {token}"},
+        chunks=[b'{"name":', b'"sre"}'],
+        before_the_last=revoke if slow == "body" else None,
+    )
+    assert (reply.status, "www-authenticate" in reply.headers) == (401, True)
+    assert bench.directory.current.teams_by_name == {}
+    *_, intent, end = bench.recorder.events
+    assert (intent.phase, end.eid, end.actor.name) == (Phase.INTENT, intent.eid, "ci")
+    assert "revoked" in end.note
 
 
 @pytest.mark.parametrize(
