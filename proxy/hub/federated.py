@@ -41,6 +41,9 @@ class Federated:
             if issuer is None:
                 raise TokenError(f"no rule names the issuer {shown(url)}")
             claims = await self._verified(subject.token, issuer, kid)
+            if self.directory.current.issuers_by_url.get(url) != issuer:
+                # Its keys may be what it was removed for: they are no word for the rules that stand now.
+                raise TokenError(f"the issuer {shown(url)} was removed while its keys were fetched")
         except TokenError as error:
             raise refuse_stranger(f"subject token: {error.reason}") from None
         except IssuerUnavailable as error:

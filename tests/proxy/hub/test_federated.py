@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trio
 
 from audit.record import Kind, encode
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
@@ -163,6 +164,29 @@ async def test_a_rule_that_is_removed_and_an_agent_that_is_locked_buy_nothing_at
     await bench.directory.change(lambda store: store.remove_federation(rule.id))
     assert bench.directory.current.issuers_by_url == {}
     assert (await exchange(bench, workload(issuer)))[0] == 401
+
+
+async def test_keys_that_were_fetched_for_an_issuer_are_none_of_the_one_in_its_place(
+    bench: Bench, issuer: FakeIssuer
+) -> None:
+    stolen, keys = workload(issuer), issuer.jwks()
+    issuer.rotate("k1")
+    token = trio.lowlevel.current_trio_token()
+
+    def put_in_its_place(store: Store) -> None:
+        [(_, rule)] = bench.directory.current.rules_by_issuer[issuer.url]
+        store.remove_federation(rule.id)
+        anew = NewIssuer(issuer.url, jwks=issuer.jwks().decode())
+        store.add_federation("sre-1", anew, audience=HUB, claims=PINNED, mutable=False)
+
+    def meanwhile() -> Reply:
+        trio.from_thread.run(bench.directory.change, put_in_its_place, trio_token=token)
+        return 200, {}, keys
+
+    issuer.replies["/jwks"] = meanwhile
+    assert (await exchange(bench, stolen))[0] == 401
+    assert "was removed while its keys were fetched" in bench.events[-1].note
+    assert (await exchange(bench, workload(issuer)))[0] == 200
 
 
 @pytest.mark.parametrize(
