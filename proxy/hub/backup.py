@@ -48,6 +48,8 @@ _KEPT = re.compile(
     r"|\.before-restore-.*"
 )
 _SQLITE_TIMEOUT_S = 30.0
+# Two are enough for a folder that rests, as one does for minutes.
+READINGS_MAX = 10
 # How the names begin of what is there while one or the other works.
 _TEMPORARY = _BACKUP, _RESTORE = ".hawse-backup-", ".restore-"
 
@@ -83,8 +85,8 @@ def backup(data_dir: Path, archive: Path) -> None:
             with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
                     _add(tar, _ABOUT, _about())
-                    for name in _members(data_dir):
-                        _add(tar, name, read_private(data_dir / name))
+                    for name, data in _read_members(data_dir).items():
+                        _add(tar, name, data)
                     _add_file(tar, "hub.db", copy)
                 file.flush()
                 os.fsync(file.fileno())
@@ -157,6 +159,27 @@ def _members(data_dir: Path) -> list[str]:
         folders.append(data_dir / "tls")
     names = (str(path.relative_to(data_dir)) for folder in folders for path in folder.iterdir())
     return sorted(name for name in names if _MEMBER.fullmatch(name) and name != "hub.db")
+
+
+def _read_members(data_dir: Path) -> dict[str, bytes]:
+    """Read what is to be backed up beside the store, as it was at one moment.
+
+    A hub that rotates its keys meanwhile changes several of the files, which fit together only then. What has
+    been read twice alike was all there when the second reading began.
+    """
+    before: dict[str, bytes] | None = None
+    for _ in range(READINGS_MAX):
+        try:
+            found = {name: read_private(data_dir / name) for name in _members(data_dir)}
+        except DataDirError as error:
+            # A key whose time is over goes, and so may a file that is being replaced.
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            continue
+        if found == before:
+            return found
+        before = found
+    raise BackupError(f"cannot back up {data_dir}, which changes again and again: try later")
 
 
 def _copy_database(source: Path, copy: Path) -> None:

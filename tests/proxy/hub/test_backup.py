@@ -14,7 +14,7 @@ import pytest
 from auth.keys import SigningKey
 from proxy.hub.backup import BackupError, backup, restore
 from proxy.hub.boots import Boots
-from proxy.hub.datadir import DataDir, SigningKeys
+from proxy.hub.datadir import DataDir, SigningKeys, read_private
 from proxy.hub.devca import ensure_certificate
 from proxy.hub.store import Store
 
@@ -94,6 +94,43 @@ def test_a_running_hub_is_backed_up_with_what_is_only_in_its_wal(hub: DataDir, t
         store.close()
     restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
     assert agents(DataDir(tmp_path / "other")) == ["sre-1", "sre-2"]
+
+
+def rotate(hub: DataDir) -> None:
+    """Give up the key that signs, and drop those before it, as a hub does while it runs."""
+    old, new = hub.signing_keys().active, SigningKey.generate()
+    hub.store_signing_keys(SigningKeys(new, (old, new)))
+
+
+@pytest.mark.parametrize("reads", range(1, 12))
+def test_a_backup_is_whole_though_the_keys_are_rotated_meanwhile(
+    hub: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: int
+) -> None:
+    asked = 0
+
+    def read(file: Path) -> bytes:
+        nonlocal asked
+        asked += 1
+        if asked == reads:
+            rotate(hub)
+        return read_private(file)
+
+    monkeypatch.setattr("proxy.hub.backup.read_private", read)
+    backup(hub.path, tmp_path / "hub.tar")
+    restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
+    assert DataDir(tmp_path / "other").signing_keys().active.kid == hub.signing_keys().active.kid
+
+
+def test_a_folder_that_never_rests_is_not_backed_up(
+    hub: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(file: Path) -> bytes:
+        rotate(hub)
+        return read_private(file)
+
+    monkeypatch.setattr("proxy.hub.backup.read_private", read)
+    with pytest.raises(BackupError, match="changes again and again: try later"):
+        backup(hub.path, tmp_path / "hub.tar")
 
 
 def test_a_backup_never_replaces_a_file(hub: DataDir, tmp_path: Path) -> None:
