@@ -53,14 +53,15 @@ class KeyRing:
         keys = {key.kid for key in self.current.all} - {self.current.active.kid}
         return {said.signer: said.retires_at for said in self._said(self.current) if said.signer in keys}
 
-    async def rotate(self) -> SigningKeys:
-        """Let a new key sign from now on; raises StoreUnavailableError, and then the old one still does.
+    async def rotate(self) -> str:
+        """Let a new key sign from now on, and return the `kid` of the one before.
 
-        Cancelled while it waits for its turn, nothing has happened; once begun it runs to its end.
+        Raises StoreUnavailableError, and then the old one still signs. Cancelled while it waits for its turn,
+        nothing has happened; once begun it runs to its end.
         """
-        await self._change(self._rotated)
+        before = await self._change(self._rotated)
         _log.warning("the hub signs with key %s from now on", self.current.active.kid)
-        return self.current
+        return before.active.kid
 
     async def run(self) -> NoReturn:
         """Drop the keys whose time is over; a folder that cannot be written is logged and tried again."""
@@ -78,7 +79,8 @@ class KeyRing:
             await self._change(self._pruned)
             _log.info("dropped signing key %s: every token by it has ended", ", ".join(gone))
 
-    async def _change(self, change: Callable[[SigningKeys], SigningKeys]) -> None:
+    async def _change(self, change: Callable[[SigningKeys], SigningKeys]) -> SigningKeys:
+        """Make a change, and return the keys as they were before it."""
         async with self._limiter:
             keys = change(self.current)
             try:
@@ -89,6 +91,7 @@ class KeyRing:
             before, self.current = self.current, keys
             if before.active.kid != keys.active.kid:
                 self._on_rotation()
+            return before
 
     def _rotated(self, keys: SigningKeys) -> SigningKeys:
         now, new = self._clock(), SigningKey.generate()

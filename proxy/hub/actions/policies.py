@@ -82,24 +82,24 @@ class PolicyActions:
     async def apply(self, new: NewPolicies) -> Done:
         """Put policies in the place of those of the same names."""
         sources: list[Source] = [source for file in new.files for source in split(file.text, file.name)]
-        before = self._bundle
-        bundle = await self.directory.change(lambda store: store.apply_policies(sources, only=new.only))
-        return _changed(before, bundle)
+        return await self._change(lambda store: store.apply_policies(sources, only=new.only))
 
     async def remove(self, name: str) -> Done:
         """Take a policy away."""
-        before = self._bundle
-        return _changed(before, await self.directory.change(lambda store: store.remove_policy(name)))
+        return await self._change(lambda store: store.remove_policy(name))
 
     async def switch(self, name: str, switched: RuleSwitch) -> Done:
         """Switch rules of a policy on or off."""
-        before = self._bundle
-        bundle = await self.directory.change(
+        done = await self._change(
             lambda store: store.switch_rules(name, switched.rules, enabled=switched.enabled)
         )
-        done = _changed(before, bundle)
         what = "on" if switched.enabled else "off"
         return attrs.evolve(done, note=f"{done.note}; switched {what}: {','.join(switched.rules)}")
+
+    async def _change(self, change: Callable[[Store], Bundle]) -> Done:
+        # Both in its turn: what another operator has just changed is no part of it.
+        before, after = await self.directory.change(lambda store: (self._bundle, change(store)))
+        return _changed(before, after)
 
     def explain(self, question: Question) -> Done:
         """Say what would become of a request now, and why."""

@@ -20,9 +20,8 @@ class SigningKeyActions:
 
     async def rotate(self) -> Done:
         """Let a new key sign; the old one verifies until every token by it has ended."""
-        before = self.ring.current.active.kid
-        keys = await self.ring.rotate()
-        note = f"kid={keys.active.kid} before={before}"
+        before = await self.ring.rotate()
+        note = f"kid={self.ring.current.active.kid} before={before}"
         return Done(self._shown(), created=True, note=note)
 
     def _shown(self) -> Payload:

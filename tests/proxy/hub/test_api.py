@@ -339,6 +339,27 @@ async def test_a_token_that_is_revoked_under_a_request_does_nothing_more(bench: 
     assert "revoked" in end.note
 
 
+async def test_the_trail_tells_of_each_what_it_changed_though_others_change_it_too(bench: Bench) -> None:
+    async def apply(name: str) -> None:
+        spec = '{bind: {teams: ["*"]}, rules: [{id: r, effect: allow, verbs: [read], resources: [pods]}]}'
+        text = f"kind: Policy\nmetadata: {{name: {name}}}\nspec: {spec}\n"
+        await bench.ok("POST", "/v1/policies", {"files": [{"text": text}]})
+
+    async def rotate() -> None:
+        await bench.ok("POST", "/v1/keys")
+
+    first = bench.ring.current.active.kid
+    async with trio.open_nursery() as nursery:
+        for name in ("one", "other"):
+            nursery.start_soon(apply, name)
+            nursery.start_soon(rotate)
+    notes = sorted(event.note for event in bench.recorder.events if event.phase is Phase.COMPLETE)
+    assert {note.partition("; ")[2] for note in notes[:2]} == {"added one", "added other"}
+    rotated = [dict(part.split("=") for part in note.split()) for note in notes[2:]]
+    after = {each["before"]: each["kid"] for each in rotated}
+    assert after[after[first]] == bench.ring.current.active.kid
+
+
 @pytest.mark.parametrize(
     "authorization",
     [
