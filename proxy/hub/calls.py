@@ -350,6 +350,8 @@ class Calls:
         renew = renewed = parked = False
         tried: list[LiveRelay] = []
         relay = None if opened is None else opened.relay
+        if opened is not None:
+            opened.show(live)
         for _ in range(ATTEMPTS_MAX):
             if live.ended is not None:
                 # What was opened for it was sent; what was tried before has reached nobody.
@@ -363,8 +365,8 @@ class Calls:
                     if opened is None:
                         relay = relay or self.registry.session(call.cluster.id)
                         opened = self.open_stream(call, live.eid, relay, time.time(), renew=renew)
+                        opened.show(live)
                     relay = opened.relay
-                    opened.show(live)
                     outbound: Outbound = TunnelOutbound(opened.stream, call.head)
                     opened = None
                 else:

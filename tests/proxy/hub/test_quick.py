@@ -368,6 +368,8 @@ async def test_what_is_revoked_before_its_answer_is_ended_and_told(line: Line) -
     assert event["kind"] == "session.killed"
     # The relay had it, so nobody can say that the API server has not.
     assert event["resp"]["processed"] == "maybe"  # type: ignore[index]
+    assert event["impersonated"]["user"] == "agent:ann"  # type: ignore[index]
+    assert event["relay"]["instance"]  # type: ignore[index]
     # The connection goes on, and so do the calls of others.
     await line.bench.directory.change(lambda store: store.unlock_agent("ann"))
     stream = await line.ask()
