@@ -9,7 +9,7 @@ server.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -62,11 +62,15 @@ class DirectRelays:
         issuer: str,
         new_id: Callable[[], str],
         nursery: trio.Nursery,
+        enrolled: Callable[[], Set[str]],
     ) -> None:
+        """`enrolled` says the ids of the clusters that there are now."""
         self._keys = keys
         self._issuer = issuer
         self._new_id = new_id
         self._nursery = nursery
+        self._enrolled = enrolled
+        # Whoever comes new looks for those whose clusters were removed: no more than were enrolled at once.
         self._relays: dict[str, _Relay] = {}
         self._bonds = Bonds()
         nursery.start_soon(self._bonds.run)
@@ -98,6 +102,8 @@ class DirectRelays:
         if relay is not None:
             # Its URL, CA or rules have changed; what is under way there ends by itself.
             self._nursery.start_soon(relay.connections.aclose)
+        for removed in self._relays.keys() - self._enrolled() - {cluster.id}:
+            self._nursery.start_soon(self._relays.pop(removed).connections.aclose)
         assert cluster.relay_url is not None
         url = urlsplit(cluster.relay_url)
         assert url.hostname is not None

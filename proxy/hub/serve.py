@@ -113,7 +113,11 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             upkeep.start_soon(close_after_the_dead, boots, boot, data.audit_file, masks, time.time)
             upkeep.start_soon(directory.run_look)
             direct = DirectRelays(
-                keys=lambda: ring.current, issuer=config.public_url, new_id=new_eid, nursery=upkeep
+                keys=lambda: ring.current,
+                issuer=config.public_url,
+                new_id=new_eid,
+                nursery=upkeep,
+                enrolled=lambda: directory.current.clusters_by_id.keys(),
             )
             metrics = hub_metrics(directory, LiveRelays(registry, time.time))
             metrics.register(SeenCollector(seen))

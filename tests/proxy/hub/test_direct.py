@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import asynccontextmanager
 from pathlib import Path
 from unittest.mock import Mock
@@ -36,9 +36,13 @@ async def say_who(connection: Connection) -> None:
 
 
 @asynccontextmanager
-async def open_relays(keys: Callable[[], SigningKeys]) -> AsyncIterator[DirectRelays]:
+async def open_relays(
+    keys: Callable[[], SigningKeys], enrolled: Set[str] = frozenset({CLUSTER_ID})
+) -> AsyncIterator[DirectRelays]:
     async with trio.open_nursery() as nursery:
-        relays = DirectRelays(keys=keys, issuer=HUB, new_id=new_eid, nursery=nursery)
+        relays = DirectRelays(
+            keys=keys, issuer=HUB, new_id=new_eid, nursery=nursery, enrolled=lambda: enrolled
+        )
         yield relays
         await close_kept(relays)
         nursery.cancel_scope.cancel()
@@ -153,6 +157,23 @@ async def test_a_cluster_that_has_moved_is_asked_where_it_is_now(tmp_path: Path)
         assert left.idle_count == 0
 
 
+async def test_of_a_cluster_that_was_removed_nothing_is_kept_once_another_is_asked(tmp_path: Path) -> None:
+    async with running(say_who, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        # The relay knows but its own cluster, so nothing of the others is answered.
+        here, *others = (attrs.evolve(cluster_at(way), id=id_) for id_ in (CLUSTER_ID, "c2", "c3"))
+        enrolled = {CLUSTER_ID, "c2", "c3"}
+        async with open_relays(old_keys, enrolled) as relays:
+            await ask(relays, here, ANN)
+            left = relays._relays[CLUSTER_ID].connections
+            for other in others:
+                with pytest.raises(OutboundBroken):
+                    await ask(relays, other, ANN)
+                enrolled.discard(CLUSTER_ID)
+            assert relays._relays.keys() == {"c2", "c3"}
+            await wait_all_tasks_blocked()
+            assert left.idle_count == 0
+
+
 async def test_a_clock_that_is_set_back_makes_no_token_young(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_800_000_000.0
     monkeypatch.setattr(time, "time", lambda: now)
@@ -165,6 +186,7 @@ async def test_a_clock_that_is_set_back_makes_no_token_young(monkeypatch: pytest
             issuer="https://hub.example",
             new_id=new_eid,
             nursery=nursery,
+            enrolled=set,
         )
         first = relays._token(relay, ann, renew=False)
         now += RENEW_AFTER_S - 0.1
