@@ -17,7 +17,7 @@ import trio
 
 from proxy.configuration import Address
 from proxy.hub.adminfront import AdminFront
-from proxy.hub.boots import Boots
+from proxy.hub.boots import END_LOOK_S, Boots
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir, FolderInUseError, FolderLock
 from proxy.hub.front import Front
@@ -117,6 +117,11 @@ class Premises:
             log=_log.warning,
         )
 
+    def shut_door(self) -> None:
+        """Be asked for the place no more: whoever would ask waits for this hub's end instead."""
+        close_door(self.data)
+        self.door.close()
+
     def give_away(self) -> None:
         """A successor has it all: this process lets go of its share."""
         self.given_away = True
@@ -152,11 +157,11 @@ async def open_premises(
     pid_file = PidFile(config.pid_file) if config.pid_file is not None else None
     if pid_file is not None:
         pid_file.check()
-    succession = await take_over(data) if replace else None
+    succession = await _ask(data) if replace else None
     if succession is not None:
         lock, door = succession.lock, succession.door
     else:
-        lock, door = _free_place(data, replace=replace)
+        lock, door = await _free_place(data, replace=replace)
     premises = Premises(
         data, boot, lock, door, (config.listen, []), (config.admin.listen, []), succession, pid_file
     )
@@ -188,22 +193,43 @@ async def _open_anew(address: Address, held: Mapping[int, str]) -> list[socket.s
         ) from error
 
 
-def _free_place(data: DataDir, *, replace: bool) -> tuple[FolderLock, socket.socket]:
-    if replace:
-        _log.info("no hub runs on %s: there is none to replace", data.path)
+async def _ask(data: DataDir) -> Succession | None:
+    """Ask the hub that runs for its place; None when none does, or it ends instead of an answer."""
     try:
-        lock = data.lock()
-    except FolderInUseError as error:
-        if not replace:
-            raise
-        raise HandoverError(
-            f"the process {error.pid} that holds {data.path} cannot be asked for its place: stop it first"
-        ) from error
+        return await take_over(data)
+    except GoneError:
+        return None
+
+
+async def _free_place(data: DataDir, *, replace: bool) -> tuple[FolderLock, socket.socket]:
+    lock = await _wait_free(data) if replace else data.lock()
     try:
         return lock, open_door(data)
     except BaseException:
         lock.release()
         raise
+
+
+async def _wait_free(data: DataDir) -> FolderLock:
+    """Take the folder once nobody holds it: a hub that stops has no door any more; raises HandoverError."""
+    held: FolderInUseError | None = None
+    with trio.move_on_after(ENDS_WITHIN_S):
+        while True:
+            try:
+                lock = data.lock()
+            except FolderInUseError as error:
+                if held is None:
+                    _log.info("waiting for the end of the process %s that holds %s", error.pid, data.path)
+                held = error
+            else:
+                _log.info("no hub runs on %s: there is none to replace", data.path)
+                return lock
+            await trio.sleep(END_LOOK_S)
+    assert held is not None, "or the folder was free at the first look"
+    raise HandoverError(
+        f"the process {held.pid} that holds {data.path} cannot be asked for its place, and still runs "
+        f"{ENDS_WITHIN_S:.0f} s later: stop it first"
+    ) from held
 
 
 @attrs.define(eq=False)
@@ -250,6 +276,7 @@ class Acceptor:
             self.premises.give_away()
             _log.info("another hub has taken over")
         else:
+            self.premises.shut_door()
             _log.info("stopping")
         return replaced
 

@@ -257,6 +257,43 @@ async def test_one_that_is_told_to_stop_takes_the_name_of_its_door_with_it(data:
         await check_owner(premises, premises.front[1][0].getsockname()[1])
 
 
+@pytest.mark.parametrize("asked", ["before it was told", "after it was told"])
+async def test_one_that_comes_while_the_other_one_stops_has_the_place_after_it(
+    data: DataDir, asked: str
+) -> None:
+    has_it = trio.Event()
+
+    async def come() -> None:
+        async with premises_of(data, replace=True) as premises:
+            assert premises.predecessor is None
+            has_it.set()
+
+    async with trio.open_nursery() as nursery:
+        async with premises_of(data) as premises:
+            if asked == "before it was told":
+                # It does not come to the answer any more.
+                nursery.start_soon(come)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            else:
+                async with accepting(premises, Handler()) as hub:
+                    await hub.signals.send(signal.SIGTERM)
+                    await hub.ended.wait()
+                    nursery.start_soon(come)
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not has_it.is_set()
+        with trio.fail_after(2):
+            await has_it.wait()
+
+
+async def test_a_folder_that_somebody_keeps_is_not_waited_for_without_end(
+    data: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(premises_module, "ENDS_WITHIN_S", 0.1)
+    with data.locked(), pytest.raises(HandoverError, match=f"process {os.getpid()} .* stop it first"):
+        async with premises_of(data, replace=True):
+            pass
+
+
 IN_USE = (
     "Address already in use: the hub that is to be replaced listens on 127.0.0.1:0: "
     "keep that address, take another port, or stop that hub first"
