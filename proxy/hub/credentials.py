@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 import sqlalchemy as sa
 
 from auth.keys import KeyFormatError, PublicKey
+from proxy.foreign_json import read_json
 from proxy.hub import tables as t
-from proxy.hub.database import Database, find, find_agent, new_id
+from proxy.hub.database import Database, find, find_agent, new_id, select_as_text
 from proxy.hub.entities import Agent, AgentKey, AgentState, ApiKey, Code, Credential
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.federation import drop_unused_issuers
@@ -34,7 +35,9 @@ class Credentials(Database):
             agent_id = find(connection, t.agents, "agent", agent).id
             rows = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.agent_id == agent_id))
             found: list[ApiKey | AgentKey] = [api_key_of(row) for row in rows]
-            rows = connection.execute(sa.select(t.agent_keys).where(t.agent_keys.c.agent_id == agent_id))
+            rows = connection.execute(
+                select_as_text(t.agent_keys, "jwk").where(t.agent_keys.c.agent_id == agent_id)
+            )
             found += agent_keys_of(rows, [])
         return sorted(found, key=lambda key: key.created_at)
 
@@ -154,15 +157,13 @@ def read_keys(
     connection: sa.Connection, by_agent: Mapping[str, Agent], faults: list[str]
 ) -> tuple[dict[str, tuple[Agent, ApiKey]], dict[str, tuple[Agent, AgentKey]]]:
     """The keys that are not revoked: API keys by hash, agents' own by `kid`."""
-    api_keys, agent_keys = (
-        connection.execute(sa.select(table).where(table.c.revoked_at.is_(None)))
-        for table in (t.api_keys, t.agent_keys)
-    )
+    api_keys = connection.execute(sa.select(t.api_keys).where(t.api_keys.c.revoked_at.is_(None)))
+    own = select_as_text(t.agent_keys, "jwk").where(t.agent_keys.c.revoked_at.is_(None))
     return (
         {row.hash: (by_agent[row.agent_id], api_key_of(row)) for row in api_keys if row.agent_id in by_agent},
         {
             key.public.kid: (by_agent[key.agent_id], key)
-            for key in agent_keys_of(agent_keys, faults)
+            for key in agent_keys_of(connection.execute(own), faults)
             if key.agent_id in by_agent
         },
     )
@@ -188,13 +189,13 @@ def api_key_of(row: sa.Row[tuple[object, ...]]) -> ApiKey:
 
 
 def agent_keys_of(rows: sa.CursorResult[tuple[object, ...]], faults: list[str]) -> Iterator[AgentKey]:
-    """Read rows; one that holds no key of the only kind that is registered is left out."""
+    """Read rows, their keys as text; one that holds none of the only kind that is registered is left out."""
     for row in rows:
         try:
-            public = PublicKey.from_jwk(row.jwk)
+            public = PublicKey.from_jwk(read_json(row.jwk))
             if public.alg != "EdDSA" or not public.kid == public.thumbprint == row.kid:
                 raise KeyFormatError("not an Ed25519 key under its thumbprint")
-        except KeyFormatError as error:
+        except (KeyFormatError, ValueError) as error:
             faults.append(f"agent key {shown(row.kid)} must not be used: {error}")
             continue
         yield AgentKey(row.id, row.agent_id, public, row.created_at, row.last_used_at, row.revoked_at)

@@ -120,6 +120,16 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
+def select_as_text(table: sa.Table, column: str) -> sa.Select[tuple[object, ...]]:
+    """All of a table, a column of JSON as the text that stands there: a damaged one costs its own row alone.
+
+    Decoded by SQLAlchemy it would end the reading of all of them. By a cast, since what looks like a number
+    is stored as one.
+    """
+    columns = (sa.cast(c, sa.Text).label(c.name) if c.name == column else c for c in table.c)
+    return sa.select(*columns)
+
+
 def find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa.Row[tuple[object, ...]]:
     """The row of that name; raises NotFoundError."""
     row = connection.execute(sa.select(table).where(table.c.name == name)).first()

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from auth.federation import Rule, RuleError, check_rule, parse_jwks
 from auth.keys import KeyFormatError
+from proxy.foreign_json import read_json
 from proxy.hub import tables as t
-from proxy.hub.database import Database, find_agent, new_id
+from proxy.hub.database import Database, find_agent, new_id, select_as_text
 from proxy.hub.entities import Agent, FederationRule, Issuer
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.rules import PEM_LENGTH_MAX, check_https_url, shown
@@ -125,16 +126,18 @@ def read_federation(
 def _rules(
     connection: sa.Connection, issuers: Mapping[str, Issuer], faults: list[str]
 ) -> Iterator[FederationRule]:
-    for row in connection.execute(sa.select(t.federation_rules).order_by(t.federation_rules.c.created_at)):
+    query = select_as_text(t.federation_rules, "claims").order_by(t.federation_rules.c.created_at)
+    for row in connection.execute(query):
         try:
-            if not isinstance(row.claims, dict) or not all(isinstance(v, str) for v in row.claims.values()):
+            claims = read_json(row.claims)
+            if not isinstance(claims, dict) or not all(isinstance(v, str) for v in claims.values()):
                 raise RuleError("its claims are no texts by name")
             # Whether they may be taken by another was asked when it was made.
-            check_rule(row.audience, row.claims, mutable=True)
-        except RuleError as error:
+            check_rule(row.audience, claims, mutable=True)
+        except (RuleError, ValueError) as error:
             faults.append(f"federation rule {row.id} must not be used: {error}")
             continue
-        rule = Rule(row.audience, row.claims)
+        rule = Rule(row.audience, claims)
         yield FederationRule(
             row.id, row.agent_id, issuers[row.issuer_id], rule, row.created_at, row.last_used_at
         )

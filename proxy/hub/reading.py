@@ -20,6 +20,7 @@ from auth.principal import IdentityError, Principal, slug
 from proxy.foreign_json import read_json
 from proxy.hub import tables as t
 from proxy.hub.credentials import owners_of, read_codes, read_keys
+from proxy.hub.database import select_as_text
 from proxy.hub.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
 from proxy.hub.errors import InvalidError
 from proxy.hub.federation import read_federation
@@ -128,16 +129,13 @@ class SnapshotReader:
     ) -> Iterator[Cluster]:
         granted = _grouped(connection, t.cluster_grants.c.cluster_id, t.cluster_grants.c.team_id)
         keys: dict[str, list[tuple[str, str]]] = {}
-        relay_keys = t.relay_keys.c
-        jwk = sa.type_coerce(relay_keys.jwk, sa.Text)
-        query = sa.select(relay_keys.cluster_id, relay_keys.kid, jwk).order_by(relay_keys.created_at)
-        for cluster_id, kid, text in connection.execute(query):
-            keys.setdefault(cluster_id, []).append((kid, text))
+        for row in connection.execute(
+            select_as_text(t.relay_keys, "jwk").order_by(t.relay_keys.c.created_at)
+        ):
+            keys.setdefault(row.cluster_id, []).append((row.kid, row.jwk))
         self._clusters.begin()
-        # As text, which can be compared with what it was before.
-        labels = sa.type_coerce(t.clusters.c.labels, sa.Text).label("labels")
-        columns = [labels if column.name == "labels" else column for column in t.clusters.c]
-        for row in connection.execute(sa.select(*columns)):
+        # Text can be compared with what it was before.
+        for row in connection.execute(select_as_text(t.clusters, "labels")):
             teams = tuple(by_team[team] for team in granted.get(row.id, ()) if team in by_team)
             own = tuple(keys.get(row.id, ()))
             cluster, found = self._clusters.of((tuple(row), teams, own), partial(_cluster, row, teams, own))

@@ -65,7 +65,8 @@ class Store(Credentials, Federation, Policies):
         try:
             with self._transaction() as connection:
                 return self._reader.read(connection, self._read_bundle(connection, faults), faults)
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
+            # Of JSON that is none, or is something else than what stands there, or is nested too deep.
             raise StoreUnavailableError(f"the store holds what cannot be read: {error}") from error
 
     def relay_instances(self) -> list[RelayInstance]:

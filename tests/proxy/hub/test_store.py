@@ -608,7 +608,7 @@ def test_whoever_is_in_a_team_that_must_not_be_used_does_not_act_with_the_others
     assert len(now.faults) == 2
 
 
-@pytest.mark.parametrize("jwk", ["{}", "[]", "{", "[" * 99_999])
+@pytest.mark.parametrize("jwk", ["{}", "[]", "{", "1", "[" * 99_999])
 def test_a_relay_key_that_cannot_be_used_is_no_key(tmp_path: Path, store: Store, jwk: str) -> None:
     store.add_cluster("prod", relay_key=relay_key())
     store.add_cluster("dev", relay_key=relay_key())
@@ -628,7 +628,7 @@ def test_a_cluster_under_no_name_of_ours_is_left_out(tmp_path: Path, store: Stor
     assert len(now.faults) == 1
 
 
-@pytest.mark.parametrize("labels", ["{", "[]", "null", '{"env": 1}', '{"env": "a b"}', "[" * 99_999])
+@pytest.mark.parametrize("labels", ["{", "[]", "1", "null", '{"env": 1}', '{"env": "a b"}', "[" * 99_999])
 def test_a_cluster_with_labels_that_are_none_is_left_out(tmp_path: Path, store: Store, labels: str) -> None:
     store.add_cluster("prod", relay_key=relay_key())
     store.add_cluster("dev", relay_key=relay_key())
@@ -639,7 +639,23 @@ def test_a_cluster_with_labels_that_are_none_is_left_out(tmp_path: Path, store: 
     assert fault.startswith("cluster 'prod' must not be used: ")
 
 
-@pytest.mark.parametrize("claims", ["[]", '{"sub": 1}', "{}"])
+@pytest.mark.parametrize("jwk", ["{}", "[]", "{", "1", "[" * 99_999])
+def test_an_agents_key_that_cannot_be_used_is_left_out(tmp_path: Path, store: Store, jwk: str) -> None:
+    store.add_team("sre")
+    for agent, code in (("one", "c1"), ("other", "c2")):
+        add_agent(store, agent, key=agent)
+        store.add_code(agent, code)
+        store.redeem_code(code, relay_key())
+    one = "(select id from agents where name = 'one')"
+    spoil(tmp_path / "hub.db", f"update agent_keys set jwk = '{jwk}' where agent_id = {one}")
+    now = store.snapshot()
+    assert [agent.name for agent, _ in now.agent_keys_by_kid.values()] == ["other"]
+    (fault,) = now.faults
+    assert "must not be used" in fault
+    assert len(store.credentials("one")) == 1
+
+
+@pytest.mark.parametrize("claims", ["[]", '{"sub": 1}', "{}", "{", "1", "[" * 99_999])
 def test_a_federation_rule_that_would_fit_too_much_is_left_out(
     tmp_path: Path, store: Store, claims: str
 ) -> None:
@@ -656,9 +672,12 @@ def test_a_federation_rule_that_would_fit_too_much_is_left_out(
     assert "must not be used" in fault
 
 
-def test_a_store_that_cannot_be_read_at_all_is_unavailable(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("documents", ["{", "1", "[" * 99_999])
+def test_a_store_that_cannot_be_read_at_all_is_unavailable(
+    tmp_path: Path, store: Store, documents: str
+) -> None:
     store.snapshot()
-    spoil(tmp_path / "hub.db", "update policy_bundles set documents = '{'")
+    spoil(tmp_path / "hub.db", f"update policy_bundles set documents = '{documents}'")
     with pytest.raises(StoreUnavailableError, match="cannot be read"):
         store.snapshot()
 
