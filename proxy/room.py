@@ -7,9 +7,8 @@ may come, among whom are some on slow links.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 import attrs
 import trio
@@ -22,6 +21,23 @@ class NoRoomError(Exception):
 
 
 @attrs.define(eq=False)
+class Guest:
+    """A connection while it is open."""
+
+    _scope: trio.CancelScope
+    _strangers: dict[trio.CancelScope, None]
+
+    def known(self) -> None:
+        """It is known who is there."""
+        self._strangers.pop(self._scope, None)
+
+    def doubted(self) -> None:
+        """It is not known any more whether that is still so."""
+        if not self._scope.cancel_called:
+            self._strangers.setdefault(self._scope)
+
+
+@attrs.define(eq=False)
 class Room:
     """Counts a listener's connections."""
 
@@ -31,10 +47,10 @@ class Room:
     """Of each connection that is not known yet, in their order."""
 
     @contextmanager
-    def entered(self, connections_max: int) -> Iterator[Callable[[], None]]:
+    def entered(self, connections_max: int) -> Iterator[Guest]:
         """Count a connection for the block, which is cancelled when it has to make room; raises NoRoomError.
 
-        Yields what is to be called when it is known who is there.
+        It is a stranger's until the guest that is yielded is `known`.
         """
         if self.open >= connections_max:
             self._make_room(f"{self.open} are open, the limit")
@@ -43,7 +59,7 @@ class Room:
         self._strangers[scope] = None
         try:
             with scope:
-                yield partial(self._strangers.pop, scope, None)
+                yield Guest(scope, self._strangers)
         finally:
             self.open -= 1
             self._strangers.pop(scope, None)

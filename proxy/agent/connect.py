@@ -150,8 +150,8 @@ class LoopbackProxy:
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         try:
-            with self.room.entered(CONNECTIONS_MAX) as known:
-                await self._handle(tcp, known)
+            with self.room.entered(CONNECTIONS_MAX) as guest:
+                await self._handle(tcp, guest.known)
         except NoRoomError:
             await trio.aclose_forcefully(tcp)
 

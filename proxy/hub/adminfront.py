@@ -22,7 +22,7 @@ from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.directory import Directory
 from proxy.hub.operations import RelayInfo
 from proxy.hub.registry import Registry
-from proxy.room import NoRoomError, Room
+from proxy.room import Guest, NoRoomError, Room
 from tunnel.loglimit import LogLimit
 from tunnel.net import peer_address, wrap_server
 
@@ -97,12 +97,12 @@ class AdminFront:
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
         try:
-            with self.room.entered(CONNECTIONS_MAX) as known:
-                await self._serve(tcp, known)
+            with self.room.entered(CONNECTIONS_MAX) as guest:
+                await self._serve(tcp, guest)
         except NoRoomError:
             await trio.aclose_forcefully(tcp)
 
-    async def _serve(self, tcp: trio.abc.Stream, known: Callable[[], None]) -> None:
+    async def _serve(self, tcp: trio.abc.Stream, guest: Guest) -> None:
         host, _, port = peer_address(tcp).rpartition(":")
         tls = wrap_server(tcp, self.certificate.context)
         try:
@@ -110,7 +110,7 @@ class AdminFront:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
                 client = host.strip("[]"), int(port)
-                await serve_connection(self._app_that_tells(known), tls, client=client)
+                await serve_connection(self._app_that_tells(guest), tls, client=client)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client left, or its handshake failed
         except Exception:
@@ -118,9 +118,11 @@ class AdminFront:
         finally:
             await trio.aclose_forcefully(tls)
 
-    def _app_that_tells(self, known: Callable[[], None]) -> Application:
+    def _app_that_tells(self, guest: Guest) -> Application:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            scope["state"][KNOWN] = known
+            # The token that the last request has shown may be revoked by now.
+            guest.doubted()
+            scope["state"][KNOWN] = guest.known
             await self.app(scope, receive, send)
 
         return app

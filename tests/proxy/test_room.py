@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from proxy.room import NoRoomError, Room
+from proxy.room import Guest, NoRoomError, Room
 from tunnel.loglimit import LogLimit
 
 
@@ -15,11 +14,11 @@ async def test_the_oldest_stranger_makes_room_and_whoever_is_known_does_not(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     room = Room(LogLimit(logging.getLogger("hawse.test"), at_once=8))
-    known: dict[str, Callable[[], None]] = {}
+    guests: dict[str, Guest] = {}
     ended: list[str] = []
 
     async def connection(name: str) -> None:
-        with room.entered(2) as known[name]:
+        with room.entered(2) as guests[name]:
             await trio.sleep_forever()
         ended.append(name)
 
@@ -28,11 +27,11 @@ async def test_the_oldest_stranger_makes_room_and_whoever_is_known_does_not(
             nursery.start_soon(connection, name)
             await wait_all_tasks_blocked()
             if name == "second":
-                known["second"]()
+                guests["second"].known()
         assert (ended, room.open) == (["first", "third"], 2)
         # One that has made room is known too late.
-        known["third"]()
-        known["fourth"]()
+        guests["third"].known()
+        guests["fourth"].known()
         with pytest.raises(NoRoomError, match="2 are open"), room.entered(2):
             raise AssertionError
         nursery.cancel_scope.cancel()

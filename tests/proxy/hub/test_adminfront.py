@@ -94,3 +94,21 @@ async def test_an_operator_makes_room_for_nobody(
         assert await ask(operator, TOKEN) == b"200"
         for stream in (newcomer, operator, stranger):
             await trio.aclose_forcefully(stream)
+
+
+async def test_whose_token_was_revoked_makes_room_as_any_stranger(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci"}))["token"]
+    async with serving(bench.app, tmp_path) as port:
+        kept = [await port.shaken(await port.silent()) for _ in range(2)]
+        for stream in kept:
+            assert await ask(stream, token) == b"200"
+        await bench.ok("DELETE", "/v1/tokens/ci")
+        for stream in kept:
+            assert await ask(stream, token) == b"401"
+        operator = await port.shaken(await port.silent())
+        assert await ask(operator, TOKEN) == b"200"
+        for stream in (operator, *kept):
+            await trio.aclose_forcefully(stream)
