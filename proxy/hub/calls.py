@@ -162,7 +162,7 @@ class Calls:
         """Hold a call to the duration that its rule allows, from when it began."""
         longest_s = verdict.decision.max_duration_s
         if longest_s is not None:
-            left_s = live.began_at + longest_s - time.time()
+            left_s = live.began_s + longest_s - time.monotonic()
             self.live.limit(live, left_s, f"{verdict.rule} allows {longest_s:.0f} s, and they are over")
 
     async def handle(

@@ -16,6 +16,7 @@ What lives on needs no timer of its own: one task looks at all of them, when the
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
@@ -80,6 +81,8 @@ class LiveCall:
         """Its audit id."""
         self.began_at = began_at
         """In epoch seconds."""
+        self.began_s = time.monotonic()
+        """The same on the clock that nobody sets."""
         self.inbound = inbound
         self.tally = Tally()
         self.due_at = math.inf

@@ -101,14 +101,13 @@ class QuickStart(LiveCall):
         super().__init__(call, eid, connection, began_at)
         self._calls = calls
         self._connection = connection
-        self._began_s = time.monotonic()
         connection.hand_over()
 
     async def carry_on(self) -> None:
         """Go on in the client's own task; see Calls.handle."""
         calls = self._calls
         try:
-            await calls.carry(self._connection, self, calls.opening(self), None, self._began_s)
+            await calls.carry(self._connection, self, calls.opening(self), None, self.began_s)
         finally:
             calls.leave(self)
 
@@ -116,7 +115,7 @@ class QuickStart(LiveCall):
         """See Begun."""
         calls = self._calls
         try:
-            calls.close(self, calls.opening(self), _left(self, _LEFT), self._began_s)
+            calls.close(self, calls.opening(self), _left(self, _LEFT), self.began_s)
         finally:
             calls.leave(self)
 
@@ -144,7 +143,6 @@ class QuickCall(LiveCall):
         self._calls = calls
         self._connection = connection
         self.opened = opened
-        self._began_s = time.monotonic()
         opened.stream.on_answer(self._look)
 
     def _look(self) -> None:
@@ -209,7 +207,7 @@ class QuickCall(LiveCall):
         try:
             opening = calls.opening(self)
             # Of what was ended before, the stream is dead already, and the call goes nowhere else.
-            await calls.carry(self._connection, self, opening, self.opened, self._began_s)
+            await calls.carry(self._connection, self, opening, self.opened, self.began_s)
         finally:
             calls.leave(self)
 
@@ -252,10 +250,10 @@ class QuickCall(LiveCall):
         calls, opened = self._calls, self.opened
         try:
             if outcome is None:
-                calls.close_read(self, opened, self._began_s)
+                calls.close_read(self, opened, self.began_s)
                 return
             opened.show(self)
-            calls.close(self, calls.opening(self), outcome, self._began_s)
+            calls.close(self, calls.opening(self), outcome, self.began_s)
         finally:
             calls.leave(self)
 

@@ -172,8 +172,14 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
         await stream.send_all(b"first")
         [live] = bench.calls.live
         assert 599 < live.due_at - trio.current_time() <= 600
+        # It is no older for a clock that is set.
+        ahead = SimpleNamespace(time=lambda: time.time() + 3600, monotonic=time.monotonic)
+        with monkeypatch.context() as later:
+            later.setattr("proxy.hub.calls.time", ahead)
+            bench.calls._limit(live, live.call.verdict)
+        assert live.due_at - trio.current_time() > 590
         # As if it had begun nearly ten minutes ago.
-        passed = SimpleNamespace(time=lambda: time.time() + 599.95, monotonic=time.monotonic)
+        passed = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + 599.95)
         with monkeypatch.context() as later:
             later.setattr("proxy.hub.calls.time", passed)
             bench.calls._limit(live, live.call.verdict)
