@@ -82,7 +82,8 @@ class Floods:
         return events
 
     def _aggregate(self, first_ts: datetime, last: Event, count: int) -> Event:
-        spread_ms = round((last.ts - first_ts).total_seconds() * 1000, 3)
+        # None where the clock was set back meanwhile.
+        spread_ms = round(max(0.0, (last.ts - first_ts).total_seconds() * 1000), 3)
         note = f"{count} of this kind within {spread_ms / 1000:.1f} s, aggregated; the last one is shown"
         return replace(
             last,

@@ -328,13 +328,20 @@ class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):
         relay: Relay | None = None,
         impersonated: Impersonated | None = None,
         note: str = "",
+        dur_ms: float | None = None,
     ) -> Event:
-        """Make the event that ends this intent (or that is the single event of a read begun as this)."""
+        """Make the event that ends this intent (or that is the single event of a read begun as this).
+
+        `dur_ms` is by a clock that nobody sets; without it the two times tell, and nothing where they make no
+        sense.
+        """
+        if dur_ms is None:
+            dur_ms = max(0.0, (ts - self.ts).total_seconds() * 1000)
         return replace(
             self,
             phase=Phase.COMPLETE,
             ts=ts,
-            dur_ms=round((ts - self.ts).total_seconds() * 1000, 3),
+            dur_ms=round(dur_ms, 3),
             resp=resp,
             stream=stream if stream is not None else self.stream,
             tunnel=tunnel,

@@ -589,4 +589,5 @@ def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float
         tunnel=_tunnel(live.session, live.before),
         relay=live.relay,
         impersonated=live.impersonated,
+        dur_ms=(time.monotonic() - live.began_s) * 1000,
     )

@@ -28,6 +28,12 @@ from tests.audit.events import NOW_S, call
 ANY_TEXT = st.text(st.characters())  # lone surrogates too
 
 
+def test_no_event_lasts_less_than_nothing_though_the_clock_was_set_back() -> None:
+    back = utc(NOW_S - 3600)
+    assert call().completed(back).dur_ms == 0.0
+    assert call().completed(back, dur_ms=12.3456).dur_ms == 12.346
+
+
 def test_an_event_says_everything_under_the_documented_names() -> None:
     event = replace(call(), stream=Stream("v5.channel.k8s.io", ("sh", "-c", "id"), "web", tty=True))
     end = event.completed(utc(NOW_S + 0.25), resp=Response(200, "OK", 120, 3.5, "yes"))

@@ -5,7 +5,7 @@ import json
 import math
 import time
 import weakref
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -183,6 +183,9 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
         with monkeypatch.context() as later:
             later.setattr("proxy.hub.calls.time", passed)
             bench.calls._limit(live, live.call.verdict)
+        # Nor has it lasted longer for it.
+        tomorrow = SimpleNamespace(now=lambda _: datetime.now(UTC) + timedelta(days=1))
+        monkeypatch.setattr("proxy.hub.calls.datetime", tomorrow)
         reset = await expect_reset(stream)
         with trio.fail_after(2):
             await client.ended.wait()
@@ -194,6 +197,7 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
     closing = (await bench.trail())[-1]
     assert closing["stream"]["close_reason"] == "deadline"  # type: ignore[index]
     assert closing["resp"]["reason"] == reset.reason  # type: ignore[index]
+    assert 0 < closing["dur_ms"] < 60_000  # type: ignore[operator]
 
 
 async def test_a_shorter_duration_counts_for_what_is_under_way(bench: Bench) -> None:
