@@ -40,7 +40,7 @@ class Boots:
     """The folder of the signs of life."""
 
     folder: Path
-    # The boots of which it was told that they cannot be looked at: who waits for one looks 20 times a second.
+    # The boots of which a fault was told: who waits for one looks 20 times a second.
     _told: set[str] = attrs.field(factory=set, init=False, repr=False, eq=False)
 
     @contextmanager
@@ -90,11 +90,14 @@ class Boots:
         except BlockingIOError:
             return True
         except OSError as error:
-            if boot not in self._told:
-                self._told.add(boot)
-                _log.warning("cannot see whether the hub of boot %s still runs: %s", boot, error)
+            self._tell_once(boot, f"cannot see whether the hub of boot {boot} still runs: {error}")
             return True
         return False
+
+    def _tell_once(self, boot: str, fault: str) -> None:
+        if boot not in self._told:
+            self._told.add(boot)
+            _log.warning("%s", fault)
 
     async def wait_ended(self, boot: str) -> None:
         """Return once the process of this boot has ended."""
@@ -104,14 +107,17 @@ class Boots:
             await trio.sleep(END_LOOK_S)
 
     def living(self) -> set[str]:
-        """Every boot that lives; the files of those that died are removed."""
+        """Every boot that lives; the files of those that died are removed if they can be."""
         found = set()
         for file in self.folder.glob("[!.]*"):
             if self.lives(file.name):
                 found.add(file.name)
             else:
                 # Its name never comes back.
-                file.unlink(missing_ok=True)
+                try:
+                    file.unlink(missing_ok=True)
+                except OSError as error:
+                    self._tell_once(file.name, f"cannot remove what a hub that has ended left: {error}")
         return found
 
 

@@ -169,6 +169,18 @@ async def test_who_waits_for_a_boot_that_cannot_be_looked_at_is_told_once(
     assert told.startswith("cannot see whether the hub of boot loop still runs: ")
 
 
+def test_what_a_dead_boot_left_and_cannot_be_removed_ends_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    boots = Boots(tmp_path / "boots")
+    (boots.folder / "dead").mkdir(parents=True)
+    with boots.announced("new"):
+        for _ in range(2):
+            assert boots.living() == {"new"}
+    (told,) = caplog.messages
+    assert told.startswith("cannot remove what a hub that has ended left: ")
+
+
 async def test_a_new_hub_leaves_the_calls_of_one_that_lives_alone(tmp_path: Path) -> None:
     boots = Boots(tmp_path / "boots")
     with other_hub(tmp_path, "old") as (child, eid):
