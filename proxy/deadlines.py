@@ -140,6 +140,9 @@ class Deadlines:
 
     async def _close_due(self, now: float) -> None:
         for idle in [idle for idle in self._waits if idle.due_at <= now]:
+            if idle.due_at > now:
+                # To close the one before took a pass, in which this one's next request came.
+                continue
             idle.due_at = math.inf
             with trio.CancelScope() as scope:
                 scope.cancel()

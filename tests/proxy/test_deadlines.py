@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import trio
@@ -11,6 +12,7 @@ from proxy.deadlines import IDLE_S, QUIET_S, SWEEP_S, Deadlines
 from proxy.http import ServerConnection
 from proxy.server import HEAD_S
 from tests.proxy.legs import answer_ok, read_until
+from tunnel.tcp import TCPStream
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -24,7 +26,7 @@ async def swept() -> AsyncIterator[Deadlines]:
         nursery.cancel_scope.cancel()
 
 
-async def exchange(client: trio.StapledStream, connection: ServerConnection) -> None:
+async def exchange(client: trio.abc.Stream, connection: ServerConnection) -> None:
     await client.send_all(GET)
     assert await connection.next_request() is not None
     await answer_ok(connection)
@@ -83,6 +85,37 @@ async def test_a_cancelled_wait_and_a_closed_connection_are_forgotten(autojump_c
         await client.send_all(b"x")
         await connection.cut()
         assert deadlines.watched == 0
+
+
+async def test_a_request_that_comes_as_others_are_closed_is_answered(autojump_clock):
+    """To close one takes a pass of the scheduler, in which the next one's wait may be over."""
+    begun = answered = 0
+
+    async def serve(connection: ServerConnection) -> None:
+        nonlocal begun
+        if await connection.next_request() is not None:
+            begun += 1
+            await trio.sleep(1)
+            await answer_ok(connection)
+            await connection.aclose()
+
+    async def ask(client: TCPStream, at: float) -> None:
+        nonlocal answered
+        await trio.sleep_until(at)
+        async with client:
+            with suppress(trio.BrokenResourceError):
+                await client.send_all(GET)
+                if await client.receive_some():
+                    answered += 1
+
+    async with swept() as deadlines, trio.open_nursery() as nursery:
+        for _ in range(8):
+            client, server = (TCPStream(end) for end in socket.socketpair())
+            connection = ServerConnection(server, deadlines)
+            await exchange(client, connection)
+            nursery.start_soon(serve, connection)
+            nursery.start_soon(ask, client, trio.current_time() + IDLE_S)
+    assert answered == begun > 0
 
 
 class Unattended:
