@@ -9,11 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from proxy import client
 from proxy.client import CROWDED_BYTES_MAX, INTERIM_MAX
 from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from tests.proxy.legs import read_until, tls_pair
+from tests.tunnel.test_tls import handshake
 
 HOST = (b"host", b"api")
 GET = RequestHead.of(b"GET", b"/api/v1/pods", (HOST,))
@@ -142,6 +144,20 @@ async def test_clean_answers_leave_a_usable_connection(request_head, raw, body):
 async def test_a_connection_in_doubt_is_not_used_again(raw):
     _, body, connection = await exchange(raw)
     assert body == b""
+    assert not connection.end_exchange()
+    await connection.aclose()
+
+
+async def test_a_connection_whose_tls_holds_more_is_not_used_again(monkeypatch):
+    ours = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\na"
+    # As a read ends that brought many records, of a size for which that is just there.
+    monkeypatch.setattr(client, "BODY_BYTES_MAX", len(ours))
+    stream, server = await handshake(memory_stream_pair())
+    connection = ClientConnection(stream)
+    await connection.send_request(GET)
+    await server.send_all(ours + ours)
+    assert (await connection.receive_head()).status == 200
+    assert await body_of(connection) == b"a"
     assert not connection.end_exchange()
     await connection.aclose()
 
