@@ -200,7 +200,7 @@ class Call:
     async def _start(self, inbound: Inbound) -> None:
         """Send the request if it was not sent yet; raises Refused, also when nobody wants it any more."""
         outbound = self.outbound
-        self._check_revoked(Processed.MAYBE if outbound.started else Processed.NO)
+        self._check_revoked(Processed.MAYBE if outbound.may_be_seen else Processed.NO)
         if outbound.started:
             return
         # It may take a dial of seconds, and what the hub takes back meanwhile must not be carried out.

@@ -97,6 +97,12 @@ class Exchange(PooledOutbound):
         """Whether the request was sent, or some of it, on a connection that is there."""
         return self.connection is not None
 
+    @property
+    def may_be_seen(self) -> bool:
+        """Whether some of the request was sent, also where its connection was cut since."""
+        # One that nobody waits for is sent on a kept connection.
+        return self.started or self._reused
+
     def start_nowait(self, on_input: Callable[[], None]) -> bool:
         """Send the head without a wait; False when it has to be left to a task.
 

@@ -20,12 +20,12 @@ from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
-from proxy.relay.exchange import Upstream
+from proxy.relay.exchange import Call, Upstream
 from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, Answer, TunnelWay, inner, token, trusting
 from tests.tunnel.protocol.joined import frames_of
-from tunnel import Hello, Role, StreamReset, Welcome, memory_transport_pair, open_session
+from tunnel import Hello, Role, Stream, StreamReset, Welcome, memory_transport_pair, open_session
 from tunnel.protocol.frames import FrameType
 from tunnel.tcp import TCPStream
 from tunnel.tls import TLSStream
@@ -555,6 +555,29 @@ async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once(tm
         assert (await relay.ask()).body == b"ok"
         assert relay.server.received.count(b"GET " + TARGET) == 2
         assert len(relay.server.connections) == 2
+
+
+async def test_what_was_sent_and_is_ended_before_a_task_goes_on_with_it_may_have_been_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_over = tunnelled.SessionServer.hand_over
+    failure = Failure(StreamCode.REVOKED, Processed.MAYBE, "denied")
+
+    def end_it_first(server: tunnelled.SessionServer, stream: Stream, call: Call) -> None:
+        async def end_it() -> None:
+            await call.revoke(failure)
+            hand_over(server, stream, call)
+
+        server._nursery.start_soon(end_it)
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        monkeypatch.setattr(tunnelled.SessionServer, "hand_over", end_it_first)
+        assert (await relay.ask()).failure == failure
+        assert relay.server.received.count(b"GET " + TARGET) == 1
 
 
 async def test_a_kept_connection_that_ends_is_dropped_at_once(tmp_path: Path) -> None:
