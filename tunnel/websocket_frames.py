@@ -20,6 +20,7 @@ from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason, XorMaskerSimple
 
+from tunnel.protocol.streams import SMALL_BYTES
 from tunnel.transport import MESSAGE_BYTES_MAX
 
 __all__ = ["FrameReader", "apply_mask", "apply_mask_slowly", "encode_binary"]
@@ -98,8 +99,12 @@ class FrameReader:
         if missing:
             self.of_messages = True
         if missing > len(data):
-            self._parts.append(data)
             self._missing = missing - len(data)
+            parts = self._parts
+            if len(data) + len(parts[-1]) <= SMALL_BYTES:
+                # A peer that sends byte by byte would cost 40 bytes of Python object for each of them.
+                data = b"".join((parts.pop(), data))
+            parts.append(data)
             return
         if missing:
             self._parts.append(data[:missing] if missing == len(data) else memoryview(data)[:missing])

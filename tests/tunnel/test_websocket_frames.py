@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import struct
 import sys
 
@@ -11,6 +12,7 @@ from wsproto import ConnectionType
 from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
+from tunnel.protocol.streams import SMALL_BYTES
 from tunnel.transport import MESSAGE_BYTES_MAX
 from tunnel.websocket_frames import (
     FrameReader,
@@ -242,3 +244,16 @@ def test_what_was_read_is_not_kept(role: ConnectionType) -> None:
     assert frames.next_event() == bytes(1000)
     assert frames.next_event() is None
     assert frames._data == b""
+
+
+@pytest.mark.parametrize("role", list(ConnectionType))
+def test_a_message_that_comes_byte_by_byte_costs_little_more_than_its_bytes(role: ConnectionType) -> None:
+    frames = reader(role)
+    payload = os.urandom(20_000)
+    wire = encode_binary(payload, masked=role is ConnectionType.SERVER)
+    for at in range(len(wire) - 1):
+        frames.feed(wire[at : at + 1])
+        assert frames.next_event() is None
+    assert len(frames._parts) < 2 * len(wire) / SMALL_BYTES
+    frames.feed(wire[-1:])
+    assert frames.next_event() == payload
