@@ -124,19 +124,33 @@ def own_namespace(folder: Path = SERVICE_ACCOUNT_FOLDER) -> str:
 def from_kubeconfig(path: Path) -> ClusterAccess:
     """Read the current context of a kubeconfig with a bearer token; raises ClusterAccessError.
 
-    The server's address is fixed from here on; token and CA are read again when their file changes.
+    The server's address is fixed from here on; token and CA are read again when their file changes, and stay
+    as they are when it names another server: no other cluster's token is sent to this one.
     """
     entry = _watch(path, _parse_kubeconfig).current()
+
+    def read_again(raw: bytes) -> _Entry:
+        changed = _parse_kubeconfig(raw)
+        if changed.server != entry.server:
+            raise FileError("its current context is for another server now: restart the relay for that one")
+        return changed
+
+    def read_token(raw: bytes) -> str:
+        token = read_again(raw).token
+        if not token:
+            raise FileError("its user has a tokenFile now: restart the relay to go by that")
+        return token
+
     parts = urlsplit(entry.server)
     assert parts.hostname is not None
     if entry.token_file is not None:
         token = _watch(path.parent / entry.token_file, _parse_token)
     else:
-        token = _watch(path, lambda raw: _parse_kubeconfig(raw).token)
+        token = _watch(path, read_token)
     if entry.ca_file is not None:
         tls = _watch(path.parent / entry.ca_file, _parse_ca)
     else:
-        tls = _watch(path, lambda raw: _parse_ca(_parse_kubeconfig(raw).ca))
+        tls = _watch(path, lambda raw: _parse_ca(read_again(raw).ca))
     return ClusterAccess(parts.hostname, parts.port or 443, entry.server_name or parts.hostname, token, tls)
 
 

@@ -149,6 +149,24 @@ def test_an_inline_token_follows_the_kubeconfig(tmp_path: Path) -> None:
     assert access.token() == "secret-1-rotated"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("current-context: c", "current-context: other", "for another server now"),
+        ("token: secret-1", "tokenFile: token", "a tokenFile now"),
+    ],
+)
+def test_a_kubeconfig_that_leads_elsewhere_leaves_what_it_said_before(
+    old: str, new: str, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = kubeconfig(tmp_path)
+    access = from_kubeconfig(path)
+    path.write_text(path.read_text().replace(old, new))
+    assert not access.refresh_token()
+    assert access.token() == "secret-1"
+    assert reason in caplog.text
+
+
 def test_a_kubeconfig_that_becomes_unreadable_leaves_what_it_said_before(tmp_path: Path) -> None:
     path = kubeconfig(tmp_path)
     access = from_kubeconfig(path)
