@@ -50,6 +50,14 @@ def hub_origin(text: str) -> str:
     return f"https://{host}" if port is None or int(port) == 443 else f"https://{host}:{int(port)}"
 
 
+def _is_origin(text: str) -> bool:
+    """Whether it is as `hub_origin` makes it."""
+    try:
+        return hub_origin(text) == text
+    except AgentError:
+        return False
+
+
 def host_and_port(hub: str) -> tuple[str, int]:
     """Take an origin that `hub_origin` made apart; without the brackets of an IPv6 address."""
     match = _HUB.fullmatch(hub)
@@ -67,6 +75,8 @@ def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
         document = read_json(raw)
         if document["version"] > _VERSION:
             raise AgentError(f"{path} was written by a newer hawse: use that one")
+        if not all(map(_is_origin, document["hubs"])):
+            raise ValueError
         return {
             hub: Account(
                 hub,

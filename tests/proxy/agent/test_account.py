@@ -96,7 +96,15 @@ def test_every_way_to_have_no_login_names_the_next_step(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["", "[]", "{}", '{"version":1,"hubs":{"x":{}}}', f'"{KEY}', pytest.param("[" * 100_000, id="deep")],
+    [
+        "",
+        "[]",
+        "{}",
+        '{"version":1,"hubs":{"x":{}}}',
+        '{"version":1,"hubs":{"https://Hub.example":{"agent":"a","serial":"s","api_key":"k"}}}',
+        f'"{KEY}',
+        pytest.param("[" * 100_000, id="deep"),
+    ],
 )
 def test_a_damaged_file_is_named_and_not_quoted(tmp_path: Path, content: str) -> None:
     environment = {"XDG_CONFIG_HOME": str(tmp_path)}
