@@ -102,8 +102,7 @@ def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
                 except OSError as error:
                     failure = error
                     continue
-            _, ended, _ = select.select([], pending, [], min(left_s, NEXT_ADDRESS_S) if addresses else left_s)
-            for attempt in ended:
+            for attempt in _ended(pending, min(left_s, NEXT_ADDRESS_S) if addresses else left_s):
                 pending.remove(attempt)
                 number = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if number == 0:
@@ -118,6 +117,16 @@ def open_tcp(host: str, port: int, timeout_s: float) -> socket.socket:
     finally:
         for attempt in pending:
             attempt.close()
+
+
+def _ended(pending: list[socket.socket], wait_s: float) -> list[socket.socket]:
+    """Those that have come to their end, as soon as one has, or after that long."""
+    # No select(2), which takes no descriptor from 1,024 on: `hawse connect` may have as many connections.
+    poll = select.poll()
+    for attempt in pending:
+        poll.register(attempt, select.POLLOUT)
+    ended = {descriptor for descriptor, _ in poll.poll(wait_s * 1000)}
+    return [attempt for attempt in pending if attempt.fileno() in ended]
 
 
 def _begin(attempt: socket.socket, address: tuple[Any, ...]) -> socket.socket:

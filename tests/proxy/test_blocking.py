@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import socket
 
 import pytest
@@ -11,6 +13,8 @@ from proxy.blocking import open_tcp
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 
 TIMEOUT_S = 5.0
+FD_SETSIZE = 1024
+"""Of select(2)."""
 
 
 def leads_to(monkeypatch: pytest.MonkeyPatch, addresses: list[str]) -> None:
@@ -42,6 +46,24 @@ def test_an_address_that_refuses_and_one_that_cannot_be_tried_hold_up_nothing(
         leads_to(monkeypatch, ["", "127.0.0.2", "127.0.0.1"])
         with open_tcp("hub.example", listening.getsockname()[1], TIMEOUT_S) as connected:
             assert connected.getpeername() == listening.getsockname()
+
+
+def test_a_process_with_very_many_files_connects_as_well() -> None:
+    """As one with 510 watches through `hawse connect`, which fetches its tokens so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert hard == resource.RLIM_INFINITY or hard > 2 * FD_SETSIZE
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * FD_SETSIZE), hard))
+    held: list[int] = []
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            while not held or held[-1] < FD_SETSIZE:
+                held.append(os.dup(listening.fileno()))
+            with open_tcp("127.0.0.1", listening.getsockname()[1], TIMEOUT_S) as connected:
+                assert connected.fileno() > FD_SETSIZE
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_when_none_answers_the_last_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
