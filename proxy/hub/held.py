@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from proxy.exchange import ByteStream, Failure, Inbound, OnGone
 from proxy.head import ResponseHead
+from tunnel.protocol.streams import SMALL_BYTES
 
 # What is kept of one request. A larger body crosses once.
 HELD_BYTES_MAX = 64 * 1024
@@ -41,10 +42,14 @@ class HeldBody:
         data = await self._inbound.receive_body()
         if data and self.whole:
             self._size += len(data)
+            held = self._held
             if self._size > HELD_BYTES_MAX:
                 self._let_go()
+            elif held and len(held[-1]) + len(data) <= SMALL_BYTES:
+                # One that comes byte by byte would cost 40 bytes of Python object for each of them.
+                held[-1] += data
             else:
-                self._held.append(data)
+                held.append(data)
         return data
 
     async def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:

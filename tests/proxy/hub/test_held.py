@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
+
 import trio
 
 from proxy.head import ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.held import HELD_BYTES_MAX, HeldBody
+from tunnel.protocol.streams import SMALL_BYTES
 
 
 async def posted(body: bytes) -> tuple[ServerConnection, trio.abc.Stream]:
@@ -48,6 +51,23 @@ async def test_what_was_read_before_comes_first_and_then_the_rest() -> None:
     assert await read(held) == b"halfrest"
     held.rewind()
     assert await read(held) == b"halfrest"
+    await connection.cut()
+
+
+async def test_a_body_that_comes_byte_by_byte_costs_little_more_than_its_bytes() -> None:
+    client, server = trio.testing.memory_stream_pair()
+    connection = ServerConnection(server)
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+    await connection.next_request()
+    held = HeldBody(connection)
+    body = os.urandom(5000)
+    for at in range(len(body)):
+        await client.send_all(b"1\r\n%c\r\n" % body[at])
+        assert await held.receive_body() == body[at : at + 1]
+    held.rewind()
+    assert len(held._again) < 2 * len(body) / SMALL_BYTES + 1
+    await client.send_all(b"0\r\n\r\n")
+    assert await read(held) == body
     await connection.cut()
 
 
