@@ -15,7 +15,7 @@ import trio
 from tunnel.alarms import alarms_of_this_run
 from tunnel.parking import ParkingSpot
 from tunnel.protocol.connection import Phase
-from tunnel.protocol.liveness import PING_BUSY_S
+from tunnel.protocol.liveness import PING_BUSY_S, RateLimit
 
 if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer
@@ -24,6 +24,9 @@ __all__ = ["Keepalive"]
 
 # A PING for the peer's clock comes on top of all others, of which the peer takes 10 a second.
 ASK_CLOCK_S = 0.2
+# So do those of `answers`, a few at once and then one in so long, however many ask.
+ASKS_AT_ONCE = 5
+ASK_S = 0.2
 
 
 class Keepalive:
@@ -37,6 +40,7 @@ class Keepalive:
         self._connection = mux.connection
         self._spot = ParkingSpot("a session is kept alive by one task")
         self._clock_asked_at = -math.inf
+        self._asks = RateLimit(1 / ASK_S, ASKS_AT_ONCE)
         # A bug that showed when the alarm rang.
         self._fault: Exception | None = None
 
@@ -114,16 +118,26 @@ class Keepalive:
         """Ask for a sign of life; whether any came within this long, and the session has not ended."""
         mux = self._mux
         asked_at = mux.now()
-        self._connection.ping(asked_at)
-        mux.wake_writer()
-        self.hurry()
         if self.heard is None:
             self.heard = trio.Event()
         heard = self.heard
         with trio.move_on_after(within_s):
+            while not (heard.is_set() or self._ask()):
+                with trio.move_on_after(ASK_S):
+                    await heard.wait()
             await heard.wait()
         # A message that has not come to its end yet is a sign of life as well.
         return (heard.is_set() or mux.last_received_s > asked_at) and mux.ending is None
+
+    def _ask(self) -> bool:
+        """Have the peer say something; False when it was asked too often for that."""
+        now = self._mux.now()
+        if not self._asks.allows(now):
+            return False
+        self._connection.ping(now)
+        self._mux.wake_writer()
+        self.hurry()
+        return True
 
     def note_heard(self) -> None:
         """Something came, or nothing will: wake whoever waits for that."""

@@ -222,6 +222,27 @@ async def test_all_who_ask_at_once_hear_of_the_answer_at_once(
         assert max(took) < 0.1
 
 
+async def test_a_peer_that_is_asked_by_very_many_stays_and_answers_each_of_them(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """As a hub asks a relay for each newcomer that stands in line behind it."""
+    async with open_pair() as pair:
+        took: list[float] = []
+
+        async def ask(after_s: float) -> None:
+            await trio.sleep(after_s)
+            began = trio.current_time()
+            assert await pair.listener.answers(5)
+            took.append(trio.current_time() - began)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(100):
+                nursery.start_soon(ask, number / 100)
+        assert len(took) == 100
+        assert max(took) < 0.5
+        assert not pair.dialer.closed
+
+
 @pytest.mark.parametrize("ask", ["answers", "ask_clock"])
 async def test_whoever_asks_an_idle_peer_that_is_gone_finds_that_out_in_ten_seconds(
     ask: str, autojump_clock: trio.testing.MockClock
