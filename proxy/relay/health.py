@@ -23,19 +23,26 @@ class HealthServer:
 
     def __init__(self, ready: Callable[[], bool]) -> None:
         self._ready = ready
-        self._connections = 0
+        # Of each connection, in their order.
+        self._open: dict[trio.CancelScope, None] = {}
 
     async def handle_connection(self, tcp: trio.abc.Stream) -> None:
         """Answer one connection's probes, for a bounded time."""
-        self._connections += 1
+        if len(self._open) >= CONNECTIONS_MAX:
+            # Any pod may connect, and by holding all the places keep the kubelet out, which then restarts the
+            # relay.
+            oldest = next(iter(self._open))
+            del self._open[oldest]
+            oldest.cancel()
+        scope = trio.CancelScope(deadline=trio.current_time() + PROBE_DEADLINE_S)
+        self._open[scope] = None
         try:
-            if self._connections <= CONNECTIONS_MAX:
-                with trio.move_on_after(PROBE_DEADLINE_S):
-                    await self._serve(ServerConnection(tcp))
+            with scope:
+                await self._serve(ServerConnection(tcp))
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken):
             pass  # the prober left
         finally:
-            self._connections -= 1
+            self._open.pop(scope, None)
             await trio.aclose_forcefully(tcp)
 
     async def _serve(self, connection: ServerConnection) -> None:

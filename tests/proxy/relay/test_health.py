@@ -58,10 +58,13 @@ async def test_a_prober_that_stays_is_shown_out(autojump_clock: MockClock) -> No
         assert trio.current_time() >= health.PROBE_DEADLINE_S
 
 
-async def test_connections_above_the_cap_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "CONNECTIONS_MAX", 1)
+async def test_whoever_holds_all_the_places_makes_room_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "CONNECTIONS_MAX", 2)
     async with serving(HealthServer(lambda: True)) as port:
-        async with await trio.open_tcp_stream("127.0.0.1", port):
-            assert await ask(port, "/healthz") == b""
+        held = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert await ask(port, "/healthz")
+        assert (await ask(port, "/healthz")).startswith(b"HTTP/1.1 200 ")
+        # The oldest one.
+        assert await held[0].receive_some() == b""
+        for stream in held:
+            await stream.aclose()
