@@ -84,8 +84,13 @@ class AwaitedAnswer:
 
     def go_on(self) -> bool:
         """Await the answer to a request that was sent; False when that cannot be done without a task."""
-        if not self._outbound.watch(self._on_input):
-            return False
+        try:
+            if not self._outbound.watch(self._on_input):
+                return False
+        except Exception:
+            # It may have gone wrong in the kernel, which has no memory for it.
+            self._fail()
+            return True
         self._call.awaited = self
         self._stream.on_reset(self._on_reset)
         # What has come together with the last of the handshake does not show on the socket.
