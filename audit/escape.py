@@ -20,6 +20,11 @@ def escape(text: str) -> str:
     return "".join(map(_escape_character, text))
 
 
+def escape_lines(text: str) -> str:
+    """Make each line of a text safe for a terminal."""
+    return "\n".join(map(escape, text.split("\n")))
+
+
 def _escape_character(character: str) -> str:
     if character == "\\":
         return r"\\"

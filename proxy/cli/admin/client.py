@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
 
-from audit.escape import escape
+from audit.escape import escape_lines
 from proxy.blocking import HTTPSConnection, next_step
 from proxy.certificates import fault_of_ca
 from proxy.cli.admin.inputs import read_file
@@ -122,7 +122,9 @@ def _told(url: str, status: int, document: Object) -> str:
             f"the hub does not accept this admin token: set {TOKEN_VARIABLE} to a valid one, "
             "or run this on the hub's machine as the user that runs the hub"
         )
-    return escape(str(message)) if message else f"{url} answered {status}: is it the hub's admin listener?"
+    if not message:
+        return f"{url} answered {status}: is it the hub's admin listener?"
+    return escape_lines(str(message))
 
 
 def _told_in_words(url: str, status: int, answer: bytes) -> str:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 import click
 
-from audit.escape import escape
+from audit.escape import escape, escape_lines
 from auth.principal import IdentityError, slug
 from proxy.cli.admin.client import Json, Object
 from proxy.cli.errors import CommandError
@@ -66,7 +66,7 @@ def confirm(question: str, *, yes: bool) -> None:
 
 def say(text: str) -> None:
     """Tell the person something that no program reads; its lines are made safe, each by itself."""
-    click.echo("\n".join(map(escape, text.split("\n"))), err=True)
+    click.echo(escape_lines(text), err=True)
 
 
 def tell_change(document: Object, sentence: str, *, as_json: bool) -> None:

@@ -81,15 +81,18 @@ async def test_a_policy_is_applied_removed_and_kept_as_a_version(hub: Hub, look:
     assert "removed policy guard" in only.stderr
 
 
-async def test_a_file_with_a_fault_is_refused_whole_with_its_line(
+async def test_a_file_with_faults_is_refused_whole_with_a_line_for_each(
     hub: Hub, tmp_path: Path, look: str
 ) -> None:
     bad = tmp_path / "bad.yaml"
-    bad.write_text("# why\n---\n" + LOOK.replace("name: look", "name: bad").replace("read", "reed"))
+    faulty = LOOK.replace("name: look", "name: bad").replace("read", "reed").replace("allow", "alow")
+    bad.write_text(f"# why\n---\n{faulty}")
     for command in (("apply", look, str(bad)), ("test", look, str(bad)), ("simulate", str(bad))):
         refused = await hub.run("policy", *command)
         assert refused.exit_code == 1
-        assert f'{bad}:8: spec.rules[0].verbs[0]: "reed" is no verb' in refused.stderr, command
+        effect, verb = refused.stderr.splitlines()
+        assert f'{bad}:8: spec.rules[0].effect: "alow" is none of' in effect, command
+        assert verb.startswith(f'{bad}:8: spec.rules[0].verbs[0]: "reed" is no verb'), command
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
 
 
