@@ -378,7 +378,8 @@ def _collect(error: ClassValidationError, prefix: str, faults: list[str]) -> Non
             faults.append(f"{prefix}{note.name}: {fault}")
     for extra in alone:
         assert isinstance(extra, ForbiddenExtraKeysError)
-        faults.extend(f"{prefix}{key}: no such key" for key in sorted(extra.extra_fields))
+        known = ", ".join(sorted(field.name for field in attrs.fields(extra.cl)))
+        faults.extend(f"{prefix}{key}: no such key; there are {known}" for key in sorted(extra.extra_fields))
 
 
 def _drop_faulty(error: ClassValidationError, tree: dict[str, object]) -> None:

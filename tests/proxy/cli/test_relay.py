@@ -29,7 +29,7 @@ def test_faults_of_the_configuration_are_listed(folder: Path) -> None:
     result = CliRunner().invoke(relay, ["--config", str(folder / "relay.toml")], env=without_cluster())
     assert result.exit_code == 1
     assert result.stderr.startswith("hawse: the relay's configuration has faults:\n")
-    assert "\n  x: no such key\n" in result.stderr
+    assert "\n  x: no such key; " in result.stderr
 
 
 def test_a_relay_outside_a_cluster_says_what_to_do(folder: Path) -> None:

@@ -158,7 +158,9 @@ def test_an_agents_own_limits_are_read_as_strictly(tmp_path: Path) -> None:
     )
     assert found == [
         "limits.agents.a.streams_per_agent: expected a whole number",
-        "limits.agents.b.streams: no such key",
+        "limits.agents.b.streams: no such key; there are bytes_per_minute, cancels_per_second, "
+        "idle_connections, requests_per_second, stream_age_s, stream_idle_in_s, stream_idle_out_s, "
+        "streams_per_agent, tokens_per_minute",
     ]
     assert faults("limits.agents = 7", tmp_path) == ["limits.agents: expected a table"]
     with pytest.raises(ConfigError, match="no such setting"):

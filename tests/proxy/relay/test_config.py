@@ -112,10 +112,11 @@ def test_all_faults_are_reported_at_once(folder: Path) -> None:
     port = "1"
     """
     assert sorted(faults(folder, text, HAWSE_RELAY_NONSENSE="1"))[1:] == [
-        "cluster: no such key",
+        "cluster: no such key; there are cluster_id, direct, guardrails, health, hub, instance, kubeconfig, "
+        "mode, private_key, stop, tunnel",
         "cluster_id: missing",
         "direct.listen: expected host:port, as in 127.0.0.1:8443 or [::]:8443",
-        "health.port: no such key",
+        "health.port: no such key; there are listen",
         "hub.keys: missing",
         "hub.url: expected a string",
         'mode: expected "tunnel" or "direct"',
