@@ -83,6 +83,16 @@ def _what(event: Event) -> str:
         parts.append(f"{event.req.method} {event.req.raw_target}".strip())
     if event.stream is not None and event.stream.close_reason:
         parts.append(f"({event.stream.close_reason})")
-    if event.note:
-        parts.append(f"- {event.note}")
+    if why := event.note or _why(event):
+        parts.append(f"- {why}")
     return " ".join(parts)
+
+
+def _why(event: Event) -> str:
+    """Why a call failed or was ended, or which rule denied it, where no note says so."""
+    if event.resp is not None and event.resp.reason:
+        return event.resp.reason
+    decision = event.decision
+    if decision is not None and decision.effect == "deny" and decision.policy:
+        return f"denied by {decision.policy}: {decision.rule}"
+    return ""

@@ -56,6 +56,10 @@ def test_other_kinds_say_what_they_are() -> None:
     assert " deny " in table_line(stored(denied))
     stream = replace(call(), stream=Stream(close_reason="tunnel lost"))
     assert table_line(stored(stream)).endswith("(tunnel lost)")
+    killed = replace(call(), resp=Response(101, "killed by the operator local: wrong cluster"))
+    assert table_line(stored(killed)).endswith(" - killed by the operator local: wrong cluster")
+    guarded = replace(call(), decision=Decision("deny", "owner/no-secrets", "relay-guardrails"))
+    assert table_line(stored(guarded)).endswith(" - denied by relay-guardrails: owner/no-secrets")
     gap = replace(failure(), kind=Kind.AUDIT_GAP, actor=Actor(ActorType.HUB))
     assert " hub " in table_line(stored(gap))
 
