@@ -178,7 +178,8 @@ def check_rule(audience: str, claims: Mapping[str, str], *, mutable: bool) -> No
     if not mutable and IMMUTABLE_CLAIMS.isdisjoint(claims):
         raise RuleError(
             "no claim that is pinned is an id that its platform never gives twice "
-            f"({', '.join(sorted(IMMUTABLE_CLAIMS))}): a name that is given up would be another's key"
+            f"({', '.join(sorted(IMMUTABLE_CLAIMS))}): a name that is given up would be another's key; "
+            "pin such an id, or accept that (--allow-mutable-claims)"
         )
 
 

@@ -332,7 +332,7 @@ def _advice(status: int | None, location: str) -> str:
             return "; the hub does not accept this relay's key, or its token"
         case 403:
             return "; this relay is not allowed to connect"
-        case 404:
+        case 200 | 404 | 426:
             return "; there is no hub at this URL"
         case 407:
             return "; a proxy on the way demands a user and a password, and HTTPS_PROXY does not name it"

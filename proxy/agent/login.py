@@ -31,7 +31,7 @@ def log_in(
     try:
         key = parse(api_key.strip())
     except ApiKeyError as error:
-        raise AgentError(str(error)) from None
+        raise AgentError(f"{error}; a one-time code goes with --code") from None
     account = Account(hub_origin(hub), "", key, ca_pem, secrets.token_hex(8))
     reach = fetch_reach(account)
     account = account._replace(agent=reach.agent)

@@ -210,7 +210,7 @@ def list_events(
     metavar="FILE",
     help="Write what is removed to a new file first, a line of JSON an event.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask; who has no terminal is never asked.")
 @data_folder_options
 def prune(
     *, before: datetime, archive: Path | None, yes: bool, config: Path | None, data_dir: Path | None

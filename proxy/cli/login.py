@@ -134,5 +134,6 @@ def _secret(variable: str, name: str) -> str:
         return prompted
     secret = sys.stdin.readline(SECRET_CHARACTERS_MAX)
     if not secret.strip():
-        raise CommandError(f"no {name}: give it by {variable}, on standard input, or at a terminal")
+        told = f"no {name}: give it by {variable}, on standard input, or at a terminal"
+        raise CommandError(told if variable == CODE_VARIABLE else f"{told}; for a one-time code say --code")
     return secret

@@ -145,7 +145,7 @@ class SessionServer:
 def refuse(stream: Stream, refused: Refused, upstream: Upstream) -> None:
     """Say that the request is refused."""
     failure = refused.failure
-    upstream.log_refusal(f"refused {stream!r}: {describe(failure)}")
+    upstream.log_refusal(f"refused a request: {describe(failure)}")
     if isinstance(refused, GuardrailDenied):
         # It is the cluster's answer, and whole: for the agent to read, and for the hub to record.
         with suppress(StreamReset):

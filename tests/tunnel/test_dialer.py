@@ -357,7 +357,7 @@ def answer(status: int, headers: bytes = b"") -> Answer:
             "no TLS with hub.test:443: the peer closed the connection during the TLS handshake",
         ),
         (speak_http_without_tls, "no TLS with hub.test:443: TLS failed: "),
-        (answer(200), "the answer to the upgrade is 200 instead of 101"),
+        (answer(200), "the answer to the upgrade is 200 instead of 101; there is no hub at this URL"),
         (
             answer(301, b"Location: https://user:secret@other.test/x?token=secret\r\n"),
             "301 instead of 101, it points to https://other.test; the hub's URL must name the hub itself",
@@ -365,6 +365,7 @@ def answer(status: int, headers: bytes = b"") -> Answer:
         (answer(401), "401 instead of 101; the hub does not accept this relay's key, or its token"),
         (answer(403), "403 instead of 101; this relay is not allowed to connect"),
         (answer(404), "404 instead of 101; there is no hub at this URL"),
+        (answer(426), "426 instead of 101; there is no hub at this URL"),
         (answer(407), "407 instead of 101; a proxy on the way demands a user and a password"),
         (answer(429), "429 instead of 101; the hub has no room now"),
         (answer(502), "502 instead of 101; a proxy in front of the hub does not reach it"),

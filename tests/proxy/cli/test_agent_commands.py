@@ -123,7 +123,8 @@ def test_a_failed_login_is_one_line_without_the_key(home: Home, hub: FakeHub, ca
     for arguments, key, words in (
         (["--ca", ca], API_KEY, "not accepted"),
         ([], API_KEY, "--ca FILE"),
-        (["--ca", ca], "", "no API key"),
+        (["--ca", ca], "", "for a one-time code say --code"),
+        (["--ca", ca], "hwc_", "a one-time code goes with --code"),
         (["--ca", "/missing"], API_KEY, "--ca: cannot read /missing: No such file"),
     ):
         status, stdout, stderr = run(home, "login", "--hub", hub.url, *arguments, stdin=key)

@@ -63,7 +63,7 @@ async def test_a_flood_of_refusals_is_some_lines(
     async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
         for _ in range(10):
             assert refused(await way.ask(inner(b"/api/../v1")))[0] is StreamCode.PROTOCOL
-    lines = [record.message for record in caplog.records if record.message.startswith("refused ")]
+    lines = [record.message for record in caplog.records if record.message.startswith("refused a request")]
     assert 3 <= len(lines) < 10
 
 
