@@ -144,7 +144,7 @@ def set_teams(
 @json_option
 @click.pass_obj
 def lock_agent(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Refuse an agent until it is unlocked, and end what it has open; its keys stay."""
+    """Refuse an agent until it is unlocked, and end what it has open. Its keys stay."""
     changed = reach.client().post("agents", name, "lock")
     done = (
         f"locked agent {name}: it is refused from now on, and what it has open is ended; "
@@ -169,7 +169,7 @@ def unlock_agent(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def remove_agent(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
-    """Remove an agent for good: its keys end, and its name is never given again."""
+    """Remove an agent for good. Its keys end, and its name is never given again."""
     confirm(f"Remove agent {name} for good? Its name can never be used again", yes=yes)
     gone = reach.client().delete("agents", name)
     done = f"removed agent {name}; its keys are revoked, its name stays taken"
@@ -182,9 +182,10 @@ def remove_agent(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def make_code(reach: Reach, /, name: str, withdraw: bool, as_json: bool) -> None:
-    """Print a one-time code by which the agent registers a key that it makes itself.
+    """Print a one-time code for a key that the agent makes itself.
 
-    It is good once and for 15 minutes. The key's private half never leaves the agent's machine.
+    The agent registers the key by it (`hawse login --code`). It is good once and for 15 minutes. The key's
+    private half never leaves the agent's machine.
     """
     client = reach.client()
     if withdraw:
@@ -200,7 +201,7 @@ def make_code(reach: Reach, /, name: str, withdraw: bool, as_json: bool) -> None
 
 @agent.group("key")
 def key() -> None:
-    """An agent's keys: API keys, and those that it made and registered itself."""
+    """An agent's keys: API keys, and those that it made itself."""
 
 
 @key.command("list")
@@ -234,7 +235,7 @@ def add_key(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def revoke_key(reach: Reach, /, name: str, key_id: str, as_json: bool) -> None:
-    """Revoke a key of either kind, by its id (`hawse admin agent key list NAME`), and end what runs by it."""
+    """Revoke a key of either kind, and end what runs by it. `hawse admin agent key list NAME` has its id."""
     gone = reach.client().delete("agents", name, "keys", key_id)
     tell_change(gone, f"revoked key {key_id} of agent {name}", as_json=as_json)
 

@@ -17,10 +17,10 @@ from proxy.cli.trail import record_local
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.pass_obj
 def backup(reach: Reach, /, file: Path) -> None:
-    """Write the hub's store, signing keys, pepper and certificates into FILE (a tar, mode 0600).
+    """Write the hub's store and secrets into FILE, a tar.
 
-    The hub may run meanwhile. FILE holds every secret of the hub: keep it as you keep the data folder. The
-    audit trail is not in it.
+    The secrets are its signing keys, pepper and certificates: keep FILE (mode 0600) as you keep the data
+    folder. The hub may run meanwhile. The audit trail is not in it.
     """
     from proxy.hub.backup import BackupError
     from proxy.hub.backup import backup as write
@@ -39,7 +39,7 @@ def backup(reach: Reach, /, file: Path) -> None:
 @click.option("--overwrite", is_flag=True, help="Move a hub that is there aside, inside the data folder.")
 @click.pass_obj
 def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
-    """Put the backup in FILE into the data folder; the hub must not run.
+    """Put the backup in FILE into the data folder. The hub must not run.
 
     The backup is proved as a whole first; a fault in it leaves the folder as it was.
     """

@@ -146,7 +146,7 @@ def add_cluster(
     kubeconfig: Path | None,
     **options: object,
 ) -> None:
-    """Add a cluster, and print its relay's manifests with everything filled in, this once.
+    """Add a cluster, and print its relay's manifests, this once.
 
     hawse admin cluster add prod --team sre | kubectl --context prod apply -f -
     """
@@ -192,7 +192,7 @@ def replace_key(
     kubeconfig: Path | None,
     **options: object,
 ) -> None:
-    """Give a cluster's relay a new key, and print its manifests again, with it.
+    """Give a cluster's relay a new key, and print its manifests with it.
 
     Without an outage, in three steps:
 
@@ -298,7 +298,7 @@ def rbac(
     namespace: str | None,
     service_account: str | None,
 ) -> None:
-    """Print the ClusterRole that lets the relay impersonate whoever may reach the cluster now.
+    """Print whom the relay may impersonate now, as a ClusterRole.
 
     hawse admin cluster rbac prod | kubectl --context prod apply -f -
 

@@ -35,11 +35,12 @@ TIMEOUT_S = 60
 @json_option
 @click.pass_obj
 def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | None, as_json: bool) -> None:
-    """Compare a cluster's RBAC with what is enrolled here: before its relay is set up, and ever after.
+    """Compare a cluster's RBAC with what is enrolled here.
 
-    Warns of names in the form of Hawse's own (agent:…, <org>/…) that already have rights there and belong to
-    nobody enrolled, and says whether the relay may impersonate all that are, nobody else, and nothing more.
-    Runs kubectl, which must be installed. Exits 3 when there is anything to do, 0 when not.
+    Before its relay is set up, and ever after. Warns of names in the form of Hawse's own (agent:…, <org>/…)
+    that already have rights there and belong to nobody enrolled, and says whether the relay may impersonate
+    all that are, nobody else, and nothing more. Runs kubectl, which must be installed. Exits 3 when there is
+    anything to do, 0 when not.
     """
     from proxy.cli.admin.rbac_check import Level, examine
     from proxy.manifests import CLUSTER_ROLE

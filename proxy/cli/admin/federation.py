@@ -27,14 +27,14 @@ FILE_BYTES_MAX = 256 * 1024
 
 @click.group()
 def federation() -> None:
-    """Workloads that prove themselves by their platform's token (OpenID Connect)."""
+    """Workloads known by their platform's token (OpenID Connect)."""
 
 
 @federation.command("list")
 @json_option
 @click.pass_obj
 def list_rules(reach: Reach, /, as_json: bool) -> None:
-    """List the rules: which issuer's tokens, with which claims, are which agent's."""
+    """List the rules: tokens with which claims are which agent's."""
     columns = [
         ("AGENT", field("agent")),
         ("ISSUER", field("issuer")),

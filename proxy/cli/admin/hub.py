@@ -36,7 +36,7 @@ def show_hub(reach: Reach, /, as_json: bool) -> None:
 @hub.command("ca")
 @click.pass_obj
 def print_ca(reach: Reach, /) -> None:
-    """Print the CA that agents and relays need to trust the hub's certificate."""
+    """Print the CA of the hub's certificate, for agents and relays."""
     ca = text(reach.client().get("hub"), "ca_pem")
     if not ca:
         raise CommandError(

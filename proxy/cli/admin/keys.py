@@ -20,14 +20,14 @@ from proxy.cli.admin.output import (
 
 @click.group()
 def keys() -> None:
-    """The keys by which agents and relays know that a token is this hub's."""
+    """The keys by which agents and relays know this hub's tokens."""
 
 
 @keys.command("list")
 @json_option
 @click.pass_obj
 def list_keys(reach: Reach, /, as_json: bool) -> None:
-    """List the keys: the one that signs, and those that verify until their tokens have ended."""
+    """List the key that signs, and those that verify. They do so until their tokens have ended."""
     listed = objects(reach.client().get("keys"), "keys")
     columns = [
         ("KEY", field("kid")),

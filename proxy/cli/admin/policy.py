@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def policy() -> None:
-    """Policies: what agents may do on clusters, before the clusters' own RBAC decides.
+    """Policies: what agents may do on clusters, before RBAC decides.
 
     They are written as YAML that reads like RBAC; docs/policy.md says how. A change is checked as a whole,
     counts from the next call on without a restart, and is recorded.
@@ -100,7 +100,7 @@ def show_policy(reach: Reach, /, name: str | None, number: int | None, as_json: 
 @json_option
 @click.pass_obj
 def list_versions(reach: Reach, /, as_json: bool) -> None:
-    """List the bundles that were in force, the newest first; the trail names them."""
+    """List the bundles that were in force, the newest first. The trail names them."""
     found = objects(reach.client().get("policy-versions"), "versions")
     columns = [("VERSION", field("version")), ("HASH", field("hash")), ("APPLIED", field("applied_at"))]
     print_table(found, columns, as_json=as_json, empty="no versions")
@@ -148,7 +148,7 @@ def remove_policy(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def enable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bool) -> None:
-    """Switch rules of a policy on: hawse admin policy enable guard secrets."""
+    """Switch rules of a policy on, as in enable guard secrets."""
     _switch(reach, name, rules, enabled=True, as_json=as_json)
 
 
@@ -158,7 +158,7 @@ def enable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bo
 @json_option
 @click.pass_obj
 def disable_rules(reach: Reach, /, name: str, rules: tuple[str, ...], as_json: bool) -> None:
-    """Switch rules of a policy off: hawse admin policy disable guard nodes-proxy."""
+    """Switch rules of a policy off, as in disable guard nodes-proxy."""
     _switch(reach, name, rules, enabled=False, as_json=as_json)
 
 
@@ -261,9 +261,9 @@ def _print_decision(found: Object) -> None:
 @files_argument
 @json_option
 def test_policies(files: tuple[Path, ...], as_json: bool) -> None:
-    """Check policies and run the test cases (kind: PolicyTest) that are among the files. Needs no hub.
+    """Check policies and run their test cases (kind: PolicyTest).
 
-    Only what stands in the files counts, not the policies of a hub. Exits 3 when a case fails, and
+    Only what stands in the files counts, and no hub is needed. Exits 3 when a case fails, and
     1 when none can be run, as with a fault in a file.
     """
     from proxy.policytest import sorted_out

@@ -49,7 +49,7 @@ def simulate_policies(
     cluster: str | None,
     as_json: bool,
 ) -> None:
-    """Say which recorded calls would be newly denied or newly allowed if these policies were applied.
+    """Say which recorded calls these policies would newly deny or allow.
 
     Reads the audit trail in the hub's data folder, so it runs on the hub's machine. Each call is decided by
     the policies in force and by the proposed ones, for the agent's teams and the cluster's labels of today.

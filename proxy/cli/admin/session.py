@@ -21,7 +21,7 @@ from proxy.cli.admin.output import (
 
 @click.group()
 def session() -> None:
-    """Sessions: the calls that are under way now, watches, logs, execs and port-forwards among them."""
+    """Sessions: the calls that are under way now, execs and watches."""
 
 
 @session.command("list")
@@ -66,7 +66,7 @@ def kill_sessions(
     yes: bool,
     as_json: bool,
 ) -> None:
-    """End one call by its id, or all of an agent, of a cluster, or of an agent on a cluster.
+    """End one call by its id, or all of an agent, a cluster, or both.
 
     It is cut, so that kubectl exits with an error. Whoever may call may call again: to keep an agent out,
     lock it (`hawse admin agent lock`), which ends what it has open as well.

@@ -24,7 +24,7 @@ from proxy.cli.admin.output import (
 
 @click.group()
 def team() -> None:
-    """Teams: the Kubernetes groups <org>/<team>, to which clusters are granted."""
+    """Teams: the groups <org>/<team>, to which clusters are granted."""
 
 
 @team.command("list")

@@ -62,7 +62,7 @@ def add_token(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Show when a token was made and last used; the token itself is not kept."""
+    """Show when a token was made and last used. The token itself is not kept."""
     found: Object | None = None
     for row in objects(reach.client().get("tokens"), "tokens"):
         if row.get("name") == name:

@@ -7,12 +7,24 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from proxy.cli import main
 from proxy.cli.main import COMMANDS, build_group
 from tests.auth.policies import policy
+
+
+def groups(*path: str) -> list[tuple[str, ...]]:
+    """The group that is called by `path`, and those in it."""
+    found: click.Command | None = build_group()
+    for name in path:
+        assert isinstance(found, click.Group)
+        found = found.get_command(click.Context(found), name)
+    if not isinstance(found, click.Group):
+        return []
+    return [path, *(inner for name in found.commands for inner in groups(*path, name))]
 
 
 def test_the_help_names_every_command_and_imports_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,6 +41,14 @@ def test_each_command_has_help(name: str) -> None:
     result = CliRunner().invoke(build_group(), [name, "--help"])
     assert result.exit_code == 0
     assert result.stdout.startswith(f"Usage: hawse {name} ")
+
+
+@pytest.mark.parametrize("path", [path for name in ("admin", "audit") for path in groups(name)])
+def test_what_a_group_says_of_its_commands_is_not_cut(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(build_group(), [*path, "--help"])
+    assert result.exit_code == 0
+    _, listed = result.stdout.split("\nCommands:\n")
+    assert "..." not in listed
 
 
 @pytest.mark.parametrize(
