@@ -46,10 +46,10 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
     from proxy.manifests import CLUSTER_ROLE
 
     enrolled = _enrolled(reach.client(), name)
-    kubectl = ["--kubeconfig", str(kubeconfig), *(["--context", context] if context is not None else [])]
-    listed = _kubectl(*kubectl, "get", "clusterrolebindings,rolebindings", "--all-namespaces")
-    role = _kubectl(*kubectl, "get", "clusterrole", CLUSTER_ROLE, "--ignore-not-found")
-    findings = examine(enrolled, objects(listed, "items"), role or None)
+    options = ["--kubeconfig", str(kubeconfig), *(["--context", context] if context is not None else [])]
+    listed = _kubectl(*options, "get", "clusterrolebindings,rolebindings", "--all-namespaces")
+    role = _kubectl(*options, "get", "clusterrole", CLUSTER_ROLE, "--ignore-not-found")
+    findings = examine(enrolled, objects(listed, "items"), role or None, ["kubectl", *options])
     todo = [finding for finding in findings if finding.level is not Level.INFO]
     if as_json:
         print_json(

@@ -62,18 +62,26 @@ class Enrolled:
     """All users and groups of the hub, also those that may not reach this cluster."""
 
 
-def examine(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) -> list[Finding]:
-    """Look at all bindings of a cluster, and at the relay's ClusterRole (None when it is not there)."""
-    findings = [*_relay(enrolled, bindings, role), *_names(enrolled, bindings, first=role is None)]
+def examine(
+    enrolled: Enrolled, bindings: Sequence[Object], role: Object | None, kubectl: Sequence[str] = ("kubectl",)
+) -> list[Finding]:
+    """Look at all bindings of a cluster, and at the relay's ClusterRole (None when it is not there).
+
+    `kubectl` is what leads to that cluster, for the commands that are told.
+    """
+    findings = [*_relay(enrolled, bindings, role, kubectl), *_names(enrolled, bindings, first=role is None)]
     order = (Level.ERROR, Level.WARNING, Level.INFO)
     return sorted(findings, key=lambda finding: order.index(finding.level))
 
 
-def _relay(enrolled: Enrolled, bindings: Sequence[Object], role: Object | None) -> Iterable[Finding]:
+def _relay(
+    enrolled: Enrolled, bindings: Sequence[Object], role: Object | None, kubectl: Sequence[str]
+) -> Iterable[Finding]:
     rules = [] if role is None else _objects(role, "rules")
     # The form that is more complete is the one that was meant.
     form = min(_FORMS, key=lambda verb: len(list(_missing(enrolled, rules, verb))))
-    apply = _command(enrolled.cluster, bindings, constrained=form == _CONSTRAINED)
+    print_role = _command(enrolled.cluster, bindings, constrained=form == _CONSTRAINED)
+    apply = f"{print_role} | {shlex.join([*kubectl, 'apply', '-f', '-'])}"
     if role is None:
         message = f"there is no ClusterRole {CLUSTER_ROLE}: the relay may impersonate nobody"
         yield Finding(Level.ERROR, "relay-rights", message, apply)
@@ -113,7 +121,7 @@ def _command(cluster: str, bindings: Sequence[Object], *, constrained: bool) -> 
         *(["--namespace", namespace] if namespace != NAMESPACE else []),
         *(["--service-account", account] if account != SERVICE_ACCOUNT else []),
     ]
-    return shlex.join(["hawse", "admin", "cluster", "rbac", cluster, *options]) + " | kubectl apply -f -"
+    return shlex.join(["hawse", "admin", "cluster", "rbac", cluster, *options])
 
 
 def _is_plain(namespace: str, account: str) -> bool:

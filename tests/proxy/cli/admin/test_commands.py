@@ -429,7 +429,10 @@ async def test_a_clusters_rbac_is_compared_with_what_is_enrolled(
     fake_kubectl(tmp_path, monkeypatch, bindings={"items": [binding]}, role=role)
     assert "cluster prod: all is well" in (await hub.ok(*args)).stdout
     fake_kubectl(tmp_path, monkeypatch, bindings={"items": []}, role=None)
-    assert "impersonate nobody" in (await hub.run(*args)).stdout
+    none = (await hub.run(*args, "--context", "east")).stdout
+    assert "impersonate nobody" in none
+    there = f"kubectl --kubeconfig {kubeconfig} --context east"
+    assert f"hawse admin cluster rbac prod | {there} apply -f -\n" in none
     fake_kubectl(tmp_path, monkeypatch, bindings=None, role=None, code=1)
     assert "kubectl failed: error: You must be logged in" in await hub.fails(*args)
     monkeypatch.setenv("PATH", "/nonexistent")
