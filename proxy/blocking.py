@@ -26,12 +26,16 @@ NEXT_ADDRESS_S = 0.25
 
 # X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
 _OUT_OF_TIME = frozenset({9, 10})
+# X509_V_ERR_HOSTNAME_MISMATCH and X509_V_ERR_IP_ADDRESS_MISMATCH.
+_OF_ANOTHER_HOST = frozenset({62, 64})
 
 
 def next_step(error: ssl.SSLCertVerificationError, ca: str) -> str:
     """What to do about a certificate that is not trusted; `ca` is how its CA is told."""
     if error.verify_code in _OUT_OF_TIME:
         return "it must be renewed, unless this machine's clock is wrong"
+    if error.verify_code in _OF_ANOTHER_HOST:
+        return "the URL must name the host as the certificate does"
     return ca
 
 

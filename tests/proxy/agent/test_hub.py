@@ -120,6 +120,13 @@ def test_a_certificate_whose_time_is_over_is_no_question_of_its_ca(account: Acco
         fetch_reach(account._replace(hub=hub.url, ca_pem=hub.ca_pem))
 
 
+def test_a_certificate_of_another_host_is_no_question_of_its_ca(hub: FakeHub, account: Account) -> None:
+    called = hub.url.replace("127.0.0.1", "localhost")
+    with pytest.raises(AgentError, match=r"mismatch.*\): the URL must name the host as the"):
+        fetch_reach(account._replace(hub=called))
+    assert hub.asked == []
+
+
 def test_a_hub_that_is_not_there_is_named(account: Account) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
