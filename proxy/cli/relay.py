@@ -32,8 +32,9 @@ from proxy.cli.errors import ConfigurationFaults
 def relay(config_file: Path | None, mode: str | None, check_guardrails: Path | None, verbose: bool) -> None:
     """Run the relay beside a cluster's API server.
 
-    In a pod it uses the service account; outside a cluster it needs a kubeconfig with a bearer token. SIGTERM
-    stops it after a grace for what is under way.
+    `hawse admin cluster add` prints the manifests that run it in a pod, with its service account. With
+    --output-dir it writes the FILE of one outside a cluster, which needs a kubeconfig with a bearer token.
+    SIGTERM stops it after a grace for what is under way.
     """
     import os
 

@@ -368,7 +368,7 @@ def _hand_over(
     if as_json:
         print_json(made)
     elif output_dir is not None:
-        say(f"added the relay of cluster {name}: its configuration and keys are in {output_dir}")
+        say(f"the relay of cluster {name}: its configuration and keys are in {output_dir}")
         say("in the cluster, first let it impersonate:")
         place = "--namespace NAMESPACE --service-account NAME"
         say(f"  hawse admin cluster rbac {name} {place} | kubectl apply -f -")

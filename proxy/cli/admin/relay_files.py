@@ -22,7 +22,7 @@ def relay_files(relay: Object, kubeconfig: Path | None) -> dict[str, str]:
     """Fill in the files, by name; every value is quoted by JSON's rules, which TOML's strings share."""
     files = {HUB_KEYS: text(relay, "hub_keys") + "\n"}
     lines = [
-        "# Made by `hawse admin cluster add`. Paths are relative to this file.",
+        "# Made by `hawse admin cluster add` or `cluster key`. Paths are relative to this file.",
         f"mode = {_quoted(text(relay, 'mode'))}",
         f"cluster_id = {_quoted(text(relay, 'cluster_id'))}",
     ]
