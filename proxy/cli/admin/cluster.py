@@ -68,7 +68,7 @@ def _relay_options(command: F) -> F:
             metavar="FILE",
             help="With --output-dir: the kubeconfig (with a bearer token) that the relay will use.",
         ),
-        click.option("--image", metavar="IMAGE", help="The relay's container image."),
+        click.option("--image", metavar="IMAGE", help="The relay's container image (hawse-relay)."),
         click.option("--replicas", type=int, metavar="N", help="How many relays the cluster runs (2)."),
         click.option(
             "--service-type",
@@ -358,7 +358,7 @@ def _hand_over(
 ) -> None:
     """Print or write what the relay needs; it holds the relay's key, which the hub did not keep."""
     from proxy.cli.admin.relay_files import left_to_do, relay_files, write_relay_files
-    from proxy.cli.admin.rendered import rendered_manifests, rendered_role
+    from proxy.cli.admin.rendered import dials_itself, rendered_manifests, rendered_role
 
     if output_dir is not None:
         # Before anything else can fail: nobody has the key but this process.
@@ -382,3 +382,8 @@ def _hand_over(
             f"these manifests hold the key of the relay of {name}, which the hub has not kept: "
             "apply them with kubectl"
         )
+        if dials_itself(relay := child(made, "relay")):
+            say(
+                f"warning: the hub calls itself {text(relay, 'hub_url')}, where a pod finds no hub: set its "
+                f"public_url, and print them anew by hawse admin cluster key {name}"
+            )

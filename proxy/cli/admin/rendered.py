@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from proxy.cli.admin.client import Object
 from proxy.cli.admin.output import child, strict_texts, text
 from proxy.cli.errors import CommandError
+from proxy.configuration import Address
 from proxy.manifests import ManifestError, RelayManifest, cluster_role, relay_manifests, to_yaml
 
 _PLACE = ("namespace", "service_account")
@@ -57,6 +59,12 @@ def rendered_manifests(name: str, made: Object, options: Mapping[str, object]) -
         return to_yaml(relay_manifests(RelayManifest(cluster_name=name, **cast("Any", values))))
     except ManifestError as error:
         raise CommandError(f"the hub's answer is not fit for a manifest: {error}") from error
+
+
+def dials_itself(relay: Object) -> bool:
+    """Whether the relay is to dial a hub on loopback, where a pod finds nothing but itself."""
+    host = urlsplit(text(relay, "hub_url")).hostname or ""
+    return text(relay, "mode") == "tunnel" and Address(host, 0).is_loopback
 
 
 def _said(options: Mapping[str, object], keys: tuple[str, ...]) -> dict[str, object]:

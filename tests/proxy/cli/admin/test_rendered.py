@@ -7,7 +7,7 @@ import yaml
 
 from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.client import Object
-from proxy.cli.admin.rendered import rendered_manifests, rendered_role
+from proxy.cli.admin.rendered import dials_itself, rendered_manifests, rendered_role
 from proxy.cli.errors import CommandError
 from proxy.manifests import RelayManifest, cluster_role, relay_manifests, to_yaml
 from tests.proxy.cli.admin.conftest import Hub
@@ -24,6 +24,19 @@ RELAY: Object = {
     "private_key_pem": PEM,
     "mode": "tunnel",
 }
+
+
+@pytest.mark.parametrize(
+    ("url", "mode", "itself"),
+    [
+        ("https://localhost:8443", "tunnel", True),
+        ("https://[::1]", "tunnel", True),
+        ("https://hub.example", "tunnel", False),
+        ("https://localhost:8443", "direct", False),
+    ],
+)
+def test_a_relay_in_a_pod_that_is_to_dial_loopback_is_told_of(url: str, mode: str, itself: bool) -> None:
+    assert dials_itself({**RELAY, "hub_url": url, "mode": mode}) is itself
 
 
 def named(*agents: str, groups: tuple[str, ...] = ("main/sre",)) -> Object:
