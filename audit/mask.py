@@ -2,9 +2,9 @@ r"""What must not be readable in the trail: tokens always, and what the operator
 
 Queries and exec arguments are kept, because an operator who looks into an incident needs them, and
 that is where people put passwords. The configured patterns are searched in each decoded value and in
-each `name=value`; values that follow one another are searched as lines of one text (re.MULTILINE), so
-`^` and `$` stand for a value's ends, `.` stays in one value, and `--password\s\S+` finds a password
-that is an argument of its own.
+each `name=value`; values that follow one another are searched as lines of one text, so `^` and `$` stand
+for a value's ends, `.` stays in one value, and `--password\s\S+` finds a password that is an argument of
+its own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote
 
 from msgspec.structs import replace
 
-from audit.patterns import compile_pattern
+from audit.patterns import Pattern, compile_pattern
 from audit.record import Client, Event, Request, Stream
 
 MASK = "***"
@@ -56,7 +56,7 @@ class Masks:
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         """Compile the patterns; raises PatternError."""
         self._configured = tuple(compile_pattern(pattern) for pattern in patterns)
-        self._all = (_SECRET_PATTERN, *self._configured)
+        self._all: tuple[Pattern, ...] = (_SECRET_PATTERN, *self._configured)
         self._remembered_request = lru_cache(_REMEMBERED_MAX)(self._request)
         self._remembered_client = lru_cache(_REMEMBERED_MAX)(_client)
 
@@ -143,7 +143,7 @@ class Masks:
     def values(self, values: Sequence[str]) -> list[str]:
         """Mask a run of values, searched as the lines of one text."""
         joined = "\n".join(values)
-        spans = _merged(span for pattern in self._all for span in _spans(pattern, joined))
+        spans = _merged(match.span() for pattern in self._all for match in pattern.finditer(joined))
         if not spans:
             return list(values)
         result = []
@@ -154,7 +154,7 @@ class Masks:
             kept_to = start
             while at < len(spans) and spans[at][0] < end:
                 low, high = max(spans[at][0], start), min(spans[at][1], end)
-                if low < high:
+                if low < high:  # an empty match (a word's boundary, say) masks nothing
                     parts += [value[kept_to - start : low - start], MASK]
                     kept_to = high
                 if spans[at][1] > end:
@@ -163,11 +163,6 @@ class Masks:
             result.append("".join([*parts, value[kept_to - start :]]) if parts else value)
             start = end + 1
         return result
-
-
-def _spans(pattern: re.Pattern[str], value: str) -> Iterable[tuple[int, int]]:
-    # An empty match (a lookahead, say) masks nothing.
-    return (match.span() for match in pattern.finditer(value) if match.start() != match.end())
 
 
 def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -252,4 +252,6 @@ def _check_mask(patterns: tuple[str, ...]) -> list[str]:
             compile_pattern(pattern)
         except PatternError as error:
             faults.append(f"number {number} {error}")
+        except ImportError:
+            return ["needs the package google-re2: pip install '.[hub,mask]' in a checkout of hawse"]
     return faults

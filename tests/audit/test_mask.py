@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from audit.mask import _REMEMBERED_MAX, _REMEMBERED_TARGET_CHARACTERS_MAX, MASK, Masks
-from audit.record import Client, Request, Response, Stream, encode
+from audit.record import TARGET_CHARACTERS_MAX, Client, Request, Response, Stream, encode
 from tests.audit.events import call
 
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJhZ2VudDpyb2JvdCJ9.c2lnbmF0dXJlLXNpZ25hdHVyZQ"
@@ -58,10 +58,10 @@ def test_without_a_match_the_event_is_the_same_object_and_the_target_the_same_by
 
 
 def test_a_pattern_masks_what_it_matches_in_a_value_and_keeps_the_rest() -> None:
-    masks = Masks([r"(?<=--password=)\S+"])
+    masks = Masks([r"\bpassword=\S+"])
     target = masks.target(exec_target("mysql", "--password%3Dhunter2%20-v", "x%2Fy"))
-    assert target == exec_target("mysql", "--password=***%20-v", "x%2Fy")
-    assert masks.values(["mysql", "--password=hunter2 -v"]) == ["mysql", "--password=*** -v"]
+    assert target == exec_target("mysql", "--***%20-v", "x%2Fy")
+    assert masks.values(["mysql", "--password=hunter2 -v"]) == ["mysql", "--*** -v"]
 
 
 def test_a_password_that_is_an_argument_of_its_own_is_found() -> None:
@@ -79,6 +79,10 @@ def test_a_container_is_masked_as_the_query_that_names_it() -> None:
 def test_anchors_stand_for_a_values_ends_and_a_dot_stays_in_it() -> None:
     masks = Masks([r"^pin .*$"])
     assert masks.values(["a", "pin 1234", "b"]) == ["a", "***", "b"]
+
+
+def test_an_empty_match_masks_nothing() -> None:
+    assert Masks([r"\ba*"]).values(["aab b", "", "b"]) == ["***b b", "", "b"]
 
 
 def test_a_pattern_finds_a_parameter_by_its_name() -> None:
@@ -181,6 +185,15 @@ def test_no_text_takes_longer_to_search_than_its_length_tells(part: str, end: st
 
     # Four times as long: what is searched from each place to the end takes sixteen times as long.
     assert took_s(32 * 1024) < 8 * took_s(8 * 1024) + 0.005
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", r"(?:\S*a)*password\S*=\S+", "(a|aa)+b"])
+def test_an_operators_pattern_ends_on_a_text_for_which_a_backtracking_engine_never_would(
+    pattern: str,
+) -> None:
+    text = "a" * (TARGET_CHARACTERS_MAX - len("/api?x= ")) + " "
+    assert Masks([pattern]).target(f"/api?x={text}") == f"/api?x={text}"
+    assert Masks([pattern]).values([text[:-1] + "=", text]) == [text[:-1] + "=", text]
 
 
 def test_a_token_is_found_whatever_it_is_glued_to() -> None:

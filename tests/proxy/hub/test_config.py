@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,7 +130,7 @@ def test_rules_across_keys_are_told_at_once(tmp_path: Path) -> None:
     )
     assert f"tls.certificate: cannot be read: No such file or directory, looked for in {tmp_path}" in found
     assert found[-2:] == [
-        "audit.mask: number 2 is not a regular expression: missing ), unterminated subpattern",
+        "audit.mask: number 2 is not a regular expression in RE2's syntax: missing )",
         "audit.mask: number 3 matches the empty text, so it would mask everything",
     ]
     assert [line.partition(":")[0] for line in found] == [
@@ -180,6 +181,16 @@ def test_there_is_a_limit_to_the_patterns() -> None:
     patterns = "\n".join(f"secret-{number}" for number in range(101))
     with pytest.raises(ConfigError, match=r"audit\.mask: expected at most 100 regular expressions"):
         load(None, {**ENV, "HAWSE_HUB_AUDIT_MASK": patterns})
+
+
+def test_patterns_without_their_engine_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    with pytest.raises(ConfigError) as caught:
+        load(None, {**ENV, "HAWSE_HUB_AUDIT_MASK": "a+\nb+"})
+    assert caught.value.faults == [
+        "audit.mask: needs the package google-re2: pip install '.[hub,mask]' in a checkout of hawse"
+    ]
+    assert load(None, ENV).audit.mask == ()
 
 
 def test_a_misplaced_secret_is_never_repeated(tmp_path: Path) -> None:
