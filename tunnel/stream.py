@@ -13,7 +13,6 @@ the exchange.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
 from types import TracebackType
@@ -71,13 +70,9 @@ class Stream(trio.abc.HalfCloseableStream):
         "_tell_answer",
         "_tell_reset",
         "_tell_room",
-        "ends_on_close",
     )
 
     def __init__(self, mux: Multiplexer, state: StreamState) -> None:
-        self.ends_on_close = False
-        """True: aclose() sends the end of our bytes first, as closing a socket does. For bytes whose end says
-        nothing."""
         self._mux = mux
         self._state = state
         self._closed = False
@@ -150,7 +145,6 @@ class Stream(trio.abc.HalfCloseableStream):
         Raises StreamReset, also (PROTOCOL) when the answer begins or ends without a head.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._head_reader.check_free()
         waited = False
         try:
             while (head := self.receive_head_nowait()) is None:
@@ -222,7 +216,6 @@ class Stream(trio.abc.HalfCloseableStream):
         if limit < 1:
             raise ValueError("max_bytes must be >= 1")
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._reader.check_free()
         waited = False
         try:
             while (data := self.receive_nowait(limit)) is None:
@@ -430,8 +423,6 @@ class Stream(trio.abc.HalfCloseableStream):
         # Whoever is to be told holds this stream: together they would stay until a garbage collection.
         self._tell_reset = None
         if self._failure is None:
-            if self.ends_on_close and not state.sending.at_rest and not _is_cancelled():
-                self._mux.send_eof(state)
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
         else:
@@ -506,7 +497,3 @@ class Stream(trio.abc.HalfCloseableStream):
             self._sender.unpark()
         if self._head_reader is not NO_SPOT:
             self._head_reader.unpark()
-
-
-def _is_cancelled() -> bool:
-    return trio.current_effective_deadline() == -math.inf

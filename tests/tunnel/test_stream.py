@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from functools import partial
 
+import attrs
 import pytest
 import trio
-from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
+from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
 
 from tests.tunnel.pairs import open_pair
 from tunnel import Processed, Stream, StreamCode, StreamReset
@@ -25,20 +29,44 @@ async def clog(stream: Stream) -> None:
         await stream.send_all(b"x" * 16384)
 
 
+@attrs.frozen
+class _LikeASocket(trio.abc.HalfCloseableStream):
+    """The suite wants what a socket does: leaving it is the end of its bytes, and a clean one."""
+
+    stream: Stream
+
+    async def send_all(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        try:
+            with suppress(trio.BusyResourceError, trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.stream.send_eof()
+        finally:
+            await self.stream.aclose()
+
+
 async def test_streams_pass_the_suite_of_trio(autojump_clock: trio.testing.MockClock) -> None:
     async with AsyncExitStack() as stack:
         pair = await stack.enter_async_context(open_pair())
 
-        async def make() -> tuple[Stream, Stream]:
+        async def make() -> tuple[_LikeASocket, _LikeASocket]:
             a, b = await pair.streams()
-            # The suite wants what a socket does: leaving it is the end of its bytes, and a clean one.
-            a.ends_on_close = b.ends_on_close = True
-            return a, b
+            return _LikeASocket(a), _LikeASocket(b)
 
-        async def make_clogged() -> tuple[Stream, Stream]:
+        async def make_clogged() -> tuple[_LikeASocket, _LikeASocket]:
             a, b = await make()
-            await clog(a)
-            await clog(b)
+            await clog(a.stream)
+            await clog(b.stream)
             return a, b
 
         await check_half_closeable_stream(make, make_clogged)
@@ -89,7 +117,10 @@ async def test_heads_of_a_mebibyte_cross_whole(autojump_clock: trio.testing.Mock
         assert answering.head == b"q" * 2**20
         assert await answering.receive_some() == b""
         await answering.send_head(b"a" * 2**20, eof=True)
-        assert await asking.receive_head() == b"a" * 2**20
+        # A part of it is no head yet, and no fault either.
+        for nothing in iter(asking.receive_head_nowait, b"a" * 2**20):
+            assert nothing is None
+            await trio.sleep(0.001)
         assert await asking.receive_some() == b""
 
 
@@ -116,6 +147,19 @@ async def test_bytes_of_the_acceptor_may_come_first_and_then_there_is_no_head(
             await accepted.receive_head()
 
 
+async def test_who_waits_for_the_head_is_woken_by_it_alone_and_by_bytes_that_have_none() -> None:
+    async with open_pair() as pair:
+        for answer in (Stream.send_head, Stream.send_all):
+            opened, accepted = await pair.streams()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(answer, accepted, b"200")
+                if answer is Stream.send_head:
+                    assert await opened.receive_head() == b"200"
+                else:
+                    with pytest.raises(StreamReset, match="no head"):
+                        await opened.receive_head()
+
+
 async def test_300_kb_and_an_immediate_end_arrive_whole(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
@@ -125,6 +169,8 @@ async def test_300_kb_and_an_immediate_end_arrive_whole(autojump_clock: trio.tes
             await accepted.send_all(data)
             await accepted.send_eof()
             await accepted.aclose()
+            # It is over, so this takes nothing back.
+            accepted.reset(StreamCode.REVOKED)
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send_and_leave)
@@ -145,16 +191,16 @@ async def test_leaving_without_an_end_never_looks_like_one(autojump_clock: trio.
         assert caught.value.code is StreamCode.CANCEL
 
 
-async def test_leaving_by_an_exception_resets_even_what_closes_like_a_socket(
+async def test_leaving_by_an_exception_resets_even_what_has_ended(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
-        opened.ends_on_close = True
 
         async def fail() -> None:
             async with opened:
                 await opened.send_all(b"half")
+                await opened.send_eof()
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
@@ -170,13 +216,19 @@ async def test_a_reset_says_why_and_in_line_it_comes_behind_the_bytes(
 ) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
+        await accepted.send_head(b"200")
+        await wait_all_tasks_blocked()
         await accepted.send_all(b"last words")
         accepted.reset(
             StreamCode.UPSTREAM_RESET, processed=Processed.YES, reason="it hung up", in_line=in_line
         )
         await wait_all_tasks_blocked()
         if in_line:
+            assert await opened.receive_head() == b"200"
             assert await opened.receive_some() == b"last words"
+        else:
+            with pytest.raises(StreamReset):
+                await opened.receive_head()
         with pytest.raises(StreamReset) as caught:
             await opened.receive_some()
         assert (caught.value.code, caught.value.processed, caught.value.reason) == (
@@ -204,12 +256,17 @@ async def test_bytes_dropped_by_a_reset_do_not_make_a_clean_end(
             await opened.receive_some()
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own", "peer's"])
 @BOTH_WAYS
-async def test_reset_wakes_whoever_waits(opener_first: bool, autojump_clock: trio.testing.MockClock) -> None:
+async def test_reset_wakes_whoever_waits(
+    opener_first: bool, own: bool, autojump_clock: trio.testing.MockClock
+) -> None:
     async with open_pair() as pair:
         waiting, resetting = await pair.streams()
         if not opener_first:
             waiting, resetting = resetting, waiting
+        if own:
+            resetting = waiting
         woken = []
 
         async def send() -> None:
@@ -295,6 +352,24 @@ async def test_cancelling_a_wait_loses_nothing(autojump_clock: trio.testing.Mock
 
             nursery.start_soon(finish)
             assert len(await read_all(opened)) == sent
+
+
+async def test_what_is_here_comes_after_a_schedule_point_and_stays_when_that_is_cancelled() -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        accepted.send_answer_nowait(b"head", b"bytes|more")
+        await wait_all_tasks_blocked()
+        for call, expected in (
+            (opened.receive_head, b"head"),
+            (lambda: opened.receive_some(6), b"bytes|"),
+            (lambda: opened.receive_or_pass_on(bool), b"more"),
+        ):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await call()
+            assert scope.cancelled_caught
+            with assert_checkpoints():
+                assert await call() == expected
 
 
 async def test_what_is_sent_may_be_changed_after_the_call(autojump_clock: trio.testing.MockClock) -> None:
@@ -406,6 +481,8 @@ async def test_an_answer_goes_in_one_step_and_is_read_without_waiting(
             answering.send_answer_nowait(b"200")
         answering.close_nowait()
         answering.close_nowait()
+        with pytest.raises(trio.ClosedResourceError):
+            answering.send_eof_nowait()
         await wait_all_tasks_blocked()
         assert asking.receive_head_nowait() == b"200"
         assert asking.receive_head_nowait() == b"200"
@@ -422,9 +499,10 @@ async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockCloc
     async with open_pair() as pair:
         opened, accepted = await pair.streams()
         sent = 0
-        while opened.send_nowait(b"x" * 10_000):
-            sent += 10_000
-        assert QUEUE_HIGH_BYTES < sent <= QUEUE_HIGH_BYTES + 10_000
+        while opened.has_room:
+            assert opened.send_nowait(b"x" * 2**14)
+            sent += 2**14
+        assert sent == QUEUE_HIGH_BYTES + 2**14
         assert not opened.send_nowait(b"x", eof=True)
         assert not accepted.send_nowait(bytes(QUEUE_HIGH_BYTES + 1))
         async with trio.open_nursery() as nursery:
@@ -437,6 +515,23 @@ async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockCloc
             opened.send_nowait(b"more")
         opened.send_eof_nowait()
         assert (await read_all(accepted))[-5:] == b"xyend"
+
+
+async def test_who_waits_for_room_is_alone_until_it_has_it(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        opened, accepted = await pair.streams()
+        nursery.start_soon(opened.send_all, bytes(2 * QUEUE_HIGH_BYTES + 1))
+        await wait_all_tasks_blocked()
+        while not opened.has_room:
+            await accepted.receive_some(2**14)
+            await wait_all_tasks_blocked()
+        # It is woken for more room than that, and nothing may get between its bytes.
+        for call in (lambda: opened.send_all(b"z"), opened.wait_send_all_might_not_block, opened.send_eof):
+            with pytest.raises(trio.BusyResourceError):
+                await call()
+        with pytest.raises(trio.BusyResourceError):
+            opened.send_nowait(b"z")
+        nursery.cancel_scope.cancel()
 
 
 async def _ends(stream: Stream) -> bool:
@@ -455,34 +550,62 @@ async def test_a_stream_that_was_reset_says_so_without_waiting(
         opened, accepted = await pair.streams()
         opened.reset(StreamCode.REVOKED)
         await wait_all_tasks_blocked()
-        for call in (lambda: accepted.send_answer_nowait(b"200"), lambda: accepted.send_nowait(b"x")):
+        for call in (
+            lambda: accepted.send_answer_nowait(b"200"),
+            lambda: accepted.send_nowait(b"x"),
+            accepted.send_eof_nowait,
+        ):
             with pytest.raises(StreamReset) as caught:
                 call()
             assert caught.value.code is StreamCode.REVOKED
-        opened, accepted = await pair.streams()
+        opened = pair.open_stream(eof=True)
+        accepted = await pair.dialer.accept()
+        # One side has ended well, and the other has not.
         accepted.close_nowait()
         await wait_all_tasks_blocked()
         with pytest.raises(StreamReset):
             opened.receive_head_nowait()
 
 
-async def test_who_needs_no_task_is_told_when_something_of_the_answer_is_here():
+@pytest.mark.parametrize("body", [b"bytes", b""])
+async def test_who_needs_no_task_is_told_when_something_of_the_answer_is_here(body: bytes):
     async with open_pair() as pair:
         told: list[object] = []
         opened = pair.open_stream(b"head", eof=True)
         opened.on_answer(lambda: told.append(opened.peek_whole_answer()))
         accepted = await pair.dialer.accept()
-        accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
+        accepted.send_answer_nowait(b"answer", body, eof=True)
         await wait_all_tasks_blocked()
         # Once, and when all that came together has been taken in.
-        assert told == [(b"answer", 5)]
-        assert opened.take_whole_answer() == b"bytes"
+        assert told == [(b"answer", len(body))]
+        assert opened.take_whole_answer() == body
         assert opened.peek_whole_answer() is None
         with pytest.raises(trio.ClosedResourceError):
             await opened.receive_some()
         await accepted.aclose()
         assert pair.listener.stream_count == pair.dialer.stream_count == 0
         assert pair.listener.memory.used_bytes == len(b"token")
+
+
+@pytest.mark.parametrize("leave", [Stream.take_whole_answer, Stream.close_nowait])
+async def test_a_stream_that_was_left_is_freed_at_once_and_what_was_unread(leave: Callable[[Stream], object]):
+    async with open_pair() as pair:
+        opened = pair.open_stream(b"head", eof=True)
+        opened.on_reset(partial(repr, opened))
+        accepted = await pair.dialer.accept()
+        accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
+        accepted.close_nowait()
+        await wait_all_tasks_blocked()
+        leave(opened)
+        assert pair.listener.memory.used_bytes == len(b"token")
+        gone = weakref.ref(opened._state)
+        # Not by a garbage collection, which may be long in coming.
+        gc.disable()
+        try:
+            del opened, accepted
+            assert gone() is None
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("eof", [True, False])
@@ -497,6 +620,27 @@ async def test_an_answer_is_whole_only_when_both_sides_have_ended(eof: bool):
         # Nothing was taken.
         assert await opened.receive_head() == b"answer"
         assert await opened.receive_some() == b"bytes"
+
+
+async def test_an_answer_without_a_head_or_with_a_reset_behind_it_is_not_whole():
+    async with open_pair() as pair:
+        opened = pair.open_stream(b"head", eof=True)
+        told: list[object] = []
+        opened.on_answer(lambda: told.append(opened.peek_whole_answer()))
+        accepted = await pair.dialer.accept()
+        await accepted.send_eof()
+        await wait_all_tasks_blocked()
+        assert told == [None]
+        opened, accepted = await pair.streams()
+        # Not all of it has left when the answer comes, which says that the rest is not wanted.
+        assert opened.send_nowait(bytes(QUEUE_HIGH_BYTES), eof=True)
+        accepted.send_answer_nowait(b"answer", b"bytes", eof=True)
+        await accepted.aclose()
+        await wait_all_tasks_blocked()
+        assert opened.peek_whole_answer() is None
+        assert await opened.receive_head() == b"answer"
+        await opened.aclose()
+        assert pair.listener.memory.used_bytes == len(b"token")
 
 
 async def test_who_waits_for_an_answer_hears_of_a_reset_and_of_the_sessions_end():
@@ -614,13 +758,19 @@ async def test_cancelling_who_passes_on_loses_nothing():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(opened.receive_or_pass_on, lambda piece: not passed.append(piece))
             await wait_all_tasks_blocked()
-            with pytest.raises(trio.BusyResourceError):
-                await opened.receive_some()
+            for call in (opened.receive_some, lambda: opened.receive_or_pass_on(bool)):
+                with pytest.raises(trio.BusyResourceError):
+                    await call()
+            # What they were refused for still works.
+            await accepted.send_all(b"passed")
+            await wait_all_tasks_blocked()
+            assert passed == [b"passed"]
             nursery.cancel_scope.cancel()
-        await accepted.send_all(b"bytes")
-        await wait_all_tasks_blocked()
-        assert passed == []
-        assert await opened.receive_some() == b"bytes"
+        async with trio.open_nursery() as nursery:
+            # Whoever waits next is not the one that passed on.
+            nursery.start_soon(accepted.send_all, b"bytes")
+            assert await opened.receive_some() == b"bytes"
+        assert passed == [b"passed"]
 
 
 async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again() -> None:
