@@ -55,10 +55,10 @@ class Gate:
     def connections(self) -> int:
         return len(self.strangers)
 
-    def enter(self, address: str, cut: Callable[[str], None] | None = None) -> Stranger:
+    def enter(self, address: str, cut: Callable[[str], None]) -> Stranger:
         """Admit a connection; raises TooManyStrangersError.
 
-        Where there are too many, the oldest of them makes room if it can be `cut`, which is told why, and has
+        Where there are too many, the oldest of them makes room and is `cut`, which is told why, once it has
         been here for UNHURRIED_S: whoever holds all the places by saying nothing would else keep out those
         that come from the same address, as the agents behind one gateway do.
         """
@@ -75,7 +75,7 @@ class Gate:
 
     def _make_room(self, strangers: dict[Stranger, None], why: str) -> None:
         oldest = next(iter(strangers))
-        if oldest.cut is None or self.clock() - oldest.since < UNHURRIED_S:
+        if self.clock() - oldest.since < UNHURRIED_S:
             raise TooManyStrangersError(why)
         oldest.leave()
         if oldest.patience is not None:
@@ -104,7 +104,7 @@ class Stranger:
 
     gate: Gate
     place: str
-    cut: Callable[[str], None] | None
+    cut: Callable[[str], None]
     since: float
     bytes_held: int = 0
     inside: bool = True

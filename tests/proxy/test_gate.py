@@ -9,21 +9,25 @@ from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, Stranger, TooMa
 from tests.tunnel.test_tls import handshake
 
 
+def _enter(gate: Gate, address: str) -> Stranger:
+    return gate.enter(address, lambda why: None)
+
+
 def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
     monkeypatch.setattr(module, "STRANGERS_MAX", 3)
     gate = Gate()
-    first, _ = gate.enter("192.0.2.1"), gate.enter("192.0.2.1")
+    first, _ = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.1")
     with pytest.raises(TooManyStrangersError, match=r"192\.0\.2\.1"):
-        gate.enter("192.0.2.1")
-    gate.enter("192.0.2.2")
+        _enter(gate, "192.0.2.1")
+    _enter(gate, "192.0.2.2")
     with pytest.raises(TooManyStrangersError, match="wait to authenticate"):
-        gate.enter("192.0.2.3")
+        _enter(gate, "192.0.2.3")
     first.leave()
-    gate.enter("192.0.2.1")
+    _enter(gate, "192.0.2.1")
 
 
-def test_the_oldest_that_can_be_cut_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
     monkeypatch.setattr(module, "STRANGERS_MAX", 3)
     at = 100.0
@@ -56,17 +60,17 @@ def test_the_oldest_that_can_be_cut_makes_room(monkeypatch: pytest.MonkeyPatch) 
 def test_the_addresses_of_one_client_of_ipv6_are_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
     gate = Gate()
-    first, _ = gate.enter("2001:db8::1"), gate.enter("2001:db8::2")
+    first, _ = _enter(gate, "2001:db8::1"), _enter(gate, "2001:db8::2")
     with pytest.raises(TooManyStrangersError, match="2001:db8::/64"):
-        gate.enter("2001:db8::3")
-    gate.enter("2001:db8:0:1::1")
+        _enter(gate, "2001:db8::3")
+    _enter(gate, "2001:db8:0:1::1")
     first.leave()
-    gate.enter("2001:db8::3")
+    _enter(gate, "2001:db8::3")
 
 
 def test_leaving_twice_gives_back_once() -> None:
     gate = Gate()
-    one, other = gate.enter("192.0.2.1"), gate.enter("192.0.2.1")
+    one, other = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.1")
     one.count(100)
     one.leave()
     one.leave()
@@ -78,9 +82,9 @@ def test_leaving_twice_gives_back_once() -> None:
 def test_strangers_bytes_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STRANGERS_BYTES_MAX", 4 * STRANGER_BYTES_FREE)
     gate = Gate()
-    one, other = gate.enter("192.0.2.1"), gate.enter("192.0.2.2")
-    one.count(3 * STRANGER_BYTES_FREE)
+    one, other = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.2")
     other.count(STRANGER_BYTES_FREE)
+    one.count(3 * STRANGER_BYTES_FREE)
     with pytest.raises(trio.BrokenResourceError, match="too many bytes"):
         one.count(1)
     one.leave()
@@ -93,14 +97,14 @@ def test_a_crowd_of_large_heads_does_not_cost_an_ordinary_one_its_connection(
 ) -> None:
     monkeypatch.setattr(module, "STRANGERS_BYTES_MAX", STRANGER_BYTES_FREE)
     gate = Gate()
-    crowd, ordinary = gate.enter("192.0.2.1"), gate.enter("192.0.2.2")
+    crowd, ordinary = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.2")
     crowd.count(STRANGER_BYTES_FREE)
     ordinary.count(STRANGER_BYTES_FREE)
 
 
 def test_what_was_answered_is_held_no_more() -> None:
     gate = Gate()
-    one = gate.enter("192.0.2.1")
+    one = _enter(gate, "192.0.2.1")
     one.count(1000)
     one.settle()
     one.count(10)
@@ -113,7 +117,7 @@ def test_what_was_answered_is_held_no_more() -> None:
 async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> None:
     client, server = await handshake(memory_stream_pair())
     gate = Gate()
-    stranger = gate.enter("192.0.2.1")
+    stranger = _enter(gate, "192.0.2.1")
     metered = MeteredStream(server, stranger)
     await client.send_all(bytes(100))
     assert await metered.receive_some() == bytes(100)
@@ -142,3 +146,7 @@ async def test_a_stream_counts_what_it_receives_until_its_sender_is_known() -> N
 def test_who_comes_from_ipv4_by_a_translator_counts_alone() -> None:
     assert place_of("64:ff9b::192.0.2.1") == place_of("::ffff:192.0.2.1") == "192.0.2.1"
     assert place_of("64:ff9b:1::1") == "64:ff9b:1::/64"
+
+
+def test_an_address_that_is_none_of_ip_is_a_place_of_its_own() -> None:
+    assert place_of("@hub") == "@hub"
