@@ -465,6 +465,9 @@ class ServerConnection:
         return self._body_read
 
     async def _send(self, first: bytes, data: bytes, end: bool) -> None:
+        if self._interim is not None:
+            # While that is on its way the connection counts as torn.
+            await self._interim.wait()
         if self._torn or self._released:
             raise InboundBroken(GONE)
         unsent, self._unsent_bytes = self._unsent_bytes, 0
@@ -473,8 +476,6 @@ class ServerConnection:
             assert len(data) == unsent, "what was not sent without a wait comes again"
             data = b""
         first = self._framed(first, data, end)
-        while self._interim is not None:
-            await self._interim.wait()
         if first or unsent:
             await self._write(first)
 

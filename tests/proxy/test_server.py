@@ -22,6 +22,7 @@ from tunnel.tls import TLSStream
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
 CROWDED = b"POST /api HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 8000
+EXPECTING = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n"
 CUT = Failure(StreamCode.UPSTREAM_RESET, Processed.YES, "gone")
 
 
@@ -310,7 +311,7 @@ async def test_large_heads_are_served_up_to_the_limit(pair):
 
 async def test_a_100_is_sent_when_the_body_is_wanted_and_not_before(pair):
     client, connection = pair
-    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    await client.send_all(EXPECTING)
     await connection.next_request()
     async with trio.open_nursery() as nursery:
         received: list[bytes] = []
@@ -331,9 +332,36 @@ async def test_a_100_is_sent_when_the_body_is_wanted_and_not_before(pair):
     await client.aclose()
 
 
+async def test_an_answer_waits_until_the_100_is_out(pair, autojump_clock):
+    client, connection = pair
+    await client.send_all(EXPECTING)
+    await connection.next_request()
+    out = trio.Event()
+    sender = connection._stream.send_stream
+    pump = sender.send_all_hook
+
+    async def pump_and_wait() -> None:
+        await pump()
+        await out.wait()
+
+    sender.send_all_hook = pump_and_wait
+    with trio.fail_after(1):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.receive_body)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(answer_ok, connection)
+            await wait_all_tasks_blocked()
+            assert await client.receive_some() == b"HTTP/1.1 100 \r\n\r\n"
+            out.set()
+            await client.send_all(b"abc")
+    assert (await client.receive_some()).startswith(b"HTTP/1.1 200 ")
+    await connection.cut()
+    await client.aclose()
+
+
 async def test_a_refusal_instead_of_the_100_ends_the_connection(pair):
     client, connection = pair
-    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    await client.send_all(EXPECTING)
     await connection.next_request()
     await connection.answer(*status_response(401, "Unauthorized", "no"))
     data = await read_until(client, b"}")
