@@ -235,7 +235,7 @@ class ServerConnection:
 
     def _may_go_on(self) -> bool:
         """Whether another request may follow on this connection."""
-        if self._torn or self._released or self._raw is not None or self._last:
+        if self._torn or self._released or self._last:
             return False
         return self._answer == _WHOLE and self._body_read
 
@@ -375,7 +375,7 @@ class ServerConnection:
     def send_body_nowait(self, data: bytes) -> bool:
         """See Inbound. What the kernel does not take is held, and nothing more sent until it is gone."""
         tls = self._tls
-        if tls is None or self._torn or self._released or self._unsent_bytes or self._interim is not None:
+        if tls is None or self._torn or self._released or self._unsent_bytes:
             return False
         if self._framing == _COUNTED and len(data) > self._left:
             return False
@@ -549,7 +549,6 @@ class ServerConnection:
 
     async def cut(self, failure: Failure | None = None) -> None:
         """Close the connection so that it can be taken for nothing but a failure."""
-        self._torn = True
         if self._released:
             return
         self._release()
@@ -566,7 +565,7 @@ class ServerConnection:
         An answer that came before its request was read gets time to arrive (LINGER_S). Cancelled, the
         stream is closed all the same.
         """
-        if self._torn or self._raw is not None or self._answer not in {_NONE, _WHOLE}:
+        if self._torn or self._answer not in {_NONE, _WHOLE}:
             await self.cut()
             return
         try:

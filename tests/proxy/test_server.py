@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from proxy import server as server_module
 from proxy.body import CHUNKS_AT_ONCE_MAX, ChunkedBody
-from proxy.deadlines import IDLE_S
+from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.server import HEAD_S, LINGER_S
 from proxy.status import status_response
+from proxy.wire import FramingFault
 from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
 from tests.proxy.test_strict import ATTACKS
 from tests.tunnel.certificates import contexts
@@ -332,6 +334,21 @@ async def test_a_100_is_sent_when_the_body_is_wanted_and_not_before(pair):
     await client.aclose()
 
 
+@pytest.mark.parametrize("answered", [False, True])
+async def test_a_100_is_sent_once_and_never_behind_an_answer(pair, autojump_clock, answered):
+    client, connection = pair
+    await client.send_all(EXPECTING)
+    await connection.next_request()
+    if answered:
+        await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
+    for _ in range(2):
+        with trio.move_on_after(1) as waits:
+            await connection.receive_body()
+        assert waits.cancelled_caught
+    await connection.cut()
+    assert (await read_all(client))[0].count(b"HTTP/1.1 100 ") == (0 if answered else 1)
+
+
 async def test_an_answer_waits_until_the_100_is_out(pair, autojump_clock):
     client, connection = pair
     await client.send_all(EXPECTING)
@@ -382,6 +399,27 @@ async def test_a_refusal_after_a_small_body_keeps_the_connection(pair):
     assert request.target == b"/api"
     await connection.aclose()
     await client.aclose()
+
+
+@pytest.mark.parametrize("receive", ["receive_body", "receive_body_nowait"])
+async def test_an_answer_that_begins_takes_no_body_from_its_reader_and_is_the_last(pair, receive):
+    client, connection = pair
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\nabc")
+    await connection.next_request()
+    data = getattr(connection, receive)()
+    assert (data if isinstance(data, bytes) else await data) == b"abc"
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.wait_disconnect)
+        await client.send_all(b"def" + GET)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    await connection.send_head(ResponseHead.of(200, b"OK"), b"early")
+    assert await connection.receive_body() == b"def"
+    await connection.end()
+    await client.send_eof()
+    # It has said so, though the body has come to its end meanwhile.
+    assert await connection.next_request() is None
+    assert b"\r\nConnection: close\r\n" in (await read_all(client))[0]
 
 
 async def test_an_early_answer_is_not_lost_while_the_client_still_uploads(autojump_clock):
@@ -457,18 +495,44 @@ async def test_over_tls_an_early_answer_arrives_and_a_cut_is_seen():
         nursery.cancel_scope.cancel()
 
 
-async def test_the_wait_for_an_upload_to_end_is_bounded(autojump_clock):
+@pytest.mark.parametrize(("bytes_s", "waits_s"), [(0, LINGER_S), (30, 2)])
+async def test_the_wait_for_an_upload_to_end_is_bounded(autojump_clock, monkeypatch, bytes_s, waits_s):
+    monkeypatch.setattr(server_module, "LINGER_BYTES_MAX", 50)
     client, server = tls_pair()
     connection = ServerConnection(server)
+    await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nabc")
+    await connection.next_request()
+    await connection.receive_body()
+    await answer_ok(connection)
+
+    async def upload() -> None:
+        while bytes_s:
+            await client.send_all(bytes(bytes_s))
+            await trio.sleep(1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(upload)
+        began = trio.current_time()
+        assert await connection.next_request() is None
+        # It is over what it may be with the second lot, and looks when there is a third.
+        assert trio.current_time() - began == pytest.approx(waits_s)
+        nursery.cancel_scope.cancel()
+    assert (await read_all(client))[1]
+    await client.aclose()
+
+
+async def test_a_client_that_still_uploads_sees_the_end_of_an_early_answer_at_once(pair, autojump_clock):
+    client, connection = pair
     await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
     await connection.next_request()
     await connection.receive_body()
     await answer_ok(connection)
-    began = trio.current_time()
-    assert await connection.next_request() is None
-    assert trio.current_time() - began == pytest.approx(LINGER_S)
-    assert (await read_all(client))[1]
-    await client.aclose()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.next_request)
+        began = trio.current_time()
+        assert (await read_all(client))[1]
+        assert trio.current_time() == began
+        await client.aclose()
 
 
 # -- answers ------------------------------------------------------------------------------------------------
@@ -517,6 +581,59 @@ async def test_bodies_are_framed_by_head_and_method(pair, method, head, expected
     assert response.status_code == head.status
 
 
+async def test_an_answer_without_bytes_is_whole_in_one_write(pair):
+    client, connection = pair
+    await client.send_all(GET)
+    await connection.next_request()
+    # How it is framed is said once, and not by whoever answers.
+    await connection.send_head(ResponseHead.of(200, b"OK", ((b"transfer-encoding", b"chunked"),)), end=True)
+    assert parsed("GET", await client.receive_some())[1] == b""
+    await connection.aclose()
+    await client.aclose()
+
+
+async def test_an_answer_of_no_length_to_who_was_not_understood_ends_with_the_connection(pair):
+    client, connection = pair
+    await client.send_all(b"what\r\n\r\n")
+    with pytest.raises(BadRequest):
+        await connection.next_request()
+    await connection.send_head(ResponseHead.of(400, b"Bad Request"), b"no ")
+    await connection.send_body(b"request")
+    await connection.end()
+    await client.send_eof()
+    assert await connection.next_request() is None
+    data = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\nno request"
+    assert await read_all(client) == (data, True)
+
+
+@pytest.mark.parametrize(("body", "end"), [(b"abcd", False), (b"abcd", True), (b"ab", True)])
+async def test_a_body_of_another_length_than_its_head_says_is_a_fault_and_not_sent(body, end):
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(GET)
+    await connection.next_request()
+    await connection.send_head(ResponseHead.of(200, b"OK", ((b"content-length", b"3"),)))
+    with pytest.raises(FramingFault):
+        await connection.send_body(body, end=end)
+    await connection.aclose()
+    data, clean = await read_all(client)
+    assert data.endswith(b"content-length: 3\r\n\r\n")
+    assert not clean
+    await client.aclose()
+
+
+async def test_nothing_is_sent_without_a_wait_where_there_is_no_tls(pair):
+    client, connection = pair
+    await client.send_all(GET)
+    await connection.next_request()
+    await connection.send_head(ResponseHead.of(200, b"OK"))
+    assert not connection.send_body_nowait(b"piece")
+    await connection.send_body(b"piece", end=True)
+    assert parsed("GET", await read_until(client, b"0\r\n\r\n"))[1] == b"piece"
+    await connection.aclose()
+    await client.aclose()
+
+
 async def test_each_piece_of_a_chunked_answer_leaves_at_once_and_in_one_write():
     client, server = tls_pair()
     connection = ServerConnection(server)
@@ -560,6 +677,20 @@ async def test_what_an_answer_says_about_a_connection_is_said_afresh(pair, line,
     assert (await read_all(client)) == (b"", True)
 
 
+async def test_what_is_dropped_is_cut_unless_it_is_whole():
+    client, server = tls_pair()
+    connection = ServerConnection(server)
+    await client.send_all(GET + GET)
+    await connection.next_request()
+    await connection.send_head(ResponseHead.of(200, b"OK"), b"whole", end=True)
+    await connection.drop(CUT)
+    assert await connection.next_request() is not None
+    await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
+    await connection.drop(CUT)
+    assert not (await read_all(client))[1]
+    await client.aclose()
+
+
 async def test_a_cut_never_looks_like_an_end():
     client, server = tls_pair()
     connection = ServerConnection(server)
@@ -590,14 +721,15 @@ async def test_an_answer_that_was_not_finished_is_cut_by_aclose():
         await client.aclose()
 
 
-async def test_a_send_that_was_cancelled_leaves_only_a_cut(autojump_clock):
+@pytest.mark.parametrize("end", [False, True])
+async def test_a_send_that_was_cancelled_leaves_only_a_cut(autojump_clock, end):
     client, server = tls_pair()
     connection = ServerConnection(server)
     await client.send_all(GET)
     await connection.next_request()
     server.stalled = True
     with trio.move_on_after(1) as scope:
-        await connection.send_head(ResponseHead.of(200, b"OK"), b"part")
+        await connection.send_head(ResponseHead.of(200, b"OK"), b"part", end=end)
     assert scope.cancelled_caught
     with pytest.raises(InboundBroken):
         await connection.send_body(b"more")
@@ -697,7 +829,9 @@ async def test_a_detached_stream_is_somebody_elses():
     await client.send_all(UPGRADE + b"frames")
     await connection.next_request()
     assert connection.raw_head == UPGRADE
+    assert connection.awaits_answer
     assert connection.detach() == (server, b"frames")
+    assert not connection.awaits_answer
     assert await connection.next_request() is None
     await connection.cut(CUT)
     await connection.aclose()
@@ -707,15 +841,21 @@ async def test_a_detached_stream_is_somebody_elses():
     await client.aclose()
 
 
-async def test_the_client_may_ask_for_the_end(pair):
-    client, connection = pair
-    await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n" + GET)
+@pytest.mark.parametrize("asks", [True, False])
+async def test_an_answer_is_the_last_when_the_client_asks_for_that_or_the_server_stops(asks):
+    client, server = memory_stream_pair()
+    deadlines = Deadlines()
+    deadlines.ending = not asks
+    connection = ServerConnection(server, deadlines)
+    line = b"Connection: close\r\n" if asks else b""
+    await client.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n" + line + b"\r\n" + GET)
     await connection.next_request()
-    await answer_ok(connection)
+    await connection.send_head(ResponseHead.of(200, b"OK"), b"last", end=True)
     assert await connection.next_request() is None
     data, clean = await read_all(client)
     assert clean
-    assert b"connection: close" in data.lower()
+    assert b"\r\nConnection: close\r\n" in data
+    assert parsed("GET", data)[1] == b"last"
 
 
 @given(st.binary(max_size=80), st.booleans())
