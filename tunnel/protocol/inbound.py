@@ -26,6 +26,10 @@ from tunnel.protocol.window import CREDIT_MAX
 
 # The peer is told to open no more while it still has ids for what it opens until it hears of it.
 IDS_LEFT_AT_GOAWAY = 2**16
+# While memory is short, who has more streams and contexts than that gets no other; a controller has some tens
+# of watches. Refusing everybody, a few agents that let their answers stand would keep all others out for as
+# long as they like. At the limit theirs go first, as they hold the most.
+MODEST_USERS_MAX = 64
 
 
 class Inbound:
@@ -280,7 +284,7 @@ class Inbound:
             return StreamCode.TOO_LARGE, f"a head of {head_length} bytes exceeds {frames.HEAD_BYTES_MAX}"
         if core.opened_there >= core.local.max_streams:
             return StreamCode.REFUSED, f"{core.opened_there} streams are open"
-        if core.memory.squeezed:
+        if core.memory.squeezed and core.peer_contexts[index].share.users > MODEST_USERS_MAX:
             return StreamCode.REFUSED, "memory is short"
         return None
 

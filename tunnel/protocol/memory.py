@@ -5,7 +5,7 @@ both. The level of the fuller one decides (PROTOCOL.md, "Memory"):
 
     below 1/2     windows may grow
     from 1/2      they stay as they are
-    above 3/4     nothing is granted beyond the initial window, new OPENs are REFUSED
+    above 3/4     nothing is granted beyond the initial window, new OPENs of busy groups are REFUSED
     at the limit  the largest holders are RESET(OVERLOADED), the longest unmoved first
 
 Only payload is counted. A Python object costs more than its payload (about 1 KB a stream), but their number

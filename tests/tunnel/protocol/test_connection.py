@@ -21,6 +21,7 @@ from tunnel.protocol.errors import (
     StreamCode,
 )
 from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
+from tunnel.protocol.inbound import MODEST_USERS_MAX
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory, victims
 from tunnel.protocol.state import ENDED
@@ -1151,10 +1152,10 @@ def test_no_more_is_left_of_a_message_once_the_session_is_over() -> None:
     assert joined.listener.unread == b""
 
 
-def test_windows_stop_growing_and_opens_are_refused_when_memory_is_short() -> None:
+def test_who_has_many_streams_is_refused_another_when_memory_is_short_and_others_are_not() -> None:
     memory = Memory(256 * KIB)
     joined = Joined(dialer_memory=memory)
-    held = [joined.streams() for _ in range(4)]
+    held = [joined.streams() for _ in range(MODEST_USERS_MAX)]
     for opened, _ in held[:3]:
         joined.listener.send_data(opened, bytes(64 * KIB))
     joined.flow()
@@ -1164,6 +1165,12 @@ def test_windows_stop_growing_and_opens_are_refused_when_memory_is_short() -> No
     assert [(event.code, event.reason) for event in broken(joined.at_listener)] == [
         (StreamCode.REFUSED, "memory is short")
     ]
+    joined.at_listener.clear()
+    modest = joined.open(context=joined.listener.add_context(2, b"another agent").index)
+    joined.listener.send_data(modest, bytes(64 * KIB))
+    joined.flow()
+    # What it brought was more than there was room for, and one of those that hold the most has gone for it.
+    assert [event.stream for event in broken(joined.at_listener)] == [held[0][0]]
 
 
 @pytest.mark.parametrize(("used_mib", "size_kib"), [(0, 256), (50, 128), (76, 64)])
