@@ -127,10 +127,17 @@ class Premises:
         self.given_away = True
         self._close()
 
-    def _close(self) -> None:
+    def stop_listening(self) -> None:
+        """Let go of the sockets: who comes from now on is refused at once, unless a successor has them too.
+
+        Left open, they would have newcomers wait in their backlogs until this process ends, in vain.
+        """
         for _, sockets in (self.front, self.admin):
             for each in sockets:
                 each.close()
+
+    def _close(self) -> None:
+        self.stop_listening()
         self.door.close()
         self.lock.release()
 
@@ -277,6 +284,7 @@ class Acceptor:
             _log.info("another hub has taken over")
         else:
             self.premises.shut_door()
+            self.premises.stop_listening()
             _log.info("stopping")
         return replaced
 

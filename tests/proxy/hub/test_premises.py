@@ -170,6 +170,17 @@ async def test_nothing_is_left_to_pause_once_the_accepting_has_ended(data: DataD
         assert hub.replaced is False
 
 
+async def test_who_comes_while_one_that_was_told_to_stop_finishes_is_refused_at_once(data: DataDir) -> None:
+    handler = Handler()
+    async with premises_of(data) as premises, accepting(premises, handler) as hub:
+        places = [sockets[0].getsockname() for _, sockets in (premises.front, premises.admin)]
+        await hub.signals.send(signal.SIGTERM)
+        await hub.ended.wait()
+        for place in places:
+            with pytest.raises(OSError, match="all attempts to connect"):
+                await trio.open_tcp_stream(*place)
+
+
 @contextmanager
 def old_hub(data: DataDir, dies: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
     argv = [sys.executable, "-c", OLD, str(data.path), dies]
