@@ -12,6 +12,8 @@ from tests.fakes.blackhole import swallow
 from tunnel import tcp
 from tunnel.tcp import TCPListener, TCPStream, bind_socket_to_peer
 
+LINUX = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+
 
 async def tcp_pair() -> tuple[TCPStream, TCPStream]:
     async with TCPListener((await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]) as listener:
@@ -129,6 +131,44 @@ async def test_a_second_task_in_the_same_direction_is_refused() -> None:
         await near.aclose()
 
 
+@pytest.mark.usefixtures("strict")
+async def test_a_sender_that_lets_the_others_run_is_alone_and_notices_a_close() -> None:
+    near, far = await tcp_pair()
+    raised: list[type[BaseException]] = []
+
+    async def send() -> None:
+        try:
+            await near.send_all(b"x")
+        except (trio.BusyResourceError, trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raised.append(type(exc))
+
+    async def close() -> None:
+        near.close_nowait()
+
+    async with far:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            nursery.start_soon(send)
+        assert raised == [trio.BusyResourceError]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send)
+            nursery.start_soon(close)
+        assert raised[1:] == [trio.ClosedResourceError]
+
+
+async def test_nothing_is_sent_after_the_end_or_the_close() -> None:
+    for end in (TCPStream.send_eof, TCPStream.aclose):
+        near, far = await tcp_pair()
+        async with near, far:
+            await end(near)
+            with pytest.raises(trio.ClosedResourceError):
+                await near.send_all(b"x")
+            with pytest.raises(trio.ClosedResourceError):
+                near.send_nowait(b"x")
+    with pytest.raises(trio.ClosedResourceError):
+        await near.send_eof()
+
+
 async def test_a_second_receiver_is_refused_right_after_a_full_receive_as_well() -> None:
     near, far = await tcp_pair()
     async with near, far, trio.open_nursery() as nursery:
@@ -172,6 +212,8 @@ async def test_a_reset_is_a_broken_connection_on_both_sides_of_it() -> None:
             await near.receive_some()
         with pytest.raises(trio.BrokenResourceError, match="Broken pipe"):
             await near.send_all(b"x")
+        with pytest.raises(trio.BrokenResourceError, match="not connected"):
+            await near.send_eof()
 
 
 async def test_taking_over_leaves_the_trio_stream_closed_and_nothing_behind() -> None:
@@ -248,7 +290,87 @@ async def test_a_socket_that_takes_no_options_any_more_is_a_stream_all_the_same(
         await stream.aclose()
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+@LINUX
+async def test_a_bond_is_lifted_from_who_sends_into_a_closed_window_and_from_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tcp, "CUT_S", 1)
+    bonds = tcp.Bonds()
+    pairs = idle, stalled, closed = [await tcp_pair() for _ in range(3)]
+    for near, _ in pairs:
+        bonds.bind(near.socket)
+    for name, value in (("TCP_KEEPIDLE", tcp.PROBE_IDLE_S), ("TCP_KEEPINTVL", tcp.PROBE_INTERVAL_S)):
+        assert idle[0].getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) == value
+
+    def bounds_ms() -> list[int]:
+        return [near.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for near, _ in (idle, stalled)]
+
+    async def become(wanted: list[int]) -> None:
+        with trio.fail_after(8):
+            for _ in iter(bounds_ms, wanted):
+                await trio.sleep(0.02)
+
+    assert bounds_ms() == [1000, 1000]
+    fill(stalled[0])
+    # It is forgotten only once nobody holds it any more.
+    closed[0].close_nowait()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bonds.run)
+        await become([1000, 0])
+        await stalled[0].send_eof()
+        while await stalled[1].receive_some():
+            pass
+        await become([1000, 1000])
+        nursery.cancel_scope.cancel()
+    for pair in pairs:
+        for end in pair:
+            await end.aclose()
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("probes", "unacknowledged", "unsent", "lifted"),
+    [
+        (0, 0, 1, True),
+        (2, 0, 1, True),
+        (3, 0, 1, False),
+        (0, 1, 1, False),
+        (0, 0, 0, False),
+        (0, 0, None, False),
+    ],
+)
+def test_a_bond_is_lifted_while_probes_of_a_closed_window_are_answered(
+    probes: int, unacknowledged: int, unsent: int | None, lifted: bool
+) -> None:
+    class Told(socket.socket):
+        def getsockopt(self, *_: object) -> bytes:
+            # An old kernel knows nothing of what is unsent.
+            info = tcp._TCP_INFO.pack(probes, unacknowledged, unsent or 0)
+            return info if unsent is not None else info[:-4]
+
+    with Told() as sock:
+        assert tcp._stands_still(sock) is lifted
+
+
+@LINUX
+async def test_who_sends_much_to_a_peer_that_answers_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "CUT_S", 1)
+    bonds = tcp.Bonds()
+    near, far = await tcp_pair()
+    bonds.bind(near.socket)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bonds.run)
+        for end in (near, far):
+            swallow(end.socket)
+        fill(near)
+        with trio.fail_after(15), pytest.raises(trio.BrokenResourceError):
+            await near.receive_some()
+        nursery.cancel_scope.cancel()
+    for end in (near, far):
+        await end.aclose()
+
+
+@LINUX
 async def test_a_peer_that_reads_nothing_for_long_is_not_taken_for_one_that_is_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -276,7 +398,7 @@ async def test_a_peer_that_reads_nothing_for_long_is_not_taken_for_one_that_is_g
         await stream.aclose()
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
+@LINUX
 @pytest.mark.parametrize("sending", [False, True])
 async def test_the_kernel_gives_up_a_peer_that_is_out_of_reach(
     sending: bool, monkeypatch: pytest.MonkeyPatch
