@@ -719,6 +719,39 @@ async def test_receive_nowait_takes_a_cut_and_a_corrupted_record_for_what_they_a
         await client.send_all(b"x")
 
 
+async def test_a_fault_is_told_to_the_reader_while_a_sender_waits() -> None:
+    near, far = await tcp_pair()
+    client, server = await handshake((near, far))
+
+    async def send() -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await client.send_all(bytes(100_000_000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        await far.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(trio.BrokenResourceError, match=r"bad record mac|record layer failure"):
+            await client.receive_some()
+        await client.aclose()
+    await server.aclose()
+
+
+async def test_who_waits_for_room_keeps_other_senders_off_and_breaks_nothing() -> None:
+    client, server = await handshake(await tcp_pair())
+    while client.send_nowait(bytes(16_000)):
+        pass
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.wait_send_all_might_not_block)
+        await wait_all_tasks_blocked()
+        with pytest.raises(trio.BusyResourceError):
+            await client.send_all(b"x")
+        nursery.cancel_scope.cancel()
+    assert not client.send_nowait(b"x")
+    await trio.aclose_forcefully(client)
+    await server.aclose()
+
+
 async def test_receive_nowait_bounds_the_answers_that_reading_causes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tunnel.tls.ANSWERS_BYTES_MAX", 100)
     client, server = await post_handshake_pair(await tcp_pair())
