@@ -696,6 +696,18 @@ async def test_receive_nowait_returns_what_is_whole_and_tells_a_wait_from_the_en
         client.receive_nowait()
 
 
+async def test_what_a_receive_has_left_comes_before_what_has_come_since() -> None:
+    client, server = await handshake(await tcp_pair())
+    await client.send_all(b"abcd")
+    assert await server.receive_some(2) == b"ab"
+    await client.send_all(b"ef")
+    await readable(server)
+    assert server.receive_nowait() == b"cd"
+    assert server.receive_nowait() == b"ef"
+    await client.aclose()
+    await server.aclose()
+
+
 async def test_receive_nowait_takes_a_cut_and_a_corrupted_record_for_what_they_are() -> None:
     near, far = await tcp_pair()
     client, server = await handshake((near, far))
