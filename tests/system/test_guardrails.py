@@ -120,7 +120,7 @@ def test_a_tightened_guardrail_ends_all_that_is_open_and_denied(guarded: World, 
             codes = ended_within(running, LOOK_S + ENDS_WITHIN_S)
             assert {kind for kind, code in codes.items() if code == 0} <= MAY_END_WELL, codes
             # What still passes goes on.
-            assert unseen.poll() is None
+            assert unseen.poll() is None, unseen.communicate()
             unseen.kill()
             unseen.communicate()
     finally:
