@@ -2,8 +2,8 @@ r"""The operator's patterns of what the trail must not show, checked before a hu
 
 Apart from the masks, so that reading a hub's configuration loads nothing of the trail. The engine is RE2 (the
 extra `mask`), loaded by the first pattern. Anybody can make up the text that is searched, and on one made for
-it Python's own takes minutes, with the interpreter's lock held. RE2's time grows with the text's length, and
-other threads run meanwhile.
+it Python's own takes minutes, with the interpreter's lock held. RE2's time grows with the text's length, by
+itself for each match, and other threads run meanwhile.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from proxy.hub.pidfile import PidFile
 from proxy.listen import listen_on, open_sockets
 
 # One that was killed has ended at once; one that is told to stop meanwhile has its grace first, which is a
-# third of this by default. What wants to come in waits in the backlogs so long.
+# third of this by default. Who comes in between is refused, unless the sockets were handed on.
 ENDS_WITHIN_S = 30.0
 
 _log = logging.getLogger("hawse.hub")
