@@ -6,8 +6,8 @@ Another process reads it beside the hub, by connections of its own that are open
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection, Iterator
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import msgspec
 import sqlalchemy as sa
 
 from audit import schema
+from audit.blocks import stretches
 from audit.errors import NoTrail
 from audit.file import damaged, translated, url
-from audit.record import Kind
-from audit.schema import common_parts, events, microseconds, moment
+from audit.schema import common_parts, events, moment
 from audit.shared import members_of, whole
+from audit.wanted import EVERYTHING, Wanted
 
 # Rows a query holds in memory at once; longer answers are read page by page.
 PAGE_ROWS_MAX = 1000
@@ -37,42 +38,6 @@ class StoredEvent:
     def line(self) -> bytes:
         """The JSON with the sequence number in it, without a newline."""
         return b'{"seq":%d,%s' % (self.seq, self.body[1:])
-
-
-@attrs.frozen
-class Wanted:
-    """Which events somebody asks for: those that match all that is given."""
-
-    agent: str | None = None
-    cluster: str | None = None
-    kinds: Collection[Kind] = ()
-    """Any of these; none given is any at all."""
-    since: datetime | None = None
-    until: datetime | None = None
-    """Not what happened just then, so that two spans that meet have no event in common."""
-
-    def times(self) -> list[sa.ColumnElement[bool]]:
-        """What is asked of an event's time."""
-        asked = []
-        if self.since is not None:
-            asked.append(events.c.ts_us >= microseconds(self.since))
-        if self.until is not None:
-            asked.append(events.c.ts_us < microseconds(self.until))
-        return asked
-
-    def matches(self) -> list[sa.ColumnElement[bool]]:
-        """All that is asked of an event."""
-        asked = self.times()
-        if self.agent is not None:
-            asked.append(events.c.agent == self.agent)
-        if self.cluster is not None:
-            asked.append(events.c.cluster == self.cluster)
-        if self.kinds:
-            asked.append(events.c.kind.in_([kind.value for kind in self.kinds]))
-        return asked
-
-
-EVERYTHING = Wanted()
 
 
 class AuditReader:
@@ -103,21 +68,19 @@ class AuditReader:
 
         Where there is none, the first is the number that comes next, and the last the one before it.
         """
-        with translated(self.path), self._engine.connect() as connection:
-            connection.exec_driver_sql("BEGIN")
-            first, last = 1, self._last(connection)
-            if last and (times := wanted.times()):
-                # Both in one query, which SQLite answers from the index of times alone. For one of them it
-                # would walk through the trail up to the first event that fits.
-                ends = sa.select(sa.func.min(events.c.seq), sa.func.max(events.c.seq)).where(*times)
-                row = connection.execute(ends).one()
-                first, last = (last + 1, last) if row[0] is None else (row[0], row[1])
+        with self._view() as connection:
+            last = self._last(connection)
+            whole = 1, last
+            time = wanted.only_time()
+            if last and time != EVERYTHING:
+                begin = self._nth(connection, time, *whole)
+                end = self._nth(connection, time, *whole, newest_first=True)
+                whole = (last + 1, last) if begin is None or end is None else (begin, end)
             if newest is not None and last:
-                found = sa.select(events.c.seq).where(events.c.seq.between(first, last), *wanted.matches())
-                # The newest of those that are too many: SQLite counts to it, and keeps nothing meanwhile.
-                before = connection.scalar(found.order_by(events.c.seq.desc()).offset(newest).limit(1))
-                first = first if before is None else before + 1
-            return first, last
+                # The newest of those that are too many.
+                before = self._nth(connection, wanted, *whole, skip=newest, newest_first=True)
+                whole = whole if before is None else (before + 1, whole[1])
+            return whole
 
     def events(self, first: int, last: int, wanted: Wanted = EVERYTHING) -> Iterator[StoredEvent]:
         """Read from a number to another page by page: a trail of millions is never in memory as a whole."""
@@ -134,16 +97,47 @@ class AuditReader:
         limit: int = PAGE_ROWS_MAX,
     ) -> list[StoredEvent]:
         """Read the oldest events after `after_seq` that are wanted, at most a page of them."""
-        matches = [events.c.seq > after_seq, *wanted.matches()]
-        if last_seq is not None:
-            matches.append(events.c.seq <= last_seq)
-        with translated(self.path), self._engine.connect() as connection:
-            # One view for both: a writer of this version may bring the file up to date just now.
-            connection.exec_driver_sql("BEGIN")
+        limit = min(limit, PAGE_ROWS_MAX)
+        page: list[StoredEvent] = []
+        # One view for all: a writer of this version may bring the file up to date just now.
+        with self._view() as connection:
             version = schema.version(connection, self.path)
             stored = _STORED_WHOLE if version == schema.WITHOUT_COMMON_PARTS else STORED
-            found = stored.where(*matches).order_by(events.c.seq).limit(min(limit, PAGE_ROWS_MAX))
-            return [StoredEvent(row.seq, body_of(row, self.path)) for row in connection.execute(found)]
+            last = self._last(connection) if last_seq is None else last_seq
+            for stretch in stretches(connection, wanted, after_seq + 1, last):
+                found = stored.where(events.c.seq.between(*stretch), *wanted.of_event())
+                rows = connection.execute(found.order_by(events.c.seq).limit(limit - len(page)))
+                page += [StoredEvent(row.seq, body_of(row, self.path)) for row in rows]
+                if len(page) == limit:
+                    break
+        return page
+
+    @contextmanager
+    def _view(self) -> Iterator[sa.Connection]:
+        """A connection that sees the file as it is now."""
+        with translated(self.path), self._engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+
+    def _nth(
+        self,
+        connection: sa.Connection,
+        wanted: Wanted,
+        first: int,
+        last: int,
+        *,
+        skip: int = 0,
+        newest_first: bool = False,
+    ) -> int | None:
+        """The number of an event that is wanted, from one end of a span on; None where there are too few."""
+        order = events.c.seq.desc() if newest_first else events.c.seq
+        for stretch in stretches(connection, wanted, first, last, newest_first=newest_first):
+            found = sa.select(events.c.seq).where(events.c.seq.between(*stretch), *wanted.of_event())
+            numbers: Sequence[int] = connection.scalars(found.order_by(order).limit(skip + 1)).all()
+            if len(numbers) > skip:
+                return numbers[skip]
+            skip -= len(numbers)
+        return None
 
     def _last(self, connection: sa.Connection) -> int:
         # A file without tables is a trail that nothing was written to yet.

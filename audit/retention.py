@@ -26,14 +26,16 @@ from typing import IO
 import attrs
 import sqlalchemy as sa
 
+from audit.blocks import forget_before
 from audit.display import json_line
 from audit.errors import AuditUnavailable
 from audit.file import translated
 from audit.reader import AuditReader
 from audit.record import Event
-from audit.schema import common_parts, deletable, events, microseconds, open_intents
+from audit.schema import common_parts, deletable, events, open_intents
 from audit.shared import SPAN_EVENTS
 from audit.store import AuditStore
+from audit.wanted import Wanted
 
 # A transaction of so many takes milliseconds, and the hub's own writes wait for it.
 SLICE_ROWS = 500
@@ -96,6 +98,7 @@ class PrunableStore(AuditStore):
                 connection.execute(
                     sa.delete(common_parts).where(common_parts.c.number < needed.scalar_subquery())
                 )
+                forget_before(connection, last + 1)
             return time.monotonic() - locked_s
 
 
@@ -108,17 +111,14 @@ class _Reader(AuditReader):
         All up to the first one that is not older than `before`, or that began what has not ended. So a clock
         that was wrong for a while keeps events for longer, and never removes any too early.
         """
-        # It walks through all that is old, so not in a transaction that has writers wait. The newest comes
-        # first: whatever is written or begun after that has a higher number.
-        with translated(self.path), self._engine.connect() as connection:
+        # It may walk through all that is old, which has no writer wait.
+        with self._view() as connection:
             newest = connection.scalar(sa.select(sa.func.max(events.c.seq)))
             first = connection.scalar(sa.select(sa.func.min(events.c.seq)))
             begun = connection.scalar(sa.select(sa.func.min(open_intents.c.seq)))
-            kept = connection.scalar(
-                sa.select(sa.func.min(events.c.seq)).where(events.c.ts_us >= microseconds(before))
-            )
-        if first is None or newest is None:
-            return None
+            if first is None or newest is None:
+                return None
+            kept = self._nth(connection, Wanted(since=before), first, newest)
         last = min([newest, *(seq - 1 for seq in (kept, begun) if seq is not None)])
         return (first, last) if last >= first else None
 

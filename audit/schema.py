@@ -4,7 +4,8 @@ A row of `events` is an event. What events have in common is in `common_parts` o
 without a number of such a part, as earlier versions wrote them, has the whole.
 
 `open_intents` is no record but the list of intents without an end: it makes closing them at the next
-start a lookup instead of a search through the whole trail.
+start a lookup instead of a search through the whole trail. `blocks` and `block_names` are no records either:
+they say where in the trail to search.
 """
 
 from __future__ import annotations
@@ -33,15 +34,12 @@ events = sa.Table(
     sa.Column("eid", sa.String(36), nullable=False),
     sa.Column("phase", sa.String(8), nullable=False),
     sa.Column("kind", sa.String(32), nullable=False),
-    sa.Column("ts_us", sa.BigInteger, nullable=False, index=True),
+    sa.Column("ts_us", sa.BigInteger, nullable=False),
     sa.Column("agent", sa.String, nullable=False),
     sa.Column("cluster", sa.String, nullable=False),
     sa.Column("body", sa.LargeBinary, nullable=False),
     # Of a common part; none where the body is the whole.
     sa.Column("common", sa.Integer),
-    # An equality with one of these comes with an order by seq, which SQLite keeps behind every index.
-    sa.Index("events_by_agent", "agent"),
-    sa.Index("events_by_cluster", "cluster"),
     sqlite_autoincrement=True,
 )
 common_parts = sa.Table(
@@ -62,9 +60,32 @@ open_intents = sa.Table(
     sa.Column("boot", sa.String(36), nullable=False),
     sqlite_with_rowid=False,
 )
+# What stands in the events of each block (audit.blocks).
+blocks = sa.Table(
+    "blocks",
+    _metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("first_us", sa.BigInteger, nullable=False),
+    sa.Column("last_us", sa.BigInteger, nullable=False),
+)
+block_names = sa.Table(
+    "block_names",
+    _metadata,
+    # First: a search goes from block to block, and the oldest are removed.
+    sa.Column("block", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("column", sa.String, primary_key=True),
+    sa.Column("name", sa.String, primary_key=True),
+    sqlite_with_rowid=False,
+)
 
-# Made by earlier versions, read by no query; each costs a write about a microsecond.
-_UNUSED_INDICES = ("ix_events_eid", "events_by_phase")
+# Made by earlier versions; each costs an event about half a microsecond, and a page that is written.
+_UNUSED_INDICES = (
+    "ix_events_eid",
+    "events_by_phase",
+    "ix_events_ts_us",
+    "events_by_agent",
+    "events_by_cluster",
+)
 
 _REFUSED = "BEGIN SELECT RAISE(ABORT, 'audit events are never changed'); END"
 _NEVER_DELETED = f"CREATE TRIGGER IF NOT EXISTS events_never_delete BEFORE DELETE ON events {_REFUSED}"

@@ -31,7 +31,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from audit import schema
+from audit import blocks, schema
 from audit.errors import AuditUnavailable
 from audit.file import translated, url
 from audit.mask import Masks
@@ -121,6 +121,7 @@ class AuditStore:
             rows = [self._row(event, body) for event, body in zip(masked, own, strict=True)]
             _insert(cursor, common_parts, self._common.unwritten)
             _insert(cursor, events, rows)
+            blocks.note_full(cursor, newest, newest + len(rows))
             if begun:
                 cursor.execute(_REMEMBER_INTENTS, (boot, newest))
             for eids in _pieces(sorted(ended)):

@@ -16,8 +16,9 @@ from proxy.cli.trail import local_event, record_read
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from audit.reader import AuditReader, StoredEvent, Wanted
+    from audit.reader import AuditReader, StoredEvent
     from audit.record import Event, Kind
+    from audit.wanted import Wanted
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -158,7 +159,8 @@ def list_events(
     """Print events, the oldest first. Reading the trail is an event in it as well."""
     from audit.display import header_line, json_line, table_line
     from audit.errors import AuditUnavailable
-    from audit.reader import AuditReader, Wanted
+    from audit.reader import AuditReader
+    from audit.wanted import Wanted
 
     if until is not None and follow:
         raise click.UsageError("--until ends where --follow goes on: say one of them")

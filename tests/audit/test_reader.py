@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from audit.errors import AuditUnavailable, NoTrail
-from audit.reader import PAGE_ROWS_MAX, AuditReader, Wanted
+from audit.reader import PAGE_ROWS_MAX, AuditReader
 from audit.record import Kind, utc
 from audit.store import AuditStore
+from audit.wanted import Wanted
 from tests.audit.events import NOW_S, call
 from tests.audit.trails import read
 
@@ -82,7 +83,7 @@ def test_a_span_of_several_pages_is_read_to_its_end(store: AuditStore, path: Pat
         assert [row.seq for row in reader.events(4, 6)] == [4, 5, 6]
 
 
-def test_a_span_is_found_by_indices_and_without_sorting(store: AuditStore, path: Path) -> None:
+def test_a_span_is_found_by_numbers_and_without_sorting(store: AuditStore, path: Path) -> None:
     asked: list[tuple[str, object]] = []
     with closing(AuditReader(path)) as reader:
         store.append([call()])
@@ -96,11 +97,9 @@ def test_a_span_is_found_by_indices_and_without_sorting(store: AuditStore, path:
             for statement, values in asked
             if statement.startswith("SELECT")
         ]
-    assert plans == [
-        ["SEARCH events"],
-        ["SEARCH events USING COVERING INDEX ix_events_ts_us (ts_us>? AND ts_us<?)"],
-        ["SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
-    ]
+    steps = [step for plan in plans for step in plan]
+    assert [step for step in steps if step.startswith("SEARCH events")]
+    assert not [step for step in steps if step.startswith("SCAN events") or "TEMP" in step]
 
 
 def test_a_page_is_bounded(store: AuditStore, path: Path) -> None:

@@ -12,9 +12,10 @@ import pytest
 
 from audit.errors import AuditUnavailable
 from audit.mask import Masks
-from audit.reader import AuditReader, Wanted
+from audit.reader import AuditReader
 from audit.record import Phase, utc
 from audit.store import AuditStore
+from audit.wanted import Wanted
 from tests.audit.events import NOW_S, call
 from tests.audit.trails import read
 

@@ -156,8 +156,9 @@ def _recorded(folder: Path, start: datetime, agent: str | None, cluster: str | N
     import msgspec
 
     from audit.errors import AuditUnavailable
-    from audit.reader import AuditReader, Wanted
+    from audit.reader import AuditReader
     from audit.record import Event, Kind, Phase
+    from audit.wanted import Wanted
     from proxy.hub.datadir import DataDir
     from proxy.policytest import Recorded
 

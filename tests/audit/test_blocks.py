@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from audit import blocks
+from audit.blocks import stretches
+from audit.reader import AuditReader
+from audit.record import Event, Kind, Phase, utc
+from audit.retention import PrunableStore
+from audit.store import AuditStore
+from audit.wanted import EVERYTHING, Wanted
+from tests.audit.events import NOW_S, call
+from tests.audit.trails import append_whole
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.blocks.BLOCK_EVENTS", 4)
+
+
+def searched(path: Path, wanted: Wanted = EVERYTHING, *, newest_first: bool = False) -> list[tuple[int, int]]:
+    """Where a search of the whole trail looks."""
+    with closing(AuditReader(path)) as reader:
+        last = reader.last()
+        with reader._view() as connection:
+            return list(stretches(connection, wanted, 1, last, newest_first=newest_first))
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_without_what_is_wanted_are_passed_over(store: AuditStore, path: Path) -> None:
+    for number in range(1, 18):
+        event = call(agent="rare" if number == 6 else "robot", cluster="ab"[number > 8], at_s=NOW_S + number)
+        store.append([replace(event, kind=Kind.ADMIN if number == 9 else Kind.CALL)])
+    # The last is the one that is being filled.
+    assert searched(path) == [(1, 17)]
+    assert searched(path, Wanted(agent="rare")) == [(4, 7), (16, 17)]
+    assert searched(path, Wanted(agent="rare"), newest_first=True) == [(16, 17), (4, 7)]
+    assert searched(path, Wanted(cluster="b", agent="rare")) == [(16, 17)]
+    assert searched(path, Wanted(cluster="b")) == [(8, 17)]
+    assert searched(path, Wanted(kinds=[Kind.ADMIN, Kind.AUDIT_READ])) == [(8, 11), (16, 17)]
+    assert searched(path, Wanted(since=utc(NOW_S + 7), until=utc(NOW_S + 8))) == [(4, 7), (16, 17)]
+    assert searched(path, Wanted(until=utc(NOW_S + 1))) == [(16, 17)]
+
+
+def test_a_search_goes_by_stretches(store: AuditStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.blocks.BLOCK_EVENTS", 4)
+    monkeypatch.setattr("audit.blocks._STRETCH_BLOCKS_MAX", 2)
+    store.append([call() for _ in range(17)])
+    assert searched(path) == [(1, 7), (8, 15), (16, 17)]
+    assert searched(path, newest_first=True) == [(12, 17), (4, 11), (1, 3)]
+
+
+def test_a_file_without_blocks_is_searched_whole_until_the_writer_has_caught_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.blocks.BLOCK_EVENTS", 100)
+    with closing(AuditStore(path)) as store:
+        store.append([call(agent="old") for _ in range(30)])
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("DROP TABLE blocks")
+        file.execute("DROP TABLE block_names")
+    monkeypatch.setattr("audit.blocks.BLOCK_EVENTS", 4)
+    monkeypatch.setattr("audit.blocks._CAUGHT_UP_MAX", 5)
+    nobody = Wanted(agent="nobody")
+    assert searched(path, nobody) == [(1, 30)]
+    with closing(AuditStore(path)) as store:
+        assert searched(path, nobody) == [(1, 30)]
+        store.append([call()])
+        assert searched(path, nobody) == [(20, 31)]
+        store.append([call() for _ in range(3)])
+        assert searched(path, nobody) == [(20, 34)]
+        store.append([call()])
+        assert searched(path, nobody) == []
+    assert searched(path, Wanted(agent="old")) == [(1, 31)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_numbers_that_are_missing_hold_up_no_block(store: AuditStore, path: Path) -> None:
+    store.append([call() for _ in range(5)])
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("UPDATE sqlite_sequence SET seq = 400 WHERE name = 'events'")
+        file.commit()
+    store.append([call(agent="later")])
+    store.append([call(agent="later") for _ in range(8)])
+    assert searched(path, Wanted(agent="robot")) == [(1, 7), (408, 409)]
+    with closing(AuditReader(path)) as reader:
+        assert [row.seq for row in reader.query(Wanted(agent="robot"))] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_what_is_removed_is_forgotten(path: Path) -> None:
+    with closing(PrunableStore(path)) as store:
+        ended = Phase.COMPLETE
+        store.append([call(phase=ended, at_s=NOW_S + number) for number in range(1, 18)])
+        store.prune(utc(NOW_S + 10), lambda removal: call(at_s=NOW_S + 20))
+    with closing(sqlite3.connect(path)) as file:
+        assert [number for (number,) in file.execute("SELECT number FROM blocks")] == [2, 3]
+        assert {number for (number,) in file.execute("SELECT block FROM block_names")} == {2, 3}
+
+
+AGENTS, CLUSTERS, KINDS = "abc", "xy", (Kind.CALL, Kind.ADMIN)
+events = st.builds(
+    lambda agent, cluster, kind, at_s: replace(
+        call(agent=agent, cluster=cluster, at_s=NOW_S + at_s), kind=kind
+    ),
+    *(st.sampled_from(AGENTS), st.sampled_from(CLUSTERS), st.sampled_from(KINDS), st.integers(0, 9)),
+)
+moments = st.none() | st.integers(0, 9).map(lambda second: utc(NOW_S + second))
+wanteds = st.builds(
+    Wanted,
+    agent=st.none() | st.sampled_from(AGENTS),
+    cluster=st.none() | st.sampled_from(CLUSTERS),
+    kinds=st.sets(st.sampled_from(KINDS)).map(tuple),
+    since=moments,
+    until=moments,
+)
+
+
+def fits(event: Event, wanted: Wanted) -> bool:
+    return (
+        wanted.agent in {None, event.agent}
+        and wanted.cluster in {None, event.cluster_name}
+        and (not wanted.kinds or event.kind in wanted.kinds)
+        and (wanted.since is None or event.ts >= wanted.since)
+        and (wanted.until is None or event.ts < wanted.until)
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_blocks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK_EVENTS", 3)
+        patch.setattr(blocks, "_STRETCH_BLOCKS_MAX", 2)
+        patch.setattr(blocks, "_CAUGHT_UP_MAX", 2)
+        yield
+
+
+@pytest.mark.usefixtures("tiny_blocks")
+@given(
+    batches=st.lists(st.lists(events, min_size=1, max_size=8) | events, max_size=8),
+    wanted=wanteds,
+    newest=st.none() | st.integers(0, 9),
+    limit=st.integers(1, 9),
+)
+def test_what_is_found_is_what_a_search_of_all_finds(
+    batches: list[list[Event] | Event], wanted: Wanted, newest: int | None, limit: int
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "audit.db"
+        with closing(AuditStore(path)) as store:
+            for batch in batches:
+                if isinstance(batch, list):
+                    store.append(batch)
+                else:
+                    append_whole(path, batch)
+        every = [event for batch in batches for event in (batch if isinstance(batch, list) else [batch])]
+        numbered = list(enumerate(every, 1))
+        found = [seq for seq, event in numbered if fits(event, wanted)]
+        timed = [
+            seq for seq, event in numbered if fits(event, Wanted(since=wanted.since, until=wanted.until))
+        ]
+        with closing(AuditReader(path)) as reader:
+            assert [row.seq for row in reader.query(wanted, limit=limit)] == found[:limit]
+            first, last = reader.span(wanted, newest)
+            kept = found if newest is None else found[max(0, len(found) - newest) :]
+            assert [row.seq for row in reader.events(first, last, wanted)] == kept
+            if newest is None and timed:
+                assert (first, last) == (timed[0], timed[-1])
