@@ -104,9 +104,10 @@ _NOTE_TIMES = """
 INSERT INTO blocks (number, first_us, last_us)
 SELECT :block, min(ts_us), max(ts_us) FROM events WHERE seq >= :first AND seq < :end
 """
-# One walk for all three, and one statement, since beside a busy event loop each costs much.
+# One statement, since beside a busy event loop each costs much, and one walk for all three: SQLite keeps what
+# is asked for more than once.
 _NOTE_NAMES = """
-WITH here AS MATERIALIZED (
+WITH here AS (
     SELECT DISTINCT agent, cluster, kind FROM events WHERE seq >= :first AND seq < :end
 )
 INSERT INTO block_names (block, "column", name)
