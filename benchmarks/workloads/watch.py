@@ -1,8 +1,9 @@
 """Watches that are not silent: what an event costs, and how long it is under way.
 
 WATCHES watches are open, and events of 1 KB come to them in one of two ways. In turn, evenly: no two are
-there at once by themselves, which is the dearest way to get them. Or each event to all of them at once, as a
-change comes to all who watch what has changed.
+there at once by themselves. While they are few that is the dearest way to get them, since both processes wake
+for each; while they are many, the processes are awake. Or each event to all of them at once, as a change
+comes to all who watch what has changed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from benchmarks.workload import Options, RunFailed, Workload
 WATCHES = 1000
 QUICK_WATCHES = 50
 EVENTS_PER_S = 2000
+MANY_EVENTS_PER_S = 10_000
 CHANGES_PER_S = 4
 SECONDS = 3.0
 QUICK_SECONDS = 0.5
@@ -34,6 +36,11 @@ OPENERS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, **
 def in_turn(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
     """Every event to one of them."""
     return _run(WATCH.name, system, watches, options, EVENTS_PER_S, to_all=False)
+
+
+def in_turn_and_many(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
+    """Every event to one of them, five times as many."""
+    return _run(MANY.name, system, watches, options, MANY_EVENTS_PER_S, to_all=False)
 
 
 def at_once(system: System, upstream: Upstream, watches: int, options: Options) -> Sample:
@@ -97,6 +104,13 @@ WATCH = Workload(
     in_turn,
     systems=frozenset(OPENERS),
 )
+MANY = Workload(
+    "watch-many",
+    "1,000 watches that get 10,000 events of 1 KB a second in turn; a request is an event here",
+    (WATCHES,),
+    in_turn_and_many,
+    systems=frozenset(OPENERS),
+)
 TO_ALL = Workload(
     "watch-all",
     "1,000 watches that all get each of 4 events of 1 KB a second; a request is an event at one of them",
@@ -104,4 +118,4 @@ TO_ALL = Workload(
     at_once,
     systems=frozenset(OPENERS),
 )
-WORKLOADS = (WATCH, TO_ALL)
+WORKLOADS = (WATCH, MANY, TO_ALL)
