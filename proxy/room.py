@@ -7,7 +7,7 @@ may come, among whom are some on slow links.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 
 import attrs
@@ -25,16 +25,13 @@ class Guest:
     """A connection while it is open."""
 
     _scope: trio.CancelScope
-    _strangers: dict[trio.CancelScope, None]
+    _guests: dict[trio.CancelScope, str | None]
 
-    def known(self) -> None:
-        """It is known who is there."""
-        self._strangers.pop(self._scope, None)
-
-    def doubted(self) -> None:
-        """It is not known any more whether that is still so."""
-        if not self._scope.cancel_called:
-            self._strangers.setdefault(self._scope)
+    def known(self, who: str = "") -> None:
+        """It is known who is there, and the room is told as whom it may be doubted."""
+        # One that makes room already is known too late.
+        if self._scope in self._guests:
+            self._guests[self._scope] = who
 
 
 @attrs.define(eq=False)
@@ -43,8 +40,8 @@ class Room:
 
     log: LogLimit
     open: int = 0
-    _strangers: dict[trio.CancelScope, None] = attrs.Factory(dict)
-    """Of each connection that is not known yet, in their order."""
+    _guests: dict[trio.CancelScope, str | None] = attrs.Factory(dict)
+    """Who is there, None where that is not known, in their order; without those that are making room."""
 
     @contextmanager
     def entered(self, connections_max: int) -> Iterator[Guest]:
@@ -56,20 +53,26 @@ class Room:
             self._make_room(f"{self.open} are open, the limit")
         scope = trio.CancelScope()
         self.open += 1
-        self._strangers[scope] = None
+        self._guests[scope] = None
         try:
             with scope:
-                yield Guest(scope, self._strangers)
+                yield Guest(scope, self._guests)
         finally:
             self.open -= 1
-            self._strangers.pop(scope, None)
+            self._guests.pop(scope, None)
+
+    def doubt_all_but(self, valid: Container[str]) -> None:
+        """Whoever is known as none of these is a stranger again."""
+        for scope, who in self._guests.items():
+            if who is not None and who not in valid:
+                self._guests[scope] = None
 
     def _make_room(self, why: str) -> None:
-        if not self._strangers:
+        oldest = next((scope for scope, who in self._guests.items() if who is None), None)
+        if oldest is None:
             self.log.warning(f"turned away a connection: {why}", trio.current_time())
             raise NoRoomError(why)
         self.log.warning(f"ended the oldest connection that has shown no token: {why}", trio.current_time())
-        oldest = next(iter(self._strangers))
         # At once: the next newcomer ends another.
-        del self._strangers[oldest]
+        del self._guests[oldest]
         oldest.cancel()

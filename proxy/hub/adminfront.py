@@ -102,6 +102,10 @@ class AdminFront:
         except NoRoomError:
             await trio.aclose_forcefully(tcp)
 
+    def doubt_revoked(self, directory: Directory) -> None:
+        """Have whoever showed a token that is no more make room as any stranger."""
+        self.room.doubt_all_but({token.id for token in directory.current.admin_tokens_by_hash.values()})
+
     async def _serve(self, tcp: trio.abc.Stream, guest: Guest) -> None:
         host, _, port = peer_address(tcp).rpartition(":")
         tls = wrap_server(tcp, self.certificate.context)
@@ -120,8 +124,6 @@ class AdminFront:
 
     def _app_that_tells(self, guest: Guest) -> Application:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            # The token that the last request has shown may be revoked by now.
-            guest.doubted()
             scope["state"][KNOWN] = guest.known
             await self.app(scope, receive, send)
 

@@ -48,7 +48,7 @@ from proxy.hub.trail import without_bearer
 # Policies are the most that anyone sends: one of 500 rules has 100 KB.
 BODY_BYTES_MAX = 256 * 1024
 
-# In the scope's state: what is called when a request has shown a valid token.
+# In the scope's state: what is called with the token's id when a request has shown a valid one.
 KNOWN = "known"
 
 _SECURITY_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
@@ -187,7 +187,7 @@ class _Gate:
         if scheme.lower() != "bearer" or operator is None:
             return None
         if (known := request.scope.get("state", {}).get(KNOWN)) is not None:
-            known()
+            known(operator.id)
         self._admin.directory.note_admin_token_used(operator.id, self._clock())
         return operator
 

@@ -184,6 +184,8 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 relays_per_cluster=config.limits.relays_per_cluster,
             )
             app = admin_app(administration, recorder, metrics, time.time)
+            admin = AdminFront(app, certificate)
+            directory.on_change(partial(admin.doubt_revoked, directory))
             settle()
             if await premises.claim():
                 # The one before may have changed them while this one prepared.
@@ -204,7 +206,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             await directory.change(Store.close_relays)
             tell_endpoint()
             signals = stopping.enter_context(stop_signals())
-            await _serve(config, signals, premises, front, AdminFront(app, certificate), keeping)
+            await _serve(config, signals, premises, front, admin, keeping)
             upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
 

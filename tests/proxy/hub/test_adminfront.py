@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
 import trustme
-from starlette.applications import Starlette
 from trio.testing import wait_all_tasks_blocked
 
 from proxy.hub.adminfront import AdminFront
@@ -39,7 +39,7 @@ class Port:
 
 
 @asynccontextmanager
-async def serving(app: Starlette, folder: Path) -> AsyncIterator[Port]:
+async def serving(bench: Bench, folder: Path) -> AsyncIterator[Port]:
     authority = trustme.CA()
     leaf = authority.issue_cert("localhost")
     files = TLSConfig(folder / "hub.pem", folder / "hub.key")
@@ -48,7 +48,8 @@ async def serving(app: Starlette, folder: Path) -> AsyncIterator[Port]:
     files.key.write_bytes(leaf.private_key_pem.bytes())
     files.certificate.write_bytes(leaf.cert_chain_pems[0].bytes())
     config = HubConfig(tls=files, data_dir=folder)
-    front = AdminFront(app, Certificate.open(config, DataDir(folder), time.time))
+    front = AdminFront(bench.app, Certificate.open(config, DataDir(folder), time.time))
+    bench.directory.on_change(partial(front.doubt_revoked, bench.directory))
     async with trio.open_nursery() as nursery:
         (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, front.handle_client, [listener])
@@ -57,9 +58,13 @@ async def serving(app: Starlette, folder: Path) -> AsyncIterator[Port]:
     assert front.room.open == 0
 
 
-async def ask(stream: TLSStream, token: str = "") -> bytes:
+async def send(stream: TLSStream, request: str, token: str = "", fields: str = "") -> None:
     shown = f"Authorization: Bearer {token}\r\n" if token else ""
-    await stream.send_all(f"GET /v1/teams HTTP/1.1\r\nHost: localhost\r\n{shown}\r\n".encode())
+    await stream.send_all(f"{request} HTTP/1.1\r\nHost: localhost\r\n{shown}{fields}\r\n".encode())
+
+
+async def ask(stream: TLSStream, token: str = "", fields: str = "") -> bytes:
+    await send(stream, "GET /v1/teams", token, fields)
     return (await stream.receive_some())[9:12]
 
 
@@ -67,7 +72,7 @@ async def test_connections_that_say_nothing_keep_no_operator_out(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
-    async with serving(bench.app, tmp_path) as port:
+    async with serving(bench, tmp_path) as port:
         silent = [await port.silent() for _ in range(2)]
         operator = await port.shaken(await port.silent())
         assert await ask(operator, TOKEN) == b"200"
@@ -83,7 +88,7 @@ async def test_an_operator_makes_room_for_nobody(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
-    async with serving(bench.app, tmp_path) as port:
+    async with serving(bench, tmp_path) as port:
         operator, stranger = [await port.shaken(await port.silent()) for _ in range(2)]
         assert await ask(operator, TOKEN) == b"200"
         # Whoever was answered without a token is a stranger still.
@@ -96,18 +101,37 @@ async def test_an_operator_makes_room_for_nobody(
             await trio.aclose_forcefully(stream)
 
 
+@pytest.mark.parametrize(
+    ("holds_a_body_back", "asks_with", "answer"),
+    [
+        pytest.param(False, None, b"", id="idle"),
+        pytest.param(True, None, b"", id="body held back"),
+        pytest.param(False, "", b"401", id="refused"),
+        # Of which no application hears.
+        pytest.param(False, "Connection: Upgrade\r\nUpgrade: h2c\r\n", b"400", id="upgrade"),
+    ],
+)
 async def test_whose_token_was_revoked_makes_room_as_any_stranger(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    holds_a_body_back: bool,
+    asks_with: str | None,
+    answer: bytes,
 ) -> None:
     monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
     token = (await bench.ok("POST", "/v1/tokens", {"name": "ci"}))["token"]
-    async with serving(bench.app, tmp_path) as port:
+    async with serving(bench, tmp_path) as port:
         kept = [await port.shaken(await port.silent()) for _ in range(2)]
         for stream in kept:
             assert await ask(stream, token) == b"200"
+            if holds_a_body_back:
+                await send(stream, "POST /v1/teams", token, "Content-Length: 9\r\n")
+        await wait_all_tasks_blocked()
         await bench.ok("DELETE", "/v1/tokens/ci")
         for stream in kept:
-            assert await ask(stream, token) == b"401"
+            if asks_with is not None:
+                assert await ask(stream, token, asks_with) == answer
         operator = await port.shaken(await port.silent())
         assert await ask(operator, TOKEN) == b"200"
         for stream in (operator, *kept):
