@@ -164,11 +164,7 @@ async def open_premises(
     pid_file = PidFile(config.pid_file) if config.pid_file is not None else None
     if pid_file is not None:
         pid_file.check()
-    succession = await _ask(data) if replace else None
-    if succession is not None:
-        lock, door = succession.lock, succession.door
-    else:
-        lock, door = await _free_place(data, replace=replace)
+    succession, lock, door = await _wait_for_place(data) if replace else (None, *_free_place(data))
     premises = Premises(
         data, boot, lock, door, (config.listen, []), (config.admin.listen, []), succession, pid_file
     )
@@ -208,8 +204,8 @@ async def _ask(data: DataDir) -> Succession | None:
         return None
 
 
-async def _free_place(data: DataDir, *, replace: bool) -> tuple[FolderLock, socket.socket]:
-    lock = await _wait_free(data) if replace else data.lock()
+def _free_place(data: DataDir) -> tuple[FolderLock, socket.socket]:
+    lock = data.lock()
     try:
         return lock, open_door(data)
     except BaseException:
@@ -217,25 +213,32 @@ async def _free_place(data: DataDir, *, replace: bool) -> tuple[FolderLock, sock
         raise
 
 
-async def _wait_free(data: DataDir) -> FolderLock:
-    """Take the folder once nobody holds it: a hub that stops has no door any more; raises HandoverError."""
+async def _wait_for_place(data: DataDir) -> tuple[Succession | None, FolderLock, socket.socket]:
+    """Ask the hub that runs, or take the folder once nobody holds it; raises HandoverError.
+
+    A hub that stops has no door any more. While its end is waited for another newcomer may be faster, and is
+    asked then.
+    """
     held: FolderInUseError | None = None
     with trio.move_on_after(ENDS_WITHIN_S):
         while True:
+            succession = await _ask(data)
+            if succession is not None:
+                return succession, succession.lock, succession.door
             try:
-                lock = data.lock()
+                lock, door = _free_place(data)
             except FolderInUseError as error:
                 if held is None:
                     _log.info("waiting for the end of the process %s that holds %s", error.pid, data.path)
                 held = error
             else:
                 _log.info("no hub runs on %s: there is none to replace", data.path)
-                return lock
+                return None, lock, door
             await trio.sleep(END_LOOK_S)
     assert held is not None, "or the folder was free at the first look"
     raise HandoverError(
         f"the process {held.pid} that holds {data.path} cannot be asked for its place, and still runs "
-        f"{ENDS_WITHIN_S:.0f} s later: stop it first"
+        f"{ENDS_WITHIN_S:.0f} s later: stop it first (one that is told to stop has its stop.grace_s)"
     ) from held
 
 

@@ -296,6 +296,29 @@ async def test_one_that_comes_while_the_other_one_stops_has_the_place_after_it(
             await has_it.wait()
 
 
+async def test_of_two_that_come_while_the_other_one_stops_the_slower_asks_the_faster(data: DataDir) -> None:
+    asked: list[bool] = []
+    faster_ended = trio.Event()
+
+    async def come() -> None:
+        async with premises_of(data, replace=True) as premises:
+            asked.append(await premises.claim())
+            async with accepting(premises, Handler()) as hub:
+                if not asked[-1]:
+                    await hub.ended.wait()
+                    assert hub.replaced
+                    faster_ended.set()
+                await faster_ended.wait()
+
+    async with trio.open_nursery() as nursery:
+        async with premises_of(data):
+            close_door(data)
+            for _ in range(2):
+                nursery.start_soon(come)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+    assert asked == [False, True]
+
+
 async def test_a_folder_that_somebody_keeps_is_not_waited_for_without_end(
     data: DataDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
