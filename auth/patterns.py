@@ -62,6 +62,11 @@ class Names:
             return False
         return not self.excludes(name)
 
+    @property
+    def without_stars(self) -> list[str]:
+        """The names that are written out, those that are taken out as well."""
+        return sorted(self._exact | self._not_exact)
+
     def excludes(self, name: str) -> bool:
         """Whether a pattern takes the name out."""
         return name in self._not_exact or any(glob.matches(name) for glob in self._not_globs)

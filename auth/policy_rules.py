@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 
 import attrs
 
@@ -103,3 +103,22 @@ class Policy:
     def ask(self) -> str:
         """Whom to ask for what it denies."""
         return self.contact or self.owner
+
+
+def missing(policies: Iterable[Policy], there: Mapping[str, Container[str]]) -> list[dict[str, str]]:
+    """Whom and which clusters policies name that are not there: of each its policy, kind and name.
+
+    A pattern is none of them: it is written for what comes later.
+    """
+    return [
+        {"policy": policy.name, "kind": kind, "name": name}
+        for policy in policies
+        for kind, names in (
+            ("team", policy.teams),
+            ("agent", policy.agents),
+            ("cluster", policy.clusters.names),
+        )
+        if names is not None
+        for name in names.without_stars
+        if name not in there[kind]
+    ]

@@ -24,7 +24,7 @@ from proxy.cli.admin.output import (
     yes_option,
 )
 from proxy.cli.admin.output import since as how_long
-from proxy.cli.admin.policy_files import files_argument, only_option, padded, read_files
+from proxy.cli.admin.policy_files import files_argument, only_option, padded, read_files, say_missing
 from proxy.cli.admin.policy_simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
 
@@ -117,7 +117,8 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
 
     FILE may hold several, parted by ---; a dash is standard input. With one fault in any of them nothing
     changes, and every fault is told with its line. Test cases (kind: PolicyTest) are run first, and nothing
-    is applied when one fails (exit code 3).
+    is applied when one fails (exit code 3). What a policy names and there is not is warned of: it may come
+    later.
     """
     from proxy.policytest import sorted_out
 
@@ -128,7 +129,9 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
     if only:
         confirm("Take away every policy that is not among these files?", yes=yes)
     body = {"files": [{"name": source.file, "text": padded(source)} for source in policies], "only": only}
-    _print_change(reach.client().post("policies", body=body), as_json=as_json)
+    done = reach.client().post("policies", body=body)
+    _print_change(done, as_json=as_json)
+    say_missing(objects(done, "missing"))
 
 
 @policy.command("remove")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from proxy.cli.admin.output import say
 from proxy.cli.errors import CommandError
 
 if TYPE_CHECKING:
@@ -39,6 +41,16 @@ def read_files(files: tuple[Path, ...]) -> list[Source]:
             raise CommandError(f"{file} is empty: a policy begins with `kind: Policy`")
         sources += found
     return sources
+
+
+def say_missing(rows: Iterable[Mapping[str, object]]) -> None:
+    """Warn of what policies name that is not there."""
+    for row in rows:
+        kind = row.get("kind")
+        say(
+            f"warning: policy {row.get('policy')} names {kind} {row.get('name')}, which does not exist: "
+            f"add it (`hawse admin {kind} add`), or correct the name and apply again"
+        )
 
 
 def padded(source: Source) -> str:

@@ -11,7 +11,7 @@ import click
 
 from proxy.cli.admin.client import Json, Object, Reach
 from proxy.cli.admin.output import field, json_option, objects, print_json, print_table, say, text, texts
-from proxy.cli.admin.policy_files import files_argument, only_option, read_files
+from proxy.cli.admin.policy_files import files_argument, only_option, read_files, say_missing
 from proxy.cli.audit import to_moment
 from proxy.cli.errors import CommandError
 from proxy.cli.trail import record_read
@@ -54,6 +54,8 @@ def simulate_policies(
     Reads the audit trail in the hub's data folder, so it runs on the hub's machine. Each call is decided by
     the policies in force and by the proposed ones, for the agent's teams and the cluster's labels of today.
     """
+    from auth.policy_document import name_of
+    from auth.policy_rules import missing
     from auth.policy_text import PolicyError
     from proxy.policytest import compiled, merged, simulate, sorted_out
 
@@ -72,13 +74,13 @@ def simulate_policies(
         proposed = compiled(merged(documents, policies, only=only, without=without))
     except PolicyError as error:
         raise CommandError(str(error)) from error
-    found = simulate(
-        _recorded(reach.folder(), since, agent, cluster),
-        _agents(objects(client.get("agents"), "agents")),
-        _clusters(objects(client.get("clusters"), "clusters")),
-        current,
-        proposed,
-    )
+    agents = _agents(objects(client.get("agents"), "agents"))
+    clusters = _clusters(objects(client.get("clusters"), "clusters"))
+    found = simulate(_recorded(reach.folder(), since, agent, cluster), agents, clusters, current, proposed)
+    teams = {text(row, "name") for row in objects(client.get("teams"), "teams")}
+    given = {name_of(source) for source in policies}
+    new = (policy for policy in proposed.policies if policy.name in given)
+    unmet = missing(new, {"team": teams, "agent": agents, "cluster": clusters})
     changes: list[Json] = [
         {
             "change": "newly allowed" if change.allowed else "newly denied",
@@ -102,8 +104,10 @@ def simulate_policies(
                 "unknown": found.unknown,
                 "unreadable": found.unreadable,
                 "changes": changes,
+                "missing": [{**row} for row in unmet],
             }
         )
+        say_missing(unmet)
         return
     rows = [change for change in changes if isinstance(change, dict)]
     columns = [
@@ -129,6 +133,7 @@ def simulate_policies(
         )
     if found.unreadable:
         say(f"{found.unreadable} more cannot be read again")
+    say_missing(unmet)
 
 
 def _agents(rows: list[Object]) -> Mapping[str, Agent]:

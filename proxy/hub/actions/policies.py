@@ -8,7 +8,8 @@ import attrs
 import msgspec
 
 from auth.policy import Bundle
-from auth.policy_rules import Policy
+from auth.policy_document import name_of
+from auth.policy_rules import Policy, missing
 from auth.policy_text import Source, split
 from auth.requestinfo import BadTarget, parse
 from proxy.hub.answers import Done, Payload, known, time_text
@@ -82,7 +83,11 @@ class PolicyActions:
     async def apply(self, new: NewPolicies) -> Done:
         """Put policies in the place of those of the same names."""
         sources: list[Source] = [source for file in new.files for source in split(file.text, file.name)]
-        return await self._change(lambda store: store.apply_policies(sources, only=new.only))
+        done = await self._change(lambda store: store.apply_policies(sources, only=new.only))
+        given, now = {name_of(source) for source in sources}, self.directory.current
+        there = {"team": now.teams_by_name, "agent": now.agents_by_name, "cluster": now.clusters_by_name}
+        unmet = missing((policy for policy in self._bundle.policies if policy.name in given), there)
+        return attrs.evolve(done, body={**done.body, "missing": unmet})
 
     async def remove(self, name: str) -> Done:
         """Take a policy away."""

@@ -224,6 +224,31 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 2
 
 
+@pytest.mark.parametrize("command", ["apply", "simulate"])
+async def test_what_a_policy_names_and_there_is_not_is_warned_of(hub: Hub, command: str) -> None:
+    await enrol(hub)
+    record(hub)
+    misspelt = policy(
+        "- {id: look, effect: allow, verbs: [read], resources: [pods]}",
+        bind='{teams: [sre, ser, "later-*"], agents: [sre-2]}',
+        more="clusters: {names: ['*', '!prd']}",
+    )
+    told = await hub.run("policy", command, "-", stdin=misspelt)
+    assert (told.exit_code, told.stderr.splitlines()[-3:]) == (
+        0,
+        [
+            f"warning: policy p names {kind} {name}, which does not exist: "
+            f"add it (`hawse admin {kind} add`), or correct the name and apply again"
+            for kind, name in (("team", "ser"), ("agent", "sre-2"), ("cluster", "prd"))
+        ],
+    )
+    again = await hub.run("policy", command, "-", "--json", stdin=misspelt)
+    assert json.loads(again.stdout)["missing"][0] == {"policy": "p", "kind": "team", "name": "ser"}
+    assert again.stderr.splitlines()[-3:] == told.stderr.splitlines()[-3:]
+    mended = misspelt.replace("ser,", "").replace(", agents: [sre-2]", "").replace("!prd", "!prod")
+    assert "warning" not in (await hub.run("policy", command, "-", stdin=mended)).stderr
+
+
 async def test_an_upgrade_is_explained(hub: Hub, look: str) -> None:
     await enrol(hub)
     await hub.ok("policy", "apply", look, "--only", "--yes")
