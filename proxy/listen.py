@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 import trio
@@ -14,11 +15,17 @@ from tunnel.tcp import TCPListener
 EVERYWHERE = "::"
 # Connections the kernel holds for us while the loop is busy.
 BACKLOG = 1024
+_STEPS = {
+    errno.EADDRINUSE: "end what listens there, or give {} another port",
+    errno.EADDRNOTAVAIL: "give {} an address of this machine, or [::] for all that it has",
+    errno.EACCES: "give {} a port from 1024 on, which needs no privilege",
+}
 
 
-async def open_listeners(address: Address) -> list[TCPListener]:
-    """Listen on every address that the host resolves to; raises OSError, whose text names the address.
+async def open_listeners(address: Address, stated: str) -> list[TCPListener]:
+    """Listen on every address that the host resolves to.
 
+    Raises OSError, whose text names the address, the setting or flag that `stated` it, and the next step.
     `[::]` is every address there is, and only those of IPv4 where the system has no IPv6.
     """
     try:
@@ -27,9 +34,10 @@ async def open_listeners(address: Address) -> list[TCPListener]:
         host = "0.0.0.0" if address.host == EVERYWHERE else address.host  # noqa: S104 - it was asked for
         listeners = await trio.open_tcp_listeners(address.port, host=host, backlog=BACKLOG)
     except OSError as error:
-        raise OSError(f"cannot listen on {address}: {error.strerror or error}") from error
+        step = _STEPS.get(error.errno or 0, "give {} another address").format(stated)
+        raise OSError(f"cannot listen on {address} ({stated}): {error.strerror or error}: {step}") from error
     except UnicodeError as error:
-        raise OSError(f"cannot listen on {address}: {NO_NAME}") from error
+        raise OSError(f"cannot listen on {address} ({stated}): {NO_NAME}") from error
     return [TCPListener(listener) for listener in listeners]
 
 
@@ -47,9 +55,10 @@ async def _open_dual_stack(port: int) -> trio.SocketListener:
         raise
 
 
-async def open_sockets(address: Address) -> list[socket.socket]:
+async def open_sockets(address: Address, stated: str) -> list[socket.socket]:
     """The same as plain sockets, which can be given to another process; raises OSError."""
-    return [socket.socket(fileno=listener.socket.detach()) for listener in await open_listeners(address)]
+    listeners = await open_listeners(address, stated)
+    return [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
 
 
 def listen_on(listening: socket.socket) -> TCPListener:

@@ -65,7 +65,7 @@ async def run_connect(config: ConnectConfig) -> int:
     await tokens.token(config.clusters[0])
     context, certificate_pem = loopback_context()
     connections = Connections(hub.dial, f"the hub {hub.name}")
-    listeners = await open_listeners(Address(ADDRESS, config.port))
+    listeners = await open_listeners(Address(ADDRESS, config.port), "--port")
     port = listeners[0].socket.getsockname()[1]
     guard = Guard(port, {cluster: secrets.token_urlsafe(TOKEN_BYTES) for cluster in config.clusters})
     proxy = LoopbackProxy(context, guard, hub, tokens, connections)

@@ -170,29 +170,33 @@ async def open_premises(
     )
     try:
         held = succession.ports() if succession is not None else {}
-        for name, (address, sockets) in (("front", premises.front), ("admin", premises.admin)):
+        for name, stated, (address, sockets) in (
+            ("front", "listen", premises.front),
+            ("admin", "admin.listen", premises.admin),
+        ):
             found = succession.take(name, str(address)) if succession is not None else []
-            sockets.extend(found or await _open_anew(address, held))
+            sockets.extend(found or await _open_anew(address, stated, held))
         yield premises
     finally:
         premises.leave()
 
 
-async def _open_anew(address: Address, held: Mapping[int, str]) -> list[socket.socket]:
+async def _open_anew(address: Address, stated: str, held: Mapping[int, str]) -> list[socket.socket]:
     """Listen on what the one before does not listen on; raises OSError.
 
     `held` says where that one listens on a port. What overlaps it, as [::] does any address, is only free
     once that one has ended, and it ends once this one listens.
     """
     try:
-        return await open_sockets(address)
+        return await open_sockets(address, stated)
     except OSError as error:
-        taken = isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE
+        cause = error.__cause__
+        taken = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
         if not taken or address.port not in held:
             raise
         raise OSError(
-            f"{error}: the hub that is to be replaced listens on {held[address.port]}: "
-            "keep that address, take another port, or stop that hub first"
+            f"cannot listen on {address} ({stated}): the hub that is to be replaced listens on "
+            f"{held[address.port]}: keep that address, take another port, or stop that hub first"
         ) from error
 
 

@@ -94,7 +94,7 @@ async def run_relay(config: RelayConfig) -> None:
             outermost.start_soon(give_back_when_quiet)
             if config.health_listen is not None:
                 health = HealthServer(lambda: state.ready)
-                await _listen(config.health_listen, health.handle_connection, outermost)
+                await _listen(config.health_listen, "health.listen", health.handle_connection, outermost)
             async with open_pool(access) as pool:
                 upstream = Upstream(pool, config.guardrails)
                 log.info("the API server is %s", access.authority.decode("ascii"))
@@ -200,18 +200,21 @@ async def _open_listener(
     nursery.start_soon(server.deadlines.run)
     nursery.start_soon(server.bonds.run)
     nursery.start_soon(tell_of_the_end, way.certificate)
-    state.accepting = await _listen(way.listen, server.handle_connection, nursery)
+    state.accepting = await _listen(way.listen, "direct.listen", server.handle_connection, nursery)
     log.info("listening for the hub on %s", way.listen)
 
 
 async def _listen(
-    address: Address, handler: Callable[[TCPStream], Awaitable[None]], handlers: trio.Nursery
+    address: Address,
+    stated: str,
+    handler: Callable[[TCPStream], Awaitable[None]],
+    handlers: trio.Nursery,
 ) -> trio.CancelScope:
     """Accept connections from now on, each handled by a task of `handlers`; returns what ends the accepting.
 
     Raises OSError when it cannot listen.
     """
-    listeners = await open_listeners(address)
+    listeners = await open_listeners(address, stated)
     accepting = trio.CancelScope()
 
     async def accept() -> None:

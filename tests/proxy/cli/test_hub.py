@@ -39,10 +39,11 @@ def test_faults_of_the_configuration_are_listed(tmp_path: Path) -> None:
 def test_an_address_in_use_ends_the_hub_by_one_line(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        for listener in ("LISTEN", "ADMIN_LISTEN"):
+        for listener, stated in (("LISTEN", "listen"), ("ADMIN_LISTEN", "admin.listen")):
             result = run(tmp_path, **{listener: address})
             assert result.stderr.splitlines()[-1] == (
-                f"hawse: the hub cannot run: cannot listen on {address}: Address already in use"
+                f"hawse: the hub cannot run: cannot listen on {address} ({stated}): Address already in use: "
+                f"end what listens there, or give {stated} another port"
             )
             assert "Traceback" not in result.stderr
 

@@ -45,7 +45,7 @@ async def nothing():
     pass
 
 async def main():
-    [front] = await open_sockets(Address("127.0.0.1", 0))
+    [front] = await open_sockets(Address("127.0.0.1", 0), "listen")
     lock, door = data.lock(), open_door(data)
     pause = trio.sleep_forever if sys.argv[2] == "given" else nothing
     place = Place(data, lock, door, {"front": ("127.0.0.1:0", [front])}, "old", pause, int, print)
@@ -329,7 +329,7 @@ async def test_a_folder_that_somebody_keeps_is_not_waited_for_without_end(
 
 
 IN_USE = (
-    "Address already in use: the hub that is to be replaced listens on 127.0.0.1:0: "
+    "the hub that is to be replaced listens on 127.0.0.1:0: "
     "keep that address, take another port, or stop that hub first"
 )
 
@@ -341,7 +341,11 @@ IN_USE = (
         ("0.0.0.0", IN_USE),
         ("localhost", IN_USE),
         # The old one is not what stands in its way.
-        ("192.0.2.1", "Cannot assign requested address"),
+        (
+            "192.0.2.1",
+            "Cannot assign requested address: "
+            "give listen an address of this machine, or [::] for all that it has",
+        ),
     ],
 )
 async def test_an_address_that_overlaps_the_old_one_is_refused_with_a_way_out(
@@ -358,7 +362,7 @@ async def test_an_address_that_overlaps_the_old_one_is_refused_with_a_way_out(
         with pytest.raises(OSError, match="cannot listen") as caught:
             async with open_premises(overlapping, data, "new", replace=True):
                 pass
-        assert str(caught.value) == f"cannot listen on {overlapping.listen}: {why}"
+        assert str(caught.value) == f"cannot listen on {overlapping.listen} (listen): {why}"
         old.cancel()
 
 
