@@ -22,6 +22,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -39,11 +40,14 @@ PEPPER_BYTES = 32
 DATABASE_BYTES_MIN = 512
 # Keys, tokens and certificates have a few kilobytes; whatever is larger was not written by a hub.
 FILE_BYTES_MAX = 1024 * 1024
-
+_MISSING = "missing"
+# A statement that was signed (auth/succession.py).
+_STATEMENT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 _NO_LOCKS = "choose a data_dir on a file system that has locks and sockets"
 # What helps where the system refuses a file of the folder.
 _NEXT_STEPS = {
+    errno.ENOENT: "restore it from a backup",
     errno.ENOSPC: "free some of the disk",
     errno.EDQUOT: "free some of this user's quota",
     errno.EROFS: "mount it for writing, or choose another data_dir",
@@ -159,14 +163,17 @@ class DataDir:
         """
         if not is_there(self._endpoint_file):
             return
-        if not is_there(self.store_file) or _is_empty(self.store_file):
+        fault = _fault_of_database(self.store_file)
+        if fault:
+            also = "" if fault == _MISSING else f"{self.store_file} and "
             raise DataDirError(
-                f"{self.store_file} is missing or empty, though this hub has run before: restore a backup, "
-                f"or remove {self._endpoint_file} to begin with no team, agent or cluster"
+                f"{self.store_file} is {fault}, though this hub has run before: restore a backup, "
+                f"or remove {also}{self._endpoint_file} to begin with no team, agent or cluster"
             )
-        if is_there(self.audit_file) and _is_empty(self.audit_file):
+        fault = _fault_of_database(self.audit_file)
+        if fault not in {"", _MISSING}:
             raise DataDirError(
-                f"{self.audit_file} is empty, though this hub has run before: put a copy in its place, "
+                f"{self.audit_file} is {fault}, though this hub has run before: put a copy in its place, "
                 "or remove it to begin a new trail"
             )
 
@@ -242,7 +249,7 @@ class DataDir:
     def signing_keys(self) -> SigningKeys:
         """Load the signing keys, making the first one at the first start; raises DataDirError."""
         keys = {}
-        for file in sorted(self.keys_dir.glob("*.pem")):
+        for file in self._key_files():
             try:
                 key = SigningKey.from_pem(read_private(file))
             except KeyFormatError as error:
@@ -266,9 +273,24 @@ class DataDir:
             )
         return SigningKeys(keys[kid], tuple(keys.values()), self._succession())
 
+    def _key_files(self) -> list[Path]:
+        try:
+            # Path.glob would take a folder that cannot be looked into for an empty one.
+            return sorted(file for file in self.keys_dir.iterdir() if file.suffix == ".pem")
+        except OSError as error:
+            raise DataDirError(f"cannot look into {self.keys_dir}: {explained(error)}") from error
+
     def _succession(self) -> tuple[str, ...]:
         file = self.keys_dir / "succession"
-        return tuple(read_private(file).decode("ascii", "replace").split()) if is_there(file) else ()
+        if not is_there(file):
+            return ()
+        statements = tuple(read_private(file).decode("ascii", "replace").split())
+        if not all(map(_STATEMENT.fullmatch, statements)):
+            raise DataDirError(
+                f"{file}: damaged; restore it from a backup, or remove it and give each relay that was "
+                "enrolled before the last rotation its manifests anew (hawse admin cluster key)"
+            )
+        return statements
 
     def store_signing_keys(self, keys: SigningKeys) -> SigningKeys:
         """Make the folder hold exactly these, and return them; raises DataDirError.
@@ -347,12 +369,21 @@ class DataDir:
             raise DataDirError(f"{file}: damaged; start the hub again") from error
 
 
-def _is_empty(database: Path) -> bool:
-    return database.stat().st_size < DATABASE_BYTES_MIN
+def _fault_of_database(file: Path) -> str:
+    """What is wrong with a database that is too small to be one; empty when it may be one.
+
+    SQLite itself takes some of these for a new one.
+    """
+    if not is_there(file):
+        return _MISSING
+    size = file.stat().st_size
+    if size >= DATABASE_BYTES_MIN:
+        return ""
+    return f"damaged ({size} bytes are no database)" if size else "empty"
 
 
 def is_there(file: Path) -> bool:
-    """Return whether there is such a file; raises OSError when that cannot be told.
+    """Return whether there is such a file; raises DataDirError when that cannot be told.
 
     Path.exists calls it missing then, from Python 3.14 on, and a missing secret is one that is made anew.
     """
@@ -360,6 +391,8 @@ def is_there(file: Path) -> bool:
         file.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise DataDirError(f"cannot read {file}: {explained(error)}") from error
     return True
 
 

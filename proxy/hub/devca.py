@@ -62,16 +62,18 @@ def ensure_certificate(tls_dir: Path, hosts: tuple[str, ...], now: datetime.date
 
 def _ensure_ca(tls_dir: Path, now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     certificate_file, key_file = tls_dir / "ca.pem", tls_dir / "ca.key"
-    if is_there(certificate_file) and is_there(key_file):
+    # The key is written first: one that is missing beside its certificate was lost.
+    if is_there(certificate_file):
         try:
             certificate = x509.load_pem_x509_certificate(read_private(certificate_file))
             key = serialization.load_pem_private_key(read_private(key_file), password=None)
+            if not isinstance(key, ec.EllipticCurvePrivateKey):
+                raise TypeError("a key of another kind")
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise DataDirError(
                 f"{tls_dir}: the development CA is damaged; restore it from a backup, or delete ca.pem and "
                 "ca.key for a new one (kubeconfigs and relays then need it too)"
             ) from error
-        assert isinstance(key, ec.EllipticCurvePrivateKey)
         left = certificate.not_valid_after_utc - now
         if left > datetime.timedelta(days=CA_RENEW_BEFORE_DAYS) and certificate.not_valid_before_utc <= now:
             return certificate, key

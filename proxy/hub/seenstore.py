@@ -23,6 +23,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from audit.sqlite import is_damaged
 from tunnel.loglimit import LogLimit
 
 # Another hub's write takes milliseconds; the disk is in trouble when it takes longer than this.
@@ -119,7 +120,7 @@ class SeenStore:
         except (sqlite3.Error, OSError) as error:
             # The next use opens it afresh.
             self.close()
-            failure = str(error)
+            failure = f"{error}: remove it" if is_damaged(error) else str(error)
         # What was found before a failure stays found.
         for use in batch:
             use.fresh = use not in found

@@ -253,5 +253,5 @@ def _read(name: str, path: Path, load: Callable[[str], _Value], faults: list[str
     try:
         return load(text)
     except KeyFormatError as error:
-        faults.append(f"{name}: {error}")
+        faults.append(f"{name}: {path}: {error}")
         return None

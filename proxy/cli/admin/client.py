@@ -209,11 +209,6 @@ def _local(folder: Path, token: str) -> AdminClient:
         token = token or data.admin_token() or ""
     except DataDirError as error:
         raise CommandError(f"{error}; or set {URL_VARIABLE} and {TOKEN_VARIABLE}") from error
-    except OSError as error:
-        raise CommandError(
-            f"cannot look into {folder} ({error.strerror}): run this as the user that runs the hub, "
-            f"or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
-        ) from error
     if endpoint is None or not token:
         raise CommandError(
             f"no hub has run with the data folder {folder}: start `hawse hub`, "

@@ -96,7 +96,7 @@ def test_a_folder_in_a_files_place_is_named(tmp_path: Path, name: str, told: str
 def test_a_store_that_is_gone_ends_the_hub_by_one_line(tmp_path: Path) -> None:
     DataDir.open(tmp_path / "hub").write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
     result = run(tmp_path)
-    assert result.stderr.startswith(f"hawse: the hub cannot run: {tmp_path / 'hub' / 'hub.db'} is missing or")
+    assert result.stderr.startswith(f"hawse: the hub cannot run: {tmp_path / 'hub' / 'hub.db'} is missing, ")
     assert len(result.stderr.splitlines()) == 1
 
 

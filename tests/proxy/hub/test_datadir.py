@@ -90,10 +90,27 @@ def test_what_cannot_be_looked_at_is_not_taken_for_missing(tmp_path: Path) -> No
     for name in ("pepper", "admin-token", "admin.json", "hub.db"):
         (tmp_path / name).symlink_to("x" * 300)
     for read in (data.pepper, data.admin_token, data.admin_endpoint, data.signing_keys):
-        with pytest.raises(OSError, match="name too long"):
+        with pytest.raises(DataDirError, match=r"^cannot read .*: File name too long"):
             read()
     assert list(data.keys_dir.iterdir()) == []
     assert (tmp_path / "pepper").is_symlink()
+
+
+def test_a_folder_of_keys_that_cannot_be_looked_into_is_not_an_empty_one(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    data.keys_dir.rmdir()
+    data.keys_dir.touch()
+    with pytest.raises(DataDirError, match=r"^cannot look into .*/keys: Not a directory"):
+        data.signing_keys()
+
+
+@pytest.mark.parametrize("content", [b"a.b\n", b"a.b.c d", b"\x00\xffa.b.c"])
+def test_statements_that_are_damaged_are_said_to_no_relay(tmp_path: Path, content: bytes) -> None:
+    data = DataDir.open(tmp_path)
+    data.signing_keys()
+    write_private(data.keys_dir / "succession", content)
+    with pytest.raises(DataDirError, match=r"/keys/succession: damaged; restore it from a backup, or remove"):
+        data.signing_keys()
 
 
 def test_damaged_files_name_the_file_and_not_its_contents(tmp_path: Path) -> None:
@@ -171,15 +188,17 @@ def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
         DataDir.open(tmp_path)
 
 
-@pytest.mark.parametrize("size", [None, 0, 100])
-def test_a_store_that_is_gone_is_no_first_start(tmp_path: Path, size: int | None) -> None:
+@pytest.mark.parametrize(
+    ("size", "state"), [(None, "missing"), (0, "empty"), (100, r"damaged \(100 bytes are no database\)")]
+)
+def test_a_store_that_is_gone_is_no_first_start(tmp_path: Path, size: int | None, state: str) -> None:
     data = DataDir.open(tmp_path)
     if size is not None:
         data.store_file.write_bytes(b"x" * size)
     # As after a first start that a full disk has ended.
     data.check_databases()
     data.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", "pem"))
-    with pytest.raises(DataDirError, match=r"hub\.db is missing or empty, .*: restore a backup"):
+    with pytest.raises(DataDirError, match=rf"hub\.db is {state}, .*: restore a backup, or remove "):
         data.check_databases()
     data.store_file.write_bytes(b"x" * 512)
     data.check_databases()
@@ -191,9 +210,10 @@ def test_a_trail_that_is_empty_is_no_new_one(tmp_path: Path) -> None:
     data.store_file.write_bytes(b"x" * 512)
     # As when it was moved away.
     data.check_databases()
-    data.audit_file.touch()
-    with pytest.raises(DataDirError, match=r"audit\.db is empty, .*: put a copy in its place, or remove it"):
-        data.check_databases()
+    for content, state in ((b"", "empty"), (b"x", "damaged")):
+        data.audit_file.write_bytes(content)
+        with pytest.raises(DataDirError, match=rf"audit\.db is {state}.*: put a copy in its place"):
+            data.check_databases()
     data.audit_file.write_bytes(b"x" * 512)
     data.check_databases()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
+from auth.keys import SigningKey
 from proxy.hub.datadir import DataDir, DataDirError
 from proxy.hub.devca import ServerCertificate, ensure_certificate
 
@@ -34,11 +35,10 @@ def test_it_names_localhost_and_the_public_host(tls: Path) -> None:
 
 
 def test_a_ca_that_cannot_be_looked_at_is_not_replaced(tls: Path) -> None:
-    (tls / "ca.key").symlink_to("x" * 300)
-    (tls / "ca.pem").touch(0o600)
-    with pytest.raises(OSError, match="name too long"):
+    (tls / "ca.pem").symlink_to("x" * 300)
+    with pytest.raises(DataDirError, match="name too long"):
         ensure_certificate(tls, (), NOW)
-    assert (tls / "ca.pem").read_bytes() == b""
+    assert not (tls / "ca.key").exists()
 
 
 def test_a_client_that_trusts_the_ca_accepts_it(tls: Path) -> None:
@@ -119,9 +119,18 @@ def test_a_torn_pair_is_replaced(tls: Path) -> None:
     assert files.certificate.read_bytes().startswith(b"-----BEGIN CERTIFICATE")
 
 
-def test_a_damaged_ca_is_not_silently_replaced(tls: Path) -> None:
+@pytest.mark.parametrize("content", [b"SECRET", SigningKey.generate().to_pem()], ids=["none", "another-kind"])
+def test_a_damaged_ca_is_not_silently_replaced(tls: Path, content: bytes) -> None:
     ensure_certificate(tls, (), NOW)
-    (tls / "ca.key").write_bytes(b"SECRET")
+    (tls / "ca.key").write_bytes(content)
     with pytest.raises(DataDirError, match="damaged") as caught:
         ensure_certificate(tls, (), NOW)
     assert "SECRET" not in str(caught.value)
+
+
+def test_a_ca_whose_key_was_lost_is_not_silently_replaced(tls: Path) -> None:
+    ca = ensure_certificate(tls, (), NOW).ca.read_bytes()
+    (tls / "ca.key").unlink()
+    with pytest.raises(DataDirError, match=r"/ca\.key: No such file or directory: restore it from a backup"):
+        ensure_certificate(tls, (), NOW)
+    assert (tls / "ca.pem").read_bytes() == ca

@@ -168,7 +168,7 @@ async def test_a_file_that_cannot_be_written_refuses_nobody_and_is_told(
     with closing(SeenStore(path)) as store, caplog.at_level(logging.WARNING):
         metrics.register(SeenCollector(store))
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)
-        assert "a restart forgets which tokens were used: file is not a database" in caplog.text
+        assert "a restart forgets which tokens were used: file is not a database: remove it" in caplog.text
         path.unlink()
         # And goes on as soon as it can.
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)

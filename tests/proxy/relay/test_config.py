@@ -138,8 +138,8 @@ def test_key_files_are_checked_and_never_shown(folder: Path) -> None:
     (folder / "hub-keys.json").write_text('{"keys":["hunter2"]}')
     found = faults(folder, TUNNEL)
     assert found == [
-        "hub.keys: a JWK must be a JSON object",
-        "private_key: not an unencrypted private key in PEM (PKCS #8)",
+        f"hub.keys: {folder / 'hub-keys.json'}: a JWK must be a JSON object",
+        f"private_key: {folder / 'relay-key.pem'}: not an unencrypted private key in PEM (PKCS #8)",
     ]
     (folder / "hub-keys.json").unlink()
     assert faults(folder, TUNNEL)[0] == (
