@@ -277,7 +277,7 @@ class Recorder:
             self._gap.retry_at_s = time.monotonic() + RETRY_S
             self._gap.refused += sum(item.event is not None for item in waiting)
             if self._stopping:
-                _log.error("audit: %d events are lost at the end: %s", len(kept) + self._gap.lost, reason)
+                _log.error("audit: events lost at the end: %d (%s)", len(kept) + self._gap.lost, reason)
                 self._gap = None
                 kept = []
             self._queue = deque(kept)
@@ -296,7 +296,7 @@ class Recorder:
             org=self._org,
             actor=Actor(ActorType.HUB),
             count=max(1, gap.refused + gap.lost),
-            note=f"{gap.refused} writes refused, {gap.lost} events lost: {gap.reason}",
+            note=f"writes refused: {gap.refused}, events lost: {gap.lost} ({gap.reason})",
         )
 
     def _settle(self, waiters: list[_Waiter], failure: str | None) -> None:
@@ -341,7 +341,7 @@ async def open_recorder(
     boot = boot or new_eid()
     closed = await trio.to_thread.run_sync(partial(store.close_unknown, boot, utc(clock()), lives=lives))
     if closed:
-        _log.warning("audit: %d calls of an earlier run have no known end", closed)
+        _log.warning("audit: calls of an earlier run without a known end: %d", closed)
     recorder = Recorder(store, org=org, boot=boot, clock=clock)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_run_in_thread, recorder.run_writer)

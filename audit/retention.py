@@ -57,7 +57,8 @@ class Removal:
     """Of its events' lines, each with a newline behind it."""
 
     def __str__(self) -> str:
-        return f"{self.count} events, {self.first} to {self.last}, sha256={self.sha256}"
+        what = "event" if self.count == 1 else "events"
+        return f"{self.count} {what}, {self.first} to {self.last}, sha256={self.sha256}"
 
 
 class PrunableStore(AuditStore):

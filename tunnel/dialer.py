@@ -141,7 +141,7 @@ class _Dialer:
                 self._let_go(tunnel, going.drain_ms / 1000)
             wait_s = self.backoff.wait_after_goaway_s(trio.current_time(), going.retry_after_ms / 1000)
             log.info(
-                "the hub at %s goes away (%s): dialling anew in %.1f s, %d streams go on where they are",
+                "the hub at %s goes away (%s): dialling anew in %.1f s, streams that go on there: %d",
                 name, going.reason, wait_s, session.stream_count,
             )  # fmt: skip
             return wait_s

@@ -43,5 +43,5 @@ class LogLimit:
     def end(self, level: int, what: str) -> None:
         """Nothing like it will come any more: log how many were only counted, if any were."""
         if self._suppressed:
-            self.log.log(level, "%s: %d more lines like the last one were left out", what, self._suppressed)
+            self.log.log(level, "%s: lines like the last one that were left out: %d", what, self._suppressed)
             self._suppressed = 0

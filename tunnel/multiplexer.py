@@ -283,10 +283,10 @@ class Multiplexer:
             self.end(code, f"tunnel lost: {reason}", lost=True)
             return
         log.info(
-            "%s: the tunnel is lost, %d streams wait: %s",
+            "%s: the tunnel is lost (%s), streams that wait: %d",
             link.transport.peer_name,
-            connection.stream_count,
             reason,
+            connection.stream_count,
         )
         self._detach(LOST_CODE, reason)
 

@@ -143,7 +143,7 @@ async def close_after_the_dead(
             else:
                 closed_beside = living
                 if closed:
-                    _log.warning("audit: %d calls of a hub that was killed have no known end", closed)
+                    _log.warning("audit: calls of a hub that was killed without a known end: %d", closed)
         if closed_beside is not None and not closed_beside:
             return
         await trio.sleep(LOOK_EVERY_S)

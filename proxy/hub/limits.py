@@ -22,6 +22,7 @@ import attrs
 import trio
 
 from auth.principal import Principal
+from proxy.counted import counted
 from proxy.forward import CloseReason
 from proxy.hub.config import LimitsConfig
 from proxy.hub.live import Ending, LiveCall, LiveCalls
@@ -112,7 +113,7 @@ class Limits:
             return _exceeded(
                 agent,
                 "streams_per_agent",
-                f"has {load.streams} calls under way",
+                f"has {counted(load.streams, 'call')} under way",
                 "end one first, as a watch, a `logs -f` or an exec",
             )
         if load.suspect:
@@ -122,19 +123,19 @@ class Limits:
         requests = load.requests
         if requests is not None:
             if requests.left(self._clock()) < 1:
-                rate = limits.requests_per_second
-                return _exceeded(agent, "requests_per_second", f"asks more than {rate} times a second", _WAIT)
+                rate = counted(limits.requests_per_second, "time")
+                return _exceeded(agent, "requests_per_second", f"asks more than {rate} a second", _WAIT)
             requests.take(1)
         return None
 
     def _in_debt(self, agent: Principal, load: _Load) -> Exceeded | None:
         now, limits = self._clock(), load.limits
         if load.cancels is not None and load.cancels.left(now) < 1:
-            rate = limits.cancels_per_second
-            return _exceeded(agent, "cancels_per_second", f"gives up more than {rate} calls a second", _WAIT)
+            rate = counted(limits.cancels_per_second, "call")
+            return _exceeded(agent, "cancels_per_second", f"gives up more than {rate} a second", _WAIT)
         if load.bytes is not None and load.bytes.left(now) < 0:
-            rate = limits.bytes_per_minute
-            return _exceeded(agent, "bytes_per_minute", f"moves more than {rate} bytes a minute", _WAIT)
+            rate = counted(limits.bytes_per_minute, "byte")
+            return _exceeded(agent, "bytes_per_minute", f"moves more than {rate} a minute", _WAIT)
         load.suspect = False
         return None
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import attrs
 import trio
 
+from proxy.counted import counted
 from proxy.hub.registry import LiveRelay, Registry
 
 # Relays answer within a round trip. A link that is so slow has lost most of its streams' patience, too.
@@ -50,8 +51,9 @@ class Places:
                 f"from {first.address}: give each an instance of its own"
             )
         names = ", ".join(sorted(other.instance for other in in_the_way))
+        taken = f"{counted(len(in_the_way), 'relay')} here ({names})"
         raise RelayRefusedError(
-            f"cluster {relay.cluster_name} has {len(in_the_way)} relays here ({names}), the limit is "
+            f"cluster {relay.cluster_name} has {taken}, the limit is "
             f"{self.relays_per_cluster}: stop one of them, or raise limits.relays_per_cluster at the hub"
         )
 

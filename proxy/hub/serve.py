@@ -25,6 +25,7 @@ from audit.mask import Masks
 from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
+from proxy.counted import counted
 from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
 from proxy.hub.access import AccessTokens
@@ -246,8 +247,8 @@ async def _keep(keeping: trio.CancelScope, *tasks: Callable[[], Awaitable[None]]
 
 async def _hurry(signals: AsyncIterator[int], front: Front, finishing: trio.CancelScope) -> None:
     async for number in signals:
-        name, count = signal.Signals(number).name, front.calls.live.count
-        _log.warning("%s again: %d calls are cut", name, count)
+        name, cut = signal.Signals(number).name, counted(front.calls.live.count, "call")
+        _log.warning("%s again: cutting %s", name, cut)
         finishing.cancel()
 
 
@@ -260,9 +261,9 @@ async def _finish(front: Front, grace_s: float, *, replaced: bool) -> None:
     """
     underway = front.calls.live
     _log.info(
-        "%d calls are under way, %d of them streams: they have %.0f s (%.0f s what is no stream); "
-        "another signal cuts them",
-        underway.count, underway.long, grace_s, min(PLAIN_S, grace_s),
+        "%s under way, %d of them streams, with %.0f s to end (%.0f s what is no stream); "
+        "another signal cuts all",
+        counted(underway.count, "call"), underway.long, grace_s, min(PLAIN_S, grace_s),
     )  # fmt: skip
     idle_until = trio.current_time() + (PLAIN_S if replaced else 0.0)
     with trio.move_on_after(grace_s):

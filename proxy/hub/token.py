@@ -46,6 +46,7 @@ from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
+from proxy.counted import counted
 from proxy.head import Headers
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
 from proxy.hub.config import LimitsConfig
@@ -279,8 +280,9 @@ class TokenEndpoint:
             given = self._given[agent.id] = Bucket(limit / 60, TOKENS_BURST_S, at)
         if given.left(at) < 1:
             told = (
-                f"agent:{agent.name} asks for more than {limit} tokens a minute (limits.tokens_per_minute): "
-                f"each is good for {LIFETIME_S:.0f} s, so keep it, or ask the hub's operator for more"
+                f"agent:{agent.name} asks for more than {counted(limit, 'token')} a minute "
+                f"(limits.tokens_per_minute): each is good for {LIFETIME_S:.0f} s, "
+                "so keep it, or ask the hub's operator for more"
             )
             raise Refusal(429, "slow_down", told, told, agent=agent, credential=credential)
         given.take(1)

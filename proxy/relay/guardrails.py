@@ -36,6 +36,7 @@ from auth.policy_text import Fault, PolicyError, Source, split
 from auth.principal import USER_PREFIX
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
+from proxy.counted import counted
 from proxy.exchange import Failure, Processed, StreamCode
 from proxy.relay.verify import Refused
 from proxy.rewrite import DECISION_HEADER
@@ -212,7 +213,7 @@ class Guardrails:
             return f"no guardrails in {self._path}: what the hub allows passes"
         rules = sum(len(policy.rules) for policy in bundle.policies)
         rest = "what no rule allows is denied" if self._read.allows else "the rest passes"
-        return f"guardrails of {self._path}: {rules} rules, {rest} ({bundle.hash})"
+        return f"guardrails of {self._path}: {counted(rules, 'rule')}, {rest} ({bundle.hash})"
 
     def _tell(self) -> None:
         log.info("%s", self.summary)

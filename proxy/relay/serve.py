@@ -25,6 +25,7 @@ from auth.hubtime import seconds_of
 from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.configuration import Address
+from proxy.counted import counted
 from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
 from proxy.listen import open_listeners
@@ -238,15 +239,15 @@ async def _drain(state: State, upstream: Upstream, grace_s: float, signals: Asyn
     underway = upstream.underway
     if underway.count:
         log.info(
-            "%d requests are under way, they have %.0f s (%.0f s those that are no streams); "
-            "another signal cuts them",
-            underway.count, grace_s, min(PLAIN_S, grace_s),
+            "%s under way, with %.0f s to end (%.0f s what is no stream); another signal cuts all",
+            counted(underway.count, "request"), grace_s, min(PLAIN_S, grace_s),
         )  # fmt: skip
     async with trio.open_nursery() as nursery:
 
         async def hurry() -> None:
             async for number in signals:
-                log.warning("%s again: %d requests are cut", signal.Signals(number).name, underway.count)
+                cut = counted(underway.count, "request")
+                log.warning("%s again: cutting %s", signal.Signals(number).name, cut)
                 nursery.cancel_scope.cancel()
 
         nursery.start_soon(hurry)

@@ -216,7 +216,7 @@ async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
     ]
     gap = read(path)[1]
     assert gap["count"] == 4
-    assert gap["note"] == "4 writes refused, 0 events lost: database or disk is full"
+    assert gap["note"] == "writes refused: 4, events lost: 0 (database or disk is full)"
     assert gap["org"] == "acme"
     # Once each, however often it was tried.
     assert [record.message.split(" after")[0] for record in caplog.records] == [
@@ -265,7 +265,7 @@ async def test_what_does_not_fit_the_queue_is_counted_by_the_gap(
     kinds = [row["kind"] for row in read(path)]
     assert kinds.count("call") == 10
     (gap,) = [row for row in read(path) if row["kind"] == "audit.gap"]
-    assert gap["note"] == "1 writes refused, 15 events lost: disk I/O error"
+    assert gap["note"] == "writes refused: 1, events lost: 15 (disk I/O error)"
     assert gap["count"] == 16
 
 
@@ -286,8 +286,8 @@ async def test_a_store_slower_than_the_calls_refuses_writes_until_the_next_commi
         await eventually(lambda: recorder.healthy)
         await recorder.intent(call())
     notes = [str(row["note"]) for row in read(path) if row["kind"] == Kind.AUDIT_GAP]
-    assert sum(int(note.split()[0]) for note in notes) == 1
-    assert sum(int(note.split()[3]) for note in notes) == 1
+    assert sum(int(note.split()[2].rstrip(",")) for note in notes) == 1
+    assert sum(int(note.split()[5]) for note in notes) == 1
     assert len(read(path)) - len(notes) == accepted - 1 + 1
 
 
@@ -309,7 +309,7 @@ async def test_a_write_that_finds_the_queue_full_is_refused_and_counted(
         store.gate.set()
         await eventually(lambda: recorder.healthy)
     (gap,) = [row for row in read(path) if row["kind"] == Kind.AUDIT_GAP]
-    assert str(gap["note"]).startswith("1 writes refused, 0 events lost: 3 events wait")
+    assert str(gap["note"]).startswith("writes refused: 1, events lost: 0 (3 events wait")
     assert len(read(path)) == 1 + 3 + 1
 
 
@@ -388,7 +388,7 @@ async def test_what_is_refused_takes_no_room_from_what_is_kept(
         store.failure = None
         await eventually(lambda: recorder.healthy)
     gap, *kept = read(path)
-    assert gap["note"] == f"{1 + room} writes refused, 0 events lost: disk I/O error"
+    assert gap["note"] == f"writes refused: {1 + room}, events lost: 0 (disk I/O error)"
     assert len(kept) == room
 
 
@@ -406,7 +406,7 @@ async def test_a_store_that_stays_down_does_not_hold_up_the_end(
             store.failure = "disk I/O error"
             for _ in range(3):
                 recorder.complete(call(phase=Phase.COMPLETE))
-    assert "3 events are lost" in caplog.text
+    assert "events lost at the end: 3" in caplog.text
 
 
 async def test_a_bug_in_the_writer_ends_the_recorder_and_whoever_waits(store: WatchedStore) -> None:
@@ -448,7 +448,7 @@ async def test_a_gap_is_told_though_the_recorder_ends_before_the_next_try(
             await recorder.intent(call())
         store.failure = None
     (gap,) = read(path)
-    assert gap["note"] == "1 writes refused, 0 events lost: disk I/O error"
+    assert gap["note"] == "writes refused: 1, events lost: 0 (disk I/O error)"
 
 
 @pytest.mark.usefixtures("quick_retry")
@@ -477,8 +477,8 @@ async def test_what_a_gap_has_while_it_is_being_told_is_told_by_another(
             await eventually(lambda: recorder.healthy)
         told = [str(row["note"]) for row in read(path) if row["kind"] == Kind.AUDIT_GAP][-2:]
         assert told == [
-            "1 writes refused, 0 events lost: disk I/O error",
-            f"{refused} writes refused, {lost} events lost: disk I/O error",
+            "writes refused: 1, events lost: 0 (disk I/O error)",
+            f"writes refused: {refused}, events lost: {lost} (disk I/O error)",
         ]
 
 

@@ -33,5 +33,5 @@ def test_the_first_ones_come_at_once_and_the_end_says_how_many_were_left_out(
         ("INFO", "refused 0"),
         ("INFO", "refused 1"),
         ("INFO", "refused 2"),
-        ("INFO", "relay-1: 7 more lines like the last one were left out"),
+        ("INFO", "relay-1: lines like the last one that were left out: 7"),
     ]

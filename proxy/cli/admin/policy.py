@@ -27,6 +27,7 @@ from proxy.cli.admin.output import since as how_long
 from proxy.cli.admin.policy_files import files_argument, only_option, padded, read_files, say_missing
 from proxy.cli.admin.policy_simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
+from proxy.counted import counted
 
 if TYPE_CHECKING:
     from auth.policy_text import Source
@@ -315,10 +316,10 @@ def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, qu
         say(f"{where}: expected {expected}, found {found}")
     if not quiet:
         rules = sum(len(each.rules) for each in bundle.policies)
-        say(f"{len(bundle.policies)} policies with {rules} rules are right; {len(results) - len(failed)} of "
-            f"{len(results)} cases passed")  # fmt: skip
+        right = f"{counted(len(bundle.policies), 'policy', 'policies')} with {counted(rules, 'rule')}"
+        say(f"no fault in {right}; {len(results) - len(failed)} of {counted(len(results), 'case')} passed")
     if failed:
-        raise AnswerIsNo(f"{len(failed)} of {len(results)} cases failed")
+        raise AnswerIsNo(f"{len(failed)} of {counted(len(results), 'case')} failed")
 
 
 policy.add_command(simulate_policies)

@@ -15,6 +15,7 @@ from proxy.cli.admin.policy_files import files_argument, only_option, read_files
 from proxy.cli.audit import to_moment
 from proxy.cli.errors import CommandError
 from proxy.cli.trail import record_read
+from proxy.counted import counted
 
 if TYPE_CHECKING:
     from proxy.policytest import Agent, Cluster, Recorded
@@ -122,17 +123,16 @@ def simulate_policies(
     ]
     if rows:
         print_table(rows, columns, as_json=False, empty="")
-    say(f"{found.calls} calls: {found.newly_denied} newly denied, {found.newly_allowed} newly allowed")
+    calls = counted(found.calls, "call")
+    say(f"{calls}: {found.newly_denied} newly denied, {found.newly_allowed} newly allowed")
     told = sum(found.changes.values())
     if told < found.newly_denied + found.newly_allowed:
         rest = found.newly_denied + found.newly_allowed - told
-        say(f"{rest} of them are of other kinds than the {len(rows)} listed")
+        say(f"of other kinds than the {len(rows)} listed: {rest}")
     if found.unknown:
-        say(
-            f"{found.unknown} more are of agents or clusters that are gone, or not granted to one another now"
-        )
+        say(f"of agents or clusters that are gone, or not granted to one another now: {found.unknown} more")
     if found.unreadable:
-        say(f"{found.unreadable} more cannot be read again")
+        say(f"not to be read again: {found.unreadable} more")
     say_missing(unmet)
 
 

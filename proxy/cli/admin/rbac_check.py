@@ -18,6 +18,7 @@ import attrs
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.policy_rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX
+from proxy.counted import counted
 from proxy.manifests import CLUSTER_ROLE, NAMESPACE, SERVICE_ACCOUNT, is_dns_label
 
 Object: TypeAlias = Mapping[str, object]
@@ -133,7 +134,7 @@ def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) 
     for resource, name in missing:
         yield Finding(Level.ERROR, "relay-rights", f"the relay may not impersonate {resource} {name}", apply)
     if not missing:
-        count = f"{len(enrolled.users)} users and {len(enrolled.groups)} groups"
+        count = f"{counted(len(enrolled.users), 'user')} and {counted(len(enrolled.groups), 'group')}"
         yield Finding(Level.INFO, "relay-rights", f"the relay may impersonate all that are enrolled: {count}")
     if form == _CONSTRAINED and (withheld := _withheld(rules)):
         message = f"no agent can do here what needs {', '.join(withheld)}: the ClusterRole lacks {_ON}…"

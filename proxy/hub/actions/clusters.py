@@ -11,6 +11,7 @@ import attrs
 import msgspec
 
 from auth.keys import SigningKey
+from proxy.counted import counted
 from proxy.hub.actions.certificates import check_certificates
 from proxy.hub.answers import Done, Payload, known, time_text
 from proxy.hub.directory import Directory
@@ -174,9 +175,10 @@ class ClusterActions:
         self, name: str, cluster_id: str, mode: Mode, key: SigningKey | None, options: ManifestOptions
     ) -> RelayManifest:
         if mode is Mode.TUNNEL and options.replicas > self.relays_per_cluster:
+            taken = counted(self.relays_per_cluster, "relay")
             raise InvalidError(
-                f"{options.replicas} replicas exceed the {self.relays_per_cluster} relays that this hub "
-                "takes of a cluster: raise limits.relays_per_cluster first"
+                f"{options.replicas} replicas exceed the {taken} that this hub takes of a cluster: "
+                "raise limits.relays_per_cluster first"
             )
         build = partial(
             RelayManifest,

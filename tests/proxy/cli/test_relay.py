@@ -66,7 +66,7 @@ def test_guardrails_are_looked_at_without_a_relay(tmp_path: Path) -> None:
         "    - {id: no-secrets, effect: deny, verbs: ['*'], resources: [secrets]}\n"
     )
     good = CliRunner().invoke(relay, ["--check-guardrails", str(rails)])
-    assert (good.exit_code, "1 rules, the rest passes" in good.output) == (0, True)
+    assert (good.exit_code, "1 rule, the rest passes" in good.output) == (0, True)
     rails.write_text(rails.read_text().replace("effect", "effekt"))
     bad = CliRunner().invoke(relay, ["--check-guardrails", str(rails)])
     assert bad.exit_code == 1

@@ -191,8 +191,8 @@ def test_what_a_condition_compares_with_may_be_any_word(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        (NO_SECRETS, "1 rules, the rest passes ("),
-        (ONLY_PODS, "1 rules, what no rule allows is denied ("),
+        (NO_SECRETS, "1 rule, the rest passes ("),
+        (ONLY_PODS, "1 rule, what no rule allows is denied ("),
         ("", "no guardrails in {}: what the hub allows passes"),
     ],
 )

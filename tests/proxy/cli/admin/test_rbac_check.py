@@ -43,7 +43,7 @@ def test_what_is_printed_fits_what_is_enrolled(constrained: bool) -> None:
     findings = examine(ENROLLED, [binding], role)
     assert todo(findings) == []
     assert [finding.message for finding in findings] == [
-        "the relay may impersonate all that are enrolled: 2 users and 1 groups",
+        "the relay may impersonate all that are enrolled: 2 users and 1 group",
         "the relay has these rights where it runs as service account tools/hawse-relay",
     ]
 
