@@ -146,7 +146,9 @@ def find_agent(connection: sa.Connection, name: str) -> sa.Row[tuple[object, ...
     return row
 
 
-def refuse_taken(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> None:
+def refuse_taken(
+    connection: sa.Connection, table: sa.Table, kind: str, name: str, *, next_step: str = ""
+) -> None:
     """Raise ConflictError when there is a row of that name."""
     if connection.execute(sa.select(table.c.id).where(table.c.name == name)).first() is not None:
-        raise ConflictError(f"{kind} {name} exists already")
+        raise ConflictError(f"{kind} {name} exists already{next_step}")

@@ -236,7 +236,9 @@ class Store(Credentials, Federation, Policies):
         if relay_ca_pem is not None and len(relay_ca_pem) > PEM_LENGTH_MAX:
             raise InvalidError(f"the relay's CA exceeds {PEM_LENGTH_MAX} characters")
         with self._transaction() as connection:
-            refuse_taken(connection, t.clusters, "cluster", name)
+            anew = f": `hawse admin cluster key {name}` prints its relay's manifests with a new key"
+            step = anew if mode is Mode.TUNNEL else ""
+            refuse_taken(connection, t.clusters, "cluster", name, next_step=step)
             cluster_id = new_id()
             connection.execute(
                 sa.insert(t.clusters).values(

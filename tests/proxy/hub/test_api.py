@@ -411,7 +411,11 @@ async def test_every_action_is_one_event_by_its_operator(bench: Bench) -> None:
     await bench.ask("POST", "/v1/clusters", {"name": "prod"})
     intent, end = bench.recorder.events
     assert end.resp is not None
-    assert (end.resp.status, end.note) == (409, "cluster prod exists already")
+    assert (end.resp.status, end.note) == (
+        409,
+        "cluster prod exists already: "
+        "`hawse admin cluster key prod` prints its relay's manifests with a new key",
+    )
 
 
 async def test_what_is_made_stands_in_the_trail_by_its_name(bench: Bench) -> None:
