@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
@@ -12,6 +13,10 @@ from proxy.agent.errors import AgentError, NotWritableError
 
 # Logins, tokens and kubeconfigs have some kilobytes.
 FILE_BYTES_MAX = 4 * 1024 * 1024
+# Whoever has a lock asks the hub meanwhile, for ten seconds at most. One that was stopped (Ctrl-Z) has it for
+# as long as it likes.
+LOCK_WAIT_S = 15.0
+LOCK_LOOK_S = 0.01
 
 
 def config_folder(environment: Mapping[str, str]) -> str:
@@ -90,7 +95,7 @@ def make_private_folder(path: str) -> None:
 def locked(path: str) -> Iterator[None]:
     """Hold the lock file for the block, waiting for whoever has it; the kernel frees a dead process's.
 
-    Raises NotWritableError.
+    Raises NotWritableError, also when another process has it for LOCK_WAIT_S.
     """
     try:
         make_private_folder(os.path.dirname(path))
@@ -99,10 +104,25 @@ def locked(path: str) -> Iterator[None]:
         raise NotWritableError(f"cannot write {path}: {error.strerror}") from error
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock(descriptor, path)
         except OSError as error:
             # Some file systems of a network know no locks.
             raise NotWritableError(f"cannot lock {path}: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock(descriptor: int, path: str) -> None:
+    give_up_at = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= give_up_at:
+                raise NotWritableError(
+                    f"cannot lock {path}: another process has it for {LOCK_WAIT_S:.0f} s: end or resume that"
+                ) from None
+            time.sleep(LOCK_LOOK_S)
+        else:
+            return

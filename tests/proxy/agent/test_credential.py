@@ -5,17 +5,20 @@ from __future__ import annotations
 import calendar
 import json
 import math
+import os
 import stat
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from proxy.agent import files
 from proxy.agent.account import Account, save_account
-from proxy.agent.credential import credential, read_exec_info
+from proxy.agent.credential import cached_token, credential, read_exec_info
 from proxy.agent.errors import AgentError
 from tests.fakes.hub import Asked, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home
@@ -104,17 +107,19 @@ def start_together(home: Home, hub: FakeHub, number: int) -> list[subprocess.Pop
     hub.reply = reply
     processes = [start(home, exec_info(hub.url)) for _ in range(number)]
     deadline_s = time.monotonic() + 10
-    while waiting_at_locks(home) < number - 1 and time.monotonic() < deadline_s:
+    while sum(map(is_at_a_lock, processes)) < number and time.monotonic() < deadline_s:
         time.sleep(0.01)
     released.set()
     return processes
 
 
-def waiting_at_locks(home: Home) -> int:
-    """Count who waits for one of the home's lock files; the kernel marks them by an arrow."""
-    inodes = {str(file.stat().st_ino) for file in home.files() if file.name.endswith(".lock")}
-    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return sum(line[1] == "->" and line[6].rpartition(":")[2] in inodes for line in lines)
+def is_at_a_lock(process: subprocess.Popen[str]) -> bool:
+    """Whether it has a lock, or waits for one: it has the file open for as long."""
+    with suppress(FileNotFoundError):
+        for link in Path(f"/proc/{process.pid}/fd").iterdir():
+            if os.readlink(link).endswith(".lock"):
+                return True
+    return False
 
 
 @pytest.mark.usefixtures("account")
@@ -250,6 +255,16 @@ def test_a_cache_that_cannot_be_written_costs_a_call_and_not_the_token(
     assert ask(home, hub)["token"] == "token-2-prod"
     hub.reply = lambda _: FakeHub.refusal(503, "the hub is starting")
     assert run(home, exec_info(hub.url))[::2] == (1, f"hawse: {hub.url} answered 503: the hub is starting\n")
+
+
+def test_a_lock_that_a_stopped_plugin_keeps_costs_a_wait_and_not_the_token(
+    home: Home, hub: FakeHub, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
+    first = cached_token(home.environment, account, "prod").token
+    (lock,) = [file for file in home.files() if file.name.endswith("_prod.json.lock")]
+    with files.locked(str(lock)):
+        assert cached_token(home.environment, account, "prod", refused=first).token == "token-2-prod"
 
 
 @pytest.mark.usefixtures("account")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from proxy.agent import files
 from proxy.agent.errors import AgentError, NotWritableError
 from proxy.agent.files import cache_folder, config_folder, locked, read_private, write_private
 
@@ -109,6 +110,17 @@ def test_a_file_system_without_locks_says_so(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(NotWritableError, match=r"cannot lock .*: No locks available"):
         with locked(str(tmp_path / "lock")):
             pass
+
+
+def test_a_lock_that_another_one_keeps_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_WAIT_S", 0.05)
+    path = str(tmp_path / "lock")
+    with locked(path):
+        with pytest.raises(NotWritableError, match=r"cannot lock .*: another process has it for .*: end"):
+            with locked(path):
+                pass
+    with locked(path):
+        pass
 
 
 COUNT = """
