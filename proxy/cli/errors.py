@@ -12,12 +12,17 @@ import click
 ANSWER_NO = 3
 
 
+def indented(text: str) -> str:
+    """Set the lines of a text apart from what is printed before and after it, by all but the first."""
+    return text.replace("\n", "\n  ")
+
+
 class CommandError(click.ClickException):
     """Ends the command with status 1; the message is a line without a full stop, never with a secret."""
 
     def show(self, file: IO[str] | None = None) -> None:
-        """Print the line."""
-        click.echo(f"hawse: {self.format_message()}", file=file, err=file is None)
+        """Print the line. Of a hub's words there may be more, none of which is to look like one of ours."""
+        click.echo(f"hawse: {indented(self.format_message())}", file=file, err=file is None)
 
 
 class AnswerIsNo(CommandError):
@@ -30,4 +35,4 @@ class ConfigurationFaults(CommandError):
     """Ends the command because of its configuration: a line for each fault, since all are told at once."""
 
     def __init__(self, whose: str, faults: Sequence[str]) -> None:
-        super().__init__("\n  ".join([f"the {whose}'s configuration has faults:", *faults]))
+        super().__init__("\n".join([f"the {whose}'s configuration has faults:", *faults]))

@@ -17,7 +17,7 @@ import click
 from audit.escape import escape, escape_lines
 from auth.principal import IdentityError, slug
 from proxy.cli.admin.client import Json, Object
-from proxy.cli.errors import CommandError
+from proxy.cli.errors import CommandError, indented
 
 Column = tuple[str, Callable[[Object], str]]
 
@@ -65,8 +65,11 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the person something that no program reads; its lines are made safe, each by itself."""
-    click.echo(escape_lines(text), err=True)
+    """Tell the person something that no program reads.
+
+    Its lines are made safe, each by itself; a second one can only be of what the hub has said.
+    """
+    click.echo(indented(escape_lines(text)), err=True)
 
 
 def tell_change(document: Object, sentence: str, *, as_json: bool) -> None:

