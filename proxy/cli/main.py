@@ -20,9 +20,17 @@ if TYPE_CHECKING:
 COMMANDS = {
     "hub": ("proxy.cli.hub", "hub", "Run the hub: agents come in by HTTPS, relays by their tunnels."),
     "relay": ("proxy.cli.relay", "relay", "Run the relay beside a cluster's API server."),
-    "admin": ("proxy.cli.admin", "admin", "Enrol teams, agents and clusters; look at relays; back up."),
-    "audit": ("proxy.cli.audit", "audit", "Read the audit trail on the hub's machine."),
-    "login": ("proxy.cli.login", "login", "Log an agent in at a hub, by a key of its own or an API key."),
+    "admin": (
+        "proxy.cli.admin",
+        "admin",
+        "Enrol teams, agents and clusters; set policies; look at relays; back up.",
+    ),
+    "audit": ("proxy.cli.audit", "audit", "Read the audit trail on the hub's machine, and shorten it."),
+    "login": (
+        "proxy.cli.login",
+        "login",
+        "Log an agent in at a hub, by a key of its own, a platform's token or an API key.",
+    ),
     "kubeconfig": (
         "proxy.cli.kubeconfig",
         "kubeconfig",

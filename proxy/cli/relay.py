@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.errors import ConfigurationFaults
+from proxy.cli.errors import CommandError, ConfigurationFaults
 
 
 @click.command()
@@ -41,7 +41,7 @@ def relay(config_file: Path | None, mode: str | None, check_guardrails: Path | N
     from proxy.cli.logs import configure_logging
     from proxy.cli.service import run_service
     from proxy.configuration import ConfigError
-    from proxy.relay.config import load
+    from proxy.relay.config import ENVIRONMENT_PREFIX, load
     from proxy.relay.serve import RelayError, run_relay
     from proxy.relay.serviceaccount import ClusterAccessError
     from proxy.watched import FileError
@@ -51,6 +51,11 @@ def relay(config_file: Path | None, mode: str | None, check_guardrails: Path | N
         return
     configure_logging(verbose=verbose)
     environment = dict(os.environ)
+    if config_file is None and not any(name.startswith(ENVIRONMENT_PREFIX) for name in environment):
+        raise CommandError(
+            "the relay has no configuration: name its --config, which "
+            "`hawse admin cluster add NAME --output-dir DIR` writes"
+        )
     if mode is not None:
         environment["HAWSE_RELAY_MODE"] = mode
     try:

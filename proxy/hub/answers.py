@@ -9,8 +9,7 @@ from typing import TypeVar
 import attrs
 
 from proxy.hub.entities import Cluster
-from proxy.hub.errors import NotFoundError
-from proxy.hub.rules import shown
+from proxy.hub.rules import not_found
 
 Payload = Mapping[str, object]
 T = TypeVar("T")
@@ -30,7 +29,7 @@ def known(by_name: Mapping[str, T], kind: str, name: str) -> T:
     """The thing of that name; raises NotFoundError."""
     found = by_name.get(name)
     if found is None:
-        raise NotFoundError(f"there is no {kind} {shown(name)}")
+        raise not_found(kind, name)
     return found
 
 

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from audit.sqlite import explained, is_damaged
 from proxy.hub import tables as t
 from proxy.hub.entities import AgentState
-from proxy.hub.errors import ConflictError, NotFoundError, StoreUnavailableError
+from proxy.hub.errors import ConflictError, StoreUnavailableError
 from proxy.hub.migrations import MigrationError, MigrationNeededError, migrate
-from proxy.hub.rules import shown
+from proxy.hub.rules import not_found
 
 BUSY_TIMEOUT_MS = 5000
 
@@ -134,7 +134,7 @@ def find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa
     """The row of that name; raises NotFoundError."""
     row = connection.execute(sa.select(table).where(table.c.name == name)).first()
     if row is None:
-        raise NotFoundError(f"there is no {kind} {shown(name)}")
+        raise not_found(kind, name)
     return row
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from auth.policy_document import LABEL_KEY, LABEL_VALUE
 from auth.principal import IdentityError, slug
-from proxy.hub.errors import InvalidError
+from proxy.hub.errors import InvalidError, NotFoundError
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -115,3 +115,8 @@ def is_public(address: Address) -> bool:
 def shown(text: str) -> str:
     """Quote what a caller sent, safe for a terminal and short."""
     return ascii(text[:80])
+
+
+def not_found(kind: str, name: str) -> NotFoundError:
+    """What is raised for the name of a thing that is not there; each kind has a list."""
+    return NotFoundError(f"there is no {kind} {shown(name)}: `hawse admin {kind} list` names those there are")

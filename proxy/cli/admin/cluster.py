@@ -109,7 +109,13 @@ def list_clusters(reach: Reach, /, as_json: bool) -> None:
 @cluster.command("add")
 @click.argument("name")
 @click.option("--team", "teams", multiple=True, metavar="NAME", help="Grant it to this team; repeatable.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="Repeatable.")
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="For the policies that select clusters; repeatable.",
+)
 @click.option(
     "--mode",
     type=click.Choice(["tunnel", "direct"]),
@@ -148,7 +154,8 @@ def add_cluster(
 ) -> None:
     """Add a cluster, and print its relay's manifests, this once.
 
-    hawse admin cluster add prod --team sre | kubectl --context prod apply -f -
+    \b
+    hawse admin cluster add prod --team sre --image IMAGE | kubectl --context prod apply -f -
     """
     _check_output_dir(output_dir, kubeconfig)
     said = _manifest_options(options)

@@ -24,7 +24,7 @@ from proxy.cli.admin.output import (
     yes_option,
 )
 from proxy.cli.admin.output import since as how_long
-from proxy.cli.admin.policy_files import files_argument, only_option, padded, read_files, say_missing
+from proxy.cli.admin.policy_files import files_argument, padded, read_files, say_missing
 from proxy.cli.admin.policy_simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
 from proxy.counted import counted
@@ -109,7 +109,7 @@ def list_versions(reach: Reach, /, as_json: bool) -> None:
 
 @policy.command("apply")
 @files_argument
-@only_option
+@click.option("--only", is_flag=True, help="Take away every policy that is not among them.")
 @yes_option
 @json_option
 @click.pass_obj

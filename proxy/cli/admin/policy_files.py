@@ -22,7 +22,6 @@ files_argument = click.argument(
     metavar="FILE...",
     type=click.Path(path_type=Path, dir_okay=False, exists=True, allow_dash=True),
 )
-only_option = click.option("--only", is_flag=True, help="Take away every policy that is not among them.")
 
 
 def read_files(files: tuple[Path, ...]) -> list[Source]:

@@ -11,7 +11,7 @@ import click
 
 from proxy.cli.admin.client import Json, Object, Reach
 from proxy.cli.admin.output import field, json_option, objects, print_json, print_table, say, text, texts
-from proxy.cli.admin.policy_files import files_argument, only_option, read_files, say_missing
+from proxy.cli.admin.policy_files import files_argument, read_files, say_missing
 from proxy.cli.audit import to_moment
 from proxy.cli.errors import CommandError
 from proxy.cli.trail import record_read
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from proxy.policytest import Agent, Cluster, Recorded
 
 
-@click.command("simulate")
+@click.command("simulate", short_help="Say which recorded calls would newly pass or be denied.")
 @files_argument
-@only_option
+@click.option("--only", is_flag=True, help="As if every policy that is not among them were removed.")
 @click.option(
     "--since",
     default="24h",

@@ -32,6 +32,16 @@ def test_faults_of_the_configuration_are_listed(folder: Path) -> None:
     assert "\n  x: no such key; " in result.stderr
 
 
+def test_a_relay_without_a_configuration_says_what_writes_one() -> None:
+    none = dict.fromkeys(name for name in os.environ if name.startswith("HAWSE_RELAY_"))
+    result = CliRunner().invoke(relay, env=none)
+    assert (result.exit_code, result.stderr) == (
+        1,
+        "hawse: the relay has no configuration: name its --config, which "
+        "`hawse admin cluster add NAME --output-dir DIR` writes\n",
+    )
+
+
 def test_a_relay_outside_a_cluster_says_what_to_do(folder: Path) -> None:
     result = CliRunner().invoke(relay, ["--config", str(folder / "relay.toml")], env=without_cluster())
     assert result.exit_code == 1
