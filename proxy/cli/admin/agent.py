@@ -190,7 +190,7 @@ def make_code(reach: Reach, /, name: str, withdraw: bool, as_json: bool) -> None
     client = reach.client()
     if withdraw:
         gone = client.delete("agents", name, "codes")
-        tell_change(gone, f"withdrew {text(gone, 'withdrawn')} codes of agent {name}", as_json=as_json)
+        tell_change(gone, f"withdrawn codes of agent {name}: {text(gone, 'withdrawn')}", as_json=as_json)
         return
     made = client.post("agents", name, "codes")
     if as_json:

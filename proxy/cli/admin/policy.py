@@ -317,7 +317,8 @@ def _run_tests(policies: list[Source], tests: list[Source], *, as_json: bool, qu
     if not quiet:
         rules = sum(len(each.rules) for each in bundle.policies)
         right = f"{counted(len(bundle.policies), 'policy', 'policies')} with {counted(rules, 'rule')}"
-        say(f"no fault in {right}; {len(results) - len(failed)} of {counted(len(results), 'case')} passed")
+        passed = f"{len(results) - len(failed)} of {counted(len(results), 'case')} passed"
+        say(f"no fault in {right}; {passed if results else 'no case (kind: PolicyTest) is among them'}")
     if failed:
         raise AnswerIsNo(f"{len(failed)} of {counted(len(results), 'case')} failed")
 

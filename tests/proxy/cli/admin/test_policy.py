@@ -141,6 +141,8 @@ async def test_cases_are_run_without_a_hub_and_before_what_they_are_about_is_app
     tests.write_text(TESTS)
     passed = await hub.ok("policy", "test", look, str(tests))
     assert "no fault in 1 policy with 1 rule; 2 of 2 cases passed" in passed.stderr
+    without = await hub.ok("policy", "test", look)
+    assert without.stderr.endswith("; no case (kind: PolicyTest) is among them\n")
     tests.write_text(TESTS.replace("expect: deny", "expect: allow"))
     failed = await hub.run("policy", "test", look, str(tests), "--json")
     assert failed.exit_code == 3
