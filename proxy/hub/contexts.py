@@ -10,6 +10,7 @@ contexts arrive in order, so the relay knows a key before the first token that i
 from __future__ import annotations
 
 from collections.abc import Callable
+from zlib import crc32
 
 import attrs
 
@@ -41,8 +42,7 @@ class TokenContexts:
     """Maps an agent to the CONTEXT index of its current relay JWT on one session.
 
     `mint(principal, now)` returns a fresh token, `now` in epoch seconds, and `succession()` the statements
-    that lead to its key. A group (the key of fairness) is given to an agent once and kept for the session's
-    life.
+    that lead to its key.
     """
 
     def __init__(
@@ -56,7 +56,6 @@ class TokenContexts:
         self._succession = succession
         self._announced: tuple[str, ...] = ()
         self._entries: dict[str, AgentContext] = {}
-        self._groups: dict[str, int] = {}
 
     def context_for(self, principal: Principal, now: float) -> AgentContext:
         """The context to open this agent's stream under; mints and announces a token when none is fresh.
@@ -76,8 +75,9 @@ class TokenContexts:
         if entry is None and len(self._entries) >= AGENTS_PER_SESSION_MAX:
             self._retire_oldest()
         self.announce()
-        group = self._groups.setdefault(principal.agent_id, len(self._groups) + 1)
-        index = self._session.add_context(group, self._mint(principal, now).encode("ascii"))
+        index = self._session.add_context(
+            group_of(principal.agent_id), self._mint(principal, now).encode("ascii")
+        )
         if entry is not None:
             self._session.retire_context(entry.index)
         seen = impersonated(principal, self._session.session_id)
@@ -110,3 +110,12 @@ class TokenContexts:
     def _retire_oldest(self) -> None:
         agent_id = min(self._entries, key=lambda key: self._entries[key].minted_at)
         self._session.retire_context(self._entries.pop(agent_id).index)
+
+
+def group_of(agent_id: str) -> int:
+    """The group (the key of fairness) of an agent: the same on all sessions, since they share a memory.
+
+    Two agents in 2^32 have one in common, and then a share as well.
+    """
+    group = crc32(agent_id.encode("ascii"))
+    return group if group != HUB_GROUP else 1

@@ -401,6 +401,11 @@ class Core:
     def moved_at(self) -> float:
         return self.liveness.received_at
 
+    @property
+    def group(self) -> Core:
+        """What is kept to be sent again is of all its groups, and goes as a whole."""
+        return self
+
     def holders(self) -> Iterable[Holder]:
         streams: list[Holder] = [*self.streams.values(), *self.unsent, *self.lingering]
         if self.phase is DETACHED:

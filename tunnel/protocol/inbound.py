@@ -28,7 +28,7 @@ from tunnel.protocol.window import CREDIT_MAX
 IDS_LEFT_AT_GOAWAY = 2**16
 # While memory is short, who has more streams and contexts than that gets no other; a controller has some tens
 # of watches. Refusing everybody, a few agents that let their answers stand would keep all others out for as
-# long as they like. At the limit the largest streams go, of those the one that stands longest.
+# long as they like. At the limit the group that holds the most makes room.
 MODEST_USERS_MAX = 64
 
 

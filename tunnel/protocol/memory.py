@@ -6,7 +6,7 @@ both. The level of the fuller one decides (PROTOCOL.md, "Memory"):
     below 1/2     windows may grow
     from 1/2      they stay as they are
     above 3/4     nothing is granted beyond the initial window, new OPENs of busy groups are REFUSED
-    at the limit  the largest holders are RESET(OVERLOADED), the longest unmoved first
+    at the limit  the group that holds the most loses streams (RESET, OVERLOADED), the longest unmoved first
 
 Only payload is counted. A Python object costs more than its payload (about 1 KB a stream), but their number
 is bounded by the limits on streams and contexts, so it is a constant of the formula and not a variable.
@@ -15,7 +15,8 @@ is bounded by the limits on streams and contexts, so it is a constant of the for
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+import heapq
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Protocol
 
 import attrs
@@ -38,6 +39,9 @@ class Holder(Protocol):
     def held_bytes(self) -> int: ...
     @property
     def moved_at(self) -> float: ...
+    @property
+    def group(self) -> Hashable:
+        """Whose bytes they are, whatever session they are in."""
 
 
 class Evictor(Protocol):
@@ -147,29 +151,56 @@ class Memory:
 def victims(evictors: Iterable[Evictor], excess: int) -> list[Callable[[], None]]:
     """Whom to evict, in order, so that at least `excess` bytes come free (or nothing is left to take).
 
-    The largest holders are those with at least half of what the largest one has. Among them the one that
-    has not moved for the longest time goes first: it is the likeliest to be stuck, and the cheapest to do
-    without.
+    Each time the group that holds the most loses one: so none that holds less than an equal part of all does
+    while another holds more, however it moves its streams and however many it has.
     """
-    candidates = [
-        (holder, evictor) for evictor in evictors for holder in evictor.holders() if holder.held_bytes > 0
+    groups: dict[Hashable, list[_Candidate]] = {}
+    for evictor in evictors:
+        for holder in evictor.holders():
+            held = holder.held_bytes
+            if held > 0:
+                groups.setdefault(holder.group, []).append(_Candidate(held, holder, evictor))
+    # The number decides between equal ones: what is in a group cannot be compared.
+    largest = [
+        (-sum(candidate.held for candidate in group), number, _in_order(group))
+        for number, group in enumerate(groups.values())
     ]
-    candidates.sort(key=lambda pair: pair[0].held_bytes, reverse=True)
+    heapq.heapify(largest)
     chosen: list[Callable[[], None]] = []
-    start = 0
-    while excess > 0 and start < len(candidates):
-        threshold = candidates[start][0].held_bytes / 2
-        stop = start
-        while stop < len(candidates) and candidates[stop][0].held_bytes >= threshold:
-            stop += 1
-        for holder, evictor in sorted(candidates[start:stop], key=lambda pair: pair[0].moved_at):
-            if excess <= 0:
-                break
-            chosen.append(_eviction(evictor, holder))
-            excess -= holder.held_bytes
-        start = stop
+    while excess > 0 and largest:
+        less, number, order = largest[0]
+        candidate = next(order)
+        chosen.append(candidate.evict)
+        excess -= candidate.held
+        less += candidate.held
+        if less:
+            heapq.heapreplace(largest, (less, number, order))
+        else:
+            heapq.heappop(largest)
     return chosen
 
 
-def _eviction(evictor: Evictor, holder: Holder) -> Callable[[], None]:
-    return lambda: evictor.evict(holder)
+@attrs.frozen(eq=False)
+class _Candidate:
+    held: int
+    holder: Holder
+    evictor: Evictor
+
+    def evict(self) -> None:
+        self.evictor.evict(self.holder)
+
+
+def _in_order(group: list[_Candidate]) -> Iterator[_Candidate]:
+    """Who goes first of a group: of its largest, those with at least half of what the largest one has, the
+    one that has not moved for the longest time. It is the likeliest to be stuck, and the cheapest to do
+    without.
+    """
+    group.sort(key=lambda candidate: candidate.held, reverse=True)
+    start = 0
+    while start < len(group):
+        threshold = group[start].held / 2
+        stop = start
+        while stop < len(group) and group[stop].held >= threshold:
+            stop += 1
+        yield from sorted(group[start:stop], key=lambda candidate: candidate.holder.moved_at)
+        start = stop

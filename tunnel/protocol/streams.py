@@ -280,6 +280,11 @@ class StreamState(Flow):
         return self.outgoing.held_bytes + self.window.held + self.head_bytes
 
     @property
+    def group(self) -> tuple[bool, int]:
+        """Whose bytes it holds: what the peer calls a group is none of ours."""
+        return self.opened_here, self.context.group
+
+    @property
     def all_said(self) -> bool:
         """Nothing of this stream's sending half is left to send, now or later."""
         # FIN and RESET leave last, so when neither waits, nothing does.

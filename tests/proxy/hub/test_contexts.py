@@ -6,7 +6,7 @@ import trio
 
 from auth.principal import Principal
 from proxy.hub import contexts
-from proxy.hub.contexts import RENEW_AFTER_S, TokenContexts
+from proxy.hub.contexts import RENEW_AFTER_S, TokenContexts, group_of
 from proxy.tunnelled import HUB_GROUP
 from tests.proxy.hub.sessions import session_pair
 from tunnel import Session
@@ -43,7 +43,7 @@ async def test_a_token_is_minted_once_and_named_by_every_stream() -> None:
         # Each change of the directory makes its agents anew.
         assert table.context_for(attrs.evolve(ANN), now=RENEW_AFTER_S - 0.1).index == first
         assert mint.count == 1
-        assert await accepted_payload(hub, relay, first) == (1, b"ann-1")
+        assert await accepted_payload(hub, relay, first) == (group_of(ANN.agent_id), b"ann-1")
 
 
 async def test_a_token_is_renewed_in_time_in_its_agents_group() -> None:
@@ -53,7 +53,7 @@ async def test_a_token_is_renewed_in_time_in_its_agents_group() -> None:
         table.context_for(BOB, now=0.0)
         second = table.context_for(ANN, now=RENEW_AFTER_S).index
         assert second != first
-        assert await accepted_payload(hub, relay, second) == (1, b"ann-3")
+        assert await accepted_payload(hub, relay, second) == (group_of(ANN.agent_id), b"ann-3")
 
 
 async def test_changed_teams_take_effect_at_once() -> None:
@@ -106,8 +106,8 @@ async def test_a_relay_hears_of_a_key_before_the_first_token_by_it() -> None:
         await accepted_payload(hub, relay, table.context_for(ANN, now=1.0).index)
         assert heard == [
             (HUB_GROUP, b"first"),
-            (1, b"ann-1"),
+            (group_of(ANN.agent_id), b"ann-1"),
             (HUB_GROUP, b"second"),
-            (2, b"bob-2"),
+            (group_of(BOB.agent_id), b"bob-2"),
             (HUB_GROUP, b"third"),
         ]

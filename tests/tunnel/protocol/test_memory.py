@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tunnel.protocol.memory import Level, Memory, victims
 
@@ -13,6 +15,7 @@ class FakeHolder:
     name: str
     held_bytes: int
     moved_at: float
+    group: str = "g"
 
 
 @attrs.define(eq=False)
@@ -82,7 +85,7 @@ def test_there_is_one_account_above_a_sessions_and_none_above_that() -> None:
         Memory(10, parent=Memory(10, parent=Memory(10)))
 
 
-def test_the_largest_holders_go_first_and_among_them_the_longest_unmoved() -> None:
+def test_of_a_group_the_largest_holders_go_first_and_among_them_the_longest_unmoved() -> None:
     memory = Memory(1000)
     streams = [
         FakeHolder("holds nothing", 0, 0.0),
@@ -97,6 +100,42 @@ def test_the_largest_holders_go_first_and_among_them_the_longest_unmoved() -> No
     for evict in victims([connection], 201):
         evict()
     assert connection.evicted == ["large, stuck", "large, moves"]
+
+
+def test_whoever_moves_many_streams_loses_them_before_one_who_lets_a_large_one_stand() -> None:
+    memory = Memory(1000)
+    greedy = [FakeHolder(f"greedy{n}", 100, 50.0 + n, "greedy") for n in range(6)]
+    connection = FakeConnection(memory, [FakeHolder("paused", 300, 0.0, "modest"), *greedy])
+    memory.charge(900)
+    for evict in victims([connection], 300):
+        evict()
+    assert connection.evicted == ["greedy0", "greedy1", "greedy2"]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 9), st.sampled_from("abcd")), max_size=30),
+    st.integers(0, 10_000),
+)
+def test_a_group_below_its_share_loses_nothing_while_another_is_above(
+    said: list[tuple[int, int, str]], excess: int
+) -> None:
+    memory = Memory(2**40)
+    streams = [FakeHolder("", held, float(moved), group) for held, moved, group in said]
+    connection = FakeConnection(memory, streams)
+    memory.charge(sum(stream.held_bytes for stream in streams))
+    freed = 0
+    for evict in victims([connection], excess):
+        assert freed < excess
+        held = {group: sum(s.held_bytes for s in streams if s.group == group) for group in "abcd"}
+        before = memory.used_bytes
+        evict()
+        freed += before - memory.used_bytes
+        (loser,) = {
+            group for group in held if held[group] != sum(s.held_bytes for s in streams if s.group == group)
+        }
+        holding = [each for each in held.values() if each]
+        assert held[loser] * len(holding) >= sum(holding)
+    assert freed >= min(excess, sum(held for held, _, _ in said))
 
 
 def test_nothing_is_evicted_below_the_limit() -> None:
