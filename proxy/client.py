@@ -289,6 +289,11 @@ class ClientConnection:
         return b""
 
     @property
+    def held_up_bytes(self) -> int:
+        """What is in hand for a server that does not take it now."""
+        return self._tls.held_up_bytes if self._tls is not None else 0
+
+    @property
     def holds_more(self) -> bool:
         """Whether receive_body_nowait may say more now; where it may not, it would return None."""
         return bool(self._scanner.held) or self._eof

@@ -59,6 +59,8 @@ class CloseReason(enum.Enum):
     """What allowed it holds no more: the agent, its credential, the grant or the policy."""
     DEADLINE = "deadline"
     """It was as old, or as long silent, as it may be."""
+    OVERLOADED = "overloaded"
+    """Memory was short, and its agent's calls held the most."""
     KILLED = "killed"
     """By an operator."""
     HUB_FAILED = "hub failed"

@@ -119,6 +119,11 @@ class PooledOutbound:
                 scope.cancel()
         await self._cut()
 
+    @property
+    def held_up_bytes(self) -> int:
+        """What is in hand for a server that does not take it now."""
+        return self.connection.held_up_bytes if self.connection is not None else 0
+
     async def aclose(self) -> None:
         """Give the connection back if it is clean, else cut it. May be called again."""
         connection, self.connection = self.connection, None

@@ -396,6 +396,11 @@ class ServerConnection:
             await self._send(b"", b"", True)
 
     @property
+    def held_up_bytes(self) -> int:
+        """What is in hand for a client that does not take it now."""
+        return self._tls.held_up_bytes if self._tls is not None else 0
+
+    @property
     def awaits_answer(self) -> bool:
         """Whether a request was read of whose answer nothing was sent."""
         return self._answer == _AWAITED and not (self._torn or self._released)

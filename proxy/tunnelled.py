@@ -12,6 +12,7 @@ over where the next one begins.
 from __future__ import annotations
 
 from functools import partial
+from zlib import crc32
 
 import trio
 
@@ -226,3 +227,12 @@ class TunnelInbound:
 
 def _failure(reset: StreamReset, code: StreamCode | None = None) -> Failure:
     return Failure(reset.code if code is None else code, reset.processed, reset.reason)
+
+
+def group_of(agent_id: str) -> int:
+    """The group (the key of fairness) of an agent: the same on all sessions, since they share a memory.
+
+    Two agents in 2^32 have one in common, and then a share as well.
+    """
+    group = crc32(agent_id.encode("ascii"))
+    return group if group != HUB_GROUP else 1

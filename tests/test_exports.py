@@ -11,7 +11,7 @@ PUBLIC = {
     # Over another transport.
     *("RESUME", "RESUME_TTL_S", "Detached", "Interruptions", "hear_hello", "read_hello"),
     # A stream in it.
-    *("Stream", "StreamReset", "StreamCode", "Processed", "Context", "HEAD_BYTES_MAX"),
+    *("Stream", "StreamReset", "StreamCode", "Processed", "Context", "HEAD_BYTES_MAX", "MODEST_USERS_MAX"),
     # What carries it.
     *("Transport", "TransportClosed", "memory_transport_pair"),
     # Faults of the protocol: ours, and the peer's.

@@ -13,6 +13,7 @@ from tunnel.protocol.errors import (
     StreamCode,
 )
 from tunnel.protocol.frames import HEAD_BYTES_MAX, RESUME, Hello, Resume, Welcome
+from tunnel.protocol.inbound import MODEST_USERS_MAX
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
 from tunnel.refusals import Detached, Draining, Rejected, SessionClosed, TooManyStreams
@@ -23,6 +24,7 @@ from tunnel.transport import Transport, TransportClosed, memory_transport_pair
 
 __all__ = [
     "HEAD_BYTES_MAX",
+    "MODEST_USERS_MAX",
     "RESUME",
     "RESUME_TTL_S",
     "CloseCode",

@@ -152,7 +152,8 @@ class TLSStream(trio.abc.Stream):
         self._unread_from = 0
         self._ended = False
         self._failure: str | None = None
-        self._sending = False
+        # What a send that is under way was given.
+        self._sending: bytes | bytearray | memoryview | None = None
         self._receiving = False
         # What was received last was very many small records.
         self._crowded = False
@@ -166,6 +167,14 @@ class TLSStream(trio.abc.Stream):
     def has_unread(self) -> bool:
         """Whether there is something to receive that was taken from the transport already."""
         return bool(self._unread)
+
+    @property
+    def held_up_bytes(self) -> int:
+        """What is here until the peer takes it: what a send was given, and what of that is encrypted."""
+        data = self._sending
+        if data is None:
+            return len(self._held)
+        return len(data) + min(len(data), SEND_BYTES_MAX) + len(self._held)
 
     async def do_handshake(self) -> None:
         """Agree on keys with the peer, and verify its certificate if the context says so.
@@ -285,7 +294,7 @@ class TLSStream(trio.abc.Stream):
             return None
         data = self._take_in(ciphertext)
         if self._state is not _OPEN:
-            if not self._sending:
+            if self._sending is None:
                 with contextlib.suppress(trio.BrokenResourceError):
                     transport.send_nowait(self._held)
             if not data:
@@ -400,9 +409,9 @@ class TLSStream(trio.abc.Stream):
         Raises trio.BrokenResourceError when the connection is broken. When cancelled, the stream is broken as
         well, because an unknown part of the data is on its way.
         """
-        if self._sending or self._state is not _OPEN:
+        if self._sending is not None or self._state is not _OPEN:
             self._check_may_send()
-        self._sending = True
+        self._sending = data
         try:
             if 0 < len(data) <= RECORD_BYTES_MAX and type(data) is bytes:
                 await self.transport_stream.send_all(self._encrypt(data))
@@ -419,7 +428,7 @@ class TLSStream(trio.abc.Stream):
             self._break("an earlier send failed or was cancelled")
             raise
         finally:
-            self._sending = False
+            self._sending = None
 
     def send_nowait(self, data: bytes) -> bool:
         """Encrypt `data`, hand the kernel what it takes at once, and return whether that is all.
@@ -427,7 +436,7 @@ class TLSStream(trio.abc.Stream):
         What it does not take goes in front of the next send (`send_all(b"")` waits for just that); the caller
         bounds how much that can be. Raises as send_all does.
         """
-        if self._sending or self._state is not _OPEN:
+        if self._sending is not None or self._state is not _OPEN:
             self._check_may_send()
         ciphertext = self._encrypt(data)
         transport = self.transport_stream
@@ -442,7 +451,7 @@ class TLSStream(trio.abc.Stream):
         return not ciphertext
 
     def _check_may_send(self) -> None:
-        if self._sending:
+        if self._sending is not None:
             raise trio.BusyResourceError("another task is already sending on this TLS stream")
         if self._state is not _OPEN:
             self._check_open()
@@ -481,11 +490,11 @@ class TLSStream(trio.abc.Stream):
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport takes more."""
         self._check_may_send()
-        self._sending = True
+        self._sending = b""
         try:
             await self.transport_stream.wait_send_all_might_not_block()
         finally:
-            self._sending = False
+            self._sending = None
 
     async def aclose(self) -> None:
         """Say close_notify if that is possible within FAREWELL_S, and close the transport.
@@ -504,7 +513,7 @@ class TLSStream(trio.abc.Stream):
         try:
             # A cut must look like one, and a send that need not wait would not notice that we are cancelled.
             await trio.lowlevel.checkpoint_if_cancelled()
-            if was_open and not self._sending:
+            if was_open and self._sending is None:
                 # unwrap() writes our close_notify, and then complains that the peer's has not come.
                 with contextlib.suppress(ssl.SSLError):
                     self._ssl.unwrap()
@@ -527,7 +536,7 @@ class TLSStream(trio.abc.Stream):
         transport.close_nowait()
 
     async def _send_farewell(self) -> None:
-        if self._sending:
+        if self._sending is not None:
             return
         with trio.move_on_after(FAREWELL_S):
             with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):

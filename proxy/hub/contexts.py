@@ -10,14 +10,13 @@ contexts arrive in order, so the relay knows a key before the first token that i
 from __future__ import annotations
 
 from collections.abc import Callable
-from zlib import crc32
 
 import attrs
 
 from audit.record import Impersonated
 from auth.principal import Principal
 from proxy.hub.trail import impersonated
-from proxy.tunnelled import HUB_GROUP
+from proxy.tunnelled import HUB_GROUP, group_of
 from tunnel import Session
 
 # Of the 60 s that a relay JWT lives: leaves 15 s for queues, clock error (±5 s) and a slow link.
@@ -110,12 +109,3 @@ class TokenContexts:
     def _retire_oldest(self) -> None:
         agent_id = min(self._entries, key=lambda key: self._entries[key].minted_at)
         self._session.retire_context(self._entries.pop(agent_id).index)
-
-
-def group_of(agent_id: str) -> int:
-    """The group (the key of fairness) of an agent: the same on all sessions, since they share a memory.
-
-    Two agents in 2^32 have one in common, and then a share as well.
-    """
-    group = crc32(agent_id.encode("ascii"))
-    return group if group != HUB_GROUP else 1

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -29,7 +29,10 @@ from audit.record import Relay as RecordedRelay
 from proxy.drain import Drained
 from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason, Tally
+from proxy.http import ServerConnection
 from proxy.hub.admission import Call
+from proxy.pooled import PooledOutbound
+from proxy.tunnelled import group_of
 from tunnel import Interruptions, Session
 
 # Between two looks at calls that may be due; what is due is late by no more.
@@ -38,6 +41,10 @@ SWEEP_S = 0.25
 TIMED_EVERY_S = 10.0
 # Calls that are judged in one go, at some microseconds each; then the others may run.
 JUDGED_PER_PASS = 256
+
+
+_CODES = {CloseReason.DEADLINE: StreamCode.DEADLINE, CloseReason.OVERLOADED: StreamCode.OVERLOADED}
+_MEMORY = "the hub's memory is full, and this agent's calls that nobody reads hold the most of it"
 
 
 @attrs.frozen
@@ -49,7 +56,7 @@ class Ending:
 
     @property
     def code(self) -> StreamCode:
-        return StreamCode.DEADLINE if self.close_reason is CloseReason.DEADLINE else StreamCode.REVOKED
+        return _CODES.get(self.close_reason, StreamCode.REVOKED)
 
 
 class LiveCall:
@@ -99,6 +106,23 @@ class LiveCall:
                 yield self._waiting
             finally:
                 self._waiting = None
+
+    @property
+    def group(self) -> Hashable:
+        """Its agent's, as the tunnels have it."""
+        return True, group_of(self.call.agent.id)
+
+    @property
+    def held_up_bytes(self) -> int:
+        """What it has in hand for a peer that does not take it now."""
+        inbound, outbound = self.inbound, self.outbound
+        held = inbound.held_up_bytes if isinstance(inbound, ServerConnection) else 0
+        return held + (outbound.held_up_bytes if isinstance(outbound, PooledOutbound) else 0)
+
+    @property
+    def moved_bytes(self) -> int:
+        """What has crossed so far, both ways."""
+        return self.tally.bytes_in + self.tally.bytes_out
 
     @property
     def held(self) -> bool:
@@ -204,6 +228,10 @@ class LiveCalls(Drained):
                 for live, ending in ended:
                     nursery.start_soon(live.end, ending)
         return [live for live, _ in ended]
+
+    async def end_for_memory(self, doomed: Sequence[LiveCall]) -> None:
+        """End calls because what they hold is needed."""
+        await self.end([(live, Ending(CloseReason.OVERLOADED, _MEMORY)) for live in doomed])
 
     async def run(self) -> NoReturn:
         """End what is due, and after a change what may not go on; never returns."""

@@ -28,6 +28,7 @@ from audit.store import AuditStore
 from proxy.counted import counted
 from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
+from proxy.heldup import HeldUp
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
@@ -57,8 +58,8 @@ from proxy.signals import stop_signals
 from proxy.startup import settle
 from tunnel import Memory
 
-# All tunnels together: windows, ledgers and heads (PROTOCOL.md, "Memory").
-TUNNEL_MEMORY_BYTES_MAX = 512 * 1024 * 1024
+# All tunnels together: windows, ledgers and heads (PROTOCOL.md, "Memory"), and what calls have in hand.
+MEMORY_BYTES_MAX = 512 * 1024 * 1024
 
 # Whose relays may be expected back when the hub starts: those that were there this long before. An operator
 # may take some minutes from the old hub's end to the new one's start.
@@ -132,6 +133,8 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 trail=trail,
                 observe=CallMetrics(metrics).observe,
             )
+            memory = Memory(MEMORY_BYTES_MAX)
+            upkeep.start_soon(HeldUp(memory, calls.live, calls.live.end_for_memory).run)
             directory.on_change(calls.live.reconsider)
             upkeep.start_soon(calls.live.run)
             upkeep.start_soon(calls.live.run_timed, lambda: directory.current.bundle.timed)
@@ -143,7 +146,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 keys=lambda: ring.current,
                 recorder=recorder,
                 trail=trail,
-                memory=Memory(TUNNEL_MEMORY_BYTES_MAX),
+                memory=memory,
                 boot=boot,
                 software=software,
                 new_id=new_eid,

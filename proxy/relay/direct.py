@@ -30,6 +30,7 @@ from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
+from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.loglimit import LogLimit
 from tunnel.net import bind_to_peer, peer_address, shut_down, wrap_server
 from tunnel.tcp import Bonds, TCPStream
@@ -48,6 +49,8 @@ class DirectServer:
     upstream: Upstream
     verifier: Verifier
     certificate: WatchedFile[ssl.SSLContext]
+    memory: Memory
+    """In which what calls hold is counted."""
     gate: Gate = attrs.Factory(Gate)
     deadlines: Deadlines = attrs.Factory(Deadlines)
     """Whoever serves connections runs it beside."""
@@ -70,7 +73,7 @@ class DirectServer:
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
-                with ServerConnection(MeteredStream(tls, stranger), self.deadlines) as connection:
+                with ServerConnection(MeteredStream(tls, stranger), self.deadlines, tls) as connection:
                     await self._serve(connection, stranger, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
             pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell
@@ -102,6 +105,10 @@ class DirectServer:
                 self.verifier.learn(_succession(request))
                 claims = self.verifier.of_token(token)
                 stranger.leave()
+                underway = self.upstream.underway
+                if self.memory.squeezed and underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
+                    # As in the tunnel (PROTOCOL.md, "Memory"), and the hub answers it alike.
+                    raise refusal(StreamCode.REFUSED, "memory is short")
                 await self.upstream.prepare(request, claims).carry(connection, connection.drop)
             except Refused as refused:
                 failure = refused.failure

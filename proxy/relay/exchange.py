@@ -8,7 +8,7 @@ and the head is written afresh. What fails before anything was sent says so (`pr
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Sequence
 from functools import lru_cache
 from typing import Protocol
 
@@ -24,6 +24,7 @@ from proxy.drain import Drained
 from proxy.exchange import Failure, Inbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Tally, forward
 from proxy.head import RequestHead, ResponseHead
+from proxy.http import ServerConnection
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import Exchange, Pool
 from proxy.relay.verify import Refused, refusal
@@ -34,6 +35,7 @@ from proxy.rewrite import (
     is_tail,
     relay_response_head,
 )
+from proxy.tunnelled import group_of
 from tunnel.loglimit import LogLimit
 from tunnel.readiness import Readiness
 
@@ -129,6 +131,24 @@ class Call:
     awaited: Awaited | None = None
     """Its answer, while no task carries it."""
     _drop: Drop | None = None
+    _inbound: Inbound | None = None
+
+    @property
+    def group(self) -> Hashable:
+        """Its agent's, as the tunnel has it."""
+        return False, group_of(self.claims.agent_id)
+
+    @property
+    def held_up_bytes(self) -> int:
+        """What it has in hand for a peer that does not take it now."""
+        inbound = self._inbound
+        held = inbound.held_up_bytes if isinstance(inbound, ServerConnection) else 0
+        return held + self.outbound.held_up_bytes
+
+    @property
+    def moved_bytes(self) -> int:
+        """What has crossed so far, both ways, while a task carries it."""
+        return 0 if self._tally is None else self._tally.bytes_in + self._tally.bytes_out
 
     def end(self) -> None:
         """It is not under way any more."""
@@ -171,12 +191,12 @@ class Call:
         `drop` ends an answer that has begun. Raises Refused while nothing has been answered: saying so is the
         caller's, in the words of its mode. Cancelled: `inbound` is good for nothing but a cut.
         """
-        self._drop, self._tally = drop, Tally()
+        self._drop, self._tally, self._inbound = drop, Tally(), inbound
         try:
             await self._carry(inbound)
         finally:
             # What it was answered on may carry somebody else's answer next.
-            self._drop = None
+            self._drop = self._inbound = None
             self.end()
 
     async def _carry(self, inbound: Inbound) -> None:
@@ -233,6 +253,13 @@ class Call:
             self.upstream.failures.line(logging.INFO, message, trio.current_time())
 
 
+_MEMORY = Failure(
+    StreamCode.OVERLOADED,
+    Processed.MAYBE,
+    "the relay's memory is full, and this agent's calls that nobody reads hold the most of it",
+)
+
+
 class Underway(Drained):
     """The calls under way. The streams and connections that the hub may open bound them."""
 
@@ -256,6 +283,17 @@ class Underway(Drained):
 
     def __iter__(self) -> Iterator[Call]:
         return iter(list(self._calls))
+
+    def of_agent(self, agent_id: str) -> int:
+        """How many there are of an agent."""
+        return sum(call.claims.agent_id == agent_id for call in self._calls)
+
+    async def end_for_memory(self, doomed: Sequence[Call]) -> None:
+        """End calls because what they hold is needed."""
+        async with trio.open_nursery() as nursery:
+            for call in doomed:
+                if call in self._calls:
+                    nursery.start_soon(call.revoke, _MEMORY)
 
     def begin(self, call: Call) -> None:
         """A call begins."""

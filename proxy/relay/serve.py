@@ -28,6 +28,7 @@ from proxy.configuration import Address
 from proxy.counted import counted
 from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
+from proxy.heldup import HeldUp
 from proxy.listen import open_listeners
 from proxy.quiet import give_back_when_quiet
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
@@ -48,8 +49,8 @@ from tunnel.dialer import run_dialer
 from tunnel.net import client_context
 from tunnel.tcp import TCPStream
 
-# All the streams' windows, heads and ledgers (PROTOCOL.md, "Memory").
-TUNNEL_MEMORY_BYTES_MAX = 128 * 1024 * 1024
+# All the streams' windows, heads and ledgers (PROTOCOL.md, "Memory"), and what calls have in hand.
+MEMORY_BYTES_MAX = 128 * 1024 * 1024
 
 log = logging.getLogger("hawse.relay")
 
@@ -112,20 +113,23 @@ async def run_relay(config: RelayConfig) -> None:
 @asynccontextmanager
 async def _open_way(config: RelayConfig, upstream: Upstream, state: State) -> AsyncIterator[None]:
     """Keep the way to the hub open for the block; what is still under way at its end is cut."""
+    memory = Memory(MEMORY_BYTES_MAX)
+    underway = upstream.underway
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(HeldUp(memory, underway, underway.end_for_memory).run)
         if config.guardrails is not None:
             nursery.start_soon(run_guardrails, config.guardrails, upstream)
         match config.way:
             case TunnelDial():
-                dialer = _dialer_config(config, config.way)
+                dialer = _dialer_config(config, config.way, memory)
                 nursery.start_soon(_run_tunnel, dialer, config, upstream, state)
             case DirectListener():
-                await _open_listener(nursery, config, config.way, upstream, state)
+                await _open_listener(nursery, config, config.way, upstream, state, memory)
         yield
         nursery.cancel_scope.cancel()
 
 
-def _dialer_config(config: RelayConfig, way: TunnelDial) -> DialerConfig:
+def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory) -> DialerConfig:
     """What the dialer needs; raises RelayError."""
     boot_id = uuid.uuid4().hex
     software = f"hawse/{version('hawse')}"
@@ -160,7 +164,7 @@ def _dialer_config(config: RelayConfig, way: TunnelDial) -> DialerConfig:
             tls=tls,
             authorization=authorization,
             hello=hello,
-            memory=Memory(TUNNEL_MEMORY_BYTES_MAX),
+            memory=memory,
             seconds_of=seconds_of,
         )
     except ValueError as error:
@@ -188,7 +192,12 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
 
 
 async def _open_listener(
-    nursery: trio.Nursery, config: RelayConfig, way: DirectListener, upstream: Upstream, state: State
+    nursery: trio.Nursery,
+    config: RelayConfig,
+    way: DirectListener,
+    upstream: Upstream,
+    state: State,
+    memory: Memory,
 ) -> None:
     """Listen for the hub.
 
@@ -197,7 +206,7 @@ async def _open_listener(
     certificate = watch_certificate(way.certificate, way.key, stated="direct.certificate")
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
     verifier = Verifier(hub_keys, config.hub_url, config.cluster_id, time.time)
-    state.server = server = DirectServer(upstream, verifier, certificate)
+    state.server = server = DirectServer(upstream, verifier, certificate, memory)
     nursery.start_soon(server.deadlines.run)
     nursery.start_soon(server.bonds.run)
     nursery.start_soon(tell_of_the_end, way.certificate)

@@ -24,7 +24,14 @@ from trio.testing import (
 from tests.tunnel.certificates import authority, ca_pem, contexts
 from tests.tunnel.test_tcp import strict, tcp_pair
 from tunnel.net import client_context
-from tunnel.tls import CROWDED_BYTES_MAX, RECORD_BYTES_MAX, HandshakeFailed, TLSStream, _buffers
+from tunnel.tls import (
+    CROWDED_BYTES_MAX,
+    RECORD_BYTES_MAX,
+    SEND_BYTES_MAX,
+    HandshakeFailed,
+    TLSStream,
+    _buffers,
+)
 
 # A fixture, imported to be found here.
 __all__ = ["strict"]
@@ -308,6 +315,31 @@ async def test_send_nowait_sends_what_the_kernel_takes_and_the_rest_with_the_nex
     with pytest.raises(trio.ClosedResourceError):
         client.send_nowait(b"x")
     await server.aclose()
+
+
+async def test_what_the_peer_does_not_take_is_told_until_it_does() -> None:
+    client, server = await handshake(await tcp_pair())
+    await client.send_all(b"first")
+    assert client.held_up_bytes == 0
+    while client.send_nowait(bytes(RECORD_BYTES_MAX)):
+        pass
+    # What did not wait.
+    assert 0 < client.held_up_bytes < RECORD_BYTES_MAX + 256
+    data = bytes(3 * SEND_BYTES_MAX)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, data)
+        await wait_all_tasks_blocked(0.01)
+        assert client.held_up_bytes == len(data) + SEND_BYTES_MAX
+        nursery.start_soon(read_to_the_end, server)
+        await wait_all_tasks_blocked(0.01)
+        assert client.held_up_bytes == 0
+        await client.aclose()
+    await server.aclose()
+
+
+async def read_to_the_end(stream: TLSStream) -> None:
+    while await stream.receive_some():
+        pass
 
 
 async def test_send_nowait_is_refused_while_a_task_sends_and_on_a_broken_stream() -> None:

@@ -7,7 +7,7 @@ import math
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import NoReturn, cast
 
 import attrs
 import pytest
@@ -17,9 +17,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from audit.record import Event
 from audit.recorder import Recorder
+from proxy import heldup
 from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
 from proxy.forward import CloseReason
+from proxy.heldup import HeldUp
 from proxy.http import ServerConnection
 from proxy.hub.admission import Call
 from proxy.hub.boots import Boots
@@ -28,7 +30,9 @@ from proxy.hub.live import SWEEP_S, Ending, LiveCall, LiveCalls
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
-from tunnel import Interruptions, Stream
+from tests.tunnel.test_tcp import tcp_pair
+from tests.tunnel.test_tls import handshake
+from tunnel import Interruptions, Memory, Stream
 from tunnel import Processed as StreamProcessed
 from tunnel.stream import StreamReset
 
@@ -231,6 +235,11 @@ async def expect_reset(stream: Stream) -> StreamReset:
         return reset
 
 
+async def send_without_end(stream: Stream) -> NoReturn:
+    while True:
+        await stream.send_all(bytes(64 * 1024))
+
+
 CHANGES: list[tuple[Change, str]] = [
     (lambda store, _: store.lock_agent("ann"), "agent:ann is locked"),
     (lambda store, _: store.retire_agent("ann"), "agent:ann is retired"),
@@ -286,6 +295,34 @@ async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
     assert closing["stream"]["bytes_out"] == 5  # type: ignore[index]
     assert len(bench.observed) == 1
     assert bench.calls.live.count == 0
+
+
+async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heldup, "LOOK_S", 0.05)
+    live = bench.calls.live
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        # Less than one piece in hand.
+        nursery.start_soon(HeldUp(Memory(64 * 1024), live, live.end_for_memory).run)
+        client, server = await handshake(await tcp_pair())
+        nursery.start_soon(Talk(cast(trio.StapledStream, client)).serve, bench, server)
+        await client.send_all(exec_request(bench))
+        stream = await relay.accept()
+        await stream.send_head(SWITCHING)
+        with trio.fail_after(10), pytest.raises(StreamReset) as caught:
+            await send_without_end(stream)
+        await stream.aclose()
+        await trio.aclose_forcefully(client)
+        # The call has its record before its task ends.
+        with trio.fail_after(2):
+            await live.wait_drained(math.inf)
+        nursery.cancel_scope.cancel()
+    assert caught.value.code is StreamCode.OVERLOADED
+    assert caught.value.reason.startswith("the hub's memory is full")
+    *_, closing = await bench.trail()
+    assert closing["stream"]["close_reason"] == "overloaded"  # type: ignore[index]
+    assert closing["resp"]["reason"] == caught.value.reason  # type: ignore[index]
 
 
 async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:

@@ -1,22 +1,34 @@
 from __future__ import annotations
 
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
 
 from auth.keys import SigningKey
+from auth.principal import Principal
 from auth.succession import SUCCESSION_MAX, issue_succession
-from proxy import gate
-from proxy.exchange import StreamCode
+from proxy import gate, heldup
+from proxy.exchange import ByteStream, StreamCode
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.relay import direct
 from proxy.rewrite import FAILURE_HEADER
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
-from tests.proxy.relay.ways import HUB, KEY, DirectWay, direct_way, fresh, inner, token
+from tests.proxy.relay.ways import HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
+from tunnel import Memory
+
+MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
+SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+EXEC = inner(
+    b"/api/v1/namespaces/dev/pods/p/exec?command=sh",
+    (b"connection", b"Upgrade"),
+    (b"upgrade", b"websocket"),
+)
 
 
 async def answer_ok(connection: Connection) -> None:
@@ -189,3 +201,102 @@ async def test_a_stranger_has_the_relay_look_at_no_more_statements_than_a_hub_ha
         # As many as a hub says are all read.
         del way.succession[-1]
         assert (await way.ask(inner(), token=token(key=new))).status == 200
+
+
+SPEW = bytes(64 * 1024)
+
+
+@attrs.define(eq=False)
+class Account(Memory):
+    """Tells of its first byte."""
+
+    charged: trio.Event = attrs.field(init=False, factory=trio.Event)
+
+    def charge(self, count: int) -> bool:
+        if count:
+            self.charged.set()
+        return super().charge(count)
+
+
+async def test_when_memory_is_short_the_agent_with_the_most_unread_streams_makes_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(heldup, "LOOK_S", 0.05)
+    caplog.set_level("INFO", "hawse.relay")
+    cut: list[str] = []
+    cut_first = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        head = await connection.request()
+        (user,) = headers(head, "impersonate-user")
+        if b"/exec" not in head:
+            await connection.send(OK)
+            return
+        await connection.send(SWITCHING)
+        try:
+            while True:
+                await connection.send(SPEW)
+        except trio.BrokenResourceError:
+            cut.append(user)
+            cut_first.set()
+
+    async def open_unread(who: Principal) -> ByteStream:
+        exchange = way.exchange(EXEC, token(principal=who), eof=False)
+        outbound = await stack.enter_async_context(exchange)
+        assert (await outbound.receive_head()).status == 101
+        return outbound.upgraded()
+
+    memory = Account(1024 * 1024)
+    async with (
+        running(script, tmp_path) as server,
+        direct_way(server.access, tmp_path, memory=memory) as way,
+        AsyncExitStack() as stack,
+    ):
+        paused = await open_unread(MODEST)
+        with trio.fail_after(10):
+            await memory.charged.wait()
+        for _ in range(8):
+            await open_unread(PROBE)
+        with trio.fail_after(10):
+            await cut_first.wait()
+        assert set(cut) == {"agent:probe"}
+        assert memory.squeezed
+        assert not memory.full
+        monkeypatch.setattr(direct, "MODEST_USERS_MAX", 2)
+        refused = (await way.ask(inner())).failure
+        assert refused is not None
+        assert (refused.code, refused.reason) == (StreamCode.REFUSED, "memory is short")
+        assert (await way.ask(inner(), token=token(principal=MODEST))).status == 200
+        # What was paused goes on.
+        for _ in range(100):
+            assert await paused.receive_some()
+        assert set(cut) == {"agent:probe"}
+    assert "/exec of agent:probe: overloaded, processed: maybe: the relay's memory is full" in caplog.text
+
+
+async def test_what_an_api_server_does_not_take_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heldup, "LOOK_S", 0.05)
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(SWITCHING)
+        await trio.sleep_forever()
+
+    memory = Account(2**30)
+    async with (
+        running(script, tmp_path) as server,
+        direct_way(server.access, tmp_path, memory=memory) as way,
+        way.upgrade(EXEC) as stream,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def spew() -> None:
+            while True:
+                await stream.send_all(SPEW)
+
+        nursery.start_soon(spew)
+        with trio.fail_after(10):
+            await memory.charged.wait()
+        nursery.cancel_scope.cancel()

@@ -24,6 +24,7 @@ from auth.principal import Principal
 from auth.succession import TrustedKeys
 from proxy.exchange import ByteStream, Failure, OutboundBroken
 from proxy.head import RequestHead, ResponseHead
+from proxy.heldup import HeldUp
 from proxy.http import ClientConnection
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
@@ -36,7 +37,7 @@ from proxy.relay.verify import Verifier
 from proxy.rewrite import direct_request_head, failure_of
 from proxy.tunnelled import HUB_GROUP, TunnelOutbound
 from proxy.watched import watch_certificate
-from tunnel import Hello, Role, Session, Welcome, memory_transport_pair, open_session
+from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net import client_context, open_tls
 
 HUB = "https://hub.example"
@@ -227,7 +228,10 @@ async def tunnel_way(access: ClusterAccess, guardrails: Guardrails | None = None
 
 @asynccontextmanager
 async def direct_way(
-    access: ClusterAccess, folder: Path, guardrails: Guardrails | None = None
+    access: ClusterAccess,
+    folder: Path,
+    guardrails: Guardrails | None = None,
+    memory: Memory | None = None,
 ) -> AsyncIterator[DirectWay]:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -239,10 +243,12 @@ async def direct_way(
         upstream = Upstream(pool, guardrails)
         if guardrails is not None:
             nursery.start_soon(run_guardrails, guardrails, upstream)
-        server = DirectServer(upstream, verifier, watch_certificate(pem, key))
+        server = DirectServer(upstream, verifier, watch_certificate(pem, key), memory or Memory(2**40))
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
         nursery.start_soon(server.deadlines.run)
+        underway = upstream.underway
+        nursery.start_soon(HeldUp(server.memory, underway, underway.end_for_memory).run)
         yield DirectWay(listeners[0].socket.getsockname()[1], authority.cert_pem.bytes().decode(), verifier)
         nursery.cancel_scope.cancel()
 
