@@ -265,9 +265,11 @@ class TLSStream(trio.abc.Stream):
                     self._check_open()
                 data = self._take_in(ciphertext)
                 if self._state is not _OPEN:
+                    # What came before the fault is still good: it goes first, also when this is cancelled.
+                    self._unread = data
                     # The alert, which names the fault.
                     await self._send_farewell()
-                    # What came before the fault is still good, and is delivered first.
+                    self._unread = b""
                     if not data:
                         self._check_open()
         finally:

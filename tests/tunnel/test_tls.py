@@ -342,6 +342,24 @@ async def read_to_the_end(stream: TLSStream) -> None:
         pass
 
 
+async def test_what_came_before_a_fault_is_kept_when_the_alert_is_cancelled() -> None:
+    client, server = await handshake(await tcp_pair())
+    # The alert has to wait behind what the peer does not take.
+    while server.send_nowait(bytes(RECORD_BYTES_MAX)):
+        pass
+    await client.send_all(b"good")
+    await client.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.receive_some)
+        await wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+    assert await server.receive_some() == b"good"
+    with pytest.raises(trio.BrokenResourceError, match="TLS failed"):
+        await server.receive_some()
+    for stream in (client, server):
+        await trio.aclose_forcefully(stream)
+
+
 async def test_send_nowait_is_refused_while_a_task_sends_and_on_a_broken_stream() -> None:
     near, far = await tcp_pair()
     client, server = await handshake((near, far))
