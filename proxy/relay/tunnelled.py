@@ -68,6 +68,7 @@ class SessionServer:
         self._upstream = upstream
         self._verifier = verifier
         self._nursery = nursery
+        self._left = False
         self._due: deque[Callable[[], None]] = deque()
         self._runner = ParkingSpot("one task runs what is due")
 
@@ -119,7 +120,8 @@ class SessionServer:
         try:
             if call.only_asks and not call.outbound.started:
                 await call.start(inbound)
-                passed_on = AwaitedAnswer(self, stream, call).go_on()
+                # Of what is sent as the session ends nobody would hear: its task goes on, and is cancelled.
+                passed_on = not self._left and AwaitedAnswer(self, stream, call).go_on()
             if not passed_on:
                 await call.carry(inbound, inbound.drop)
         except Refused as refused:
@@ -136,6 +138,7 @@ class SessionServer:
 
     def leave(self) -> None:
         """End what no task sees to; the tasks are ended by their nursery."""
+        self._left = True
         for call in self._upstream.underway:
             answer = call.awaited
             if isinstance(answer, AwaitedAnswer) and answer.server is self:

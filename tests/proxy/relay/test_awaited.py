@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from proxy import client
-from proxy.client import INTERIM_MAX
+from proxy.client import INTERIM_MAX, ClientConnection
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, RequestHead
 from proxy.relay import tunnelled
@@ -756,6 +756,52 @@ async def test_the_end_of_the_service_cuts_what_is_awaited(how: str, tmp_path: P
         with trio.fail_after(2):
             await ended.wait()
             assert await relay.upstream.underway.wait_drained(5)
+
+
+async def test_the_end_of_the_service_leaves_no_call_that_was_just_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service ends as the kernel takes the last of a head: in that pass that task is not cancelled,
+    and the connection is not cut yet."""
+    sent, last, next_pass = trio.Event(), trio.Event(), trio.Event()
+    send, leave, abandon = ClientConnection.send_request, tunnelled.SessionServer.leave, Exchange.abandon
+
+    async def send_and_wait(self: ClientConnection, head: RequestHead) -> None:
+        await send(self, head)
+        sent.set()
+        with trio.CancelScope(shield=True):
+            await last.wait()
+
+    def leave_first(self: tunnelled.SessionServer) -> None:
+        leave(self)
+        last.set()
+
+    async def abandon_after(self: Exchange, failure: Failure | None = None) -> None:
+        with trio.CancelScope(shield=True):
+            await next_pass.wait()
+        await abandon(self, failure)
+
+    async def script(connection: Connection) -> None:
+        while await connection.more():
+            pass
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        monkeypatch.setattr(ClientConnection, "send_request", send_and_wait)
+        monkeypatch.setattr(tunnelled.SessionServer, "leave", leave_first)
+        monkeypatch.setattr(Exchange, "abandon", abandon_after)
+        session = relay.way.session
+        context = session.add_context(1, token().encode())
+        # The second has no kept connection to go on.
+        for _ in range(2):
+            session.open_stream(inner(TARGET).encode(), context=context, eof=True)
+        with trio.fail_after(5):
+            await sent.wait()
+            session.abandon("lost")
+            await last.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        next_pass.set()
+        await relay.at_rest()
 
 
 BUGS = {
