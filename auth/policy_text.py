@@ -143,7 +143,10 @@ class _Reader:
                 continue
             if isinstance(event, yaml.DocumentStartEvent | yaml.DocumentEndEvent):
                 continue
-            item = self._item(event, events, "", 0)
+            before, item = item, self._item(event, events, "", 0)
+            if before is not None:
+                # Of what is read only the last would count, and a denial in another be lost.
+                self._fault(item.line, "", "a second document begins here: give each by itself")
         return item if item is not None else Item(None, self._source.first_line, "")
 
     def _item(self, event: yaml.Event, events: Iterator[yaml.Event], path: str, depth: int) -> Item:

@@ -49,6 +49,8 @@ def test_each_value_knows_its_line_and_path() -> None:
         ("a: !!int 1\n", "f.yaml:1: a: an anchor (&name) or a tag (!name) is refused"),
         ("a: {<<: {b: 1}}\n", "f.yaml:1: a: a merge key (<<) is refused: write out what it stands for"),
         ("? [a]\n: 1\n", "f.yaml:1: a key must be text"),
+        ("a: 1\n---\nb: 2\n", "f.yaml:3: a second document begins here: give each by itself"),
+        ("a: 1\r---\rb: 2\r", "f.yaml:3: a second document begins here: give each by itself"),
         ("a: [1\nb: 2\n", "f.yaml:2: this is no YAML: "),
         ("a: \x00\n", "f.yaml:1: this is no YAML: "),
     ],
