@@ -141,13 +141,21 @@ def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) 
         yield Finding(Level.INFO, "relay-rights", message)
     for rule in rules:
         verbs = set(_texts(rule, "verbs"))
-        strange = {verb for verb in verbs if not verb.startswith("impersonate")}
+        # Under other verbs of impersonation the relay could be a service account or a node.
+        strange = {verb for verb in verbs if verb not in _FORMS and not verb.startswith(_ON)}
         if strange:
             message = (
-                f"the ClusterRole {CLUSTER_ROLE} gives more than impersonation: {', '.join(sorted(strange))}"
+                f"the ClusterRole {CLUSTER_ROLE} gives more than it has to: {', '.join(sorted(strange))}"
             )
             yield Finding(Level.WARNING, "relay-rights", message, apply)
-        if not verbs & set(_FORMS) or not {"users", "groups", "*"} & set(_texts(rule, "resources")):
+        if not verbs & set(_FORMS):
+            continue
+        resources = set(_texts(rule, "resources"))
+        others = sorted(resources - {"users", "groups", "*", *_EXTRAS})
+        if others:
+            message = f"the relay may impersonate by what no agent needs: {_some(others)}"
+            yield Finding(Level.WARNING, "relay-rights", message, apply)
+        if not {"users", "groups", "*"} & resources:
             continue
         names = _texts(rule, "resourceNames")
         if not names:

@@ -135,16 +135,30 @@ def test_too_much_is_a_warning() -> None:
     role, binding = applied(wildcard=True)
     assert "system:masters too" in todo(examine(ENROLLED, [binding], role))[0]
     role, binding = applied()
-    assert isinstance(role["rules"], list)
-    more = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get", "impersonate"]}
-    assert "gives more than impersonation: get" in "\n".join(
-        todo(examine(ENROLLED, [binding], {**role, "rules": [*role["rules"], more]}))
-    )
     by = bind("ServiceAccount", "hawse-relay", role="view", namespace="tools")
     (message,) = todo(examine(ENROLLED, [binding, by], role))
     assert message == (
         "the relay's service account tools/hawse-relay has more rights, by RoleBinding tools/of-view"
     )
+
+
+@pytest.mark.parametrize(
+    ("resource", "verb", "told"),
+    [
+        ("secrets", "get", "gives more than it has to: get"),
+        ("serviceaccounts", "impersonate", "by what no agent needs: serviceaccounts"),
+        ("uids", "impersonate", "by what no agent needs: uids"),
+        ("userextras/scopes", "impersonate", "by what no agent needs: userextras/scopes"),
+        ("serviceaccounts", "impersonate:serviceaccount", "more than it has to: impersonate:serviceaccount"),
+        ("*", "impersonate-on:serviceaccount:get", "it has to: impersonate-on:serviceaccount:get"),
+    ],
+)
+def test_a_rule_that_no_agent_needs_is_a_warning(resource: str, verb: str, told: str) -> None:
+    role, binding = applied()
+    assert isinstance(role["rules"], list)
+    more = {"apiGroups": ["*"], "resources": [resource], "verbs": [verb]}
+    (message,) = todo(examine(ENROLLED, [binding], {**role, "rules": [*role["rules"], more]}))
+    assert message.endswith(told)
 
 
 def test_names_that_nobody_enrolled_has_are_collisions() -> None:
