@@ -29,6 +29,7 @@ _AUTHENTICATION = "authentication.k8s.io"
 _CONSTRAINED = "impersonate:user-info"
 _FORMS = {"impersonate": "", _CONSTRAINED: _AUTHENTICATION}
 _ON = "impersonate-on:user-info:"
+_EVERY_ACCOUNT = "system:serviceaccounts"
 
 
 class Level(StrEnum):
@@ -92,6 +93,11 @@ def _relay(
         message = f"the ClusterRole {CLUSTER_ROLE} is bound to no service account"
         yield Finding(Level.ERROR, "relay-rights", message, apply)
     yield from _rights(enrolled, rules, form, apply)
+    for subject in _holders(bindings):
+        if subject.get("kind") != "ServiceAccount":
+            message = f"{subject.get('kind')} {subject.get('name')} may impersonate whom the relay may"
+            fix = f"take it out of the bindings of the ClusterRole {CLUSTER_ROLE}"
+            yield Finding(Level.WARNING, "relay-rights", message, fix)
     for namespace, name in accounts:
         # What the relay really runs as nobody here knows.
         message = f"the relay has these rights where it runs as service account {namespace}/{name}"
@@ -206,23 +212,35 @@ def _accounts(bindings: Sequence[Object]) -> list[tuple[str, str]]:
     return sorted(
         {
             (str(subject.get("namespace", "")), str(subject.get("name", "")))
-            for binding in bindings
-            if binding.get("kind") == "ClusterRoleBinding"
-            and _role_of(binding) == f"ClusterRole {CLUSTER_ROLE}"
-            for subject in _objects(binding, "subjects")
+            for subject in _holders(bindings)
             if subject.get("kind") == "ServiceAccount"
         }
     )
 
 
+def _holders(bindings: Sequence[Object]) -> list[Object]:
+    """Whom the relay's ClusterRole is bound to in the whole cluster."""
+    return [
+        subject
+        for binding in bindings
+        if binding.get("kind") == "ClusterRoleBinding" and _role_of(binding) == f"ClusterRole {CLUSTER_ROLE}"
+        for subject in _objects(binding, "subjects")
+    ]
+
+
 def _other_rights(bindings: Sequence[Object], namespace: str, name: str) -> Iterable[tuple[str, str, str]]:
+    user = ("User", f"system:serviceaccount:{namespace}:{name}")
+    groups = {("Group", _EVERY_ACCOUNT), ("Group", f"{_EVERY_ACCOUNT}:{namespace}")}
     for binding in bindings:
         role = _role_of(binding)
         if role == f"ClusterRole {CLUSTER_ROLE}":
             continue
         for subject in _objects(binding, "subjects"):
             where = subject.get("namespace") or _meta(binding, "namespace")
-            if (subject.get("kind"), where, subject.get("name")) == ("ServiceAccount", namespace, name):
+            named = (subject.get("kind"), subject.get("name"))
+            itself = (*named, where) == ("ServiceAccount", name, namespace) or named == user
+            # What Kubernetes itself gives to all accounts are roles of its own.
+            if itself or (named in groups and not role.startswith("ClusterRole system:")):
                 yield str(binding.get("kind")), _place(binding), role
 
 

@@ -135,11 +135,44 @@ def test_too_much_is_a_warning() -> None:
     role, binding = applied(wildcard=True)
     assert "system:masters too" in todo(examine(ENROLLED, [binding], role))[0]
     role, binding = applied()
-    by = bind("ServiceAccount", "hawse-relay", role="view", namespace="tools")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("ServiceAccount", "hawse-relay"),
+        ("User", "system:serviceaccount:tools:hawse-relay"),
+        ("Group", "system:serviceaccounts:tools"),
+        ("Group", "system:serviceaccounts"),
+    ],
+)
+def test_what_the_relays_account_may_besides_is_a_warning(kind: str, name: str) -> None:
+    role, binding = applied()
+    by = bind(kind, name, role="view", namespace="tools")
     (message,) = todo(examine(ENROLLED, [binding, by], role))
     assert message == (
         "the relay's service account tools/hawse-relay has more rights, by RoleBinding tools/of-view"
     )
+
+
+def test_what_kubernetes_gives_to_every_account_and_what_others_have_is_none() -> None:
+    role, binding = applied()
+    bindings = [
+        binding,
+        bind("Group", "system:serviceaccounts", role="system:service-account-issuer-discovery"),
+        bind("Group", "system:serviceaccounts:other"),
+        bind("User", "system:serviceaccount:other:hawse-relay"),
+    ]
+    assert todo(examine(ENROLLED, bindings, role)) == []
+
+
+@pytest.mark.parametrize("kind", ["User", "Group"])
+def test_who_else_may_impersonate_as_the_relay_is_a_warning(kind: str) -> None:
+    role, binding = applied()
+    assert isinstance(binding["subjects"], list)
+    more = {**binding, "subjects": [*binding["subjects"], {"kind": kind, "name": "ops"}]}
+    (message,) = todo(examine(ENROLLED, [more], role))
+    assert message == f"{kind} ops may impersonate whom the relay may"
 
 
 @pytest.mark.parametrize(
