@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,11 +91,15 @@ def show_policy(reach: Reach, /, name: str | None, number: int | None, as_json: 
     if as_json:
         print_json(found)
         return
-    # Line by line, since a new line is not to be escaped.
     click.echo(
-        "---\n".join("".join(f"{escape(line)}\n" for line in each.splitlines()) for each in documents),
+        "---\n".join("".join(f"{_as_written(line)}\n" for line in each.splitlines()) for each in documents),
         nl=False,
     )
+
+
+def _as_written(line: str) -> str:
+    """A line of a policy, safe for a terminal, and the same policy where it is applied again."""
+    return re.sub(r"[^\\\t]+", lambda part: escape(part[0]), line)
 
 
 @policy.command("versions")

@@ -57,12 +57,16 @@ async def test_a_new_hub_lists_and_shows_what_it_ships(hub: Hub) -> None:
 
 
 async def test_what_is_shown_can_be_applied_again(hub: Hub) -> None:
+    matches = """when: 'request.name.matches("^a\\\\.b$")'"""
+    text = LOOK.replace("id: look", f"id: look, {matches}") + "#\ta \\ and more\n"
+    assert (await hub.run("policy", "apply", "-", stdin=text)).exit_code == 0
+    assert (await hub.ok("policy", "show", "look")).stdout == text
     shown = await hub.ok("policy", "show")
     again = await hub.run("policy", "apply", "-", stdin=shown.stdout)
     assert again.exit_code == 0
-    assert again.stderr.startswith("no policy has changed\nbundle 1-")
+    assert again.stderr.startswith("no policy has changed\nbundle 2-")
     told = json.loads((await hub.run("policy", "apply", "-", "--json", stdin=shown.stdout)).stdout)
-    assert (told["version"], told["added"], told["edited"], told["removed"]) == (1, [], [], [])
+    assert (told["version"], told["added"], told["edited"], told["removed"]) == (2, [], [], [])
 
 
 async def test_a_policy_is_applied_removed_and_kept_as_a_version(hub: Hub, look: str) -> None:
