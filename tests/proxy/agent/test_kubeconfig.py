@@ -176,6 +176,14 @@ def test_a_name_that_looks_like_another_type_stays_a_name(tmp_path: Path, name: 
     assert f'name: "{name}"' in path.read_text().replace("'", '"')
 
 
+@pytest.mark.parametrize("text", ["12:34", "-1:30.5", "2026-01-01", "2026-01-01T08:00:00Z", "="])
+def test_what_is_text_to_kubectl_stays_text(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(f"clusters: [{{name: {text}, cluster: {{server: https://a.example}}}}]\n")
+    write(str(path), ours("prod"))
+    assert f'name: "{text}"' in path.read_text()
+
+
 def test_a_file_is_made_for_its_owner_alone_and_a_link_is_followed(tmp_path: Path) -> None:
     path, link = tmp_path / "deep" / "config", tmp_path / "link"
     link.symlink_to(path)
@@ -243,7 +251,7 @@ def test_a_file_of_roots_is_as_good_as_ones_own(monkeypatch: pytest.MonkeyPatch)
     "content",
     [
         *("[]", "kind: Pod", "a: b: secret", "clusters: {a: b}", "users: [secret]", "[" * 9999),
-        *("token: !!int secret", "token: !!bool secret", "issued: 2026-13-01", "issued: !!timestamp {=: 3}"),
+        *("token: !!int secret", "token: !!bool secret", "at: !!timestamp 1-13-01", "at: !!timestamp {=: 3}"),
     ],
 )
 def test_a_file_that_is_no_kubeconfig_is_left_as_it_is_and_not_quoted(tmp_path: Path, content: str) -> None:
