@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import secrets
+import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -117,7 +118,10 @@ def kubeconfig(guard: Guard, certificate_pem: str, config: ConnectConfig) -> str
 
 
 async def _run_command(config: ConnectConfig, path: str, signals: AsyncIterator[int]) -> int:
-    """Run the command with the kubeconfig, and end with it; a signal that comes to us goes on to it."""
+    """Run the command with the kubeconfig, and end with it.
+
+    A signal that comes to us goes on to it, but for a terminal's Ctrl-C, which it gets from there.
+    """
     environment = {**config.environment, "KUBECONFIG": path}
     try:
         process = await trio.lowlevel.open_process(list(config.command), env=environment)
@@ -126,6 +130,9 @@ async def _run_command(config: ConnectConfig, path: str, signals: AsyncIterator[
 
     async def pass_on() -> None:
         async for number in signals:
+            if number == signal.SIGINT and _at_terminal():
+                # Who is told twice to stop leaves undone what has to be done before.
+                continue
             with suppress(ProcessLookupError):
                 process.send_signal(number)
 
@@ -139,6 +146,18 @@ async def _run_command(config: ConnectConfig, path: str, signals: AsyncIterator[
         nursery.cancel_scope.cancel()
     # As a shell says it.
     return status if status >= 0 else 128 - status
+
+
+def _at_terminal() -> bool:
+    """Whether Ctrl-C is for this process, and then for the command by itself, which is of the same group."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
 
 
 def _own_path(environment: Mapping[str, str]) -> str:

@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from tests.fakes.apiserver import DISCOVERY
+from tests.fakes.terminal import on_terminal
 from tests.system.chain import Chain
 from tests.system.test_enrolment import add_agent
 from tests.system.test_upstream import wait_until
@@ -248,6 +249,41 @@ def test_a_command_is_run_by_it_and_gives_the_status(world: World) -> None:
     assert killed.code == 137
     assert set(cache.rglob("kubeconfig-*")) <= before
     assert run(["hawse", "connect", "none"], world.agent).code == 1
+
+
+# Ends with 10 and how often it was interrupted.
+INTERRUPTED = """
+import signal, sys
+heard, wanted = 0, {signal.SIGINT, signal.SIGTERM}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("up", flush=True)
+while signal.sigwait(wanted) == signal.SIGINT:
+    heard += 1
+    print("heard", flush=True)
+sys.exit(10 + heard)
+"""
+
+
+def test_ctrl_c_interrupts_the_command_once(world: World) -> None:
+    argv = ["hawse", "connect", "tunnel", "--", sys.executable, "-c", INTERRUPTED]
+    with on_terminal(argv, {**os.environ, **world.agent}) as terminal:
+        terminal.read_until(b"up")
+        # Or two that come at once would count as one.
+        terminal.process.send_signal(signal.SIGSTOP)
+        terminal.type(b"\x03")
+        terminal.read_until(b"heard")
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            terminal.process.send_signal(number)
+        assert terminal.process.wait(20) == 11
+    # One that no terminal has sent is passed on.
+    environment = {**os.environ, **world.agent}
+    with subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == b"heard\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 11
 
 
 def test_it_goes_on_by_a_new_login_when_the_old_key_is_revoked(world: World, tmp_path: Path) -> None:
