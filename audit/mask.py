@@ -21,9 +21,9 @@ from audit.record import Client, Event, Request, Stream
 
 MASK = "***"
 
-# Credentials by their shape: our API keys, JWTs, kubectl's bearer subprotocol; and by a tell-tale name.
+# Credentials by their shape: our keys and codes, JWTs, kubectl's bearer subprotocol; and by a tell-tale name.
 _SECRETS = (
-    r"hws_[A-Za-z0-9_-]{8,}",
+    r"hw[sc]_[A-Za-z0-9_-]{8,}",
     # From where such characters begin, once for all of them and not for each eyJ: a target of nothing but
     # those would take seconds.
     r"(?<![A-Za-z0-9_-])(?=[A-Za-z0-9_-]++\.[A-Za-z0-9_-])"
@@ -39,7 +39,7 @@ _SECRETS = (
 
 _SECRET_PATTERN = re.compile("|".join(_SECRETS), re.MULTILINE)
 # One of these, whatever the case, is in everything that the pattern above matches.
-_MARKS = ("hws_", "eyj", "bearer", "_token=", "client_secret=", "client_assertion=")
+_MARKS = ("hws_", "hwc_", "eyj", "bearer", "_token=", "client_secret=", "client_assertion=")
 
 
 # A malformed request's method or a made-up name may hold a token just as well as the target.
