@@ -70,6 +70,8 @@ class _Gap:
     retry_at_s: float
     refused: int = 0
     lost: int = 0
+    began_s: float = attrs.Factory(time.monotonic)
+    """By a clock that nobody sets, for how long it lasted."""
 
 
 class Recorder:
@@ -262,7 +264,7 @@ class Recorder:
             refused, lost = self._gap.refused - told.refused, self._gap.lost - told.lost
             rest = _Gap(told.reason, self._clock(), 0.0, refused, lost) if refused or lost else None
             self._gap = rest
-        _log.warning("audit: the trail is written again after %.1f s", self._clock() - told.began)
+        _log.warning("audit: the trail is written again after %.1f s", time.monotonic() - told.began_s)
 
     def _went_down(self, batch: list[_Item], reason: str) -> None:
         """Refuse what waits, keep what nobody waits for; at the end, give up."""
@@ -286,13 +288,12 @@ class Recorder:
         self._settle(waiting, reason)
 
     def _gap_event(self, gap: _Gap) -> Event:
-        now = self._clock()
         return Event(
             eid=new_eid(),
             kind=Kind.AUDIT_GAP,
             phase=Phase.COMPLETE,
             ts=utc(gap.began),
-            dur_ms=round((now - gap.began) * 1000, 3),
+            dur_ms=round((time.monotonic() - gap.began_s) * 1000, 3),
             org=self._org,
             actor=Actor(ActorType.HUB),
             count=max(1, gap.refused + gap.lost),

@@ -193,13 +193,15 @@ async def test_only_an_intent_is_taken_as_one(store: WatchedStore) -> None:
 async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
     store: WatchedStore, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with open_recorder(store, org="acme") as recorder:
+    now = [1e9]
+    async with open_recorder(store, org="acme", clock=lambda: now[0]) as recorder:
         begun = call()
         await recorder.intent(begun)
         store.failure = "database or disk is full"
         with pytest.raises(AuditUnavailable, match="full"):
             await recorder.intent(call())
         assert not recorder.healthy
+        now[0] -= 3600
         for _ in range(3):
             with pytest.raises(AuditUnavailable, match="full"):
                 await recorder.intent(call())
@@ -218,6 +220,8 @@ async def test_a_store_that_fails_refuses_writes_and_its_gap_becomes_an_event(
     assert gap["count"] == 4
     assert gap["note"] == "writes refused: 4, events lost: 0 (database or disk is full)"
     assert gap["org"] == "acme"
+    # By no clock that is set.
+    assert 0 < float(str(gap["dur_ms"])) < 60_000
     # Once each, however often it was tried.
     assert [record.message.split(" after")[0] for record in caplog.records] == [
         "audit: database or disk is full; writes are refused until it is back",
