@@ -76,7 +76,7 @@ async def run_connect(config: ConnectConfig) -> int:
             nursery.start_soon(connections.sweep)
             nursery.start_soon(proxy.deadlines.run)
             nursery.start_soon(partial(trio.serve_listeners, proxy.handle_client, listeners))
-            path = config.output or _own_path(config.environment)
+            path = _path(config)
             _write(path, document, replace=config.output is None)
             try:
                 settle()
@@ -160,14 +160,17 @@ def _at_terminal() -> bool:
         os.close(terminal)
 
 
-def _own_path(environment: Mapping[str, str]) -> str:
-    return os.path.join(cache_folder(environment), "connect", f"kubeconfig-{os.getpid()}")
+def _path(config: ConnectConfig) -> str:
+    """Where the kubeconfig is written, in a form that is good in every folder."""
+    if config.output is not None:
+        return os.path.abspath(config.output)
+    return os.path.join(cache_folder(config.environment), "connect", f"kubeconfig-{os.getpid()}")
 
 
 def _write(path: str, document: str, *, replace: bool) -> None:
     if not replace and os.path.lexists(path):
         raise AgentError(f"{path} is there already: `hawse connect` writes a file of its own, and removes it")
-    write_private(os.path.abspath(path), document.encode("ascii"))
+    write_private(path, document.encode("ascii"))
 
 
 def _remove(path: str, document: str) -> None:

@@ -236,12 +236,17 @@ def test_a_second_signal_does_not_kill_it_at_its_end(world: World) -> None:
         assert not running.kubeconfig.exists()
 
 
-def test_a_command_is_run_by_it_and_gives_the_status(world: World) -> None:
+def test_a_command_is_run_by_it_and_gives_the_status(world: World, tmp_path: Path) -> None:
     cache = world.folder / "agent" / "cache"
     before = set(cache.rglob("kubeconfig-*"))
     script = 'kubectl --namespace work get pods -o name; ls -l "$KUBECONFIG" | cut -c1-10; exit 7'
     done = run(["hawse", "connect", "tunnel", "--", "sh", "-c", script], world.agent)
     assert (done.code, done.out) == (7, f"pod/{POD}\n-rw-------\n".encode()), done.err
+    # It may go where it likes.
+    output = os.path.relpath(tmp_path / "kubeconfig")
+    script = 'cd / && head -n 1 "$KUBECONFIG"'
+    elsewhere = run(["hawse", "connect", "tunnel", "--output", output, "--", "sh", "-c", script], world.agent)
+    assert (elsewhere.code, elsewhere.out) == (0, b"---\n"), elsewhere.err
     missing = run(["hawse", "connect", "--", "/missing/program"], world.agent)
     assert missing.code == 1
     assert missing.err.startswith(b"hawse: cannot run")
