@@ -10,7 +10,8 @@ from types import FrameType
 
 import trio
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# The last one when the terminal goes.
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Of signals that nobody has read yet; whoever sends more has been heard.
 UNREAD_MAX = 8
 # Whoever means it twice takes longer; a process's own signal and its group's are not a millisecond apart.
@@ -19,8 +20,9 @@ AT_ONCE_S = 0.1
 
 @contextmanager
 def stop_signals() -> Iterator[AsyncIterator[int]]:
-    """SIGTERM and SIGINT as they come, for the block; the same one again within AT_ONCE_S is one.
+    """SIGTERM, SIGINT and SIGHUP as they come, for the block; the same one again within AT_ONCE_S is one.
 
+    SIGHUP is left alone where it is ignored, as under nohup(1).
     What nobody reads is dropped. trio.open_signal_receiver raises it anew at its end, which would kill in its
     last writes a process that is told twice to stop (by its own signal and its group's, as timeout(1) does).
     """
@@ -40,7 +42,10 @@ def stop_signals() -> Iterator[AsyncIterator[int]]:
         token.run_sync_soon(deliver, number)
 
     with send, receive:
-        before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
+        taken = list(STOP_SIGNALS)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            taken.remove(signal.SIGHUP)
+        before = {number: signal.signal(number, handle) for number in taken}
         try:
             yield receive
         finally:

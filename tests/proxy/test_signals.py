@@ -38,3 +38,19 @@ async def test_a_signal_that_comes_twice_at_once_is_one(mock_clock: trio.testing
         assert await anext(signals) == signal.SIGINT
         os.kill(os.getpid(), signal.SIGTERM)
         assert await anext(signals) == signal.SIGTERM
+
+
+async def test_a_terminal_that_goes_stops_it_unless_it_was_told_not_to_care() -> None:
+    for handler in (signal.SIG_DFL, signal.SIG_IGN):
+        before = signal.signal(signal.SIGHUP, handler)
+        try:
+            with trio.fail_after(5), stop_signals() as signals:
+                if handler is signal.SIG_DFL:
+                    os.kill(os.getpid(), signal.SIGHUP)
+                    assert await anext(signals) == signal.SIGHUP
+                else:
+                    # As nohup does.
+                    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            assert signal.getsignal(signal.SIGHUP) == handler
+        finally:
+            signal.signal(signal.SIGHUP, before)

@@ -212,7 +212,7 @@ def test_a_cluster_whose_answers_lead_elsewhere_leads_to_no_other_cluster(
     assert [each for each in asked if each[1].startswith("/apis/apps/v1")] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number: int, tmp_path: Path) -> None:
     output = tmp_path / "kubeconfig"
     with connected(world.agent, "--output", str(output)) as running:
