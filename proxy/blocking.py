@@ -39,6 +39,27 @@ def next_step(error: ssl.SSLCertVerificationError, ca: str) -> str:
     return ca
 
 
+def trusting(ca_pem: str | None) -> ssl.SSLContext:
+    """Return a context that verifies servers by these CAs, or by the system's where there are none.
+
+    As tunnel.net's, for the same reasons: what is a CA to that and to kubectl is one here. Raises ValueError
+    when the text holds no certificate.
+    """
+    # Not ssl.create_default_context: that writes the session keys to the file that SSLKEYLOGFILE names, and
+    # from Python 3.13 on refuses the CAs that people make by hand.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_pem is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        return context
+    try:
+        context.load_verify_locations(cadata=ca_pem)
+    except (ssl.SSLError, TypeError, ValueError) as error:
+        raise ValueError("no usable certificate in the PEM of the CA") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    return context
+
+
 class HTTPSConnection(client.HTTPSConnection):
     """One that is opened by its first request, straight or through a proxy of the kind http://.
 

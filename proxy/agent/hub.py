@@ -20,7 +20,7 @@ from proxy.agent.account import Account, host_and_port
 from proxy.agent.errors import AgentError, quoted, reason
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
-from proxy.blocking import next_step
+from proxy.blocking import next_step, trusting
 from proxy.foreign_json import read_json
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
@@ -154,8 +154,8 @@ def _ask(
 ) -> dict[str, object]:
     host, port = host_and_port(account.hub)
     try:
-        context = ssl.create_default_context(cadata=account.ca_pem)
-    except ssl.SSLError as error:
+        context = trusting(account.ca_pem)
+    except ValueError as error:
         raise AgentError("the stored CA is no certificate: run `hawse login` again with --ca FILE") from error
     connection, through = https_connection(host, port, context)
     try:

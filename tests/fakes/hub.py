@@ -128,13 +128,18 @@ class FakeHub:
 
 @contextmanager
 def fake_hub(
-    api_key: str, host: str = "127.0.0.1", *, name: str = "", ends: datetime | None = None
+    api_key: str,
+    host: str = "127.0.0.1",
+    *,
+    name: str = "",
+    ends: datetime | None = None,
+    ca: trustme.CA | None = None,
 ) -> Iterator[FakeHub]:
     """Serve a FakeHub on loopback for the block; with a `name`, it goes by that.
 
-    `ends` is when its certificate does.
+    `ends` is when its certificate does; it is of a CA of its own if none is given.
     """
-    ca = trustme.CA()
+    ca = ca or trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert(name or host, not_after=ends).configure_cert(context)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import ssl
 
 import pytest
+import trustme
 
 from proxy import blocking
-from proxy.blocking import open_tcp
+from proxy.blocking import open_tcp, trusting
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 
 TIMEOUT_S = 5.0
@@ -85,3 +87,15 @@ def test_all_addresses_together_have_one_timeout(monkeypatch: pytest.MonkeyPatch
         leads_to(monkeypatch, addresses[:1] * 3)
         with pytest.raises(TimeoutError, match="no connection within"):
             open_tcp("hub.example", port, 0.1)
+
+
+def test_servers_are_verified_as_kubectl_does_it() -> None:
+    for context in (trusting(None), trusting(trustme.CA().cert_pem.bytes().decode())):
+        assert context.verify_mode == ssl.CERT_REQUIRED
+        assert context.check_hostname
+        assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+        # Few of the CAs that people make by hand pass it.
+        assert not context.verify_flags & ssl.VERIFY_X509_STRICT
+    for pem in ("", "no PEM", "\u00e9"):
+        with pytest.raises(ValueError, match="no usable certificate"):
+            trusting(pem)

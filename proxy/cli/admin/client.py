@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import attrs
 
 from audit.escape import escape_lines
-from proxy.blocking import HTTPSConnection, next_step
+from proxy.blocking import HTTPSConnection, next_step, trusting
 from proxy.certificates import fault_of_ca
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
@@ -171,12 +171,7 @@ def _remote(url: str, token: str, ca: str | None) -> AdminClient:
         raise CommandError(f"{URL_VARIABLE} must be https://host:port")
     if not token:
         raise CommandError(f"{URL_VARIABLE} is set, {TOKEN_VARIABLE} is not: it needs an admin token")
-    context = _context()
-    if ca:
-        context.load_verify_locations(cadata=_certificates(ca))
-    else:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    return AdminClient(url, token, context)
+    return AdminClient(url, token, trusting(_certificates(ca) if ca else None))
 
 
 def _certificates(ca: str) -> str:
@@ -223,15 +218,6 @@ def _pinned(certificate_pem: str) -> ssl.SSLContext:
     The folder that holds it is as private as the token, so it is the better witness: the hub's certificate
     names its public host, while this dials its loopback address.
     """
-    context = _context()
+    context = trusting(certificate_pem)
     context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    context.load_verify_locations(cadata=certificate_pem)
-    return context
-
-
-def _context() -> ssl.SSLContext:
-    # Not ssl.create_default_context: that writes the session keys to the file that SSLKEYLOGFILE names.
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 from audit.record import Event
 from auth.apikey import hash as hash_key
@@ -24,7 +25,7 @@ from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.status import status_response
-from tests.fakes.hub import Asked, FakeHub, Reply, fake_hub
+from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
 from tests.faults.egress import Egress, open_egress
 from tests.proxy.agent.conftest import API_KEY
 
@@ -108,6 +109,15 @@ def test_a_certificate_of_another_ca_is_refused_before_the_key_is_sent(
     with pytest.raises(AgentError, match=r"not trusted.*--ca FILE"):
         fetch_reach(account._replace(ca_pem=None))
     assert hub.asked == []
+
+
+def test_an_intermediate_ca_is_enough_and_no_file_gets_the_sessions_keys(
+    account: Account, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    with fake_hub(API_KEY, ca=trustme.CA().create_child_ca()) as hub:
+        assert fetch_reach(account._replace(hub=hub.url, ca_pem=hub.ca_pem)).agent == AGENT
+    assert not (tmp_path / "keys").exists()
 
 
 def test_a_certificate_whose_time_is_over_is_no_question_of_its_ca(account: Account) -> None:
