@@ -131,10 +131,12 @@ def merge(existing: Document, ours: Document, path: str = "the file") -> Documen
     Raises AgentError when an entry of the same name is not ours, or the document is no kubeconfig.
     """
     merged = {"apiVersion": "v1", "kind": "Config", **existing}
+    # By either form of the command: who asks for the other one means the same cluster.
+    users = [name for name, user in _named(existing, "users", path).items() if _has_our_plugin(user)]
     for section in ("clusters", "users", "contexts"):
         present, added = _named(existing, section, path), _named(ours, section, path)
         for name, entry in added.items():
-            if name in present and not _is_ours(section, present[name], entry):
+            if name in present and not _is_ours(section, present[name], entry, users):
                 raise AgentError(
                     f"{path} has an entry {quoted(name)} in {section} that is not of this hub: "
                     "choose other names by --prefix, or another file by --output"
@@ -180,7 +182,7 @@ def _named(document: Document, section: str, path: str) -> dict[str, Document]:
     return named
 
 
-def _is_ours(section: str, present: Document, added: Document) -> bool:
+def _is_ours(section: str, present: Document, added: Document, users: Sequence[str]) -> bool:
     before, after = present.get(section[:-1]), added[section[:-1]]
     if not isinstance(before, dict) or not isinstance(after, dict):
         return False
@@ -188,10 +190,15 @@ def _is_ours(section: str, present: Document, added: Document) -> bool:
         case "clusters":
             return _same_server(before.get("server"), after["server"])
         case "users":
-            plugin = before.get("exec")
-            return isinstance(plugin, dict) and _is_our_plugin(plugin)
+            return _has_our_plugin(present)
         case _:
-            return all(before.get(key) == after[key] for key in ("cluster", "user"))
+            return before.get("cluster") == after["cluster"] and before.get("user") in (after["user"], *users)
+
+
+def _has_our_plugin(user: Document) -> bool:
+    settings = user.get("user")
+    plugin = settings.get("exec") if isinstance(settings, dict) else None
+    return isinstance(plugin, dict) and _is_our_plugin(plugin)
 
 
 def _is_our_plugin(plugin: Document) -> bool:

@@ -291,3 +291,7 @@ def test_each_cluster_can_have_a_user_whose_plugin_is_told_which_it_is() -> None
     assert contexts == list(users)
     # Written again, it takes the place of itself.
     assert merge(made, made) == made
+    # As it does of what was written in the other form.
+    other = entries(ACCOUNT, ("prod", "dev"), command="hawse-credential", prefix="x-")
+    for before, after in ((made, other), (other, made)):
+        assert merge(before, after)["contexts"] == after["contexts"]
