@@ -71,5 +71,6 @@ def write_relay_files(folder: Path, files: Mapping[str, str]) -> None:
 
 
 def _quoted(value: str) -> str:
-    # ASCII escapes alone: \u is the same in TOML, and DEL is the one control that JSON leaves as it is.
-    return json.dumps(value, ensure_ascii=True).replace("\x7f", "\\u007f")
+    # What is not ASCII stands as it is: JSON escapes U+10000 and more in two halves, which TOML refuses.
+    # DEL is the one control that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -67,10 +67,10 @@ async def test_a_cluster_is_printed_as_manifests_that_kubectl_can_read(hub: Hub)
 
 async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "relay"
-    (tmp_path / "kube config").write_text("x")
+    (tmp_path / "kube 🚢 config").write_text("x")
     done = await hub.ok(
         *("cluster", "add", "prod", "--output-dir", str(folder)),
-        *("--kubeconfig", str(tmp_path / "kube config")),
+        *("--kubeconfig", str(tmp_path / "kube 🚢 config")),
     )
     assert done.stdout == ""
     assert "hawse relay --config" in done.stderr
@@ -89,7 +89,7 @@ async def test_a_relay_outside_a_cluster_gets_files_that_it_accepts(hub: Hub, tm
     assert relay.way.key.public == cluster.relay_keys[0]
     assert relay.way.hub_ca_pem == hub.ca.read_text()
     assert (relay.cluster_id, relay.hub_url) == (cluster.id, "https://hub.example")
-    assert relay.kubeconfig == tmp_path / "kube config"
+    assert relay.kubeconfig == tmp_path / "kube 🚢 config"
     assert [key.kid for key in relay.hub_keys] == [hub.data.signing_keys().active.kid]
 
 
