@@ -88,7 +88,8 @@ def read_ca(path: str) -> str:
     """Read the hub's CA certificates (PEM), from the file that --ca names. Raises AgentError."""
     try:
         with open(path, "rb") as file:
-            pem = file.read(CA_BYTES_MAX).decode("utf-8", "replace")
+            # What stands between the certificates may be in any language, and OpenSSL takes ASCII alone.
+            pem = file.read(CA_BYTES_MAX).decode("ascii", "ignore")
     except OSError as error:
         raise AgentError(f"--ca: cannot read {path}: {error.strerror}") from error
     fault = fault_of_ca(pem)

@@ -53,10 +53,13 @@ def test_a_ca_file_is_read_and_what_is_none_is_named(tmp_path: Path, hub: FakeHu
     path = tmp_path / "ca.pem"
     path.write_text(hub.ca_pem)
     assert read_ca(str(path)) == hub.ca_pem
+    # As in bundles of the system, which name each in its own language.
+    path.write_text(f"# Főtanúsítvány\n{hub.ca_pem}")
+    assert read_ca(str(path)).endswith(hub.ca_pem)
     for content, fault in (
         (b"nonsense", "no certificate in PEM"),
         (b"", "no certificate in PEM"),
-        (b"\xff", "more than ASCII, so it is no PEM"),
+        (b"\xff", "no certificate in PEM"),
         (b"-----BEGIN CERTIFICATE-----\nx", "a certificate that is damaged"),
     ):
         path.write_bytes(content)
