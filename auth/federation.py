@@ -51,6 +51,9 @@ _PULL_REFS = "refs/pull/"
 # by the run of one. Such workflows are there to fetch what the pull request holds, or what its run has made.
 _STARTED_BY_STRANGERS = _PULL_REQUESTS | {"issue_comment", "workflow_run"}
 _EVENT, _REF = "event_name", "ref"
+# What GitLab calls a pull request. Before 18.2.2 a token of a fork's, which a member runs in the project, has
+# the project's own id, and for its ref the branch that the stranger has named.
+_MERGE_REQUEST = ("pipeline_source", "merge_request_event")
 
 # Thumbprints say nothing that is used here. Whatever names or holds a key is not among them, nor is `crit`.
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ", "x5t", "x5t#S256"})
@@ -149,6 +152,9 @@ class Rule:
             return "aud"
         if _EVENT not in self.claims and _value(claims, _EVENT) in _STARTED_BY_STRANGERS:
             return _EVENT
+        source, merge_request = _MERGE_REQUEST
+        if source not in self.claims and _value(claims, source) == merge_request:
+            return source
         pinned = _REF in self.claims or self.claims.get(_EVENT) in _PULL_REQUESTS
         if not pinned and (_value(claims, _REF) or "").startswith(_PULL_REFS):
             return _REF

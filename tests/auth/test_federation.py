@@ -240,6 +240,16 @@ def test_other_events_are_taken_as_the_documentation_says(event: str) -> None:
     assert Rule(HUB, {"repository_id": "4242"}).mismatch(read(token(event_name=event))) is None
 
 
+@pytest.mark.parametrize(("source", "fault"), [("merge_request_event", "pipeline_source"), ("push", None)])
+def test_c36_what_runs_from_a_merge_request_is_refused_whatever_its_branch_is_called(
+    source: str, fault: str | None
+) -> None:
+    told = read(token(ref="main", project_id="7", pipeline_source=source, event_name=...))
+    pinned = {"project_id": "7", "ref": "main"}
+    assert Rule(HUB, pinned).mismatch(told) == fault
+    assert Rule(HUB, {**pinned, "pipeline_source": source}).mismatch(told) is None
+
+
 @pytest.mark.parametrize("ref", ["refs/pull/7/merge", "refs/pull/7/head"])
 def test_c36_what_runs_from_a_pull_request_is_refused_whatever_event_runs_it(ref: str) -> None:
     told = read(token(ref=ref, event_name="workflow_dispatch"))
