@@ -69,6 +69,8 @@ CONTEXT_BYTES_MAX: Final = 8 * 1024
 REASON_BYTES_MAX: Final = 200
 # HELLO and WELCOME are a few hundred bytes; this leaves room for what later versions say.
 GREETING_BYTES_MAX: Final = 16 * 1024
+# Of a text in it: the longest is a pod's name, of 253. It is in logs, lists and headers, again and again.
+TEXT_CHARACTERS_MAX: Final = 256
 STREAMS_MAX: Final = 16_384
 VERSIONS: Final = (1,)
 # The feature of HELLO and WELCOME: a session may go on over another transport.
@@ -379,7 +381,9 @@ def _greeting(frame_type: int, fields: dict[str, object]) -> bytes:
 
 def _is_plain(value: object) -> TypeGuard[str]:
     # A lone surrogate is legal in JSON, and a log line that holds one raises; a line feed forges one.
-    return isinstance(value, str) and value.isascii() and value.isprintable()
+    if not isinstance(value, str) or len(value) > TEXT_CHARACTERS_MAX:
+        return False
+    return value.isascii() and value.isprintable()
 
 
 @attrs.frozen
@@ -411,7 +415,9 @@ class _Fields:
     def text(self, name: str) -> str:
         value = self.values.get(name, "")
         if not _is_plain(value):
-            raise RemoteProtocolError(f"the greeting's {name} is not printable ASCII")
+            raise RemoteProtocolError(
+                f"the greeting's {name} is not printable ASCII of at most {TEXT_CHARACTERS_MAX} characters"
+            )
         return value
 
     def flag(self, name: str) -> bool:

@@ -227,6 +227,19 @@ def test_a_welcome_has_a_value_of_its_kind_or_none(key: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("decode", "key"),
+    [(frames.decode_hello, key) for key in ("cluster", "instance", "boot_id", "software")]
+    + [(frames.decode_welcome, key) for key in ("session", "replica", "boot_id", "software")],
+)
+def test_a_text_of_a_greeting_is_short_since_it_is_said_again_and_again(
+    decode: Callable[[bytes], Hello | Welcome], key: str
+) -> None:
+    decode(json.dumps({key: "x" * frames.TEXT_CHARACTERS_MAX}).encode())
+    with pytest.raises(RemoteProtocolError, match=f"greeting's {key} is not printable ASCII of at most 256"):
+        decode(json.dumps({key: "x" * (frames.TEXT_CHARACTERS_MAX + 1)}).encode())
+
+
+@pytest.mark.parametrize(
     "greeting",
     [
         b"",
