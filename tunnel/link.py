@@ -56,6 +56,10 @@ PATIENCE = 8
 # all the process's sessions.
 FRAMES_AT_ONCE = 64
 FRAMES_PER_TURN = 512
+# Whoever is told of a frame may write to a client for it, 80 µs instead of 6. So the reader looks at the
+# clock behind so many frames of a message, and others have their turn when its step has lasted so long.
+FRAMES_PER_LOOK = 48
+STEP_S = 0.002
 # For the last GOAWAY, said or heard.
 FAREWELL_S = 1.0
 
@@ -102,7 +106,7 @@ class Link:
         connection, keepalive = mux.connection, mux.keepalive
         common = turns()
         unread = b""
-        frames_left, spell_ends_at = 0, -math.inf
+        frames_left, spell_ends_at, turned_at = 0, -math.inf, -math.inf
         try:
             with self._listening:
                 while True:
@@ -112,11 +116,15 @@ class Link:
                     if now >= spell_ends_at:
                         frames_left, spell_ends_at = FRAMES_AT_ONCE, now + SPELL_S
                     frames_max = frames_left + common.spare(now)
-                    if unread or not frames_max:
+                    # A step begins with a read, which may bring many messages, or with a turn.
+                    long_ago = now - STEP_S
+                    if frames_max <= 0 or (turned_at <= long_ago >= transport.last_received_s):
                         # If the link is left meanwhile, nobody has counted it, and the peer sends it again.
                         await common.turn()
-                        now = mux.now()
+                        now = turned_at = mux.now()
                         frames_left = frames_max = FRAMES_PER_TURN
+                    if frames_max > FRAMES_PER_LOOK:
+                        frames_max = FRAMES_PER_LOOK
                     if mux.link is not self:
                         return
                     was_idle = not (connection.streams or connection.unsent)

@@ -35,8 +35,8 @@ class Turns:
         return self._spare
 
     def take(self, frames: int) -> None:
-        """So many of what was left were taken."""
-        self._spare -= frames
+        """So many were taken. If that is more than were left, who brings little does not wait for it."""
+        self._spare = self._spare - frames if frames < self._spare else 0
 
     async def turn(self) -> None:
         """Wait for a turn: for a pass at least, and whoever is next has its turn in the pass behind that."""

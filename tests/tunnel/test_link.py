@@ -16,7 +16,7 @@ from tests.tunnel.pairs import Pair, open_pair
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import read_all
 from tunnel import Session, SessionClosed, Settings, Stream
-from tunnel.link import FAREWELL_S, FRAMES_AT_ONCE, FRAMES_PER_TURN, Link
+from tunnel.link import FAREWELL_S, FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_TURN, STEP_S, Link
 from tunnel.protocol import events, frames
 from tunnel.protocol.connection import Connection
 from tunnel.protocol.flight import MESSAGE_FIRST_BYTES
@@ -25,7 +25,7 @@ from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
 from tunnel.readiness import Readiness
 from tunnel.stream import QUEUE_HIGH_BYTES
 from tunnel.transport import MemoryTransport, TransportClosed
-from tunnel.turns import SPARE_FRAMES, SPELL_S, turns
+from tunnel.turns import SPARE_FRAMES, SPELL_S, Turns, turns
 
 # The most calls of one pass.
 CALLS_MAX = 3
@@ -113,11 +113,25 @@ async def turns_during(message: bytes) -> int:
         return await turns_while(lambda: pair.listener.peer_going_away is not None)
 
 
-async def test_others_have_their_turn_in_the_middle_of_very_many_frames() -> None:
+async def test_others_have_their_turn_in_the_middle_of_very_many_frames(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     unknown = frames.header(0x7F, 0, 0, 0)
     # Who comes first in a pass is trio's choice.
     assert await turns_during(unknown * (FRAMES_AT_ONCE // 2)) <= 1
     assert 5 <= await turns_during(unknown * (AT_ONCE + 5 * FRAMES_PER_TURN)) <= 7
+
+
+async def test_others_have_their_turn_when_what_frames_are_told_to_takes_long(
+    mock_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        ends = [await pair.streams() for _ in range(10 * FRAMES_PER_LOOK)]
+        await wait_all_tasks_blocked()
+        for opened, accepted in ends:
+            opened.on_answer(lambda: mock_clock.jump(2 * STEP_S / FRAMES_PER_LOOK))
+            accepted.send_nowait(b"x")
+        assert await turns_while(lambda: all(opened.bytes_received for opened, _ in ends)) >= 9
 
 
 async def test_what_may_be_taken_in_at_once_is_there_again_after_a_while(
@@ -162,6 +176,13 @@ async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
         few = unknown * (FRAMES_AT_ONCE // 2) + frames.goaway(0, 1000, 0, 0, "behind them")
         await honest.dialer._mux.transport.send(few)
         assert await turns_while(lambda: honest.listener.peer_going_away is not None) <= 2
+
+
+def test_what_one_takes_beyond_what_all_have_in_common_is_taken_from_nobody() -> None:
+    common = Turns()
+    assert common.spare(0.0) == SPARE_FRAMES
+    common.take(2 * SPARE_FRAMES)
+    assert common.spare(0.0) == 0
 
 
 async def flood(pair: Pair, message: bytes, count: int) -> None:

@@ -427,8 +427,9 @@ class Connection(Core):
     ) -> list[events.Event]:
         """Take one message of whole frames. RemoteProtocolError is the end, and the only thing it raises.
 
-        Of more than `frames_max` frames the rest is `unread` behind it: the next message, or nothing if the
-        transport is lost before. What was taken is counted as any message is.
+        Of more than `frames_max` frames, for some of which a long head counts, the rest is `unread` behind
+        it: the next message, or nothing if the transport is lost before. What was taken is counted as any
+        message is.
         """
         self.unread = b""
         if self.failure is not None:

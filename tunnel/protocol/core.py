@@ -81,7 +81,7 @@ class Core:
     unread: bytes = attrs.field(init=False, default=b"")
     """What the feed has left of its last message, where that had more frames than were asked for."""
     frames_taken: int = attrs.field(init=False, default=0)
-    """How many it has taken of it."""
+    """How many it has taken of it, as `receive_message` counts them."""
     local: Hello | Welcome = attrs.field(init=False, factory=Hello)
     peer: Hello | Welcome = attrs.field(init=False, factory=Hello)
     resume_ttl_s: float = attrs.field(init=False, default=0.0)

@@ -26,6 +26,9 @@ from tunnel.protocol.window import CREDIT_MAX
 
 # The peer is told to open no more while it still has ids for what it opens until it hears of it.
 IDS_LEFT_AT_GOAWAY = 2**16
+# So many bytes of a head, once it is whole, count for one more of the frames that are taken in at once: its
+# owner reads, rewrites and sends on all of it in one step, which takes up to 10 ms for 1 MiB.
+HEAD_BYTES_PER_FRAME = 1024
 # While memory is short, who has more streams and contexts than that gets no other; a controller has some tens
 # of watches. Refusing everybody, a few agents that let their answers stand would keep all others out for as
 # long as they like. At the limit the group that holds the most makes room.
@@ -39,6 +42,8 @@ class Inbound:
         self._core = core
         self._kept_bytes = 0
         """What streams and contexts keep of the message that is taken apart."""
+        self._head_frames = 0
+        """What the heads that have become whole in it count for."""
         self._ping_rate = RateLimit(PINGS_PER_S, PINGS_PER_S)
         self._handlers = {
             frames.OPEN: self._on_open,
@@ -72,11 +77,10 @@ class Inbound:
     def _take_apart(self, message: bytes, end: int, now: float, frames_max: int) -> None:
         core = self._core
         max_frame = core.local.max_frame
-        position, sequenced = 0, 0
+        position, sequenced, taken = 0, 0, 0
         unpack, handlers = frames.HEADER.unpack_from, self._handlers
-        for taken in range(frames_max):  # noqa: B007 - it is told behind the loop
-            if position == end:
-                break
+        self._head_frames = 0
+        while position < end and taken + self._head_frames < frames_max:
             start = position + HEADER_BYTES
             if start > end:
                 raise RemoteProtocolError(f"{end - position} bytes at the end of a message are no frame")
@@ -89,6 +93,7 @@ class Inbound:
             if reserved:
                 raise RemoteProtocolError(f"the reserved bytes of a header are {reserved}")
             payload = message[start:position]
+            taken += 1
             if core.phase is not OPEN:
                 self._greet(frame_type, stream_id, payload, now)
                 continue
@@ -108,9 +113,7 @@ class Inbound:
                 raise RemoteProtocolError("a second greeting")
             elif flags & frames.CRITICAL:
                 raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
-        else:
-            taken = frames_max
-        core.frames_taken = taken
+        core.frames_taken = taken + self._head_frames
         if position < end:
             core.unread = message[position:]
         if sequenced:
@@ -137,7 +140,7 @@ class Inbound:
         if self._core.role is Role.LISTENER:
             hello = frames.decode_hello(payload)
             if not set(hello.versions) & set(frames.VERSIONS):
-                raise RemoteProtocolError(f"no common version: the peer speaks {hello.versions}")
+                raise RemoteProtocolError(f"no common version: the peer speaks none of {frames.VERSIONS}")
             if any(isinstance(event, events.HelloReceived) for event in self._core.happened):
                 raise RemoteProtocolError("a second greeting")
             self._core.happened.append(events.HelloReceived(hello))
@@ -267,6 +270,7 @@ class Inbound:
         core.opened_there += 1
         if whole:
             self._kept_bytes += size
+            self._head_frames += size // HEAD_BYTES_PER_FRAME
             core.happened.append(events.StreamOpened(stream))
         else:
             self._begin_head(stream, head_length, part)
@@ -317,6 +321,7 @@ class Inbound:
         stream.answer_head = part
         stream.head_bytes += size
         self._kept_bytes += size
+        self._head_frames += size // HEAD_BYTES_PER_FRAME
         if stream.owner is not None:
             stream.owner.on_head()
         else:
@@ -444,6 +449,7 @@ class Inbound:
         if partial.missing == 0:
             stream.partial_head = None
             head = bytes(partial.received)
+            self._head_frames += len(head) // HEAD_BYTES_PER_FRAME
             if stream.opened_here:
                 stream.answer_head = head
                 self._core.tell_head(stream)

@@ -21,7 +21,7 @@ from tunnel.protocol.errors import (
     StreamCode,
 )
 from tunnel.protocol.frames import HEADER_BYTES, FrameType, Hello, Welcome
-from tunnel.protocol.inbound import MODEST_USERS_MAX
+from tunnel.protocol.inbound import HEAD_BYTES_PER_FRAME, MODEST_USERS_MAX
 from tunnel.protocol.ledger import LEDGER_BYTES_MAX
 from tunnel.protocol.memory import Memory, victims
 from tunnel.protocol.state import ENDED
@@ -1137,6 +1137,21 @@ def test_what_is_left_of_a_message_is_taken_apart_like_the_next_one() -> None:
         connection.receive_message(connection.unread, joined.now, 2)
     assert connection.unread == b""
     assert connection.take(accepted, 10, joined.now) == b"01234"
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_long_head_that_becomes_whole_is_not_one_of_many_at_once(in_parts: bool) -> None:
+    joined = Joined()
+    streams = [joined.streams()[0] for _ in range(2)]
+    connection, size = joined.listener, 100 * HEAD_BYTES_PER_FRAME
+    part = size - in_parts
+    said = [frames.head_prefix(stream.id, size, part, 0) + bytes(part) for stream in streams]
+    if in_parts:
+        connection.receive_message(b"".join(said), joined.now)
+        said = [frames.header(FrameType.DATA, 0, stream.id, 1) + b"x" for stream in streams]
+    connection.receive_message(b"".join(said), joined.now, 2)
+    assert connection.frames_taken == 1 + 100
+    assert connection.unread == said[1]
 
 
 def test_no_more_is_left_of_a_message_once_the_session_is_over() -> None:
