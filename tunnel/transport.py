@@ -140,9 +140,11 @@ class MemoryTransport(Transport):
 
     async def receive(self) -> bytes:
         try:
-            return await self._receives.receive()
+            message = await self._receives.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise self._closed() from None
+        self.last_received_s = trio.current_time()
+        return message
 
     async def aclose(self, code: int = 1000, reason: str = "") -> None:
         self._end(code, reason)

@@ -103,6 +103,7 @@ class Unplugged(Transport):
             elif ended is not None:
                 raise ended
             elif not self.unplugged:
+                self.last_received_s = self.inner.last_received_s
                 return message
 
     def break_here(self) -> None:
