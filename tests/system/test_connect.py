@@ -212,6 +212,15 @@ def test_a_cluster_whose_answers_lead_elsewhere_leads_to_no_other_cluster(
     assert [each for each in asked if each[1].startswith("/apis/apps/v1")] == []
 
 
+@pytest.fixture
+def hears_sighup() -> Iterator[None]:
+    """A child of these tests hears a SIGHUP, also where they run under nohup(1) themselves."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hears_sighup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_cleanly_and_takes_its_file_along(world: World, number: int, tmp_path: Path) -> None:
     output = tmp_path / "kubeconfig"
