@@ -70,17 +70,17 @@ class AuditReader:
         """
         with self._view() as connection:
             last = self._last(connection)
-            whole = 1, last
+            ends = 1, last
             time = wanted.only_time()
             if last and time != EVERYTHING:
-                begin = self._nth(connection, time, *whole)
-                end = self._nth(connection, time, *whole, newest_first=True)
-                whole = (last + 1, last) if begin is None or end is None else (begin, end)
+                begin = self._nth(connection, time, *ends)
+                end = self._nth(connection, time, *ends, newest_first=True)
+                ends = (last + 1, last) if begin is None or end is None else (begin, end)
             if newest is not None and last:
                 # The newest of those that are too many.
-                before = self._nth(connection, wanted, *whole, skip=newest, newest_first=True)
-                whole = whole if before is None else (before + 1, whole[1])
-            return whole
+                before = self._nth(connection, wanted, *ends, skip=newest, newest_first=True)
+                ends = ends if before is None else (before + 1, ends[1])
+            return ends
 
     def events(self, first: int, last: int, wanted: Wanted = EVERYTHING) -> Iterator[StoredEvent]:
         """Read from a number to another page by page: a trail of millions is never in memory as a whole."""

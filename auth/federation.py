@@ -51,9 +51,11 @@ _PULL_REFS = "refs/pull/"
 # by the run of one. Such workflows are there to fetch what the pull request holds, or what its run has made.
 _STARTED_BY_STRANGERS = _PULL_REQUESTS | {"issue_comment", "workflow_run"}
 _EVENT, _REF = "event_name", "ref"
-# What GitLab calls a pull request. Before 18.2.2 a token of a fork's, which a member runs in the project, has
-# the project's own id, and for its ref the branch that the stranger has named.
-_MERGE_REQUEST = ("pipeline_source", "merge_request_event")
+# What GitLab calls a pull request, and what such a one starts in turn. Before 18.2.2 a token of a fork's,
+# which a member runs in the project, has the project's own id, and for its ref the branch that the stranger
+# has named.
+_SOURCE = "pipeline_source"
+_MERGE_REQUESTS = frozenset({"merge_request_event", "parent_pipeline"})
 
 # Thumbprints say nothing that is used here. Whatever names or holds a key is not among them, nor is `crit`.
 _HEADER_MEMBERS = frozenset({"alg", "kid", "typ", "x5t", "x5t#S256"})
@@ -152,9 +154,8 @@ class Rule:
             return "aud"
         if _EVENT not in self.claims and _value(claims, _EVENT) in _STARTED_BY_STRANGERS:
             return _EVENT
-        source, merge_request = _MERGE_REQUEST
-        if source not in self.claims and _value(claims, source) == merge_request:
-            return source
+        if _SOURCE not in self.claims and _value(claims, _SOURCE) in _MERGE_REQUESTS:
+            return _SOURCE
         pinned = _REF in self.claims or self.claims.get(_EVENT) in _PULL_REQUESTS
         if not pinned and (_value(claims, _REF) or "").startswith(_PULL_REFS):
             return _REF

@@ -39,6 +39,10 @@ class HoldingCall(Protocol):
         """What it has in hand that a peer does not take now."""
 
     @property
+    def evicted(self) -> bool:
+        """Whether its stream has made room already, so that it has to end as well."""
+
+    @property
     def moved_bytes(self) -> int:
         """What has crossed so far, both ways."""
 
@@ -92,6 +96,8 @@ class HeldUp(Generic[CallT]):
         for at in range(0, len(calls), LOOKED_AT_PER_PASS):
             for call in calls[at : at + LOOKED_AT_PER_PASS]:
                 size = call.held_up_bytes
+                if call.evicted:
+                    self._doomed.append(call)
                 if size:
                     self._hold(call, size, now)
                 elif self._held:

@@ -119,6 +119,11 @@ class TunnelOutbound:
         """Return the raw stream after a 101."""
         return RawStream(self._stream)
 
+    @property
+    def evicted(self) -> bool:
+        """Whether its stream has made room in memory."""
+        return self._stream.evicted
+
     async def abandon(self, failure: Failure | None = None) -> None:
         """RESET the stream at once, past what is still queued on it. See Outbound."""
         why = failure or GONE

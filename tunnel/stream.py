@@ -116,6 +116,11 @@ class Stream(trio.abc.HalfCloseableStream):
         """Whether it was RESET, by the peer or by us, or was lost with its session."""
         return self._failure is not None
 
+    @property
+    def evicted(self) -> bool:
+        """Whether it was RESET to make room in memory, here or at the peer's."""
+        return self._failure is not None and self._failure[0] is StreamCode.OVERLOADED
+
     # --- heads ---
 
     async def send_head(self, head: bytes, *, eof: bool = False) -> None:

@@ -416,13 +416,16 @@ class TLSStream(trio.abc.Stream):
         self._sending = data
         try:
             if 0 < len(data) <= RECORD_BYTES_MAX and type(data) is bytes:
-                await self.transport_stream.send_all(self._encrypt(data))
+                # With what was held before, so more than the data.
+                self._sending = ciphertext = self._encrypt(data)
+                await self.transport_stream.send_all(ciphertext)
             elif data:
                 view = memoryview(data).cast("B")
                 for start in range(0, len(view), SEND_BYTES_MAX):
                     await self.transport_stream.send_all(self._encrypt(view[start : start + SEND_BYTES_MAX]))
             elif self._held:
-                await self.transport_stream.send_all(self._encrypt(b""))
+                self._sending = ciphertext = self._encrypt(b"")
+                await self.transport_stream.send_all(ciphertext)
             else:
                 await trio.lowlevel.checkpoint()
         except BaseException:

@@ -120,7 +120,8 @@ def kubeconfig(guard: Guard, certificate_pem: str, config: ConnectConfig) -> str
 async def _run_command(config: ConnectConfig, path: str, signals: AsyncIterator[int]) -> int:
     """Run the command with the kubeconfig, and end with it.
 
-    A signal that comes to us goes on to it, but for a terminal's Ctrl-C, which it gets from there.
+    A signal that comes to us goes on to it, but for a SIGINT in the foreground of a terminal: from there the
+    command gets Ctrl-C by itself. Whoever ends this process alone there does it by SIGTERM.
     """
     environment = {**config.environment, "KUBECONFIG": path}
     try:

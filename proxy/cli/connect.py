@@ -44,7 +44,7 @@ def connect(
     which puts a fresh token of the agent's on each request, exec, port-forward and watches included. Its path
     is printed when the proxy serves. With `-- COMMAND…` the command is run with KUBECONFIG set to it, and its
     exit status is returned. At the end (SIGINT, SIGTERM, or the command's) the file is removed, and what is
-    under way is cut.
+    under way is cut. In a terminal's foreground a SIGINT is left to the command, which Ctrl-C reaches, too.
 
     Whoever can read the file acts as the agent while this runs.
     """

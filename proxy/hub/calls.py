@@ -502,7 +502,9 @@ def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, byte
     failure, asked = outcome.failure, live.call.head
     assert failure is not None, "what has not failed is answered"
     if live.ended is not None:
-        return status_response(403, "", live.ended.reason)
+        if live.ended.code is not StreamCode.OVERLOADED:
+            return status_response(403, "", live.ended.reason)
+        failure = Failure(live.ended.code, failure.processed, live.ended.reason)
     if outcome.close_reason is CloseReason.CLIENT_ERROR:
         return status_response(400, "", failure.reason)
     if failure.code is StreamCode.UNAUTHENTICATED:
@@ -562,6 +564,8 @@ def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float
         failure = Failure(ended.code, failure.processed, ended.reason)
         outcome = attrs.evolve(outcome, failure=failure, close_reason=ended.close_reason)
         opening = replace(opening, kind=Kind.SESSION_KILLED)
+    elif failure is not None and failure.code is StreamCode.OVERLOADED:
+        outcome = attrs.evolve(outcome, close_reason=CloseReason.OVERLOADED)
     response = Response(
         outcome.status or 0,
         failure.reason if failure is not None else "",

@@ -32,7 +32,7 @@ from proxy.forward import CloseReason, Tally
 from proxy.http import ServerConnection
 from proxy.hub.admission import Call
 from proxy.pooled import PooledOutbound
-from proxy.tunnelled import group_of
+from proxy.tunnelled import TunnelOutbound, group_of
 from tunnel import Interruptions, Session
 
 # Between two looks at calls that may be due; what is due is late by no more.
@@ -44,7 +44,7 @@ JUDGED_PER_PASS = 256
 
 
 _CODES = {CloseReason.DEADLINE: StreamCode.DEADLINE, CloseReason.OVERLOADED: StreamCode.OVERLOADED}
-_MEMORY = "the hub's memory is full, and this agent's calls that nobody reads hold the most of it"
+_MEMORY = "memory is full, and this agent's calls that nobody reads hold the most of it"
 
 
 @attrs.frozen
@@ -118,6 +118,15 @@ class LiveCall:
         inbound, outbound = self.inbound, self.outbound
         held = inbound.held_up_bytes if isinstance(inbound, ServerConnection) else 0
         return held + (outbound.held_up_bytes if isinstance(outbound, PooledOutbound) else 0)
+
+    @property
+    def evicted(self) -> bool:
+        """Whether its stream has made room in memory; whoever waits for the client does not see that.
+
+        One that has no answer yet sees it, and may go to another relay.
+        """
+        outbound = self.outbound
+        return self.tally.status != 0 and isinstance(outbound, TunnelOutbound) and outbound.evicted
 
     @property
     def moved_bytes(self) -> int:

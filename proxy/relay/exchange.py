@@ -146,6 +146,11 @@ class Call:
         return held + self.outbound.held_up_bytes
 
     @property
+    def evicted(self) -> bool:
+        """Never told here: whoever writes to a stream that has made room is told by that."""
+        return False
+
+    @property
     def moved_bytes(self) -> int:
         """What has crossed so far, both ways, while a task carries it."""
         return 0 if self._tally is None else self._tally.bytes_in + self._tally.bytes_out

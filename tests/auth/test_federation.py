@@ -240,7 +240,10 @@ def test_other_events_are_taken_as_the_documentation_says(event: str) -> None:
     assert Rule(HUB, {"repository_id": "4242"}).mismatch(read(token(event_name=event))) is None
 
 
-@pytest.mark.parametrize(("source", "fault"), [("merge_request_event", "pipeline_source"), ("push", None)])
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [("merge_request_event", "pipeline_source"), ("parent_pipeline", "pipeline_source"), ("push", None)],
+)
 def test_c36_what_runs_from_a_merge_request_is_refused_whatever_its_branch_is_called(
     source: str, fault: str | None
 ) -> None:

@@ -22,6 +22,7 @@ class Call:
     group: tuple[bool, int]
     held_up_bytes: int
     moved_bytes: int = 0
+    evicted: bool = False
 
 
 @attrs.define(eq=False)

@@ -203,7 +203,9 @@ def _local(folder: Path, token: str) -> AdminClient:
         endpoint = data.admin_endpoint()
         token = token or data.admin_token() or ""
     except DataDirError as error:
-        raise CommandError(f"{error}; or set {URL_VARIABLE} and {TOKEN_VARIABLE}") from error
+        raise CommandError(
+            f"{error}: name the hub's --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
+        ) from error
     if endpoint is None or not token:
         raise CommandError(
             f"no hub has run with the data folder {folder}: start `hawse hub`, "

@@ -340,6 +340,13 @@ def _check_output_dir(output_dir: Path | None, kubeconfig: Path | None) -> None:
     """Look before anything is made: a key that cannot be written afterwards is lost."""
     from proxy.cli.admin.relay_files import FILES
 
+    if kubeconfig is not None:
+        try:
+            str(kubeconfig.absolute()).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise CommandError(
+                f"the path {str(kubeconfig)!a} is no UTF-8, as relay.toml has to be: name another"
+            ) from error
     if output_dir is None:
         if kubeconfig is not None:
             raise click.UsageError("--kubeconfig belongs to --output-dir: in a cluster a relay needs none")

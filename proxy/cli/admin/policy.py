@@ -137,7 +137,8 @@ def apply_policies(reach: Reach, /, files: tuple[Path, ...], only: bool, yes: bo
     body = {"files": [{"name": source.file, "text": padded(source)} for source in policies], "only": only}
     done = reach.client().post("policies", body=body)
     _print_change(done, as_json=as_json)
-    say_missing(objects(done, "missing"))
+    # A hub of before does not look.
+    say_missing(objects(done, "missing") if "missing" in done else [])
 
 
 @policy.command("remove")

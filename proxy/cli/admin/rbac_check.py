@@ -230,7 +230,8 @@ def _holders(bindings: Sequence[Object]) -> list[Object]:
 
 def _other_rights(bindings: Sequence[Object], namespace: str, name: str) -> Iterable[tuple[str, str, str]]:
     user = ("User", f"system:serviceaccount:{namespace}:{name}")
-    groups = {("Group", _EVERY_ACCOUNT), ("Group", f"{_EVERY_ACCOUNT}:{namespace}")}
+    every = (_EVERY_ACCOUNT, f"{_EVERY_ACCOUNT}:{namespace}", "system:authenticated")
+    groups = {("Group", group) for group in every}
     for binding in bindings:
         role = _role_of(binding)
         if role == f"ClusterRole {CLUSTER_ROLE}":

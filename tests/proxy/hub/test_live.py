@@ -240,6 +240,15 @@ async def send_without_end(stream: Stream) -> NoReturn:
         await stream.send_all(bytes(64 * 1024))
 
 
+def evict(live: LiveCalls) -> None:
+    """Take the streams of all calls, as the tunnels' memory does when that is full."""
+    for call in live:
+        assert call.session is not None
+        connection = call.session._mux.connection
+        for holder in connection.holders():
+            connection.evict(holder)
+
+
 CHANGES: list[tuple[Change, str]] = [
     (lambda store, _: store.lock_agent("ann"), "agent:ann is locked"),
     (lambda store, _: store.retire_agent("ann"), "agent:ann is retired"),
@@ -297,32 +306,59 @@ async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
     assert bench.calls.live.count == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "has_room"),
+    [("exec", False), ("watch", False), ("watch", True)],
+    ids=["exec", "watch", "evicted"],
+)
 async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, has_room: bool
 ) -> None:
     monkeypatch.setattr(heldup, "LOOK_S", 0.05)
     live = bench.calls.live
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
-        # Less than one piece in hand.
-        nursery.start_soon(HeldUp(Memory(64 * 1024), live, live.end_for_memory).run)
+        # Or less than one piece in hand.
+        memory = Memory(2**30 if has_room else 64 * 1024)
+        nursery.start_soon(HeldUp(memory, live, live.end_for_memory).run)
         client, server = await handshake(await tcp_pair())
         nursery.start_soon(Talk(cast(trio.StapledStream, client)).serve, bench, server)
-        await client.send_all(exec_request(bench))
+        watch = bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1")
+        await client.send_all(watch if kind == "watch" else exec_request(bench))
         stream = await relay.accept()
-        await stream.send_head(SWITCHING)
+        await stream.send_head(CHUNKED if kind == "watch" else SWITCHING)
+        if has_room:
+            # More than sockets take.
+            with trio.move_on_after(0.3):
+                await send_without_end(stream)
+            evict(live)
         with trio.fail_after(10), pytest.raises(StreamReset) as caught:
             await send_without_end(stream)
         await stream.aclose()
-        await trio.aclose_forcefully(client)
         # The call has its record before its task ends.
         with trio.fail_after(2):
             await live.wait_drained(math.inf)
+        await trio.aclose_forcefully(client)
         nursery.cancel_scope.cancel()
     assert caught.value.code is StreamCode.OVERLOADED
-    assert caught.value.reason.startswith("the hub's memory is full")
+    assert caught.value.reason.startswith("memory is full")
     *_, closing = await bench.trail()
+    assert closing["kind"] == "session.killed"
     assert closing["stream"]["close_reason"] == "overloaded"  # type: ignore[index]
-    assert closing["resp"]["reason"] == caught.value.reason  # type: ignore[index]
+    assert closing["resp"]["reason"].startswith("memory is full")  # type: ignore[index]
+
+
+async def test_a_stream_that_makes_room_at_the_relay_is_told_so(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1"))
+        stream = await relay.accept()
+        await stream.send_head(CHUNKED)
+        await wait_all_tasks_blocked(0.01)
+        stream.reset(StreamCode.OVERLOADED, processed=StreamProcessed.MAYBE, reason="memory is full")
+        with trio.fail_after(2):
+            await bench.calls.live.wait_drained(math.inf)
+        nursery.cancel_scope.cancel()
+    *_, closing = await bench.trail()
+    assert (closing["kind"], closing["stream"]["close_reason"]) == ("call", "overloaded")  # type: ignore[index]
 
 
 async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
@@ -341,6 +377,19 @@ async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
     assert client.received.endswith(b"4\r\nmore\r\n0\r\n\r\n")
     [closing] = await bench.trail()
     assert closing["kind"] == "call"
+
+
+async def test_a_client_without_an_answer_whose_call_makes_room_is_not_forbidden_it(bench: Bench) -> None:
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        client = talk(bench, nursery, bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1"))
+        stream = await relay.accept()
+        await wait_all_tasks_blocked(0.01)
+        await bench.calls.live.end_for_memory(list(bench.calls.live))
+        await expect_reset(stream)
+        await client.ended.wait()
+        await stream.aclose()
+    assert client.status == 503
+    assert b"memory is full" in client.received
 
 
 async def test_a_client_whose_answer_was_not_begun_is_told(bench: Bench) -> None:

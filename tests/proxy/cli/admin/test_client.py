@@ -161,7 +161,10 @@ def test_a_machine_without_a_hub_is_told_what_to_do(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_looked_into_is_told_so() -> None:
     line = refusal(run("team", "list", HAWSE_HUB_DATA_DIR="x" * 300))
-    assert line.endswith("/admin.json: File name too long; or set HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN\n")
+    assert line.endswith(
+        "/admin.json: File name too long: name the hub's --data-dir, "
+        "or set HAWSE_ADMIN_URL and HAWSE_ADMIN_TOKEN\n"
+    )
 
 
 def test_a_hub_that_does_not_run_is_told_so(tmp_path: Path) -> None:

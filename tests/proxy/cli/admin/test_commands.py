@@ -99,6 +99,17 @@ def test_who_enrols_at_a_hub_of_a_private_ca_is_told_where_it_goes() -> None:
     assert left_to_do({"mode": "tunnel", "hub_ca_pem": "PEM"}, Path("relay")) == []
 
 
+async def test_a_path_that_no_relay_toml_can_hold_is_refused_before_anything_is_made(
+    hub: Hub, tmp_path: Path
+) -> None:
+    path = os.fsdecode(bytes(tmp_path / "relay") + b"\xff")
+    refusal = await hub.fails(
+        "cluster", "add", "edge", "--output-dir", str(tmp_path / "relay"), "--kubeconfig", path
+    )
+    assert "is no UTF-8, as relay.toml has to be" in refusal
+    assert "edge" not in hub.directory.current.clusters_by_name
+
+
 async def test_a_direct_relay_gets_files_without_a_key(hub: Hub, tmp_path: Path) -> None:
     folder = tmp_path / "relay"
     ca = ["--relay-ca", str(hub.ca)]
