@@ -49,6 +49,9 @@ def test_blocks_without_what_is_wanted_are_passed_over(store: AuditStore, path: 
     assert searched(path, Wanted(kinds=[Kind.ADMIN, Kind.AUDIT_READ])) == [(8, 11), (16, 17)]
     assert searched(path, Wanted(since=utc(NOW_S + 7), until=utc(NOW_S + 8))) == [(4, 7), (16, 17)]
     assert searched(path, Wanted(until=utc(NOW_S + 1))) == [(16, 17)]
+    with closing(AuditReader(path)) as reader, reader._view() as connection:
+        # Nor is anything behind what is asked of looked at.
+        assert list(stretches(connection, Wanted(cluster="b"), 2, 5)) == []
 
 
 def test_a_search_goes_by_stretches(store: AuditStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
