@@ -14,13 +14,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # For the Python among the peers that are measured beside Hawse: their newest versions want the newest Python.
 PEERS_PYTHON ?= $(firstword $(shell for name in python3.14 python3.13; do command -v $$name; done) $(PYTHON))
 PEERS := .venv-peers
+# The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
+GO_LIBRARIES := $(addsuffix -dev,$(addprefix golang-github-,hashicorp-yamux gorilla-websocket sirupsen-logrus \
+	pkg-errors prometheus-client-golang))
 # Test processes. More than the cores: for a good third of their time they wait, for what they have started or for time
 # to pass. Neighbours stay with one of them (worksteal), so that what a module starts for its tests is started once.
 JOBS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tls test-long faults e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-scaling bench-peers fuzz
+.PHONY: help demo test test-tls test-long faults e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -101,9 +104,14 @@ bench-peers: ## install the tunnels that benchmarks compare with: OpenSSH, snitu
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
 	cd benchmarks/peers/mplex && npm install --no-package-lock --no-audit --no-fund --ignore-scripts
 
+bench-go: ## build the tunnels in Go that benchmarks compare with, from the checkouts below GO_SOURCES
+	@command -v go >/dev/null || apt-get install -y --no-install-recommends golang-go
+	@test -d /usr/share/gocode/src/github.com/hashicorp/yamux || apt-get install -y --no-install-recommends $(GO_LIBRARIES)
+	benchmarks/peers/go/build.sh $(GO_SOURCES)
+
 lock: ## write requirements.lock anew (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --extra dev --no-header \
 		--no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
 
 clean: ## remove the virtual environment and the caches
-	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-* benchmarks/peers/mplex/node_modules benchmarks/peers/go/bin .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

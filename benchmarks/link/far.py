@@ -16,13 +16,18 @@ import attrs
 
 from benchmarks.processes import Daemons
 from benchmarks.system import OpenSystem, System, Upstream
+from benchmarks.systems.chisel import open_chisel
 from benchmarks.systems.direct import open_direct
+from benchmarks.systems.frp import open_frp
 from benchmarks.systems.hawse import open_hawse
+from benchmarks.systems.konnectivity import open_konnectivity
 from benchmarks.systems.leg import Leg
 from benchmarks.systems.mplex import open_mplex
 from benchmarks.systems.nginx import open_nginx
+from benchmarks.systems.remotedialer import open_remotedialer, open_remotedialer_http
 from benchmarks.systems.snitun import open_snitun
 from benchmarks.systems.ssh import open_ssh
+from benchmarks.systems.yamux import open_yamux
 from benchmarks.upstream.other import OtherUpstream
 
 MBIT_PER_S = 100.0
@@ -40,6 +45,12 @@ class OpenTunnel(Protocol):
 TUNNELS: dict[str, OpenTunnel] = {
     "hawse": open_hawse,
     "ssh": open_ssh,
+    "chisel": open_chisel,
+    "frp": open_frp,
+    "yamux": open_yamux,
+    "konnectivity": open_konnectivity,
+    "rdialer": open_remotedialer,
+    "rdialer-http": open_remotedialer_http,
     "snitun": open_snitun,
     "mplex": open_mplex,
 }

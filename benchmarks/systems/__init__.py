@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 from benchmarks.system import OpenSystem
+from benchmarks.systems.chisel import open_chisel
 from benchmarks.systems.direct import open_direct
+from benchmarks.systems.frp import open_frp
 from benchmarks.systems.hawse import open_hawse, open_without_wheels
+from benchmarks.systems.konnectivity import open_konnectivity
 from benchmarks.systems.mplex import open_mplex
 from benchmarks.systems.nginx import open_nginx
 from benchmarks.systems.plain import open_plain
+from benchmarks.systems.remotedialer import open_remotedialer, open_remotedialer_http
 from benchmarks.systems.snitun import open_snitun
 from benchmarks.systems.ssh import open_ssh
+from benchmarks.systems.yamux import open_yamux
 
 # What runs always, then what runs with --peers, in the order of the tables.
 ALWAYS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, "hawse": open_hawse}
-PEERS: dict[str, OpenSystem] = {"ssh": open_ssh, "snitun": open_snitun, "mplex": open_mplex}
+PEERS: dict[str, OpenSystem] = {
+    "ssh": open_ssh,
+    "chisel": open_chisel,
+    "frp": open_frp,
+    "yamux": open_yamux,
+    "konnectivity": open_konnectivity,
+    "rdialer": open_remotedialer,
+    "rdialer-http": open_remotedialer_http,
+    "snitun": open_snitun,
+    "mplex": open_mplex,
+}
 # What runs when it is named.
 EXTRA: dict[str, OpenSystem] = {"hawse-nowheel": open_without_wheels, "plain": open_plain}

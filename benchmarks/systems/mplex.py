@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
-import trustme
 
 from benchmarks.processes import Daemons, program, version_of
 from benchmarks.system import Missing, System, Upstream
+from benchmarks.systems.certificate import make_certificate
 from benchmarks.systems.leg import Leg, straight
 
 INSTALL = "make bench-peers"
@@ -28,19 +28,14 @@ def open_mplex(folder: Path, upstream: Upstream, leg: Leg = straight) -> Iterato
     """Yield bored-mplex's two ends before the upstream."""
     node = program("node", "mplex", INSTALL)
     versions = _versions(node)
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    certificate = authority.issue_cert("127.0.0.1")
-    certificate.private_key_and_cert_chain_pem.write_to_path(folder / "hub.pem")
+    files = make_certificate(folder)
     target = (upstream.endpoint.host, str(upstream.endpoint.port))
     with Daemons(folder) as daemons:
-        pem = str(folder / "hub.pem")
+        pem = str(files.pem)
         hub = daemons.start("hub", [node, str(PROGRAMS / "hub.js"), pem, pem])
         _, tunnels, clients = hub.wait_for("ready ").split()
         agent_js = str(PROGRAMS / "agent.js")
-        agent = daemons.start(
-            "agent", [node, agent_js, str(leg(int(tunnels))), str(folder / "ca.pem"), *target]
-        )
+        agent = daemons.start("agent", [node, agent_js, str(leg(int(tunnels))), str(files.ca), *target])
         agent.wait_for("ready")
         hub.wait_for("joined")
         endpoint = attrs.evolve(upstream.endpoint, host="127.0.0.1", port=int(clients))
