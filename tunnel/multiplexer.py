@@ -149,7 +149,8 @@ class Multiplexer:
         link = self.link
         # One that has no credit is not in the ring, and there is nothing to wake the writer for.
         if link is not None and state.place is not OUT:
-            link.brimming = link.brimming or state.outgoing.size > QUEUE_HIGH_BYTES
+            if state.outgoing.size > QUEUE_HIGH_BYTES:
+                link.brimming = True
             link.wake()
 
     def send_eof(self, state: StreamState) -> None:

@@ -335,7 +335,8 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         if self._sender is not NO_SPOT:
             self._sender.check_free()
-        self._check_sendable()
+        if self._closed or self._failure is not None or state.sending is ENDED:
+            self._check_sendable()
         # As send_all does: a queue below the mark takes one more piece.
         if state.outgoing.size > QUEUE_HIGH_BYTES or len(data) > PIECE_BYTES_MOST:
             return False

@@ -143,7 +143,8 @@ class AwaitedAnswer:
             outbound.keep_no_request()
             if self._call.long:
                 connection.forget_lines()
-            self._pass_on()
+            if self._has_room():
+                self._pass_on()
 
     def _go_on(self) -> bool:
         """Take in and pass on while more than a little comes; whether there is a wait for the rest of it."""
@@ -159,9 +160,10 @@ class AwaitedAnswer:
         return False
 
     def _pass_on(self) -> bool:
-        """Pass on what is here of the body, a failure behind it; whether more may come."""
+        """Pass on what is here of the body, a failure behind it, while there is room, as there has to be for
+        the first piece; whether more may come."""
         connection, stream = self._connection, self._stream
-        while self._has_room():
+        while True:
             piece = connection.receive_body_nowait()
             if piece is None:
                 return True
@@ -173,7 +175,8 @@ class AwaitedAnswer:
                 return False
             if not connection.holds_more:
                 return True
-        return False
+            if not self._has_room():
+                return False
 
     def _has_room(self) -> bool:
         """Whether the stream takes a piece; if not, nothing is done until it does.
@@ -202,7 +205,7 @@ class AwaitedAnswer:
         if self._over:
             return
         try:
-            if self._pass_on() and self._go_on():
+            if self._has_room() and self._pass_on() and self._go_on():
                 self._outbound.watch(self._on_input)
         except OutboundBroken as broken:
             self._break_off(broken.failure)

@@ -331,16 +331,17 @@ class Connection(Core):
             if stream.sending is BROKEN or (stream.sending is FRESH and not (data or eof)):
                 return
             self._step_local(stream, Step.DATA if data else Step.FIN)
+        full = False
         if data:
             stream.queue(data)
-            self.memory.charge(len(data))
+            full = self.memory.charge(len(data))
         if eof:
             stream.sending = ENDED
             stream.fin_waits = True
         if stream.place is OUT and (data or eof):
             self.activate(stream)
-        if data:
-            self.check_memory()
+        if full:
+            self.memory.relieve()
 
     def send_eof(self, stream: StreamState) -> None:
         if stream.sending is BROKEN:

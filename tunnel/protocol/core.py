@@ -381,11 +381,6 @@ class Core:
 
     # --- memory ---
 
-    def check_memory(self) -> None:
-        memory = self.memory
-        if memory.full:
-            memory.relieve()
-
     def leave_memory_if_done(self) -> None:
         """Leave the accounts, once the session is over and nothing of it is held: what nobody takes must
         stay within reach of an eviction."""

@@ -8,6 +8,7 @@ from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import DATA, FIN, HEAD_PREFIX_BYTES, HEADER, HEADER_BYTES, OPEN_PREFIX_BYTES
 from tunnel.protocol.ledger import LEDGER_LEAST_BYTES
 from tunnel.protocol.schedule import QUANTUM_BYTES
+from tunnel.protocol.state import FLOWING
 from tunnel.protocol.streams import Farewell, StreamState
 
 # Where what waits in a stream's queue is short enough that its owner may fill it again.
@@ -202,7 +203,8 @@ class Outbound:
         if stream.farewell is not None and not (outgoing.size or stream.fin_waits):
             used += self._send_farewell(stream, stream.farewell, parts)
         stream.moved_at = now
-        if stream.receiving.at_rest and stream.all_said:
+        # Asked in this order since a stream that goes on is what most frames are of.
+        if stream.sending is not FLOWING and stream.receiving.at_rest and stream.all_said:
             core.close_stream(stream)
         return used
 

@@ -336,7 +336,7 @@ def test_the_ledger_of_a_tunnel_that_is_away_can_be_taken_back() -> None:
     assert joined.listener not in joined.listener.holders()
     joined.lose(listener_notices=True, arrives=0)
     process.charge(MIB + CHARGED_IN_BYTES)
-    joined.listener.check_memory()
+    joined.listener.memory.relieve()
     assert evicted
     assert joined.listener.phase is Phase.CLOSED
     assert joined.listener.memory.used_bytes == 0
