@@ -324,6 +324,9 @@ def test_a_query_is_what_its_pairs_are_without_their_escapes(query: bytes) -> No
             name, said = (unquote_to_bytes(part).decode("utf-8", "replace") for part in (key, value))
             expected.setdefault(name, []).append(said)
     assert parse_query(query) == expected
+    for wanted in ({"a", "4"}, {"x"}):
+        some = {name: said for name, said in expected.items() if name in wanted}
+        assert parse_query(query, frozenset(wanted)) == some
 
 
 @pytest.mark.parametrize("before", ["/logs/", "/api/v1/namespaces/a/services/s/proxy/", "/%6cogs/"])
