@@ -77,10 +77,12 @@ class Inbound:
     def _take_apart(self, message: bytes, end: int, now: float, frames_max: int) -> None:
         core = self._core
         max_frame = core.local.max_frame
-        position, sequenced, taken = 0, 0, 0
+        position, sequenced = 0, 0
         unpack, handlers = frames.HEADER.unpack_from, self._handlers
         self._head_frames = 0
-        while position < end and taken + self._head_frames < frames_max:
+        for taken in range(frames_max):
+            if position == end or (self._head_frames and taken + self._head_frames >= frames_max):
+                break
             start = position + HEADER_BYTES
             if start > end:
                 raise RemoteProtocolError(f"{end - position} bytes at the end of a message are no frame")
@@ -93,7 +95,6 @@ class Inbound:
             if reserved:
                 raise RemoteProtocolError(f"the reserved bytes of a header are {reserved}")
             payload = message[start:position]
-            taken += 1
             if core.phase is not OPEN:
                 self._greet(frame_type, stream_id, payload, now)
                 continue
@@ -113,6 +114,8 @@ class Inbound:
                 raise RemoteProtocolError("a second greeting")
             elif flags & frames.CRITICAL:
                 raise RemoteProtocolError(f"frame type {frame_type} is critical and unknown")
+        else:
+            taken = frames_max
         core.frames_taken = taken + self._head_frames
         if position < end:
             core.unread = message[position:]
@@ -270,7 +273,8 @@ class Inbound:
         core.opened_there += 1
         if whole:
             self._kept_bytes += size
-            self._head_frames += size // HEAD_BYTES_PER_FRAME
+            if size >= HEAD_BYTES_PER_FRAME:
+                self._head_frames += size // HEAD_BYTES_PER_FRAME
             core.happened.append(events.StreamOpened(stream))
         else:
             self._begin_head(stream, head_length, part)
@@ -321,7 +325,8 @@ class Inbound:
         stream.answer_head = part
         stream.head_bytes += size
         self._kept_bytes += size
-        self._head_frames += size // HEAD_BYTES_PER_FRAME
+        if size >= HEAD_BYTES_PER_FRAME:
+            self._head_frames += size // HEAD_BYTES_PER_FRAME
         if stream.owner is not None:
             stream.owner.on_head()
         else:
