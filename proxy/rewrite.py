@@ -83,7 +83,7 @@ ACCESS_TOKEN_NAME = b"".join(
 _ACCESS_TOKEN = re.compile(rb"%b=" % ACCESS_TOKEN_NAME, re.IGNORECASE)
 _ABSOLUTE = re.compile(rb"(?:(?:https?|wss?):)?//([^/?#\\]*+)(.*)", re.IGNORECASE | re.DOTALL)
 _SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.-]*):")
-# Possessive, since a backend may answer with 1 MiB of it.
+# Possessive, since a backend may answer with 16 KiB of it.
 _AUTHORITY = re.compile(
     rb"(?:[a-z0-9._~!$&'()*+,;=:%-]*+@)?((?:[a-z0-9_~-]++\.?+)++|\[[0-9a-f:.]++\])(?::0*+([0-9]{0,5}+))?"
 )
@@ -91,8 +91,8 @@ PORT_MAX = 65535
 _DEFAULT_PORTS = frozenset({None, b"", b"80", b"443"})
 # A name that ends so is an address to browsers, in whatever notation.
 _ADDRESS = re.compile(rb"\[.*|(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)")
-# Servers take 8 KB; of 1 MiB, which a backend may answer with, the segments alone would take 0.2 s.
-LOCATION_PATH_BYTES_MAX = 64 * 1024
+# Servers take 8 KB in all; to read one of 64 KiB, which a backend may answer with, takes up to 4 ms.
+LOCATION_BYTES_MAX = 16 * 1024
 _DOT = (b".", b"%2e", b"%2E")
 _DOT_DOT = frozenset([first + second for first in _DOT for second in _DOT])
 _DOTS = _DOT_DOT | frozenset(_DOT)
@@ -253,7 +253,8 @@ def relay_response_head(head: ResponseHead, host: bytes) -> ResponseHead:
         return without_hop
     headers = []
     for name, value in _end_to_end(head):
-        if name == b"location":
+        # A longer one goes no further than to the hub.
+        if name == b"location" and len(value) <= LOCATION_BYTES_MAX:
             absolute = _ABSOLUTE.fullmatch(value)
             if absolute is not None and _leads_to(absolute, host):
                 value = _rooted(absolute[2])
@@ -440,8 +441,10 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
     """Put a Location under the prefix.
 
     None when it leads elsewhere, or does to some readers: kubectl, as others, goes there with its token.
-    None as well when its path is longer than any server would take.
+    None as well when it is longer than any server would take.
     """
+    if len(location) > LOCATION_BYTES_MAX:
+        return None
     location = location.replace(b"\t", b"")  # browsers drop tabs before they read a URL
     absolute = _ABSOLUTE.fullmatch(location)
     if absolute is not None:
@@ -456,8 +459,6 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
     elif not location.startswith(b"/"):
         location = _resolved(location, target)
     path, separator, rest = _split_path(location)
-    if len(path) > LOCATION_PATH_BYTES_MAX:
-        return None
     # A backslash is a slash to browsers, and one that is escaped to nobody.
     return prefix + _without_dots(path.replace(b"\\", b"%5C")) + separator + rest
 

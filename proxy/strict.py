@@ -14,6 +14,7 @@ import re
 from itertools import filterfalse
 
 from proxy.head import (
+    ANSWER_HEAD_BYTES_MAX,
     CONNECTION_BYTES_MAX,
     FRAMING_NAMES,
     HEAD_BYTES_MAX,
@@ -35,7 +36,6 @@ _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: (" + VALUE + rb"))?")
 _FIELD_LINE = re.compile(rb"(" + TOKEN + rb"++):(" + VALUE + rb")")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
 _CRLF = b"\r\n"
 _END = _CRLF + _CRLF
 # Of the answers on one connection: two dozen headers and what changes in some tens of answers, in 20 KiB.
@@ -124,7 +124,9 @@ class HeadScanner:
             raise _too_large()
         if data and not 0x21 <= data[0] <= 0x7E:
             raise BadRequest(400, "these bytes are no HTTP/1.1")
-        if _BARE_LF.search(data, self._search_from):
+        start = self._search_from
+        # By counting, since to look behind each line feed takes 6 ms a MiB, of anybody's.
+        if data.count(b"\n", start) != data.count(_CRLF, max(0, start - 1)):
             raise BadRequest(400, "a line ends without a carriage return")
 
 
@@ -257,8 +259,8 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
     # Canonical at once: it is what crosses the tunnel, and all that is asked of most answers.
     lines = [first, *map(known.__getitem__, fields), b"\r\n"]
     encoded = b"".join(lines)
-    if len(encoded) > HEAD_BYTES_MAX:
-        raise BadResponse(f"the head of the answer is larger than {HEAD_BYTES_MAX} bytes")
+    if len(encoded) > ANSWER_HEAD_BYTES_MAX:
+        raise BadResponse(f"the head of the answer is larger than {ANSWER_HEAD_BYTES_MAX} bytes")
     says = known.says
     passes: bytes | None = encoded
     if says & _DEALT_WITH or status == 101:

@@ -217,9 +217,9 @@ async def test_a_head_that_is_too_large_with_what_was_added_is_not_sent():
 
 async def test_large_heads_of_answers_pass():
     head, _, connection = await exchange(
-        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: " + b"x" * 1_000_000 + b"\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nA: " + b"x" * 60_000 + b"\r\n\r\n"
     )
-    assert len(head.header(b"a") or b"") == 1_000_000
+    assert len(head.header(b"a") or b"") == 60_000
     await connection.aclose()
 
 

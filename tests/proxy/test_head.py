@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.head import (
+    ANSWER_HEAD_BYTES_MAX,
     CONNECTION_BYTES_MAX,
     HEAD_BYTES_MAX,
     HEADER_COUNT_MAX,
@@ -268,19 +269,19 @@ def test_a_head_has_bounds():
         RequestHead.of(b"GET", b"/" + b"x" * HEAD_BYTES_MAX).encode()
     with pytest.raises(HeadError, match="limit"):
         RequestHead.decode(b"x" * (HEAD_BYTES_MAX + 1))
-    for make, size in (
-        (lambda fill: RequestHead.of(b"GET", b"/", ((b"a", fill),)), 23),
-        (lambda fill: ResponseHead.of(200, b"", ((b"a", fill),)), 22),
-        (lambda fill: ResponseHead.of(200, b"", ((b"location", fill),)), 29),
+    for make, size, bytes_max in (
+        (lambda fill: RequestHead.of(b"GET", b"/", ((b"a", fill),)), 23, HEAD_BYTES_MAX),
+        (lambda fill: ResponseHead.of(200, b"", ((b"a", fill),)), 22, ANSWER_HEAD_BYTES_MAX),
+        (lambda fill: ResponseHead.of(200, b"", ((b"location", fill),)), 29, ANSWER_HEAD_BYTES_MAX),
     ):
-        longest = make(b"x" * (HEAD_BYTES_MAX - size))
+        longest = make(b"x" * (bytes_max - size))
         data = longest.encode()
-        assert len(data) == HEAD_BYTES_MAX
+        assert len(data) == bytes_max
         assert type(longest).decode(data) == longest
-        with pytest.raises(HeadTooLarge, match=str(HEAD_BYTES_MAX + 1)):
+        with pytest.raises(HeadTooLarge, match=str(bytes_max + 1)):
             type(longest).decode(data.replace(b"xx", b"xxx", 1))
-        with pytest.raises(HeadTooLarge, match=str(HEAD_BYTES_MAX + 1)):
-            make(b"x" * (HEAD_BYTES_MAX - size + 1)).encode()
+        with pytest.raises(HeadTooLarge, match=str(bytes_max + 1)):
+            make(b"x" * (bytes_max - size + 1)).encode()
     most = RequestHead.of(b"GET", b"/", ((b"a", b"b"),) * HEADER_COUNT_MAX)
     assert RequestHead.decode(most.encode()) == most
     many = RequestHead.of(b"GET", b"/", ((b"a", b"b"),) * (HEADER_COUNT_MAX + 1)).encode()

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.head import CONNECTION_BYTES_MAX, HEAD_BYTES_MAX, HEADER_COUNT_MAX, HeadError, ResponseHead
+from proxy.head import (
+    ANSWER_HEAD_BYTES_MAX,
+    CONNECTION_BYTES_MAX,
+    HEAD_BYTES_MAX,
+    HEADER_COUNT_MAX,
+    HeadError,
+    ResponseHead,
+)
 from proxy.strict import (
     LINE_KNOWN_BYTES_MAX,
     LINES_KNOWN_MAX,
@@ -239,7 +246,7 @@ def test_connect_is_refused_whatever_its_target():
 
 def test_an_answer_that_grows_beyond_the_limit_is_refused():
     with pytest.raises(BadResponse):
-        read_response_head(b"HTTP/1.1 200 OK\r\n" + b"a:" + b"b" * (HEAD_BYTES_MAX - 21) + b"\r\n\r\n")
+        read_response_head(b"HTTP/1.1 200 OK\r\n" + b"a:" + b"b" * (ANSWER_HEAD_BYTES_MAX - 21) + b"\r\n\r\n")
 
 
 @given(st.binary(max_size=60))

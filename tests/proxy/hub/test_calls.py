@@ -29,7 +29,7 @@ from auth.principal import Principal
 from auth.succession import TrustedKeys
 from auth.tokens import issue_access
 from proxy.exchange import InboundBroken
-from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
+from proxy.head import ANSWER_HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
@@ -804,7 +804,7 @@ async def test_an_answer_that_breaks_off_was_seen_by_the_api_server(bench: Bench
 async def test_an_answer_that_fits_into_no_head_is_the_backends_fault(bench: Bench, method: str) -> None:
     """The hub adds a line to what comes from behind a proxy path."""
     head = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-filler: %s\r\n\r\n"
-    head %= b"x" * (HEAD_BYTES_MAX - len(head))
+    head %= b"x" * (ANSWER_HEAD_BYTES_MAX - len(head))
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def answer() -> None:
@@ -829,7 +829,7 @@ async def test_an_explained_403_that_fits_into_no_head_any_more_is_the_backends_
     """The hub adds a Warning to what speaks of impersonation."""
     body = b"cannot impersonate"
     head = b"HTTP/1.1 403 Forbidden\r\ncontent-length: %d\r\nx-filler: %s\r\n\r\n"
-    head %= len(body), b"x" * (HEAD_BYTES_MAX - len(head))
+    head %= len(body), b"x" * (ANSWER_HEAD_BYTES_MAX - len(head))
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def answer() -> None:
