@@ -6,7 +6,8 @@
     GET    /v1/sessions[?agent=NAME][&cluster=NAME]
     POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens  /v1/sessions/kill  /v1/federation
     POST   /v1/agents/NAME/{lock,unlock,keys,codes}  /v1/clusters/NAME/keys
-    PUT    /v1/agents/NAME/teams  /v1/clusters/NAME/teams/TEAM
+    PATCH  /v1/agents/NAME/teams
+    PUT    /v1/clusters/NAME/teams/TEAM
     DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
     DELETE /v1/clusters/NAME/keys (all but the newest)  /v1/agents/NAME/codes  /v1/federation/ID
     GET    /v1/policies  /v1/policies/NAME  /v1/policy-versions[/NUMBER]
@@ -27,7 +28,7 @@ import attrs
 import msgspec
 
 from proxy.hub.actions.administration import Administration
-from proxy.hub.actions.agents import AgentTeams, NewAgent
+from proxy.hub.actions.agents import NewAgent, TeamChange
 from proxy.hub.actions.clusters import NewCluster, NewRelayKey
 from proxy.hub.actions.federation import NewFederation
 from proxy.hub.actions.policies import NewPolicies, Question, RuleSwitch
@@ -110,11 +111,11 @@ ACTIONS: Sequence[Action] = (
         "POST", "/v1/agents/{name}/unlock", "unlock", "agents", lambda a, c: a.agents.unlock(c.path["name"])
     ),
     Action(
-        "PUT",
+        "PATCH",
         "/v1/agents/{name}/teams",
         "update",
         "agents/teams",
-        lambda a, c: a.agents.set_teams(c.path["name"], c.decode(AgentTeams)),
+        lambda a, c: a.agents.change_teams(c.path["name"], c.decode(TeamChange)),
     ),
     Action(
         "POST",

@@ -155,12 +155,19 @@ class Store(Credentials, Federation, Policies):
                 return agent_id, None
             return agent_id, self._add_key(connection, agent_id, key_hash, key_hint)
 
-    def set_agent_teams(self, name: str, teams: Iterable[str]) -> str:
-        """Replace an agent's teams and return its id; raises InvalidError, NotFoundError, ConflictError."""
+    def change_agent_teams(self, name: str, *, add: Iterable[str] = (), remove: Iterable[str] = ()) -> str:
+        """Put an agent into teams and take it out of others, and return its id.
+
+        By what changes, not by what is left: of two operators at once neither undoes the other's change.
+        Raises InvalidError, NotFoundError, ConflictError.
+        """
         with self._transaction() as connection:
             agent = find_agent(connection, name)
-            connection.execute(sa.delete(t.agent_teams).where(t.agent_teams.c.agent_id == agent.id))
-            _set_teams(connection, agent.id, teams)
+            gone = {find(connection, t.teams, "team", team).name for team in remove}
+            inside = t.agent_teams.c.agent_id == agent.id
+            present = connection.scalars(sa.select(t.teams.c.name).join(t.agent_teams).where(inside)).all()
+            connection.execute(sa.delete(t.agent_teams).where(inside))
+            _set_teams(connection, agent.id, [team for team in (*present, *add) if team not in gone])
             return str(agent.id)
 
     def lock_agent(self, name: str) -> str:

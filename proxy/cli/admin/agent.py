@@ -21,7 +21,6 @@ from proxy.cli.admin.output import (
     since,
     tell_change,
     text,
-    texts,
     yes_option,
 )
 
@@ -122,16 +121,13 @@ def show_agent(reach: Reach, /, name: str, as_json: bool) -> None:
 @click.option("--remove", multiple=True, metavar="TEAM", help="Take it out of this team; repeatable.")
 @json_option
 @click.pass_obj
-def set_teams(
+def change_teams(
     reach: Reach, /, name: str, add: tuple[str, ...], remove: tuple[str, ...], as_json: bool
 ) -> None:
     """Change the teams that an agent is in."""
     if not add and not remove:
         raise click.UsageError("say --add TEAM, --remove TEAM, or both")
-    client = reach.client()
-    present = texts(client.get("agents", name), "teams")
-    wanted = [team for team in dict.fromkeys([*present, *add]) if team not in remove]
-    changed = client.put("agents", name, "teams", body={"teams": wanted})
+    changed = reach.client().patch("agents", name, "teams", body={"add": add, "remove": remove})
     if as_json:
         print_json(changed)
         return

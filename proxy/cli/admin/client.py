@@ -59,6 +59,10 @@ class AdminClient:
         """Set something."""
         return self._call("PUT", path, body, {})
 
+    def patch(self, *path: str, body: Mapping[str, object]) -> Object:
+        """Change a part of something."""
+        return self._call("PATCH", path, body, {})
+
     def delete(self, *path: str) -> Object:
         """Remove something."""
         return self._call("DELETE", path, None, {})

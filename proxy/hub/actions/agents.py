@@ -28,8 +28,9 @@ class NewAgent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What it is given to begin with."""
 
 
-class AgentTeams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    teams: tuple[str, ...]
+class TeamChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
 
 
 @attrs.frozen
@@ -101,9 +102,11 @@ class AgentActions:
             note=f"name={agent.name} id={agent.id} owner={agent.owner} teams={','.join(agent.teams)}{note}",
         )
 
-    async def set_teams(self, name: str, new: AgentTeams) -> Done:
-        """Replace an agent's teams."""
-        await self.directory.change(lambda store: store.set_agent_teams(name, new.teams))
+    async def change_teams(self, name: str, change: TeamChange) -> Done:
+        """Put an agent into teams, and take it out of others."""
+        await self.directory.change(
+            lambda store: store.change_agent_teams(name, add=change.add, remove=change.remove)
+        )
         agent = self._now.agents_by_name[name]
         affected = [cluster.name for cluster in self._now.clusters_of(agent)]
         return Done(

@@ -222,7 +222,7 @@ async def test_whoever_changes_impersonation_is_told_where_to_apply_it(bench: Be
     ]
     await bench.ok("POST", "/v1/clusters", {"name": "dev"})
     assert (await bench.ok("PUT", "/v1/clusters/dev/teams/sre"))["apply_rbac"] == ["dev"]
-    changed = await bench.ok("PUT", "/v1/agents/sre-1/teams", {"teams": ["web", "sre"]})
+    changed = await bench.ok("PATCH", "/v1/agents/sre-1/teams", {"add": ["web"]})
     assert changed["apply_rbac"] == ["dev", "prod"]
     assert (await bench.ok("DELETE", "/v1/clusters/dev/teams/sre"))["apply_rbac"] == ["dev"]
     assert (await bench.ok("DELETE", "/v1/agents/sre-1"))["apply_rbac"] == ["prod"]

@@ -357,7 +357,7 @@ async def test_the_trail_says_whom_the_api_server_saw(bench: Bench) -> None:
         "POST /clusters/prod/api/v1/namespaces/dev/pods HTTP/1.1", "Content-Length: 2", body=b"{}"
     )
     # After the agent got its own token, so that what this one says of its teams no longer holds.
-    await bench.directory.change(lambda store: store.set_agent_teams("ann", ["sre", "web"]))
+    await bench.directory.change(lambda store: store.change_agent_teams("ann", add=["web"]))
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
 
         async def answer() -> None:
@@ -502,7 +502,7 @@ async def test_a_cluster_that_is_not_granted_looks_like_one_that_is_not_there(be
         (lambda store, _: store.retire_agent("ann"), 403, "call"),
         (lambda store, _: store.revoke("prod", "sre"), 403, "call"),
         (lambda store, _: store.remove_cluster("prod"), 403, "call"),
-        (lambda store, _: store.set_agent_teams("ann", ["web"]), 403, "call"),
+        (lambda store, _: store.change_agent_teams("ann", add=["web"], remove=["sre"]), 403, "call"),
         (lambda store, key_id: store.revoke_key("ann", key_id), 401, "auth.failed"),
     ],
 )

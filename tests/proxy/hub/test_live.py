@@ -269,7 +269,7 @@ def made_again(store: Store) -> None:
 
 def other_team(store: Store) -> None:
     store.grant("prod", "web")
-    store.set_agent_teams("ann", ["web"])
+    store.change_agent_teams("ann", add=["web"], remove=["sre"])
 
 
 @pytest.mark.parametrize(("change", "why"), CHANGES)
@@ -367,7 +367,7 @@ async def test_what_an_agent_gains_ends_nothing(bench: Bench) -> None:
         stream = await relay.accept()
         await stream.send_head(CHUNKED)
         await wait_all_tasks_blocked(0.01)
-        await bench.directory.change(lambda store: store.set_agent_teams("ann", ["web", "sre"]))
+        await bench.directory.change(lambda store: store.change_agent_teams("ann", add=["web"]))
         await bench.directory.change(lambda store: store.add_api_key("ann", key_hash="h2", key_hint="hws_2"))
         await wait_all_tasks_blocked(0.01)
         await stream.send_all(b"more")

@@ -193,7 +193,9 @@ async def test_each_request_is_held_to_what_the_directory_says_now(line: Line) -
     await line.send(token=token)
     assert b"agent:ann is locked" in await line.hear(b"}")
     await line.bench.directory.change(lambda store: store.unlock_agent("ann"))
-    await line.bench.directory.change(lambda store: store.set_agent_teams("ann", ["web"]))
+    await line.bench.directory.change(
+        lambda store: store.change_agent_teams("ann", add=["web"], remove=["sre"])
+    )
     await line.send(token=token)
     assert (await line.hear(b"}")).startswith(b"HTTP/1.1 403 ")
 

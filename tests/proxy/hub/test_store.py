@@ -149,11 +149,12 @@ def test_an_agent_always_has_a_team(store: Store) -> None:
     assert "sre-1" not in store.snapshot().agents_by_name  # the refused change left nothing behind
     add_agent(store)
     with pytest.raises(InvalidError):
-        store.set_agent_teams("sre-1", [])
-    with pytest.raises(NotFoundError, match="none"):
-        store.set_agent_teams("sre-1", ["web", "none"])
+        store.change_agent_teams("sre-1", remove=["sre"])
+    for unknown in ({"add": ["web", "none"]}, {"add": ["web"], "remove": ["none"]}):
+        with pytest.raises(NotFoundError, match="none"):
+            store.change_agent_teams("sre-1", **unknown)
     assert store.snapshot().agents_by_name["sre-1"].teams == ("sre",)
-    store.set_agent_teams("sre-1", ["web", "sre", "web"])
+    store.change_agent_teams("sre-1", add=["web", "sre", "web"])
     assert store.snapshot().agents_by_name["sre-1"].teams == ("sre", "web")
 
 
@@ -715,7 +716,7 @@ def test_what_has_not_changed_is_the_same_object_and_what_has_is_not(store: Stor
     assert all(again.clusters_by_name[name] is before.clusters_by_name[name] for name in "ab")
 
     store.lock_agent("a")
-    store.set_agent_teams("b", ["sre", "web"])
+    store.change_agent_teams("b", add=["web"])
     store.grant("a", "web")
     store.replace_relay_key("b", SigningKey.generate().public, keep_old=True)
     after = store.snapshot()
@@ -724,7 +725,7 @@ def test_what_has_not_changed_is_the_same_object_and_what_has_is_not(store: Stor
     assert after.clusters_by_name["a"].teams == ("sre", "web")
     assert len(after.clusters_by_name["b"].relay_keys) == 2
     # A team made again under its name is another one.
-    store.set_agent_teams("b", ["sre"])
+    store.change_agent_teams("b", remove=["web"])
     store.remove_team("web")
     store.add_team("web")
     assert store.snapshot().clusters_by_name["a"].teams == ("sre",)

@@ -8,12 +8,14 @@ import ssl
 import stat
 import time
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import yaml
 
 from auth.keys import KeySet, SigningKey
+from proxy.cli.admin.client import AdminClient
 from proxy.cli.admin.relay_files import left_to_do
 from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.store import RelayContact
@@ -255,6 +257,25 @@ async def test_relays_are_listed_with_last_seen_rtt_and_version(hub: Hub) -> Non
     hub.live.relays_here.append(RelayInfo("dev", "pod-b", "1", "a", 0, 0, None, 0))
     assert "--cluster" in await hub.fails("relay", "show", "pod-b")
     assert (await hub.json("relay", "show", "pod-b", "--cluster", "dev"))["rtt_ms"] is None
+
+
+async def test_two_who_change_an_agents_teams_at_once_lose_neither_change(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enrol(hub)
+    for name in ("web", "ops"):
+        await hub.ok("team", "add", name)
+    call = AdminClient._call
+    others = [{"add": ["web"], "remove": ["sre"]}]
+
+    def call_behind_another(client: AdminClient, method: str, *rest: Any) -> Any:
+        if method != "GET" and others:
+            call(client, "PATCH", ("agents", "sre-1", "teams"), others.pop(), {})
+        return call(client, method, *rest)
+
+    monkeypatch.setattr(AdminClient, "_call", call_behind_another)
+    await hub.ok("agent", "teams", "sre-1", "--add", "ops")
+    assert hub.directory.current.agents_by_name["sre-1"].teams == ("ops", "web")
 
 
 async def test_an_agents_life(hub: Hub) -> None:
