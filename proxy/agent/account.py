@@ -116,18 +116,15 @@ def find_account(environment: Mapping[str, str], hub: str | None) -> Account:
 
 
 def save_account(environment: Mapping[str, str], account: Account) -> str:
-    """Store the login in place of an earlier one for the same hub; returns the file's path."""
-    return restore_account(environment, account.hub, account)
+    """Store the login in place of an earlier one for the same hub; returns the file's path.
 
-
-def restore_account(environment: Mapping[str, str], hub: str, account: Account | None) -> str:
-    """Store the login for a hub, or that there is none; returns the file's path. Raises AgentError."""
+    Raises AgentError.
+    """
     path = logins_path(environment)
     with locked(f"{path}.lock"):
         accounts = load_accounts(environment)
-        accounts.pop(hub, None)
-        if account is not None:
-            accounts[hub] = account
+        accounts.pop(account.hub, None)
+        accounts[account.hub] = account
         hubs = {hub: _entry(each) for hub, each in accounts.items()}
         write_private(path, json.dumps({"version": _VERSION, "hubs": hubs}, indent=1).encode() + b"\n")
     return path

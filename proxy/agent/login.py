@@ -11,11 +11,11 @@ from collections.abc import Mapping
 
 from auth.apikey import ApiKeyError, parse, parse_code
 from auth.hubtime import seconds_of
-from auth.keys import SigningKey
 from auth.tokens import issue_enrolment
-from proxy.agent.account import Account, hub_origin, load_accounts, restore_account, save_account
+from proxy.agent.account import Account, hub_origin, load_accounts, save_account
 from proxy.agent.errors import AgentError
 from proxy.agent.hub import Reach, fetch_reach, register_key
+from proxy.agent.pending import forget_pending_key, pending_key
 from proxy.certificates import fault_of_ca
 
 CA_BYTES_MAX = 1024 * 1024
@@ -43,15 +43,16 @@ def enrol(
 ) -> tuple[Account, Reach, str]:
     """Make a key, register it by the code, and store it; returns the login, what it reaches, and the file.
 
-    Raises AgentError, whose message holds neither code nor key. What cannot be stored is not registered: the
-    file is written before the code is used, and again with the agent's name afterwards.
+    Raises AgentError, whose message holds neither code nor key. The key is stored before the code is used, so
+    that an answer that is lost can be had by showing the same code once more (proxy.agent.pending).
     """
     try:
         code = parse_code(code.strip())
     except ApiKeyError as error:
         raise AgentError(str(error)) from None
-    key = SigningKey.generate()
     origin = hub_origin(hub)
+    load_accounts(environment)  # Damaged, it would be told when the code is used.
+    key = pending_key(environment, origin, code)
     account = Account(origin, "", None, ca_pem, secrets.token_hex(8), key.to_pem().decode("ascii"))
 
     def prove(hub_time: str) -> str:
@@ -63,15 +64,11 @@ def enrol(
             hub_time=hub_time,
         )
 
-    before = load_accounts(environment).get(origin)
-    save_account(environment, account)
-    try:
-        account = account._replace(agent=register_key(account, code, key.public.to_jwk(), prove))
-    except BaseException:
-        restore_account(environment, origin, before)
-        raise
+    account = account._replace(agent=register_key(account, code, key.public.to_jwk(), prove))
     path = save_account(environment, account)
-    return account, fetch_reach(account), path
+    reach = fetch_reach(account)
+    forget_pending_key(environment)
+    return account, reach, path
 
 
 def log_in_by_platform(

@@ -97,13 +97,16 @@ class Credentials(Database):
     def redeem_code(self, code_hash: str, key: PublicKey) -> str:
         """Register a key by a code, which is then gone, and return the key's id.
 
-        Raises NotFoundError when there is no such code (any more), ConflictError when its agent may not
-        register a key, and InvalidError for a key that was registered before.
+        Asked for that key again, as by an agent that has not had the answer, it returns the same for as long
+        as a code lives. Raises NotFoundError when there is no such code (any more), ConflictError when its
+        agent may not register a key, and InvalidError for a key that was registered before.
         """
         now = self._clock()
         with self._transaction() as connection:
             codes = t.enrolment_codes
             code = connection.execute(sa.select(codes).where(codes.c.hash == code_hash)).first()
+            if code is None and (key_id := _registered_lately(connection, key, now)) is not None:
+                return key_id
             if code is None or code.expires_at <= now:
                 raise NotFoundError("the code was used, or has expired")
             agent = connection.execute(sa.select(t.agents).where(t.agents.c.id == code.agent_id)).one()
@@ -151,6 +154,21 @@ class Credentials(Database):
         for table in (t.enrolment_codes, t.federation_rules):
             connection.execute(sa.delete(table).where(table.c.agent_id == agent_id))
         drop_unused_issuers(connection)
+
+
+def _registered_lately(connection: sa.Connection, key: PublicKey, now: float) -> str | None:
+    keys = t.agent_keys.c
+    query = (
+        sa.select(keys.id)
+        .join(t.agents)
+        .where(
+            keys.kid == key.kid,
+            keys.created_at > now - CODE_LIFETIME_S,
+            keys.revoked_at.is_(None),
+            t.agents.c.state == AgentState.ACTIVE,
+        )
+    )
+    return connection.scalar(query)
 
 
 def read_keys(

@@ -7,6 +7,9 @@
       or {"error", "error_description"}, and "hub_time" where the times of the proof do not fit: one that is
       dated by it, and repeats it as a claim, does (auth.hubtime)
 
+An answer that was lost is given again to the same key for 15 minutes: its agent has the key, and nothing to
+show for it but a code that is used.
+
 A stranger learns nothing from a refused code: one that never was, that was used, that has expired, and one of
 a locked agent are one answer. Whoever shows too many is not listened to for a while (proxy.hub.guesses).
 """
@@ -82,9 +85,13 @@ class EnrolmentEndpoint:
         for name in ("code", "jwk", "proof"):
             if name not in fields:
                 raise malformed("invalid_request", f"{name} is missing")
-        digest, agent, code = self._owner_of_code(fields["code"], sender, now)
+        digest, found = self._owner_of_code(fields["code"], sender, now)
         key = self._proved_key(fields["jwk"], fields["proof"], now)
-        actor = agent_actor(agent, f"code:{code.id}")
+        owner = found or self.directory.current.agent_keys_by_kid.get(key.kid)
+        if owner is None:
+            raise _not_accepted("the code is unknown, or was used")
+        agent, shown = owner
+        actor = agent_actor(agent, shown.label)
         event = events.make(
             Kind.KEY_REGISTERED, sender, actor=actor, status=None, effect="allow", note=f"kid={key.kid}"
         )
@@ -121,7 +128,8 @@ class EnrolmentEndpoint:
             {"agent": agent.name, "org": self.directory.current.org, "key_id": key_id, "kid": key.kid},
         )
 
-    def _owner_of_code(self, text: str, sender: Sender, now: float) -> tuple[str, Agent, Code]:
+    def _owner_of_code(self, text: str, sender: Sender, now: float) -> tuple[str, tuple[Agent, Code] | None]:
+        """The code's digest, and whose it is; nobody's when it is unknown, or was used. Raises Refusal."""
         try:
             digest = hash_key(parse_code(text), self.pepper)
         except ApiKeyError:
@@ -131,14 +139,14 @@ class EnrolmentEndpoint:
         found = self.directory.current.codes_by_hash.get(digest)
         if found is None:
             self.guesses.failed(sender.client_ip, trio.current_time())
-            raise _not_accepted("the code is unknown, or was used")
+            return digest, None
         agent, code = found
         if code.expires_at <= now:
             self.guesses.failed(sender.client_ip, trio.current_time())
             raise _not_accepted("the code has expired", agent)
         if not agent.active:
             raise _not_accepted(f"the agent is {agent.state}", agent)
-        return digest, agent, code
+        return digest, found
 
     def _proved_key(self, jwk: str, proof: str, now: float) -> PublicKey:
         try:

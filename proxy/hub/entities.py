@@ -147,6 +147,11 @@ class Code:
     created_at: float
     expires_at: float
 
+    @property
+    def label(self) -> str:
+        """What the trail calls it."""
+        return f"code:{self.id}"
+
 
 @attrs.frozen
 class Cluster:

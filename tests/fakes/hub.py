@@ -83,8 +83,10 @@ class FakeHub:
                 return self.refusal(400, f"proof: {error.reason}", **self.right_time(error))
             if claims.hub_time not in {"", hub_time(PEPPER, claims.issued_at)}:
                 return self.refusal(400, "the time was not told here")
+            if self.keys not in ([], [key]):
+                return self.refusal(401, "the code is not accepted")
             self.hub_times.append(claims.hub_time)
-            self.keys.append(key)
+            self.keys = [key]
             return self.json(201, {"agent": AGENT, "org": "acme", "key_id": "k-1", "kid": key.kid})
         if asked.path == "/oauth/token" and "client_assertion" in asked.form:
             return self._answer_assertion(asked.form)

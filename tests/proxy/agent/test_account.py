@@ -12,7 +12,6 @@ from proxy.agent.account import (
     host_and_port,
     hub_origin,
     load_accounts,
-    restore_account,
     save_account,
 )
 from proxy.agent.errors import AgentError
@@ -133,13 +132,3 @@ def test_a_file_of_the_first_version_is_still_read(tmp_path: Path) -> None:
     entry = {"agent": "robot", "api_key": KEY, "ca_pem": None, "serial": "1"}
     path.write_text(json.dumps({"version": 1, "hubs": {"https://hub.example": entry}}))
     assert find_account(environment, None) == account()
-
-
-def test_a_login_can_be_taken_back(tmp_path: Path) -> None:
-    environment = {"XDG_CONFIG_HOME": str(tmp_path)}
-    save_account(environment, account())
-    restore_account(environment, "https://hub.example", None)
-    assert load_accounts(environment) == {}
-    with_key = account()._replace(api_key=None, private_key_pem="PEM")
-    restore_account(environment, "https://hub.example", with_key)
-    assert find_account(environment, None) == with_key

@@ -13,7 +13,8 @@ from proxy.agent.account import Account, find_account, load_accounts
 from proxy.agent.errors import AgentError
 from proxy.agent.hub import fetch_token
 from proxy.agent.login import enrol, log_in, read_ca
-from tests.fakes.hub import AGENT, PEPPER, FakeHub, Reply
+from proxy.agent.pending import FILE_NAME, pending_key
+from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home
 
 CODE = new_code(b"c" * 20)
@@ -168,6 +169,51 @@ def test_a_code_that_is_refused_leaves_what_was_there(home: Home, hub: FakeHub, 
         enrol(home.environment, hub.url, CODE, hub.ca_pem)
     assert CODE not in str(error.value)
     assert load_accounts(home.environment) == accounts
+
+
+@pytest.mark.parametrize("path", ["/v1/enrol", "/oauth/token", "/v1/clusters"])
+def test_an_answer_that_was_lost_is_had_by_the_same_code(home: Home, hub: FakeHub, path: str) -> None:
+    log_in(home.environment, hub.url, API_KEY, hub.ca_pem)
+    before = find_account(home.environment, None)
+    hub.code = CODE
+
+    def lose(asked: Asked) -> Reply:
+        hub.reply = None
+        answer = hub.answer(asked)
+        hub.reply = lose
+        if asked.path == path:
+            raise ConnectionAbortedError
+        return answer
+
+    hub.reply = lose
+    with pytest.raises(AgentError, match="cannot reach"):
+        enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    if path == "/v1/enrol":
+        assert find_account(home.environment, None) == before
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 for file in home.files())
+    (key,) = hub.keys
+    hub.reply = None
+    account, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert account.private_key_pem is not None
+    assert SigningKey.from_pem(account.private_key_pem.encode()).public == key
+    assert find_account(home.environment, None) == account
+    assert not [file for file in home.files() if file.name == FILE_NAME]
+
+
+def test_another_code_has_a_key_of_its_own(home: Home, hub: FakeHub) -> None:
+    made = {
+        pending_key(home.environment, url, code).kid
+        for url in (hub.url, "https://other.example")
+        for code in (CODE, new_code(b"d" * 20))
+    }
+    assert len(made) == 4
+    last = ("https://other.example", new_code(b"d" * 20))
+    assert pending_key(home.environment, *last).kid in made
+    (file,) = home.files()
+    damaged = file.read_text().replace("PRIVATE", "")
+    for text in ("", "[]", "{}", damaged):
+        file.write_text(text)
+        assert pending_key(home.environment, *last).kid not in made
 
 
 @pytest.mark.parametrize("code", ["", CODE[:-1], API_KEY])

@@ -63,6 +63,20 @@ def test_a_code_registers_one_key_of_its_agent(store: Store, clock: Clock) -> No
     assert len(store.snapshot().agent_keys_by_kid) == 1
 
 
+def test_a_code_that_was_used_answers_its_key_alone_for_as_long_as_a_code_lives(
+    store: Store, clock: Clock
+) -> None:
+    key = public()
+    key_id = register(store, key=key)
+    clock.now += CODE_LIFETIME_S - 1
+    assert store.redeem_code("c", key) == key_id
+    with pytest.raises(NotFoundError):
+        store.redeem_code("c", public())
+    clock.now += 1
+    with pytest.raises(NotFoundError):
+        store.redeem_code("c", key)
+
+
 def test_a_code_ends_after_its_quarter_of_an_hour(store: Store, clock: Clock) -> None:
     store.add_code("sre-1", "c1")
     clock.now += CODE_LIFETIME_S

@@ -116,6 +116,48 @@ async def test_a_code_is_good_once_whoever_is_faster(bench: Bench) -> None:
     assert (await bench.enrol(SigningKey.generate()))[0] == 401
 
 
+async def test_an_answer_that_was_lost_is_given_again_to_the_same_key_alone(bench: Bench) -> None:
+    key = SigningKey.generate()
+    first = await bench.enrol(key)
+    assert await bench.enrol(key) == first
+    assert (bench.kids, bench.directory.current.find_agent_key(key.kid)) == ([key.kid], ("sre-1", key.public))
+    assert bench.events[-1].note == f"kid={key.kid} key={first[1]['key_id']}"
+    stolen = issue_enrolment(SigningKey.generate(), hub_url=ISSUER, jti="j", now=NOW)
+    assert (await bench.enrol(SigningKey.generate()))[0] == 401
+    assert (await bench.enrol(key, proof=stolen))[0] == 400
+
+
+@pytest.mark.parametrize("taken_back", ["lock", "revoke"])
+async def test_an_answer_is_not_given_again_once_what_it_says_was_taken_back(
+    bench: Bench, taken_back: str
+) -> None:
+    key = SigningKey.generate()
+    _, body = await bench.enrol(key)
+
+    def take_back(store: Store) -> None:
+        if taken_back == "lock":
+            store.lock_agent("sre-1")
+        else:
+            store.revoke_key("sre-1", str(body["key_id"]))
+
+    await bench.directory.change(take_back)
+    assert (await bench.enrol(key))[0] == 401
+
+
+async def test_one_key_that_asks_twice_at_once_is_registered_once(bench: Bench) -> None:
+    key = SigningKey.generate()
+    answers = []
+
+    async def enrol() -> None:
+        answers.append(await bench.enrol(key))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(enrol)
+    assert answers[0] == answers[1]
+    assert (answers[0][0], bench.kids) == (201, [key.kid])
+
+
 async def test_refusals_of_a_code_cannot_be_told_apart(bench: Bench) -> None:
     key = SigningKey.generate()
     await bench.enrol(SigningKey.generate(), OTHER_CODE)
