@@ -38,17 +38,21 @@ class _Window:
 
 
 class Floods:
-    """Counts failures by place; its clock is whatever `now_s` its caller hands in."""
+    """Counts failures by place; its clock is whatever `now_s` its caller hands in.
 
-    def __init__(self, new_eid: Callable[[], str]) -> None:
+    `place_of` says whom an address counts as: a client of IPv6 has 2^64 of them, with FIRST rows each.
+    """
+
+    def __init__(self, new_eid: Callable[[], str], place_of: Callable[[str], str] = str) -> None:
         self._new_eid = new_eid
+        self._place_of = place_of
         self._windows: dict[Place, _Window] = {}
 
     def admit(self, event: Event, now_s: float) -> bool:
         """Say whether the event is stored by itself; if not, it has been counted."""
-        place = _place(event)
-        if place is None:
+        if not counts(event):
             return True
+        place = self._place(event)
         window = self._windows.get(place)
         if window is None and len(self._windows) >= PLACES_MAX:
             place = (event.kind,)
@@ -81,6 +85,15 @@ class Floods:
                 events.append(self._aggregate(window.first_ts, window.last, window.suppressed))
         return events
 
+    def _place(self, event: Event) -> Place:
+        return (
+            event.kind,
+            self._place_of(event.client.ip) if event.client is not None else "",
+            event.actor.name,
+            event.cluster_name,
+            str(event.resp.status) if event.resp is not None else "",
+        )
+
     def _aggregate(self, first_ts: datetime, last: Event, count: int) -> Event:
         # None where the clock was set back meanwhile.
         spread_ms = round(max(0.0, (last.ts - first_ts).total_seconds() * 1000), 3)
@@ -104,16 +117,3 @@ def counts(event: Event) -> bool:
     if event.kind is Kind.CALL:
         return decision is not None and decision.effect == "deny"
     return event.kind in _FLOODING
-
-
-def _place(event: Event) -> Place | None:
-    """Where failures of a kind come from; None for an event that always has a row of its own."""
-    if not counts(event):
-        return None
-    return (
-        event.kind,
-        event.client.ip if event.client is not None else "",
-        event.actor.name,
-        event.cluster_name,
-        str(event.resp.status) if event.resp is not None else "",
-    )

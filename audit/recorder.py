@@ -77,7 +77,15 @@ class _Gap:
 class Recorder:
     """The way into the trail; made by `open_recorder`. All methods belong to the trio thread."""
 
-    def __init__(self, store: AuditStore, *, org: str, boot: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: AuditStore,
+        *,
+        org: str,
+        boot: str,
+        clock: Callable[[], float],
+        place_of: Callable[[str], str],
+    ) -> None:
         self._store = store
         self._org = org
         self._boot = boot
@@ -91,7 +99,7 @@ class Recorder:
         self._queue_bytes = 0
         self._waiters = 0
         self._linger_until_s = 0.0
-        self._floods = Floods(new_eid)
+        self._floods = Floods(new_eid, place_of)
         self._gap: _Gap | None = None
         self._stopping = False
 
@@ -332,18 +340,19 @@ async def open_recorder(
     boot: str = "",
     clock: Callable[[], float] = time.time,
     lives: Callable[[str], bool] | None = None,
+    place_of: Callable[[str], str] = str,
 ) -> AsyncIterator[Recorder]:
     """Open the recorder; on leaving, everything that is queued is written if the store lets it.
 
     At the start, intents that an earlier boot left without an end are ended as `unknown`; not those of a boot
-    of which `lives` says, on a thread, that it is still there to end them.
+    of which `lives` says, on a thread, that it is still there to end them. For `place_of` see audit.flood.
     Raises AuditUnavailable when the store is down already. The store stays the caller's to close.
     """
     boot = boot or new_eid()
     closed = await trio.to_thread.run_sync(partial(store.close_unknown, boot, utc(clock()), lives=lives))
     if closed:
         _log.warning("audit: calls of an earlier run without a known end: %d", closed)
-    recorder = Recorder(store, org=org, boot=boot, clock=clock)
+    recorder = Recorder(store, org=org, boot=boot, clock=clock, place_of=place_of)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_run_in_thread, recorder.run_writer)
         try:

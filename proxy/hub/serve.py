@@ -28,6 +28,7 @@ from audit.store import AuditStore
 from proxy.counted import counted
 from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
+from proxy.gate import place_of
 from proxy.heldup import HeldUp
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions.administration import Administration
@@ -98,7 +99,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
         store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
         stack.callback(store.close)
         recorder = await stack.enter_async_context(
-            open_recorder(store, org=config.org, boot=boot, lives=boots.lives)
+            open_recorder(store, org=config.org, boot=boot, lives=boots.lives, place_of=place_of)
         )
         directory = await stack.enter_async_context(
             open_directory(

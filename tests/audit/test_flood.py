@@ -32,6 +32,13 @@ def test_places_do_not_hide_one_another() -> None:
     assert floods.admit(failure(ip="10.0.0.2"), 1.0)
 
 
+def test_the_addresses_of_one_network_are_one_place() -> None:
+    floods = Floods(new_eid, lambda address: address.rpartition(":")[0])
+    stored = [floods.admit(failure(ip=f"2001:db8::{number:x}"), 0.0) for number in range(100)]
+    assert sum(stored) == FIRST
+    assert floods.admit(failure(ip="2001:db9::1"), 0.0)
+
+
 def test_a_slow_trickle_is_never_aggregated() -> None:
     floods = Floods(new_eid)
     for number in range(100):
