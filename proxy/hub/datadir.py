@@ -258,7 +258,8 @@ class DataDir:
                 raise DataDirError(f"{file}: holds the key {key.kid}; name the file after it")
             keys[key.kid] = key
         active_file = self.keys_dir / "active"
-        if not keys:
+        # A first start that was cut short has left a key that nobody was given.
+        if not keys or not (is_there(active_file) or is_there(self.store_file)):
             if is_there(self.store_file):
                 raise DataDirError(
                     f"{self.keys_dir} holds no signing key, though this hub has run before: "
@@ -282,13 +283,14 @@ class DataDir:
 
     def _succession(self) -> tuple[str, ...]:
         file = self.keys_dir / "succession"
-        if not is_there(file):
-            return ()
-        statements = tuple(read_private(file).decode("ascii", "replace").split())
-        if not all(map(_STATEMENT.fullmatch, statements)):
+        there = is_there(file)
+        statements = tuple(read_private(file).decode("ascii", "replace").split()) if there else ()
+        # It is written before `active`, also where no key has named another yet.
+        if not there or not all(map(_STATEMENT.fullmatch, statements)):
             raise DataDirError(
-                f"{file}: damaged; restore it from a backup, or remove it and give each relay that was "
-                "enrolled before the last rotation its manifests anew (hawse admin cluster key)"
+                f"{file}: {'damaged' if there else 'missing'}; restore it from a backup, or make it an empty "
+                f"file and give each relay that was enrolled before the last rotation its manifests anew "
+                "(hawse admin cluster key)"
             )
         return statements
 

@@ -51,7 +51,7 @@ def ensure_certificate(tls_dir: Path, hosts: tuple[str, ...], now: datetime.date
     """
     files = ServerCertificate(tls_dir / "server.pem", tls_dir / "server.key", tls_dir / "ca.pem")
     names = tuple(dict.fromkeys((*LOCAL_NAMES, *hosts)))
-    ca, ca_key = _ensure_ca(tls_dir, now)
+    ca, ca_key = _ensure_ca(files, now)
     if not _serves(files, names, ca, now):
         certificate, key = _issue_server(names, ca, ca_key, now)
         # The key first: a crash in between leaves a pair that does not match, which _serves sees.
@@ -60,19 +60,24 @@ def ensure_certificate(tls_dir: Path, hosts: tuple[str, ...], now: datetime.date
     return files
 
 
-def _ensure_ca(tls_dir: Path, now: datetime.datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    certificate_file, key_file = tls_dir / "ca.pem", tls_dir / "ca.key"
-    # The key is written first: one that is missing beside its certificate was lost.
+def _ensure_ca(
+    files: ServerCertificate, now: datetime.datetime
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    certificate_file, key_file = files.ca, files.ca.with_name("ca.key")
+    # The key is written first: one that is missing beside its certificate was lost. So was a certificate that
+    # is missing beside its key, when there is something that it has signed; else a first start was cut short.
     if is_there(certificate_file):
         try:
             certificate = x509.load_pem_x509_certificate(read_private(certificate_file))
             key = serialization.load_pem_private_key(read_private(key_file), password=None)
             if not isinstance(key, ec.EllipticCurvePrivateKey):
                 raise TypeError("a key of another kind")
+            if key.public_key() != certificate.public_key():
+                raise ValueError("of two pairs")
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise DataDirError(
-                f"{tls_dir}: the development CA is damaged; restore it from a backup, or delete ca.pem and "
-                "ca.key for a new one (kubeconfigs and relays then need it too)"
+                f"{key_file.parent}: the development CA is damaged; restore it from a backup, or delete "
+                "ca.pem and ca.key for a new one (kubeconfigs and relays then need it too)"
             ) from error
         left = certificate.not_valid_after_utc - now
         if left > datetime.timedelta(days=CA_RENEW_BEFORE_DAYS) and certificate.not_valid_before_utc <= now:
@@ -85,6 +90,11 @@ def _ensure_ca(tls_dir: Path, now: datetime.datetime) -> tuple[x509.Certificate,
         certificate = _self_signed(certificate.subject, key, now)
         write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
         return certificate, key
+    if is_there(key_file) and (is_there(files.key) or is_there(files.certificate)):
+        raise DataDirError(
+            f"{certificate_file} is missing beside {key_file}: put a copy there, of a backup or of whoever "
+            "trusts it, or delete ca.key for a new CA (kubeconfigs and relays then need it too)"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Hawse development CA {now:%Y-%m-%d}")])
     certificate = _self_signed(name, key, now)

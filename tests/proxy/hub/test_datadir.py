@@ -104,12 +104,34 @@ def test_a_folder_of_keys_that_cannot_be_looked_into_is_not_an_empty_one(tmp_pat
         data.signing_keys()
 
 
-@pytest.mark.parametrize("content", [b"a.b\n", b"a.b.c d", b"\x00\xffa.b.c"])
-def test_statements_that_are_damaged_are_said_to_no_relay(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [b"a.b\n", b"a.b.c d", b"\x00\xffa.b.c", None])
+def test_statements_that_are_damaged_or_lost_are_told(tmp_path: Path, content: bytes | None) -> None:
     data = DataDir.open(tmp_path)
-    data.signing_keys()
-    write_private(data.keys_dir / "succession", content)
-    with pytest.raises(DataDirError, match=r"/keys/succession: damaged; restore it from a backup, or remove"):
+    keys = data.signing_keys()
+    file = data.keys_dir / "succession"
+    file.unlink()
+    if content is not None:
+        write_private(file, content)
+    fault = "missing" if content is None else "damaged"
+    with pytest.raises(DataDirError, match=rf"/keys/succession: {fault}; restore it from a backup, or make"):
+        data.signing_keys()
+    write_private(file, b"")
+    assert data.signing_keys().active.kid == keys.active.kid
+
+
+@pytest.mark.parametrize("written", [(), ("succession",)])
+def test_a_first_key_that_was_not_put_in_force_is_made_anew(tmp_path: Path, written: tuple[str, ...]) -> None:
+    data = DataDir.open(tmp_path)
+    cut_short = data.signing_keys().active.kid
+    for name in {"active", "succession"} - set(written):
+        (data.keys_dir / name).unlink()
+    keys = data.signing_keys()
+    assert [key.kid for key in keys.all] == [keys.active.kid] != [cut_short]
+    assert not (data.keys_dir / f"{cut_short}.pem").exists()
+    # Of a hub that has run it is kept, whatever became of the rest.
+    (data.keys_dir / "active").unlink()
+    data.store_file.touch()
+    with pytest.raises(DataDirError, match="names no key that is there"):
         data.signing_keys()
 
 

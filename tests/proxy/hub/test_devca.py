@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from auth.keys import SigningKey
 from proxy.hub.datadir import DataDir, DataDirError
@@ -16,6 +18,13 @@ from proxy.hub.devca import ServerCertificate, ensure_certificate
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)
+
+
+def another_key() -> bytes:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
 
 
 @pytest.fixture
@@ -119,7 +128,11 @@ def test_a_torn_pair_is_replaced(tls: Path) -> None:
     assert files.certificate.read_bytes().startswith(b"-----BEGIN CERTIFICATE")
 
 
-@pytest.mark.parametrize("content", [b"SECRET", SigningKey.generate().to_pem()], ids=["none", "another-kind"])
+@pytest.mark.parametrize(
+    "content",
+    [b"SECRET", SigningKey.generate().to_pem(), another_key()],
+    ids=["none", "another-kind", "another-pair"],
+)
 def test_a_damaged_ca_is_not_silently_replaced(tls: Path, content: bytes) -> None:
     ensure_certificate(tls, (), NOW)
     (tls / "ca.key").write_bytes(content)
@@ -134,3 +147,20 @@ def test_a_ca_whose_key_was_lost_is_not_silently_replaced(tls: Path) -> None:
     with pytest.raises(DataDirError, match=r"/ca\.key: No such file or directory: restore it from a backup"):
         ensure_certificate(tls, (), NOW)
     assert (tls / "ca.pem").read_bytes() == ca
+
+
+@pytest.mark.parametrize("gone", [("ca.pem",), ("ca.pem", "server.pem"), ("ca.pem", "server.key")])
+def test_a_ca_whose_certificate_was_lost_is_not_silently_replaced(tls: Path, gone: tuple[str, ...]) -> None:
+    ensure_certificate(tls, (), NOW)
+    key = (tls / "ca.key").read_bytes()
+    for name in gone:
+        (tls / name).unlink()
+    with pytest.raises(DataDirError, match=r"/ca\.pem is missing beside .*/ca\.key: put a copy there"):
+        ensure_certificate(tls, (), NOW)
+    assert (tls / "ca.key").read_bytes() == key
+
+
+def test_a_first_start_that_was_cut_short_is_begun_again(tls: Path) -> None:
+    (tls / "ca.key").write_bytes(another_key())
+    files = ensure_certificate(tls, ("hub.example",), NOW)
+    assert accepts(files, files.ca.read_text())
