@@ -169,4 +169,7 @@ def body_of(row: sa.Row[Any], path: Path) -> bytes:
         body.decode()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise damaged(path, f"event {row.seq} is no JSON ({error})") from error
+    except (TypeError, OverflowError) as error:
+        # SQLite keeps a value of any type in any column.
+        raise damaged(path, f"event {row.seq} has values of types that no hub has written") from error
     return body

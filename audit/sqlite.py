@@ -17,8 +17,9 @@ _USABLE = "it, its -wal and its -shm have to be files that this user can write"
 
 
 def is_damaged(error: BaseException | None) -> bool:
-    """Whether what the file holds is no database, or only a part of one."""
-    return _code(error) & 0xFF in _DAMAGED
+    """Whether what the file holds is no database, or only a part of one, or a text that is none."""
+    # The last is found by Python's module, which gives it no code.
+    return _code(error) & 0xFF in _DAMAGED or str(error).startswith("Could not decode to UTF-8")
 
 
 def lacks_room_to_open(path: Path, error: BaseException | None) -> bool:

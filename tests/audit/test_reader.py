@@ -126,6 +126,33 @@ def test_an_event_that_is_no_json_is_told(store: AuditStore, path: Path, body: b
         store.close_unknown("second", utc(NOW_S))
 
 
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        "events SET body = '{}'",
+        "events SET body = '{}', common = NULL",
+        "events SET body = 1",
+        "events SET body = 1, common = NULL",
+        "events SET ts_us = 'soon'",
+        f"events SET ts_us = {2**62}",
+        "common_parts SET body = 1.5",
+        "events SET eid = CAST(x'ff' AS TEXT)",
+    ],
+)
+def test_a_value_of_another_type_is_told(store: AuditStore, path: Path, spoilt: str) -> None:
+    store.append([call()])
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ("events", "common_parts"):
+            connection.execute(f"DROP TRIGGER {table}_never_update")
+        connection.execute(f"UPDATE {spoilt}")
+        connection.commit()
+    told = r"audit\.db is damaged: .*; stop the hub, move the file and its -wal away"
+    with pytest.raises(AuditUnavailable, match=told):
+        read(path)
+    with pytest.raises(AuditUnavailable, match=told):
+        store.close_unknown("second", utc(NOW_S))
+
+
 def test_a_reader_cannot_write(store: AuditStore, path: Path) -> None:
     reader = AuditReader(path)
     with pytest.raises(Exception, match="readonly"), reader._engine.begin() as connection:
