@@ -106,6 +106,7 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
 
     The hub must not run. With `overwrite` the files of a folder that is in use are moved aside first.
     """
+    fresh = data_dir / f"{_RESTORE}{secrets.token_hex(4)}"
     try:
         data = DataDir.open(data_dir)
         with data.locked():
@@ -121,7 +122,6 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
                     f"{data_dir} holds a hub already ({', '.join(present[:3])}…): "
                     "restore into an empty folder, or say --overwrite, which moves these files aside"
                 )
-            fresh = data_dir / f"{_RESTORE}{secrets.token_hex(4)}"
             try:
                 about = _unpack(archive, fresh)
                 _check(fresh)
@@ -133,7 +133,9 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
             f"cannot restore {archive} into {data_dir}: another process runs there: stop that hub first"
         ) from error
     except (OSError, DataDirError, StoreUnavailableError) as error:
-        raise BackupError(f"cannot restore {archive} into {data_dir}: {_said(error)}") from error
+        # What was unpacked is gone again.
+        said = _said(error).replace(f"{fresh}/", "its ")
+        raise BackupError(f"cannot restore {archive} into {data_dir}: {said}") from error
 
 
 def _said(error: Exception) -> str:
@@ -228,6 +230,8 @@ def _unpack(archive: Path, fresh: Path) -> str:
         raise BackupError(f"{archive} is not a backup of a hub: {error}") from error
     if not created:
         raise BackupError(f"{archive} is not a backup of a hub: it does not say so")
+    # Hubs of before the first rotation of keys had none.
+    (fresh / "keys" / "succession").touch(0o600)
     return created
 
 
@@ -314,7 +318,8 @@ def _swap(data_dir: Path, fresh: Path, present: list[str]) -> Path | None:
         aside.mkdir(mode=0o700)
         for name in present:
             (data_dir / name).rename(aside / name)
-    for path in sorted(fresh.iterdir()):
+    # The certificates first: what else is missing when this is cut short keeps a hub from starting.
+    for path in sorted(fresh.iterdir(), key=lambda path: (path.name != "tls", path.name)):
         target = data_dir / path.name
         if target.is_dir():
             target.rmdir()  # one of the empty ones

@@ -7,6 +7,7 @@ import sqlite3
 import stat
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from auth.keys import SigningKey
 from proxy.hub.backup import BackupError, backup, restore
 from proxy.hub.boots import Boots
-from proxy.hub.datadir import DataDir, SigningKeys, read_private
+from proxy.hub.datadir import AdminEndpoint, DataDir, DataDirError, SigningKeys, read_private
 from proxy.hub.devca import ensure_certificate
 from proxy.hub.store import Store
 
@@ -72,6 +73,13 @@ def test_a_restored_hub_is_the_hub_that_was_backed_up(hub: DataDir, tmp_path: Pa
     modes = {(p.is_dir(), stat.S_IMODE(p.stat().st_mode)) for p in other.path.rglob("*")}
     assert modes == {(True, 0o700), (False, 0o600)}
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_hub_of_before_keys_were_rotated_is_restored(hub: DataDir, tmp_path: Path) -> None:
+    (hub.keys_dir / "succession").unlink()
+    backup(hub.path, tmp_path / "hub.tar")
+    restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
+    assert DataDir.open(tmp_path / "other").signing_keys().succession == ()
 
 
 def test_a_hub_with_a_certificate_of_its_operator_needs_no_folder_for_others(
@@ -179,6 +187,45 @@ def test_overwriting_moves_the_old_files_aside_and_keeps_the_trail(hub: DataDir,
     restore(hub.path, tmp_path / "hub.tar", overwrite=True)
 
 
+@pytest.mark.parametrize("moved", range(10))
+def test_no_hub_starts_on_half_of_a_restore(
+    hub: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moved: int
+) -> None:
+    backup(hub.path, tmp_path / "hub.tar")
+    present = DataDir.open(tmp_path / "other")
+    present.signing_keys()
+    present.pepper()
+    present.make_admin_token()
+    ensure_certificate(present.tls_dir, (), datetime.datetime.now(datetime.UTC))
+    Store(present.store_file, org="main", clock=clock).close()
+    present.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", ""))
+    whole = {(hub.signing_keys().active.kid, read_private(hub.tls_dir / "ca.pem"))}
+    whole.add((present.signing_keys().active.kid, read_private(present.tls_dir / "ca.pem")))
+    rename, left = Path.rename, moved
+
+    def interrupted(path: Path, target: Path) -> Path:
+        nonlocal left
+        if not left:
+            raise KeyboardInterrupt
+        left -= 1
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with suppress(KeyboardInterrupt):
+        restore(present.path, tmp_path / "hub.tar", overwrite=True)
+    present = DataDir.open(present.path)
+    try:
+        present.check_databases()
+        present.pepper()
+        kid = present.signing_keys().active.kid
+    except DataDirError as error:
+        told = str(error)
+        assert "restore a backup" in told
+    else:
+        files = ensure_certificate(present.tls_dir, (), datetime.datetime.now(datetime.UTC))
+        assert (kid, read_private(files.ca)) in whole
+
+
 def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> None:
     backup(hub.path, tmp_path / "hub.tar")
     with hub.locked():
@@ -250,6 +297,7 @@ def test_an_archive_that_no_hub_could_start_on_changes_nothing(
     with pytest.raises(BackupError, match=why) as caught:
         restore(hub.path, archive, overwrite=True)
     assert "SECRET" not in str(caught.value)
+    assert ".restore-" not in str(caught.value)
     assert contents(hub.path) == before
     assert agents(hub) == ["sre-1"]
     assert not (tmp_path / "evil").exists()
