@@ -14,10 +14,16 @@ class NotWritableError(AgentError):
     """A file, or a folder for one, that cannot be written."""
 
 
+class NoAnswerError(AgentError):
+    """A hub that was not reached, or is not known to have done what it was asked for."""
+
+
 def reason(error: Exception) -> str:
     """Why a connection failed, for a person: without Python's numbers where there are words."""
     if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":
         return "it speaks no TLS"
+    if getattr(error, "reason", None) == "UNEXPECTED_EOF_WHILE_READING":
+        return "the connection was cut"
     return quoted(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 

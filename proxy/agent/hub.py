@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from auth.hubtime import seconds_of
 from auth.principal import IdentityError, slug
 from proxy.agent.account import Account, host_and_port
-from proxy.agent.errors import AgentError, quoted, reason
+from proxy.agent.errors import AgentError, NoAnswerError, quoted, reason
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
 from proxy.blocking import next_step, trusting
@@ -178,7 +178,7 @@ def _ask(
             f"{account.hub} did not answer{through} within {SOCKET_TIMEOUT_S:.0f} s: try again"
         ) from error
     except (OSError, HTTPException) as error:
-        raise AgentError(f"cannot reach {account.hub}{through}: {reason(error)}") from error
+        raise NoAnswerError(f"cannot reach {account.hub}{through}: {reason(error)}") from error
     finally:
         connection.close()
     return _read_answer(account.hub, status, raw, good)

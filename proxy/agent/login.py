@@ -13,7 +13,7 @@ from auth.apikey import ApiKeyError, parse, parse_code
 from auth.hubtime import seconds_of
 from auth.tokens import issue_enrolment
 from proxy.agent.account import Account, hub_origin, load_accounts, save_account
-from proxy.agent.errors import AgentError
+from proxy.agent.errors import AgentError, NoAnswerError
 from proxy.agent.hub import Reach, fetch_reach, register_key
 from proxy.agent.pending import forget_pending_key, pending_key
 from proxy.certificates import fault_of_ca
@@ -64,7 +64,10 @@ def enrol(
             hub_time=hub_time,
         )
 
-    account = account._replace(agent=register_key(account, code, key.public.to_jwk(), prove))
+    try:
+        account = account._replace(agent=register_key(account, code, key.public.to_jwk(), prove))
+    except NoAnswerError as error:
+        raise AgentError(f"{error}: run this again, here and with the same code") from error
     path = save_account(environment, account)
     reach = fetch_reach(account)
     forget_pending_key(environment)

@@ -56,7 +56,10 @@ class Credentials(Database):
                 if key is not None:
                     break
             else:
-                raise NotFoundError(f"agent {agent} has no key {shown(key_id)}")
+                raise NotFoundError(
+                    f"agent {agent} has no key {shown(key_id)}: `hawse admin agent key list {agent}` names "
+                    "those it has, by their ids"
+                )
             if key.revoked_at is not None:
                 raise ConflictError(f"key {key_id} of agent {agent} is revoked already")
             connection.execute(sa.update(table).where(mine).values(revoked_at=self._clock()))

@@ -78,7 +78,10 @@ class Federation(Database):
         rules = t.federation_rules
         with self._transaction() as connection:
             if not connection.execute(sa.delete(rules).where(rules.c.id == rule_id)).rowcount:
-                raise NotFoundError(f"there is no federation rule {shown(rule_id)}")
+                raise NotFoundError(
+                    f"there is no federation rule {shown(rule_id)}: "
+                    "`hawse admin federation list` names those there are"
+                )
             drop_unused_issuers(connection)
 
     def _issuer(self, connection: sa.Connection, new: NewIssuer) -> str:

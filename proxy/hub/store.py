@@ -137,7 +137,8 @@ class Store(Credentials, Federation, Policies):
                 raise ConflictError(
                     f"agent {name} was retired, and a name is never given to another agent: choose a new one"
                     if taken.state == AgentState.RETIRED
-                    else f"agent {name} exists already"
+                    else f"agent {name} exists already: `hawse admin agent code {name}` or "
+                    f"`agent key add {name}` gives it another credential"
                 )
             agent_id = new_id()
             connection.execute(
@@ -444,7 +445,8 @@ class Store(Credentials, Federation, Policies):
         with self._transaction() as connection:
             if replace:
                 connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == name))
-            refuse_taken(connection, t.admin_tokens, "token", name)
+            step = f": `hawse admin token remove {name}` makes room for a new one"
+            refuse_taken(connection, t.admin_tokens, "token", name, next_step=step)
             token_id = new_id()
             connection.execute(
                 sa.insert(t.admin_tokens).values(
@@ -471,7 +473,10 @@ class Store(Credentials, Federation, Policies):
 def _set_teams(connection: sa.Connection, agent_id: str, names: Iterable[str]) -> None:
     distinct = tuple(dict.fromkeys(names))
     if not distinct:
-        raise InvalidError("an agent has at least one team: its cluster rights hang on its groups")
+        raise InvalidError(
+            "an agent has at least one team, as its cluster rights hang on its groups: "
+            "give it another with it, or remove or lock the agent"
+        )
     if len(distinct) > TEAMS_MAX:
         raise InvalidError(f"{len(distinct)} teams exceed the {TEAMS_MAX} that an agent may have")
     for name in distinct:

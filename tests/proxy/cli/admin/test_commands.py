@@ -287,6 +287,14 @@ async def test_an_agents_life(hub: Hub) -> None:
     assert "--add" in await hub.fails("agent", "teams", "sre-1", code=2)
     await hub.ok("agent", "lock", "sre-1")
     assert "locked already" in await hub.fails("agent", "lock", "sre-1")
+    for step, *again in (
+        ("`hawse admin agent code sre-1` or", "agent", "add", "sre-1", "--owner", "Ada", "--team", "web"),
+        ("`hawse admin agent key list sre-1`", "agent", "key", "revoke", "sre-1", "x"),
+        ("`hawse admin federation list`", "federation", "remove", "x"),
+        ("`hawse admin token remove local`", "token", "add", "local"),
+        ("give it another with it", "agent", "teams", "sre-1", "--remove", "web"),
+    ):
+        assert step in await hub.fails(*again)
     await hub.ok("agent", "unlock", "sre-1")
     key = (await hub.ok("agent", "key", "add", "sre-1")).stdout.strip()
     keys = await hub.json("agent", "key", "list", "sre-1")
