@@ -14,7 +14,7 @@ from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
 from proxy.head import HeadTooLarge, RequestHead, ResponseHead, connection_tokens
 from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
-from proxy.wire import FramingFault, RawStream
+from proxy.wire import CONNECTION_BYTES, FramingFault, RawStream
 from tunnel.net import TLSStream
 from tunnel.readiness import Watch
 from tunnel.turns import turns
@@ -289,9 +289,9 @@ class ClientConnection:
         return b""
 
     @property
-    def held_up_bytes(self) -> int:
-        """What is in hand for a server that does not take it now."""
-        return self._tls.held_up_bytes if self._tls is not None else 0
+    def held_bytes(self) -> int:
+        """What it takes of memory: itself, and what is in hand for a server that does not take it now."""
+        return CONNECTION_BYTES + self._tls.held_up_bytes if self._tls is not None else 0
 
     @property
     def holds_more(self) -> bool:

@@ -28,6 +28,9 @@ from cattrs.gen import make_dict_structure_fn
 
 # A file beyond this is none of ours: the fullest configuration has about 2 KB, a bundle of CAs some 200.
 FILE_BYTES_MAX = 256 * 1024
+MIB = 1024 * 1024
+# As much as the 256 calls of one agent may take, in direct mode and while nobody reads them.
+MEMORY_MIB_MIN = 64
 
 _Stated = TypeVar("_Stated", bound=attrs.AttrsInstance)
 
@@ -167,6 +170,11 @@ def fault_of_hub_url(url: str) -> str | None:
         # Tokens compare the issuer as a string (RFC 7519 section 4.1.1), so there is one spelling.
         return "write it in lower case"
     return None
+
+
+def fault_of_memory(mib: int) -> str | None:
+    """What is wrong with the memory that a hub or a relay may use; None when nothing is."""
+    return None if mib >= MEMORY_MIB_MIN else f"expected {MEMORY_MIB_MIN} or more"
 
 
 def _is_v6(text: str) -> bool:

@@ -120,9 +120,9 @@ class PooledOutbound:
         await self._cut()
 
     @property
-    def held_up_bytes(self) -> int:
-        """What is in hand for a server that does not take it now."""
-        return self.connection.held_up_bytes if self.connection is not None else 0
+    def held_bytes(self) -> int:
+        """What its connection takes of memory, as long as it has one."""
+        return self.connection.held_bytes if self.connection is not None else 0
 
     async def aclose(self) -> None:
         """Give the connection back if it is clean, else cut it. May be called again."""

@@ -38,7 +38,7 @@ from proxy.head import BODILESS_STATUSES, Fields, RequestHead, ResponseHead, con
 from proxy.received import Received
 from proxy.stand_by import Begun, StandBy
 from proxy.strict import BadRequest, read_request_head
-from proxy.wire import FramingFault, RawStream
+from proxy.wire import CONNECTION_BYTES, FramingFault, RawStream
 from tunnel.net import TLSStream, tls_socket
 from tunnel.readiness import Readiness
 from tunnel.turns import turns
@@ -396,9 +396,9 @@ class ServerConnection:
             await self._send(b"", b"", True)
 
     @property
-    def held_up_bytes(self) -> int:
-        """What is in hand for a client that does not take it now."""
-        return self._tls.held_up_bytes if self._tls is not None else 0
+    def held_bytes(self) -> int:
+        """What it takes of memory: itself, and what is in hand for a client that does not take it now."""
+        return CONNECTION_BYTES + self._tls.held_up_bytes if self._tls is not None else 0
 
     @property
     def awaits_answer(self) -> bool:

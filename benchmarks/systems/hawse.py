@@ -95,7 +95,12 @@ class Installation:
         return self.daemons.start(
             "relay",
             [self.program, "relay", "--config", str(relay / "relay.toml")],
-            {"HAWSE_RELAY_KUBECONFIG": str(relay / "kubeconfig"), **self.environment},
+            {
+                "HAWSE_RELAY_KUBECONFIG": str(relay / "kubeconfig"),
+                # That one agent has thousands open is no shortage here either.
+                "HAWSE_RELAY_MEMORY_MIB": "1024",
+                **self.environment,
+            },
         )
 
     def start_direct(self, upstream: Upstream) -> Daemon:

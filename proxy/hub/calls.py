@@ -23,6 +23,7 @@ from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Resp
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
+from proxy.configuration import MIB
 from proxy.exchange import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.gate import STRANGER_S
@@ -50,7 +51,7 @@ from proxy.status import (
     with_processed,
 )
 from proxy.tunnelled import TunnelOutbound
-from tunnel import Detached, Draining, Interruptions, Session, SessionClosed, Stream, TooManyStreams
+from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
 from tunnel.loglimit import LogLimit
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
@@ -115,6 +116,8 @@ class Calls:
     trail: Trail
     observe: Callable[[Event], None]
     """Told of each call's closing event, for the metrics."""
+    memory: Memory = attrs.field(init=False)
+    """Of all tunnels' windows, ledgers and heads (PROTOCOL.md, "Memory"), and of what calls hold."""
     live: LiveCalls = attrs.field(init=False)
     """Whoever serves runs it beside, and has it `reconsider` when the directory has changed."""
     limits: Limits = attrs.field(init=False)
@@ -122,6 +125,10 @@ class Calls:
 
     admission: Admission = attrs.field(init=False)
     _unrecorded: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+
+    @memory.default
+    def _configured_memory(self) -> Memory:
+        return Memory(self.config.memory_mib * MIB)
 
     @live.default
     def _live_calls(self) -> LiveCalls:
@@ -133,7 +140,7 @@ class Calls:
 
     @limits.default
     def _configured_limits(self) -> Limits:
-        return Limits(self.config.limits)
+        return Limits(self.config.limits, memory=self.memory)
 
     def judge(self, live: LiveCall) -> Ending | None:
         """Whether a call under way would be refused now, or would reach its cluster as somebody else."""
@@ -219,7 +226,7 @@ class Calls:
         if exceeded is None:
             call = self.admission.admit(head, asked, caller, client_ip, now)
         else:
-            call = Refusal(429, exceeded.rule, exceeded.message)
+            call = Refusal(exceeded.status, exceeded.rule, exceeded.message)
             fault = self.admission.fault(head, asked, caller)
             if fault is not None:
                 # What an agent tries is on record however fast it tries it.

@@ -7,8 +7,12 @@ calls that have lived so long; what came and went between two looks is added up 
 bytes is kept over a minute and not over a millisecond: whoever exceeds it has his streams paused until the
 minute's average holds again, and his new calls refused.
 
-A refusal is a 429 that names the limit and its value, and is recorded like every denial; a flood of them is
-one event with a count. There is no Retry-After, which kubectl would obey by asking again, up to ten times.
+While the hub's memory is short, whoever has more than MODEST_USERS_MAX calls under way is given no other, as
+relays have it (PROTOCOL.md, "Memory").
+
+A refusal is a 429 that names the limit and its value (a 503 for want of memory), and is recorded like every
+denial; a flood of them is one event with a count. There is no Retry-After, which kubectl would obey by asking
+again, up to ten times.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from proxy.counted import counted
 from proxy.forward import CloseReason
 from proxy.hub.config import LimitsConfig
 from proxy.hub.live import Ending, LiveCall, LiveCalls
+from tunnel import MODEST_USERS_MAX, Memory
 
 # Between two looks at the calls that live: how exact ages and silences are kept.
 TICK_S = 1.0
@@ -42,6 +47,7 @@ class Exceeded:
 
     rule: str
     message: str
+    status: int = 429
 
 
 class Bucket:
@@ -94,11 +100,18 @@ class _Seen:
 
 
 class Limits:
-    """The limits of all agents; `clock` is monotonic."""
+    """The limits of all agents, in the `memory` that they share; `clock` is monotonic."""
 
-    def __init__(self, config: LimitsConfig, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        config: LimitsConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        memory: Memory | None = None,
+    ) -> None:
         self._config = config
         self._clock = clock
+        self._memory = memory if memory is not None else Memory(2**62)
         # Bounded by the enrolled agents.
         self._loads: dict[str, _Load] = {}
         self._seen: dict[LiveCall, _Seen] = {}
@@ -114,8 +127,13 @@ class Limits:
                 agent,
                 "streams_per_agent",
                 f"has {counted(load.streams, 'call')} under way",
-                "end one first, as a watch, a `logs -f` or an exec",
+                _END,
             )
+        if load.streams > MODEST_USERS_MAX and self._memory.squeezed:
+            what = (
+                f"has {counted(load.streams, 'call')} under way, and the hub's memory (memory_mib) is short"
+            )
+            return Exceeded("memory_mib", f"agent:{agent.name} {what}: {_END}", 503)
         if load.suspect:
             exceeded = self._in_debt(agent, load)
             if exceeded is not None:
@@ -229,6 +247,7 @@ def _bucket(rate: float, burst_s: float, now: float) -> Bucket | None:
     return Bucket(rate, burst_s, now) if rate else None
 
 
+_END = "end one first, as a watch, a `logs -f` or an exec"
 _WAIT = "wait a moment, and ask for less"
 
 

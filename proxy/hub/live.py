@@ -44,7 +44,7 @@ JUDGED_PER_PASS = 256
 
 
 _CODES = {CloseReason.DEADLINE: StreamCode.DEADLINE, CloseReason.OVERLOADED: StreamCode.OVERLOADED}
-_MEMORY = "memory is full, and this agent's calls that nobody reads hold the most of it"
+_MEMORY = "memory is full, and this agent's calls hold the most of it"
 
 
 @attrs.frozen
@@ -113,11 +113,11 @@ class LiveCall:
         return True, group_of(self.call.agent.id)
 
     @property
-    def held_up_bytes(self) -> int:
-        """What it has in hand for a peer that does not take it now."""
+    def held_bytes(self) -> int:
+        """What its connections take of memory."""
         inbound, outbound = self.inbound, self.outbound
-        held = inbound.held_up_bytes if isinstance(inbound, ServerConnection) else 0
-        return held + (outbound.held_up_bytes if isinstance(outbound, PooledOutbound) else 0)
+        held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
+        return held + (outbound.held_bytes if isinstance(outbound, PooledOutbound) else 0)
 
     @property
     def evicted(self) -> bool:

@@ -57,10 +57,6 @@ from proxy.hub.trail import Trail
 from proxy.quiet import give_back_when_quiet
 from proxy.signals import stop_signals
 from proxy.startup import settle
-from tunnel import Memory
-
-# All tunnels together: windows, ledgers and heads (PROTOCOL.md, "Memory"), and what calls have in hand.
-MEMORY_BYTES_MAX = 512 * 1024 * 1024
 
 # Whose relays may be expected back when the hub starts: those that were there this long before. An operator
 # may take some minutes from the old hub's end to the new one's start.
@@ -134,8 +130,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 trail=trail,
                 observe=CallMetrics(metrics).observe,
             )
-            memory = Memory(MEMORY_BYTES_MAX)
-            upkeep.start_soon(HeldUp(memory, calls.live, calls.live.end_for_memory).run)
+            upkeep.start_soon(HeldUp(calls.memory, calls.live, calls.live.end_for_memory).run)
             directory.on_change(calls.live.reconsider)
             upkeep.start_soon(calls.live.run)
             upkeep.start_soon(calls.live.run_timed, lambda: directory.current.bundle.timed)
@@ -147,7 +142,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 keys=lambda: ring.current,
                 recorder=recorder,
                 trail=trail,
-                memory=memory,
+                memory=calls.memory,
                 boot=boot,
                 software=software,
                 new_id=new_eid,

@@ -8,6 +8,7 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     kubeconfig = "kubeconfig"             # outside the cluster only
     instance = "relay-0"                  # among the relays of one cluster; the host's name if absent
     guardrails = "guardrails.yaml"        # or a folder of such files: what the hub cannot exceed
+    memory_mib = 320                      # for the calls under way and what they carry
     [hub]
     url = "https://hub.example"           # the issuer of the tokens, and what tunnel mode dials
     keys = "hub-keys.json"                # the hub's public keys (JWKS), pinned
@@ -38,7 +39,16 @@ import attrs
 from auth.keys import KeyFormatError, KeySet, SigningKey
 from auth.policy_text import PolicyError
 from proxy.certificates import fault_of_ca
-from proxy.configuration import Address, ConfigError, add_faults, fault_of_hub_url, read_stated, read_text
+from proxy.configuration import (
+    MIB,
+    Address,
+    ConfigError,
+    add_faults,
+    fault_of_hub_url,
+    fault_of_memory,
+    read_stated,
+    read_text,
+)
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.serviceaccount import ClusterAccessError, own_namespace
 
@@ -46,6 +56,9 @@ ENVIRONMENT_PREFIX = "HAWSE_RELAY_"
 # An ordinary request has ended by then, and systemd sends SIGKILL after 90 s. The manifests say 15 minutes.
 STOP_GRACE_S = 60
 STOP_GRACE_MAX_S = 3600
+# 4,000 open calls in direct mode, 8,000 in tunnel mode. Of the 512 MiB that the manifests give it, the others
+# are for the process itself (70), and for what is counted late or not at all (PROTOCOL.md, "Memory").
+MEMORY_MIB = 320
 _INSTANCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _Value = TypeVar("_Value")
@@ -103,6 +116,7 @@ class FileConfig:
     kubeconfig: Path | None = None
     instance: str = attrs.Factory(lambda: default_instance())
     guardrails: Path | None = None
+    memory_mib: int = MEMORY_MIB
     direct: DirectConfig = DirectConfig()
     tunnel: TunnelConfig = TunnelConfig()
     health: HealthConfig = HealthConfig()
@@ -138,6 +152,7 @@ class RelayConfig:
     kubeconfig: Path | None
     health_listen: Address | None
     guardrails: Guardrails | None = None
+    memory_bytes: int = MEMORY_MIB * MIB
     stop_grace_s: float = STOP_GRACE_S
     resume: bool = True
 
@@ -173,6 +188,9 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         faults.append("cluster_id: expected the id that the hub gave the cluster")
     if _INSTANCE.fullmatch(stated.instance) is None:
         faults.append("instance: expected up to 128 letters, digits, '.', '_' or '-'")
+    fault = fault_of_memory(stated.memory_mib)
+    if fault is not None:
+        faults.append(f"memory_mib: {fault}")
     if not 0 <= stated.stop.grace_s <= STOP_GRACE_MAX_S:
         faults.append(f"stop.grace_s: expected 0 to {STOP_GRACE_MAX_S}")
     fault = fault_of_hub_url(stated.hub.url)
@@ -192,6 +210,7 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         kubeconfig=stated.kubeconfig,
         health_listen=stated.health.listen,
         guardrails=guardrails,
+        memory_bytes=stated.memory_mib * MIB,
         stop_grace_s=stated.stop.grace_s,
         resume=stated.tunnel.resume,
     )

@@ -73,7 +73,8 @@ class DirectServer:
             with trio.move_on_after(HANDSHAKE_S) as handshake:
                 await tls.do_handshake()
             if not handshake.cancelled_caught:
-                with ServerConnection(MeteredStream(tls, stranger), self.deadlines, tls) as connection:
+                metered, readiness = MeteredStream(tls, stranger), self.upstream.readiness
+                with ServerConnection(metered, self.deadlines, tls, readiness) as connection:
                     await self._serve(connection, stranger, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
             pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell

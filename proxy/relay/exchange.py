@@ -139,11 +139,11 @@ class Call:
         return False, group_of(self.claims.agent_id)
 
     @property
-    def held_up_bytes(self) -> int:
-        """What it has in hand for a peer that does not take it now."""
+    def held_bytes(self) -> int:
+        """What its connections take of memory."""
         inbound = self._inbound
-        held = inbound.held_up_bytes if isinstance(inbound, ServerConnection) else 0
-        return held + self.outbound.held_up_bytes
+        held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
+        return held + self.outbound.held_bytes
 
     @property
     def evicted(self) -> bool:
@@ -261,7 +261,7 @@ class Call:
 _MEMORY = Failure(
     StreamCode.OVERLOADED,
     Processed.MAYBE,
-    "the relay's memory is full, and this agent's calls that nobody reads hold the most of it",
+    "the relay's memory is full, and this agent's calls hold the most of it",
 )
 
 

@@ -49,9 +49,6 @@ from tunnel.dialer import run_dialer
 from tunnel.net import client_context
 from tunnel.tcp import TCPStream
 
-# All the streams' windows, heads and ledgers (PROTOCOL.md, "Memory"), and what calls have in hand.
-MEMORY_BYTES_MAX = 128 * 1024 * 1024
-
 log = logging.getLogger("hawse.relay")
 
 
@@ -113,7 +110,8 @@ async def run_relay(config: RelayConfig) -> None:
 @asynccontextmanager
 async def _open_way(config: RelayConfig, upstream: Upstream, state: State) -> AsyncIterator[None]:
     """Keep the way to the hub open for the block; what is still under way at its end is cut."""
-    memory = Memory(MEMORY_BYTES_MAX)
+    # Of all the streams' windows, heads and ledgers (PROTOCOL.md, "Memory"), and of what calls hold.
+    memory = Memory(config.memory_bytes)
     underway = upstream.underway
     async with trio.open_nursery() as nursery:
         nursery.start_soon(HeldUp(memory, underway, underway.end_for_memory).run)

@@ -20,7 +20,7 @@ KIB = 1024
 class Call:
     name: str
     group: tuple[bool, int]
-    held_up_bytes: int
+    held_bytes: int
     moved_bytes: int = 0
     evicted: bool = False
 
@@ -57,7 +57,7 @@ async def test_what_calls_hold_is_counted_for_as_long_as_they_do(autojump_clock:
         one, other = calls.begin("one", 1, 100 * KIB), calls.begin("other", 2, 50 * KIB)
         await trio.sleep(LOOK_S * 1.5)
         assert calls.memory.used_bytes == 150 * KIB
-        one.held_up_bytes = 0
+        one.held_bytes = 0
         calls.under_way.remove(other)
         await trio.sleep(LOOK_S)
         assert calls.memory.used_bytes == 0
@@ -79,7 +79,7 @@ async def test_the_agent_whose_calls_hold_the_most_makes_room_and_of_these_what_
         await trio.sleep(LOOK_S)
         assert calls.ended[0] == "many 3"
         assert {name.partition(" ")[0] for name in calls.ended} == {"many"}
-        assert calls.memory.used_bytes == sum(call.held_up_bytes for call in calls.under_way) <= 1000 * KIB
+        assert calls.memory.used_bytes == sum(call.held_bytes for call in calls.under_way) <= 1000 * KIB
 
 
 async def test_a_call_makes_room_for_a_tunnels_streams_and_a_stream_for_a_call(

@@ -24,6 +24,7 @@ from proxy.hub.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
 from proxy.hub.live import LiveCall, LiveCalls
 from proxy.server import ServerConnection
 from tests.proxy.hub.test_live import REVOKED, Side
+from tunnel import MODEST_USERS_MAX, Memory
 
 NONE = LimitsConfig(
     requests_per_second=0, cancels_per_second=0, bytes_per_minute=0, stream_age_s=0, idle_connections=0
@@ -220,6 +221,27 @@ async def test_a_paused_call_that_is_ended_goes_on_to_its_end(autojump_clock: Mo
     assert side.cuts[0].reason == REVOKED.reason
     live.hold()
     assert not live.held
+
+
+def test_while_memory_is_short_an_agent_with_more_than_a_few_calls_gets_no_other() -> None:
+    memory = Memory(1000)
+    limits = Limits(NONE, clock=Clock(), memory=memory)
+    for number in range(MODEST_USERS_MAX + 1):
+        assert limits.admit(agent()) is None
+        live, _ = live_call(number)
+        limits.enter(live)
+    assert limits.admit(agent()) is None
+    memory.charge(751)
+    exceeded = limits.admit(agent())
+    assert exceeded is not None
+    assert (exceeded.status, exceeded.rule) == (503, "memory_mib")
+    assert exceeded.message == (
+        "agent:ann has 65 calls under way, and the hub's memory (memory_mib) is short: "
+        "end one first, as a watch, a `logs -f` or an exec"
+    )
+    assert limits.admit(agent("ben")) is None
+    limits.leave(live)
+    assert limits.admit(agent()) is None
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_all_faults_are_reported_at_once(folder: Path) -> None:
     """
     assert sorted(faults(folder, text, HAWSE_RELAY_NONSENSE="1"))[1:] == [
         "cluster: no such key; there are cluster_id, direct, guardrails, health, hub, instance, kubeconfig, "
-        "mode, private_key, stop, tunnel",
+        "memory_mib, mode, private_key, stop, tunnel",
         "cluster_id: missing",
         "direct.listen: expected host:port, as in 127.0.0.1:8443 or [::]:8443",
         "health.port: no such key; there are listen",
@@ -161,6 +161,12 @@ def test_a_key_pasted_where_a_path_belongs_is_not_repeated(folder: Path) -> None
     pasted = KEY.to_pem().decode()
     text = TUNNEL.replace('"relay-key.pem"', f'"""{pasted}"""')
     assert faults(folder, text) == ["private_key: expected the path of a file or folder"]
+
+
+def test_the_memory_is_at_least_what_one_agent_takes(folder: Path) -> None:
+    assert load(write(folder, TUNNEL), {}).memory_bytes == 320 * 2**20
+    assert load(write(folder, TUNNEL), {"HAWSE_RELAY_MEMORY_MIB": "64"}).memory_bytes == 64 * 2**20
+    assert faults(folder, TUNNEL, HAWSE_RELAY_MEMORY_MIB="63") == ["memory_mib: expected 64 or more"]
 
 
 def test_the_hubs_url_is_spelt_as_in_its_tokens(folder: Path) -> None:
