@@ -9,6 +9,7 @@ import trio
 from trio.testing import assert_checkpoints, assert_no_checkpoints, check_half_closeable_stream
 
 from tests.fakes.blackhole import swallow
+from tests.fakes.clogged import clog
 from tunnel import tcp
 from tunnel.tcp import TCPListener, TCPStream, bind_socket_to_peer
 
@@ -23,9 +24,8 @@ async def tcp_pair() -> tuple[TCPStream, TCPStream]:
         return client, await listener.accept()
 
 
-def fill(stream: TCPStream) -> None:
-    while stream.send_nowait(bytes(65536)):
-        pass
+async def fill(stream: TCPStream) -> None:
+    await clog(stream, lambda: stream.send_nowait(bytes(65536)))
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_it_passes_trios_conformance_suite() -> None:
     async def make_clogged() -> tuple[TCPStream, TCPStream]:
         near, far = await tcp_pair()
-        fill(near)
-        fill(far)
+        await fill(near)
+        await fill(far)
         return near, far
 
     await check_half_closeable_stream(tcp_pair, make_clogged)
@@ -107,7 +107,7 @@ async def test_large_sends_arrive_whole_in_both_directions_at_once() -> None:
 
 async def test_a_second_task_in_the_same_direction_is_refused() -> None:
     near, far = await tcp_pair()
-    fill(near)
+    await fill(near)
 
     async def closed_under_it(call: object) -> None:
         assert callable(call)
@@ -185,7 +185,7 @@ async def test_send_nowait_takes_what_the_kernel_takes() -> None:
     near, far = await tcp_pair()
     async with near, far:
         assert near.send_nowait(b"hello") == 5
-        fill(near)
+        await fill(near)
         assert near.send_nowait(b"more") == 0
         assert (await far.receive_some()).startswith(b"hello")
 
@@ -311,7 +311,7 @@ async def test_a_bond_is_lifted_from_who_sends_into_a_closed_window_and_from_nob
                 await trio.sleep(0.02)
 
     assert bounds_ms() == [1000, 1000]
-    fill(stalled[0])
+    await fill(stalled[0])
     # It is forgotten only once nobody holds it any more.
     closed[0].close_nowait()
     async with trio.open_nursery() as nursery:
@@ -362,7 +362,7 @@ async def test_who_sends_much_to_a_peer_that_answers_nothing_is_told(monkeypatch
         nursery.start_soon(bonds.run)
         for end in (near, far):
             swallow(end.socket)
-        fill(near)
+        await fill(near)
         with trio.fail_after(15), pytest.raises(trio.BrokenResourceError):
             await near.receive_some()
         nursery.cancel_scope.cancel()
@@ -381,7 +381,7 @@ async def test_a_peer_that_reads_nothing_for_long_is_not_taken_for_one_that_is_g
     bonds.bind(kept.socket)
     tcp.bind_socket_to_peer(other.socket)
     for stream in (kept, other):
-        fill(stream)
+        await fill(stream)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bonds.run)
         # The kernel by itself gives it up.

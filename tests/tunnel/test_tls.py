@@ -21,9 +21,11 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
+from tests.fakes.clogged import clog
 from tests.tunnel.certificates import authority, ca_pem, contexts
 from tests.tunnel.test_tcp import strict, tcp_pair
 from tunnel.net import client_context
+from tunnel.tcp import TCPStream
 from tunnel.tls import (
     CROWDED_BYTES_MAX,
     RECORD_BYTES_MAX,
@@ -322,8 +324,7 @@ async def test_what_the_peer_does_not_take_is_told_until_it_does(waiting: bytes)
     client, server = await handshake(await tcp_pair())
     await client.send_all(b"first")
     assert client.held_up_bytes == 0
-    while client.send_nowait(bytes(RECORD_BYTES_MAX)):
-        pass
+    await fill(client)
     # What did not wait.
     assert 0 < client.held_up_bytes < RECORD_BYTES_MAX + 256
     held = client.held_up_bytes
@@ -338,6 +339,15 @@ async def test_what_the_peer_does_not_take_is_told_until_it_does(waiting: bytes)
     await server.aclose()
 
 
+async def fill(stream: TLSStream) -> None:
+    def send() -> bool:
+        # What is held goes first, or it would grow.
+        return stream.send_nowait(b"" if stream.held_up_bytes else bytes(RECORD_BYTES_MAX))
+
+    assert isinstance(stream.transport_stream, TCPStream)
+    await clog(stream.transport_stream, send)
+
+
 async def read_to_the_end(stream: TLSStream) -> None:
     while await stream.receive_some():
         pass
@@ -346,8 +356,7 @@ async def read_to_the_end(stream: TLSStream) -> None:
 async def test_what_came_before_a_fault_is_kept_when_the_alert_is_cancelled() -> None:
     client, server = await handshake(await tcp_pair())
     # The alert has to wait behind what the peer does not take.
-    while server.send_nowait(bytes(RECORD_BYTES_MAX)):
-        pass
+    await fill(server)
     await client.send_all(b"good")
     await client.transport_stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
     async with trio.open_nursery() as nursery:
@@ -802,8 +811,7 @@ async def test_a_fault_is_told_to_the_reader_while_a_sender_waits() -> None:
 
 async def test_who_waits_for_room_keeps_other_senders_off_and_breaks_nothing() -> None:
     client, server = await handshake(await tcp_pair())
-    while client.send_nowait(bytes(16_000)):
-        pass
+    await fill(client)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.wait_send_all_might_not_block)
         await wait_all_tasks_blocked()
