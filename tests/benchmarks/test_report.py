@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.report import Report, figures_table, notes_table, processes_table, render
+from benchmarks.report import Report, compared_table, figures_table, notes_table, processes_table, render
 from benchmarks.result import Measurement, Sample
 from benchmarks.runner import Bench, Outcome
 from benchmarks.system import Endpoint, System
@@ -45,6 +45,16 @@ def test_what_no_system_was_run_against_has_no_column() -> None:
     titles, rows = figures_table(found(sample("hawse", 1, cpu_us=60.0)), "small")
     assert titles == ["", "system", "CPU µs a request", "median"]
     assert rows == [["1", "hawse", "60", "60"]]
+
+
+def test_every_other_system_is_compared_with_hawse_round_by_round() -> None:
+    run = found(
+        *(sample("hawse", 64, cpu_us=cpu_us) for cpu_us in (60.0, 80.0, 40.0)),
+        *(sample("ssh", 64, cpu_us=cpu_us) for cpu_us in (30.0, 20.0, 30.0)),
+        sample("direct", 64, p50_ms=0.5),
+        sample("hawse-nowheel", 64, cpu_us=90.0),
+    )
+    assert compared_table(run) == (["", "system", "small 64"], [["", "ssh", "0.5"]])
 
 
 def test_cpu_is_told_by_process_and_request() -> None:
