@@ -98,7 +98,10 @@ class AdminClient:
         connection = HTTPSConnection(
             parts.hostname or "", parts.port or 443, timeout_s=TIMEOUT_S, context=self.context
         )
+        asked = False
         try:
+            connection.connect()
+            asked = True
             connection.request(method, target, body=data, headers=dict(headers))
             response = connection.getresponse()
             return response.status, response.read(ANSWER_BYTES_MAX)
@@ -110,10 +113,12 @@ class AdminClient:
         except ConnectionRefusedError as error:
             raise CommandError(f"nothing listens at {self.url}: start the hub (`hawse hub`) first") from error
         except (OSError, HTTPException) as error:
-            raise CommandError(
-                f"cannot reach the admin API at {self.url}: "
-                f"{getattr(error, 'strerror', None) or str(error) or type(error).__name__}"
-            ) from error
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            if isinstance(error, TimeoutError):
+                why = f"it did not answer within {TIMEOUT_S:.0f} s, the hub's log may say why"
+            if asked and method != "GET":
+                why += "; whether the change was made, `hawse audit list --kind admin.action` says at the hub"
+            raise CommandError(f"cannot reach the admin API at {self.url}: {why}") from error
         finally:
             connection.close()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime
+import socket
 from pathlib import Path
 
 import pytest
+import trustme
 from click.testing import CliRunner, Result
 
 from proxy.asgi import REQUEST_BODY_BYTES_MAX
@@ -13,7 +15,7 @@ from proxy.cli.admin import admin
 from proxy.cli.admin.client import Object, _told, _told_in_words
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.devca import ensure_certificate
-from tests.fakes.hub import fake_hub
+from tests.fakes.hub import Asked, Reply, fake_hub
 from tests.proxy.cli.admin.conftest import Hub
 
 
@@ -130,6 +132,36 @@ def test_what_is_no_object_in_json_is_no_hubs_answer(tmp_path: Path, answer: byt
         environment = {"HAWSE_ADMIN_URL": other.url, "HAWSE_ADMIN_CA": str(ca), "HAWSE_ADMIN_TOKEN": "hws_x"}
         line = refusal(run("team", "list", **environment))
     assert line == f"hawse: {other.url} does not answer like a hub's admin API (status 200)\n"
+
+
+def test_a_change_whose_answer_was_lost_may_have_been_made(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+
+    def cut(_: Asked) -> Reply:
+        raise ConnectionAbortedError
+
+    with fake_hub("") as other:
+        other.reply = cut
+        ca.write_text(other.ca_pem)
+        environment = {"HAWSE_ADMIN_URL": other.url, "HAWSE_ADMIN_CA": str(ca), "HAWSE_ADMIN_TOKEN": "hws_x"}
+        told = {args: refusal(run(*args, **environment)) for args in (("team", "add", "x"), ("team", "list"))}
+    cannot = (
+        f"hawse: cannot reach the admin API at {other.url}: Remote end closed connection without response"
+    )
+    made = "; whether the change was made, `hawse audit list --kind admin.action` says at the hub"
+    assert told == {("team", "add", "x"): f"{cannot}{made}\n", ("team", "list"): f"{cannot}\n"}
+
+
+def test_a_hub_that_stands_still_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.cli.admin.client.TIMEOUT_S", 0.05)
+    ca = tmp_path / "ca.pem"
+    ca.write_text(trustme.CA().cert_pem.bytes().decode())
+    with socket.create_server(("127.0.0.1", 0)) as still:
+        url = f"https://127.0.0.1:{still.getsockname()[1]}"
+        environment = {"HAWSE_ADMIN_URL": url, "HAWSE_ADMIN_CA": str(ca), "HAWSE_ADMIN_TOKEN": "hws_x"}
+        line = refusal(run("team", "add", "x", **environment))
+    why = "it did not answer within 0 s, the hub's log may say why"
+    assert line == f"hawse: cannot reach the admin API at {url}: {why}\n"
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"a\nb", b"", b"\xff\x1b"])
