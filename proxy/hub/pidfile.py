@@ -26,6 +26,10 @@ class PidFile:
     def check(self) -> None:
         """Raise FileError when this user cannot write it: later on it would be too late to give up."""
         folder = self.path.parent
+        if self.path.is_dir():
+            raise FileError(f"pid_file: {self.path} is a folder: name a file in it")
+        if not folder.is_dir():
+            raise FileError(f"pid_file: cannot write {self.path}: make the folder {folder}")
         if not os.access(folder, os.W_OK | os.X_OK):
             raise FileError(f"pid_file: cannot write {self.path}: let this user write in {folder}")
 
