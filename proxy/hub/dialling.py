@@ -38,7 +38,9 @@ async def dial_checked(host: str, port: int, context: ssl.SSLContext, *, private
         if is_nobodys(there):
             refusal = f"{host} leads to {address}, where nobody that the hub asks can be"
         elif not private and not is_public(there):
-            refusal = f"{host} leads to {address}, which is no public address"
+            # Of a cluster or of an issuer: both are added by a command with that option.
+            meant = "if that is meant, add it anew with --allow-private-address"
+            refusal = f"{host} leads to {address}, which is no public address ({meant})"
         else:
             allowed.append(str(address))
     if not allowed:
