@@ -17,7 +17,7 @@ from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadSc
 from proxy.wire import CONNECTION_BYTES, FramingFault, RawStream
 from tunnel.net import TLSStream
 from tunnel.readiness import Watch
-from tunnel.turns import turns
+from tunnel.turns import SMALL_PIECE_BYTES, turns
 
 # 100s and 103s before the answer; a server that sends more plays for time.
 INTERIM_MAX = 32
@@ -175,7 +175,7 @@ class ClientConnection:
             self._torn = self._unsent = False
             await self._write(b"")
         while (head := self.receive_head_nowait()) is None:
-            self._scanner.feed(await self._receive())
+            await self._receive_in_turn()
         return head
 
     def receive_head_nowait(self) -> ResponseHead | None:
@@ -260,8 +260,15 @@ class ClientConnection:
             # However many send such answers, one of them has its turn in a pass.
             await turns().turn()
         while (data := self.receive_body_nowait()) is None:
-            self._scanner.feed(await self._receive())
+            await self._receive_in_turn()
         return data
+
+    async def _receive_in_turn(self) -> None:
+        """Receive something; when cancelled, nothing is lost. A server can answer hundreds at one moment."""
+        data = await self._receive()
+        self._scanner.feed(data)
+        if len(data) <= SMALL_PIECE_BYTES and not (common := turns()).admits():
+            await common.wait()
 
     def receive_body_nowait(self) -> bytes | None:
         """Return body bytes that are already here, b"" at the clean end, None when there is a wait.

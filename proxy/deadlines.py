@@ -25,6 +25,8 @@ SWEEP_S = 0.25
 # How long an exchange may take before somebody looks whether its client is still there, and after which a
 # client's leaving is noticed at once. Half of the second within which it must be cancelled upstream.
 QUIET_S = 0.5
+# To begin with one takes up to 8 µs, and a relay can have a thousand go on at the same moment.
+ATTENDED_PER_PASS = 64
 
 
 class Waiting(Protocol):
@@ -125,7 +127,9 @@ class Deadlines:
                 await self._close_due(now)
                 while self._urgent:
                     _attend(self._urgent.pop(), attendants)
-                while self._exchanges:
+                left = ATTENDED_PER_PASS
+                while self._exchanges and left:
+                    left -= 1
                     exchange, since = next(iter(self._exchanges.items()))
                     if now - since < QUIET_S:
                         break
@@ -133,6 +137,9 @@ class Deadlines:
                     _attend(exchange, attendants)
                 soon = now + SWEEP_S
                 first_due = min((idle.due_at for idle in self._waits), default=math.inf)
+                if not left:
+                    # Again, behind a pass of the others.
+                    soon = now
                 self._looks_at = soon if self._exchanges else max(first_due, soon)
 
     def _look_by(self, time: float) -> None:

@@ -34,14 +34,21 @@ from proxy.attendance import Attendance
 from proxy.body import BODY_BYTES_MAX, CHUNKS_AT_ONCE_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import GONE, Failure, InboundBroken, OnGone, Processed, StreamCode
-from proxy.head import BODILESS_STATUSES, Fields, RequestHead, ResponseHead, connection_tokens
+from proxy.head import (
+    BODILESS_STATUSES,
+    LONG_HEAD_BYTES,
+    Fields,
+    RequestHead,
+    ResponseHead,
+    connection_tokens,
+)
 from proxy.received import Received
 from proxy.stand_by import Begun, StandBy
 from proxy.strict import BadRequest, read_request_head
 from proxy.wire import CONNECTION_BYTES, FramingFault, RawStream
 from tunnel.net import TLSStream, tls_socket
 from tunnel.readiness import Readiness
-from tunnel.turns import turns
+from tunnel.turns import SMALL_PIECE_BYTES, turns
 
 # kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
 HEAD_S = 32.0
@@ -165,6 +172,12 @@ class ServerConnection:
                 if raw is None:
                     await self.aclose()
                     return None
+                common = turns()
+                if len(raw) > LONG_HEAD_BYTES:
+                    # However many send such heads, strangers among them, one is read in a pass.
+                    await common.turn()
+                elif not common.admits():
+                    await common.wait()
                 return self.begin_request(raw)
             except BadRequest:
                 self._refuse()
@@ -323,7 +336,11 @@ class ServerConnection:
             if self._received.ended:
                 self._last = True
                 raise InboundBroken(GONE)
-            if data := self._read(bytes(received)):
+            if len(received) <= SMALL_PIECE_BYTES and not (common := turns()).admits():
+                # To be read then, or again, should this be cancelled while it waits.
+                self._received.feed(bytes(received))
+                await common.wait()
+            elif data := self._read(bytes(received)):
                 return data
 
     def receive_body_nowait(self) -> bytes | None:

@@ -19,17 +19,19 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from proxy.deadlines import IDLE_S, Deadlines, Idle
-from proxy.head import RequestHead
+from proxy.head import LONG_HEAD_BYTES, RequestHead
 from proxy.received import Received
 from tunnel.net import TLSStream
 from tunnel.parking import ParkingSpot
 from tunnel.readiness import Readiness, Watch
+from tunnel.turns import turns
 
 # An answer up to this size is sent without a wait: about what the kernel takes of one at once, and no more to
 # hold for a client that does not read than a task would hold.
 QUICK_ANSWER_BYTES_MAX = 64 * 1024
 
 _END_OF_HEAD = b"\r\n\r\n"
+_END_OF_HEAD_BYTES = len(_END_OF_HEAD)
 
 
 class Begun(Protocol):
@@ -127,6 +129,10 @@ class StandBy(Generic[SleeperT]):
             self._deadlines.begin(idle, IDLE_S)
         try:
             await self._spot.park()
+            common = turns()
+            if not common.admits():
+                # One relay can have hundreds handed over by what it answers at once.
+                await common.wait()
             fault, self._fault = self._fault, None
             if fault is not None:
                 try:
@@ -196,8 +202,11 @@ class StandBy(Generic[SleeperT]):
             received.feed(data)
             if received.full:
                 self._end_watch()
-        elif not data.endswith(_END_OF_HEAD) or data.find(_END_OF_HEAD, 0, -1) >= 0:
-            # Not whole, or more than a head.
+        elif (
+            not _END_OF_HEAD_BYTES <= (size := len(data)) <= LONG_HEAD_BYTES
+            or data.find(_END_OF_HEAD) != size - _END_OF_HEAD_BYTES
+        ):
+            # Not whole, or more than a head, or one that must not be read where others wait.
             received.feed(data)
             self.wake()
         else:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import trio
 
+from tunnel.stream import Stream
+from tunnel.turns import SMALL_PIECE_BYTES, turns
+
 # What a connection with TLS takes of memory though nothing is under way on it. OpenSSL has 28 KiB of that as
 # a server and 35 as a client; the rest is what serves it, in Python.
 CONNECTION_BYTES = 40 * 1024
@@ -24,6 +27,8 @@ class RawStream:
         self._stream = stream
         self._first = first
         self._ended = ended
+        # Those whom a tunnel's frames wake have been admitted by it.
+        self._turns = None if isinstance(stream, Stream) else turns()
 
     @property
     def can_half_close(self) -> bool:
@@ -44,6 +49,10 @@ class RawStream:
         except trio.ClosedResourceError as exc:
             raise trio.BrokenResourceError("the connection was cut from here") from exc
         self._ended = not data
+        if self._turns is not None and len(data) <= SMALL_PIECE_BYTES and not self._turns.admits():
+            self._first = bytes(data)
+            await self._turns.wait()
+            self._first = b""
         return bytes(data)
 
     async def send_all(self, data: bytes) -> None:

@@ -32,7 +32,7 @@ from tunnel.parking import ParkingSpot
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import farewell_of
 from tunnel.transport import Transport, TransportClosed
-from tunnel.turns import SPELL_S, turns
+from tunnel.turns import SPELL_S
 
 if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer
@@ -105,7 +105,7 @@ class Link:
     async def _read(self) -> None:
         mux, transport = self.mux, self.transport
         connection, keepalive = mux.connection, mux.keepalive
-        common = turns()
+        common = mux.turns
         unread = b""
         frames_left, spell_ends_at, turned_at = 0, -math.inf, -math.inf
         try:

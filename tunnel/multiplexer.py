@@ -49,6 +49,7 @@ from tunnel.refusals import SessionClosed, farewell_of
 from tunnel.settings import Settings
 from tunnel.stream import QUEUE_HIGH_BYTES, Stream
 from tunnel.transport import Transport
+from tunnel.turns import turns
 
 __all__ = ["Multiplexer"]
 
@@ -73,6 +74,8 @@ class Multiplexer:
     def __init__(self, transport: Transport, role: Role, settings: Settings, memory: Memory | None) -> None:
         # trio.current_time() looks its clock up each time, which costs more than asking it.
         self.now = trio.lowlevel.current_clock().current_time
+        self.turns = turns()
+        """What the process's sessions share."""
         self.connection = Connection(
             role,
             now=self.now(),

@@ -4,7 +4,8 @@ The bytes, the halves and the credit are the core's (`StreamState`); this file i
 There are three reasons to wait: for bytes, for the head, for room in the queue. Each has one parking spot,
 made when it is first needed, and whatever happens to the stream (bytes, room, RESET, close, the session's
 end) wakes those whom it concerns; they look again and decide for themselves. So a wakeup can be spurious but
-never lost, and cancelling a wait changes nothing.
+never lost, and cancelling a wait changes nothing. One message of the peer can wake hundreds, so whoever was
+woken goes on in the first pass that has room for it (`tunnel.turns`).
 
 What can be had at once has a twin without a schedule point (`receive_nowait`, `send_nowait`, …), for callers
 that do several such steps in a row and wait somewhere else: a schedule point costs as much as the rest of
@@ -24,6 +25,7 @@ from tunnel.parking import NO_SPOT, ParkingSpot
 from tunnel.protocol.errors import LocalProtocolError, Processed, StreamCode
 from tunnel.protocol.state import ENDED, FLOWING
 from tunnel.protocol.streams import Context, StreamState
+from tunnel.turns import SMALL_PIECE_BYTES
 
 if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer
@@ -157,6 +159,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 if self._head_reader is NO_SPOT:
                     self._head_reader = ParkingSpot("another task is waiting for this stream's head")
                 await self._head_reader.park()
+                if not self._mux.turns.admits():
+                    await self._mux.turns.wait()
             return head
         finally:
             if not waited:
@@ -228,6 +232,8 @@ class Stream(trio.abc.HalfCloseableStream):
                 if self._reader is NO_SPOT:
                     self._reader = ParkingSpot("another task is receiving from this stream")
                 await self._reader.park()
+                if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._mux.turns.admits():
+                    await self._mux.turns.wait()
             return data
         finally:
             if not waited:
@@ -252,6 +258,13 @@ class Stream(trio.abc.HalfCloseableStream):
         try:
             while data is None:
                 await self._reader.park()
+                # A piece that was not taken would be lost with a cancellation.
+                if (
+                    not self._not_passed_on
+                    and self._state.incoming.size <= SMALL_PIECE_BYTES
+                    and not self._mux.turns.admits()
+                ):
+                    await self._mux.turns.wait()
                 data = self._not_passed_on or self.receive_nowait()
             return data
         finally:

@@ -185,6 +185,7 @@ class TLSStream(trio.abc.Stream):
         assert self._state is _State.NEW, "do_handshake is called once"
         assert self._incoming is _buffers.incoming, "a stream stays in the thread that it was made in"
         self._state = _State.BROKEN
+        common = turns()
         try:
             while not self._advance_handshake():
                 if self._outgoing.pending:
@@ -192,6 +193,9 @@ class TLSStream(trio.abc.Stream):
                 data = await self.transport_stream.receive_some(RECORD_BYTES_MAX)
                 if not data:
                     raise HandshakeFailed("the peer closed the connection during the TLS handshake")
+                # Hundreds of strangers may say their part of it at the same moment.
+                if not common.admits():
+                    await common.wait()
                 self._incoming.write(data)
             # The peer's first data may have come with its last flight.
             early = self._incoming.read()

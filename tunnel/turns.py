@@ -1,10 +1,15 @@
-"""What the readers of all sessions may take in at once, and the turns that they have for more.
+"""What may be done in one pass of the scheduler, by all peers of a process together, and the turns for more.
 
 A session's frames are taken in by its reader, in the loop that everybody else waits for. One that brings very
 many of them is made to let the others pass; were it only that, a hundred such sessions would each have their
 part in the same pass. So there is an amount that all of them have in common, which is more than honest ones
 bring together, and for what goes beyond it they wait for their turns here, one in a pass. Those that bring
 little are not among the waiting.
+
+The same holds for the tasks that one peer can wake together: by the heads of answers, or the ends of watches,
+that stand in one message, or by hundreds of connections on which it says something at the same time. Each
+does little, and all of them would be one pass. So those that were woken and have much to do ask whether there
+is room for them in this pass (`admits`), and wait for another one (`wait`) where there is none.
 """
 
 from __future__ import annotations
@@ -13,11 +18,18 @@ import math
 
 import trio
 
-__all__ = ["SPARE_FRAMES", "SPELL_S", "Turns", "turns"]
+from tunnel.parking import ParkingSpot
+
+__all__ = ["SMALL_PIECE_BYTES", "SPARE_FRAMES", "SPELL_S", "TASKS_PER_PASS", "Turns", "turns"]
 
 # Together in a spell: 3 ms of the dearest. A hub that is busy with nothing but small requests takes in 400.
 SPARE_FRAMES = 512
 SPELL_S = 0.010
+# What a woken task does, up to its next wait: 0.1 to 0.3 ms for a head, a handshake, or the end of a call.
+TASKS_PER_PASS = 8
+# Whoever was woken for more bytes than that does not ask: so many cannot come in a pass for hundreds, and a
+# large body would pay for it with each of its pieces.
+SMALL_PIECE_BYTES = 4096
 
 
 class Turns:
@@ -27,6 +39,9 @@ class Turns:
         self._lock = trio.StrictFIFOLock()
         self._spare = 0
         self._spell_ends_at = -math.inf
+        self._room = TASKS_PER_PASS
+        self._waiting = trio.lowlevel.ParkingLot()
+        self._renewer: ParkingSpot | None = None
 
     def spare(self, now: float) -> int:
         """How many frames are left for all in this spell."""
@@ -42,6 +57,35 @@ class Turns:
         """Wait for a turn: for a pass at least, and whoever is next has its turn in the pass behind that."""
         async with self._lock:
             pass
+
+    def admits(self) -> bool:
+        """Whether there is room in this pass for the task that asks; where there is not, it is to `wait`."""
+        if not self._room:
+            return False
+        self._room -= 1
+        if not self._room:
+            self._renew_soon()
+        return True
+
+    async def wait(self) -> None:
+        """Wait for a pass with room, behind those that wait already."""
+        await self._waiting.park()
+
+    def _renew_soon(self) -> None:
+        if self._renewer is None:
+            self._renewer = ParkingSpot("one task renews the room")
+            trio.lowlevel.spawn_system_task(self._renew, self._renewer)
+        else:
+            self._renewer.unpark()
+
+    async def _renew(self, spot: ParkingSpot) -> None:
+        """Make room again in each pass behind one that has none left."""
+        while True:
+            self._room = TASKS_PER_PASS - len(self._waiting.unpark(count=TASKS_PER_PASS))
+            if self._room:
+                await spot.park()
+            else:
+                await trio.lowlevel.checkpoint()
 
 
 _turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("tunnel.turns")

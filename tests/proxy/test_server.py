@@ -11,7 +11,7 @@ from proxy import server as server_module
 from proxy.body import CHUNKS_AT_ONCE_MAX, ChunkedBody
 from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
-from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
+from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.server import HEAD_S, LINGER_S
 from proxy.status import status_response
@@ -19,8 +19,10 @@ from proxy.wire import FramingFault
 from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
 from tests.proxy.test_strict import ATTACKS
 from tests.tunnel.certificates import contexts
+from tests.tunnel.passes import counted_passes
 from tunnel.net import wrap_client, wrap_server
 from tunnel.tls import TLSStream
+from tunnel.turns import TASKS_PER_PASS
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
 CROWDED = b"POST /api HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 8000
@@ -181,6 +183,29 @@ async def test_others_run_while_bodies_of_tiny_chunks_are_taken_apart():
     # The first piece of each comes whenever it comes; then it is one in a pass, of which two may show as one.
     assert sum(many > 2 * CHUNKS_AT_ONCE_MAX for many in passes) <= 4
     assert max(passes) <= 4 * CHUNKS_AT_ONCE_MAX
+
+
+@pytest.mark.parametrize(("head_bytes", "most"), [(LONG_HEAD_BYTES + 1, 1), (100, TASKS_PER_PASS)])
+async def test_of_heads_that_many_send_at_once_some_are_read_in_a_pass(head_bytes, most, monkeypatch):
+    begin = ServerConnection.begin_request
+
+    def counting(connection: ServerConnection, raw: bytes) -> RequestHead:
+        passes.note()
+        return begin(connection, raw)
+
+    monkeypatch.setattr(ServerConnection, "begin_request", counting)
+    head = b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * head_bytes)
+    servers = []
+    for _ in range(3 * TASKS_PER_PASS):
+        client, server = memory_stream_pair()
+        await client.send_all(head)
+        servers.append(server)
+    with counted_passes() as passes:
+        async with trio.open_nursery() as nursery:
+            for server in servers:
+                nursery.start_soon(ServerConnection(server).next_request)
+    assert passes.noted.total() == len(servers)
+    assert passes.most == most
 
 
 async def test_the_end_of_a_refused_body_of_tiny_chunks_is_not_looked_for(pair, autojump_clock, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import attrs
 import pytest
@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from proxy.body import ChunkedBody
 from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import InboundBroken
-from proxy.head import RequestHead, ResponseHead
+from proxy.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.received import EARLY_BYTES_MAX
 from proxy.server import HEAD_S
@@ -25,6 +25,7 @@ from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
+from tunnel.turns import TASKS_PER_PASS
 
 NOT_WHOLE = b"GET /one HTTP/1.1\r\nHost: a\r\n"
 GET = NOT_WHOLE + b"\r\n"
@@ -197,6 +198,30 @@ async def test_a_head_that_comes_in_parts_is_the_tasks(cut: int) -> None:
         head = await bench.came_back()
         assert isinstance(head, RequestHead)
         assert head.target == b"/one"
+
+
+async def test_a_head_that_takes_long_to_read_is_the_tasks() -> None:
+    async with standing_by() as bench:
+        await bench.client.send_all(NOT_WHOLE + b"A: %s\r\n\r\n" % (b"a" * LONG_HEAD_BYTES))
+        assert isinstance(await bench.came_back(), RequestHead)
+        assert bench.begun == []
+
+
+async def test_of_those_that_are_handed_over_at_once_some_go_on_in_a_pass() -> None:
+    async with AsyncExitStack() as stack:
+        benches = [await stack.enter_async_context(standing_by()) for _ in range(3 * TASKS_PER_PASS)]
+        for bench in benches:
+            await bench.ask()
+        await wait_all_tasks_blocked()
+        for bench in benches:
+            bench.connection.hand_over()
+        before = 0
+        while before < len(benches):
+            await trio.lowlevel.checkpoint()
+            after = sum(not bench.asleep for bench in benches)
+            # Where in a pass this task has its own turn is trio's choice, so that it sees parts of two.
+            assert after - before <= 2 * TASKS_PER_PASS
+            before = after
 
 
 async def test_several_heads_at_once_are_answered_in_their_order() -> None:

@@ -25,7 +25,7 @@ from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
 from tunnel.readiness import Readiness
 from tunnel.stream import QUEUE_HIGH_BYTES
 from tunnel.transport import MemoryTransport, TransportClosed
-from tunnel.turns import SPARE_FRAMES, SPELL_S, Turns, turns
+from tunnel.turns import SPARE_FRAMES, SPELL_S, turns
 
 # The most calls of one pass.
 CALLS_MAX = 3
@@ -176,13 +176,6 @@ async def test_who_brings_little_does_not_wait_behind_those_that_bring_much(
         few = unknown * (FRAMES_AT_ONCE // 2) + frames.goaway(0, 1000, 0, 0, "behind them")
         await honest.dialer._mux.transport.send(few)
         assert await turns_while(lambda: honest.listener.peer_going_away is not None) <= 2
-
-
-def test_what_one_takes_beyond_what_all_have_in_common_is_taken_from_nobody() -> None:
-    common = Turns()
-    assert common.spare(0.0) == SPARE_FRAMES
-    common.take(2 * SPARE_FRAMES)
-    assert common.spare(0.0) == 0
 
 
 async def flood(pair: Pair, message: bytes, count: int) -> None:

@@ -12,9 +12,11 @@ import trio
 from trio.testing import assert_checkpoints, check_half_closeable_stream, wait_all_tasks_blocked
 
 from tests.tunnel.pairs import open_pair
+from tests.tunnel.passes import counted_passes
 from tunnel import Processed, Stream, StreamCode, StreamReset
 from tunnel.protocol.errors import LocalProtocolError
 from tunnel.stream import QUEUE_HIGH_BYTES
+from tunnel.turns import TASKS_PER_PASS, turns
 
 BOTH_WAYS = pytest.mark.parametrize("opener_first", [True, False], ids=["opener", "acceptor"])
 
@@ -790,3 +792,57 @@ async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again
         while received < opened.bytes_sent:
             received += len(await accepted.receive_some())
         assert told == ["room"]
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [Stream.receive_head, Stream.receive_some, lambda stream: stream.receive_or_pass_on(lambda piece: True)],
+)
+@pytest.mark.parametrize("is_reset", [False, True])
+async def test_of_those_whom_one_message_wakes_some_go_on_in_a_pass(
+    wait: Callable[[Stream], Awaitable[bytes]], is_reset: bool
+) -> None:
+    async def hear(stream: Stream) -> None:
+        with suppress(StreamReset):
+            await wait(stream)
+        passes.note()
+
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        ends = [await pair.streams() for _ in range(10 * TASKS_PER_PASS)]
+        with counted_passes() as passes:
+            for opened, _ in ends:
+                nursery.start_soon(hear, opened)
+            await wait_all_tasks_blocked()
+            for _, accepted in ends:
+                if is_reset:
+                    accepted.reset(StreamCode.INTERNAL)
+                else:
+                    accepted.send_answer_nowait(b"head", eof=True)
+            await wait_all_tasks_blocked()
+    assert passes.noted.total() == len(ends)
+    assert passes.most <= TASKS_PER_PASS
+
+
+async def test_a_piece_that_nobody_took_is_not_lost_where_there_is_no_room_for_whom_it_wakes() -> None:
+    offered = trio.Event()
+    got: list[bytes] = []
+
+    def take_nothing(piece: bytes) -> bool:
+        # For good: no pass is the next one.
+        turns()._room = 0
+        offered.set()
+        return False
+
+    async def receive(stream: Stream) -> None:
+        with scope:
+            got.append(await stream.receive_or_pass_on(take_nothing))
+
+    scope = trio.CancelScope()
+    async with open_pair() as pair, trio.open_nursery() as nursery:
+        opened, accepted = await pair.streams()
+        nursery.start_soon(receive, opened)
+        await wait_all_tasks_blocked()
+        accepted.send_nowait(b"piece")
+        await offered.wait()
+        scope.cancel()
+    assert got == [b"piece"]

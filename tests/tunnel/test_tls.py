@@ -23,6 +23,7 @@ from trio.testing import (
 
 from tests.fakes.clogged import clog
 from tests.tunnel.certificates import authority, ca_pem, contexts
+from tests.tunnel.passes import counted_passes
 from tests.tunnel.test_tcp import strict, tcp_pair
 from tunnel.net import client_context
 from tunnel.tcp import TCPStream
@@ -34,6 +35,7 @@ from tunnel.tls import (
     TLSStream,
     _buffers,
 )
+from tunnel.turns import TASKS_PER_PASS
 
 # A fixture, imported to be found here.
 __all__ = ["strict"]
@@ -212,6 +214,26 @@ async def test_others_run_while_tiny_records_are_taken_apart() -> None:
     # Only the first pieces, come as they are; then one stream in a pass has its turn.
     assert sum(many > 2 * CROWDED_BYTES_MAX // 22 for many in passes) <= 4
     assert len(passes) > 20
+
+
+async def test_of_handshakes_that_many_begin_at_once_some_go_on_in_a_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    advance = TLSStream._advance_handshake
+
+    def counting(stream: TLSStream) -> bool:
+        if stream._server_side and stream._incoming.pending:
+            passes.note()
+        return advance(stream)
+
+    monkeypatch.setattr(TLSStream, "_advance_handshake", counting)
+    async with trio.open_nursery() as nursery:
+        with counted_passes() as passes:
+            for _ in range(5 * TASKS_PER_PASS):
+                nursery.start_soon(handshake, memory_stream_pair())
+            await wait_all_tasks_blocked()
+    assert passes.noted.total() >= 5 * TASKS_PER_PASS
+    assert passes.most <= TASKS_PER_PASS
 
 
 @pytest.mark.parametrize("version", VERSIONS)
