@@ -14,7 +14,7 @@ from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
 from proxy.head import HeadTooLarge, RequestHead, ResponseHead, connection_tokens
 from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
-from proxy.wire import CONNECTION_BYTES, FramingFault, RawStream
+from proxy.wire import FramingFault, RawStream, held_bytes
 from tunnel.net import TLSStream
 from tunnel.readiness import Watch
 from tunnel.turns import SMALL_PIECE_BYTES, turns
@@ -298,7 +298,8 @@ class ClientConnection:
     @property
     def held_bytes(self) -> int:
         """What it takes of memory: itself, and what is in hand for a server that does not take it now."""
-        return CONNECTION_BYTES + self._tls.held_up_bytes if self._tls is not None else 0
+        tls = self._tls
+        return 0 if tls is None else held_bytes(tls, self._scanner, framed=self._left is None)
 
     @property
     def holds_more(self) -> bool:

@@ -70,7 +70,7 @@ class CloseReason(enum.Enum):
 class Tally:
     """What has crossed so far; for whoever may cancel an exchange, since a cancelled one returns nothing."""
 
-    __slots__ = ("bytes_in", "bytes_out", "held", "status", "upgraded")
+    __slots__ = ("ahead", "bytes_in", "bytes_out", "held", "status", "upgraded")
 
     def __init__(self) -> None:
         self.status = 0
@@ -79,6 +79,8 @@ class Tally:
         """From the client: the request's body, then what an upgraded stream carried."""
         self.bytes_out = 0
         self.upgraded = False
+        self.ahead: bytes | None = None
+        """The piece of the answer that is in hand besides the one that is sent."""
         self.held: trio.Event | None = None
         """While it is there, nothing more is received, from either side; whoever set it sets the event."""
 
@@ -234,7 +236,7 @@ class _Exchange:
         """
         inbound, outbound, tally = self.inbound, self.outbound, self.tally
         chunk = outbound.receive_body_nowait()
-        ahead = self._look_ahead() if chunk else None
+        tally.ahead = ahead = self._look_ahead() if chunk else None
         head = self.on_head(head)
         tally.status = head.status
         if chunk:
@@ -269,7 +271,7 @@ class _Exchange:
             if not chunk:
                 await inbound.end()
                 return
-            ahead = self._look_ahead()
+            tally.ahead = ahead = self._look_ahead()
             tally.bytes_out += len(chunk)
             await inbound.send_body(chunk, end=ahead == b"")
             if ahead == b"":

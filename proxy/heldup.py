@@ -1,11 +1,11 @@
 """What calls hold, counted in the memory that the tunnels have.
 
-Theory of operation. A call holds its connections, for hours where nothing happens on them, and one piece each
-way, which it has in hand for as long as its receiver stands still: up to 128 KiB as they came, and as they
-are encrypted. It is nobody's window, so no tunnel counts it, and in direct mode there is no tunnel. To count
-each call and each piece as it comes and goes would cost all of them; so one task looks at all calls, every
-LOOK_S, and charges what it finds. In between the sum may be wrong by the calls that begin meanwhile, and by
-what some can get held up with.
+Theory of operation. A call holds its connections, for hours where nothing happens on them, and a piece or two
+each way, which it has in hand for as long as a receiver stands still: up to 128 KiB as they came, as they are
+framed, and as they are encrypted. It is nobody's window, so no tunnel counts it, and in direct mode there is
+no tunnel. To count each call and each piece as it comes and goes would cost all of them; so one task looks at
+all calls, every LOOK_S, and charges what it finds. In between the sum may be wrong by the calls that begin
+meanwhile, and by what some can get held up with.
 
 From there on PROTOCOL.md, "Memory", holds: when memory is short, the agent that holds the most makes room,
 and of its calls and streams those that have not moved for the longest time.

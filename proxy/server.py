@@ -45,7 +45,7 @@ from proxy.head import (
 from proxy.received import Received
 from proxy.stand_by import Begun, StandBy
 from proxy.strict import BadRequest, read_request_head
-from proxy.wire import CONNECTION_BYTES, FramingFault, RawStream
+from proxy.wire import FramingFault, RawStream, held_bytes
 from tunnel.net import TLSStream, tls_socket
 from tunnel.readiness import Readiness
 from tunnel.turns import SMALL_PIECE_BYTES, turns
@@ -415,7 +415,8 @@ class ServerConnection:
     @property
     def held_bytes(self) -> int:
         """What it takes of memory: itself, and what is in hand for a client that does not take it now."""
-        return CONNECTION_BYTES + self._tls.held_up_bytes if self._tls is not None else 0
+        tls = self._tls
+        return 0 if tls is None else held_bytes(tls, self._received, framed=self._framing == _CHUNKED)
 
     @property
     def awaits_answer(self) -> bool:

@@ -120,6 +120,11 @@ class TunnelOutbound:
         return RawStream(self._stream)
 
     @property
+    def held_bytes(self) -> int:
+        """What is in hand for the tunnel, which counts all else by itself."""
+        return self._stream.held_up_bytes
+
+    @property
     def evicted(self) -> bool:
         """Whether its stream has made room in memory."""
         return self._stream.evicted
@@ -208,6 +213,11 @@ class TunnelInbound:
     def upgraded(self) -> RawStream:
         """Return the raw stream after a 101 was sent."""
         return RawStream(self._stream, ended=self._ended)
+
+    @property
+    def held_bytes(self) -> int:
+        """What is in hand for the tunnel, which counts all else by itself."""
+        return self._stream.held_up_bytes
 
     async def cut(self, failure: Failure) -> None:
         """RESET the stream behind its last byte."""

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 import trio
 
+from proxy.body import BODY_BYTES_MAX
 from tunnel.stream import Stream
+from tunnel.tls import TLSStream
 from tunnel.turns import SMALL_PIECE_BYTES, turns
 
 # What a connection with TLS takes of memory though nothing is under way on it. OpenSSL has 28 KiB of that as
 # a server and 35 as a client; the rest is what serves it, in Python.
 CONNECTION_BYTES = 40 * 1024
+
+
+def held_bytes(tls: TLSStream, received: Sized, *, framed: bool) -> int:
+    """What a connection takes of memory: itself, what was `received` and not taken, and what is not sent.
+
+    What is `framed` in chunks is there as it was before that as well, as long as it is not sent.
+    """
+    unsent = tls.held_up_bytes
+    unframed = min(unsent, BODY_BYTES_MAX) if framed else 0
+    return CONNECTION_BYTES + len(received) + unsent + unframed
 
 
 class FramingFault(Exception):

@@ -72,6 +72,7 @@ class Stream(trio.abc.HalfCloseableStream):
         "_tell_answer",
         "_tell_reset",
         "_tell_room",
+        "_unqueued_bytes",
     )
 
     def __init__(self, mux: Multiplexer, state: StreamState) -> None:
@@ -89,6 +90,8 @@ class Stream(trio.abc.HalfCloseableStream):
         self._tell_answer: Callable[[], None] | None = None
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
+        # What a sender that waits for room was given.
+        self._unqueued_bytes = 0
         state.owner = self
 
     def __repr__(self) -> str:
@@ -122,6 +125,11 @@ class Stream(trio.abc.HalfCloseableStream):
     def evicted(self) -> bool:
         """Whether it was RESET to make room in memory, here or at the peer's."""
         return self._failure is not None and self._failure[0] is StreamCode.OVERLOADED
+
+    @property
+    def held_up_bytes(self) -> int:
+        """What waits in a sender's hands for room in the queue, and so is not counted here."""
+        return self._unqueued_bytes
 
     # --- heads ---
 
@@ -331,7 +339,7 @@ class Stream(trio.abc.HalfCloseableStream):
         while True:
             while self._state.outgoing.size > QUEUE_HIGH_BYTES:
                 waited = True
-                await self._wait_for_room()
+                await self._wait_for_room(len(rest))
             if len(rest) <= PIECE_BYTES_MOST:
                 break
             self._mux.send_data(self._state, rest[:PIECE_BYTES_MOST])
@@ -392,11 +400,15 @@ class Stream(trio.abc.HalfCloseableStream):
             self._check_sendable()
             self._mux.send_eof(self._state)
 
-    async def _wait_for_room(self) -> None:
+    async def _wait_for_room(self, size: int = 0) -> None:
         if self._sender is NO_SPOT:
             self._sender = ParkingSpot("another task is sending on this stream")
         self._state.drain_wanted = True
-        await self._sender.park()
+        self._unqueued_bytes = size
+        try:
+            await self._sender.park()
+        finally:
+            self._unqueued_bytes = 0
         self._check_sendable()
 
     def _check_sendable(self) -> None:

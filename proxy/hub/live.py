@@ -114,10 +114,12 @@ class LiveCall:
 
     @property
     def held_bytes(self) -> int:
-        """What its connections take of memory."""
+        """What its connections take of memory, and the pieces that it has in hand."""
         inbound, outbound = self.inbound, self.outbound
         held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
-        return held + (outbound.held_bytes if isinstance(outbound, PooledOutbound) else 0)
+        if isinstance(outbound, PooledOutbound | TunnelOutbound):
+            held += outbound.held_bytes
+        return held + len(self.tally.ahead or b"")
 
     @property
     def evicted(self) -> bool:

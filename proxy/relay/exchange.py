@@ -35,7 +35,7 @@ from proxy.rewrite import (
     is_tail,
     relay_response_head,
 )
-from proxy.tunnelled import group_of
+from proxy.tunnelled import TunnelInbound, group_of
 from tunnel.loglimit import LogLimit
 from tunnel.readiness import Readiness
 
@@ -140,10 +140,11 @@ class Call:
 
     @property
     def held_bytes(self) -> int:
-        """What its connections take of memory."""
-        inbound = self._inbound
-        held = inbound.held_bytes if isinstance(inbound, ServerConnection) else 0
-        return held + self.outbound.held_bytes
+        """What its connections take of memory, and the pieces that it has in hand."""
+        held, inbound, tally = self.outbound.held_bytes, self._inbound, self._tally
+        if isinstance(inbound, ServerConnection | TunnelInbound):
+            held += inbound.held_bytes
+        return held if tally is None else held + len(tally.ahead or b"")
 
     @property
     def evicted(self) -> bool:

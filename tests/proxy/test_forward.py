@@ -693,6 +693,34 @@ async def test_a_tally_is_there_for_whoever_cancels(autojump_clock):
         await end.aclose()
 
 
+async def test_the_piece_ahead_is_told_while_the_one_before_it_is_sent():
+    tally, pieces, told = Tally(), [b"one", b"two", b"three", b""], []
+
+    class Told(ServerConnection):
+        async def send_head(self, head, data=b"", *, end=False):
+            told.append((data, tally.ahead))
+
+        async def send_body(self, data, *, end=False):
+            told.append((data, tally.ahead))
+
+    class Ready(ClientConnection):
+        async def receive_head(self):
+            return ResponseHead.of(200, b"OK", ())
+
+        def receive_body_nowait(self):
+            return pieces.pop(0)
+
+    client, server = tls_pair()
+    upstream, stream = tls_pair()
+    await client.send_all(GET)
+    inbound, outbound = Told(server), Ready(stream)
+    request = await inbound.next_request()
+    await forward(inbound, outbound, request, on_head=lambda head: head, tally=tally)
+    assert told == [(b"one", b"two"), (b"two", b"three"), (b"three", b"")]
+    for end in (inbound, outbound, client, upstream):
+        await end.aclose()
+
+
 @pytest.mark.parametrize("upgrade", [False, True])
 async def test_cancelled_at_any_await_everything_closes_and_nothing_looks_whole(upgrade):
     whole = 0

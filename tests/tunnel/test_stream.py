@@ -522,8 +522,11 @@ async def test_what_would_wait_is_not_sent(autojump_clock: trio.testing.MockCloc
 async def test_who_waits_for_room_is_alone_until_it_has_it(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair, trio.open_nursery() as nursery:
         opened, accepted = await pair.streams()
+        assert opened.held_up_bytes == 0
         nursery.start_soon(opened.send_all, bytes(2 * QUEUE_HIGH_BYTES + 1))
         await wait_all_tasks_blocked()
+        # What is queued of it is counted there.
+        assert opened.held_up_bytes == 1
         while not opened.has_room:
             await accepted.receive_some(2**14)
             await wait_all_tasks_blocked()

@@ -29,6 +29,7 @@ from proxy.hub.entities import Mode
 from proxy.hub.live import SWEEP_S, Ending, LiveCall, LiveCalls
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
+from proxy.wire import CONNECTION_BYTES
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
@@ -330,6 +331,12 @@ async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
             # More than sockets take.
             with trio.move_on_after(0.3):
                 await send_without_end(stream)
+            [call] = live
+            # The piece that it sends, and the next one, if it has taken that from the stream.
+            held = cast(ServerConnection, call.inbound).held_bytes
+            assert held > CONNECTION_BYTES
+            call.tally.ahead = b"next"
+            assert call.held_bytes == held + 4
             evict(live)
         with trio.fail_after(10), pytest.raises(StreamReset) as caught:
             await (stream.receive_some() if room_kib < 64 else send_without_end(stream))
