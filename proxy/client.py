@@ -12,7 +12,7 @@ import trio
 
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.head import HeadTooLarge, RequestHead, ResponseHead, connection_tokens
+from proxy.head import ANSWER_HEAD_BYTES_MAX, HeadTooLarge, RequestHead, ResponseHead, connection_tokens
 from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
 from proxy.wire import FramingFault, RawStream, held_bytes
 from tunnel.net import TLSStream
@@ -69,7 +69,7 @@ class ClientConnection:
         """Whoever keeps it between exchanges says since when."""
         self.stream = stream
         self._tls = stream if isinstance(stream, TLSStream) else None
-        self._scanner = HeadScanner()
+        self._scanner = HeadScanner(ANSWER_HEAD_BYTES_MAX)
         self._lines = AnswerLines()
         self._method = b""
         # What is left to send of the request's body; None for chunks, whose end is yet to be sent.

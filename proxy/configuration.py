@@ -29,7 +29,7 @@ from cattrs.gen import make_dict_structure_fn
 # A file beyond this is none of ours: the fullest configuration has about 2 KB, a bundle of CAs some 200.
 FILE_BYTES_MAX = 256 * 1024
 MIB = 1024 * 1024
-# As much as the 256 calls of one agent may take, in direct mode and while nobody reads them.
+# Three times what the 256 calls of one agent take, in direct mode and while nothing happens on them.
 MEMORY_MIB_MIN = 64
 
 _Stated = TypeVar("_Stated", bound=attrs.AttrsInstance)

@@ -153,6 +153,9 @@ class StandBy(Generic[SleeperT]):
 
     def wake(self) -> None:
         """Let the task look; what comes from now on is its own to take."""
+        if self._idle is not None:
+            # Until the task has its turn this is no idle connection.
+            self._idle.due_at = math.inf
         self._end_watch()
         self._spot.unpark()
 

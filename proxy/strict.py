@@ -71,9 +71,11 @@ class HeadScanner:
     TLS hello on a plain port, a bare LF) gets its answer now and not after the deadline for a head.
     """
 
-    __slots__ = ("_search_from", "held")
+    __slots__ = ("_bytes_max", "_search_from", "held")
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_max: int = HEAD_BYTES_MAX) -> None:
+        """`bytes_max` bounds a head."""
+        self._bytes_max = bytes_max
         self.held: bytes | bytearray = b""
         """A piece that was received, as it came, until a second one has to be added to it; nothing as soon as
         all of it is taken. Others only look whether there is any."""
@@ -106,8 +108,8 @@ class HeadScanner:
             self._search_from = max(0, len(data) - 3)
             return None
         end += len(_END)
-        if end > HEAD_BYTES_MAX:
-            raise _too_large()
+        if end > self._bytes_max:
+            raise self._too_large()
         return self.take_rest(end)
 
     def take_rest(self, limit: int = 1 << 62) -> bytes:
@@ -120,14 +122,17 @@ class HeadScanner:
 
     def _refuse_early(self) -> None:
         data = self.held
-        if len(data) > HEAD_BYTES_MAX:
-            raise _too_large()
+        if len(data) > self._bytes_max:
+            raise self._too_large()
         if data and not 0x21 <= data[0] <= 0x7E:
             raise BadRequest(400, "these bytes are no HTTP/1.1")
         start = self._search_from
         # By counting, since to look behind each line feed takes 6 ms a MiB, of anybody's.
         if data.count(b"\n", start) != data.count(_CRLF, max(0, start - 1)):
             raise BadRequest(400, "a line ends without a carriage return")
+
+    def _too_large(self) -> BadRequest:
+        return BadRequest(431, f"the head is larger than {self._bytes_max} bytes")
 
 
 def read_request_head(raw: bytes, last: Fields | None = None) -> RequestHead:
@@ -251,6 +256,8 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
         known = AnswerLines()
     if not raw.endswith(_END):
         raise _malformed()
+    if len(raw) > ANSWER_HEAD_BYTES_MAX:
+        raise BadResponse(f"the head of the answer is larger than {ANSWER_HEAD_BYTES_MAX} bytes")
     # Of lines beyond the limit no more is asked than whether there are any.
     status_line, *fields, _, _ = raw.split(_CRLF, HEADER_COUNT_MAX + 3)
     status, reason, first, is_1_1 = known.begin(status_line)
@@ -303,10 +310,6 @@ def _check_framing(lengths: list[bytes], codings: list[bytes]) -> None:
     # Byte for byte: "Chunked" and "chunked, identity" are just what readers differ over.
     if codings and codings != [b"chunked"]:
         raise BadRequest(400, "the only Transfer-Encoding served is chunked, given once")
-
-
-def _too_large() -> BadRequest:
-    return BadRequest(431, f"the head is larger than {HEAD_BYTES_MAX} bytes")
 
 
 def _explain(raw: bytes) -> BadRequest:

@@ -20,13 +20,26 @@ import trio
 
 from tunnel.parking import ParkingSpot
 
-__all__ = ["SMALL_PIECE_BYTES", "SPARE_FRAMES", "SPELL_S", "TASKS_PER_PASS", "Turns", "turns"]
+__all__ = [
+    "SMALL_PIECE_BYTES",
+    "SPARE_FRAMES",
+    "SPELL_S",
+    "STEP_S",
+    "TASKS_PER_PASS",
+    "TASKS_PER_PASS_MAX",
+    "Turns",
+    "turns",
+]
 
 # Together in a spell: 3 ms of the dearest. A hub that is busy with nothing but small requests takes in 400.
 SPARE_FRAMES = 512
 SPELL_S = 0.010
 # What a woken task does, up to its next wait: 0.1 to 0.3 ms for a head, a handshake, or the end of a call.
-TASKS_PER_PASS = 8
+TASKS_PER_PASS = 16
+# Where a pass is long for other reasons, as beside many downloads, more of them go on in it, or they would
+# starve: one for each STEP_S of the pass before.
+STEP_S = 0.0005
+TASKS_PER_PASS_MAX = 32
 # Whoever was woken for more bytes than that does not ask: so many cannot come in a pass for hundreds, and a
 # large body would pay for it with each of its pieces.
 SMALL_PIECE_BYTES = 4096
@@ -80,10 +93,15 @@ class Turns:
 
     async def _renew(self, spot: ParkingSpot) -> None:
         """Make room again in each pass behind one that has none left."""
+        before = trio.current_time()
         while True:
-            self._room = TASKS_PER_PASS - len(self._waiting.unpark(count=TASKS_PER_PASS))
+            now = trio.current_time()
+            room = max(TASKS_PER_PASS, min(TASKS_PER_PASS_MAX, int((now - before) / STEP_S)))
+            before = now
+            self._room = room - len(self._waiting.unpark(count=room))
             if self._room:
                 await spot.park()
+                before = trio.current_time()
             else:
                 await trio.lowlevel.checkpoint()
 

@@ -8,52 +8,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import attrs
 
 from benchmarks.processes import Daemons
 from benchmarks.system import OpenSystem, System, Upstream
-from benchmarks.systems.chisel import open_chisel
+from benchmarks.systems import PEERS
 from benchmarks.systems.direct import open_direct
-from benchmarks.systems.frp import open_frp
 from benchmarks.systems.hawse import open_hawse
-from benchmarks.systems.konnectivity import open_konnectivity
-from benchmarks.systems.leg import Leg
-from benchmarks.systems.mplex import open_mplex
+from benchmarks.systems.leg import OpenTunnel
 from benchmarks.systems.nginx import open_nginx
-from benchmarks.systems.remotedialer import open_remotedialer, open_remotedialer_http
-from benchmarks.systems.snitun import open_snitun
-from benchmarks.systems.ssh import open_ssh
-from benchmarks.systems.yamux import open_yamux
 from benchmarks.upstream.other import OtherUpstream
 
 MBIT_PER_S = 100.0
 TOP = Path(__file__).parents[2]
 
-
-class OpenTunnel(Protocol):
-    """Opens a system whose private end can be led over a detour."""
-
-    def __call__(
-        self, folder: Path, upstream: Upstream, leg: Leg = ...
-    ) -> AbstractContextManager[System]: ...
-
-
-TUNNELS: dict[str, OpenTunnel] = {
-    "hawse": open_hawse,
-    "ssh": open_ssh,
-    "chisel": open_chisel,
-    "frp": open_frp,
-    "yamux": open_yamux,
-    "konnectivity": open_konnectivity,
-    "rdialer": open_remotedialer,
-    "rdialer-http": open_remotedialer_http,
-    "snitun": open_snitun,
-    "mplex": open_mplex,
-}
+TUNNELS: dict[str, OpenTunnel] = {"hawse": open_hawse, **PEERS}
 WITHOUT_TUNNEL: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx}
 NAMES = frozenset({*TUNNELS, *WITHOUT_TUNNEL})
 

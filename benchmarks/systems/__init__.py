@@ -8,6 +8,7 @@ from benchmarks.systems.direct import open_direct
 from benchmarks.systems.frp import open_frp
 from benchmarks.systems.hawse import open_hawse, open_without_wheels
 from benchmarks.systems.konnectivity import open_konnectivity
+from benchmarks.systems.leg import OpenTunnel
 from benchmarks.systems.mplex import open_mplex
 from benchmarks.systems.nginx import open_nginx
 from benchmarks.systems.plain import open_plain
@@ -18,7 +19,7 @@ from benchmarks.systems.yamux import open_yamux
 
 # What runs always, then what runs with --peers, in the order of the tables.
 ALWAYS: dict[str, OpenSystem] = {"direct": open_direct, "nginx": open_nginx, "hawse": open_hawse}
-PEERS: dict[str, OpenSystem] = {
+PEERS: dict[str, OpenTunnel] = {
     "ssh": open_ssh,
     "chisel": open_chisel,
     "frp": open_frp,

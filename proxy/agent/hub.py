@@ -174,7 +174,7 @@ def _ask(
             f"{next_step(error, give)}"
         ) from error
     except TimeoutError as error:
-        raise AgentError(
+        raise NoAnswerError(
             f"{account.hub} did not answer{through} within {SOCKET_TIMEOUT_S:.0f} s: try again"
         ) from error
     except (OSError, HTTPException) as error:

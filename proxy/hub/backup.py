@@ -42,6 +42,8 @@ _MEMBER = re.compile(
 MEMBERS_MAX = 200
 # A million agents fit; what is larger was not written by `backup`.
 MEMBER_BYTES_MAX = 4 * 1024**3
+# What a restore puts there first and last.
+_MOVED = {"hub.db": 0, "pepper": 2}
 # What a restore leaves where it is.
 _KEPT = re.compile(
     r"hub\.lock|hub\.sock|boots|lost\+found|(audit|seen)\.db(-wal|-shm)?|admin\.json|\.restore-.*"
@@ -318,8 +320,8 @@ def _swap(data_dir: Path, fresh: Path, present: list[str]) -> Path | None:
         aside.mkdir(mode=0o700)
         for name in present:
             (data_dir / name).rename(aside / name)
-    # The certificates first: what else is missing when this is cut short keeps a hub from starting.
-    for path in sorted(fresh.iterdir(), key=lambda path: (path.name != "tls", path.name)):
+    # A store without its pepper keeps a hub from starting, should this be cut short in between.
+    for path in sorted(fresh.iterdir(), key=lambda path: (_MOVED.get(path.name, 1), path.name)):
         target = data_dir / path.name
         if target.is_dir():
             target.rmdir()  # one of the empty ones

@@ -35,7 +35,8 @@ STREAMS_PER_AGENT_MAX = 10_000
 RELAYS_PER_CLUSTER = 2
 # With as many that are going away, still what the registry keeps of one cluster.
 RELAYS_PER_CLUSTER_MAX = 8
-# 26,000 open calls in tunnel mode, 13,000 in direct mode.
+# 26,000 open calls in tunnel mode, 13,000 in direct mode; from three quarters of that on agents with more
+# than 64 get no other.
 MEMORY_MIB = 1024
 # A hub that stops is away for everybody, and the next one usually waits for its end.
 STOP_GRACE_S = 10

@@ -258,14 +258,17 @@ class DataDir:
                 raise DataDirError(f"{file}: holds the key {key.kid}; name the file after it")
             keys[key.kid] = key
         active_file = self.keys_dir / "active"
-        # A first start that was cut short has left a key that nobody was given.
-        if not keys or not (is_there(active_file) or is_there(self.store_file)):
+        if not keys:
             if is_there(self.store_file):
                 raise DataDirError(
                     f"{self.keys_dir} holds no signing key, though this hub has run before: "
                     "restore a backup, for relays trust only the keys that they were given"
                 )
             first = SigningKey.generate()
+            return self.store_signing_keys(SigningKeys(first, (first,)))
+        if len(keys) == 1 and not (is_there(active_file) or is_there(self.store_file)):
+            # A first start was cut short: the key is as good as a new one.
+            (first,) = keys.values()
             return self.store_signing_keys(SigningKeys(first, (first,)))
         kid = read_private(active_file).decode("ascii", "replace").strip() if is_there(active_file) else ""
         if kid not in keys:

@@ -85,8 +85,9 @@ class EnrolmentEndpoint:
         for name in ("code", "jwk", "proof"):
             if name not in fields:
                 raise malformed("invalid_request", f"{name} is missing")
-        digest, found = self._owner_of_code(fields["code"], sender, now)
+        # First, so that no code is told from another by what is asked beside it.
         key = self._proved_key(fields["jwk"], fields["proof"], now)
+        digest, found = self._owner_of_code(fields["code"], sender, now)
         owner = found or self.directory.current.agent_keys_by_kid.get(key.kid)
         if owner is None:
             raise _not_accepted("the code is unknown, or was used")
@@ -122,7 +123,7 @@ class EnrolmentEndpoint:
             # Whether the key was registered is in the store alone.
             end(500, f"ended by {type(error).__name__}")
             raise
-        end(201, f"kid={key.kid} key={key_id}")
+        end(201, f"kid={key.kid} key={key_id}{'' if found else ', answered again'}")
         return answer_json(
             201,
             {"agent": agent.name, "org": self.directory.current.org, "key_id": key_id, "kid": key.kid},

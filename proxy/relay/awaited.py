@@ -103,6 +103,11 @@ class AwaitedAnswer:
         say_leaving(self._stream)
         self._end()
 
+    @property
+    def moved_bytes(self) -> int:
+        """See Awaited."""
+        return self._stream.bytes_sent
+
     # -- what the connection tells
 
     def _on_input(self) -> None:

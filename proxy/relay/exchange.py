@@ -56,6 +56,11 @@ Drop = Callable[[Failure], Awaitable[None]]
 class Awaited(Protocol):
     """An answer that no task carries."""
 
+    @property
+    def moved_bytes(self) -> int:
+        """What of it has been passed on so far."""
+        ...
+
     def revoke(self, failure: Failure) -> None:
         """End it because it must not go on, and say so."""
         ...
@@ -153,7 +158,9 @@ class Call:
 
     @property
     def moved_bytes(self) -> int:
-        """What has crossed so far, both ways, while a task carries it."""
+        """What has crossed so far, both ways."""
+        if self.awaited is not None:
+            return self.awaited.moved_bytes
         return 0 if self._tally is None else self._tally.bytes_in + self._tally.bytes_out
 
     def end(self) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.heldup import LOOK_S, HeldUp
+from proxy.heldup import ENDED_PER_PASS, LOOK_S, HeldUp
 from tests.tunnel.protocol.joined import Joined, broken
 from tunnel import Memory
 
@@ -30,8 +30,10 @@ class Calls:
     memory: Memory
     under_way: list[Call] = attrs.Factory(list)
     ended: list[str] = attrs.Factory(list)
+    most_at_once: int = 0
 
     async def end(self, doomed: Sequence[Call]) -> None:
+        self.most_at_once = max(self.most_at_once, len(doomed))
         for call in doomed:
             self.under_way.remove(call)
             self.ended.append(call.name)
@@ -80,6 +82,32 @@ async def test_the_agent_whose_calls_hold_the_most_makes_room_and_of_these_what_
         assert calls.ended[0] == "many 3"
         assert {name.partition(" ")[0] for name in calls.ended} == {"many"}
         assert calls.memory.used_bytes == sum(call.held_bytes for call in calls.under_way) <= 1000 * KIB
+
+
+async def test_of_very_many_that_make_room_some_are_ended_at_a_time(autojump_clock: MockClock) -> None:
+    async with looked_at(1000 * KIB) as calls:
+        for number in range(3 * ENDED_PER_PASS):
+            calls.begin(f"one {number}", 1, 10 * KIB)
+        await trio.sleep(LOOK_S * 1.5)
+        assert calls.memory.used_bytes == 10 * KIB * len(calls.under_way) < 1000 * KIB
+        assert calls.most_at_once == ENDED_PER_PASS
+
+
+async def test_a_call_that_ends_during_a_look_is_not_counted_behind_it(autojump_clock: MockClock) -> None:
+    class Leaving:
+        """There when the look begins, and gone when it ends."""
+
+        def __iter__(self) -> Iterator[Call]:
+            return iter([left.pop()] if left else [])
+
+    left = [Call("one", (True, 1), KIB)]
+    memory = Memory(2**40)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(HeldUp(memory, Leaving(), Calls(memory).end).run)
+        await trio.sleep(LOOK_S * 1.5)
+        assert not left
+        assert memory.used_bytes == 0
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_call_makes_room_for_a_tunnels_streams_and_a_stream_for_a_call(

@@ -186,7 +186,9 @@ async def test_others_run_while_bodies_of_tiny_chunks_are_taken_apart():
 
 
 @pytest.mark.parametrize(("head_bytes", "most"), [(LONG_HEAD_BYTES + 1, 1), (100, TASKS_PER_PASS)])
-async def test_of_heads_that_many_send_at_once_some_are_read_in_a_pass(head_bytes, most, monkeypatch):
+async def test_of_heads_that_many_send_at_once_some_are_read_in_a_pass(
+    head_bytes, most, monkeypatch, mock_clock
+):
     begin = ServerConnection.begin_request
 
     def counting(connection: ServerConnection, raw: bytes) -> RequestHead:

@@ -25,7 +25,7 @@ from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
-from tunnel.turns import TASKS_PER_PASS
+from tunnel.turns import TASKS_PER_PASS, turns
 
 NOT_WHOLE = b"GET /one HTTP/1.1\r\nHost: a\r\n"
 GET = NOT_WHOLE + b"\r\n"
@@ -476,3 +476,16 @@ async def test_an_exchange_may_take_longer_than_a_connection_may_idle(mock_clock
         assert bench.asleep
         mock_clock.jump(1)
         assert await bench.came_back() is None
+
+
+async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connection() -> None:
+    async with standing_by(Deadlines()) as bench:
+        bench.willing = False
+        await bench.client.send_all(GET)
+        # Until the task goes on nothing else runs, so it has to wait.
+        while turns().admits():
+            pass
+        bench.connection.end_idle()
+        assert isinstance(await bench.came_back(), RequestHead)
+        await bench.connection.answer(ok(b"x"), b"x")
+        await bench.heard(1)

@@ -249,6 +249,18 @@ def test_an_answer_that_grows_beyond_the_limit_is_refused():
         read_response_head(b"HTTP/1.1 200 OK\r\n" + b"a:" + b"b" * (ANSWER_HEAD_BYTES_MAX - 21) + b"\r\n\r\n")
 
 
+@pytest.mark.parametrize("ended", [b"", b"\r\n\r\n"])
+def test_a_head_beyond_its_limit_is_refused_before_it_is_read(ended: bytes):
+    scanner = HeadScanner(100)
+    scanner.feed(b"HTTP/1.1 200 OK\r\na: " + bytes([0x62]) * 100 + ended)
+    with pytest.raises(BadRequest, match="larger than 100 bytes"):
+        scanner.take_head()
+    known = AnswerLines()
+    with pytest.raises(BadResponse, match="larger"):
+        read_response_head(b"HTTP/1.1 200 OK\r\na: " + b"b" * ANSWER_HEAD_BYTES_MAX + b"\r\n\r\n", known)
+    assert not known
+
+
 @given(st.binary(max_size=60))
 def test_nothing_but_a_refusal_comes_out_of_arbitrary_bytes(raw):
     for check, refusal in ((read_request_head, BadRequest), (read_response_head, BadResponse)):

@@ -59,7 +59,7 @@ KINDS = pytest.mark.parametrize(
 
 @KINDS
 async def test_of_those_to_whom_something_comes_at_once_some_go_on_in_a_pass(
-    receiver: Callable[[], Awaitable[Receive]],
+    receiver: Callable[[], Awaitable[Receive]], mock_clock: trio.testing.MockClock
 ) -> None:
     async def hear(receive: Receive) -> None:
         assert await receive()

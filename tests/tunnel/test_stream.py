@@ -803,7 +803,7 @@ async def test_room_is_told_once_when_the_queue_has_been_full_and_is_short_again
 )
 @pytest.mark.parametrize("is_reset", [False, True])
 async def test_of_those_whom_one_message_wakes_some_go_on_in_a_pass(
-    wait: Callable[[Stream], Awaitable[bytes]], is_reset: bool
+    wait: Callable[[Stream], Awaitable[bytes]], is_reset: bool, mock_clock: trio.testing.MockClock
 ) -> None:
     async def hear(stream: Stream) -> None:
         with suppress(StreamReset):

@@ -217,7 +217,7 @@ async def test_others_run_while_tiny_records_are_taken_apart() -> None:
 
 
 async def test_of_handshakes_that_many_begin_at_once_some_go_on_in_a_pass(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, mock_clock: trio.testing.MockClock
 ) -> None:
     advance = TLSStream._advance_handshake
 

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.tunnel.passes import counted_passes
-from tunnel.turns import SPARE_FRAMES, TASKS_PER_PASS, Turns
+from tunnel.turns import SPARE_FRAMES, STEP_S, TASKS_PER_PASS, TASKS_PER_PASS_MAX, Turns
 
 
-async def test_of_tasks_that_are_woken_at_once_some_go_on_in_a_pass_and_then_the_next() -> None:
+async def test_of_tasks_that_are_woken_at_once_some_go_on_in_a_pass_and_then_the_next(
+    mock_clock: MockClock,
+) -> None:
     common = Turns()
     count = 10 * TASKS_PER_PASS + 1
     went_on: list[int] = []
@@ -27,6 +29,31 @@ async def test_of_tasks_that_are_woken_at_once_some_go_on_in_a_pass_and_then_the
             await wait_all_tasks_blocked()
     assert sorted(went_on) == sorted(2 * list(range(count)))
     assert passes.most == TASKS_PER_PASS
+
+
+async def test_more_go_on_in_a_pass_that_is_long_for_other_reasons(autojump_clock: MockClock) -> None:
+    common = Turns()
+    scope = trio.CancelScope()
+
+    async def go_on() -> None:
+        if not common.admits():
+            await common.wait()
+        passes.note()
+
+    async def hold_up() -> None:
+        with scope:
+            while True:
+                autojump_clock.jump(STEP_S * 2 * TASKS_PER_PASS_MAX)
+                await trio.lowlevel.checkpoint()
+
+    with counted_passes() as passes:
+        async with trio.open_nursery() as everything:
+            everything.start_soon(hold_up)
+            async with trio.open_nursery() as nursery:
+                for _ in range(9 * TASKS_PER_PASS):
+                    nursery.start_soon(go_on)
+            scope.cancel()
+    assert passes.most == TASKS_PER_PASS_MAX
 
 
 async def test_whoever_waits_for_room_may_be_cancelled() -> None:

@@ -5,9 +5,9 @@
 # and the rest is named. Checkouts are built as the environment's Go builds them: with GO111MODULE=off, from Debian's
 # packages and what else is below GOPATH.
 set -eu
-cd "$(dirname "$0")"
 debian=/usr/share/gocode
-sources=${1:-}
+sources=${1:+$(cd "$1" && pwd)}
+cd "$(dirname "$0")"
 mkdir -p bin
 go_version=$(go env GOVERSION)
 

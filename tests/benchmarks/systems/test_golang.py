@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.link.far import TUNNELS
 from benchmarks.system import Endpoint, Missing
 from benchmarks.systems import PEERS, golang
 from benchmarks.upstream.other import OtherUpstream
@@ -31,7 +30,3 @@ def test_what_is_not_built_says_how_to_build_it(
     with pytest.raises(Missing, match=rf"{program}: there is no bin/{program}: make bench-go"):
         with PEERS[system](tmp_path, NO_UPSTREAM):
             pytest.fail("there is no such program")
-
-
-def test_every_peer_can_be_led_over_a_slow_link() -> None:
-    assert PEERS.keys() <= TUNNELS.keys()

@@ -120,19 +120,28 @@ def test_statements_that_are_damaged_or_lost_are_told(tmp_path: Path, content: b
 
 
 @pytest.mark.parametrize("written", [(), ("succession",)])
-def test_a_first_key_that_was_not_put_in_force_is_made_anew(tmp_path: Path, written: tuple[str, ...]) -> None:
+def test_a_first_key_that_was_not_put_in_force_is_the_first_one(
+    tmp_path: Path, written: tuple[str, ...]
+) -> None:
     data = DataDir.open(tmp_path)
     cut_short = data.signing_keys().active.kid
     for name in {"active", "succession"} - set(written):
         (data.keys_dir / name).unlink()
     keys = data.signing_keys()
-    assert [key.kid for key in keys.all] == [keys.active.kid] != [cut_short]
-    assert not (data.keys_dir / f"{cut_short}.pem").exists()
-    # Of a hub that has run it is kept, whatever became of the rest.
+    assert [key.kid for key in keys.all] == [keys.active.kid] == [cut_short]
     (data.keys_dir / "active").unlink()
     data.store_file.touch()
     with pytest.raises(DataDirError, match="names no key that is there"):
         data.signing_keys()
+
+
+def test_of_several_keys_of_which_none_is_in_force_none_is_taken_or_removed(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path)
+    for key in (SigningKey.generate(), SigningKey.generate()):
+        write_private(data.keys_dir / f"{key.kid}.pem", key.to_pem())
+    with pytest.raises(DataDirError, match="names no key that is there"):
+        data.signing_keys()
+    assert len(list(data.keys_dir.glob("*.pem"))) == 2
 
 
 def test_damaged_files_name_the_file_and_not_its_contents(tmp_path: Path) -> None:

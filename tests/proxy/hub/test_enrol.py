@@ -121,7 +121,7 @@ async def test_an_answer_that_was_lost_is_given_again_to_the_same_key_alone(benc
     first = await bench.enrol(key)
     assert await bench.enrol(key) == first
     assert (bench.kids, bench.directory.current.find_agent_key(key.kid)) == ([key.kid], ("sre-1", key.public))
-    assert bench.events[-1].note == f"kid={key.kid} key={first[1]['key_id']}"
+    assert bench.events[-1].note == f"kid={key.kid} key={first[1]['key_id']}, answered again"
     stolen = issue_enrolment(SigningKey.generate(), hub_url=ISSUER, jti="j", now=NOW)
     assert (await bench.enrol(SigningKey.generate()))[0] == 401
     assert (await bench.enrol(key, proof=stolen))[0] == 400
@@ -180,6 +180,14 @@ async def test_refusals_of_a_code_cannot_be_told_apart(bench: Bench) -> None:
         "the agent is locked",
         "the code has expired",
     ]
+
+
+async def test_nor_by_what_is_asked_beside_them(bench: Bench) -> None:
+    key = SigningKey.generate()
+    await bench.enrol(SigningKey.generate(), OTHER_CODE)
+    used = await bench.enrol(key, OTHER_CODE, proof="x")
+    bench.now += CODE_LIFETIME_S + 1
+    assert await bench.enrol(key, CODE, proof="x") == used
 
 
 async def test_whoever_guesses_is_not_listened_to_for_a_while(

@@ -272,12 +272,13 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
                 received += await outbound.receive_body()
         assert received == b"".join(events)
         assert relay.tasks.names == []
+        (call,) = relay.upstream.underway
+        assert call.moved_bytes >= len(received)
         # Nor is the relay's token held for as long as that.
         heads = [held for held in gc.get_objects() if type(held) is RequestHead]
         assert heads
         assert not any(b"authorization" in b"".join(head.own) for head in heads)
         # Nor the lines of the answer, for a next one.
-        (call,) = relay.upstream.underway
         assert call.outbound.connection is not None
         known = call.outbound.connection._lines
         assert not known
