@@ -256,8 +256,6 @@ def read_response_head(raw: bytes, known: AnswerLines | None = None) -> tuple[Re
         known = AnswerLines()
     if not raw.endswith(_END):
         raise _malformed()
-    if len(raw) > ANSWER_HEAD_BYTES_MAX:
-        raise BadResponse(f"the head of the answer is larger than {ANSWER_HEAD_BYTES_MAX} bytes")
     # Of lines beyond the limit no more is asked than whether there are any.
     status_line, *fields, _, _ = raw.split(_CRLF, HEADER_COUNT_MAX + 3)
     status, reason, first, is_1_1 = known.begin(status_line)

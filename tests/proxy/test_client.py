@@ -12,7 +12,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 from proxy import client
 from proxy.client import CROWDED_BYTES_MAX, INTERIM_MAX
 from proxy.exchange import OutboundBroken, Processed, StreamCode
-from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
+from proxy.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from tests.proxy.legs import read_until, tls_pair
 from tests.tunnel.test_tls import handshake
@@ -213,6 +213,16 @@ async def test_a_head_that_is_too_large_with_what_was_added_is_not_sent():
     assert stream.sends == []
     await server.aclose()
     await stream.aclose()
+
+
+async def test_a_head_that_outgrows_its_limit_is_not_waited_for(autojump_clock):
+    server, stream = memory_stream_pair()
+    connection = ClientConnection(stream)
+    await connection.send_request(GET)
+    await server.send_all(b"HTTP/1.1 200 OK\r\nA: " + b"x" * ANSWER_HEAD_BYTES_MAX)
+    with trio.fail_after(5), pytest.raises(OutboundBroken) as caught:
+        await connection.receive_head()
+    assert caught.value.failure.code is StreamCode.PROTOCOL
 
 
 async def test_large_heads_of_answers_pass():

@@ -481,11 +481,14 @@ async def test_an_exchange_may_take_longer_than_a_connection_may_idle(mock_clock
 async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connection() -> None:
     async with standing_by(Deadlines()) as bench:
         bench.willing = False
+        common = turns()
+        # For good: no pass is the next one.
+        common._room = 0
         await bench.client.send_all(GET)
-        # Until the task goes on nothing else runs, so it has to wait.
-        while turns().admits():
-            pass
+        while not common._waiting:
+            await wait_all_tasks_blocked()
         bench.connection.end_idle()
+        common._waiting.unpark_all()
         assert isinstance(await bench.came_back(), RequestHead)
         await bench.connection.answer(ok(b"x"), b"x")
         await bench.heard(1)
