@@ -478,16 +478,22 @@ async def test_an_exchange_may_take_longer_than_a_connection_may_idle(mock_clock
         assert await bench.came_back() is None
 
 
-async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connection() -> None:
-    async with standing_by(Deadlines()) as bench:
+async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connection(
+    autojump_clock: MockClock,
+) -> None:
+    deadlines = Deadlines()
+    async with standing_by(deadlines) as bench:
+        bench.nursery.start_soon(deadlines.run)
         bench.willing = False
         common = turns()
         # For good: no pass is the next one.
         common._room = 0
         await bench.client.send_all(GET)
         while not common._waiting:
-            await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked(0.001)
         bench.connection.end_idle()
+        # Whoever is due is cut meanwhile.
+        await trio.sleep(1)
         common._waiting.unpark_all()
         assert isinstance(await bench.came_back(), RequestHead)
         await bench.connection.answer(ok(b"x"), b"x")
