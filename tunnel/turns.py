@@ -36,8 +36,8 @@ SPARE_FRAMES = 512
 SPELL_S = 0.010
 # What a woken task does, up to its next wait: 0.1 to 0.3 ms for a head, a handshake, or the end of a call.
 TASKS_PER_PASS = 16
-# Where a pass is long for other reasons, as beside many downloads, more of them go on in it, or they would
-# starve: one for each STEP_S of the pass before.
+# Where passes are long, as beside many downloads, more of them go on in each, or they would starve: one for
+# each STEP_S of the pass before.
 STEP_S = 0.0005
 TASKS_PER_PASS_MAX = 32
 # Whoever was woken for more bytes than that does not ask: so many cannot come in a pass for hundreds, and a

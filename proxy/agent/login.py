@@ -67,7 +67,8 @@ def enrol(
     try:
         account = account._replace(agent=register_key(account, code, key.public.to_jwk(), prove))
     except NoAnswerError as error:
-        raise AgentError(f"{error}: run this again, here and with the same code") from error
+        what = str(error).removesuffix(": try again")
+        raise AgentError(f"{what}: run this again, here and with the same code") from error
     path = save_account(environment, account)
     reach = fetch_reach(account)
     forget_pending_key(environment)

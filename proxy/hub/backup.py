@@ -318,8 +318,12 @@ def _swap(data_dir: Path, fresh: Path, present: list[str]) -> Path | None:
             / f".before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
         )
         aside.mkdir(mode=0o700)
-        for name in present:
-            (data_dir / name).rename(aside / name)
+        # The pepper first, and the store stays until another takes its place: see below.
+        for name in sorted(present, key=lambda name: name != "pepper"):
+            if name == "hub.db":
+                shutil.copy2(data_dir / name, aside / name)
+            else:
+                (data_dir / name).rename(aside / name)
     # A store without its pepper keeps a hub from starting, should this be cut short in between.
     for path in sorted(fresh.iterdir(), key=lambda path: (_MOVED.get(path.name, 1), path.name)):
         target = data_dir / path.name

@@ -190,7 +190,10 @@ def test_overwriting_moves_the_old_files_aside_and_keeps_the_trail(hub: DataDir,
 @pytest.mark.parametrize(
     # Where nothing is, nothing is half before the first is moved there.
     ("over", "moved"),
-    [*(("nothing", moved) for moved in range(1, 10)), *(("another", moved) for moved in range(10))],
+    [
+        *(("nothing", moved) for moved in range(1, 10)),
+        *((over, moved) for over in ("another", "one that never ran") for moved in range(10)),
+    ],
 )
 def test_no_hub_starts_on_half_of_a_restore(
     hub: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: str, moved: int
@@ -198,13 +201,14 @@ def test_no_hub_starts_on_half_of_a_restore(
     backup(hub.path, tmp_path / "hub.tar")
     present = DataDir.open(tmp_path / "other")
     whole = {(hub.signing_keys().active.kid, read_private(hub.tls_dir / "ca.pem"))}
-    if over == "another":
+    if over != "nothing":
         present.signing_keys()
         present.pepper()
         present.make_admin_token()
         ensure_certificate(present.tls_dir, (), datetime.datetime.now(datetime.UTC))
         Store(present.store_file, org="main", clock=clock).close()
-        present.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", ""))
+        if over == "another":
+            present.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", ""))
         whole.add((present.signing_keys().active.kid, read_private(present.tls_dir / "ca.pem")))
     rename, left = Path.rename, moved
 
