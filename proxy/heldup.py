@@ -118,17 +118,16 @@ class HeldUp(Generic[CallT]):
         if before is not None:
             if before.moved_bytes == moved and before.held_bytes == size:
                 return
-            self._memory.release(before.held_bytes)
             if before.moved_bytes == moved:
                 now = before.moved_at
-        self._memory.charge(size)
+        self._memory.charge_outside(size if before is None else size - before.held_bytes)
         self._held[call] = _Held(call, call.group, size, moved, now)
 
     def _release(self, call: CallT) -> bool:
         held = self._held.pop(call, None)
         if held is None:
             return False
-        self._memory.release(held.held_bytes)
+        self._memory.charge_outside(-held.held_bytes)
         return True
 
     def holders(self) -> Iterable[Holder]:

@@ -129,7 +129,7 @@ class Limits:
                 f"has {counted(load.streams, 'call')} under way",
                 _END,
             )
-        if load.streams > MODEST_USERS_MAX and self._memory.squeezed:
+        if load.streams > MODEST_USERS_MAX and self._memory.short:
             what = (
                 f"has {counted(load.streams, 'call')} under way, and the hub's memory (memory_mib) is short"
             )

@@ -107,7 +107,7 @@ class DirectServer:
                 claims = self.verifier.of_token(token)
                 stranger.leave()
                 underway = self.upstream.underway
-                if self.memory.squeezed and underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
+                if self.memory.short and underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
                     # As in the tunnel (PROTOCOL.md, "Memory"), and the hub answers it alike.
                     raise refusal(StreamCode.REFUSED, "memory is short")
                 await self.upstream.prepare(request, claims).carry(connection, connection.drop)

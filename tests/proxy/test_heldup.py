@@ -110,6 +110,23 @@ async def test_a_call_that_ends_during_a_look_is_not_counted_behind_it(autojump_
         nursery.cancel_scope.cancel()
 
 
+async def test_beside_many_silent_calls_windows_grow_by_what_is_left(autojump_clock: MockClock) -> None:
+    async with looked_at(4000 * KIB) as calls:
+        for number in range(80):
+            calls.begin(f"silent {number}", number, 40 * KIB)
+        await trio.sleep(LOOK_S * 1.5)
+        assert calls.memory.used_bytes == 3200 * KIB
+        joined = Joined(dialer_memory=Memory(2**40, parent=calls.memory))
+        opened, accepted = joined.streams()
+        for size in (64 * KIB, 128 * KIB):
+            joined.listener.send_data(opened, bytes(size))
+            joined.flow()
+            while joined.dialer.take(accepted, size, joined.now):
+                pass
+        assert accepted.window.size == 256 * KIB
+        assert calls.ended == []
+
+
 async def test_a_call_makes_room_for_a_tunnels_streams_and_a_stream_for_a_call(
     autojump_clock: MockClock,
 ) -> None:

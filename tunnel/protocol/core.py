@@ -269,7 +269,7 @@ class Core:
             self.round_trips.least_s,
             initial=self.local.initial_window,
             may_grow=level is Level.FREE,
-            squeezed=level >= Level.SQUEEZED,
+            squeezed=level is Level.SQUEEZED,
         )
         if delta:
             self.control.add_window(stream, delta)

@@ -292,7 +292,7 @@ class Inbound:
             return StreamCode.TOO_LARGE, f"a head of {head_length} bytes exceeds {frames.HEAD_BYTES_MAX}"
         if core.opened_there >= core.local.max_streams:
             return StreamCode.REFUSED, f"{core.opened_there} streams are open"
-        if core.memory.squeezed and core.peer_contexts[index].share.users > MODEST_USERS_MAX:
+        if core.memory.short and core.peer_contexts[index].share.users > MODEST_USERS_MAX:
             return StreamCode.REFUSED, "memory is short"
         return None
 

@@ -1,12 +1,17 @@
 """Counted memory: every byte that a session holds for somebody is charged to an account.
 
 A session's account has the process's as its parent, which has none, and what is charged to one is charged to
-both. The level of the fuller one decides (PROTOCOL.md, "Memory"):
+both. The fuller one decides (PROTOCOL.md, "Memory"):
 
-    below 1/2     windows may grow
-    from 1/2      they stay as they are
-    above 3/4     nothing is granted beyond the initial window, new OPENs of busy groups are REFUSED
+    above 3/4     it is short: new OPENs of busy groups are REFUSED
     at the limit  the group that holds the most loses streams (RESET, OVERLOADED), the longest unmoved first
+
+The process's account also has what no session holds (`charge_outside`), as open calls take it for hours with
+nothing on its way. Windows are judged by what that leaves, and by what sessions hold of it:
+
+    below 1/2     they may grow
+    from 1/2      they stay as they are
+    above 3/4     nothing is granted beyond the initial one
 
 Only payload is counted. A Python object costs more than its payload (about 1 KB a stream), but their number
 is bounded by the limits on streams and contexts, so it is a constant of the formula and not a variable.
@@ -26,10 +31,11 @@ RELIEF_NUMERATOR, RELIEF_DENOMINATOR = 15, 16
 
 
 class Level(enum.IntEnum):
+    """What there is for windows."""
+
     FREE = 0
     HALF = 1
     SQUEEZED = 2
-    FULL = 3
 
 
 class Holder(Protocol):
@@ -58,16 +64,34 @@ class Memory:
     limit_bytes: int
     parent: Memory | None = None
     used_bytes: int = 0
+    outside_bytes: int = attrs.field(init=False, default=0)
+    """What of that no session holds."""
+    # Kept, since they are asked for often and change rarely.
+    free_below: int = attrs.field(init=False)
+    """From so many used bytes on it is not FREE."""
     squeezed_above: int = attrs.field(init=False)
-    """How many bytes may be used at most before it is SQUEEZED."""
+    """How many may be used at most before it is SQUEEZED."""
+    short_above: int = attrs.field(init=False)
+    """The same for `short`."""
     _evictors: dict[Evictor, None] = attrs.field(init=False, factory=dict)
-
-    @squeezed_above.default
-    def _three_quarters(self) -> int:
-        return self.limit_bytes * 3 // 4
 
     def __attrs_post_init__(self) -> None:
         assert self.parent is None or self.parent.parent is None, "an account has one above it at most"
+        self.short_above = self.limit_bytes * 3 // 4
+        self._set_levels()
+
+    def _set_levels(self) -> None:
+        outside = self.outside_bytes
+        left = self.limit_bytes - outside
+        self.free_below = outside + left // 2
+        self.squeezed_above = outside + left * 3 // 4
+
+    def charge_outside(self, count: int) -> None:
+        """Charge so many bytes that no session holds, or fewer than before where it is negative."""
+        self.used_bytes += count
+        self.outside_bytes += count
+        assert self.outside_bytes >= 0
+        self._set_levels()
 
     # These are asked for every stream, and so they see to the parent themselves: a call costs as much as the
     # sum.
@@ -93,7 +117,7 @@ class Memory:
 
     @property
     def full(self) -> bool:
-        """At the limit, here or above: `level() is FULL`."""
+        """At the limit, here or above."""
         if self.used_bytes >= self.limit_bytes:
             return True
         above = self.parent
@@ -101,29 +125,27 @@ class Memory:
 
     @property
     def headroom_bytes(self) -> int:
-        """What may be charged until it is SQUEEZED; negative beyond."""
+        """What sessions may be charged until it is SQUEEZED; negative beyond."""
         least = self.squeezed_above - self.used_bytes
         return least if self.parent is None else min(least, self.parent.headroom_bytes)
 
     def level(self) -> Level:
-        used, limit = self.used_bytes, self.limit_bytes
-        if used * 2 < limit:
+        used = self.used_bytes
+        if used < self.free_below:
             own = Level.FREE
         elif used <= self.squeezed_above:
             own = Level.HALF
-        elif used < limit:
-            own = Level.SQUEEZED
         else:
-            own = Level.FULL
+            own = Level.SQUEEZED
         return own if self.parent is None else max(own, self.parent.level())
 
     @property
-    def squeezed(self) -> bool:
-        """`level() >= SQUEEZED`."""
-        if self.used_bytes > self.squeezed_above:
+    def short(self) -> bool:
+        """Whether who has much gets no more, here or above."""
+        if self.used_bytes > self.short_above:
             return True
         above = self.parent
-        return above is not None and above.used_bytes > above.squeezed_above
+        return above is not None and above.used_bytes > above.short_above
 
     def join(self, evictor: Evictor) -> None:
         """Let this account, and those above it, take memory back from `evictor`."""

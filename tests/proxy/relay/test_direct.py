@@ -213,10 +213,10 @@ class Account(Memory):
 
     charged: trio.Event = attrs.field(init=False, factory=trio.Event)
 
-    def charge(self, count: int) -> bool:
+    def charge_outside(self, count: int) -> None:
         if count > 2 * CONNECTION_BYTES:
             self.charged.set()
-        return super().charge(count)
+        super().charge_outside(count)
 
 
 @pytest.mark.parametrize(("many", "silent"), [(12, False), (28, True)], ids=["unread", "silent"])
@@ -262,7 +262,7 @@ async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_ro
         with trio.fail_after(10):
             await cut_first.wait()
         assert set(cut) == {"agent:probe"}
-        assert memory.squeezed
+        assert memory.short
         assert not memory.full
         monkeypatch.setattr(direct, "MODEST_USERS_MAX", 2)
         refused = (await way.ask(inner())).failure

@@ -35,22 +35,51 @@ class FakeConnection:
 
 
 @pytest.mark.parametrize(
-    ("used", "level"),
+    ("outside", "held", "level"),
     [
-        (0, Level.FREE),
-        (49, Level.FREE),
-        (50, Level.HALF),
-        (75, Level.HALF),
-        (76, Level.SQUEEZED),
-        (99, Level.SQUEEZED),
-        (100, Level.FULL),
-        (150, Level.FULL),
+        (0, 0, Level.FREE),
+        (0, 49, Level.FREE),
+        (0, 50, Level.HALF),
+        (0, 75, Level.HALF),
+        (0, 76, Level.SQUEEZED),
+        (0, 150, Level.SQUEEZED),
+        (60, 0, Level.FREE),
+        (60, 19, Level.FREE),
+        (60, 20, Level.HALF),
+        (60, 30, Level.HALF),
+        (60, 31, Level.SQUEEZED),
+        (90, 4, Level.FREE),
+        (120, 1, Level.SQUEEZED),
     ],
 )
-def test_levels(used: int, level: Level) -> None:
-    memory = Memory(100)
-    memory.charge(used)
+def test_windows_go_by_what_sessions_hold_of_what_is_left_to_them(
+    outside: int, held: int, level: Level
+) -> None:
+    process = Memory(100)
+    memory = Memory(2**40, parent=process)
+    process.charge_outside(outside)
+    memory.charge(held)
     assert memory.level() is level
+    assert process.level() is level
+    assert (memory.headroom_bytes < 0) == (level is Level.SQUEEZED)
+    process.charge_outside(-outside)
+    assert process.used_bytes == held
+
+
+@pytest.mark.parametrize("outside", [0, 30, 74])
+def test_it_is_short_and_full_by_all_that_is_used(outside: int) -> None:
+    process = Memory(100)
+    memory = Memory(2**40, parent=process)
+    process.charge_outside(outside)
+    memory.charge(75 - outside)
+    assert not memory.short
+    memory.charge(1)
+    assert memory.short
+    assert process.short
+    assert not memory.full
+    process.charge_outside(24)
+    assert memory.full
+    assert process.full
 
 
 def test_what_fills_an_account_is_told_whichever_it_is() -> None:

@@ -95,7 +95,7 @@ def test_data_from_before_a_reset_was_heard_may_come_after_the_reset_is_acknowle
 class Short(Memory):
     """An account in which there is never room for another stream."""
 
-    squeezed = True
+    short = True
 
 
 @pytest.mark.parametrize("cancels", [False, True])
