@@ -14,6 +14,8 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import AgentState
 from proxy.hub.operations import Operations
 from proxy.hub.seenstore import SeenStore
+from proxy.memorymetrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
+from tunnel import Memory
 
 
 class HubCollector(Collector):
@@ -54,6 +56,25 @@ class HubCollector(Collector):
             if mine:
                 seen.add_metric([name], max(relay.last_seen for relay in mine))
         yield from (relays, streams, seen)
+
+
+class MemoryCollector(Collector):
+    """Tells how full the hub's memory is."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        used = GaugeMetricFamily(USED, USED_HELP, labels=["by"])
+        for holder, size in used_by(self._memory).items():
+            used.add_metric([holder], size)
+        yield used
+        yield GaugeMetricFamily(LIMIT, LIMIT_HELP, self._memory.limit_bytes)
 
 
 class SeenCollector(Collector):

@@ -45,7 +45,7 @@ from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.keyring import KeyRing
-from proxy.hub.metrics import SeenCollector, hub_metrics
+from proxy.hub.metrics import MemoryCollector, SeenCollector, hub_metrics
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
@@ -130,6 +130,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 trail=trail,
                 observe=CallMetrics(metrics).observe,
             )
+            metrics.register(MemoryCollector(calls.memory))
             upkeep.start_soon(HeldUp(calls.memory, calls.live, calls.live.end_for_memory).run)
             directory.on_change(calls.live.reconsider)
             upkeep.start_soon(calls.live.run)

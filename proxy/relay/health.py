@@ -1,5 +1,7 @@
 """The probes' answers: /healthz while the event loop runs, /readyz while the hub can reach this relay.
 
+Beside them stands /metrics. Any pod may connect, so it tells nothing of who does what.
+
 Liveness never asks for the hub: a relay that cannot reach it would only be restarted into the same state.
 """
 
@@ -12,6 +14,7 @@ import trio
 from proxy.exchange import InboundBroken
 from proxy.head import ResponseHead
 from proxy.http import BadRequest, ServerConnection
+from proxy.relay.metrics import CONTENT_TYPE as METRICS_TYPE
 
 # A probe takes milliseconds, and the kubelet asks with one connection each time.
 PROBE_DEADLINE_S = 10.0
@@ -19,10 +22,11 @@ CONNECTIONS_MAX = 64
 
 
 class HealthServer:
-    """Answers probes; `ready` says whether the hub can reach this relay now."""
+    """Answers probes; `ready` says whether the hub can reach this relay now, `metrics` tells Prometheus."""
 
-    def __init__(self, ready: Callable[[], bool]) -> None:
+    def __init__(self, ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
         self._ready = ready
+        self._metrics = metrics
         # Of each connection, in their order.
         self._open: dict[trio.CancelScope, None] = {}
 
@@ -60,12 +64,14 @@ class HealthServer:
                     answer = _plain(200, "ok\n")
                 case b"GET" | b"HEAD", b"/readyz":
                     answer = _plain(200, "ok\n") if self._ready() else _plain(503, "no hub\n")
+                case b"GET" | b"HEAD", b"/metrics":
+                    answer = _plain(200, self._metrics(), METRICS_TYPE)
                 case _:
-                    answer = _plain(404, "there are /healthz and /readyz\n")
+                    answer = _plain(404, "there are /healthz, /readyz and /metrics\n")
             await connection.answer(*answer)
 
 
-def _plain(status: int, text: str) -> tuple[ResponseHead, bytes]:
+def _plain(status: int, text: str, content_type: bytes = b"text/plain") -> tuple[ResponseHead, bytes]:
     body = text.encode("ascii", "replace")
-    headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
+    headers = ((b"content-type", content_type), (b"content-length", b"%d" % len(body)))
     return ResponseHead.of(status, b"", headers), body

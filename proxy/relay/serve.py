@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 
 import attrs
@@ -36,6 +37,7 @@ from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
 from proxy.relay.guarding import run_guardrails
 from proxy.relay.health import HealthServer
+from proxy.relay.metrics import metrics_text
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
 from proxy.relay.tunnelled import serve_session
@@ -88,16 +90,18 @@ async def run_relay(config: RelayConfig) -> None:
     raise_file_limit()
     access = from_kubeconfig(config.kubeconfig) if config.kubeconfig is not None else in_cluster()
     state = State()
+    # Of all the streams' windows, heads and ledgers (PROTOCOL.md, "Memory"), and of what calls hold.
+    memory = Memory(config.memory_bytes)
     with stop_signals() as signals:
         async with trio.open_nursery() as outermost:
             outermost.start_soon(give_back_when_quiet)
             if config.health_listen is not None:
-                health = HealthServer(lambda: state.ready)
+                health = HealthServer(lambda: state.ready, partial(metrics_text, memory))
                 await _listen(config.health_listen, "health.listen", health.handle_connection, outermost)
             async with open_pool(access) as pool:
                 upstream = Upstream(pool, config.guardrails)
                 log.info("the API server is %s", access.authority.decode("ascii"))
-                async with _open_way(config, upstream, state):
+                async with _open_way(config, upstream, state, memory):
                     settle()
                     async for number in signals:
                         log.info("%s: stopping", signal.Signals(number).name)
@@ -108,10 +112,10 @@ async def run_relay(config: RelayConfig) -> None:
 
 
 @asynccontextmanager
-async def _open_way(config: RelayConfig, upstream: Upstream, state: State) -> AsyncIterator[None]:
+async def _open_way(
+    config: RelayConfig, upstream: Upstream, state: State, memory: Memory
+) -> AsyncIterator[None]:
     """Keep the way to the hub open for the block; what is still under way at its end is cut."""
-    # Of all the streams' windows, heads and ledgers (PROTOCOL.md, "Memory"), and of what calls hold.
-    memory = Memory(config.memory_bytes)
     underway = upstream.underway
     async with trio.open_nursery() as nursery:
         nursery.start_soon(HeldUp(memory, underway, underway.end_for_memory).run)

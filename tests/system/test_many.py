@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from contextlib import ExitStack
+from urllib.request import Request, urlopen
 
 import pytest
 
+from proxy.configuration import MIB
+from proxy.wire import CONNECTION_BYTES
 from tests.system.load import execute, get, parallel, resident_kib, streaming, timed
 from tests.system.raw import RawClient
 from tests.system.test_revocation import enrol_victim
-from tests.system.world import NAMESPACE, POD, World
+from tests.system.world import DEADLINE_S, NAMESPACE, POD, WAYS, World
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
+# A look at all calls every two seconds, on a busy machine.
+COUNTED_WITHIN_S = 10.0
 POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 
 
@@ -59,6 +65,42 @@ def test_two_hundred_gets_a_hundred_watches_and_fifty_execs_at_once(world: World
             return False
 
         assert all(parallel(100, see_change))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_hub_and_relay_tell_how_full_their_memory_is(world: World, way: str) -> None:
+    client = RawClient(world, way)
+    token = client.token()
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps?watch=1"
+    at_least = 20 * CONNECTION_BYTES * (2 if way == "direct" else 1)
+    with ExitStack() as stack:
+        watches = [stack.enter_context(streaming(client, token, path)) for _ in range(20)]
+        assert {watch.status for watch in watches} == {200}
+        deadline = time.monotonic() + COUNTED_WITHIN_S
+        while min(page['hawse_memory_bytes{by="calls"}'] for page in scraped(world, way)) < at_least:
+            assert time.monotonic() < deadline, scraped(world, way)
+            time.sleep(0.1)
+    hub, relay = scraped(world, way)
+    assert hub["hawse_memory_limit_bytes"] == 1024 * MIB
+    assert relay["hawse_memory_limit_bytes"] == 320 * MIB
+    # A tunnel holds the agents' tokens at least; in direct mode there is none.
+    assert bool(relay['hawse_memory_bytes{by="tunnels"}']) == (way == "tunnel")
+
+
+def scraped(world: World, way: str) -> list[dict[str, float]]:
+    """The samples that Prometheus gets of the hub, and of the relay of a way."""
+    admin = world.administration
+    as_operator = {"Authorization": f"Bearer {admin.token}"}
+    pages = [
+        (Request(f"{admin.url}/metrics", headers=as_operator), admin.context),
+        (Request(f"http://127.0.0.1:{world.health_ports[way]}/metrics"), None),
+    ]
+    samples = []
+    for request, context in pages:
+        with urlopen(request, timeout=DEADLINE_S, context=context) as answer:
+            lines = [line.rpartition(" ") for line in answer.read().decode().splitlines() if line[0] != "#"]
+            samples.append({name: float(value) for name, _, value in lines})
+    return samples
 
 
 def test_a_reader_that_stops_stalls_only_itself(world: World, client: RawClient) -> None:

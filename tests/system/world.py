@@ -63,6 +63,8 @@ class World:
     hubs: int = 1
     """How many have been started in place of one another."""
     relays: dict[str, Daemon] = attrs.Factory(dict)
+    health_ports: dict[str, int] = attrs.Factory(dict)
+    """Of the relays, by the same names."""
 
     @property
     def operator(self) -> dict[str, str]:
@@ -171,10 +173,12 @@ class World:
     def start_relay(self, way: str, instance: str = "") -> None:
         """Start the relay of a way, or another instance of it."""
         relay = self.folder / f"relay-{way}"
+        name = f"{way}-{instance}" if instance else way
+        self.health_ports[name] = free_port()
         environment = {
             **({"HAWSE_RELAY_INSTANCE": instance} if instance else {}),
             "HAWSE_RELAY_KUBECONFIG": str(self.relay_kubeconfig),
-            "HAWSE_RELAY_HEALTH_LISTEN": f"127.0.0.1:{free_port()}",
+            "HAWSE_RELAY_HEALTH_LISTEN": f"127.0.0.1:{self.health_ports[name]}",
             **self.relay_environment,
         }
         if way == "direct":
@@ -184,7 +188,6 @@ class World:
                 "HAWSE_RELAY_DIRECT_KEY": str(self.folder / "direct.key"),
             }
         argv = ["hawse", "relay", "--config", str(relay / "relay.toml"), *self.flags]
-        name = f"{way}-{instance}" if instance else way
         self.relays[name] = self.daemons.start(f"relay-{name}", argv, environment)
         if way == "direct":
             self.relays[name].wait_for("listening for the hub")
