@@ -13,7 +13,9 @@ not sent yet. A call that cannot leave them so breaks its own stream: the next o
 Three rules make that safe for one sending and one receiving task without any lock:
 
 1. Only a sender moves bytes to the transport, all of them and in their order. A task that is cancelled, or
-   fails, while it does so leaves a torn record behind. The stream is broken then.
+   fails, while it does so leaves a torn record behind. Nothing can be sent then any more; but what the peer
+   has said is still received, since it may say why it takes nothing (an answer to an upload that was not
+   wanted, the status of a command that has ended).
 2. A receiver never sends. It would have to wait for a peer that does not read, and two such peers stop each
    other for good. Reading can make OpenSSL write (the refusal of a renegotiation, the answer to a request for
    the client's certificate); that goes out with the next send, which is early enough: RFC 8446 4.6.3 asks for
@@ -100,6 +102,9 @@ class _State(enum.Enum):
 
 # A lookup less for every call.
 _OPEN: Final[_State] = _State.OPEN
+
+# What is being sent for ever once a record is torn: nobody may send behind it, not even a farewell.
+_TORN: Final = bytearray()
 
 
 class _Buffers(threading.local):
@@ -412,8 +417,8 @@ class TLSStream(trio.abc.Stream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Encrypt and send all of `data`.
 
-        Raises trio.BrokenResourceError when the connection is broken. When cancelled, the stream is broken as
-        well, because an unknown part of the data is on its way.
+        Raises trio.BrokenResourceError when the connection is broken. When that, or a cancellation, has ended
+        a send, nothing more can be sent, because an unknown part of the data is on its way.
         """
         if self._sending is not None or self._state is not _OPEN:
             self._check_may_send()
@@ -434,10 +439,9 @@ class TLSStream(trio.abc.Stream):
                 await trio.lowlevel.checkpoint()
         except BaseException:
             # Also when cancelled: some unknown part of a record has gone out.
-            self._break("an earlier send failed or was cancelled")
+            self._sending = _TORN
             raise
-        finally:
-            self._sending = None
+        self._sending = None
 
     def send_nowait(self, data: bytes) -> bool:
         """Encrypt `data`, hand the kernel what it takes at once, and return whether that is all.
@@ -453,17 +457,18 @@ class TLSStream(trio.abc.Stream):
             try:
                 sent = transport.send_nowait(ciphertext)
             except BaseException:
-                self._break("an earlier send failed or was cancelled")
+                self._sending = _TORN
                 raise
             ciphertext = ciphertext[sent:]
         self._held = ciphertext
         return not ciphertext
 
     def _check_may_send(self) -> None:
-        if self._sending is not None:
+        if self._sending is not None and self._sending is not _TORN:
             raise trio.BusyResourceError("another task is already sending on this TLS stream")
-        if self._state is not _OPEN:
-            self._check_open()
+        self._check_open()
+        if self._sending is _TORN:
+            raise trio.BrokenResourceError("an earlier send failed or was cancelled")
 
     def _encrypt(self, data: bytes | memoryview) -> bytes:
         """Return what is held and the records of `data`, all that go out next."""

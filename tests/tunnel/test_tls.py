@@ -487,15 +487,38 @@ async def test_aclose_does_not_wait_behind_a_blocked_send(autojump_clock: trio.t
     await server.aclose()
 
 
-async def test_a_cancelled_send_breaks_the_stream(autojump_clock: trio.testing.MockClock) -> None:
+async def test_nothing_can_be_sent_behind_a_cancelled_send(autojump_clock: trio.testing.MockClock) -> None:
     client, server = await handshake(lockstep_stream_pair())
     with trio.move_on_after(1) as scope:
         await client.send_all(bytes(100_000))
     assert scope.cancelled_caught
     with pytest.raises(trio.BrokenResourceError):
         await client.send_all(b"more")
+    # Not even a farewell, for which there would be nobody.
     await client.aclose()
+    assert trio.current_time() == 1
     await trio.aclose_forcefully(server)
+
+
+async def test_what_the_peer_says_before_it_takes_no_more_is_received() -> None:
+    """Such as why: an answer to an upload that it does not want, the status of a command that has ended."""
+    client, server = await handshake(await tcp_pair())
+
+    async def send() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await client.send_all(bytes(100_000_000))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        await server.send_all(b"that is enough")
+        await trio.aclose_forcefully(server)
+    with pytest.raises(trio.BrokenResourceError, match="an earlier send failed"):
+        client.send_nowait(b"x")
+    assert await client.receive_some() == b"that is enough"
+    with pytest.raises(trio.BrokenResourceError, match="without a TLS close_notify"):
+        await client.receive_some()
+    await client.aclose()
 
 
 async def test_a_cancelled_receive_loses_nothing(autojump_clock: trio.testing.MockClock) -> None:
