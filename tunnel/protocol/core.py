@@ -38,6 +38,8 @@ LAST_STREAM_ID = 2**31 - 1
 RESUME_TTL_S = 60.0
 # How long an OPEN waits for the transport to come back; whoever asked for it has other ways.
 OPEN_WAITS_S = 2.0
+# Streams of a group that are over and wait for their turn all the same, beside as many as live.
+LEFT_BEHIND_MAX = 8
 
 
 class Role(enum.Enum):
@@ -306,8 +308,11 @@ class Core:
         if never_sent:
             stream.context.queued -= 1
             self.retire_if_unused(stream.context)
-            # It was never sent, so no bound on what is sent bounds the number of such streams.
-            stream.context.share.flows.discard(stream)
+        share = stream.context.share
+        if len(share.flows) > 2 * share.users + LEFT_BEHIND_MAX:
+            # Nobody takes turns while the ledger is full, and nothing of these need have been sent: so their
+            # number would have no bound.
+            share.flows.sweep()
 
     def drop_incoming(self, stream: StreamState) -> None:
         dropped = stream.incoming.clear()

@@ -77,10 +77,20 @@ class Ring(Generic[FlowT]):
             self.old.append(flow)
 
     def discard(self, flow: FlowT) -> None:
-        """Take a flow out before its turn, so that dead flows do not pile up while nobody takes turns."""
+        """Take a flow out before its turn."""
         if flow.place is not OUT:
             (self.new if flow.place is NEW else self.old).remove(flow)
             flow.place = OUT
+
+    def sweep(self) -> None:
+        """Take out all that has emptied, so that dead flows do not pile up while nobody takes turns."""
+        for queue in (self.new, self.old):
+            for _ in range(len(queue)):
+                flow = queue.popleft()
+                if flow.ready:
+                    queue.append(flow)
+                else:
+                    flow.place = OUT
 
     def turn(self) -> FlowT | None:
         """The flow to serve next, or None. It stays at the front: `deficit` says when its turn is over.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.tunnel.protocol.joined import MIB, Joined, broken, frames_of
 from tunnel.protocol import events, frames
 from tunnel.protocol.connection import Connection, Phase, Role
-from tunnel.protocol.core import CONTEXTS_MAX, LAST_STREAM_ID
+from tunnel.protocol.core import CONTEXTS_MAX, LAST_STREAM_ID, LEFT_BEHIND_MAX
 from tunnel.protocol.errors import (
     CloseCode,
     LocalProtocolError,
@@ -825,14 +825,39 @@ def test_more_than_granted_costs_a_stream_whose_reset_waits_its_place_in_line() 
     assert joined.listener.stream_count == joined.dialer.stream_count == 0
 
 
-def test_streams_that_were_taken_back_do_not_pile_up_behind_a_full_ledger() -> None:
+@pytest.mark.parametrize("by_peer", [False, True])
+def test_streams_that_were_taken_back_do_not_pile_up_behind_a_full_ledger(by_peer: bool) -> None:
     joined = Joined()
-    joined.flow()
-    joined.listener.sent.limit_bytes = 0
+    waiting, answering = joined.streams()
+    sender, stream = (joined.dialer, answering) if by_peer else (joined.listener, waiting)
+    sender.sent.limit_bytes = 0
+    # Whoever is at the front keeps the others from being looked at.
+    sender.send_data(stream, b"x")
     for _ in range(100):
-        stream = joined.open()
-        joined.listener.reset(stream, StreamCode.CANCEL, Processed.NO, "")
-    assert len(stream.context.share.flows) == 0
+        if by_peer:
+            opened, answering = joined.streams()
+            joined.dialer.send_head(answering, b"answer", eof=True)
+        else:
+            opened = joined.open()
+        joined.listener.reset(opened, StreamCode.CANCEL, Processed.NO, "")
+        joined.flow()
+        assert len(stream.context.share.flows) <= 2 * stream.context.share.users + LEFT_BEHIND_MAX + 3
+    assert sender.stream_count == 1
+
+
+def test_what_is_held_up_by_credit_goes_on_after_a_sweep() -> None:
+    joined = Joined(hello=Hello(initial_window=KIB))
+    held_up, reader = joined.streams()
+    waiting = joined.streams()[0]
+    joined.listener.send_data(held_up, bytes(2 * KIB))
+    joined.flow()
+    joined.listener.send_data(waiting, b"x")
+    held_up.context.share.flows.sweep()
+    assert held_up.context.share.flows.turn() is waiting
+    joined.dialer.take(reader, KIB, joined.now)
+    joined.flow()
+    assert reader.incoming.size == KIB
+    assert joined.listener.stream_count == 2
 
 
 # --- Sequence numbers ---
