@@ -227,7 +227,7 @@ class Multiplexer:
                 case events.ContextRetired():
                     pass
                 case events.HelloReceived() | events.WelcomeReceived():
-                    # Of one that was followed by a fault in its own message, or whoever greets had taken it.
+                    # Of a session that goes on, or with a fault behind it in its message.
                     pass
                 case _:
                     assert_never(event)
@@ -325,7 +325,7 @@ class Multiplexer:
                 connection.attach_listener(resume, now)
             else:
                 assert self.link is None
-                _, *happened = connection.receive_message(greeting, now)
+                happened = connection.receive_message(greeting, now)
         except (SessionClosed, RemoteProtocolError) as exc:
             fault = exc
         if fault is not None:

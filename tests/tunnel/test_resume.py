@@ -435,6 +435,23 @@ async def test_what_is_over_when_memory_is_taken_back_wakes_its_waiters(
         assert not accepted._closed
 
 
+async def test_memory_that_is_taken_back_as_a_session_goes_on_costs_streams_alone(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        opened, accepted = await pair.streams()
+        await opened.send_all(bytes(60_000))
+        await wait_all_tasks_blocked()
+        pair.cut()
+        await wait_all_tasks_blocked()
+        pair.dialer.memory.limit_bytes = 50_000
+        await pair.redial()
+        with pytest.raises(StreamReset, match="OVERLOADED"):
+            await accepted.receive_some()
+        assert not pair.dialer.detached
+        assert not pair.dialer.closed
+
+
 async def test_cancelling_whoever_resumes_at_any_step_leaves_nothing_behind(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
