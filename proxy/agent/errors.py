@@ -18,6 +18,10 @@ class NoAnswerError(AgentError):
     """A hub that was not reached, or is not known to have done what it was asked for."""
 
 
+class RefusedError(AgentError):
+    """A hub's own no to what was shown to it: a credential, or a code."""
+
+
 def reason(error: Exception) -> str:
     """Why a connection failed, for a person: without Python's numbers where there are words."""
     if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 from auth.hubtime import seconds_of
 from auth.principal import IdentityError, slug
 from proxy.agent.account import Account, host_and_port
-from proxy.agent.errors import AgentError, NoAnswerError, quoted, reason
+from proxy.agent.errors import AgentError, NoAnswerError, RefusedError, quoted, reason
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
 from proxy.blocking import next_step, trusting
@@ -196,6 +196,9 @@ def _read_answer(hub: str, status: int, raw: bytes, good: int) -> dict[str, obje
         hub_time = answer.get("hub_time") if isinstance(answer, dict) else None
         if isinstance(hub_time, str) and (seconds := seconds_of(hub_time)) is not None:
             raise _WrongClockError(message, hub_time, seconds)
+        # Whoever is in between may say 401 as well, but not in this form.
+        if status == 401 and isinstance(answer, dict) and answer.get("error") == "invalid_client":
+            raise RefusedError(message)
         raise AgentError(message)
     if not isinstance(answer, dict):
         raise AgentError(f"{hub} answered with no JSON object: is it a Hawse hub?")

@@ -13,7 +13,7 @@ from auth.apikey import ApiKeyError, parse, parse_code
 from auth.hubtime import seconds_of
 from auth.tokens import issue_enrolment
 from proxy.agent.account import Account, hub_origin, load_accounts, save_account
-from proxy.agent.errors import AgentError, NoAnswerError
+from proxy.agent.errors import AgentError, NoAnswerError, RefusedError
 from proxy.agent.hub import Reach, fetch_reach, register_key
 from proxy.agent.pending import forget_pending_key, pending_key
 from proxy.certificates import fault_of_ca
@@ -52,7 +52,7 @@ def enrol(
         raise AgentError(str(error)) from None
     origin = hub_origin(hub)
     load_accounts(environment)  # Damaged, it would be told when the code is used.
-    key = pending_key(environment, origin, code)
+    key = pending_key(environment, code)
     account = Account(origin, "", None, ca_pem, secrets.token_hex(8), key.to_pem().decode("ascii"))
 
     def prove(hub_time: str) -> str:
@@ -69,9 +69,12 @@ def enrol(
     except NoAnswerError as error:
         what = str(error).removesuffix(": try again")
         raise AgentError(f"{what}: run this again, here and with the same code") from error
+    except RefusedError:
+        forget_pending_key(environment, code)
+        raise
     path = save_account(environment, account)
     reach = fetch_reach(account)
-    forget_pending_key(environment)
+    forget_pending_key(environment, code)
     return account, reach, path
 
 

@@ -13,7 +13,7 @@ from proxy.agent.account import Account, find_account, load_accounts
 from proxy.agent.errors import AgentError
 from proxy.agent.hub import fetch_token
 from proxy.agent.login import enrol, log_in, read_ca
-from proxy.agent.pending import FILE_NAME, pending_key
+from proxy.agent.pending import pending_key
 from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home
 
@@ -164,11 +164,31 @@ def test_what_is_signed_elsewhere_is_not_sent_twice(home: Home, hub: FakeHub, ac
 def test_a_code_that_is_refused_leaves_what_was_there(home: Home, hub: FakeHub, before: bool) -> None:
     if before:
         log_in(home.environment, hub.url, API_KEY, hub.ca_pem)
-    accounts = load_accounts(home.environment)
+    accounts, files = load_accounts(home.environment), home.files()
     with pytest.raises(AgentError, match="401") as error:
         enrol(home.environment, hub.url, CODE, hub.ca_pem)
     assert CODE not in str(error.value)
     assert load_accounts(home.environment) == accounts
+    # The key that was made for it neither.
+    assert home.files() == files
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        FakeHub.json(503, {"error": "temporarily_unavailable", "error_description": "the trail is full"}),
+        (502, {}, b"<html>bad gateway</html>"),
+        (401, {}, b"<html>who are you?</html>"),
+    ],
+)
+def test_an_answer_that_is_not_the_hubs_last_word_leaves_the_key(
+    home: Home, hub: FakeHub, reply: Reply
+) -> None:
+    hub.reply = lambda _: reply
+    key = pending_key(home.environment, CODE)
+    with pytest.raises(AgentError, match=f"answered {reply[0]}"):
+        enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert pending_key(home.environment, CODE).kid == key.kid
 
 
 @pytest.mark.parametrize("path", ["/v1/enrol", "/oauth/token", "/v1/clusters"])
@@ -198,23 +218,32 @@ def test_an_answer_that_was_lost_is_had_by_the_same_code(home: Home, hub: FakeHu
     assert account.private_key_pem is not None
     assert SigningKey.from_pem(account.private_key_pem.encode()).public == key
     assert find_account(home.environment, None) == account
-    assert not [file for file in home.files() if file.name == FILE_NAME]
+    assert not [file for file in home.files() if file.name.startswith("enrolment")]
 
 
-def test_another_code_has_a_key_of_its_own(home: Home, hub: FakeHub) -> None:
-    made = {
-        pending_key(home.environment, url, code).kid
-        for url in (hub.url, "https://other.example")
-        for code in (CODE, new_code(b"d" * 20))
-    }
-    assert len(made) == 4
-    last = ("https://other.example", new_code(b"d" * 20))
-    assert pending_key(home.environment, *last).kid in made
+def test_each_code_has_a_key_of_its_own_until_its_hub_has_answered(home: Home, hub: FakeHub) -> None:
+    other = new_code(b"d" * 20)
+    keys = [pending_key(home.environment, code).kid for code in (CODE, other, CODE)]
+    assert keys[0] == keys[2] != keys[1]
+    hub.code = CODE
+    # Where nobody is.
+    for url in ("https://127.0.0.1:1", "https://127.0.0.2:1"):
+        with pytest.raises(AgentError, match="cannot reach"):
+            enrol(home.environment, url, CODE, hub.ca_pem)
+    enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert [key.kid for key in hub.keys] == keys[:1]
+    (left,) = (file for file in home.files() if file.suffix == ".pem")
+    assert SigningKey.from_pem(left.read_bytes()).kid == keys[1]
+
+
+def test_a_pending_key_that_is_damaged_is_made_anew(home: Home) -> None:
+    made = {pending_key(home.environment, CODE).kid}
     (file,) = home.files()
-    damaged = file.read_text().replace("PRIVATE", "")
-    for text in ("", "[]", "{}", damaged):
+    for text in ("", "{}", file.read_text().replace("PRIVATE", "")):
         file.write_text(text)
-        assert pending_key(home.environment, *last).kid not in made
+        kid = pending_key(home.environment, CODE).kid
+        assert kid not in made
+        made.add(kid)
 
 
 @pytest.mark.parametrize("code", ["", CODE[:-1], API_KEY])
