@@ -10,6 +10,7 @@ check and migrates), and only then are the present files moved aside and the new
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -20,7 +21,8 @@ import sqlite3
 import tarfile
 import tempfile
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +31,7 @@ import attrs
 from audit.sqlite import explained
 from proxy.foreign_json import read_json
 from proxy.hub.boots import Boots
-from proxy.hub.datadir import DataDir, DataDirError, FolderInUseError, is_there, read_private
+from proxy.hub.datadir import RESTORING, DataDir, DataDirError, FolderInUseError, is_there, read_private
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.store import Store
 
@@ -53,7 +55,8 @@ _SQLITE_TIMEOUT_S = 30.0
 # Two are enough for a folder that rests, as one does for minutes.
 READINGS_MAX = 10
 # How the names begin of what is there while one or the other works.
-_TEMPORARY = _BACKUP, _RESTORE = ".hawse-backup-", ".restore-"
+_BACKUP = ".hawse-backup-"
+_TEMPORARY = _BACKUP, RESTORING
 
 
 class BackupError(Exception):
@@ -80,9 +83,9 @@ def backup(data_dir: Path, archive: Path) -> None:
             raise BackupError(
                 f"{data_dir} is no hub's data folder: name it by --data-dir or HAWSE_HUB_DATA_DIR"
             )
-        with tempfile.TemporaryDirectory(prefix=_BACKUP, dir=archive.absolute().parent) as folder:
-            unfinished = Path(folder) / "archive"
-            copy = Path(folder) / "hub.db"
+        with _beside(archive) as folder:
+            unfinished = folder / "archive"
+            copy = folder / "hub.db"
             _copy_database(data_dir / "hub.db", copy)
             with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -103,12 +106,43 @@ def backup(data_dir: Path, archive: Path) -> None:
         raise BackupError(f"cannot back up {data_dir} to {archive}: {_said(error)}") from error
 
 
-def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
-    """Put an archive in place of a data folder's files; raises BackupError and then has changed nothing.
+@contextmanager
+def _beside(archive: Path) -> Iterator[Path]:
+    """A folder to work in, where the archive will be; what backups that were killed have left there goes.
 
-    The hub must not run. With `overwrite` the files of a folder that is in use are moved aside first.
+    It holds every secret. A folder that is in use is locked before anything is in it.
     """
-    fresh = data_dir / f"{_RESTORE}{secrets.token_hex(4)}"
+    parent = archive.absolute().parent
+    for left in parent.glob(f"{_BACKUP}*"):
+        # What is not ours, or is in use, stays.
+        with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            if any(left.iterdir()):
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=_BACKUP, dir=parent) as folder, ExitStack() as stack:
+        # Where there are no locks, nothing is taken for left behind either.
+        with suppress(OSError):
+            stack.enter_context(_locked(Path(folder), fcntl.LOCK_EX))
+        yield Path(folder)
+
+
+@contextmanager
+def _locked(folder: Path, how: int) -> Iterator[None]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, how)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
+    """Put an archive in place of a data folder's files; raises BackupError.
+
+    What is wrong with the archive changes nothing, and where a move fails no hub starts until another restore
+    has come to its end. The hub must not run. With `overwrite` the files of a folder that is in use are moved
+    aside first.
+    """
+    fresh = data_dir / f"{RESTORING}{secrets.token_hex(4)}"
     try:
         data = DataDir.open(data_dir)
         with data.locked():
@@ -127,9 +161,15 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
             try:
                 about = _unpack(archive, fresh)
                 _check(fresh)
-                return Restored(about, _swap(data_dir, fresh, present))
-            finally:
+                aside = _copied_aside(data_dir, present)
+            except BaseException:
                 shutil.rmtree(fresh, ignore_errors=True)
+                raise
+            _swap(data_dir, fresh, present, aside)
+            # Those of earlier ones that were cut short, too.
+            for left in data_dir.glob(f"{RESTORING}*"):
+                shutil.rmtree(left, ignore_errors=True)
+            return Restored(about, aside)
     except FolderInUseError as error:
         raise BackupError(
             f"cannot restore {archive} into {data_dir}: another process runs there: stop that hub first"
@@ -310,24 +350,29 @@ def _present(data_dir: Path) -> list[str]:
     )
 
 
-def _swap(data_dir: Path, fresh: Path, present: list[str]) -> Path | None:
-    aside = None
-    if present:
-        aside = (
-            data_dir
-            / f".before-restore-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
-        )
-        aside.mkdir(mode=0o700)
-        # The pepper first, and the store stays until another takes its place: see below.
-        for name in sorted(present, key=lambda name: name != "pepper"):
-            if name == "hub.db":
-                shutil.copy2(data_dir / name, aside / name)
-            else:
-                (data_dir / name).rename(aside / name)
+def _copied_aside(data_dir: Path, present: list[str]) -> Path | None:
+    """Where the present files are to go, with a copy of the store, which stays until another is there."""
+    if not present:
+        return None
+    when = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    aside = data_dir / f".before-restore-{when}-{secrets.token_hex(2)}"
+    aside.mkdir(mode=0o700)
+    if "hub.db" in present:
+        try:
+            shutil.copy2(data_dir / "hub.db", aside)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    return aside
+
+
+def _swap(data_dir: Path, fresh: Path, present: list[str], aside: Path | None) -> None:
     # A store without its pepper keeps a hub from starting, should this be cut short in between.
+    if aside is not None:
+        for name in sorted({*present} - {"hub.db"}, key=lambda name: name != "pepper"):
+            (data_dir / name).rename(aside / name)
     for path in sorted(fresh.iterdir(), key=lambda path: (_MOVED.get(path.name, 1), path.name)):
         target = data_dir / path.name
         if target.is_dir():
             target.rmdir()  # one of the empty ones
         path.rename(target)
-    return aside

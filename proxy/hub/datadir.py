@@ -41,6 +41,8 @@ DATABASE_BYTES_MIN = 512
 # Keys, tokens and certificates have a few kilobytes; whatever is larger was not written by a hub.
 FILE_BYTES_MAX = 1024 * 1024
 _MISSING = "missing"
+# How the folder begins in which a restore unpacks; one that is there afterwards is of one that was cut short.
+RESTORING = ".restore-"
 # A statement that was signed (auth/succession.py).
 _STATEMENT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
@@ -157,11 +159,17 @@ class DataDir:
         return cls(path)
 
     def check_databases(self) -> None:
-        """Raise DataDirError when a hub has run here and what it knew is gone: it would be made anew.
+        """Raise DataDirError when what a hub knew, or was to know, is gone: it would be made anew.
 
         A trail that is missing is not: to move it away is how a new one is begun.
         """
         if not is_there(self._endpoint_file):
+            cut = next(self.path.glob(f"{RESTORING}*"), None)
+            if cut is not None and not is_there(self.store_file):
+                raise DataDirError(
+                    f"a restore into {self.path} was cut short: restore a backup, "
+                    f"or remove {cut} to begin with no team, agent or cluster"
+                )
             return
         fault = _fault_of_database(self.store_file)
         if fault:

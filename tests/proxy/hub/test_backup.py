@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import datetime
+import errno
+import fcntl
 import io
 import json
+import os
 import sqlite3
 import stat
 import tarfile
@@ -187,14 +190,8 @@ def test_overwriting_moves_the_old_files_aside_and_keeps_the_trail(hub: DataDir,
     restore(hub.path, tmp_path / "hub.tar", overwrite=True)
 
 
-@pytest.mark.parametrize(
-    # Where nothing is, nothing is half before the first is moved there.
-    ("over", "moved"),
-    [
-        *(("nothing", moved) for moved in range(1, 10)),
-        *((over, moved) for over in ("another", "one that never ran") for moved in range(10)),
-    ],
-)
+@pytest.mark.parametrize("over", ["nothing", "another", "one that never ran", "one without a store"])
+@pytest.mark.parametrize("moved", range(10))
 def test_no_hub_starts_on_half_of_a_restore(
     hub: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, over: str, moved: int
 ) -> None:
@@ -206,7 +203,8 @@ def test_no_hub_starts_on_half_of_a_restore(
         present.pepper()
         present.make_admin_token()
         ensure_certificate(present.tls_dir, (), datetime.datetime.now(datetime.UTC))
-        Store(present.store_file, org="main", clock=clock).close()
+        if over != "one without a store":
+            Store(present.store_file, org="main", clock=clock).close()
         if over == "another":
             present.write_admin_endpoint(AdminEndpoint("https://127.0.0.1:1", ""))
         whole.add((present.signing_keys().active.kid, read_private(present.tls_dir / "ca.pem")))
@@ -233,6 +231,42 @@ def test_no_hub_starts_on_half_of_a_restore(
     else:
         files = ensure_certificate(present.tls_dir, (), datetime.datetime.now(datetime.UTC))
         assert (kid, read_private(files.ca)) in whole
+    # Once more is enough, and leaves nothing of what was cut short.
+    monkeypatch.setattr(Path, "rename", rename)
+    restore(present.path, tmp_path / "hub.tar", overwrite=True)
+    assert agents(present) == ["sre-1"]
+    assert not [*present.path.glob(".restore-*")]
+
+
+def test_a_disk_that_is_full_changes_nothing(
+    hub: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(hub.path, tmp_path / "hub.tar")
+    before = contents(hub.path)
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr("shutil.copy2", full)
+    with pytest.raises(BackupError, match="No space left on device"):
+        restore(hub.path, tmp_path / "hub.tar", overwrite=True)
+    assert contents(hub.path) == before
+    assert not [*hub.path.glob(".*re*")]
+
+
+def test_what_a_killed_backup_has_left_goes_with_the_next_one(hub: DataDir, tmp_path: Path) -> None:
+    left, other = tmp_path / ".hawse-backup-1", tmp_path / ".hawse-backup-2"
+    for folder in (left, other):
+        folder.mkdir(mode=0o700)
+        (folder / "hub.db").write_bytes(b"SECRET")
+    descriptor = os.open(other, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    backup(hub.path, tmp_path / "hub.tar")
+    # Another backup is still at work there.
+    assert [*tmp_path.glob(".hawse-backup-*")] == [other]
+    os.close(descriptor)
+    backup(hub.path, tmp_path / "hub2.tar")
+    assert not [*tmp_path.glob(".hawse-backup-*")]
 
 
 def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> None:
