@@ -100,7 +100,10 @@ def backup(data_dir: Path, archive: Path) -> None:
     except FileExistsError as error:
         raise BackupError(f"{archive} exists already: choose another name") from error
     except sqlite3.Error as error:
-        why = f"{data_dir / 'hub.db'}: {explained(data_dir / 'hub.db', error)}"
+        store = data_dir / "hub.db"
+        # That is only read: a disk that is full is the copy's.
+        full = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
+        why = f"{archive.absolute().parent if full else store}: {explained(store, error)}"
         raise BackupError(f"cannot back up {data_dir} to {archive}: {why}") from error
     except (OSError, DataDirError) as error:
         raise BackupError(f"cannot back up {data_dir} to {archive}: {_said(error)}") from error

@@ -55,7 +55,7 @@ def restore(reach: Reach, /, file: Path, overwrite: bool) -> None:
     # The store is of that time: who was kept out since then has a key that is good again.
     say(
         f"who was locked, revoked or removed since {done.created} may act again, until it is done once more: "
-        f"hawse audit list --kind admin.action --since {shlex.quote(done.created)}"
+        f"hawse audit list{_same(reach)} --kind admin.action --since {shlex.quote(done.created)}"
     )
     say(f"restored the backup of {done.created} into {folder}; start the hub: {_start(reach)}")
     if done.replaced is not None:
@@ -66,6 +66,11 @@ def _start(reach: Reach) -> str:
     """The command that starts the hub of the folder that was meant."""
     if reach.data_dir is not None:
         return f"HAWSE_HUB_DATA_DIR={shlex.quote(str(reach.data_dir))} hawse hub"
-    if reach.config_file is not None:
-        return f"hawse hub --config {shlex.quote(str(reach.config_file))}"
-    return "hawse hub"
+    return f"hawse hub{_same(reach)}"
+
+
+def _same(reach: Reach) -> str:
+    """The option that names the same folder to another command."""
+    if reach.data_dir is not None:
+        return f" --data-dir {shlex.quote(str(reach.data_dir))}"
+    return f" --config {shlex.quote(str(reach.config_file))}" if reach.config_file is not None else ""

@@ -254,6 +254,24 @@ def test_a_disk_that_is_full_changes_nothing(
     assert not [*hub.path.glob(".*re*")]
 
 
+def test_a_disk_that_has_no_room_for_a_backup_is_named(
+    hub: DataDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def connect_small(path: Path, timeout: float = 5.0) -> sqlite3.Connection:
+        connection = connect(path, timeout=timeout)
+        if path != hub.store_file:
+            connection.execute("PRAGMA max_page_count = 1")
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", connect_small)
+    archive = tmp_path / "elsewhere" / "hub.tar"
+    archive.parent.mkdir()
+    told = f"{archive.parent}: database or disk is full: free some of the disk"
+    assert fault_of_backup(hub, archive) == told
+
+
 def test_what_a_killed_backup_has_left_goes_with_the_next_one(hub: DataDir, tmp_path: Path) -> None:
     left, other = tmp_path / ".hawse-backup-1", tmp_path / ".hawse-backup-2"
     for folder in (left, other):

@@ -21,7 +21,9 @@ async def test_a_running_hub_is_backed_up_and_restored_elsewhere(hub: Hub, tmp_p
     assert f"; start the hub: HAWSE_HUB_DATA_DIR={other} hawse hub\n" in done.stderr
     # A store of an earlier time has let in again whom it was told to keep out since.
     assert "may act again" in done.stderr
-    [since] = re.findall(r"hawse audit list --kind admin.action --since (\S+)\n", done.stderr)
+    [since] = re.findall(
+        rf"hawse audit list --data-dir {other} --kind admin.action --since (\S+)\n", done.stderr
+    )
     assert datetime.fromisoformat(since).tzinfo is not None
     assert DataDir.open(other).signing_keys().active.kid == hub.data.signing_keys().active.kid
     assert "--overwrite" in await hub.fails("--data-dir", str(other), "restore", str(archive))
@@ -54,5 +56,6 @@ async def test_a_restored_hub_is_started_by_the_configuration_that_named_it(hub:
     restore = ("restore", str(archive))
     done = await hub.ok("--config", str(config), *restore, env={"HAWSE_HUB_DATA_DIR": None})
     assert done.stderr.endswith(f"; start the hub: hawse hub --config {config}\n")
+    assert f": hawse audit list --config {config} --kind" in done.stderr
     done = await hub.ok(*restore, env={"HAWSE_HUB_DATA_DIR": str(tmp_path / "third")})
     assert done.stderr.endswith("; start the hub: hawse hub\n")
