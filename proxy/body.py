@@ -33,7 +33,8 @@ _DATA_PER_FRAMING = 4
 CHUNKS_AT_ONCE_MAX = 512
 
 _CRLF = b"\r\n"
-# The line that ends a chunk's data together with the next one's size.
+# A size, and with it the line that ends the data of the chunk before.
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8}+)\r\n")
 _NEXT = re.compile(rb"\r\n([0-9A-Fa-f]{1,8}+)\r\n")
 _NEXT_BEGUN = re.compile(rb"\r?+|\r\n(?:[0-9A-Fa-f]{1,8}+\r?+)?+")
 
@@ -99,15 +100,17 @@ class ChunkedBody:
             self._left = left - size
             return data
         if self._unfinished:
+            if (
+                self._unfinished == _CRLF
+                and data.endswith(_CRLF)
+                and (line := _SIZE.match(data)) is not None
+                and size - 2 == (at := line.end()) + int(line[1], 16) > at
+            ):
+                # A chunk and no more, as an event of a watch and a line of a log come.
+                return data[at:-2]
             data = self._unfinished + data
             size = len(data)
             self._unfinished = b""
-            if data.endswith(_CRLF) and (line := _NEXT.match(data)) is not None:
-                at = line.end()
-                if size - 2 == at + int(line[1], 16) > at:
-                    # A chunk and no more, as an event of a watch and a line of a log come.
-                    self._unfinished = _CRLF
-                    return data[at:-2]
         # Views, so that the one copy is the one that joins them.
         view = memoryview(data)
         parts: list[bytes | memoryview] = []

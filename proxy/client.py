@@ -216,19 +216,40 @@ class ClientConnection:
 
         At its end that is 0, and shows when the next thing is asked for. Raises OutboundBroken.
         """
+        data = self._receive_nowait()
+        if data is None:
+            return None
+        self._scanner.feed(data)
+        return len(data)
+
+    def take_in_body_nowait(self) -> bytes | None:
+        """Take in what has come on the connection, and return body bytes as receive_body_nowait does.
+
+        For whoever has left nothing of the body; there may be more than a piece of it now (`holds_more`).
+        """
+        assert not self._scanner.held, "what came before has to be received first"
+        data = self._receive_nowait()
+        if data is None:
+            return None
+        framed = self._framed
+        if framed is None or self._body_left is not None or not data or len(data) > BODY_BYTES_MAX:
+            self._scanner.feed(data)
+            return self.receive_body_nowait()
+        # It need not be kept first, as that has to be in which a head may stand.
+        data = self._unframed(framed, data)
+        return data if data or self.body_read else None
+
+    def _receive_nowait(self) -> bytes | None:
+        """Return what has come on the connection, b"" at its end, None when nothing has."""
         stream = self._tls
         assert stream is not None, "only TLS can be received from without a wait"
         try:
             data = stream.receive_nowait()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
-        if data is None:
-            return None
-        if data:
-            self._scanner.feed(data)
-        else:
+        if data == b"":
             self._end()
-        return len(data)
+        return data
 
     def _begin_body(self, head: ResponseHead) -> None:
         """Find out how the answer's body ends, by RFC 9112 section 6.3."""

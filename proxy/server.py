@@ -505,18 +505,18 @@ class ServerConnection:
     def _framed(self, first: bytes, data: bytes, end: bool) -> bytes:
         """Return what is to be sent: `first`, and body bytes as they are framed."""
         framing = self._framing
-        if framing == _COUNTED:
-            self._left = left = self._left - len(data)
-            if left and (end or left < 0):
-                self._torn = True
-                raise FramingFault("the answer's body has another length than its head says")
-            first += data
-        elif framing == _CHUNKED:
+        if framing == _CHUNKED:
             if data:
                 last = b"\r\n0\r\n\r\n" if end else b"\r\n"
                 first = b"".join((first, b"%x\r\n" % len(data), data, last))
             elif end:
                 first += b"0\r\n\r\n"
+        elif framing == _COUNTED:
+            self._left = left = self._left - len(data)
+            if left and (end or left < 0):
+                self._torn = True
+                raise FramingFault("the answer's body has another length than its head says")
+            first += data
         elif framing == _ENDLESS:
             first += data
         if end:

@@ -149,29 +149,24 @@ class AwaitedAnswer:
             if self._call.long:
                 connection.forget_lines()
             if self._has_room():
-                self._pass_on()
+                self._pass_on(connection.receive_body_nowait())
 
     def _go_on(self) -> bool:
         """Take in and pass on while more than a little comes; whether there is a wait for the rest of it."""
         connection = self._connection
         while self._has_room():
-            count = connection.take_in_nowait()
-            if count is None:
-                return True
-            if not self._pass_on():
+            piece = connection.take_in_body_nowait()
+            if not self._pass_on(piece):
                 return False
-            if count < MORE_BYTES:
+            if piece is None or len(piece) < MORE_BYTES:
                 return True
         return False
 
-    def _pass_on(self) -> bool:
-        """Pass on what is here of the body, a failure behind it, while there is room, as there has to be for
-        the first piece; whether more may come."""
+    def _pass_on(self, piece: bytes | None) -> bool:
+        """Pass on `piece`, for which there is room, and what else is here of the body, a failure behind it,
+        while there is room for that; whether more may come."""
         connection, stream = self._connection, self._stream
-        while True:
-            piece = connection.receive_body_nowait()
-            if piece is None:
-                return True
+        while piece is not None:
             end = connection.body_read
             taken = stream.send_nowait(piece, eof=end)
             assert taken, "a stream with room takes one piece more"
@@ -182,6 +177,8 @@ class AwaitedAnswer:
                 return True
             if not self._has_room():
                 return False
+            piece = connection.receive_body_nowait()
+        return True
 
     def _has_room(self) -> bool:
         """Whether the stream takes a piece; if not, nothing is done until it does.
@@ -210,7 +207,9 @@ class AwaitedAnswer:
         if self._over:
             return
         try:
-            if self._has_room() and self._pass_on() and self._go_on():
+            if not self._has_room():
+                return
+            if self._pass_on(self._connection.receive_body_nowait()) and self._go_on():
                 self._outbound.watch(self._on_input)
         except OutboundBroken as broken:
             self._break_off(broken.failure)

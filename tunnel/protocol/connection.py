@@ -356,10 +356,11 @@ class Connection(Core):
         count = len(data)
         if count:
             stream.moved_at = now
-            stream.window.consume(count)
+            due = stream.window.consume(count)
             self.memory.release(count)
             if not stream.receiving.at_rest:
-                self.grant(stream, now)
+                if due:
+                    self.grant(stream, now)
             elif stream in self.lingering:
                 self.forget_if_done(stream)
         return data

@@ -43,9 +43,12 @@ class ReceiveWindow:
         self.credit -= count
         self.held += count
 
-    def consume(self, count: int) -> None:
+    def consume(self, count: int) -> bool:
+        """Take `count` of the bytes that are held; whether `grant` may have something."""
         assert 0 <= count <= self.held
         self.held -= count
+        # Most of the time less than half was used, so less is due: see is_due.
+        return self.credit * 2 <= self.size and self.is_due
 
     @property
     def is_due(self) -> bool:

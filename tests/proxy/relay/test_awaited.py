@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+import tunnel.stream
 from proxy import client
 from proxy.client import INTERIM_MAX, ClientConnection
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
@@ -236,6 +237,23 @@ async def test_a_connection_that_ends_with_its_answer_comes_to_the_same(
     assert tasks == []
 
 
+async def test_a_body_is_read_as_its_own_head_says_and_not_as_the_one_before_it(tmp_path: Path) -> None:
+    body = b"6\r\nabcdef\r\n"
+
+    async def script(connection: Connection) -> None:
+        for head, last in (CHUNKS, b"0\r\n\r\n"), (b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\n", b""):
+            await connection.request()
+            for piece in filter(None, (head, body, last)):
+                await connection.send(piece)
+                await trio.testing.wait_all_tasks_blocked(0.005)
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        assert [(await relay.ask()).body for _ in range(2)] == [b"abcdef", body]
+        assert relay.tasks.names == []
+        assert len(relay.server.connections) == 1
+
+
 async def test_the_first_request_on_a_connection_has_a_task_until_it_is_sent(tmp_path: Path) -> None:
     async with rig(answering(HEAD, b"abcdef"), tmp_path) as relay:
         await relay.warm()
@@ -292,6 +310,8 @@ async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
     with_head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "BODY_BYTES_MAX", 5)
+    # What one read brings, and a torn record before it, can be more than a stream takes at once.
+    monkeypatch.setattr(tunnel.stream, "PIECE_BYTES_MOST", 5)
 
     async def script(connection: Connection) -> None:
         await connection.request()

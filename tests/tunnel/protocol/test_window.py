@@ -27,9 +27,16 @@ def grant(
 def test_credit_returns_at_half_a_window() -> None:
     window = ReceiveWindow()
     window.receive(40 * KIB)
-    window.consume(32 * KIB - 1)
+    assert not window.consume(32 * KIB - 1)
     assert grant(window, 10.0) == 0
-    window.consume(1)
+    assert window.consume(1)
+    assert grant(window, 10.0) == 32 * KIB
+
+
+def test_a_consumed_byte_that_leaves_exactly_half_of_the_credit_returns_the_rest() -> None:
+    window = ReceiveWindow()
+    window.receive(32 * KIB)
+    assert window.consume(32 * KIB)
     assert grant(window, 10.0) == 32 * KIB
 
 
