@@ -20,8 +20,8 @@ STRANGERS_PER_PLACE_MAX = 512
 STRANGERS_MAX = 4096
 # A head may have 1 MiB; 64 of the largest at once are more than any honest crowd sends before it is known.
 STRANGERS_BYTES_MAX = 64 * 1024 * 1024
-# An ordinary head is far below this, so a crowd of large ones never costs an ordinary one its connection:
-# 4,096 such heads are 64 MiB more.
+# An ordinary head is far below this, so a crowd of large ones never costs an ordinary one its connection. As
+# many such heads as there may be connections are held besides.
 STRANGER_BYTES_FREE = 16 * 1024
 # To send a short form and take a short answer. A place at the gate must not be held by doing neither, or some
 # thousand connections would shut everybody out for as long as they like.
@@ -46,6 +46,8 @@ class Gate:
     """Counts connections whose sender has not authenticated, and the bytes they have sent."""
 
     clock: Callable[[], float] = time.monotonic
+    connections_max: int = STRANGERS_MAX
+    bytes_max: int = STRANGERS_BYTES_MAX
     bytes_held: int = 0
     strangers: dict[Stranger, None] = attrs.Factory(dict)
     """All that are here, in the order in which they came."""
@@ -60,27 +62,34 @@ class Gate:
 
         Where there are too many, the oldest of them makes room and is `cut`, which is told why, once it has
         been here for UNHURRIED_S: whoever holds all the places by saying nothing would else keep out those
-        that come from the same address, as the agents behind one gateway do.
+        that come from the same address, as the agents behind one gateway do. Where there are too many in all,
+        an address that has more of them than the newcomer's makes room at once, so that a flood from some
+        addresses keeps nobody out who comes from another.
         """
         place = place_of(address)
         there = self.places.get(place, {})
         if len(there) >= STRANGERS_PER_PLACE_MAX:
-            self._make_room(there, f"{len(there)} connections of {place} have not authenticated, the limit")
-        elif self.connections >= STRANGERS_MAX:
-            self._make_room(self.strangers, f"{self.connections} connections wait to authenticate, the limit")
+            why = f"{len(there)} connections of {place} have not authenticated, the limit"
+            self._oldest(there, why).make_room(why)
+        elif self.connections >= self.connections_max:
+            why = f"{self.connections} connections wait to authenticate, the limit"
+            fullest = max(self.places.values(), key=len)
+            if len(fullest) > len(there) + 1:
+                # Not the oldest, which is nearest to saying who it is.
+                newest = next(reversed(fullest))
+                newest.make_room(f"{why}, {len(fullest)} of them of {newest.place}")
+            else:
+                self._oldest(self.strangers, why).make_room(why)
         stranger = Stranger(self, place, cut, self.clock())
         self.strangers[stranger] = None
         self.places.setdefault(place, {})[stranger] = None
         return stranger
 
-    def _make_room(self, strangers: dict[Stranger, None], why: str) -> None:
+    def _oldest(self, strangers: dict[Stranger, None], why: str) -> Stranger:
         oldest = next(iter(strangers))
         if self.clock() - oldest.since < UNHURRIED_S:
             raise TooManyStrangersError(why)
-        oldest.leave()
-        if oldest.patience is not None:
-            oldest.patience.cancel()
-        oldest.cut(why)
+        return oldest
 
 
 def place_of(address: str) -> str:
@@ -122,6 +131,13 @@ class Stranger:
             if not there:
                 del self.gate.places[self.place]
 
+    def make_room(self, why: str) -> None:
+        """End this connection for the sake of another."""
+        self.leave()
+        if self.patience is not None:
+            self.patience.cancel()
+        self.cut(why)
+
     def settle(self) -> None:
         """Forget what was received so far: it was answered, and is held no more."""
         self.gate.bytes_held -= self.bytes_held
@@ -131,7 +147,7 @@ class Stranger:
         """Charge received bytes; raises BrokenResourceError when strangers hold too much in all."""
         self.bytes_held += size
         self.gate.bytes_held += size
-        if self.gate.bytes_held > STRANGERS_BYTES_MAX and self.bytes_held > STRANGER_BYTES_FREE:
+        if self.gate.bytes_held > self.gate.bytes_max and self.bytes_held > STRANGER_BYTES_FREE:
             raise trio.BrokenResourceError("too many bytes of connections that have not authenticated")
 
 

@@ -120,7 +120,7 @@ class Front:
 
     def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
         """Have a connection end that is in the way of a newer one."""
-        self._turned_away.warning(f"ended the oldest connection: {why}", trio.current_time())
+        self._turned_away.warning(f"ended a connection for a newer one: {why}", trio.current_time())
         shut_down(tcp)
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:

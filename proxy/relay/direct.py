@@ -38,6 +38,10 @@ from tunnel.tcp import Bonds, TCPStream
 log = logging.getLogger("hawse.relay")
 
 HANDSHAKE_S = 10.0
+# Only hubs have something to say here, from an address or two. A stranger takes up to 50 KiB, and 16 for a
+# head: with these 82 MiB in all, of what a relay is given beside its memory_mib.
+STRANGERS_MAX = 1024
+STRANGERS_BYTES_MAX = 16 * 1024 * 1024
 
 _BEARER = re.compile(rb"Bearer ([A-Za-z0-9._-]{1,8192})")
 
@@ -51,7 +55,7 @@ class DirectServer:
     certificate: WatchedFile[ssl.SSLContext]
     memory: Memory
     """In which what calls hold is counted."""
-    gate: Gate = attrs.Factory(Gate)
+    gate: Gate = attrs.Factory(lambda: Gate(connections_max=STRANGERS_MAX, bytes_max=STRANGERS_BYTES_MAX))
     deadlines: Deadlines = attrs.Factory(Deadlines)
     """Whoever serves connections runs it beside."""
     bonds: Bonds = attrs.Factory(Bonds)
@@ -86,7 +90,7 @@ class DirectServer:
             await trio.aclose_forcefully(tls)
 
     def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
-        self._turned_away.warning(f"ended the oldest connection: {why}", trio.current_time())
+        self._turned_away.warning(f"ended a connection for a newer one: {why}", trio.current_time())
         shut_down(tcp)
 
     async def _serve(self, connection: ServerConnection, stranger: Stranger, peer: str) -> None:

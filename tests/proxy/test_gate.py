@@ -15,12 +15,12 @@ def _enter(gate: Gate, address: str) -> Stranger:
 
 def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
-    monkeypatch.setattr(module, "STRANGERS_MAX", 3)
-    gate = Gate()
+    gate = Gate(connections_max=4)
     first, _ = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.1")
     with pytest.raises(TooManyStrangersError, match=r"192\.0\.2\.1"):
         _enter(gate, "192.0.2.1")
     _enter(gate, "192.0.2.2")
+    _enter(gate, "192.0.2.3")
     with pytest.raises(TooManyStrangersError, match="wait to authenticate"):
         _enter(gate, "192.0.2.3")
     first.leave()
@@ -29,9 +29,8 @@ def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
-    monkeypatch.setattr(module, "STRANGERS_MAX", 3)
     at = 100.0
-    gate = Gate(clock=lambda: at)
+    gate = Gate(clock=lambda: at, connections_max=3)
     cut: list[str] = []
 
     def enter(name: str, address: str) -> Stranger:
@@ -57,6 +56,28 @@ def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> No
     assert (gate.connections, list(gate.places)) == (3, ["192.0.2.2", "192.0.2.3", "192.0.2.4"])
 
 
+def test_whoever_has_the_most_makes_room_at_once_for_one_from_elsewhere() -> None:
+    gate = Gate(connections_max=6)
+    cut: list[str] = []
+    for number in range(4):
+        gate.enter("192.0.2.1", lambda why, number=number: cut.append(f"{number}: {why}"))  # type: ignore[misc]
+    for _ in range(2):
+        _enter(gate, "192.0.2.2")
+    _enter(gate, "192.0.2.3")
+    # The older ones are nearer to saying who they are.
+    assert cut == ["3: 6 connections wait to authenticate, the limit, 4 of them of 192.0.2.1"]
+    with pytest.raises(TooManyStrangersError):
+        _enter(gate, "192.0.2.2")
+    _enter(gate, "192.0.2.3")
+    with pytest.raises(TooManyStrangersError):
+        _enter(gate, "192.0.2.3")
+    assert {place: len(there) for place, there in gate.places.items()} == {
+        "192.0.2.1": 2,
+        "192.0.2.2": 2,
+        "192.0.2.3": 2,
+    }
+
+
 def test_the_addresses_of_one_client_of_ipv6_are_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
     gate = Gate()
@@ -79,9 +100,8 @@ def test_leaving_twice_gives_back_once() -> None:
     assert (gate.connections, dict(gate.places)) == (0, {})
 
 
-def test_strangers_bytes_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STRANGERS_BYTES_MAX", 4 * STRANGER_BYTES_FREE)
-    gate = Gate()
+def test_strangers_bytes_are_bounded_in_all() -> None:
+    gate = Gate(bytes_max=4 * STRANGER_BYTES_FREE)
     one, other = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.2")
     other.count(STRANGER_BYTES_FREE)
     one.count(3 * STRANGER_BYTES_FREE)
@@ -92,11 +112,8 @@ def test_strangers_bytes_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> 
     assert gate.bytes_held == 0
 
 
-def test_a_crowd_of_large_heads_does_not_cost_an_ordinary_one_its_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "STRANGERS_BYTES_MAX", STRANGER_BYTES_FREE)
-    gate = Gate()
+def test_a_crowd_of_large_heads_does_not_cost_an_ordinary_one_its_connection() -> None:
+    gate = Gate(bytes_max=STRANGER_BYTES_FREE)
     crowd, ordinary = _enter(gate, "192.0.2.1"), _enter(gate, "192.0.2.2")
     crowd.count(STRANGER_BYTES_FREE)
     ordinary.count(STRANGER_BYTES_FREE)

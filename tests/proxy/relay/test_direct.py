@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from types import ModuleType
 
 import attrs
 import pytest
@@ -143,8 +144,13 @@ async def test_a_stranger_that_says_nothing_is_shown_out(tmp_path: Path, autojum
         await tcp.aclose()
 
 
-async def test_strangers_above_the_cap_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "STRANGERS_PER_PLACE_MAX", 2)
+@pytest.mark.parametrize(
+    ("module", "cap"), [(gate, "STRANGERS_PER_PLACE_MAX"), (direct, "STRANGERS_MAX")], ids=["place", "all"]
+)
+async def test_strangers_above_the_cap_make_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, cap: str
+) -> None:
+    monkeypatch.setattr(module, cap, 2)
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         silent = [await way.connect() for _ in range(2)]
         with pytest.raises((OSError, trio.BrokenResourceError)):
