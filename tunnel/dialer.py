@@ -160,30 +160,35 @@ class _Dialer:
 
     async def _bring_back(self, tunnel: _Tunnel) -> None:
         """Find the session another connection whenever it has lost one, until it ends."""
-        session = tunnel.session
-        while await session.wait_detached():
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._dial_again, tunnel, nursery.cancel_scope)
-                # It can be away for too long in the middle of a dial.
-                await session.wait_closed()
-                nursery.cancel_scope.cancel()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._dial_whenever_lost, tunnel, nursery)
+            # It can be away for too long in the middle of a dial.
+            await tunnel.session.wait_closed()
+            nursery.cancel_scope.cancel()
 
-    async def _dial_again(self, tunnel: _Tunnel, over: trio.CancelScope) -> None:
-        """Dial until the session goes on, and while it does; then cancel `over`."""
+    async def _dial_whenever_lost(self, tunnel: _Tunnel, nursery: trio.Nursery) -> None:
+        # Beside a dial the connection before may still take its leave: for a second, where nobody hears it.
+        while await tunnel.session.wait_detached():
+            await nursery.start(self._dial_again, tunnel)
+
+    async def _dial_again(self, tunnel: _Tunnel, task_status: trio.TaskStatus[None]) -> None:
+        """Dial until the session goes on, which is when this is started, and carry it while it does."""
         session, name = tunnel.session, self.config.endpoint.name
         wait_s, hub_time = RESUME_FIRST_S * self.config.chance(), ""
         while True:
             await trio.sleep(wait_s)
             if session.closed:
                 # In this very pass; whoever waits for that cancels us in the next one.
+                task_status.started()
                 return
             try:
                 async with dial(self.config, session.hello_again(), RESUME_DIAL_S, hub_time) as attempt:
                     attempt.succeeded()
                     log.info("the tunnel to %s is back, session %s goes on", name, session.session_id)
+                    task_status.started()
                     with suppress(SessionClosed, RemoteProtocolError):
                         await session.resume(attempt.transport, attempt.greeting)
-                break
+                return
             except DialFailed as exc:
                 log.info("session %s cannot go on yet: no tunnel to %s: %s", session.session_id, name, exc)
                 wait_s = max(RESUME_PAUSE_S * (1 + self.config.chance()), exc.retry_after_s)
@@ -196,7 +201,6 @@ class _Dialer:
                 elif not session.stream_count:
                     # Nobody waits for it; after a crash of the hub, all relays would dial it every second.
                     session.abandon(f"tunnel lost: {exc}")
-        over.cancel()
 
     def _let_go(self, tunnel: _Tunnel, drain_s: float) -> None:
         """Let a tunnel end beside the next one."""

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MemorySendStream, MockClock, wait_all_tasks_blocked
 
 from tests.tunnel.test_dialer import (
     OURS,
@@ -122,6 +122,31 @@ async def test_a_session_goes_on_over_the_next_connection(autojump_clock: MockCl
         stream = hub.session.open_stream(b"head", context=hub.session.add_context(1, b"x"))
         assert (await served.sessions[0].accept()).head == b"head"
         stream.close_nowait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_connection_that_falls_silent_is_followed_as_soon_as_its_silence_is_noticed(
+    autojump_clock: MockClock,
+) -> None:
+    """However often: nobody waits for the farewell of the one before."""
+    async with trio.open_nursery() as nursery:
+        hub, served = Hub(), Served()
+        network = Network(nursery, hub, open_max=2)
+        await run(nursery, network, served)
+        (session,) = served.sessions
+        assert hub.session is not None
+        hub.session.open_stream(b"head", context=hub.session.add_context(1, b"x"))
+        for _ in range(3):
+            await trio.sleep(10)
+            silenced = hub.streams[-1]
+            assert isinstance(silenced, trio.StapledStream)
+            assert isinstance(silenced.send_stream, MemorySendStream)
+            silenced.send_stream.send_all_hook = silenced.send_stream.close_hook = None
+            assert await session.wait_detached()
+            noticed_at = trio.current_time() - network.began_at
+            await trio.sleep(3)
+            assert network.dialled_at[-1] - noticed_at == pytest.approx(0.5)
+            assert not session.detached
         nursery.cancel_scope.cancel()
 
 
