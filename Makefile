@@ -49,7 +49,7 @@ test-tls: $(STAMP) ## TLS and what stands on it, for another Python: make test-t
 		tests/tunnel/test_net.py tests/tunnel/test_websocket.py tests/tunnel/test_websocket_peers.py
 
 test-long: $(STAMP) ## the tests that move gigabytes or take minutes
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "long" --timeout 1800
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest -m "long"
 
 faults: $(STAMP) ## the whole fault suite: cuts, black holes, restarts; figures in benchmarks/RESULTS.md (40 minutes)
 	@rm -f $(VENV)/faults.jsonl

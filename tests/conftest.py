@@ -1,4 +1,6 @@
-"""How long hypothesis looks, in every test: HYPOTHESIS_PROFILE=deep looks a hundred times longer."""
+"""How long hypothesis looks, in every test (HYPOTHESIS_PROFILE=deep looks a hundred times longer),
+and how long a test of the long ones may take.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,12 @@ import gc
 import os
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+# What takes a minute of a core takes more on a busy machine, where the bound of all other tests would end it;
+# hypothesis then calls it flaky.
+LONG_S = 1800
 
 # A shared machine makes any deadline per example a coin toss, so there is none; pytest-timeout ends a hang.
 _SLOW_IS_FINE = [HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -16,6 +23,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 # A shell that runs the tests in the background has them ignore SIGINT, which whatever they start inherits.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("long") is not None and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONG_S))
 
 
 def pytest_collection_finish() -> None:
