@@ -15,6 +15,7 @@ import attrs
 
 from audit.ids import new_eid
 from audit.record import (
+    ARGV_ITEMS_MAX,
     NAME_CHARACTERS_MAX,
     TARGET_CHARACTERS_MAX,
     Actor,
@@ -37,7 +38,7 @@ from audit.record import (
 )
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import Principal
-from auth.requestinfo import RequestInfo, parse_query
+from auth.requestinfo import RequestInfo, first_values, raw_values, said
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
 from proxy.hub.access import TOKENS_REMEMBERED_MAX
@@ -304,10 +305,21 @@ def stream_of(head: RequestHead, info: RequestInfo | None) -> Stream | None:
     proto = proto_of(upgrade)
     if info.subresource not in {"exec", "attach"}:
         return Stream(proto)
-    query = parse_query(info.query)
+    query = first_values(info.query, ("container", "tty"))
     return Stream(
-        proto,
-        tuple(query.get("command", ())),
-        query.get("container", [""])[0],
-        query.get("tty", ["false"])[0] == "true",
+        proto, _command(info.query), query.get("container", [""])[0], query.get("tty", [""])[0] == "true"
     )
+
+
+def _command(query: bytes) -> tuple[str, ...]:
+    """The arguments of an exec, of which only those are read that a record keeps: the rest is counted."""
+    told: list[str] = []
+    left = TARGET_CHARACTERS_MAX
+    values = raw_values(query, "command")
+    for value in values:
+        if (argument := said(value)) is not None:
+            told.append(argument)
+            left -= len(argument)
+            if left <= 0 or len(told) == ARGV_ITEMS_MAX:
+                break
+    return (*told, *("" for _ in values))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.record import NAME_CHARACTERS_MAX, TARGET_CHARACTERS_MAX, Client, Decision, Event
+from audit.record import ARGV_ITEMS_MAX, NAME_CHARACTERS_MAX, TARGET_CHARACTERS_MAX, Client, Decision, Event
 from auth.principal import Principal
-from auth.requestinfo import parse
+from auth.requestinfo import parse, said
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead
 from proxy.hub.admission import understand
@@ -149,3 +149,27 @@ def test_whether_an_upgrade_was_asked_for_does_not_depend_on_its_name(
     stream = stream_of(RequestHead.of(b"GET", target, headers), parse(b"GET", target))
     assert stream is not None
     assert (stream.proto, stream.upgraded) == (proto, upgrade is not None)
+
+
+def test_of_an_execs_arguments_no_more_is_read_than_a_record_keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def counted(value: bytes) -> str | None:
+        read.append(value)
+        return said(value)
+
+    monkeypatch.setattr("proxy.hub.trail.said", counted)
+    arguments = [b"sh", b"%zz", *[b"%61"] * 5000]
+    target = b"/api/v1/namespaces/a/pods/p/exec?tty=true&" + b"&".join([b"command=" + a for a in arguments])
+    stream = stream_of(RequestHead.of(b"POST", target), parse(b"POST", target))
+    assert stream is not None
+    assert stream.tty
+    more = f"…[{5001 - ARGV_ITEMS_MAX} more arguments]"
+    assert stream.command == ("sh", *["a"] * (ARGV_ITEMS_MAX - 1), more)
+    assert len(read) == ARGV_ITEMS_MAX + 1
+    long = target.replace(b"%61", b"%61" * TARGET_CHARACTERS_MAX, 1)
+    stream = stream_of(RequestHead.of(b"POST", long), parse(b"POST", long))
+    assert stream is not None
+    kept = "a" * (TARGET_CHARACTERS_MAX - 2)
+    assert stream.command == ("sh", f"{kept}…[2 more characters]", "…[4999 more arguments]")
+    assert len(read) == ARGV_ITEMS_MAX + 1 + 3
