@@ -27,7 +27,14 @@ from proxy.configuration import MIB
 from proxy.exchange import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.gate import STRANGER_S
-from proxy.head import HeadError, HeadTooLarge, RequestHead, ResponseHead, request_line
+from proxy.head import (
+    LONG_HEAD_BYTES,
+    HeadError,
+    HeadTooLarge,
+    RequestHead,
+    ResponseHead,
+    request_line,
+)
 from proxy.http import ServerConnection
 from proxy.hub.access import RENEWAL, AccessTokens, Denied, decide
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
@@ -53,6 +60,7 @@ from proxy.status import (
 from proxy.tunnelled import TunnelOutbound
 from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
 from tunnel.loglimit import LogLimit
+from tunnel.turns import turns
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
 ATTEMPTS_MAX = 4
@@ -185,8 +193,11 @@ class Calls:
         When cancelled, the client's connection is cut, the stream to the relay is reset, and the call has
         its closing event all the same.
         """
-        now = time.time()
         asked = understand(head.method, head.target)
+        if len(head.target) > LONG_HEAD_BYTES:
+            # To record it and to send it on takes as long again.
+            await turns().turn()
+        now = time.time()
         try:
             caller = self.admission.caller(head, asked, now)
         except TokenError as error:

@@ -16,7 +16,7 @@ import trio
 
 from auth.succession import TrustedKeys
 from proxy.exchange import StreamCode
-from proxy.head import HeadError, RequestHead
+from proxy.head import LONG_HEAD_BYTES, HeadError, RequestHead
 from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
 from proxy.relay.exchange import Call, Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
@@ -25,6 +25,7 @@ from proxy.tunnelled import HUB_GROUP, TunnelInbound
 from tunnel import Context, Session, Stream
 from tunnel.parking import ParkingSpot
 from tunnel.stream import StreamReset
+from tunnel.turns import turns
 
 
 async def serve_session(
@@ -72,12 +73,19 @@ class SessionServer:
         self._due: deque[Callable[[], None]] = deque()
         self._runner = ParkingSpot("one task runs what is due")
 
-    def serve(self, stream: Stream) -> None:
-        """Begin with a stream; a fault in it reaches no other."""
+    def serve(self, stream: Stream, in_turn: bool = False) -> None:
+        """Begin with a stream; a fault in it reaches no other.
+
+        One message can bring a dozen of long heads, of which one is read in a pass (`in_turn`).
+        """
+        head = stream.head
+        if len(head) > LONG_HEAD_BYTES and not in_turn:
+            self._nursery.start_soon(self._serve_in_turn, stream)
+            return
         try:
             claims = self._verifier.of_context(stream.context)
             try:
-                request = RequestHead.decode(stream.head)
+                request = RequestHead.decode(head)
             except HeadError as error:
                 raise refusal(StreamCode.PROTOCOL, str(error)) from error
             call = self._upstream.prepare(request, claims)
@@ -88,6 +96,18 @@ class SessionServer:
             fail(stream)
             return
         AwaitedAnswer(self, stream, call).begin()
+
+    async def _serve_in_turn(self, stream: Stream) -> None:
+        try:
+            await turns().turn()
+        except trio.Cancelled:
+            say_leaving(stream)
+            stream.close_nowait()
+            raise
+        if stream.broken:
+            stream.close_nowait()
+        else:
+            self.serve(stream, in_turn=True)
 
     # -- for the answers that no task awaits: see awaited.Server
 

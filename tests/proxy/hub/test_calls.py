@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 import pytest
@@ -29,8 +29,9 @@ from auth.principal import Principal
 from auth.succession import TrustedKeys
 from auth.tokens import issue_access
 from proxy.exchange import InboundBroken
-from proxy.head import ANSWER_HEAD_BYTES_MAX, RequestHead, ResponseHead
+from proxy.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.http import ServerConnection
+from proxy.hub import calls as calls_module
 from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
 from proxy.hub.calls import Calls
@@ -52,12 +53,14 @@ from tests.proxy.relay.apiserver import OK as API_OK
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.apiserver import headers as header_values
 from tests.proxy.relay.ways import direct_way
+from tests.tunnel.passes import counted_passes
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
 from tunnel import CloseCode, Processed, Session, StreamCode
 from tunnel.net import TLSStream
 from tunnel.readiness import Readiness
 
+T = TypeVar("T")
 Change = Callable[[Store, str], object]
 ISSUER = "https://hub.example"
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n\r\n"
@@ -1073,3 +1076,21 @@ async def test_what_is_wrong_with_a_request_is_recorded_beyond_the_rate_as_well(
     assert [event["kind"] for event in events] == [kind] * 3
     assert events[-1]["decision"]["rule"] == "limits.requests_per_second"  # type: ignore[index]
     assert all(note in str(event["note"]) for event in events)
+
+
+async def test_a_long_target_is_understood_in_one_pass_and_recorded_in_another(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noting(function: Callable[..., T]) -> Callable[..., T]:
+        def noted(*arguments: Any, **options: Any) -> T:
+            passes.note()
+            return function(*arguments, **options)
+
+        return noted
+
+    monkeypatch.setattr(calls_module, "understand", noting(calls_module.understand))
+    monkeypatch.setattr(Trail, "call", noting(Trail.call))
+    target = "/clusters/prod/api/v1/pods?x=" + LONG_HEAD_BYTES * "x"
+    with counted_passes() as passes:
+        assert (await bench.ask(bench.request(f"GET {target} HTTP/1.1")))[0] == 503
+    assert (passes.noted.total(), passes.most) == (2, 1)

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -18,19 +19,21 @@ import tunnel.stream
 from proxy import client
 from proxy.client import INTERIM_MAX, ClientConnection
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import HEAD_BYTES_MAX, RequestHead
+from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Call, Upstream
 from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, Answer, TunnelWay, inner, token, trusting
+from tests.tunnel.passes import counted_passes
 from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, Stream, StreamReset, Welcome, memory_transport_pair, open_session
 from tunnel.protocol.frames import FrameType
 from tunnel.tcp import TCPStream
 from tunnel.tls import TLSStream
 from tunnel.transport import MemoryTransport
+from tunnel.turns import turns
 
 TARGET = b"/api/v1/namespaces/a/pods"
 
@@ -870,3 +873,59 @@ async def test_an_answer_leaves_where_it_was_noticed(tmp_path: Path, monkeypatch
         # By no task of the session.
         kinds = [kind for message in sent for kind, *_ in frames_of(message)]
         assert [kind for kind in kinds if kind != FrameType.ACK] == [FrameType.HEAD, FrameType.DATA]
+
+
+def long_heads(relay: Rig, count: int) -> list[Stream]:
+    """Open streams with long heads, which come in one message."""
+    session = relay.way.session
+    context = session.add_context(1, token().encode())
+    head = inner(TARGET, (b"accept", b"a" * LONG_HEAD_BYTES)).encode()
+    return [session.open_stream(head, context=context, eof=True) for _ in range(count)]
+
+
+async def test_of_long_heads_that_come_together_one_is_served_in_a_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = Upstream.prepare
+
+    def noted(*arguments: Any) -> Call:
+        passes.note()
+        return prepare(*arguments)
+
+    async with rig(answering(OK), tmp_path) as relay:
+        await relay.warm()
+        monkeypatch.setattr(Upstream, "prepare", noted)
+        with counted_passes() as passes:
+            for stream in long_heads(relay, 12):
+                with trio.fail_after(5):
+                    assert (await stream.receive_head()).startswith(b"HTTP/1.1 200 ")
+        assert passes.noted.total() == 12
+        assert passes.most == 1
+
+
+@pytest.mark.parametrize("how", ["left", "ended"])
+async def test_a_long_head_whose_stream_ends_before_its_turn_is_not_served(how: str, tmp_path: Path) -> None:
+    asked = 0
+
+    async def script(connection: Connection) -> None:
+        nonlocal asked
+        while await connection.request():
+            asked += 1
+            await connection.send(OK)
+
+    async with rig(script, tmp_path) as relay:
+        await relay.warm()
+        async with turns()._lock:
+            (stream,) = long_heads(relay, 1)
+            await trio.testing.wait_all_tasks_blocked(0.005)
+            if how == "left":
+                stream.reset(StreamCode.CANCEL)
+            else:
+                relay.serving.cancel()
+                with pytest.raises(StreamReset) as caught, trio.fail_after(2):
+                    await stream.receive_head()
+                assert caught.value.code is StreamCode.DRAINING
+            await trio.testing.wait_all_tasks_blocked(0.005)
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        assert asked == 0
+        assert relay.upstream.underway.count == 0
