@@ -15,18 +15,21 @@ is room for them in this pass (`admits`), and wait for another one (`wait`) wher
 from __future__ import annotations
 
 import math
+import time
 
 import trio
 
 from tunnel.parking import ParkingSpot
 
 __all__ = [
+    "SLICE_S",
     "SMALL_PIECE_BYTES",
     "SPARE_FRAMES",
     "SPELL_S",
     "STEP_S",
     "TASKS_PER_PASS",
     "TASKS_PER_PASS_MAX",
+    "Slices",
     "Turns",
     "turns",
 ]
@@ -43,6 +46,8 @@ TASKS_PER_PASS_MAX = 32
 # Whoever was woken for more bytes than that does not ask: so many cannot come in a pass for hundreds, and a
 # large body would pay for it with each of its pieces.
 SMALL_PIECE_BYTES = 4096
+# Of whoever looks at thousands of calls: what a look takes may be a microsecond, or a policy's conditions.
+SLICE_S = 0.002
 
 
 class Turns:
@@ -104,6 +109,23 @@ class Turns:
                 before = trio.current_time()
             else:
                 await trio.lowlevel.checkpoint()
+
+
+class Slices:
+    """The time of a task that goes over all there is: a little of it in each pass."""
+
+    def __init__(self) -> None:
+        self._ends_at = time.perf_counter() + SLICE_S
+
+    @property
+    def over(self) -> bool:
+        """Whether it is time for the `next` one."""
+        return time.perf_counter() >= self._ends_at
+
+    async def next(self) -> None:
+        """Let the others have their turn."""
+        await trio.lowlevel.checkpoint()
+        self._ends_at = time.perf_counter() + SLICE_S
 
 
 _turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("tunnel.turns")

@@ -31,6 +31,7 @@ from proxy.forward import CloseReason
 from proxy.hub.config import LimitsConfig
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from tunnel import MODEST_USERS_MAX, Memory
+from tunnel.turns import Slices
 
 # Between two looks at the calls that live: how exact ages and silences are kept.
 TICK_S = 1.0
@@ -180,12 +181,18 @@ class Limits:
         """Look at the calls that live, again and again."""
         while True:
             await trio.sleep(TICK_S)
-            now = self._clock()
-            await calls.end(
-                [(live, ending) for live in calls if (ending := self._look(calls, live, now)) is not None]
-            )
+            now, slices = self._clock(), Slices()
+            doomed: list[tuple[LiveCall, Ending]] = []
+            for live in calls:
+                if slices.over:
+                    await slices.next()
+                if (ending := self._look(calls, live, now)) is not None:
+                    doomed.append((live, ending))
+            await calls.end(doomed)
             self._charge(now)
             for live in calls:
+                if slices.over:
+                    await slices.next()
                 self._pace(live)
 
     def _charge(self, now: float) -> None:
@@ -200,7 +207,8 @@ class Limits:
     def _look(self, calls: LiveCalls, live: LiveCall, now: float) -> Ending | None:
         """Charge what has moved since the last look; say so when nothing has for too long."""
         load = self._loads.get(live.call.agent.id)
-        if load is None or live.ended is not None:
+        # Others have had their turn since the look began.
+        if load is None or live.ended is not None or live.over:
             return None
         tally, limits = live.tally, load.limits
         seen = self._seen.get(live)

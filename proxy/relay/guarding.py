@@ -14,14 +14,13 @@ import trio
 from proxy.exchange import Failure, Processed, StreamCode
 from proxy.relay.exchange import Upstream
 from proxy.relay.guardrails import GuardrailDenied, Guardrails
+from tunnel.turns import Slices
 
 # Between two looks at the files: half of the two seconds within which a change ends what it denies. A kubelet
 # takes up to a minute to bring a changed ConfigMap.
 LOOK_S = 1.0
 # Between two looks at what the time alone may have ended, by a condition.
 TIMED_EVERY_S = 10.0
-# Calls that are judged in one go, at some microseconds each; then the others may run.
-JUDGED_PER_PASS = 256
 
 
 async def run_guardrails(guardrails: Guardrails, upstream: Upstream) -> NoReturn:
@@ -37,12 +36,13 @@ async def run_guardrails(guardrails: Guardrails, upstream: Upstream) -> NoReturn
 
 async def end_denied(guardrails: Guardrails, upstream: Upstream) -> None:
     """End each call under way that the guardrails would not let pass now."""
-    calls = list(upstream.underway)
-    for at in range(0, len(calls), JUDGED_PER_PASS):
-        async with trio.open_nursery() as nursery:
-            for call in calls[at : at + JUDGED_PER_PASS]:
-                try:
-                    guardrails.check(call.claims, call.info)
-                except GuardrailDenied as denied:
-                    reason = denied.failure.reason
-                    nursery.start_soon(call.revoke, Failure(StreamCode.REVOKED, Processed.MAYBE, reason))
+    slices = Slices()
+    async with trio.open_nursery() as nursery:
+        for call in upstream.underway:
+            if slices.over:
+                await slices.next()
+            try:
+                guardrails.check(call.claims, call.info)
+            except GuardrailDenied as denied:
+                reason = denied.failure.reason
+                nursery.start_soon(call.revoke, Failure(StreamCode.REVOKED, Processed.MAYBE, reason))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -21,9 +21,10 @@ from proxy.hub.connections import AgentConnections
 from proxy.hub.entities import Agent, AgentState
 from proxy.hub.front import plain
 from proxy.hub.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
-from proxy.hub.live import LiveCall, LiveCalls
+from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.server import ServerConnection
 from tests.proxy.hub.test_live import REVOKED, Side
+from tests.tunnel.passes import counted_passes
 from tunnel import MODEST_USERS_MAX, Memory
 
 NONE = LimitsConfig(
@@ -204,6 +205,41 @@ async def test_what_was_charged_at_a_look_is_not_charged_again_at_the_end(autoju
         await trio.sleep(TICK_S)
         assert limits.admit(agent()) is None
         nursery.cancel_scope.cancel()
+
+
+async def test_what_ends_during_a_look_is_charged_once_and_forgotten(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.turns.SLICE_S", 0)
+    limits = Limits(attrs.evolve(NONE, bytes_per_minute=600), clock=trio.current_time)
+    calls = LiveCalls(lambda live: None)
+    lives = [live_call(number)[0] for number in range(3)]
+    for live in lives:
+        assert limits.admit(agent()) is None
+        calls.enter(live)
+        limits.enter(live)
+        live.tally.bytes_out = 100
+
+    def look(*arguments: Any) -> Ending | None:
+        passes.note()
+        ending = Limits._look(limits, *arguments)
+        if calls.count == 3:
+            for ended in lives[:2]:
+                calls.leave(ended)
+                limits.leave(ended)
+        return ending
+
+    monkeypatch.setattr(limits, "_look", look)
+    with counted_passes() as passes:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(limits.run, calls)
+            await trio.sleep(1.5 * TICK_S)
+            nursery.cancel_scope.cancel()
+    assert (passes.noted.total(), passes.most) == (3, 1)
+    assert limits._seen.keys() == {lives[2]}
+    bucket = limits._loads[agent().agent_id].bytes
+    assert bucket is not None
+    assert bucket.left(trio.current_time()) == pytest.approx(300 + 1.5 * TICK_S * 10)
 
 
 async def test_a_paused_call_that_is_ended_goes_on_to_its_end(autojump_clock: MockClock) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,11 +27,12 @@ from proxy.http import ServerConnection
 from proxy.hub.admission import Call
 from proxy.hub.boots import Boots
 from proxy.hub.entities import Mode
-from proxy.hub.live import SWEEP_S, Ending, LiveCall, LiveCalls
+from proxy.hub.live import ENDED_PER_PASS, SWEEP_S, Ending, LiveCall, LiveCalls
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from proxy.wire import CONNECTION_BYTES
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
+from tests.tunnel.passes import counted_passes
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
 from tunnel import Interruptions, Memory, Stream
@@ -59,8 +61,10 @@ class Side:
 
     abandoned: list[Failure | None] = attrs.Factory(list)
     cuts: list[Failure] = attrs.Factory(list)
+    on_abandon: Callable[[], None] = lambda: None
 
     async def abandon(self, failure: Failure | None = None) -> None:
+        self.on_abandon()
         self.abandoned.append(failure)
         await trio.lowlevel.checkpoint()
 
@@ -188,6 +192,43 @@ async def test_a_call_that_is_over_is_not_ended() -> None:
     assert await calls.end([(live, REVOKED)]) == []
     assert live.ended is None
     assert side.abandoned == []
+
+
+async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass() -> None:
+    calls = LiveCalls(lambda live: None)
+    doomed = []
+    for number in range(3 * ENDED_PER_PASS + 1):
+        live, side = make(number)
+        side.on_abandon = lambda: passes.note()
+        calls.enter(live)
+        doomed.append((live, REVOKED))
+    with counted_passes() as passes:
+        assert await calls.end(doomed) == [live for live, _ in doomed]
+    assert passes.noted.total() == len(doomed)
+    assert passes.most == ENDED_PER_PASS
+
+
+async def test_whoever_judges_all_calls_lets_others_have_their_turn(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.turns.SLICE_S", 0)
+
+    def judge(live: LiveCall) -> Ending | None:
+        passes.note()
+        return REVOKED if live.eid == "eid-1" else None
+
+    calls = LiveCalls(judge)
+    lives = [make(number)[0] for number in range(5)]
+    for live in lives:
+        calls.enter(live)
+    with counted_passes() as passes:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(calls.run)
+            calls.reconsider()
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+    assert (passes.noted.total(), passes.most) == (5, 1)
+    assert [live.ended for live in lives] == [None, REVOKED, None, None, None]
 
 
 # --- whole calls ---
