@@ -52,7 +52,9 @@ class SessionInfo:
 class Sessions(Protocol):
     """The calls under way, as far as administration needs them."""
 
-    def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> Sequence[SessionInfo]:
+    async def sessions(
+        self, *, agent: str | None = None, cluster: str | None = None
+    ) -> Sequence[SessionInfo]:
         """Those that fit all that is given, the oldest first."""
         ...
 

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import attrs
 import trio
 
+from audit.record import proto_of
 from proxy.forward import CloseReason
 from proxy.hub.boots import Boots
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.operations import SessionInfo
-from proxy.hub.trail import stream_of
+from tunnel.turns import in_slices
 
 
 @attrs.frozen
@@ -22,9 +23,9 @@ class LiveSessions:
     boots: Boots
     boot: str
 
-    def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> list[SessionInfo]:
+    async def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> list[SessionInfo]:
         """Those of an agent, on a cluster, or all; the oldest first."""
-        return [_info(live) for live in self._chosen(None, agent, cluster)]
+        return await in_slices(_info, self._chosen(None, agent, cluster))
 
     async def hubs_beside(self) -> int:
         """How many hubs that were replaced still finish calls of their own, which are not among these."""
@@ -38,7 +39,7 @@ class LiveSessions:
         ending = Ending(CloseReason.KILLED, reason)
         # What has ended by itself meanwhile is not among them.
         chosen = self._chosen(session_id, agent, cluster)
-        return [_info(live) for live in await self.live.end([(live, ending) for live in chosen])]
+        return await in_slices(_info, await self.live.end([(live, ending) for live in chosen]))
 
     def _chosen(self, session_id: str | None, agent: str | None, cluster: str | None) -> list[LiveCall]:
         return [
@@ -72,9 +73,8 @@ def _info(live: LiveCall) -> SessionInfo:
 
 def _kind(live: LiveCall) -> str:
     """What it is to its user: `watch`, `log`, `exec/websocket`, `portforward/spdy/3.1`, `request`."""
-    info = live.call.info
-    stream = stream_of(live.call.head, info)
-    if stream is None:
+    info, upgrade = live.call.info, live.call.head.upgrade
+    if upgrade is None and not info.long_running:
         return "request"
     what = info.subresource or info.verb
-    return f"{what}/{stream.proto}" if stream.upgraded else what
+    return what if upgrade is None else f"{what}/{proto_of(upgrade)}"

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.tunnel.passes import counted_passes
-from tunnel.turns import SPARE_FRAMES, STEP_S, TASKS_PER_PASS, TASKS_PER_PASS_MAX, Turns
+from tunnel.turns import SPARE_FRAMES, STEP_S, TASKS_PER_PASS, TASKS_PER_PASS_MAX, Turns, in_slices
 
 
 async def test_of_tasks_that_are_woken_at_once_some_go_on_in_a_pass_and_then_the_next(
@@ -72,3 +73,20 @@ def test_what_one_takes_beyond_what_all_have_in_common_is_taken_from_nobody() ->
     assert common.spare(0.0) == SPARE_FRAMES
     common.take(2 * SPARE_FRAMES)
     assert common.spare(0.0) == 0
+
+
+async def test_who_goes_over_very_many_things_lets_others_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def said(number: int) -> int:
+        passes.note()
+        return -number
+
+    with counted_passes() as passes:
+        monkeypatch.setattr("tunnel.turns.SLICE_S", 60)
+        assert await in_slices(said, range(5)) == [0, -1, -2, -3, -4]
+        assert passes.most == 5
+        passes.noted.clear()
+        monkeypatch.setattr("tunnel.turns.SLICE_S", 0)
+        assert await in_slices(said, range(5)) == [0, -1, -2, -3, -4]
+        assert passes.most == 1

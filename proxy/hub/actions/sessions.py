@@ -12,6 +12,7 @@ from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.hub.operations import Operations, SessionInfo, Sessions
 from proxy.hub.rules import shown
 from proxy.hub.store import Store
+from tunnel.turns import in_slices
 
 # An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.
 REASON_LENGTH_MAX = 200
@@ -75,10 +76,10 @@ class SessionActions:
 
     async def list_all(self, *, agent: str | None, cluster: str | None) -> Done:
         """List the calls that are under way."""
-        self._check_names(agent, cluster)
-        listed = self.live.sessions(agent=agent, cluster=cluster)
+        await self._check_names(agent, cluster)
+        listed = await self.live.sessions(agent=agent, cluster=cluster)
         beside = await self.live.hubs_beside()
-        return Done({"sessions": [_session(session) for session in listed], "hubs_beside": beside})
+        return Done({"sessions": await in_slices(_session, listed), "hubs_beside": beside})
 
     async def kill(self, kill: Kill, *, operator: str) -> Done:
         """End a call, or all of an agent, of a cluster, or of an agent on a cluster."""
@@ -87,7 +88,7 @@ class SessionActions:
         reason = kill.reason.strip()
         if not 1 <= len(reason) <= REASON_LENGTH_MAX or not reason.isprintable():
             raise InvalidError(f"the reason is 1 to {REASON_LENGTH_MAX} printable characters")
-        self._check_names(kill.agent, kill.cluster)
+        await self._check_names(kill.agent, kill.cluster)
         killed = await self.live.kill(
             session_id=kill.id,
             agent=kill.agent,
@@ -100,19 +101,19 @@ class SessionActions:
         which = " ".join(f"{key}={value}" for key, value in named.items() if value is not None)
         return Done(
             {
-                "killed": [_session(session) for session in killed],
+                "killed": await in_slices(_session, killed),
                 "hubs_beside": await self.live.hubs_beside(),
             },
             note=f"{which} killed={len(killed)} reason={reason}",
         )
 
-    def _check_names(self, agent: str | None, cluster: str | None) -> None:
+    async def _check_names(self, agent: str | None, cluster: str | None) -> None:
         if agent is not None:
             known(self._now.agents_by_name, "agent", agent)
         # A cluster that was just removed may still have calls that are ending.
-        if cluster is not None and not self.live.sessions(cluster=cluster):
+        if cluster is not None and not await self.live.sessions(cluster=cluster):
             known(self._now.clusters_by_name, "cluster", cluster)
 
 
 def _session(session: SessionInfo) -> Payload:
-    return {**attrs.asdict(session), "started_at": time_text(session.started_at)}
+    return {**attrs.asdict(session, recurse=False), "started_at": time_text(session.started_at)}

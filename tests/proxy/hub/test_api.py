@@ -74,7 +74,9 @@ class FakeSessions:
         self.killed: list[dict[str, str | None]] = []
         self.beside = 1
 
-    def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> Sequence[SessionInfo]:
+    async def sessions(
+        self, *, agent: str | None = None, cluster: str | None = None
+    ) -> Sequence[SessionInfo]:
         return [one for one in self.live if agent in (None, one.agent) and cluster in (None, one.cluster)]
 
     async def hubs_beside(self) -> int:
@@ -86,7 +88,7 @@ class FakeSessions:
     ) -> Sequence[SessionInfo]:
         await trio.lowlevel.checkpoint()
         self.killed.append({"id": session_id, "agent": agent, "cluster": cluster, "reason": reason})
-        fitting = self.sessions(agent=agent, cluster=cluster)
+        fitting = await self.sessions(agent=agent, cluster=cluster)
         return [one for one in fitting if session_id in (None, one.id)]
 
 

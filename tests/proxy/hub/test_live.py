@@ -563,8 +563,8 @@ async def test_an_operator_sees_what_is_under_way_and_ends_it(bench: Bench, tmp_
         await stream.send_head(SWITCHING)
         await stream.send_all(b"first")
         await wait_all_tasks_blocked(0.01)
-        [seen] = sessions.sessions(agent="ann", cluster="prod")
-        assert sessions.sessions(agent="bob") == sessions.sessions(cluster="other") == []
+        [seen] = await sessions.sessions(agent="ann", cluster="prod")
+        assert await sessions.sessions(agent="bob") == await sessions.sessions(cluster="other") == []
         assert (seen.kind, seen.verb, seen.resource) == ("exec/websocket", "get", "pods/exec")
         assert (seen.namespace, seen.name, seen.relay) == ("dev", "p", "relay-1")
         assert (seen.status, seen.bytes_in, seen.bytes_out) == (101, 0, 5)

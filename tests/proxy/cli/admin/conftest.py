@@ -41,7 +41,9 @@ class Live:
     def relays(self) -> Sequence[RelayInfo]:
         return self.relays_here
 
-    def sessions(self, *, agent: str | None = None, cluster: str | None = None) -> Sequence[SessionInfo]:
+    async def sessions(
+        self, *, agent: str | None = None, cluster: str | None = None
+    ) -> Sequence[SessionInfo]:
         return [
             one for one in self.sessions_here if agent in (None, one.agent) and cluster in (None, one.cluster)
         ]
@@ -54,7 +56,9 @@ class Live:
         self, *, session_id: str | None, agent: str | None, cluster: str | None, reason: str
     ) -> Sequence[SessionInfo]:
         await trio.lowlevel.checkpoint()
-        gone = [one for one in self.sessions(agent=agent, cluster=cluster) if session_id in (None, one.id)]
+        gone = [
+            one for one in await self.sessions(agent=agent, cluster=cluster) if session_id in (None, one.id)
+        ]
         for one in gone:
             self.sessions_here.remove(one)
         return gone
