@@ -21,6 +21,7 @@ import trio
 
 from tunnel import Memory
 from tunnel.protocol.memory import Holder
+from tunnel.turns import Slices
 
 # Between two looks at all calls. A relay in direct mode begins 1,000 in that time at most, each with two
 # handshakes of TLS: 80 MiB.
@@ -109,8 +110,11 @@ class HeldUp(Generic[CallT]):
                     self._release(call)
             await trio.lowlevel.checkpoint()
         # By those that there are now: some have ended since the list was made.
-        for call in self._held.keys() - set(self._calls):
-            self._release(call)
+        gone, slices = self._held.keys() - set(self._calls), Slices()
+        while gone:
+            if slices.over:
+                await slices.next()
+            self._release(gone.pop())
         self._memory.relieve()
 
     def _hold(self, call: CallT, size: int, now: float) -> None:

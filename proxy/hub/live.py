@@ -40,8 +40,8 @@ from tunnel.turns import Slices
 SWEEP_S = 0.25
 # Between two looks at what the time alone may have ended, by a condition of a policy.
 TIMED_EVERY_S = 10.0
-# Each one's end takes some 100 µs in all, TLS and all, in three passes.
-ENDED_PER_PASS = 64
+# Each end takes some 200 µs in several passes, TLS and the record of it included.
+ENDED_PER_PASS = 32
 
 
 _CODES = {CloseReason.DEADLINE: StreamCode.DEADLINE, CloseReason.OVERLOADED: StreamCode.OVERLOADED}
@@ -200,7 +200,11 @@ class LiveCalls(Drained):
         return any(live.call.long for live in self._calls.values())
 
     def __iter__(self) -> Iterator[LiveCall]:
-        return iter(list(self._calls.values()))
+        lives = list(self._calls.values())
+        lives.reverse()
+        # Those that have ended go one by one, as whoever goes over them does: 10,000 at once take 70 ms.
+        while lives:
+            yield lives.pop()
 
     def enter(self, live: LiveCall) -> None:
         """A call begins."""

@@ -14,6 +14,9 @@ from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.operations import SessionInfo
 from tunnel.turns import in_slices
 
+# What was ended is held no longer than others are: to let 10,000 go at once takes 70 ms.
+KILLED_AT_ONCE = 256
+
 
 @attrs.frozen
 class LiveSessions:
@@ -37,9 +40,14 @@ class LiveSessions:
     ) -> Sequence[SessionInfo]:
         """End what fits all that is given, and return what was ended. Waits for nobody at the other ends."""
         ending = Ending(CloseReason.KILLED, reason)
-        # What has ended by itself meanwhile is not among them.
         chosen = self._chosen(session_id, agent, cluster)
-        return await in_slices(_info, await self.live.end([(live, ending) for live in chosen]))
+        chosen.reverse()
+        killed: list[SessionInfo] = []
+        while chosen:
+            some = [(chosen.pop(), ending) for _ in range(min(len(chosen), KILLED_AT_ONCE))]
+            # What has ended by itself meanwhile is not among them.
+            killed += map(_info, await self.live.end(some))
+        return killed
 
     def _chosen(self, session_id: str | None, agent: str | None, cluster: str | None) -> list[LiveCall]:
         return [
