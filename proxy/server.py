@@ -23,7 +23,7 @@ either (`proxy.stand_by`), and whether its client is still there is told by one,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
@@ -82,6 +82,8 @@ class ServerConnection:
         tls: TLSStream | None = None,
         readiness: Readiness | None = None,
     ) -> None:
+        self.peer: Hashable = None
+        """Whose doing it is that something comes (`turns`), for whoever knows to say."""
         self._stream = stream
         # What sends without a wait.
         self._tls = stream if isinstance(stream, TLSStream) else tls
@@ -175,9 +177,9 @@ class ServerConnection:
                 common = turns()
                 if len(raw) > LONG_HEAD_BYTES:
                     # However many send such heads, strangers among them, one is read in a pass.
-                    await common.turn()
+                    await common.turn(self.peer)
                 elif not common.admits():
-                    await common.wait()
+                    await common.wait(self.peer)
                 return self.begin_request(raw)
             except BadRequest:
                 self._refuse()
@@ -318,7 +320,7 @@ class ServerConnection:
         while True:
             if self._crowded:
                 # However many bring such bodies, one of them is taken apart in a pass.
-                await turns().turn()
+                await turns().turn(self.peer)
                 self._crowded = False
             data = self.receive_body_nowait()
             if data is not None:
@@ -339,7 +341,7 @@ class ServerConnection:
             if len(received) <= SMALL_PIECE_BYTES and not (common := turns()).admits():
                 # To be read then, or again, should this be cancelled while it waits.
                 self._received.feed(bytes(received))
-                await common.wait()
+                await common.wait(self.peer)
             elif data := self._read(bytes(received)):
                 return data
 

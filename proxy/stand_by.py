@@ -13,7 +13,7 @@ begun and goes on (`hand_over`), and every end. Whatever comes after that is the
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 import trio
@@ -39,6 +39,11 @@ class Begun(Protocol):
 
     It ends by its answer, or by `give_up`, or a task goes on with it.
     """
+
+    @property
+    def peer(self) -> Hashable:
+        """Whose doing it is that a task has to go on with it (`turns`)."""
+        ...
 
     async def carry_on(self) -> None:
         """Go on with it, in the connection's task, and answer the client."""
@@ -132,7 +137,8 @@ class StandBy(Generic[SleeperT]):
             common = turns()
             if not common.admits():
                 # One relay can have hundreds handed over by what it answers at once.
-                await common.wait()
+                begun = self.begun
+                await common.wait(None if begun is None else begun.peer)
             fault, self._fault = self._fault, None
             if fault is not None:
                 try:

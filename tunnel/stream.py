@@ -15,7 +15,7 @@ the exchange.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -109,6 +109,12 @@ class Stream(trio.abc.HalfCloseableStream):
         return self._state.context
 
     @property
+    def peer(self) -> Hashable:
+        """Whose doing it is that something comes (`turns`): the other end's, or its user's who opened it."""
+        state = self._state
+        return self._mux if state.opened_here else state.group
+
+    @property
     def bytes_sent(self) -> int:
         return self._state.bytes_sent
 
@@ -168,7 +174,7 @@ class Stream(trio.abc.HalfCloseableStream):
                     self._head_reader = ParkingSpot("another task is waiting for this stream's head")
                 await self._head_reader.park()
                 if not self._mux.turns.admits():
-                    await self._mux.turns.wait()
+                    await self._mux.turns.wait(self.peer)
             return head
         finally:
             if not waited:
@@ -241,7 +247,7 @@ class Stream(trio.abc.HalfCloseableStream):
                     self._reader = ParkingSpot("another task is receiving from this stream")
                 await self._reader.park()
                 if self._state.incoming.size <= SMALL_PIECE_BYTES and not self._mux.turns.admits():
-                    await self._mux.turns.wait()
+                    await self._mux.turns.wait(self.peer)
             return data
         finally:
             if not waited:
@@ -272,7 +278,7 @@ class Stream(trio.abc.HalfCloseableStream):
                     and self._state.incoming.size <= SMALL_PIECE_BYTES
                     and not self._mux.turns.admits()
                 ):
-                    await self._mux.turns.wait()
+                    await self._mux.turns.wait(self.peer)
                 data = self._not_passed_on or self.receive_nowait()
             return data
         finally:

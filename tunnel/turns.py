@@ -9,14 +9,16 @@ little are not among the waiting.
 The same holds for the tasks that one peer can wake together: by the heads of answers, or the ends of watches,
 that stand in one message, or by hundreds of connections on which it says something at the same time. Each
 does little, and all of them would be one pass. So those that were woken and have much to do ask whether there
-is room for them in this pass (`admits`), and wait for another one (`wait`) where there is none.
+is room for them in this pass (`admits`), and wait for another one (`wait`) where there is none. Who has
+brought about that hundreds wait delays none but his own: those of each peer wait in a lane of their own.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
 import trio
@@ -60,11 +62,12 @@ class Turns:
     """Those of one run of trio."""
 
     def __init__(self) -> None:
-        self._lock = trio.StrictFIFOLock()
+        self._taken = False
+        self._lined_up = _Lanes()
         self._spare = 0
         self._spell_ends_at = -math.inf
         self._room = TASKS_PER_PASS
-        self._waiting = trio.lowlevel.ParkingLot()
+        self._waiting = _Lanes()
         self._renewer: ParkingSpot | None = None
 
     def spare(self, now: float) -> int:
@@ -77,10 +80,24 @@ class Turns:
         """So many were taken. If that is more than were left, who brings little does not wait for it."""
         self._spare = self._spare - frames if frames < self._spare else 0
 
-    async def turn(self) -> None:
-        """Wait for a turn: for a pass at least, and whoever is next has its turn in the pass behind that."""
-        async with self._lock:
-            pass
+    async def turn(self, peer: Hashable = None) -> None:
+        """Wait for a turn: for a pass at least, and whoever is next has its turn in the pass behind that.
+
+        `peer` is who has brought it about; one after the other has a turn, however much it brings.
+        """
+        if self._taken:
+            await self._lined_up.park(peer)
+        else:
+            self._taken = True
+            try:
+                await trio.lowlevel.checkpoint()
+            except BaseException:
+                self._pass_on()
+                raise
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._taken = self._lined_up.unpark(1) > 0
 
     def admits(self) -> bool:
         """Whether there is room in this pass for the task that asks; where there is not, it is to `wait`."""
@@ -91,9 +108,9 @@ class Turns:
             self._renew_soon()
         return True
 
-    async def wait(self) -> None:
-        """Wait for a pass with room, behind those that wait already."""
-        await self._waiting.park()
+    async def wait(self, peer: Hashable = None) -> None:
+        """Wait for a pass with room, behind those that wait already; for `peer` see `turn`."""
+        await self._waiting.park(peer)
 
     def _renew_soon(self) -> None:
         if self._renewer is None:
@@ -109,12 +126,36 @@ class Turns:
             now = trio.current_time()
             room = max(TASKS_PER_PASS, min(TASKS_PER_PASS_MAX, int((now - before) / STEP_S)))
             before = now
-            self._room = room - len(self._waiting.unpark(count=room))
+            self._room = room - self._waiting.unpark(room)
             if self._room:
                 await spot.park()
                 before = trio.current_time()
             else:
                 await trio.lowlevel.checkpoint()
+
+
+class _Lanes:
+    """Tasks that wait, those of each peer in a lane: of each lane one goes on, and then of the next."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[Hashable, trio.lowlevel.ParkingLot] = OrderedDict()
+
+    async def park(self, peer: Hashable) -> None:
+        lane = self._lanes.get(peer)
+        if lane is None:
+            lane = self._lanes[peer] = trio.lowlevel.ParkingLot()
+        await lane.park()
+
+    def unpark(self, count: int) -> int:
+        """Let so many go on; returns how many did."""
+        left = count
+        while left and self._lanes:
+            peer, lane = self._lanes.popitem(last=False)
+            # One that was cancelled may have left an empty lane.
+            left -= len(lane.unpark())
+            if lane:
+                self._lanes[peer] = lane
+        return count - left
 
 
 class Slices:

@@ -301,7 +301,7 @@ class _WebSocketTransport(Transport):
             self._events_left -= 1
             if self._events_left <= 0:
                 self._events_left = EVENTS_PER_TURN
-                await self._turns.turn()
+                await self._turns.turn(self)
                 continue
             event = None if frames.drained else next_event()
             if frames.of_messages:

@@ -196,7 +196,7 @@ class Calls:
         asked = understand(head.method, head.target)
         if len(head.target) > LONG_HEAD_BYTES:
             # To record it and to send it on takes as long again.
-            await turns().turn()
+            await turns().turn(connection.peer)
         now = time.time()
         try:
             caller = self.admission.caller(head, asked, now)

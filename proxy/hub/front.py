@@ -126,6 +126,7 @@ class Front:
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
         metered = MeteredStream(tls, stranger)
         with ServerConnection(metered, self.deadlines, tls, self._readiness) as connection:
+            connection.peer = stranger.place
             try:
                 await self._serve_requests(connection, tls, stranger, address)
                 return
@@ -188,6 +189,7 @@ class Front:
     def _known(self, connection: ServerConnection, stranger: Stranger, agent: Principal) -> None:
         """An agent has sent the first request of a connection."""
         stranger.leave()
+        connection.peer = agent.agent_id
         self.connections.enter(agent, connection)
 
     def _stand_by(

@@ -10,6 +10,7 @@ crosses and what is written down are the same functions as there, and whatever i
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 
 from audit.ids import new_eid
 from auth.jws import TokenError
@@ -84,6 +85,11 @@ class QuickRefusal:
         self._refusal = refusal
         connection.hand_over()
 
+    @property
+    def peer(self) -> Hashable:
+        """See Begun."""
+        return self._connection.peer
+
     async def carry_on(self) -> None:
         """Answer, in the client's own task."""
         await self._connection.answer(*refusal_response(self._head, self._refusal))
@@ -102,6 +108,11 @@ class QuickStart(LiveCall):
         self._calls = calls
         self._connection = connection
         connection.hand_over()
+
+    @property
+    def peer(self) -> Hashable:
+        """See Begun."""
+        return self._connection.peer
 
     async def carry_on(self) -> None:
         """Go on in the client's own task; see Calls.handle."""
@@ -144,6 +155,11 @@ class QuickCall(LiveCall):
         self._connection = connection
         self.opened = opened
         opened.stream.on_answer(self._look)
+
+    @property
+    def peer(self) -> Hashable:
+        """See Begun."""
+        return self.opened.stream.peer
 
     def _look(self) -> None:
         """Something of the answer is here: answer the client, or let its task go on."""

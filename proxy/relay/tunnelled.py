@@ -99,7 +99,7 @@ class SessionServer:
 
     async def _serve_in_turn(self, stream: Stream) -> None:
         try:
-            await turns().turn()
+            await turns().turn(stream.peer)
         except trio.Cancelled:
             say_leaving(stream)
             stream.close_nowait()

@@ -42,6 +42,7 @@ class Pending:
 
     head: RequestHead
     given_up: bool = False
+    peer: str = "relay"
 
     async def carry_on(self) -> None:
         """Whoever takes it answers by hand."""
@@ -489,12 +490,12 @@ async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connectio
         # For good: no pass is the next one.
         common._room = 0
         await bench.client.send_all(GET)
-        while not common._waiting:
+        while not common._waiting._lanes:
             await wait_all_tasks_blocked(0.001)
         bench.connection.end_idle()
         # Whoever is due is cut meanwhile.
         await trio.sleep(1)
-        common._waiting.unpark_all()
+        common._waiting.unpark(1)
         assert isinstance(await bench.came_back(), RequestHead)
         await bench.connection.answer(ok(b"x"), b"x")
         await bench.heard(1)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -90,3 +92,32 @@ async def test_who_goes_over_very_many_things_lets_others_have_their_turn(
         monkeypatch.setattr("tunnel.turns.SLICE_S", 0)
         assert await in_slices(said, range(5)) == [0, -1, -2, -3, -4]
         assert passes.most == 1
+
+
+@pytest.mark.parametrize("kind", ["wait", "turn"])
+async def test_whoever_brings_about_that_hundreds_wait_delays_no_other(
+    kind: str, mock_clock: MockClock
+) -> None:
+    common = Turns()
+    went_on: list[str] = []
+
+    async def go_on(peer: str) -> None:
+        await getattr(common, kind)(peer)
+        went_on.append(peer)
+
+    # For now there is neither room nor a turn.
+    common._room, common._taken = 0, True
+    async with trio.open_nursery() as nursery:
+        for _ in range(300):
+            nursery.start_soon(go_on, "many")
+        await wait_all_tasks_blocked()
+        for peer in ("few", "few", "one"):
+            nursery.start_soon(go_on, peer)
+        await wait_all_tasks_blocked()
+        assert went_on == []
+        if kind == "wait":
+            common._renew_soon()
+        else:
+            common._pass_on()
+    assert Counter(went_on) == {"many": 300, "few": 2, "one": 1}
+    assert Counter(went_on[:TASKS_PER_PASS]) == {"many": TASKS_PER_PASS - 3, "few": 2, "one": 1}

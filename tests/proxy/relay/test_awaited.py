@@ -915,17 +915,19 @@ async def test_a_long_head_whose_stream_ends_before_its_turn_is_not_served(how: 
 
     async with rig(script, tmp_path) as relay:
         await relay.warm()
-        async with turns()._lock:
-            (stream,) = long_heads(relay, 1)
-            await trio.testing.wait_all_tasks_blocked(0.005)
-            if how == "left":
-                stream.reset(StreamCode.CANCEL)
-            else:
-                relay.serving.cancel()
-                with pytest.raises(StreamReset) as caught, trio.fail_after(2):
-                    await stream.receive_head()
-                assert caught.value.code is StreamCode.DRAINING
-            await trio.testing.wait_all_tasks_blocked(0.005)
+        common = turns()
+        common._taken = True
+        (stream,) = long_heads(relay, 1)
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        if how == "left":
+            stream.reset(StreamCode.CANCEL)
+        else:
+            relay.serving.cancel()
+            with pytest.raises(StreamReset) as caught, trio.fail_after(2):
+                await stream.receive_head()
+            assert caught.value.code is StreamCode.DRAINING
+        await trio.testing.wait_all_tasks_blocked(0.005)
+        common._pass_on()
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert asked == 0
         assert relay.upstream.underway.count == 0
