@@ -7,13 +7,18 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
+from audit.flood import FIRST
+from audit.reader import AuditReader
+from audit.record import Kind
 from audit.store import AuditStore
+from audit.wanted import Wanted
 from proxy.configuration import Address
 from proxy.hub import serve
 from proxy.hub.boots import Boots
@@ -108,3 +113,24 @@ async def test_a_second_signal_does_not_end_the_last_writes(
     assert closed[-1:] == ["the trail"]
     assert not pid_file.exists()
     assert killed_by == []
+
+
+async def test_a_client_with_many_addresses_floods_the_trail_no_more_than_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail_often(acceptor: Acceptor, signals: AsyncIterator[int], public_url: str) -> bool:
+        front = acceptor.front
+        for number in range(2 * FIRST):
+            address = f"2001:db8::{number}"
+            front.recorder.complete(front.trail.stranger(Kind.AUTH_FAILED, client_ip=address, note="no"))
+        return False
+
+    monkeypatch.setattr(Acceptor, "accept_until_told", fail_often)
+    monkeypatch.setattr(serve, "settle", lambda: None)
+    anywhere = Address("127.0.0.1", 0)
+    config = HubConfig(listen=anywhere, admin=AdminConfig(listen=anywhere), data_dir=tmp_path / "data")
+    with trio.fail_after(20):
+        await serve.run_hub(config)
+    with closing(AuditReader(DataDir(config.data_dir).audit_file)) as reader:
+        failures = list(reader.query(Wanted(kinds=(Kind.AUTH_FAILED,))))
+    assert len(failures) == FIRST + 1
