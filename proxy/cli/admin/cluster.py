@@ -173,7 +173,7 @@ def add_cluster(
         },
     )
     constrained = bool(options["constrained"])
-    _hand_over(name, made, said, output_dir, kubeconfig, constrained=constrained, as_json=as_json)
+    _hand_over(name, made, said, output_dir, kubeconfig, relay_url, constrained=constrained, as_json=as_json)
     if not as_json and not teams:
         say(f"no team may reach it yet: hawse admin cluster grant {name} TEAM")
 
@@ -225,7 +225,7 @@ def replace_key(
     said = _manifest_options(options)
     made = reach.client().post("clusters", name, "keys", body={"keep_old": keep_old, "manifest": said})
     constrained = bool(options["constrained"])
-    _hand_over(name, made, said, output_dir, kubeconfig, constrained=constrained, as_json=as_json)
+    _hand_over(name, made, said, output_dir, kubeconfig, None, constrained=constrained, as_json=as_json)
 
 
 @cluster.command("show")
@@ -366,6 +366,7 @@ def _hand_over(
     said: dict[str, object],
     output_dir: Path | None,
     kubeconfig: Path | None,
+    relay_url: str | None,
     *,
     constrained: bool,
     as_json: bool,
@@ -376,7 +377,7 @@ def _hand_over(
 
     if output_dir is not None:
         # Before anything else can fail: nobody has the key but this process.
-        write_relay_files(output_dir, relay_files(child(made, "relay"), kubeconfig))
+        write_relay_files(output_dir, relay_files(child(made, "relay"), kubeconfig, relay_url))
     role = rendered_role(made, said, constrained=constrained)
     made = {**made, "manifests": rendered_manifests(name, made, said), "rbac": role}
     if as_json:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from proxy.cli.admin.client import Object
 from proxy.cli.admin.output import text
@@ -18,8 +19,11 @@ HUB_CA = "hub-ca.pem"
 FILES = (CONFIG, KEY, HUB_KEYS, HUB_CA)
 
 
-def relay_files(relay: Object, kubeconfig: Path | None) -> dict[str, str]:
-    """Fill in the files, by name; every value is quoted by JSON's rules, which TOML's strings share."""
+def relay_files(relay: Object, kubeconfig: Path | None, relay_url: str | None) -> dict[str, str]:
+    """Fill in the files, by name; every value is quoted by JSON's rules, which TOML's strings share.
+
+    `relay_url` is what the hub has taken for direct mode.
+    """
     files = {HUB_KEYS: text(relay, "hub_keys") + "\n"}
     lines = [
         "# Made by `hawse admin cluster add` or `cluster key`. Paths are relative to this file.",
@@ -40,9 +44,9 @@ def relay_files(relay: Object, kubeconfig: Path | None) -> dict[str, str]:
     if text(relay, "mode") == "direct":
         lines += [
             "",
-            "# Where the hub reaches this relay, under the name in its --relay-url.",
+            "# Where the hub reaches this relay, under the name in its --relay-url, and by its port.",
             "[direct]",
-            'listen = "[::]:8443"',
+            f'listen = "[::]:{urlsplit(relay_url or "").port or 443}"',
             'certificate = "tls.crt"',
             'key = "tls.key"',
         ]

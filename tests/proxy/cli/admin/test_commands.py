@@ -17,6 +17,7 @@ import yaml
 from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.client import AdminClient
 from proxy.cli.admin.relay_files import left_to_do
+from proxy.configuration import Address
 from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.store import RelayContact
 from proxy.relay import config as relay_config
@@ -129,6 +130,7 @@ async def test_a_direct_relay_gets_files_without_a_key(hub: Hub, tmp_path: Path)
         (folder / name).write_text("x")
     relay = relay_config.load(folder / "relay.toml", {})
     assert isinstance(relay.way, relay_config.DirectListener)
+    assert relay.way.listen == Address("::", 9443)
     cluster = hub.directory.current.clusters_by_name["edge"]
     assert (cluster.relay_url, cluster.relay_ca_pem) == (
         "https://127.0.0.1:9443",
