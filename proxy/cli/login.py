@@ -94,12 +94,15 @@ def login(
 
 
 def _tell(account: Account, reach: Reach, path: str) -> None:
+    from proxy.agent.account import load_accounts
+
+    which = f" --hub {account.hub}" if len(load_accounts(os.environ)) > 1 else ""
     clusters = ", ".join(reach.clusters) or "none yet"
     kept = f"the key is in {path}" if account.platform is None else f"no secret is kept in {path}"
     click.echo(f"logged in to {account.hub} as agent {reach.agent} of {reach.org}; {kept}")
     click.echo(f"clusters: {clusters}")
     _warn_of_clock(reach)
-    click.echo("next: hawse kubeconfig --output FILE")
+    click.echo(f"next: hawse kubeconfig{which} --output FILE")
 
 
 def _warn_of_clock(reach: Reach) -> None:

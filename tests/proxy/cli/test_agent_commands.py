@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from auth.apikey import new_code
+from proxy.agent.account import Account, save_account
 from tests.fakes.hub import Asked, FakeHub, Reply
 from tests.proxy.agent.conftest import API_KEY, Home, home, hub
 
@@ -51,6 +52,10 @@ def test_logging_in_by_the_environment_or_by_stdin_stores_the_key(home: Home, hu
         assert f"logged in to {hub.url} as agent robot of acme" in stdout
         assert "clusters: prod, dev" in stdout
         assert API_KEY not in stdout
+        assert stdout.endswith("\nnext: hawse kubeconfig --output FILE\n")
+    save_account(home.environment, Account("https://other.example", "robot", API_KEY, None, "serial"))
+    _, stdout, _ = run(home, "login", "--hub", hub.url, "--ca", ca, HAWSE_API_KEY=API_KEY)
+    assert stdout.endswith(f"\nnext: hawse kubeconfig --hub {hub.url} --output FILE\n")
     (file,) = [file for file in home.files() if file.name == "logins.json"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
