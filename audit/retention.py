@@ -65,23 +65,30 @@ class PrunableStore(AuditStore):
     """A trail that is opened to be shortened, also while a hub writes to it."""
 
     def prune(
-        self, before: datetime, tell: Callable[[Removal], Event], archive: Path | None = None
+        self,
+        before: datetime,
+        tell: Callable[[Removal], Event],
+        archive: Path | None = None,
+        progress: Callable[[str, int, int], None] = lambda what, done, total: None,
     ) -> Removal | None:
         """Remove what is older than `before`, and return what that was; None when nothing is.
 
-        The event that `tell` makes of it comes into the trail first. Raises OSError for an archive that
-        cannot be written, or is there already: nothing is removed then. Raises AuditUnavailable: what was
-        removed by then is a beginning of what the event says, or nothing.
+        The event that `tell` makes of it comes into the trail first. `progress` hears what was done, how much
+        of it, and of how much. Raises OSError for an archive that cannot be written, or is there already:
+        nothing is removed then. Raises AuditUnavailable: what was removed by then is a beginning of what the
+        event says, or nothing.
         """
         with closing(_Reader(self.path)) as reader:
             found = reader.oldest(before)
             if found is None:
                 return None
             with _new_file(archive) as file:
-                removal = _summed(reader, *found, file)
+                removal = _summed(reader, *found, file, progress)
         self.append([tell(removal)])
         for last in range(removal.first + SLICE_ROWS - 1, removal.last, SLICE_ROWS):
-            time.sleep(PAUSE_SLICES * self._remove(last))
+            locked_s = self._remove(last)
+            progress("events removed", last - removal.first + 1, removal.count)
+            time.sleep(PAUSE_SLICES * locked_s)
         self._remove(removal.last)
         return removal
 
@@ -124,7 +131,13 @@ class _Reader(AuditReader):
         return (first, last) if last >= first else None
 
 
-def _summed(reader: AuditReader, first: int, last: int, archive: IO[bytes] | None) -> Removal:
+def _summed(
+    reader: AuditReader,
+    first: int,
+    last: int,
+    archive: IO[bytes] | None,
+    progress: Callable[[str, int, int], None],
+) -> Removal:
     """Read the events of a removal, and write them to its archive."""
     digest, count = hashlib.sha256(), 0
     for stored in reader.events(first, last):
@@ -133,6 +146,7 @@ def _summed(reader: AuditReader, first: int, last: int, archive: IO[bytes] | Non
         if archive is not None:
             archive.write(line)
         count += 1
+        progress("events read", count, last - first + 1)
     # Only a beginning can be removed, so with the first event still there all of them were.
     if [stored.seq for stored in reader.query(limit=1)] != [first]:
         raise AuditUnavailable(

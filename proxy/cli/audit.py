@@ -227,6 +227,7 @@ def prune(
     from audit.record import Kind
     from audit.retention import PrunableStore, Removal
     from proxy.cli.admin.output import confirm
+    from proxy.cli.progress import progress
 
     path, org = find_trail(config, data_dir)
     # It is recorded, where a path that depends on a working folder would say nothing.
@@ -242,7 +243,8 @@ def prune(
         confirm(f"Remove all events of before {before:%Y-%m-%d %H:%M} UTC from {path}?", yes=yes)
         store = PrunableStore(path)
         try:
-            removal = store.prune(before, tell, archive)
+            with progress() as told:
+                removal = store.prune(before, tell, archive, told)
         finally:
             store.close()
     except AuditUnavailable as error:

@@ -14,6 +14,7 @@ from proxy.cli.admin.output import field, json_option, objects, print_json, prin
 from proxy.cli.admin.policy_files import files_argument, read_files, say_missing
 from proxy.cli.audit import to_moment
 from proxy.cli.errors import CommandError
+from proxy.cli.progress import Progress, progress
 from proxy.cli.trail import record_read
 from proxy.counted import counted
 
@@ -77,7 +78,9 @@ def simulate_policies(
         raise CommandError(str(error)) from error
     agents = _agents(objects(client.get("agents"), "agents"))
     clusters = _clusters(objects(client.get("clusters"), "clusters"))
-    found = simulate(_recorded(reach.folder(), since, agent, cluster), agents, clusters, current, proposed)
+    with progress() as tell:
+        recorded = _recorded(reach.folder(), since, agent, cluster, tell)
+        found = simulate(recorded, agents, clusters, current, proposed)
     teams = {text(row, "name") for row in objects(client.get("teams"), "teams")}
     given = {name_of(source) for source in policies}
     new = (policy for policy in proposed.policies if policy.name in given)
@@ -156,7 +159,9 @@ def _clusters(rows: list[Object]) -> Mapping[str, Cluster]:
     return found
 
 
-def _recorded(folder: Path, start: datetime, agent: str | None, cluster: str | None) -> Iterator[Recorded]:
+def _recorded(
+    folder: Path, start: datetime, agent: str | None, cluster: str | None, tell: Progress
+) -> Iterator[Recorded]:
     """The calls of agents in the trail, each once; raises CommandError."""
     import msgspec
 
@@ -174,7 +179,9 @@ def _recorded(folder: Path, start: datetime, agent: str | None, cluster: str | N
         reader = AuditReader(path)
         try:
             record_read(path, "", "policy simulate", filters)
-            for stored in reader.events(*reader.span(wanted), wanted):
+            first, last = reader.span(wanted)
+            for stored in reader.events(first, last, wanted):
+                tell("events read", stored.seq - first + 1, last - first + 1)
                 try:
                     event = msgspec.json.decode(stored.body, type=Event)
                 except msgspec.ValidationError:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -291,6 +292,26 @@ def test_a_trail_is_shortened_and_says_so(data_dir: Path, tmp_path: Path) -> Non
     assert left[2]["actor"]["type"] == "operator"
     assert left[2]["note"] == f"2 events, 1 to 2, sha256={digest} archive={archive}"
     assert pruned("--keep", "1h", "--yes", "--data-dir", str(data_dir)).stdout == "no event is that old\n"
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("first_s", [0.0, 60.0])
+def test_what_takes_long_shows_at_a_terminal_how_far_it_has_come(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch, first_s: float
+) -> None:
+    monkeypatch.setattr("proxy.cli.progress.FIRST_S", first_s)
+    monkeypatch.setattr("proxy.cli.progress.EVERY_S", 0.0)
+    monkeypatch.setattr("audit.retention.SLICE_ROWS", 1)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    audit.main(["prune", "--keep=1h", "--yes", "--data-dir", str(data_dir)], standalone_mode=False)
+    lines = ["events read: 1 of 2", "events read: 2 of 2", "events removed: 1 of 2", ""]
+    shown = [f"\r\033[K{line}" for line in lines] if first_s == 0.0 else []
+    assert terminal.getvalue() == "".join(shown)
 
 
 @pytest.mark.parametrize("age", ["90", "2026-01-31T08:00:00Z", "-1d", "9999999d", "999999d"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -191,7 +192,11 @@ def record(hub: Hub, *calls: str, agent: str = "sre-1", age_s: float = 60, proto
     store.close()
 
 
-async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
+async def test_recorded_calls_are_simulated(hub: Hub, look: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(
+        "proxy.cli.admin.policy_simulation.progress", lambda: nullcontext(lambda *told: heard.append(told))
+    )
     await enrol(hub)
     await hub.ok("policy", "enable", "guard", "secrets")
     record(hub, *["DELETE /api/v1/namespaces/a/pods/b"] * 3, "GET /api/v1/pods", "GET /metrics", "GET /api")
@@ -204,6 +209,9 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str) -> None:
     everything = LOOK.replace("'!secrets'", "secrets").replace("name: look", "name: granted")
     done = await hub.run("policy", "simulate", "-", "--only", "--json", stdin=everything)
     assert done.exit_code == 0, done.stderr
+    # Each call has two events, and that of three days ago is none of them.
+    assert len(heard) == 2 * 12
+    assert all(what == "events read" and 0 < read <= total for what, read, total in heard)
     body = json.loads(done.stdout)
     assert (body["calls"], body["newly_denied"], body["newly_allowed"]) == (10, 5, 1)
     assert (body["unknown"], body["unreadable"]) == (1, 1)
