@@ -26,6 +26,7 @@ from proxy.foreign_json import read_json
 URL_VARIABLE = "HAWSE_ADMIN_URL"
 TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 CA_VARIABLE = "HAWSE_ADMIN_CA"
+FOLDER_VARIABLE = "HAWSE_HUB_DATA_DIR"
 # An operator waits for this; the hub itself answers in milliseconds.
 TIMEOUT_S = 30.0
 # Manifests have some 10 KB; a list of 100,000 agents has 40 MB.
@@ -159,6 +160,12 @@ class Reach:
 
         if self.data_dir is not None:
             return self.data_dir
+        if os.environ.get(URL_VARIABLE) and self.config_file is None and FOLDER_VARIABLE not in os.environ:
+            # Whoever asks that hub by it does not mean whatever hub has run here.
+            raise CommandError(
+                f"this works on the data folder of a hub of this machine, and {URL_VARIABLE} names another: "
+                "run it on the hub's machine, or name the folder by --data-dir"
+            )
         try:
             return load(self.config_file).data_dir
         except ConfigError as error:

@@ -43,6 +43,18 @@ async def test_backup_and_restore_stand_in_the_trail(hub: Hub, tmp_path: Path) -
         reader.close()
 
 
+async def test_a_hub_elsewhere_is_not_mistaken_for_one_that_has_run_here(hub: Hub, tmp_path: Path) -> None:
+    archive, here = str(tmp_path / "hub.tar"), tmp_path / "here"
+    await hub.ok("backup", archive)
+    elsewhere = {"HAWSE_ADMIN_URL": hub.url, "HAWSE_HUB_DATA_DIR": None, "XDG_DATA_HOME": str(here)}
+    for command in (("restore", archive), ("backup", str(tmp_path / "again.tar"))):
+        told = await hub.fails(*command, env=elsewhere)
+        assert "HAWSE_ADMIN_URL names another: run it on the hub's machine, or name the folder by" in told
+        assert not here.exists()
+    await hub.ok("--data-dir", str(here), "restore", archive, env=elsewhere)
+    await hub.ok("backup", str(tmp_path / "again.tar"), env={"HAWSE_ADMIN_URL": hub.url})
+
+
 async def test_what_is_no_backup_is_one_line(hub: Hub, tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"x" * 1024)
     await hub.fails("--data-dir", str(tmp_path / "other"), "restore", str(tmp_path / "x.tar"))
