@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from operator import attrgetter
 from typing import NoReturn
 
@@ -12,9 +13,13 @@ import trio
 from auth.principal import Principal
 from proxy.hub.config import LimitsConfig
 from proxy.server import ServerConnection
+from proxy.wire import CONNECTION_BYTES
+from tunnel import Memory
 
 # Between two looks at what idles beyond the limit because many calls have ended at once.
 TRIM_S = 1.0
+# What an agent may have idle while memory is short: they are what it does without most easily.
+IDLE_WHEN_SHORT_MAX = 8
 
 
 @attrs.define(eq=False)
@@ -27,7 +32,7 @@ class _Kept:
 
     def trim(self, idle_max: int) -> None:
         """Close the longest idle of more than that many."""
-        if not self.idle_max or len(self.connections) <= idle_max:
+        if len(self.connections) <= idle_max:
             return
         # Not those that were told to end before, and have not come to it yet.
         now = trio.current_time()
@@ -43,10 +48,14 @@ class AgentConnections:
     Whose idle ones are too many loses those that idle the longest: either end of HTTP may close such a
     connection at any time. They are counted when another one comes, so an agent never has more connections
     than that and its calls under way together; and by `run`, since calls that end at once leave as many idle.
+    That counts in `memory` what idles, as all have that have no call: `calls` says how many are under way.
     """
 
-    def __init__(self, limits: LimitsConfig) -> None:
+    def __init__(self, limits: LimitsConfig, memory: Memory, calls: Callable[[], int]) -> None:
         self._limits = limits
+        self._memory = memory
+        self._calls = calls
+        self._charged_bytes = 0
         self._of: dict[str, _Kept] = {}
         self._agents: dict[ServerConnection, str] = {}
 
@@ -61,8 +70,9 @@ class AgentConnections:
         kept = self._of.get(agent.agent_id)
         if kept is None:
             kept = self._of[agent.agent_id] = _Kept(self._limits.of(agent.name).idle_connections)
-        # This one will idle too.
-        kept.trim(kept.idle_max - 1)
+        if kept.idle_max:
+            # This one will idle too.
+            kept.trim(kept.idle_max - 1)
         kept.connections.add(connection)
 
     def leave(self, connection: ServerConnection) -> None:
@@ -78,5 +88,17 @@ class AgentConnections:
         """Close what idles beyond the limits, every TRIM_S; never returns."""
         while True:
             await trio.sleep(TRIM_S)
-            for kept in self._of.values():
-                kept.trim(kept.idle_max)
+            self._charge()
+            short = self._memory.short
+            for kept in list(self._of.values()):
+                if short:
+                    kept.trim(min(kept.idle_max or IDLE_WHEN_SHORT_MAX, IDLE_WHEN_SHORT_MAX))
+                    # To look at hundreds takes its time, and then each agent may have that many.
+                    await trio.lowlevel.checkpoint()
+                elif kept.idle_max:
+                    kept.trim(kept.idle_max)
+
+    def _charge(self) -> None:
+        idle_bytes = max(0, len(self) - self._calls()) * CONNECTION_BYTES
+        self._memory.charge_outside(idle_bytes - self._charged_bytes)
+        self._charged_bytes = idle_bytes

@@ -83,7 +83,8 @@ class Front:
 
     @connections.default
     def _connections_of_agents(self) -> AgentConnections:
-        return AgentConnections(self.calls.config.limits)
+        calls = self.calls
+        return AgentConnections(calls.config.limits, calls.memory, lambda: calls.live.count)
 
     async def run(self) -> None:
         """Do what the connections need done for them; runs beside whoever accepts them, until cancelled."""

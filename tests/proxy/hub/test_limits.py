@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -17,12 +19,13 @@ from proxy.exchange import Inbound
 from proxy.forward import CloseReason
 from proxy.hub.admission import Call
 from proxy.hub.config import AgentLimitsConfig, LimitsConfig
-from proxy.hub.connections import AgentConnections
+from proxy.hub.connections import IDLE_WHEN_SHORT_MAX, AgentConnections
 from proxy.hub.entities import Agent, AgentState
 from proxy.hub.front import plain
 from proxy.hub.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.server import ServerConnection
+from proxy.wire import CONNECTION_BYTES
 from tests.proxy.hub.test_live import REVOKED, Side
 from tests.tunnel.passes import counted_passes
 from tunnel import MODEST_USERS_MAX, Memory
@@ -341,23 +344,36 @@ async def test_a_pause_is_no_silence(autojump_clock: MockClock) -> None:
         nursery.cancel_scope.cancel()
 
 
+def connections_of_agents(idle_max: int) -> AgentConnections:
+    return AgentConnections(attrs.evolve(NONE, idle_connections=idle_max), Memory(2**40), lambda: 0)
+
+
+async def serve_until_closed(
+    connections: AgentConnections,
+    deadlines: Deadlines,
+    who: Principal,
+    busy: Callable[[], Awaitable[object]] = trio.lowlevel.checkpoint,
+) -> None:
+    """One request, whose answer takes as long as `busy`, and then none until the connection is closed."""
+    client, server = trio.testing.memory_stream_pair()
+    await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    connection = ServerConnection(server, deadlines)
+    assert await connection.next_request() is not None
+    connections.enter(who, connection)
+    connections.enter(who, connection)  # with each of its requests
+    await busy()
+    await connection.answer(*plain(200, b"ok\n"))
+    assert await connection.next_request() is None
+    connections.leave(connection)
+
+
 async def test_an_agents_longest_idle_connections_make_room_for_new_ones(autojump_clock: MockClock) -> None:
-    limits = attrs.evolve(NONE, idle_connections=3)
-    connections, deadlines = AgentConnections(limits), Deadlines()
+    connections, deadlines = connections_of_agents(3), Deadlines()
     ann, bob = (Principal(name, name, "acme", ["sre"]) for name in ("ann", "bob"))
     closed: list[int] = []
 
     async def serve(number: int, who: Principal, busy_s: float = 0.0) -> None:
-        client, server = trio.testing.memory_stream_pair()
-        await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-        connection = ServerConnection(server, deadlines)
-        assert await connection.next_request() is not None
-        connections.enter(who, connection)
-        connections.enter(who, connection)  # with each of its requests
-        await trio.sleep(busy_s)
-        await connection.answer(*plain(200, b"ok\n"))
-        assert await connection.next_request() is None
-        connections.leave(connection)
+        await serve_until_closed(connections, deadlines, who, partial(trio.sleep, busy_s))
         closed.append(number)
 
     async with trio.open_nursery() as nursery:
@@ -381,25 +397,13 @@ async def test_an_agents_longest_idle_connections_make_room_for_new_ones(autojum
 
 
 async def test_calls_that_end_at_once_do_not_leave_more_idle_than_may_be(autojump_clock: MockClock) -> None:
-    connections, deadlines = AgentConnections(attrs.evolve(NONE, idle_connections=3)), Deadlines()
+    connections, deadlines = connections_of_agents(3), Deadlines()
     over = trio.Event()
-
-    async def serve() -> None:
-        client, server = trio.testing.memory_stream_pair()
-        await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
-        connection = ServerConnection(server, deadlines)
-        assert await connection.next_request() is not None
-        connections.enter(agent(), connection)
-        await over.wait()
-        await connection.answer(*plain(200, b"ok\n"))
-        assert await connection.next_request() is None
-        connections.leave(connection)
-
     async with trio.open_nursery() as nursery:
         nursery.start_soon(deadlines.run)
         nursery.start_soon(connections.run)
         for _ in range(10):
-            nursery.start_soon(serve)
+            nursery.start_soon(serve_until_closed, connections, deadlines, agent(), over.wait)
         await trio.sleep(10)
         assert len(connections) == 10
         over.set()
@@ -408,6 +412,29 @@ async def test_calls_that_end_at_once_do_not_leave_more_idle_than_may_be(autojum
         # And none of them before its time.
         await trio.sleep(IDLE_S - 10)
         assert len(connections) == 3
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("limit", [0, 18])
+async def test_what_idles_is_counted_and_while_memory_is_short_most_of_it_is_closed(
+    autojump_clock: MockClock, limit: int
+) -> None:
+    memory, deadlines = Memory(100 * CONNECTION_BYTES), Deadlines()
+    limits = attrs.evolve(NONE, idle_connections=limit)
+    connections = AgentConnections(limits, memory, lambda: 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(deadlines.run)
+        nursery.start_soon(connections.run)
+        for _ in range(2):
+            nursery.start_soon(serve_until_closed, connections, deadlines, agent(), trio.sleep_forever)
+        for _ in range(18):
+            nursery.start_soon(serve_until_closed, connections, deadlines, agent())
+        await trio.sleep(5)
+        assert memory.used_bytes == 18 * CONNECTION_BYTES
+        memory.charge_outside(60 * CONNECTION_BYTES)
+        await trio.sleep(5)
+        assert len(connections) == 2 + IDLE_WHEN_SHORT_MAX
+        assert memory.used_bytes == (60 + IDLE_WHEN_SHORT_MAX) * CONNECTION_BYTES
         nursery.cancel_scope.cancel()
 
 
@@ -425,7 +452,7 @@ class Kept:
 
 async def test_what_is_closing_makes_room_once(autojump_clock: MockClock) -> None:
     ann = Principal("ann", "ann", "acme", ["sre"])
-    connections = AgentConnections(attrs.evolve(NONE, idle_connections=3))
+    connections = connections_of_agents(3)
     kept = [Kept(trio.current_time() + 10 + number) for number in range(6)]
     for each in kept:
         connections.enter(ann, cast(ServerConnection, each))
