@@ -21,6 +21,7 @@ A round in which we had nothing more to send says nothing of the link, unless it
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import attrs
@@ -42,6 +43,11 @@ NEAR_QUEUE_BYTES = 2 * ACK_EVERY_BYTES
 # A path that has become longer shows as rounds that take longer than our own queue and the peer could make
 # them, whose word for ACK_SOON_BYTES comes soon.
 LONGER_BY_S = 0.100
+# So do rounds between machines that are busy; and as soon as those are not, our own queue takes the place of
+# what they were late by, and hides that the path is as short as before. So one that has become longer is
+# looked at again, by a round without a queue: after so long, and then after twice as long each time.
+LOOK_AGAIN_S = 2.0
+LOOK_AGAIN_MOST_S = 64.0
 # A round that is late by so much is not waited for: the link has become slow.
 LATE_BY_S = 0.100
 # A quarter of the queue that is wanted may be none, so that the limit, and not the link, may be what holds us
@@ -93,6 +99,9 @@ class Flight:
     _tooks: deque[float] = attrs.field(init=False, factory=lambda: deque(maxlen=TIMES))
     _growing: bool = attrs.field(init=False, default=True)
     """No round has shown a queue yet."""
+    _look_at: float = attrs.field(init=False, default=math.inf)
+    """When a path that has become longer is looked at again, and how long after the last time."""
+    _look_s: float = attrs.field(init=False, default=LOOK_AGAIN_S)
 
     def __attrs_post_init__(self) -> None:
         self.limit_bytes = min(FIRST_BYTES, self.most_bytes)
@@ -129,7 +138,7 @@ class Flight:
             # The peer may have waited with its word.
             return
         delivered = self._delivered - self._round_from
-        least_s = self._note_time(took_s)
+        least_s = self._note_time(took_s, now)
         queue_s = took_s - least_s
         wanted_s = queue_wanted_s(least_s, self.rate)
         if self._round_full or (queue_s > wanted_s and delivered >= LEAST_BYTES):
@@ -143,19 +152,26 @@ class Flight:
             # We had no more to send; so it says nothing of what the link can do, but that it can do this.
             self._note_rate(rate)
             self._allow(max(self.limit_bytes, self._wanted(least_s)))
+        if now >= self._look_at:
+            self._look_s *= 2
+            self._look_at = now + self._look_s if self._look_s <= LOOK_AGAIN_MOST_S else math.inf
+            # What is under way drains first; the round behind that sets the limit again.
+            self.limit_bytes = ACK_SOON_BYTES
 
     def answered(self, took_s: float) -> None:
         """A PING took so long."""
         if self.least_s is None or took_s < self.least_s:
             self.least_s = took_s
 
-    def _note_time(self, took_s: float) -> float:
+    def _note_time(self, took_s: float, now: float) -> float:
         tooks = self._tooks
         tooks.append(took_s)
         if self.least_s is None or took_s < self.least_s:
             self.least_s = took_s
         elif len(tooks) == TIMES and (least_s := min(tooks)) > self.least_s + LONGER_BY_S:
             self.least_s = least_s
+            self._look_s = LOOK_AGAIN_S
+            self._look_at = now + LOOK_AGAIN_S
         return self.least_s
 
     def _note_rate(self, rate: float) -> None:

@@ -146,6 +146,20 @@ def test_a_path_that_becomes_longer_is_noticed() -> None:
     assert longest_queue_s(link, 1) < 0.038
 
 
+def test_a_path_that_was_longer_for_a_while_leaves_no_queue_behind() -> None:
+    """As between machines that were busy: what they were late by must not become a queue of our own."""
+    link = SlowLink(mbit_per_s=10, rtt_s=0.1)
+    link.download()
+    link.run(3)
+    for _ in range(2):
+        link.down.delay_s += 0.15
+        link.run(2)
+        link.down.delay_s -= 0.15
+        link.run(5)
+    assert longest_queue_s(link, 1) < 0.05
+    assert mbit_per_s(link, 1) > 8.8
+
+
 def test_a_peer_that_acknowledges_small_messages_late_is_no_slow_link() -> None:
     link = SlowLink(mbit_per_s=1000, rtt_s=0.01)
     typed = link.download()
