@@ -142,5 +142,6 @@ class HeldUp(Generic[CallT]):
         """See Evictor. The call is ended soon; what it holds is given back now."""
         assert isinstance(holder, _Held)
         if self._release(holder.call):
+            if not self._doomed:
+                self._nap.cancel()
             self._doomed.append(holder.call)
-            self._nap.cancel()

@@ -22,7 +22,9 @@ from __future__ import annotations
 import enum
 import heapq
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Protocol
+from functools import partial
+from operator import itemgetter
+from typing import Protocol, TypeAlias
 
 import attrs
 
@@ -181,20 +183,22 @@ def victims(evictors: Iterable[Evictor], excess: int) -> list[Callable[[], None]
         for holder in evictor.holders():
             held = holder.held_bytes
             if held > 0:
-                groups.setdefault(holder.group, []).append(_Candidate(held, holder, evictor))
+                group = groups.get(key := holder.group)
+                if group is None:
+                    group = groups[key] = []
+                group.append((held, holder, evictor))
     # The number decides between equal ones: what is in a group cannot be compared.
     largest = [
-        (-sum(candidate.held for candidate in group), number, _in_order(group))
-        for number, group in enumerate(groups.values())
+        (-sum(map(_held, group)), number, _in_order(group)) for number, group in enumerate(groups.values())
     ]
     heapq.heapify(largest)
     chosen: list[Callable[[], None]] = []
     while excess > 0 and largest:
         less, number, order = largest[0]
-        candidate = next(order)
-        chosen.append(candidate.evict)
-        excess -= candidate.held
-        less += candidate.held
+        held, holder, evictor = next(order)
+        chosen.append(partial(evictor.evict, holder))
+        excess -= held
+        less += held
         if less:
             heapq.heapreplace(largest, (less, number, order))
         else:
@@ -202,14 +206,9 @@ def victims(evictors: Iterable[Evictor], excess: int) -> list[Callable[[], None]
     return chosen
 
 
-@attrs.frozen(eq=False)
-class _Candidate:
-    held: int
-    holder: Holder
-    evictor: Evictor
-
-    def evict(self) -> None:
-        self.evictor.evict(self.holder)
+# Plain tuples, since there may be 30,000 at once.
+_Candidate: TypeAlias = tuple[int, Holder, Evictor]
+_held = itemgetter(0)
 
 
 def _in_order(group: list[_Candidate]) -> Iterator[_Candidate]:
@@ -217,12 +216,12 @@ def _in_order(group: list[_Candidate]) -> Iterator[_Candidate]:
     one that has not moved for the longest time. It is the likeliest to be stuck, and the cheapest to do
     without.
     """
-    group.sort(key=lambda candidate: candidate.held, reverse=True)
+    group.sort(key=_held, reverse=True)
     start = 0
     while start < len(group):
-        threshold = group[start].held / 2
+        threshold = group[start][0] / 2
         stop = start
-        while stop < len(group) and group[stop].held >= threshold:
+        while stop < len(group) and group[stop][0] >= threshold:
             stop += 1
-        yield from sorted(group[start:stop], key=lambda candidate: candidate.holder.moved_at)
+        yield from sorted(group[start:stop], key=lambda candidate: candidate[1].moved_at)
         start = stop
