@@ -330,7 +330,9 @@ async def test_an_agents_connection_is_no_strangers_and_is_forgotten_when_it_end
     )
     assert (await head_of(client)).startswith(b"HTTP/1.1 403 ")
     assert bench.front.gate.connections == 0
-    assert len(bench.front.connections) == 1
+    [connection] = bench.front.connections._agents
+    # Its turns are its own from now on, and not those of its address.
+    assert connection.peer == ann.agent_id
     await client.aclose()
     await trio.testing.wait_all_tasks_blocked()
     assert len(bench.front.connections) == 0
