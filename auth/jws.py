@@ -38,6 +38,10 @@ class TokenError(Exception):
         self.skew_s = skew_s
 
 
+class AudienceError(TokenError):
+    """A token that is authentic, and for somebody else."""
+
+
 def header_of(token: str) -> dict[str, object]:
     """Return the header, which is not authentic yet; raises TokenError."""
     return _parse_object(_decode_segment(_compact(token)[1]), "header")

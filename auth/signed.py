@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import jwt
 
-from auth.jws import Claims, TokenError, header_of, verified_payload
+from auth.jws import AudienceError, Claims, TokenError, header_of, verified_payload
 from auth.keys import PublicKey, SigningKey
 
 LIFETIME_S = 60
@@ -88,7 +88,7 @@ def check_parties(claims: Claims, *, issuer: str, audience: str) -> None:
     if text_claim(claims, "iss") != issuer:
         raise TokenError("the token is from another issuer")
     if text_claim(claims, "aud") != audience:
-        raise TokenError(f"the token is for another audience than {audience}")
+        raise AudienceError(f"the token is for another audience than {audience}")
 
 
 def check_times(claims: Claims, now: float, *, leeway_s: float) -> tuple[int, int]:

@@ -41,7 +41,7 @@ from audit.record import Event, Kind
 from auth.apikey import PREFIX, ApiKeyError, parse
 from auth.apikey import hash as hash_key
 from auth.hubtime import hub_time, is_hub_time
-from auth.jws import TokenError
+from auth.jws import AudienceError, TokenError
 from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
@@ -232,10 +232,11 @@ class TokenEndpoint:
             claims = verify(shown.token, current.find_agent_key, hub_url=self._issuer, now=now)
         except TokenError as error:
             note = f"assertion: {error.reason}"
-            if error.skew_s is None:
+            if error.skew_s is None and not isinstance(error, AudienceError):
                 raise refuse_stranger(note) from None
-            # Only the holder of a registered key can sign a time, so only it is told of its clock.
-            right_time = hub_time(self._pepper, now)
+            # Only the holder of a registered key can sign a time or an audience, so only it is told of its
+            # clock, or by which name the hub is to be called.
+            right_time = "" if error.skew_s is None else hub_time(self._pepper, now)
             raise refuse_stranger(note, told=error.reason, hub_time=right_time) from None
         if claims.hub_time and not is_hub_time(claims.hub_time, self._pepper, claims.issued_at):
             raise refuse_stranger("assertion: its time is said to be the hub's, which has not told it")

@@ -529,7 +529,6 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
 
 
 async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench) -> None:
-    other_hub = issue_assertion(AGENT_KEY, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
     attempts = [
         await bench.token("x"),
         await bench.ask(**signed(assertion(STRANGERS_KEY))),
@@ -537,13 +536,21 @@ async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench)
         await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "sre-1"))),
         await bench.ask(**signed(assertion(agent="web-1"))),
         await bench.ask(**signed(assertion(jti="2"), client_id="web-1")),
-        await bench.ask(**signed(other_hub)),
         await bench.ask(**signed("x.y.z")),
         await bench.ask(**signed("x")),
     ]
     assert {status for status, _ in attempts} == {401}
     assert len({json.dumps(body) for _, body in attempts}) == 1
     assert {event.kind for event in bench.events} == {Kind.AUTH_FAILED}
+
+
+async def test_the_hubs_name_is_told_to_the_holder_of_a_key_who_calls_it_by_another(bench: Bench) -> None:
+    for key, is_told in ((AGENT_KEY, True), (STRANGERS_KEY, False)):
+        other_hub = issue_assertion(key, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
+        status, body = await bench.ask(**signed(other_hub))
+        assert (status, body["error"], "hub_time" in body) == (401, "invalid_client", False)
+        told = f"the credential is not accepted: the token is for another audience than {ISSUER}"
+        assert (body["error_description"] == told) is is_told
 
 
 async def test_a_clock_that_is_off_is_told_to_the_holder_of_the_key_alone(bench: Bench) -> None:
