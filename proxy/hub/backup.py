@@ -141,9 +141,8 @@ def _locked(folder: Path, how: int) -> Iterator[None]:
 def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
     """Put an archive in place of a data folder's files; raises BackupError.
 
-    What is wrong with the archive changes nothing, and where a move fails no hub starts until another restore
-    has come to its end. The hub must not run. With `overwrite` the files of a folder that is in use are moved
-    aside first.
+    What is wrong with the archive changes nothing, and on half of what is moved no hub starts. The hub must
+    not run. With `overwrite` the files of a folder that is in use are moved aside first.
     """
     fresh = data_dir / f"{RESTORING}{secrets.token_hex(4)}"
     try:
