@@ -23,6 +23,7 @@ from proxy.deadlines import Deadlines
 from proxy.exchange import GONE, OnGone
 from proxy.head import Fields
 from proxy.received import Received
+from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tunnel.net import TLSStream, tls_socket
 from tunnel.readiness import Readiness, Watch
 
@@ -98,7 +99,7 @@ class Attendance:
         """Take in what the client sends while it is to be answered; its end is the task's."""
         assert self._tls is not None, "it is watched"
         try:
-            data = self._tls.receive_nowait()
+            data = self._tls.receive_nowait(CLIENT_BYTES_AT_ONCE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         except Exception:

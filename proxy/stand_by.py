@@ -21,6 +21,7 @@ import trio
 from proxy.deadlines import IDLE_S, Deadlines, Idle
 from proxy.head import LONG_HEAD_BYTES, RequestHead
 from proxy.received import Received
+from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tunnel.net import TLSStream
 from tunnel.parking import ParkingSpot
 from tunnel.readiness import Readiness, Watch
@@ -195,7 +196,7 @@ class StandBy(Generic[SleeperT]):
     def _serve(self) -> None:
         """Take in what has come while the task sleeps, and begin to answer it if that needs no wait."""
         try:
-            data = self._tls.receive_nowait()
+            data = self._tls.receive_nowait(CLIENT_BYTES_AT_ONCE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
             self._give_up()

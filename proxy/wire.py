@@ -14,6 +14,9 @@ from tunnel.turns import SMALL_PIECE_BYTES, turns
 # What a connection with TLS takes of memory though nothing is under way on it. OpenSSL has 28 KiB of that as
 # a server and 35 as a client; the rest is what serves it, in Python.
 CONNECTION_BYTES = 40 * 1024
+# What is taken in at once of a client's connection where others wait for it: 0.8 ms, if each TLS record has a
+# byte. What is longer is a body, and has a task.
+CLIENT_BYTES_AT_ONCE = 16 * 1024
 
 
 def held_bytes(tls: TLSStream, received: Sized, *, framed: bool) -> int:

@@ -13,6 +13,7 @@ is not read from is said to be readable again and again, so whoever leaves one a
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -22,16 +23,22 @@ __all__ = ["Readiness", "Watch"]
 
 # Then the other tasks have their turn: some milliseconds of small answers.
 CALLS_PER_PASS: Final = 64
+# Where calls take longer, as of bytes in very many TLS records, they have it after so much time; the clock is
+# looked at behind so many calls.
+CALLS_PER_LOOK: Final = 8
+PASS_S: Final = 0.005
 
 
 class Watch:
     """One socket that is watched; `call` is what is called, and may be changed at any time."""
 
-    __slots__ = ("_descriptor", "_poll", "_readiness", "call")
+    __slots__ = ("_descriptor", "_poll", "_readiness", "call", "ended")
 
     def __init__(self, readiness: Readiness, descriptor: int, call: Callable[[], None]) -> None:
         self._readiness = readiness
         self._descriptor = descriptor
+        self.ended = False
+        """It is not called any more."""
         # Made when it is first asked for input, and then kept: that costs a third of looking at the socket.
         self._poll: select.poll | None = None
         self.call = call
@@ -45,7 +52,9 @@ class Watch:
 
     def end(self) -> None:
         """Watch it no more. It comes before the socket is closed; a second call does nothing."""
-        self._readiness.forget(self._descriptor, self)
+        if not self.ended:
+            self.ended = True
+            self._readiness.forget(self._descriptor)
 
 
 class Readiness:
@@ -67,12 +76,11 @@ class Readiness:
         watch = self._watches[descriptor] = Watch(self, descriptor, call)
         return watch
 
-    def forget(self, descriptor: int, watch: Watch) -> None:
-        """End a watch, if it has not ended."""
-        if self._watches.get(descriptor) is watch:
-            del self._watches[descriptor]
-            if not self._epoll.closed:
-                self._epoll.unregister(descriptor)
+    def forget(self, descriptor: int) -> None:
+        """End a watch that has not ended."""
+        del self._watches[descriptor]
+        if not self._epoll.closed:
+            self._epoll.unregister(descriptor)
 
     def at_end(self, call: Callable[[], None], *, ready: bool = False) -> bool:
         """Have `call` called at the end of this pass, behind all of its calls; False when none is under way.
@@ -92,22 +100,38 @@ class Readiness:
         """Call, until cancelled; after that nothing is watched any more."""
         epoll, watches = self._epoll, self._watches
         descriptor_of_all = epoll.fileno()
+        due: list[Watch] = []
         try:
             while True:
-                await trio.lowlevel.wait_readable(descriptor_of_all)
+                if due:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(descriptor_of_all)
+                    due = [watches[descriptor] for descriptor, _ in epoll.poll(0, CALLS_PER_PASS)]
                 endings: list[Callable[[], None]] = []
                 self._endings = endings
-                readable = epoll.poll(0, CALLS_PER_PASS)
-                self._alone = len(readable) == 1
-                for descriptor, _ in readable:
-                    # A call before may have ended this watch.
-                    watch = watches.get(descriptor)
-                    if watch is not None:
-                        watch.call()
-                self._endings = None
+                self._alone = len(due) == 1
                 # Until the next pass, which may be long, nothing of this one is held on to.
-                watch = None
+                due = self._call(due)
+                self._endings = None
                 while endings:
                     endings.pop(0)()
         finally:
             epoll.close()
+
+    @staticmethod
+    def _call(due: list[Watch]) -> list[Watch]:
+        """Call for those, but for what a call before has ended; returns what is left for another pass."""
+        if len(due) <= CALLS_PER_LOOK:
+            for watch in due:
+                if not watch.ended:
+                    watch.call()
+            return []
+        ends_at = time.perf_counter() + PASS_S
+        for start in range(0, len(due), CALLS_PER_LOOK):
+            if start and time.perf_counter() >= ends_at:
+                return due[start:]
+            for watch in due[start : start + CALLS_PER_LOOK]:
+                if not watch.ended:
+                    watch.call()
+        return []

@@ -288,10 +288,10 @@ class TLSStream(trio.abc.Stream):
         self._unread = data
         return self._take_unread(max_bytes)
 
-    def receive_nowait(self) -> bytes | None:
+    def receive_nowait(self, at_once: int = RECEIVE_BYTES_MAX) -> bytes | None:
         """Return what has come of the peer's data, b"" after its close_notify, None where there is a wait.
 
-        Over a TCPStream only. Raises as receive_some does.
+        Over a TCPStream only, of which `at_once` bounds what is asked. Raises as receive_some does.
         """
         if self._receiving:
             raise trio.BusyResourceError("another task is already receiving from this TLS stream")
@@ -300,7 +300,7 @@ class TLSStream(trio.abc.Stream):
             return self._take_unread(None)
         transport = self.transport_stream
         assert isinstance(transport, TCPStream), "without a wait there must be a socket below"
-        ciphertext = transport.receive_nowait(RECEIVE_BYTES_MAX)
+        ciphertext = transport.receive_nowait(at_once)
         if ciphertext is None:
             return None
         data = self._take_in(ciphertext)

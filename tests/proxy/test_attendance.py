@@ -17,6 +17,7 @@ from proxy.forward import forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
 from proxy.received import EARLY_BYTES_MAX
+from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
 from tunnel.net import tls_socket
@@ -230,7 +231,9 @@ async def test_a_connection_that_is_cut_is_watched_no_more(autojump_clock: trio.
 async def test_a_client_that_is_heard_by_a_fault_of_ours_goes_as_if_it_had_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
 ) -> None:
-    def fail(_: TLSStream) -> bytes:
+    def fail(_: TLSStream, at_once: int) -> bytes:
+        # No more, or the records of one client would keep all others waiting.
+        assert at_once == CLIENT_BYTES_AT_ONCE
         raise KeyError("ours")
 
     async with attended() as bench:

@@ -20,7 +20,9 @@ from proxy.http import BadRequest, ServerConnection
 from proxy.received import EARLY_BYTES_MAX
 from proxy.server import HEAD_S
 from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
+from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tests.proxy.test_deadlines import swept
+from tests.tunnel.passes import counted_passes
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
 from tunnel.readiness import Readiness
@@ -257,6 +259,24 @@ async def test_early_bytes_are_bounded() -> None:
             for _ in range(200):
                 await bench.client.send_all(bytes(16 * 1024))
         assert EARLY_BYTES_MAX <= len(bench.connection._received) <= EARLY_BYTES_MAX + 96 * 1024
+
+
+async def test_others_run_while_tiny_records_are_taken_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    decrypt = TLSStream._decrypt_record
+
+    def counting(stream: TLSStream, bytes_max: int) -> bytes:
+        passes.note()
+        return decrypt(stream, bytes_max)
+
+    async with standing_by() as bench:
+        await bench.ask()
+        monkeypatch.setattr(TLSStream, "_decrypt_record", counting)
+        for _ in range(3000):
+            assert bench.client.send_nowait(b"x")
+        with counted_passes() as passes:
+            await wait_all_tasks_blocked(0.05)
+        assert passes.noted.total() == 3000
+        assert passes.most <= CLIENT_BYTES_AT_ONCE // 22
 
 
 async def test_a_malformed_head_is_refused_by_the_task() -> None:

@@ -3,13 +3,15 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 import trio
 import trio.testing
 
+from tests.tunnel.passes import counted_passes
 from tunnel import readiness
-from tunnel.readiness import Readiness, Watch
+from tunnel.readiness import CALLS_PER_LOOK, Readiness, Watch
 
 
 @asynccontextmanager
@@ -135,6 +137,38 @@ async def test_others_have_their_turn_between_many_calls(monkeypatch: pytest.Mon
     assert happened.count("call") == 6
     # Two passes may follow one another, as trio shuffles who runs first in each.
     assert "call call call call call" not in " ".join(happened)
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
+async def test_all_have_their_turn_where_calls_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "PASS_S", 0.0)
+    pairs = [pair() for _ in range(3 * CALLS_PER_LOOK + 1)]
+    watches: list[Watch] = []
+    called: list[int] = []
+    others, ended = {*range(len(pairs))}, CALLS_PER_LOOK + 1
+    others.remove(ended)
+    twice = trio.Event()
+
+    def call(number: int) -> None:
+        # It does not read, so it is ready again and again.
+        passes.note()
+        called.append(number)
+        # Left for a later pass, and ended by then.
+        watches[ended].end()
+        if len(called) == 2 * len(others):
+            twice.set()
+
+    with counted_passes() as passes:
+        async with running() as watcher:
+            for number, (near, far) in enumerate(pairs):
+                watches.append(watcher.watch(near.fileno(), partial(call, number)))
+                far.send(b"x")
+            with trio.fail_after(2):
+                await twice.wait()
+    assert set(called) == set(called[: len(others)]) == others
+    assert passes.most == CALLS_PER_LOOK
     for near, far in pairs:
         near.close()
         far.close()
