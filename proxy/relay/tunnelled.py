@@ -100,6 +100,8 @@ class SessionServer:
     async def _serve_in_turn(self, stream: Stream) -> None:
         try:
             await turns().turn(stream.peer)
+            # The turn may have come with the end of all, and what is sent then nobody would see to.
+            await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
             say_leaving(stream)
             stream.close_nowait()

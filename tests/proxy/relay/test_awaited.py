@@ -903,7 +903,7 @@ async def test_of_long_heads_that_come_together_one_is_served_in_a_pass(
         assert passes.most == 1
 
 
-@pytest.mark.parametrize("how", ["left", "ended"])
+@pytest.mark.parametrize("how", ["left", "ended", "ended as its turn comes"])
 async def test_a_long_head_whose_stream_ends_before_its_turn_is_not_served(how: str, tmp_path: Path) -> None:
     asked = 0
 
@@ -922,6 +922,8 @@ async def test_a_long_head_whose_stream_ends_before_its_turn_is_not_served(how: 
         if how == "left":
             stream.reset(StreamCode.CANCEL)
         else:
+            if how == "ended as its turn comes":
+                common._pass_on()
             relay.serving.cancel()
             with pytest.raises(StreamReset) as caught, trio.fail_after(2):
                 await stream.receive_head()
