@@ -58,6 +58,11 @@ class Begun(Protocol):
 class Sleeper(Protocol):
     """A connection whose task sleeps."""
 
+    @property
+    def peer(self) -> Hashable:
+        """Whose doing it is that something comes (`turns`)."""
+        ...
+
     def begin_request(self, raw: bytes) -> RequestHead:
         """Begin with the request whose whole head this is; raises BadRequest."""
         ...
@@ -139,7 +144,7 @@ class StandBy(Generic[SleeperT]):
             if not common.admits():
                 # One relay can have hundreds handed over by what it answers at once.
                 begun = self.begun
-                await common.wait(None if begun is None else begun.peer)
+                await common.wait(sleeper.peer if begun is None else begun.peer)
             fault, self._fault = self._fault, None
             if fault is not None:
                 try:

@@ -121,7 +121,7 @@ class Link:
                     long_ago = now - STEP_S
                     if frames_max <= 0 or (turned_at <= long_ago >= transport.last_received_s):
                         # If the link is left meanwhile, nobody has counted it, and the peer sends it again.
-                        await common.turn()
+                        await common.turn(mux)
                         now = turned_at = mux.now()
                         frames_left = frames_max = FRAMES_PER_TURN
                     if frames_max > FRAMES_PER_LOOK:

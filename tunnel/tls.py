@@ -106,6 +106,9 @@ _OPEN: Final[_State] = _State.OPEN
 # What is being sent for ever once a record is torn: nobody may send behind it, not even a farewell.
 _TORN: Final = bytearray()
 
+# Whose doing handshakes are (`turns`): who it is shows only behind them.
+_STRANGERS: Final = "strangers"
+
 
 class _Buffers(threading.local):
     """Where OpenSSL reads and writes ciphertext, for all streams of a thread; empty while none is at work."""
@@ -200,7 +203,7 @@ class TLSStream(trio.abc.Stream):
                     raise HandshakeFailed("the peer closed the connection during the TLS handshake")
                 # Hundreds of strangers may say their part of it at the same moment.
                 if not common.admits():
-                    await common.wait()
+                    await common.wait(_STRANGERS)
                 self._incoming.write(data)
             # The peer's first data may have come with its last flight.
             early = self._incoming.read()

@@ -519,3 +519,20 @@ async def test_a_request_that_waits_for_its_turn_is_not_cut_as_an_idle_connectio
         assert isinstance(await bench.came_back(), RequestHead)
         await bench.connection.answer(ok(b"x"), b"x")
         await bench.heard(1)
+
+
+async def test_a_request_waits_for_its_turn_behind_none_of_other_agents() -> None:
+    async with standing_by() as bench:
+        bench.willing = False
+        bench.connection.peer = "agent"
+        common = turns()
+        common._room = 0
+        for _ in range(300):
+            bench.nursery.start_soon(common.wait)
+        await wait_all_tasks_blocked()
+        await bench.client.send_all(GET)
+        await wait_all_tasks_blocked(0.01)
+        assert bench.asleep
+        common._waiting.unpark(2)
+        assert isinstance(await bench.came_back(), RequestHead)
+        await bench.connection.answer(ok(b"x"), b"x")

@@ -212,6 +212,27 @@ async def test_all_sessions_that_bring_very_many_frames_have_one_turn_in_a_pass(
     assert max(taken.values()) <= 2 * (FRAMES_PER_TURN + SPARE_FRAMES + sessions * FRAMES_AT_ONCE)
 
 
+async def test_a_session_has_as_many_turns_as_anybody_else(autojump_clock: trio.testing.MockClock) -> None:
+    async def agent(name: int) -> None:
+        """Has always one more long head."""
+        while True:
+            await turns().turn(name)
+
+    sessions, agents, each = 8, 8, 4
+    async with AsyncExitStack() as stack:
+        pairs = [await stack.enter_async_context(open_pair()) for _ in range(sessions)]
+        await wait_all_tasks_blocked()
+        async with trio.open_nursery() as nursery:
+            for name in range(agents):
+                nursery.start_soon(agent, name)
+            for pair in pairs:
+                message = frames.header(0x7F, 0, 0, 0) * (AT_ONCE + each * FRAMES_PER_TURN)
+                await pair.dialer._mux.transport.send(message + frames.goaway(0, 1000, 0, 0, "behind it"))
+            count = await turns_while(lambda: all(pair.listener.peer_going_away for pair in pairs))
+            nursery.cancel_scope.cancel()
+        assert count <= (each + 2) * (sessions + agents)
+
+
 async def test_a_protocol_error_behind_very_many_frames_ends_the_session() -> None:
     async with open_pair() as pair:
         await wait_all_tasks_blocked()

@@ -35,7 +35,7 @@ from tunnel.tls import (
     TLSStream,
     _buffers,
 )
-from tunnel.turns import TASKS_PER_PASS
+from tunnel.turns import TASKS_PER_PASS, turns
 
 # A fixture, imported to be found here.
 __all__ = ["strict"]
@@ -234,6 +234,22 @@ async def test_of_handshakes_that_many_begin_at_once_some_go_on_in_a_pass(
             await wait_all_tasks_blocked()
     assert passes.noted.total() >= 5 * TASKS_PER_PASS
     assert passes.most <= TASKS_PER_PASS
+
+
+async def test_handshakes_that_wait_for_their_turn_delay_nobody_who_is_known() -> None:
+    common = turns()
+    common._room = 0
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(handshake, memory_stream_pair())
+        await wait_all_tasks_blocked()
+        shaking = len(nursery.child_tasks)
+        nursery.start_soon(common.wait)
+        await wait_all_tasks_blocked()
+        common._waiting.unpark(2)
+        await wait_all_tasks_blocked()
+        assert len(nursery.child_tasks) == shaking
+        nursery.cancel_scope.cancel()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
