@@ -118,7 +118,8 @@ class ClientConnection:
         try:
             sent = stream.send_nowait(encoded)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            self._lost(f"the connection broke: {exc}")
+            # What was said before can be no answer to what was not sent.
+            self._malformed_by = self._lost(f"the connection broke: {exc}").failure
             return False
         if not sent:
             self._torn = self._unsent = True

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 from weakref import WeakKeyDictionary
 
 import pytest
@@ -15,6 +16,7 @@ from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from tests.proxy.legs import read_until, tls_pair
+from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
 
 HOST = (b"host", b"api")
@@ -416,3 +418,17 @@ def test_arbitrary_bytes_are_an_answer_or_a_failure(data, prefix):
         await connection.aclose()
 
     trio.run(run)
+
+
+async def test_what_was_said_before_a_request_that_cannot_be_sent_is_no_answer_to_it():
+    stream, server = await handshake(await tcp_pair())
+    connection = ClientConnection(stream)
+    await server.send_all(b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\n\r\n")
+    await wait_all_tasks_blocked()
+    stream.transport_stream.socket.shutdown(socket.SHUT_WR)
+    assert not connection.send_request_nowait(GET)
+    with pytest.raises(OutboundBroken) as caught:
+        await connection.receive_head()
+    assert caught.value.failure.code is StreamCode.UPSTREAM_RESET
+    await connection.aclose()
+    await trio.aclose_forcefully(server)
