@@ -10,7 +10,9 @@ The same holds for the tasks that one peer can wake together: by the heads of an
 that stand in one message, or by hundreds of connections on which it says something at the same time. Each
 does little, and all of them would be one pass. So those that were woken and have much to do ask whether there
 is room for them in this pass (`admits`), and wait for another one (`wait`) where there is none. Who has
-brought about that hundreds wait delays none but his own: those of each peer wait in a lane of their own.
+brought about that hundreds wait delays none but his own: those of each peer wait in a lane of their own. All
+who have not said who they are have one lane between them, or thousands of addresses would have thousands of
+turns for each one of an agent.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import trio
 
@@ -35,6 +37,7 @@ __all__ = [
     "TASKS_PER_PASS_MAX",
     "Slices",
     "Turns",
+    "Unknown",
     "in_slices",
     "turns",
 ]
@@ -56,6 +59,12 @@ SLICE_S = 0.002
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+class Unknown(NamedTuple):
+    """A peer of which only the address is known."""
+
+    place: str
 
 
 class Turns:
@@ -138,13 +147,21 @@ class _Lanes:
     """Tasks that wait, those of each peer in a lane: of each lane one goes on, and then of the next."""
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[Hashable, trio.lowlevel.ParkingLot] = OrderedDict()
+        self._lanes: OrderedDict[Hashable, trio.lowlevel.ParkingLot | _Lanes] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._lanes)
 
     async def park(self, peer: Hashable) -> None:
-        lane = self._lanes.get(peer)
+        key = Unknown if isinstance(peer, Unknown) else peer
+        lane = self._lanes.get(key)
         if lane is None:
-            lane = self._lanes[peer] = trio.lowlevel.ParkingLot()
-        await lane.park()
+            lane = self._lanes[key] = _Lanes() if key is Unknown else trio.lowlevel.ParkingLot()
+        if isinstance(lane, _Lanes):
+            assert isinstance(peer, Unknown)
+            await lane.park(peer.place)
+        else:
+            await lane.park()
 
     def unpark(self, count: int) -> int:
         """Let so many go on; returns how many did."""
@@ -152,7 +169,7 @@ class _Lanes:
         while left and self._lanes:
             peer, lane = self._lanes.popitem(last=False)
             # One that was cancelled may have left an empty lane.
-            left -= len(lane.unpark())
+            left -= lane.unpark(1) if isinstance(lane, _Lanes) else len(lane.unpark())
             if lane:
                 self._lanes[peer] = lane
         return count - left

@@ -44,6 +44,7 @@ from tunnel.loglimit import LogLimit
 from tunnel.net import peer_address, shut_down, wrap_server
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
+from tunnel.turns import Unknown
 from tunnel.websocket import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
@@ -127,7 +128,7 @@ class Front:
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
         metered = MeteredStream(tls, stranger)
         with ServerConnection(metered, self.deadlines, tls, self._readiness) as connection:
-            connection.peer = stranger.place
+            connection.peer = Unknown(stranger.place)
             try:
                 await self._serve_requests(connection, tls, stranger, address)
                 return

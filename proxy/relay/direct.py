@@ -34,6 +34,7 @@ from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.loglimit import LogLimit
 from tunnel.net import bind_to_peer, peer_address, shut_down, wrap_server
 from tunnel.tcp import Bonds, TCPStream
+from tunnel.turns import Unknown
 
 log = logging.getLogger("hawse.relay")
 
@@ -79,6 +80,7 @@ class DirectServer:
             if not handshake.cancelled_caught:
                 metered, readiness = MeteredStream(tls, stranger), self.upstream.readiness
                 with ServerConnection(metered, self.deadlines, tls, readiness) as connection:
+                    connection.peer = Unknown(stranger.place)
                     await self._serve(connection, stranger, peer)
         except (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken, OSError):
             pass  # the peer left, or its handshake failed: nothing to answer, nobody to tell
@@ -110,6 +112,7 @@ class DirectServer:
                 self.verifier.learn(_succession(request))
                 claims = self.verifier.of_token(token)
                 stranger.leave()
+                connection.peer = None
                 underway = self.upstream.underway
                 if self.memory.short and underway.of_agent(claims.agent_id) > MODEST_USERS_MAX:
                     # As in the tunnel (PROTOCOL.md, "Memory"), and the hub answers it alike.

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.tunnel.passes import counted_passes
-from tunnel.turns import SPARE_FRAMES, STEP_S, TASKS_PER_PASS, TASKS_PER_PASS_MAX, Turns, in_slices
+from tunnel.turns import SPARE_FRAMES, STEP_S, TASKS_PER_PASS, TASKS_PER_PASS_MAX, Turns, Unknown, in_slices
 
 
 async def test_of_tasks_that_are_woken_at_once_some_go_on_in_a_pass_and_then_the_next(
@@ -121,3 +122,37 @@ async def test_whoever_brings_about_that_hundreds_wait_delays_no_other(
             common._pass_on()
     assert Counter(went_on) == {"many": 300, "few": 2, "one": 1}
     assert Counter(went_on[:TASKS_PER_PASS]) == {"many": TASKS_PER_PASS - 3, "few": 2, "one": 1}
+
+
+@pytest.mark.parametrize("kind", ["wait", "turn"])
+async def test_however_many_strangers_wait_they_have_the_turns_of_one(
+    kind: str, mock_clock: MockClock
+) -> None:
+    common = Turns()
+    went_on: list[str] = []
+
+    async def go_on(peer: Hashable, name: str) -> None:
+        await getattr(common, kind)(peer)
+        went_on.append(name)
+
+    common._room, common._taken = 0, True
+    async with trio.open_nursery() as nursery:
+        for number in range(300):
+            nursery.start_soon(go_on, Unknown(str(number)), "stranger")
+        for _ in range(40):
+            nursery.start_soon(go_on, Unknown("many"), "many")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(go_on, Unknown("few"), "few")
+        for _ in range(8):
+            nursery.start_soon(go_on, "agent", "agent")
+        await wait_all_tasks_blocked()
+        if kind == "wait":
+            common._renew_soon()
+        else:
+            common._pass_on()
+    assert went_on[:16].count("agent") == 8
+    # Among themselves they go by address.
+    assert went_on.index("few") < len(went_on) - 20
+    assert Counter(went_on) == {"stranger": 300, "many": 40, "few": 1, "agent": 8}
+    assert not common._waiting
+    assert not common._lined_up

@@ -23,6 +23,7 @@ from proxy.wire import CONNECTION_BYTES
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
+from tunnel.turns import turns
 
 MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -187,6 +188,27 @@ async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
                     await arrived.wait()
                 arrived = trio.Event()
             release.set()
+
+
+async def test_the_hub_waits_for_its_turn_behind_nobody_else(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(running(answer_ok, tmp_path))
+        way = await stack.enter_async_context(direct_way(server.access, tmp_path))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+        stream = await way.connect()
+        # Its handshake has ended at the relay as well.
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        common = turns()
+        common._room = 0
+        for _ in range(300):
+            nursery.start_soon(common.wait)
+        await stream.send_all(b"GET /api HTTP/1.1\r\nHost: relay\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        common._waiting.unpark(2)
+        with trio.fail_after(2):
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 401 ")
+        await trio.aclose_forcefully(stream)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_stranger_has_the_relay_look_at_no_more_statements_than_a_hub_has(tmp_path: Path) -> None:
