@@ -70,7 +70,7 @@ async def test_the_time_is_told_to_the_holder_of_a_key_alone(snapshot: Snapshot)
     ):
         with pytest.raises(TokenError) as refused:
             check(snapshot, token)
-        assert type(refused.value) is TokenError
+        assert not isinstance(refused.value, WrongClockError)
 
 
 async def test_a_hello_holds_by_a_time_that_this_hub_told_of_just_that_second_and_lately(
