@@ -15,7 +15,7 @@ from auth.tokens import issue_enrolment
 from proxy.agent.account import Account, hub_origin, load_accounts, save_account
 from proxy.agent.errors import AgentError, NoAnswerError, RefusedError
 from proxy.agent.hub import Reach, fetch_reach, register_key
-from proxy.agent.pending import forget_pending_key, pending_key
+from proxy.agent.pending import forget_pending_key, is_pending, pending_key
 from proxy.certificates import fault_of_ca
 
 CA_BYTES_MAX = 1024 * 1024
@@ -52,6 +52,7 @@ def enrol(
         raise AgentError(str(error)) from None
     origin = hub_origin(hub)
     load_accounts(environment)  # Damaged, it would be told when the code is used.
+    shown_before = is_pending(environment, code)
     key = pending_key(environment, code)
     account = Account(origin, "", None, ca_pem, secrets.token_hex(8), key.to_pem().decode("ascii"))
 
@@ -70,7 +71,9 @@ def enrol(
         what = str(error).removesuffix(": try again")
         raise AgentError(f"{what}: run this again, here and with the same code") from error
     except RefusedError:
-        forget_pending_key(environment, code)
+        # Another hub may have taken it, and this one be the wrong one.
+        if not shown_before:
+            forget_pending_key(environment, code)
         raise
     path = save_account(environment, account)
     reach = fetch_reach(account)

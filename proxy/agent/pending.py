@@ -16,6 +16,11 @@ from auth.keys import KeyFormatError, SigningKey
 from proxy.agent.files import config_folder, read_private, write_private
 
 
+def is_pending(environment: Mapping[str, str], code: str) -> bool:
+    """Whether this code was shown before, to whatever hub, and may have been taken."""
+    return os.path.lexists(_path(environment, code))
+
+
 def pending_key(environment: Mapping[str, str], code: str) -> SigningKey:
     """The key that was made for this code; a new one is stored first. Raises AgentError."""
     path = _path(environment, code)

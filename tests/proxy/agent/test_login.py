@@ -14,7 +14,7 @@ from proxy.agent.errors import AgentError
 from proxy.agent.hub import fetch_token
 from proxy.agent.login import enrol, log_in, read_ca
 from proxy.agent.pending import pending_key
-from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply
+from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply, fake_hub
 from tests.proxy.agent.conftest import API_KEY, Home
 
 CODE = new_code(b"c" * 20)
@@ -234,6 +234,23 @@ def test_each_code_has_a_key_of_its_own_until_its_hub_has_answered(home: Home, h
     assert [key.kid for key in hub.keys] == keys[:1]
     (left,) = (file for file in home.files() if file.suffix == ".pem")
     assert SigningKey.from_pem(left.read_bytes()).kid == keys[1]
+
+
+def test_a_hub_that_knows_no_such_code_takes_it_from_no_other(home: Home, hub: FakeHub) -> None:
+    hub.code = CODE
+
+    def lose(asked: Asked) -> Reply:
+        hub.reply = None
+        hub.answer(asked)
+        raise ConnectionAbortedError
+
+    hub.reply = lose
+    with pytest.raises(AgentError, match="run this again"):
+        enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    with fake_hub(API_KEY) as other, pytest.raises(AgentError, match="answered 401"):
+        enrol(home.environment, other.url, CODE, other.ca_pem)
+    account, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert account.agent == AGENT
 
 
 def test_a_pending_key_that_is_damaged_is_made_anew(home: Home) -> None:
