@@ -57,6 +57,8 @@ READINGS_MAX = 10
 # How the names begin of what is there while one or the other works.
 _BACKUP = ".hawse-backup-"
 _TEMPORARY = _BACKUP, RESTORING
+# What is in the one of a backup.
+_UNFINISHED = re.compile(r"archive|hub\.db(-journal|-wal|-shm)?")
 
 
 class BackupError(Exception):
@@ -119,7 +121,8 @@ def _beside(archive: Path) -> Iterator[Path]:
     for left in parent.glob(f"{_BACKUP}*"):
         # What is not ours, or is in use, stays.
         with suppress(OSError), _locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            if any(left.iterdir()):
+            names = os.listdir(left)
+            if names and all(map(_UNFINISHED.fullmatch, names)):
                 shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=_BACKUP, dir=parent) as folder, ExitStack() as stack:
         # Where there are no locks, nothing is taken for left behind either.

@@ -283,8 +283,13 @@ def test_what_a_killed_backup_has_left_goes_with_the_next_one(hub: DataDir, tmp_
     # Another backup is still at work there.
     assert [*tmp_path.glob(".hawse-backup-*")] == [other]
     os.close(descriptor)
+    # Whose name begins so by chance.
+    daily = tmp_path / ".hawse-backup-daily"
+    daily.mkdir()
+    (daily / "hub.tar").write_bytes(b"precious")
     backup(hub.path, tmp_path / "hub2.tar")
-    assert not [*tmp_path.glob(".hawse-backup-*")]
+    assert [*tmp_path.glob(".hawse-backup-*")] == [daily]
+    assert (daily / "hub.tar").is_file()
 
 
 def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> None:
