@@ -42,6 +42,11 @@ SWEEP_S = 0.25
 TIMED_EVERY_S = 10.0
 # Each end takes some 200 µs in several passes, TLS and the record of it included.
 ENDED_PER_PASS = 32
+# Where passes are long for other reasons more begin to end in each, or the last of thousands would outlive
+# the two seconds within which a change ends what it denies: one for each END_S of the pass before. That is
+# twice what an end takes, so that ends alone make no pass longer than the one before.
+END_S = 0.0004
+ENDED_PER_PASS_MAX = 256
 
 
 _CODES = {CloseReason.DEADLINE: StreamCode.DEADLINE, CloseReason.OVERLOADED: StreamCode.OVERLOADED}
@@ -237,12 +242,14 @@ class LiveCalls(Drained):
         """
         ended: list[LiveCall] = []
         async with trio.open_nursery() as nursery:
+            ends = _Ends(nursery)
             for live, ending in doomed:
+                if ends.full:
+                    await trio.lowlevel.checkpoint()
+                    ends.renew()
                 if self._calls.get(live.eid) is live and live.ended is None:
-                    nursery.start_soon(live.end, ending)
+                    ends.begin(live, ending)
                     ended.append(live)
-                    if len(ended) % ENDED_PER_PASS == 0:
-                        await trio.lowlevel.checkpoint()
         return ended
 
     async def end_for_memory(self, doomed: Sequence[LiveCall]) -> None:
@@ -270,15 +277,14 @@ class LiveCalls(Drained):
 
     async def _judge_all(self) -> None:
         slices = Slices()
-        doomed: list[tuple[LiveCall, Ending]] = []
-        for live in self:
-            if slices.over:
-                await self.end(doomed)
-                doomed.clear()
-                await slices.next()
-            if live.ended is None and (ending := self._judge(live)) is not None:
-                doomed.append((live, ending))
-        await self.end(doomed)
+        async with trio.open_nursery() as nursery:
+            ends = _Ends(nursery)
+            for live in self:
+                if slices.over or ends.full:
+                    await slices.next()
+                    ends.renew()
+                if live.ended is None and not live.over and (ending := self._judge(live)) is not None:
+                    ends.begin(live, ending)
 
     async def _end_due(self, now: float) -> None:
         lives = [live for live in self if live.ended is None]
@@ -290,3 +296,27 @@ class LiveCalls(Drained):
 
     def _look_by(self, time: float) -> None:
         self._looks_at = self._nap.deadline = time
+
+
+class _Ends:
+    """Begins to end calls, so many in a pass; whoever does so renews the room in each."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._room = ENDED_PER_PASS
+        self._renewed_at = trio.current_time()
+
+    @property
+    def full(self) -> bool:
+        """Whether the next one is for the next pass."""
+        return not self._room
+
+    def begin(self, live: LiveCall, ending: Ending) -> None:
+        self._room -= 1
+        self._nursery.start_soon(live.end, ending)
+
+    def renew(self) -> None:
+        """Another pass has begun."""
+        now = trio.current_time()
+        self._room = max(ENDED_PER_PASS, min(ENDED_PER_PASS_MAX, int((now - self._renewed_at) / END_S)))
+        self._renewed_at = now

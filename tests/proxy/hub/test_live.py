@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn, cast
@@ -27,7 +27,15 @@ from proxy.http import ServerConnection
 from proxy.hub.admission import Call
 from proxy.hub.boots import Boots
 from proxy.hub.entities import Mode
-from proxy.hub.live import ENDED_PER_PASS, SWEEP_S, Ending, LiveCall, LiveCalls
+from proxy.hub.live import (
+    END_S,
+    ENDED_PER_PASS,
+    ENDED_PER_PASS_MAX,
+    SWEEP_S,
+    Ending,
+    LiveCall,
+    LiveCalls,
+)
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from proxy.wire import CONNECTION_BYTES
@@ -194,18 +202,55 @@ async def test_a_call_that_is_over_is_not_ended() -> None:
     assert side.abandoned == []
 
 
-async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass() -> None:
+@pytest.mark.parametrize(
+    ("pass_s", "most"), [(0.0, ENDED_PER_PASS), (100 * END_S, 100), (10.0, ENDED_PER_PASS_MAX)]
+)
+async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass(
+    autojump_clock: MockClock, pass_s: float, most: int
+) -> None:
     calls = LiveCalls(lambda live: None)
     doomed = []
-    for number in range(3 * ENDED_PER_PASS + 1):
+    for number in range(3 * most + 1):
         live, side = make(number)
         side.on_abandon = lambda: passes.note()
         calls.enter(live)
         doomed.append((live, REVOKED))
-    with counted_passes() as passes:
+    with counted_passes() as passes, passes_that_take(pass_s, autojump_clock):
         assert await calls.end(doomed) == [live for live, _ in doomed]
     assert passes.noted.total() == len(doomed)
-    assert passes.most == ENDED_PER_PASS
+    assert passes.most == most
+
+
+async def test_a_change_ends_thousands_of_calls_within_two_seconds_where_passes_are_long(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunnel.turns.SLICE_S", math.inf)
+    calls = LiveCalls(lambda live: REVOKED)
+    lives = []
+    for number in range(3000):
+        lives.append(make(number)[0])
+        calls.enter(lives[-1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(calls.run)
+        calls.reconsider()
+        with passes_that_take(0.04, autojump_clock), trio.move_on_after(2):
+            await trio.sleep_forever()
+        assert sum(live.ended is None for live in lives) == 0
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def passes_that_take(pass_s: float, clock: MockClock) -> Iterator[None]:
+    class Clock(trio.abc.Instrument):
+        def after_io_wait(self, timeout: float) -> None:
+            clock.jump(pass_s)
+
+    instrument = Clock()
+    trio.lowlevel.add_instrument(instrument)
+    try:
+        yield
+    finally:
+        trio.lowlevel.remove_instrument(instrument)
 
 
 async def test_whoever_judges_all_calls_lets_others_have_their_turn(
