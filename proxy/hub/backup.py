@@ -351,8 +351,13 @@ def _present(data_dir: Path) -> list[str]:
     return sorted(
         path.name
         for path in data_dir.iterdir()
-        if not _KEPT.fullmatch(path.name) and not (path.is_dir() and not any(path.iterdir()))
+        if not _KEPT.fullmatch(path.name) and not _is_empty_folder(path)
     )
+
+
+def _is_empty_folder(path: Path) -> bool:
+    """A link to one is none: it cannot be removed as a folder is."""
+    return path.is_dir() and not path.is_symlink() and not any(path.iterdir())
 
 
 def _copied_aside(data_dir: Path, present: list[str]) -> Path | None:

@@ -292,6 +292,21 @@ def test_what_a_killed_backup_has_left_goes_with_the_next_one(hub: DataDir, tmp_
     assert (daily / "hub.tar").is_file()
 
 
+def test_a_link_to_an_empty_folder_is_moved_aside(hub: DataDir, tmp_path: Path) -> None:
+    backup(hub.path, tmp_path / "hub.tar")
+    other, elsewhere = tmp_path / "other", tmp_path / "elsewhere"
+    for folder in (other, elsewhere):
+        folder.mkdir(mode=0o700)
+    (other / "tls").symlink_to(elsewhere)
+    with pytest.raises(BackupError, match="holds a hub already"):
+        restore(other, tmp_path / "hub.tar", overwrite=False)
+    done = restore(other, tmp_path / "hub.tar", overwrite=True)
+    assert done.replaced is not None
+    assert (done.replaced / "tls").readlink() == elsewhere
+    assert agents(DataDir.open(other)) == ["sre-1"]
+    assert not [*elsewhere.iterdir()]
+
+
 def test_a_running_hub_is_not_restored_into(hub: DataDir, tmp_path: Path) -> None:
     backup(hub.path, tmp_path / "hub.tar")
     with hub.locked():
