@@ -105,6 +105,8 @@ class Readiness:
             while True:
                 if due:
                     await trio.lowlevel.checkpoint()
+                    # What came may have been taken in meanwhile, and a call now mean something else.
+                    due = [watch for watch in due if not watch.ended and watch.has_input()]
                 else:
                     await trio.lowlevel.wait_readable(descriptor_of_all)
                     due = [watches[descriptor] for descriptor, _ in epoll.poll(0, CALLS_PER_PASS)]

@@ -174,6 +174,30 @@ async def test_all_have_their_turn_where_calls_take_long(monkeypatch: pytest.Mon
         far.close()
 
 
+async def test_what_was_taken_in_meanwhile_is_not_told_in_a_later_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(readiness, "PASS_S", 0.0)
+    pairs = [pair() for _ in range(CALLS_PER_LOOK + 1)]
+    called: list[int] = []
+
+    def call(number: int) -> None:
+        called.append(number)
+        pairs[number][0].recv(10)
+        if len(called) == 1:
+            pairs[-1][0].recv(10)
+
+    async with running() as watcher:
+        for number, (near, far) in enumerate(pairs):
+            watcher.watch(near.fileno(), partial(call, number))
+            far.send(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+    assert called == list(range(CALLS_PER_LOOK))
+    for near, far in pairs:
+        near.close()
+        far.close()
+
+
 async def test_a_watch_may_be_ended_after_all_watching_has() -> None:
     near, far = pair()
     async with running() as watcher:
