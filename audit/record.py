@@ -34,10 +34,8 @@ TARGET_CHARACTERS_MAX = 64 * 1024
 # Arguments of one exec, the number and all of their text.
 ARGV_ITEMS_MAX = 1024
 
-# What a stream goes by when no other protocol was asked for. That is ours to say and not a client's: an
-# upgrade to what is called so stands with a mark, which holds a character that no protocol's name can have.
+# What a stream goes by when no other protocol was asked for; no protocol that is served is called so.
 _NO_UPGRADE = "http"
-_MARK = "upgrade:"
 
 # What an event weighs beside its free text: the objects themselves, rounded up.
 _WEIGHT_BASE_BYTES = 2048
@@ -256,10 +254,7 @@ class Stream(Record, frozen=True):
 
 def proto_of(upgrade: bytes | None) -> str:
     """What a stream goes by, from the protocol that its client asks for; None is no other than HTTP."""
-    if upgrade is None:
-        return _NO_UPGRADE
-    asked = text(upgrade).lower()
-    return _MARK + asked if asked == _NO_UPGRADE else asked
+    return _NO_UPGRADE if upgrade is None else text(upgrade).lower()
 
 
 class Tunnel(Record, frozen=True):

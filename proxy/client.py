@@ -12,7 +12,15 @@ import trio
 
 from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.head import ANSWER_HEAD_BYTES_MAX, HeadTooLarge, RequestHead, ResponseHead, connection_tokens
+from proxy.head import (
+    ANSWER_HEAD_BYTES_MAX,
+    HeadError,
+    HeadTooLarge,
+    RequestHead,
+    ResponseHead,
+    check_switch,
+    connection_tokens,
+)
 from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
 from proxy.wire import FramingFault, RawStream, held_bytes
 from tunnel.net import TLSStream
@@ -86,7 +94,8 @@ class ClientConnection:
         self._persistent = True
         self._in_exchange = False
         self._answered = False
-        self._upgrade = False
+        # The protocol that was asked for in place of HTTP.
+        self._upgrade: bytes | None = None
         self._switched = False
         self._eof = False
         # It is cut, or what is on its way is not all sent.
@@ -138,7 +147,7 @@ class ClientConnection:
         self._interim = 0
         fields = head.fields
         self._method = head.method
-        self._upgrade = fields.upgrade is not None
+        self._upgrade = fields.upgrade
         self._left = fields.body_length
         self.body_read = False
         self._persistent = fields.persistent
@@ -205,8 +214,10 @@ class ClientConnection:
                 self._answered = True
                 return head
             if head.status == 101:
-                if not self._upgrade:
-                    raise self._malformed("a 101 that nobody asked for")
+                try:
+                    check_switch(head, self._upgrade)
+                except HeadError as exc:
+                    raise self._malformed(str(exc)) from exc
                 self._answered = self._switched = True
                 return head
             self._interim += 1

@@ -85,6 +85,9 @@ _NO_TOKENS: frozenset[bytes] = frozenset()
 FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
 # To ask by these again changes nothing (RFC 9110 9.2.1), so a lost answer is one to ask for again.
 SAFE_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+# The protocols that Kubernetes changes to on a connection, in lower case. Behind any other one, raw bytes
+# would follow in a protocol that neither policy nor trail knows.
+UPGRADES = frozenset({b"websocket", b"spdy/3.1"})
 # Of answers that end with their head, whatever it says.
 BODILESS_STATUSES = frozenset({*range(100, 200), 204, 304})
 # In whole canonical bytes, where a line stands behind each line feed but the last.
@@ -131,7 +134,10 @@ class Fields:
     body_length: int | None
     """How long the body is: 0 when there is none, None when only its end will tell (chunked)."""
     upgrade: bytes | None
-    """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
+    """The one protocol that `Upgrade` names, if it is one of UPGRADES and `Connection` says that it is meant.
+
+    None otherwise: a server may ignore the header (RFC 9110 7.8), and then the request is a plain one.
+    """
     only_asks: bool
     """There is no body, and no other protocol is asked for."""
     persistent: bool
@@ -186,8 +192,9 @@ class Fields:
         elif name == "body_length":
             self.body_length = None if b"transfer-encoding" in self.by_name else self._length()
         elif name == "upgrade":
-            token = self.by_name.get(b"upgrade", [b""])[0]
-            self.upgrade = token if token and b"upgrade" in self.connection else None
+            asked = self.by_name.get(b"upgrade")
+            meant = asked is not None and len(asked) == 1 and asked[0].lower() in UPGRADES
+            self.upgrade = asked[0] if asked and meant and b"upgrade" in self.connection else None
         elif name == "only_asks":
             self.only_asks = self.body_length == 0 and self.upgrade is None
         elif name == "persistent":
@@ -259,7 +266,7 @@ class RequestHead:
 
     @property
     def upgrade(self) -> bytes | None:
-        """The protocol that `Upgrade` names, when `Connection` says that it is meant; None otherwise."""
+        """The protocol that it asks for in place of HTTP; see Fields."""
         return self.fields.upgrade
 
     def encode(self) -> bytes:
@@ -471,6 +478,22 @@ def check_connection(canonical: bytes) -> None:
         raise HeadError(
             f"the Connection headers of the answer have {size} bytes, {CONNECTION_BYTES_MAX} is the limit"
         )
+
+
+def check_switch(head: ResponseHead, asked: bytes | None) -> None:
+    """Refuse a 101 that does not change to just the protocol that was asked for; raises HeadError.
+
+    What follows a 101 is passed on unread, so both sides must agree on what it is. The client itself judges
+    the key and the subprotocol of a WebSocket: kubectl falls back to SPDY where they are wrong.
+    """
+    if asked is None:
+        raise HeadError("a 101 that the request did not ask for")
+    if b"upgrade" not in connection_tokens(head.headers):
+        raise HeadError("the 101 lacks Connection: Upgrade")
+    if [protocol.lower() for protocol in head.header_values(b"upgrade")] != [asked.lower()]:
+        raise HeadError("the 101 does not change to the one protocol that the request asked for")
+    if any(name in FRAMING_NAMES for name, _ in head.headers):
+        raise HeadError("the 101 gives the length of a body")
 
 
 def check_framing(headers: Headers | list[tuple[bytes, bytes]]) -> None:

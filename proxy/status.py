@@ -36,6 +36,7 @@ _REASONS = {
     415: "UnsupportedMediaType",
     429: "TooManyRequests",
     500: "InternalError",
+    502: "InternalError",
     503: "ServiceUnavailable",
     504: "Timeout",
 }
@@ -164,7 +165,9 @@ def _plain(failure: Failure) -> Status:
         case StreamCode.OVERLOADED:
             return _status(503, "the tunnel is out of memory for this request", text)
         case StreamCode.PROTOCOL:
-            return _status(500, "the answer or the request could not be understood", text)
+            if failure.processed is Processed.NO:
+                return _status(500, "the request could not be understood", text)
+            return _status(502, "the answer could not be understood", text)
     assert_never(failure.code)
 
 

@@ -174,8 +174,6 @@ def _check_request(by_name: dict[bytes, list[bytes]]) -> None:
         raise BadRequest(417, "the only expectation that can be met is 100-continue")
     if sum(map(len, by_name.get(b"connection", []))) > CONNECTION_BYTES_MAX:
         raise BadRequest(400, f"the Connection headers have more than {CONNECTION_BYTES_MAX} bytes")
-    if len(by_name.get(b"upgrade", [])) > 1:
-        raise BadRequest(400, "the request has more than one Upgrade header")
 
 
 class AnswerLines(dict[bytes, bytes]):

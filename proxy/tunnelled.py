@@ -17,7 +17,7 @@ from zlib import crc32
 import trio
 
 from proxy.exchange import GONE, Failure, InboundBroken, OnGone, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.head import HeadError, RequestHead, ResponseHead
+from proxy.head import HeadError, RequestHead, ResponseHead, check_switch
 from proxy.wire import RawStream
 from tunnel.stream import Stream, StreamReset
 
@@ -33,7 +33,7 @@ class TunnelOutbound:
     def __init__(self, stream: Stream, request: RequestHead) -> None:
         self._stream = stream
         self._method = request.method
-        self._upgrade = request.upgrade is not None
+        self._upgrade = request.upgrade
         self._left: int | None = None
         self._answered = False
         self._ended = False
@@ -57,11 +57,13 @@ class TunnelOutbound:
         """Return the answer's head; raises OutboundBroken with the relay's own reason when there is none."""
         try:
             head = ResponseHead.decode(await self._stream.receive_head())
+            if head.status == 101:
+                check_switch(head, self._upgrade)
         except StreamReset as exc:
             raise OutboundBroken(_failure(exc)) from exc
         except HeadError as exc:
-            raise self._lying(f"the relay's head cannot be read: {exc}") from exc
-        if head.status < 200 and not (head.status == 101 and self._upgrade):
+            raise self._lying(f"the relay's head is refused: {exc}") from exc
+        if head.status < 200 and head.status != 101:
             raise self._lying(f"the relay answered with {head.status}, which is no final answer")
         self._answered = True
         self._left = head.body_length if head.has_body(self._method) else 0

@@ -79,13 +79,7 @@ def obeys_the_request_rules(raw: bytes) -> bool:
         return False
     hosts = [value for name, value in pairs if name == b"host"]
     expects = [value.lower() for name, value in pairs if name == b"expect"]
-    upgrades = [value for name, value in pairs if name == b"upgrade"]
-    return (
-        len(hosts) == 1
-        and is_host(hosts[0])
-        and all(value == b"100-continue" for value in expects)
-        and len(upgrades) <= 1
-    )
+    return len(hosts) == 1 and is_host(hosts[0]) and all(value == b"100-continue" for value in expects)
 
 
 def plain_pairs(fields: list[bytes]) -> Pairs | None:

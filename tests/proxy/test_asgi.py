@@ -197,7 +197,7 @@ async def test_a_client_that_leaves_ends_the_application(app, autojump_clock):
     ("raw", "status"),
     [
         (b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nx", b"426"),
-        (b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", b"400"),
+        (b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n", b"400"),
         (
             b"POST /echo/ HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % (REQUEST_BODY_BYTES_MAX + 1),
             b"413",

@@ -15,6 +15,7 @@ from proxy.head import (
     HeadTooLarge,
     RequestHead,
     ResponseHead,
+    check_switch,
     connection_tokens,
 )
 from proxy.head import line as line_of
@@ -382,13 +383,15 @@ def test_what_a_connection_is_kept_for() -> None:
     def fields(*headers: tuple[bytes, bytes]) -> Fields:
         return RequestHead.of(b"POST", b"/", headers).fields
 
-    upgrade = (b"connection", b"Upgrade"), (b"upgrade", b"spdy")
+    upgrade = (b"connection", b"Upgrade"), (b"upgrade", b"spdy/3.1")
     assert fields().only_asks
     assert fields((b"content-length", b"0")).only_asks
     assert not fields((b"content-length", b"1")).only_asks
     assert not fields((b"transfer-encoding", b"chunked")).only_asks
     assert not fields(*upgrade).only_asks
-    assert fields((b"connection", b"keep-alive"), (b"upgrade", b"spdy")).persistent
+    assert fields((b"connection", b"Upgrade"), (b"upgrade", b"h2c")).only_asks
+    assert fields((b"connection", b"keep-alive"), (b"upgrade", b"spdy/3.1")).persistent
+    assert fields((b"connection", b"Upgrade"), (b"upgrade", b"h2c")).persistent
     assert not fields((b"connection", b"x, Close")).persistent
     assert not fields(*upgrade).persistent
 
@@ -501,3 +504,57 @@ def test_a_credential_is_forgotten_with_the_parts_and_nothing_else(line: bytes, 
         b"proxy-authorization",
         b"x-authorization",
     ]
+
+
+WEBSOCKET = (b"connection", b"Upgrade"), (b"upgrade", b"websocket")
+
+
+@pytest.mark.parametrize("asked", [b"websocket", b"WebSocket", b"SPDY/3.1", b"spdy/3.1"])
+@pytest.mark.parametrize("connection", [b"Upgrade", b"keep-alive, upgrade"])
+def test_an_upgrade_that_is_served_is_named_as_it_was_asked_for(asked: bytes, connection: bytes) -> None:
+    headers = ((b"connection", connection), (b"upgrade", asked))
+    assert RequestHead.of(b"GET", b"/", headers).upgrade == asked
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        *([b"h2c"], [b"TLS/1.0"], [b"foo/1"], [b"SPDY/3"], [b"SPDY/3.1/x"], [b"websocket/13"], [b""]),
+        *([b"websocket, h2c"], [b"websocket,"], [b"websocket websocket"], [b"websocket", b"websocket"]),
+        [b"websocket", b"h2c"],
+    ],
+)
+def test_another_upgrade_is_none(asked: list[bytes]) -> None:
+    headers = ((b"connection", b"Upgrade"), *[(b"upgrade", value) for value in asked])
+    head = RequestHead.of(b"GET", b"/", headers)
+    assert head.upgrade is None
+    assert RequestHead.decode(head.encode()).upgrade is None
+
+
+@pytest.mark.parametrize("asked", [b"websocket", b"WebSocket"])
+def test_a_101_echoes_what_was_asked_for(asked: bytes) -> None:
+    check_switch(ResponseHead.of(101, b"", WEBSOCKET), asked)
+    # Whether these are right is the client's to judge.
+    check_switch(ResponseHead.of(101, b"", (*WEBSOCKET, (b"sec-websocket-protocol", b"v9"))), asked)
+    check_switch(ResponseHead.of(101, b"", ((b"connection", b"Keep-Alive, UPGRADE"), WEBSOCKET[1])), asked)
+
+
+@pytest.mark.parametrize(
+    ("headers", "asked", "why"),
+    [
+        (WEBSOCKET, None, "did not ask"),
+        (WEBSOCKET, b"SPDY/3.1", "the one protocol"),
+        (WEBSOCKET[:1], b"websocket", "the one protocol"),
+        ((*WEBSOCKET, WEBSOCKET[1]), b"websocket", "the one protocol"),
+        ((WEBSOCKET[0], (b"upgrade", b"websocket, h2c")), b"websocket", "the one protocol"),
+        (WEBSOCKET[1:], b"websocket", "Connection"),
+        (((b"connection", b"upgraded"), WEBSOCKET[1]), b"websocket", "Connection"),
+        ((*WEBSOCKET, (b"content-length", b"0")), b"websocket", "length"),
+        ((*WEBSOCKET, (b"transfer-encoding", b"chunked")), b"websocket", "length"),
+    ],
+)
+def test_any_other_101_is_refused(
+    headers: tuple[tuple[bytes, bytes], ...], asked: bytes | None, why: str
+) -> None:
+    with pytest.raises(HeadError, match=why):
+        check_switch(ResponseHead.of(101, b"", headers), asked)

@@ -437,7 +437,7 @@ def test_what_crosses_is_worked_out_once_a_block_and_by_tail():
 
 
 def test_the_framing_of_an_upgrade_follows_each_method():
-    shared = RequestHead.of(b"GET", b"/", ((b"connection", b"upgrade"), (b"upgrade", b"x"))).fields
+    shared = RequestHead.of(b"GET", b"/", ((b"connection", b"upgrade"), (b"upgrade", b"websocket"))).fields
     for method, length in ((b"GET", None), (b"POST", b"0"), (b"GET", None)):
         head = RequestHead(method, b"/", shared)
         assert hub_request_head(head, b"/", audit_id="e", client_ip="::1").header(b"content-length") == length

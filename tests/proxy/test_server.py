@@ -829,7 +829,9 @@ async def test_bytes_after_a_refused_upgrade_are_the_next_request(pair):
 async def test_an_upgrade_with_a_body_is_a_400(pair, framing):
     client, connection = pair
     await client.send_all(
-        b"POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n" + framing + b"\r\n\r\nabc"
+        b"POST / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: SPDY/3.1\r\n"
+        + framing
+        + b"\r\n\r\nabc"
     )
     with pytest.raises(BadRequest) as caught:
         await connection.next_request()

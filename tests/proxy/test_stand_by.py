@@ -181,7 +181,7 @@ async def test_what_nobody_could_begin_is_the_tasks() -> None:
     [
         b"POST /one HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n",
         b"POST /one HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: spdy\r\n\r\n",
+        b"GET /one HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n",
     ],
 )
 async def test_a_body_or_an_upgrade_is_not_begun(head: bytes) -> None:

@@ -103,6 +103,10 @@ def test_every_failure_has_an_honest_answer(code, processed, method, upgrade):
         (StreamCode.UNAUTHENTICATED, Processed.NO, b"GET", 401),
         (StreamCode.FORBIDDEN, Processed.NO, b"POST", 403),
         (StreamCode.TOO_LARGE, Processed.NO, b"POST", 413),
+        (StreamCode.PROTOCOL, Processed.NO, b"GET", 500),
+        (StreamCode.PROTOCOL, Processed.MAYBE, b"GET", 502),
+        (StreamCode.PROTOCOL, Processed.MAYBE, b"POST", 502),
+        (StreamCode.PROTOCOL, Processed.YES, b"GET", 502),
     ],
 )
 def test_the_codes_that_users_meet(code, processed, method, expected):

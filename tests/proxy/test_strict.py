@@ -68,7 +68,6 @@ ATTACKS = {
     "an empty first line": (b"\r\nGET / HTTP/1.1\r\nHost: a" + END, "request line"),
     "a header without a name": (b"GET / HTTP/1.1\r\nHost: a\r\n: b" + END, "malformed"),
     "a header without a colon": (b"GET / HTTP/1.1\r\nHost: a\r\nabc" + END, "malformed"),
-    "two upgrades": (b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: a\r\nUpgrade: b" + END, "Upgrade"),
 }  # fmt: skip
 
 

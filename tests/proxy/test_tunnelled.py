@@ -12,7 +12,7 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.tunnelled import TunnelInbound, TunnelOutbound
 from tests.proxy.chains import open_sessions
 from tunnel.session import Session
-from tunnel.stream import Stream
+from tunnel.stream import Stream, StreamReset
 
 GET = RequestHead.of(b"GET", b"/api", ((b"accept", b"*/*"),))
 POST = RequestHead.of(b"POST", b"/api", ((b"content-length", b"6"),))
@@ -297,12 +297,45 @@ async def test_early_bytes_of_an_upgrade_wait_in_the_window(way: Way, autojump_c
     await outbound.aclose()
 
 
-@pytest.mark.parametrize(("request_head", "status"), [(GET, 103), (GET, 101), (POST, 100)])
+@pytest.mark.parametrize(("request_head", "status"), [(GET, 103), (POST, 100)])
 async def test_a_head_that_is_no_final_answer_is_a_lie(way: Way, request_head, status):
     here, there = await way.streams(request_head)
     outbound = TunnelOutbound(here, request_head)
     await there.send_head(ResponseHead.of(status).encode())
     with pytest.raises(OutboundBroken, match=f"answered with {status}"):
         await outbound.receive_head()
+    await outbound.aclose()
+    await there.aclose()
+
+
+LIES = {
+    "nothing": (),
+    "no upgrade": ((b"connection", b"Upgrade"),),
+    "another": ((b"connection", b"Upgrade"), (b"upgrade", b"h2c")),
+    "several": ((b"connection", b"Upgrade"), (b"upgrade", b"websocket, h2c")),
+    "two": ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"), (b"upgrade", b"websocket")),
+    "no connection": ((b"upgrade", b"websocket"),),
+    "a length": ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"), (b"content-length", b"0")),
+}
+
+
+@pytest.mark.parametrize(
+    ("request_head", "headers"),
+    [
+        *((UPGRADE, lie) for lie in LIES.values()),
+        (GET, ((b"connection", b"Upgrade"), (b"upgrade", b"websocket"))),
+    ],
+)
+async def test_a_relays_101_to_another_protocol_is_a_lie(way: Way, request_head, headers):
+    here, there = await way.streams(request_head)
+    outbound = TunnelOutbound(here, request_head)
+    await there.send_head(ResponseHead.of(101, b"", headers).encode())
+    with pytest.raises(OutboundBroken, match="101") as caught:
+        await outbound.receive_head()
+    failure = caught.value.failure
+    assert (failure.code, failure.processed) == (StreamCode.PROTOCOL, Processed.MAYBE)
+    if request_head is UPGRADE:
+        with pytest.raises(StreamReset):
+            await there.receive_some()
     await outbound.aclose()
     await there.aclose()

@@ -341,7 +341,7 @@ def test_an_answer_with_two_readings_is_not_passed_on(chain: Chain, client: RawC
     )
     with client.talk(client.head(path, connection="keep-alive")) as talk:
         answer = talk.answer()
-        assert answer.status == 500
+        assert answer.status == 502
         # The next request is answered by its own answer.
         following, _ = chain.path(lambda exchange: exchange.answer(200, b"its own"))
         talk.send(client.head(following))
@@ -562,8 +562,92 @@ def test_a_101_that_is_wrong_is_the_clients_to_judge(chain: Chain, client: RawCl
 def test_a_101_that_nobody_asked_for_is_no_way_in(chain: Chain, client: RawClient) -> None:
     path, mark = chain.path(lambda exchange: exchange.send(SWITCH + b"raw"))
     with client.talk(client.head(path, connection="keep-alive")) as talk:
-        assert talk.answer().status == 500
+        assert talk.answer().status == 502
     assert len(chain.server.seen(mark)) == 1
+
+
+OTHER_PROTOCOLS = ["h2c", "TLS/1.0", "foo/1", "websocket, h2c", "SPDY/3.1, SPDY/3", "websocket/13"]
+
+
+@pytest.mark.parametrize("asked", [*OTHER_PROTOCOLS, "websocket\r\nUpgrade: SPDY/3.1"])
+def test_an_upgrade_to_another_protocol_is_served_as_a_plain_request(
+    chain: Chain, client: RawClient, asked: str
+) -> None:
+    body: list[bytes] = []
+
+    def read(exchange: Exchange) -> None:
+        body.append(exchange.connection.take(2))
+        exchange.answer(200, b"plain")
+
+    mark = chain.server.on(read)
+    path = f"/api/v1/namespaces/work/services/{mark}/proxy/"
+    headers = [f"Upgrade: {asked}", "HTTP2-Settings: AAMAAABkAAQAAP__", "Content-Length: 2"]
+    head = client.head(path, *headers, method="POST", connection="Upgrade, HTTP2-Settings")
+    with client.talk(head + b"{}") as talk:
+        answer = talk.answer()
+    assert (answer.status, answer.body, body) == (200, b"plain", [b"{}"])
+    [exchange] = chain.server.seen(mark)
+    assert [
+        field for field in exchange.fields if field[0] in {"upgrade", "connection", "http2-settings"}
+    ] == []
+    rows = [event for event in chain.world.hub_audit("--since", "1m") if mark in json.dumps(event)]
+    assert [row["stream"]["proto"] for row in rows] == ["http", "http"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("asked", ["WebSocket", "spdy/3.1"])
+def test_the_name_of_a_protocol_is_the_same_in_any_case(chain: Chain, client: RawClient, asked: str) -> None:
+    def switch(exchange: Exchange) -> None:
+        assert exchange.header("upgrade") == [asked]
+        assert exchange.header("connection") == ["Upgrade"]
+        exchange.send(
+            f"HTTP/1.1 101 X\r\nconnection: upgrade\r\nupgrade: {asked.swapcase()}\r\n\r\nraw".encode()
+        )
+        exchange.close()
+
+    path, _ = chain.exec_path(switch)
+    with client.talk(client.head(path, f"Upgrade: {asked}", connection="upgrade")) as talk:
+        answer = talk.answer()
+        assert (answer.status, answer.headers["upgrade"]) == (101, asked.swapcase())
+        assert talk.rest() == b"raw"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    {
+        "no upgrade": "Connection: Upgrade",
+        "another": "Connection: Upgrade\r\nUpgrade: SPDY/3.1",
+        "several": "Connection: Upgrade\r\nUpgrade: websocket, h2c",
+        "two": "Connection: Upgrade\r\nUpgrade: websocket\r\nUpgrade: websocket",
+        "an empty one": "Connection: Upgrade\r\nUpgrade:",
+        "no connection": "Upgrade: websocket",
+        "another connection": "Connection: keep-alive\r\nUpgrade: websocket",
+        "a length": "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3",
+        "no length": "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 0",
+        "chunks": "Connection: Upgrade\r\nUpgrade: websocket\r\nTransfer-Encoding: chunked",
+    }.values(),
+)
+def test_a_101_that_is_not_what_was_asked_for_is_no_way_in(chain: Chain, client: RawClient, lie: str) -> None:
+    closed: list[bool] = []
+
+    def switch(exchange: Exchange) -> None:
+        exchange.send(f"HTTP/1.1 101 Switching Protocols\r\n{lie}\r\n\r\nraw".encode())
+        closed.append(exchange.wait_gone(SOON_S + BUSY_S))
+
+    path, mark = chain.exec_path(switch)
+    with client.talk(client.upgrade(path, V5) + b"early") as talk:
+        answer = talk.answer()
+        assert (answer.status, json.loads(answer.body)["code"]) == (502, 502)
+        assert "may still be processing" in json.loads(answer.body)["message"]
+        assert not talk.received, "something was spliced"
+    wait_until(lambda: bool(closed))
+    assert closed == [True]
+    [exchange] = chain.server.seen(mark)
+    assert bytes(exchange.connection.received) == exchange.head, "something was spliced"
+    rows = [event for event in chain.world.hub_audit("--since", "1m") if mark in json.dumps(event)]
+    assert [row["phase"] for row in rows] == ["intent", "complete"]
+    response = rows[1]["resp"]
+    assert isinstance(response, dict)
+    assert (response["status"], response["processed"]) == (502, "maybe")
 
 
 # -- the same through kubectl --------------------------------------------------------------------------------

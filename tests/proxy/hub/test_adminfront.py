@@ -108,7 +108,7 @@ async def test_an_operator_makes_room_for_nobody(
         pytest.param(True, None, b"", id="body held back"),
         pytest.param(False, "", b"401", id="refused"),
         # Of which no application hears.
-        pytest.param(False, "Connection: Upgrade\r\nUpgrade: h2c\r\n", b"400", id="upgrade"),
+        pytest.param(False, "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n", b"400", id="upgrade"),
     ],
 )
 async def test_whose_token_was_revoked_makes_room_as_any_stranger(

@@ -133,6 +133,19 @@ def test_an_upgrade_is_judged_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(Asking(monkeypatch, reads, UPGRADE).ask(PODS + b"/web"), Refusal)
 
 
+@pytest.mark.parametrize("asked", [b"h2c", b"websocket, h2c"])
+def test_an_upgrade_that_is_not_served_is_judged_as_the_plain_request(
+    monkeypatch: pytest.MonkeyPatch, asked: bytes
+) -> None:
+    reads = bundle(policy("- {id: look, effect: allow, verbs: [read], resources: ['*', '*/*']}"))
+    asking = Asking(monkeypatch, reads, ((b"connection", b"upgrade"), (b"upgrade", asked)))
+    call = asking.ask(PODS + b"/web")
+    assert isinstance(call, Call)
+    assert not call.info.upgrade
+    # An exec creates, whatever carries it.
+    assert isinstance(asking.ask(PODS + b"/web/exec?command=id"), Refusal)
+
+
 @pytest.mark.parametrize(
     ("request_", "small", "durable"),
     [

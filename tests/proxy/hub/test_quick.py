@@ -155,7 +155,7 @@ async def test_a_body_of_another_length_than_its_head_says_is_no_answer(
     stream.send_answer_nowait(OK, body, eof=True)
     received = await line.hear(end)
     if end == b"}":
-        assert received.startswith(b"HTTP/1.1 500 ")
+        assert received.startswith(b"HTTP/1.1 502 ")
     else:
         # Cut, since it has begun.
         with pytest.raises(trio.BrokenResourceError):
@@ -181,7 +181,7 @@ async def test_what_is_no_final_answer_is_none(line: Line, answer: bytes) -> Non
     stream = await line.ask()
     stream.send_answer_nowait(answer, eof=True)
     received = await line.hear(b"}")
-    assert received.startswith(b"HTTP/1.1 500 ")
+    assert received.startswith(b"HTTP/1.1 502 ")
 
 
 async def test_each_request_is_held_to_what_the_directory_says_now(line: Line) -> None:

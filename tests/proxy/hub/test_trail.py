@@ -136,19 +136,18 @@ def test_of_a_user_agent_of_any_bytes_a_record_has_what_it_keeps(
         (None, "http"),
         (b"websocket", "websocket"),
         (b"SPDY/3.1", "spdy/3.1"),
-        # Taken for no upgrade, a simulation of policies would not ask for the permission to create.
-        (b"HTTP", "upgrade:http"),
-        (b"http", "upgrade:http"),
+        # What is served as a plain request is on record as one.
+        (b"http", "http"),
+        (b"h2c", "http"),
+        (b"websocket, h2c", "http"),
     ],
 )
-def test_whether_an_upgrade_was_asked_for_does_not_depend_on_its_name(
-    upgrade: bytes | None, proto: str
-) -> None:
+def test_a_stream_goes_by_the_protocol_that_may_be_changed_to(upgrade: bytes | None, proto: str) -> None:
     headers = ((b"connection", b"upgrade"), (b"upgrade", upgrade)) if upgrade is not None else ()
     target = b"/api/v1/namespaces/a/services/s/proxy/x"
     stream = stream_of(RequestHead.of(b"GET", target, headers), parse(b"GET", target))
     assert stream is not None
-    assert (stream.proto, stream.upgraded) == (proto, upgrade is not None)
+    assert (stream.proto, stream.upgraded) == (proto, proto != "http")
 
 
 def test_of_an_execs_arguments_no_more_is_read_than_a_record_keeps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -363,6 +364,43 @@ async def test_the_end_of_the_upstream_is_the_end(mode: str, tmp_path: Path) -> 
         async with way.upgrade(UPGRADE) as stream:
             assert await stream.receive_some() == b"last words"
             assert await stream.receive_some() == b""
+
+
+@pytest.mark.parametrize("asked", [b"h2c", b"foo/1", b"SPDY/3.1, h2c"])
+async def test_another_upgrade_is_asked_for_as_a_plain_request(
+    mode: str, asked: bytes, tmp_path: Path
+) -> None:
+    """A hub in order asks for none, but a relay does not rest on that."""
+    head = inner(b"/api/v1/namespaces/a/services/s/proxy/", (b"connection", b"Upgrade"), (b"upgrade", asked))
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert (await way.ask(head)).status == 200
+        assert headers(server.received, "connection") == headers(server.received, "upgrade") == []
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        b"Connection: Upgrade",
+        b"Connection: Upgrade\r\nUpgrade: websocket",
+        b"Connection: Upgrade\r\nUpgrade: SPDY/3.1, websocket",
+        b"Upgrade: SPDY/3.1",
+        b"Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0",
+    ],
+)
+async def test_a_101_to_another_protocol_opens_nothing(mode: str, lie: bytes, tmp_path: Path) -> None:
+    left = trio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 101 Switching Protocols\r\n" + lie + b"\r\n\r\nraw")
+        with suppress(trio.BrokenResourceError):
+            await connection.more()
+        left.set()
+
+    async with running(script, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        assert refused(await way.ask(UPGRADE)) == (StreamCode.PROTOCOL, Processed.MAYBE)
+        with trio.fail_after(5):
+            await left.wait()
 
 
 # C13: what follows a refused upgrade never reaches the API server

@@ -430,6 +430,17 @@ async def test_whoever_may_only_read_does_not_upgrade_but_to_watch(mode: str, tm
         assert (await way.ask(inner(b"/api/v1/pods?watch=true", *upgrade))).status == 200
 
 
+@both_modes
+async def test_an_exec_is_no_read_whatever_upgrade_it_asks_for(mode: str, tmp_path: Path) -> None:
+    rails = guard(tmp_path, READ_ALL)
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path, rails) as way:
+        target = b"/api/v1/namespaces/app-1/pods/p/exec?command=id"
+        for asked in (b"h2c", b"websocket, h2c"):
+            upgrade = ((b"connection", b"Upgrade"), (b"upgrade", asked))
+            assert (await way.ask(inner(target, *upgrade))).status == 403
+        assert server.received == b""
+
+
 SLUGS = st.from_regex(r"[a-z][a-z0-9-]{0,8}[a-z0-9]", fullmatch=True).filter(
     lambda name: name not in {"system", "kubernetes"}
 )
