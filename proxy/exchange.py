@@ -106,7 +106,10 @@ class Inbound(Protocol):
         ...
 
     async def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:
-        """Send the answer's head, in one write with the body bytes and the end that are already there."""
+        """Send the answer's head, in one write with the body bytes and the end that are already there.
+
+        A whole answer (`end`) may drop a request's body that nobody has begun to receive.
+        """
         ...
 
     async def send_body(self, data: bytes, *, end: bool = False) -> None:

@@ -142,6 +142,8 @@ class _Exchange:
     """A failure that was found behind a piece of the answer, and is raised when that piece is sent."""
     fault: Exception | None = None
     """A fault of ours while a piece was passed on."""
+    answered: bool = False
+    """The answer was whole as soon as it began."""
 
     async def run(self) -> Outcome:
         try:
@@ -241,13 +243,15 @@ class _Exchange:
         tally.status = head.status
         if chunk:
             tally.bytes_out += len(chunk)
-            await inbound.send_head(head, chunk, end=ahead == b"")
-            if ahead == b"":
+            self.answered = ahead == b""
+            await inbound.send_head(head, chunk, end=self.answered)
+            if self.answered:
                 return
             chunk = ahead
         else:
-            await inbound.send_head(head, end=chunk is not None)
-            if chunk is not None:
+            self.answered = chunk is not None
+            await inbound.send_head(head, end=self.answered)
+            if self.answered:
                 return
         while True:
             if tally.held is not None:
@@ -302,6 +306,9 @@ class _Exchange:
 
     async def _upload(self) -> None:
         """Carry the request's body, and then have the client watched."""
+        if self.answered:
+            # The body was dropped with the whole answer, so its end here would be taken for the body's own.
+            return
         try:
             while data := await self.inbound.receive_body():
                 self.tally.bytes_in += len(data)

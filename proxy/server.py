@@ -289,7 +289,7 @@ class ServerConnection:
         At most QUICK_ANSWER_BYTES_MAX of body. Raises InboundBroken when the client is gone.
         """
         assert self._stand_by is not None, "it stands by"
-        data = self._framed(self._begin_answer(head), body, True)
+        data = self._framed(self._begin_answer(head, whole=True), body, True)
         try:
             sent = self._stand_by.send_answer(data, last=self._last)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
@@ -385,7 +385,7 @@ class ServerConnection:
         The framing is decided here: a Content-Length in `head` is kept, any other body is chunked. Raises
         InboundBroken when the client is gone.
         """
-        await self._send(self._begin_answer(head), data, end)
+        await self._send(self._begin_answer(head, whole=end), data, end)
 
     async def send_body(self, data: bytes, *, end: bool = False) -> None:
         """Send body bytes at once (in one chunk where the answer is chunked), and the end when `end`."""
@@ -435,7 +435,7 @@ class ServerConnection:
         self._raw = RawStream(self._stream, self._received.take_rest(), ended=self._received.ended)
         return self._raw
 
-    def _begin_answer(self, head: ResponseHead) -> bytes:
+    def _begin_answer(self, head: ResponseHead, *, whole: bool) -> bytes:
         """Return the bytes of an answer's head, with the framing and the connection's state added to it."""
         assert self._answer <= _AWAITED, "an answer for each request"
         request = self._request
@@ -445,7 +445,8 @@ class ServerConnection:
             self._answer = _SWITCHED
             return head.encode()
         if not self._body_read:
-            if not self._read_to_its_end():
+            # Behind an answer that goes on, the body may still be wanted.
+            if not (whole and self._read_to_its_end()):
                 self._last = True
             self._awaits_continue = False
         if self._deadlines is not None and self._deadlines.ending:
@@ -481,7 +482,7 @@ class ServerConnection:
         """Whether a request that is not read to its end can be without a wait."""
         if self._body_begun or self._request is None or self._awaits_continue:
             return self._body_read
-        # Nobody wants this body (the answer is a refusal); a small one has come with its head.
+        # Nobody wants this body (its answer is whole); a small one has come with its head.
         try:
             while self.receive_body_nowait():
                 pass

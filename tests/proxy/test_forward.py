@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -404,6 +405,88 @@ async def test_an_early_413_gets_through_while_the_client_still_uploads(kind, cl
         assert uploaded < 50_000_000
         outcome = chain.outcomes[0]
         assert (outcome.status, outcome.close_reason) == (413, CloseReason.COMPLETE)
+
+
+class Prompt(ClientConnection):
+    """A server whose answer is here before anybody waits for it."""
+
+    async def receive_head(self):
+        while (head := self.receive_head_nowait()) is None:
+            self.take_in(await self.stream.receive_some())
+        return head
+
+    def take_in(self, data: bytes) -> None:
+        self._scanner.feed(data)
+
+
+@asynccontextmanager
+async def answered_at_once(framing: bytes, answer: bytes):
+    """Forward a POST of three bytes whose answer was there before; yields the ends of its two connections."""
+    client, hub_leg = tls_pair()
+    near, upstream = tls_pair()
+    async with ServerEnd(hub_leg) as inbound, trio.open_nursery() as nursery:
+        outbound = Prompt(near)
+        body = b"abc" if framing.startswith(b"Content-Length") else b"3\r\nabc\r\n0\r\n\r\n"
+        await client.send_all(b"POST / HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n" + body)
+        request = await inbound.next_request()
+        await outbound.send_request(request)
+        await read_until(upstream, b"\r\n\r\n")
+        outbound.take_in(answer)
+        outcomes = []
+
+        async def carry() -> None:
+            outcomes.append(await forward(inbound, outbound, request, on_head=lambda head: head))
+
+        nursery.start_soon(carry)
+        yield client, upstream, outcomes, inbound
+        nursery.cancel_scope.cancel()
+    await outbound.aclose()
+    for leg in (client, upstream):
+        await leg.aclose()
+
+
+@asynccontextmanager
+async def ServerEnd(leg):
+    connection = ServerConnection(leg)
+    try:
+        yield connection
+    finally:
+        await connection.aclose()
+
+
+framings = pytest.mark.parametrize("framing", [b"Content-Length: 3", b"Transfer-Encoding: chunked"])
+
+
+@framings
+async def test_a_whole_answer_that_is_here_before_the_upload_ends_it_before_its_begin(framing):
+    for _ in range(20):
+        async with answered_at_once(framing, b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno") as (
+            client,
+            upstream,
+            outcomes,
+            inbound,
+        ):
+            await read_until(client, b"no")
+            await wait_all_tasks_blocked()
+            assert outcomes == [Outcome(403, 0, 2, CloseReason.COMPLETE, None, False)]
+            # Nothing says that the body was whole; and the client's connection goes on.
+            upstream.inner.send_stream.close()
+            await client.send_all(GET)
+            assert (await inbound.next_request()).method == b"GET"
+            with trio.move_on_after(0.01):
+                pytest.fail(f"uploaded after all: {await upstream.receive_some()!r}")
+
+
+@framings
+async def test_an_answer_that_begins_before_the_upload_does_not_take_its_body(framing):
+    for _ in range(20):
+        async with answered_at_once(framing, CHUNKED + b"2\r\nhi\r\n") as (client, upstream, outcomes, _):
+            await read_until(client, b"hi\r\n")
+            await read_until(upstream, b"abc" if framing.startswith(b"Content-Length") else b"0\r\n\r\n")
+            await upstream.send_all(b"3\r\nABC\r\n0\r\n\r\n")
+            await read_until(client, b"0\r\n\r\n")
+            await wait_all_tasks_blocked()
+            assert outcomes == [Outcome(200, 3, 5, CloseReason.COMPLETE, None, False)]
 
 
 # -- clients ------------------------------------------------------------------------------------------------

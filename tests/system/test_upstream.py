@@ -15,7 +15,7 @@ from itertools import pairwise
 
 import pytest
 
-from tests.fakes.apiserver import TOKEN, Exchange, refusal
+from tests.fakes.apiserver import TOKEN, Exchange, Gone, refusal
 from tests.system.chain import Chain
 from tests.system.raw import (
     V5,
@@ -234,6 +234,39 @@ def test_an_answer_to_an_upload_that_is_not_read_gets_through(
         done.set()
         assert answer.status == 413
         assert json.loads(answer.body)["message"] == "limit is 3145728"
+
+
+def test_an_answer_that_comes_before_its_request_was_sent_is_no_fault(
+    chain: Chain, client: RawClient
+) -> None:
+    """One in 60 met an upload that had not begun, and declared a body of nothing whole."""
+    declared: list[bytes] = []
+
+    def refuse(exchange: Exchange) -> None:
+        exchange.answer(403, b"no")
+        with suppress(Gone):
+            declared.append(exchange.connection.take_until(b"\r\n0\r\n\r\n"))
+
+    path, mark = chain.path(refuse)
+    body = b"3\r\nabc\r\n0\r\n\r\n"
+    requests = [
+        client.head(path, framing, method="POST", connection="keep-alive") + body
+        for framing in (f"Content-Length: {len(body)}", "Transfer-Encoding: chunked")
+    ]
+    talk = Talk(client.connect())
+    for number in range(400):
+        talk.send(requests[number % 2])
+        answer = talk.answer()
+        assert (answer.status, answer.body) == (403, b"no")
+        if answer.headers.get("connection") == "close":
+            talk.connection.close()
+            talk = Talk(client.connect())
+    talk.connection.close()
+    assert not [each for each in declared if b"abc" not in each], "a body of nothing was declared whole"
+    rows = [event for event in chain.world.hub_audit("--since", "2m") if mark in json.dumps(event)]
+    assert len(rows) == 800
+    assert [row["resp"] for row in rows if "reason" in row.get("resp", {})] == []  # type: ignore[operator]
+    chain.check()
 
 
 def test_a_clients_own_timeout_passes_and_cancels_upstream(chain: Chain, client: RawClient) -> None:
