@@ -22,6 +22,8 @@ PEM_LENGTH_MAX = 64 * 1024
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _NAT64_LOCAL = ipaddress.IPv6Network("64:ff9b:1::/48")
 _IPV4_COMPATIBLE = ipaddress.IPv6Network("::/96")
+# Where Oracle's and Azure's clouds answer their machines, beside the link-local address that all clouds have.
+_CLOUD_SERVICES = frozenset({ipaddress.IPv4Address("192.0.0.192"), ipaddress.IPv4Address("168.63.129.16")})
 
 
 def check_name(kind: str, name: str) -> None:
@@ -96,10 +98,13 @@ def destination(address: Address) -> Address:
 def is_nobodys(address: Address) -> bool:
     """Whether no relay can be at an address, private ones included.
 
-    Link-local is where clouds keep their instance credentials; the unspecified address is this machine.
+    Link-local is where clouds keep their instance credentials, and some have an address more; the unspecified
+    address is this machine.
     """
     address = destination(address)
-    return address.is_link_local or address.is_multicast or address.is_unspecified
+    if address.is_link_local or address.is_multicast or address.is_unspecified:
+        return True
+    return address in _CLOUD_SERVICES
 
 
 def is_public(address: Address) -> bool:
@@ -107,9 +112,13 @@ def is_public(address: Address) -> bool:
 
     `is_global` alone calls 64:ff9b::7f00:1 public, which a translator (NAT64) sends to 127.0.0.1 or to
     whatever private address is written so. Under the prefix for translators of one's own (RFC 8215) the IPv4
-    address may stand anywhere, so nothing there counts as public.
+    address may stand anywhere, so nothing there counts as public. `is_global` calls fec0::/10 public as well,
+    which was for sites alone (RFC 3879).
     """
-    return destination(address).is_global and address not in _NAT64_LOCAL
+    there = destination(address)
+    if not there.is_global or there in _CLOUD_SERVICES or address in _NAT64_LOCAL:
+        return False
+    return not (isinstance(there, ipaddress.IPv6Address) and there.is_site_local)
 
 
 def shown(text: str) -> str:

@@ -39,7 +39,7 @@ class Resolver(trio.abc.HostnameResolver):
     "address",
     [
         *("127.0.0.1", "10.0.0.1", "192.168.1.1", "172.16.0.1", "100.64.0.1"),
-        *("::1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1"),
+        *("::1", "fd00::1", "fec0::1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1"),
     ],
 )
 async def test_a_name_that_leads_into_a_private_network_is_not_dialled(address: str) -> None:
@@ -53,6 +53,8 @@ async def test_a_name_that_leads_into_a_private_network_is_not_dialled(address: 
     "address",
     [
         "169.254.169.254",
+        "168.63.129.16",
+        "192.0.0.192",
         "fe80::1",
         "::",
         "0.0.0.0",
