@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from email.utils import formatdate
 from http import HTTPStatus
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote, unquote_plus
 
 import attrs
 import h11
@@ -36,6 +37,8 @@ DRAIN_BYTES_MAX = 16 * 1024 * 1024
 DRAIN_S = 2.0
 # Requests a client may send ahead while a long answer is written; more stay in the socket.
 PIPELINED_BYTES_MAX = 64 * 1024
+
+_BROKEN_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 
 Headers = Sequence[tuple[str, str]]
 Send = Callable[[bytes], Awaitable[None]]
@@ -357,9 +360,19 @@ def _request(event: h11.Request) -> Request:
         method=event.method.decode("ascii"),
         target=target,
         path=unquote(path),
-        query=parse_qs(query, keep_blank_values=True),
+        query=_parameters(query),
         headers=headers,
     )
+
+
+def _parameters(query: str) -> dict[str, list[str]]:
+    """Read a query as Go's net/url does: a pair with a semicolon or a broken escape is dropped."""
+    found: dict[str, list[str]] = {}
+    for pair in query.split("&"):
+        if pair and ";" not in pair and _BROKEN_ESCAPE.search(pair) is None:
+            name, _, value = pair.partition("=")
+            found.setdefault(unquote_plus(name), []).append(unquote_plus(value))
+    return found
 
 
 async def serve_connections(

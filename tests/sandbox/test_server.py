@@ -124,6 +124,31 @@ async def test_a_request_is_read_as_the_api_server_reads_it() -> None:
     assert not request.wants_upgrade
 
 
+@pytest.mark.parametrize(
+    ("query", "read"),
+    [
+        # Go's net/url drops what has a semicolon or a broken escape, and reads the rest.
+        ("watch=0;", {}),
+        ("watch=1;x=2&limit=5", {"limit": ["5"]}),
+        ("watch=%zz&watch=1", {"watch": ["1"]}),
+        ("watch=1%", {}),
+        ("%zz=1&=2&a=", {"": ["2"], "a": [""]}),
+        ("a=%3B&b+c=d+e&&", {"a": [";"], "b c": ["d e"]}),
+        ("w%61tch=%31", {"watch": ["1"]}),
+    ],
+)
+async def test_a_query_is_read_as_go_reads_it(query: str, read: dict[str, list[str]]) -> None:
+    seen = []
+
+    async def handler(exchange: Exchange) -> Answer:
+        seen.append(exchange.request)
+        return Response(200, b"")
+
+    async with served(handler) as stream:
+        await Client(stream).ask("GET", f"/api/v1/pods?{query}")
+    assert seen[0].query == read
+
+
 async def test_an_error_is_a_status_and_a_bug_a_500() -> None:
     async def handler(exchange: Exchange) -> Answer:
         if exchange.request.path == "/bug":
