@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import islice
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -41,7 +42,6 @@ _HEXADECIMAL = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 _SHORT_BYTES = 1024
 # What is read of a query that asks for a list, or for a change.
 _LIST_OPTIONS = ("watch", "fieldSelector", "labelSelector", "timeoutSeconds", "limit")
-_DRY_RUN = ("dryRun",)
 
 _TARGET = re.compile(rb"/[\x21\x22\x24-\x7e]*")  # visible ASCII without '#': a fragment never travels
 # RFC 3986 pchar without ';' (path parameters) and with whole escapes only.
@@ -51,6 +51,9 @@ _PLAIN_PATH = re.compile(rb"(?:/(?!\.\.?(?:/|\Z))[A-Za-z0-9\-._~!$&'()*+,=:@]++)
 # What a segment must not decode to: separators of any reader, a second escape, controls.
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f/\\%;]")
 _METHOD = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}")
+# TRACE has a backend send back the headers that were added on the way, and CONNECT opens a tunnel. Kubernetes
+# serves neither, and some backends read a method in any case.
+_REFUSED_METHODS = frozenset({"TRACE", "CONNECT"})
 
 # What has a proxy subresource.
 PROXIED = frozenset({"services", "pods", "nodes"})
@@ -146,7 +149,7 @@ class RequestInfo:
 
     @property
     def dry_run(self) -> bool:
-        """Whether it asks for no effect (`dryRun=All`), and kube-apiserver heeds the query in that.
+        """Whether it asks for no effect, by exactly one `dryRun=All`, and kube-apiserver heeds the query.
 
         Of a deletion it may not: where there is a body, the options are in that, and the query is not read.
         """
@@ -155,7 +158,9 @@ class RequestInfo:
         # Most queries cannot have the parameter at all, and stay unparsed.
         if b"dryRun" not in self.query and b"%" not in self.query:
             return False
-        return _first(first_values(self.query, _DRY_RUN), "dryRun") == "All"
+        # With another value beside it, what happens is up to the API server's validation.
+        values = list(islice(raw_values(self.query, "dryRun"), 2))
+        return len(values) == 1 and said(values[0]) == "All"
 
 
 @remembered
@@ -164,6 +169,8 @@ def parse(method: bytes, target: bytes) -> RequestInfo:
     if _METHOD.fullmatch(method) is None:
         raise BadTarget("the method is not a token")
     method_name = method.decode("ascii")
+    if method_name.upper() in _REFUSED_METHODS:
+        raise BadTarget(f"the method {method_name} is not served")
     if len(target) > TARGET_LENGTH_MAX:
         raise BadTarget(f"the target is longer than {TARGET_LENGTH_MAX} bytes")
     if not target.startswith(b"/"):

@@ -203,7 +203,7 @@ class Admission:
     def fault(self, head: RequestHead, asked: Asked, caller: Caller) -> Refusal | None:
         """What is wrong with a request, whatever the policies say; None when that is nothing."""
         if asked.info is None:
-            message = f"the request target is refused: {asked.fault}"
+            message = f"the request is refused: {asked.fault}"
             return Refusal(400, "malformed", message, Kind.MALFORMED, asked.fault)
         if caller.refusal is not None:
             return caller.refusal

@@ -396,6 +396,26 @@ def test_dry_run_is_seen() -> None:
 
 
 @pytest.mark.parametrize(
+    "query",
+    [
+        *("dryRun=All&dryRun=None", "dryRun=All&dryRun=", "dryRun=All&dryRun", "dryRun=All&dryRun=All"),
+        *("dryRun=All&dryRun=%zz", "dryRun=All;&dryRun=All", "dryRun=All&d%72yRun=x"),
+        *("dryRun=all", "dryRun=ALL", "dryRun=All,All", "dryRun=All+", "dryRun", "dryRun=", "dryrun=All"),
+    ],
+)
+def test_what_is_not_exactly_one_all_is_no_dry_run(query: str) -> None:
+    """kube-apiserver refuses some of these; whether it does is not what a policy should rest on."""
+    assert not parse(b"POST", f"/api/v1/namespaces/a/pods?{query}".encode()).dry_run
+
+
+@pytest.mark.parametrize("method", [b"TRACE", b"CONNECT", b"Trace", b"connect"])
+@pytest.mark.parametrize("target", [b"/version", b"/api/v1/namespaces/a/services/s/proxy/x"])
+def test_methods_that_echo_or_open_a_tunnel_are_refused(method: bytes, target: bytes) -> None:
+    with pytest.raises(BadTarget, match=f"the method {method.decode()} is not served"):
+        parse(method, target)
+
+
+@pytest.mark.parametrize(
     ("method", "path"),
     [
         # The options in its body count, and a query beside them does not.

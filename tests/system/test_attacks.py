@@ -153,6 +153,18 @@ def test_an_ambiguous_path_is_refused_never_normalised(world: World, client: Raw
     assert [line for line in lines if str(line["requestReceivedTimestamp"]) >= began] == []
 
 
+@pytest.mark.parametrize("method", ["TRACE", "trace", "CONNECT"])
+def test_a_method_that_echoes_or_opens_a_tunnel_is_refused(
+    world: World, client: RawClient, method: str
+) -> None:
+    path, mark = marked_path()
+    for target in (path, f"/api/v1/namespaces/{NAMESPACE}/services/{mark}/proxy/"):
+        answer = parse(client.send(client.head(target, method=method)))
+        assert answer.status == 400
+        assert f"{method} is not served" in json.loads(answer.body)["message"]
+    assert arrived(world, mark) == []
+
+
 def test_ambiguous_framing_is_refused_and_closes_the_connection(world: World, client: RawClient) -> None:
     _, mark = marked_path()
     follower = client.head(f"/api/v1/namespaces/{NAMESPACE}/configmaps/{mark}")

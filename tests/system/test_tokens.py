@@ -195,6 +195,16 @@ def test_the_relay_refuses_ambiguous_targets_itself(chain: Chain) -> None:
             assert headers["hawse-relay-failure"].split(";")[1] == "0", path
 
 
+@pytest.mark.parametrize("method", ["TRACE", "trace", "CONNECT"])
+def test_the_relay_refuses_methods_that_echo_or_open_a_tunnel_itself(chain: Chain, method: str) -> None:
+    token = relay_forger(chain.world).token()
+    with nothing_upstream(chain):
+        status, headers, _ = ask_relay(chain.world, relay_head(token, method=method))
+        assert status in (400, 500)
+        assert headers["hawse-relay-failure"].split(";")[1] == "0"
+        assert f"{method} is not served" in headers["hawse-relay-failure"]
+
+
 def test_the_relay_refuses_ambiguous_framing_itself(chain: Chain) -> None:
     token = relay_forger(chain.world).token()
     follower = relay_head(token)

@@ -320,6 +320,16 @@ async def test_a_rotated_token_is_used_by_the_next_request(mode: str, tmp_path: 
         assert (await way.ask(inner())).status == 200
 
 
+@pytest.mark.parametrize("method", [b"TRACE", b"CONNECT"])
+async def test_a_method_that_echoes_or_opens_a_tunnel_is_refused(
+    mode: str, method: bytes, tmp_path: Path
+) -> None:
+    async with running(answer_ok, tmp_path) as server, open_way(mode, server.access, tmp_path) as way:
+        answer = await way.ask(inner(b"/api/v1/namespaces/a/services/s/proxy/", method=method))
+        assert refused(answer) == (StreamCode.PROTOCOL, Processed.NO)
+        assert server.received == b""
+
+
 # Upgrades
 
 UPGRADE = inner(
