@@ -1,10 +1,14 @@
-"""The policies that a hub begins with, and the switches of rules in a policy's text."""
+"""The policies that a hub begins with, and changes of rules in a policy's text."""
 
 from __future__ import annotations
 
+import json
+import textwrap
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 
 import attrs
+import yaml
 
 from auth.policy_document import policy_of
 from auth.policy_rules import Policy
@@ -12,6 +16,8 @@ from auth.policy_text import Fault, Item, PolicyError, Source, read
 
 GRANTED = "granted"
 GUARD = "guard"
+# Of the lines that are put into a policy; the shipped ones are as wide.
+_WIDTH = 110
 
 
 def first_sources() -> tuple[Source, ...]:
@@ -53,22 +59,60 @@ def switch(source: Source, rule: str, *, enabled: bool) -> Source:
     raise PolicyError([_fault(source, message)])
 
 
+def with_rules(source: Source, rules: Sequence[Mapping[str, object]]) -> Source:
+    """Put rules before those of a policy, whose text stays as it is otherwise, its comments too.
+
+    A rule whose id the policy has already is left out. Raises PolicyError when the policy cannot be read, or
+    has no room for them. The result is read again, and must be the same policy with these rules before it.
+    """
+    document = read(source)
+    policy = _policy(document, source)
+    there = {rule.id for rule in policy.rules}
+    new = [dict(rule) for rule in rules if rule["id"] not in there]
+    if not new:
+        return source
+    at = _rules(document).at
+    if source.text.startswith("[", at):
+        inside = ", ".join(json.dumps(rule) for rule in new)
+        text = f"{source.text[: at + 1]}{inside}, {source.text[at + 1 :]}"
+    else:
+        indent = " " * (at - (source.text.rfind("\n", 0, at) + 1))
+        block = yaml.safe_dump(new, sort_keys=False, width=_WIDTH, default_flow_style=None)
+        text = f"{source.text[:at]}{textwrap.indent(block, indent)[len(indent) :]}{indent}{source.text[at:]}"
+    changed = Source(text, source.file, source.first_line)
+    result = _policy(read(changed), changed)
+    rest = tuple(attrs.evolve(rule, line=0) for rule in result.rules[len(new) :])
+    before = attrs.evolve(policy, rules=tuple(attrs.evolve(rule, line=0) for rule in policy.rules))
+    added = [rule.id for rule in result.rules[: len(new)]]
+    if attrs.evolve(result, rules=rest) != before or added != [rule["id"] for rule in new]:
+        message = (
+            f'policy "{policy.name}" cannot take the rules {", ".join(map(str, added))}: add them by hand'
+        )
+        raise PolicyError([_fault(source, message)])
+    return changed
+
+
 def _policy(document: Item, source: Source) -> Policy:
     return policy_of(document, source, lambda _: "")
 
 
 def _field(document: Item, rule: str) -> Item | None:
     """The field `enabled` of a rule, in a document that was found to be right."""
-    assert isinstance(document.value, dict)
-    spec = document.value["spec"].value
-    assert isinstance(spec, dict)
-    rules = spec["rules"].value
+    rules = _rules(document).value
     assert isinstance(rules, list)
     for entry in rules:
         assert isinstance(entry.value, dict)
         if entry.value["id"].value == rule:
             return entry.value.get("enabled")
     return None
+
+
+def _rules(document: Item) -> Item:
+    """The list of rules, in a document that was found to be right."""
+    assert isinstance(document.value, dict)
+    spec = document.value["spec"].value
+    assert isinstance(spec, dict)
+    return spec["rules"]
 
 
 def _fault(source: Source, message: str) -> Fault:

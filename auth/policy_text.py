@@ -56,7 +56,7 @@ class Item:
     plain: bool = False
     """Written without quotes, so that it may be a flag."""
     at: int = -1
-    """Where a text begins, in characters of its document."""
+    """Where a text or a list begins, in characters of its document."""
 
     def data(self) -> Data:
         """The value alone."""
@@ -165,10 +165,11 @@ class _Reader:
             at = event.start_mark.index if event.start_mark is not None else -1
             return Item(None if empty else event.value, line, path, plain, at)
         if isinstance(event, yaml.SequenceStartEvent):
+            begins = event.start_mark.index if event.start_mark is not None else -1
             listed: list[Item] = []
             while not isinstance(event := next(events), yaml.SequenceEndEvent):
                 listed.append(self._item(event, events, f"{path}[{len(listed)}]", depth + 1))
-            return Item(listed, line, path)
+            return Item(listed, line, path, at=begins)
         return Item(self._mapping(events, path, depth), line, path)
 
     def _mapping(self, events: Iterator[yaml.Event], path: str, depth: int) -> Mapping:

@@ -23,6 +23,15 @@ teams = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
+# RoleBindings of clusters outlive a team: its name is the group that they give rights to.
+retired_teams = sa.Table(
+    "retired_teams",
+    metadata,
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("id", sa.String(36), nullable=False),
+    sa.Column("retired_at", sa.Float, nullable=False),
+)
+
 agents = sa.Table(
     "agents",
     metadata,

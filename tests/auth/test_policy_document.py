@@ -151,6 +151,13 @@ def test_what_hawse_ships_is_right_and_says_which_rules_are_on() -> None:
         "csr-approval": True,
         "webhooks": True,
         "apiservices": True,
+        "admission-policies": True,
+        "relay-roles": True,
+        "pod-certificates": True,
+        "node-status": True,
+        "node-creation": True,
+        "flow-control": True,
+        "cluster-authentication": True,
         "relay-namespace": True,
         "rbac": False,
         "services-proxy": False,
@@ -158,5 +165,7 @@ def test_what_hawse_ships_is_right_and_says_which_rules_are_on() -> None:
         "ephemeral-containers": False,
         "pods-binding": False,
         "secrets": False,
+        "custom-resource-definitions": False,
+        "persistent-volumes": False,
     }
     assert all(rule.reason for rule in guard.rules)

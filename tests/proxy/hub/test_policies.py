@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import attrs
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
+from auth.bundled import first_sources
 from auth.policy import NO_RULE
 from auth.policy_text import Source, split
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub import migrations
+from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.policies import BUNDLES_KEPT
 from proxy.hub.store import Store
 from tests.auth.policies import ask, policy
@@ -139,3 +146,117 @@ def test_old_bundles_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         store.apply_policies([Source(policy(LOOK, name=f"p{number}"))])
     assert [row.version for row in store.bundles()] == [6, 5, 4]
+
+
+# A guard of before the rules that came later, as an operator has changed it.
+OLD_GUARD = """\
+# ours
+kind: Policy
+metadata: {name: guard, owner: Ann}
+spec:
+  bind: {teams: ["*"]}
+  rules:
+    # The relay is in another place here.
+    - id: relay-namespace
+      enabled: true
+      effect: deny
+      verbs: ["*"]
+      namespaces: [proxies]
+    - {id: webhooks, enabled: false, effect: deny, verbs: [write], resources: [mutatingwebhookconfigurations]}
+    - {id: node-status, enabled: false, effect: deny, verbs: [delete], resources: [nodes]}
+"""
+GRANTED = first_sources()[0].text
+POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+
+
+def store_of_before(path: Path, documents: Sequence[str] | None) -> Store:
+    """Open a store that a hub of revision 0004 has written."""
+    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        if documents is not None:
+            connection.execute(
+                sa.text("INSERT INTO policy_bundles VALUES (7, 'x', 1.0, :documents)"),
+                {"documents": json.dumps(documents)},
+            )
+    engine.dispose()
+    return Store(path, org="main", clock=lambda: 1000.0)
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_an_older_hubs_guard_gets_the_new_rules_and_keeps_what_was_changed_in_it(
+    tmp_path: Path, flow: bool
+) -> None:
+    old = OLD_GUARD
+    if flow:
+        old = (
+            '{"kind": "Policy", "metadata": {"name": "guard", "owner": "Ann"}, "spec": {"bind": {"teams": '
+            '["*"]}, "rules": [{"id": "relay-namespace", "enabled": true, "effect": "deny", "verbs": ["*"], '
+            '"namespaces": ["proxies"]}, {"id": "node-status", "enabled": false, "effect": "deny", '
+            '"verbs": ["delete"], "resources": ["nodes"]}]}}\n'
+        )
+    store = store_of_before(tmp_path / "hub.db", [GRANTED, old])
+    try:
+        bundle = store.snapshot().bundle
+        assert bundle.version == 8
+        assert store.bundles()[0].hash == bundle.hash
+        guard = bundle.policies[1]
+        new = ["admission-policies", "relay-roles", "pod-certificates", "node-creation", "flow-control"]
+        on = {rule.id for rule in guard.rules if rule.enabled}
+        assert on == {*new, "cluster-authentication", "relay-namespace"}
+        # A rule of the operator's own under such a name is the operator's.
+        assert [rule.enabled for rule in guard.rules if rule.id == "node-status"] == [False]
+        assert ask(bundle, f"POST {POLICIES}").rule == "admission-policies"
+        assert ask(bundle, "GET /api/v1/namespaces/proxies/pods").rule == "relay-namespace"
+        assert ask(bundle, "GET /api/v1/namespaces/hawse/pods").allowed
+        assert ask(bundle, "POST /apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations").allowed
+        kept = store.bundle(8).documents[1].splitlines()
+        assert flow or [line for line in old.splitlines() if line not in kept] == []
+        # And they are switched as others are.
+        store.switch_rules("guard", ["admission-policies"], enabled=False)
+        assert ask(store.snapshot().bundle, f"POST {POLICIES}").allowed
+    finally:
+        store.close()
+
+
+def test_the_rules_that_an_older_hub_gets_are_those_of_a_new_one(tmp_path: Path) -> None:
+    shipped = first_sources()[1]
+    first = "- id: serviceaccount-tokens"
+    begins, ends = (shipped.text.index(text) for text in (first, "- id: nodes-proxy"))
+    store = store_of_before(tmp_path / "hub.db", [GRANTED, shipped.text[:begins] + shipped.text[begins:ends]])
+    new = Store(tmp_path / "new.db", org="main", clock=lambda: 1000.0)
+    try:
+        rules = {rule.id: rule for rule in new.snapshot().bundle.policies[1].rules}
+        got = [rule for rule in store.snapshot().bundle.policies[1].rules if rule.id != first[6:]]
+        assert len(got) == 9
+        for rule in got:
+            assert attrs.evolve(rule, line=0) == attrs.evolve(rules[rule.id], line=0)
+    finally:
+        store.close()
+        new.close()
+
+
+@pytest.mark.parametrize("documents", [[GRANTED], ["kind: Policy"], ["{"], [3], {"a": 1}])
+def test_a_guard_that_was_removed_and_policies_that_are_none_stay_as_they_are(
+    tmp_path: Path, documents: list[str]
+) -> None:
+    store = store_of_before(tmp_path / "hub.db", documents)
+    store.close()
+    with sqlite3.connect(tmp_path / "hub.db") as connection:
+        assert connection.execute("SELECT version, documents FROM policy_bundles").fetchall() == [
+            (7, json.dumps(documents))
+        ]
+    connection.close()
+
+
+def test_a_guard_without_room_for_the_new_rules_keeps_its_hub_from_starting(tmp_path: Path) -> None:
+    rules = "".join(f"    - {{id: r{n}, effect: deny, verbs: [get]}}\n" for n in range(995))
+    old = OLD_GUARD + rules
+    with pytest.raises(StoreUnavailableError, match=r"the new rules of the guard do not fit .* 1000"):
+        store_of_before(tmp_path / "hub.db", [GRANTED, old])
+    with sqlite3.connect(tmp_path / "hub.db") as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0004",)]
+    connection.close()

@@ -45,7 +45,7 @@ def look(tmp_path: Path) -> str:
 async def test_a_new_hub_lists_and_shows_what_it_ships(hub: Hub) -> None:
     listed = await hub.ok("policy", "list")
     assert [line.split()[0] for line in listed.stdout.splitlines()] == ["POLICY", "granted", "guard"]
-    assert "12 (6 off)" in listed.stdout
+    assert "21 (8 off)" in listed.stdout
     assert "bundle 1-" in listed.stderr
     shown = await hub.ok("policy", "show", "guard")
     assert shown.stdout.startswith("# Denials for everybody")
@@ -53,7 +53,7 @@ async def test_a_new_hub_lists_and_shows_what_it_ships(hub: Hub) -> None:
     assert every.stdout.count("kind: Policy") == 2
     assert "\n---\n" in every.stdout
     guard = await hub.ok("policy", "guard")
-    assert "serviceaccount-tokens  on     a token of a service account" in guard.stdout
+    assert "serviceaccount-tokens        on     a token of a service account" in guard.stdout
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
 
 
