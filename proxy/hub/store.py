@@ -81,14 +81,24 @@ class Store(Credentials, Federation, Policies):
 
     # -- teams
 
-    def add_team(self, name: str, clusters: Iterable[str] = ()) -> str:
+    def add_team(self, name: str, clusters: Iterable[str] = (), *, reuse_name: bool = False) -> str:
         """Add a team, grant it clusters, and return its id.
 
-        Raises InvalidError, ConflictError, NotFoundError for a cluster.
+        The name of a removed team is refused, since clusters may still give rights to its group; `reuse_name`
+        says that they do not. Raises InvalidError, ConflictError, NotFoundError for a cluster.
         """
         check_name("team", name)
         with self._transaction() as connection:
             refuse_taken(connection, t.teams, "team", name)
+            retired = t.retired_teams.c.name == name
+            if reuse_name:
+                connection.execute(sa.delete(t.retired_teams).where(retired))
+            elif connection.execute(sa.select(t.retired_teams.c.id).where(retired)).first() is not None:
+                raise ConflictError(
+                    f"team {name} was removed, and RoleBindings of clusters may still give rights to the "
+                    f"group {self._org}/{name}: choose a new name, or remove those bindings and add "
+                    "--reuse-name"
+                )
             team_id = new_id()
             connection.execute(sa.insert(t.teams).values(id=team_id, name=name, created_at=self._clock()))
             for cluster in dict.fromkeys(clusters):
@@ -97,7 +107,10 @@ class Store(Credentials, Federation, Policies):
             return team_id
 
     def remove_team(self, name: str) -> str:
-        """Remove a team and its grants, and return its id; raises ConflictError while an agent is in it."""
+        """Remove a team and its grants, and return its id; its name stays taken.
+
+        Raises NotFoundError, ConflictError while an agent is in it.
+        """
         with self._transaction() as connection:
             team = find(connection, t.teams, "team", name)
             inside = connection.scalars(
@@ -111,6 +124,9 @@ class Store(Credentials, Federation, Policies):
                     f"team {name} still has {_some(inside)}: give them other teams, or remove them, first"
                 )
             connection.execute(sa.delete(t.teams).where(t.teams.c.id == team.id))
+            connection.execute(
+                sa.insert(t.retired_teams).values(name=team.name, id=team.id, retired_at=self._clock())
+            )
             return str(team.id)
 
     # -- agents

@@ -74,6 +74,24 @@ def test_the_check_tells_who_is_missing_and_whose_name_is_taken(own_world: World
     assert any("who is not enrolled for this cluster: agent:late" in message for message in found)
 
 
+def test_the_bindings_of_a_removed_team_serve_no_other_of_its_name(own_world: World) -> None:
+    world = own_world
+    first = json.loads(world.admin("team", "add", "night", "--json"))
+    group = f"--group={first['group']}"
+    world.administrator("create", "clusterrolebinding", "night", "--clusterrole=cluster-admin", group)
+    removed = run(["hawse", "admin", "team", "remove", "night"], world.operator)
+    assert b"its name is not given again" in removed.err
+    again = run(["hawse", "admin", "team", "add", "night"], world.operator)
+    assert again.code == 1
+    assert f"the group {first['group']}: choose a new name, or remove those bindings" in again.err.decode()
+    assert b"night" not in world.admin("team", "list")
+    world.administrator("delete", "clusterrolebinding", "night")
+    second = json.loads(world.admin("team", "add", "night", "--reuse-name", "--json"))
+    assert second["id"] != first["id"]
+    events = [json.dumps(event) for event in world.hub_audit("--kind", "admin.action")]
+    assert [second["id"] in event for event in events if "reuse_name=true" in event] == [True]
+
+
 @pytest.mark.parametrize("missing", ["users", "groups", "userextras/hawse.dev/session"])
 def test_a_right_that_the_relay_lacks_is_reported_as_the_operators_to_give(
     own_world: World, missing: str

@@ -47,11 +47,18 @@ def list_teams(reach: Reach, /, as_json: bool) -> None:
 @click.option(
     "--cluster", "clusters", multiple=True, metavar="NAME", help="Grant it this cluster; repeatable."
 )
+@click.option(
+    "--reuse-name",
+    is_flag=True,
+    help="Allow the name of a removed team, whose group no binding in any cluster names any more.",
+)
 @json_option
 @click.pass_obj
-def add_team(reach: Reach, /, name: str, clusters: tuple[str, ...], as_json: bool) -> None:
-    """Add a team."""
-    made = reach.client().post("teams", body={"name": name, "clusters": clusters})
+def add_team(reach: Reach, /, name: str, clusters: tuple[str, ...], reuse_name: bool, as_json: bool) -> None:
+    """Add a team. The name of a removed team is refused: its old bindings would serve the new one."""
+    # Only where it is asked for: an older hub does not know it.
+    meant = {"reuse_name": True} if reuse_name else {}
+    made = reach.client().post("teams", body={"name": name, "clusters": clusters, **meant})
     if as_json:
         print_json(made)
         return
@@ -90,5 +97,8 @@ def remove_team(reach: Reach, /, name: str, as_json: bool) -> None:
     """Remove a team that no agent is in."""
     gone = reach.client().delete("teams", name)
     group = text(gone, "group")
-    done = f"removed team {name}; bindings to the group {group} in clusters are yours to remove"
+    done = (
+        f"removed team {name}; bindings to the group {group} in clusters are yours to remove, "
+        "and its name is not given again"
+    )
     tell_change(gone, done, as_json=as_json)

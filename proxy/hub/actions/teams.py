@@ -15,6 +15,8 @@ class NewTeam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     clusters: tuple[str, ...] = ()
     """Granted to the team at once."""
+    reuse_name: bool = False
+    """Whether the name may be that of a removed team."""
 
 
 @attrs.frozen
@@ -39,14 +41,13 @@ class TeamActions:
         """Add a team, and grant it clusters."""
 
         def add(store: Store) -> None:
-            store.add_team(new.name, clusters=new.clusters)
+            store.add_team(new.name, clusters=new.clusters, reuse_name=new.reuse_name)
 
         await self.directory.change(add)
         team = self._now.teams_by_name[new.name]
         body = {**self._shown(team), "apply_rbac": sorted(set(new.clusters))}
-        return Done(
-            body, created=True, note=f"name={team.name} id={team.id} clusters={','.join(new.clusters)}"
-        )
+        note = f"name={team.name} id={team.id} clusters={','.join(new.clusters)}"
+        return Done(body, created=True, note=f"{note} reuse_name=true" if new.reuse_name else note)
 
     async def remove(self, name: str) -> Done:
         """Remove a team that no agent is in."""
