@@ -8,6 +8,8 @@ from datetime import datetime
 
 import attrs
 
+# Of RFC 6761: a name below it never resolves, so an image of such a registry can be pulled nowhere.
+_UNPULLABLE = re.compile(r"[^/]+\.invalid(?::[0-9]+)?/.+")
 _REFERENCE = re.compile(r"(\$)?\$\(([^()]*)\)")
 
 
@@ -23,6 +25,17 @@ class ContainerSpec:
     stdin: bool = False
     stdin_once: bool = False
     tty: bool = False
+
+    @property
+    def pull_failure(self) -> str:
+        """Why its image cannot be pulled, in containerd's words; empty where it can."""
+        if _UNPULLABLE.fullmatch(self.image) is None:
+            return ""
+        host = self.image.partition("/")[0]
+        return (
+            f'failed to pull and unpack image "{self.image}": failed to resolve reference "{self.image}": '
+            f"failed to do request: dial tcp: lookup {host}: no such host"
+        )
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, object], environment: Mapping[str, str]) -> ContainerSpec:

@@ -100,6 +100,8 @@ class Kubelet:
         )
         for spec in specs:
             path = f"spec.containers{{{spec.name}}}"
+            if spec.pull_failure:
+                continue
             self._report(
                 pod, "Pulled", f'Container image "{spec.image}" already present on machine', field_path=path
             )

@@ -30,6 +30,8 @@ RestartPolicy = Literal["Always", "OnFailure", "Never"]
 BACKOFF_S = 10.0
 BACKOFF_MAX_S = 300.0
 BACKOFF_RESET_S = 600.0
+# A kubelet shows the failure of a pull until it looks at the pod again.
+PULL_BACKOFF_AFTER_S = 1.0
 GRACE_S = 30.0
 # What a pod gets when the whole sandbox ends.
 SHUTDOWN_GRACE_S = 1.0
@@ -173,6 +175,12 @@ class Container:
 
     async def live(self, policy: RestartPolicy) -> None:
         """Run the command, and again as the restart policy says; returns when it will not be run again."""
+        if failure := self.spec.pull_failure:
+            self._enter(Waiting("ErrImagePull", failure))
+            await trio.sleep(PULL_BACKOFF_AFTER_S)
+            told = f'Back-off pulling image "{self.spec.image}": ErrImagePull: {failure}'
+            self._enter(Waiting("ImagePullBackOff", told))
+            await trio.sleep_forever()
         delay_s = 0.0
         while True:
             began = trio.current_time()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import yaml
@@ -24,7 +26,12 @@ POD = "workbench"
 # Has sh, tar and python3; in the sandbox an image is only a name.
 IMAGE = "python:3.13-alpine"
 # A pull of the image on a real cluster is what takes the time.
-POD_READY_TIMEOUT = "180s"
+POD_READY_S = 180
+# By then a kubelet has tried a pull that fails twice or three times. What waits for anything else may go on.
+POD_PATIENCE_S = 20
+POD_LOOK_S = 5
+# A container waits for these in the ordinary course of things.
+_ON_ITS_WAY = frozenset({"", "ContainerCreating", "PodInitializing"})
 # Pods have a second to end, finalizers and the namespace controller take the rest.
 REMOVAL_TIMEOUT = "120s"
 # A server that is not there must not keep anybody waiting.
@@ -155,14 +162,59 @@ def prepared(administrator: Administrator, *, namespace: str, rbac: str, objects
             *("wait", "--for=create", "serviceaccount/default", f"--namespace={namespace}", "--timeout=30s")
         )
         administrator.kubectl("apply", "-f", "-", stdin=objects)
-        administrator.kubectl(
-            *("wait", "--for=condition=Ready", f"pod/{POD}", f"--namespace={namespace}"),
-            f"--timeout={POD_READY_TIMEOUT}",
-        )
+        wait_until_ready(administrator, namespace, POD)
         yield
     finally:
         with undisturbed():
             remove(administrator, namespace, rbac)
+
+
+def wait_until_ready(administrator: Administrator, namespace: str, pod: str) -> None:
+    """Wait for a pod; raises DemoError with the pod's own reason when it cannot start, or takes too long."""
+    began_s = time.monotonic()
+    wait_s = POD_PATIENCE_S
+    while True:
+        try:
+            administrator.kubectl(
+                *("wait", "--for=condition=Ready", f"pod/{pod}", f"--namespace={namespace}"),
+                f"--timeout={wait_s}s",
+            )
+            return
+        except DemoError as error:
+            if "timed out" not in str(error):
+                raise
+        status = json.loads(
+            administrator.kubectl("get", "pod", pod, f"--namespace={namespace}", "-o", "json")
+        )["status"]
+        if stuck := why_stuck(status):
+            raise DemoError(f"pod {pod} in namespace {namespace} does not start: {stuck}")
+        if time.monotonic() - began_s >= POD_READY_S:
+            waits = why_pending(status) or "its status has no reason"
+            raise DemoError(f"pod {pod} in namespace {namespace} is not ready after {POD_READY_S} s: {waits}")
+        wait_s = POD_LOOK_S
+
+
+def why_stuck(status: dict[str, Any]) -> str:
+    """Why a pod's container does not start, in the kubelet's words; empty while it may still start."""
+    containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+    for container in containers:
+        waiting = container.get("state", {}).get("waiting", {})
+        reason = waiting.get("reason", "")
+        if reason in _ON_ITS_WAY:
+            continue
+        told = f"{reason}: {waiting.get('message', 'the kubelet gives no message')}"
+        if "Image" in reason:
+            told += "; load the image into the nodes, or let them reach its registry"
+        return told
+    return ""
+
+
+def why_pending(status: dict[str, Any]) -> str:
+    """What the first condition says that a pod does not meet."""
+    for condition in status.get("conditions", []):
+        if condition.get("status") != "True":
+            return f"{condition.get('type')}: {condition.get('message') or condition.get('reason')}"
+    return ""
 
 
 def remove(administrator: Administrator, namespace: str, rbac: str) -> None:

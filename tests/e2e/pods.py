@@ -6,11 +6,10 @@ import contextlib
 import json
 from collections.abc import Iterator
 
-from sandbox.demo.cluster import IMAGE
+from sandbox.demo.cluster import IMAGE, Administrator, wait_until_ready
 from tests.system.world import NAMESPACE, World
 
-# The first pod with an image waits until it is pulled.
-READY_TIMEOUT = "--timeout=180s"
+# A command may wait for a pod whose image is pulled first.
 READY_DEADLINE_S = 200.0
 
 
@@ -37,7 +36,7 @@ def pod(world: World, name: str, *command: str, **container: object) -> Iterator
     where = f"--namespace={NAMESPACE}"
     world.administrator("create", where, "-f", "-", stdin=json.dumps(value).encode())
     try:
-        must(world, "straight", "wait", "--for=condition=Ready", f"pod/{name}", READY_TIMEOUT)
+        wait_until_ready(Administrator(world.admin_kubeconfig), NAMESPACE, name)
         yield name
     finally:
         world.administrator("delete", "pod", name, where, "--ignore-not-found", "--wait=false")
