@@ -26,8 +26,8 @@ STRANGER_BYTES_FREE = 16 * 1024
 # To send a short form and take a short answer. A place at the gate must not be held by doing neither, or some
 # thousand connections would shut everybody out for as long as they like.
 STRANGER_S = 30.0
-# Whoever means to say who it is has done so by then, even where some hundred come at once; in such a crowd
-# the oldest are those nearest to it, and none would come through if each newcomer put an end to one.
+# A client that has sent its hello has authenticated by then, even where some hundred come at once. In such a
+# crowd the oldest are those nearest to it, and none would come through if each newcomer put an end to one.
 UNHURRIED_S = 2.0
 
 
@@ -52,6 +52,9 @@ class Gate:
     strangers: dict[Stranger, None] = attrs.Factory(dict)
     """All that are here, in the order in which they came."""
     places: dict[str, dict[Stranger, None]] = attrs.Factory(dict)
+    silent: dict[Stranger, None] = attrs.Factory(dict)
+    """Those without a whole TLS hello yet, which a client sends as soon as it is connected."""
+    silent_places: dict[str, dict[Stranger, None]] = attrs.Factory(dict)
 
     @property
     def connections(self) -> int:
@@ -60,32 +63,36 @@ class Gate:
     def enter(self, address: str, cut: Callable[[str], None]) -> Stranger:
         """Admit a connection; raises TooManyStrangersError.
 
-        Where there are too many, the oldest of them makes room and is `cut`, which is told why, once it has
-        been here for UNHURRIED_S: whoever holds all the places by saying nothing would else keep out those
-        that come from the same address, as the agents behind one gateway do. Where there are too many in all,
-        an address that has more of them than the newcomer's makes room at once, so that a flood from some
-        addresses keeps nobody out who comes from another.
+        Where there are too many, one of them makes room and is `cut`, which is told why: the oldest without a
+        TLS hello; where all have sent theirs the oldest, once it has been here for UNHURRIED_S. A flood that
+        says nothing would else keep out those that come from the same address, as the agents behind one
+        gateway do. Where there are too many in all, an address that has more of them than the newcomer's
+        makes room at once, so that a flood from some addresses keeps nobody out who comes from another.
         """
         place = place_of(address)
         there = self.places.get(place, {})
         if len(there) >= STRANGERS_PER_PLACE_MAX:
             why = f"{len(there)} connections of {place} have not authenticated, the limit"
-            self._oldest(there, why).make_room(why)
+            self._oldest(self.silent_places.get(place, {}), there, why).make_room(why)
         elif self.connections >= self.connections_max:
             why = f"{self.connections} connections wait to authenticate, the limit"
             fullest = max(self.places.values(), key=len)
             if len(fullest) > len(there) + 1:
-                # Not the oldest, which is nearest to saying who it is.
-                newest = next(reversed(fullest))
-                newest.make_room(f"{why}, {len(fullest)} of them of {newest.place}")
+                silent = self.silent_places.get(next(iter(fullest)).place)
+                # With hellos not the oldest, which is nearest to saying who it is.
+                ended = next(iter(silent)) if silent else next(reversed(fullest))
+                ended.make_room(f"{why}, {len(fullest)} of them of {ended.place}")
             else:
-                self._oldest(self.strangers, why).make_room(why)
+                self._oldest(self.silent, self.strangers, why).make_room(why)
         stranger = Stranger(self, place, cut, self.clock())
-        self.strangers[stranger] = None
-        self.places.setdefault(place, {})[stranger] = None
+        self.strangers[stranger] = self.silent[stranger] = None
+        for at in (self.places, self.silent_places):
+            at.setdefault(place, {})[stranger] = None
         return stranger
 
-    def _oldest(self, strangers: dict[Stranger, None], why: str) -> Stranger:
+    def _oldest(self, silent: dict[Stranger, None], strangers: dict[Stranger, None], why: str) -> Stranger:
+        if silent:
+            return next(iter(silent))
         oldest = next(iter(strangers))
         if self.clock() - oldest.since < UNHURRIED_S:
             raise TooManyStrangersError(why)
@@ -120,16 +127,20 @@ class Stranger:
     patience: trio.CancelScope | None = None
     """Around its request, which may wait for somebody else: to that a cut connection says nothing."""
 
+    def greet(self) -> None:
+        """The whole TLS hello has come."""
+        if self in self.gate.silent:
+            del self.gate.silent[self]
+            _remove(self, self.gate.silent_places)
+
     def leave(self) -> None:
         """Count this connection no more."""
         if self.inside:
             self.inside = False
+            self.greet()
             del self.gate.strangers[self]
+            _remove(self, self.gate.places)
             self.settle()
-            there = self.gate.places[self.place]
-            del there[self]
-            if not there:
-                del self.gate.places[self.place]
 
     def make_room(self, why: str) -> None:
         """End this connection for the sake of another."""
@@ -149,6 +160,13 @@ class Stranger:
         self.gate.bytes_held += size
         if self.gate.bytes_held > self.gate.bytes_max and self.bytes_held > STRANGER_BYTES_FREE:
             raise trio.BrokenResourceError("too many bytes of connections that have not authenticated")
+
+
+def _remove(stranger: Stranger, places: dict[str, dict[Stranger, None]]) -> None:
+    there = places[stranger.place]
+    del there[stranger]
+    if not there:
+        del places[stranger.place]
 
 
 class MeteredStream(trio.abc.Stream):

@@ -39,6 +39,7 @@ import operator
 import re
 import ssl
 import threading
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -184,11 +185,11 @@ class TLSStream(trio.abc.Stream):
             return len(self._held)
         return len(data) + min(len(data), SEND_BYTES_MAX) + len(self._held)
 
-    async def do_handshake(self) -> None:
+    async def do_handshake(self, on_hello: Callable[[], None] | None = None) -> None:
         """Agree on keys with the peer, and verify its certificate if the context says so.
 
-        Raises HandshakeFailed. The stream is of no use after that, or when this is cancelled; it still has
-        to be closed.
+        On a server `on_hello` is called when a whole hello of the client has come. Raises HandshakeFailed.
+        The stream is of no use after that, or when this is cancelled; it still has to be closed.
         """
         assert self._state is _State.NEW, "do_handshake is called once"
         assert self._incoming is _buffers.incoming, "a stream stays in the thread that it was made in"
@@ -197,6 +198,9 @@ class TLSStream(trio.abc.Stream):
         try:
             while not self._advance_handshake():
                 if self._outgoing.pending:
+                    # OpenSSL answers a hello, and nothing that comes before.
+                    if on_hello is not None:
+                        on_hello()
                     await self.transport_stream.send_all(self._outgoing.read())
                 data = await self.transport_stream.receive_some(RECORD_BYTES_MAX)
                 if not data:

@@ -110,7 +110,7 @@ class Front:
             return
         tls = wrap_server(tcp, self.certificate.context)
         try:
-            if await _shake_hands(tls):
+            if await _shake_hands(tls, stranger):
                 await self._serve(tls, stranger, address)
         except CLIENT_LEFT:
             pass  # the client left, or its handshake failed: nothing to answer, nobody to tell
@@ -317,10 +317,10 @@ class _KnownRelay:
         self.patience.deadline = math.inf
 
 
-async def _shake_hands(tls: TLSStream) -> bool:
+async def _shake_hands(tls: TLSStream, stranger: Stranger) -> bool:
     """Finish the handshake; False when it took too long. Raises HandshakeFailed."""
     with trio.move_on_after(HANDSHAKE_S) as patience:
-        await tls.do_handshake()
+        await tls.do_handshake(stranger.greet)
     return not patience.cancelled_caught
 
 

@@ -76,7 +76,7 @@ class DirectServer:
         try:
             bind_to_peer(tcp, self.bonds)
             with trio.move_on_after(HANDSHAKE_S) as handshake:
-                await tls.do_handshake()
+                await tls.do_handshake(stranger.greet)
             if not handshake.cancelled_caught:
                 metered, readiness = MeteredStream(tls, stranger), self.upstream.readiness
                 with ServerConnection(metered, self.deadlines, tls, readiness) as connection:

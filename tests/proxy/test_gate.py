@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import trio
 from trio.testing import memory_stream_pair
@@ -9,8 +11,11 @@ from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, Stranger, TooMa
 from tests.tunnel.test_tls import handshake
 
 
-def _enter(gate: Gate, address: str) -> Stranger:
-    return gate.enter(address, lambda why: None)
+def _enter(gate: Gate, address: str, cut: Callable[[str], None] = lambda why: None) -> Stranger:
+    """A connection whose TLS hello has come."""
+    stranger = gate.enter(address, cut)
+    stranger.greet()
+    return stranger
 
 
 def test_the_gate_counts_by_address_and_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,7 +39,7 @@ def test_the_oldest_is_cut_and_makes_room(monkeypatch: pytest.MonkeyPatch) -> No
     cut: list[str] = []
 
     def enter(name: str, address: str) -> Stranger:
-        return gate.enter(address, lambda why: cut.append(f"{name}: {why}"))
+        return _enter(gate, address, lambda why: cut.append(f"{name}: {why}"))
 
     enter("first", "192.0.2.1")
     known = enter("second", "192.0.2.1")
@@ -60,7 +65,7 @@ def test_whoever_has_the_most_makes_room_at_once_for_one_from_elsewhere() -> Non
     gate = Gate(connections_max=6)
     cut: list[str] = []
     for number in range(4):
-        gate.enter("192.0.2.1", lambda why, number=number: cut.append(f"{number}: {why}"))  # type: ignore[misc]
+        _enter(gate, "192.0.2.1", lambda why, number=number: cut.append(f"{number}: {why}"))  # type: ignore[misc]
     for _ in range(2):
         _enter(gate, "192.0.2.2")
     _enter(gate, "192.0.2.3")
@@ -76,6 +81,50 @@ def test_whoever_has_the_most_makes_room_at_once_for_one_from_elsewhere() -> Non
         "192.0.2.2": 2,
         "192.0.2.3": 2,
     }
+
+
+def test_the_oldest_without_a_hello_makes_room_at_once_for_one_of_its_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 3)
+    gate = Gate()
+    cut: list[str] = []
+    greeted = _enter(gate, "192.0.2.1", cut.append)
+    silent = [
+        gate.enter("192.0.2.1", lambda why, number=number: cut.append(f"{number}")) for number in (1, 2)
+    ]  # type: ignore[misc]
+    newcomer = gate.enter("192.0.2.1", lambda why: cut.append("3"))
+    assert cut == ["1"]
+    assert (greeted.inside, silent[0].inside) == (True, False)
+    silent[1].greet()
+    # What sent its hello stays, and the newcomer, which has not, makes room for the next.
+    gate.enter("192.0.2.1", cut.append).greet()
+    assert (cut, newcomer.inside) == (["1", "3"], False)
+    with pytest.raises(TooManyStrangersError):
+        gate.enter("192.0.2.1", cut.append)
+    # A hello that comes after its connection was ended changes nothing.
+    newcomer.greet()
+    for stranger in list(gate.strangers):
+        stranger.leave()
+    assert [gate.strangers, gate.places, gate.silent, gate.silent_places] == [{}, {}, {}, {}]
+
+
+def test_where_there_are_too_many_in_all_those_without_a_hello_make_room_first() -> None:
+    gate = Gate(connections_max=4)
+    cut: list[str] = []
+    _enter(gate, "192.0.2.1")
+    for name in ("a", "b"):
+        gate.enter("192.0.2.1", lambda why, name=name: cut.append(name))  # type: ignore[misc]
+    gate.enter("192.0.2.2", lambda why: cut.append("c"))
+    # Of the address that has the most.
+    _enter(gate, "192.0.2.3")
+    assert cut == ["a"]
+    # Of any, where the newcomer's has as many.
+    _enter(gate, "192.0.2.3")
+    _enter(gate, "192.0.2.3")
+    assert cut == ["a", "b", "c"]
+    with pytest.raises(TooManyStrangersError):
+        _enter(gate, "192.0.2.3")
 
 
 def test_the_addresses_of_one_client_of_ipv6_are_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

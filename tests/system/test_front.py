@@ -92,6 +92,50 @@ def test_idle_connections_of_one_address_are_bounded_and_others_served(chain: Ch
     wait_until(lambda: can_enter(chain))
 
 
+FLOODER = """
+import select, socket, sys, time
+port, address, rate = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+kept, made, began = [], 0, time.monotonic()
+while True:
+    due = int((time.monotonic() - began) * rate)
+    for made in range(made + 1, due + 1):
+        kept.append(socket.create_connection(("127.0.0.1", port), 20, (address, 0)))
+        kept[-1].sendall(bytes.fromhex(sys.argv[4]))
+        if made == 1500:
+            print("full", flush=True)
+    # More than the hub holds of all together.
+    while len(kept) > 5000:
+        kept.pop(0).close()
+    time.sleep(0.005)
+"""
+FLOOD_PER_S = 670
+
+
+@contextmanager
+def flooding(chain: Chain, sent: bytes) -> Iterator[None]:
+    """A process that connects without end for the block, sends so much and stays."""
+    argv = [sys.executable, "-c", FLOODER, str(chain.world.hub_port), STRANGER, str(FLOOD_PER_S), sent.hex()]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"full\n"
+            yield
+            assert process.poll() is None
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01\x02\x00\x01\x00"], ids=["nothing", "part-of-a-hello"])
+def test_a_flood_of_bare_connections_keeps_nobody_of_the_same_address_out(chain: Chain, sent: bytes) -> None:
+    served = 0
+    with flooding(chain, sent):
+        for _ in range(70):
+            with suppress(OSError), greeted(chain) as honest:
+                honest.sendall(b"GET /readyz HTTP/1.1\r\nHost: h\r\n\r\n")
+                served += honest.recv(100).startswith(b"HTTP/1.1 200")
+    assert served == 70
+
+
 def can_enter(chain: Chain) -> bool:
     try:
         greeted(chain).close()
