@@ -170,9 +170,14 @@ def shut_down(stream: trio.abc.Stream) -> None:
 
 
 def peer_address(stream: trio.abc.Stream) -> str:
-    """Return `address:port` of the other end of a TCP or TLS stream; the stream's kind for any other."""
+    """Return `address:port` of the other end of a TCP or TLS stream; the stream's kind for any other.
+
+    Behind a load balancer the other end is the client, as far as that was stated (`TCPStream.stated_peer`).
+    """
     while isinstance(stream, TLSStream):
         stream = stream.transport_stream
+    if isinstance(stream, TCPStream) and stream.stated_peer is not None:
+        return _shown(*stream.stated_peer)
     if not isinstance(stream, TCPStream | trio.SocketStream):
         return type(stream).__name__
     try:

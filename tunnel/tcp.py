@@ -68,12 +68,14 @@ class TCPStream(trio.abc.HalfCloseableStream):
     One task may send while another receives; a second one in the same direction gets BusyResourceError.
     """
 
-    __slots__ = ("_eof_sent", "_fd", "_receives_left", "_sending", "_sends_left", "socket")
+    __slots__ = ("_eof_sent", "_fd", "_receives_left", "_sending", "_sends_left", "socket", "stated_peer")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         tune_socket(sock)
         self.socket: Final = sock
+        # Whose connection it is, where what connected has only passed it on.
+        self.stated_peer: tuple[str, int] | None = None
         # Below zero once it is closed.
         self._fd = sock.fileno()
         self._receives_left = 0

@@ -15,6 +15,7 @@ import attrs
 
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
+from proxy.balancers import Balancers
 from proxy.configuration import (
     Address,
     ConfigError,
@@ -145,6 +146,8 @@ class HubConfig:
 
     org: str = "main"
     listen: Address = LISTEN
+    listen_proxy_from: tuple[str, ...] = ()
+    """Load balancers in front of `listen`, whose connections begin with a PROXY header (v2)."""
     public_url: str = attrs.field()
     """What agents and relays call the hub; the issuer of its tokens. Without a trailing slash."""
     data_dir: Path = attrs.Factory(lambda: default_data_dir(os.environ))
@@ -216,6 +219,10 @@ def _check(config: HubConfig) -> list[str]:
     fault = fault_of_hub_url(config.public_url)
     if fault is not None:
         faults.append(f"public_url: {fault}")
+    try:
+        Balancers.of(config.listen_proxy_from)
+    except ValueError as error:
+        faults.append(f"listen_proxy_from: {error}")
     if (config.tls.certificate is None) != (config.tls.key is None):
         faults.append("tls: certificate and key are given together, or neither")
     for name, file in (("certificate", config.tls.certificate), ("key", config.tls.key)):

@@ -21,9 +21,11 @@ from audit.record import Kind
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
+from proxy.balancers import Balancers
 from proxy.deadlines import Deadlines
+from proxy.entrance import Entrance, address_of
 from proxy.exchange import InboundBroken, StreamCode
-from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger, TooManyStrangersError
+from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub import quick
@@ -41,7 +43,7 @@ from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.status import status_response
 from tunnel.loglimit import LogLimit
-from tunnel.net import peer_address, shut_down, wrap_server
+from tunnel.net import wrap_server
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
 from tunnel.turns import Unknown
@@ -78,6 +80,7 @@ class Front:
     _readiness: Readiness | None = None
     """Only while `run` runs, and where there is an epoll; without it each wait is a task's."""
     _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(_log))
+    entrance: Entrance = attrs.field(init=False)
     # Only what a relay's key has signed can bring such a line about, long ago perhaps; a cluster's relays,
     # eight at most, come together.
     _wrong_clocks: LogLimit = attrs.Factory(lambda: LogLimit(_log, at_once=8))
@@ -86,6 +89,11 @@ class Front:
     def _connections_of_agents(self) -> AgentConnections:
         calls = self.calls
         return AgentConnections(calls.config.limits, calls.memory, lambda: calls.live.count)
+
+    @entrance.default
+    def _configured_entrance(self) -> Entrance:
+        balancers = Balancers.of(self.calls.config.listen_proxy_from)
+        return Entrance(self.gate, self._turned_away, balancers)
 
     async def run(self) -> None:
         """Do what the connections need done for them; runs beside whoever accepts them, until cancelled."""
@@ -101,13 +109,10 @@ class Front:
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
-        address = peer_address(tcp).rpartition(":")[0].strip("[]")
-        try:
-            stranger = self.gate.enter(address, partial(self._cut, tcp))
-        except TooManyStrangersError as error:
-            self._turned_away.warning(f"turned away a connection: {error}", trio.current_time())
-            await trio.aclose_forcefully(tcp)
+        stranger = await self.entrance.admit(tcp)
+        if stranger is None:
             return
+        address = address_of(tcp)
         tls = wrap_server(tcp, self.certificate.context)
         try:
             if await _shake_hands(tls, stranger):
@@ -119,11 +124,6 @@ class Front:
         finally:
             stranger.leave()
             await trio.aclose_forcefully(tls)
-
-    def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
-        """Have a connection end that is in the way of a newer one."""
-        self._turned_away.warning(f"ended a connection for a newer one: {why}", trio.current_time())
-        shut_down(tcp)
 
     async def _serve(self, tls: TLSStream, stranger: Stranger, address: str) -> None:
         metered = MeteredStream(tls, stranger)

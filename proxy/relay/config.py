@@ -15,6 +15,7 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     ca = "hub-ca.pem"                     # if the hub's certificate is not of a public CA
     [direct]
     listen = "[::]:8443"
+    listen_proxy_from = ["192.0.2.7"]     # load balancers, whose connections begin with a PROXY header
     certificate = "tls.crt"
     key = "tls.key"
     [tunnel]
@@ -38,6 +39,7 @@ import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
 from auth.policy_text import PolicyError
+from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.certificates import fault_of_ca
 from proxy.configuration import (
     MIB,
@@ -78,6 +80,8 @@ class DirectConfig:
     """The listener of direct mode."""
 
     listen: Address | None = None
+    listen_proxy_from: tuple[str, ...] = ()
+    """Load balancers in front of `listen`, whose connections begin with a PROXY header (v2)."""
     certificate: Path | None = None
     key: Path | None = None
 
@@ -130,6 +134,7 @@ class DirectListener:
     listen: Address
     certificate: Path
     key: Path
+    balancers: Balancers = NO_BALANCERS
 
 
 @attrs.frozen
@@ -261,7 +266,12 @@ def _check_direct(direct: DirectConfig, faults: list[str]) -> DirectListener | N
         return None
     for name, file in (("certificate", direct.certificate), ("key", direct.key)):
         _read(f"direct.{name}", file, str, faults)
-    return DirectListener(direct.listen, direct.certificate, direct.key)
+    try:
+        balancers = Balancers.of(direct.listen_proxy_from)
+    except ValueError as error:
+        faults.append(f"direct.listen_proxy_from: {error}")
+        return None
+    return DirectListener(direct.listen, direct.certificate, direct.key, balancers)
 
 
 def _read(name: str, path: Path, load: Callable[[str], _Value], faults: list[str]) -> _Value | None:

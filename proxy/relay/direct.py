@@ -13,15 +13,16 @@ from __future__ import annotations
 import logging
 import re
 import ssl
-from functools import partial
 
 import attrs
 import trio
 
 from auth.succession import SUCCESSION_MAX
+from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.deadlines import Deadlines
+from proxy.entrance import Entrance
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
-from proxy.gate import Gate, MeteredStream, Stranger, TooManyStrangersError
+from proxy.gate import Gate, MeteredStream, Stranger
 from proxy.head import RequestHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.relay.exchange import Upstream, describe
@@ -32,7 +33,7 @@ from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.loglimit import LogLimit
-from tunnel.net import bind_to_peer, peer_address, shut_down, wrap_server
+from tunnel.net import bind_to_peer, peer_address, wrap_server
 from tunnel.tcp import Bonds, TCPStream
 from tunnel.turns import Unknown
 
@@ -61,17 +62,20 @@ class DirectServer:
     """Whoever serves connections runs it beside."""
     bonds: Bonds = attrs.Factory(Bonds)
     """This as well."""
-    _turned_away: LogLimit = attrs.Factory(lambda: LogLimit(log))
+    balancers: Balancers = NO_BALANCERS
+    """Whose connections begin with a PROXY header."""
+    entrance: Entrance = attrs.field(init=False)
+
+    @entrance.default
+    def _entrance_of_these(self) -> Entrance:
+        return Entrance(self.gate, LogLimit(log), self.balancers)
 
     async def handle_connection(self, tcp: TCPStream | trio.SocketStream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""
-        peer = peer_address(tcp)
-        try:
-            stranger = self.gate.enter(peer.rpartition(":")[0].strip("[]"), partial(self._cut, tcp))
-        except TooManyStrangersError as error:
-            self._turned_away.warning(f"turned away a connection: {error}", trio.current_time())
-            await trio.aclose_forcefully(tcp)
+        stranger = await self.entrance.admit(tcp)
+        if stranger is None:
             return
+        peer = peer_address(tcp)
         tls = wrap_server(tcp, self.certificate.current())
         try:
             bind_to_peer(tcp, self.bonds)
@@ -90,10 +94,6 @@ class DirectServer:
         finally:
             stranger.leave()
             await trio.aclose_forcefully(tls)
-
-    def _cut(self, tcp: trio.abc.Stream, why: str) -> None:
-        self._turned_away.warning(f"ended a connection for a newer one: {why}", trio.current_time())
-        shut_down(tcp)
 
     async def _serve(self, connection: ServerConnection, stranger: Stranger, peer: str) -> None:
         while True:

@@ -58,6 +58,7 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
         org = "acme"
         public_url = "https://hub.acme.example/"
         listen = "[::]:443"
+        listen_proxy_from = ["192.0.2.7", "10.0.0.0/8"]
         data_dir = "data"
         pid_file = "hub.pid"
         [tls]
@@ -80,6 +81,7 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
     assert hub.public_url == "https://hub.acme.example"
     assert hub.public_host == "hub.acme.example"
     assert hub.listen == Address("::", 443)
+    assert hub.listen_proxy_from == ("192.0.2.7", "10.0.0.0/8")
     assert hub.data_dir == tmp_path / "data"  # relative to the file, not to the working directory
     assert hub.pid_file == tmp_path / "hub.pid"
     assert (hub.tls.certificate, hub.tls.key) == (tmp_path / "hub.pem", tmp_path / "hub.key")
@@ -177,6 +179,12 @@ def test_rules_are_told_beside_the_faults_of_types(tmp_path: Path) -> None:
     assert sorted(paths) == ["limits.streams_per_agent", "listen", "nonsense", "org"]
 
 
+def test_what_names_no_load_balancer_is_a_fault(tmp_path: Path) -> None:
+    assert faults('listen_proxy_from = ["192.0.2.7", "::/0"]', tmp_path) == [
+        "listen_proxy_from: number 2 is every address: whoever connects could state any"
+    ]
+
+
 def test_there_is_a_limit_to_the_patterns() -> None:
     patterns = "\n".join(f"secret-{number}" for number in range(101))
     with pytest.raises(ConfigError, match=r"audit\.mask: expected at most 100 regular expressions"):
@@ -228,8 +236,8 @@ def test_each_key_has_its_variable() -> None:
         "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT, "
         "HAWSE_HUB_LIMITS_STREAM_AGE_S, HAWSE_HUB_LIMITS_STREAM_IDLE_IN_S, "
         "HAWSE_HUB_LIMITS_STREAM_IDLE_OUT_S, HAWSE_HUB_LIMITS_TOKENS_PER_MINUTE, "
-        "HAWSE_HUB_LISTEN, HAWSE_HUB_MEMORY_MIB, HAWSE_HUB_ORG, HAWSE_HUB_PID_FILE, "
-        "HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_STOP_GRACE_S, "
+        "HAWSE_HUB_LISTEN, HAWSE_HUB_LISTEN_PROXY_FROM, HAWSE_HUB_MEMORY_MIB, HAWSE_HUB_ORG, "
+        "HAWSE_HUB_PID_FILE, HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_STOP_GRACE_S, "
         "HAWSE_HUB_STOP_REPLACED_GRACE_S, HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY, "
         "HAWSE_HUB_TUNNEL_RESUME"
     ]

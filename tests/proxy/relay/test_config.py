@@ -70,6 +70,13 @@ def test_tunnel_mode_needs_four_keys_and_reads_its_files(folder: Path) -> None:
 def test_direct_mode_needs_its_listener_and_no_private_key(folder: Path) -> None:
     config = load(write(folder, DIRECT), {})
     assert config.way == DirectListener(Address("::", 8443), folder / "tls.crt", folder / "tls.key")
+    balanced = load(write(folder, DIRECT), {"HAWSE_RELAY_DIRECT_LISTEN_PROXY_FROM": "192.0.2.7\n10.0.0.0/8"})
+    assert isinstance(balanced.way, DirectListener)
+    assert "10.1.2.3" in balanced.way.balancers
+    assert faults(folder, DIRECT, HAWSE_RELAY_DIRECT_LISTEN_PROXY_FROM="10.0.0.1/8") == [
+        "direct.listen_proxy_from: number 1 is neither an address nor a network, "
+        "as in 192.0.2.7 or 10.0.0.0/8"
+    ]
 
 
 def test_the_environment_overlays_the_file_and_can_stand_alone(folder: Path) -> None:

@@ -1,0 +1,50 @@
+"""Load balancers in front of a listener, as its configuration names them (`listen_proxy_from`)."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from typing import Final, Self
+
+import attrs
+
+# More is a list of clients. Each connection is compared with all of them.
+NETWORKS_MAX = 256
+
+
+@attrs.frozen
+class Balancers:
+    """The peers whose connections begin with a PROXY header."""
+
+    networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
+
+    @classmethod
+    def of(cls, stated: Iterable[str]) -> Self:
+        """Read addresses and networks (CIDR); raises ValueError, which repeats none of them."""
+        networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        for number, text in enumerate(stated, 1):
+            try:
+                network = ipaddress.ip_network(text)
+            except ValueError:
+                raise ValueError(
+                    f"number {number} is neither an address nor a network, as in 192.0.2.7 or 10.0.0.0/8"
+                ) from None
+            if network.prefixlen == 0:
+                raise ValueError(f"number {number} is every address: whoever connects could state any")
+            networks.append(network)
+        if len(networks) > NETWORKS_MAX:
+            raise ValueError(f"there are {len(networks)} addresses and networks, the limit is {NETWORKS_MAX}")
+        return cls(tuple(networks))
+
+    def __contains__(self, address: str) -> bool:
+        if not self.networks:
+            return False
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            # Its peer has reset it, and it has no address any more.
+            return False
+        return any(parsed in network for network in self.networks)
+
+
+NO_BALANCERS: Final = Balancers()
