@@ -19,7 +19,8 @@ HUB = "hub"
 CORE_SHARE = 0.7
 # Of the core for tunnels on which nothing happens.
 KEEPALIVE_SHARE = 0.1
-# Relays dial again 5 to 10 s after they have lost their hub, so all of them within five seconds.
+# A hub that comes back refuses most relays of a large fleet at first. They dial again 5 to 10 s later, so
+# all of them within five seconds.
 REDIAL_WINDOW_S = 5.0
 REDIAL_LAST_S = 10.0
 GB_KB = 1e9 / 1024

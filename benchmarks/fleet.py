@@ -29,7 +29,7 @@ from proxy.cli.admin.client import AdminClient, Reach
 # Below what a hub lets one address have in its handshakes, also when all of them come at once.
 RELAYS_A_PROCESS = 250
 POLL_S = 0.1
-# They dial again 5 to 10 s after a loss, and 10 to 20 s after a dial that failed.
+# They dial again each second for 20 s after a loss, then 5 to 60 s after a dial that failed.
 ALL_UP_S = 120.0
 # It has ten seconds for what is under way.
 STOP_S = 20.0

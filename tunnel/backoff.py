@@ -1,10 +1,11 @@
-"""How long the dialer waits before it dials again. Pure: chance and lifetimes are handed in."""
+"""How long the dialer waits before it dials again. Pure: chance, time and lifetimes are handed in."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
+
+from tunnel.protocol.liveness import RateLimit
 
 __all__ = ["Backoff"]
 
@@ -15,10 +16,14 @@ DELAYS_S: Final = (10.0, 20.0, 40.0, 60.0)
 # that connects and breaks would be dialled every 5 s for good.
 SESSION_LIVED_S: Final = 10.0
 
-# A hub that is restarted says goodbye and is not a link that breaks, however young its sessions are: so many
-# goodbyes are followed at once within so long. What says goodbye more often is no restart.
-AT_ONCE_MAX: Final = 6
-AT_ONCE_WINDOW_S: Final = 60.0
+# A hub that restarts is away for a few seconds. So once a tunnel was up, the next dial follows within
+# REDIAL_S, and each further one a quarter of it earlier or later than REDIAL_S after the one before.
+REDIAL_S: Final = 1.0
+REDIAL_SPREAD: Final = 0.25
+# These dials come from a budget, whatever the age of the sessions: a restart takes about four of them, and a
+# link that connects and breaks without end gets one in REDIAL_REFILL_S on top of the waits above.
+REDIALS_MAX: Final = 20
+REDIAL_REFILL_S: Final = 10.0
 
 # A hub may ask for patience, but it cannot send its relays away for a day.
 RETRY_AFTER_MAX_S: Final = 300.0
@@ -28,33 +33,61 @@ RETRY_AFTER_SPREAD_S: Final = 5.0
 
 
 class Backoff:
-    """The waits between dials to one hub."""
+    """The waits between dials to one hub. `now_s` is any clock that does not go back."""
 
     def __init__(self, chance: Callable[[], float]) -> None:
         """`chance` returns numbers in [0, 1)."""
         self._chance = chance
         self._failures = 0
-        self._followed_at: deque[float] = deque(maxlen=AT_ONCE_MAX)
-        """When a goodbye was followed at once, the last times."""
+        self._redials = False
+        """A tunnel was up, and no dial since then was refused or found the budget empty."""
+        self._budget = RateLimit(1 / REDIAL_REFILL_S, REDIALS_MAX)
 
     def note_session(self, lived_s: float) -> None:
-        """Take note that a session has ended."""
+        """Take note that a session has ended, or that its hub goes away."""
         if lived_s >= SESSION_LIVED_S:
             self._failures = 0
 
     def wait_after_goaway_s(self, now_s: float, retry_after_s: float = 0.0) -> float:
-        """Return how long to wait when the hub says GOAWAY to a session that goes on: not at all.
+        """Return how long to wait when the hub says GOAWAY to a session that goes on: as long as it asks for.
 
-        But for what the hub asked for, and where that was followed AT_ONCE_MAX times within AT_ONCE_WINDOW_S.
-        `now_s` is any clock that does not go back.
+        By default that is not at all: another hub may have taken over.
         """
-        if len(self._followed_at) == AT_ONCE_MAX and now_s - self._followed_at[0] < AT_ONCE_WINDOW_S:
-            return self.next_wait_s(retry_after_s)
-        self._followed_at.append(now_s)
-        return min(retry_after_s, RETRY_AFTER_MAX_S)
+        self._redials = True
+        if self._takes_redial(now_s):
+            return min(retry_after_s, RETRY_AFTER_MAX_S)
+        return self._next_wait_s(retry_after_s)
 
-    def next_wait_s(self, retry_after_s: float = 0.0) -> float:
-        """Return how long to wait now; `retry_after_s` is what the hub asked for."""
+    def wait_after_tunnel_s(self, now_s: float) -> float:
+        """Return how long to wait when a tunnel that was up has ended, and not by a refusal."""
+        self._redials = True
+        if self._takes_redial(now_s):
+            return REDIAL_S * self._chance()
+        return self._next_wait_s()
+
+    def wait_after_dial_s(self, now_s: float) -> float:
+        """Return how long to wait when a dial has failed without an answer of the hub."""
+        if self._takes_redial(now_s):
+            return REDIAL_S * (1 - REDIAL_SPREAD + 2 * REDIAL_SPREAD * self._chance())
+        return self._next_wait_s()
+
+    def wait_while_draining_s(self) -> float:
+        """Return the same while the hub that said GOAWAY still serves its old sessions.
+
+        Its port stays closed until it ends, so no redial is spent; then `wait_after_tunnel_s` holds.
+        """
+        return self._next_wait_s()
+
+    def wait_after_refusal_s(self, retry_after_s: float = 0.0) -> float:
+        """Return how long to wait when the hub refused a dial or a session, or asked to come later."""
+        self._redials = False
+        return self._next_wait_s(retry_after_s)
+
+    def _takes_redial(self, now_s: float) -> bool:
+        self._redials = self._redials and self._budget.allows(now_s)
+        return self._redials
+
+    def _next_wait_s(self, retry_after_s: float = 0.0) -> float:
         delay_s = DELAYS_S[min(self._failures, len(DELAYS_S) - 1)]
         # A hub that says when it has room is no hub that fails.
         if not retry_after_s:

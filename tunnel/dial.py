@@ -53,6 +53,9 @@ DIAL_S: Final = 10.0
 # Of what the hub says beside a refusal; its own sentences are shorter.
 WARNING_CHARACTERS_MAX: Final = 200
 
+# What a balancer says while the hub behind it restarts. The hub's own 503 comes with a Retry-After.
+_HUB_IS_AWAY: Final = frozenset({502, 503, 504})
+
 _WARNING: Final = re.compile(r'[0-9]{3} \S{1,255} "([\x20-\x7e]*)"')
 _HTTPS_PORT: Final = 443
 # X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED.
@@ -67,9 +70,17 @@ class DialFailed(Exception):
     """There is no tunnel this time; the text is one line for the log."""
 
     def __init__(
-        self, reason: str, *, retry_after_s: float = 0.0, forgotten: bool = False, hub_time: str = ""
+        self,
+        reason: str,
+        *,
+        refused: bool = False,
+        retry_after_s: float = 0.0,
+        forgotten: bool = False,
+        hub_time: str = "",
     ) -> None:
         super().__init__(reason)
+        self.refused = refused or retry_after_s > 0
+        """The hub has answered, and wants no session now."""
         self.retry_after_s = retry_after_s
         self.hub_time = hub_time
         """A token dated by our clock was refused for that, and one dated by this is to be tried at once."""
@@ -292,10 +303,12 @@ class Attempt:
             case WebSocketRefused():
                 return self._explain_answer(exc)
             case Rejected():
+                forgotten = exc.close_code == CloseCode.RESUME_UNKNOWN
                 return DialFailed(
                     f"the hub turns this relay away: {exc}",
+                    refused=not forgotten,
                     retry_after_s=exc.retry_after_ms / 1000,
-                    forgotten=exc.close_code == CloseCode.RESUME_UNKNOWN,
+                    forgotten=forgotten,
                 )
             case _:
                 return DialFailed(f"{self.phase}: {exc}")
@@ -311,10 +324,14 @@ class Attempt:
         told_s = self.config.seconds_of(hub_time) if refused.status == 401 and not self.hub_time else None
         if told_s is not None:
             return DialFailed(
-                f"{reason}; {_clock_advice(told_s - now)}", retry_after_s=retry_after_s, hub_time=hub_time
+                f"{reason}; {_clock_advice(told_s - now)}",
+                refused=True,
+                retry_after_s=retry_after_s,
+                hub_time=hub_time,
             )
         advice = _advice(refused.status, headers.get(b"location", ""))
-        return DialFailed(f"{reason}{advice}", retry_after_s=retry_after_s)
+        by_hub = refused.status is not None and refused.status not in _HUB_IS_AWAY
+        return DialFailed(f"{reason}{advice}", refused=by_hub, retry_after_s=retry_after_s)
 
 
 def _bearer(token: str) -> bytes:

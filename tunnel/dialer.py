@@ -15,7 +15,7 @@ import trio
 
 from tunnel.backoff import Backoff
 from tunnel.dial import DialerConfig, DialFailed, dial, open_tunnel
-from tunnel.protocol.errors import RemoteProtocolError
+from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import SessionClosed
 from tunnel.session import Session
 
@@ -29,6 +29,10 @@ log = logging.getLogger("tunnel.dialer")
 RESUME_FIRST_S: Final = 1.0
 RESUME_PAUSE_S: Final = 1.0
 RESUME_DIAL_S: Final = 5.0
+
+# The close codes with which a hub ends a session and wants it back. All others refuse the relay.
+_WANTED_BACK: Final = frozenset({CloseCode.NORMAL, CloseCode.DRAINING, CloseCode.RESUME_UNKNOWN})
+_REFUSALS: Final = frozenset(int(code) for code in CloseCode) - _WANTED_BACK
 
 # What a hub that goes away leaves the streams that are open, where its GOAWAY does not say; and how much
 # later this end gives them up, should the hub have forgotten them.
@@ -48,7 +52,8 @@ async def run_dialer(
 
     `serve` returns, or raises SessionClosed, when its session has ended; whatever else it raises ends the
     dialer. Dials never overlap and never stop. When the hub says that it will go away, the next tunnel is
-    dialled at once, and the old session is served beside it to its end, or for as long as the hub said.
+    dialled at once, and the old session is served beside it to its end, or for as long as the hub said. When
+    that one cannot be dialled, the end of the old session is followed by a dial within a second.
     A session that can be resumed goes on over the next connection when it has lost one; without streams only
     if the first dial succeeds.
 
@@ -71,8 +76,8 @@ class _Tunnel:
     scope: trio.CancelScope
     ended: trio.Event = attrs.Factory(trio.Event)
     ending: str = ""
-    forgotten: bool = False
-    """The hub is there, and only the session is not."""
+    failed: DialFailed | None = None
+    """The last dial for the session's resumption."""
 
 
 @attrs.define(eq=False)
@@ -83,6 +88,8 @@ class _Dialer:
     backoff: Backoff = attrs.field(init=False)
     leaving: list[_Tunnel] = attrs.Factory(list)
     """Those whose hub said that it will go away, the oldest first."""
+    draining: Session | None = None
+    """The newest of their sessions, until another tunnel is up."""
     failure: Exception | None = None
 
     @backoff.default
@@ -96,16 +103,44 @@ class _Dialer:
                 tunnel = await self.nursery.start(self._hold, hub_time)
             except DialFailed as exc:
                 hub_time = exc.hub_time
-                wait_s = 0.0 if hub_time else self.backoff.next_wait_s(exc.retry_after_s)
+                wait_s = 0.0 if hub_time else self._wait_after_failure_s(exc)
                 log.warning(
                     "no tunnel to %s: %s; the next attempt is in %.0f s",
                     self.config.endpoint.name, exc, wait_s,
                 )  # fmt: skip
+                if not exc.refused:
+                    wait_s = await self._wait_for_drain(wait_s)
             else:
                 # Not remembered: the hub takes it for a minute, and our clock may have been set meanwhile.
                 hub_time = ""
+                self.draining = None
                 wait_s = await self._watch(tunnel)
             await trio.sleep(wait_s)
+
+    def _wait_after_failure_s(self, failed: DialFailed) -> float:
+        if failed.refused:
+            return self.backoff.wait_after_refusal_s(failed.retry_after_s)
+        if self._hub_drains:
+            return self.backoff.wait_while_draining_s()
+        return self.backoff.wait_after_dial_s(trio.current_time())
+
+    @property
+    def _hub_drains(self) -> bool:
+        """Whether the hub that was dialled last has said GOAWAY and still serves the session."""
+        session = self.draining
+        return session is not None and not (session.closed or session.detached)
+
+    async def _wait_for_drain(self, wait_s: float) -> float:
+        """Wait `wait_s`, or until a draining hub ends; returns how long to wait after that.
+
+        A hub that no other one has replaced listens again only after it has ended.
+        """
+        if self.draining is None or not self._hub_drains:
+            return wait_s
+        with trio.move_on_after(wait_s):
+            await self.draining.wait_detached()
+            return self.backoff.wait_after_tunnel_s(trio.current_time())
+        return 0.0
 
     async def _hold(self, hub_time: str, task_status: trio.TaskStatus[_Tunnel]) -> None:
         """Open a tunnel and serve it to its end; raises DialFailed if there is none."""
@@ -128,6 +163,8 @@ class _Dialer:
                 tunnel.ended.set()
                 if tunnel in self.leaving:
                     self.leaving.remove(tunnel)
+                if self.draining is tunnel.session:
+                    self.draining = None
 
     async def _watch(self, tunnel: _Tunnel) -> float:
         """Wait until another tunnel is to be dialled; returns how many seconds later."""
@@ -147,11 +184,14 @@ class _Dialer:
             return wait_s
         await tunnel.ended.wait()
         lived_s = trio.current_time() - tunnel.opened_at
-        asked_ms = session.peer_going_away.retry_after_ms if session.peer_going_away else 0
-        if tunnel.forgotten:
-            wait_s = RESUME_FIRST_S * self.config.chance()
+        asked_s = session.peer_going_away.retry_after_ms / 1000 if session.peer_going_away else 0.0
+        failed = tunnel.failed
+        if failed is not None and failed.refused:
+            wait_s = self.backoff.wait_after_refusal_s(failed.retry_after_s)
+        elif asked_s or session.close_code in _REFUSALS:
+            wait_s = self.backoff.wait_after_refusal_s(asked_s)
         else:
-            wait_s = self.backoff.next_wait_s(asked_ms / 1000)
+            wait_s = self.backoff.wait_after_tunnel_s(trio.current_time())
         log.warning(
             "the tunnel to %s ended after %.0f s: %s; the next attempt is in %.0f s",
             name, lived_s, tunnel.ending, wait_s,
@@ -184,6 +224,7 @@ class _Dialer:
             try:
                 async with dial(self.config, session.hello_again(), RESUME_DIAL_S, hub_time) as attempt:
                     attempt.succeeded()
+                    tunnel.failed = None
                     log.info("the tunnel to %s is back, session %s goes on", name, session.session_id)
                     task_status.started()
                     with suppress(SessionClosed, RemoteProtocolError):
@@ -193,19 +234,20 @@ class _Dialer:
                 log.info("session %s cannot go on yet: no tunnel to %s: %s", session.session_id, name, exc)
                 wait_s = max(RESUME_PAUSE_S * (1 + self.config.chance()), exc.retry_after_s)
                 hub_time = exc.hub_time
+                tunnel.failed = exc
                 if hub_time:
                     wait_s = 0.0
                 elif exc.forgotten:
-                    tunnel.forgotten = True
                     session.abandon("the hub does not know this session any more")
                 elif not session.stream_count:
-                    # Nobody waits for it; after a crash of the hub, all relays would dial it every second.
+                    # No stream waits for it. The dials for a new session back off, and these do not.
                     session.abandon(f"tunnel lost: {exc}")
 
     def _let_go(self, tunnel: _Tunnel, drain_s: float) -> None:
         """Let a tunnel end beside the next one."""
         tunnel.scope.deadline = trio.current_time() + (drain_s or LEAVING_S) + LEAVING_SLACK_S
         self.leaving.append(tunnel)
+        self.draining = tunnel.session
         if len(self.leaving) > LEAVING_MAX:
             oldest = self.leaving[0]
             log.warning(

@@ -121,6 +121,12 @@ class Session:
         return self._mux.ending is not None
 
     @property
+    def close_code(self) -> int | None:
+        """The code with which the session was ended; None while it is open, and after a loss."""
+        ending = self._mux.ending
+        return None if ending is None else ending[0]
+
+    @property
     def draining(self) -> bool:
         """Either side has said GOAWAY."""
         return self._connection.going_away or self._connection.told_to_go

@@ -29,7 +29,6 @@ from benchmarks.talk import Talk
 from benchmarks.upstream.apiserver import POD_PATH
 from benchmarks.workload import Options, RunFailed, Workload
 from proxy.cli.admin.client import AdminClient, Reach
-from tunnel.backoff import SESSION_LIVED_S
 
 TUNNELS = 1000
 FEW = 200
@@ -122,8 +121,7 @@ def run(system: System, upstream: Upstream, tunnels: int, options: Options) -> S
         scrape_ms = timed_ms(lambda: scrape(client))
         relays_ms, clusters_ms = (timed_ms(partial(client.get, what)) for what in ("relays", "clusters"))
         stopped = restart(fleet, signal.SIGTERM, size)
-        # A tunnel that breaks sooner counts as a dial that failed, and its relay waits longer.
-        time.sleep(SESSION_LIVED_S + SETTLE_S)
+        time.sleep(SETTLE_S)
         killed = restart(fleet, signal.SIGKILL, size)
         after_kb = rss_kb(fleet.hub.process.pid)
     return Sample(

@@ -15,8 +15,8 @@ import trio
 PARK_S = 5.0
 # All calls that wait; the next one is told at once. Each holds a connection and its request's head.
 PARKED_MAX = 2000
-# How long after its start a hub waits for relays at all: they dial after 10 s at the latest, and are let in
-# at ARRIVALS_PER_S.
+# How long after its start a hub waits for relays at all. They dial each second, those it refuses within 10 s,
+# and ARRIVALS_PER_S are let in.
 EXPECTED_S = 15.0
 ARRIVALS_PER_S = 150
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -13,17 +15,30 @@ import pytest
 
 from auth.keys import SigningKey
 from auth.tokens import issue_assertion
+from tests.faults.figures import note
+from tests.system.callers import shells
 from tests.system.load import get
 from tests.system.raw import Answer, RawClient, parse
 from tests.system.test_enrolment import add_agent
 from tests.system.test_tokens import dial, hello_forger, issuer
 from tests.system.test_upstream import wait_until
-from tests.system.world import World, running_world
+from tests.system.world import NAMESPACE, POD, POLL_S, World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
-# The first wait of the backoff is drawn from 5 s to 10 s, and a dial may take its second.
-BACK_WITHIN_S = 20.0
+# The hub's start included. Relays dial each second.
+BACK_WITHIN_S = 10.0
+
+# From the moment the new hub listens to the first answered request.
+OFFLINE_S = 2.0
+RESTARTS = 3
+RESTART_EVERY_S = 4.0
+# `stop.grace_s` is 10: a stopping hub cuts an exec that goes on after that.
+STOPS_WITHIN_S = 20.0
+STARTS_WITHIN_S = 30.0
+# A longer time is a failure as well, but is not measured.
+SEEN_OFFLINE_MAX_S = 60.0
+POD_PATH = f"/api/v1/namespaces/{NAMESPACE}/pods/{POD}"
 
 
 @pytest.fixture
@@ -88,6 +103,67 @@ def test_a_terminated_hub_ends_with_exit_code_zero(own_world: World) -> None:
     finally:
         watching.kill()
         watching.communicate()
+
+
+@pytest.mark.parametrize(
+    ("relays", "execs"),
+    [
+        pytest.param(1, 0, id="one relay, no streams"),
+        pytest.param(2, 0, id="two relays, no streams", marks=pytest.mark.long),
+        pytest.param(1, 1, id="one relay, an exec", marks=pytest.mark.long),
+        pytest.param(2, 2, id="two relays, execs"),
+    ],
+)
+def test_a_hub_restarted_by_sigterm_again_and_again_has_its_relays_back_within_2_s(
+    own_world: World, relays: int, execs: int
+) -> None:
+    """A container knows no other restart. The port is closed between the old hub and the new one."""
+    world = own_world
+    if relays == 2:
+        world.start_relay("tunnel", "second")
+        wait_until(lambda: sum(bool(row["connected"]) for row in world.relay_rows()) == 2)
+    offline_s = []
+    with ExitStack() as stack:
+        for _ in range(RESTARTS):
+            # Each restart cuts those of the one before.
+            stack.enter_context(shells(world, execs, "tunnel"))
+            client = RawClient(world, "tunnel")
+            hub = world.hub
+            assert hub is not None
+            hub.process.terminate()
+            assert hub.process.wait(STOPS_WITHIN_S) == 0
+            world.launch_hub()
+            listening_at = wait_for_listener(world)
+            wait_for_answer(client)
+            offline_s.append(time.monotonic() - listening_at)
+            time.sleep(max(0.0, listening_at + RESTART_EVERY_S - time.monotonic()))
+    note(
+        "offline after restarts of the hub by SIGTERM",
+        f"{relays} relays, {execs} execs",
+        **{f"restart_{number}_s": round(each_s, 2) for number, each_s in enumerate(offline_s, 1)},
+    )
+    assert max(offline_s) <= OFFLINE_S, offline_s
+
+
+def wait_for_listener(world: World) -> float:
+    """Wait until the hub accepts connections; returns since when."""
+    deadline = time.monotonic() + STARTS_WITHIN_S
+    while True:
+        assert time.monotonic() < deadline, "the hub does not listen"
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", world.hub_port)) == 0:
+                return time.monotonic()
+        time.sleep(POLL_S / 5)
+
+
+def wait_for_answer(client: RawClient) -> None:
+    """Ask for the pod until the cluster answers."""
+    deadline = time.monotonic() + SEEN_OFFLINE_MAX_S
+    token = client.token()
+    while (answer := get(client, token, POD_PATH))[0] != 200:
+        assert answer[0] == 503, answer
+        assert time.monotonic() < deadline, answer
+        time.sleep(POLL_S)
 
 
 @pytest.mark.parametrize("planned", [True, False], ids=["replaced", "killed"])

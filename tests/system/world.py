@@ -155,9 +155,13 @@ class World:
         return [json.loads(line) for line in out.splitlines()]
 
     def start_hub(self) -> None:
+        self.launch_hub().wait_for("hub is ready")
+
+    def launch_hub(self) -> Daemon:
+        """Start the hub without waiting until it is ready."""
         config = str(self.folder / "hub.toml")
         self.hub = self.daemons.start("hub", ["hawse", "hub", "--config", config, *self.flags])
-        self.hub.wait_for("hub is ready")
+        return self.hub
 
     def replace_hub(self) -> Daemon:
         """Have another process take over from the hub that runs; returns the old one."""

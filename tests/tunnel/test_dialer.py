@@ -242,20 +242,19 @@ async def test_a_session_is_served_and_the_next_one_dialled(
 ) -> None:
     hub = Hub(lives_s=30)
     network = await run_for(100, hub)
-    # 30 s of session and 5 s of wait, again and again.
-    assert network.dialled_at == pytest.approx([0, 35, 70], abs=0.1)
+    assert network.dialled_at == pytest.approx([0, 30, 60, 90], abs=0.1)
     assert network.targets[0] == ("hub.test", 443)
-    assert [hello.cluster for hello in hub.hellos] == ["c1", "c1", "c1"]
+    assert [hello.cluster for hello in hub.hellos] == ["c1"] * 4
     assert lines(caplog)[0] == "the tunnel to hub.test:443 is up, session s1"
     assert lines(caplog)[1].startswith("the tunnel to hub.test:443 ended after 30 s: ")
-    assert lines(caplog)[1].endswith("; the next attempt is in 5 s")
+    assert lines(caplog)[1].endswith("; the next attempt is in 0 s")
 
 
 async def test_the_request_names_the_hub_and_carries_a_fresh_token(autojump_clock: MockClock) -> None:
     hub = Hub(lives_s=10)
     tokens = iter(f"token{n}" for n in range(100))
     await run_for(31, hub, authorization=lambda hub_time: next(tokens))
-    assert len(hub.heads) == 3
+    assert len(hub.heads) == 4
     for n, head in enumerate(hub.heads):
         lowered = head.lower()
         assert lowered.startswith(b"get /base/v1/tunnel http/1.1\r\n")
@@ -274,14 +273,113 @@ async def test_another_port_stands_in_the_host_header(autojump_clock: MockClock)
 
 async def test_the_waits_grow_and_a_good_session_resets_them(autojump_clock: MockClock) -> None:
     down = Unreachable(ConnectionRefusedError(111, "Connection refused"))
-    network = await run_for(400, down, down, down, down, down, Hub(lives_s=10), down, down)
+    network = await run_for(400, down, down, down, down, down, Hub(lives_s=10), down)
     assert network.waits[:5] == pytest.approx([5, 10, 20, 30, 30])
-    assert network.waits[5:8] == pytest.approx([15, 10, 20], abs=0.1)
+    assert network.waits[5] == pytest.approx(10, abs=0.1)
+    # The budget of 20 has gained one when it is empty, and the first of them has followed the tunnel at once.
+    assert network.waits[6:26] == pytest.approx([0.75] * 20)
+    assert network.waits[26:29] == pytest.approx([5, 10, 20])
 
 
 async def test_a_link_that_connects_and_dies_backs_off(autojump_clock: MockClock) -> None:
-    network = await run_for(200, Hub(lives_s=9))
-    assert network.waits[:4] == pytest.approx([14, 19, 29, 39], abs=0.1)
+    """At first a hub may be restarting again and again."""
+    network = await run_for(1000, Hub(lives_s=1))
+    assert network.waits[:20] == pytest.approx([1] * 20, abs=0.1)
+    # From then on one in 10 s, and one in 30 to 60 s.
+    later = [at for at in network.dialled_at if at > 100]
+    assert len(later) <= 900 / 10 + 900 / 30
+    assert max(network.waits) == pytest.approx(31, abs=0.1)
+
+
+GONE = Unreachable(ConnectionRefusedError(111, "Connection refused"))
+
+
+async def test_a_hub_that_drains_is_dialled_as_soon_as_it_has_ended(autojump_clock: MockClock) -> None:
+    """Its port is closed until then, and the redials are kept for the time after it."""
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(20, goes_after_s=60), *[GONE] * 10, Hub(1000), open_max=2)
+        with trio.move_on_after(100):
+            await run_dialer(config(network), accept_until_closed)
+        nursery.cancel_scope.cancel()
+    expected = [0, 20, 25, 35, 55, *(80 + 0.75 * number for number in range(8))]
+    assert network.dialled_at[:12] == pytest.approx(expected[:12], abs=0.1)
+
+
+async def test_a_refusal_beside_a_hub_that_drains_is_obeyed(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        refusal = answer(503, b"Retry-After: 30\r\n")
+        network = Network(nursery, Hub(20, goes_after_s=5), refusal, Hub(1000), open_max=2)
+        with trio.move_on_after(100):
+            await run_dialer(config(network), accept_until_closed)
+        nursery.cancel_scope.cancel()
+    assert network.dialled_at == pytest.approx([0, 20, 50], abs=0.1)
+
+
+async def test_a_hub_that_dies_while_it_drains_is_dialled_at_once(autojump_clock: MockClock) -> None:
+    """Its streams wait for a resumption, which no other hub can give them."""
+    resuming = Hello(cluster="c1", features=("resume",))
+
+    class Dying(Hub):
+        async def __call__(self, stream: trio.abc.Stream) -> None:
+            self.stream = stream
+            await super().__call__(stream)
+
+        def welcome(self, hello: Hello) -> Welcome:
+            return Welcome(session_id="s1", features=("resume",), resume_ttl_s=60)
+
+        async def upgrade(self, tls: trio.abc.Stream) -> None:
+            with suppress(SessionClosed):
+                async with accept_websocket(tls, request_head=await read_head(tls)) as transport:
+                    async with open_session(transport, Role.LISTENER, answer_hello=self.welcome) as session:
+                        session.open_stream(b"head", context=session.add_context(1, b"x"))
+                        await trio.sleep(20)
+                        session.go_away(drain_ms=60_000, reason="bye")
+                        await trio.sleep(7)
+                        await trio.aclose_forcefully(self.stream)
+                        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Dying(0), GONE, GONE, Hub(1000), open_max=3)
+        with trio.move_on_after(29):
+            await run_dialer(config(network, hello=lambda: resuming), accept_until_closed)
+        nursery.cancel_scope.cancel()
+    # Once for the old session, and once for a new one.
+    assert network.dialled_at[:5] == pytest.approx([0, 20, 25, 27, 27], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "wait_s"),
+    [
+        (401, b"", 5),
+        (403, b"", 5),
+        (503, b"Retry-After: 1\r\n", 5),
+        (503, b"Retry-After: 20\r\n", 20),
+        # A balancer that does not reach the hub.
+        (502, b"", 0.75),
+        (503, b"", 0.75),
+    ],
+)
+async def test_a_refusal_ends_the_redials(
+    status: int, headers: bytes, wait_s: float, autojump_clock: MockClock
+) -> None:
+    network = await run_for(60, Hub(20), GONE, answer(status, headers), GONE)
+    assert network.waits[:3] == pytest.approx([20, 0.75, wait_s], abs=0.1)
+    assert (network.waits[3] < 1) == (wait_s < 1)
+
+
+@pytest.mark.parametrize(("code", "waits"), [(1000, 0), (4401, 5), (4403, 5), (4409, 5), (4413, 5)])
+async def test_a_session_that_the_hub_ends_for_a_cause_is_not_followed_at_once(
+    code: int, waits: float, autojump_clock: MockClock
+) -> None:
+    class Ending(Hub):
+        async def upgrade(self, tls: trio.abc.Stream) -> None:
+            async with accept_websocket(tls, request_head=await read_head(tls)) as transport:
+                async with open_session(transport, Role.LISTENER, answer_hello=self.welcome) as session:
+                    await trio.sleep(20)
+                    session.end(code, "for a cause")
+
+    network = await run_for(40, Ending(0), hang)
+    assert network.waits[0] == pytest.approx(20 + waits, abs=0.1)
 
 
 async def test_names_are_resolved_anew_for_each_dial(autojump_clock: MockClock) -> None:
@@ -516,11 +614,12 @@ async def test_a_hub_that_goes_and_is_gone_is_dialled_anew_at_once_as_well(autoj
 async def test_one_that_goes_away_again_as_soon_as_it_is_there_backs_off(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         network = Network(nursery, Hub(3, goes_after_s=1), open_max=2)
-        with trio.move_on_after(60):
+        with trio.move_on_after(120):
             await run_dialer(config(network), accept_until_closed)
         nursery.cancel_scope.cancel()
-    # At once at first: a hub may be restarted more than once.
-    assert network.waits[:8] == pytest.approx([3, 3, 3, 3, 3, 3, 8, 13], abs=0.1)
+    # At once at first: a hub may be restarted more than once. The budget of 20 gains one in 10 s.
+    assert network.waits[:28] == pytest.approx([3] * 28, abs=0.1)
+    assert network.waits[28:31] == pytest.approx([8, 3, 13], abs=0.1)
 
 
 async def test_a_hub_that_never_ends_is_left_when_its_time_is_over(autojump_clock: MockClock) -> None:
@@ -643,7 +742,7 @@ async def test_a_clock_that_is_still_wrong_is_told_the_time_for_each_tunnel(
         with trio.move_on_after(70):
             await run_dialer(config(network, **WRONG), accept_until_closed)
         nursery.cancel_scope.cancel()
-    assert network.waits == pytest.approx([0, 25, 0, 10, 0, 25], abs=0.2)
+    assert network.waits[:7] == pytest.approx([0, 20, 0, 0.75, 0, 20, 0.75], abs=0.2)
 
 
 @pytest.mark.parametrize(
@@ -689,7 +788,9 @@ def test_no_two_dials_in_a_row_are_dated_by_the_hub_and_no_time_is_used_twice(sc
                     handlers.append(Unreachable(OSError("lost")))
                 case _:
                     handlers.append(Hub(20))
-        network = await run_for(500, *handlers, authorization=authorization, seconds_of=seconds_of)
+        network = await run_for(
+            500, *handlers, authorization=authorization, seconds_of=seconds_of, chance=lambda: 0.9
+        )
         return network.waits, len(network.dialled_at)
 
     waits, dials = trio.run(scripted, clock=MockClock(autojump_threshold=0))
@@ -723,8 +824,8 @@ async def test_serving_that_ends_by_itself_closes_the_session(
 
     async with trio.open_nursery() as nursery:
         network = Network(nursery, Hub(1000))
-        with trio.move_on_after(15):
-            await run_dialer(config(network), serve)
+        with trio.move_on_after(12.5):
+            await run_dialer(config(network, chance=lambda: 0.9), serve)
         assert network.open_now == 0
     assert "ended after 12 s: closed by us" in lines(caplog)[1]
 

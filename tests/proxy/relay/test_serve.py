@@ -302,7 +302,6 @@ async def test_a_hub_that_goes_away_is_dialled_anew_while_the_old_tunnel_carries
         await connection.send(OK)
         await connection.more()
 
-    monkeypatch.setattr("tunnel.backoff.SESSION_LIVED_S", 0.0)
     async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
         in_pod(server, tmp_path, monkeypatch)
         health = free_port()

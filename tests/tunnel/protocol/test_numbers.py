@@ -150,13 +150,16 @@ PROSE = {
         ),
         ("at most five a second", keepalive.ASK_CLOCK_S == 1 / 5),
     ],
-    "The end of a session": [
-        ("at most six times a minute", (backoff.AT_ONCE_MAX, backoff.AT_ONCE_WINDOW_S) == (6, 60)),
-    ],
     "Reconnect": [
         ("takes 10 s at most", dial.DIAL_S == 10),
         ("10, 20, 40 and from then on 60 s", backoff.DELAYS_S == (10, 20, 40, 60)),
         ("A session that lived for 10 s", backoff.SESSION_LIVED_S == 10),
+        ("within 1 s after a tunnel", backoff.REDIAL_S == 1),
+        ("0.75 s to 1.25 s after", backoff.REDIAL_SPREAD == 0.25),
+        (
+            "a budget of 20, which gains one in 10 s",
+            (backoff.REDIALS_MAX, backoff.REDIAL_REFILL_S) == (20, 10),
+        ),
         (
             "up to 300 s, with up to 5 s more",
             (backoff.RETRY_AFTER_MAX_S, backoff.RETRY_AFTER_SPREAD_S) == (300, 5),
