@@ -23,6 +23,8 @@ from tunnel.stream import Stream, StreamReset
 
 # The group of contexts under which the hub speaks for itself; agents' groups begin at 1.
 HUB_GROUP = 0
+# And those of the relay, which opens no streams either.
+RELAY_GROUP = 0
 
 
 class TunnelOutbound:

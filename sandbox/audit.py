@@ -2,6 +2,7 @@
 
 It is written apart from whatever audits the requests on their way here, so that the two can be compared. A
 line with `unimpersonated` tells of a request that the relay's account made as itself: none should be seen.
+The two that the relay makes of its own (`OWN_REQUESTS`) have no such mark.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ from sandbox.status import StatusError
 
 # Every service account of this namespace is the relay's.
 RELAY_NAMESPACE = "hawse"
+# What a relay may ask as itself, to the letter: method, target and the names of all headers.
+OWN_REQUESTS = frozenset(
+    ("GET", target, (b"accept", b"authorization", b"host", b"user-agent"))
+    for target in ("/readyz", "/api/v1/namespaces/kube-system")
+)
 # The server takes an Audit-ID as it comes, and cuts an unreasonable one.
 ID_CHARS_MAX = 64
 
@@ -52,6 +58,8 @@ class Record:
         self._user: User | None = None
         self._impersonated: User | None = None
         self._as_itself = False
+        names = tuple(sorted(name for name, _ in request.headers))
+        self._admitted = (request.method, request.target, names) in OWN_REQUESTS
         forwarded = request.header(b"x-forwarded-for")
         self._event: Object = {
             "kind": "Event",
@@ -83,7 +91,7 @@ class Record:
     def acts_as(self, user: User | None) -> None:
         """Note whom the request acts as, None for who sent it."""
         self._impersonated = user
-        self._as_itself = user is None
+        self._as_itself = user is None and not self._admitted
 
     def started(self, code: int) -> None:
         """Write that a long answer has begun."""

@@ -1,8 +1,9 @@
-"""The probes' answers: /healthz while the event loop runs, /readyz while the hub can reach this relay.
+"""The probes' answers: /healthz while the event loop runs, /readyz while a request can come and go on.
 
 Beside them stands /metrics. Any pod may connect, so it tells nothing of who does what.
 
-Liveness never asks for the hub: a relay that cannot reach it would only be restarted into the same state.
+Liveness never asks for the hub or the API server: a relay that cannot reach them would only be restarted into
+the same state.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ CONNECTIONS_MAX = 64
 
 
 class HealthServer:
-    """Answers probes; `ready` says whether the hub can reach this relay now, `metrics` tells Prometheus."""
+    """Answers probes; `unready` says why the relay is not ready, if so, `metrics` tells Prometheus."""
 
-    def __init__(self, ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
-        self._ready = ready
+    def __init__(self, unready: Callable[[], str], metrics: Callable[[], str]) -> None:
+        self._unready = unready
         self._metrics = metrics
         # Of each connection, in their order.
         self._open: dict[trio.CancelScope, None] = {}
@@ -63,7 +64,8 @@ class HealthServer:
                 case b"GET" | b"HEAD", b"/healthz":
                     answer = _plain(200, "ok\n")
                 case b"GET" | b"HEAD", b"/readyz":
-                    answer = _plain(200, "ok\n") if self._ready() else _plain(503, "no hub\n")
+                    fault = self._unready()
+                    answer = _plain(503, f"{fault}\n") if fault else _plain(200, "ok\n")
                 case b"GET" | b"HEAD", b"/metrics":
                     answer = _plain(200, self._metrics(), METRICS_TYPE)
                 case _:

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from importlib.metadata import version
 
 import attrs
@@ -39,11 +38,13 @@ from proxy.relay.guarding import run_guardrails
 from proxy.relay.health import HealthServer
 from proxy.relay.metrics import metrics_text
 from proxy.relay.pool import open_pool
+from proxy.relay.probe import Probe
 from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
-from proxy.relay.tunnelled import serve_session
+from proxy.relay.tunnelled import Stated, serve_session
 from proxy.relay.verify import Verifier
 from proxy.signals import stop_signals
 from proxy.startup import settle
+from proxy.statement import Statement
 from proxy.watched import tell_of_the_end, watch_certificate
 from tunnel import RESUME, CloseCode, Hello, Memory, Session
 from tunnel.dial import DialerConfig
@@ -60,8 +61,9 @@ class RelayError(Exception):
 
 @attrs.define
 class State:
-    """What the probes and the signal need to know of the way to the hub."""
+    """What the probes and the signal need to know of the way to the hub, and of the API server."""
 
+    probe: Probe
     sessions: list[Session] = attrs.Factory(list)
     """The current one, and those that the hub said GOAWAY in, while they go on."""
     dialing: trio.CancelScope = attrs.Factory(trio.CancelScope)
@@ -72,13 +74,16 @@ class State:
     stopping: bool = False
 
     @property
-    def ready(self) -> bool:
-        """Whether the hub can bring a new request here."""
+    def unready(self) -> str:
+        """Why a new request cannot come here and go on to the API server; empty when it can.
+
+        A probe that fails once counts at once: the kubelet asks twice before it believes (proxy.manifests).
+        """
         if self.stopping:
-            return False
-        if self.accepting is not None:
-            return True
-        return any(not (session.closed or session.detached) for session in self.sessions)
+            return "the relay is stopping"
+        if self.accepting is None and all(session.closed or session.detached for session in self.sessions):
+            return "no hub"
+        return "" if self.probe.answers else "the API server does not answer"
 
 
 async def run_relay(config: RelayConfig) -> None:
@@ -89,18 +94,21 @@ async def run_relay(config: RelayConfig) -> None:
     """
     raise_file_limit()
     access = from_kubeconfig(config.kubeconfig) if config.kubeconfig is not None else in_cluster()
-    state = State()
+    state = State(Probe(access))
     # Of all the streams' windows, heads and ledgers (PROTOCOL.md, "Memory"), and of what calls hold.
     memory = Memory(config.memory_bytes)
     with stop_signals() as signals:
         async with trio.open_nursery() as outermost:
             outermost.start_soon(give_back_when_quiet)
             if config.health_listen is not None:
-                health = HealthServer(lambda: state.ready, partial(metrics_text, memory))
+                health = HealthServer(
+                    lambda: state.unready, lambda: metrics_text(memory, state.probe.answers)
+                )
                 await _listen(config.health_listen, "health.listen", health.handle_connection, outermost)
             async with open_pool(access) as pool:
                 upstream = Upstream(pool, config.guardrails)
                 log.info("the API server is %s", access.authority.decode("ascii"))
+                outermost.start_soon(state.probe.run)
                 async with _open_way(config, upstream, state, memory):
                     settle()
                     async for number in signals:
@@ -123,7 +131,7 @@ async def _open_way(
             nursery.start_soon(run_guardrails, config.guardrails, upstream)
         match config.way:
             case TunnelDial():
-                dialer = _dialer_config(config, config.way, memory)
+                dialer = _dialer_config(config, config.way, memory, state.probe)
                 nursery.start_soon(_run_tunnel, dialer, config, upstream, state)
             case DirectListener():
                 await _open_listener(nursery, config, config.way, upstream, state, memory)
@@ -131,7 +139,7 @@ async def _open_way(
         nursery.cancel_scope.cancel()
 
 
-def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory) -> DialerConfig:
+def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: Probe) -> DialerConfig:
     """What the dialer needs; raises RelayError."""
     boot_id = uuid.uuid4().hex
     software = f"hawse/{version('hawse')}"
@@ -154,6 +162,7 @@ def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory) -> Dial
             boot_id=boot_id,
             software=software,
             features=(RESUME,) if config.resume else (),
+            statement=str(probe.statement),
         )
 
     try:
@@ -176,9 +185,17 @@ def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory) -> Dial
 async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstream, state: State) -> None:
     """Dial the hub, and serve what comes by the tunnel, forever."""
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
+    stated: dict[Session, Stated] = {}
+
+    def tell(statement: Statement) -> None:
+        for each in list(stated.values()):
+            each.tell(statement)
 
     async def serve(session: Session) -> None:
         state.sessions.append(session)
+        stated[session] = Stated(session)
+        # It may have changed since the hello was written.
+        stated[session].tell(state.probe.statement)
         try:
             await serve_session(
                 session,
@@ -188,8 +205,12 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
                 cluster_id=config.cluster_id,
             )
         finally:
+            del stated[session]
             state.sessions.remove(session)
 
+    # A hub that knows from the hello which cluster this is refuses another one before it sends anything.
+    await state.probe.looked.wait()
+    state.probe.on_change = tell
     await run_dialer(dialer, serve, dialing=state.dialing)
 
 

@@ -21,8 +21,9 @@ from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
 from proxy.relay.exchange import Call, Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
-from proxy.tunnelled import HUB_GROUP, TunnelInbound
-from tunnel import Context, Session, Stream
+from proxy.statement import Statement
+from proxy.tunnelled import HUB_GROUP, RELAY_GROUP, TunnelInbound
+from tunnel import Context, Hello, Session, SessionClosed, Stream
 from tunnel.parking import ParkingSpot
 from tunnel.stream import StreamReset
 from tunnel.turns import turns
@@ -60,6 +61,31 @@ async def serve_session(
             server.leave()
         # All its streams are broken with it; nobody is left to hear their answers.
         nursery.cancel_scope.cancel()
+
+
+class Stated:
+    """What the hub was told of this relay in one session: by the hello, and then by a context each time."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        hello = session.local
+        assert isinstance(hello, Hello), "a relay dials"
+        self._text = hello.statement
+        self._context: int | None = None
+
+    def tell(self, statement: Statement) -> None:
+        """Tell the hub a statement that differs from the last one; nothing happens when the session is over.
+
+        The one before is retired, so that two are live at most: a hub takes 16.
+        """
+        text = str(statement)
+        if text == self._text:
+            return
+        with suppress(SessionClosed):
+            context = self._session.add_context(RELAY_GROUP, text.encode("ascii"))
+            if self._context is not None:
+                self._session.retire_context(self._context)
+            self._text, self._context = text, context
 
 
 class SessionServer:

@@ -152,6 +152,21 @@ class Exchange:
 
 Script = Callable[[Exchange], None]
 
+READYZ = "/readyz"
+SYSTEM_NAMESPACE = "/api/v1/namespaces/kube-system"
+
+
+def own_request(target: str, port: int) -> bytes:
+    """The head of a request that a relay makes as itself, to the last byte."""
+    lines = (
+        f"GET {target} HTTP/1.1",
+        f"host: 127.0.0.1:{port}",
+        f"authorization: Bearer {TOKEN}",
+        "accept: application/json",
+        "user-agent: hawse-relay",
+    )
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
+
 
 def refusal(status: int, message: str) -> bytes:
     """A Status as kube-apiserver writes it."""
@@ -223,6 +238,14 @@ class ApiServer:
         mark = f"mark-{secrets.token_hex(6)}"
         self._scripts[mark] = script
         return mark
+
+    def always(self, target: str, script: Script) -> None:
+        """Answer by a script what has this target, from now on."""
+        self._scripts[target] = script
+
+    def is_own(self, exchange: Exchange) -> bool:
+        """Whether it is one of the two requests that a relay makes as itself."""
+        return exchange.head in {own_request(target, self.port) for target in (READYZ, SYSTEM_NAMESPACE)}
 
     def seen(self, mark: str) -> list[Exchange]:
         """The requests with this mark in their target."""

@@ -147,6 +147,34 @@ async def test_every_answer_names_its_audit_id(front: Front) -> None:
     assert dict(own.headers)["Audit-Id"] == front.lines()[1]["auditID"]
 
 
+OWN = (("Host", "a"), ("Accept", "application/json"), ("User-Agent", "hawse-relay"))
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "headers", "marked"),
+    [
+        ("/readyz", "GET", OWN, False),
+        ("/api/v1/namespaces/kube-system", "GET", OWN, False),
+        # Nothing else is one of the two, however little it differs.
+        ("/readyz", "HEAD", OWN, True),
+        ("/readyz?verbose", "GET", OWN, True),
+        ("/livez", "GET", OWN, True),
+        ("/api/v1/namespaces", "GET", OWN, True),
+        ("/api/v1/namespaces/hawse", "GET", OWN, True),
+        ("/api/v1/namespaces/kube-system", "DELETE", OWN, True),
+        ("/readyz", "GET", OWN[:2], True),
+        ("/readyz", "GET", (*OWN, ("Impersonate-User", "")), True),
+        ("/readyz", "GET", (*OWN, ("X-Forwarded-For", "192.0.2.1")), True),
+    ],
+)
+async def test_two_requests_of_the_relays_own_have_no_mark(
+    front: Front, target: str, method: str, headers: tuple[tuple[str, str], ...], marked: bool
+) -> None:
+    await front.ask("relay", target, *headers, method=method)
+    (line,) = front.lines()
+    assert line.get("unimpersonated", False) is marked
+
+
 async def test_who_sent_a_request_and_whom_it_acts_as(front: Front) -> None:
     await front.ask("relay", POD, AS_AGENT)
     await front.ask("relay", POD)

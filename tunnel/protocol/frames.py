@@ -261,6 +261,8 @@ class Hello:
     instance: str = ""
     boot_id: str = ""
     software: str = ""
+    statement: str = ""
+    """What the dialer states of itself, for whoever uses the tunnel; opaque to it."""
     resume: Resume | None = None
 
 
@@ -297,6 +299,7 @@ def hello(value: Hello) -> bytes:
         "instance": value.instance,
         "boot_id": value.boot_id,
         "software": value.software,
+        "statement": value.statement,
     }
     if value.resume is not None:
         fields["resume"] = {
@@ -342,6 +345,7 @@ def decode_hello(payload: bytes) -> Hello:
         instance=fields.text("instance"),
         boot_id=fields.text("boot_id"),
         software=fields.text("software"),
+        statement=fields.text("statement"),
         resume=None
         if resume is None
         else Resume(

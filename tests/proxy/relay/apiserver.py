@@ -38,6 +38,10 @@ class Connection:
         self._parsed = end + 4
         return head
 
+    def unread(self, head: bytes) -> None:
+        """Have `request` return this head once more."""
+        self._parsed -= len(head)
+
     async def more(self) -> bytes:
         """Whatever comes next."""
         try:

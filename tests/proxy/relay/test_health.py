@@ -32,19 +32,21 @@ async def ask(port: int, path: str, method: str = "GET") -> bytes:
     return answer
 
 
-async def test_alive_means_that_the_loop_runs_and_ready_that_the_hub_can_come() -> None:
-    ready = False
-    async with serving(HealthServer(lambda: ready, str)) as port:
+async def test_alive_means_that_the_loop_runs_and_ready_that_a_request_can_come_and_go_on() -> None:
+    fault = "no hub"
+    async with serving(HealthServer(lambda: fault, str)) as port:
         assert (await ask(port, "/healthz")).startswith(b"HTTP/1.1 200 ")
-        assert (await ask(port, "/readyz?verbose")).startswith(b"HTTP/1.1 503 ")
-        ready = True
+        refused = await ask(port, "/readyz?verbose")
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert refused.endswith(b"\r\n\r\nno hub\n")
+        fault = ""
         assert (await ask(port, "/readyz")).startswith(b"HTTP/1.1 200 ")
         assert (await ask(port, "/readyz", "HEAD")).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_prometheus_gets_the_metrics_of_now() -> None:
     used = 1
-    async with serving(HealthServer(lambda: False, lambda: f"used {used}\n")) as port:
+    async with serving(HealthServer(str, lambda: f"used {used}\n")) as port:
         used = 2
         head, _, body = (await ask(port, "/metrics")).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200 ")
@@ -56,13 +58,13 @@ async def test_prometheus_gets_the_metrics_of_now() -> None:
     ("path", "method", "status"), [("/", "GET", 404), ("/healthz", "POST", 404), ("x", "GET", 400)]
 )
 async def test_it_answers_probes_and_nothing_else(path: str, method: str, status: int) -> None:
-    async with serving(HealthServer(lambda: True, str)) as port:
+    async with serving(HealthServer(str, str)) as port:
         assert (await ask(port, path, method)).startswith(b"HTTP/1.1 %d " % status)
 
 
 async def test_a_prober_that_stays_is_shown_out(autojump_clock: MockClock) -> None:
     autojump_clock.autojump_threshold = 0.05  # real sockets: give them a moment
-    async with serving(HealthServer(lambda: True, str)) as port:
+    async with serving(HealthServer(str, str)) as port:
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             assert await stream.receive_some() == b""
         assert trio.current_time() >= health.PROBE_DEADLINE_S
@@ -70,7 +72,7 @@ async def test_a_prober_that_stays_is_shown_out(autojump_clock: MockClock) -> No
 
 async def test_whoever_holds_all_the_places_makes_room_for_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "CONNECTIONS_MAX", 2)
-    async with serving(HealthServer(lambda: True, str)) as port:
+    async with serving(HealthServer(str, str)) as port:
         held = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(2)]
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert (await ask(port, "/healthz")).startswith(b"HTTP/1.1 200 ")

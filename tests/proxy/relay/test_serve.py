@@ -30,7 +30,7 @@ from proxy.relay.verify import Verifier
 from proxy.status import status_response
 from proxy.watched import FileError
 from sandbox.demo.processes import free_port
-from tests.proxy.relay.apiserver import OK, ApiServer, Connection, running
+from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, running
 from tests.proxy.relay.test_health import ask as probe
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, TunnelWay, inner, token, trusting
 from tunnel import Role, Session, Welcome, open_session
@@ -145,6 +145,20 @@ async def wait_for(condition: Callable[[], Awaitable[bool]]) -> None:
             await trio.sleep(0.01)
 
 
+def probed(script: Script) -> Script:
+    """The script of a server that answers the relay's own requests besides."""
+
+    async def serve(connection: Connection) -> None:
+        head = await connection.request()
+        if head.startswith((b"GET /readyz ", b"GET /api/v1/namespaces/kube-system ")):
+            await connection.send(OK)
+            return
+        connection.unread(head)
+        await script(connection)
+
+    return serve
+
+
 async def answer_ok(connection: Connection) -> None:
     while await connection.request():
         await connection.send(OK)
@@ -189,7 +203,7 @@ async def test_sigterm_lets_what_is_under_way_finish_and_takes_nothing_new(
         await release.wait()
         await connection.send(OK)
 
-    async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
+    async with running(probed(script), tmp_path) as server, running_hub(tmp_path) as hub:
         in_pod(server, tmp_path, monkeypatch)
         health = free_port()
         async with trio.open_nursery() as nursery:
@@ -226,7 +240,7 @@ async def test_sigterm_lets_an_answer_arrive_whose_last_bytes_wait_for_the_hub(
         await connection.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
         await connection.more()
 
-    async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
+    async with running(probed(script), tmp_path) as server, running_hub(tmp_path) as hub:
         in_pod(server, tmp_path, monkeypatch)
         health = free_port()
         async with trio.open_nursery() as nursery:
@@ -264,7 +278,7 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_si
         begun.set()
         await connection.more()
 
-    async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
+    async with running(probed(script), tmp_path) as server, running_hub(tmp_path) as hub:
         in_pod(server, tmp_path, monkeypatch)
         with trio.fail_after(10):
             async with trio.open_nursery() as nursery:
@@ -302,7 +316,7 @@ async def test_a_hub_that_goes_away_is_dialled_anew_while_the_old_tunnel_carries
         await connection.send(OK)
         await connection.more()
 
-    async with running(script, tmp_path) as server, running_hub(tmp_path) as hub:
+    async with running(probed(script), tmp_path) as server, running_hub(tmp_path) as hub:
         in_pod(server, tmp_path, monkeypatch)
         health = free_port()
         with trio.fail_after(10):

@@ -1,0 +1,97 @@
+"""The two requests that the relay makes as itself, and the only ones without an identity.
+
+`proxy.rewrite` writes every other head, and sends none without impersonation. These two never pass through
+it, and nothing of a client passes through here: each is constant but for the API server's address and the
+service account's token. Each has a connection of its own, which is closed behind it, so that none of an
+agent's requests can share one with them.
+
+- `GET /readyz`, which Kubernetes lets everyone ask: does the API server answer?
+- `GET` of the namespace `kube-system`, whose UID is the cluster's: which cluster is this?
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from proxy.exchange import OutboundBroken
+from proxy.foreign_json import read_json
+from proxy.head import RequestHead, line
+from proxy.http import ClientConnection
+from proxy.relay.pool import Dial, dial_tls
+from proxy.relay.serviceaccount import ClusterAccess
+from proxy.statement import is_uid
+
+READYZ: Final = b"/readyz"
+NAMESPACE: Final = b"/api/v1/namespaces/kube-system"
+
+# From the dial to the answer's end. kube-apiserver answers both from memory, or from etcd within this.
+DEADLINE_S = 10.0
+# The namespace has about 1 KiB; its annotations may have 256 KiB, and then the UID is not learned.
+ANSWER_BYTES_MAX = 64 * 1024
+
+
+class NoAnswerError(Exception):
+    """The API server has not answered; the text is one line that says why."""
+
+
+def own_request(target: bytes, access: ClusterAccess) -> RequestHead:
+    """The head of one of the two; there are no others."""
+    assert target in (READYZ, NAMESPACE), "the relay asks for nothing else as itself"
+    lines = (
+        line(b"host", access.authority.decode("ascii")),
+        line(b"authorization", "Bearer " + access.token()),
+        line(b"accept", "application/json"),
+        line(b"user-agent", "hawse-relay"),
+    )
+    return RequestHead.of(b"GET", target, (), (b"".join(lines),))
+
+
+async def ask_readyz(access: ClusterAccess, dial: Dial = dial_tls) -> int:
+    """Return the status of `/readyz`; raises NoAnswerError."""
+    status, _ = await _ask(READYZ, access, dial)
+    return status
+
+
+async def ask_cluster_uid(access: ClusterAccess, dial: Dial = dial_tls) -> tuple[int, str]:
+    """Return the status of the namespace's answer, and the UID in it, empty without one.
+
+    Raises NoAnswerError.
+    """
+    status, body = await _ask(NAMESPACE, access, dial)
+    if status != 200:
+        return status, ""
+    try:
+        document = read_json(body)
+    except ValueError:
+        return status, ""
+    metadata = document.get("metadata") if isinstance(document, dict) else None
+    uid = metadata.get("uid") if isinstance(metadata, dict) else None
+    return status, uid if is_uid(uid) else ""
+
+
+async def _ask(target: bytes, access: ClusterAccess, dial: Dial) -> tuple[int, bytes]:
+    """Return status and body of an answer, whatever it says: a redirect is one, and is not followed."""
+    try:
+        with trio.fail_after(DEADLINE_S):
+            connection = ClientConnection(await dial(access))
+            try:
+                await connection.send_request(own_request(target, access))
+                head = await connection.receive_head()
+                body = bytearray()
+                # Nothing stands in the body of /readyz that is wanted.
+                while target != READYZ and (data := await connection.receive_body()):
+                    body += data
+                    if len(body) > ANSWER_BYTES_MAX:
+                        raise NoAnswerError(f"an answer of more than {ANSWER_BYTES_MAX} bytes")
+                return head.status, bytes(body)
+            finally:
+                # A cut waits for no peer, also when cancelled.
+                await connection.aclose()  # noqa: ASYNC102
+    except trio.TooSlowError as error:
+        raise NoAnswerError(f"no answer within {DEADLINE_S:.0f} s") from error
+    except OutboundBroken as broken:
+        raise NoAnswerError(broken.failure.reason) from broken
+    except (OSError, trio.BrokenResourceError) as error:
+        raise NoAnswerError(str(error) or type(error).__name__) from error

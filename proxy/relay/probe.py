@@ -1,0 +1,101 @@
+"""Whether the API server answers, and which cluster it is: asked at the start and then again and again.
+
+Liveness never depends on it: a relay that is restarted reaches a dead API server no better.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import NoReturn
+
+import attrs
+import trio
+
+from proxy.relay.own_requests import NoAnswerError, ask_cluster_uid, ask_readyz
+from proxy.relay.pool import Dial, dial_tls
+from proxy.relay.serviceaccount import ClusterAccess
+from proxy.statement import Statement
+
+log = logging.getLogger("hawse.relay")
+
+# Between two probes while the API server answers.
+PROBE_EVERY_S = 30.0
+# And while it does not. The kubelet asks every 5 s and takes a second refusal for "not ready" (see
+# proxy.manifests), so a single probe that fails costs no Service its endpoint.
+PROBE_DOWN_EVERY_S = 5.0
+
+
+@attrs.define(eq=False)
+class Probe:
+    """Asks the API server of `access`; `run` it."""
+
+    access: ClusterAccess
+    dial: Dial = dial_tls
+    statement: Statement = attrs.Factory(Statement)
+    """What the last probe has shown."""
+    looked: trio.Event = attrs.Factory(trio.Event)
+    """Set once the first probe has ended, however it did."""
+    on_change: Callable[[Statement], None] = lambda _: None
+    """Called with a new statement; it must neither wait nor raise."""
+    _told: str = ""
+    """Why the API server does not answer, as the log was last told."""
+    _no_uid: str = ""
+    """Why the UID is not known, as the log was last told."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether the API server answered the last probe, by anything but a 5xx."""
+        return self.statement.api_server is True
+
+    async def run(self) -> NoReturn:
+        """Probe until cancelled."""
+        while True:
+            await self.look()
+            self.looked.set()
+            await trio.sleep(PROBE_EVERY_S if self.answers else PROBE_DOWN_EVERY_S)
+
+    async def look(self) -> None:
+        """Probe once; cancelled, what the last one has shown stays."""
+        before = self.statement
+        fault = await self._fault()
+        uid = before.cluster_uid if fault else await self._uid()
+        self.statement = Statement(uid, api_server=not fault)
+        if fault != self._told:
+            self._told = fault
+            if fault:
+                log.warning("the API server does not answer: %s", fault)
+            else:
+                log.info("the API server answers again")
+        if self.statement != before:
+            self.on_change(self.statement)
+
+    async def _fault(self) -> str:
+        """What is wrong with the API server; empty when it answers."""
+        try:
+            status = await ask_readyz(self.access, self.dial)
+        except NoAnswerError as error:
+            return str(error)
+        return f"/readyz is answered with {status}" if status >= 500 else ""
+
+    async def _uid(self) -> str:
+        """The cluster's UID. What was known stays known where there is no telling."""
+        try:
+            status, uid = await ask_cluster_uid(self.access, self.dial)
+        except NoAnswerError as error:
+            self._note_no_uid(str(error))
+            return self.statement.cluster_uid
+        if uid:
+            self._no_uid = ""
+        else:
+            self._note_no_uid(f"it is answered with {status}")
+        return self.statement.cluster_uid if status >= 500 else uid
+
+    def _note_no_uid(self, why: str) -> None:
+        if why != self._no_uid:
+            self._no_uid = why
+            log.warning(
+                "cannot read the namespace kube-system: %s; the hub cannot tell which cluster this is: "
+                "apply what `hawse admin cluster rbac` prints",
+                why,
+            )
