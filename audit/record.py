@@ -67,7 +67,10 @@ class Kind(StrEnum):
     RELAY_NEW = "relay.new"
     """A relay came under an instance's name or from an address that its cluster had not used before."""
     RELAY_REFUSED = "relay.refused"
-    """A relay with a good key was turned away: one more than may be here, or a second one of its name."""
+    """A relay with a good key was turned away: one more than may be here, a second one of its name, or one in
+    another Kubernetes cluster than its cluster is pinned to."""
+    RELAY_PINNED = "relay.pinned"
+    """A cluster was pinned to the Kubernetes cluster that its relay states; the note has the UID."""
     SESSION_KILLED = "session.killed"
     ADMIN = "admin.action"
     AUDIT_READ = "audit.read"

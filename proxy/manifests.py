@@ -32,6 +32,8 @@ TLS_SECRET = "hawse-relay-tls"  # noqa: S105
 GUARDRAILS = "hawse-relay-guardrails"
 # Apart, so that an operator sees at once which rule lets whom act.
 CLUSTER_ROLE = "hawse-relay-impersonation"
+# Its UID is the cluster's: it is there from a cluster's first start to its end, and cannot be deleted.
+SYSTEM_NAMESPACE = "kube-system"
 
 # The image's user; no user of a node has this number.
 USER_ID = 65532
@@ -134,6 +136,8 @@ def cluster_role(
 ) -> list[Object]:
     """Render the ClusterRole, which lets the relay impersonate exactly these, and its binding.
 
+    Beside that it lets the relay read one namespace, by whose UID the hub knows the cluster again.
+
     `agents` are names, `groups` are `<org>/<team>`. `wildcard` leaves the names out: any user and any group,
     `system:masters` too, so that the cluster is only as safe as the hub and the relay. `constrained` is the
     form for API servers from 1.36 on (KEP-5284), which never reaches a service account or a node, and whose
@@ -160,6 +164,14 @@ def cluster_role(
             # Our own keys; their values are ids, which say who acted and open nothing.
             "resources": [f"userextras/{key}" for key in (AGENT_ID_KEY, SESSION_KEY)],
             "verbs": [verb],
+        }
+    )
+    rules.append(
+        {
+            "apiGroups": [""],
+            "resources": ["namespaces"],
+            "verbs": ["get"],
+            "resourceNames": [SYSTEM_NAMESPACE],
         }
     )
     if constrained:

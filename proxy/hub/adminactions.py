@@ -5,7 +5,7 @@
     GET    /v1/clusters/NAME/rbac (whom its relay has to be able to impersonate)
     GET    /v1/sessions[?agent=NAME][&cluster=NAME]
     POST   /v1/keys  /v1/teams  /v1/agents  /v1/clusters  /v1/tokens  /v1/sessions/kill  /v1/federation
-    POST   /v1/agents/NAME/{lock,unlock,keys,codes}  /v1/clusters/NAME/keys
+    POST   /v1/agents/NAME/{lock,unlock,keys,codes}  /v1/clusters/NAME/{keys,repin}
     PATCH  /v1/agents/NAME/teams
     PUT    /v1/clusters/NAME/teams/TEAM
     DELETE /v1/{teams,agents,clusters,tokens}/NAME  /v1/agents/NAME/keys/ID  /v1/clusters/NAME/teams/TEAM
@@ -185,6 +185,13 @@ ACTIONS: Sequence[Action] = (
         "revoke",
         "clusters/teams",
         lambda a, c: a.clusters.revoke(c.path["name"], c.path["team"]),
+    ),
+    Action(
+        "POST",
+        "/v1/clusters/{name}/repin",
+        "repin",
+        "clusters",
+        lambda a, c: a.clusters.repin(c.path["name"]),
     ),
     Action("GET", "/v1/federation", "list", "federation", lambda a, c: a.federation.list_all()),
     Action(

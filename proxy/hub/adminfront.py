@@ -57,6 +57,7 @@ class LiveRelays:
                     None if relay.session.rtt_s is None else relay.session.rtt_s * 1000,
                     relay.session.stream_count,
                     relay.kid,
+                    relay.statement,
                 )
                 for relay in self.registry.relays()
                 if not relay.session.detached

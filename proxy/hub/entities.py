@@ -172,6 +172,8 @@ class Cluster:
     relay_address_private: bool
     """Whether `relay_url` may lead to a private or loopback address, which an operator must have said."""
     created_at: float
+    cluster_uid: str | None = None
+    """The UID of its namespace kube-system, pinned as the first relay stated it; None before that."""
 
 
 @attrs.frozen

@@ -44,6 +44,11 @@ class HubCollector(Collector):
         seen = GaugeMetricFamily(
             "hawse_relay_last_seen_seconds", "When a relay of the cluster was last heard.", labels=["cluster"]
         )
+        down = GaugeMetricFamily(
+            "hawse_relays_api_server_down",
+            "Connected relay instances whose API server did not answer their last probe.",
+            labels=["cluster"],
+        )
         # By cluster at once: with thousands of them a search for each would hold up the loop for a second.
         live = defaultdict(list)
         for relay in self._operations.relays():
@@ -53,9 +58,10 @@ class HubCollector(Collector):
             mine = live.get(name, ())
             relays.add_metric([name], len(mine))
             streams.add_metric([name], sum(relay.streams for relay in mine))
+            down.add_metric([name], sum(relay.statement.api_server is False for relay in mine))
             if mine:
                 seen.add_metric([name], max(relay.last_seen for relay in mine))
-        yield from (relays, streams, seen)
+        yield from (relays, streams, down, seen)
 
 
 class MemoryCollector(Collector):

@@ -7,6 +7,8 @@ from typing import Protocol
 
 import attrs
 
+from proxy.statement import Statement
+
 
 @attrs.frozen
 class RelayInfo:
@@ -22,6 +24,8 @@ class RelayInfo:
     streams: int
     kid: str = ""
     """Of the relay key that it proved itself with."""
+    statement: Statement = attrs.Factory(Statement)
+    """What it states of its cluster and its API server."""
 
 
 @attrs.frozen

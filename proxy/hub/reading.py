@@ -192,6 +192,7 @@ def _cluster(
         relay_ca_pem=row.relay_ca_pem,
         relay_address_private=row.relay_address_private,
         created_at=row.created_at,
+        cluster_uid=row.cluster_uid,
     )
     return cluster, tuple(faults)
 

@@ -17,6 +17,7 @@ import attrs
 from audit.record import Relay as RecordedRelay
 from proxy.hub.arrivals import Arrivals
 from proxy.hub.contexts import TokenContexts
+from proxy.statement import Statement
 from tunnel import CloseCode, Session, SessionClosed
 
 # As many as limits.relays_per_cluster allows at most, and those that follow them in a rollout; more is a
@@ -49,6 +50,8 @@ class LiveRelay:
     contexts: TokenContexts
     kid: str = ""
     """Of the relay key that it proved itself with."""
+    statement: Statement = attrs.Factory(Statement)
+    """What it has stated last."""
     recorded: RecordedRelay = attrs.field(init=False)
     """As its calls name it in the trail."""
 

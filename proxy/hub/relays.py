@@ -6,12 +6,12 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import attrs
 import trio
 
-from audit.record import Kind
+from audit.record import Event, Kind
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
@@ -32,10 +32,13 @@ from proxy.hub.seen import SeenTokens
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import RelayContact, Store
 from proxy.hub.trail import Trail
+from proxy.statement import Statement, StatementError
+from proxy.tunnelled import RELAY_GROUP
 from tunnel import (
     RESUME,
     RESUME_TTL_S,
     CloseCode,
+    Context,
     Hello,
     Memory,
     Rejected,
@@ -51,6 +54,7 @@ from tunnel import (
     open_session,
     read_hello,
 )
+from tunnel.parking import ParkingSpot
 from tunnel.readiness import Readiness
 from tunnel.tls import TLSStream
 from tunnel.websocket import WebSocketRefused, accept_websocket
@@ -98,6 +102,9 @@ class RelayEndpoint:
     _replaced: bool = False
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
     """Asked before a relay is authenticated."""
+    _newly_told: dict[LiveRelay, None] = attrs.Factory(dict)
+    """Those that have stated another cluster since they connected; `run` looks at them."""
+    _runner: ParkingSpot = attrs.Factory(lambda: ParkingSpot("one task pins what relays state"))
     _seen: SeenTokens = attrs.field(init=False)
 
     @places.default
@@ -132,8 +139,21 @@ class RelayEndpoint:
         await self._seen.use(claims.cluster_id, claims.jti, claims.expires_at, now)
         return claims, cluster
 
+    async def run(self) -> NoReturn:
+        """Pin what relays state after they have connected, until cancelled."""
+        while True:
+            while self._newly_told:
+                relay = next(iter(self._newly_told))
+                del self._newly_told[relay]
+                try:
+                    await self._check_pin(relay)
+                except RelayRefusedError as error:
+                    self._turn_away(relay, error)
+            await self._runner.park()
+
     def end_revoked(self) -> None:
-        """End the sessions of clusters that were removed, and of relay keys that were replaced."""
+        """End the sessions of clusters that were removed, of relay keys that were replaced, and of relays in
+        another Kubernetes cluster than theirs is pinned to now."""
         snapshot = self.directory.current
         for relay in self.registry.relays():
             if relay.cluster_id not in snapshot.clusters_by_id:
@@ -144,6 +164,10 @@ class RelayEndpoint:
                     "its key was replaced: apply the manifests that `hawse admin cluster key` has printed",
                     CloseCode.AUTH,
                 )
+            elif not relay.session.closed and (
+                refusal := wrong_cluster(snapshot.clusters_by_id[relay.cluster_id], relay.statement)
+            ):
+                self._turn_away(relay, refusal)
 
     def leave(self, grace_s: float, *, replaced: bool) -> None:
         """Tell every relay, and each that still comes, that this hub goes.
@@ -292,14 +316,12 @@ class RelayEndpoint:
             TokenContexts(session, mint, lambda: self.keys().succession),
             claims.kid,
         )
-        event = partial(
-            self.trail.relay,
-            cluster=cluster,
-            instance=relay.instance,
-            version=relay.version,
-            address=address,
-        )
+        event = partial(self._event, relay)
         try:
+            relay.statement = _read_statement(hello.statement)
+            session.on_context(partial(self._hear, relay))
+            # Before it can stand in the way of any other relay.
+            await self._check_pin(relay)
             await self.places.make_room(relay)
             self.places.check(relay)
             with self.registry.registered(relay) as superseded:
@@ -324,14 +346,69 @@ class RelayEndpoint:
                     _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
                     self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
         except (TooManyInstancesError, RelayRefusedError) as error:
-            _log.warning("turned away relay %s, from %s: %s", relay.instance, address, error)
-            self.recorder.complete(event(Kind.RELAY_REFUSED, note=str(error)))
-            session.end(CloseCode.FORBIDDEN, str(error))
+            self._turn_away(relay, error)
         finally:
+            self._newly_told.pop(relay, None)
             with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
                 await self._note(
                     lambda store: store.relay_disconnected(cluster.id, relay.instance, relay.boot)
                 )
+
+    def _hear(self, relay: LiveRelay, context: Context) -> None:
+        """Take a statement that a relay makes anew."""
+        if context.group != RELAY_GROUP:
+            return
+        before = relay.statement.cluster_uid
+        try:
+            relay.statement = _read_statement(context.payload.decode("ascii", "replace"))
+        except RelayRefusedError as error:
+            self._turn_away(relay, error)
+            return
+        if relay.statement.cluster_uid != before:
+            self._newly_told[relay] = None
+            self._runner.unpark()
+
+    async def _check_pin(self, relay: LiveRelay) -> None:
+        """Pin a relay's cluster to the one that it states, or raise RelayRefusedError if that is another.
+
+        A relay that states none, by an older version or for want of the right, passes.
+        """
+        uid = relay.statement.cluster_uid
+        cluster = self.directory.current.clusters_by_id.get(relay.cluster_id)
+        # Of a cluster that was just removed the session is ended elsewhere.
+        if not uid or cluster is None:
+            return
+        # What is in the store is another hub's to change once that has taken over.
+        if cluster.cluster_uid is None and not self._replaced:
+            try:
+                pinned = await self.directory.change(lambda store: store.pin_cluster(relay.cluster_id, uid))
+            except StoreUnavailableError as error:
+                # The next relay that connects pins it.
+                _log.warning("cannot pin cluster %s: %s", relay.cluster_name, error)
+                return
+            if pinned == uid:
+                _log.info("cluster %s is pinned to the Kubernetes cluster %s", relay.cluster_name, uid)
+                self.recorder.complete(self._event(relay, Kind.RELAY_PINNED, note=f"kube-system uid={uid}"))
+            cluster = attrs.evolve(cluster, cluster_uid=pinned or None)
+        if refusal := wrong_cluster(cluster, relay.statement):
+            raise refusal
+
+    def _turn_away(self, relay: LiveRelay, error: Exception) -> None:
+        """End a relay's session for what is wrong with it, and say so."""
+        _log.warning("turned away relay %s, from %s: %s", relay.instance, relay.address, error)
+        self.recorder.complete(self._event(relay, Kind.RELAY_REFUSED, note=str(error)))
+        relay.end_with(str(error), CloseCode.FORBIDDEN)
+
+    def _event(self, relay: LiveRelay, kind: Kind, note: str = "") -> Event:
+        return self.trail.relay(
+            kind,
+            cluster_id=relay.cluster_id,
+            cluster_name=relay.cluster_name,
+            instance=relay.instance,
+            version=relay.version,
+            address=relay.address,
+            note=note,
+        )
 
     async def _note(self, write: Callable[[Store], _Value]) -> _Value | None:
         """Write down a relay's coming or going; a store that is down costs that line and not the tunnel."""
@@ -342,3 +419,22 @@ class RelayEndpoint:
         except StoreUnavailableError as error:
             _log.warning("cannot write down a relay's coming or going: %s", error)
             return None
+
+
+def wrong_cluster(cluster: Cluster, statement: Statement) -> RelayRefusedError | None:
+    """Why a relay that states this is refused: another Kubernetes cluster than its cluster is pinned to."""
+    pinned, uid = cluster.cluster_uid, statement.cluster_uid
+    if not uid or pinned in (None, uid):
+        return None
+    # The next step first: a farewell has 200 bytes.
+    return RelayRefusedError(
+        f"wrong cluster: if that is meant, `hawse admin cluster repin {cluster.name}`; "
+        f"{cluster.name} is pinned to kube-system uid {pinned}, and this relay is in {uid}"
+    )
+
+
+def _read_statement(text: str) -> Statement:
+    try:
+        return Statement.read(text)
+    except StatementError as error:
+        raise RelayRefusedError(str(error)) from error

@@ -151,6 +151,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 seen=seen,
             )
             directory.on_change(relays.end_revoked)
+            upkeep.start_soon(relays.run)
             tokens = TokenEndpoint(
                 directory=directory,
                 keys=lambda: ring.current,

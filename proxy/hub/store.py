@@ -335,6 +335,35 @@ class Store(Credentials, Federation, Policies):
             connection.execute(sa.delete(t.relay_keys).where(keys.kid.in_(kids[:-1])))
             return kids[:-1]
 
+    def pin_cluster(self, cluster_id: str, uid: str) -> str:
+        """Pin a cluster to the UID that a relay states, unless it is pinned; returns the UID that stands.
+
+        Empty when the cluster was just removed, which is no error.
+        """
+        clusters = t.clusters.c
+        with self._transaction() as connection:
+            connection.execute(
+                sa.update(t.clusters)
+                .where(clusters.id == cluster_id, clusters.cluster_uid.is_(None))
+                .values(cluster_uid=uid)
+            )
+            pinned = connection.scalar(sa.select(clusters.cluster_uid).where(clusters.id == cluster_id))
+            return pinned or ""
+
+    def unpin_cluster(self, name: str) -> str:
+        """Have the next relay that connects pin a cluster; returns the UID that it was pinned to.
+
+        Raises NotFoundError, and ConflictError when it is not pinned.
+        """
+        with self._transaction() as connection:
+            cluster = find(connection, t.clusters, "cluster", name)
+            if cluster.cluster_uid is None:
+                raise ConflictError(f"cluster {name} is not pinned: the next relay that connects pins it")
+            connection.execute(
+                sa.update(t.clusters).where(t.clusters.c.id == cluster.id).values(cluster_uid=None)
+            )
+            return str(cluster.cluster_uid)
+
     def remove_cluster(self, name: str) -> str:
         """Remove a cluster with its grants and keys, and return its id; raises NotFoundError."""
         with self._transaction() as connection:

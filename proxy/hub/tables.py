@@ -126,6 +126,8 @@ clusters = sa.Table(
     sa.Column("relay_ca_pem", sa.Text),
     sa.Column("relay_address_private", sa.Boolean(create_constraint=True, name="private"), nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+    # The UID of its namespace kube-system, as the first relay has stated it; NULL until one has.
+    sa.Column("cluster_uid", sa.String(64)),
     sa.CheckConstraint("mode IN ('tunnel', 'direct')", name="mode"),
     sa.CheckConstraint("(mode = 'direct') = (relay_url IS NOT NULL)", name="relay_url"),
 )

@@ -213,7 +213,8 @@ class Trail:
         self,
         kind: Kind,
         *,
-        cluster: EnrolledCluster,
+        cluster_id: str,
+        cluster_name: str,
         instance: str,
         version: str,
         address: str,
@@ -228,7 +229,7 @@ class Trail:
             org=self._org,
             actor=Actor(ActorType.RELAY, instance),
             client=Client(address),
-            cluster=Cluster(cluster.id, cluster.name),
+            cluster=Cluster(cluster_id, cluster_name),
             relay=Relay(instance, version),
             note=note,
         )

@@ -116,13 +116,23 @@ def test_the_role_names_exactly_the_enrolled_and_our_own_extras() -> None:
             "resources": [f"userextras/{AGENT_ID_KEY}", f"userextras/{SESSION_KEY}"],
             "verbs": ["impersonate"],
         },
+        # Its own, and all of it: the namespace whose UID is the cluster's.
+        {
+            "apiGroups": [""],
+            "resources": ["namespaces"],
+            "verbs": ["get"],
+            "resourceNames": ["kube-system"],
+        },
     ]
 
 
 def test_nobody_enrolled_gives_no_rule_because_no_names_would_mean_all_names() -> None:
     role = by_kind(cluster_role([], []), "ClusterRole")
     assert isinstance(role["rules"], list)
-    assert [rule["resources"][0].partition("/")[0] for rule in role["rules"]] == ["userextras"]
+    assert [rule["resources"][0].partition("/")[0] for rule in role["rules"]] == [
+        "userextras",
+        "namespaces",
+    ]
 
 
 def test_only_the_flag_gives_a_wildcard() -> None:
@@ -331,6 +341,12 @@ def test_the_constrained_form_names_the_same_and_every_verb() -> None:
             "apiGroups": ["authentication.k8s.io"],
             "resources": ["userextras/hawse.dev/agent-id", "userextras/hawse.dev/session"],
             "verbs": ["impersonate:user-info"],
+        },
+        {
+            "apiGroups": [""],
+            "resources": ["namespaces"],
+            "verbs": ["get"],
+            "resourceNames": ["kube-system"],
         },
     ]
     # Never "*": that would be the plain verbs too, which the relay itself must not have.

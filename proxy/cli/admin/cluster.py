@@ -244,6 +244,7 @@ def show_cluster(reach: Reach, /, name: str, as_json: bool) -> None:
             ("relay url", field("relay_url")),
             ("relay keys", listed("relay_keys")),
             ("relays here", field("relays")),
+            ("kube-system", _pin),
             ("labels", _labels),
             ("teams", listed("teams")),
             ("agents", listed("agents")),
@@ -289,6 +290,23 @@ def remove_cluster(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None
     tell_change(gone, done, as_json=as_json)
 
 
+@cluster.command("repin")
+@click.argument("name")
+@yes_option
+@json_option
+@click.pass_obj
+def repin(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
+    """Pin a cluster to what its next relay states.
+
+    For a cluster that was rebuilt or moved: its first relay has pinned the UID of its namespace kube-system,
+    and relays that state another one are refused. Those that are connected stay until another UID is pinned.
+    """
+    confirm(f"Forget which Kubernetes cluster {name} is? The next relay that connects decides", yes=yes)
+    changed = reach.client().post("clusters", name, "repin")
+    done = f"cluster {name} is not pinned to {text(changed, 'unpinned')} any more: the next relay pins it"
+    tell_change(changed, done, as_json=as_json)
+
+
 @cluster.command("rbac")
 @click.argument("name")
 @click.option(
@@ -320,6 +338,10 @@ def rbac(
 
 
 cluster.add_command(check_cluster)
+
+
+def _pin(row: Object) -> str:
+    return text(row, "cluster_uid") or "not pinned"
 
 
 def _labels(row: Object) -> str:

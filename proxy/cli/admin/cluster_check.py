@@ -11,7 +11,7 @@ import click
 
 from audit.escape import escape
 from proxy.cli.admin.client import AdminClient, Json, Object, Reach
-from proxy.cli.admin.output import json_option, objects, print_json, text
+from proxy.cli.admin.output import child, json_option, objects, print_json, text
 from proxy.cli.errors import ANSWER_NO, CommandError
 from proxy.foreign_json import read_json
 
@@ -39,17 +39,23 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
 
     Before its relay is set up, and ever after. Warns of names in the form of Hawse's own (agent:…, <org>/…)
     that already have rights there and belong to nobody enrolled, and says whether the relay may impersonate
-    all that are, nobody else, and nothing more. Runs kubectl, which must be installed. Exits 3 when there is
-    anything to do, 0 when not.
+    all that are, nobody else, and nothing more. Says whether a relay is connected, and refuses the kubeconfig
+    of another cluster than the relay's. Runs kubectl, which must be installed. Exits 3 when there is anything
+    to do, 0 when not.
     """
-    from proxy.cli.admin.rbac_check import Level, examine
+    from proxy.cli.admin.rbac_check import Level, examine, examine_relays, sort_findings
     from proxy.manifests import CLUSTER_ROLE
 
-    enrolled = _enrolled(reach.client(), name)
+    client = reach.client()
+    enrolled = _enrolled(client, name)
+    shown = client.get("clusters", name)
+    relays = [row for row in objects(client.get("relays"), "relays") if row.get("cluster") == name]
     options = ["--kubeconfig", str(kubeconfig), *(["--context", context] if context is not None else [])]
+    _check_same_cluster(name, text(shown, "cluster_uid"), options)
     listed = _kubectl(*options, "get", "clusterrolebindings,rolebindings", "--all-namespaces")
     role = _kubectl(*options, "get", "clusterrole", CLUSTER_ROLE, "--ignore-not-found")
     findings = examine(enrolled, objects(listed, "items"), role or None, ["kubectl", *options])
+    findings = sort_findings([*findings, *examine_relays(shown, relays)])
     todo = [finding for finding in findings if finding.level is not Level.INFO]
     if as_json:
         print_json(
@@ -70,6 +76,25 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
         click.echo(f"cluster {name}: {len(todo)} to look at" if todo else f"cluster {name}: all is well")
     if todo:
         click.get_current_context().exit(ANSWER_NO)
+
+
+def _check_same_cluster(name: str, pinned: str, options: list[str]) -> None:
+    """Raise CommandError for a kubeconfig that leads to another cluster than the one that is pinned.
+
+    What is found in another cluster says nothing, and what would be applied there does harm.
+    """
+    from proxy.manifests import SYSTEM_NAMESPACE
+
+    if not pinned:
+        return
+    namespace = _kubectl(*options, "get", "namespace", SYSTEM_NAMESPACE)
+    uid = text(child(namespace, "metadata"), "uid")
+    if uid != pinned:
+        raise CommandError(
+            f"the kubeconfig leads to another cluster than {name}: its {SYSTEM_NAMESPACE} has the uid "
+            f"{escape(uid[:64])}, and {name} is pinned to {pinned}; give the kubeconfig of {name}, or, if it "
+            f"was rebuilt, run hawse admin cluster repin {name}"
+        )
 
 
 def _enrolled(client: AdminClient, name: str) -> Enrolled:

@@ -19,7 +19,7 @@ from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.policy_rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX
 from proxy.counted import counted
-from proxy.manifests import CLUSTER_ROLE, NAMESPACE, SERVICE_ACCOUNT, is_dns_label
+from proxy.manifests import CLUSTER_ROLE, NAMESPACE, SERVICE_ACCOUNT, SYSTEM_NAMESPACE, is_dns_label
 
 Object: TypeAlias = Mapping[str, object]
 
@@ -71,9 +71,34 @@ def examine(
 
     `kubectl` is what leads to that cluster, for the commands that are told.
     """
-    findings = [*_relay(enrolled, bindings, role, kubectl), *_names(enrolled, bindings, first=role is None)]
+    return sort_findings(
+        [*_relay(enrolled, bindings, role, kubectl), *_names(enrolled, bindings, first=role is None)]
+    )
+
+
+def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
+    """Put what matters most first."""
     order = (Level.ERROR, Level.WARNING, Level.INFO)
     return sorted(findings, key=lambda finding: order.index(finding.level))
+
+
+def examine_relays(cluster: Object, relays: Sequence[Object]) -> Iterable[Finding]:
+    """Look at what the hub knows of a cluster: is a relay of it here, and does its API server answer?
+
+    A relay in direct mode is dialled when it is needed, and so never connected.
+    """
+    here = [relay for relay in relays if relay.get("connected")]
+    name = cluster.get("name")
+    if not here and cluster.get("mode") == "tunnel":
+        fix = "start the relay, or look at its log: it says why the hub does not take it"
+        yield Finding(Level.ERROR, "relay", f"no relay of {name} is connected", fix)
+    for relay in here:
+        if relay.get("api_server") == "down":
+            message = f"the API server does not answer relay {relay.get('instance')}"
+            yield Finding(Level.ERROR, "relay", message, "look at the relay's log: it says why")
+    if not cluster.get("cluster_uid"):
+        message = f"{name} is not pinned: no relay has said which cluster this is, so any kubeconfig passes"
+        yield Finding(Level.INFO, "relay", message)
 
 
 def _relay(
@@ -145,7 +170,12 @@ def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) 
     if form == _CONSTRAINED and (withheld := _withheld(rules)):
         message = f"no agent can do here what needs {', '.join(withheld)}: the ClusterRole lacks {_ON}…"
         yield Finding(Level.INFO, "relay-rights", message)
+    if not any(_reads_system_namespace(rule) for rule in rules):
+        message = f"the relay may not read the namespace {SYSTEM_NAMESPACE}: the hub cannot tell its cluster"
+        yield Finding(Level.WARNING, "relay-rights", message, apply)
     for rule in rules:
+        if _reads_system_namespace(rule):
+            continue
         verbs = set(_texts(rule, "verbs"))
         # Under other verbs of impersonation the relay could be a service account or a node.
         strange = {verb for verb in verbs if verb not in _FORMS and not verb.startswith(_ON)}
@@ -171,6 +201,16 @@ def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) 
         if left:
             message = f"the relay may impersonate who is not enrolled for this cluster: {_some(left)}"
             yield Finding(Level.WARNING, "relay-rights", message, apply)
+
+
+def _reads_system_namespace(rule: Object) -> bool:
+    """Whether a rule lets the relay read that one namespace, and does nothing else."""
+    return {key: tuple(_texts(rule, key)) for key in rule} == {
+        "apiGroups": ("",),
+        "resources": ("namespaces",),
+        "verbs": ("get",),
+        "resourceNames": (SYSTEM_NAMESPACE,),
+    }
 
 
 def _missing(enrolled: Enrolled, rules: Sequence[Object], verb: str) -> Iterable[tuple[str, str]]:

@@ -40,6 +40,8 @@ def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
         ("CLUSTER", field("cluster")),
         ("INSTANCE", field("instance")),
         ("STATE", _state),
+        ("API SERVER", field("api_server")),
+        ("KUBERNETES", _pinned),
         ("LAST SEEN", since("last_seen_at")),
         ("RTT", _rtt),
         ("STREAMS", field("streams")),
@@ -79,6 +81,8 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
             ("instance", field("instance")),
             ("cluster", field("cluster")),
             ("state", _state),
+            ("api server", field("api_server")),
+            ("kubernetes", _pinned),
             ("connected", since("connected_at")),
             ("last seen", since("last_seen_at")),
             ("round trip", _rtt),
@@ -93,6 +97,13 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
 
 def _state(row: Object) -> str:
     return "connected" if row.get("connected") else "away"
+
+
+def _pinned(row: Object) -> str:
+    """Whether the relay tells which Kubernetes cluster it is in, and so is held to it."""
+    if not row.get("connected"):
+        return "-"
+    return "pinned" if row.get("pinned") else "not pinned"
 
 
 def _rtt(row: Object) -> str:

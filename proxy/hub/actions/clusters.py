@@ -152,6 +152,12 @@ class ClusterActions:
         body = {**self._shown(cluster), "dropped": dropped}
         return Done(body, note=f"dropped={','.join(dropped)}", cluster=cluster)
 
+    async def repin(self, name: str) -> Done:
+        """Forget which Kubernetes cluster a cluster is: the next relay that connects states it anew."""
+        uid = await self.directory.change(lambda store: store.unpin_cluster(name))
+        cluster = self._now.clusters_by_name[name]
+        return Done({**self._shown(cluster), "unpinned": uid}, note=f"unpinned={uid}", cluster=cluster)
+
     def rbac(self, name: str) -> Done:
         """Name whom the relay has to be able to impersonate: whoever may reach the cluster now."""
         cluster = known(self._now.clusters_by_name, "cluster", name)
@@ -228,5 +234,6 @@ class ClusterActions:
             "relay_url": cluster.relay_url,
             "relay_address_private": cluster.relay_address_private,
             "relays": live[cluster.name],
+            "cluster_uid": cluster.cluster_uid,
             "created_at": time_text(cluster.created_at),
         }

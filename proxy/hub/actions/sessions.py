@@ -12,6 +12,7 @@ from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.hub.operations import Operations, SessionInfo, Sessions
 from proxy.hub.rules import shown
 from proxy.hub.store import Store
+from proxy.statement import Statement
 from tunnel.turns import in_slices
 
 # An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.
@@ -52,6 +53,8 @@ class SessionActions:
                 "rtt_ms": relay.rtt_ms,
                 "streams": relay.streams,
                 "key": relay.kid,
+                "api_server": _api_server(relay.statement),
+                "pinned": bool(relay.statement.cluster_uid),
             }
             for relay in live.values()
         ]
@@ -67,6 +70,8 @@ class SessionActions:
                 "rtt_ms": None,
                 "streams": 0,
                 "key": "",
+                "api_server": None,
+                "pinned": False,
             }
             for relay in await self.directory.read(Store.relay_instances)
             if (relay.cluster, relay.instance) not in live
@@ -113,6 +118,13 @@ class SessionActions:
         # A cluster that was just removed may still have calls that are ending.
         if cluster is not None and not await self.live.sessions(cluster=cluster):
             known(self._now.clusters_by_name, "cluster", cluster)
+
+
+def _api_server(statement: Statement) -> str | None:
+    """Whether the API server answers; None where the relay does not say, as older ones."""
+    if statement.api_server is None:
+        return None
+    return "up" if statement.api_server else "down"
 
 
 def _session(session: SessionInfo) -> Payload:

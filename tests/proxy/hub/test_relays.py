@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 
 from audit.reader import AuditReader
 from audit.recorder import Recorder, open_recorder
@@ -21,6 +22,7 @@ from proxy.hub.config import HubConfig
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Mode
+from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
@@ -282,26 +284,27 @@ async def test_a_relay_that_is_one_too_many_is_told_why_and_recorded(tmp_path: P
 
 
 @asynccontextmanager
-async def dialled(bench: Bench) -> AsyncIterator[tuple[Transport, Hello]]:
+async def dialled(bench: Bench, instance: str = "relay-1") -> AsyncIterator[tuple[Transport, Hello]]:
     """A relay's end of a transport by which its hub awaits HELLO, and that word."""
     here, there = memory_transport_pair()
     cluster = bench.directory.current.clusters_by_name["prod"]
-    hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid)
+    hello = claims("a", cluster=cluster.id, kid=cluster.relay_keys[0].kid, instance=instance)
 
     async def listen() -> None:
         await bench.endpoint._begin(here, await hear_hello(here), hello, cluster, "192.0.2.9", None)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(listen)
-        yield there, Hello(instance="relay-1", cluster=cluster.id)
+        yield there, Hello(instance=instance, cluster=cluster.id)
 
 
 @asynccontextmanager
-async def relay_of(bench: Bench) -> AsyncIterator[Session]:
+async def relay_of(bench: Bench, instance: str = "relay-1", statement: str = "") -> AsyncIterator[Session]:
     """A relay's end of a session that its hub has begun."""
-    async with dialled(bench) as (there, word):
+    async with dialled(bench, instance) as (there, word):
         with trio.fail_after(5):
-            async with open_session(there, Role.DIALER, hello=word) as relay:
+            hello = attrs.evolve(word, statement=statement)
+            async with open_session(there, Role.DIALER, hello=hello) as relay:
                 yield relay
 
 
@@ -344,3 +347,161 @@ async def test_a_relay_whose_contexts_fill_its_hubs_memory_is_sent_away(tmp_path
             assert "more than 16 live contexts" in await relay.wait_closed()
         # Nothing of it is left.
         assert bench.endpoint.memory.used_bytes == 0
+
+
+# -- which Kubernetes cluster a relay is in ------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def pinning(folder: Path) -> AsyncIterator[Bench]:
+    """A bench whose endpoint runs, as in a hub."""
+    async with open_bench(folder) as bench, trio.open_nursery() as nursery:
+        bench.directory.on_change(bench.endpoint.end_revoked)
+        nursery.start_soon(bench.endpoint.run)
+        yield bench
+        nursery.cancel_scope.cancel()
+
+
+def pin(bench: Bench) -> str | None:
+    return bench.directory.current.clusters_by_name["prod"].cluster_uid
+
+
+def here(bench: Bench) -> set[str]:
+    return {relay.instance for relay in bench.endpoint.registry.relays()}
+
+
+def api_servers(bench: Bench) -> list[bool | None]:
+    """What the relays that are here have stated of them last."""
+    return [relay.statement.api_server for relay in bench.endpoint.registry.relays()]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - a store's thread decides it, which sets no event
+            await trio.sleep(0.001)
+
+
+async def refused(bench: Bench, instance: str, statement: str) -> tuple[int, str]:
+    """How a relay that states this is sent away, in the greeting or just behind it."""
+
+    async def read_all(relay: Transport) -> None:
+        while True:
+            await relay.receive()
+
+    async with dialled(bench, instance) as (relay, word):
+        await relay.send(frames.hello(attrs.evolve(word, statement=statement)))
+        with trio.fail_after(5), pytest.raises(TransportClosed) as caught:
+            await read_all(relay)
+        return caught.value.code or 0, caught.value.reason
+
+
+async def notes(bench: Bench, kind: str) -> list[str]:
+    return [note for each, note in await bench.trail() if each == kind]
+
+
+async def test_the_first_relay_pins_its_cluster_and_one_in_another_is_refused(tmp_path: Path) -> None:
+    async with pinning(tmp_path) as bench, relay_of(bench, "a", "cluster=east api=up"):
+        await until(lambda: here(bench) == {"a"})
+        assert pin(bench) == "east"
+        async with relay_of(bench, "b", "cluster=east"):
+            code, reason = await refused(bench, "c", "cluster=west")
+            assert code == CloseCode.FORBIDDEN
+            assert reason.startswith("wrong cluster: if that is meant, `hawse admin cluster repin prod`")
+            await until(lambda: here(bench) == {"a", "b"})
+        assert pin(bench) == "east"
+        assert await notes(bench, "relay.pinned") == ["kube-system uid=east"]
+        (note,) = await notes(bench, "relay.refused")
+        assert note.endswith("prod is pinned to kube-system uid east, and this relay is in west")
+
+
+async def test_of_two_that_come_at_once_one_pins_and_the_other_is_refused(tmp_path: Path) -> None:
+    async with (
+        pinning(tmp_path) as bench,
+        relay_of(bench, "a", "cluster=east") as first,
+        relay_of(bench, "b", "cluster=west") as second,
+    ):
+        await until(lambda: pin(bench) is not None)
+        stays, goes = ("a", second) if pin(bench) == "east" else ("b", first)
+        assert (await farewell(goes))[0] == CloseCode.FORBIDDEN
+        await until(lambda: here(bench) == {stays})
+        (note,) = await notes(bench, "relay.refused")
+        assert note.startswith("wrong cluster: ")
+
+
+async def test_a_relay_that_states_nothing_is_taken_also_where_a_cluster_is_pinned(tmp_path: Path) -> None:
+    async with pinning(tmp_path) as bench, relay_of(bench, "old"):
+        await until(lambda: here(bench) == {"old"})
+        assert pin(bench) is None
+        async with relay_of(bench, "new", "cluster=east"):
+            await until(lambda: here(bench) == {"old", "new"})
+            assert pin(bench) == "east"
+        assert here(bench) == {"old"}
+
+
+async def test_what_a_relay_learns_later_is_pinned_and_refused_as_well(tmp_path: Path) -> None:
+    async with pinning(tmp_path) as bench, relay_of(bench, "a", "api=down") as relay:
+        await until(lambda: here(bench) == {"a"})
+        relay.add_context(0, b"cluster=east api=up")
+        await until(lambda: pin(bench) == "east")
+        # What an agent's context is to a hub, a relay's is not: another group says nothing.
+        relay.add_context(7, b"cluster=west")
+        relay.add_context(0, b"cluster=east api=down")
+        await until(lambda: api_servers(bench) == [False])
+        relay.add_context(0, b"cluster=west api=up")
+        assert (await farewell(relay))[0] == CloseCode.FORBIDDEN
+        await until(lambda: not here(bench))
+        assert len(await notes(bench, "relay.refused")) == 1
+
+
+async def test_a_relay_stays_until_another_cluster_is_pinned(tmp_path: Path) -> None:
+    async with pinning(tmp_path) as bench, relay_of(bench, "a", "cluster=east") as first:
+        await until(lambda: pin(bench) == "east")
+        await bench.directory.change(lambda store: store.unpin_cluster("prod"))
+        # It says no more than it has said; the next that connects decides.
+        first.add_context(0, b"cluster=east api=up")
+        await until(lambda: api_servers(bench) == [True])
+        assert pin(bench) is None
+        async with relay_of(bench, "b", "cluster=west"):
+            assert (await farewell(first))[0] == CloseCode.FORBIDDEN
+            await until(lambda: here(bench) == {"b"})
+            assert pin(bench) == "west"
+
+
+@pytest.mark.parametrize("said", ["cluster=a/b", "api=no", "cluster=" + "a" * 65])
+async def test_a_relay_that_states_what_none_does_is_sent_away(tmp_path: Path, said: str) -> None:
+    async with pinning(tmp_path) as bench:
+        assert (await refused(bench, "a", said))[0] == CloseCode.FORBIDDEN
+        async with relay_of(bench, "b") as relay:
+            await until(lambda: here(bench) == {"b"})
+            relay.add_context(0, said.encode())
+            assert (await farewell(relay))[0] == CloseCode.FORBIDDEN
+        assert len(await notes(bench, "relay.refused")) == 2
+        assert pin(bench) is None
+
+
+async def test_statements_without_end_hold_nothing(tmp_path: Path) -> None:
+    async with pinning(tmp_path) as bench, relay_of(bench, "a", "cluster=east") as relay:
+        await until(lambda: here(bench) == {"a"})
+        last = None
+        for number in range(300):
+            context = relay.add_context(0, b"api=up" if number % 2 else b"api=down")
+            if last is not None:
+                relay.retire_context(last)
+            last = context
+            await trio.lowlevel.checkpoint()
+        await until(lambda: api_servers(bench) == [True])
+        assert bench.endpoint.memory.used_bytes < 1024
+        assert await notes(bench, "relay.refused") == []
+
+
+async def test_a_store_that_is_down_costs_the_pin_and_not_the_tunnel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(store: Store, cluster_id: str, uid: str) -> str:
+        raise StoreUnavailableError("the disk is full")
+
+    monkeypatch.setattr(Store, "pin_cluster", fail)
+    async with pinning(tmp_path) as bench, relay_of(bench, "a", "cluster=east"):
+        await until(lambda: here(bench) == {"a"})
+        assert pin(bench) is None
+        assert "cannot pin cluster prod: the disk is full" in caplog.text

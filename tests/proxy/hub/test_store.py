@@ -554,8 +554,8 @@ def test_the_database_itself_refuses_what_the_code_must_not_write(tmp_path: Path
     raw.execute("PRAGMA foreign_keys = ON")
     for statement in (
         "update agents set state = 'admin'",
-        "insert into clusters values ('i', 'n', '{}', 'direct', null, null, 0, 0)",
-        "insert into clusters values ('i', 'n', '{}', 'tunnel', 'https://x', null, 0, 0)",
+        "insert into clusters values ('i', 'n', '{}', 'direct', null, null, 0, 0, null)",
+        "insert into clusters values ('i', 'n', '{}', 'tunnel', 'https://x', null, 0, 0, null)",
         "delete from teams",
         "insert into agents select 'other', name, owner, state, 0, 0, null from agents",
     ):

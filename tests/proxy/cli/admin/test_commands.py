@@ -21,6 +21,7 @@ from proxy.configuration import Address
 from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.store import RelayContact
 from proxy.relay import config as relay_config
+from proxy.statement import Statement
 from tests.proxy.cli.admin.conftest import Hub
 
 
@@ -436,7 +437,8 @@ def fake_kubectl(folder: Path, monkeypatch: pytest.MonkeyPatch, *, code: int = 0
     program = folder / "kubectl"
     program.write_text(
         f'#!/bin/sh\necho "$@" >> {folder}/asked\n'
-        f'case "$*" in *clusterrolebindings*) cat {folder}/bindings;; *) cat {folder}/role;; esac\n'
+        f'case "$*" in *clusterrolebindings*) cat {folder}/bindings;; '
+        f"*namespace\\ kube-system*) cat {folder}/namespace;; *) cat {folder}/role;; esac\n"
         f"[ {code} = 0 ] || echo 'error: You must be logged in' >&2\nexit {code}\n"
     )
     program.chmod(0o755)
@@ -458,6 +460,9 @@ async def test_a_clusters_rbac_is_compared_with_what_is_enrolled(
     }
     kubeconfig = fake_kubectl(tmp_path, monkeypatch, bindings={"items": [binding, ghost]}, role=role)
     args = ("cluster", "check", "prod", "--kubeconfig", str(kubeconfig))
+    hub.live.relays_here.append(
+        RelayInfo("prod", "pod-b", "hawse/0.1.0", "192.0.2.8", time.time(), time.time(), None, 0)
+    )
     found = await hub.run(*args, "--context", "east")
     assert found.exit_code == 3
     assert "WARNING  agent:ghost has rights and is not enrolled" in found.stdout
@@ -479,6 +484,43 @@ async def test_a_clusters_rbac_is_compared_with_what_is_enrolled(
     assert "kubectl failed: error: You must be logged in" in await hub.fails(*args)
     monkeypatch.setenv("PATH", "/nonexistent")
     assert "not on the PATH" in await hub.fails(*args)
+
+
+async def test_a_check_says_whether_a_relay_is_here_and_in_which_cluster(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enrol(hub)
+    role, binding = yaml.safe_load_all((await hub.ok("cluster", "rbac", "prod")).stdout)
+    namespace = {"metadata": {"uid": "0b9f\x1b[31m"}}
+    kubeconfig = fake_kubectl(
+        tmp_path, monkeypatch, bindings={"items": [binding]}, role=role, namespace=namespace
+    )
+    args = ("cluster", "check", "prod", "--kubeconfig", str(kubeconfig))
+    away = await hub.run(*args)
+    assert away.exit_code == 3
+    assert "ERROR    no relay of prod is connected" in away.stdout
+    assert "INFO     prod is not pinned" in away.stdout
+    relay = RelayInfo("prod", "pod-b", "hawse/0.1.0", "192.0.2.8", time.time(), time.time(), None, 0)
+    hub.live.relays_here.append(attrs.evolve(relay, statement=Statement("1a2b", api_server=False)))
+    down = await hub.run(*args)
+    assert down.exit_code == 3
+    assert "ERROR    the API server does not answer relay pod-b" in down.stdout
+    assert "down" in (await hub.ok("relay", "show", "pod-b")).stdout
+    hub.live.relays_here[:] = [attrs.evolve(relay, statement=Statement("1a2b", api_server=True))]
+    cluster = hub.directory.current.clusters_by_name["prod"]
+    await hub.directory.change(lambda store: store.pin_cluster(cluster.id, "1a2b"))
+    refused = await hub.fails(*args)
+    assert "the kubeconfig leads to another cluster than prod" in refused
+    assert "hawse admin cluster repin prod" in refused
+    assert "\x1b" not in refused
+    namespace = {"metadata": {"uid": "1a2b"}}
+    fake_kubectl(tmp_path, monkeypatch, bindings={"items": [binding]}, role=role, namespace=namespace)
+    assert "cluster prod: all is well" in (await hub.ok(*args)).stdout
+    assert "1a2b" in (await hub.ok("cluster", "show", "prod")).stdout
+    told = await hub.ok("cluster", "repin", "prod", "--yes")
+    assert "cluster prod is not pinned to 1a2b any more" in told.stderr
+    assert "not pinned" in (await hub.ok("cluster", "show", "prod")).stdout
+    assert "is not pinned" in await hub.fails("cluster", "repin", "prod", "--yes")
 
 
 async def test_sessions_are_listed_and_killed(hub: Hub) -> None:

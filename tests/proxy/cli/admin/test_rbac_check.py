@@ -84,7 +84,7 @@ def test_no_role_and_a_role_that_is_not_bound_are_errors() -> None:
 def test_a_constrained_role_that_says_only_who_is_of_no_use() -> None:
     role, binding = applied(constrained=True)
     assert isinstance(role["rules"], list)
-    (message,) = todo(examine(ENROLLED, [binding], {**role, "rules": role["rules"][:3]}))
+    (message,) = todo(examine(ENROLLED, [binding], {**role, "rules": role["rules"][:4]}))
     assert "no verb impersonate-on" in message
 
 
