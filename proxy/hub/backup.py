@@ -48,7 +48,7 @@ MEMBER_BYTES_MAX = 4 * 1024**3
 _MOVED = {"hub.db": 0, "pepper": 2}
 # What a restore leaves where it is.
 _KEPT = re.compile(
-    r"hub\.lock|hub\.sock|boots|lost\+found|(audit|seen)\.db(-wal|-shm)?|admin\.json|\.restore-.*"
+    r"hub\.lock|hub\.sock|boots|reserve|lost\+found|(audit|seen)\.db(-wal|-shm)?|admin\.json|\.restore-.*"
     r"|\.before-restore-.*"
 )
 _SQLITE_TIMEOUT_S = 30.0
