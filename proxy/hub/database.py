@@ -11,7 +11,9 @@ import sqlite3
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
+from typing import Self
 
 import sqlalchemy as sa
 
@@ -41,14 +43,7 @@ class Database:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise StoreUnavailableError(f"cannot open {path}: {explained(path, error)}") from error
-        self._engine = sa.create_engine(
-            sa.URL.create("sqlite", database=str(path)),
-            poolclass=sa.StaticPool,
-            # One caller at a time, but not always on the same thread.
-            connect_args={"check_same_thread": False, "isolation_level": None},
-        )
-        sa.event.listen(self._engine, "connect", _configure)
-        sa.event.listen(self._engine, "begin", _begin_immediate)
+        self._engine = _engine(sa.URL.create("sqlite", database=str(path)))
         try:
             with self._engine.begin() as connection:
                 migrate(connection, shared=shared)
@@ -75,6 +70,25 @@ class Database:
         """Close the database; the WAL is folded in."""
         self._engine.dispose()
 
+    def copy_in_memory(self) -> Self:
+        """A copy that has everything but the disk; raises StoreUnavailableError where not even reading works.
+
+        What is made of rows once (the compiled policies, what a snapshot keeps) the two share.
+        """
+        engine = _engine(sa.URL.create("sqlite", database=":memory:"))
+        try:
+            with self._engine.connect() as here, engine.connect() as there:
+                source, target = here.connection.driver_connection, there.connection.driver_connection
+                assert isinstance(source, sqlite3.Connection)
+                assert isinstance(target, sqlite3.Connection)
+                source.backup(target)
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            engine.dispose()
+            raise StoreUnavailableError(f"the store failed: {error}") from error
+        twin = copy(self)
+        twin._engine = engine  # noqa: SLF001 - of this very class
+        return twin
+
     def data_version(self) -> int:
         """A number that is another one after each change by another process; raises StoreUnavailableError."""
         try:
@@ -94,6 +108,18 @@ class Database:
         except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
             # The driver's words, without the statement and its parameters, which may hold hashes.
             raise StoreUnavailableError(f"the store failed: {error.orig}") from error
+
+
+def _engine(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.StaticPool,
+        # One caller at a time, but not always on the same thread.
+        connect_args={"check_same_thread": False, "isolation_level": None},
+    )
+    sa.event.listen(engine, "connect", _configure)
+    sa.event.listen(engine, "begin", _begin_immediate)
+    return engine
 
 
 def _configure(driver_connection: object, _: object) -> None:

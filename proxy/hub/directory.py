@@ -5,21 +5,27 @@ time, each on a thread, and return only when the new snapshot stands: an agent t
 from the moment that the operator's command returns. What another process changes in the same database is
 seen within LOOK_EVERY_S. Whoever has to act on a change, beside reading `current` the next time, is told; but
 not of when who was here last, which is written down all the time and changes nothing for anybody.
+
+A revocation does not wait for a disk. Where the store cannot be written, `change_in_memory` makes the change
+on a copy of the store in memory, and snapshots are read from that. The changes stay in a list, are written to
+the store in their order as soon as it can be written, and until then the store takes no other change.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import NoReturn, Protocol, TypeVar
 
+import attrs
 import trio
 
 from proxy.hub.entities import Agent, Credential, Snapshot
-from proxy.hub.errors import StoreUnavailableError
+from proxy.hub.errors import StoreError, StoreUnavailableError
 from proxy.hub.store import Store
 
 T = TypeVar("T")
@@ -31,8 +37,27 @@ USE_WRITTEN_EVERY_S = 30.0
 LOOK_EVERY_S = 0.5
 # A disk that does not answer must not hold up the end of the hub.
 LAST_WRITE_S = 2.0
+# Of revocations that wait for the store. Operators make them, one at a time.
+PENDING_MAX = 10_000
 
 log = logging.getLogger(__name__)
+
+
+class Changes(Protocol):
+    """What an action needs of the directory."""
+
+    @property
+    def current(self) -> Snapshot:
+        """The snapshot that stands now."""
+        ...
+
+    async def read(self, query: Callable[[Store], T]) -> T:
+        """Run a query that the snapshot does not answer."""
+        ...
+
+    async def change(self, mutation: Callable[[Store], T]) -> T:
+        """Run a change."""
+        ...
 
 
 class Directory:
@@ -47,12 +72,18 @@ class Directory:
         # Something has changed since the listeners were told, other than when who was used.
         self._untold = False
         self._listeners: list[Callable[[], None]] = []
+        # Guarded by the limiter: only its one thread touches them.
+        self._copy: Store | None = None
+        self._pending: deque[tuple[Callable[[Store], object], Callable[[], None]]] = deque()
         self._data_version = store.data_version()
         self._forget_use()
 
     async def read(self, query: Callable[[Store], T]) -> T:
         """Run a query that the snapshot does not answer; raises what it raises."""
-        return await trio.to_thread.run_sync(query, self._store, limiter=self._limiter)
+        return await trio.to_thread.run_sync(self._read, query, limiter=self._limiter)
+
+    def _read(self, query: Callable[[Store], T]) -> T:
+        return query(self._copy or self._store)
 
     def on_change(self, tell: Callable[[], None]) -> None:
         """Have `tell` called after each change, when its snapshot stands; it must neither wait nor raise."""
@@ -69,6 +100,48 @@ class Directory:
             # Also after a change that failed: the snapshot is new all the same.
             self._tell()
 
+    async def change_in_memory(self, mutation: Callable[[Store], T], settled: Callable[[], None]) -> T:
+        """Run a revocation that the store could not take; it is in force when this returns.
+
+        `settled` is called, in a thread, when the store has it. Raises what the change raises, and
+        StoreUnavailableError where the store cannot even be read, or too much is pending.
+        """
+        try:
+            return await trio.to_thread.run_sync(
+                self._change_in_memory, mutation, settled, limiter=self._limiter
+            )
+        finally:
+            self._tell()
+
+    def _change_in_memory(self, mutation: Callable[[Store], T], settled: Callable[[], None]) -> T:
+        if len(self._pending) >= PENDING_MAX:
+            raise StoreUnavailableError(f"{PENDING_MAX} revocations wait for the store already")
+        if self._copy is None:
+            self._copy = self._store.copy_in_memory()
+        done = mutation(self._copy)
+        self._pending.append((mutation, settled))
+        self._refresh(True)
+        return done
+
+    def _write_pending(self) -> None:
+        """Write what waits for the store; raises StoreUnavailableError, and what is left waits on."""
+        while self._pending:
+            mutation, settled = self._pending[0]
+            try:
+                mutation(self._store)
+            except StoreUnavailableError:
+                raise
+            except StoreError as error:
+                # Another hub on this folder has written it.
+                log.info("the store has a revocation already: %s", error)
+            self._pending.popleft()
+            settled()
+        if self._copy is not None:
+            self._copy.close()
+            self._copy = None
+            self._refresh(True)
+            log.warning("the store is written again, and has every revocation")
+
     def _tell(self) -> None:
         if self._untold:
             self._untold = False
@@ -81,12 +154,13 @@ class Directory:
         # On the thread, so that no cancellation can come between the commit and the snapshot.
         self._stale = True
         try:
+            self._write_pending()
             return mutation(self._store)
         finally:
             self._refresh(news)
 
     def _refresh(self, news: bool) -> None:
-        before, self.current = self.current, self._store.snapshot()
+        before, self.current = self.current, (self._copy or self._store).snapshot()
         self._stale = False
         if news:
             self._untold = True
@@ -103,6 +177,9 @@ class Directory:
             self._tell()
 
     def _look(self) -> None:
+        # While the disk is full this fails, and nothing else does: it is no news each time.
+        with suppress(StoreUnavailableError):
+            self._write_pending()
         version = self._store.data_version()
         if self._stale or version != self._data_version:
             self._refresh(True)
@@ -152,6 +229,27 @@ class Directory:
                 await self.write_use()
             except StoreUnavailableError as error:
                 log.warning("cannot write down what was used: %s", error)
+
+
+@attrs.frozen
+class InMemory:
+    """The directory for one revocation that its store cannot take (its Changes)."""
+
+    directory: Directory
+    settled: Callable[[], None]
+
+    @property
+    def current(self) -> Snapshot:
+        """The snapshot that stands now."""
+        return self.directory.current
+
+    async def read(self, query: Callable[[Store], T]) -> T:
+        """Run a query that the snapshot does not answer."""
+        return await self.directory.read(query)
+
+    async def change(self, mutation: Callable[[Store], T]) -> T:
+        """Run the revocation."""
+        return await self.directory.change_in_memory(mutation, self.settled)
 
 
 def _tell_faults(snapshot: Snapshot, *, known: Collection[str]) -> None:

@@ -17,7 +17,7 @@ from proxy.hub.actions.teams import TeamActions
 from proxy.hub.actions.tokens import TokenActions
 from proxy.hub.answers import Done
 from proxy.hub.config import RELAYS_PER_CLUSTER
-from proxy.hub.directory import Directory
+from proxy.hub.directory import Directory, InMemory
 from proxy.hub.keyring import KeyRing
 from proxy.hub.operations import Operations, Sessions
 
@@ -73,6 +73,18 @@ class Administration:
             SessionActions(directory, operations, live_sessions),
             PolicyActions(directory, clock),
             TokenActions(directory, pepper),
+        )
+
+    def in_memory(self, settled: Callable[[], None]) -> Administration:
+        """The same actions, for one revocation that the store cannot take; see Directory."""
+        directory = InMemory(self.directory, settled)
+        return attrs.evolve(
+            self,
+            agents=attrs.evolve(self.agents, directory=directory),
+            federation=attrs.evolve(self.federation, directory=directory),
+            clusters=attrs.evolve(self.clusters, directory=directory),
+            policies=attrs.evolve(self.policies, directory=directory),
+            tokens=attrs.evolve(self.tokens, directory=directory),
         )
 
     def hub(self) -> Done:

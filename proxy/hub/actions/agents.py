@@ -12,7 +12,7 @@ import msgspec
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
 from proxy.hub.answers import Done, Payload, known, time_text
-from proxy.hub.directory import Directory
+from proxy.hub.directory import Changes
 from proxy.hub.entities import Agent, AgentKey, AgentState, ApiKey, Code, Snapshot
 from proxy.hub.store import Store
 
@@ -37,7 +37,7 @@ class TeamChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AgentActions:
     """The agents."""
 
-    directory: Directory
+    directory: Changes
     pepper: bytes = attrs.field(repr=False)
     clock: Callable[[], float]
 

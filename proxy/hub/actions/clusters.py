@@ -14,7 +14,7 @@ from auth.keys import SigningKey
 from proxy.counted import counted
 from proxy.hub.actions.certificates import check_certificates
 from proxy.hub.answers import Done, Payload, known, time_text
-from proxy.hub.directory import Directory
+from proxy.hub.directory import Changes
 from proxy.hub.entities import Cluster, Mode, Snapshot
 from proxy.hub.errors import InvalidError
 from proxy.hub.keyring import KeyRing
@@ -59,7 +59,7 @@ class NewRelayKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ClusterActions:
     """The clusters, and who reaches them."""
 
-    directory: Directory
+    directory: Changes
     ring: KeyRing
     public_url: str
     hub_ca: Callable[[], str | None]

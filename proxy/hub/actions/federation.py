@@ -7,7 +7,7 @@ import msgspec
 
 from proxy.hub.actions.certificates import check_certificates
 from proxy.hub.answers import Done, Payload, time_text
-from proxy.hub.directory import Directory
+from proxy.hub.directory import Changes
 from proxy.hub.entities import Agent, FederationRule, Snapshot
 from proxy.hub.federation import NewIssuer
 
@@ -29,7 +29,7 @@ class NewFederation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FederationActions:
     """The rules of federation."""
 
-    directory: Directory
+    directory: Changes
     public_url: str
 
     @property

@@ -14,7 +14,7 @@ from auth.policy_text import Source, split
 from auth.requestinfo import BadTarget, parse
 from proxy.hub.answers import Done, Payload, known, time_text
 from proxy.hub.decisions import denial, judge
-from proxy.hub.directory import Directory
+from proxy.hub.directory import Changes
 from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.hub.policies import BundleRow
 from proxy.hub.store import Store
@@ -49,7 +49,7 @@ class Question(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PolicyActions:
     """The policies."""
 
-    directory: Directory
+    directory: Changes
     clock: Callable[[], float]
 
     @property
@@ -100,6 +100,17 @@ class PolicyActions:
         )
         what = "on" if switched.enabled else "off"
         return attrs.evolve(done, note=f"{done.note}; switched {what}: {','.join(switched.rules)}")
+
+    def only_denies(self, name: str, switched: RuleSwitch) -> bool:
+        """Whether a switch puts rules in force that deny, and no other."""
+        allows = {
+            rule.id: rule.allows
+            for policy in self._bundle.policies
+            if policy.name == name
+            for rule in policy.rules
+        }
+        # A rule that is not there allows nothing, but is not known to deny either.
+        return switched.enabled and not any(allows.get(rule, True) for rule in switched.rules)
 
     async def _change(self, change: Callable[[Store], Bundle]) -> Done:
         # Both in its turn: what another operator has just changed is no part of it.

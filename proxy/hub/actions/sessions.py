@@ -6,7 +6,7 @@ import attrs
 import msgspec
 
 from proxy.hub.answers import Done, Payload, known, time_text
-from proxy.hub.directory import Directory
+from proxy.hub.directory import Changes
 from proxy.hub.entities import Snapshot
 from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.hub.operations import Operations, SessionInfo, Sessions
@@ -30,7 +30,7 @@ class Kill(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SessionActions:
     """The relays and the calls."""
 
-    directory: Directory
+    directory: Changes
     operations: Operations
     live: Sessions
 

@@ -6,7 +6,7 @@ import attrs
 import msgspec
 
 from proxy.hub.answers import Done, Payload, known, time_text
-from proxy.hub.directory import Directory
+from proxy.hub.directory import Changes
 from proxy.hub.entities import Snapshot, Team
 from proxy.hub.store import Store
 
@@ -23,7 +23,7 @@ class NewTeam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TeamActions:
     """The teams, and which clusters they reach."""
 
-    directory: Directory
+    directory: Changes
 
     @property
     def _now(self) -> Snapshot:

@@ -10,7 +10,7 @@ import msgspec
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from proxy.hub.answers import Done, time_text
-from proxy.hub.directory import Directory
+from proxy.hub.directory import Changes
 from proxy.hub.entities import Snapshot
 
 
@@ -22,7 +22,7 @@ class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TokenActions:
     """The operators' tokens."""
 
-    directory: Directory
+    directory: Changes
     pepper: bytes = attrs.field(repr=False)
 
     @property

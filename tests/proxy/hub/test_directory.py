@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import resource
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import trio
 import trio.testing
 
 from auth.keys import SigningKey
+from proxy.hub import directory as directory_module
 from proxy.hub.directory import LOOK_EVERY_S, open_directory
-from proxy.hub.errors import NotFoundError
+from proxy.hub.errors import NotFoundError, StoreUnavailableError
 from proxy.hub.store import RelayContact, Store
 
 
@@ -249,3 +252,88 @@ async def test_what_another_process_changes_is_seen_and_told_of(
         await trio.sleep(3 * LOOK_EVERY_S)
         assert directory.current is mine
         nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow, so that SQLite meets what it does on a full disk; reads go on."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+async def test_a_revocation_stands_in_memory_until_the_store_can_take_it(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    settled: list[str] = []
+    told: list[bool] = []
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        await directory.change(enrol)
+        directory.on_change(lambda: told.append(directory.current.agents_by_name["sre-1"].active))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(directory.run_look)
+            with full_disk():
+                with pytest.raises(StoreUnavailableError):
+                    await directory.change(lambda store: store.lock_agent("sre-1"))
+                assert directory.current.agents_by_name["sre-1"].active
+                await directory.change_in_memory(
+                    lambda store: store.lock_agent("sre-1"), lambda: settled.append("lock")
+                )
+                await directory.change_in_memory(
+                    lambda store: store.revoke("prod", "sre"), lambda: settled.append("revoke")
+                )
+                assert not directory.current.agents_by_name["sre-1"].active
+                assert directory.current.clusters_by_name["prod"].teams == ()
+                assert told[-1] is False
+                # What is asked of the store is asked of the same.
+                found = await directory.read(lambda store: store.snapshot().agents_by_name["sre-1"].state)
+                assert found == "locked"
+                # A change that is refused waits for nothing.
+                with pytest.raises(NotFoundError):
+                    await directory.change_in_memory(
+                        lambda store: store.lock_agent("none"), lambda: settled.append("none")
+                    )
+                await trio.sleep(10 * LOOK_EVERY_S)
+                assert not directory.current.agents_by_name["sre-1"].active
+                # Nothing else passes what waits.
+                with pytest.raises(StoreUnavailableError):
+                    await directory.change(lambda store: store.unlock_agent("sre-1"))
+                assert settled == []
+            await trio.sleep(3 * LOOK_EVERY_S)
+            nursery.cancel_scope.cancel()
+        assert settled == ["lock", "revoke"]
+        assert directory._copy is None
+        await directory.change(lambda store: store.unlock_agent("sre-1"))
+        assert directory.current.agents_by_name["sre-1"].active
+    with closing(Store(tmp_path / "hub.db", org="main", clock=clock)) as store:
+        assert store.snapshot().clusters_by_name["prod"].teams == ()
+
+
+async def test_the_next_change_writes_first_what_waits(tmp_path: Path) -> None:
+    settled: list[str] = []
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        await directory.change(enrol)
+        await directory.change_in_memory(Store.close_relays, lambda: settled.append("first"))
+        await directory.change_in_memory(
+            lambda store: store.lock_agent("sre-1"), lambda: settled.append("lock")
+        )
+        # As a hub that was replaced, and has the same in its memory, does meanwhile.
+        with closing(Store(tmp_path / "hub.db", org="main", clock=clock)) as other:
+            other.lock_agent("sre-1")
+        await directory.change(lambda store: store.unlock_agent("sre-1"))
+        assert settled == ["first", "lock"]
+        assert directory.current.agents_by_name["sre-1"].active
+
+
+async def test_of_revocations_that_wait_for_the_store_there_is_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_module, "PENDING_MAX", 2)
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        for _ in range(2):
+            await directory.change_in_memory(Store.close_relays, lambda: None)
+        with pytest.raises(StoreUnavailableError, match="2 revocations wait for the store already"):
+            await directory.change_in_memory(Store.close_relays, lambda: None)
