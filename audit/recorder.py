@@ -18,7 +18,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeAlias
@@ -101,12 +101,19 @@ class Recorder:
         self._linger_until_s = 0.0
         self._floods = Floods(new_eid, place_of)
         self._gap: _Gap | None = None
+        self._kept: list[tuple[Event, Callable[[], None]]] = []
         self._stopping = False
 
     @property
     def healthy(self) -> bool:
         """Whether events reach the disk; while not, intents are refused."""
         return self._gap is None
+
+    @property
+    def down_s(self) -> float:
+        """For how many seconds events have not reached the disk; 0 while they do."""
+        gap = self._gap
+        return 0.0 if gap is None else time.monotonic() - gap.began_s
 
     async def intent(self, event: Event) -> None:
         """Return once the intent of a write or an upgrade is durable; only then may the call be forwarded.
@@ -178,6 +185,17 @@ class Recorder:
             elif len(queue) == BATCH_EVENTS_MAX:
                 self._wake.notify()
 
+    def keep(self, event: Event, settled: Callable[[], None]) -> None:
+        """Write an event that is durable elsewhere as soon as the trail can be written, before all else.
+
+        `settled` is called in the writer's thread when it is in the trail; it must not raise. At the
+        recorder's end it may not have been called: who keeps the event gives it again at the next start. The
+        bound on these events is that of the place which keeps them.
+        """
+        with self._lock:
+            self._kept.append((event, settled))
+            self._wake.notify()
+
     def _fits(self, weight_bytes: int) -> bool:
         return len(self._queue) < QUEUE_EVENTS_MAX and self._queue_bytes + weight_bytes <= QUEUE_BYTES_MAX
 
@@ -232,10 +250,10 @@ class Recorder:
     def _writes_at_s(self) -> float | None:
         """Tell when the next batch is to be written, on the monotonic clock; None: nothing is to write."""
         if self._stopping:
-            return 0.0 if self._queue or self._gap is not None else None
+            return 0.0 if self._queue or self._kept or self._gap is not None else None
         if self._gap is not None:
             return self._gap.retry_at_s
-        if self._waiters or len(self._queue) >= BATCH_EVENTS_MAX:
+        if self._kept or self._waiters or len(self._queue) >= BATCH_EVENTS_MAX:
             return 0.0
         return self._linger_until_s if self._queue else None
 
@@ -253,8 +271,11 @@ class Recorder:
     def _write(self, batch: list[_Item]) -> None:
         with self._lock:
             gap = attrs.evolve(self._gap) if self._gap is not None else None
+            kept = list(self._kept)
         events = [event for item in batch if (event := _event(item)) is not None]
         try:
+            if kept:
+                self._write_kept(kept)
             self._store.append(
                 [self._gap_event(gap), *events] if gap is not None else events, boot=self._boot
             )
@@ -264,6 +285,13 @@ class Recorder:
         if gap is not None:
             self._came_up(gap)
         self._settle(_waiters(batch), None)
+
+    def _write_kept(self, kept: Sequence[tuple[Event, Callable[[], None]]]) -> None:
+        self._store.append_once([event for event, _ in kept])
+        for _, settled in kept:
+            settled()
+        with self._lock:
+            del self._kept[: len(kept)]
 
     def _came_up(self, told: _Gap) -> None:
         with self._lock:
@@ -289,6 +317,7 @@ class Recorder:
             if self._stopping:
                 _log.error("audit: events lost at the end: %d (%s)", len(kept) + self._gap.lost, reason)
                 self._gap = None
+                self._kept.clear()
                 kept = []
             self._queue = deque(kept)
             self._queue_bytes = sum(map(_weight_bytes, kept))

@@ -104,6 +104,13 @@ class AuditStore:
 
         At most SPAN_EVENTS of them. `boot` names the process that owns the intents among them.
         """
+        self._append(batch, boot, once=False)
+
+    def append_once(self, batch: Sequence[Event]) -> None:
+        """The same for events that the trail may have already, by their `eid` and phase: no second row."""
+        self._append(batch, "", once=True)
+
+    def _append(self, batch: Sequence[Event], boot: str, *, once: bool) -> None:
         if not batch:
             return
         masked = [self._masks.apply(event) for event in batch]
@@ -116,6 +123,10 @@ class AuditStore:
             if event.phase is not Phase.INTENT and (event.eid in self._open_intents or event.eid in begun)
         }
         with translated(self.path), self._batch() as cursor:
+            if once:
+                there = _already_in(cursor, masked)
+                both = [pair for pair in zip(masked, own, strict=True) if pair[0].eid not in there]
+                masked, own = [event for event, _ in both], [body for _, body in both]
             newest, highest, version = cursor.execute(_LAST_NUMBERS).fetchone()
             self._common.begin(newest, highest, version, len(masked))
             rows = [self._row(event, body) for event, body in zip(masked, own, strict=True)]
@@ -288,6 +299,24 @@ _REMEMBER_INTENTS = (
     "INSERT INTO open_intents (eid, seq, boot) "
     "SELECT eid, seq, ? FROM events WHERE seq > ? AND phase = 'intent'"
 )
+
+
+def _already_in(cursor: sqlite3.Cursor, batch: Sequence[Event]) -> set[str]:
+    """The `eid`s of those that the trail has, searched from the block in which the oldest happened."""
+    oldest_us = min(microseconds(event.ts) for event in batch)
+    phases = {event.eid: event.phase.value for event in batch}
+    rows = cursor.execute(_found(len(phases)), (oldest_us, *phases)).fetchall()
+    return {eid for eid, phase in rows if phases[eid] == phase}
+
+
+@cache
+def _found(eids: int) -> str:
+    return (
+        "SELECT eid, phase FROM events WHERE seq >= "  # noqa: S608
+        "coalesce((SELECT min(number) FROM blocks WHERE last_us >= ?), "
+        f"(SELECT max(number) + 1 FROM blocks), 0) * {blocks.BLOCK_EVENTS} "
+        f"AND eid IN ({', '.join('?' * eids)})"
+    )
 
 
 def _as_unknown(body: bytes, now: datetime) -> bytes:

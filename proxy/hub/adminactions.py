@@ -16,12 +16,13 @@
     PUT    /v1/policies/NAME/rules
     DELETE /v1/policies/NAME
 
-What stands before them, and what becomes of what they return, is in proxy.hub.api.
+What stands before them, and what becomes of what they return, is in proxy.hub.api. The last column of the
+table says which of them act while the trail cannot be written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import attrs
@@ -41,15 +42,18 @@ from proxy.hub.errors import InvalidError
 T = TypeVar("T")
 
 
-@attrs.frozen
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """One authenticated request."""
 
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    body: bytes = attrs.field(repr=False)
+    path: dict[str, str]
+    query: dict[str, str]
+    body: bytes
     operator: str = ""
     """The name of his token."""
+
+    def __repr__(self) -> str:
+        """Leave the body out: it may hold a secret."""
+        return f"Call({self.path!r}, {self.query!r}, operator={self.operator!r})"
 
     def decode(self, shape: type[T]) -> T:
         """Read the body as this shape; raises InvalidError with the place of the fault, never a value."""
@@ -77,6 +81,24 @@ class Call:
 
 # What only reads the snapshot has nothing to wait for.
 Run = Callable[[Administration, Call], Done | Awaitable[Done]]
+Revokes = Callable[[Administration, Call], bool]
+"""Whether a request takes something back, and gives nothing."""
+
+
+def _never(_: Administration, call: Call) -> bool:
+    return False
+
+
+def _always(_: Administration, call: Call) -> bool:
+    return True
+
+
+def _out_of_teams(_: Administration, call: Call) -> bool:
+    return not call.decode(TeamChange).add
+
+
+def _switches_on_denials(administration: Administration, call: Call) -> bool:
+    return administration.policies.only_denies(call.path["name"], call.decode(RuleSwitch))
 
 
 @attrs.frozen
@@ -88,6 +110,8 @@ class Action:
     verb: str
     resource: str
     run: Run
+    revokes: Revokes = _never
+    """What it may do while the trail or the store cannot be written. Everything else waits for both."""
 
     @property
     def changes(self) -> bool:
@@ -105,8 +129,22 @@ ACTIONS: Sequence[Action] = (
     Action("GET", "/v1/agents", "list", "agents", lambda a, c: a.agents.list_all(retired=c.flag("retired"))),
     Action("GET", "/v1/agents/{name}", "get", "agents", lambda a, c: a.agents.get(c.path["name"])),
     Action("POST", "/v1/agents", "create", "agents", lambda a, c: a.agents.add(c.decode(NewAgent))),
-    Action("DELETE", "/v1/agents/{name}", "delete", "agents", lambda a, c: a.agents.remove(c.path["name"])),
-    Action("POST", "/v1/agents/{name}/lock", "lock", "agents", lambda a, c: a.agents.lock(c.path["name"])),
+    Action(
+        "DELETE",
+        "/v1/agents/{name}",
+        "delete",
+        "agents",
+        lambda a, c: a.agents.remove(c.path["name"]),
+        _always,
+    ),
+    Action(
+        "POST",
+        "/v1/agents/{name}/lock",
+        "lock",
+        "agents",
+        lambda a, c: a.agents.lock(c.path["name"]),
+        _always,
+    ),
     Action(
         "POST", "/v1/agents/{name}/unlock", "unlock", "agents", lambda a, c: a.agents.unlock(c.path["name"])
     ),
@@ -116,6 +154,7 @@ ACTIONS: Sequence[Action] = (
         "update",
         "agents/teams",
         lambda a, c: a.agents.change_teams(c.path["name"], c.decode(TeamChange)),
+        _out_of_teams,
     ),
     Action(
         "POST",
@@ -130,6 +169,7 @@ ACTIONS: Sequence[Action] = (
         "delete",
         "agents/keys",
         lambda a, c: a.agents.revoke_key(c.path["name"], c.path["id"]),
+        _always,
     ),
     Action(
         "POST",
@@ -156,7 +196,12 @@ ACTIONS: Sequence[Action] = (
     ),
     Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.clusters.add(c.decode(NewCluster))),
     Action(
-        "DELETE", "/v1/clusters/{name}", "delete", "clusters", lambda a, c: a.clusters.remove(c.path["name"])
+        "DELETE",
+        "/v1/clusters/{name}",
+        "delete",
+        "clusters",
+        lambda a, c: a.clusters.remove(c.path["name"]),
+        _always,
     ),
     Action(
         "POST",
@@ -185,6 +230,7 @@ ACTIONS: Sequence[Action] = (
         "revoke",
         "clusters/teams",
         lambda a, c: a.clusters.revoke(c.path["name"], c.path["team"]),
+        _always,
     ),
     Action(
         "POST",
@@ -207,6 +253,7 @@ ACTIONS: Sequence[Action] = (
         "delete",
         "federation",
         lambda a, c: a.federation.remove(c.path["name"]),
+        _always,
     ),
     Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.sessions.relays()),
     Action(
@@ -222,6 +269,7 @@ ACTIONS: Sequence[Action] = (
         "kill",
         "sessions",
         lambda a, c: a.sessions.kill(c.decode(Kill), operator=c.operator),
+        _always,
     ),
     Action("GET", "/v1/policies", "list", "policies", lambda a, c: a.policies.list_all()),
     Action("GET", "/v1/policies/{name}", "get", "policies", lambda a, c: a.policies.get(c.path["name"])),
@@ -235,6 +283,7 @@ ACTIONS: Sequence[Action] = (
         "switch",
         "policies/rules",
         lambda a, c: a.policies.switch(c.path["name"], c.decode(RuleSwitch)),
+        _switches_on_denials,
     ),
     Action("GET", "/v1/policy-versions", "list", "policyversions", lambda a, c: a.policies.versions()),
     Action(
@@ -253,5 +302,12 @@ ACTIONS: Sequence[Action] = (
     ),
     Action("GET", "/v1/tokens", "list", "tokens", lambda a, c: a.tokens.list_all()),
     Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.tokens.add(c.decode(NewToken))),
-    Action("DELETE", "/v1/tokens/{name}", "delete", "tokens", lambda a, c: a.tokens.remove(c.path["name"])),
+    Action(
+        "DELETE",
+        "/v1/tokens/{name}",
+        "delete",
+        "tokens",
+        lambda a, c: a.tokens.remove(c.path["name"]),
+        _always,
+    ),
 )

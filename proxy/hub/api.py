@@ -4,17 +4,25 @@ JSON over HTTP on a listener of its own, with the operator's bearer token on eve
 /metrics, and the actions of proxy.hub.adminactions.
 
 A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
-trail cannot be written, nothing is changed.
+trail cannot be written, nothing is changed but what the table of actions says.
+
+Those are revocations. What trail or store cannot take of one is in the reserve before it is made, and the
+answer has a `notice` that says so. Where the reserve fails as well, it is made in memory, and the answer is a
+507: in force, but not recorded.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import Protocol
 
+import attrs
 import msgspec
+import trio
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -36,13 +44,9 @@ from proxy.hub.actions.administration import Administration
 from proxy.hub.adminactions import ACTIONS, Action, Call
 from proxy.hub.answers import Done
 from proxy.hub.entities import AdminToken
-from proxy.hub.errors import (
-    ConflictError,
-    InvalidError,
-    NotFoundError,
-    StoreError,
-    StoreUnavailableError,
-)
+from proxy.hub.errors import InvalidError, StoreError, StoreUnavailableError
+from proxy.hub.reserve import ReserveError
+from proxy.hub.revocations import Revocation, Revocations, Where
 from proxy.hub.trail import without_bearer
 
 # Policies are the most that anyone sends: one of 500 rules has 100 KB.
@@ -52,12 +56,7 @@ BODY_BYTES_MAX = 256 * 1024
 KNOWN = "known"
 
 _SECURITY_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
-_ANSWERS: dict[type[StoreError], tuple[int, str]] = {
-    InvalidError: (422, "invalid"),
-    NotFoundError: (404, "not_found"),
-    ConflictError: (409, "conflict"),
-    StoreUnavailableError: (503, "store_unavailable"),
-}
+_log = logging.getLogger("hawse.hub.admin")
 
 
 class Recorder(Protocol):
@@ -71,15 +70,20 @@ class Recorder(Protocol):
         """Queue the end of an action."""
         ...
 
+    def keep(self, event: Event, settled: Callable[[], None]) -> None:
+        """Write an event once, as soon as the trail can be written."""
+        ...
+
 
 def admin_app(
     administration: Administration,
     recorder: Recorder,
     metrics: CollectorRegistry,
     clock: Callable[[], float],
+    revocations: Revocations,
 ) -> Starlette:
     """Build the ASGI application; it holds nothing that needs a lifespan."""
-    gate = _Gate(administration, recorder, metrics, clock)
+    gate = _Gate(administration, recorder, metrics, clock, revocations)
     app = Starlette(
         routes=[
             Route("/healthz", gate.healthz, methods=["GET"]),
@@ -102,8 +106,10 @@ class _Gate:
         recorder: Recorder,
         metrics: CollectorRegistry,
         clock: Callable[[], float],
+        revocations: Revocations,
     ) -> None:
         self._admin = administration
+        self._revocations = revocations
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
@@ -146,32 +152,91 @@ class _Gate:
         except InvalidError as error:
             self._end(event, 413, str(error))
             return _error(413, "too_large", str(error))
+        unrecorded = ""
         if action.changes:
             event = replace(event, phase=Phase.INTENT)
             try:
                 await self._recorder.intent(event)
             except AuditUnavailable as error:
-                return _error(503, "audit_unavailable", f"nothing was changed: {error}")
+                unrecorded = str(error)
+                if not self._revokes(action, call):
+                    return _error(503, "audit_unavailable", f"nothing was changed: {unrecorded}")
         if self._operator(request) is None:
             # A body may take its sender's time, and the intent the disk's.
             self._end(event, 401, "the admin token was revoked before the request was whole")
             return _unauthenticated()
+        if not unrecorded:
+            return await self._carry_out(action, call, event, None)
+        response: Response
+        # What is in the reserve is carried out, also when the operator leaves.
+        with trio.CancelScope(shield=True):
+            revoked = await self._keep(action, call, event, why=unrecorded, recorded=False)
+            response = await self._carry_out(action, call, event, revoked)
+        return response
+
+    async def _carry_out(
+        self, action: Action, call: Call, event: Event, revoked: _Revoked | None
+    ) -> Response:
         try:
-            running = action.run(self._admin, call)
-            done = running if isinstance(running, Done) else await running
+            try:
+                done = await self._run(self._admin, action, call)
+            except StoreUnavailableError as error:
+                if not self._revokes(action, call):
+                    raise
+                with trio.CancelScope(shield=True):
+                    if revoked is None:
+                        revoked = await self._keep(action, call, event, why=str(error), recorded=True)
+                    revoked = attrs.evolve(revoked, in_memory=True)
+                    in_store = partial(self._settled, revoked, Where.STORE)
+                    done = await self._run(self._admin.in_memory(in_store), action, call)
+            else:
+                await self._settle_store(revoked)
         except StoreError as error:
-            status, code = _ANSWERS[type(error)]
-            self._end(event, status, str(error))
-            return _error(status, code, str(error))
+            await self._settle_store(revoked)
+            self._end(event, error.status, str(error), revoked)
+            return _error(error.status, error.code, str(error))
         except BaseException as error:
             # A bug or a cancellation: whether the change was made is in the store alone.
-            self._end(event, 500, f"ended by {type(error).__name__}")
+            self._end(event, 500, f"ended by {type(error).__name__}", revoked)
             raise
         status = 201 if done.created else 200
         if done.cluster is not None:
             event = replace(event, cluster=AuditCluster(done.cluster.id, done.cluster.name))
-        self._end(event, status, done.note)
-        return _json(status, done.body)
+        self._end(event, status, done.note, revoked)
+        return _json(status, done.body) if revoked is None else revoked.answer(status, done)
+
+    async def _run(self, administration: Administration, action: Action, call: Call) -> Done:
+        running = action.run(administration, call)
+        return running if isinstance(running, Done) else await running
+
+    def _revokes(self, action: Action, call: Call) -> bool:
+        try:
+            return action.revokes(self._admin, call)
+        except InvalidError:
+            return False
+
+    async def _keep(self, action: Action, call: Call, event: Event, *, why: str, recorded: bool) -> _Revoked:
+        """Put a revocation into the reserve; where that fails, say so in the log and go on."""
+        revocation = Revocation(event, recorded, action.method, action.path, call)
+        try:
+            await trio.to_thread.run_sync(self._revocations.keep, revocation)
+        except ReserveError as error:
+            revoked = _Revoked(event.eid, f"{why}; {error}", recorded, kept=False)
+            name = call.path.get("name", "")
+            _log.error("%s %s %s by %s: %s", action.verb, action.resource, name, call.operator, revoked.told)
+            return revoked
+        _log.warning("%s %s is kept in the reserve: %s", action.verb, action.resource, why)
+        return _Revoked(event.eid, why, recorded, kept=True)
+
+    async def _settle_store(self, revoked: _Revoked | None) -> None:
+        """The store has a revocation, or it is refused and there is nothing to have."""
+        if revoked is not None:
+            # In a thread, since it may write.
+            await trio.to_thread.run_sync(self._settled, revoked, Where.STORE)
+
+    def _settled(self, revoked: _Revoked, where: Where) -> None:
+        if revoked.kept:
+            self._revocations.settled(revoked.eid, where)
 
     def _operator(self, request: Request) -> AdminToken | None:
         values = request.headers.getlist("authorization")
@@ -213,9 +278,46 @@ class _Gate:
             ),
         )
 
-    def _end(self, event: Event, status: int, note: str) -> None:
-        now = utc(self._clock())
-        self._recorder.complete(event.completed(now, resp=AuditResponse(status), note=note))
+    def _end(self, event: Event, status: int, note: str, revoked: _Revoked | None = None) -> None:
+        ended = event.completed(utc(self._clock()), resp=AuditResponse(status), note=note)
+        if revoked is None or revoked.recorded or not revoked.kept:
+            self._recorder.complete(ended)
+        else:
+            self._recorder.keep(ended, partial(self._settled, revoked, Where.TRAIL))
+
+
+@attrs.frozen
+class _Revoked:
+    """A revocation that trail or store could not take."""
+
+    eid: str
+    why: str
+    recorded: bool
+    """Whether the trail has its intent."""
+    kept: bool
+    """Whether it is in the reserve."""
+    in_memory: bool = False
+    """Whether it is in force in memory, since the store could not take it."""
+
+    @property
+    def told(self) -> str:
+        """What an operator is told of one that is not in the reserve."""
+        until = "in force until the hub restarts" if self.in_memory else "in force"
+        return f"{until}, not {'stored' if self.recorded else 'recorded'}: {self.why}"
+
+    def answer(self, status: int, done: Done) -> Response:
+        """The answer to one that was made."""
+        if not self.kept:
+            return _error(507, "not_recorded", self.told)
+        lacks = (
+            "trail and store"
+            if self.in_memory and not self.recorded
+            else "store"
+            if self.recorded
+            else "trail"
+        )
+        notice = f"in force, and kept in the hub's reserve until the {lacks} can take it: {self.why}"
+        return _json(status, {**done.body, "notice": notice})
 
 
 async def _read(request: Request, operator: str) -> Call:

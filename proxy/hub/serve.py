@@ -49,6 +49,8 @@ from proxy.hub.metrics import MemoryCollector, SeenCollector, hub_metrics
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
+from proxy.hub.reserve import open_reserve
+from proxy.hub.revocations import Revocations, carry_out_again
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
@@ -91,6 +93,9 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
         registry = Registry()
         ring = KeyRing(data, issuer=config.public_url, clock=time.time, on_rotation=registry.announce_keys)
         certificate = Certificate.open(config, data, time.time)
+        reserve = open_reserve(data.reserve_file)
+        stack.callback(reserve.close)
+        revocations = Revocations(reserve)
         masks = Masks(config.audit.mask)
         store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
         stack.callback(store.close)
@@ -185,13 +190,15 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 live_sessions=LiveSessions(calls.live, boots, boot),
                 relays_per_cluster=config.limits.relays_per_cluster,
             )
-            app = admin_app(administration, recorder, metrics, time.time)
+            app = admin_app(administration, recorder, metrics, time.time, revocations)
             admin = AdminFront(app, certificate)
             directory.on_change(partial(admin.doubt_revoked, directory))
             settle()
             if await premises.claim():
                 # The one before may have changed them while this one prepared.
                 ring.reload()
+            # The one before may have added to them until then.
+            await carry_out_again(revocations, revocations.left(), administration, recorder)
             # Not before: what keeps the folder's files writes what this hub knows of them.
             keeping = trio.CancelScope()
             upkeep.start_soon(

@@ -34,6 +34,11 @@ class WatchedStore(AuditStore):
         self.gate: threading.Event | None = None
         self.threads: set[int] = set()
 
+    def append_once(self, batch: Sequence[Event]) -> None:
+        if self.failure is not None:
+            raise AuditUnavailable(self.failure)
+        super().append_once(batch)
+
     def append(self, batch: Sequence[Event], *, boot: str = "") -> None:
         if self.gate is not None:
             self.gate.wait(5)
@@ -600,3 +605,40 @@ async def test_whatever_happens_once_is_exactly_one_event(
     async with open_recorder(store) as recorder:
         recorder.complete(event)
     assert [(row["kind"], row["eid"]) for row in read(path)] == [(kind, event.eid)]
+
+
+@pytest.mark.usefixtures("quick_retry")
+async def test_what_is_kept_elsewhere_comes_first_when_the_trail_is_back(
+    store: WatchedStore, path: Path
+) -> None:
+    settled: list[str] = []
+    kept, other = replace(call(), phase=Phase.COMPLETE), replace(call(), phase=Phase.COMPLETE)
+    async with open_recorder(store) as recorder:
+        store.failure = "database or disk is full"
+        with pytest.raises(AuditUnavailable):
+            await recorder.intent(call())
+        assert recorder.down_s > 0
+        recorder.complete(other)
+        recorder.keep(kept, lambda: settled.append("kept"))
+        await trio.sleep(0.1)
+        assert settled == []
+        store.failure = None
+        await eventually(lambda: recorder.healthy)
+        assert settled == ["kept"]
+        assert recorder.down_s == 0
+        # Also where the trail was not down at all.
+        recorder.keep(call(), lambda: settled.append("later"))
+        await eventually(lambda: settled == ["kept", "later"])
+    rows = read(path)
+    assert [row["eid"] for row in rows if row["kind"] == "call"][:2] == [kept.eid, other.eid]
+
+
+async def test_what_is_kept_elsewhere_is_not_lost_at_the_end_of_a_trail_that_is_down(
+    store: WatchedStore, path: Path
+) -> None:
+    settled: list[str] = []
+    async with open_recorder(store) as recorder:
+        store.failure = "database or disk is full"
+        recorder.keep(call(), lambda: settled.append("kept"))
+    assert settled == []
+    assert read(path) == []

@@ -9,7 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from audit.blocks import BLOCK_EVENTS
 from audit.errors import AuditUnavailable
 from audit.mask import Masks
 from audit.reader import AuditReader
@@ -281,3 +283,20 @@ def _counted_elsewhere(path: Path) -> int:
     )
     argv = [sys.executable, "-c", code, str(path)]
     return int(subprocess.run(argv, check=True, capture_output=True, text=True).stdout)
+
+
+def test_an_event_that_may_be_there_already_is_written_once(store: AuditStore, path: Path) -> None:
+    first, second = call(phase=Phase.COMPLETE), call(phase=Phase.COMPLETE)
+    store.append_once([first])
+    store.append([call() for _ in range(BLOCK_EVENTS + 10)])
+    store.append_once([first, second])
+    store.append_once([first, second])
+    # Of an intent the end is another row.
+    store.append_once([replace(second, phase=Phase.UNKNOWN)])
+    with closing(sqlite3.connect(path)) as connection:
+        rows = connection.execute(
+            "SELECT eid, phase FROM events WHERE eid IN (?, ?)", (first.eid, second.eid)
+        ).fetchall()
+    assert sorted(rows) == sorted(
+        [(first.eid, "complete"), (second.eid, "complete"), (second.eid, "unknown")]
+    )

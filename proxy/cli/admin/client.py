@@ -15,6 +15,7 @@ from typing import TypeAlias
 from urllib.parse import quote, urlencode, urlsplit
 
 import attrs
+import click
 
 from audit.escape import escape_lines
 from proxy.blocking import HTTPSConnection, next_step, trusting
@@ -88,6 +89,8 @@ class AdminClient:
         if not isinstance(document, dict):
             raise CommandError(_told_in_words(self.url, status, answer))
         if status < 400:
+            if isinstance(notice := document.pop("notice", None), str):
+                click.echo(f"hawse: {escape_lines(notice)}", err=True)
             return document
         raise CommandError(_told(self.url, status, document))
 

@@ -25,6 +25,8 @@ from proxy.hub.directory import Directory, open_directory
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo, SessionInfo
+from proxy.hub.reserve import open_reserve
+from proxy.hub.revocations import Revocations
 from proxy.hub.store import RelayContact, Store
 from tests.fakes.asgi import Reply, call
 
@@ -56,6 +58,9 @@ class FakeRecorder:
     def complete(self, event: Event) -> None:
         assert event.phase is Phase.COMPLETE
         self.events.append(event)
+
+    def keep(self, event: Event, settled: Callable[[], None]) -> None:
+        self.complete(event)
 
 
 class FakeOperations:
@@ -147,6 +152,8 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
         on_rotation=lambda: None,
     )
     recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
+    reserve = open_reserve(tmp_path / "reserve")
+    revocations = Revocations(reserve)
     async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: now) as directory:
         await directory.change(lambda store: store.add_admin_token("local", hash_key(TOKEN, PEPPER)))
         administration = Administration.of(
@@ -160,8 +167,11 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             live_sessions=sessions,
             clock=lambda: now,
         )
-        app = admin_app(administration, recorder, hub_metrics(directory, operations), lambda: now)
+        app = admin_app(
+            administration, recorder, hub_metrics(directory, operations), lambda: now, revocations
+        )
         yield Bench(app, directory, recorder, operations, ring, sessions)
+    reserve.close()
 
 
 async def enrol(bench: Bench) -> dict[str, Any]:

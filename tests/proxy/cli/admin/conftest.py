@@ -29,6 +29,8 @@ from proxy.hub.directory import Directory, open_directory
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo, SessionInfo
+from proxy.hub.reserve import open_reserve
+from proxy.hub.revocations import Revocations
 
 
 @attrs.define
@@ -109,6 +111,8 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
     certificate = Certificate.open(settings, data, time.time)
     live = Live()
     store = AuditStore(data.audit_file, Masks([]))
+    reserve = open_reserve(data.reserve_file)
+    revocations = Revocations(reserve)
     try:
         async with open_directory(data.store_file, org="main", clock=time.time) as directory:
             async with open_recorder(store, org="main") as recorder:
@@ -123,7 +127,9 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
                     operations=live,
                     live_sessions=live,
                 )
-                app = admin_app(administration, recorder, hub_metrics(directory, live), time.time)
+                app = admin_app(
+                    administration, recorder, hub_metrics(directory, live), time.time, revocations
+                )
                 front = AdminFront(app, certificate)
                 async with trio.open_nursery() as nursery:
                     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -137,3 +143,4 @@ async def hub(tmp_path: Path) -> AsyncIterator[Hub]:
                     nursery.cancel_scope.cancel()
     finally:
         store.close()
+        reserve.close()
