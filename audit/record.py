@@ -78,6 +78,8 @@ class Kind(StrEnum):
     """The oldest events were removed; the note says which, and has their sum."""
     AUDIT_GAP = "audit.gap"
     """The store was down; `dur_ms` says how long, `count` how many events have no row of their own."""
+    AUDIT_DISK = "audit.disk"
+    """The disk of the trail is nearly full; the note says how full."""
     HUB_STARTED = "hub.started"
 
 

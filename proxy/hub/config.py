@@ -43,6 +43,8 @@ MEMORY_MIB = 1024
 STOP_GRACE_S = 10
 REPLACED_GRACE_S = 900
 STOP_GRACE_MAX_S = 86_400
+# As long as a token lives: by then nobody calls any more.
+DOWN_GRACE_S = 60
 # Each is one search over the query of every call.
 MASKS_MAX = 100
 
@@ -128,6 +130,8 @@ class AuditConfig:
     """Regular expressions: what they match in queries and exec arguments is replaced before it is stored."""
     reads_when_down: bool = False
     """Whether reads are still answered while the trail cannot be written; writes never are."""
+    down_grace_s: int = DOWN_GRACE_S
+    """How long upgrades that are open may go on while the trail cannot be written; 0 is without end."""
 
 
 @attrs.frozen
@@ -242,6 +246,8 @@ def _check(config: HubConfig) -> list[str]:
     for name, grace_s in attrs.asdict(config.stop).items():
         if not 0 <= grace_s <= STOP_GRACE_MAX_S:
             faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
+    if not 0 <= config.audit.down_grace_s <= STOP_GRACE_MAX_S:
+        faults.append(f"audit.down_grace_s: expected 0 (without end) to {STOP_GRACE_MAX_S} seconds")
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
     return faults
 

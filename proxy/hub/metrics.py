@@ -14,6 +14,7 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import AgentState
 from proxy.hub.operations import Operations
 from proxy.hub.seenstore import SeenStore
+from proxy.hub.trailwatch import TrailWatch
 from proxy.memorymetrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
 from tunnel import Memory
 
@@ -97,6 +98,28 @@ class SeenCollector(Collector):
         """Read the counter."""
         told = "Uses of tokens that are good once which could not be written to seen.db."
         yield CounterMetricFamily("hawse_seen_unwritten", told, self._seen.unwritten)
+
+
+class TrailCollector(Collector):
+    """Tells whether the trail can be written, and how full its disk was at the last look."""
+
+    def __init__(self, watch: TrailWatch) -> None:
+        self._watch = watch
+
+    def describe(self) -> Iterator[Metric]:
+        """Name the metrics without reading anything, so that registering does not collect."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """Read the gauges."""
+        told = "Whether the audit trail can be written: while it is 0, writes and tokens are refused."
+        yield GaugeMetricFamily("hawse_audit_up", told, self._watch.recorder.healthy)
+        disk = self._watch.disk
+        if disk is not None:
+            told = "Size of the file system of the audit trail."
+            yield GaugeMetricFamily("hawse_audit_disk_bytes", told, disk.size_bytes)
+            told = "What is free of it."
+            yield GaugeMetricFamily("hawse_audit_disk_free_bytes", told, disk.free_bytes)
 
 
 def hub_metrics(directory: Directory, operations: Operations) -> CollectorRegistry:

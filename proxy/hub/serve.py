@@ -45,7 +45,7 @@ from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.keyring import KeyRing
-from proxy.hub.metrics import MemoryCollector, SeenCollector, hub_metrics
+from proxy.hub.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
@@ -56,6 +56,7 @@ from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
+from proxy.hub.trailwatch import TrailWatch
 from proxy.quiet import give_back_when_quiet
 from proxy.signals import stop_signals
 from proxy.startup import settle
@@ -141,6 +142,12 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             upkeep.start_soon(calls.live.run)
             upkeep.start_soon(calls.live.run_timed, lambda: directory.current.bundle.timed)
             upkeep.start_soon(calls.limits.run, calls.live)
+            watch = TrailWatch(
+                data.audit_file.parent, recorder, calls.live, config.audit.down_grace_s, trail.hub
+            )
+            metrics.register(TrailCollector(watch))
+            upkeep.start_soon(watch.run_grace)
+            upkeep.start_soon(watch.run_disk)
             relays = RelayEndpoint(
                 config=config,
                 directory=directory,
@@ -166,6 +173,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 clock=time.time,
                 seen=seen,
                 limits=config.limits,
+                recording=lambda: recorder.healthy,
             )
             front = Front(
                 certificate=certificate,

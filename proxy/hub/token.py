@@ -99,10 +99,15 @@ class TokenEndpoint:
         clock: Callable[[], float],
         seen: SeenStore,
         limits: LimitsConfig,
+        recording: Callable[[], bool],
         issuers: IssuerKeys | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`keys` is asked each time, so that a rotated key signs at once; `record` must not wait."""
+        """`keys` is asked each time, so that a rotated key signs at once; `record` must not wait.
+
+        `recording` says whether what is recorded reaches the disk; while it does not, no token is issued.
+        """
+        self._recording = recording
         self._directory = directory
         self._keys = keys
         self._pepper = pepper
@@ -126,6 +131,9 @@ class TokenEndpoint:
             shown = shown_in(fields, headers)
             wanted = self._wanted_cluster(fields)
             agent, credential = await self._authenticate(shown, now)
+            if not self._recording():
+                told = "the audit trail cannot be written, so no token is issued: try again later"
+                raise Refusal(503, "temporarily_unavailable", told, told, agent=agent, credential=credential)
             now = self._clock()
             self._count(agent, credential)
             if wanted is not None:

@@ -81,8 +81,8 @@ class Chain:
 
 
 @contextmanager
-def open_chain(folder: Path) -> Iterator[Chain]:
-    """Bring all of it up in `folder`."""
+def open_chain(folder: Path, settings: str = "") -> Iterator[Chain]:
+    """Bring all of it up in `folder`; `settings` are added to the hub's configuration."""
     foreign = trustme.CA()
     foreign.cert_pem.write_to_path(folder / "foreign-ca.pem")
     (folder / ".netrc").write_text("machine 127.0.0.1 login stranger password from-netrc\n")
@@ -98,7 +98,9 @@ def open_chain(folder: Path) -> Iterator[Chain]:
             "SSL_CERT_FILE": str(folder / "foreign-ca.pem"),
             "REQUESTS_CA_BUNDLE": str(folder / "foreign-ca.pem"),
         }
-        with running_chain(folder, kubeconfig, flags=("--verbose",), relay_environment=environment) as world:
+        with running_chain(
+            folder, kubeconfig, flags=("--verbose",), relay_environment=environment, settings=settings
+        ) as world:
             yield Chain(world, server, trap, foreign)
 
 

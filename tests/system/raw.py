@@ -8,8 +8,9 @@ import secrets
 import socket
 import ssl
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlencode
 
@@ -54,6 +55,17 @@ class RawClient:
         with urllib.request.urlopen(url, form.encode(), DEADLINE_S, context=self.context()) as answer:
             token: str = json.load(answer)["access_token"]
         return token
+
+    def post(self, path: str, form: Mapping[str, str]) -> tuple[int, dict[str, object]]:
+        """What the hub itself answers to a form."""
+        url = f"https://127.0.0.1:{self.world.hub_port}{path}"
+        try:
+            with urllib.request.urlopen(
+                url, urlencode(form).encode(), DEADLINE_S, context=self.context()
+            ) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
 
     def connect(self) -> ssl.SSLSocket:
         plain = socket.create_connection(("127.0.0.1", self.world.hub_port), DEADLINE_S)

@@ -239,10 +239,13 @@ def running_chain(
     *,
     flags: tuple[str, ...] = (),
     relay_environment: Mapping[str, str] | None = None,
+    settings: str = "",
 ) -> Iterator[World]:
-    """Bring up all but the cluster, and take it down again."""
+    """Bring up all but the cluster, and take it down again; `settings` are added to those of the hub."""
     with Daemons(folder) as daemons:
         world = make_world(folder, daemons, relay_kubeconfig)
+        with (folder / "hub.toml").open("a") as file:
+            file.write(settings)
         world.flags = flags
         world.relay_environment = relay_environment or {}
         start_and_enrol(world)

@@ -285,6 +285,7 @@ async def endpoint(hub: FakeHub, tmp_path: Path) -> AsyncIterator[TokenEndpoint]
                 clock=lambda: 1_800_000_000.0,
                 seen=seen,
                 limits=LimitsConfig(),
+                recording=lambda: True,
             )
             token = trio.lowlevel.current_trio_token()
 

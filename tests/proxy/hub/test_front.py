@@ -113,6 +113,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             clock=lambda: NOW,
             seen=seen,
             limits=config.limits,
+            recording=lambda: True,
         )
         front = Front(
             certificate=Certificate.open(config, DataDir.open(tmp_path / "data"), time.time),

@@ -107,6 +107,7 @@ async def open_bench(folder: Path, clock: Callable[[], float]) -> AsyncIterator[
             clock=clock,
             seen=seen,
             limits=LIMITS,
+            recording=lambda: True,
         )
         yield Bench(directory, endpoint, signing, events)
     seen.close()
@@ -155,6 +156,17 @@ async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_their
     assert (await bench.token())[0] == 429
     monkeypatch.setattr(bench.endpoint, "_limits", LimitsConfig(tokens_per_minute=0))
     assert (await bench.token())[0] == 200
+
+
+async def test_no_token_is_issued_while_the_trail_is_down_and_a_stranger_is_told_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.endpoint, "_recording", lambda: False)
+    for status, body in (await bench.token(), await bench.ask(**signed(assertion()))):
+        assert (status, body["error"]) == (503, "temporarily_unavailable")
+        assert "the audit trail cannot be written, so no token is issued" in str(body["error_description"])
+    assert (await bench.token(new_api_key(b"x" * 32)))[0] == 401
+    assert Kind.TOKEN_ISSUED not in {event.kind for event in bench.events}
 
 
 async def test_a_key_buys_a_token_for_one_granted_cluster(bench: Bench) -> None:
@@ -520,6 +532,7 @@ async def test_an_assertion_is_good_once_over_a_restart_as_well(tmp_path: Path) 
                 clock=lambda: NOW + 55,
                 seen=seen,
                 limits=LIMITS,
+                recording=lambda: True,
             )
             status, body = attrs.evolve(bench, endpoint=again).read(
                 await again.answer(urlencode(signed(token)).encode(), (FORM,), "192.0.2.1")
