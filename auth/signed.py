@@ -93,7 +93,7 @@ def check_parties(claims: Claims, *, issuer: str, audience: str) -> None:
 
 def check_times(claims: Claims, now: float, *, leeway_s: float) -> tuple[int, int]:
     """Check that the claims hold now, and return when they began and when they end; raises TokenError."""
-    issued_at, not_before, expires_at = (_time(claims, name) for name in ("iat", "nbf", "exp"))
+    issued_at, not_before, expires_at = (time_claim(claims, name) for name in ("iat", "nbf", "exp"))
     if not 0 < expires_at - issued_at <= LIFETIME_S:
         raise TokenError(f"the token's lifetime of {expires_at - issued_at} s is not within {LIFETIME_S} s")
     ahead = max(issued_at, not_before) - now
@@ -113,7 +113,8 @@ def check_times(claims: Claims, now: float, *, leeway_s: float) -> tuple[int, in
     return issued_at, expires_at
 
 
-def _time(claims: Claims, name: str) -> int:
+def time_claim(claims: Claims, name: str) -> int:
+    """A claim that is a time, in whole epoch seconds; raises TokenError."""
     value = claims.get(name)
     # bool is an int to Python; a float such as 1e400 is no time.
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**53:

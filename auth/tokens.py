@@ -184,30 +184,48 @@ def verify_access(
 
 
 def issue_relay(
-    key: SigningKey, *, issuer: str, cluster_id: str, principal: Principal, session: str, jti: str, now: float
+    key: SigningKey,
+    *,
+    issuer: str,
+    cluster_id: str,
+    principal: Principal,
+    session: str,
+    jti: str,
+    now: float,
+    nonce: str = "",
 ) -> str:
-    """Mint a relay token: the hub's word to one cluster's relay that an agent acts."""
-    return sign_for_a_minute(
-        key,
-        RELAY_TYPE,
-        now,
-        {
-            "iss": issuer,
-            "aud": cluster_audience(cluster_id),
-            "sub": principal.user,
-            "groups": list(principal.groups),
-            "ext": {AGENT_ID_KEY: principal.agent_id, SESSION_KEY: session},
-            "jti": jti,
-        },
-    )
+    """Mint a relay token: the hub's word to one cluster's relay that an agent acts.
+
+    With a `nonce` it is good in the tunnel session of that nonce alone, and without one in none: in direct
+    mode, and for relays from before nonces.
+    """
+    claims: dict[str, object] = {
+        "iss": issuer,
+        "aud": cluster_audience(cluster_id),
+        "sub": principal.user,
+        "groups": list(principal.groups),
+        "ext": {AGENT_ID_KEY: principal.agent_id, SESSION_KEY: session},
+        "jti": jti,
+    }
+    if nonce:
+        claims["nonce"] = nonce
+    return sign_for_a_minute(key, RELAY_TYPE, now, claims)
 
 
 def verify_relay(
-    token: str, keys: KeySet, *, issuer: str, cluster_id: str, now: float, leeway_s: float = DEFAULT_LEEWAY_S
+    token: str,
+    keys: KeySet,
+    *,
+    issuer: str,
+    cluster_id: str,
+    now: float,
+    nonce: str = "",
+    leeway_s: float = DEFAULT_LEEWAY_S,
 ) -> RelayClaims:
     """Verify a relay token at the relay; raises TokenError, also for an identity that must not act.
 
-    `now` is the hub's clock where the relay knows it, else its own.
+    In a tunnel, `nonce` is the session's and `now` the hub's clock (auth.hubclock). In direct mode there is
+    no nonce, and `now` is the relay's own clock.
     """
     claims, _ = open_signed(token, keys.get, RELAY_TYPE)
     if claims.get("aud") != cluster_audience(cluster_id) and claims.get("iss") == issuer:
@@ -217,6 +235,7 @@ def verify_relay(
             "the cluster's relay URL leads to the relay of another"
         )
     check_parties(claims, issuer=issuer, audience=cluster_audience(cluster_id))
+    _check_nonce(claims, nonce)
     issued_at, expires_at = check_times(claims, now, leeway_s=leeway_s)
     extra = claims.get("ext")
     if not isinstance(extra, dict):
@@ -235,6 +254,19 @@ def verify_relay(
         issued_at,
         expires_at,
     )
+
+
+def _check_nonce(claims: Claims, nonce: str) -> None:
+    stated = text_claim(claims, "nonce") if "nonce" in claims else ""
+    if stated == nonce:
+        return
+    if not nonce:
+        raise TokenError("the token is for a tunnel's session, and this relay is in direct mode")
+    if not stated:
+        raise TokenError(
+            "the token names no session: the hub is older than this relay: upgrade the hub first"
+        )
+    raise TokenError("the token is for another session than this one")
 
 
 def issue_hello(

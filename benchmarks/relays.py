@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import sys
 import time
 import uuid
@@ -23,15 +24,17 @@ from typing import Any
 import attrs
 import trio
 
+from auth.hubclock import HubClocks
 from auth.keys import KeySet, SigningKey
 from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.filelimit import raise_file_limit
+from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
-from tunnel import Hello, Memory, Session
+from tunnel import NONCE_BYTES, Hello, Memory, Session
 from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
 from tunnel.net import client_context, tune
@@ -58,18 +61,13 @@ class Fleet:
     async def run(self, relay: dict[str, Any]) -> None:
         """One relay, for good."""
         keys = TrustedKeys(KeySet.from_jwks(relay["hub_keys"]), relay["hub_url"])
+        hubs = HubClocks(keys, relay["hub_url"], relay["cluster_id"], CLOCK_BOUND_S)
 
         async def serve(session: Session) -> None:
             self.live += 1
             self.opened_at.append(time.monotonic())
             try:
-                await serve_session(
-                    session,
-                    self.upstream,
-                    hub_keys=keys,
-                    issuer=relay["hub_url"],
-                    cluster_id=relay["cluster_id"],
-                )
+                await serve_session(session, self.upstream, hubs=hubs)
             finally:
                 self.live -= 1
 
@@ -91,7 +89,13 @@ class Fleet:
             )
 
         def hello() -> Hello:
-            return Hello(cluster=cluster_id, instance=instance, boot_id=boot_id, software="hawse/bench")
+            return Hello(
+                cluster=cluster_id,
+                instance=instance,
+                boot_id=boot_id,
+                nonce=secrets.token_hex(NONCE_BYTES),
+                software="hawse/bench",
+            )
 
         return DialerConfig(
             hub_url=hub_url,

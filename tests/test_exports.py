@@ -6,7 +6,7 @@ import tunnel
 
 PUBLIC = {
     # A session over a transport: how it is opened, what it says of itself, why it ends.
-    *("open_session", "Session", "Settings", "Role", "Hello", "Welcome", "Resume", "Memory"),
+    *("open_session", "Session", "Settings", "Role", "Hello", "Welcome", "Resume", "Memory", "NONCE_BYTES"),
     *("Rejected", "Draining", "TooManyStreams", "SessionClosed", "CloseCode"),
     # Over another transport.
     *("RESUME", "RESUME_TTL_S", "Detached", "Interruptions", "hear_hello", "read_hello"),

@@ -12,7 +12,7 @@ from tunnel.protocol.errors import (
     RemoteProtocolError,
     StreamCode,
 )
-from tunnel.protocol.frames import HEAD_BYTES_MAX, RESUME, Hello, Resume, Welcome
+from tunnel.protocol.frames import HEAD_BYTES_MAX, NONCE_BYTES, RESUME, Hello, Resume, Welcome
 from tunnel.protocol.inbound import MODEST_USERS_MAX
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
@@ -25,6 +25,7 @@ from tunnel.transport import Transport, TransportClosed, memory_transport_pair
 __all__ = [
     "HEAD_BYTES_MAX",
     "MODEST_USERS_MAX",
+    "NONCE_BYTES",
     "RESUME",
     "RESUME_TTL_S",
     "CloseCode",

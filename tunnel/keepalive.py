@@ -7,7 +7,6 @@ what no transport tells: that the peer is gone without a word.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -22,9 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Keepalive"]
 
-# A PING for the peer's clock comes on top of all others, of which the peer takes 10 a second.
-ASK_CLOCK_S = 0.2
-# So do those of `answers`, a few at once and then one in so long, however many ask.
+# The PINGs of `answers` come on top of all others, of which the peer takes 10 a second: a few at once, and
+# then one in so long, however many ask.
 ASKS_AT_ONCE = 5
 ASK_S = 0.2
 
@@ -39,7 +37,6 @@ class Keepalive:
         self._mux = mux
         self._connection = mux.connection
         self._spot = ParkingSpot("a session is kept alive by one task")
-        self._clock_asked_at = -math.inf
         self._asks = RateLimit(1 / ASK_S, ASKS_AT_ONCE)
         # A bug that showed when the alarm rang.
         self._fault: Exception | None = None
@@ -103,15 +100,6 @@ class Keepalive:
         """With a stream on a session that was idle, the next PING may be due earlier."""
         # Of many requests, one after the other, only the first changes anything.
         if self._connection.liveness.pinged_at + PING_BUSY_S < self.alarm.due_at:
-            self.hurry()
-
-    def ask_clock(self) -> None:
-        """Have the peer tell its clock, if it was not asked a moment ago."""
-        now = self._mux.now()
-        if now - self._clock_asked_at >= ASK_CLOCK_S:
-            self._clock_asked_at = now
-            self._connection.ping(now)
-            self._mux.wake_writer()
             self.hurry()
 
     async def answers(self, within_s: float) -> bool:

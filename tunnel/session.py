@@ -183,12 +183,6 @@ class Session:
         return self._mux.peer_going_away
 
     @property
-    def peer_wall_clock_s(self) -> float | None:
-        """What the peer's wall clock says now, by WELCOME and PING; None where neither has told."""
-        offset_s = self._connection.peer_wall_offset_s
-        return None if offset_s is None else self._mux.now() + offset_s
-
-    @property
     def peer_name(self) -> str:
         return self._mux.transport.peer_name
 
@@ -319,11 +313,6 @@ class Session:
     def end(self, code: int, reason: str) -> None:
         """End the session now; the peer is told the code and the reason. Nothing happens when it is over."""
         self._mux.end(code, reason)
-
-    def ask_clock(self) -> None:
-        """Have the peer tell its wall clock again; a moment after it was asked before, nothing happens."""
-        if self._mux.ending is None:
-            self._mux.keepalive.ask_clock()
 
     async def answers(self, within_s: float) -> bool:
         """Ask the peer for a sign of life, and return whether any came within this long.

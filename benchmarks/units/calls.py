@@ -241,7 +241,7 @@ async def handle(case: Case, nursery: trio.Nursery) -> None:
         trail=case.trail,
         observe=lambda event: None,
     )
-    contexts = TokenContexts(session, lambda principal, now: "token", tuple)
+    contexts = TokenContexts(session, lambda principal: "token", tuple)
     relay = LiveRelay(
         case.cluster.id, "prod", "relay-7d9f-1", "boot", "hawse/0.1.0", "192.0.2.9", 0.0, session, contexts
     )

@@ -30,6 +30,7 @@ import trio
 import yaml
 
 from auth import tokens
+from auth.hubclock import HubClocks, issue_time
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.succession import TrustedKeys
@@ -38,11 +39,13 @@ from benchmarks.processes import free_port
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
 from proxy.head import RequestHead, ResponseHead
+from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
 from proxy.startup import settle
+from proxy.tunnelled import HUB_GROUP
 from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net import client_context, open_tls, server_context, wrap_server
 from tunnel.tcp import TCPListener, TCPStream
@@ -50,6 +53,7 @@ from tunnel.websocket import accept_websocket, dial_websocket
 
 HUB = "https://hub.example"
 CLUSTER_ID = "0193-c1"
+NONCE = "0123456789abcdef" * 2
 STREAMS = (1, 16, 64)
 WARM_S = 0.5
 RUN_S = 1.0
@@ -81,8 +85,17 @@ def be_the_hub(folder: Path, port: int, streams: int, path: str) -> None:
 async def _hub(folder: Path, port: int, streams: int, path: str) -> None:
     key = SigningKey.from_pem((folder / "hub.key").read_bytes())
     principal = Principal(agent_id="0193-a1", name="probe", org="acme", teams=("platform",))
+    now = time.time()
+    told = issue_time(key, issuer=HUB, cluster_id=CLUSTER_ID, nonce=NONCE, hub="hub-1", now=now)
     token = tokens.issue_relay(
-        key, issuer=HUB, cluster_id=CLUSTER_ID, principal=principal, session="s1", jti="j1", now=time.time()
+        key,
+        issuer=HUB,
+        cluster_id=CLUSTER_ID,
+        principal=principal,
+        session="s1",
+        jti="j1",
+        now=now,
+        nonce=NONCE,
     )
     answered = 0.0
     per_request, per_byte = (1, 0.0) if path == POD_PATH else (0, 1e-6)
@@ -115,6 +128,7 @@ async def _hub(folder: Path, port: int, streams: int, path: str) -> None:
             open_session(transport, Role.LISTENER, answer_hello=lambda _: Welcome()) as session,
             trio.open_nursery() as nursery,
         ):
+            session.add_context(HUB_GROUP, told.encode())
             context = session.add_context(1, token.encode())
             for _ in range(streams):
                 asked = RequestHead.of(HEAD.method, path.encode(), HEAD.headers)
@@ -231,13 +245,13 @@ async def open_relay(folder: Path, streams: int, path: str, calls: bool) -> Asyn
     with open_hub(folder, streams, path) as (port, hub):
         access = from_kubeconfig(folder / "kubeconfig")
         key = SigningKey.from_pem((folder / "hub.key").read_bytes())
-        keys = TrustedKeys(KeySet([key.public]), HUB)
+        hubs = HubClocks(TrustedKeys(KeySet([key.public]), HUB), HUB, CLUSTER_ID, CLOCK_BOUND_S)
         context = client_context((folder / "ca.pem").read_text())
         async with open_pool(access) as pool:
             tls = await open_tls("127.0.0.1", port, context)
             async with (
                 dial_websocket(tls, host="hub", target="/") as transport,
-                open_session(transport, Role.DIALER, hello=Hello()) as session,
+                open_session(transport, Role.DIALER, hello=Hello(nonce=NONCE)) as session,
                 trio.open_nursery() as nursery,
             ):
                 sent = [0]
@@ -255,9 +269,7 @@ async def open_relay(folder: Path, streams: int, path: str, calls: bool) -> Asyn
                 transport.send_nowait = counted_nowait  # type: ignore[method-assign]
 
                 async def answer_all() -> None:
-                    await serve_session(
-                        session, Upstream(pool), hub_keys=keys, issuer=HUB, cluster_id=CLUSTER_ID
-                    )
+                    await serve_session(session, Upstream(pool), hubs=hubs)
 
                 nursery.start_soon(answer_all)
                 settle()

@@ -9,6 +9,7 @@ it goes away: then the relay has dialled the new one for that reason, and the ol
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 
@@ -60,9 +61,9 @@ class LiveRelay:
         return RecordedRelay(self.instance, self.version)
 
     def announce_keys(self) -> None:
-        """Tell the relay of keys that the hub signs with since it was last told."""
+        """Tell the relay of keys that the hub signs with since it was last told, and of the hub's time."""
         with suppress(SessionClosed):
-            self.contexts.announce()
+            self.contexts.announce(time.time())
 
     @property
     def usable(self) -> bool:

@@ -13,6 +13,7 @@ import trio
 
 from audit.record import Event, Kind
 from audit.recorder import Recorder
+from auth.hubclock import issue_time
 from auth.jws import TokenError
 from auth.principal import Principal
 from auth.tokens import HelloClaims, issue_relay
@@ -31,6 +32,7 @@ from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.seen import SeenTokens
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import RelayContact, Store
+from proxy.hub.tokenclock import TokenClock
 from proxy.hub.trail import Trail
 from proxy.statement import Statement, StatementError
 from proxy.tunnelled import RELAY_GROUP
@@ -100,6 +102,8 @@ class RelayEndpoint:
     _farewell: Callable[[Session, int], None] | None = None
     """Said to each session once the hub goes, with how many have been told before."""
     _replaced: bool = False
+    clock: TokenClock = attrs.Factory(TokenClock)
+    """What relay tokens are dated by."""
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
     """Asked before a relay is authenticated."""
     _newly_told: dict[LiveRelay, None] = attrs.Factory(dict)
@@ -293,7 +297,7 @@ class RelayEndpoint:
         hello = session.peer
         assert isinstance(hello, Hello)
 
-        def mint(principal: Principal, now: float) -> str:
+        def mint(principal: Principal) -> str:
             return issue_relay(
                 self.keys().active,
                 issuer=self.config.public_url,
@@ -301,7 +305,18 @@ class RelayEndpoint:
                 principal=principal,
                 session=session.session_id,
                 jti=self.new_id(),
-                now=now,
+                now=self.clock(),
+                nonce=hello.nonce,
+            )
+
+        def tell_time() -> str:
+            return issue_time(
+                self.keys().active,
+                issuer=self.config.public_url,
+                cluster_id=cluster.id,
+                nonce=hello.nonce,
+                hub=self.boot,
+                now=self.clock(),
             )
 
         relay = LiveRelay(
@@ -313,10 +328,13 @@ class RelayEndpoint:
             address,
             time.time(),
             session,
-            TokenContexts(session, mint, lambda: self.keys().succession),
+            # A relay from before nonces would take it for a statement about a key, and doubt it.
+            TokenContexts(session, mint, lambda: self.keys().succession, tell_time if hello.nonce else None),
             claims.kid,
         )
         event = partial(self._event, relay)
+        # A relay that knows no time yet refuses what comes.
+        relay.announce_keys()
         try:
             relay.statement = _read_statement(hello.statement)
             session.on_context(partial(self._hear, relay))
@@ -333,6 +351,7 @@ class RelayEndpoint:
                     self._farewell(session, 0)
                 _log.info("relay %s of cluster %s is here, from %s", relay.instance, cluster.name, address)
                 self.recorder.complete(event(Kind.RELAY_CONNECTED))
+                # What has changed while others were asked whether they are there.
                 relay.announce_keys()
                 # What stands when this task is cancelled, or fails.
                 reason = "ended by the hub"

@@ -20,6 +20,7 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     key = "tls.key"
     [tunnel]
     resume = true                         # whether a session goes on when its connection is lost
+    clock_bound_s = 900                   # how far the hub's clock may differ from this machine's
     [health]
     listen = "[::]:8080"
     [stop]
@@ -61,6 +62,12 @@ STOP_GRACE_MAX_S = 3600
 # 4,000 open calls in direct mode, 8,000 in tunnel mode. Of the 512 MiB that the manifests give it, the others
 # are for the process itself (70), and for what is counted late or not at all (PROTOCOL.md, "Memory").
 MEMORY_MIB = 320
+# A machine that boots with a wrong clock is within it until NTP answers, and a retired signing key is refused
+# as much later at most. Below the least, clocks that nobody disciplines would be refused within months; above
+# the most, it bounds nothing.
+CLOCK_BOUND_S = 900
+CLOCK_BOUND_MIN_S = 60
+CLOCK_BOUND_MAX_S = 86_400
 _INSTANCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9])?")
 _CLUSTER_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _Value = TypeVar("_Value")
@@ -92,6 +99,8 @@ class TunnelConfig:
 
     resume: bool = True
     """Whether a session whose connection is lost goes on over the next one."""
+    clock_bound_s: int = CLOCK_BOUND_S
+    """How far the hub's clock may differ from this machine's, either way."""
 
 
 @attrs.frozen
@@ -160,6 +169,7 @@ class RelayConfig:
     memory_bytes: int = MEMORY_MIB * MIB
     stop_grace_s: float = STOP_GRACE_S
     resume: bool = True
+    clock_bound_s: float = CLOCK_BOUND_S
 
 
 def default_instance() -> str:
@@ -198,6 +208,8 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         faults.append(f"memory_mib: {fault}")
     if not 0 <= stated.stop.grace_s <= STOP_GRACE_MAX_S:
         faults.append(f"stop.grace_s: expected 0 to {STOP_GRACE_MAX_S}")
+    if not CLOCK_BOUND_MIN_S <= stated.tunnel.clock_bound_s <= CLOCK_BOUND_MAX_S:
+        faults.append(f"tunnel.clock_bound_s: expected {CLOCK_BOUND_MIN_S} to {CLOCK_BOUND_MAX_S}")
     fault = fault_of_hub_url(stated.hub.url)
     if fault is not None:
         faults.append(f"hub.url: {fault}")
@@ -218,6 +230,7 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         memory_bytes=stated.memory_mib * MIB,
         stop_grace_s=stated.stop.grace_s,
         resume=stated.tunnel.resume,
+        clock_bound_s=stated.tunnel.clock_bound_s,
     )
 
 

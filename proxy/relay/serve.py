@@ -11,6 +11,7 @@ go on for the configured grace; then, or at a second SIGTERM, it is cut.
 from __future__ import annotations
 
 import logging
+import secrets
 import signal
 import time
 import uuid
@@ -21,6 +22,7 @@ from importlib.metadata import version
 import attrs
 import trio
 
+from auth.hubclock import HubClocks
 from auth.hubtime import seconds_of
 from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
@@ -46,7 +48,7 @@ from proxy.signals import stop_signals
 from proxy.startup import settle
 from proxy.statement import Statement
 from proxy.watched import tell_of_the_end, watch_certificate
-from tunnel import RESUME, CloseCode, Hello, Memory, Session
+from tunnel import NONCE_BYTES, RESUME, CloseCode, Hello, Memory, Session
 from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
 from tunnel.net import client_context
@@ -66,6 +68,8 @@ class State:
     probe: Probe
     sessions: list[Session] = attrs.Factory(list)
     """The current one, and those that the hub said GOAWAY in, while they go on."""
+    trusted: list[Session] = attrs.Factory(list)
+    """Those of them in which the hub's time is known: in others no request is served."""
     dialing: trio.CancelScope = attrs.Factory(trio.CancelScope)
     """Cancelled, no other session is dialled."""
     accepting: trio.CancelScope | None = None
@@ -81,7 +85,7 @@ class State:
         """
         if self.stopping:
             return "the relay is stopping"
-        if self.accepting is None and all(session.closed or session.detached for session in self.sessions):
+        if self.accepting is None and all(session.closed or session.detached for session in self.trusted):
             return "no hub"
         return "" if self.probe.answers else "the API server does not answer"
 
@@ -160,6 +164,7 @@ def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: 
             cluster=config.cluster_id,
             instance=config.instance,
             boot_id=boot_id,
+            nonce=secrets.token_hex(NONCE_BYTES),
             software=software,
             features=(RESUME,) if config.resume else (),
             statement=str(probe.statement),
@@ -185,6 +190,7 @@ def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: 
 async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstream, state: State) -> None:
     """Dial the hub, and serve what comes by the tunnel, forever."""
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
+    hubs = HubClocks(hub_keys, config.hub_url, config.cluster_id, config.clock_bound_s)
     stated: dict[Session, Stated] = {}
 
     def tell(statement: Statement) -> None:
@@ -197,16 +203,12 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
         # It may have changed since the hello was written.
         stated[session].tell(state.probe.statement)
         try:
-            await serve_session(
-                session,
-                upstream,
-                hub_keys=hub_keys,
-                issuer=config.hub_url,
-                cluster_id=config.cluster_id,
-            )
+            await serve_session(session, upstream, hubs=hubs, trusted=partial(state.trusted.append, session))
         finally:
             del stated[session]
             state.sessions.remove(session)
+            if session in state.trusted:
+                state.trusted.remove(session)
 
     # A hub that knows from the hello which cluster this is refuses another one before it sends anything.
     await state.probe.looked.wait()

@@ -14,7 +14,8 @@ from contextlib import suppress
 
 import trio
 
-from auth.succession import TrustedKeys
+from auth.hubclock import HubClocks, SessionClock, is_time
+from auth.jws import TokenError
 from proxy.exchange import StreamCode
 from proxy.head import LONG_HEAD_BYTES, HeadError, RequestHead
 from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
@@ -22,33 +23,66 @@ from proxy.relay.exchange import Call, Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.statement import Statement
+from proxy.steady import steady_s
 from proxy.tunnelled import HUB_GROUP, RELAY_GROUP, TunnelInbound
-from tunnel import Context, Hello, Session, SessionClosed, Stream
+from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream
 from tunnel.parking import ParkingSpot
 from tunnel.stream import StreamReset
 from tunnel.turns import turns
 
+# A hub signs its time as it answers HELLO. What was held up for so long is not taken for the present.
+FIRST_TIME_S = 10.0
+
 
 async def serve_session(
-    session: Session, upstream: Upstream, *, hub_keys: TrustedKeys, issuer: str, cluster_id: str
+    session: Session, upstream: Upstream, *, hubs: HubClocks, trusted: Callable[[], None] = lambda: None
 ) -> None:
-    """Serve the hub's streams until the session ends; a fault in one reaches no other."""
+    """Serve the hub's streams until the session ends; a fault in one reaches no other.
 
-    def hub_clock() -> float:
-        # From WELCOME and PING, which TLS vouches for; a relay works whose own clock is wrong, or is set.
-        hub_s = session.peer_wall_clock_s
-        return time.time() if hub_s is None else hub_s
-
-    # The hub answers before it tries a refused request again, under a new token.
-    verifier = Verifier(hub_keys, issuer, cluster_id, hub_clock, session.ask_clock)
+    A hub that does not sign its time for this session, or whose clock differs by too much, is refused: the
+    session is ended. `trusted` is called once the hub's time is known, and so its tokens can count.
+    """
+    hello = session.local
+    assert isinstance(hello, Hello)
+    clock = SessionClock(hubs, hello.nonce)
+    verifier = Verifier(
+        hubs.keys, hubs.issuer, hubs.cluster_id, lambda: clock.at(time.time(), steady_s()), hello.nonce
+    )
+    known = trio.Event()
+    fault = (
+        f"the hub has signed no time within {FIRST_TIME_S:.0f} s: it is older than this relay: "
+        "upgrade the hub first"
+    )
 
     def learn(context: Context) -> None:
-        if context.group == HUB_GROUP:
-            verifier.learn([context.payload.decode("ascii", "replace")])
+        nonlocal fault
+        if context.group != HUB_GROUP:
+            return
+        statement = context.payload.decode("ascii", "replace")
+        if not is_time(statement):
+            verifier.learn([statement])
+            return
+        try:
+            clock.hear(statement, own_s=time.time(), steady_s=steady_s())
+        except TokenError as error:
+            if clock.known:
+                verifier.doubt(f"the hub's time is not believed: {error.reason}")
+                return
+            fault = error.reason
+        known.set()
+
+    async def expect_time() -> None:
+        with trio.move_on_after(FIRST_TIME_S):
+            await known.wait()
+        if clock.known:
+            trusted()
+        else:
+            session.end(CloseCode.AUTH, fault)
 
     # Before any stream, which may come under a token by a key that is learned from one of these.
     session.on_context(learn)
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(expect_time)
         server = SessionServer(upstream, verifier, nursery)
         nursery.start_soon(server.run_due)
         if upstream.readiness is not None:

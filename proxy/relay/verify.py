@@ -4,8 +4,10 @@ The hub's word counts by the keys that were pinned when the cluster was enrolled
 named as their successors (auth/succession.py). No key is ever fetched.
 
 In tunnel mode the hub says a token once as a CONTEXT of the session and each request names it, so the
-verified claims stay in the context's own slot. In direct mode each request carries the token, and a table by
-its hash keeps the 130 µs of a verification from being paid a hundred times a second.
+verified claims stay in the context's own slot. It counts in the session of its nonce alone, by the hub's
+clock (auth/hubclock.py). In direct mode each request carries the token, and a table by its hash keeps the
+130 µs of a verification from being paid a hundred times a second. It has no nonce, and counts by the relay's
+own clock.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from tunnel.loglimit import LogLimit
 
 log = logging.getLogger("hawse.relay")
 
-# Both clocks of direct mode, and what is left of the hub's clock as a tunnel tells it.
+# Both clocks of direct mode, and what the hub's clock as a tunnel tells it may be late by.
 LEEWAY_S = DEFAULT_LEEWAY_S
 # One entry an agent and minute; the hub's own limit of agents on a session is half of it.
 CACHED_TOKENS_MAX = 4096
@@ -50,16 +52,17 @@ def refusal(code: StreamCode, reason: str) -> Refused:
 
 @attrs.define(eq=False)
 class Verifier:
-    """Verifies the hub's tokens for this cluster; `hub_clock` is the hub's time as far as it is known.
+    """Verifies the hub's tokens for this cluster.
 
-    `ask_clock` is called when that and a token's times do not fit: the hub's clock may have been set.
+    `hub_clock` is the time that they count by, and raises TokenError where no time is known that may count.
     """
 
     keys: TrustedKeys
     issuer: str
     cluster_id: str
     hub_clock: Callable[[], float]
-    ask_clock: Callable[[], None] = lambda: None
+    nonce: str = ""
+    """The session's; "" in direct mode."""
     _doubts: LogLimit = attrs.field(factory=lambda: LogLimit(log), init=False, repr=False)
     _cache: OrderedDict[bytes, RelayClaims] = attrs.field(factory=OrderedDict, init=False, repr=False)
 
@@ -73,8 +76,11 @@ class Verifier:
                 if self.keys.learn(statement):
                     log.warning("the hub has changed its signing key, as a key that is trusted here says")
         except TokenError as error:
-            message = f"a change of the hub's signing key is not believed: {error.reason}"
-            self._doubts.warning(message, trio.current_time())
+            self.doubt(f"a change of the hub's signing key is not believed: {error.reason}")
+
+    def doubt(self, message: str) -> None:
+        """Log what the hub has said and is not believed."""
+        self._doubts.warning(message, trio.current_time())
 
     def of_context(self, context: Context) -> RelayClaims:
         """The claims of a tunnel's context; raises Refused(UNAUTHENTICATED).
@@ -109,16 +115,17 @@ class Verifier:
                 issuer=self.issuer,
                 cluster_id=self.cluster_id,
                 now=now,
+                nonce=self.nonce,
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:
-            if error.skew_s is not None:
-                self.ask_clock()
             raise refusal(StreamCode.UNAUTHENTICATED, error.reason) from error
 
     def _fresh(self, claims: RelayClaims) -> RelayClaims:
-        late = self.hub_clock() - claims.expires_at
+        try:
+            late = self.hub_clock() - claims.expires_at
+        except TokenError as error:
+            raise refusal(StreamCode.UNAUTHENTICATED, error.reason) from error
         if late >= LEEWAY_S:
-            self.ask_clock()
             raise refusal(StreamCode.UNAUTHENTICATED, f"the token expired {late:.0f} s ago")
         return claims

@@ -179,6 +179,10 @@ class Link:
         path = str(certificate) if certificate is not None else None
         self._ask("answer", data=encoded, certificate=path, hold=hold, for_s=for_s)
 
+    def lead_to(self, target: int) -> None:
+        """Pass new connections on to another loopback port."""
+        self._ask("lead", to=target)
+
     def accept(self) -> None:
         """Neither refuse nor answer any more."""
         self._ask("accept")

@@ -42,6 +42,7 @@ class Commands:
     def _named(self, name: str) -> Callable[[_Command], object]:
         commands: dict[str, Callable[[_Command], object]] = {
             "open": self._open,
+            "lead": self._lead,
             "shape": self._shape,
             "stall": self._stall,
             "cut": self._cut,
@@ -60,6 +61,10 @@ class Commands:
             _text(command, "link"), _number(command, "to"), _number(command, "buffer")
         )
         return {"port": link.port}
+
+    def _lead(self, command: _Command) -> object:
+        self._link(command).target = _number(command, "to")
+        return {}
 
     def _shape(self, command: _Command) -> object:
         link = self._link(command)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 import trio
@@ -137,41 +136,6 @@ async def test_a_peer_that_went_without_a_word_and_does_not_come_back_is_given_u
         assert trio.current_time() - heard_at == pytest.approx(60, abs=0.1)
 
 
-async def test_a_wall_clock_that_was_set_is_told_by_the_next_ping(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wall_clock = time.time
-    async with open_pair() as pair:
-        await trio.sleep(1)
-        monkeypatch.setattr(time, "time", lambda: wall_clock() + 3600)
-        await trio.sleep(60)
-        assert pair.listener.peer_wall_clock_s == pytest.approx(wall_clock() + 3600, abs=60)
-        assert pair.dialer.peer_wall_clock_s == pytest.approx(wall_clock() + 3600, abs=60)
-
-
-async def test_a_wall_clock_that_was_set_is_told_at_once_when_it_is_asked_for(
-    autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wall_clock = time.time
-    async with open_pair() as pair:
-        await trio.sleep(1)
-        monkeypatch.setattr(time, "time", lambda: wall_clock() + 3600)
-        pair.dialer.ask_clock()
-        await wait_all_tasks_blocked()
-        assert pair.dialer.peer_wall_clock_s == pytest.approx(wall_clock() + 3600, abs=60)
-
-
-async def test_who_asks_for_the_clock_all_the_time_does_not_break_the_protocol(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with open_pair() as pair:
-        for _ in range(1000):
-            pair.dialer.ask_clock()
-            await trio.sleep(0.01)
-        assert not pair.dialer.closed
-    pair.dialer.ask_clock()
-
-
 # --- when it is asked ---
 
 
@@ -243,19 +207,15 @@ async def test_a_peer_that_is_asked_by_very_many_stays_and_answers_each_of_them(
         assert not pair.dialer.closed
 
 
-@pytest.mark.parametrize("ask", ["answers", "ask_clock"])
 async def test_whoever_asks_an_idle_peer_that_is_gone_finds_that_out_in_ten_seconds(
-    ask: str, autojump_clock: trio.testing.MockClock
+    autojump_clock: trio.testing.MockClock,
 ) -> None:
     """The next thing to be due, a PING at 50 s, would be later than that."""
     async with open_pair() as pair:
         await trio.sleep(37)
         pair.wire.unplugged = True
         began = trio.current_time()
-        if ask == "answers":
-            assert not await pair.listener.answers(2)
-        else:
-            pair.listener.ask_clock()
+        assert not await pair.listener.answers(2)
         assert "nothing came from the peer" in await pair.listener.wait_closed()
         assert trio.current_time() - began == pytest.approx(10, abs=0.001)
 

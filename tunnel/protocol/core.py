@@ -90,9 +90,6 @@ class Core:
     """How long the session outlives its transport, from the last byte received; 0: it does not."""
     detached_at: float = attrs.field(init=False, default=math.inf)
     """Not while a transport is there."""
-    peer_wall_offset_s: float | None = attrs.field(init=False, default=None)
-    """What to add to `now` for the peer's wall clock, as far as the peer has told it. Our own one has no part
-    in it: that may be set while the session lives."""
     on_eviction: Callable[[], None] = attrs.field(init=False, default=_nobody_cares)
     """Called when a stream was evicted, which another session's need may bring about at any moment."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 import struct
 from typing import Final, TypeGuard
 
@@ -71,11 +72,14 @@ REASON_BYTES_MAX: Final = 200
 GREETING_BYTES_MAX: Final = 16 * 1024
 # Of a text in it: the longest is a pod's name, of 253. It is in logs, lists and headers, again and again.
 TEXT_CHARACTERS_MAX: Final = 256
+# Drawn at random, no two are ever the same.
+NONCE_BYTES: Final = 16
 STREAMS_MAX: Final = 16_384
 VERSIONS: Final = (1,)
 # The feature of HELLO and WELCOME: a session may go on over another transport.
 RESUME: Final = "resume"
 
+_NONCE = re.compile(rf"(?:[0-9a-f]{{{2 * NONCE_BYTES}}})?")
 _OPEN = struct.Struct(">BBHIIII")
 _HEAD = struct.Struct(">BBHIII")
 # What stands before the part of the head in an OPEN and a HEAD, their header included.
@@ -260,6 +264,8 @@ class Hello:
     cluster: str = ""
     instance: str = ""
     boot_id: str = ""
+    nonce: str = ""
+    """The session's: new for each, the same through its resumptions. Its meaning is the owner's business."""
     software: str = ""
     statement: str = ""
     """What the dialer states of itself, for whoever uses the tunnel; opaque to it."""
@@ -298,6 +304,7 @@ def hello(value: Hello) -> bytes:
         "cluster": value.cluster,
         "instance": value.instance,
         "boot_id": value.boot_id,
+        "nonce": value.nonce,
         "software": value.software,
         "statement": value.statement,
     }
@@ -344,6 +351,7 @@ def decode_hello(payload: bytes) -> Hello:
         cluster=fields.text("cluster"),
         instance=fields.text("instance"),
         boot_id=fields.text("boot_id"),
+        nonce=fields.nonce(),
         software=fields.text("software"),
         statement=fields.text("statement"),
         resume=None
@@ -422,6 +430,12 @@ class _Fields:
             raise RemoteProtocolError(
                 f"the greeting's {name} is not printable ASCII of at most {TEXT_CHARACTERS_MAX} characters"
             )
+        return value
+
+    def nonce(self) -> str:
+        value = self.text("nonce")
+        if _NONCE.fullmatch(value) is None:
+            raise RemoteProtocolError(f"the greeting's nonce is not {NONCE_BYTES} bytes in lower hexadecimal")
         return value
 
     def flag(self, name: str) -> bool:

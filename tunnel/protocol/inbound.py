@@ -154,8 +154,6 @@ class Inbound:
             if welcome.version not in frames.VERSIONS:
                 raise RemoteProtocolError(f"the peer chose version {welcome.version}, which was not offered")
             self._core.settle(welcome)
-            if welcome.server_time_ms:
-                self._core.peer_wall_offset_s = welcome.server_time_ms / 1000 - now
             self._core.happened.append(events.WelcomeReceived(welcome))
 
     def _attach(self, welcome: Welcome, now: float) -> None:
@@ -175,8 +173,6 @@ class Inbound:
                 CloseCode.RESUME_UNKNOWN,
             )
         core.attach(welcome.last_rx, welcome.next_tx, now)
-        if welcome.server_time_ms:
-            core.peer_wall_offset_s = welcome.server_time_ms / 1000 - now
         core.happened.append(events.WelcomeReceived(welcome))
 
     # --- frames of streams ---
@@ -412,7 +408,8 @@ class Inbound:
                 core.peer_resets -= 1
 
     def _on_ping(self, flags: int, payload: bytes, now: float) -> None:
-        opaque, received, clock_ms = frames.decode_ping(payload)
+        # Nobody has signed the clock that it tells, so it counts for nothing here.
+        opaque, received, _ = frames.decode_ping(payload)
         self._acknowledged(received, now)
         if not flags & frames.ACK_FLAG:
             if not self._ping_rate.allows(now):
@@ -422,7 +419,6 @@ class Inbound:
         took_s = self._core.round_trips.answered(opaque, now)
         if took_s is not None:
             self._core.flight.answered(took_s)
-            self._core.peer_wall_offset_s = clock_ms / 1000 + took_s / 2 - now
 
     def _on_goaway(self, flags: int, payload: bytes, now: float) -> None:
         last_id, code, drain_ms, retry_after_ms, reason = frames.decode_goaway(payload)

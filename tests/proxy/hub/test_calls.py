@@ -256,7 +256,7 @@ async def relay_of(bench: Bench, instance: str = "relay-1") -> AsyncIterator[Ses
     cluster = bench.directory.current.clusters_by_name["prod"]
     minted = iter(range(100))
 
-    def mint(principal: Principal, now: float) -> str:
+    def mint(principal: Principal) -> str:
         return f"token-{next(minted)}"
 
     async with session_pair() as (hub, relay):

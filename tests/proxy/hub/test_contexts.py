@@ -21,7 +21,7 @@ class Mint:
 
     count: int = 0
 
-    def __call__(self, principal: Principal, now: float) -> str:
+    def __call__(self, principal: Principal) -> str:
         self.count += 1
         return f"{principal.name}-{self.count}"
 
@@ -95,14 +95,14 @@ async def test_a_relay_hears_of_a_key_before_the_first_token_by_it() -> None:
         heard: list[tuple[int, bytes]] = []
         succession: tuple[str, ...] = ("first",)
         table = TokenContexts(hub, Mint(), lambda: succession)
-        table.announce()
+        table.announce(0.0)
         relay.on_context(lambda context: heard.append((context.group, bytes(context.payload))))
         await accepted_payload(hub, relay, table.context_for(ANN, now=0.0).index)
         succession = ("first", "second")
         await accepted_payload(hub, relay, table.context_for(BOB, now=0.0).index)
         # Long after, the oldest is forgotten: nothing is said twice.
         succession = ("second", "third")
-        table.announce()
+        table.announce(0.0)
         await accepted_payload(hub, relay, table.context_for(ANN, now=1.0).index)
         assert heard == [
             (HUB_GROUP, b"first"),

@@ -29,7 +29,7 @@ class Cluster:
         """One that has dialled, and is not in yet."""
         pair = await self.stack.enter_async_context(open_pair())
         session = pair.listener
-        contexts = TokenContexts(session, lambda principal, now: "token", tuple)
+        contexts = TokenContexts(session, lambda principal: "token", tuple)
         live = LiveRelay(cluster, "prod", instance, boot, "1", "192.0.2.1", 0.0, session, contexts)
         self.pairs[live] = pair
         return live

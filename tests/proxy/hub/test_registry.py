@@ -18,7 +18,7 @@ from tunnel import Session, StreamCode
 
 
 def live(session: Session, instance: str = "relay-1", cluster: str = "c1") -> LiveRelay:
-    contexts = TokenContexts(session, lambda principal, now: "token", tuple)
+    contexts = TokenContexts(session, lambda principal: "token", tuple)
     return LiveRelay(cluster, "prod", instance, "boot", "1", "192.0.2.1", 0.0, session, contexts)
 
 

@@ -25,7 +25,7 @@ from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Call, Upstream
 from proxy.relay.pool import Exchange, Pool, open_pool
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
-from tests.proxy.relay.ways import CLUSTER_ID, HUB, Answer, TunnelWay, inner, token, trusting
+from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_time, token
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, Stream, StreamReset, Welcome, memory_transport_pair, open_session
@@ -101,15 +101,14 @@ async def rig(script: Script, folder: Path) -> AsyncIterator[Rig]:
         upstream, serving = Upstream(pool), trio.CancelScope()
 
         async def run_relay() -> None:
-            async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
+            async with open_session(at_relay, Role.DIALER, hello=Hello(nonce=NONCE)) as session:
                 with serving:
-                    await tunnelled.serve_session(
-                        session, upstream, hub_keys=trusting(), issuer=HUB, cluster_id=CLUSTER_ID
-                    )
+                    await tunnelled.serve_session(session, upstream, hubs=hubs())
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_relay)
             async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
+                tell_time(session)
                 trio.lowlevel.add_instrument(tasks)
                 try:
                     yield Rig(TunnelWay(session), server, pool, upstream, serving, tasks)
@@ -766,7 +765,9 @@ async def test_the_end_of_the_service_cuts_what_is_awaited(how: str, tmp_path: P
     async with rig(script, tmp_path) as relay:
         await relay.warm()
         stream = relay.way.session.open_stream(
-            inner(TARGET).encode(), context=relay.way.session.add_context(1, token().encode()), eof=True
+            inner(TARGET).encode(),
+            context=relay.way.session.add_context(1, token().in_tunnel.encode()),
+            eof=True,
         )
         await trio.testing.wait_all_tasks_blocked(0.005)
         assert relay.tasks.names == []
@@ -815,7 +816,7 @@ async def test_the_end_of_the_service_leaves_no_call_that_was_just_sent(
         monkeypatch.setattr(tunnelled.SessionServer, "leave", leave_first)
         monkeypatch.setattr(Exchange, "abandon", abandon_after)
         session = relay.way.session
-        context = session.add_context(1, token().encode())
+        context = session.add_context(1, token().in_tunnel.encode())
         # The second has no kept connection to go on.
         for _ in range(2):
             session.open_stream(inner(TARGET).encode(), context=context, eof=True)
@@ -878,7 +879,7 @@ async def test_an_answer_leaves_where_it_was_noticed(tmp_path: Path, monkeypatch
 def long_heads(relay: Rig, count: int) -> list[Stream]:
     """Open streams with long heads, which come in one message."""
     session = relay.way.session
-    context = session.add_context(1, token().encode())
+    context = session.add_context(1, token().in_tunnel.encode())
     head = inner(TARGET, (b"accept", b"a" * LONG_HEAD_BYTES)).encode()
     return [session.open_stream(head, context=context, eof=True) for _ in range(count)]
 

@@ -32,8 +32,19 @@ from proxy.watched import FileError
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, running
 from tests.proxy.relay.test_health import ask as probe
-from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, TunnelWay, inner, token, trusting
-from tunnel import Role, Session, Welcome, open_session
+from tests.proxy.relay.ways import (
+    CLUSTER_ID,
+    HUB,
+    KEY,
+    PROBE,
+    DirectWay,
+    TunnelWay,
+    inner,
+    tell_time,
+    token,
+    trusting,
+)
+from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net import server_context, wrap_server
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 from tunnel.websocket import HUB_TIME_HEADER, accept_websocket
@@ -93,6 +104,7 @@ async def running_hub(folder: Path) -> AsyncIterator[Hub]:
                 async with open_session(
                     transport, Role.LISTENER, answer_hello=lambda _: Welcome(session_id="s")
                 ) as session:
+                    tell_time(session, issuer=hub.url)
                     await send.send(session)
                     await session.wait_closed()
         except trio.BrokenResourceError:
@@ -164,10 +176,18 @@ async def answer_ok(connection: Connection) -> None:
         await connection.send(OK)
 
 
-def relay_token(hub: Hub) -> str:
+def relay_token(hub: Hub, session: Session) -> str:
     """A token by the hub's own name, which has the port that the system gave it."""
+    assert isinstance(session.peer, Hello)
     return tokens.issue_relay(
-        KEY, issuer=hub.url, cluster_id=CLUSTER_ID, principal=PROBE, session="s", jti="j", now=time.time()
+        KEY,
+        issuer=hub.url,
+        cluster_id=CLUSTER_ID,
+        principal=PROBE,
+        session="s",
+        jti="j",
+        now=time.time(),
+        nonce=session.peer.nonce,
     )
 
 
@@ -184,7 +204,7 @@ async def test_tunnel_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: py
             assert (claims.cluster_id, claims.instance, claims.hub_time) == (CLUSTER_ID, "relay-0", "")
             assert getattr(session.peer, "instance", "") == "relay-0"
             assert getattr(session.peer, "cluster", "") == CLUSTER_ID
-            answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+            answer = await TunnelWay(session).ask(inner(), token=relay_token(hub, session))
             assert (answer.status, answer.body) == (200, b"ok")
             os.kill(os.getpid(), signal.SIGTERM)
             with trio.fail_after(5):
@@ -212,7 +232,7 @@ async def test_sigterm_lets_what_is_under_way_finish_and_takes_nothing_new(
             session = await hub.sessions.receive()
 
             async def ask() -> None:
-                answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+                answer = await TunnelWay(session).ask(inner(), token=relay_token(hub, session))
                 assert answer.body == b"ok"
 
             nursery.start_soon(ask)
@@ -247,7 +267,7 @@ async def test_sigterm_lets_an_answer_arrive_whose_last_bytes_wait_for_the_hub(
             way = TunnelDial(RELAY_KEY, hub.ca_pem)
             nursery.start_soon(run_relay, config(way, hub.url, health=health))
             session = await hub.sessions.receive()
-            context = session.add_context(1, relay_token(hub).encode())
+            context = session.add_context(1, relay_token(hub, session).encode())
             async with session.open_stream(inner().encode(), context=context, eof=True) as stream:
                 await stream.receive_head()
 
@@ -287,7 +307,7 @@ async def test_what_does_not_end_is_cut_when_the_grace_is_over_or_by_a_second_si
                 session = await hub.sessions.receive()
 
                 async def ask() -> None:
-                    answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+                    answer = await TunnelWay(session).ask(inner(), token=relay_token(hub, session))
                     assert answer.failure is not None
 
                 nursery.start_soon(ask)
@@ -327,7 +347,7 @@ async def test_a_hub_that_goes_away_is_dialled_anew_while_the_old_tunnel_carries
 
                 async def ask_slowly() -> None:
                     slow = inner(target=b"/api/v1/namespaces/slow/pods")
-                    answer = await TunnelWay(old).ask(slow, token=relay_token(hub))
+                    answer = await TunnelWay(old).ask(slow, token=relay_token(hub, old))
                     assert answer.body == b"ok"
 
                 nursery.start_soon(ask_slowly)
@@ -336,7 +356,7 @@ async def test_a_hub_that_goes_away_is_dialled_anew_while_the_old_tunnel_carries
                 new = await hub.sessions.receive()
                 # What is new goes either way, until the old hub has closed its tunnel.
                 for session in (new, old):
-                    answer = await TunnelWay(session).ask(inner(), token=relay_token(hub))
+                    answer = await TunnelWay(session).ask(inner(), token=relay_token(hub, session))
                     assert answer.body == b"ok"
                 assert await ready(health)
                 assert not old.closed

@@ -1,22 +1,49 @@
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
+from auth import tokens
+from auth.keys import SigningKey
 from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead
 from proxy.relay import tunnelled
+from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
 from proxy.tunnelled import TunnelOutbound
 from tests.proxy.relay.apiserver import OK, Connection, running
-from tests.proxy.relay.ways import CLUSTER_ID, HUB, inner, token, trusting, tunnel_way
-from tunnel import Hello, Role, Session, StreamReset, Welcome, memory_transport_pair, open_session
+from tests.proxy.relay.ways import (
+    CLUSTER_ID,
+    HUB,
+    KEY,
+    NONCE,
+    PROBE,
+    hubs,
+    inner,
+    tell_time,
+    token,
+    tunnel_way,
+)
+from tunnel import (
+    Hello,
+    Role,
+    Session,
+    SessionClosed,
+    StreamReset,
+    Welcome,
+    memory_transport_pair,
+    open_session,
+)
 
 
 async def answer_ok(connection: Connection) -> None:
@@ -29,44 +56,158 @@ async def hang(connection: Connection) -> None:
         pass
 
 
+# A time is signed in whole seconds.
+BEHIND = "the hub's clock is 93[01] s behind this relay's, more than the 900 s"
+AHEAD = "the hub's clock is 9(30|29) s ahead of this relay's, more than the 900 s"
+
+
+def set_own_clock(monkeypatch: pytest.MonkeyPatch, ahead_s: float) -> None:
+    """Set the relay's clock and leave the hub's alone, though both are in this process."""
+    monkeypatch.setattr(tunnelled, "time", SimpleNamespace(time=lambda: time.time() + ahead_s))
+
+
+@pytest.mark.parametrize("ahead_s", [-600, -90, 90, 600])
 async def test_a_relay_whose_clock_is_wrong_goes_by_the_hubs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    set_own_clock(monkeypatch, ahead_s)
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
+        assert (await way.ask(inner())).status == 200
+        # Its own clock is put right, or wrong in another way.
+        set_own_clock(monkeypatch, -ahead_s)
+        assert (await way.ask(inner())).status == 200
+
+
+async def test_a_clock_that_differs_by_more_than_the_bound_ends_what_is_new_and_names_the_offset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
         stamped = token()
-        real, behind_s = time.time, 90
-        monkeypatch.setattr("proxy.relay.tunnelled.time.time", lambda: real() - behind_s)
-        with monkeypatch.context() as untold:
-            untold.setattr(Session, "peer_wall_clock_s", None)
-            answer = await way.ask(inner(), token=stamped)
-            assert answer.failure is not None
-            assert "in the future" in answer.failure.reason
-        monkeypatch.setattr(Session, "peer_wall_clock_s", property(lambda _: real()))
         assert (await way.ask(inner(), token=stamped)).status == 200
-        # Its own clock is put right, or wrong in another way.
-        behind_s = -300
-        assert (await way.ask(inner(), token=stamped)).status == 200
-
-
-@pytest.mark.parametrize("set_by_s", [3600, -3600])
-async def test_a_hub_whose_clock_was_set_is_refused_once_at_most(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_by_s: int
-) -> None:
-    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
-        assert (await way.ask(inner(), token=token())).status == 200
-        real = time.time
-        monkeypatch.setattr(time, "time", lambda: real() + set_by_s)
-        stamped = token()
+        # As of a machine that was suspended: the tokens of before are none of now.
+        set_own_clock(monkeypatch, CLOCK_BOUND_S + 30)
         answer = await way.ask(inner(), token=stamped)
         assert answer.failure is not None
         assert answer.failure.code is StreamCode.UNAUTHENTICATED
+        assert re.search(BEHIND, answer.failure.reason), answer.failure.reason
+        set_own_clock(monkeypatch, 0)
         assert (await way.ask(inner(), token=stamped)).status == 200
+
+
+@pytest.mark.parametrize("ahead_s", [-CLOCK_BOUND_S - 30, CLOCK_BOUND_S + 30])
+async def test_a_session_is_refused_whose_hub_has_another_clock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    set_own_clock(monkeypatch, ahead_s)
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
+        with trio.fail_after(5):
+            reason = await way.session.wait_closed()
+        assert re.search(BEHIND if ahead_s > 0 else AHEAD, reason), reason
+        assert "set the clock that is wrong" in reason
+
+
+async def test_a_hub_that_signs_no_time_is_refused_and_is_to_be_upgraded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnelled, "FIRST_TIME_S", 0.5)
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access, timed=False) as way:
+        answer = await way.ask(inner())
+        assert answer.failure is not None
+        assert (answer.failure.code, answer.failure.processed) == (StreamCode.UNAUTHENTICATED, Processed.NO)
+        assert "upgrade the hub first" in answer.failure.reason
+        with trio.fail_after(5):
+            assert "upgrade the hub first" in await way.session.wait_closed()
+        assert server.received == b""
+
+
+async def test_a_time_that_was_held_up_is_not_taken_for_the_present(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnelled, "FIRST_TIME_S", 0.5)
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access, timed=False) as way:
+        held_up = time.time()
+        with trio.fail_after(5):
+            await way.session.wait_closed()
+        with pytest.raises(SessionClosed):
+            tell_time(way.session, now=held_up)
+
+
+async def test_a_session_is_trusted_once_the_hub_has_signed_its_time(tmp_path: Path) -> None:
+    trusted = trio.Event()
+    async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
+        async with served(Upstream(pool), timed=False, trusted=trusted.set) as (session, serving):
+            tell_time(session, nonce="f" * 32)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not trusted.is_set()
+            serving.cancel()
+        async with served(Upstream(pool), timed=False, trusted=trusted.set) as (session, serving):
+            tell_time(session)
+            with trio.fail_after(2):
+                await trusted.wait()
+            serving.cancel()
+
+
+async def test_a_hub_whose_clock_is_set_ahead_tells_it_before_its_next_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
+        assert (await way.ask(inner())).status == 200
+        tell_time(way.session, now=time.time() + 600)
+        assert (await way.ask(inner(), token=token(age_s=-600))).status == 200
+        # For one hub the clock does not go back: what it minted before has expired.
+        tell_time(way.session)
+        answer = await way.ask(inner())
+        assert answer.failure is not None
+        assert "expired" in answer.failure.reason
+
+
+UNBELIEVED: dict[str, dict[str, object]] = {
+    "beyond the bound": {"now": 3600},
+    "another key": {"key": SigningKey.generate()},
+    "another session": {"nonce": "f" * 32},
+    "another hub": {"hub": "hub-2"},
+    "another issuer": {"issuer": "https://hub.example.evil"},
+}
+
+
+@pytest.mark.parametrize("kind", UNBELIEVED)
+async def test_a_time_that_is_not_believed_changes_nothing_and_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    how: dict[str, Any] = {"now": 600, **UNBELIEVED[kind]}
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
+        tell_time(way.session, **{**how, "now": time.time() + how["now"]})
+        assert (await way.ask(inner())).status == 200
+    assert "the hub's time is not believed" in caplog.text
+
+
+async def test_a_token_of_another_session_is_refused(tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
+        of_another = tokens.issue_relay(
+            KEY,
+            issuer=HUB,
+            cluster_id=CLUSTER_ID,
+            principal=PROBE,
+            session="s1",
+            jti="j1",
+            now=time.time(),
+            nonce="f" * 32,
+        )
+        answer = await way.ask(inner(), token=of_another)
+        assert answer.failure is not None
+        assert (answer.failure.code, answer.failure.processed) == (StreamCode.UNAUTHENTICATED, Processed.NO)
+        assert answer.failure.reason == "the token is for another session than this one"
+        # And one that is for none, as in direct mode.
+        answer = await way.ask(inner(), token=str(token()))
+        assert answer.failure is not None
+        assert "upgrade the hub first" in answer.failure.reason
+        assert server.received == b""
 
 
 @pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"GET  / HTTP/1.1\r\n\r\n"])
 async def test_a_head_that_is_not_canonical_is_refused(head: bytes, tmp_path: Path) -> None:
     async with running(answer_ok, tmp_path) as server, tunnel_way(server.access) as way:
-        context = way.session.add_context(1, token().encode())
+        context = way.session.add_context(1, token().in_tunnel.encode())
         async with way.session.open_stream(head, context=context, eof=True) as stream:
             with pytest.raises(StreamReset) as caught:
                 await stream.receive_head()
@@ -94,26 +235,28 @@ async def test_the_end_of_the_session_ends_what_it_carried(tmp_path: Path) -> No
 
 
 @asynccontextmanager
-async def served(upstream: Upstream) -> AsyncIterator[tuple[Session, trio.CancelScope]]:
+async def served(
+    upstream: Upstream, *, timed: bool = True, trusted: Callable[[], None] = lambda: None
+) -> AsyncIterator[tuple[Session, trio.CancelScope]]:
     """The hub's end of a session that a relay serves, and what ends the service."""
     at_hub, at_relay = memory_transport_pair()
     serving = trio.CancelScope()
 
     async def run_relay() -> None:
-        async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
+        async with open_session(at_relay, Role.DIALER, hello=Hello(nonce=NONCE)) as session:
             with serving:
-                await tunnelled.serve_session(
-                    session, upstream, hub_keys=trusting(), issuer=HUB, cluster_id=CLUSTER_ID
-                )
+                await tunnelled.serve_session(session, upstream, hubs=hubs(), trusted=trusted)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run_relay)
         async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
+            if timed:
+                tell_time(session)
             yield session, serving
 
 
 def asked(session: Session, head: RequestHead, *, eof: bool = True) -> TunnelOutbound:
-    context = session.add_context(1, token().encode())
+    context = session.add_context(1, token().in_tunnel.encode())
     return TunnelOutbound(session.open_stream(head.encode(), context=context, eof=eof), head)
 
 

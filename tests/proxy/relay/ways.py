@@ -10,7 +10,7 @@ import base64
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import trio
 import trustme
 
 from auth import tokens
+from auth.hubclock import HubClocks, issue_time
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.succession import TrustedKeys
@@ -26,6 +27,7 @@ from proxy.exchange import ByteStream, Failure, OutboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.heldup import HeldUp
 from proxy.http import ClientConnection
+from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
 from proxy.relay.guarding import run_guardrails
@@ -43,6 +45,7 @@ from tunnel.net import client_context, open_tls
 HUB = "https://hub.example"
 CLUSTER_ID = "0193-c1"
 KEY = SigningKey.generate()
+NONCE = "0123456789abcdef" * 2
 PROBE = Principal(agent_id="0193-a1", name="probe", org="acme", teams=("platform", "sre"))
 
 
@@ -51,27 +54,76 @@ def trusting() -> TrustedKeys:
     return TrustedKeys(KeySet([KEY.public]), HUB)
 
 
+def hubs(keys: TrustedKeys | None = None, bound_s: float = CLOCK_BOUND_S) -> HubClocks:
+    """What such a relay knows of the hub's clock."""
+    return HubClocks(keys or trusting(), HUB, CLUSTER_ID, bound_s)
+
+
+def tell_time(
+    session: Session,
+    *,
+    key: SigningKey = KEY,
+    issuer: str = HUB,
+    now: float | None = None,
+    hub: str = "hub-1",
+    nonce: str | None = None,
+) -> None:
+    """Sign the hub's time for the relay at the other end of the session, as a hub does at first."""
+    hello = session.peer
+    assert isinstance(hello, Hello)
+    statement = issue_time(
+        key,
+        issuer=issuer,
+        cluster_id=CLUSTER_ID,
+        nonce=hello.nonce if nonce is None else nonce,
+        hub=hub,
+        now=time.time() if now is None else now,
+    )
+    session.add_context(HUB_GROUP, statement.encode())
+
+
+class Token(str):
+    """A relay token as it is in direct mode."""
+
+    __slots__ = ("in_tunnel",)
+    in_tunnel: str
+    """The same for the session of NONCE."""
+
+
 def token(
     *,
     principal: Principal = PROBE,
     cluster_id: str = CLUSTER_ID,
     age_s: float = 0.0,
     key: SigningKey = KEY,
-) -> str:
-    return tokens.issue_relay(
-        key,
-        issuer=HUB,
-        cluster_id=cluster_id,
-        principal=principal,
-        session="s1",
-        jti="j1",
-        now=time.time() - age_s,
-    )
+) -> Token:
+    def issued(nonce: str) -> str:
+        return tokens.issue_relay(
+            key,
+            issuer=HUB,
+            cluster_id=cluster_id,
+            principal=principal,
+            session="s1",
+            jti="j1",
+            now=time.time() - age_s,
+            nonce=nonce,
+        )
+
+    made = Token(issued(""))
+    made.in_tunnel = issued(NONCE)
+    return made
 
 
-def forged(**changes: object) -> str:
+def forged(**changes: object) -> Token:
     """A token that is in order but for the changed claims, under the hub's own signature."""
-    header, payload, _ = token().split(".")
+    valid = token()
+    made = Token(_changed(valid, changes))
+    made.in_tunnel = _changed(valid.in_tunnel, changes)
+    return made
+
+
+def _changed(token: str, changes: Mapping[str, object]) -> str:
+    header, payload, _ = token.split(".")
     claims = json.loads(base64.urlsafe_b64decode(payload + "=="))
     claims = {name: value for name, value in {**claims, **changes}.items() if value is not ...}
     encoded = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
@@ -155,7 +207,7 @@ async def collect(
     return Answer(head, received, failure)
 
 
-def fresh() -> str:
+def fresh() -> Token:
     return token()
 
 
@@ -169,6 +221,7 @@ class TunnelWay(Way):
 
     def open(self, head: RequestHead, token: str, *, eof: bool) -> TunnelOutbound:
         """An exchange that the caller closes."""
+        token = getattr(token, "in_tunnel", token)
         if token not in self._contexts:
             self._contexts[token] = self.session.add_context(1, token.encode())
         stream = self.session.open_stream(head.encode(), context=self._contexts[token], eof=eof)
@@ -209,7 +262,10 @@ class DirectWay(Way):
 
 
 @asynccontextmanager
-async def tunnel_way(access: ClusterAccess, guardrails: Guardrails | None = None) -> AsyncIterator[TunnelWay]:
+async def tunnel_way(
+    access: ClusterAccess, guardrails: Guardrails | None = None, *, timed: bool = True
+) -> AsyncIterator[TunnelWay]:
+    """A tunnel whose hub has signed its time, if `timed`."""
     async with open_pool(access) as pool, trio.open_nursery() as nursery:
         at_hub, at_relay = memory_transport_pair()
         upstream = Upstream(pool, guardrails)
@@ -217,11 +273,13 @@ async def tunnel_way(access: ClusterAccess, guardrails: Guardrails | None = None
             nursery.start_soon(run_guardrails, guardrails, upstream)
 
         async def run_relay() -> None:
-            async with open_session(at_relay, Role.DIALER, hello=Hello()) as session:
-                await serve_session(session, upstream, hub_keys=trusting(), issuer=HUB, cluster_id=CLUSTER_ID)
+            async with open_session(at_relay, Role.DIALER, hello=Hello(nonce=NONCE)) as session:
+                await serve_session(session, upstream, hubs=hubs())
 
         nursery.start_soon(run_relay)
         async with open_session(at_hub, Role.LISTENER, answer_hello=lambda _: Welcome()) as session:
+            if timed:
+                tell_time(session)
             yield TunnelWay(session)
         nursery.cancel_scope.cancel()
 

@@ -1,0 +1,190 @@
+"""The hub's clock as a relay knows it: by what a key of the hub has signed for this session, and by no more.
+
+A relay token lives for a minute of the hub's clock, and the relay may have a wrong one. TLS does not vouch
+for the hub's clock: whoever ends TLS in the hub's place, by a stolen certificate or as a proxy, can state any
+time, and replay an hour later what was good then. So the hub signs its time together with the nonce that the
+relay has made for the session. Such a statement is younger than the nonce. From then on the relay counts the
+seconds itself, and a statement that was held up on its way changes nothing:
+
+    ahead_s = max(stated - steady, ahead_s - DRIFT * seconds since the last statement)
+
+`steady` is a clock that nothing sets and nothing slews. DRIFT is how much two of them may differ, so that a
+session of weeks stays in step with the hub's clock. It is also what an attacker gains who holds every
+statement back for weeks: 43 s a day. `bound_s` ends that: by no more may the hub's clock differ from the
+relay's own.
+
+What is known of a hub's clock outlives the session, so it does not go back for one hub (one hub process).
+Another hub has another clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+import attrs
+
+from auth.jws import TokenError, header_of
+from auth.keys import KeySet, SigningKey
+from auth.signed import check_parties, open_signed, sign, text_claim, time_claim
+from auth.succession import TrustedKeys
+from auth.tokens import cluster_audience
+
+TIME_TYPE = "hub-time+jwt"
+# Oscillators are within 100 ppm, which makes 200 for two. A hub whose clock was set back loses HUB_DRIFT on
+# top (proxy/hub/tokenclock.py), and the rest is room.
+DRIFT = 500e-6
+# A hub, those that it replaces one after the other while their streams last, and a second hub with its own.
+HUBS_MAX = 8
+
+
+@attrs.frozen
+class ToldTime:
+    """What a statement says."""
+
+    hub: str
+    """Which hub process."""
+    at: int
+    """Epoch seconds."""
+    signer: str
+    """The `kid` of the key that signed it."""
+
+
+def issue_time(key: SigningKey, *, issuer: str, cluster_id: str, nonce: str, hub: str, now: float) -> str:
+    """Sign the hub's time for the session of this nonce; `hub` names the hub process."""
+    claims = {
+        "iss": issuer,
+        "aud": cluster_audience(cluster_id),
+        "nonce": nonce,
+        "hub": hub,
+        "iat": math.floor(now),
+    }
+    return sign(key, TIME_TYPE, claims)
+
+
+def is_time(statement: str) -> bool:
+    """Whether the hub's statement is about its time, by its header, which proves nothing."""
+    try:
+        return header_of(statement).get("typ") == TIME_TYPE
+    except TokenError:
+        return False
+
+
+def read_time(statement: str, keys: KeySet, *, issuer: str, cluster_id: str, nonce: str) -> ToldTime:
+    """Read a statement that is for this session; raises TokenError."""
+    claims, signer = open_signed(statement, keys.get, TIME_TYPE)
+    check_parties(claims, issuer=issuer, audience=cluster_audience(cluster_id))
+    if text_claim(claims, "nonce") != nonce:
+        raise TokenError("the hub's time was signed for another session")
+    return ToldTime(text_claim(claims, "hub"), time_claim(claims, "iat"), signer)
+
+
+@attrs.define(eq=False)
+class RisingClock:
+    """A clock that follows another one ahead at once, and back by no more than `drift`.
+
+    All its arguments are seconds: `steady_s` of a clock that nothing sets, `told_s` of the one to follow.
+    """
+
+    drift: float
+    _ahead_s: float = -math.inf
+    _told_at_s: float = 0.0
+
+    def hear(self, told_s: float, steady_s: float) -> None:
+        """Take in what the other clock shows at this moment, or has shown a while ago."""
+        least_s = self._ahead_s - self.drift * (steady_s - self._told_at_s)
+        self._ahead_s = max(told_s - steady_s, least_s)
+        self._told_at_s = steady_s
+
+    def at(self, steady_s: float) -> float:
+        """What it shows; minus infinity before it has heard anything."""
+        return steady_s + self._ahead_s
+
+
+@attrs.define(eq=False)
+class HubClocks:
+    """What one relay knows of its hubs' clocks, in whichever session it has heard it."""
+
+    keys: TrustedKeys
+    issuer: str
+    cluster_id: str
+    bound_s: float
+    """How far a hub's clock may differ from the relay's own, either way."""
+    _clocks: OrderedDict[str, RisingClock] = attrs.field(factory=OrderedDict, init=False, repr=False)
+
+    def of(self, hub: str) -> RisingClock:
+        """The clock of a hub whose statement was verified."""
+        clock = self._clocks.setdefault(hub, RisingClock(DRIFT))
+        self._clocks.move_to_end(hub)
+        if len(self._clocks) > HUBS_MAX:
+            self._clocks.popitem(last=False)
+        return clock
+
+    def fault(self, hub_s: float, own_s: float) -> str:
+        """What is wrong with a hub's clock, by the relay's own, and the next step; "" if nothing is."""
+        ahead_s = hub_s - own_s
+        if -self.bound_s <= ahead_s <= self.bound_s:
+            return ""
+        return (
+            f"the hub's clock is {abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'} this "
+            f"relay's, more than the {self.bound_s:.0f} s of tunnel.clock_bound_s: "
+            "set the clock that is wrong"
+        )
+
+
+@attrs.define(eq=False)
+class SessionClock:
+    """The hub's clock in the session of one nonce; unknown until the hub has signed its time for that.
+
+    `own_s` is the relay's wall clock, and `steady_s` its steady one.
+    """
+
+    clocks: HubClocks
+    nonce: str
+    _hub: str = ""
+    _clock: RisingClock | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the hub has signed its time."""
+        return self._clock is not None
+
+    def hear(self, statement: str, *, own_s: float, steady_s: float) -> None:
+        """Take in a statement about the hub's time; raises TokenError, and then nothing has changed."""
+        clocks = self.clocks
+        # A key is retired by the later of the hub's time and this: an early time brings none back.
+        known_s = own_s - clocks.bound_s
+        if self._clock is not None:
+            known_s = max(known_s, self._clock.at(steady_s))
+        told = read_time(
+            statement,
+            clocks.keys.at(known_s),
+            issuer=clocks.issuer,
+            cluster_id=clocks.cluster_id,
+            nonce=self.nonce,
+        )
+        fault = clocks.fault(told.at, own_s)
+        if fault:
+            raise TokenError(fault)
+        if clocks.keys.at(max(known_s, told.at)).get(told.signer) is None:
+            raise TokenError("the hub's time is signed by a key that is retired by then")
+        if self._hub not in ("", told.hub):
+            raise TokenError("the time is another hub's than the one of this session")
+        if self._clock is None:
+            self._hub, self._clock = told.hub, clocks.of(told.hub)
+        self._clock.hear(told.at, steady_s)
+
+    def at(self, own_s: float, steady_s: float) -> float:
+        """The hub's time, in epoch seconds; raises TokenError where it is unknown or differs by too much."""
+        clock = self._clock
+        if clock is None:
+            raise TokenError(
+                "the hub has not signed its time for this session: "
+                "if it is older than this relay, upgrade the hub first"
+            )
+        hub_s = clock.at(steady_s)
+        bound_s = self.clocks.bound_s
+        # Of each request, so without a call.
+        if not -bound_s <= hub_s - own_s <= bound_s:
+            raise TokenError(self.clocks.fault(hub_s, own_s))
+        return hub_s
