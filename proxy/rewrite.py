@@ -284,9 +284,10 @@ def loopback_response_head(head: ResponseHead, hub: bytes, prefix: bytes) -> Res
 def hub_response_head(head: ResponseHead, prefix: bytes, target: bytes, host: bytes | None) -> ResponseHead:
     """Return an answer as the client gets it: Location under the cluster's prefix, nothing for the origin.
 
-    `prefix` is `/clusters/<name>`, `target` what was asked for in the cluster (a relative Location starts
-    there), `host` the Host that the client used: a Location at that host is ours, so it is put under the
-    prefix too. Any other is left out, or a cluster could have a client's token sent wherever it likes.
+    `prefix` is `/clusters/<name>`, or nothing on a cluster's own host. `target` is what was asked for in the
+    cluster (a relative Location starts there), `host` the Host that the client used: a Location at that host
+    is ours, so it is put under the prefix too. Any other is left out, or a cluster could have a client's
+    token sent wherever it likes.
     """
     without_hop = head.without_hop()
     if without_hop is not None:
@@ -460,7 +461,9 @@ def _prefixed(location: bytes, prefix: bytes, target: bytes, host: bytes | None)
         location = _resolved(location, target)
     path, separator, rest = _split_path(location)
     # A backslash is a slash to browsers, and one that is escaped to nobody.
-    return prefix + _without_dots(path.replace(b"\\", b"%5C")) + separator + rest
+    path = prefix + _without_dots(path.replace(b"\\", b"%5C"))
+    # Without a prefix the second of two slashes begins a host.
+    return None if path.startswith(b"//") else path + separator + rest
 
 
 def _has_one_location(head: ResponseHead) -> bool:

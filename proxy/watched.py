@@ -114,10 +114,13 @@ class WatchedFile(Generic[_Value]):
             raise FileError(f"{self._name}: {error}") from error
 
 
-def watch_certificate(certificate: Path, key: Path, *, stated: str = "") -> WatchedFile[ssl.SSLContext]:
+def watch_certificate(
+    certificate: Path, key: Path, *, stated: str = "", wildcard: str | None = None
+) -> WatchedFile[ssl.SSLContext]:
     """The listener's certificate and key, read again when the certificate's file changes.
 
-    `stated` is the key of the configuration that names the certificate. Raises FileError.
+    `stated` is the key of the configuration that names the certificate, `wildcard` a name that must be in it.
+    Raises FileError.
     """
 
     def load(pem: bytes) -> ssl.SSLContext:
@@ -125,6 +128,8 @@ def watch_certificate(certificate: Path, key: Path, *, stated: str = "") -> Watc
             context = server_context(certificate, key)
         except OSError as error:  # ssl.SSLError is one
             raise FileError(_fault_of_pair(pem, key, error)) from error
+        if wildcard is not None and wildcard not in names_of(pem):
+            raise FileError(f"it does not name {wildcard}: get one that does, or leave cluster_hosts out")
         _warn_of_validity(certificate, pem)
         return context
 
@@ -144,6 +149,18 @@ def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
     if not error.reason:
         return f"its key {key} is no private key in PEM, or has a password"
     return f"it cannot be used with the key {key}: {error.reason}"
+
+
+def names_of(pem: bytes) -> frozenset[str]:
+    """The DNS names of the first certificate, in lower case."""
+    from cryptography import x509
+
+    try:
+        extensions = x509.load_pem_x509_certificate(pem).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound):
+        return frozenset()
+    return frozenset(name.lower() for name in names.get_values_for_type(x509.DNSName))
 
 
 async def tell_of_the_end(certificate: Path) -> NoReturn:

@@ -36,6 +36,8 @@ class Account(NamedTuple):
     """The key that was made here and registered at the hub; it is never sent."""
     platform: str | None = None
     """Where its platform's token comes from: `file:` and a path, or `github`. No secret is kept then."""
+    cluster_hosts: str | None = None
+    """What the hub has said of its clusters' hosts, `*.` and a domain. Tokens go to no other host."""
 
     def __repr__(self) -> str:
         return f"Account(hub={self.hub!r}, agent={self.agent!r})"
@@ -65,6 +67,14 @@ def host_and_port(hub: str) -> tuple[str, int]:
     return match[1].strip("[]"), int(match[2] or 443)
 
 
+def cluster_url(account: Account, cluster: str, hosts: str | None) -> str:
+    """Return the URL of a cluster: a path of the hub, or with `hosts` a host of its own at the hub's port."""
+    if hosts is None:
+        return f"{account.hub}/clusters/{cluster}"
+    _, port = host_and_port(account.hub)
+    return hub_origin(f"https://{cluster}{hosts.removeprefix('*')}:{port}")
+
+
 def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
     """Read all logins, by hub, in the order in which they were made. Raises AgentError."""
     path = logins_path(environment)
@@ -86,6 +96,7 @@ def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
                 str(entry["serial"]),
                 _text(entry, "private_key_pem"),
                 _text(entry, "platform"),
+                _text(entry, "cluster_hosts"),
             )
             for hub, entry in document["hubs"].items()
         }

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from proxy.agent.account import Account, find_account, hub_origin
+from proxy.agent.account import Account, cluster_url, find_account, hub_origin
 from proxy.agent.answers import SET_MAX_S, known_login, machine_started_s, remember
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
@@ -33,6 +33,7 @@ REMAINING_MIN_S = 5
 DEADLINE_S = 30
 
 _SERVER = re.compile(r"(https://[^/?#@\s]+)/clusters/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/?")
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class ExecInfo(NamedTuple):
@@ -42,6 +43,7 @@ class ExecInfo(NamedTuple):
     server: str
     hub: str
     cluster: str
+    """Empty where the server is a host of its own: which cluster's, the login has to tell."""
 
 
 class Cached(NamedTuple):
@@ -57,15 +59,17 @@ class Cached(NamedTuple):
         return f"Cached(until_s={self.until_s}, failure={self.failure!r})"
 
 
-def run_plugin(server: str = "") -> int:
+def run_plugin(server: str = "", hub: str = "") -> int:
     """Answer kubectl, or a client that tells a plugin nothing: then the kubeconfig does, by `server`.
+
+    `hub` is the kubeconfig's word as well, where its servers are the clusters' own hosts.
 
     Returns the exit status. Errors are one line on stderr.
     """
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(DEADLINE_S)
     try:
-        answer = credential(os.environ, server)
+        answer = credential(os.environ, server, hub)
     except AgentError as error:
         print(f"hawse: {error}", file=sys.stderr)
         return 1
@@ -79,13 +83,13 @@ def _give_up(_signal: int, _frame: object) -> None:
     raise AgentError(f"no token from the hub within {DEADLINE_S} s: try again")
 
 
-def credential(environment: Mapping[str, str], server: str = "") -> str:
+def credential(environment: Mapping[str, str], server: str = "", hub: str = "") -> str:
     """Return the ExecCredential for what kubectl asks. Raises AgentError."""
     asked = environment.get("KUBERNETES_EXEC_INFO", "")
-    info = read_exec_info(asked, server) if asked or not server else told_by_argument(server)
+    info = read_exec_info(asked, server, hub) if asked or not server else told_by_argument(server, hub)
     login = known_login(environment)
     account = find_account(environment, info.hub)
-    cached = cached_token(environment, account, info.cluster)
+    cached = cached_token(environment, account, info.cluster or _cluster_of_host(info.server, account))
     answer = json.dumps(
         {
             "apiVersion": info.api_version,
@@ -102,16 +106,22 @@ def credential(environment: Mapping[str, str], server: str = "") -> str:
         until_s=cached.until_s - REMAINING_MIN_S,
         started_s=cached.started_s,
         login=login,
-        question=f"{asked.rstrip()} {f'--server {server}' if server else ''}",
+        # Its arguments as the script sees them, in the order in which a kubeconfig has them.
+        question=f"{asked.rstrip()} {' '.join(_arguments(server, hub))}",
         answer=answer,
     )
     return answer
 
 
-def read_exec_info(text: str, told: str = "") -> ExecInfo:
+def _arguments(server: str, hub: str) -> list[str]:
+    return [*(["--server", server] if server else []), *(["--hub", hub] if hub else [])]
+
+
+def read_exec_info(text: str, told: str = "", hub: str = "") -> ExecInfo:
     """Read KUBERNETES_EXEC_INFO: the version to answer in, and hub and cluster out of the server's URL.
 
-    Some clients say the version and no server; then it is the one `told` by an argument. Raises AgentError.
+    Some clients say the version and no server; then it is the one `told` by an argument. `hub` is told by
+    another, where the server is a host of the cluster's own. Raises AgentError.
     """
     if not text:
         raise AgentError(
@@ -139,19 +149,44 @@ def read_exec_info(text: str, told: str = "") -> ExecInfo:
             "the kubeconfig's exec entry lacks `provideClusterInfo: true`, or this client does not heed it: "
             "run `hawse kubeconfig` again, for such a client with --user-per-cluster"
         )
-    return _exec_info(api_version, server)
+    return _exec_info(api_version, server, hub)
 
 
-def told_by_argument(server: str) -> ExecInfo:
-    """Take hub and cluster from an argument; raises AgentError. Such clients know the older version alone."""
-    return _exec_info(API_VERSIONS[1], server)
+def told_by_argument(server: str, hub: str = "") -> ExecInfo:
+    """Take hub and cluster from arguments; raises AgentError. Such clients know the older version alone."""
+    return _exec_info(API_VERSIONS[1], server, hub)
 
 
-def _exec_info(api_version: str, server: str) -> ExecInfo:
+def _exec_info(api_version: str, server: str, hub: str) -> ExecInfo:
+    if hub:
+        return ExecInfo(api_version, server, hub_origin(hub), "")
     match = _SERVER.fullmatch(server)
     if match is None:
         raise AgentError(f"the kubeconfig's server {quoted(server)} is not https://<hub>/clusters/<name>")
     return ExecInfo(api_version, server, hub_origin(match[1]), match[2])
+
+
+def _cluster_of_host(server: str, account: Account) -> str:
+    """Return the cluster whose host a server is, by what its hub has said at the login; raises AgentError.
+
+    The kubeconfig is not believed: it could have the token of a cluster sent to any host that it names.
+    """
+    hosts = account.cluster_hosts
+    name = server.removeprefix("https://").partition(".")[0].lower()
+    if hosts is None or _NAME.fullmatch(name) is None or _origin(server) != cluster_url(account, name, hosts):
+        said = "has no hosts for its clusters" if hosts is None else f"has said {hosts}"
+        raise AgentError(
+            f"the kubeconfig's server {quoted(server)} is no cluster's of {account.hub}, which {said}: "
+            f"if that has changed, run `hawse kubeconfig --hosts --hub {account.hub}`"
+        )
+    return name
+
+
+def _origin(server: str) -> str:
+    try:
+        return hub_origin(server)
+    except AgentError:
+        return ""
 
 
 def cached_token(

@@ -7,6 +7,7 @@ followed, for they would carry the credential elsewhere.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,10 @@ ENROL_PATH = "/v1/enrol"
 ANSWER_BYTES_MAX = 1024 * 1024
 # docs/security.md: "Tokens live 60 seconds". A hub that says more is not believed.
 LIFETIME_MAX_S = 60
+# A host has 253 characters at most, and a cluster's name 63.
+HOSTS_CHARACTERS_MAX = 191
+
+_HOSTS = re.compile(r"\*(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?){2,}")
 
 
 class Token(NamedTuple):
@@ -51,6 +56,8 @@ class Reach(NamedTuple):
     clusters: tuple[str, ...]
     ahead_s: int = 0
     """As the token's."""
+    cluster_hosts: str | None = None
+    """`*.` and a domain: a cluster's name before it is the cluster's host. None where they have none."""
 
 
 class _WrongClockError(AgentError):
@@ -83,11 +90,20 @@ def fetch_reach(account: Account) -> Reach:
             slug("organisation", str(answer["org"])),
             tuple(slug("cluster name", str(entry["name"])) for entry in entries),
             ahead_s,
+            _cluster_hosts(answer.get("cluster_hosts"), account.hub),
         )
     except (LookupError, TypeError) as error:
         raise AgentError(f"{account.hub} answered without a list of clusters: is it a Hawse hub?") from error
     except IdentityError as error:
         raise AgentError(f"{account.hub} answered with a name that is refused: {error}") from error
+
+
+def _cluster_hosts(said: object, hub: str) -> str | None:
+    if said is None:
+        return None
+    if not isinstance(said, str) or len(said) > HOSTS_CHARACTERS_MAX or _HOSTS.fullmatch(said) is None:
+        raise AgentError(f"{hub} answered with hosts of its clusters that are refused: is it a Hawse hub?")
+    return said
 
 
 def register_key(account: Account, code: str, jwk: Mapping[str, str], prove: Callable[[str], str]) -> str:

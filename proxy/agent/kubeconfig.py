@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from auth.principal import IdentityError, slug
-from proxy.agent.account import Account, hub_origin
+from proxy.agent.account import Account, cluster_url, hub_origin
 from proxy.agent.credential import API_VERSIONS
 from proxy.agent.errors import AgentError, quoted
 from proxy.agent.files import FILE_BYTES_MAX, write_private
@@ -26,6 +26,8 @@ PLUGIN = "hawse-credential"
 # it becomes a third longer on its way.
 EMBEDDED_CA_BYTES_MAX = 90 * 1024
 Document: TypeAlias = "dict[str, object]"
+Forms: TypeAlias = "Mapping[str, frozenset[str]]"
+NO_FORMS: Forms = {}
 # No registry has the package yet, so its name belongs to whoever takes it first.
 _INSTALL_HINT = f"{PLUGIN} is not found: pip install . in a checkout of hawse, or write this kubeconfig again"
 
@@ -60,13 +62,15 @@ def entries(
     namespace: str | None = None,
     prefix: str = "",
     user_per_cluster: bool = False,
+    hosts: str | None = None,
 ) -> Document:
     """Make a whole kubeconfig for the clusters.
 
     Raises AgentError for a namespace or prefix that is none, and for a CA that is too long to be embedded.
 
     With `user_per_cluster` each has a user of its own, whose plugin is told by an argument which it is, in
-    the older form of plugins: for clients that tell a plugin nothing.
+    the older form of plugins: for clients that tell a plugin nothing. With `hosts` each server is a host of
+    its own, and an argument tells the plugin the hub.
     """
     try:
         if namespace is not None:
@@ -95,11 +99,16 @@ def entries(
         "installHint": _INSTALL_HINT,
     }
     names = [prefix + cluster for cluster in clusters]
-    servers = [f"{account.hub}/clusters/{cluster}" for cluster in clusters]
+    servers = [cluster_url(account, cluster, hosts) for cluster in clusters]
+    hub = [] if hosts is None else ["--hub", account.hub]
     if user_per_cluster:
         users = [f"{prefix}{USER}-{cluster}" for cluster in clusters]
         older = {**plugin, "apiVersion": API_VERSIONS[1]}
-        plugins = [{**older, "args": ["--server", server]} for server in servers]
+        plugins = [{**older, "args": ["--server", server, *hub]} for server in servers]
+    elif hub:
+        # One for each hub, so that the kubeconfig may have several.
+        users = [f"{prefix}{USER}@{account.hub.removeprefix('https://')}"] * len(names)
+        plugins = [{**plugin, "args": hub}]
     else:
         users, plugins = [prefix + USER] * len(names), [plugin]
     return {
@@ -125,10 +134,21 @@ def entries(
     }
 
 
-def merge(existing: Document, ours: Document, path: str = "the file") -> Document:
+def forms(account: Account, clusters: Sequence[str], reach: Reach) -> Forms:
+    """Return the URLs that a cluster's entry may have had before, by each that it may get."""
+    every = {None, account.cluster_hosts, reach.cluster_hosts}
+    found: dict[str, frozenset[str]] = {}
+    for cluster in clusters:
+        urls = frozenset(cluster_url(account, cluster, hosts) for hosts in every)
+        found.update(dict.fromkeys(urls, urls))
+    return found
+
+
+def merge(existing: Document, ours: Document, path: str = "the file", forms: Forms = NO_FORMS) -> Document:
     """Put our entries into a kubeconfig, in place of earlier ones of ours; its current context stays.
 
-    Raises AgentError when an entry of the same name is not ours, or the document is no kubeconfig.
+    `forms` has the other URLs by which an entry may lead to the same cluster. Raises AgentError when an entry
+    of the same name is not ours, or the document is no kubeconfig.
     """
     merged = {"apiVersion": "v1", "kind": "Config", **existing}
     # By either form of the command: who asks for the other one means the same cluster.
@@ -136,7 +156,7 @@ def merge(existing: Document, ours: Document, path: str = "the file") -> Documen
     for section in ("clusters", "users", "contexts"):
         present, added = _named(existing, section, path), _named(ours, section, path)
         for name, entry in added.items():
-            if name in present and not _is_ours(section, present[name], entry, users):
+            if name in present and not _is_ours(section, present[name], entry, users, forms):
                 raise AgentError(
                     f"{path} has an entry {quoted(name)} in {section} that is not of this hub: "
                     "choose other names by --prefix, or another file by --output"
@@ -147,7 +167,7 @@ def merge(existing: Document, ours: Document, path: str = "the file") -> Documen
     return merged
 
 
-def fit_before(paths: Sequence[str], ours: Document) -> Document:
+def fit_before(paths: Sequence[str], ours: Document, forms: Forms = NO_FORMS) -> Document:
     """Return our entries as they may stand before these files: the current context of one of them stays.
 
     Raises AgentError where one of ours would stand before another's of the same name. kubectl takes the first
@@ -163,7 +183,7 @@ def fit_before(paths: Sequence[str], ours: Document) -> Document:
         except (OSError, YamlError):
             continue
         if isinstance(document, dict):
-            merge(document, ours, path)
+            merge(document, ours, path, forms)
             if document.get("current-context"):
                 fitting.pop("current-context", None)
     return fitting
@@ -182,13 +202,13 @@ def _named(document: Document, section: str, path: str) -> dict[str, Document]:
     return named
 
 
-def _is_ours(section: str, present: Document, added: Document, users: Sequence[str]) -> bool:
+def _is_ours(section: str, present: Document, added: Document, users: Sequence[str], forms: Forms) -> bool:
     before, after = present.get(section[:-1]), added[section[:-1]]
     if not isinstance(before, dict) or not isinstance(after, dict):
         return False
     match section:
         case "clusters":
-            return _same_server(before.get("server"), after["server"])
+            return _same_server(before.get("server"), after["server"], forms)
         case "users":
             return _has_our_plugin(present)
         case _:
@@ -209,15 +229,16 @@ def _is_our_plugin(plugin: Document) -> bool:
     return isinstance(arguments, list) and arguments[:1] == ["credential"]
 
 
-def _same_server(before: object, after: object) -> bool:
-    """Whether two server URLs are one, though the ports be written differently."""
+def _same_server(before: object, after: object, forms: Forms) -> bool:
+    """Whether two server URLs are one, though the ports be written differently, or lead to one cluster."""
     if not isinstance(before, str) or not isinstance(after, str):
         return False
     hub, separator, name = before.rpartition("/clusters/")
     try:
-        return bool(separator) and f"{hub_origin(hub)}/clusters/{name}" == after
+        before = f"{hub_origin(hub)}/clusters/{name}" if separator else hub_origin(before)
     except AgentError:
         return False
+    return before == after or before in forms.get(after, ())
 
 
 def read(path: str) -> Document:
@@ -253,11 +274,11 @@ def read(path: str) -> Document:
     return document
 
 
-def write(path: str, ours: Document) -> None:
+def write(path: str, ours: Document, forms: Forms = NO_FORMS) -> None:
     """Merge our entries into the file, or make it, for its owner alone. Raises AgentError."""
     # A kubeconfig is often a link into a folder of settings: the file behind it is what changes.
     target = os.path.realpath(path)
-    merged = merge(read(target), ours, path)
+    merged = merge(read(target), ours, path, forms)
     try:
         text = to_yaml([merged])
     except (RecursionError, ValueError):

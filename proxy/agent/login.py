@@ -34,7 +34,7 @@ def log_in(
         raise AgentError(f"{error}; a one-time code goes with --code") from None
     account = Account(hub_origin(hub), "", key, ca_pem, secrets.token_hex(8))
     reach = fetch_reach(account)
-    account = account._replace(agent=reach.agent)
+    account = account._replace(agent=reach.agent, cluster_hosts=reach.cluster_hosts)
     return account, reach, save_account(environment, account)
 
 
@@ -78,7 +78,7 @@ def enrol(
     path = save_account(environment, account)
     reach = fetch_reach(account)
     forget_pending_key(environment, code)
-    return account, reach, path
+    return note_hosts(environment, account, reach), reach, path
 
 
 def log_in_by_platform(
@@ -87,8 +87,17 @@ def log_in_by_platform(
     """Try the platform's token at the hub and store where it comes from; see `log_in`. Raises AgentError."""
     account = Account(hub_origin(hub), agent, None, ca_pem, secrets.token_hex(8), platform=platform)
     reach = fetch_reach(account)
-    account = account._replace(agent=reach.agent)
+    account = account._replace(agent=reach.agent, cluster_hosts=reach.cluster_hosts)
     return account, reach, save_account(environment, account)
+
+
+def note_hosts(environment: Mapping[str, str], account: Account, reach: Reach) -> Account:
+    """Store what the hub says of its clusters' hosts, where that is new. Raises AgentError."""
+    if account.cluster_hosts == reach.cluster_hosts:
+        return account
+    account = account._replace(cluster_hosts=reach.cluster_hosts)
+    save_account(environment, account)
+    return account
 
 
 def read_ca(path: str) -> str:

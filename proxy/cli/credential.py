@@ -14,7 +14,13 @@ import click
     metavar="URL",
     help="The cluster, https://<hub>/clusters/<name>, for a client that does not say which it wants.",
 )
-def credential(*, server: str) -> None:
+@click.option(
+    "--hub",
+    default="",
+    metavar="URL",
+    help="The hub, where the kubeconfig's servers are hosts of the clusters' own (hawse kubeconfig --hosts).",
+)
+def credential(*, server: str, hub: str) -> None:
     """Print a credential for kubectl, which runs this itself.
 
     Reads KUBERNETES_EXEC_INFO, and prints an ExecCredential with a token of at most a minute for the cluster
@@ -22,4 +28,4 @@ def credential(*, server: str) -> None:
     """
     from proxy.agent.credential import run_plugin
 
-    sys.exit(run_plugin(server))
+    sys.exit(run_plugin(server, hub))

@@ -35,6 +35,12 @@ from proxy.cli.errors import CommandError
     help="For clients that do not tell a plugin which cluster they want, or know its older form alone "
     "(kr8s, lightkube, the JavaScript client).",
 )
+@click.option(
+    "--hosts",
+    is_flag=True,
+    help="Give each cluster a host of its own as its server, where the hub has them (cluster_hosts): for "
+    "clients that ignore a path there (`kubectl proxy`, `kubectl get --raw` of 1.32).",
+)
 def kubeconfig(
     *,
     clusters: tuple[str, ...],
@@ -44,6 +50,7 @@ def kubeconfig(
     namespace: str | None,
     prefix: str,
     user_per_cluster: bool,
+    hosts: bool,
 ) -> None:
     """Write a kubeconfig for the named clusters, or for all that this agent may reach.
 
@@ -53,11 +60,22 @@ def kubeconfig(
     from proxy.agent.account import find_account, hub_origin
     from proxy.agent.errors import AgentError
     from proxy.agent.hub import fetch_reach
+    from proxy.agent.login import note_hosts
     from proxy.manifests import to_yaml
 
     try:
         account = find_account(os.environ, None if hub is None else hub_origin(hub))
-        chosen = kubeconfigs.chosen_clusters(fetch_reach(account), clusters)
+        reach = fetch_reach(account)
+        chosen = kubeconfigs.chosen_clusters(reach, clusters)
+        forms = kubeconfigs.forms(account, chosen, reach)
+        if hosts:
+            # By this alone the plugin knows where a token may go.
+            account = note_hosts(os.environ, account, reach)
+            if account.cluster_hosts is None:
+                raise AgentError(
+                    f"{account.hub} has no hosts for its clusters: its operator sets cluster_hosts; until "
+                    "then leave out --hosts"
+                )
         ours = kubeconfigs.entries(
             account,
             chosen,
@@ -66,12 +84,13 @@ def kubeconfig(
             namespace=namespace,
             prefix=prefix,
             user_per_cluster=user_per_cluster,
+            hosts=account.cluster_hosts if hosts else None,
         )
         if output == "-":
             click.echo(to_yaml([ours]), nl=False)
             return
         path, *others = [output] if output else _kubectls_own()
-        kubeconfigs.write(path, kubeconfigs.fit_before(others, ours))
+        kubeconfigs.write(path, kubeconfigs.fit_before(others, ours, forms), forms)
     except AgentError as error:
         raise CommandError(str(error)) from error
     click.echo(f"wrote {', '.join(prefix + name for name in chosen)} into {path}")

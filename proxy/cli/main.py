@@ -70,6 +70,10 @@ def _run(arguments: list[str]) -> None:
             from proxy.agent.credential import run_plugin
 
             sys.exit(run_plugin(server))
+        case ["credential", "--hub", hub]:
+            from proxy.agent.credential import run_plugin
+
+            sys.exit(run_plugin(hub=hub))
     try:
         build_group()(prog_name="hawse")
     except OSError as error:

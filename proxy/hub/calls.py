@@ -45,6 +45,7 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
 from proxy.hub.held import HeldBody
 from proxy.hub.hints import ExplainedOutbound
+from proxy.hub.hosts import ClusterHosts
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
@@ -130,6 +131,8 @@ class Calls:
     """Whoever serves runs it beside, and has it `reconsider` when the directory has changed."""
     limits: Limits = attrs.field(init=False)
     """Whoever serves runs it beside as well, on `live`."""
+    hosts: ClusterHosts | None = attrs.field(init=False)
+    """The hosts of the clusters, if they have any."""
 
     admission: Admission = attrs.field(init=False)
     _unrecorded: LogLimit = attrs.Factory(lambda: LogLimit(_log))
@@ -145,6 +148,10 @@ class Calls:
     @admission.default
     def _admission_of_these(self) -> Admission:
         return Admission(self.tokens, self.directory)
+
+    @hosts.default
+    def _configured_hosts(self) -> ClusterHosts | None:
+        return self.config.hosts
 
     @limits.default
     def _configured_limits(self) -> Limits:
@@ -179,6 +186,27 @@ class Calls:
         if longest_s is not None:
             left_s = live.began_s + longest_s - time.monotonic()
             self.live.limit(live, left_s, f"{verdict.rule} allows {longest_s:.0f} s, and they are over")
+
+    def placed(self, head: RequestHead) -> RequestHead | None:
+        """The request with its cluster in the path, also where its host names the cluster.
+
+        None for the host of a cluster that is not there. On a cluster's host no path is the hub's own:
+        `/oauth/token` is one of the API server, as any other.
+        """
+        if self.hosts is None:
+            return head
+        name = self.hosts.cluster_of(head.header(b"host") or b"")
+        if name is None:
+            return head
+        if name not in self.directory.current.clusters_by_name:
+            return None
+        return RequestHead(head.method, b"%b%b%b" % (PREFIX, name.encode("ascii"), head.target), head.fields)
+
+    def prefix_of(self, call: Call) -> bytes:
+        """What stands before the API server's own paths, as the client of a call sees them."""
+        if self.hosts is not None and self.hosts.cluster_of(call.head.header(b"host") or b"") is not None:
+            return b""
+        return PREFIX + call.cluster.name.encode("ascii")
 
     async def handle(
         self,
@@ -404,7 +432,7 @@ class Calls:
                 live.outbound = outbound
                 try:
                     explained = ExplainedOutbound(outbound, call.cluster.name)
-                    on_head = partial(_passed_on, live)
+                    on_head = partial(_passed_on, self.prefix_of, live)
                     outcome = await forward(inbound, explained, call.head, on_head=on_head, tally=live.tally)
                 finally:
                     live.outbound = None
@@ -498,15 +526,14 @@ class Calls:
         self.observe(closing)
 
 
-def _passed_on(live: LiveCall, head: ResponseHead) -> ResponseHead:
+def _passed_on(prefix_of: Callable[[Call], bytes], live: LiveCall, head: ResponseHead) -> ResponseHead:
     """The head of the relay's answer as the client gets it; raises OutboundBroken where it fits into none."""
     call = live.call
     try:
         live.guardrail = guardrail_of(head)
         answer = head.without_hop()
         if answer is None:
-            prefix = PREFIX + call.cluster.name.encode("ascii")
-            answer = hub_response_head(head, prefix, call.asked.target, call.head.header(b"host"))
+            answer = hub_response_head(head, prefix_of(call), call.asked.target, call.head.header(b"host"))
         if call.asked.tail:
             answer = sandboxed(answer)
         answer.encode()

@@ -51,12 +51,19 @@ class Certificate:
     def open(cls, config: HubConfig, data: DataDir, clock: Callable[[], float]) -> Certificate:
         """The operator's certificate, or one of the development CA; raises FileError or DataDirError."""
         if config.tls.certificate is not None and config.tls.key is not None:
-            watched = watch_certificate(config.tls.certificate, config.tls.key, stated="tls.certificate")
+            watched = watch_certificate(
+                config.tls.certificate,
+                config.tls.key,
+                stated="tls.certificate",
+                wildcard=config.cluster_hosts,
+            )
             return cls(config.tls.certificate, None, watched.current(), watched, None)
+
+        names = (config.public_host, *([] if config.cluster_hosts is None else [config.cluster_hosts]))
 
         def ensure() -> ServerCertificate:
             now = datetime.datetime.fromtimestamp(clock(), datetime.UTC)
-            return ensure_certificate(data.tls_dir, (config.public_host,), now)
+            return ensure_certificate(data.tls_dir, names, now)
 
         files = ensure()
         _log.warning("no certificate is configured: using one of a development CA, %s", files.ca)

@@ -25,6 +25,7 @@ from proxy.configuration import (
     read_stated,
     unreadable,
 )
+from proxy.hub.hosts import ClusterHosts
 
 ENVIRONMENT_PREFIX = "HAWSE_HUB_"
 # Both on loopback: whoever opens them to others says so.
@@ -154,6 +155,8 @@ class HubConfig:
     """Load balancers in front of `listen`, whose connections begin with a PROXY header (v2)."""
     public_url: str = attrs.field()
     """What agents and relays call the hub; the issuer of its tokens. Without a trailing slash."""
+    cluster_hosts: str | None = None
+    """A wildcard, as in *.k8s.hub.example: a host for each cluster, beside its path of the hub."""
     data_dir: Path = attrs.Factory(lambda: default_data_dir(os.environ))
     pid_file: Path | None = None
     """Where the hub writes its process id, once it has its place."""
@@ -176,6 +179,11 @@ class HubConfig:
         host = urlsplit(self.public_url).hostname
         assert host is not None
         return host
+
+    @property
+    def hosts(self) -> ClusterHosts | None:
+        """The hosts of the clusters, if they have any."""
+        return None if self.cluster_hosts is None else ClusterHosts.of(self.cluster_hosts)
 
     @property
     def misleads(self) -> bool:
@@ -223,6 +231,8 @@ def _check(config: HubConfig) -> list[str]:
     fault = fault_of_hub_url(config.public_url)
     if fault is not None:
         faults.append(f"public_url: {fault}")
+    else:
+        faults.extend(_check_hosts(config))
     try:
         Balancers.of(config.listen_proxy_from)
     except ValueError as error:
@@ -250,6 +260,16 @@ def _check(config: HubConfig) -> list[str]:
         faults.append(f"audit.down_grace_s: expected 0 (without end) to {STOP_GRACE_MAX_S} seconds")
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
     return faults
+
+
+def _check_hosts(config: HubConfig) -> list[str]:
+    try:
+        hosts = config.hosts
+    except ValueError as error:
+        return [f"cluster_hosts: {error}"]
+    if hosts is not None and hosts.cluster_of(config.public_host.encode("ascii")) is not None:
+        return [f"cluster_hosts: the host of public_url is one of {hosts.pattern}, which are clusters'"]
+    return []
 
 
 def _check_limits(path: str, limits: LimitsConfig | AgentLimitsConfig) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import select
 from collections.abc import Callable
 from email.utils import formatdate
@@ -36,6 +37,7 @@ from proxy.hub.certificate import Certificate
 from proxy.hub.connections import AgentConnections
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.hellos import WrongClockError
+from proxy.hub.hosts import ClusterHosts
 from proxy.hub.oauth import FORM_BYTES_MAX, Answer
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError
@@ -51,6 +53,9 @@ from tunnel.websocket import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")
+
+# What kube-apiserver serves, and the hub does not.
+_KUBERNETES_PATH = re.compile(rb"/(?:apis?|openapi|version)(?:/|\Z)")
 
 _FAILED = "a client's connection failed by a fault of ours"
 _FAULT = "the hub failed by a fault of its own; whether the API server has seen the request is not known"
@@ -165,6 +170,12 @@ class Front:
                 continue
             # Who sends on this connection is a stranger until its first request has told.
             first = stranger.inside
+            if self.calls.hosts is not None:
+                placed = self.calls.placed(head)
+                if placed is None:
+                    await self._answer_no_cluster(connection, self.calls.hosts)
+                    return
+                head = placed
             if head.target.startswith(PREFIX):
                 # A scope around it would be kept for as long as a watch takes, and hold nobody to anything.
                 await self.calls.handle(
@@ -263,6 +274,12 @@ class Front:
         await self.relays.serve(connection, tls, claims, cluster, address, self._readiness)
         return True
 
+    async def _answer_no_cluster(self, connection: ServerConnection, hosts: ClusterHosts) -> None:
+        message = f"no cluster of this hub has that host: they are {hosts.pattern}, by the cluster's name"
+        with trio.move_on_after(STRANGER_S):
+            await connection.answer(*status_response(404, "", message, headers=_LAST))
+            await connection.aclose()
+
     async def _answer_own(
         self, connection: ServerConnection, head: RequestHead, path: bytes, address: str
     ) -> None:
@@ -298,7 +315,17 @@ class Front:
                 await self._respond(connection, self.tokens.clusters(head.headers, address))
             case _:
                 message = "the hub serves no such path: a cluster's begin with /clusters/NAME"
+                if _KUBERNETES_PATH.match(path) is not None:
+                    message = self._prefix_dropped()
                 await connection.answer(*status_response(404, "", message))
+
+    def _prefix_dropped(self) -> str:
+        """Why a path of the Kubernetes API is asked for without its cluster, and what to do about it."""
+        why = "this client has left out the path of its server's URL, /clusters/NAME, as `kubectl proxy` does"
+        step = "write a kubeconfig with a host for each cluster (hawse kubeconfig --hosts)"
+        if self.calls.hosts is None:
+            step = f"the operator of this hub sets cluster_hosts; then {step}"
+        return f"{why}: {step}"
 
     async def _respond(self, connection: ServerConnection, answer: Answer) -> None:
         length = (b"content-length", b"%d" % len(answer.body))

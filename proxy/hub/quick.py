@@ -37,6 +37,11 @@ _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went 
 def begin(calls: Calls, client_ip: str, connection: ServerConnection, head: RequestHead) -> Begun | None:
     """Begin to answer a request without a body; None when `Calls.handle` has to, and nothing was done."""
     now = time.time()
+    if calls.hosts is not None:
+        placed = calls.placed(head)
+        if placed is None:
+            return None
+        head = placed
     asked = understand(head.method, head.target)
     if not (asked.small and calls.recorder.healthy):
         return None

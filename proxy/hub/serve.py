@@ -174,6 +174,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 seen=seen,
                 limits=config.limits,
                 recording=lambda: recorder.healthy,
+                cluster_hosts=config.cluster_hosts,
             )
             front = Front(
                 certificate=certificate,

@@ -100,6 +100,7 @@ class TokenEndpoint:
         seen: SeenStore,
         limits: LimitsConfig,
         recording: Callable[[], bool],
+        cluster_hosts: str | None = None,
         issuers: IssuerKeys | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -118,6 +119,7 @@ class TokenEndpoint:
         self._federation = Federated(directory, issuers or IssuerKeys(), clock)
         self._seen = SeenTokens("assertion", ASSERTIONS_REMEMBERED_MAX, ASSERTIONS_OF_AN_AGENT_MAX, seen)
         self._limits = limits
+        self._cluster_hosts = cluster_hosts
         # Of each agent that has asked since the start, by its id. Bounded by the enrolled agents.
         self._given: dict[str, Bucket] = {}
 
@@ -161,7 +163,7 @@ class TokenEndpoint:
             self._events.refused(refusal, Sender("GET", CLUSTERS_PATH, headers, client_ip))
             return refusal.answer()
         current = self._directory.current
-        body = {
+        body: dict[str, object] = {
             "agent": agent.name,
             "org": current.org,
             "teams": list(agent.teams),
@@ -175,6 +177,8 @@ class TokenEndpoint:
                 for cluster in current.clusters_of(agent)
             ],
         }
+        if self._cluster_hosts is not None:
+            body["cluster_hosts"] = self._cluster_hosts
         return answer_json(200, body)
 
     def jwks(self) -> Answer:

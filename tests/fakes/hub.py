@@ -49,6 +49,7 @@ class FakeHub:
     ca_pem: str
     api_key: str
     clusters: list[str] = attrs.Factory(lambda: ["prod", "dev"])
+    cluster_hosts: str | None = None
     expires_in: int = 59
     delay_s: float = 0.0
     reply: Callable[[Asked], Reply] | None = None
@@ -74,7 +75,8 @@ class FakeHub:
             if asked.headers.get("authorization") not in (f"Bearer {self.api_key}", "Bearer token-for-hub"):
                 return self.refusal(401, "the API key is not accepted")
             clusters = [{"name": name} for name in self.clusters]
-            return self.json(200, {"agent": AGENT, "org": "acme", "clusters": clusters})
+            hosts = {} if self.cluster_hosts is None else {"cluster_hosts": self.cluster_hosts}
+            return self.json(200, {"agent": AGENT, "org": "acme", "clusters": clusters, **hosts})
         if asked.path == "/v1/enrol" and asked.form.get("code") == self.code:
             key = PublicKey.from_jwk(json.loads(asked.form["jwk"]))
             try:

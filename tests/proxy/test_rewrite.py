@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from unittest import mock
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 from hypothesis import example, given
@@ -570,91 +572,115 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
     assert crossed.body_length == head.body_length == arrived.body_length
 
 
-@pytest.mark.parametrize(
-    ("location", "expected"),
-    [
-        (b"/api/v1/x?y=1#z", b"/clusters/prod/api/v1/x?y=1#z"),
-        (b"/", b"/clusters/prod/"),
-        (b"login", b"/clusters/prod/api/v1/login"),
-        (b"../../x", b"/clusters/prod/x"),
-        (b"?a=b", b"/clusters/prod/api/v1/pods?a=b"),
-        (b"", b"/clusters/prod/api/v1/pods?limit=1"),
-        (b"/../other/api", b"/clusters/prod/other/api"),
-        (b"/a/%2e%2E/%2E%2e/other", b"/clusters/prod/other"),
-        (b"/a/.", b"/clusters/prod/a/"),
-        (b"/..;x", b"/clusters/prod/"),
-        (b"/a;x/b;y", b"/clusters/prod/a;x/b;y"),
-        (b"/a?x=/../..", b"/clusters/prod/a?x=/../.."),
-        (b"/a?/..?/../#/..", b"/clusters/prod/a?/..?/../#/.."),
-        (b"/a#/..#/../?/..", b"/clusters/prod/a#/..#/../?/.."),
-        (b"https://elsewhere.example/a/../b", None),
-        (b"//elsewhere.example/a", None),
-        (b"https://hub.example/clusters/other/api", b"/clusters/prod/clusters/other/api"),
-        (b"https://hub.example/clusters/production/api", b"/clusters/prod/clusters/production/api"),
-        (b"https://user@HUB.example:443/clusters/prod/api", b"/clusters/prod/api"),
-        (b"//hub.example", b"/clusters/prod/"),
-        (b"http://hub.example?x=1", b"/clusters/prod/?x=1"),
-        (b"HTTPS://hub.example#x", b"/clusters/prod/#x"),
-        (b"https://hub.example:80/x", b"/clusters/prod/x"),
-        (b"https://hub.example:8080/x", None),
-        (b"https://the_other-hub~1/x", None),
-        (b"https://h.0xhub/x", None),
-        (b"https://1.hub/x", None),
-        (b"#a:b", b"/clusters/prod/api/v1/pods?limit=1#a:b"),
-        (b"1a:b", b"/clusters/prod/api/v1/1a:b"),
-        (b"_a:b", b"/clusters/prod/api/v1/_a:b"),
-        (b"a b:c", b"/clusters/prod/api/v1/a b:c"),
-        (b"web+a-1.0:b", None),
-        (b"/\thub", b"/clusters/prod/hub"),
-        (b"wss://hub.example/clusters/other/exec", b"/clusters/prod/clusters/other/exec"),
-        (b"WS://elsewhere.example/exec", None),
-        (b"https://a:b%20c@hub.example/x", b"/clusters/prod/x"),
-        (b"https://hub.example:65535/x", None),
-        (b"/..\\..\\clusters/other/api?\\", b"/clusters/prod/..%5C..%5Cclusters/other/api?\\"),
-        (b"..\\..\\other", b"/clusters/prod/api/v1/..%5C..%5Cother"),
-        (b"https://hub.example:/clusters/other/api", b"/clusters/prod/clusters/other/api"),
-        (b"https://hub.example:0443/clusters/other/api", b"/clusters/prod/clusters/other/api"),
-        (b"https://hub.example./clusters/other/api", b"/clusters/prod/clusters/other/api"),
-        (b"https://hub.example:8443/api", None),
-        (b"https://192.0.2.1/api", None),
-        (b"https://[2001:db8::1]:8443/api", None),
-        # No host, or one in another notation: to some it is this one.
-        (b"///clusters/other/api", None),
-        (b"///hub.example/clusters/other/api", None),
-        (b"https:///clusters/other/api", None),
-        (b"//\\hub.example/clusters/other/api", None),
-        (b"https://:443/clusters/other/api", None),
-        (b"https://user@/clusters/other/api", None),
-        (b"https://./clusters/other/api", None),
-        (b"https://hub.example../clusters/other/api", None),
-        (b"https://hub%2eexample/clusters/other/api", None),
-        ("https://hub\u3002example/clusters/other/api".encode(), None),
-        (b"https://hub.example:44x/clusters/other/api", None),
-        (b"https://a@b@hub.example/clusters/other/api", None),
-        (b"https://a<b@hub.example/clusters/other/api", None),
-        # To browsers the host ends at the backslash, and to Python's what is behind it is the host.
-        (b"https://elsewhere.example\\@hub.example/clusters/other/api", None),
-        (b"//elsewhere.example\\@hub.example/clusters/other/api", None),
-        (b"https://hub.example\\@elsewhere.example/", None),
-        (b"https://hub.example\\..\\clusters/other/api", None),
-        # Some take a port by its last 16 bits.
-        (b"https://hub.example:65536/x", None),
-        (b"https://hub.example:4294967739/x", None),
-        (b"https://0x7f.1/api", None),
-        (b"https://127.0.0.0xAf/api", None),
-        (b"https://hub.0x/api", None),
-        (b"https://2130706433/api", None),
-        (b"https://[::ffff:127.1]/api", None),
-        (b"mailto:a@b", None),
-        (b"https:/hub.example/x", None),
-        (b"HTTP:hub.example", None),
-        (b"wss:/hub.example/x", None),
-    ],
-)
+LOCATIONS = [
+    (b"/api/v1/x?y=1#z", b"/clusters/prod/api/v1/x?y=1#z"),
+    (b"/", b"/clusters/prod/"),
+    (b"login", b"/clusters/prod/api/v1/login"),
+    (b"../../x", b"/clusters/prod/x"),
+    (b"?a=b", b"/clusters/prod/api/v1/pods?a=b"),
+    (b"", b"/clusters/prod/api/v1/pods?limit=1"),
+    (b"/../other/api", b"/clusters/prod/other/api"),
+    (b"/a/%2e%2E/%2E%2e/other", b"/clusters/prod/other"),
+    (b"/a/.", b"/clusters/prod/a/"),
+    (b"/..;x", b"/clusters/prod/"),
+    (b"/a;x/b;y", b"/clusters/prod/a;x/b;y"),
+    (b"/a?x=/../..", b"/clusters/prod/a?x=/../.."),
+    (b"/a?/..?/../#/..", b"/clusters/prod/a?/..?/../#/.."),
+    (b"/a#/..#/../?/..", b"/clusters/prod/a#/..#/../?/.."),
+    (b"https://elsewhere.example/a/../b", None),
+    (b"//elsewhere.example/a", None),
+    (b"https://hub.example/clusters/other/api", b"/clusters/prod/clusters/other/api"),
+    (b"https://hub.example/clusters/production/api", b"/clusters/prod/clusters/production/api"),
+    (b"https://user@HUB.example:443/clusters/prod/api", b"/clusters/prod/api"),
+    (b"//hub.example", b"/clusters/prod/"),
+    (b"http://hub.example?x=1", b"/clusters/prod/?x=1"),
+    (b"HTTPS://hub.example#x", b"/clusters/prod/#x"),
+    (b"https://hub.example:80/x", b"/clusters/prod/x"),
+    (b"https://hub.example:8080/x", None),
+    (b"https://the_other-hub~1/x", None),
+    (b"https://h.0xhub/x", None),
+    (b"https://1.hub/x", None),
+    (b"#a:b", b"/clusters/prod/api/v1/pods?limit=1#a:b"),
+    (b"1a:b", b"/clusters/prod/api/v1/1a:b"),
+    (b"_a:b", b"/clusters/prod/api/v1/_a:b"),
+    (b"a b:c", b"/clusters/prod/api/v1/a b:c"),
+    (b"web+a-1.0:b", None),
+    (b"/\thub", b"/clusters/prod/hub"),
+    (b"wss://hub.example/clusters/other/exec", b"/clusters/prod/clusters/other/exec"),
+    (b"WS://elsewhere.example/exec", None),
+    (b"https://a:b%20c@hub.example/x", b"/clusters/prod/x"),
+    (b"https://hub.example:65535/x", None),
+    (b"/..\\..\\clusters/other/api?\\", b"/clusters/prod/..%5C..%5Cclusters/other/api?\\"),
+    (b"..\\..\\other", b"/clusters/prod/api/v1/..%5C..%5Cother"),
+    (b"https://hub.example:/clusters/other/api", b"/clusters/prod/clusters/other/api"),
+    (b"https://hub.example:0443/clusters/other/api", b"/clusters/prod/clusters/other/api"),
+    (b"https://hub.example./clusters/other/api", b"/clusters/prod/clusters/other/api"),
+    (b"https://hub.example:8443/api", None),
+    (b"https://192.0.2.1/api", None),
+    (b"https://[2001:db8::1]:8443/api", None),
+    # No host, or one in another notation: to some it is this one.
+    (b"///clusters/other/api", None),
+    (b"///hub.example/clusters/other/api", None),
+    (b"https:///clusters/other/api", None),
+    (b"//\\hub.example/clusters/other/api", None),
+    (b"https://:443/clusters/other/api", None),
+    (b"https://user@/clusters/other/api", None),
+    (b"https://./clusters/other/api", None),
+    (b"https://hub.example../clusters/other/api", None),
+    (b"https://hub%2eexample/clusters/other/api", None),
+    ("https://hub\u3002example/clusters/other/api".encode(), None),
+    (b"https://hub.example:44x/clusters/other/api", None),
+    (b"https://a@b@hub.example/clusters/other/api", None),
+    (b"https://a<b@hub.example/clusters/other/api", None),
+    # To browsers the host ends at the backslash, and to Python's what is behind it is the host.
+    (b"https://elsewhere.example\\@hub.example/clusters/other/api", None),
+    (b"//elsewhere.example\\@hub.example/clusters/other/api", None),
+    (b"https://hub.example\\@elsewhere.example/", None),
+    (b"https://hub.example\\..\\clusters/other/api", None),
+    # Some take a port by its last 16 bits.
+    (b"https://hub.example:65536/x", None),
+    (b"https://hub.example:4294967739/x", None),
+    (b"https://0x7f.1/api", None),
+    (b"https://127.0.0.0xAf/api", None),
+    (b"https://hub.0x/api", None),
+    (b"https://2130706433/api", None),
+    (b"https://[::ffff:127.1]/api", None),
+    (b"mailto:a@b", None),
+    (b"https:/hub.example/x", None),
+    (b"HTTP:hub.example", None),
+    (b"wss:/hub.example/x", None),
+]
+
+
+@pytest.mark.parametrize(("location", "expected"), LOCATIONS)
 def test_a_location_stays_under_the_prefix_of_its_cluster(location, expected):
     head = client_answer(answer((b"location", location), (b"x-a", b"1"), status=302))
     assert head.header_values(b"location") == ([] if expected is None else [expected])
     assert ResponseHead.decode(head.encode()) == head
+
+
+@pytest.mark.parametrize(
+    ("location", "expected"),
+    [
+        *LOCATIONS,
+        # Without a prefix the second slash would begin a host.
+        (b"https://hub.example//elsewhere.example/x", None),
+        (b"/.//elsewhere.example/x", None),
+        (b"/x/..//elsewhere.example/x", None),
+        (b"/%2e//elsewhere.example/x", None),
+        (b"..//../..//elsewhere.example/x", None),
+    ],
+)
+def test_on_a_clusters_own_host_a_location_leads_to_that_host_and_to_no_other(location, expected):
+    head = answer((b"location", location), (b"x-a", b"1"), status=302)
+    located = hub_response_head(head, b"", b"/api/v1/pods?limit=1", b"hub.example:443").header(b"location")
+    assert (located is None) == (expected is None)
+    if located is not None:
+        # The hub's own prefix is a path of the API server there, as any other.
+        assert located == expected.removeprefix(b"/clusters/prod") or located.startswith(b"/clusters/prod/")
+        assert re.match(rb"/(?![/\\])", located)
+        joined = urlsplit(urljoin("https://hub.example/api/v1/pods", located.decode("latin-1")))
+        assert joined.netloc == "hub.example"
 
 
 def test_a_relative_location_begins_where_the_path_of_its_target_ends() -> None:

@@ -99,9 +99,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("balanced")
     with running_apiserver() as server, Daemons(folder) as daemons:
         server.write_kubeconfig(folder / "relay.kubeconfig")
-        world = make_world(folder, daemons, folder / "relay.kubeconfig")
-        config = folder / "hub.toml"
-        config.write_text(f'listen_proxy_from = ["192.0.2.0/24", "{HUB_BALANCER}"]\n' + config.read_text())
+        settings = f'listen_proxy_from = ["192.0.2.0/24", "{HUB_BALANCER}"]'
+        world = make_world(folder, daemons, folder / "relay.kubeconfig", settings)
         world.relay_environment = {"HAWSE_RELAY_DIRECT_LISTEN_PROXY_FROM": RELAY_BALANCER}
         start_and_enrol(world)
         connect(world)

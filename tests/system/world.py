@@ -217,10 +217,12 @@ def run(
 
 
 @contextlib.contextmanager
-def running_world(folder: Path, *, relay_environment: Mapping[str, str] | None = None) -> Iterator[World]:
+def running_world(
+    folder: Path, *, relay_environment: Mapping[str, str] | None = None, hub_settings: str = ""
+) -> Iterator[World]:
     """Bring a world up in `folder`, with one pod in it, and take it down again."""
     with Daemons(folder) as daemons:
-        world = make_world(folder, daemons, folder / "cluster" / "relay.kubeconfig")
+        world = make_world(folder, daemons, folder / "cluster" / "relay.kubeconfig", hub_settings)
         world.relay_environment = relay_environment or {}
         world.sandbox = daemons.start(
             "sandbox", [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
@@ -253,8 +255,11 @@ def running_chain(
         yield world
 
 
-def make_world(folder: Path, daemons: Daemons, relay_kubeconfig: Path) -> World:
-    """Nothing runs yet; ports are chosen, and the files written that hub and relays start with."""
+def make_world(folder: Path, daemons: Daemons, relay_kubeconfig: Path, hub_settings: str = "") -> World:
+    """Nothing runs yet; ports are chosen, and the files written that hub and relays start with.
+
+    `hub_settings` are more lines of the hub's own, in front of any section.
+    """
     (folder / "agent").mkdir()
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "direct-ca.pem")
@@ -265,7 +270,7 @@ def make_world(folder: Path, daemons: Daemons, relay_kubeconfig: Path) -> World:
     world = World(folder, daemons, free_port(), free_port(), free_port(), relay_kubeconfig)
     (folder / "hub.toml").write_text(
         f'org = "{ORG}"\npublic_url = "https://127.0.0.1:{world.hub_port}"\n'
-        f'listen = "127.0.0.1:{world.hub_port}"\ndata_dir = "{folder / "hub"}"\n'
+        f'listen = "127.0.0.1:{world.hub_port}"\ndata_dir = "{folder / "hub"}"\n{hub_settings}\n'
         f'[admin]\nlisten = "127.0.0.1:{world.admin_port}"\n'
     )
     return world

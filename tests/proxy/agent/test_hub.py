@@ -48,11 +48,24 @@ def test_a_token_is_asked_for_by_form_for_one_cluster(hub: FakeHub, account: Acc
 
 
 def test_the_clusters_are_listed_for_the_key(hub: FakeHub, account: Account) -> None:
-    assert fetch_reach(account) == ("robot", "acme", ("prod", "dev"), 0)
+    assert fetch_reach(account) == ("robot", "acme", ("prod", "dev"), 0, None)
 
 
 def reply(status: int, body: bytes, **headers: str) -> Callable[[Asked], Reply]:
     return lambda _: (status, headers, body)
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    ['"*.example"', '"k8s.hub.example"', '"*.k8s.hub.example:443"', '"*.k8s.hub.example/x"',
+     '"*.K8s.hub.example"', '"*.k8s@evil.example"', '"*..hub.example"', '"*.-a.example"', "7", "[]",
+     f'"*.{"a." * 95}example"'],
+)  # fmt: skip
+def test_hosts_that_no_cluster_can_have_are_refused(hub: FakeHub, account: Account, hosts: str) -> None:
+    body = f'{{"agent": "robot", "org": "acme", "clusters": [], "cluster_hosts": {hosts}}}'
+    hub.reply = reply(200, body.encode())
+    with pytest.raises(AgentError, match="hosts of its clusters that are refused"):
+        fetch_reach(account)
 
 
 TOKEN = b'{"access_token":"t","expires_in":%s}'
@@ -307,7 +320,7 @@ async def test_the_hub_itself_and_the_agent_speak_the_same_language(
     endpoint: TokenEndpoint, account: Account
 ) -> None:
     reach = await trio.to_thread.run_sync(fetch_reach, account)
-    assert reach == ("robot", "acme", ("prod",), 0)
+    assert reach == ("robot", "acme", ("prod",), 0, None)
     token = await trio.to_thread.run_sync(fetch_token, account, "prod")
     assert token.text.count(".") == 2
     assert token.expires_in_s == 60

@@ -18,6 +18,7 @@ from proxy.agent.kubeconfig import (
     chosen_clusters,
     entries,
     fit_before,
+    forms,
     merge,
     read,
     write,
@@ -82,6 +83,46 @@ def test_a_kubeconfig_names_the_plugin_and_holds_no_credential() -> None:
         "contexts": [{"name": "prod", "context": {"cluster": "prod", "user": "hawse", "namespace": "app"}}],
         "current-context": "prod",
     }
+
+
+HOSTS = "*.k8s.hub.example"
+
+
+def test_with_hosts_a_server_has_no_path_and_the_plugin_is_told_the_hub() -> None:
+    account = ACCOUNT._replace(hub="https://hub.example:8443", ca_pem=None)
+    document = entries(account, ["prod", "dev"], command="hawse-credential", hosts=HOSTS, prefix="a-")
+    assert document["clusters"] == [
+        {"name": "a-prod", "cluster": {"server": "https://prod.k8s.hub.example:8443"}},
+        {"name": "a-dev", "cluster": {"server": "https://dev.k8s.hub.example:8443"}},
+    ]
+    [user] = document["users"]  # type: ignore[misc]
+    assert user["name"] == "a-hawse@hub.example:8443"
+    assert user["user"]["exec"]["args"] == ["--hub", "https://hub.example:8443"]
+    each = entries(account, ["prod"], command="hawse-credential", hosts=HOSTS, user_per_cluster=True)
+    assert each["users"][0]["user"]["exec"]["args"] == [  # type: ignore[index]
+        *("--server", "https://prod.k8s.hub.example:8443"),
+        *("--hub", "https://hub.example:8443"),
+    ]
+    # At the usual port there is none in the URL.
+    usual = entries(ACCOUNT, ["prod"], command="hawse-credential", embed_ca=False, hosts=HOSTS)
+    assert usual["clusters"] == [{"name": "prod", "cluster": {"server": "https://prod.k8s.hub.example"}}]
+
+
+def test_an_entry_may_change_its_form_and_not_its_cluster() -> None:
+    reach = Reach("robot", "acme", ("prod",), 0, HOSTS)
+    known = forms(ACCOUNT._replace(cluster_hosts="*.old.example"), ["prod"], reach)
+    by_path = entries(ACCOUNT, ["prod"], command="hawse-credential")
+    by_host = entries(ACCOUNT, ["prod"], command="hawse-credential", hosts=HOSTS)
+    by_old = entries(ACCOUNT, ["prod"], command="hawse-credential", hosts="*.old.example")
+    for before in (by_path, by_host, by_old):
+        for after in (by_path, by_host):
+            merged = merge(before, after, forms=known)
+            assert merged["clusters"] == after["clusters"]
+            assert merged["contexts"] == after["contexts"]
+    # One of the same name at another hub's host is somebody else's.
+    other = entries(ACCOUNT, ["prod"], command="hawse-credential", hosts="*.evil.example")
+    with pytest.raises(AgentError, match="not of this hub"):
+        merge(other, by_host, forms=known)
 
 
 def test_without_a_ca_kubectl_uses_the_systems() -> None:

@@ -28,6 +28,19 @@ def test_a_key_that_the_hub_takes_is_stored_under_its_agent(home: Home, hub: Fak
     assert Path(path).is_file()
 
 
+def test_each_way_to_log_in_keeps_what_the_hub_says_of_its_clusters_hosts(home: Home, hub: FakeHub) -> None:
+    hub.cluster_hosts = "*.k8s.hub.example"
+    log_in(home.environment, hub.url, API_KEY, hub.ca_pem)
+    assert find_account(home.environment, None).cluster_hosts == "*.k8s.hub.example"
+    hub.cluster_hosts, hub.code = "*.other.example", CODE
+    account, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert find_account(home.environment, None) == account
+    assert account.cluster_hosts == "*.other.example"
+    hub.cluster_hosts = None
+    log_in(home.environment, hub.url, API_KEY, hub.ca_pem)
+    assert find_account(home.environment, None).cluster_hosts is None
+
+
 def test_each_login_is_told_from_the_one_before(home: Home, hub: FakeHub) -> None:
     first, _, _ = log_in(home.environment, hub.url, API_KEY, hub.ca_pem)
     second, _, _ = log_in(home.environment, hub.url, API_KEY, hub.ca_pem)

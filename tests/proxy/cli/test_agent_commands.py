@@ -171,6 +171,36 @@ def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) 
     assert run(home, "kubeconfig", "--hub", "https://else.example")[0] == 1
 
 
+def test_a_kubeconfig_has_hosts_where_the_hub_has_them_and_the_plugin_holds_to_those(
+    home: Home, hub: FakeHub, ca: str
+) -> None:
+    run(home, "login", "--hub", hub.url, "--ca", ca, stdin=API_KEY)
+    assert run(home, "kubeconfig", "--hosts") == (
+        1,
+        "",
+        f"hawse: {hub.url} has no hosts for its clusters: its operator sets cluster_hosts; until then leave "
+        "out --hosts\n",
+    )
+    port = hub.url.rpartition(":")[2]
+    server = f"https://dev.k8s.hub.example:{port}"
+    plugin = ["credential", "--server", server, "--hub", hub.url]
+    hub.cluster_hosts = "*.k8s.hub.example"
+    # The hub has not said so to this login yet.
+    status, stdout, stderr = run(home, *plugin)
+    assert (status, stdout) == (1, "")
+    assert f"is no cluster's of {hub.url}, which has no hosts for its clusters" in stderr
+    printed = yaml.safe_load(run(home, "kubeconfig", "--hosts", "dev", "-o", "-")[1])
+    assert [cluster["cluster"]["server"] for cluster in printed["clusters"]] == [server]
+    assert printed["users"][0]["user"]["exec"]["args"] == ["--hub", hub.url]
+    assert json.loads(run(home, *plugin)[1])["status"]["token"].endswith("-dev")
+    # When it says something else, the old hosts get nothing any more.
+    hub.cluster_hosts = "*.new.example"
+    assert run(home, "kubeconfig", "--hosts", "-o", "-")[0] == 0
+    status, stdout, stderr = run(home, *plugin)
+    assert (status, stdout) == (1, "")
+    assert f"is no cluster's of {hub.url}, which has said *.new.example: if that has changed" in stderr
+
+
 def test_a_plugin_that_is_not_installed_is_told_and_nothing_written(
     home: Home, hub: FakeHub, ca: str, tmp_path: Path
 ) -> None:

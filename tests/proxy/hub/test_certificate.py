@@ -19,7 +19,7 @@ from proxy.hub.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
 from proxy.hub.config import HubConfig, TLSConfig
 from proxy.hub.datadir import DataDir, DataDirError
 from proxy.hub.devca import CA_DAYS, CA_RENEW_BEFORE_DAYS, ensure_certificate
-from proxy.watched import FileError
+from proxy.watched import FileError, names_of
 from tunnel.net import client_context
 
 AUTHORITY = trustme.CA()
@@ -29,9 +29,9 @@ DAY_S = 24 * 3600.0
 ATTEMPTS = 200
 
 
-def write_pair(folder: Path) -> TLSConfig:
+def write_pair(folder: Path, *names: str) -> TLSConfig:
     """Put another certificate and its key where the operator's stand."""
-    leaf = AUTHORITY.issue_cert("localhost")
+    leaf = AUTHORITY.issue_cert(*(names or ("localhost",)))
     files = TLSConfig(folder / "hub.pem", folder / "hub.key")
     assert files.certificate is not None
     assert files.key is not None
@@ -185,6 +185,32 @@ async def test_nothing_new_is_shown_that_the_admin_commands_would_not_expect(
         assert await shake() == before
         full = False
         await shake.until_another(before, mock_clock)
+
+
+def test_the_development_certificate_names_the_hosts_of_the_clusters(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path / "data")
+    Certificate.open(HubConfig(), data, time.time)
+    config = HubConfig(cluster_hosts="*.k8s.hub.example")
+    # One that was made before the setting is made anew.
+    shown = Certificate.open(config, data, time.time)
+    assert "*.k8s.hub.example" in names_of(shown.chain.read_bytes())
+
+
+def test_an_operators_certificate_without_the_hosts_of_the_clusters_is_refused_and_never_takes_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = DataDir.open(tmp_path / "data")
+    config = HubConfig(tls=write_pair(tmp_path), cluster_hosts="*.k8s.hub.example")
+    with pytest.raises(FileError, match=r"tls\.certificate: .* does not name \*\.k8s\.hub\.example"):
+        Certificate.open(config, data, time.time)
+    write_pair(tmp_path, "localhost", "*.K8s.hub.example")
+    certificate = Certificate.open(config, data, time.time)
+    shown = certificate.context
+    write_pair(tmp_path)
+    assert certificate._follow(lambda: None, renew=False) is shown
+    assert "its last good content stays in use" in caplog.text
+    write_pair(tmp_path, "localhost", "*.k8s.hub.example", "more.example")
+    assert certificate._follow(lambda: None, renew=False) is not shown
 
 
 def test_a_certificate_that_cannot_be_used_is_named(tmp_path: Path) -> None:

@@ -179,6 +179,30 @@ def test_rules_are_told_beside_the_faults_of_types(tmp_path: Path) -> None:
     assert sorted(paths) == ["limits.streams_per_agent", "listen", "nonsense", "org"]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "fault"),
+    [
+        ("k8s.hub.example", "expected a wildcard in lower case, as in *.k8s.hub.example"),
+        ("*.K8s.hub.example", "expected a wildcard in lower case, as in *.k8s.hub.example"),
+        ("*.example", "expected a wildcard in lower case, as in *.k8s.hub.example"),
+        ("*.*.hub.example", "expected a wildcard in lower case, as in *.k8s.hub.example"),
+        ("*.k8s.hub.example:8443", "expected a wildcard in lower case, as in *.k8s.hub.example"),
+        ("*." + "a." * 94 + "example", "the domain has 195 characters, the limit is 189"),
+        ("*.acme.example", "the host of public_url is one of *.acme.example, which are clusters'"),
+    ],
+)
+def test_hosts_that_no_cluster_can_have_are_a_fault(pattern: str, fault: str, tmp_path: Path) -> None:
+    text = f'public_url = "https://hub.acme.example"\ncluster_hosts = "{pattern}"'
+    assert faults(text, tmp_path) == [f"cluster_hosts: {fault}"]
+
+
+def test_the_hub_may_have_the_domain_of_its_clusters_hosts_for_itself() -> None:
+    stated = {"HAWSE_HUB_CLUSTER_HOSTS": "*.acme.example", "HAWSE_HUB_PUBLIC_URL": "https://acme.example"}
+    hosts = load(None, {**ENV, **stated}).hosts
+    assert hosts is not None
+    assert (hosts.domain, hosts.pattern) == ("acme.example", "*.acme.example")
+
+
 def test_what_names_no_load_balancer_is_a_fault(tmp_path: Path) -> None:
     assert faults('listen_proxy_from = ["192.0.2.7", "::/0"]', tmp_path) == [
         "listen_proxy_from: number 2 is every address: whoever connects could state any"
@@ -230,7 +254,8 @@ def test_each_key_has_its_variable() -> None:
         load(None, {**ENV, "HAWSE_HUB_": "1"})
     assert caught.value.faults == [
         "HAWSE_HUB_: no such setting; there are HAWSE_HUB_ADMIN_LISTEN, HAWSE_HUB_AUDIT_MASK, "
-        "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_DATA_DIR, HAWSE_HUB_LIMITS_BYTES_PER_MINUTE, "
+        "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_CLUSTER_HOSTS, HAWSE_HUB_DATA_DIR, "
+        "HAWSE_HUB_LIMITS_BYTES_PER_MINUTE, "
         "HAWSE_HUB_LIMITS_CANCELS_PER_SECOND, HAWSE_HUB_LIMITS_IDLE_CONNECTIONS, "
         "HAWSE_HUB_LIMITS_RELAYS_PER_CLUSTER, HAWSE_HUB_LIMITS_REQUESTS_PER_SECOND, "
         "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT, "

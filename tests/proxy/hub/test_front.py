@@ -341,10 +341,15 @@ async def test_an_agents_connection_is_no_strangers_and_is_forgotten_when_it_end
 
 async def test_a_client_that_leaves_out_the_cluster_is_told_where_clusters_are(bench: Bench) -> None:
     client = await bench.connect()
-    await client.send_all(b"GET /api/v1/pods HTTP/1.1\r\nHost: hub.example\r\n\r\n")
-    head = await head_of(client)
-    assert head.startswith(b"HTTP/1.1 404 ")
-    assert b"a cluster's begin with /clusters/NAME" in head
+    for path in (b"/api/v1/pods", b"/api", b"/apis/apps/v1", b"/version"):
+        await client.send_all(b"GET %b HTTP/1.1\r\nHost: hub.example\r\n\r\n" % path)
+        head = await head_of(client)
+        assert head.startswith(b"HTTP/1.1 404 ")
+        # What stands in the way, and that the operator can mend it: this hub gives clusters no hosts.
+        assert b"this client has left out the path of its server's URL, /clusters/NAME" in head
+        assert b"the operator of this hub sets cluster_hosts" in head
+    await client.send_all(b"GET /apiary HTTP/1.1\r\nHost: hub.example\r\n\r\n")
+    assert b"a cluster's begin with /clusters/NAME" in await head_of(client)
 
 
 async def test_a_relay_with_a_wrong_clock_is_told_the_time(bench: Bench) -> None:
