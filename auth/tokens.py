@@ -2,6 +2,7 @@
 
     access      hub → agent → hub     this agent may act on this cluster, or ask the hub itself
     relay       hub → relay           act for this agent on your cluster
+    inquiry     hub → relay           state which cluster you are in, and how its API server is
     hello       relay → hub           this is the relay of that cluster (private_key_jwt)
     assertion   agent → hub           this is that agent (private_key_jwt)
     enrolment   agent → hub           whoever sends this key holds its private half
@@ -33,6 +34,7 @@ from auth.signed import (
 
 ACCESS_TYPE = "at+jwt"
 RELAY_TYPE = "relay+jwt"
+INQUIRY_TYPE = "relay-inquiry+jwt"
 HELLO_TYPE = "relay-hello+jwt"
 # The explicit type that the revision of RFC 7523 gives to a client's assertion.
 ASSERTION_TYPE = "client-authentication+jwt"
@@ -267,6 +269,22 @@ def _check_nonce(claims: Claims, nonce: str) -> None:
             "the token names no session: the hub is older than this relay: upgrade the hub first"
         )
     raise TokenError("the token is for another session than this one")
+
+
+def issue_inquiry(key: SigningKey, *, issuer: str, cluster_id: str, jti: str, now: float) -> str:
+    """Mint an inquiry: the hub asks one cluster's relay about itself, for no agent."""
+    return sign_for_a_minute(
+        key, INQUIRY_TYPE, now, {"iss": issuer, "aud": cluster_audience(cluster_id), "jti": jti}
+    )
+
+
+def verify_inquiry(
+    token: str, keys: KeySet, *, issuer: str, cluster_id: str, now: float, leeway_s: float = DEFAULT_LEEWAY_S
+) -> None:
+    """Verify an inquiry at the relay; raises TokenError. It may come again: it only has the relay answer."""
+    claims, _ = open_signed(token, keys.get, INQUIRY_TYPE)
+    check_parties(claims, issuer=issuer, audience=cluster_audience(cluster_id))
+    check_times(claims, now, leeway_s=leeway_s)
 
 
 def issue_hello(

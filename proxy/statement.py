@@ -11,6 +11,9 @@ from typing import TypeGuard
 
 import attrs
 
+# Where a relay in direct mode states it, to its hub alone. No path of the Kubernetes API begins so.
+STATEMENT_TARGET = b"/.hawse/statement"
+
 # A text in HELLO. Both words take 55 bytes; the rest is left to later versions.
 STATEMENT_BYTES_MAX = 256
 

@@ -19,6 +19,7 @@ from proxy.hub.api import KNOWN
 from proxy.hub.certificate import Certificate
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import AdminEndpoint, DataDir
+from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.operations import RelayInfo
 from proxy.hub.registry import Registry
@@ -41,29 +42,28 @@ class LiveRelays:
 
     registry: Registry
     clock: Callable[[], float]
+    direct: DirectRelays
 
     def relays(self) -> list[RelayInfo]:
         """Every connected relay instance, by cluster and instance."""
         now, monotonic = self.clock(), trio.current_time()
-        return sorted(
-            (
-                RelayInfo(
-                    relay.cluster_name,
-                    relay.instance,
-                    relay.version,
-                    relay.address,
-                    relay.connected_at,
-                    now - (monotonic - relay.session.last_received_s),
-                    None if relay.session.rtt_s is None else relay.session.rtt_s * 1000,
-                    relay.session.stream_count,
-                    relay.kid,
-                    relay.statement,
-                )
-                for relay in self.registry.relays()
-                if not relay.session.detached
-            ),
-            key=lambda info: (info.cluster, info.instance),
+        tunnels = (
+            RelayInfo(
+                relay.cluster_name,
+                relay.instance,
+                relay.version,
+                relay.address,
+                relay.connected_at,
+                now - (monotonic - relay.session.last_received_s),
+                None if relay.session.rtt_s is None else relay.session.rtt_s * 1000,
+                relay.session.stream_count,
+                relay.kid,
+                relay.statement,
+            )
+            for relay in self.registry.relays()
+            if not relay.session.detached
         )
+        return sorted([*tunnels, *self.direct.here()], key=lambda info: (info.cluster, info.instance))
 
 
 async def ensure_local_token(data: DataDir, directory: Directory, pepper: bytes) -> None:

@@ -40,7 +40,7 @@ from proxy.hub.access import RENEWAL, AccessTokens, Denied, decide
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.config import HubConfig
 from proxy.hub.decisions import Verdict, judge
-from proxy.hub.direct import DirectOutbound, DirectRelays
+from proxy.hub.direct import INSTANCE, DirectOutbound, DirectRelays
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
 from proxy.hub.held import HeldBody
@@ -80,8 +80,7 @@ _AGAIN = frozenset({StreamCode.UNAUTHENTICATED, StreamCode.REFUSED, StreamCode.D
 
 # How it shows on a connection that its client is gone. Any other exception there is a fault of ours.
 CLIENT_LEFT = (trio.BrokenResourceError, trio.ClosedResourceError, InboundBroken)
-# A relay in direct mode has told no name of its own.
-_DIRECT = Relay("direct")
+_DIRECT = Relay(INSTANCE)
 # The record says no more of it: the log has its traceback, and the text of an exception may hold anything.
 _FAULT = "the hub failed by a fault of its own"
 

@@ -9,7 +9,7 @@ server.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterator, Set
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
@@ -17,19 +17,32 @@ import attrs
 import trio
 
 from auth.principal import Principal
-from auth.tokens import issue_relay
+from auth.tokens import issue_inquiry, issue_relay
 from proxy.connections import Connections
-from proxy.exchange import OutboundBroken
+from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
 from proxy.hub.entities import Cluster
+from proxy.hub.operations import RelayInfo
+from proxy.hub.pins import Pins, read_statement
+from proxy.hub.places import RelayRefusedError
 from proxy.pooled import PooledOutbound
 from proxy.rewrite import direct_request_head, failure_of
+from proxy.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from tunnel.net import bind_to_peer, client_context
 from tunnel.tcp import Bonds
+
+# Between two questions to a relay which cluster it is in, and from the dial to the whole answer.
+ASK_EVERY_S = 30.0
+ASK_DEADLINE_S = 10.0
+
+# What its agents are told; the log and the trail have more.
+_ELSEWHERE = "its relay is in another Kubernetes cluster than it was"
+# A relay in direct mode has told no name of its own.
+INSTANCE = "direct"
 
 
 @attrs.define
@@ -50,6 +63,32 @@ class _Relay:
     told: WeakKeyDictionary[ClientConnection, tuple[str, ...]] = attrs.Factory(WeakKeyDictionary)
     """What was said of the hub's keys on each connection: behind an address stand several relays."""
     tokens: dict[str, _Token] = attrs.Factory(dict)
+    asking: trio.Event | None = attrs.Factory(trio.Event)
+    """Set, and then None, once the relay was asked for the first time what it states."""
+    statement: Statement = attrs.Factory(Statement)
+    heard_first: float | None = None
+    """Since when it answers each time (epoch seconds); None while it does not."""
+    heard_last: float = 0.0
+    refused: str = ""
+    """Why nothing is sent there, for agents, if so."""
+    unreached: str = ""
+    """Why it did not answer when it was asked last, if so."""
+
+    # As its events name it (pins.Source).
+    instance = INSTANCE
+    version = ""
+
+    @property
+    def cluster_id(self) -> str:
+        return self.cluster.id
+
+    @property
+    def cluster_name(self) -> str:
+        return self.cluster.name
+
+    @property
+    def address(self) -> str:
+        return self.host.decode("ascii")
 
 
 class DirectRelays:
@@ -63,8 +102,10 @@ class DirectRelays:
         new_id: Callable[[], str],
         nursery: trio.Nursery,
         enrolled: Callable[[], Set[str]],
+        pins: Pins,
     ) -> None:
         """`enrolled` says the ids of the clusters that there are now."""
+        self._pins = pins
         self._keys = keys
         self._issuer = issuer
         self._new_id = new_id
@@ -80,9 +121,17 @@ class DirectRelays:
     ) -> DirectOutbound:
         """Send a request's head to the cluster's relay; raises OutboundBroken.
 
-        `renew` mints a new token: the relay refused the one before.
+        `renew` mints a new token: the relay refused the one before. The first request waits until the relay
+        was asked which cluster it is in.
         """
         relay = self._relay(cluster)
+        if relay.asking is not None:
+            await relay.asking.wait()
+            if relay.unreached:
+                # To dial it again at once would take as long once more, and end alike.
+                raise OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, relay.unreached))
+        if relay.refused:
+            raise OutboundBroken(Failure(StreamCode.DIAL_FAILED, Processed.NO, relay.refused))
 
         def head_for(connection: ClientConnection) -> RequestHead:
             token = self._token(relay, principal, renew=renew)
@@ -119,7 +168,92 @@ class DirectRelays:
         self._nursery.start_soon(connections.sweep)
         relay = _Relay(cluster, connections, url.netloc.encode("ascii"), self._new_id())
         self._relays[cluster.id] = relay
+        self._nursery.start_soon(self._keep_asking, relay)
         return relay
+
+    async def _keep_asking(self, relay: _Relay) -> None:
+        """Ask a relay what it states, again and again, for as long as requests would go there."""
+        asking = relay.asking
+        assert asking is not None, "this is the first time"
+        try:
+            await self._ask(relay)
+        finally:
+            relay.asking = None
+            asking.set()
+        while True:
+            await trio.sleep(ASK_EVERY_S)
+            if self._relays.get(relay.cluster.id) is not relay or relay.cluster.id not in self._enrolled():
+                return
+            await self._ask(relay)
+
+    async def _ask(self, relay: _Relay) -> None:
+        """Ask a relay what it states, on a connection of its own, and hold it to its cluster's pin.
+
+        While it does not answer, what it has stated before stands.
+        """
+        try:
+            with trio.fail_after(ASK_DEADLINE_S):
+                text = await self._statement(relay)
+        except OutboundBroken as broken:
+            relay.heard_first, relay.unreached = None, broken.failure.reason
+            return
+        except trio.TooSlowError:
+            relay.heard_first, relay.unreached = None, f"no answer within {ASK_DEADLINE_S:.0f} s"
+            return
+        now = time.time()
+        relay.heard_first, relay.heard_last, relay.unreached = relay.heard_first or now, now, ""
+        try:
+            relay.statement = read_statement(text)
+            await self._pins.check(relay, relay.statement)
+        except RelayRefusedError as error:
+            if not relay.refused:
+                self._pins.refused(relay, error)
+            relay.refused = _ELSEWHERE
+        else:
+            relay.refused = ""
+
+    async def _statement(self, relay: _Relay) -> str:
+        """What a relay states; nothing where it is of a version that does not. Raises OutboundBroken."""
+        keys = self._keys()
+        token = issue_inquiry(
+            keys.active,
+            issuer=self._issuer,
+            cluster_id=relay.cluster.id,
+            jti=self._new_id(),
+            now=time.time(),
+        )
+        asked = RequestHead.of(b"GET", STATEMENT_TARGET)
+        connection, _ = await relay.connections.acquire(fresh=True)
+        try:
+            await connection.send_request(direct_request_head(asked, relay.host, token, keys.succession))
+            head = await connection.receive_head()
+            if head.status != 200 or failure_of(head) is not None:
+                return ""
+            body = bytearray()
+            # One byte more than a statement has is enough to refuse it.
+            while len(body) <= STATEMENT_BYTES_MAX and (data := await connection.receive_body()):
+                body += data
+            return body.decode("ascii", "replace")
+        finally:
+            # A cut waits for no peer, also when cancelled.
+            await connection.aclose()  # noqa: ASYNC102
+
+    def here(self) -> Iterator[RelayInfo]:
+        """The relays that answered when they were last asked, behind their addresses."""
+        for relay in self._relays.values():
+            if relay.heard_first is not None and relay.cluster.id in self._enrolled():
+                yield RelayInfo(
+                    relay.cluster_name,
+                    relay.instance,
+                    relay.version,
+                    relay.address,
+                    relay.heard_first,
+                    relay.heard_last,
+                    None,
+                    0,
+                    "",
+                    relay.statement,
+                )
 
     def _token(self, relay: _Relay, principal: Principal, *, renew: bool) -> str:
         now = time.time()

@@ -11,7 +11,7 @@ from typing import NoReturn, TypeVar
 import attrs
 import trio
 
-from audit.record import Event, Kind
+from audit.record import Kind
 from audit.recorder import Recorder
 from auth.hubclock import issue_time
 from auth.jws import TokenError
@@ -27,6 +27,7 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Cluster, Mode
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.hellos import check_hello
+from proxy.hub.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.places import Places, RelayRefusedError
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.seen import SeenTokens
@@ -34,7 +35,6 @@ from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import RelayContact, Store
 from proxy.hub.tokenclock import TokenClock
 from proxy.hub.trail import Trail
-from proxy.statement import Statement, StatementError
 from proxy.tunnelled import RELAY_GROUP
 from tunnel import (
     RESUME,
@@ -106,6 +106,7 @@ class RelayEndpoint:
     """What relay tokens are dated by."""
     limit: AcceptLimit = attrs.Factory(AcceptLimit)
     """Asked before a relay is authenticated."""
+    _pins: Pins = attrs.field(init=False)
     _newly_told: dict[LiveRelay, None] = attrs.Factory(dict)
     """Those that have stated another cluster since they connected; `run` looks at them."""
     _runner: ParkingSpot = attrs.Factory(lambda: ParkingSpot("one task pins what relays state"))
@@ -114,6 +115,10 @@ class RelayEndpoint:
     @places.default
     def _places_of_config(self) -> Places:
         return Places(self.registry, self.config.limits.relays_per_cluster)
+
+    @_pins.default
+    def _pins_of_directory(self) -> Pins:
+        return Pins(self.directory, self.recorder, self.trail)
 
     @_seen.default
     def _seen_of_store(self) -> SeenTokens:
@@ -150,7 +155,7 @@ class RelayEndpoint:
                 relay = next(iter(self._newly_told))
                 del self._newly_told[relay]
                 try:
-                    await self._check_pin(relay)
+                    await self._pins.check(relay, relay.statement)
                 except RelayRefusedError as error:
                     self._turn_away(relay, error)
             await self._runner.park()
@@ -332,14 +337,14 @@ class RelayEndpoint:
             TokenContexts(session, mint, lambda: self.keys().succession, tell_time if hello.nonce else None),
             claims.kid,
         )
-        event = partial(self._event, relay)
+        event = partial(self._pins.event, relay)
         # A relay that knows no time yet refuses what comes.
         relay.announce_keys()
         try:
-            relay.statement = _read_statement(hello.statement)
+            relay.statement = read_statement(hello.statement)
             session.on_context(partial(self._hear, relay))
             # Before it can stand in the way of any other relay.
-            await self._check_pin(relay)
+            await self._pins.check(relay, relay.statement)
             await self.places.make_room(relay)
             self.places.check(relay)
             with self.registry.registered(relay) as superseded:
@@ -379,7 +384,7 @@ class RelayEndpoint:
             return
         before = relay.statement.cluster_uid
         try:
-            relay.statement = _read_statement(context.payload.decode("ascii", "replace"))
+            relay.statement = read_statement(context.payload.decode("ascii", "replace"))
         except RelayRefusedError as error:
             self._turn_away(relay, error)
             return
@@ -387,47 +392,10 @@ class RelayEndpoint:
             self._newly_told[relay] = None
             self._runner.unpark()
 
-    async def _check_pin(self, relay: LiveRelay) -> None:
-        """Pin a relay's cluster to the one that it states, or raise RelayRefusedError if that is another.
-
-        A relay that states none, by an older version or for want of the right, passes.
-        """
-        uid = relay.statement.cluster_uid
-        cluster = self.directory.current.clusters_by_id.get(relay.cluster_id)
-        # Of a cluster that was just removed the session is ended elsewhere.
-        if not uid or cluster is None:
-            return
-        # What is in the store is another hub's to change once that has taken over.
-        if cluster.cluster_uid is None and not self._replaced:
-            try:
-                pinned = await self.directory.change(lambda store: store.pin_cluster(relay.cluster_id, uid))
-            except StoreUnavailableError as error:
-                # The next relay that connects pins it.
-                _log.warning("cannot pin cluster %s: %s", relay.cluster_name, error)
-                return
-            if pinned == uid:
-                _log.info("cluster %s is pinned to the Kubernetes cluster %s", relay.cluster_name, uid)
-                self.recorder.complete(self._event(relay, Kind.RELAY_PINNED, note=f"kube-system uid={uid}"))
-            cluster = attrs.evolve(cluster, cluster_uid=pinned or None)
-        if refusal := wrong_cluster(cluster, relay.statement):
-            raise refusal
-
     def _turn_away(self, relay: LiveRelay, error: Exception) -> None:
         """End a relay's session for what is wrong with it, and say so."""
-        _log.warning("turned away relay %s, from %s: %s", relay.instance, relay.address, error)
-        self.recorder.complete(self._event(relay, Kind.RELAY_REFUSED, note=str(error)))
+        self._pins.refused(relay, error)
         relay.end_with(str(error), CloseCode.FORBIDDEN)
-
-    def _event(self, relay: LiveRelay, kind: Kind, note: str = "") -> Event:
-        return self.trail.relay(
-            kind,
-            cluster_id=relay.cluster_id,
-            cluster_name=relay.cluster_name,
-            instance=relay.instance,
-            version=relay.version,
-            address=relay.address,
-            note=note,
-        )
 
     async def _note(self, write: Callable[[Store], _Value]) -> _Value | None:
         """Write down a relay's coming or going; a store that is down costs that line and not the tunnel."""
@@ -438,22 +406,3 @@ class RelayEndpoint:
         except StoreUnavailableError as error:
             _log.warning("cannot write down a relay's coming or going: %s", error)
             return None
-
-
-def wrong_cluster(cluster: Cluster, statement: Statement) -> RelayRefusedError | None:
-    """Why a relay that states this is refused: another Kubernetes cluster than its cluster is pinned to."""
-    pinned, uid = cluster.cluster_uid, statement.cluster_uid
-    if not uid or pinned in (None, uid):
-        return None
-    # The next step first: a farewell has 200 bytes.
-    return RelayRefusedError(
-        f"wrong cluster: if that is meant, `hawse admin cluster repin {cluster.name}`; "
-        f"{cluster.name} is pinned to kube-system uid {pinned}, and this relay is in {uid}"
-    )
-
-
-def _read_statement(text: str) -> Statement:
-    try:
-        return Statement.read(text)
-    except StatementError as error:
-        raise RelayRefusedError(str(error)) from error

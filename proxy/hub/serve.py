@@ -46,6 +46,7 @@ from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
+from proxy.hub.pins import Pins
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
@@ -123,8 +124,10 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 new_id=new_eid,
                 nursery=upkeep,
                 enrolled=lambda: directory.current.clusters_by_id.keys(),
+                pins=Pins(directory, recorder, trail),
             )
-            metrics = hub_metrics(directory, LiveRelays(registry, time.time))
+            live_relays = LiveRelays(registry, time.time, direct)
+            metrics = hub_metrics(directory, live_relays)
             metrics.register(SeenCollector(seen))
             calls = Calls(
                 config=config,
@@ -195,7 +198,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 public_url=config.public_url,
                 hub_ca=lambda: certificate.ca_pem,
                 version=version("hawse"),
-                operations=LiveRelays(registry, time.time),
+                operations=live_relays,
                 live_sessions=LiveSessions(calls.live, boots, boot),
                 relays_per_cluster=config.limits.relays_per_cluster,
             )

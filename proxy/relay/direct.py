@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import re
 import ssl
+from collections.abc import Callable
 
 import attrs
 import trio
@@ -23,12 +24,13 @@ from proxy.deadlines import Deadlines
 from proxy.entrance import Entrance
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.gate import Gate, MeteredStream, Stranger
-from proxy.head import RequestHead
+from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
 from proxy.rewrite import SUCCESSION_HEADER, failure_header
+from proxy.statement import STATEMENT_TARGET, Statement
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
 from tunnel import MODEST_USERS_MAX, Memory
@@ -62,6 +64,8 @@ class DirectServer:
     """Whoever serves connections runs it beside."""
     bonds: Bonds = attrs.Factory(Bonds)
     """This as well."""
+    statement: Callable[[], Statement] = Statement
+    """What the relay states now to a hub that asks."""
     balancers: Balancers = NO_BALANCERS
     """Whose connections begin with a PROXY header."""
     entrance: Entrance = attrs.field(init=False)
@@ -95,6 +99,11 @@ class DirectServer:
             stranger.leave()
             await trio.aclose_forcefully(tls)
 
+    def _state(self) -> tuple[ResponseHead, bytes]:
+        body = str(self.statement()).encode("ascii")
+        headers = ((b"content-type", b"text/plain"), (b"content-length", b"%d" % len(body)))
+        return ResponseHead.of(200, b"", headers), body
+
     async def _serve(self, connection: ServerConnection, stranger: Stranger, peer: str) -> None:
         while True:
             try:
@@ -110,6 +119,11 @@ class DirectServer:
             try:
                 token = _bearer(request)
                 self.verifier.learn(_succession(request))
+                if request.target == STATEMENT_TARGET:
+                    self.verifier.check_inquiry(token)
+                    stranger.leave()
+                    await connection.answer(*self._state())
+                    continue
                 claims = self.verifier.of_token(token)
                 stranger.leave()
                 connection.peer = None

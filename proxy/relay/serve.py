@@ -231,7 +231,14 @@ async def _open_listener(
     certificate = watch_certificate(way.certificate, way.key, stated="direct.certificate")
     hub_keys = TrustedKeys(config.hub_keys, config.hub_url)
     verifier = Verifier(hub_keys, config.hub_url, config.cluster_id, time.time)
-    state.server = server = DirectServer(upstream, verifier, certificate, memory, balancers=way.balancers)
+    state.server = server = DirectServer(
+        upstream,
+        verifier,
+        certificate,
+        memory,
+        statement=lambda: state.probe.statement,
+        balancers=way.balancers,
+    )
     nursery.start_soon(server.deadlines.run)
     nursery.start_soon(server.bonds.run)
     nursery.start_soon(tell_of_the_end, way.certificate)

@@ -106,6 +106,21 @@ class Verifier:
             self._cache.move_to_end(digest)
         return self._fresh(claims)
 
+    def check_inquiry(self, token: bytes) -> None:
+        """Raise Refused(UNAUTHENTICATED) unless a direct request's token has the hub ask about this relay."""
+        now = self.hub_clock()
+        try:
+            tokens.verify_inquiry(
+                token.decode("ascii", "replace"),
+                self.keys.at(now),
+                issuer=self.issuer,
+                cluster_id=self.cluster_id,
+                now=now,
+                leeway_s=LEEWAY_S,
+            )
+        except TokenError as error:
+            raise refusal(StreamCode.UNAUTHENTICATED, error.reason) from error
+
     def _verify(self, token: str) -> RelayClaims:
         try:
             now = self.hub_clock()

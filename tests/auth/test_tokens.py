@@ -51,6 +51,14 @@ def hello(key: SigningKey = OTHER_KEY, *, cluster_id: str = CLUSTER_ID, hub_url:
     return tokens.issue_hello(key, cluster_id=cluster_id, hub_url=hub_url, instance="r-1", jti="j3", now=NOW)
 
 
+def inquiry(*, cluster_id: str = CLUSTER_ID) -> str:
+    return tokens.issue_inquiry(KEY, issuer=HUB, cluster_id=cluster_id, jti="j6", now=NOW)
+
+
+def read_inquiry(token: str) -> None:
+    tokens.verify_inquiry(token, KEYS, issuer=HUB, cluster_id=CLUSTER_ID, now=NOW)
+
+
 def find_relay_key(kid: str) -> tuple[str, PublicKey] | None:
     return (CLUSTER_ID, OTHER_KEY.public) if kid == OTHER_KEY.kid else None
 
@@ -303,13 +311,23 @@ def test_no_kind_of_token_stands_in_for_another() -> None:
         (read_hello, hello()),
         (read_assertion, assertion()),
         (read_enrolment, enrolment()),
+        (read_inquiry, inquiry()),
     ):
-        for token in (access(), relay(), hello(), hello(KEY), assertion(), enrolment()):
+        for token in (access(), relay(), hello(), hello(KEY), assertion(), enrolment(), inquiry()):
             if token == own:
                 read(token)
             else:
                 with pytest.raises(TokenError):
                     read(token)
+
+
+def test_an_inquiry_is_for_one_cluster_and_a_minute() -> None:
+    with pytest.raises(TokenError, match="audience"):
+        read_inquiry(inquiry(cluster_id="other"))
+    with pytest.raises(TokenError, match="expired"):
+        tokens.verify_inquiry(inquiry(), KEYS, issuer=HUB, cluster_id=CLUSTER_ID, now=NOW + 120)
+    with pytest.raises(TokenError):
+        tokens.verify_inquiry(inquiry(), KEYS, issuer="https://other", cluster_id=CLUSTER_ID, now=NOW)
 
 
 def test_a_token_for_another_organisation_or_cluster_is_refused() -> None:

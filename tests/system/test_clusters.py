@@ -16,7 +16,8 @@ import pytest
 
 from sandbox.demo.processes import Daemons
 from tests.fakes.apiserver import READYZ, SYSTEM_NAMESPACE, ApiServer, Exchange, running_apiserver
-from tests.system.world import World, make_world, run, start_and_enrol
+from tests.system.raw import RawClient, parse
+from tests.system.world import USER, World, make_world, run, start_and_enrol
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -83,8 +84,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         start_and_enrol(world)
         yield Stage(world, {"east": east, "west": west})
         for server in (east, west):
-            # Nothing but the two that the relay makes of its own: no agent has asked for anything.
-            assert all(server.is_own(exchange) for exchange in server.exchanges)
+            # Nothing but the two that the relay makes of its own goes without an identity.
+            assert all(
+                server.is_own(exchange) or exchange.header("impersonate-user") == [USER]
+                for exchange in server.exchanges
+            )
 
 
 def test_a_relay_before_a_dead_api_server_lives_and_is_not_ready(stage: Stage) -> None:
@@ -135,6 +139,43 @@ def test_a_relay_in_another_cluster_is_refused_until_that_is_meant(stage: Stage)
     again = run(["hawse", "admin", "cluster", "repin", "direct", "--yes"], stage.world.operator)
     assert again.code != 0
     assert b"cluster direct is not pinned" in again.err
+
+
+def test_the_hub_sends_nothing_to_a_direct_relay_in_another_cluster(stage: Stage) -> None:
+    world = stage.world
+    client = RawClient(world, "direct")
+    path = "/api/v1/namespaces/work/configmaps"
+
+    def get() -> tuple[int, bytes]:
+        request = f"GET /clusters/direct{path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n"
+        bearer = f"Authorization: Bearer {client.token()}\r\n\r\n"
+        answer = parse(client.send((request + bearer).encode()))
+        return answer.status, answer.body
+
+    stage.start("east", "direct")
+    wait_for(lambda: stage.health("east", "/readyz", "direct") == (200, "ok\n"), "it does not become ready")
+    assert get()[0] == 200
+    assert stage.pin("direct") == EAST
+    row = stage.row("direct")
+    assert row is not None
+    assert (row["api_server"], row["pinned"]) == ("up", True)
+    stage.stop("east", "direct")
+    # The hub that starts knows of no relay but what is pinned.
+    assert world.hub is not None
+    world.hub.stop()
+    world.start_hub()
+    stage.start("west", "direct")
+    wait_for(lambda: stage.health("west", "/readyz", "direct") == (200, "ok\n"), "it does not become ready")
+    status, body = get()
+    assert status == 503
+    assert b"its relay is in another Kubernetes cluster than it was" in body
+    assert stage.events("relay.refused")[-1][1].startswith("wrong cluster: ")
+    assert [each.target for each in stage.servers["west"].exchanges if each.target == path] == []
+    world.admin("cluster", "repin", "direct", "--yes")
+    assert get()[0] == 200
+    assert stage.pin("direct") == WEST
+    [seen] = [each for each in stage.servers["west"].exchanges if each.target == path]
+    assert seen.header("impersonate-user") == [USER]
 
 
 def test_a_relay_without_the_right_runs_and_is_shown_as_not_pinned(stage: Stage) -> None:

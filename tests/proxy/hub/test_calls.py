@@ -43,6 +43,7 @@ from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Mode
 from proxy.hub.held import HELD_BYTES_MAX
 from proxy.hub.limits import Limits
+from proxy.hub.pins import Pins
 from proxy.hub.quick import begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store import Store
@@ -228,6 +229,7 @@ async def open_bench(tmp_path: Path, *, quick: bool) -> AsyncIterator[Bench]:
                 new_id=lambda: "id",
                 nursery=nursery,
                 enrolled=lambda: directory.current.clusters_by_id.keys(),
+                pins=Pins(directory, recorder, Trail("acme")),
             ),
             recorder=recorder,
             trail=Trail("acme"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Set
 from contextlib import asynccontextmanager
@@ -10,22 +11,35 @@ from unittest.mock import Mock
 
 import attrs
 import pytest
+import sqlalchemy as sa
 import trio
 from trio.testing import wait_all_tasks_blocked
 
 from audit.ids import new_eid
+from audit.reader import AuditReader
+from audit.recorder import Recorder, open_recorder
+from audit.store import AuditStore
 from auth.keys import SigningKey
 from auth.principal import Principal
 from auth.succession import issue_succession
 from proxy.exchange import OutboundBroken, Processed, StreamCode
+from proxy.hub import direct, tables
 from proxy.hub.contexts import RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
+from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Cluster, Mode
+from proxy.hub.pins import Pins
+from proxy.hub.store import Store
+from proxy.hub.trail import Trail
+from proxy.statement import Statement
+from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, DirectWay, direct_way, inner
 
 ANN = Principal("agent-1", "ann", "acme", ("sre",))
+# Of relays that state nothing there is nothing to look up or to write down.
+NO_PINS = Pins(Mock(), Mock(), Mock())
 BOB = Principal("agent-2", "bob", "acme", ("web",))
 
 
@@ -37,11 +51,18 @@ async def say_who(connection: Connection) -> None:
 
 @asynccontextmanager
 async def open_relays(
-    keys: Callable[[], SigningKeys], enrolled: Set[str] = frozenset({CLUSTER_ID})
+    keys: Callable[[], SigningKeys],
+    enrolled: Set[str] = frozenset({CLUSTER_ID}),
+    pins: Pins | None = None,
 ) -> AsyncIterator[DirectRelays]:
     async with trio.open_nursery() as nursery:
         relays = DirectRelays(
-            keys=keys, issuer=HUB, new_id=new_eid, nursery=nursery, enrolled=lambda: enrolled
+            keys=keys,
+            issuer=HUB,
+            new_id=new_eid,
+            nursery=nursery,
+            enrolled=lambda: enrolled,
+            pins=pins or NO_PINS,
         )
         yield relays
         await close_kept(relays)
@@ -187,6 +208,7 @@ async def test_a_clock_that_is_set_back_makes_no_token_young(monkeypatch: pytest
             new_id=new_eid,
             nursery=nursery,
             enrolled=set,
+            pins=NO_PINS,
         )
         first = relays._token(relay, ann, renew=False)
         now += RENEW_AFTER_S - 0.1
@@ -194,3 +216,140 @@ async def test_a_clock_that_is_set_back_makes_no_token_young(monkeypatch: pytest
         now -= 3600
         assert relays._token(relay, ann, renew=False) != first
         nursery.cancel_scope.cancel()
+
+
+# -- what a relay states -------------------------------------------------------------------------------------
+
+
+@attrs.define
+class Enrolled:
+    """A cluster in a store, its relay, and what that states."""
+
+    directory: Directory
+    relays: DirectRelays
+    recorder: Recorder
+    audit_file: Path
+    statement: Statement
+
+    @property
+    def cluster(self) -> Cluster:
+        return self.directory.current.clusters_by_id[CLUSTER_ID]
+
+    async def ask(self) -> bytes:
+        return await ask(self.relays, self.cluster, ANN)
+
+    async def trail(self) -> list[tuple[str, str]]:
+        """Kind and note of each event."""
+        await self.recorder.flush()
+        reader = AuditReader(self.audit_file)
+        try:
+            events = [json.loads(stored.body) for stored in reader.query()]
+        finally:
+            reader.close()
+        return [(event["kind"], event.get("note", "")) for event in events]
+
+
+@asynccontextmanager
+async def enrolled(folder: Path, statement: Statement) -> AsyncIterator[Enrolled]:
+    audit_file = folder / "audit.db"
+    store = AuditStore(audit_file)
+    async with (
+        running(say_who, folder) as server,
+        direct_way(server.access, folder, statement=lambda: bench.statement) as way,
+        open_recorder(store, org="acme") as recorder,
+        open_directory(folder / "hub.db", org="acme", clock=time.time) as directory,
+        open_relays(old_keys, pins=Pins(directory, recorder, Trail("acme"))) as relays,
+    ):
+
+        def add(store: Store) -> None:
+            cluster_id = store.add_cluster(
+                "far",
+                mode=Mode.DIRECT,
+                relay_url=f"https://127.0.0.1:{way.port}",
+                relay_ca_pem=way.ca_pem,
+                relay_address_private=True,
+            )
+            with store._transaction() as connection:
+                # The one that the relay is of.
+                row = sa.update(tables.clusters).where(tables.clusters.c.id == cluster_id)
+                connection.execute(row.values(id=CLUSTER_ID))
+
+        await directory.change(add)
+        bench = Enrolled(directory, relays, recorder, audit_file, statement)
+        yield bench
+    store.close()
+
+
+async def test_before_the_first_request_a_cluster_is_pinned(tmp_path: Path) -> None:
+    async with enrolled(tmp_path, Statement("east", api_server=True)) as bench:
+        assert list(bench.relays.here()) == []
+        assert await bench.ask() == b"agent:ann acme/sre"
+        assert bench.cluster.cluster_uid == "east"
+        assert ("relay.pinned", "kube-system uid=east") in await bench.trail()
+        (shown,) = bench.relays.here()
+        assert (shown.cluster, shown.instance, shown.statement) == ("far", "direct", bench.statement)
+
+
+async def test_nothing_is_sent_to_a_relay_in_another_cluster_until_that_is_meant(tmp_path: Path) -> None:
+    async with enrolled(tmp_path, Statement("west", api_server=True)) as bench:
+        await bench.directory.change(lambda store: store.pin_cluster(CLUSTER_ID, "east"))
+        for _ in range(2):
+            with pytest.raises(OutboundBroken, match="in another Kubernetes cluster than it was") as broken:
+                await bench.ask()
+            assert broken.value.failure.processed is Processed.NO
+        (refused,) = [note for kind, note in await bench.trail() if kind == "relay.refused"]
+        assert refused.startswith("wrong cluster: if that is meant, `hawse admin cluster repin far`")
+        await bench.directory.change(lambda store: store.unpin_cluster("far"))
+        assert await bench.ask() == b"agent:ann acme/sre"
+        assert bench.cluster.cluster_uid == "west"
+
+
+async def test_a_relay_is_asked_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "ASK_EVERY_S", 0.05)
+    async with enrolled(tmp_path, Statement("east", api_server=True)) as bench:
+        await bench.ask()
+        # Asked anew, as the cluster is another one now that it is pinned.
+        await bench.ask()
+        bench.statement = Statement("west", api_server=False)
+        with trio.fail_after(5):
+            while not bench.relays._relays[CLUSTER_ID].refused:  # noqa: ASYNC110 - a socket decides it
+                await trio.sleep(0.01)
+        with pytest.raises(OutboundBroken, match="another Kubernetes cluster"):
+            await bench.ask()
+        bench.statement = Statement("east", api_server=False)
+        with trio.fail_after(5):
+            while bench.relays._relays[CLUSTER_ID].refused:  # noqa: ASYNC110 - as above
+                await trio.sleep(0.01)
+        assert await bench.ask() == b"agent:ann acme/sre"
+        (shown,) = bench.relays.here()
+        assert shown.statement.api_server is False
+
+
+async def test_a_relay_that_states_nothing_is_served_also_where_a_cluster_is_pinned(tmp_path: Path) -> None:
+    async with enrolled(tmp_path, Statement()) as bench:
+        await bench.directory.change(lambda store: store.pin_cluster(CLUSTER_ID, "east"))
+        assert await bench.ask() == b"agent:ann acme/sre"
+
+
+async def test_a_relay_that_knows_no_such_question_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a version before this one: it takes an inquiry for a token that is none of its kinds.
+    monkeypatch.setattr("proxy.relay.direct.STATEMENT_TARGET", b"/never")
+    async with enrolled(tmp_path, Statement("west")) as bench:
+        await bench.directory.change(lambda store: store.pin_cluster(CLUSTER_ID, "east"))
+        assert await bench.ask() == b"agent:ann acme/sre"
+        (shown,) = bench.relays.here()
+        assert shown.statement == Statement()
+
+
+async def test_a_relay_that_is_not_there_is_dialled_once_for_the_first_request(tmp_path: Path) -> None:
+    async with enrolled(tmp_path, Statement()) as bench:
+        gone = attrs.evolve(bench.cluster, relay_url=f"https://127.0.0.1:{free_port()}")
+        with pytest.raises(OutboundBroken) as broken:
+            await ask(bench.relays, gone, ANN)
+        assert (broken.value.failure.code, broken.value.failure.processed) == (
+            StreamCode.DIAL_FAILED,
+            Processed.NO,
+        )
+        assert list(bench.relays.here()) == []

@@ -32,6 +32,7 @@ from proxy.hub.directory import open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.oauth import FORM_BYTES_MAX
+from proxy.hub.pins import Pins
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
@@ -85,6 +86,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
                 new_id=lambda: "id",
                 nursery=nursery,
                 enrolled=lambda: directory.current.clusters_by_id.keys(),
+                pins=Pins(directory, recorder, trail),
             ),
             recorder=recorder,
             trail=trail,

@@ -13,15 +13,17 @@ from trio.testing import MockClock
 from auth.keys import SigningKey
 from auth.principal import Principal
 from auth.succession import SUCCESSION_MAX, issue_succession
+from auth.tokens import issue_inquiry
 from proxy import gate, heldup
 from proxy.exchange import ByteStream, StreamCode
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.relay import direct
 from proxy.rewrite import FAILURE_HEADER
+from proxy.statement import STATEMENT_TARGET, Statement
 from proxy.wire import CONNECTION_BYTES
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
-from tests.proxy.relay.ways import HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
+from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
 from tunnel.turns import turns
 
@@ -331,3 +333,40 @@ async def test_what_an_api_server_does_not_take_is_counted(
         with trio.fail_after(10):
             await memory.charged.wait()
         nursery.cancel_scope.cancel()
+
+
+def inquiry(cluster_id: str = CLUSTER_ID, issuer: str = HUB, age_s: float = 0.0) -> str:
+    return issue_inquiry(KEY, issuer=issuer, cluster_id=cluster_id, jti="j", now=time.time() - age_s)
+
+
+def asks(bearer: str, target: bytes = STATEMENT_TARGET, method: bytes = b"GET") -> bytes:
+    head = b"%b %b HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer %b\r\n" % (
+        method,
+        target,
+        bearer.encode(),
+    )
+    return head + b"Connection: close\r\n\r\n"
+
+
+async def test_what_the_relay_states_is_for_its_hub_alone(tmp_path: Path) -> None:
+    statement = Statement("1a2b", api_server=True)
+    async with (
+        running(answer_ok, tmp_path) as server,
+        direct_way(server.access, tmp_path, statement=lambda: statement) as way,
+    ):
+        assert (await exchange_raw(way, asks(inquiry()))).endswith(b"\r\n\r\ncluster=1a2b api=up")
+        statement = Statement("1a2b", api_server=False)
+        assert (await exchange_raw(way, asks(inquiry()))).endswith(b"\r\n\r\ncluster=1a2b api=down")
+        for bearer in (
+            token(),
+            inquiry("another"),
+            inquiry(issuer="https://evil.example"),
+            inquiry(age_s=600),
+        ):
+            answer = await exchange_raw(way, asks(bearer))
+            assert answer.startswith(b"HTTP/1.1 401 ")
+            assert b"1a2b" not in answer
+        # Nor does an inquiry open anything else.
+        for request in (asks(inquiry(), b"/api"), asks(inquiry(), STATEMENT_TARGET + b"?x=1")):
+            assert (await exchange_raw(way, request)).startswith(b"HTTP/1.1 401 ")
+        assert server.connections == []

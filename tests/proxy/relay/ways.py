@@ -10,7 +10,7 @@ import base64
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from proxy.relay.serviceaccount import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from proxy.rewrite import direct_request_head, failure_of
+from proxy.statement import Statement
 from proxy.tunnelled import HUB_GROUP, TunnelOutbound
 from proxy.watched import watch_certificate
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
@@ -290,6 +291,7 @@ async def direct_way(
     folder: Path,
     guardrails: Guardrails | None = None,
     memory: Memory | None = None,
+    statement: Callable[[], Statement] = Statement,
 ) -> AsyncIterator[DirectWay]:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -301,7 +303,9 @@ async def direct_way(
         upstream = Upstream(pool, guardrails)
         if guardrails is not None:
             nursery.start_soon(run_guardrails, guardrails, upstream)
-        server = DirectServer(upstream, verifier, watch_certificate(pem, key), memory or Memory(2**40))
+        server = DirectServer(
+            upstream, verifier, watch_certificate(pem, key), memory or Memory(2**40), statement=statement
+        )
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         await nursery.start(trio.serve_listeners, server.handle_connection, listeners)
         nursery.start_soon(server.deadlines.run)
