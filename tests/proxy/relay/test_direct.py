@@ -169,6 +169,20 @@ async def test_strangers_above_the_cap_make_room(
             await trio.aclose_forcefully(each)
 
 
+async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "STRANGERS_PER_PLACE_MAX", 2)
+    async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        silent = [await trio.open_tcp_stream("127.0.0.1", way.port) for _ in range(3)]
+        assert (await way.ask(inner())).status == 200
+        # The first for the third of them, and the second for the hub.
+        for ended in silent[:2]:
+            assert await ended.receive_some() == b""
+        for each in silent:
+            await each.aclose()
+
+
 async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
