@@ -14,7 +14,7 @@ import pytest
 
 from auth.keys import SigningKey
 from auth.signed import LIFETIME_S, sign, sign_for_a_minute
-from tests.faults.clients import ExecEcho
+from tests.faults.clients import ExecEcho, Verdict, report
 from tests.faults.endpoint import Endpoint, Outcome, Said, taken_endpoint
 from tests.faults.test_clocks import ask
 from tests.faults.test_isolation import asking
@@ -59,6 +59,15 @@ def claims_of(token: bytes) -> dict[str, object]:
     segment = token.split(b".")[1]
     claims: dict[str, object] = json.loads(base64.urlsafe_b64decode(segment + b"=" * (-len(segment) % 4)))
     return claims
+
+
+def injected(world: FaultWorld, endpoint: Endpoint, token: bytes) -> Outcome:
+    """What becomes of a request under this token, amid those of the hub."""
+    endpoint.inject(token)
+    # It goes behind a message of the hub's, which then hears of more frames than it has sent, and may end the
+    # session at any time.
+    ask(world)
+    return outcome_of(world, endpoint)
 
 
 def outcome_of(world: FaultWorld, endpoint: Endpoint) -> Outcome:
@@ -109,9 +118,7 @@ def test_a_token_of_another_session_is_worth_nothing_though_it_is_fresh(world: F
         of_before = endpoint.tokens[-1].payload
         world.fresh_relay()
         assert ask(world)[0] == 200
-        endpoint.inject(of_before)
-        assert ask(world)[0] == 200
-        outcome = outcome_of(world, endpoint)
+        outcome = injected(world, endpoint, of_before)
     assert outcome.head == b""
     assert "another session" in outcome.refusal
 
@@ -120,19 +127,20 @@ def test_what_is_open_outlives_its_token_and_nothing_is_opened_under_an_expired_
     world: FaultWorld,
 ) -> None:
     """The hub's clock is set ahead, which it signs; the attacker shows a token of before, of this session."""
-    with taken(world) as endpoint, ExecEcho(world, 1) as work:
-        world.until(lambda: len(work.sent) > 0, "the exec works")
-        expired = endpoint.tokens[-1].payload
-        world.set_clock(world.hub, 2 * LIFETIME_S)
-        try:
-            assert ask(world)[0] == 200
-            endpoint.inject(expired)
-            assert ask(world)[0] == 200
-            outcome = outcome_of(world, endpoint)
-            before = len(work.sent)
-            world.until(lambda: len(work.sent) > before + 50_000, "the exec goes on")
-        finally:
-            world.set_clock(world.hub, 0)
+    with taken(world) as endpoint:
+        world.fresh_relay()
+        with ExecEcho(world, 1) as work:
+            world.until(lambda: len(work.sent) > 0, "the exec works")
+            expired = endpoint.tokens[-1].payload
+            world.set_clock(world.hub, 2 * LIFETIME_S)
+            try:
+                assert ask(world)[0] == 200
+                before = len(work.sent)
+                world.until(lambda: len(work.sent) > before + 50_000, "the exec goes on")
+            finally:
+                world.set_clock(world.hub, 0)
+        assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
+        outcome = injected(world, endpoint, expired)
     assert outcome.head == b""
     assert "expired" in outcome.refusal
 
@@ -156,6 +164,23 @@ def test_a_clock_that_nobody_has_signed_counts_for_nothing(world: FaultWorld, ah
         world.fresh_relay()
         for _ in range(3):
             assert ask(world)[0] == 200
+
+
+def test_a_nonce_is_the_sessions_and_is_kept_through_its_resumptions(world: FaultWorld) -> None:
+    with taken(world) as endpoint:
+        world.fresh_relay()
+        with ExecEcho(world, 1) as work:
+            world.until(lambda: len(work.sent) > 0, "the exec works")
+            world.tunnel.cut()
+            world.until(lambda: world.relay_says("is back, session"), "it is back", NEXT_DIAL_S)
+            # Under the token and by the clock of before.
+            assert ask(world)[0] == 200
+        assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
+        world.fresh_relay()
+    first, resumed, other = (str(hello["nonce"]) for hello in endpoint.hellos)
+    assert first == resumed != other
+    assert endpoint.hellos[1]["resume"]
+    assert {len(bytes.fromhex(nonce)) for nonce in (first, other)} == {16}
 
 
 @pytest.mark.parametrize("ahead_s", [-HOUR_S, HOUR_S], ids=["behind", "ahead"])

@@ -90,6 +90,32 @@ async def test_the_agents_of_a_session_are_bounded_and_none_is_refused(
         await trio.testing.wait_all_tasks_blocked()
 
 
+async def test_the_time_is_told_before_a_token_unless_it_was_lately() -> None:
+    async with session_pair() as (hub, relay):
+        heard: list[tuple[int, bytes]] = []
+        told = iter(range(100))
+        table = TokenContexts(hub, Mint(), tuple, lambda: f"time-{next(told)}")
+        relay.on_context(lambda context: heard.append((context.group, bytes(context.payload))))
+        table.announce(0.0)
+        # Lately; then by its age, by a clock that was set back, and since the relay refused the token.
+        for principal, now in ((ANN, 1.0), (ANN, RENEW_AFTER_S + 1), (BOB, RENEW_AFTER_S)):
+            await accepted_payload(hub, relay, table.context_for(principal, now).index)
+        await accepted_payload(hub, relay, table.renew(BOB, RENEW_AFTER_S).index)
+        ann, bob = group_of(ANN.agent_id), group_of(BOB.agent_id)
+        assert heard == [
+            (HUB_GROUP, b"time-0"),
+            (ann, b"ann-1"),
+            (HUB_GROUP, b"time-1"),
+            (ann, b"ann-2"),
+            (HUB_GROUP, b"time-2"),
+            (bob, b"bob-3"),
+            (HUB_GROUP, b"time-3"),
+            (bob, b"bob-4"),
+        ]
+        # The last one, and each agent's token.
+        assert len(hub._connection.contexts) == 3
+
+
 async def test_a_relay_hears_of_a_key_before_the_first_token_by_it() -> None:
     async with session_pair() as (hub, relay):
         heard: list[tuple[int, bytes]] = []

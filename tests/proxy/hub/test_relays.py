@@ -10,10 +10,12 @@ import attrs
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 
 from audit.reader import AuditReader
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
+from auth.hubclock import read_time
 from auth.jws import TokenError
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
@@ -306,6 +308,30 @@ async def relay_of(bench: Bench, instance: str = "relay-1", statement: str = "")
             hello = attrs.evolve(word, statement=statement)
             async with open_session(there, Role.DIALER, hello=hello) as relay:
                 yield relay
+
+
+@pytest.mark.parametrize("nonce", ["", "0123456789abcdef" * 2])
+async def test_a_relay_hears_the_hubs_time_for_its_nonce_before_all_else(tmp_path: Path, nonce: str) -> None:
+    """One from before nonces hears nothing of the kind."""
+    async with open_bench(tmp_path) as bench, dialled(bench) as (there, word):
+        before_s = time.time()
+        async with open_session(there, Role.DIALER, hello=attrs.evolve(word, nonce=nonce)) as relay:
+            heard: list[bytes] = []
+            relay.on_context(lambda context: heard.append(bytes(context.payload)))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        if not nonce:
+            assert heard == []
+            return
+        [statement] = heard
+        told = read_time(
+            statement.decode(),
+            bench.endpoint.keys().public,
+            issuer=bench.endpoint.config.public_url,
+            cluster_id=word.cluster,
+            nonce=nonce,
+        )
+        assert before_s - 1 <= told.at <= time.time()
+        assert told.hub == bench.endpoint.boot
 
 
 async def test_what_a_relay_opens_at_its_hub_is_refused_and_held_for_nobody(tmp_path: Path) -> None:

@@ -202,3 +202,13 @@ def test_guardrails_that_cannot_close_the_relays_own_namespace_are_a_fault(
     ]
     assert load(write(folder, TUNNEL), {}).guardrails is None
     assert load(write(folder, 'kubeconfig = "x"\n' + TUNNEL), rails).guardrails is not None
+
+
+@pytest.mark.parametrize(("value", "good"), [("59", False), ("60", True), ("86400", True), ("86401", False)])
+def test_the_bound_of_the_hubs_clock_is_a_minute_to_a_day(folder: Path, value: str, good: bool) -> None:
+    assert load(write(folder, TUNNEL), {}).clock_bound_s == 900
+    environment = {"HAWSE_RELAY_TUNNEL_CLOCK_BOUND_S": value}
+    if good:
+        assert load(write(folder, TUNNEL), environment).clock_bound_s == int(value)
+    else:
+        assert faults(folder, TUNNEL, **environment) == ["tunnel.clock_bound_s: expected 60 to 86400"]

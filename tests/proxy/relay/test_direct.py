@@ -15,7 +15,7 @@ from auth.principal import Principal
 from auth.succession import SUCCESSION_MAX, issue_succession
 from auth.tokens import issue_inquiry
 from proxy import gate, heldup
-from proxy.exchange import ByteStream, StreamCode
+from proxy.exchange import ByteStream, Processed, StreamCode
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.relay import direct
@@ -246,6 +246,15 @@ async def test_a_stranger_has_the_relay_look_at_no_more_statements_than_a_hub_ha
         # As many as a hub says are all read.
         del way.succession[-1]
         assert (await way.ask(inner(), token=token(key=new))).status == 200
+
+
+async def test_a_token_of_a_tunnels_session_is_refused(tmp_path: Path) -> None:
+    async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
+        answer = await way.ask(inner(), token=token().in_tunnel)
+        assert answer.failure is not None
+        assert (answer.failure.code, answer.failure.processed) == (StreamCode.UNAUTHENTICATED, Processed.NO)
+        assert "for a tunnel's session, and this relay is in direct mode" in answer.failure.reason
+        assert (await way.ask(inner())).status == 200
 
 
 SPEW = bytes(64 * 1024)

@@ -70,6 +70,8 @@ class Hub:
     ca_pem: str
     sessions: trio.MemoryReceiveChannel[Session]
     clock: Callable[[], float] = time.time
+    tells: bool = True
+    """Whether it signs its time at once."""
     refusals: list[str] = attrs.field(factory=list)
     hellos: list[tokens.HelloClaims] = attrs.field(factory=list)
 
@@ -104,7 +106,8 @@ async def running_hub(folder: Path) -> AsyncIterator[Hub]:
                 async with open_session(
                     transport, Role.LISTENER, answer_hello=lambda _: Welcome(session_id="s")
                 ) as session:
-                    tell_time(session, issuer=hub.url)
+                    if hub.tells:
+                        tell_time(session, issuer=hub.url)
                     await send.send(session)
                     await session.wait_closed()
         except trio.BrokenResourceError:
@@ -145,6 +148,13 @@ def config(
 async def ready(port: int) -> bool:
     try:
         return (await probe(port, "/readyz")).startswith(b"HTTP/1.1 200 ")
+    except OSError:
+        return False
+
+
+async def alive(port: int) -> bool:
+    try:
+        return (await probe(port, "/healthz")).startswith(b"HTTP/1.1 200 ")
     except OSError:
         return False
 
@@ -210,6 +220,35 @@ async def test_tunnel_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: py
             with trio.fail_after(5):
                 await session.wait_closed()
         assert session.draining or session.closed
+
+
+async def test_a_relay_is_ready_once_the_hub_has_signed_its_time_for_the_sessions_nonce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a rollout of relays goes no further where the hub is older, and was to be upgraded first."""
+    async with running(answer_ok, tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        hub.tells = False
+        health = free_port()
+        async with trio.open_nursery() as nursery:
+            way = TunnelDial(RELAY_KEY, hub.ca_pem)
+            nursery.start_soon(run_relay, config(way, hub.url, health=health))
+            session = await hub.sessions.receive()
+            await wait_for(lambda: alive(health))
+            answer = await TunnelWay(session).ask(inner(), token=relay_token(hub, session))
+            assert answer.failure is not None
+            assert "upgrade the hub first" in answer.failure.reason
+            assert not await ready(health)
+            tell_time(session, issuer=hub.url)
+            await wait_for(lambda: ready(health))
+            nonces = {session.peer.nonce}  # type: ignore[union-attr]
+            # Another session, with a nonce of its own.
+            session.go_away()
+            second = await hub.sessions.receive()
+            nonces.add(second.peer.nonce)  # type: ignore[union-attr]
+            assert {len(bytes.fromhex(nonce)) for nonce in nonces} == {16}
+            assert len(nonces) == 2
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 async def test_sigterm_lets_what_is_under_way_finish_and_takes_nothing_new(

@@ -158,6 +158,7 @@ hellos = st.builds(
     cluster=names,
     instance=names,
     boot_id=names,
+    nonce=st.just("") | st.binary(min_size=16, max_size=16).map(bytes.hex),
     software=names,
     resume=st.none() | st.builds(Resume, names, st.integers(0, 2**62), st.integers(0, 2**62)),
 )
@@ -237,6 +238,15 @@ def test_a_text_of_a_greeting_is_short_since_it_is_said_again_and_again(
     decode(json.dumps({key: "x" * frames.TEXT_CHARACTERS_MAX}).encode())
     with pytest.raises(RemoteProtocolError, match=f"greeting's {key} is not printable ASCII of at most 256"):
         decode(json.dumps({key: "x" * (frames.TEXT_CHARACTERS_MAX + 1)}).encode())
+
+
+def test_a_nonce_is_16_bytes_in_lower_hexadecimal_or_none() -> None:
+    nonce = "0123456789abcdef" * 2
+    assert frames.decode_hello(json.dumps({"nonce": nonce}).encode()).nonce == nonce
+    assert frames.decode_hello(b"{}").nonce == frames.decode_hello(b'{"nonce": ""}').nonce == ""
+    for wrong in (nonce[:-1], nonce + "0", nonce.upper(), "g" * 32, nonce + "\n", 7, None, [nonce]):
+        with pytest.raises(RemoteProtocolError, match="greeting's nonce is not"):
+            frames.decode_hello(json.dumps({"nonce": wrong}).encode())
 
 
 @pytest.mark.parametrize(
