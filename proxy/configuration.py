@@ -31,6 +31,11 @@ FILE_BYTES_MAX = 256 * 1024
 MIB = 1024 * 1024
 # Three times what the 256 calls of one agent take, in direct mode and while nothing happens on them.
 MEMORY_MIB_MIN = 64
+# Between two PINGs of an idle tunnel, for middleboxes that forget a connection sooner than most. A tunnel
+# with streams sends one in 5 s anyway. The most is for how long a lost session can be resumed.
+PING_S = 30
+PING_S_MIN = 5
+PING_S_MAX = 60
 
 _Stated = TypeVar("_Stated", bound=attrs.AttrsInstance)
 
@@ -175,6 +180,11 @@ def fault_of_hub_url(url: str) -> str | None:
 def fault_of_memory(mib: int) -> str | None:
     """What is wrong with the memory that a hub or a relay may use; None when nothing is."""
     return None if mib >= MEMORY_MIB_MIN else f"expected {MEMORY_MIB_MIN} or more"
+
+
+def fault_of_ping(ping_s: int) -> str | None:
+    """What is wrong with the time between two PINGs; None when nothing is."""
+    return None if PING_S_MIN <= ping_s <= PING_S_MAX else f"expected {PING_S_MIN} to {PING_S_MAX} seconds"
 
 
 def _is_v6(text: str) -> bool:

@@ -81,6 +81,7 @@ class Multiplexer:
             now=self.now(),
             memory=Memory(settings.memory_bytes_max, parent=memory),
             wall_offset_s=time.time() - self.now(),
+            ping_s=settings.ping_s,
         )
         """The core."""
         self.connection.on_eviction = self._note_eviction

@@ -9,6 +9,7 @@ import attrs
 from tunnel.protocol import frames
 from tunnel.protocol.core import CONTEXTS_MAX
 from tunnel.protocol.frames import Hello, Welcome
+from tunnel.protocol.liveness import PING_IDLE_S
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 
 __all__ = ["GREETING_S", "Settings"]
@@ -33,6 +34,8 @@ class Settings:
     memory_bytes_max: int = 128 * 1024 * 1024
     """What one session may hold; the process's account may be smaller, or shared."""
     hello_timeout_s: float = GREETING_S
+    ping_s: float = PING_IDLE_S
+    """Between two PINGs while no stream is open."""
 
     def stated_in(self, word: _Word) -> _Word:
         """A HELLO or a WELCOME with what the peer must know of them."""

@@ -36,8 +36,8 @@ QUICK_TUNNELS = 20
 # The first ones of each process pay for what all share.
 BASE_A_PROCESS = 5
 SETTLE_S = 1.0
-# A PING is due every 25 s on a tunnel that carries nothing.
-PING_PERIOD_S = 25.0
+# A PING is due every 30 s on a tunnel that carries nothing.
+PING_PERIOD_S = 30.0
 QUICK_IDLE_S = 2.0
 # How many clusters the requests are for, each on a connection of its own, and how many are under way.
 TARGETS = 200

@@ -17,11 +17,13 @@ from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
 from proxy.balancers import Balancers
 from proxy.configuration import (
+    PING_S,
     Address,
     ConfigError,
     add_faults,
     fault_of_hub_url,
     fault_of_memory,
+    fault_of_ping,
     read_stated,
     unreadable,
 )
@@ -121,6 +123,8 @@ class TunnelConfig:
 
     resume: bool = True
     """Whether a session whose connection is lost goes on over the relay's next one."""
+    ping_s: int = PING_S
+    """How often an idle tunnel sends a PING; below what a middlebox takes for the end of a connection."""
 
 
 @attrs.frozen
@@ -258,6 +262,9 @@ def _check(config: HubConfig) -> list[str]:
             faults.append(f"stop.{name}: expected 0 to {STOP_GRACE_MAX_S} seconds")
     if not 0 <= config.audit.down_grace_s <= STOP_GRACE_MAX_S:
         faults.append(f"audit.down_grace_s: expected 0 (without end) to {STOP_GRACE_MAX_S} seconds")
+    fault = fault_of_ping(config.tunnel.ping_s)
+    if fault is not None:
+        faults.append(f"tunnel.ping_s: {fault}")
     faults.extend(f"audit.mask: {fault}" for fault in _check_mask(config.audit.mask))
     return faults
 

@@ -267,7 +267,7 @@ class RelayEndpoint:
             Role.LISTENER,
             greeting=greeting,
             answer_hello=lambda hello: self._welcome(hello, claims, cluster),
-            settings=_OF_RELAYS,
+            settings=attrs.evolve(_OF_RELAYS, ping_s=self.config.tunnel.ping_s),
             memory=self.memory,
         ) as session:
             if readiness is not None:

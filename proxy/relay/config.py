@@ -21,6 +21,7 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     [tunnel]
     resume = true                         # whether a session goes on when its connection is lost
     clock_bound_s = 900                   # how far the hub's clock may differ from this machine's
+    ping_s = 30                           # between two pings of an idle tunnel
     [health]
     listen = "[::]:8080"
     [stop]
@@ -44,11 +45,13 @@ from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.certificates import fault_of_ca
 from proxy.configuration import (
     MIB,
+    PING_S,
     Address,
     ConfigError,
     add_faults,
     fault_of_hub_url,
     fault_of_memory,
+    fault_of_ping,
     read_stated,
     read_text,
 )
@@ -101,6 +104,8 @@ class TunnelConfig:
     """Whether a session whose connection is lost goes on over the next one."""
     clock_bound_s: int = CLOCK_BOUND_S
     """How far the hub's clock may differ from this machine's, either way."""
+    ping_s: int = PING_S
+    """How often an idle tunnel sends a PING; below what a middlebox takes for the end of a connection."""
 
 
 @attrs.frozen
@@ -170,6 +175,7 @@ class RelayConfig:
     stop_grace_s: float = STOP_GRACE_S
     resume: bool = True
     clock_bound_s: float = CLOCK_BOUND_S
+    ping_s: float = PING_S
 
 
 def default_instance() -> str:
@@ -210,6 +216,9 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         faults.append(f"stop.grace_s: expected 0 to {STOP_GRACE_MAX_S}")
     if not CLOCK_BOUND_MIN_S <= stated.tunnel.clock_bound_s <= CLOCK_BOUND_MAX_S:
         faults.append(f"tunnel.clock_bound_s: expected {CLOCK_BOUND_MIN_S} to {CLOCK_BOUND_MAX_S}")
+    fault = fault_of_ping(stated.tunnel.ping_s)
+    if fault is not None:
+        faults.append(f"tunnel.ping_s: {fault}")
     fault = fault_of_hub_url(stated.hub.url)
     if fault is not None:
         faults.append(f"hub.url: {fault}")
@@ -231,6 +240,7 @@ def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:
         stop_grace_s=stated.stop.grace_s,
         resume=stated.tunnel.resume,
         clock_bound_s=stated.tunnel.clock_bound_s,
+        ping_s=stated.tunnel.ping_s,
     )
 
 

@@ -49,7 +49,7 @@ from proxy.signals import stop_signals
 from proxy.startup import settle
 from proxy.statement import Statement
 from proxy.watched import tell_of_the_end, watch_certificate
-from tunnel import NONCE_BYTES, RESUME, CloseCode, Hello, Memory, Session
+from tunnel import NONCE_BYTES, RESUME, CloseCode, Hello, Memory, Session, Settings
 from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
 from tunnel.net import client_context
@@ -186,6 +186,7 @@ def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: 
         )
     except ValueError as error:
         raise RelayError(str(error)) from error
+            settings=Settings(ping_s=config.ping_s),
 
 
 async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstream, state: State) -> None:

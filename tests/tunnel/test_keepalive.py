@@ -14,6 +14,7 @@ from tunnel import (
     Hello,
     Processed,
     Role,
+    Settings,
     StreamCode,
     StreamReset,
     memory_transport_pair,
@@ -26,7 +27,7 @@ from tunnel.protocol import frames
 async def test_a_silent_loss_is_noticed_by_both_ends_in_time(
     streams: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    for phase_s in (0.0, 2.4, 3.9, 24.0, 28.0):
+    for phase_s in (0.0, 2.4, 4.9, 29.0, 34.0):
         async with open_pair() as pair:
             for _ in range(streams):
                 await pair.streams()
@@ -34,7 +35,7 @@ async def test_a_silent_loss_is_noticed_by_both_ends_in_time(
             pair.wire.unplugged = True
             started = trio.current_time()
             reasons = [await pair.listener.wait_closed(), await pair.dialer.wait_closed()]
-            most_s = 14 if streams else 35
+            most_s = 15 if streams else 40
             assert trio.current_time() - started <= most_s + 0.001
             for reason in reasons:
                 told = re.fullmatch("tunnel lost: nothing came from the peer for ([0-9]+) s", reason)
@@ -54,7 +55,7 @@ async def test_a_message_that_takes_long_to_come_whole_keeps_the_session_alive(
             pair.wire.last_received_s = trio.current_time()
             assert not pair.listener.closed
             assert pair.listener.last_received_s == trio.current_time()
-        with trio.fail_after(14.1):
+        with trio.fail_after(15.1):
             assert "nothing came from the peer" in await pair.listener.wait_closed()
 
 
@@ -71,18 +72,19 @@ async def test_a_stream_on_a_session_that_was_silent_asks_at_once(
         assert (caught.value.code, caught.value.processed) == (StreamCode.DETACH_EXPIRED, Processed.MAYBE)
 
 
-async def test_an_idle_session_lives_for_hours_at_a_ping_in_25_s(
-    autojump_clock: trio.testing.MockClock,
+@pytest.mark.parametrize("ping_s", [5, 30, 60])
+async def test_an_idle_session_lives_for_hours_at_a_ping_in_as_long_as_is_set(
+    ping_s: int, autojump_clock: trio.testing.MockClock
 ) -> None:
-    async with open_pair() as pair:
+    async with open_pair(settings=Settings(ping_s=ping_s)) as pair:
         await trio.sleep(1)
         before = len(pair.wire.sent)
         await trio.sleep(3600)
         assert not pair.listener.closed
-        # A PING and a PONG from here in 25 s.
-        assert len(pair.wire.sent) - before <= 290
+        # A PING and a PONG from here each time.
+        assert len(pair.wire.sent) - before <= 2 * 3600 / ping_s + 2
         assert pair.listener.rtt_s is not None
-        assert trio.current_time() - pair.listener.last_received_s < 26
+        assert trio.current_time() - pair.listener.last_received_s <= ping_s
 
 
 async def test_a_transport_that_takes_nothing_is_as_dead_as_one_that_brings_nothing(
@@ -93,7 +95,7 @@ async def test_a_transport_that_takes_nothing_is_as_dead_as_one_that_brings_noth
     async with open_session(here, Role.LISTENER) as session:
         started = trio.current_time()
         assert "nothing came from the peer" in await session.wait_closed()
-        assert trio.current_time() - started <= 35
+        assert trio.current_time() - started <= 40
     await there.aclose()
 
 
@@ -122,7 +124,7 @@ async def test_a_peer_that_went_without_a_word_and_does_not_come_back_is_given_u
         heard_at = pair.listener.last_received_s
         assert await pair.listener.wait_detached()
         began = trio.current_time()
-        assert began - heard_at <= 14.001
+        assert began - heard_at <= 15.001
         refused = pair.listener.open_stream(b"too late", context=pair.context)
         with pytest.raises(StreamReset) as caught:
             await refused.receive_head()

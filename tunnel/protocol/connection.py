@@ -41,7 +41,7 @@ from tunnel.protocol.errors import (
 )
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.inbound import Inbound
-from tunnel.protocol.liveness import Liveness
+from tunnel.protocol.liveness import PING_IDLE_S, Liveness
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.outbound import Outbound
 from tunnel.protocol.schedule import OUT
@@ -55,13 +55,19 @@ class Connection(Core):
     """The protocol of one session, as its owner uses it."""
 
     def __init__(
-        self, role: Role, *, now: float, memory: Memory | None = None, wall_offset_s: float = 0.0
+        self,
+        role: Role,
+        *,
+        now: float,
+        memory: Memory | None = None,
+        wall_offset_s: float = 0.0,
+        ping_s: float = PING_IDLE_S,
     ) -> None:
         super().__init__(
             role=role,
             memory=memory if memory is not None else Memory(limit_bytes=128 * 1024 * 1024),
             wall_offset_s=wall_offset_s,
-            liveness=Liveness(received_at=now),
+            liveness=Liveness(ping_s, received_at=now),
         )
         self._inbound = Inbound(self)
         self.data_to_send: Final = Outbound(self).message

@@ -264,5 +264,15 @@ def test_each_key_has_its_variable() -> None:
         "HAWSE_HUB_LISTEN, HAWSE_HUB_LISTEN_PROXY_FROM, HAWSE_HUB_MEMORY_MIB, HAWSE_HUB_ORG, "
         "HAWSE_HUB_PID_FILE, HAWSE_HUB_PUBLIC_URL, HAWSE_HUB_STOP_GRACE_S, "
         "HAWSE_HUB_STOP_REPLACED_GRACE_S, HAWSE_HUB_TLS_CERTIFICATE, HAWSE_HUB_TLS_KEY, "
-        "HAWSE_HUB_TUNNEL_RESUME"
+        "HAWSE_HUB_TUNNEL_PING_S, HAWSE_HUB_TUNNEL_RESUME"
     ]
+
+
+def test_an_idle_tunnel_is_pinged_every_5_to_60_s() -> None:
+    assert load(None, ENV).tunnel.ping_s == 30
+    for ping_s in (5, 60):
+        assert load(None, {**ENV, "HAWSE_HUB_TUNNEL_PING_S": str(ping_s)}).tunnel.ping_s == ping_s
+    for ping_s in (4, 61):
+        with pytest.raises(ConfigError) as caught:
+            load(None, {**ENV, "HAWSE_HUB_TUNNEL_PING_S": str(ping_s)})
+        assert caught.value.faults == ["tunnel.ping_s: expected 5 to 60 seconds"]

@@ -176,6 +176,15 @@ def test_the_memory_is_at_least_what_one_agent_takes(folder: Path) -> None:
     assert faults(folder, TUNNEL, HAWSE_RELAY_MEMORY_MIB="63") == ["memory_mib: expected 64 or more"]
 
 
+def test_an_idle_tunnel_is_pinged_every_5_to_60_s(folder: Path) -> None:
+    assert load(write(folder, TUNNEL), {}).ping_s == 30
+    for ping_s in (5, 60):
+        assert load(write(folder, TUNNEL), {"HAWSE_RELAY_TUNNEL_PING_S": str(ping_s)}).ping_s == ping_s
+    for ping_s in (4, 61):
+        expected = ["tunnel.ping_s: expected 5 to 60 seconds"]
+        assert faults(folder, TUNNEL, HAWSE_RELAY_TUNNEL_PING_S=str(ping_s)) == expected
+
+
 def test_the_hubs_url_is_spelt_as_in_its_tokens(folder: Path) -> None:
     text = TUNNEL.replace("https://hub.example:8443", "https://Hub.example")
     assert faults(folder, text) == ["hub.url: write it in lower case"]

@@ -5,12 +5,16 @@ import math
 from tunnel.protocol.liveness import Liveness, RateLimit, RoundTrips
 
 
-def test_a_ping_is_due_at_once_at_first_then_every_25_s_or_4_s_with_streams() -> None:
+def test_a_ping_is_due_at_once_at_first_then_every_30_s_or_5_s_with_streams() -> None:
     liveness = Liveness()
     assert liveness.ping_at(busy=False) == -math.inf
     liveness.pinged(100.0)
-    assert liveness.ping_at(busy=False) == 125.0
-    assert liveness.ping_at(busy=True) == 104.0
+    assert liveness.ping_at(busy=False) == 130.0
+    assert liveness.ping_at(busy=True) == 105.0
+    # As it is set; with streams it is the same.
+    liveness = Liveness(60.0)
+    liveness.pinged(100.0)
+    assert (liveness.ping_at(busy=False), liveness.ping_at(busy=True)) == (160.0, 105.0)
 
 
 def test_dead_ten_seconds_after_the_oldest_unanswered_ping() -> None:

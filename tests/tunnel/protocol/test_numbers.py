@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import tunnel
+from proxy import configuration
 from tunnel import backoff, dial, dialer, keepalive, tcp
 from tunnel.protocol import (
     core,
@@ -138,12 +139,20 @@ PROSE = {
         ("may use 1 MiB more", ledger.LEDGER_RESERVE_BYTES == MIB),
     ],
     "Liveness": [
-        ("a PING at once on a transport, every 25 s", liveness.PING_IDLE_S == 25),
-        ("every 4 s while a stream is open", liveness.PING_BUSY_S == 4),
+        ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == configuration.PING_S == 30),
+        (
+            "(`tunnel.ping_s`, 5 s to 60 s)",
+            (configuration.PING_S_MIN, configuration.PING_S_MAX) == (liveness.PING_BUSY_S, core.RESUME_TTL_S),
+        ),
+        ("every 5 s while a stream is open", liveness.PING_BUSY_S == 5),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),
-        ("at most 14 s after the loss", liveness.PING_BUSY_S + liveness.DEAD_AFTER_S == 14),
+        ("at most 15 s after the loss", liveness.PING_BUSY_S + liveness.DEAD_AFTER_S == 15),
         ("the last 16 are answered", PINGS_ANSWERED_MAX == 16),
-        ("35 s without", liveness.PING_IDLE_S + liveness.DEAD_AFTER_S == 35),
+        ("40 s without", liveness.PING_IDLE_S + liveness.DEAD_AFTER_S == 40),
+        (
+            "comes 41 s after the loss",
+            liveness.PING_IDLE_S + liveness.DEAD_AFTER_S + dialer.RESUME_FIRST_S == 41,
+        ),
         (
             "three in a row are more than 0.1 s above",
             (liveness.LONGER_PINGS, liveness.LONGER_BY_S) == (3, 0.1),
