@@ -22,11 +22,15 @@ _STEPS = {
 }
 
 
+class AddressInUseError(OSError):
+    """Another process listens on the address."""
+
+
 async def open_listeners(address: Address, stated: str) -> list[TCPListener]:
     """Listen on every address that the host resolves to.
 
-    Raises OSError, whose text names the address, the setting or flag that `stated` it, and the next step.
-    `[::]` is every address there is, and only those of IPv4 where the system has no IPv6.
+    Raises OSError (AddressInUseError), whose text names the address, the setting or flag that `stated` it,
+    and the next step. `[::]` is every address there is, and only those of IPv4 where the system has no IPv6.
     """
     try:
         if address.host == EVERYWHERE and socket.has_dualstack_ipv6():
@@ -35,7 +39,8 @@ async def open_listeners(address: Address, stated: str) -> list[TCPListener]:
         listeners = await trio.open_tcp_listeners(address.port, host=host, backlog=BACKLOG)
     except OSError as error:
         step = _STEPS.get(error.errno or 0, "give {} another address").format(stated)
-        raise OSError(f"cannot listen on {address} ({stated}): {error.strerror or error}: {step}") from error
+        kind = AddressInUseError if error.errno == errno.EADDRINUSE else OSError
+        raise kind(f"cannot listen on {address} ({stated}): {error.strerror or error}: {step}") from error
     except UnicodeError as error:
         raise OSError(f"cannot listen on {address} ({stated}): {NO_NAME}") from error
     return [TCPListener(listener) for listener in listeners]

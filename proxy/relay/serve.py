@@ -2,7 +2,8 @@
 
 From the outside in: the way to the API server, the probes' listener, then the way to the hub: a tunnel that
 this relay dials, or a listener that the hub dials. The probes' listener answers from the first moment to the
-last, because it is how Kubernetes tells a start and a stop from a failure.
+last, because it is how Kubernetes tells a start and a stop from a failure. Outside a cluster it may wait for
+the port until a relay that was stopped before has finished.
 
 SIGTERM: readiness off; the hub is told to open nothing new here, and does at a sibling; what is under way may
 go on for the configured grace; then, or at a second SIGTERM, it is cut.
@@ -32,7 +33,7 @@ from proxy.counted import counted
 from proxy.drain import PLAIN_S
 from proxy.filelimit import raise_file_limit
 from proxy.heldup import HeldUp
-from proxy.listen import open_listeners
+from proxy.listen import AddressInUseError, open_listeners
 from proxy.quiet import give_back_when_quiet
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer
@@ -56,6 +57,10 @@ from tunnel.net import client_context
 from tunnel.tcp import TCPStream
 
 log = logging.getLogger("hawse.relay")
+
+# A relay that is stopped keeps the port of its probes until its last stream has ended, up to `stop.grace_s`.
+# One with the same configuration that is started meanwhile looks so often whether the port is free.
+HEALTH_LOOK_S = 1.0
 
 
 class RelayError(Exception):
@@ -109,7 +114,7 @@ async def run_relay(config: RelayConfig) -> None:
                 health = HealthServer(
                     lambda: state.unready, lambda: metrics_text(memory, state.probe.answers)
                 )
-                await _listen(config.health_listen, "health.listen", health.handle_connection, outermost)
+                await _listen_for_probes(config.health_listen, health, outermost)
             async with open_pool(access) as pool:
                 upstream = Upstream(pool, config.guardrails)
                 log.info("the API server is %s", access.authority.decode("ascii"))
@@ -181,12 +186,12 @@ def _dialer_config(config: RelayConfig, way: TunnelDial, memory: Memory, probe: 
             tls=tls,
             authorization=authorization,
             hello=hello,
+            settings=Settings(ping_s=config.ping_s),
             memory=memory,
             seconds_of=seconds_of,
         )
     except ValueError as error:
         raise RelayError(str(error)) from error
-            settings=Settings(ping_s=config.ping_s),
 
 
 async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstream, state: State) -> None:
@@ -267,6 +272,39 @@ async def _listen(
 
     handlers.start_soon(accept)
     return accepting
+
+
+async def _listen_for_probes(address: Address, health: HealthServer, handlers: trio.Nursery) -> None:
+    """Listen for probes from now on, or as soon as another process does not any more.
+
+    Raises OSError when it cannot listen for another reason.
+    """
+
+    async def listen() -> None:
+        await _listen(address, "health.listen", health.handle_connection, handlers)
+
+    async def listen_when_free() -> None:
+        said = ""
+        while True:
+            await trio.sleep(HEALTH_LOOK_S)
+            try:
+                await listen()
+            except AddressInUseError:
+                continue
+            except OSError as error:
+                # The relay is at work: it does not end for its probes.
+                if str(error) != said:
+                    said = str(error)
+                    log.warning("%s", said)
+            else:
+                log.info("listening for probes on %s", address)
+                return
+
+    try:
+        await listen()
+    except AddressInUseError as error:
+        log.warning("%s. Until then the relay answers no probes, and tries again each second", error)
+        handlers.start_soon(listen_when_free)
 
 
 async def _drain(state: State, upstream: Upstream, grace_s: float, signals: AsyncIterator[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import pytest
 from sandbox.demo.processes import Daemon
 from tests.faults.figures import note
 from tests.system.callers import Caller, calling, shells
+from tests.system.test_upstream import wait_until
 from tests.system.world import NAMESPACE, POD, World, run, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(240)]
@@ -23,6 +25,8 @@ FEW = 3
 MANY = 50
 # The old hub ends once its last exec has ended and its last connection is closed.
 ENDS_WITHIN_S = 20.0
+# A relay looks each second whether the port of its probes is free.
+FREE_WITHIN_S = 3.0
 # Restarts one after the other, and how soon all of them have happened.
 IN_A_ROW = 3
 IN_A_ROW_WITHIN_S = 30.0
@@ -75,6 +79,57 @@ def test_relays_are_restarted_one_by_one_under_live_execs_and_calls(own_world: W
 @pytest.mark.long
 def test_relays_are_restarted_one_by_one_under_many_live_execs(own_world: World) -> None:
     restart_the_relays(own_world, MANY)
+
+
+@pytest.mark.parametrize("way", ["tunnel", "direct"])
+def test_a_relay_outside_a_cluster_is_handed_over_while_the_old_one_finishes(
+    own_world: World, way: str
+) -> None:
+    """Both have one configuration, with one `health.listen`: the new one answers there after the old one."""
+    world = own_world
+    old, port = world.relays[way], world.health_ports[way]
+    with shells(world, 1, way) as (shell,):
+        old.process.send_signal(signal.SIGTERM)
+        old.wait_for("stopping")
+        world.start_relay(way, health_port=port, log=f"relay-{way}-new")
+        new = world.relays[way]
+        new.wait_for(f"cannot listen on 127.0.0.1:{port} (health.listen): Address already in use")
+        new.wait_for("is up, session" if way == "tunnel" else "listening for the hub")
+        assert world.kubectl(way, "get", "pod", POD).code == 0
+        # The old one still answers, and is not ready any more.
+        assert probe(port, "/healthz") == 200
+        assert probe(port, "/readyz") == 503
+        assert shell.say(b"after") == b"got after\n"
+        assert shell.leave() == (0, b"bye\n", b"")
+    assert old.process.wait(ENDS_WITHIN_S) == 0
+    began = time.monotonic()
+    wait_until(lambda: probe(port, "/readyz") == 200)
+    assert time.monotonic() - began < FREE_WITHIN_S
+    assert new.process.poll() is None
+
+
+def test_a_health_port_that_cannot_be_had_at_all_is_a_fault_at_the_start(own_world: World) -> None:
+    world = own_world
+    relay = world.folder / "relay-tunnel" / "relay.toml"
+    environment = {
+        "HAWSE_RELAY_KUBECONFIG": str(world.relay_kubeconfig),
+        "HAWSE_RELAY_HEALTH_LISTEN": "192.0.2.1:8080",
+    }
+    failed = run(["hawse", "relay", "--config", str(relay)], environment)
+    assert failed.code == 1
+    assert b"cannot listen on 192.0.2.1:8080 (health.listen)" in failed.err
+
+
+def probe(port: int, path: str) -> int:
+    """The status of a relay's answer to a probe; 0 when nothing listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except ConnectionError:
+        return 0
+    finally:
+        connection.close()
 
 
 def test_a_hub_that_cannot_start_leaves_the_running_one_in_its_place(own_world: World) -> None:

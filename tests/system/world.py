@@ -174,11 +174,11 @@ class World:
         self.hub.wait_for("hub is ready")
         return old
 
-    def start_relay(self, way: str, instance: str = "") -> None:
+    def start_relay(self, way: str, instance: str = "", *, health_port: int = 0, log: str = "") -> None:
         """Start the relay of a way, or another instance of it."""
         relay = self.folder / f"relay-{way}"
         name = f"{way}-{instance}" if instance else way
-        self.health_ports[name] = free_port()
+        self.health_ports[name] = health_port or free_port()
         environment = {
             **({"HAWSE_RELAY_INSTANCE": instance} if instance else {}),
             "HAWSE_RELAY_KUBECONFIG": str(self.relay_kubeconfig),
@@ -192,7 +192,7 @@ class World:
                 "HAWSE_RELAY_DIRECT_KEY": str(self.folder / "direct.key"),
             }
         argv = ["hawse", "relay", "--config", str(relay / "relay.toml"), *self.flags]
-        self.relays[name] = self.daemons.start(f"relay-{name}", argv, environment)
+        self.relays[name] = self.daemons.start(log or f"relay-{name}", argv, environment)
         if way == "direct":
             self.relays[name].wait_for("listening for the hub")
 
