@@ -78,7 +78,7 @@ class ByteStream(Protocol):
 
     @property
     def can_half_close(self) -> bool:
-        """Whether `send_eof` is possible; over TLS it is not."""
+        """Whether the other direction may go on behind `send_eof`; over TLS it hardly ever does."""
         ...
 
     async def receive_some(self) -> bytes:
@@ -90,7 +90,7 @@ class ByteStream(Protocol):
         ...
 
     async def send_eof(self) -> None:
-        """End our direction; only where `can_half_close`."""
+        """End our direction; what the peer still says can be received. Nothing can be sent behind it."""
         ...
 
 

@@ -43,8 +43,9 @@ from proxy.exchange import (
 from proxy.head import RequestHead, ResponseHead
 from tunnel.stream import StreamReset
 
-# After one direction of an upgraded stream ended where the transport has no half-close (TLS), or cannot be
-# written any more, the other one may finish for this long. kube-apiserver itself ends both at once.
+# After one direction of an upgraded stream ended where a transport has no half-close (TLS), the other one may
+# finish for this long. kube-apiserver itself ends both at once. A client that is told the end leaves by
+# itself; closed with unread bytes of its own, TCP would take back the last of what was sent to it.
 SPLICE_DRAIN_S = 1.0
 
 
@@ -349,7 +350,11 @@ class _Exchange:
 
 @attrs.define
 class _Splice:
-    """Two raw copies. Each ends its sink when its source ends, or starts the clock for the other one."""
+    """Two raw copies. Each ends its sink when its source ends, or starts the clock for the other one.
+
+    The client is told the upstream's end at once, also over TLS: nothing comes behind it. The upstream is
+    told the client's end only where it can still answer, since what it has to say may be under way.
+    """
 
     client: ByteStream
     upstream: ByteStream
@@ -364,6 +369,7 @@ class _Splice:
             await self._to_client(nursery.cancel_scope)
 
     async def _to_upstream(self, both: trio.CancelScope) -> None:
+        listening = True
         while True:
             if self.tally.held is not None:
                 await self.tally.held.wait()
@@ -372,15 +378,23 @@ class _Splice:
             except trio.BrokenResourceError:
                 self._fail(both, StreamCode.CANCEL, "the client is gone")
                 return
+            if not listening:
+                if not data:
+                    return
+                continue
             try:
                 if not data:
-                    await self._end(self.upstream, both)
+                    if self.upstream.can_half_close:
+                        await self.upstream.send_eof()
+                    else:
+                        self._drain(both)
                     return
                 await self.upstream.send_all(data)
             except trio.BrokenResourceError:
-                # What it said before it stopped listening is still to be delivered.
-                self._drain(both)
-                return
+                # What it has said is still to be delivered, however slowly, and its end comes with that. The
+                # client is read all the same: see SPLICE_DRAIN_S.
+                listening = False
+                continue
             self.tally.bytes_in += len(data)
 
     async def _to_client(self, both: trio.CancelScope) -> None:
@@ -398,19 +412,15 @@ class _Splice:
             try:
                 if not data:
                     self.upstream_ended = True
-                    await self._end(self.client, both)
+                    if not (self.client.can_half_close and self.upstream.can_half_close):
+                        self._drain(both)
+                    await self.client.send_eof()
                     return
                 await self.client.send_all(data)
             except trio.BrokenResourceError:
                 self._fail(both, StreamCode.CANCEL, "the client is gone")
                 return
             self.tally.bytes_out += len(data)
-
-    async def _end(self, sink: ByteStream, both: trio.CancelScope) -> None:
-        if sink.can_half_close:
-            await sink.send_eof()
-        else:
-            self._drain(both)
 
     def _drain(self, both: trio.CancelScope) -> None:
         both.deadline = min(both.deadline, trio.current_time() + SPLICE_DRAIN_S)

@@ -432,7 +432,8 @@ class ServerConnection:
     def upgraded(self) -> RawStream:
         """Return the raw stream after a 101 was sent; what the client sent before it comes first."""
         assert self._answer == _SWITCHED, "upgraded() without a 101"
-        self._raw = RawStream(self._stream, self._received.take_rest(), ended=self._received.ended)
+        first, ended = self._received.take_rest(), self._received.ended
+        self._raw = RawStream(self._stream, first, ended=ended, tls=self._tls)
         return self._raw
 
     def _begin_answer(self, head: ResponseHead, *, whole: bool) -> bytes:

@@ -40,8 +40,17 @@ class RawStream:
     each method raises trio.BrokenResourceError, as when the peer is lost.
     """
 
-    def __init__(self, stream: trio.abc.Stream, first: bytes = b"", *, ended: bool = False) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        first: bytes = b"",
+        *,
+        ended: bool = False,
+        tls: TLSStream | None = None,
+    ) -> None:
+        """`tls` is what says the end, where the stream is TLS or a wrapper of ours around that."""
         self._stream = stream
+        self._tls = tls
         self._first = first
         self._ended = ended
         # Those whom a tunnel's frames wake have been admitted by it.
@@ -80,9 +89,12 @@ class RawStream:
             raise trio.BrokenResourceError("the connection was cut from here") from exc
 
     async def send_eof(self) -> None:
-        """End our direction, where `can_half_close`."""
-        assert isinstance(self._stream, trio.abc.HalfCloseableStream), "asked of a stream without half-close"
+        """End our direction. See ByteStream."""
         try:
-            await self._stream.send_eof()
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._stream.send_eof()
+            else:
+                assert self._tls is not None, "what has no half-close is TLS"
+                await self._tls.send_close_notify()
         except trio.ClosedResourceError as exc:
             raise trio.BrokenResourceError("the connection was cut from here") from exc

@@ -26,7 +26,7 @@ Three rules make that safe for one sending and one receiving task without any lo
 
 The end of a stream is authenticated: `receive_some` returns b"" only after the peer's close_notify. A
 connection that just ends is a truncation, and may be an attack: BrokenResourceError. TLS has no half-close
-that all peers understand, so there is no `send_eof`.
+that all peers understand, so there is no `send_eof`; `send_close_notify` is for who is about to close.
 
 Renegotiation (TLS 1.2) is refused by our contexts: it is what makes a *write* need a read.
 """
@@ -403,6 +403,9 @@ class TLSStream(trio.abc.Stream):
             data = self._ssl.read(bytes_max)
         except ssl.SSLWantReadError:
             return b""
+        except ssl.SSLZeroReturnError:
+            # The peer's close_notify behind ours; before ours it is no error but b"".
+            data = b""
         except ssl.SSLError as exc:
             self._break(_describe(exc))
             return b""
@@ -508,6 +511,30 @@ class TLSStream(trio.abc.Stream):
             self._answers_bytes = 0
         return ciphertext
 
+    async def send_close_notify(self) -> None:
+        """End our direction: nothing can be sent any more, and what the peer still says is received.
+
+        Most peers take it for the end of both directions. Raises as send_all does. It takes FAREWELL_S at
+        most; the peer sees a truncation if that was too short, or if this is cancelled.
+        """
+        self._check_may_send()
+        try:
+            self._write_close_notify()
+        except BaseException:
+            self._give_up()
+            raise
+        farewell, self._held = self._held, b""
+        self._sending = _TORN
+        with trio.move_on_after(FAREWELL_S):
+            await self.transport_stream.send_all(farewell)
+
+    def _write_close_notify(self) -> None:
+        """Put our close_notify behind what is held."""
+        # unwrap() writes it, and then complains that the peer's has not come.
+        with contextlib.suppress(ssl.SSLError):
+            self._ssl.unwrap()
+        self._hold_answer()
+
     async def wait_send_all_might_not_block(self) -> None:
         """Wait until the transport takes more."""
         self._check_may_send()
@@ -535,10 +562,7 @@ class TLSStream(trio.abc.Stream):
             # A cut must look like one, and a send that need not wait would not notice that we are cancelled.
             await trio.lowlevel.checkpoint_if_cancelled()
             if was_open and self._sending is None:
-                # unwrap() writes our close_notify, and then complains that the peer's has not come.
-                with contextlib.suppress(ssl.SSLError):
-                    self._ssl.unwrap()
-                self._hold_answer()
+                self._write_close_notify()
                 await self._send_farewell()
         except BaseException:
             self._give_up()

@@ -137,6 +137,21 @@ class Exchange:
         with suppress(OSError):
             self.connection.stream.shutdown(socket.SHUT_RDWR)
 
+    def say_goodbye(self) -> None:
+        """End our direction by TLS alone, and have whatever else comes read until the peer is gone.
+
+        Closed with unread bytes, the kernel would take back what was sent.
+        """
+        self.ended = True
+        self.connection.stream.settimeout(0.2)
+        with suppress(OSError, ValueError):
+            self.connection.stream.unwrap()
+        plain = socket.socket(fileno=self.connection.stream.detach())
+        with plain, suppress(OSError):
+            plain.settimeout(DEADLINE_S)
+            while plain.recv(RECEIVE_BYTES):
+                pass
+
     def cut(self) -> None:
         """End TCP without a word of TLS."""
         self.ended = True

@@ -77,6 +77,12 @@ class TLSLeg(trio.abc.Stream):
         self.bytes_received += len(data)
         return bytes(data)
 
+    async def send_close_notify(self) -> None:
+        """See TLSStream."""
+        self.said_goodbye = True
+        assert isinstance(self.inner, trio.StapledStream)
+        await self.inner.send_eof()
+
     async def aclose(self) -> None:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()

@@ -604,9 +604,37 @@ async def test_bytes_around_a_101_arrive_once_and_in_order(kind, autojump_clock)
         await upstream.send_all(b"out")
         await upstream.aclose()
         assert await read_all(chain.client) == (b"out", True)
+        await chain.client.aclose()
         await wait_all_tasks_blocked()
         outcome = chain.hub_outcomes[0]
         assert outcome == Outcome(101, 15, 9, CloseReason.COMPLETE, None, True)
+
+
+@both
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_the_end_of_the_upstream_is_told_at_once_and_the_client_heard_until_it_leaves(
+    kind, leaves, autojump_clock
+):
+    async with open_chain(kind) as chain:
+        await chain.client.send_all(UPGRADE)
+        upstream, _ = await chain.upstream()
+        await upstream.send_all(SWITCH)
+        await read_until(chain.client, b"\r\n\r\n")
+        began = trio.current_time()
+        await upstream.send_all(b"last")
+        await upstream.aclose()
+        assert await read_all(chain.client) == (b"last", True)
+        assert trio.current_time() == began
+        # Unread, it would have TCP take back what the client has not read yet.
+        for _ in range(4):
+            await chain.client.send_all(b"ping")
+            await wait_all_tasks_blocked()
+        assert chain.hub_leg.bytes_received == len(UPGRADE) + 4 * len(b"ping")
+        if leaves:
+            await chain.client.aclose()
+        await trio.sleep(0 if leaves else SPLICE_DRAIN_S * 2.1)
+        await wait_all_tasks_blocked()
+        assert [outcome.close_reason for outcome in chain.hub_outcomes] == [CloseReason.COMPLETE]
 
 
 @both
@@ -813,7 +841,7 @@ async def test_cancelled_at_any_await_everything_closes_and_nothing_looks_whole(
     for steps in range(40):
         client, server = tls_pair()
         upstream, stream = plain_pair()
-        inbound, outbound = ServerConnection(server), ClientConnection(stream)
+        inbound, outbound = ServerConnection(server, tls=server.as_tls), ClientConnection(stream)
 
         async def proxy(inbound: ServerConnection = inbound, outbound: ClientConnection = outbound) -> None:
             try:

@@ -29,6 +29,7 @@ from tunnel.net import client_context
 from tunnel.tcp import TCPStream
 from tunnel.tls import (
     CROWDED_BYTES_MAX,
+    FAREWELL_S,
     RECORD_BYTES_MAX,
     SEND_BYTES_MAX,
     HandshakeFailed,
@@ -324,6 +325,46 @@ async def test_after_the_peers_close_notify_we_may_still_send(version: ssl.TLSVe
     await server.send_all(b"answer")
     assert await client.receive_some() == b"answer"
     await server.aclose()
+    await trio.aclose_forcefully(client)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("make_pair", [memory_pair, tcp_pair])
+@pytest.mark.parametrize("said", [b"", b"said before"])
+async def test_after_our_close_notify_the_peer_is_still_heard(
+    version: ssl.TLSVersion, make_pair: PairMaker, said: bytes
+) -> None:
+    client, server = await handshake(await make_pair(), version)
+    if said:
+        await server.send_all(said)
+        assert await client.receive_some() == said
+    await server.send_close_notify()
+    assert await client.receive_some() == b""
+    with pytest.raises(trio.BrokenResourceError, match="an earlier send"):
+        await server.send_all(b"x")
+    with pytest.raises(trio.BrokenResourceError, match="an earlier send"):
+        server.send_nowait(b"x")
+    with pytest.raises(trio.BrokenResourceError, match="an earlier send"):
+        await server.send_close_notify()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, bytes(100_000))
+        assert await receive_exactly(server, 100_000) == bytes(100_000)
+    await client.aclose()
+    assert await server.receive_some() == b""
+    await server.aclose()
+
+
+async def test_a_peer_that_reads_nothing_gets_no_more_of_our_time_for_the_close_notify(
+    autojump_clock,
+) -> None:
+    client, server = await handshake(lockstep_stream_pair())
+    began = trio.current_time()
+    await server.send_close_notify()
+    assert trio.current_time() - began == pytest.approx(FAREWELL_S)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send_all, b"x")
+        assert await server.receive_some() == b"x"
+    await trio.aclose_forcefully(server)
     await trio.aclose_forcefully(client)
 
 
