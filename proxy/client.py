@@ -226,7 +226,7 @@ class ClientConnection:
     def take_in_nowait(self) -> int | None:
         """Take in what has come on the connection, and return how many bytes; None when nothing has.
 
-        At its end that is 0, and shows when the next thing is asked for. Raises OutboundBroken.
+        Its end shows when the next thing is asked for. Raises OutboundBroken.
         """
         data = self._receive_nowait()
         if data is None:
@@ -249,7 +249,8 @@ class ClientConnection:
             return self.receive_body_nowait()
         # It need not be kept first, as that has to be in which a head may stand.
         data = self._unframed(framed, data)
-        return data if data or self.body_read else None
+        # Where it was framing alone, the end may have come with it.
+        return data if data or self.body_read else self.receive_body_nowait()
 
     def _receive_nowait(self) -> bytes | None:
         """Return what has come on the connection, b"" at its end, None when nothing has."""
@@ -259,7 +260,8 @@ class ClientConnection:
             data = stream.receive_nowait()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
             raise self._lost(f"the connection broke: {exc}") from exc
-        if data == b"":
+        if stream.ended:
+            # Also where the end came with data: it is taken from the socket, which then need not tell again.
             self._end()
         return data
 

@@ -159,7 +159,8 @@ class TLSStream(trio.abc.Stream):
         # Decrypted, not yet returned: an offset spares a copy of the rest for each small read.
         self._unread = b""
         self._unread_from = 0
-        self._ended = False
+        self.ended = False
+        """The peer has said close_notify: nothing comes behind what was received."""
         self._failure: str | None = None
         # What a send that is under way was given.
         self._sending: bytes | bytearray | memoryview | None = None
@@ -264,13 +265,13 @@ class TLSStream(trio.abc.Stream):
             raise ValueError(f"max_bytes is {max_bytes}, it must be at least 1")
         if self._receiving:
             raise trio.BusyResourceError("another task is already receiving from this TLS stream")
-        if self._unread or self._ended or self._state is not _OPEN:
+        if self._unread or self.ended or self._state is not _OPEN:
             return await self._receive_kept(max_bytes)
         self._receiving = True
         at_once = RECEIVE_BYTES_MAX
         try:
             data = b""
-            while not data and not self._ended:
+            while not data and not self.ended:
                 if self._crowded:
                     # However many peers send such records, one of them has its turn in a pass.
                     await turns().turn()
@@ -302,7 +303,7 @@ class TLSStream(trio.abc.Stream):
         """
         if self._receiving:
             raise trio.BusyResourceError("another task is already receiving from this TLS stream")
-        if self._unread or self._ended or self._state is not _OPEN:
+        if self._unread or self.ended or self._state is not _OPEN:
             self._check_kept()
             return self._take_unread(None)
         transport = self.transport_stream
@@ -317,7 +318,7 @@ class TLSStream(trio.abc.Stream):
                     transport.send_nowait(self._held)
             if not data:
                 self._check_open()
-        return data if data or self._ended else None
+        return data if data or self.ended else None
 
     def _take_in(self, ciphertext: bytes | bytearray) -> bytes:
         """Return the plaintext that came with what the transport brought; note an end or a fault."""
@@ -363,7 +364,7 @@ class TLSStream(trio.abc.Stream):
         return self._take_unread(max_bytes)
 
     def _check_kept(self) -> None:
-        if self._state is _State.CLOSED or not (self._unread or self._ended):
+        if self._state is _State.CLOSED or not (self._unread or self.ended):
             self._check_open()
 
     def _decrypt(self, data: bytes | bytearray) -> bytes:
@@ -388,7 +389,7 @@ class TLSStream(trio.abc.Stream):
                     torn = b""
                 self._incoming.write(view[start:end])
                 parts.append(self._decrypt_record(RECORD_PAYLOAD_BYTES_MAX))
-                if self._ended or self._state is not _OPEN:
+                if self.ended or self._state is not _OPEN:
                     return b"".join(parts)
                 start = end
                 end = _end_of_record(data, start)
@@ -410,7 +411,7 @@ class TLSStream(trio.abc.Stream):
             self._break(_describe(exc))
             return b""
         if not data:
-            self._ended = True
+            self.ended = True
         return data
 
     def _take_unread(self, max_bytes: int | None) -> bytes:

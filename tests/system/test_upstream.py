@@ -423,6 +423,58 @@ def test_an_answer_that_breaks_off_is_cut_at_once(
         assert talk.end is End.CUT, "a cut looked like a clean end"
 
 
+LAST = {
+    "with the head": (b"HTTP/1.1 200 OK\r\n\r\nall of it", b""),
+    "behind the head": (b"HTTP/1.1 200 OK\r\n\r\nall ", b"of it"),
+    "behind a part": (b"HTTP/1.1 200 OK\r\n\r\n", b"all of it"),
+}
+
+
+@pytest.mark.parametrize("parts", LAST.values(), ids=LAST)
+def test_an_answer_that_ends_with_its_connection_ends_at_once(
+    chain: Chain, client: RawClient, parts: tuple[bytes, bytes]
+) -> None:
+    """Its close_notify comes with its last bytes, and the API server waits for ours before it closes TCP."""
+
+    def end(exchange: Exchange) -> None:
+        first, last = parts
+        if last:
+            exchange.send(first)
+            time.sleep(0.2)
+        # What is sent from here to the end of the goodbye is one segment.
+        exchange.connection.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        exchange.send(last or first)
+        exchange.say_goodbye()
+
+    for _ in range(2):
+        path, _ = chain.path(end)
+        with client.talk(client.head(path)) as talk:
+            began = time.monotonic()
+            assert talk.answer(body=False).status == 200
+            body = talk.rest()
+            assert time.monotonic() - began < SOON_S + BUSY_S
+            assert body.endswith(b"0\r\n\r\n")
+            assert sum(int(size, 16) for size in body.split(b"\r\n")[::2] if size) == len(b"all of it")
+
+
+def test_an_answer_that_ends_within_a_chunk_is_cut_at_once(chain: Chain, client: RawClient) -> None:
+    def end(exchange: Exchange) -> None:
+        exchange.send(WATCH + chunk(b"event 1\n"))
+        time.sleep(0.2)
+        exchange.connection.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        # The beginning of a chunk: framing, and nothing of a body.
+        exchange.send(b"8\r\n")
+        exchange.say_goodbye()
+
+    path, _ = chain.path(end)
+    with client.talk(client.head(path, connection="keep-alive")) as talk:
+        began = time.monotonic()
+        assert talk.answer(body=False).status == 200
+        assert talk.rest() == chunk(b"event 1\n")
+        assert time.monotonic() - began < SOON_S + BUSY_S
+        assert talk.end is End.CUT
+
+
 # -- a client that leaves ------------------------------------------------------------------------------------
 
 
