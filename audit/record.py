@@ -268,6 +268,12 @@ class Tunnel(Record, frozen=True):
     detaches: int = field(default_factory=int)
     gap_ms: float = field(default_factory=float)
     replayed: int = field(default_factory=int)
+    moved_from: str = ""
+    """The relay that fell silent over a read, which another one then answered."""
+
+    def __post_init__(self) -> None:
+        if self.moved_from:
+            _bound(self, "moved_from")
 
 
 class Event(Record, frozen=True, kw_only=True, tag_field="v", tag=VERSION):

@@ -80,6 +80,8 @@ class Keepalive:
             # Whether the session goes on without it or ends, the alarm is told.
             mux.lose(link, None, f"nothing came from the peer for {silence_s:.0f} s")
             return
+        if now >= connection.doubt_at:
+            connection.doubt()
         connection.tick(now)
         if connection.happened:
             mux.dispatch(connection.take_events())

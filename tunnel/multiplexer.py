@@ -100,7 +100,7 @@ class Multiplexer:
         """What is given each stream of the peer, instead of the queue."""
         self.on_context: Callable[[Context], None] | None = None
         """What is given each context of the peer."""
-        self.calls_due: list[Callable[[], None]] = []
+        self.calls_due: list[Callable[[], object]] = []
         """What streams are to call (Stream.on_answer), as soon as the core is done with what it is at."""
 
         self.peer_going_away: events.GoAwayReceived | None = None
@@ -134,6 +134,11 @@ class Multiplexer:
     def detached(self) -> bool:
         """Whether the session goes on without a transport."""
         return self.link is None and self.ending is None
+
+    @property
+    def away(self) -> bool:
+        """Whether the session goes on, but its peer has no transport or is in doubt."""
+        return (self.link is None or self.connection.liveness.doubted) and self.ending is None
 
     def away_s(self) -> float:
         """For how long the session had no transport, up to now."""

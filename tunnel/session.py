@@ -148,6 +148,11 @@ class Session:
         return self._mux.detached
 
     @property
+    def away(self) -> bool:
+        """Detached, or silent for so long that the peer is in doubt (PROTOCOL.md, "Liveness")."""
+        return self._mux.away
+
+    @property
     def resumable(self) -> bool:
         """Whether both sides want the session to go on when its transport is lost."""
         return self._connection.resumable
@@ -205,8 +210,9 @@ class Session:
         if link is None:
             self._check_may_open()
         was_idle = not (connection.streams or connection.unsent)
+        now = mux.now()
         try:
-            state = connection.open_stream(head, context, eof, mux.now())
+            state = connection.open_stream(head, context, eof, now)
         except LocalProtocolError:
             self._check_may_open()
             raise
@@ -215,6 +221,7 @@ class Session:
             raise TooManyStreams(f"the memory for streams is full, with {self.stream_count} open")
         stream = Stream(mux, state)
         if was_idle:
+            connection.liveness.busy_since = now
             mux.keepalive.note_busy()
         if link is None:
             mux.keepalive.hurry()

@@ -70,6 +70,7 @@ class Stream(trio.abc.HalfCloseableStream):
         "_sender",
         "_state",
         "_tell_answer",
+        "_tell_doubt",
         "_tell_reset",
         "_tell_room",
         "_unqueued_bytes",
@@ -88,6 +89,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._pass_on: Callable[[bytes], bool] | None = None
         self._not_passed_on = b""
         self._tell_answer: Callable[[], None] | None = None
+        self._tell_doubt: Callable[[], object] | None = None
         self._tell_reset: Callable[[], None] | None = None
         self._tell_room: Callable[[], None] | None = None
         # What a sender that waits for room was given.
@@ -201,13 +203,18 @@ class Stream(trio.abc.HalfCloseableStream):
             raise StreamReset(*self._failure)
         return None
 
-    def on_answer(self, tell: Callable[[], None] | None) -> None:
+    def on_answer(
+        self, tell: Callable[[], None] | None, tell_doubt: Callable[[], object] | None = None
+    ) -> None:
         """Have `tell` called once, when something of the answer is here, or there will be none.
 
         It is for whoever wants no task for that, and is called when all that came with it has been taken
-        notice of: so it may use this stream, but must neither wait nor raise. None takes it back.
+        notice of: so it may use this stream, but must neither wait nor raise. None takes it back. The second
+        one is called at most once before, when the peer is in doubt and no head has come (PROTOCOL.md,
+        "Liveness"), and by the same rules.
         """
         self._tell_answer = tell
+        self._tell_doubt = tell_doubt
 
     def peek_whole_answer(self) -> tuple[bytes, int] | None:
         """Return the head of the answer and how many bytes are behind it, when all is said both ways.
@@ -228,7 +235,7 @@ class Stream(trio.abc.HalfCloseableStream):
         data = self._mux.connection.take_rest(state) if state.incoming.size else b""
         self._closed = True
         state.owner = None
-        self._tell_reset = None
+        self._tell_reset = self._tell_doubt = None
         return data
 
     # --- receiving ---
@@ -458,7 +465,7 @@ class Stream(trio.abc.HalfCloseableStream):
         state = self._state
         state.owner = None
         # Whoever is to be told holds this stream: together they would stay until a garbage collection.
-        self._tell_reset = None
+        self._tell_reset = self._tell_doubt = None
         if self._failure is None:
             if state.sending is not ENDED or state.receiving is not ENDED or state.incoming.size:
                 self._leave()
@@ -525,6 +532,12 @@ class Stream(trio.abc.HalfCloseableStream):
         tell, self._tell_reset = self._tell_reset, None
         if tell is not None:
             tell()
+
+    def on_doubt(self) -> None:
+        tell = self._tell_doubt
+        if tell is not None and self._failure is None and self._state.answer_head is None:
+            self._tell_doubt = None
+            self._mux.calls_due.append(tell)
 
     def _wake_all(self) -> None:
         # Most streams never had anybody wait.

@@ -142,6 +142,14 @@ class Call:
         return self.caller.claims
 
     @property
+    def movable(self) -> bool:
+        """Whether it may be asked of a second relay while nobody knows what became of it at the first.
+
+        A read as policies have it: no upgrade, and nothing that goes on to a backend.
+        """
+        return not (self.asked.durable or self.asked.tail or self.head.upgrade is not None)
+
+    @property
     def long(self) -> bool:
         """Whether it is a watch, a followed log or an upgrade."""
         return self.asked.long_running or self.head.upgrade is not None

@@ -397,10 +397,11 @@ class Calls:
         relay = None if opened is None else opened.relay
         if opened is not None:
             opened.show(live)
-        for _ in range(ATTEMPTS_MAX):
+        for attempt in range(ATTEMPTS_MAX):
             if live.ended is not None:
-                # What was opened for it was sent; what was tried before has reached nobody.
-                seen = Processed.NO if opened is None else Processed.MAYBE
+                # What was opened for it was sent; what was tried before has reached nobody, but for a relay
+                # that was in doubt.
+                seen = Processed.NO if opened is None and not live.moved_from else Processed.MAYBE
                 outcome = failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
                 break
             # Of a second attempt that is cancelled nothing is known, whatever became of the first.
@@ -412,6 +413,8 @@ class Calls:
                         opened = self.open_stream(call, live.eid, relay, time.time(), renew=renew)
                         opened.show(live)
                     relay = opened.relay
+                    if call.movable and not (live.moved_from or attempt == ATTEMPTS_MAX - 1):
+                        opened.stream.on_answer(None, partial(self.leave_doubted, live, opened, held))
                     outbound: Outbound = TunnelOutbound(opened.stream, call.head)
                     opened = None
                 else:
@@ -420,8 +423,9 @@ class Calls:
                 if not parked and await self._wait_for_relay(live):
                     parked, relay = True, None
                     continue
-                live.failure = Failure(StreamCode.REFUSED, Processed.NO, str(error))
-                head, body = status_response(503, "", with_processed(str(error), Processed.NO))
+                seen = Processed.MAYBE if live.moved_from else Processed.NO
+                live.failure = Failure(StreamCode.REFUSED, seen, str(error))
+                head, body = status_response(503, "", with_processed(str(error), seen))
                 await connection.answer(head, body)
                 live.tally.status = head.status
                 return failed(live.failure, CloseReason.UPSTREAM_FAILED, live.tally)
@@ -438,9 +442,19 @@ class Calls:
                     await outbound.aclose()
             live.failure = outcome.failure
             failure = outcome.failure
+            leaves, live.leaves = live.leaves, False
+            whole = held is None or held.whole
+            if leaves and whole and relay is not None and outcome.unanswered and live.ended is None:
+                live.moved_from = relay.instance
+                tried.append(relay)
+                relay = self.registry.substitute(relay)
+                if held is not None:
+                    held.rewind()
+                    live.tally.bytes_in = 0
+                continue
             if failure is None or failure.processed is not Processed.NO or outcome.status:
                 break
-            if held is not None and not held.whole:
+            if not whole:
                 break
             # A relay that takes no more would not take it under another token either.
             if failure.code is StreamCode.UNAUTHENTICATED and renewed:
@@ -457,9 +471,29 @@ class Calls:
                 live.tally.bytes_in = 0
         if not outcome.unanswered:
             return outcome
+        failure = outcome.failure
+        if live.moved_from and failure is not None and failure.processed is Processed.NO:
+            # Of the first attempt that is not known.
+            failure = live.failure = attrs.evolve(failure, processed=Processed.MAYBE)
+            outcome = attrs.evolve(outcome, failure=failure)
         head, body = _failed_answer(live, outcome)
         await connection.answer(head, body)
         return attrs.evolve(outcome, status=head.status)
+
+    def leave_doubted(self, live: LiveCall, opened: OpenedStream, held: HeldBody | None) -> bool:
+        """Reset the stream of a read whose tunnel is in doubt, if another relay can answer it.
+
+        Returns whether it was reset; whoever carries the call then finds that it `leaves`.
+        """
+        if live.ended is not None or live.tally.status or (held is not None and not held.whole):
+            return False
+        sibling = self.registry.substitute(opened.relay)
+        if sibling is None:
+            return False
+        live.leaves = True
+        reason = f"the tunnel of relay {opened.relay.instance} is silent: {sibling.instance} is asked instead"
+        opened.stream.reset(StreamCode.CANCEL, reason=reason)
+        return True
 
     async def _wait_for_relay(self, live: LiveCall) -> bool:
         """Wait for a relay of the cluster; False when none comes, True at once when the call is ended."""
@@ -559,13 +593,13 @@ def _failed_answer(live: LiveCall, outcome: Outcome) -> tuple[ResponseHead, byte
     return failure_response(failure, asked.method, upgrade=asked.upgrade is not None, headers=audit_header)
 
 
-def _tunnel(session: Session | None, before: Interruptions) -> Tunnel | None:
+def _tunnel(session: Session | None, before: Interruptions, moved_from: str = "") -> Tunnel | None:
     """What a call has gone through on the way, if anything."""
     # Nearly every tunnel has gone through nothing.
     if session is None or not session.detaches or (now := session.interruptions) == before:
-        return None
+        return Tunnel(moved_from=moved_from) if moved_from else None
     through = now.since(before)
-    return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames)
+    return Tunnel(through.detaches, round(through.away_s * 1000, 3), through.replayed_frames, moved_from)
 
 
 def failed(failure: Failure, reason: CloseReason, tally: Tally) -> Outcome:
@@ -634,7 +668,7 @@ def _closing(live: LiveCall, opening: Event, outcome: Outcome, elapsed_ms: float
         datetime.now(UTC),
         resp=response,
         stream=stream,
-        tunnel=_tunnel(live.session, live.before),
+        tunnel=_tunnel(live.session, live.before, live.moved_from),
         relay=live.relay,
         impersonated=live.impersonated,
         dur_ms=(time.monotonic() - live.began_s) * 1000,

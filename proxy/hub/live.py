@@ -82,6 +82,10 @@ class LiveCall:
     before: Interruptions = Interruptions()
     failure: Failure | None = None
     """How the last attempt failed, known before the client has been told."""
+    leaves: bool = False
+    """Its stream was reset because the tunnel is in doubt, and it goes on at another relay."""
+    moved_from: str = ""
+    """The relay, by its instance, where that happened."""
     guardrail: str = ""
     """The rule of the cluster's owner by which the relay answered in the API server's stead."""
     _waiting: trio.CancelScope | None = None

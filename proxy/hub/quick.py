@@ -159,7 +159,7 @@ class QuickCall(LiveCall):
         self._calls = calls
         self._connection = connection
         self.opened = opened
-        opened.stream.on_answer(self._look)
+        opened.stream.on_answer(self._look, self._leave_doubted)
 
     @property
     def peer(self) -> Hashable:
@@ -175,6 +175,17 @@ class QuickCall(LiveCall):
                 self._connection.hand_over()
         except Exception as error:
             # Raised here it would end the session, and with it the calls of all others.
+            self._faulty = True
+            self._connection.hand_over(error)
+
+    def _leave_doubted(self) -> None:
+        """The tunnel is in doubt: let the client's task ask another relay, if there is one."""
+        try:
+            if self._calls.leave_doubted(self, self.opened, None):
+                self.opened.stream.on_answer(None)
+                self._connection.hand_over()
+        except Exception as error:
+            # See _look.
             self._faulty = True
             self._connection.hand_over(error)
 

@@ -73,7 +73,7 @@ class LiveRelay:
     @property
     def load(self) -> tuple[bool, int]:
         """What a new stream would meet; the less the better."""
-        return self.session.detached, self.session.stream_count
+        return self.session.away, self.session.stream_count
 
     @property
     def leaving(self) -> bool:
@@ -102,7 +102,8 @@ class Registry:
     def session(self, cluster_id: str) -> LiveRelay | None:
         """Pick a usable relay of the cluster, the least loaded one; None when it is offline.
 
-        One that has just lost its connection is the last choice: a request for it waits until it is back.
+        One that has just lost its connection, or is in doubt, is the last choice: a request for it waits
+        until it is back.
         """
         best: LiveRelay | None = None
         relays = self._clusters.get(cluster_id)
@@ -121,6 +122,11 @@ class Registry:
             if relay.usable and relay not in tried
         ]
         return min(found, key=lambda relay: relay.load, default=None)
+
+    def substitute(self, doubted: LiveRelay) -> LiveRelay | None:
+        """Pick another relay of the cluster that is here and not in doubt itself; None when there is none."""
+        sibling = self.sibling(doubted.cluster_id, [doubted])
+        return None if sibling is None or sibling.session.away else sibling
 
     def find(self, cluster_id: str, instance: str, session_id: str) -> LiveRelay | None:
         """The relay of this very session, also when another one has taken its place meanwhile."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import attrs
 import pytest
 
 from sandbox.demo.processes import Daemon
-from tests.system.world import World, running_world
+from tests.system.raw import Answer, RawClient, parse
+from tests.system.world import NAMESPACE, World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -123,3 +128,83 @@ def test_a_relays_key_changes_without_an_outage(own_world: World, tmp_path: Path
     late = start(world, "late", world.folder / "relay-tunnel", instance="late")
     late.wait_for("401 instead of 101")
     assert connected(world) == {"renewed"}
+
+
+@attrs.define(eq=False)
+class Timed:
+    """One request on a connection of its own: what was answered, and when."""
+
+    client: RawClient
+    request: bytes
+    body: bytes = b""
+    took_s: float = 0.0
+    answer: Answer | None = None
+    thread: threading.Thread = attrs.Factory(lambda self: threading.Thread(target=self.run), takes_self=True)
+
+    def run(self) -> None:
+        began_s = time.monotonic()
+        self.answer = parse(self.client.send(self.request + self.body))
+        self.took_s = time.monotonic() - began_s
+
+
+def test_reads_at_a_silent_relay_are_answered_by_its_sibling(own_world: World) -> None:
+    world = own_world
+    (first,) = connected(world)
+    silent = world.relays["tunnel"].process
+    start(world, "second", world.folder / "relay-tunnel", instance="second")
+    wait_for(world, first, "second")
+    client = RawClient(world, "tunnel")
+    maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+
+    def read(path: str = maps) -> Timed:
+        return Timed(client, client.head(path))
+
+    def write(name: str) -> Timed:
+        body = json.dumps({"metadata": {"name": name}}).encode()
+        length = f"Content-Length: {len(body)}"
+        request = client.head(maps, "Content-Type: application/json", length, method="POST")
+        return Timed(client, request, body)
+
+    assert client.get(maps).status == 200
+    # Calls go to the relay with the fewest streams, so that each gets some of both kinds.
+    reads, writes = [read() for _ in range(6)], [write(f"at-once-{number}") for number in range(6)]
+    # What policy takes for a write by its path, though it is a GET.
+    proxied = [read(f"/api/v1/namespaces/{NAMESPACE}/services/none/proxy/") for _ in range(2)]
+    os.kill(silent.pid, signal.SIGSTOP)
+    try:
+        for each in (*reads, *writes, *proxied):
+            each.thread.start()
+        for each in reads:
+            each.thread.join(DEADLINE_S * 3)
+        assert [each.answer.status for each in reads if each.answer is not None] == [200] * 6
+        moved_s = [each.took_s for each in reads if each.took_s > 2]
+        assert moved_s, "no read has met the silent relay"
+        assert max(moved_s) < 8, moved_s
+        # What comes now goes to the other one at once, a write as well.
+        late = [read(), write("late")]
+        for each in late:
+            each.run()
+        assert [each.answer.status for each in late if each.answer is not None] == [200, 201]
+        assert max(each.took_s for each in late) < 2
+        waiting = [each for each in (*writes, *proxied) if each.thread.is_alive()]
+        assert any(each in writes for each in waiting), "no write has met the silent relay"
+    finally:
+        os.kill(silent.pid, signal.SIGCONT)
+    for each in (*writes, *proxied):
+        each.thread.join(DEADLINE_S)
+    # Each was made, once: a second attempt would be a 409.
+    assert [each.answer.status for each in writes if each.answer is not None] == [201] * 6
+    assert {each.answer.status for each in proxied if each.answer is not None} <= {403, 404, 503}
+
+    events = [event for event in world.hub_audit() if str(event["kind"]) == "call"]
+    ended = [event for event in events if event["phase"] == "complete"]
+    lists = [event for event in ended if event["req"]["verb"] == "list"]  # type: ignore[index]
+    moved = [event for event in lists if event.get("tunnel", {}).get("moved_from")]  # type: ignore[attr-defined]
+    assert len(moved) == len(moved_s)
+    for event in moved:
+        assert event["tunnel"]["moved_from"] == first  # type: ignore[index]
+        assert event["relay"]["instance"] == "second"  # type: ignore[index]
+        assert event["resp"]["status"] == 200  # type: ignore[index]
+    assert len({event["eid"] for event in lists}) == len(lists) == 8
+    others = [event for event in ended if event not in lists]
+    assert not any(event.get("tunnel", {}).get("moved_from") for event in others)  # type: ignore[attr-defined]

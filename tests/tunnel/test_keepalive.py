@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from functools import partial
 
 import pytest
 import trio
@@ -70,6 +72,70 @@ async def test_a_stream_on_a_session_that_was_silent_asks_at_once(
             await pair.open_stream().receive_head()
         assert trio.current_time() - started == pytest.approx(10, abs=0.01)
         assert (caught.value.code, caught.value.processed) == (StreamCode.DETACH_EXPIRED, Processed.MAYBE)
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 0.5, 3.9, 24.0])
+@pytest.mark.parametrize("busy", [False, True])
+async def test_a_stream_without_an_answer_is_told_of_the_silence_in_time(
+    busy: bool, phase_s: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with open_pair() as pair:
+        if busy:
+            await pair.streams()
+        await trio.sleep(phase_s)
+        pair.wire.unplugged = True
+        began = trio.current_time()
+        told: list[float] = []
+        stream = pair.open_stream(b"head", eof=True)
+        stream.on_answer(None, lambda: told.append(trio.current_time() - began))
+        await trio.sleep(9.9)
+        # Once, though the silence goes on.
+        assert len(told) == 1
+        # A PING is due 5 s after the one before, and is given a second.
+        assert told[0] == pytest.approx(5, abs=0.01) if not busy else 1 <= told[0] <= 6.01
+        assert pair.listener.away
+        assert not pair.listener.closed
+
+
+async def test_a_peer_that_only_takes_long_is_not_in_doubt(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        told: list[float] = []
+        silent, _ = await pair.streams()
+        silent.on_answer(None, lambda: told.append(trio.current_time()))
+        await trio.sleep(3600)
+        assert told == []
+        assert not pair.listener.away
+
+
+async def test_a_stream_with_a_head_or_without_anybody_to_tell_is_told_of_no_silence(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_pair() as pair:
+        told: list[str] = []
+        (answered, other), (reset, _), (left, _), (waits, _) = [await pair.streams() for _ in range(4)]
+        for stream, name in ((answered, "answered"), (reset, "reset"), (left, "left"), (waits, "waits")):
+            stream.on_answer(None, partial(told.append, name))
+        await other.send_head(b"head")
+        assert await answered.receive_head() == b"head"
+        reset.reset(StreamCode.CANCEL)
+        await left.aclose()
+        pair.wire.unplugged = True
+        await trio.sleep(9)
+        assert told == ["waits"]
+
+
+async def test_the_first_byte_ends_a_doubt(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        told: list[float] = []
+        opened, accepted = await pair.streams()
+        pair.wire.unplugged = True
+        opened.on_answer(None, lambda: told.append(trio.current_time()))
+        await trio.sleep(7)
+        assert (len(told), pair.listener.away) == (1, True)
+        pair.wire.unplugged = False
+        accepted.send_answer_nowait(b"head")
+        assert await opened.receive_head() == b"head"
+        assert not pair.listener.away
 
 
 @pytest.mark.parametrize("ping_s", [5, 30, 60])

@@ -215,6 +215,23 @@ async def test_a_silent_loss_is_found_and_survived(autojump_clock: trio.testing.
         assert await accepted.receive_some() == b"still here"
 
 
+async def test_a_stream_is_told_of_an_absence_of_five_seconds(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_pair() as pair:
+        opened, _ = await pair.streams()
+        told: list[float] = []
+        began = trio.current_time()
+        opened.on_answer(None, lambda: told.append(trio.current_time() - began))
+        pair.cut()
+        await trio.sleep(4.9)
+        assert (told, pair.listener.away) == ([], True)
+        await trio.sleep(30)
+        assert told == [pytest.approx(5)]
+        await pair.redial()
+        assert not pair.listener.away
+        # It goes on all the same.
+        assert not opened.broken
+
+
 async def test_an_absence_that_is_too_long_ends_both_sides(autojump_clock: trio.testing.MockClock) -> None:
     async with open_pair() as pair:
         opened, accepted = await pair.streams()

@@ -149,16 +149,31 @@ class Connection(Core):
     # --- time ---
 
     def next_deadline(self) -> float:
-        """When tick() should be called, or the peer be given up (`liveness.dead_at`)."""
+        """When tick() should be called, or the peer be given up (`liveness.dead_at`) or doubted."""
         if self.phase is not OPEN:
             if self.phase is not DETACHED:
                 return math.inf
-            expires_at = self.liveness.received_at + self.resume_ttl_s
+            expires_at = min(self.liveness.received_at + self.resume_ttl_s, self.doubt_at)
             return min(expires_at, self.detached_at + OPEN_WAITS_S) if self.unsent else expires_at
         deadline = min(self.liveness.ping_at(busy=self.stream_count > 0), self.liveness.dead_at)
+        # Nearly always every PING is answered.
+        if self.liveness.unanswered_since < math.inf:
+            deadline = min(deadline, self.doubt_at)
         ack_at = self.received.due_at
         # An ACK that waits for the transport is nothing that a clock could help.
         return deadline if ack_at is None or self.control.ack_due else min(deadline, ack_at)
+
+    @property
+    def doubt_at(self) -> float:
+        """When the streams that were opened here should be told that the peer is in doubt (`doubt`)."""
+        return self.liveness.doubt_at(attached=self.phase is OPEN) if self.opened_here else math.inf
+
+    def doubt(self) -> None:
+        """Tell the streams that were opened here that the peer is in doubt."""
+        self.liveness.doubted = True
+        for stream in [*self.unsent, *self.streams.values()]:
+            if stream.opened_here and stream.owner is not None:
+                stream.owner.on_doubt()
 
     def tick(self, now: float) -> None:
         """Queue the PING and the ACK that are due; detached, end what has waited long enough."""

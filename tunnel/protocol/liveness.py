@@ -18,6 +18,10 @@ PING_IDLE_S = 30.0
 PING_BUSY_S = 5.0
 # kubectl's own exec socket dies 61 s after its last pong: detection, reconnect and replay must fit in 50 s.
 DEAD_AFTER_S = 10.0
+# A peer that says nothing for this long while a stream is open is in doubt: what may be asked again is better
+# asked elsewhere. A PING has then been unanswered for a while as well, so that silence is no answer.
+DOUBT_AFTER_S = 5.0
+DOUBT_PING_S = 1.0
 # Ten a second, and as many at once: what a session that opens streams in bursts may need is one in 4 s.
 PINGS_PER_S = 10.0
 # A path that has become longer shows as PINGs in a row that are all later than a queue could make them.
@@ -34,10 +38,15 @@ class Liveness:
     unanswered_since: float = math.inf
     """When the oldest PING was queued since the peer was last heard. Queued and not sent: a transport that
     takes nothing is as dead as one that brings nothing."""
+    busy_since: float = -math.inf
+    """When a stream was opened here while there was no other: before, silence was all that was expected."""
+    doubted: bool = False
+    """The peer is in doubt, and its streams have been told."""
 
     def received(self, now: float) -> None:
         self.received_at = now
         self.unanswered_since = math.inf
+        self.doubted = False
 
     def restart(self, now: float) -> None:
         """The peer is heard on a new transport: PING at once, and expect nothing of the old one."""
@@ -55,6 +64,13 @@ class Liveness:
     @property
     def dead_at(self) -> float:
         return self.unanswered_since + DEAD_AFTER_S
+
+    def doubt_at(self, *, attached: bool) -> float:
+        """When the streams are told that the peer is in doubt; without a transport no PING can tell more."""
+        if self.doubted:
+            return math.inf
+        silent_at = max(self.received_at, self.busy_since) + DOUBT_AFTER_S
+        return max(silent_at, self.unanswered_since + DOUBT_PING_S) if attached else silent_at
 
 
 @attrs.define

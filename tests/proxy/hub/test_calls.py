@@ -10,7 +10,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -19,6 +19,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 from audit.reader import AuditReader
 from audit.record import Event
@@ -29,6 +30,7 @@ from auth.principal import Principal
 from auth.succession import TrustedKeys
 from auth.tokens import issue_access
 from proxy.exchange import InboundBroken
+from proxy.forward import CloseReason
 from proxy.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub import calls as calls_module
@@ -43,6 +45,7 @@ from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Mode
 from proxy.hub.held import HELD_BYTES_MAX
 from proxy.hub.limits import Limits
+from proxy.hub.live import Ending
 from proxy.hub.pins import Pins
 from proxy.hub.quick import begin
 from proxy.hub.registry import LiveRelay, Registry
@@ -57,7 +60,7 @@ from tests.proxy.relay.ways import direct_way
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
-from tunnel import CloseCode, Processed, Session, StreamCode
+from tunnel import CloseCode, Processed, Session, StreamCode, StreamReset
 from tunnel.net import TLSStream
 from tunnel.readiness import Readiness
 
@@ -672,6 +675,181 @@ async def test_a_post_that_one_relay_refuses_goes_whole_to_its_sibling(
     assert closing["relay"]["instance"] == ("b" if refusing == [a] else "a")  # type: ignore[index]
     assert closing["resp"]["processed"] == "yes"  # type: ignore[index]
     assert closing["req"]["body_bytes"] == 6  # type: ignore[index]
+
+
+def doubt(bench: Bench, instance: str) -> None:
+    """What the keepalive of a relay's session does after five seconds of silence."""
+    [relay] = [relay for relay in bench.registry.relays() if relay.instance == instance]
+    mux = relay.session._mux
+    mux.connection.doubt()
+    mux.make_calls()
+
+
+REVIEW = "POST /clusters/prod/apis/authorization.k8s.io/v1/selfsubjectaccessreviews HTTP/1.1"
+
+
+@pytest.mark.parametrize(
+    ("line", "body"),
+    [
+        ("GET /clusters/prod/api/v1/pods HTTP/1.1", b""),
+        ("GET /clusters/prod/api HTTP/1.1", b""),
+        ("HEAD /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1", b""),
+        ("GET /clusters/prod/api/v1/pods?watch=1 HTTP/1.1", b""),
+        ("GET /clusters/prod/api/v1/namespaces/dev/pods/p/log?follow=1 HTTP/1.1", b""),
+        (REVIEW, b"review"),
+    ],
+)
+async def test_a_read_whose_tunnel_is_in_doubt_is_answered_by_a_sibling(
+    bench: Bench, line: str, body: bytes
+) -> None:
+    answers: list[tuple[int, dict[bytes, bytes], bytes]] = []
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            length = [f"Content-Length: {len(body)}"] if body else []
+            answers.append(await bench.ask(bench.request(line, *length, body=body)))
+
+        nursery.start_soon(ask)
+        first = await a.accept()
+        assert await read_all(first) == body
+        doubt(bench, "a")
+        with trio.fail_after(2):
+            second = await b.accept()
+            was_reset = trio.Event()
+            first.on_reset(was_reset.set)
+            await was_reset.wait()
+            with pytest.raises(StreamReset) as caught:
+                first.send_nowait(b"late")
+        assert caught.value.code is StreamCode.CANCEL
+        assert "the tunnel of relay a is silent: b is asked instead" in str(caught.value)
+        assert second.head == first.head
+        assert await read_all(second) == body
+        second.send_answer_nowait(OK, b"" if line.startswith("HEAD") else b"yes", eof=True)
+        await second.aclose()
+    [(status, _, got)] = answers
+    assert (status, got) == (200, b"" if line.startswith("HEAD") else b"yes")
+    [event] = await bench.trail()
+    assert event["relay"] == {"instance": "b", "version": "v1"}
+    assert event["tunnel"]["moved_from"] == "a"  # type: ignore[index]
+    assert event["resp"]["status"] == 200  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        POST[0],
+        "GET /clusters/prod/api/v1/namespaces/dev/services/s/proxy/x HTTP/1.1",
+        "GET /clusters/prod/api/v1/namespaces/dev/pods/p/proxy HTTP/1.1",
+        "GET /clusters/prod/api/v1/proxy/nodes/n/ HTTP/1.1",
+        "DELETE /clusters/prod/api/v1/namespaces/dev/pods/p HTTP/1.1",
+        "GET /clusters/prod/api/v1/namespaces/dev/pods/p/exec?command=ls HTTP/1.1",
+        "GET /clusters/prod/api/v1/pods HTTP/1.1",
+    ],
+)
+async def test_what_acts_or_is_answered_already_waits_for_a_tunnel_in_doubt(bench: Bench, line: str) -> None:
+    begun = line.endswith("/api/v1/pods HTTP/1.1")
+    await bench.directory.change(lambda store: store.switch_rules("guard", ["nodes-proxy"], enabled=False))
+    answers: list[tuple[int, dict[bytes, bytes], bytes]] = []
+    answered = trio.Event()
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            answers.append(await bench.ask(bench.request(line)))
+            answered.set()
+
+        nursery.start_soon(ask)
+        with trio.fail_after(2):
+            stream = await a.accept()
+        if begun:
+            await stream.send_head(OK)
+            await wait_all_tasks_blocked()
+        doubt(bench, "a")
+        if not begun:
+            await stream.send_head(OK)
+        await stream.send_all(b"yes")
+        await stream.send_eof()
+        with trio.fail_after(2):
+            await answered.wait()
+        assert b.accept_nowait() is None
+        await stream.aclose()
+    assert (answers[0][0], answers[0][2]) == (200, b"yes")
+    assert "tunnel" not in (await bench.trail())[-1]
+
+
+@pytest.mark.parametrize("siblings", ["none", "in doubt"])
+async def test_a_read_whose_tunnel_is_in_doubt_waits_where_nobody_else_is_sure(
+    bench: Bench, siblings: str
+) -> None:
+    answers: list[tuple[int, dict[bytes, bytes], bytes]] = []
+    async with AsyncExitStack() as stack:
+        a = await stack.enter_async_context(relay_of(bench, "a"))
+        if siblings == "in doubt":
+            b = await stack.enter_async_context(relay_of(bench, "b"))
+        async with trio.open_nursery() as nursery:
+
+            async def ask() -> None:
+                answers.append(await bench.ask(bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1")))
+
+            nursery.start_soon(ask)
+            stream = await a.accept()
+            if siblings == "in doubt":
+                doubt(bench, "b")
+            doubt(bench, "a")
+            stream.send_answer_nowait(OK, b"yes", eof=True)
+        if siblings == "in doubt":
+            assert b.accept_nowait() is None
+    assert (answers[0][0], answers[0][2]) == (200, b"yes")
+    assert "tunnel" not in (await bench.trail())[0]
+
+
+async def test_a_read_that_no_sibling_takes_either_may_have_been_seen(bench: Bench) -> None:
+    answers: list[tuple[int, dict[bytes, bytes], bytes]] = []
+    answered = trio.Event()
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
+
+        async def refuse(relay: Session) -> None:
+            while True:
+                (await relay.accept()).reset(StreamCode.REFUSED, processed=Processed.NO, reason="full")
+
+        async def ask() -> None:
+            answers.append(await bench.ask(bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1")))
+            answered.set()
+
+        nursery.start_soon(ask)
+        await a.accept()
+        doubt(bench, "a")
+        nursery.start_soon(refuse, a)
+        nursery.start_soon(refuse, b)
+        with trio.fail_after(2):
+            await answered.wait()
+        nursery.cancel_scope.cancel()
+    assert answers[0][0] == 503
+    assert b"has not seen this request" not in answers[0][2]
+    [event] = await bench.trail()
+    assert event["resp"]["processed"] == "maybe"  # type: ignore[index]
+    assert event["tunnel"]["moved_from"] == "a"  # type: ignore[index]
+
+
+async def test_a_read_that_is_revoked_as_it_leaves_a_tunnel_in_doubt_goes_nowhere(bench: Bench) -> None:
+    answers: list[tuple[int, dict[bytes, bytes], bytes]] = []
+    answered = trio.Event()
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
+
+        async def ask() -> None:
+            answers.append(await bench.ask(bench.request("GET /clusters/prod/api/v1/pods HTTP/1.1")))
+            answered.set()
+
+        nursery.start_soon(ask)
+        await a.accept()
+        [live] = bench.calls.live._calls.values()
+        doubt(bench, "a")
+        await live.end(Ending(CloseReason.REVOKED, "locked"))
+        with trio.fail_after(2):
+            await answered.wait()
+        assert b.accept_nowait() is None
+    assert answers[0][0] == 403
+    [event] = await bench.trail()
+    assert (event["kind"], event["resp"]["processed"]) == ("session.killed", "maybe")  # type: ignore[index]
 
 
 @pytest.mark.parametrize("processed", [Processed.MAYBE, Processed.YES])

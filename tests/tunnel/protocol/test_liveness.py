@@ -39,6 +39,28 @@ def test_any_received_byte_is_a_sign_of_life() -> None:
     assert liveness.ping_at(busy=False) == -math.inf
 
 
+def test_in_doubt_after_five_seconds_of_silence_in_which_a_ping_was_not_answered() -> None:
+    liveness = Liveness(received_at=100.0)
+    liveness.pinged(103.9)
+    assert liveness.doubt_at(attached=True) == 105.0
+    liveness.received(104.0)
+    assert liveness.doubt_at(attached=True) == math.inf
+    # The PING that is due then has a moment for its answer.
+    liveness.pinged(108.9)
+    assert liveness.doubt_at(attached=True) == 109.9
+    # Before a stream is open, silence is what is expected.
+    idle = Liveness(received_at=100.0, busy_since=120.0)
+    idle.pinged(120.0)
+    assert idle.doubt_at(attached=True) == 125.0
+    # Without a transport there is no PING; and it is told once, until something comes.
+    away = Liveness(received_at=100.0)
+    assert away.doubt_at(attached=False) == 105.0
+    away.doubted = True
+    assert away.doubt_at(attached=False) == math.inf
+    away.restart(107.0)
+    assert not away.doubted
+
+
 def test_ten_in_a_second_and_no_more() -> None:
     limit = RateLimit(10.0, 10.0)
     assert [limit.allows(5.0) for _ in range(11)] == [True] * 10 + [False]

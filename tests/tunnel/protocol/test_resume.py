@@ -16,6 +16,7 @@ from tunnel.protocol.core import OPEN_WAITS_S, RESUME_TTL_S
 from tunnel.protocol.errors import CloseCode, Processed, RemoteProtocolError, StreamCode
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.ledger import CHARGED_IN_BYTES, LEDGER_BYTES_MAX, LEDGER_LEAST_BYTES
+from tunnel.protocol.liveness import DOUBT_AFTER_S
 from tunnel.protocol.memory import Memory
 
 
@@ -191,6 +192,9 @@ def test_the_time_away_counts_from_the_last_byte_received() -> None:
     heard_at = joined.now
     joined.now += 7
     joined.lose(listener_notices=True, arrives=0)
+    # Before that, whoever opened a stream may be told that it may take long.
+    assert joined.listener.next_deadline() == joined.listener.doubt_at == heard_at + DOUBT_AFTER_S
+    joined.listener.doubt()
     for connection, end in ((joined.listener, opened), (joined.dialer, accepted)):
         assert connection.next_deadline() == heard_at + RESUME_TTL_S
         connection.tick(heard_at + RESUME_TTL_S - 0.001)
