@@ -240,8 +240,9 @@ class ApiServer:
     ca_pem: bytes
     context: ssl.SSLContext
     """Of the next connection; a test may put another one here."""
-    connections: list[Connection] = attrs.Factory(list)
-    exchanges: list[Exchange] = attrs.Factory(list)
+    all_connections: list[Connection] = attrs.Factory(list)
+    """Also those of the relay's own two requests, which it makes whenever it likes."""
+    all_exchanges: list[Exchange] = attrs.Factory(list)
     strangers: int = 0
     """Connections that ended within the handshake."""
     faults: list[Exception] = attrs.Factory(list)
@@ -258,9 +259,22 @@ class ApiServer:
         """Answer by a script what has this target, from now on."""
         self._scripts[target] = script
 
-    def is_own(self, exchange: Exchange) -> bool:
-        """Whether it is one of the two requests that a relay makes as itself."""
-        return exchange.head in {own_request(target, self.port) for target in (READYZ, SYSTEM_NAMESPACE)}
+    @property
+    def own(self) -> set[bytes]:
+        """The heads of the two requests that a relay makes as itself."""
+        return {own_request(target, self.port) for target in (READYZ, SYSTEM_NAMESPACE)}
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those on which anything else came, or nothing yet."""
+        own = self.own
+        return [each for each in list(self.all_connections) if bytes(each.received) not in own]
+
+    @property
+    def exchanges(self) -> list[Exchange]:
+        """All requests but the relay's own two."""
+        own = self.own
+        return [each for each in list(self.all_exchanges) if each.head not in own]
 
     def seen(self, mark: str) -> list[Exchange]:
         """The requests with this mark in their target."""
@@ -269,7 +283,7 @@ class ApiServer:
     @property
     def received(self) -> bytes:
         """Every byte that ever came."""
-        return b"".join(bytes(connection.received) for connection in list(self.connections))
+        return b"".join(bytes(connection.received) for connection in self.connections)
 
     def write_kubeconfig(self, path: Path) -> None:
         """A relay's way to this server."""
@@ -296,12 +310,12 @@ class ApiServer:
             plain.close()
             return
         connection = Connection(stream)
-        self.connections.append(connection)
+        self.all_connections.append(connection)
         try:
             while True:
                 exchange = Exchange(connection, connection.take_until(b"\r\n\r\n"))
                 connection.requests += 1
-                self.exchanges.append(exchange)
+                self.all_exchanges.append(exchange)
                 script = next(
                     (script for mark, script in self._scripts.items() if mark in exchange.target), answer_ok
                 )
@@ -353,7 +367,7 @@ def running_apiserver() -> Iterator[ApiServer]:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         accepting.join(DEADLINE_S)
-        for connection in server.connections:
+        for connection in server.all_connections:
             with suppress(OSError):
                 socket.socket.shutdown(connection.stream, socket.SHUT_RDWR)
         for thread in threads:

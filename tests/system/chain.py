@@ -63,11 +63,11 @@ class Chain:
     def check(self) -> None:
         """What holds whatever was done: nobody acted without the agent's name, and the logs are clean."""
         assert self.server.faults == []
+        # The relay's own two are each alone on a connection, which no agent's request has shared.
+        own = [each for each in self.server.all_exchanges if each.head in self.server.own]
+        assert own
+        assert {each.connection.requests for each in own} == {1}
         for exchange in self.server.exchanges:
-            if self.server.is_own(exchange):
-                # On a connection of its own, which no agent's request has shared.
-                assert exchange.connection.requests == 1
-                continue
             assert exchange.header("impersonate-user") == [USER], exchange.head
             assert GROUP in exchange.header("impersonate-group"), exchange.head
             assert exchange.header("authorization") == [f"Bearer {TOKEN}"]

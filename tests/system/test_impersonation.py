@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +118,22 @@ def test_a_right_that_the_relay_lacks_is_reported_as_the_operators_to_give(
     finally:
         world.administrator("replace", "-f", "-", stdin=world.admin("cluster", "rbac", "tunnel", *PLACE))
     assert world.kubectl("tunnel", "get", "pods").code == 0
+
+
+def test_a_check_refuses_another_clusters_kubeconfig_and_misses_a_relay(own_world: World) -> None:
+    world = own_world
+    other = world.folder / "other-cluster"
+    sandbox = world.daemons.start("other-sandbox", [sys.executable, "-m", "sandbox", "--dir", str(other)])
+    sandbox.wait_for("ready ")
+    args = ("cluster", "check", "tunnel", "--kubeconfig")
+    done = run(["hawse", "admin", *args, str(other / "admin.kubeconfig")], world.operator)
+    assert done.code == 1
+    assert b"the kubeconfig leads to another cluster than tunnel" in done.err
+    assert b"hawse admin cluster repin tunnel" in done.err
+    assert b"all is well" not in done.out
+    world.relays["tunnel"].stop()
+    code, messages = check(world)
+    assert code == 3
+    assert messages[0] == "no relay of tunnel is connected"
+    world.start_relay("tunnel")
+    world.wait_for_tunnel()

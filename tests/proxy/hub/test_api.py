@@ -28,6 +28,7 @@ from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.reserve import open_reserve
 from proxy.hub.revocations import Revocations
 from proxy.hub.store import RelayContact, Store
+from proxy.statement import Statement
 from tests.fakes.asgi import Reply, call
 
 PEPPER = b"p" * 32
@@ -297,6 +298,14 @@ async def test_relays_that_are_here_and_relays_that_left(bench: Bench) -> None:
     assert 'hawse_relays{cluster="prod"} 1.0' in metrics
     assert 'hawse_streams{cluster="prod"} 3.0' in metrics
     assert 'hawse_agents{state="active"} 1.0' in metrics
+    # A relay that says nothing of its API server, as older ones, is not counted for one that is down.
+    assert 'hawse_relays_api_server_down{cluster="prod"} 0.0' in metrics
+    (relay,) = bench.operations.live
+    bench.operations.live[:] = [attrs.evolve(relay, statement=Statement("1a2b", api_server=False))]
+    metrics = (await bench.ask("GET", "/metrics")).body.decode()
+    assert 'hawse_relays_api_server_down{cluster="prod"} 1.0' in metrics
+    (row,) = [each for each in (await bench.ok("GET", "/v1/relays"))["relays"] if each["connected"]]
+    assert (row["api_server"], row["pinned"]) == ("down", True)
 
 
 async def test_a_list_of_many_clusters_asks_for_the_relays_once(bench: Bench) -> None:
