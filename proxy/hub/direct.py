@@ -41,6 +41,7 @@ ASK_DEADLINE_S = 10.0
 
 # What its agents are told; the log and the trail have more.
 _ELSEWHERE = "its relay is in another Kubernetes cluster than it was"
+_UNREADABLE = "its relay states what cannot be read"
 # A relay in direct mode has told no name of its own.
 INSTANCE = "direct"
 
@@ -202,13 +203,16 @@ class DirectRelays:
             return
         now = time.time()
         relay.heard_first, relay.heard_last, relay.unreached = relay.heard_first or now, now, ""
+        refused = _UNREADABLE
         try:
             relay.statement = read_statement(text)
+            refused = _ELSEWHERE
             await self._pins.check(relay, relay.statement)
         except RelayRefusedError as error:
-            if not relay.refused:
+            # One event tells of all the times that it states the same.
+            if relay.refused != refused:
                 self._pins.refused(relay, error)
-            relay.refused = _ELSEWHERE
+            relay.refused = refused
         else:
             relay.refused = ""
 

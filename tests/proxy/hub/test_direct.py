@@ -325,6 +325,18 @@ async def test_a_relay_is_asked_again_and_again(tmp_path: Path, monkeypatch: pyt
         assert shown.statement.api_server is False
 
 
+async def test_nothing_is_sent_to_a_relay_that_states_what_none_does(tmp_path: Path) -> None:
+    async with enrolled(tmp_path, Statement("a/b")) as bench:
+        with pytest.raises(OutboundBroken, match="states what cannot be read"):
+            await bench.ask()
+        assert bench.cluster.cluster_uid is None
+        # Nor is more read than a statement has.
+        bench.statement = Statement("a" * 100_000)
+        bench.relays._relays.clear()
+        with pytest.raises(OutboundBroken, match="states what cannot be read"):
+            await bench.ask()
+
+
 async def test_a_relay_that_states_nothing_is_served_also_where_a_cluster_is_pinned(tmp_path: Path) -> None:
     async with enrolled(tmp_path, Statement()) as bench:
         await bench.directory.change(lambda store: store.pin_cluster(CLUSTER_ID, "east"))
