@@ -7,5 +7,9 @@ class AuditUnavailable(Exception):
     """The trail cannot be written (or read) now; says why."""
 
 
+class AnotherTrail(AuditUnavailable):
+    """The file is not the trail that was written until now."""
+
+
 class NoTrail(AuditUnavailable):
     """There is no trail where one was looked for."""

@@ -34,7 +34,7 @@ def damaged(path: Path, what: object) -> AuditUnavailable:
     """Of a file that holds what no hub has written."""
     return AuditUnavailable(
         f"the audit trail {path} is damaged: {what}; stop the hub, move the file and its -wal away, "
-        "and put a copy in its place or let the hub begin a new one"
+        "and put a copy in its place or begin a new one by `hawse admin audit accept`"
     )
 
 

@@ -5,7 +5,7 @@ without a number of such a part, as earlier versions wrote them, has the whole.
 
 `open_intents` is no record but the list of intents without an end: it makes closing them at the next
 start a lookup instead of a search through the whole trail. `blocks` and `block_names` are no records either:
-they say where in the trail to search.
+they say where in the trail to search. `trail` has the trail's id.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ WITHOUT_COMMON_PARTS = 1
 
 _metadata = sa.MetaData()
 
+# One row: by which a trail is known from another one.
+trail = sa.Table(
+    "trail", _metadata, sa.Column("id", sa.String(36), primary_key=True), sqlite_with_rowid=False
+)
 events = sa.Table(
     "events",
     _metadata,

@@ -13,12 +13,18 @@ interpreter's lock around each step of SQLite, and a busy event loop does not gi
 row that costs 40-55 µs of CPU an event beside such a loop, by statements of many rows a fifth of it.
 
 The file's tables are those of audit.schema.
+
+Only the trail that was written until now is written on. It is known by its id, and by its highest number,
+which never becomes lower: an older copy of it has a lower one. Both are looked at whenever the file is
+opened, the number with each batch as well; the file itself, by its inode and by its size, which never becomes
+smaller, with each batch. What another process of this trail writes only raises them.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
@@ -27,12 +33,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import attrs
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from audit import blocks, schema
-from audit.errors import AuditUnavailable
+from audit.errors import AnotherTrail, AuditUnavailable
 from audit.file import translated, url
 from audit.mask import Masks
 from audit.reader import STORED, body_of
@@ -45,6 +52,16 @@ if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 T = TypeVar("T")
+
+
+@attrs.frozen
+class TrailMark:
+    """By what a trail is known again."""
+
+    id: str
+    highest: int
+    """The number of an event that it has had."""
+
 
 # A reader's event or a checkpoint takes milliseconds; longer than this and the disk is in trouble.
 BUSY_TIMEOUT_MS = 5000
@@ -63,18 +80,30 @@ class AuditStore:
     """
 
     def __init__(
-        self, path: Path, masks: Masks | None = None, *, bytes_max: int | None = None, make: bool = True
+        self,
+        path: Path,
+        masks: Masks | None = None,
+        *,
+        bytes_max: int | None = None,
+        make: bool = True,
+        expected: TrailMark | None = None,
     ) -> None:
         """Open the trail for writing, making the file (0600) and its tables where they are missing.
 
         `bytes_max` bounds the file; at the bound the store behaves as on a full disk. Not to `make` it is
-        for who comes after one that did: a file that is missing then is elsewhere.
+        for who comes after one that did: a file that is missing then is elsewhere. So it is where a trail is
+        `expected`. Raises AnotherTrail for any other, and for an older copy of it.
         """
         self.path = path
         self._masks = masks if masks is not None else Masks()
         self._bytes_max = bytes_max
         self._connection: sa.Connection | None = None
         self._file = (0, 0)
+        self._size_bytes = 0
+        self._wal: tuple[int, int] | None = None
+        self._overwritten = False
+        # "" until the trail is opened for the first time.
+        self._id, self._highest = (expected.id, expected.highest) if expected is not None else ("", 0)
         self._open_intents: set[str] = set()
         self._common = CommonParts()
         self._engine = sa.create_engine(
@@ -87,9 +116,36 @@ class AuditStore:
         sa.event.listen(self._engine, "connect", self._on_connect)
         sa.event.listen(self._engine, "begin", _begin_immediate)
         with translated(path):
+            if expected is not None and not path.exists():
+                raise AnotherTrail(f"{path} is missing: put it back, {_OR_ACCEPT}")
             if make:
                 _make(path)
             self._connected()
+
+    @property
+    def mark(self) -> TrailMark:
+        """What is known of the trail, as of the last batch; for any thread."""
+        return TrailMark(self._id, self._highest)
+
+    def expect(self, mark: TrailMark) -> None:
+        """Take the trail of this mark for the right one, as an operator has said; for any thread."""
+        self._id, self._highest = mark.id, mark.highest
+        # It is opened again, with whatever lies beside it.
+        self._file, self._wal = (0, 0), None
+
+    def accept(self, tell: Callable[[TrailMark], Event]) -> TrailMark:
+        """Make another trail of this file, by a new id, and write an event into it; returns its mark.
+
+        Cut short in between, it is another trail without the event: nobody expects that one.
+        """
+        with translated(self.path), self._transaction() as connection:
+            connection.execute(sa.update(schema.trail).values(id=str(uuid.uuid4())))
+        self._id = ""
+        self.close()
+        with translated(self.path):
+            self._connected()
+        self.append([tell(self.mark)])
+        return self.mark
 
     def close(self) -> None:
         """Close the file; a store that is used again opens it again."""
@@ -128,6 +184,8 @@ class AuditStore:
                 both = [pair for pair in zip(masked, own, strict=True) if pair[0].eid not in there]
                 masked, own = [event for event, _ in both], [body for _, body in both]
             newest, highest, version = cursor.execute(_LAST_NUMBERS).fetchone()
+            if newest < self._highest:
+                raise _older(self.path, newest, self._highest)
             self._common.begin(newest, highest, version, len(masked))
             rows = [self._row(event, body) for event, body in zip(masked, own, strict=True)]
             _insert(cursor, common_parts, self._common.unwritten)
@@ -137,6 +195,9 @@ class AuditStore:
                 cursor.execute(_REMEMBER_INTENTS, (boot, newest))
             for eids in _pieces(sorted(ended)):
                 cursor.execute(_forget_intents(len(eids)), tuple(eids))
+        self._highest = newest + len(rows)
+        if self._wal is None:
+            self._wal = _identity_of_wal(self.path)
         self._open_intents |= begun
         self._open_intents -= ended
 
@@ -196,9 +257,27 @@ class AuditStore:
     @contextmanager
     def _batch(self) -> Iterator[sqlite3.Cursor]:
         """A transaction on the driver's own connection, which costs 25 µs where SQLAlchemy's costs 90."""
-        if self._connection is not None and _identity(self.path) != self._file:
+        status = self.path.stat()
+        if (status.st_dev, status.st_ino) != self._file:
             # SQLite would write on into the file that was there, where nobody sees it any more.
-            self._abandon(self._connection)
+            if self._connection is not None:
+                self._abandon(self._connection)
+            self._overwritten = False
+            if self._wal is not None and self._wal == _identity_of_wal(self.path):
+                # SQLite would take its frames for this file's, whatever they were of.
+                raise AnotherTrail(
+                    f"{self.path} is another file than the one that was open, with the -wal of that beside "
+                    f"it: put that file back, or move {self.path.name}-wal and -shm to it"
+                )
+        elif status.st_size < self._size_bytes:
+            # What SQLite has in its cache hides that from it.
+            self._overwritten = True
+        self._size_bytes = status.st_size
+        if self._overwritten:
+            raise AnotherTrail(
+                f"{self.path} has become smaller while it was open: it was overwritten, or compacted; "
+                f"stop the hub and put the right file there, without a -wal beside it, {_OR_ACCEPT}"
+            )
         connection = self._connected()
         driver: object = connection.connection.dbapi_connection
         assert isinstance(driver, sqlite3.Connection)
@@ -214,17 +293,36 @@ class AuditStore:
 
     def _connected(self) -> sa.Connection:
         if self._connection is None:
-            self._file = _identity(self.path)
+            self._file, self._wal = _identity(self.path), None
             connection = self._engine.connect()
             try:
                 with connection.begin():
                     schema.prepare(connection, self.path)
+                    self._recognise(connection)
                     self._open_intents.update(connection.scalars(sa.select(open_intents.c.eid)))
             except BaseException:
                 self._abandon(connection)
                 raise
             self._connection = connection
         return self._connection
+
+    def _recognise(self, connection: sa.Connection) -> None:
+        """See that it is the trail that is expected; one without an id gets one where none is."""
+        found = connection.scalar(sa.select(schema.trail.c.id))
+        newest = int(connection.exec_driver_sql(_LAST_NUMBERS).one()[0])
+        if not self._id:
+            if found is None:
+                found = str(uuid.uuid4())
+                connection.execute(sa.insert(schema.trail).values(id=found))
+            self._id = found
+        elif found != self._id:
+            raise AnotherTrail(
+                f"{self.path} is another trail than the one that was written until now: put that back, "
+                f"{_OR_ACCEPT}"
+            )
+        elif newest < self._highest:
+            raise _older(self.path, newest, self._highest)
+        self._highest = newest
 
     def _abandon(self, connection: sa.Connection) -> None:
         # The file may have been moved, its disk remounted, or an older copy put in its place: the next call
@@ -319,6 +417,16 @@ def _found(eids: int) -> str:
     )
 
 
+_OR_ACCEPT = "or run `hawse admin audit accept`, which records the gap"
+
+
+def _older(path: Path, found: int, expected: int) -> AnotherTrail:
+    return AnotherTrail(
+        f"{path} is an older copy of the trail, which ends at event {found} of {expected}: "
+        f"put the newest back, {_OR_ACCEPT}"
+    )
+
+
 def _as_unknown(body: bytes, now: datetime) -> bytes:
     """Make the `unknown` event's JSON from the intent's, as a dict: an older hawse may have written it."""
     event = msgspec.json.decode(body, type=dict[str, object])
@@ -352,6 +460,14 @@ def _identity(path: Path) -> tuple[int, int]:
     """Which file it is that bears the name now; raises OSError where none does."""
     status = path.stat()
     return status.st_dev, status.st_ino
+
+
+def _identity_of_wal(path: Path) -> tuple[int, int] | None:
+    """The same of the -wal beside it; None where there is none."""
+    try:
+        return _identity(path.with_name(f"{path.name}-wal"))
+    except FileNotFoundError:
+        return None
 
 
 def _begin_immediate(connection: sa.Connection) -> None:

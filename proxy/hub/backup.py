@@ -166,6 +166,9 @@ def restore(data_dir: Path, archive: Path, *, overwrite: bool) -> Restored:
             try:
                 about = _unpack(archive, fresh)
                 _check(fresh)
+                if not is_there(data.audit_file):
+                    # The trail is no part of a backup. Where none is, the hub begins one.
+                    _forget_trail(fresh)
                 aside = _copied_aside(data_dir, present)
             except BaseException:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -344,6 +347,14 @@ def _check(fresh: Path) -> None:
         store.close()
     if faults:
         raise BackupError(f"the backup's store holds what must not be used: {faults[0]}")
+
+
+def _forget_trail(fresh: Path) -> None:
+    store = Store(DataDir(fresh).store_file, org="main", clock=time.time)
+    try:
+        store.accept_trail(None)
+    finally:
+        store.close()
 
 
 def _present(data_dir: Path) -> list[str]:

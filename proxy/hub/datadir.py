@@ -162,7 +162,7 @@ class DataDir:
     def check_databases(self) -> None:
         """Raise DataDirError when what a hub knew, or was to know, is gone: it would be made anew.
 
-        A trail that is missing is not: to move it away is how a new one is begun.
+        A trail that is missing is not: whether one is expected is known to the store.
         """
         if not is_there(self._endpoint_file):
             cut = next(self.path.glob(f"{RESTORING}*"), None)
@@ -183,7 +183,7 @@ class DataDir:
         if fault not in {"", _MISSING}:
             raise DataDirError(
                 f"{self.audit_file} is {fault}, though this hub has run before: put a copy in its place, "
-                "or remove it to begin a new trail"
+                "or remove it and begin a new trail by `hawse admin audit accept`"
             )
 
     @property

@@ -24,6 +24,7 @@ from typing import NoReturn, Protocol, TypeVar
 import attrs
 import trio
 
+from audit.store import TrailMark
 from proxy.hub.entities import Agent, Credential, Snapshot
 from proxy.hub.errors import StoreError, StoreUnavailableError
 from proxy.hub.store import Store
@@ -76,6 +77,7 @@ class Directory:
         self._copy: Store | None = None
         self._pending: deque[tuple[Callable[[Store], object], Callable[[], None]]] = deque()
         self._data_version = store.data_version()
+        self._trail: TrailMark | None = None
         self._forget_use()
 
     async def read(self, query: Callable[[Store], T]) -> T:
@@ -198,6 +200,10 @@ class Directory:
         """Remember that a connected relay was heard; written down later."""
         self._relays[cluster_id, instance] = now
 
+    def note_trail(self, mark: TrailMark) -> None:
+        """Remember how far the audit trail has come; written down later."""
+        self._trail = mark
+
     def _forget_use(self) -> None:
         # Bounded by what exists: ids of agents, keys, tokens and connected relays.
         self._agents: dict[str, float] = {}
@@ -213,8 +219,11 @@ class Directory:
             credentials=self._credentials,
             admin_tokens=self._admin_tokens,
             relays=self._relays,
+            trail=self._trail,
         )
-        if self._stale or self._agents or self._credentials or self._admin_tokens or self._relays:
+        known = self.current.trail
+        grown = known is not None and self._trail is not None and self._trail.highest > known.highest
+        if grown or self._stale or self._agents or self._credentials or self._admin_tokens or self._relays:
             self._forget_use()
             try:
                 await trio.to_thread.run_sync(self._change, note, False, limiter=self._limiter)

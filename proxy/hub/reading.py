@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 import attrs
 import sqlalchemy as sa
 
+from audit.store import TrailMark
 from auth.keys import KeyFormatError, PublicKey
 from auth.policy import Bundle
 from auth.principal import IdentityError, Principal, slug
@@ -84,6 +85,7 @@ class SnapshotReader:
                 *api_keys.values(), *agent_keys.values(), *chain.from_iterable(rules.values())
             ),
             bundle=bundle,
+            trail=_read_trail(connection),
             faults=tuple(faults),
         )
 
@@ -211,3 +213,8 @@ def _read_admin_tokens(connection: Connection) -> Mapping[str, AdminToken]:
         row.hash: AdminToken(row.id, row.name, row.created_at, row.last_used_at)
         for row in connection.execute(sa.select(t.admin_tokens))
     }
+
+
+def _read_trail(connection: Connection) -> TrailMark | None:
+    row = connection.execute(sa.select(t.audit_trail)).first()
+    return None if row is None else TrailMark(row.id, row.highest)

@@ -1,6 +1,6 @@
 """The hub as a whole: what it opens, in which order, who owns it, and how it stops.
 
-From the outside in: the sign of life, the data folder's lock, the audit recorder, the directory, the handlers
+From the outside in: the sign of life, the data folder's lock, the directory, the audit recorder, the handlers
 of connections, the accepting of connections. So accepting stops first and what is under way may finish; then
 the sessions; the recorder is the last to close, since each of the others has something to say at its end.
 
@@ -99,16 +99,22 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
         stack.callback(reserve.close)
         revocations = Revocations(reserve)
         masks = Masks(config.audit.mask)
-        store = await trio.to_thread.run_sync(AuditStore, data.audit_file, masks)
-        stack.callback(store.close)
-        recorder = await stack.enter_async_context(
-            open_recorder(store, org=config.org, boot=boot, lives=boots.lives, place_of=place_of)
-        )
+        # Before the trail, of which it knows which one that is.
         directory = await stack.enter_async_context(
             open_directory(
                 data.store_file, org=config.org, clock=time.time, shared=premises.predecessor is not None
             )
         )
+        expected = directory.current.trail
+        store = await trio.to_thread.run_sync(partial(AuditStore, data.audit_file, masks, expected=expected))
+        stack.callback(store.close)
+        # When all is written, and before the directory writes for the last time.
+        stack.callback(lambda: directory.note_trail(store.mark))
+        recorder = await stack.enter_async_context(
+            open_recorder(store, org=config.org, boot=boot, lives=boots.lives, place_of=place_of)
+        )
+        if expected is None:
+            await directory.change(partial(Store.accept_trail, trail=store.mark))
         seen = SeenStore(data.seen_file)
         stack.callback(seen.close)
         recorder.complete(trail.hub(Kind.HUB_STARTED, software))
@@ -145,9 +151,8 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             upkeep.start_soon(calls.live.run)
             upkeep.start_soon(calls.live.run_timed, lambda: directory.current.bundle.timed)
             upkeep.start_soon(calls.limits.run, calls.live)
-            watch = TrailWatch(
-                data.audit_file.parent, recorder, calls.live, config.audit.down_grace_s, trail.hub
-            )
+            watch = TrailWatch(store, directory, recorder, calls.live, config.audit.down_grace_s, trail.hub)
+            directory.on_change(watch.follow)
             metrics.register(TrailCollector(watch))
             upkeep.start_soon(watch.run_grace)
             upkeep.start_soon(watch.run_disk)

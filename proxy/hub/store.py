@@ -14,6 +14,7 @@ import attrs
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from audit.store import TrailMark
 from auth.keys import PublicKey
 from auth.principal import TEAMS_MAX
 from proxy.gate import place_of
@@ -464,8 +465,12 @@ class Store(Credentials, Federation, Policies):
         credentials: Mapping[str, float],
         admin_tokens: Mapping[str, float],
         relays: Mapping[tuple[str, str], float],
+        trail: TrailMark | None = None,
     ) -> None:
-        """Write down when each was last used or seen: its id (of a relay: cluster id and instance) → when."""
+        """Write down when each was last used or seen: its id (of a relay: cluster id and instance) → when.
+
+        And how far the audit trail has come.
+        """
         with self._transaction() as connection:
             for table, used in (
                 (t.agents, agents),
@@ -478,6 +483,23 @@ class Store(Credentials, Federation, Policies):
                     connection.execute(sa.update(table).where(table.c.id == row_id).values(last_used_at=at))
             for (cluster_id, instance), at in relays.items():
                 connection.execute(_relay_instance(cluster_id, instance).values(last_seen_at=at))
+            if trail is not None:
+                known = t.audit_trail.c
+                # Not that of one which was accepted meanwhile, nor what another hub has seen grow further.
+                connection.execute(
+                    sa.update(t.audit_trail)
+                    .where(known.id == trail.id, known.highest < trail.highest)
+                    .values(highest=trail.highest)
+                )
+
+    # -- the audit trail
+
+    def accept_trail(self, trail: TrailMark | None) -> None:
+        """Take this trail for the hub's from now on; with None, whichever the next hub finds."""
+        with self._transaction() as connection:
+            connection.execute(sa.delete(t.audit_trail))
+            if trail is not None:
+                connection.execute(sa.insert(t.audit_trail).values(attrs.asdict(trail)))
 
     # -- admin tokens
 

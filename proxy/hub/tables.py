@@ -180,3 +180,11 @@ policy_bundles = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("documents", sa.JSON, nullable=False),
 )
+
+# One row, for the trail that this hub writes. It is not in a backup, and the store vouches for it.
+audit_trail = sa.Table(
+    "audit_trail",
+    metadata,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("highest", sa.BigInteger, nullable=False),
+)

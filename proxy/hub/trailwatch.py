@@ -1,4 +1,4 @@
-"""Looks after the trail while the hub runs: how full its disk is, and what ends while it cannot be written.
+"""Looks after the trail while the hub runs: its disk, its identity, and what ends while it cannot be written.
 
 While events do not reach the disk, nothing begins that must be recorded: writes, upgrades and tokens are
 refused where they are asked for. What is open already goes on unrecorded, so upgrades, in which anything may
@@ -18,8 +18,10 @@ import trio
 
 from audit.record import Event, Kind
 from audit.recorder import Recorder
+from audit.store import AuditStore
 from proxy.counted import counted
 from proxy.forward import CloseReason
+from proxy.hub.directory import Directory
 from proxy.hub.live import Ending, LiveCalls
 
 # How much later than audit.down_grace_s an upgrade may end.
@@ -57,7 +59,8 @@ def disk_of(folder: Path) -> Disk:
 class TrailWatch:
     """The looks; whoever serves runs both."""
 
-    folder: Path
+    store: AuditStore
+    directory: Directory
     recorder: Recorder
     live: LiveCalls
     down_grace_s: int
@@ -66,6 +69,21 @@ class TrailWatch:
     disk: Disk | None = None
     """As it was at the last look."""
     _full: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """Where the trail is."""
+        return self.store.path.parent
+
+    def note(self) -> None:
+        """Have the store of the hub know how far the trail has come."""
+        self.directory.note_trail(self.store.mark)
+
+    def follow(self) -> None:
+        """Write on in another trail, when an operator has accepted it; for the directory's listeners."""
+        accepted = self.directory.current.trail
+        if accepted is not None and accepted.id != self.store.mark.id:
+            self.store.expect(accepted)
 
     async def run_grace(self) -> NoReturn:
         """End open upgrades when the trail has been down for too long; never returns."""
@@ -79,8 +97,9 @@ class TrailWatch:
                     _log.error("audit: %s: ended %s", why, counted(len(ended), "upgrade"))
 
     async def run_disk(self) -> NoReturn:
-        """Look how full the disk is; never returns."""
+        """Look how full the disk is, and note how far the trail has come; never returns."""
         while True:
+            self.note()
             try:
                 self.disk = await trio.to_thread.run_sync(disk_of, self.folder)
             except OSError as error:

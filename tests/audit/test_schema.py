@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from audit.errors import AuditUnavailable
+from audit.errors import AnotherTrail, AuditUnavailable
 from audit.reader import AuditReader
 from audit.record import Event, encode
 from audit.store import AuditStore
@@ -83,7 +83,10 @@ def test_a_trail_of_before_is_read_and_gone_on_with(path: Path) -> None:
     assert bodies(path) == [encode(event) for event in batch]
 
 
-def test_a_copy_of_before_that_is_put_in_the_files_place_is_gone_on_with(path: Path, tmp_path: Path) -> None:
+def test_a_copy_of_before_that_is_put_in_the_files_place_is_gone_on_with_when_it_is_accepted(
+    path: Path, tmp_path: Path
+) -> None:
+    """By SQLite's own backup, which a connection that is open sees."""
     old, refused, last = call(), call(), call()
     old_file(tmp_path / "old.db", [old])
     with closing(AuditStore(path)) as store:
@@ -92,6 +95,10 @@ def test_a_copy_of_before_that_is_put_in_the_files_place_is_gone_on_with(path: P
             copy.backup(file)
         with pytest.raises(AuditUnavailable, match="no such table: common_parts"):
             store.append([refused])
+        with pytest.raises(AnotherTrail, match="is another trail than the one that was written until now"):
+            store.append([refused])
+        with closing(AuditStore(path)) as accepting:
+            store.expect(accepting.mark)
         store.append([last])
     assert bodies(path) == [encode(event) for event in (old, last)]
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -12,11 +13,12 @@ import pytest
 from msgspec.structs import replace
 
 from audit.blocks import BLOCK_EVENTS
-from audit.errors import AuditUnavailable
+from audit.errors import AnotherTrail, AuditUnavailable
 from audit.mask import Masks
 from audit.reader import AuditReader
 from audit.record import Phase, utc
-from audit.store import AuditStore
+from audit.retention import PrunableStore
+from audit.store import AuditStore, TrailMark
 from audit.wanted import Wanted
 from tests.audit.events import NOW_S, call
 from tests.audit.trails import read
@@ -174,20 +176,111 @@ def test_a_file_that_is_missing_for_a_while_is_not_made_anew(
     assert [row["seq"] for row in read(path)] == [1, 2]
 
 
-def test_the_file_that_bears_the_name_now_is_the_one_that_is_written_to(tmp_path: Path) -> None:
-    """As when another disk is mounted over the one that is in use."""
-    disk, other = tmp_path / "disk", tmp_path / "other"
+def test_the_file_that_bears_the_name_now_is_the_one_that_is_looked_at(tmp_path: Path) -> None:
+    """As when another disk is mounted over the one that is in use, with another trail or a copy of this."""
+    disk, other, copy = (tmp_path / name for name in ("disk", "other", "copy"))
     for folder in (disk, other):
         folder.mkdir()
         AuditStore(folder / "audit.db").close()
     with closing(AuditStore(disk / "audit.db")) as store:
         before, after = call(), call()
         store.append([before])
+        with closing(sqlite3.connect(disk / "audit.db")) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        copy.mkdir()
+        shutil.copy(disk / "audit.db", copy)
         disk.rename(tmp_path / "hidden")
         other.rename(disk)
+        for _ in range(2):
+            with pytest.raises(AnotherTrail, match="another trail than the one that was written until now"):
+                store.append([after])
+        disk.rename(tmp_path / "refused")
+        copy.rename(disk)
         store.append([after])
-    assert [row["eid"] for row in read(disk / "audit.db")] == [after.eid]
+    assert [row["eid"] for row in read(disk / "audit.db")] == [before.eid, after.eid]
     assert [row["eid"] for row in read(tmp_path / "hidden" / "audit.db")] == [before.eid]
+    assert read(tmp_path / "refused" / "audit.db") == []
+
+
+@pytest.mark.parametrize("how", ["moved there", "over it", "by SQLite"])
+def test_an_older_copy_under_an_open_trail_takes_no_event_until_it_is_accepted(
+    path: Path, tmp_path: Path, how: str
+) -> None:
+    older = tmp_path / "older.db"
+    with closing(AuditStore(path)) as store:
+        store.append([call() for _ in range(40)])
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(path, older)
+        store.append([call(target="/" + "x" * 8000) for _ in range(60)])
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        store.append([call()])
+        match how:
+            case "moved there":
+                older.rename(path)
+                with pytest.raises(AnotherTrail, match="with the -wal of that beside it: put that file back"):
+                    store.append([call()])
+                path.with_name("audit.db-wal").unlink()
+                path.with_name("audit.db-shm").unlink()
+                told = (
+                    r"is an older copy of the trail, which ends at event 40 of 101: put the newest back, or"
+                )
+            case "over it":
+                shutil.copyfile(older, path)
+                told = "has become smaller while it was open: it was overwritten, or compacted"
+            case _:
+                with closing(sqlite3.connect(older)) as copy, closing(sqlite3.connect(path)) as file:
+                    copy.backup(file)
+                told = "has become smaller while it was open|is an older copy of the trail"
+        for _ in range(3):
+            with pytest.raises(AnotherTrail, match=told):
+                store.append([call()])
+        if how == "over it":
+            return
+        gap = call(phase=Phase.COMPLETE)
+        with closing(AuditStore(path)) as accepting:
+            assert accepting.mark.highest == 40
+            mark = accepting.accept(lambda mark: gap)
+        store.expect(mark)
+        store.append([call()])
+    rows = read(path)
+    assert [row["seq"] for row in rows] == list(range(1, 43))
+    assert rows[40]["eid"] == gap.eid
+
+
+def test_a_trail_is_known_again_at_the_next_start(path: Path, tmp_path: Path) -> None:
+    with closing(AuditStore(path)) as store:
+        store.append([call(), call()])
+        mark = store.mark
+    assert mark.highest == 2
+    # What others write meanwhile only makes it longer.
+    with closing(AuditStore(path)) as store:
+        store.append([call()])
+    with closing(AuditStore(path, expected=mark)) as store:
+        assert store.mark == TrailMark(mark.id, 3)
+    with pytest.raises(
+        AnotherTrail, match="ends at event 3 of 4: put the newest back, or run `hawse admin a"
+    ):
+        AuditStore(path, expected=TrailMark(mark.id, 4))
+    with pytest.raises(AnotherTrail, match="is another trail than"):
+        AuditStore(path, expected=TrailMark("another", 1))
+    path.rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        AnotherTrail, match=r"audit\.db is missing: put it back, or run `hawse admin audit acc"
+    ):
+        AuditStore(path, expected=mark)
+    assert not path.exists()
+
+
+def test_a_shortened_trail_is_the_same(path: Path) -> None:
+    with closing(PrunableStore(path)) as store, closing(AuditStore(path)) as hub:
+        hub.append([call(phase=Phase.COMPLETE) for _ in range(2000)])
+        store.prune(utc(NOW_S + 60), lambda removal: call(phase=Phase.COMPLETE))
+        hub.append([call()])
+        assert hub.mark.highest == 2002
+        mark = hub.mark
+    AuditStore(path, expected=mark).close()
 
 
 def test_no_trail_is_begun_where_another_has_left_its_newest_events(

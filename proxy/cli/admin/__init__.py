@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from proxy.cli.admin.agent import agent
+from proxy.cli.admin.audit import audit
 from proxy.cli.admin.backup import backup, restore
 from proxy.cli.admin.client import Reach
 from proxy.cli.admin.cluster import cluster
@@ -57,6 +58,7 @@ for command in (
     token,
     hub,
     keys,
+    audit,
     backup,
     restore,
 ):
