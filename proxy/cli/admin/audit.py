@@ -21,9 +21,10 @@ def audit() -> None:
 @yes_option
 @click.pass_obj
 def accept(reach: Reach, /, yes: bool) -> None:
-    """Accept the trail that is in the data folder, though it is not the one that the hub has written.
+    """Accept another trail than the hub has written.
 
-    For a trail that was lost, or of which only an older copy is left; where there is none, a new one begins.
+    Which is the one in the data folder: where the trail was lost, and another one or an older copy is there.
+    Where none is, a new one begins.
     The event `audit.gap` in it says from which event on the former one is missing. A hub that runs goes on
     within a second or two, one that did not start for this reason starts.
     """

@@ -26,6 +26,7 @@ def test_a_first_run_needs_nothing() -> None:
     assert hub.data_dir == Path("/home/op/.local/share/hawse/hub")
     assert hub.tls.certificate is None
     assert hub.audit.reads_when_down is False
+    assert hub.audit.down_grace_s == 60
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,7 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
         [audit]
         mask = ["token=[^&]+"]
         reads_when_down = true
+        down_grace_s = 0
         """
     )
     hub = load(file, ENV)
@@ -90,6 +92,7 @@ def test_every_key_of_the_file(tmp_path: Path) -> None:
     own = hub.limits.of("controller")
     assert (own.streams_per_agent, own.requests_per_second, own.bytes_per_minute) == (7, 5000, 0)
     assert hub.audit.reads_when_down is True
+    assert hub.audit.down_grace_s == 0
     assert hub.audit.mask == ("token=[^&]+",)
 
 
@@ -253,7 +256,8 @@ def test_each_key_has_its_variable() -> None:
     with pytest.raises(ConfigError) as caught:
         load(None, {**ENV, "HAWSE_HUB_": "1"})
     assert caught.value.faults == [
-        "HAWSE_HUB_: no such setting; there are HAWSE_HUB_ADMIN_LISTEN, HAWSE_HUB_AUDIT_MASK, "
+        "HAWSE_HUB_: no such setting; there are HAWSE_HUB_ADMIN_LISTEN, "
+        "HAWSE_HUB_AUDIT_DOWN_GRACE_S, HAWSE_HUB_AUDIT_MASK, "
         "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_CLUSTER_HOSTS, HAWSE_HUB_DATA_DIR, "
         "HAWSE_HUB_LIMITS_BYTES_PER_MINUTE, "
         "HAWSE_HUB_LIMITS_CANCELS_PER_SECOND, HAWSE_HUB_LIMITS_IDLE_CONNECTIONS, "
@@ -276,3 +280,12 @@ def test_an_idle_tunnel_is_pinged_every_5_to_60_s() -> None:
         with pytest.raises(ConfigError) as caught:
             load(None, {**ENV, "HAWSE_HUB_TUNNEL_PING_S": str(ping_s)})
         assert caught.value.faults == ["tunnel.ping_s: expected 5 to 60 seconds"]
+
+
+def test_the_grace_of_a_trail_that_is_down_is_no_less_than_none_and_no_more_than_a_day(
+    tmp_path: Path,
+) -> None:
+    for value in (-1, 86_401):
+        assert faults(f"[audit]\ndown_grace_s = {value}\n", tmp_path) == [
+            "audit.down_grace_s: expected 0 (without end) to 86400 seconds"
+        ]

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from audit.record import Event, Kind
+from audit.store import TrailMark
 from proxy.forward import CloseReason
 from proxy.hub import trailwatch
 from proxy.hub.trail import Trail
@@ -32,6 +33,27 @@ class Recorder:
         self.events.append(event)
 
 
+class Store:
+    """The trail's file."""
+
+    path = Path("/audit.db")
+    mark = TrailMark("its-id", 17)
+
+    def expect(self, mark: TrailMark) -> None:
+        self.mark = mark
+
+
+class Directory:
+    """What the hub's store is told."""
+
+    def __init__(self) -> None:
+        self.noted: list[TrailMark] = []
+        self.current = SimpleNamespace(trail=None)
+
+    def note_trail(self, mark: TrailMark) -> None:
+        self.noted.append(mark)
+
+
 class Live:
     """Calls under way: an exec, a port-forward and a watch."""
 
@@ -53,7 +75,14 @@ class Live:
 
 
 def watch_of(recorder: Recorder, live: Live, grace_s: int = 60) -> TrailWatch:
-    return TrailWatch(Path("/"), recorder, live, grace_s, Trail("acme").hub)  # type: ignore[arg-type]
+    return TrailWatch(
+        Store(),  # type: ignore[arg-type]
+        Directory(),  # type: ignore[arg-type]
+        recorder,  # type: ignore[arg-type]
+        live,  # type: ignore[arg-type]
+        grace_s,
+        Trail("acme").hub,
+    )
 
 
 @pytest.mark.parametrize(("grace_s", "ended"), [(60, 2), (0, 0)])
@@ -105,20 +134,35 @@ async def test_a_disk_that_fills_is_told_once_until_it_is_well_below_again(
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [
         "audit: the disk of / is 74 % full again"
     ]
+    # With each look the hub's store is told how far the trail has come.
+    assert len(watch.directory.noted) >= len(filled)  # type: ignore[attr-defined]
     assert watch.disk is not None
     assert watch.disk.filled == pytest.approx(0.9)
 
 
 async def test_a_disk_that_cannot_be_looked_at_is_looked_at_again(
-    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: trio.testing.MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     autojump_clock.autojump_threshold = 0.02
     watch = watch_of(Recorder(), Live())
-    watch.folder = Path("/nowhere/at/all")
+    monkeypatch.setattr(Store, "path", Path("/nowhere/at/all/audit.db"))
     with trio.move_on_after(DISK_LOOK_S * 1.5):
         await watch.run_disk()
     assert len([record for record in caplog.records if "cannot see how full" in record.message]) == 2
     assert watch.disk is None
+
+
+def test_a_trail_that_was_accepted_is_followed_and_no_other() -> None:
+    watch = watch_of(Recorder(), Live())
+    for known in (None, TrailMark("its-id", 3)):
+        watch.directory.current = SimpleNamespace(trail=known)  # type: ignore[assignment]
+        watch.follow()
+        assert watch.store.mark == TrailMark("its-id", 17)
+    watch.directory.current = SimpleNamespace(trail=TrailMark("another", 3))  # type: ignore[assignment]
+    watch.follow()
+    assert watch.store.mark == TrailMark("another", 3)
 
 
 def test_a_disk_is_as_full_as_df_says(tmp_path: Path) -> None:
