@@ -66,6 +66,8 @@ class Masks:
         if req is not None:
             short = len(req.raw_target) <= _REMEMBERED_TARGET_CHARACTERS_MAX
             req = self._remembered_request(req) if short else self._request(req)
+            if req.target_kept is not None:
+                req = req.shortened()
         if client is not None:
             client = self._remembered_client(client)
         if stream is not None:

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 
+from hashlib import sha256
 import msgspec
 from msgspec import field
 from msgspec.structs import force_setattr, replace
@@ -31,8 +32,12 @@ VERSION = 1
 NAME_CHARACTERS_MAX = 1024
 # exec scripts travel in the query and are kept, since operators need them; a request head may hold 1 MiB.
 TARGET_CHARACTERS_MAX = 64 * 1024
-# Arguments of one exec, the number and all of their text.
-ARGV_ITEMS_MAX = 1024
+# As many arguments as fit into such a target, each at least `command=&`. All their text has that bound too.
+ARGV_ITEMS_MAX = TARGET_CHARACTERS_MAX // 9
+# A selector has some hundred characters. What a read has beyond that tells nothing more, and fills disks.
+READ_QUERY_CHARACTERS_MAX = 2048
+# Of the target of a request that was refused before anything was decided: an example of what is tried.
+EXCERPT_CHARACTERS_MAX = 1024
 
 # What a stream goes by when no other protocol was asked for; no protocol that is served is called so.
 _NO_UPGRADE = "http"
@@ -203,6 +208,28 @@ class Request(Record, frozen=True):
         )
 
 
+    target_bytes: int | None = None
+    """How long the target was; only where some of it is cut."""
+    target_sha256: str = ""
+    """Of the whole target, masked; only where some of it is cut. See `shortened`."""
+    target_kept: int | None = None
+    """Never stored: so much of the target is kept, once it is masked."""
+
+    def shortened(self) -> Request:
+        """The request as it is stored, with no more of its target than is to be kept.
+
+        Made of a masked request: so the sum of a target says nothing of a secret in it, and no secret is cut
+        into a piece that looks like none.
+        """
+        kept, target = self.target_kept, self.raw_target
+        if kept is None or len(target) <= kept:
+            return replace(self, target_kept=None, target_bytes=None)
+        return replace(
+            self,
+            raw_target=f"{target[:kept]}…",
+            target_sha256=sha256(target.encode("utf-8")).hexdigest(),
+            target_kept=None,
+        )
 class Impersonated(Record, frozen=True):
     """As whom the API server saw the call."""
 

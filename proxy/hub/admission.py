@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from audit.record import Actor, Client, Decision, Kind, Request, text
+from audit.record import TARGET_CHARACTERS_MAX, Actor, Client, Decision, Kind, Request, text
 from audit.record import Cluster as RecordedCluster
 from auth.remembered import may_be_kept, remembered
 from auth.requestinfo import BadTarget, RequestInfo, parse
@@ -60,6 +60,15 @@ class Asked:
     @small.default
     def _is_small(self) -> bool:
         return not (self.durable or self.long_running)
+
+    def whole_bytes(self, head: RequestHead) -> int:
+        """How much of the target its record has whole: all of what acts, and of a read the path.
+
+        A command that is cut would hide what was run.
+        """
+        acts = self.durable or head.fields.upgrade is not None
+        path_bytes = self.target.find(b"?")
+        return len(self.target) if acts or path_bytes < 0 else path_bytes
 
 
 @remembered
@@ -222,6 +231,15 @@ class Admission:
             return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
         return None
 
+        if len(asked.target) > TARGET_CHARACTERS_MAX:
+            whole_bytes = asked.whole_bytes(head)
+            if whole_bytes > TARGET_CHARACTERS_MAX:
+                part = "request target" if whole_bytes == len(asked.target) else "request target's path"
+                message = (
+                    f"the {part} has {whole_bytes} bytes, and at most {TARGET_CHARACTERS_MAX} of them can be "
+                    "recorded: send a long script by the command's standard input, and a long body as a body"
+                )
+                return Refusal(414, "target-too-long", message, Kind.MALFORMED)
     def admit(
         self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
     ) -> Call | Refusal:

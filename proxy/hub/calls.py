@@ -286,6 +286,7 @@ class Calls:
             decision=refusal.decision or Decision("deny", refusal.rule),
             kind=refusal.kind,
             note=refusal.note or refusal.message,
+            undecided=refusal.decision is None and refusal.status != 403,
         )
         self._refused(event, refusal.status)
 

@@ -10,13 +10,17 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import sha256
 
 import attrs
+from msgspec.structs import replace
 
 from audit.ids import new_eid
 from audit.record import (
     ARGV_ITEMS_MAX,
+    EXCERPT_CHARACTERS_MAX,
     NAME_CHARACTERS_MAX,
+    READ_QUERY_CHARACTERS_MAX,
     TARGET_CHARACTERS_MAX,
     Actor,
     ActorType,
@@ -56,6 +60,10 @@ _CLIENTS_REMEMBERED_MAX = 4096
 _USER_AGENT_BYTES_MAX = 256
 # More than a record keeps of one, in whatever encoding: what is no UTF-8 is dear to decode.
 _USER_AGENT_BYTES_TOLD = 4 * NAME_CHARACTERS_MAX
+# What stands for all of a target that is not looked through: a mark that no target has, and a SHA-256 in hex.
+_REST_CHARACTERS_MAX = 65
+# What is looked through of such a target.
+_SEEN_CHARACTERS_MAX = TARGET_CHARACTERS_MAX - _REST_CHARACTERS_MAX
 
 
 def impersonated(principal: Principal, session: str | None = None) -> Impersonated:
@@ -137,10 +145,12 @@ class Trail:
         note: str = "",
         eid: str = "",
         began_at: float | None = None,
+        undecided: bool = False,
     ) -> Event:
         """The event of a call whose agent is known; its intent, or the whole of a read or a denial.
 
-        `eid` and `began_at` (epoch seconds) are of one that is under way, and has told its id already.
+        `eid` and `began_at` (epoch seconds) are of one that is under way, and has told its id already. One
+        that is refused `undecided`, by a limit, has an excerpt of its target.
         """
         party = self._party(claims, agent, cluster)
         return Event(
@@ -152,10 +162,10 @@ class Trail:
             actor=party.actor,
             client=_client(head, client_ip, party.mode),
             cluster=party.cluster,
-            req=asked.told or _tell(head.method, asked),
+            req=asked.told or _tell(head, asked, undecided=undecided),
             impersonated=party.impersonated if decision.effect == "allow" else None,
             decision=decision,
-            stream=stream_of(head, asked.info),
+            stream=stream_of(head, asked.info, undecided=undecided),
             note=note,
         )
 
@@ -188,7 +198,7 @@ class Trail:
             client=told.client,
             cluster=told.cluster,
             relay=relay,
-            req=asked.told or _tell(call.head.method, asked),
+            req=asked.told or _tell(call.head, asked),
             impersonated=impersonated,
             decision=call.verdict.recorded,
             resp=resp,
@@ -205,7 +215,7 @@ class Trail:
             org=self._org,
             actor=Actor(ActorType.ANONYMOUS),
             client=_client(head, client_ip, "") if head is not None else Client(client_ip),
-            req=_as_sent(head.method, head.target) if head is not None else None,
+            req=_excerpt(head) if head is not None else None,
             note=note,
         )
 
@@ -261,15 +271,19 @@ def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
     return Client(client_ip, text(user_agent), mode)
 
 
-def _tell(method: bytes, asked: Asked) -> Request:
-    """What the trail says of a request line, kept with it: mostly it is one that is asked for again."""
-    info = asked.info
+def _tell(head: RequestHead, asked: Asked, *, undecided: bool = False) -> Request:
+    """What the trail says of a request line, kept with it: mostly it is one that is asked for again.
+
+    A long one is told anew, since how much of it is kept depends on what is made of it.
+    """
+    info, target = asked.info, asked.target
     if info is None:
-        told = _as_sent(method, asked.target)
+        told = Request(text(head.method), text(without_bearer(target)))
     else:
         told = Request(
             info.method,
-            text(without_bearer(asked.target)),
+            # A fault is a token that was found in it.
+            text(without_bearer(target, whole=not asked.fault)),
             info.verb,
             info.group,
             info.version,
@@ -279,32 +293,55 @@ def _tell(method: bytes, asked: Asked) -> Request:
             info.name,
             info.dry_run,
         )
-    asked.told = told
-    return told
+    if len(target) <= EXCERPT_CHARACTERS_MAX:
+        asked.told = told
+        return told
+    kept, whole_bytes = EXCERPT_CHARACTERS_MAX, asked.whole_bytes(head)
+    if info is not None and not undecided and whole_bytes <= TARGET_CHARACTERS_MAX:
+        if whole_bytes == len(target):
+            return told
+        # Never the mark of a rest, which is cut off with it.
+        kept = min(whole_bytes + 1 + READ_QUERY_CHARACTERS_MAX, _SEEN_CHARACTERS_MAX)
+    if len(told.raw_target) <= kept:
+        return told
+    return replace(told, target_kept=kept, target_bytes=len(target))
 
 
-def _as_sent(method: bytes, target: bytes) -> Request:
-    return Request(text(method), text(without_bearer(target)))
+def _excerpt(head: RequestHead) -> Request:
+    """What the trail says of a stranger's request line."""
+    target, told = head.target, Request(text(head.method), text(without_bearer(head.target)))
+    if len(target) <= EXCERPT_CHARACTERS_MAX:
+        return told
+    return replace(told, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
 
 
-def without_bearer(target: bytes) -> bytes:
-    """The target without the value of an `access_token` parameter: a credential never reaches a record."""
+def without_bearer(target: bytes, *, whole: bool = False) -> bytes:
+    """The target without the value of an `access_token` parameter: a credential never reaches a record.
+
+    What is behind TARGET_CHARACTERS_MAX is not looked through and not kept. The sum of it stands for it when
+    the `whole` target is known to hold no such parameter.
+    """
+    rest = b""
+    if len(target) > TARGET_CHARACTERS_MAX:
+        target, rest = target[:_SEEN_CHARACTERS_MAX], target[_SEEN_CHARACTERS_MAX:]
     path, mark, query = target.partition(b"?")
-    if not query:
+    if query:
+        target = path + mark + _BEARER_PARAMETER.sub(rb"\1=***", b"&" + query)[1:]
+    if not rest:
         return target
-    told = max(0, TARGET_CHARACTERS_MAX - len(path))
-    masked = _BEARER_PARAMETER.sub(rb"\1=***", b"&" + query[:told])[1:]
-    # The rest is not kept, so it is not looked through; nor may it be kept where something became shorter.
-    return path + mark + masked + b"*" * (len(query) - told)
+    return target + b"#" + (sha256(rest).hexdigest().encode("ascii") if whole else b"")
 
 
-def stream_of(head: RequestHead, info: RequestInfo | None) -> Stream | None:
-    """What a long-running call is, as far as its request tells; None for an ordinary one."""
+def stream_of(head: RequestHead, info: RequestInfo | None, *, undecided: bool = False) -> Stream | None:
+    """What a long-running call is, as far as its request tells; None for an ordinary one.
+
+    Of one that is refused `undecided` the command is not told: it ran nowhere.
+    """
     upgrade = head.upgrade
     if info is None or (upgrade is None and not info.long_running):
         return None
     proto = proto_of(upgrade)
-    if info.subresource not in {"exec", "attach"}:
+    if undecided or info.subresource not in {"exec", "attach"}:
         return Stream(proto)
     query = first_values(info.query, ("container", "tty"))
     return Stream(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
+from hashlib import sha256
 from operator import itemgetter
 
 import pytest
@@ -202,3 +203,29 @@ def test_a_token_is_found_whatever_it_is_glued_to() -> None:
     for around in ("x{}", "eyJ{}", "eyJ.{}", "-eyJ-{}", "eyJeyJeyJeyJ {}", "eyJ{}.x", "{}-{}", "a.{}"):
         assert JWT not in masks.target("/api?x=" + around.replace("{}", JWT))
         assert JWT[10:] not in masks.values([around.replace("{}", JWT)])[0]
+
+
+@pytest.mark.parametrize("pad", range(0, 40, 3))
+def test_a_target_is_cut_when_it_is_masked_so_that_no_piece_of_a_secret_is_left(pad: int) -> None:
+    """Cut first, a token at the cut would be a piece that looks like none, and the sum would be of it."""
+    for shown, piece in ((JWT, "eyJhb"), ("password=swordfish", "swo")):
+        query = "a" * (1000 - pad) + f"&t={shown}&c=" + "c" * 500
+        event = call(target=f"/api?{query}")
+        assert event.req is not None
+        event = replace(event, req=replace(event.req, target_kept=1000, target_bytes=len(f"/api?{query}")))
+        stored = Masks([r"password=[a-z]+"]).apply(event).req
+        assert stored is not None
+        assert stored.target_kept is None
+        whole = Masks([r"password=[a-z]+"]).target(f"/api?{query}")
+        assert stored.raw_target == f"{whole[:1000]}…"
+        assert stored.target_sha256 == sha256(whole.encode()).hexdigest()
+        assert piece not in stored.raw_target
+
+
+def test_what_is_not_cut_has_no_sum() -> None:
+    event = call(target="/api?x=1")
+    assert event.req is not None
+    event = replace(event, req=replace(event.req, target_kept=1000, target_bytes=8))
+    stored = Masks().apply(event).req
+    assert stored is not None
+    assert (stored.target_kept, stored.target_bytes, stored.target_sha256) == (None, None, "")

@@ -1,168 +1,180 @@
-"""The trail's file is taken from under the hub: another one, or an older copy, takes no event unseen."""
+"""What one agent, or a stranger, can make the trail hold; and what it holds of calls that a kill ended."""
 
 from __future__ import annotations
 
-import os
-import shutil
+import hashlib
+import json
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
+from urllib.parse import quote
 
-import attrs
 import pytest
 
-from sandbox.demo.processes import Daemons, DemoError
-from tests.system.world import DEADLINE_S, POLL_S, Result, World, make_world, run
+from tests.system.raw import RawClient, marked_path
+from tests.system.test_upstream import wait_until
+from tests.system.world import NAMESPACE, WAYS, World
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
+
+QUERY_KEPT = 2048
+WHOLE_MAX = 64 * 1024
+DAY_S = 24 * 3600
+
+# What an agent of these may add to the trail: small enough that a test meets it within seconds.
+BYTES_PER_S = 200_000
+BYTES_AT_ONCE = 1_000_000
 
 
-@attrs.define
-class Lone:
-    """A hub by itself."""
+@pytest.fixture(params=WAYS)
+def client(world: World, request: pytest.FixtureRequest) -> RawClient:
+    return RawClient(world, request.param)
 
-    world: World
 
-    @property
-    def data(self) -> Path:
-        return self.world.folder / "hub"
+def rows_with(world: World, mark: str) -> list[dict[str, object]]:
+    """The trail's rows of a request line with the mark in it, once one of them ends the call."""
+    found: list[dict[str, object]] = []
 
-    @property
-    def trail(self) -> Path:
-        return self.data / "audit.db"
+    def ended() -> bool:
+        found[:] = [row for row in world.hub_audit("--since", "2m") if mark in json.dumps(row.get("req"))]
+        return any(row["phase"] != "intent" for row in found)
 
-    def admin(self, *args: str) -> Result:
-        return run(["hawse", "admin", *args], self.world.operator)
+    wait_until(ended)
+    return found
 
-    def start(self) -> None:
-        self.world.start_hub()
 
-    def stop(self) -> None:
-        assert self.world.hub is not None
-        self.world.hub.stop()
+def requested(row: dict[str, object]) -> dict[str, object]:
+    req = row["req"]
+    assert isinstance(req, dict)
+    return req
 
-    def copy(self, target: Path) -> None:
-        """Copy the trail as it is now."""
-        with (
-            closing(sqlite3.connect(self.trail, timeout=5)) as live,
-            closing(sqlite3.connect(target)) as copy,
+
+def stored_bytes(world: World) -> int:
+    """What the trail has grown to, with what is not in the file yet but in the write-ahead log beside it."""
+    with closing(sqlite3.connect(f"file:{world.folder / 'hub' / 'audit.db'}?mode=ro", uri=True)) as trail:
+        pages: int = trail.execute("PRAGMA page_count").fetchone()[0]
+    return pages * 4096
+
+
+def test_of_a_reads_long_query_a_row_has_2_kib_and_the_sum_of_the_whole(client: RawClient) -> None:
+    _, mark = marked_path()
+    path = f"/version/{mark}"
+    target = f"{path}?x={'y' * 60_000}"
+    assert client.get(target).status in {403, 404}
+    [row] = rows_with(client.world, mark)
+    assert requested(row)["raw_target"] == f"{path}?x={'y' * (QUERY_KEPT - 2)}…"
+    assert requested(row)["target_bytes"] == len(target)
+    assert requested(row)["target_sha256"] == hashlib.sha256(target.encode()).hexdigest()
+    assert len(json.dumps(row)) < 2 * QUERY_KEPT + 2000
+
+    # Where nothing is cut there is no sum either.
+    _, mark = marked_path()
+    client.get(f"/version/{mark}?x={'y' * 100}")
+    [row] = rows_with(client.world, mark)
+    assert not {"target_bytes", "target_sha256"} & requested(row).keys()
+
+
+def test_a_token_in_a_long_query_is_neither_in_the_row_nor_in_its_sum(client: RawClient) -> None:
+    _, mark = marked_path()
+    path, token = f"/version/{mark}", client.token()
+    for said in (f"a={'y' * 3000}&access_token={token}", f"access_token={token}&a={'y' * 3000}"):
+        assert client.get(f"{path}?{said}").status == 400
+    rows = rows_with(client.world, mark)
+    assert len(rows) == 2
+    for row, hidden in zip(
+        rows, (f"a={'y' * 3000}&access_token=***", f"access_token=***&a={'y' * 3000}"), strict=True
+    ):
+        assert token[-40:] not in json.dumps(row)
+        # Whoever guesses a token cannot try it on the sum.
+        assert requested(row)["target_sha256"] == hashlib.sha256(f"{path}?{hidden}".encode()).hexdigest()
+
+
+def exec_path(script: str, mark: str, words: int = 0) -> str:
+    argv = ["sh", "-c", script, mark, *["w"] * words]
+    return f"/api/v1/namespaces/{NAMESPACE}/pods/{mark}/exec?stdout=1&" + "&".join(
+        f"command={quote(word)}" for word in argv
+    )
+
+
+def test_a_command_stands_in_the_trail_whole_or_is_refused(client: RawClient) -> None:
+    _, mark = marked_path()
+    for path in (exec_path("x" * 60_000, mark), exec_path("x", mark, 6_000)):
+        assert len(path) < WHOLE_MAX
+        with client.talk(client.upgrade(path)) as talk:
+            assert talk.answer().status in {403, 404}
+    wait_until(lambda: len(rows_with(client.world, mark)) == 4)
+    rows = rows_with(client.world, mark)
+    assert {json.dumps(requested(row)) for row in rows if "x" * 60_000 in json.dumps(row)}
+    for row in rows:
+        assert "target_sha256" not in requested(row)
+        stream = row["stream"]
+        assert isinstance(stream, dict)
+        assert len(stream["command"]) in {4, 6_004}
+        assert "…" not in json.dumps(stream, ensure_ascii=False)
+
+    # What is longer would hide what was run.
+    _, mark = marked_path()
+    for request in (
+        client.upgrade(exec_path("x" * 66_000, mark)),
+        client.upgrade(
+            f"/api/v1/namespaces/{NAMESPACE}/pods/{mark}/exec?command=id&" + "&a=b" * 9_000 + "c" * 40_000
+        ),
+        client.head(
+            f"/api/v1/namespaces/{NAMESPACE}/configmaps?{mark}={'x' * 66_000}",
+            "Content-Length: 0",
+            method="POST",
+        ),
+        # A path is kept whole, whatever is asked for.
+        client.head(f"/version/{mark}/{'x' * 66_000}"),
+    ):
+        with client.talk(request) as talk:
+            answer = talk.answer()
+        assert answer.status == 414, answer.raw[:300]
+        said = json.loads(answer.body)
+        assert (said["kind"], said["code"]) == ("Status", 414)
+        assert "65536" in said["message"], said
+    rows = rows_with(client.world, mark)
+    assert [row["resp"]["status"] for row in rows] == [414] * 4  # type: ignore[index]
+    assert max(len(json.dumps(row)) for row in rows) < 16_000
+    # A read of as much is none of that: it is cut.
+    _, mark = marked_path()
+    assert client.get(f"/api/v1/namespaces/{NAMESPACE}/configmaps?{mark}={'x' * 100_000}").status == 200
+    [row] = rows_with(client.world, mark)
+    assert requested(row)["target_bytes"] > 100_000  # type: ignore[operator]
+
+
+def test_a_strangers_flood_adds_little_to_the_trail(world: World) -> None:
+    """Of whatever a stranger sends, some rows a second are kept, and of each of them some KiB."""
+    client = RawClient(world, "tunnel")
+    heads = []
+    for method in ("GET", "POST"):
+        for target in (
+            "/version?x=" + "%41" * 20_000,
+            "/" + "x" * 64_000,
+            "/?" + "é".encode().hex() * 16_000,
         ):
-            live.backup(copy)
-
-    def put(self, source: Path) -> None:
-        """Put a file in the trail's place."""
-        for name in ("audit.db-wal", "audit.db-shm"):
-            (self.data / name).unlink(missing_ok=True)
-        os.replace(source, self.trail)
-
-    def gaps(self) -> list[str]:
-        return [str(event["note"]) for event in self.world.hub_audit("--kind", "audit.gap")]
-
-    def fails_to_start(self) -> str:
-        with pytest.raises(DemoError) as failed:
-            self.start()
-        return str(failed.value)
-
-
-@pytest.fixture
-def lone(tmp_path: Path) -> Iterator[Lone]:
-    with Daemons(tmp_path) as daemons:
-        hub = Lone(make_world(tmp_path, daemons, tmp_path / "relay.kubeconfig"))
-        hub.start()
-        yield hub
-
-
-def test_an_older_copy_under_a_running_hub_stops_writes_until_it_is_accepted(
-    lone: Lone, tmp_path: Path
-) -> None:
-    lone.world.admin("team", "add", "first")
-    lone.copy(tmp_path / "older.db")
-    lone.world.admin("agent", "add", "robot", "--team", "first", "--owner", "tests")
-    lone.put(tmp_path / "older.db")
-    for _ in range(2):
-        refused = lone.admin("team", "add", "third")
-        assert refused.code == 1
-        assert b"nothing was changed: " in refused.err
-        assert b"is an older copy of the trail, which ends at event " in refused.err
-        assert b"or run `hawse admin audit accept`, which records the gap" in refused.err
-    # What takes something back acts all the same.
-    assert lone.admin("agent", "lock", "robot").code == 0
-    assert lone.admin("audit", "accept", "--yes").code == 0
-    deadline = time.monotonic() + DEADLINE_S
-    while lone.admin("team", "add", "third").code:
-        assert time.monotonic() < deadline, "the hub does not write on"
-        time.sleep(POLL_S)
-    told = [note for note in lone.gaps() if note.startswith("accepted as trail ")]
-    assert len(told) == 1
-    assert "the trail that the hub has written (" in told[0]
-    actions = [event["req"]["verb"] for event in lone.world.hub_audit("--kind", "admin.action")]  # type: ignore[index]
-    assert actions.count("lock") == 1
-    # The next start takes it as well.
-    lone.stop()
-    lone.start()
-
-
-def test_a_hub_does_not_start_on_another_trail_or_an_older_copy_or_without_one(
-    lone: Lone, tmp_path: Path
-) -> None:
-    lone.copy(tmp_path / "older.db")
-    lone.world.admin("team", "add", "first")
-    lone.stop()
-    shutil.copy(lone.trail, tmp_path / "newest.db")
-    lone.put(tmp_path / "older.db")
-    said = lone.fails_to_start()
-    assert "the hub cannot run: " in said
-    assert "audit.db is an older copy of the trail, which ends at event " in said
-    assert "put the newest back, or run `hawse admin audit accept`, which records the gap" in said
-    # It is the right one that is put back.
-    lone.put(tmp_path / "newest.db")
-    lone.start()
-    lone.stop()
-    lone.trail.rename(tmp_path / "newest.db")
-    said = lone.fails_to_start()
-    assert "audit.db is missing: put it back, or run `hawse admin audit accept`" in said
-    assert not lone.trail.exists()
-    accepted = lone.admin("audit", "accept", "--yes")
-    assert accepted.code == 0, accepted.err
-    lone.start()
-    [gap] = lone.gaps()
-    assert "another trail (" in gap
-    assert "up to event 0; the hub had written trail " in gap
-    lone.stop()
-    # The former one is another now.
-    lone.put(tmp_path / "newest.db")
-    assert "audit.db is another trail than the one that was written until now" in lone.fails_to_start()
-
-
-def test_a_hub_that_was_killed_knows_its_trail_again(lone: Lone) -> None:
-    for number in range(3):
-        lone.world.admin("team", "add", f"team-{number}")
-        assert lone.world.hub is not None
-        lone.world.hub.process.kill()
-        lone.world.hub.process.wait()
-        lone.start()
-    assert lone.gaps() == []
-
-
-def test_a_restored_backup_takes_the_trail_that_is_there_or_begins_one(lone: Lone, tmp_path: Path) -> None:
-    backup = tmp_path / "hub.tar"
-    lone.world.admin("backup", str(backup))
-    lone.world.admin("team", "add", "later")
-    lone.stop()
-    lone.world.admin("restore", str(backup), "--overwrite")
-    lone.start()
-    lone.stop()
-    # On another machine.
-    lone.data.rename(tmp_path / "former")
-    lone.world.admin("restore", str(backup))
-    lone.start()
-    assert lone.gaps() == []
-    lone.stop()
-    # With the trail of before beside it, which is of no store there.
-    lone.data.rename(tmp_path / "begun")
-    lone.data.mkdir(mode=0o700)
-    shutil.copy(tmp_path / "former" / "audit.db", lone.trail)
-    lone.world.admin("restore", str(backup))
-    lone.start()
+            lines = [
+                f"{method} /clusters/tunnel{target} HTTP/1.1",
+                f"Host: 127.0.0.1:{world.hub_port}",
+                f"User-Agent: {'u' * 60_000}",
+                "Authorization: Bearer nothing",
+                *(["Content-Length: 0"] if method == "POST" else []),
+            ]
+            heads.append("\r\n".join(lines).encode() + b"\r\n\r\n")
+    before, began = stored_bytes(world), time.monotonic()
+    asked = 0
+    while time.monotonic() - began < 25.0:
+        with client.talk() as talk:
+            for head in heads:
+                talk.send(head)
+                assert talk.answer().status == 401
+                asked += 1
+    took_s = time.monotonic() - began
+    wait_until(lambda: any(row.get("count", 1) != 1 for row in world.hub_audit("--kind", "auth.failed")))
+    # Eleven rows of a kind in ten seconds; a window may have begun before, and another end later.
+    rows = 11 * (took_s / 10 + 2)
+    grown = stored_bytes(world) - before
+    assert asked > rows * 3
+    assert grown < rows * 2 * 4096 + 200_000, f"{grown} bytes of {asked} requests"
+    # Both kinds of a stranger's failures, all day: far below what one agent may add.
+    assert 2 * 1.1 * 2 * 4096 * DAY_S < 2e9

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from hashlib import sha256
 from urllib.parse import unquote_to_bytes
 
 import attrs
@@ -7,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audit.record import ARGV_ITEMS_MAX, NAME_CHARACTERS_MAX, TARGET_CHARACTERS_MAX, Client, Decision, Event
+from audit.mask import Masks
+from audit.record import (
+    ARGV_ITEMS_MAX,
+    NAME_CHARACTERS_MAX,
+    TARGET_CHARACTERS_MAX,
+    Client,
+    Decision,
+    Event,
+    Kind,
+    encode,
+)
 from auth.principal import Principal
 from auth.requestinfo import parse, said
 from auth.tokens import AccessClaims
@@ -46,12 +57,18 @@ def test_a_token_is_found_by_its_decoded_name(query: bytes) -> None:
     assert without_bearer(b"/p?" + query) == b"/p?" + b"&".join(expected)
 
 
-def test_of_a_query_no_more_is_looked_through_than_is_kept() -> None:
+def test_of_a_target_no_more_is_looked_through_than_is_kept() -> None:
     kept = b"/p?access_token=" + b"x" * TARGET_CHARACTERS_MAX
-    hidden = without_bearer(kept + b"&access_token=y")
-    assert hidden.startswith(b"/p?access_token=***")
-    assert set(hidden[len(b"/p?access_token=") :]) == set(b"*")
-    assert len(without_bearer(b"/p?%" + b"&a" * TARGET_CHARACTERS_MAX)) == 4 + 2 * TARGET_CHARACTERS_MAX
+    # Where a token may be behind that, not even a sum of it is told.
+    assert without_bearer(kept + b"&access_token=y") == b"/p?access_token=***#"
+    long = b"/p?%" + b"&a" * TARGET_CHARACTERS_MAX
+    for whole in (False, True):
+        assert len(without_bearer(long, whole=whole)) <= TARGET_CHARACTERS_MAX
+    # The sum says of every byte what it is.
+    assert without_bearer(long, whole=True) != without_bearer(long[:-1] + b"b", whole=True)
+    path = b"/" + b"x" * TARGET_CHARACTERS_MAX
+    assert without_bearer(path).startswith(path[:60_000])
+    assert without_bearer(long[:TARGET_CHARACTERS_MAX]) == long[:TARGET_CHARACTERS_MAX]
 
 
 @given(st.binary(max_size=40))
@@ -76,6 +93,80 @@ def told(
         cluster=None,
         decision=Decision("allow", "granted", "granted", "1-abc"),
     )
+
+
+LONG = b"x" * 3000
+POD = b"/api/v1/namespaces/a/pods/p"
+
+
+@pytest.mark.parametrize(
+    ("line", "upgrade", "undecided", "kept"),
+    [
+        # A read has its path, and 2 KiB of its query; a path of any length.
+        (b"GET %b?x=%b" % (POD, LONG), False, False, len(POD) + 1 + 2048),
+        (b"GET %b/%b?watch=1" % (POD, LONG), False, False, None),
+        (b"GET %b/%b?x=%b" % (POD, LONG, LONG), False, False, len(POD) + 3001 + 1 + 2048),
+        (b"GET %b?x=%b" % (POD, LONG * 30), False, False, len(POD) + 1 + 2048),
+        (b"GET /%b?x=%b" % (b"x" * 64_000, LONG), False, False, TARGET_CHARACTERS_MAX - 65),
+        # What acts is whole.
+        (b"DELETE %b?x=%b" % (POD, LONG), False, False, None),
+        (b"GET %b/exec?command=%b" % (POD, LONG), False, False, None),
+        (b"GET %b?watch=1&x=%b" % (POD, LONG), True, False, None),
+        # Of what was refused before anything was decided there is an example.
+        (b"DELETE %b?x=%b" % (POD, LONG), False, True, 1024),
+        (b"GET %b/exec?command=%b" % (POD, LONG), True, True, 1024),
+        (b"GET %b/../x?%b" % (POD, LONG), False, False, 1024),
+        (b"DELETE %b?x=%b" % (POD, LONG * 30), False, False, 1024),
+        (b"GET /%b?x" % (LONG * 30), False, False, 1024),
+        (b"GET %b?x=1" % POD, False, True, None),
+    ],
+)
+def test_how_much_of_a_target_is_recorded(
+    line: bytes, upgrade: bool, undecided: bool, kept: int | None
+) -> None:
+    method, _, inner = line.partition(b" ")
+    target = b"/clusters/prod" + inner
+    headers = ((b"connection", b"upgrade"), (b"upgrade", b"websocket")) if upgrade else ()
+    event = Trail("acme").call(
+        head=RequestHead.of(method, target, headers),
+        asked=understand(method, target),
+        client_ip="192.0.2.7",
+        claims=CLAIMS,
+        agent=AGENT,
+        cluster=None,
+        decision=Decision("allow", "granted", "granted", "1-abc"),
+        undecided=undecided,
+    )
+    assert event.req is not None
+    assert event.req.target_kept == kept
+    assert event.req.target_bytes == (None if kept is None else len(inner))
+    if undecided:
+        assert event.stream is None or event.stream.command == ()
+    stored = Masks().apply(event).req
+    assert stored is not None
+    assert stored.target_kept is None
+    if kept is None:
+        assert stored.raw_target == inner.decode()
+        assert (stored.target_bytes, stored.target_sha256) == (None, "")
+    else:
+        assert stored.raw_target == f"{inner[:kept].decode()}…"
+        assert stored.target_bytes == len(inner)
+        if len(inner) <= TARGET_CHARACTERS_MAX:
+            assert stored.target_sha256 == sha256(inner).hexdigest()
+        assert len(stored.target_sha256) == 64
+
+
+def test_a_stranger_has_an_example_of_its_target_in_the_trail_whatever_it_asks_for() -> None:
+    for method in (b"GET", b"DELETE"):
+        for target in (b"/" + LONG * 40, b"/?" + LONG):
+            head = RequestHead.of(method, target, ((b"user-agent", b"u" * 60_000),))
+            event = Masks().apply(
+                Trail("acme").stranger(Kind.AUTH_FAILED, client_ip="192.0.2.7", note="no", head=head)
+            )
+            assert event.req is not None
+            assert event.req.raw_target == f"{target[:1024].decode()}…"
+            assert event.req.target_bytes == len(target)
+            assert len(encode(event)) < 4096
 
 
 def test_what_is_the_same_is_made_once() -> None:
@@ -158,17 +249,17 @@ def test_of_an_execs_arguments_no_more_is_read_than_a_record_keeps(monkeypatch: 
         return said(value)
 
     monkeypatch.setattr("proxy.hub.trail.said", counted)
-    arguments = [b"sh", b"%zz", *[b"%61"] * 5000]
+    arguments = [b"sh", b"%zz", *[b"%61"] * 9000]
     target = b"/api/v1/namespaces/a/pods/p/exec?tty=true&" + b"&".join([b"command=" + a for a in arguments])
     stream = stream_of(RequestHead.of(b"POST", target), parse(b"POST", target))
     assert stream is not None
     assert stream.tty
-    more = f"…[{5001 - ARGV_ITEMS_MAX} more arguments]"
+    more = f"…[{9001 - ARGV_ITEMS_MAX} more arguments]"
     assert stream.command == ("sh", *["a"] * (ARGV_ITEMS_MAX - 1), more)
     assert len(read) == ARGV_ITEMS_MAX + 1
     long = target.replace(b"%61", b"%61" * TARGET_CHARACTERS_MAX, 1)
     stream = stream_of(RequestHead.of(b"POST", long), parse(b"POST", long))
     assert stream is not None
     kept = "a" * (TARGET_CHARACTERS_MAX - 2)
-    assert stream.command == ("sh", f"{kept}…[2 more characters]", "…[4999 more arguments]")
+    assert stream.command == ("sh", f"{kept}…[2 more characters]", "…[8999 more arguments]")
     assert len(read) == ARGV_ITEMS_MAX + 1 + 3
