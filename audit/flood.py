@@ -22,6 +22,9 @@ FIRST = 10
 # so that a sender with many addresses does not turn memory into its target.
 PLACES_MAX = 1024
 
+# HTTP's status for who exceeds a limit.
+_TOO_MANY = 429
+
 _FLOODING = frozenset({Kind.AUTH_FAILED, Kind.MALFORMED, Kind.HEADER_SMUGGLING})
 
 Place = tuple[str, ...]
@@ -86,6 +89,10 @@ class Floods:
         return events
 
     def _place(self, event: Event) -> Place:
+        if event.resp is not None and event.resp.status == _TOO_MANY and event.agent:
+            # The limit is the agent's, wherever it asks from and for: what is refused by it adds next to
+            # nothing to a trail that the agent may have filled its share of.
+            return event.kind, "", event.agent, "", str(_TOO_MANY)
         return (
             event.kind,
             self._place_of(event.client.ip) if event.client is not None else "",

@@ -207,7 +207,6 @@ class Request(Record, frozen=True):
             self, "method", "raw_target", "group", "version", "resource", "subresource", "namespace", "name"
         )
 
-
     target_bytes: int | None = None
     """How long the target was; only where some of it is cut."""
     target_sha256: str = ""
@@ -230,6 +229,8 @@ class Request(Record, frozen=True):
             target_sha256=sha256(target.encode("utf-8")).hexdigest(),
             target_kept=None,
         )
+
+
 class Impersonated(Record, frozen=True):
     """As whom the API server saw the call."""
 

@@ -30,6 +30,7 @@ from audit.errors import AuditUnavailable
 from audit.flood import Floods, counts
 from audit.ids import new_eid
 from audit.record import Actor, ActorType, Event, Kind, Phase, Response, utc
+from audit.shares import Agent
 from audit.store import AuditStore
 
 # A completion waits this long for company: a commit that carries 16 and more costs 8 µs an event, alone 137.
@@ -103,6 +104,8 @@ class Recorder:
         self._gap: _Gap | None = None
         self._kept: list[tuple[Event, Callable[[], None]]] = []
         self._stopping = False
+        # Bounded by the agents.
+        self._stored: dict[Agent, int] = {}
 
     @property
     def healthy(self) -> bool:
@@ -196,6 +199,12 @@ class Recorder:
             self._kept.append((event, settled))
             self._wake.notify()
 
+    def take_stored(self) -> dict[Agent, int]:
+        """How many bytes each agent has added to the trail since this was asked last."""
+        with self._lock:
+            stored, self._stored = self._stored, {}
+        return stored
+
     def _fits(self, weight_bytes: int) -> bool:
         return len(self._queue) < QUEUE_EVENTS_MAX and self._queue_bytes + weight_bytes <= QUEUE_BYTES_MAX
 
@@ -276,12 +285,15 @@ class Recorder:
         try:
             if kept:
                 self._write_kept(kept)
-            self._store.append(
+            stored = self._store.append(
                 [self._gap_event(gap), *events] if gap is not None else events, boot=self._boot
             )
         except AuditUnavailable as error:
             self._went_down(batch, str(error))
             return
+        with self._lock:
+            for agent, size in stored.items():
+                self._stored[agent] = self._stored.get(agent, 0) + size
         if gap is not None:
             self._came_up(gap)
         self._settle(_waiters(batch), None)

@@ -30,8 +30,9 @@ from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import attrs
 import msgspec
@@ -46,6 +47,7 @@ from audit.reader import STORED, body_of
 from audit.record import Event, Phase
 from audit.schema import common_parts, events, microseconds, open_intents
 from audit.shared import CommonParts, own_part
+from audit.shares import PAGE_BYTES, Agent, shares
 
 if TYPE_CHECKING:
     from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -69,8 +71,8 @@ BUSY_TIMEOUT_MS = 5000
 _STATEMENT_ROWS_MAX = 256
 # Lengths are 1 to 15, and the multiples of this: 31 statements, which the driver keeps (128 of them).
 _ROWS_STEP = 16
-# SQLite's default, which a file keeps from the day it is made.
-_PAGE_BYTES = 4096
+# Of a row's values: the number of its common part.
+_COMMON_OF = itemgetter(-1)
 
 
 class AuditStore:
@@ -155,20 +157,21 @@ class AuditStore:
             connection.close()
         self._engine.dispose()
 
-    def append(self, batch: Sequence[Event], *, boot: str = "") -> None:
+    def append(self, batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
         """Write the events in one transaction; on the disk when it returns, or not at all when it raises.
 
-        At most SPAN_EVENTS of them. `boot` names the process that owns the intents among them.
+        At most SPAN_EVENTS of them. `boot` names the process that owns the intents among them. Returns how
+        many bytes each agent has added to the file.
         """
-        self._append(batch, boot, once=False)
+        return self._append(batch, boot, once=False)
 
     def append_once(self, batch: Sequence[Event]) -> None:
         """The same for events that the trail may have already, by their `eid` and phase: no second row."""
         self._append(batch, "", once=True)
 
-    def _append(self, batch: Sequence[Event], boot: str, *, once: bool) -> None:
+    def _append(self, batch: Sequence[Event], boot: str, *, once: bool) -> dict[Agent, int]:
         if not batch:
-            return
+            return {}
         masked = [self._masks.apply(event) for event in batch]
         own = [own_part(event) for event in masked]
         begun = {event.eid for event in masked if event.phase is Phase.INTENT}
@@ -200,6 +203,7 @@ class AuditStore:
             self._wal = _identity_of_wal(self.path)
         self._open_intents |= begun
         self._open_intents -= ended
+        return shares(masked, own, map(_COMMON_OF, rows), self._common.unwritten)
 
     def close_unknown(self, boot: str, now: datetime, *, lives: Callable[[str], bool] | None = None) -> int:
         """End the intents of other boots that live no more as `unknown`; returns how many there were.
@@ -230,7 +234,7 @@ class AuditStore:
         self._open_intents.difference_update(row.eid for row in left)
         return len(left)
 
-    def _row(self, event: Event, own: bytes) -> tuple[object, ...]:
+    def _row(self, event: Event, own: bytes) -> tuple[Any, ...]:
         """The values of its columns, but for the number."""
         return (
             event.eid,
@@ -340,7 +344,7 @@ class AuditStore:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")
         if self._bytes_max is not None:
-            cursor.execute(f"PRAGMA max_page_count = {max(1, self._bytes_max // _PAGE_BYTES)}")
+            cursor.execute(f"PRAGMA max_page_count = {max(1, self._bytes_max // PAGE_BYTES)}")
         cursor.close()
 
 

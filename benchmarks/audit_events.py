@@ -31,6 +31,7 @@ from audit.record import (
     utc,
 )
 from audit.recorder import Recorder, open_recorder
+from audit.shares import Agent
 from audit.store import AuditStore
 
 WAITING_TASKS = (1, 16, 64)
@@ -41,9 +42,9 @@ class CountingStore(AuditStore):
 
     commits = 0
 
-    def append(self, batch: Sequence[Event], *, boot: str = "") -> None:
+    def append(self, batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
         self.commits += 1
-        super().append(batch, boot=boot)
+        return super().append(batch, boot=boot)
 
 
 def event(phase: Phase) -> Event:

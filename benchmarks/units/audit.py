@@ -23,6 +23,7 @@ from audit.mask import Masks
 from audit.record import Event
 from audit.recorder import Recorder, open_recorder
 from audit.shared import own_part
+from audit.shares import Agent
 from audit.store import AuditStore
 from benchmarks.units.calls import Case
 from benchmarks.units.timing import RUNS, measure, once, repeated, report
@@ -36,8 +37,8 @@ SPIN = 1400
 class NullStore(AuditStore):
     """Takes everything and writes nothing: what is left is the queue and the writer's own way."""
 
-    def append(self, batch: Sequence[Event], *, boot: str = "") -> None:
-        pass
+    def append(self, batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
+        return {}
 
 
 def batches(case: Case, size: int) -> Iterator[list[Event]]:

@@ -226,11 +226,6 @@ class Admission:
             return caller.refusal
         if asked.fault:
             return Refusal(400, "token-in-url", asked.fault, Kind.MALFORMED)
-        if head.fields.upgrade is not None and head.fields.body_length != 0:
-            message = "an upgrade request cannot have a body"
-            return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
-        return None
-
         if len(asked.target) > TARGET_CHARACTERS_MAX:
             whole_bytes = asked.whole_bytes(head)
             if whole_bytes > TARGET_CHARACTERS_MAX:
@@ -240,6 +235,11 @@ class Admission:
                     "recorded: send a long script by the command's standard input, and a long body as a body"
                 )
                 return Refusal(414, "target-too-long", message, Kind.MALFORMED)
+        if head.fields.upgrade is not None and head.fields.body_length != 0:
+            message = "an upgrade request cannot have a body"
+            return Refusal(400, "upgrade-with-body", message, Kind.MALFORMED)
+        return None
+
     def admit(
         self, head: RequestHead, asked: Asked, caller: Caller, client_ip: str, now: float
     ) -> Call | Refusal:

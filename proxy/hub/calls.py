@@ -154,7 +154,7 @@ class Calls:
 
     @limits.default
     def _configured_limits(self) -> Limits:
-        return Limits(self.config.limits, memory=self.memory)
+        return Limits(self.config.limits, memory=self.memory, stored=self.recorder.take_stored)
 
     def judge(self, live: LiveCall) -> Ending | None:
         """Whether a call under way would be refused now, or would reach its cluster as somebody else."""

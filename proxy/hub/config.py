@@ -35,6 +35,8 @@ LISTEN = Address("127.0.0.1", 8443)
 ADMIN_LISTEN = Address("127.0.0.1", 8444)
 # Each stream may hold a window of up to 4 MiB at both ends; 10,000 of one agent would be the whole budget.
 STREAMS_PER_AGENT_MAX = 10_000
+# Some calls at once, each with an intent and an end that have a command of 64 KiB twice.
+AUDIT_BYTES_AT_ONCE_MIN = 1_000_000
 # What the printed manifests run; one that goes away leaves its place to the one that follows it.
 RELAYS_PER_CLUSTER = 2
 # With as many that are going away, still what the registry keeps of one cluster.
@@ -80,11 +82,13 @@ class AgentLimitsConfig:
     stream_idle_out_s: int | None = None
     idle_connections: int | None = None
     tokens_per_minute: int | None = None
+    audit_bytes_per_second: int | None = None
+    audit_bytes_at_once: int | None = None
 
 
 @attrs.frozen
 class LimitsConfig:
-    """What one agent may take. 0 is no limit, but for `streams_per_agent`."""
+    """What one agent may take. 0 is no limit, but for `streams_per_agent` and `audit_bytes_at_once`."""
 
     streams_per_agent: int = 256
     """Concurrent requests of one agent, watches and execs included; the next one is a 429."""
@@ -104,6 +108,10 @@ class LimitsConfig:
     """Connections of one agent on which nothing is under way; of more the longest idle are closed."""
     tokens_per_minute: int = 2_000
     """By whatever credential. Each is an event of the trail, whose disk all agents share."""
+    audit_bytes_per_second: int = 64_000
+    """What its events may add to the audit trail: 5.5 GB a day. 50 reads and 5 writes a second add half."""
+    audit_bytes_at_once: int = 256_000_000
+    """What may come at once, or was left over before: some 400,000 reads."""
     relays_per_cluster: int = RELAYS_PER_CLUSTER
     """Relays of one cluster in tunnel mode, besides those that are going away; the next one is refused."""
     agents: Mapping[str, AgentLimitsConfig] = attrs.field(factory=dict)
@@ -287,6 +295,8 @@ def _check_limits(path: str, limits: LimitsConfig | AgentLimitsConfig) -> list[s
             continue
         if field.name == "streams_per_agent" and not 1 <= value <= STREAMS_PER_AGENT_MAX:
             faults.append(f"{path}.{field.name}: expected 1 to {STREAMS_PER_AGENT_MAX}")
+        elif field.name == "audit_bytes_at_once" and value < AUDIT_BYTES_AT_ONCE_MIN:
+            faults.append(f"{path}.{field.name}: expected {AUDIT_BYTES_AT_ONCE_MIN} or more")
         elif value < 0:
             faults.append(f"{path}.{field.name}: expected 0 (no limit) or more")
     return faults

@@ -10,6 +10,10 @@ minute's average holds again, and his new calls refused.
 While the hub's memory is short, whoever has more than MODEST_USERS_MAX calls under way is given no other, as
 relays have it (PROTOCOL.md, "Memory").
 
+What an agent adds to the audit trail is charged at the same looks, as the bytes that its rows take on the
+disk (audit.shares), its denials, refusals and tokens among them. While it is in debt for them its calls are
+refused, and it is given no token. So it adds no more than the rate in the long run, however it asks.
+
 A refusal is a 429 that names the limit and its value (a 503 for want of memory), and is recorded like every
 denial; a flood of them is one event with a count. There is no Retry-After, which kubectl would obey by asking
 again, up to ten times.
@@ -18,7 +22,7 @@ again, up to ten times.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import NoReturn
 
@@ -80,6 +84,7 @@ class _Load:
     requests: Bucket | None
     cancels: Bucket | None
     bytes: Bucket | None
+    audit: Bucket | None
     streams: int = 0
     """Calls under way."""
     paused: bool = False
@@ -87,7 +92,7 @@ class _Load:
     moved: int = 0
     """Bytes that are not charged yet."""
     suspect: bool = False
-    """It was in debt for cancels or bytes when it was last looked at."""
+    """It was in debt for cancels, bytes or the trail's when it was last looked at."""
 
 
 @attrs.define(eq=False)
@@ -109,8 +114,11 @@ class Limits:
         *,
         clock: Callable[[], float] = time.monotonic,
         memory: Memory | None = None,
+        stored: Callable[[], Mapping[tuple[str, str], int]] = dict,
     ) -> None:
+        """`stored` says what each agent, by id and name, has added to the trail since it was asked last."""
         self._config = config
+        self._stored = stored
         self._clock = clock
         self._memory = memory if memory is not None else Memory(2**62)
         # Bounded by the enrolled agents.
@@ -121,11 +129,11 @@ class Limits:
         """Count a new call of an agent, which is to `enter`; or say which limit it would exceed."""
         load = self._loads.get(agent.agent_id)
         if load is None:
-            load = self._loads[agent.agent_id] = self._new_load(agent)
+            load = self._new_load(agent.agent_id, agent.name)
         limits = load.limits
         if load.streams >= limits.streams_per_agent:
             return _exceeded(
-                agent,
+                agent.name,
                 "streams_per_agent",
                 f"has {counted(load.streams, 'call')} under way",
                 _END,
@@ -143,7 +151,7 @@ class Limits:
         if requests is not None:
             if requests.left(self._clock()) < 1:
                 rate = counted(limits.requests_per_second, "time")
-                return _exceeded(agent, "requests_per_second", f"asks more than {rate} a second", _WAIT)
+                return _exceeded(agent.name, "requests_per_second", f"asks more than {rate} a second", _WAIT)
             requests.take(1)
         return None
 
@@ -151,12 +159,26 @@ class Limits:
         now, limits = self._clock(), load.limits
         if load.cancels is not None and load.cancels.left(now) < 1:
             rate = counted(limits.cancels_per_second, "call")
-            return _exceeded(agent, "cancels_per_second", f"gives up more than {rate} a second", _WAIT)
+            return _exceeded(agent.name, "cancels_per_second", f"gives up more than {rate} a second", _WAIT)
         if load.bytes is not None and load.bytes.left(now) < 0:
             rate = counted(limits.bytes_per_minute, "byte")
-            return _exceeded(agent, "bytes_per_minute", f"moves more than {rate} a minute", _WAIT)
-        load.suspect = False
-        return None
+            return _exceeded(agent.name, "bytes_per_minute", f"moves more than {rate} a minute", _WAIT)
+        exceeded = self._in_audit_debt(agent.name, load)
+        load.suspect = exceeded is not None
+        return exceeded
+
+    def audit_debt(self, agent_id: str, name: str) -> str:
+        """Why an agent may add nothing to the trail now; empty when it may."""
+        load = self._loads.get(agent_id)
+        exceeded = None if load is None else self._in_audit_debt(name, load)
+        return "" if exceeded is None else exceeded.message
+
+    def _in_audit_debt(self, name: str, load: _Load) -> Exceeded | None:
+        if load.audit is None or load.audit.left(self._clock()) >= 0:
+            return None
+        rate = counted(load.limits.audit_bytes_per_second, "byte")
+        what = f"adds more than {rate} a second to the audit trail"
+        return _exceeded(name, "audit_bytes_per_second", what, _LESS)
 
     def cancelled(self, agent: Principal) -> None:
         """Count a call that its client gave up."""
@@ -196,7 +218,12 @@ class Limits:
                 self._pace(live)
 
     def _charge(self, now: float) -> None:
-        """Charge the bytes that have moved since the last look."""
+        """Charge the bytes that have moved, and those that the trail has grown by, since the last look."""
+        for (agent_id, name), size in self._stored().items():
+            load = self._loads.get(agent_id) or self._new_load(agent_id, name)
+            if load.audit is not None:
+                load.audit.take(size)
+                load.suspect = load.suspect or load.audit.left(now) < 0
         for load in self._loads.values():
             if load.bytes is not None:
                 load.bytes.take(load.moved)
@@ -241,14 +268,17 @@ class Limits:
         elif live.held:
             live.release()
 
-    def _new_load(self, agent: Principal) -> _Load:
-        now, limits = self._clock(), self._config.of(agent.name)
-        return _Load(
+    def _new_load(self, agent_id: str, name: str) -> _Load:
+        now, limits = self._clock(), self._config.of(name)
+        audit_rate = limits.audit_bytes_per_second
+        load = self._loads[agent_id] = _Load(
             limits,
             _bucket(limits.requests_per_second, REQUESTS_BURST_S, now),
             _bucket(limits.cancels_per_second, CANCELS_BURST_S, now),
             _bucket(limits.bytes_per_minute / 60, BYTES_BURST_S, now),
+            _bucket(audit_rate, limits.audit_bytes_at_once / audit_rate if audit_rate else 0.0, now),
         )
+        return load
 
 
 def _bucket(rate: float, burst_s: float, now: float) -> Bucket | None:
@@ -257,6 +287,7 @@ def _bucket(rate: float, burst_s: float, now: float) -> Bucket | None:
 
 _END = "end one first, as a watch, a `logs -f` or an exec"
 _WAIT = "wait a moment, and ask for less"
+_LESS = "ask for less, or have the hub's operator raise it"
 
 
 def _named(key: str) -> str:
@@ -269,8 +300,8 @@ def _too_old(seconds: int) -> str:
     return f"it is {seconds} s old, {_named('stream_age_s')}"
 
 
-def _exceeded(agent: Principal, key: str, what: str, then: str) -> Exceeded:
-    return Exceeded(f"limits.{key}", f"agent:{agent.name} {what}, {_named(key)}: {then}")
+def _exceeded(name: str, key: str, what: str, then: str) -> Exceeded:
+    return Exceeded(f"limits.{key}", f"agent:{name} {what}, {_named(key)}: {then}")
 
 
 def _silent(who: str, key: str, seconds: int) -> Ending:

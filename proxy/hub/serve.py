@@ -183,6 +183,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 limits=config.limits,
                 recording=lambda: recorder.healthy,
                 cluster_hosts=config.cluster_hosts,
+                audit_debt=calls.limits.audit_debt,
             )
             front = Front(
                 certificate=certificate,

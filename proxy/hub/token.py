@@ -101,12 +101,14 @@ class TokenEndpoint:
         limits: LimitsConfig,
         recording: Callable[[], bool],
         cluster_hosts: str | None = None,
+        audit_debt: Callable[[str, str], str] = lambda agent_id, name: "",
         issuers: IssuerKeys | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """`keys` is asked each time, so that a rotated key signs at once; `record` must not wait.
 
         `recording` says whether what is recorded reaches the disk; while it does not, no token is issued.
+        `audit_debt` says why an agent, by its id and name, may add nothing to the audit trail; "" if it may.
         """
         self._recording = recording
         self._directory = directory
@@ -120,6 +122,7 @@ class TokenEndpoint:
         self._seen = SeenTokens("assertion", ASSERTIONS_REMEMBERED_MAX, ASSERTIONS_OF_AN_AGENT_MAX, seen)
         self._limits = limits
         self._cluster_hosts = cluster_hosts
+        self._audit_debt = audit_debt
         # Of each agent that has asked since the start, by its id. Bounded by the enrolled agents.
         self._given: dict[str, Bucket] = {}
 
@@ -283,7 +286,9 @@ class TokenEndpoint:
         return names.pop()
 
     def _count(self, agent: Agent, credential: Credential) -> None:
-        """Count a token of the agent's; raises Refusal."""
+        """Count a token of the agent's, which is an event of the trail too; raises Refusal."""
+        if debt := self._audit_debt(agent.id, agent.name):
+            raise Refusal(429, "slow_down", debt, debt, agent=agent, credential=credential)
         limit = self._limits.of(agent.name).tokens_per_minute
         if not limit:
             return

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from audit.flood import FIRST, PLACES_MAX, WINDOW_S, Floods
 from audit.ids import new_eid
-from audit.record import Decision, Phase
+from audit.record import Client, Cluster, Decision, Phase, Response
 from tests.audit.events import NOW_S, call, failure
 
 
@@ -53,6 +53,21 @@ def test_denials_are_aggregated_and_allowed_calls_are_not() -> None:
     assert all(floods.admit(allowed, 0.0) for _ in range(100))
     denied = replace(allowed, decision=Decision("deny", "no-kill"))
     assert sum(floods.admit(denied, 0.0) for _ in range(100)) == FIRST
+
+
+def test_what_is_beyond_an_agents_limits_is_one_place_wherever_it_comes_from() -> None:
+    floods = Floods(new_eid)
+    limited = replace(call(phase=Phase.COMPLETE), decision=Decision("deny", "limits.x"), resp=Response(429))
+    stored = sum(
+        floods.admit(
+            replace(limited, client=Client(f"10.0.0.{number}"), cluster=Cluster("", f"c-{number}")), 0.0
+        )
+        for number in range(100)
+    )
+    assert stored == FIRST
+    assert floods.admit(replace(limited, actor=replace(limited.actor, name="other")), 0.0)
+    [aggregate] = floods.due(WINDOW_S)
+    assert aggregate.count == 100 - FIRST
 
 
 def test_an_intent_is_never_aggregated() -> None:

@@ -19,6 +19,7 @@ from audit import recorder as recorder_module
 from audit.errors import AuditUnavailable
 from audit.record import Decision, Event, Kind, Phase
 from audit.recorder import BATCH_EVENTS_MAX, Recorder, open_recorder
+from audit.shares import Agent
 from audit.store import AuditStore
 from tests.audit.events import call, failure
 from tests.audit.trails import read
@@ -39,14 +40,15 @@ class WatchedStore(AuditStore):
             raise AuditUnavailable(self.failure)
         super().append_once(batch)
 
-    def append(self, batch: Sequence[Event], *, boot: str = "") -> None:
+    def append(self, batch: Sequence[Event], *, boot: str = "") -> dict[Agent, int]:
         if self.gate is not None:
             self.gate.wait(5)
         if self.failure is not None:
             raise AuditUnavailable(self.failure)
         self.threads.add(threading.get_ident())
-        super().append(batch, boot=boot)
+        stored = super().append(batch, boot=boot)
         self.batches.append(len(batch))
+        return stored
 
 
 @pytest.fixture

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import sqlite3
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import quote
 
 import pytest
 
-from tests.system.raw import RawClient, marked_path
+from proxy.hub.config import LimitsConfig
+from proxy.hub.limits import TICK_S
+from tests.system.raw import RawClient, Talk, marked_path
 from tests.system.test_upstream import wait_until
-from tests.system.world import NAMESPACE, WAYS, World
+from tests.system.world import NAMESPACE, WAYS, World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -29,6 +35,14 @@ BYTES_AT_ONCE = 1_000_000
 @pytest.fixture(params=WAYS)
 def client(world: World, request: pytest.FixtureRequest) -> RawClient:
     return RawClient(world, request.param)
+
+
+@pytest.fixture
+def narrow_world(tmp_path: Path) -> Iterator[World]:
+    """One whose agents may add little to the trail."""
+    limits = f"[limits]\naudit_bytes_per_second = {BYTES_PER_S}\naudit_bytes_at_once = {BYTES_AT_ONCE}\n"
+    with running_world(tmp_path, hub_config=limits) as running:
+        yield running
 
 
 def rows_with(world: World, mark: str) -> list[dict[str, object]]:
@@ -178,3 +192,72 @@ def test_a_strangers_flood_adds_little_to_the_trail(world: World) -> None:
     assert grown < rows * 2 * 4096 + 200_000, f"{grown} bytes of {asked} requests"
     # Both kinds of a stranger's failures, all day: far below what one agent may add.
     assert 2 * 1.1 * 2 * 4096 * DAY_S < 2e9
+
+
+def test_an_agent_adds_no_more_to_the_trail_than_its_budget(narrow_world: World) -> None:
+    """By reads, writes, denials and tokens, as fast as it can; scaled, and then by the defaults for a day."""
+    world = narrow_world
+    client = RawClient(world, "tunnel")
+    token = client.token()
+    long = "y" * 2_000
+    requests = []
+    for method, path in (
+        ("GET", f"/version?x={'y' * 60_000}"),
+        ("GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps?x={long}"),
+        ("DELETE", f"/api/v1/namespaces/{NAMESPACE}/configmaps/none?x={'y' * 50_000}"),
+        ("DELETE", f"/api/v1/namespaces/none/secrets/none?x={'y' * 50_000}"),
+        ("GET", f"/api/v1/namespaces/../secrets?x={'y' * 50_000}"),
+    ):
+        lines = [
+            f"{method} /clusters/tunnel{path} HTTP/1.1",
+            f"Host: 127.0.0.1:{world.hub_port}",
+            f"Authorization: Bearer {token}",
+        ]
+        requests.append("\r\n".join(lines).encode() + b"\r\n\r\n")
+    seen: dict[int, int] = {}
+    first, refused = 0, ""
+    before, began = stored_bytes(world), time.monotonic()
+    with ExitStack() as stack:
+        talk = Talk(stack.enter_context(client.connect()))
+        # Or the end of each head waits for the hub's delayed ACK of what is before it.
+        talk.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while time.monotonic() - began < 25.0:
+            for request in requests:
+                talk.send(request)
+                answer = talk.answer()
+                seen[answer.status] = seen.get(answer.status, 0) + 1
+                if answer.status == 429 and not first:
+                    refused = json.loads(answer.body)["message"]
+                    first = stored_bytes(world) - before
+                    # A token is an event as well.
+                    with pytest.raises(HTTPError, match="429"):
+                        client.token()
+    took_s = time.monotonic() - began
+    grown = stored_bytes(world) - before
+    assert seen[429] > 50, seen
+    assert "limits.audit_bytes_per_second" in refused
+    assert seen.get(200, 0) > 5, seen
+    # A look comes a second later. What is let in before it is a debt, which the last one may leave again.
+    allowed = BYTES_AT_ONCE + BYTES_PER_S * took_s + 2 * max(0, first - BYTES_AT_ONCE)
+    assert grown < allowed, f"{grown} bytes in {took_s:.0f} s, {seen}"
+    rows = [
+        row
+        for row in world.hub_audit("--agent", "probe")
+        if row.get("decision", {}).get("rule") == "limits.audit_bytes_per_second"
+    ]  # type: ignore[attr-defined]
+    # All of them are counted, and few have a row.
+    wait_until(lambda: counted(world) >= seen[429])
+    assert len(rows) <= 2 * 11 * (took_s / 10 + 2)
+
+    # By default: what a day lets through, with two looks' delay at 20 MB/s, is less than 6 GB.
+    limits = LimitsConfig()
+    day = limits.audit_bytes_at_once + limits.audit_bytes_per_second * DAY_S + 2 * TICK_S * 20e6
+    assert day < 6e9
+
+
+def counted(world: World) -> int:
+    rows = world.hub_audit("--agent", "probe")
+    refused = [
+        row for row in rows if row.get("resp", {}).get("status") == 429 and row["kind"] != "auth.failed"
+    ]  # type: ignore[attr-defined]
+    return sum(int(str(row.get("count", 1))) for row in refused)

@@ -1274,3 +1274,58 @@ async def test_a_long_target_is_understood_in_one_pass_and_recorded_in_another(
     with counted_passes() as passes:
         assert (await bench.ask(bench.request(f"GET {target} HTTP/1.1")))[0] == 503
     assert (passes.noted.total(), passes.most) == (2, 1)
+
+
+# What a controller sends: its informers' lists and watches are few, its gets and patches many.
+CONTROLLER = (
+    (
+        "User-Agent: fleet-controller/v1.14.2 (linux/amd64) kubernetes/$Format",
+        "Accept: application/json, */*",
+    ),
+    (
+        "GET /clusters/prod/apis/apps/v1/namespaces/production-europe/deployments/checkout-{} HTTP/1.1",
+        "GET /clusters/prod/api/v1/namespaces/production-europe/configmaps?"
+        "labelSelector=app.kubernetes.io%2Fmanaged-by%3Dfleet-controller&limit=500&n={} HTTP/1.1",
+    ),
+    "PUT /clusters/prod/apis/apps/v1/namespaces/production-europe/deployments/checkout-{} HTTP/1.1",
+)
+
+
+async def test_a_controller_of_50_reads_and_5_writes_a_second_never_meets_its_budget_of_the_trail(
+    bench: Bench,
+) -> None:
+    bench.calls.limits = Limits(LimitsConfig())
+    headers, reads, write = CONTROLLER
+
+    async def serve(relay: Session) -> None:
+        while True:
+            async with await relay.accept() as stream:
+                while await stream.receive_some():
+                    pass
+                await stream.send_head(OK)
+                await stream.send_all(b"yes")
+                await stream.send_eof()
+
+    bench.recorder.take_stored()
+    async with relay_of(bench) as relay, trio.open_nursery() as nursery:
+        nursery.start_soon(serve, relay)
+        # A tenth of a second's, ten times over.
+        for number in range(50):
+            line = reads[number % len(reads)].format(number)
+            assert (await bench.ask(bench.request(line, *headers)))[0] == 200
+            if number % 10 == 0:
+                data = bench.request(write.format(number), *headers, "Content-Length: 2", body=b"{}")
+                assert (await bench.ask(data))[0] == 200
+        nursery.cancel_scope.cancel()
+    events = await bench.trail()
+    assert len(events) == 50 + 2 * 5
+    [(agent, size)] = bench.recorder.take_stored().items()
+    # It adds that each second, all day, and a new token a minute.
+    assert agent[1] == "ann"
+    config = LimitsConfig()
+    assert 20_000 < size < config.audit_bytes_per_second / 1.5
+    limits, now = Limits(config, clock=lambda: now, stored=lambda: {agent: size}), 0.0
+    for second in range(86_400):
+        now = float(second)
+        limits._charge(now)
+    assert limits.audit_debt(*agent) == ""

@@ -164,11 +164,17 @@ def test_an_agents_own_limits_are_read_as_strictly(tmp_path: Path) -> None:
     )
     assert found == [
         "limits.agents.a.streams_per_agent: expected a whole number",
-        "limits.agents.b.streams: no such key; there are bytes_per_minute, cancels_per_second, "
-        "idle_connections, requests_per_second, stream_age_s, stream_idle_in_s, stream_idle_out_s, "
+        "limits.agents.b.streams: no such key; there are audit_bytes_at_once, "
+        "audit_bytes_per_second, bytes_per_minute, cancels_per_second, idle_connections, "
+        "requests_per_second, stream_age_s, stream_idle_in_s, stream_idle_out_s, "
         "streams_per_agent, tokens_per_minute",
     ]
     assert faults("limits.agents = 7", tmp_path) == ["limits.agents: expected a table"]
+    little = "[limits]\naudit_bytes_at_once = 0\n[limits.agents.a]\naudit_bytes_at_once = 999999"
+    assert faults(little, tmp_path) == [
+        "limits.audit_bytes_at_once: expected 1000000 or more",
+        "limits.agents.a.audit_bytes_at_once: expected 1000000 or more",
+    ]
     with pytest.raises(ConfigError, match="no such setting"):
         load(None, {**ENV, "HAWSE_HUB_LIMITS_AGENTS": "x"})
 
@@ -259,7 +265,8 @@ def test_each_key_has_its_variable() -> None:
         "HAWSE_HUB_: no such setting; there are HAWSE_HUB_ADMIN_LISTEN, "
         "HAWSE_HUB_AUDIT_DOWN_GRACE_S, HAWSE_HUB_AUDIT_MASK, "
         "HAWSE_HUB_AUDIT_READS_WHEN_DOWN, HAWSE_HUB_CLUSTER_HOSTS, HAWSE_HUB_DATA_DIR, "
-        "HAWSE_HUB_LIMITS_BYTES_PER_MINUTE, "
+        "HAWSE_HUB_LIMITS_AUDIT_BYTES_AT_ONCE, "
+        "HAWSE_HUB_LIMITS_AUDIT_BYTES_PER_SECOND, HAWSE_HUB_LIMITS_BYTES_PER_MINUTE, "
         "HAWSE_HUB_LIMITS_CANCELS_PER_SECOND, HAWSE_HUB_LIMITS_IDLE_CONNECTIONS, "
         "HAWSE_HUB_LIMITS_RELAYS_PER_CLUSTER, HAWSE_HUB_LIMITS_REQUESTS_PER_SECOND, "
         "HAWSE_HUB_LIMITS_STREAMS_PER_AGENT, "

@@ -461,3 +461,50 @@ async def test_what_is_closing_makes_room_once(autojump_clock: MockClock) -> Non
         connections.leave(cast(ServerConnection, each))
         connections.leave(cast(ServerConnection, each))
     assert len(connections) == 0
+
+
+async def test_an_agent_that_fills_the_trail_is_refused_until_it_has_paid(autojump_clock: MockClock) -> None:
+    stored: dict[tuple[str, str], int] = {}
+
+    def take() -> dict[tuple[str, str], int]:
+        taken = dict(stored)
+        stored.clear()
+        return taken
+
+    config = attrs.evolve(NONE, audit_bytes_per_second=1000, audit_bytes_at_once=50_000)
+    limits = Limits(config, clock=trio.current_time, stored=take)
+    calls = LiveCalls(lambda live: None)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(limits.run, calls)
+        stored["ann", "ann"] = 50_000
+        await trio.sleep(1.5 * TICK_S)
+        assert limits.admit(agent()) is None
+        # Also one that has asked for tokens alone.
+        stored["ann", "ann"] = stored["bob", "bob"] = 60_000
+        await trio.sleep(TICK_S)
+        exceeded = limits.admit(agent())
+        assert exceeded is not None
+        assert (exceeded.status, exceeded.rule) == (429, "limits.audit_bytes_per_second")
+        assert exceeded.message.startswith(
+            "agent:ann adds more than 1000 bytes a second to the audit trail, "
+            "the limit (limits.audit_bytes_per_second): "
+        )
+        assert limits.audit_debt("ann", "ann") == exceeded.message
+        assert "agent:bob" in limits.audit_debt("bob", "bob")
+        assert limits.audit_debt("eve", "eve") == ""
+        assert limits.admit(agent("eve")) is None
+        await trio.sleep(10)
+        assert limits.admit(agent("bob")) is None
+        assert limits.admit(agent()) is not None
+        await trio.sleep(50)
+        assert limits.admit(agent()) is None
+        assert limits.audit_debt("ann", "ann") == ""
+        nursery.cancel_scope.cancel()
+
+
+def test_an_agent_may_have_another_share_of_the_trail() -> None:
+    config = attrs.evolve(NONE, agents={"ann": AgentLimitsConfig(audit_bytes_per_second=0)})
+    limits = Limits(config, clock=Clock(), stored=lambda: {("ann", "ann"): 10**12, ("bob", "bob"): 10**12})
+    limits._charge(1000.0)
+    assert limits.admit(agent()) is None
+    assert limits.admit(agent("bob")) is not None

@@ -137,6 +137,21 @@ def basic(name: str, key: str) -> tuple[bytes, bytes]:
     return b"authorization", b"Basic " + base64.b64encode(f"{name}:{key}".encode())
 
 
+async def test_an_agent_that_has_filled_its_share_of_the_trail_gets_no_token(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = bench.directory.current.agents_by_name["sre-1"]
+    owed = {(agent.id, "sre-1"): "agent:sre-1 adds too much to the trail"}
+    monkeypatch.setattr(bench.endpoint, "_audit_debt", lambda *asked: owed.get(asked, ""))
+    status, body = await bench.token()
+    assert (status, body["error"]) == (429, "slow_down")
+    assert body["error_description"] == "agent:sre-1 adds too much to the trail"
+    # The refusal is an event of that agent, and charged to it.
+    assert bench.events[-1].agent == "sre-1"
+    owed.clear()
+    assert (await bench.token())[0] == 200
+
+
 async def test_an_agent_is_given_so_many_tokens_within_a_minute_and_others_theirs(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
