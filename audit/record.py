@@ -2,8 +2,9 @@
 
 An event is built by the hub, frozen, and stored once. A write or an upgrade has two rows under one
 `eid`: its intent, committed before the call is forwarded, and its end (`complete`, or `unknown` when
-the hub died in between). Everything else is a single `complete` row. The `eid` is also the `Audit-ID`
-that the API server writes into its own log, which joins the two.
+the hub died in between). Everything else is a single `complete` row, but for a read that lasts: that has a
+`start` row first. The `eid` is also the `Audit-ID` that the API server writes into its own log, which joins
+the two.
 
 Text that a client controls is bounded here, where the event is made, so that a queue of events is
 bounded too; what must not be readable later is masked in `audit.mask` before it reaches the disk.
@@ -20,8 +21,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
-
 from hashlib import sha256
+
 import msgspec
 from msgspec import field
 from msgspec.structs import force_setattr, replace
@@ -50,9 +51,16 @@ class Phase(StrEnum):
     """Where a call stands when the row is written."""
 
     INTENT = "intent"
+    START = "start"
+    """A read lasts: a row that it has before its end, as a write has its intent."""
     COMPLETE = "complete"
     UNKNOWN = "unknown"
-    """The hub ended between the intent and the completion: what became of the call is not known here."""
+    """The hub ended between the first row and the completion: what became of the call is not known here."""
+
+    @property
+    def opens(self) -> bool:
+        """Whether another row is to follow, which ends the call."""
+        return self is Phase.INTENT or self is Phase.START
 
 
 class Kind(StrEnum):
@@ -200,13 +208,6 @@ class Request(Record, frozen=True):
     name: str = ""
     dry_run: bool = field(default_factory=bool)
     body_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        # All that a client chooses; the verb is one of ours, or the method.
-        _bound(
-            self, "method", "raw_target", "group", "version", "resource", "subresource", "namespace", "name"
-        )
-
     target_bytes: int | None = None
     """How long the target was; only where some of it is cut."""
     target_sha256: str = ""
@@ -228,6 +229,12 @@ class Request(Record, frozen=True):
             raw_target=f"{target[:kept]}…",
             target_sha256=sha256(target.encode("utf-8")).hexdigest(),
             target_kept=None,
+        )
+
+    def __post_init__(self) -> None:
+        # All that a client chooses; the verb is one of ours, or the method.
+        _bound(
+            self, "method", "raw_target", "group", "version", "resource", "subresource", "namespace", "name"
         )
 
 

@@ -3,9 +3,9 @@
 A row of `events` is an event. What events have in common is in `common_parts` once (audit.shared); a row
 without a number of such a part, as earlier versions wrote them, has the whole.
 
-`open_intents` is no record but the list of intents without an end: it makes closing them at the next
-start a lookup instead of a search through the whole trail. `blocks` and `block_names` are no records either:
-they say where in the trail to search. `trail` has the trail's id.
+`open_intents` is no record but the list of calls with a first row (`intent` or `start`) and without an end:
+it makes closing them at the next start a lookup instead of a search through the whole trail. `blocks` and
+`block_names` are no records either: they say where in the trail to search. `trail` has the trail's id.
 """
 
 from __future__ import annotations

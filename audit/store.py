@@ -174,12 +174,13 @@ class AuditStore:
             return {}
         masked = [self._masks.apply(event) for event in batch]
         own = [own_part(event) for event in masked]
-        begun = {event.eid for event in masked if event.phase is Phase.INTENT}
+        intent, start = Phase.INTENT, Phase.START
+        begun = {event.eid for event in masked if event.phase is intent or event.phase is start}
         # Only of what began here: most events had no intent, and to look for one costs more than their rows.
         ended = {
             event.eid
             for event in masked
-            if event.phase is not Phase.INTENT and (event.eid in self._open_intents or event.eid in begun)
+            if (event.eid in self._open_intents or event.eid in begun) and not event.phase.opens
         }
         with translated(self.path), self._batch() as cursor:
             if once:
@@ -206,9 +207,9 @@ class AuditStore:
         return shares(masked, own, map(_COMMON_OF, rows), self._common.unwritten)
 
     def close_unknown(self, boot: str, now: datetime, *, lives: Callable[[str], bool] | None = None) -> int:
-        """End the intents of other boots that live no more as `unknown`; returns how many there were.
+        """End the calls of other boots that live no more as `unknown`; returns how many there were.
 
-        `lives` is asked for each boot but `boot`, the caller's own, that has intents without an end; without
+        `lives` is asked for each boot but `boot`, the caller's own, that has calls without an end; without
         it, none does. It is asked after they were read and while nobody else can write, so a boot whose sign
         of life is there before its first intent is never taken for a dead one.
         """
@@ -399,7 +400,7 @@ def _forget_intents(rows: int) -> str:
 # Rows of one transaction stand side by side, since a transaction has the file to itself.
 _REMEMBER_INTENTS = (
     "INSERT INTO open_intents (eid, seq, boot) "
-    "SELECT eid, seq, ? FROM events WHERE seq > ? AND phase = 'intent'"
+    "SELECT eid, seq, ? FROM events WHERE seq > ? AND phase IN ('intent', 'start')"
 )
 
 

@@ -156,7 +156,12 @@ class Call:
 
         A read as policies have it: no upgrade, and nothing that goes on to a backend.
         """
-        return not (self.asked.durable or self.asked.tail or self.head.upgrade is not None)
+        return not (self.durable or self.asked.tail)
+
+    @property
+    def durable(self) -> bool:
+        """Whether its intent has to be on the disk before it moves."""
+        return self.asked.durable or self.head.upgrade is not None
 
     @property
     def long(self) -> bool:

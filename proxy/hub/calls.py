@@ -319,9 +319,14 @@ class Calls:
             began_at=live.began_at,
         )
 
+    def start(self, live: LiveCall) -> Event:
+        """The row of a read that lasts: how it began, and where it is."""
+        opening = self.opening(live, phase=Phase.START)
+        return replace(opening, relay=live.relay, impersonated=live.impersonated or opening.impersonated)
+
     async def _record(self, connection: ServerConnection, live: LiveCall) -> Event | None:
         """Return the event of a call that is allowed, recorded where it must be; None if it must not move."""
-        durable = live.call.asked.durable or live.call.head.upgrade is not None
+        durable = live.call.durable
         opening = self.opening(live, phase=Phase.INTENT if durable else Phase.COMPLETE)
         try:
             if durable:

@@ -101,6 +101,8 @@ class LiveCall:
         self.began_s = time.monotonic()
         """The same on the clock that nobody sets."""
         self.inbound = inbound
+        self.started = False
+        """It has lasted, and a row of the trail says that it began (proxy.hub.starts)."""
         self.tally = Tally()
         self.due_at = math.inf
         """When it must end, on trio's clock, and why: for `LiveCalls.limit` to say."""
@@ -214,6 +216,20 @@ class LiveCalls(Drained):
         # Those that have ended go one by one, as whoever goes over them does: 10,000 at once take 70 ms.
         while lives:
             yield lives.pop()
+
+    def unstarted(self, before_s: float) -> list[LiveCall]:
+        """Those that began before this time, on the clock that nobody sets, and are not `started` yet.
+
+        The oldest first. None is older than one that is started, so the others are not looked at.
+        """
+        found = []
+        for live in reversed(self._calls.values()):
+            if live.started:
+                break
+            if live.began_s <= before_s:
+                found.append(live)
+        found.reverse()
+        return found
 
     def enter(self, live: LiveCall) -> None:
         """A call begins."""

@@ -54,6 +54,7 @@ from proxy.hub.reserve import open_reserve
 from proxy.hub.revocations import Revocations, carry_out_again
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.sessions import LiveSessions
+from proxy.hub.starts import Starts
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
@@ -156,6 +157,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             metrics.register(TrailCollector(watch))
             upkeep.start_soon(watch.run_grace)
             upkeep.start_soon(watch.run_disk)
+            upkeep.start_soon(Starts(calls).run)
             relays = RelayEndpoint(
                 config=config,
                 directory=directory,

@@ -19,7 +19,7 @@ from audit import retention
 from audit.display import json_line
 from audit.errors import AuditUnavailable
 from audit.reader import AuditReader, StoredEvent
-from audit.record import Event, Kind, utc
+from audit.record import Event, Kind, Phase, utc
 from audit.retention import PrunableStore, Removal
 from audit.store import AuditStore
 from tests.audit.events import NOW_S, call
@@ -88,8 +88,9 @@ def test_nothing_newer_goes_whatever_the_clocks_said(store: PrunableStore, path:
     assert seqs(path) == [2, 3, 4, 5]
 
 
-def test_what_has_not_ended_stays_with_all_behind_it(store: PrunableStore, path: Path) -> None:
-    long = call(at_s=NOW_S - 100 * DAY_S)
+@pytest.mark.parametrize("begun", [Phase.INTENT, Phase.START])
+def test_what_has_not_ended_stays_with_all_behind_it(store: PrunableStore, path: Path, begun: Phase) -> None:
+    long = call(at_s=NOW_S - 100 * DAY_S, phase=begun)
     store.append([ended(NOW_S - 101 * DAY_S), long, ended(NOW_S - 99 * DAY_S)])
     assert store.prune(utc(NOW_S), tell) is not None
     assert seqs(path) == [2, 3, 4]

@@ -48,8 +48,9 @@ def test_the_disk_settings_are_the_durable_ones(store: AuditStore) -> None:
     assert pragmas == {"journal_mode": "wal", "synchronous": 2, "busy_timeout": 5000}
 
 
-def test_an_intent_without_an_end_is_closed_once_by_the_next_boot(store: AuditStore, path: Path) -> None:
-    open_one, ended, batched = call(), call(), call()
+@pytest.mark.parametrize("begun", [Phase.INTENT, Phase.START])
+def test_what_has_no_end_is_closed_once_by_the_next_boot(store: AuditStore, path: Path, begun: Phase) -> None:
+    open_one, ended, batched = call(phase=begun), call(phase=begun), call(phase=begun)
     store.append([open_one, ended], boot="first")
     store.append([ended.completed(ended.ts), batched, batched.completed(batched.ts)], boot="first")
     assert store.close_unknown("first", utc(NOW_S + 60)) == 0

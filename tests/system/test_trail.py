@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 import sqlite3
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -17,9 +18,10 @@ import pytest
 
 from proxy.hub.config import LimitsConfig
 from proxy.hub.limits import TICK_S
+from proxy.hub.starts import LOOK_EVERY_S, STARTED_AFTER_S
 from tests.system.raw import RawClient, Talk, marked_path
 from tests.system.test_upstream import wait_until
-from tests.system.world import NAMESPACE, WAYS, World, running_world
+from tests.system.world import NAMESPACE, POD, WAYS, World, running_world
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -35,6 +37,13 @@ BYTES_AT_ONCE = 1_000_000
 @pytest.fixture(params=WAYS)
 def client(world: World, request: pytest.FixtureRequest) -> RawClient:
     return RawClient(world, request.param)
+
+
+@pytest.fixture
+def own_world(tmp_path: Path) -> Iterator[World]:
+    """A world of this test's own: it does not survive it."""
+    with running_world(tmp_path) as running:
+        yield running
 
 
 @pytest.fixture
@@ -261,3 +270,62 @@ def counted(world: World) -> int:
         row for row in rows if row.get("resp", {}).get("status") == 429 and row["kind"] != "auth.failed"
     ]  # type: ignore[attr-defined]
     return sum(int(str(row.get("count", 1))) for row in refused)
+
+
+def test_what_lasts_has_a_row_when_the_hub_is_killed(own_world: World) -> None:
+    """Watches and followed logs, by both ways; what is over by then has its one row, as ever."""
+    world = own_world
+    with ExitStack() as stack:
+        running: list[subprocess.Popen[bytes]] = []
+        for way in WAYS:
+            for args in (
+                ["get", "pods", "--watch"],
+                ["get", "secrets", "--watch"],
+                ["logs", "--follow", POD],
+            ):
+                running.append(stack.enter_context(world.popen(way, *args)))
+                stack.callback(running[-1].kill)
+        wait_until(lambda: sum(row["kind"] in {"watch", "log"} for row in world.session_rows()) >= 6)
+        began = time.monotonic()
+
+        def started() -> list[dict[str, object]]:
+            return [row for row in world.hub_audit() if row["phase"] == "start"]
+
+        wait_until(lambda: len(started()) == 6)
+        assert time.monotonic() - began < STARTED_AFTER_S + 2 * LOOK_EVERY_S + 10.0
+        assert {row["stream"]["proto"] for row in started()} == {"http"}  # type: ignore[index]
+        assert world.hub is not None
+        world.hub.process.kill()
+        world.hub.process.wait()
+        eids = [str(row["eid"]) for row in started()]
+        world.start_hub()
+    rows = world.hub_audit()
+    by_eid = {eid: [row["phase"] for row in rows if row["eid"] == eid] for eid in eids}
+    assert by_eid == {eid: ["start", "unknown"] for eid in eids}
+    [unknown, *_] = [row for row in rows if row["phase"] == "unknown"]
+    assert unknown["req"]
+    assert unknown["cluster"]
+    # Each other call has one row, or its intent and its end.
+    ends = [str(row["eid"]) for row in rows if row["phase"] in {"complete", "unknown"}]
+    assert len(ends) == len(set(ends))
+
+
+def test_what_lasts_and_ends_has_a_start_and_an_end(own_world: World) -> None:
+    """Also when the hub is replaced meanwhile, which no call of the old one's notices."""
+    world = own_world
+    client = RawClient(world, "tunnel")
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps?watch=1"
+    with closing(client.connect()) as connection:
+        talk = Talk(connection)
+        talk.send(client.head(path, connection="keep-alive"))
+        assert talk.answer(body=False).status == 200
+        wait_until(lambda: any(row["phase"] == "start" for row in world.hub_audit()))
+        old = world.replace_hub()
+        # The new one has looked for the calls of dead hubs by now; the old one lives.
+        assert all(row["phase"] != "unknown" for row in world.hub_audit())
+        connection.shutdown(socket.SHUT_RDWR)
+    assert old.process.wait(30) == 0
+    rows = world.hub_audit()
+    [start] = [row for row in rows if row["phase"] == "start"]
+    phases = [row["phase"] for row in rows if row["eid"] == start["eid"]]
+    assert phases == ["start", "complete"]

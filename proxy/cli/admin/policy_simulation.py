@@ -167,7 +167,7 @@ def _recorded(
 
     from audit.errors import AuditUnavailable
     from audit.reader import AuditReader
-    from audit.record import Event, Kind, Phase
+    from audit.record import Event, Kind
     from audit.wanted import Wanted
     from proxy.hub.datadir import DataDir
     from proxy.policytest import Recorded
@@ -187,7 +187,7 @@ def _recorded(
                 except msgspec.ValidationError:
                     # Of a version of hawse with events that this one does not know.
                     continue
-                if event.phase is not Phase.INTENT and event.req is not None and event.agent:
+                if not event.phase.opens and event.req is not None and event.agent:
                     yield Recorded(
                         event.agent,
                         event.cluster_name,

@@ -173,13 +173,20 @@ async def test_an_empty_file_is_no_test_that_passes(hub: Hub, look: str, tmp_pat
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
 
 
-def record(hub: Hub, *calls: str, agent: str = "sre-1", age_s: float = 60, proto: str = "") -> None:
+def record(
+    hub: Hub,
+    *calls: str,
+    agent: str = "sre-1",
+    age_s: float = 60,
+    proto: str = "",
+    begun: Phase = Phase.INTENT,
+) -> None:
     events = []
     for call in calls:
         method, _, target = call.partition(" ")
         actor = Actor(ActorType.AGENT, agent)
         when = utc(time.time() - age_s)
-        for phase in (Phase.INTENT, Phase.COMPLETE):
+        for phase in (begun, Phase.COMPLETE):
             events.append(
                 Event(
                     eid=new_eid(), kind=Kind.CALL, phase=phase, ts=when, actor=actor,
@@ -204,7 +211,8 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str, monkeypatch: py
     record(hub, "GET /api/v1/pods", agent="gone")
     # By a WebSocket a watch reads as well, and nothing else does.
     record(hub, "GET /api/v1/pods?watch=true", "GET /api/v1/namespaces/a/pods/b", proto="websocket")
-    record(hub, "GET /api/v1/namespaces/a/pods/b?watch=true", proto="http")
+    # A read that lasted.
+    record(hub, "GET /api/v1/namespaces/a/pods/b?watch=true", proto="http", begun=Phase.START)
     record(hub, "PUT /api/v1/namespaces/a/pods/b", age_s=3 * 86400)
     everything = LOOK.replace("'!secrets'", "secrets").replace("name: look", "name: granted")
     done = await hub.run("policy", "simulate", "-", "--only", "--json", stdin=everything)
