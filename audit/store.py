@@ -226,11 +226,13 @@ class AuditStore:
                 .where(open_intents.c.boot.in_(dead))
                 .order_by(open_intents.c.seq)
             ).all()
-            ts_us = microseconds(now)
-            for row in left:
-                body = _as_unknown(body_of(row, self.path), now)
-                values = (row.eid, Phase.UNKNOWN.value, row.kind, ts_us, row.agent, row.cluster, body, None)
-                connection.exec_driver_sql(_insertion(events, 1), values)
+            phase, ts_us = Phase.UNKNOWN.value, microseconds(now)
+            for rows in _pieces(left):
+                values: list[object] = []
+                for row in rows:
+                    body = _as_unknown(body_of(row, self.path), now)
+                    values += (row.eid, phase, row.kind, ts_us, row.agent, row.cluster, body, None)
+                connection.exec_driver_sql(_insertion(events, len(rows)), tuple(values))
             connection.execute(sa.delete(open_intents).where(open_intents.c.boot.in_(dead)))
         self._open_intents.difference_update(row.eid for row in left)
         return len(left)

@@ -92,7 +92,7 @@ class _Load:
     moved: int = 0
     """Bytes that are not charged yet."""
     suspect: bool = False
-    """It was in debt for cancels, bytes or the trail's when it was last looked at."""
+    """It was in debt for cancels, bytes or audit bytes when it was last looked at."""
 
 
 @attrs.define(eq=False)

@@ -87,7 +87,7 @@ def test_a_user_agent_of_its_own_for_each_event_is_charged_as_well(store: AuditS
     assert LEAST * size < charged < MOST * size
 
 
-def test_no_agent_is_charged_for_another_nor_for_who_is_none(store: AuditStore) -> None:
+def test_no_agent_is_charged_for_another_agent_or_an_operator(store: AuditStore) -> None:
     mine = call(phase=Phase.COMPLETE)
     hers = replace(mine, actor=replace(mine.actor, id="a-2", name="other"), note="x" * 3000)
     operator = replace(mine, actor=Actor(ActorType.OPERATOR, "root"))
