@@ -30,8 +30,12 @@ from tunnel.parking import ParkingSpot
 from tunnel.stream import StreamReset
 from tunnel.turns import turns
 
-# A hub signs its time as it answers HELLO. What was held up for so long is not taken for the present.
-FIRST_TIME_S = 10.0
+# A hub signs its time as it answers HELLO. What was held up for so long is not taken for the present. It is
+# less than SESSION_LIVED_S, or the dialer would not back off from a hub that signs none.
+FIRST_TIME_S = 5.0
+# For what a hub has sent before it hears of its refusal: a round trip of most links.
+CROSSING_S = 1.0
+OLD_HUB = "the hub has signed no time for this session: it is older than this relay: upgrade the hub first"
 
 
 async def serve_session(
@@ -49,14 +53,13 @@ async def serve_session(
         hubs.keys, hubs.issuer, hubs.cluster_id, lambda: clock.at(time.time(), steady_s()), hello.nonce
     )
     known = trio.Event()
-    fault = (
-        f"the hub has signed no time within {FIRST_TIME_S:.0f} s: it is older than this relay: "
-        "upgrade the hub first"
-    )
+    fault = OLD_HUB
 
     def learn(context: Context) -> None:
         nonlocal fault
         if context.group != HUB_GROUP:
+            # The time comes before any token, so this hub signs none. Then it is to bring requests elsewhere.
+            known.set()
             return
         statement = context.payload.decode("ascii", "replace")
         if not is_time(statement):
@@ -77,6 +80,9 @@ async def serve_session(
         if clock.known:
             trusted()
         else:
+            # What crosses this is refused unseen, so the hub can bring it to another relay.
+            session.go_away(code=CloseCode.AUTH, reason=fault)
+            await trio.sleep(CROSSING_S)
             session.end(CloseCode.AUTH, fault)
 
     # Before any stream, which may come under a token by a key that is learned from one of these.
