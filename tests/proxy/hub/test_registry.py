@@ -91,6 +91,23 @@ async def test_a_sibling_is_one_that_was_not_tried() -> None:
             assert registry.sibling("c2", []) is None
 
 
+async def test_a_relay_in_doubt_is_the_last_choice_and_no_substitute() -> None:
+    registry = Registry()
+    async with session_pair() as (silent, _), session_pair() as (busy, _):
+        busy.open_stream(b"head", context=busy.add_context(1, b"token"))
+        a, b = live(silent, "a"), live(busy, "b")
+        with registry.registered(a):
+            silent._mux.connection.doubt()
+            assert silent.away
+            # Alone, it is better than none.
+            assert registry.session("c1") is a
+            assert registry.substitute(a) is None
+            with registry.registered(b):
+                assert registry.session("c1") is b
+                assert registry.substitute(a) is b
+                assert registry.substitute(b) is None
+
+
 async def test_one_that_leaves_goes_on_beside_its_successor() -> None:
     registry = Registry()
     async with session_pair() as (old_session, _), session_pair() as (new_session, _):
