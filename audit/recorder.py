@@ -9,6 +9,7 @@ started and no `to_thread` hop taken per event; the writer is one such hop that 
 When the store fails, the recorder is *down*: intents are refused at once, and a refused write is a write
 that never happened. Completions are kept, up to the queue's bounds. Each RETRY_S the writer tries to
 commit them together with an event that tells of the gap; when that succeeds the recorder is up again.
+What may be done without the trail is durable elsewhere and given to `keep`, whose events come first then.
 Whether reads go on meanwhile is the caller's decision: it looks at `healthy`.
 """
 
