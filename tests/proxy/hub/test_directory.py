@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from audit.store import TrailMark
 from auth.keys import SigningKey
 from proxy.hub import directory as directory_module
 from proxy.hub.directory import LOOK_EVERY_S, open_directory
@@ -337,3 +338,29 @@ async def test_of_revocations_that_wait_for_the_store_there_is_a_bound(
             await directory.change_in_memory(Store.close_relays, lambda: None)
         with pytest.raises(StoreUnavailableError, match="2 revocations wait for the store already"):
             await directory.change_in_memory(Store.close_relays, lambda: None)
+
+
+async def test_the_store_learns_how_far_the_trail_has_come_and_never_less(tmp_path: Path) -> None:
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
+        assert directory.current.trail is None
+        directory.note_trail(TrailMark("a", 5))
+        # Whose trail that is was not said yet.
+        await directory.write_use()
+        assert directory.current.trail is None
+        await directory.change(lambda store: store.accept_trail(TrailMark("a", 5)))
+        told: list[bool] = []
+        directory.on_change(lambda: told.append(True))
+        for noted, known in ((7, 7), (6, 7), (9, 9)):
+            directory.note_trail(TrailMark("a", noted))
+            await directory.write_use()
+            assert directory.current.trail == TrailMark("a", known)
+        # Nobody's calls are judged again for that.
+        assert told == []
+        # Another one was accepted meanwhile, by a process beside this one.
+        with closing(Store(tmp_path / "hub.db", org="main", clock=clock)) as other:
+            other.accept_trail(TrailMark("b", 1))
+        directory.note_trail(TrailMark("a", 11))
+    with closing(Store(tmp_path / "hub.db", org="main", clock=clock)) as store:
+        assert store.snapshot().trail == TrailMark("b", 1)
+        store.accept_trail(None)
+        assert store.snapshot().trail is None
