@@ -138,7 +138,7 @@ class AuditStore:
     def accept(self, tell: Callable[[TrailMark], Event]) -> TrailMark:
         """Make another trail of this file, by a new id, and write an event into it; returns its mark.
 
-        Cut short in between, it is another trail without the event: nobody expects that one.
+        Cut short in between, it is another trail without the event, which no hub expects.
         """
         with translated(self.path), self._transaction() as connection:
             connection.execute(sa.update(schema.trail).values(id=str(uuid.uuid4())))

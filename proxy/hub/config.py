@@ -48,7 +48,7 @@ MEMORY_MIB = 1024
 STOP_GRACE_S = 10
 REPLACED_GRACE_S = 900
 STOP_GRACE_MAX_S = 86_400
-# As long as a token lives: by then nobody calls any more.
+# As long as a token lives: by then no agent can call any more.
 DOWN_GRACE_S = 60
 # Each is one search over the query of every call.
 MASKS_MAX = 100

@@ -122,7 +122,7 @@ async def carry_out_again(
     trail: Trail,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Carry out what an earlier run of the hub has left in the reserve, before anybody is served."""
+    """Carry out what an earlier run of the hub has left in the reserve, before any request is served."""
     actions = {(action.method, action.path): action for action in ACTIONS}
     for revocation in left:
         event, call = revocation.event, revocation.call

@@ -57,7 +57,7 @@ def disk_of(folder: Path) -> Disk:
 
 @attrs.define(eq=False)
 class TrailWatch:
-    """The looks; whoever serves runs both."""
+    """The looks; the hub runs both `run_…` beside its other tasks."""
 
     store: AuditStore
     directory: Directory

@@ -354,7 +354,7 @@ async def test_the_store_learns_how_far_the_trail_has_come_and_never_less(tmp_pa
             directory.note_trail(TrailMark("a", noted))
             await directory.write_use()
             assert directory.current.trail == TrailMark("a", known)
-        # Nobody's calls are judged again for that.
+        # No call is judged again for that.
         assert told == []
         # Another one was accepted meanwhile, by a process beside this one.
         with closing(Store(tmp_path / "hub.db", org="main", clock=clock)) as other:

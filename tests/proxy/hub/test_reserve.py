@@ -28,7 +28,7 @@ def test_what_was_added_is_there_after_a_restart_in_its_order(path: Path) -> Non
     added = [b"one", b"two" * 5000, b"three"]
     for payload in added:
         reserve.add(payload)
-    # As after kill -9: nobody closes it.
+    # As after kill -9: it is not closed.
     assert reopened(path) == added
     assert reserve.entries() == added
     reserve.close()
