@@ -467,5 +467,6 @@ async def test_what_it_cannot_start_with_is_one_clear_error(
         failure = await failure_of(config(direct, "https://hub.example"))
         assert isinstance(failure, FileError)
         assert str(failure).startswith(f"direct.certificate: {tmp_path / 'none.pem'}: ")
-        taken = server.access.port
-        assert isinstance(await failure_of(config(way, "https://hub.example", health=taken)), OSError)
+        # No address of this machine (RFC 5737). A port that is taken is waited for.
+        elsewhere = attrs.evolve(config(way, "https://hub.example"), health_listen=Address("192.0.2.1", 80))
+        assert isinstance(await failure_of(elsewhere), OSError)

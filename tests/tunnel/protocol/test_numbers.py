@@ -9,7 +9,7 @@ import pytest
 
 import tunnel
 from proxy import configuration
-from tunnel import backoff, dial, dialer, keepalive, tcp
+from tunnel import backoff, dial, dialer, tcp
 from tunnel.protocol import (
     core,
     flight,
@@ -146,6 +146,9 @@ PROSE = {
         ),
         ("every 5 s while a stream is open", liveness.PING_BUSY_S == 5),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),
+        ("nothing came from it for 5 s", liveness.DOUBT_AFTER_S == 5),
+        ("unanswered for 1 s", liveness.DOUBT_PING_S == 1),
+        ("6 s after the loss", liveness.PING_BUSY_S + liveness.DOUBT_PING_S == 6),
         ("at most 15 s after the loss", liveness.PING_BUSY_S + liveness.DEAD_AFTER_S == 15),
         ("the last 16 are answered", PINGS_ANSWERED_MAX == 16),
         ("40 s without", liveness.PING_IDLE_S + liveness.DEAD_AFTER_S == 40),
@@ -157,7 +160,6 @@ PROSE = {
             "three in a row are more than 0.1 s above",
             (liveness.LONGER_PINGS, liveness.LONGER_BY_S) == (3, 0.1),
         ),
-        ("at most five a second", keepalive.ASK_CLOCK_S == 1 / 5),
     ],
     "Reconnect": [
         ("takes 10 s at most", dial.DIAL_S == 10),
