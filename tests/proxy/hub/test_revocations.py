@@ -6,7 +6,7 @@ import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import trio
 from starlette.applications import Starlette
 
 from audit import recorder as recorder_module
+from audit.errors import AuditUnavailable
 from audit.reader import AuditReader
+from audit.record import Actor, ActorType, Event, Kind, Phase, utc
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
@@ -41,6 +43,9 @@ NOW = 1_800_000_000.0
 @pytest.fixture(autouse=True)
 def quick_retry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder_module, "RETRY_S", 0.02)
+
+
+SMALLEST = Event(eid="", kind=Kind.CALL, phase=Phase.COMPLETE, ts=utc(0), actor=Actor(ActorType.HUB))
 
 
 @attrs.define
@@ -86,11 +91,12 @@ class Hub:
         """Let the trail's file reach its bound, `bytes_max`."""
         self.trail._bytes_max = 1
         self.trail.close()
-        # Until not even what is small fits into a page that is there already.
-        while self.recorder.down_s < 0.5:
-            if self.recorder.healthy:
-                self.recorder.complete(audited_call())
-            await trio.sleep(0.02)
+        # Until not even the smallest event fits into a page that is there already.
+        with closing(AuditStore(self.trail.path, bytes_max=1)) as filler, suppress(AuditUnavailable):
+            while True:
+                filler.append([SMALLEST])
+        self.recorder.complete(audited_call())
+        await self.until(lambda: not self.recorder.healthy)
 
     def trail_up(self) -> None:
         self.trail._bytes_max = None
