@@ -7,7 +7,6 @@ from tunnel import Memory
 
 CONTENT_TYPE = b"text/plain; version=0.0.4"
 
-
 API_SERVER = "hawse_relay_api_server_up"
 API_SERVER_HELP = "Whether the API server answered the last probe, by anything but a 5xx."
 
@@ -16,7 +15,7 @@ def metrics_text(memory: Memory, api_server: bool) -> str:
     """Read the gauges of its memory, and say whether its API server answers."""
     lines = [f"# HELP {USED} {USED_HELP}", f"# TYPE {USED} gauge"]
     lines += [f'{USED}{{by="{holder}"}} {used}' for holder, used in used_by(memory).items()]
+    lines += [f"# HELP {LIMIT} {LIMIT_HELP}", f"# TYPE {LIMIT} gauge", f"{LIMIT} {memory.limit_bytes}"]
     lines += [f"# HELP {API_SERVER} {API_SERVER_HELP}", f"# TYPE {API_SERVER} gauge"]
     lines.append(f"{API_SERVER} {int(api_server)}")
-    lines += [f"# HELP {LIMIT} {LIMIT_HELP}", f"# TYPE {LIMIT} gauge", f"{LIMIT} {memory.limit_bytes}"]
     return "\n".join(lines) + "\n"

@@ -50,7 +50,7 @@ def own_world(tmp_path: Path) -> Iterator[World]:
 def narrow_world(tmp_path: Path) -> Iterator[World]:
     """One whose agents may add little to the trail."""
     limits = f"[limits]\naudit_bytes_per_second = {BYTES_PER_S}\naudit_bytes_at_once = {BYTES_AT_ONCE}\n"
-    with running_world(tmp_path, hub_config=limits) as running:
+    with running_world(tmp_path, hub_settings=limits) as running:
         yield running
 
 
@@ -213,9 +213,9 @@ def test_an_agent_adds_no_more_to_the_trail_than_its_budget(narrow_world: World)
     for method, path in (
         ("GET", f"/version?x={'y' * 60_000}"),
         ("GET", f"/api/v1/namespaces/{NAMESPACE}/configmaps?x={long}"),
-        ("DELETE", f"/api/v1/namespaces/{NAMESPACE}/configmaps/none?x={'y' * 50_000}"),
-        ("DELETE", f"/api/v1/namespaces/none/secrets/none?x={'y' * 50_000}"),
-        ("GET", f"/api/v1/namespaces/../secrets?x={'y' * 50_000}"),
+        ("DELETE", f"/api/v1/namespaces/{NAMESPACE}/configmaps/none?x={'y' * 5_000}"),
+        ("DELETE", f"/api/v1/namespaces/none/secrets/none?x={'y' * 5_000}"),
+        ("GET", f"/api/v1/namespaces/../secrets?x={'y' * 5_000}"),
     ):
         lines = [
             f"{method} /clusters/tunnel{path} HTTP/1.1",
@@ -224,7 +224,8 @@ def test_an_agent_adds_no_more_to_the_trail_than_its_budget(narrow_world: World)
         ]
         requests.append("\r\n".join(lines).encode() + b"\r\n\r\n")
     seen: dict[int, int] = {}
-    first, refused = 0, ""
+    in_debt, refused = False, ""
+    beyond: list[float] = []
     before, began = stored_bytes(world), time.monotonic()
     with ExitStack() as stack:
         talk = Talk(stack.enter_context(client.connect()))
@@ -235,20 +236,23 @@ def test_an_agent_adds_no_more_to_the_trail_than_its_budget(narrow_world: World)
                 talk.send(request)
                 answer = talk.answer()
                 seen[answer.status] = seen.get(answer.status, 0) + 1
-                if answer.status == 429 and not first:
+                if in_debt and answer.status != 429:
+                    # It is out of debt again, so all that it added before is within the budget.
+                    took_s = time.monotonic() - began
+                    beyond.append(stored_bytes(world) - before - BYTES_AT_ONCE - BYTES_PER_S * took_s)
+                in_debt = answer.status == 429
+                if in_debt and not refused:
                     refused = json.loads(answer.body)["message"]
-                    first = stored_bytes(world) - before
                     # A token is an event as well.
                     with pytest.raises(HTTPError, match="429"):
                         client.token()
     took_s = time.monotonic() - began
-    grown = stored_bytes(world) - before
     assert seen[429] > 50, seen
     assert "limits.audit_bytes_per_second" in refused
     assert seen.get(200, 0) > 5, seen
-    # A look comes a second later. What is let in before it is a debt, which the last one may leave again.
-    allowed = BYTES_AT_ONCE + BYTES_PER_S * took_s + 2 * max(0, first - BYTES_AT_ONCE)
-    assert grown < allowed, f"{grown} bytes in {took_s:.0f} s, {seen}"
+    # A batch of the recorder may be on its way, and one request of each kind.
+    assert beyond, seen
+    assert max(beyond) < 500_000, (beyond, seen)
     rows = [
         row
         for row in world.hub_audit("--agent", "probe")

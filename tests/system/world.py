@@ -270,7 +270,7 @@ def running_chain(
 def make_world(folder: Path, daemons: Daemons, relay_kubeconfig: Path, hub_settings: str = "") -> World:
     """Nothing runs yet; ports are chosen, and the files written that hub and relays start with.
 
-    `hub_settings` are more lines of the hub's own, in front of any section.
+    `hub_settings` are more lines of the hub's own, in front of the section `admin`.
     """
     (folder / "agent").mkdir()
     authority = trustme.CA()
