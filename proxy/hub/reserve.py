@@ -24,7 +24,7 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -82,11 +82,18 @@ class Reserve:
         """Add an entry, which is on the disk when this returns; raises ReserveError."""
         try:
             with self._locked():
+                if not os.fstat(self._descriptor).st_nlink:
+                    # No start would find what is written here.
+                    raise ReserveError(f"{self.path} was removed while the hub had it open: restart the hub")
                 generation, entries, end = self._read()
                 if end + _blocks(payload) * BLOCK_BYTES > RESERVE_BYTES:
                     raise ReserveError(f"{self.path} is full: {len(entries)} revocations wait there already")
                 entry = _ENTRY.pack(len(payload), _sum(generation, payload)) + payload
-                self._write(end, entry)
+                try:
+                    self._write(end, entry)
+                except OSError:
+                    self._void(end)
+                    raise
         except OSError as error:
             raise ReserveError(f"cannot write {self.path}: {error.strerror}") from error
 
@@ -126,6 +133,14 @@ class Reserve:
             entries.append(payload)
             at += _blocks(payload) * BLOCK_BYTES
         return generation, entries, at
+
+    def _void(self, at: int) -> None:
+        """Make no entry of one that failed: the disk may have taken it all the same.
+
+        Nobody waits for it, so it would stay for good, and be carried out after it was taken back.
+        """
+        with suppress(OSError):
+            self._write(at, bytes(_ENTRY.size))
 
     def _write(self, at: int, data: bytes) -> None:
         written = os.pwrite(self._descriptor, data, at)

@@ -122,7 +122,11 @@ async def carry_out_again(
     trail: Trail,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Carry out what an earlier run of the hub has left in the reserve, before any request is served."""
+    """Carry out what an earlier run of the hub has left in the reserve, before any request is served.
+
+    Raises StoreUnavailableError where a revocation cannot even be put in force in memory. The hub does not
+    start then, and the entry stays.
+    """
     actions = {(action.method, action.path): action for action in ACTIONS}
     for revocation in left:
         event, call = revocation.event, revocation.call
@@ -143,6 +147,8 @@ async def carry_out_again(
                 running = action.run(administration.in_memory(in_store), call)
                 done = running if isinstance(running, Done) else await running
             note = done.note
+        except StoreUnavailableError:
+            raise
         except StoreError as error:
             # Mostly since the store has it. What the trail says is what the store said.
             in_store()

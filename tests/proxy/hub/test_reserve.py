@@ -118,6 +118,33 @@ def test_a_damaged_header_is_an_error_and_no_empty_reserve(path: Path) -> None:
     reserve.close()
 
 
+def test_an_entry_whose_flush_failed_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reserve = open_reserve(path)
+    reserve.add(b"one")
+    flush, failures = os.fdatasync, [OSError(28, "No space left on device")]
+
+    def fail_once(descriptor: int) -> None:
+        if failures:
+            raise failures.pop()
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    with pytest.raises(ReserveError, match="No space left on device"):
+        reserve.add(b"two")
+    assert reopened(path) == [b"one"]
+    reserve.add(b"three")
+    assert reopened(path) == [b"one", b"three"]
+    reserve.close()
+
+
+def test_a_reserve_that_was_removed_takes_no_entry(path: Path) -> None:
+    reserve = open_reserve(path)
+    path.unlink()
+    with pytest.raises(ReserveError, match="was removed while the hub had it open: restart the hub"):
+        reserve.add(b"a revocation")
+    reserve.close()
+
+
 def test_what_the_system_refuses_is_said(path: Path) -> None:
     path.mkdir()
     with pytest.raises(ReserveError, match="Is a directory"):

@@ -382,6 +382,32 @@ async def test_a_start_on_a_store_that_cannot_be_written_honours_it_all_the_same
             assert reserve.entries() == []
 
 
+async def test_a_start_that_can_put_a_revocation_in_force_nowhere_fails_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "hub"
+    async with open_hub(folder) as hub:
+        await enrol(hub)
+        await hub.trail_down()
+        await hub.ok("POST", "/v1/agents/robot/lock")
+        hub.recorder._kept.clear()
+        hub.trail_up()
+        kept = (folder / "reserve").read_bytes()
+    (folder / "reserve").write_bytes(kept)
+
+    def fail(*_: object) -> str:
+        raise StoreUnavailableError("the store failed: disk I/O error")
+
+    monkeypatch.setattr(Store, "lock_agent", fail)
+    monkeypatch.setattr(Store, "copy_in_memory", fail)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        async with open_hub(folder):
+            raise AssertionError("it has started")
+    assert raised.group_contains(StoreUnavailableError, match="disk I/O error")
+    with closing(open_reserve(folder / "reserve")) as reserve:
+        assert len(reserve.entries()) == 1
+
+
 async def test_an_entry_that_this_version_cannot_read_keeps_the_hub_from_starting(tmp_path: Path) -> None:
     reserve = open_reserve(tmp_path / "reserve")
     reserve.add(b"of another version")
