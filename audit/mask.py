@@ -110,7 +110,7 @@ class Masks:
         """Mask a request target: secrets anywhere, the patterns in the values of its query."""
         path, mark, query = raw_target.partition("?")
         if "%" in path and _SECRET_PATTERN.search(decoded := unquote(path)) is not None:
-            path = _quote(_without_secrets(decoded))
+            path = _quote(_without_secrets(decoded), also="&+")
         else:
             path = _without_secrets(path)
         if not mark:
@@ -195,5 +195,5 @@ def _may_hold_a_secret(*values: str) -> bool:
     return any(mark in text for mark in _MARKS)
 
 
-def _quote(value: str) -> str:
-    return quote(value, safe="*=-._~/:,@$'()!;")
+def _quote(value: str, *, also: str = "") -> str:
+    return quote(value, safe=f"*=-._~/:,@$'()!;{also}")

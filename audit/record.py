@@ -143,8 +143,11 @@ def _argv(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-# These are kept to TARGET_CHARACTERS_MAX, all other texts to NAME_CHARACTERS_MAX.
-_CHARACTERS_MAX = {"raw_target": TARGET_CHARACTERS_MAX, "note": TARGET_CHARACTERS_MAX}
+# Of a masked target, in which a character may be written as three (`%5B`). A target has TARGET_CHARACTERS_MAX
+# before: to cut it once it is masked would hide what was run behind anything that looks like a secret.
+_MASKED_CHARACTERS_MAX = 3 * TARGET_CHARACTERS_MAX
+# All other texts are kept to NAME_CHARACTERS_MAX.
+_CHARACTERS_MAX = {"raw_target": _MASKED_CHARACTERS_MAX, "note": TARGET_CHARACTERS_MAX}
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

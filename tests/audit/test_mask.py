@@ -229,3 +229,25 @@ def test_what_is_not_cut_has_no_sum() -> None:
     stored = Masks().apply(event).req
     assert stored is not None
     assert (stored.target_kept, stored.target_bytes, stored.target_sha256) == (None, None, "")
+
+
+@pytest.mark.parametrize("filler", ["[", "|", '"', "%", "+", "%5B"])
+def test_nothing_that_looks_like_a_secret_has_the_end_of_a_command_cut(filler: str) -> None:
+    """A masked value is written with escapes, and so is longer than it came."""
+    begin, end = "/api/v1/namespaces/n/services/s/proxy/run?cmd=hws_abcdefgh1234;", ";rm"
+    filling = filler * ((TARGET_CHARACTERS_MAX - len(begin) - len(end)) // len(filler))
+    stored = Masks().apply(call(target=f"{begin}{filling}{end}")).req
+    assert stored is not None
+    assert "hws_abcdefgh1234" not in stored.raw_target
+    assert stored.raw_target.endswith(end)
+
+
+def test_the_path_of_a_read_is_whole_where_a_secret_in_it_is_masked() -> None:
+    path = "/api/v1/namespaces/n/configmaps/%68ws_abcdefgh1234." + "&+" * 3000 + ".end"
+    event = call(target=f"{path}?x=1")
+    assert event.req is not None
+    event = replace(event, req=replace(event.req, target_kept=len(path) + 1, target_bytes=len(path) + 4))
+    stored = Masks().apply(event).req
+    assert stored is not None
+    assert "ws_abcdefgh1234" not in stored.raw_target
+    assert ".end" in stored.raw_target

@@ -116,7 +116,8 @@ def test_a_stream_is_bounded_in_all_that_a_client_chooses() -> None:
 
 
 def test_a_long_target_and_a_long_argv_are_cut() -> None:
-    assert len(Request("GET", "/" * 2**20).raw_target) < TARGET_CHARACTERS_MAX + 40
+    # A target that is masked may have three characters for one.
+    assert len(Request("GET", "/" * 2**20).raw_target) < 3 * TARGET_CHARACTERS_MAX + 40
     long = Stream(command=("a",) * (ARGV_ITEMS_MAX + 5))
     assert long.command[-1] == "…[5 more arguments]"
     assert len(long.command) == ARGV_ITEMS_MAX + 1
