@@ -203,7 +203,12 @@ class _Gate:
         if done.cluster is not None:
             event = replace(event, cluster=AuditCluster(done.cluster.id, done.cluster.name))
         self._end(event, status, done.note, revoked)
-        return _json(status, done.body) if revoked is None else revoked.answer(status, done)
+        if revoked is None:
+            return _json(status, done.body)
+        if not revoked.kept:
+            name = call.path.get("name", "")
+            _log.error("%s %s %s by %s: %s", action.verb, action.resource, name, call.operator, revoked.told)
+        return revoked.answer(status, done)
 
     async def _run(self, administration: Administration, action: Action, call: Call) -> Done:
         running = action.run(administration, call)
@@ -216,15 +221,12 @@ class _Gate:
             return False
 
     async def _keep(self, action: Action, call: Call, event: Event, *, why: str, recorded: bool) -> _Revoked:
-        """Put a revocation into the reserve; where that fails, say so in the log and go on."""
+        """Put a revocation into the reserve; where that fails, go on without."""
         revocation = Revocation(event, recorded, action.method, action.path, call)
         try:
             await trio.to_thread.run_sync(self._revocations.keep, revocation)
         except ReserveError as error:
-            revoked = _Revoked(event.eid, f"{why}; {error}", recorded, kept=False)
-            name = call.path.get("name", "")
-            _log.error("%s %s %s by %s: %s", action.verb, action.resource, name, call.operator, revoked.told)
-            return revoked
+            return _Revoked(event.eid, f"{why}; {error}", recorded, kept=False)
         _log.warning("%s %s is kept in the reserve: %s", action.verb, action.resource, why)
         return _Revoked(event.eid, why, recorded, kept=True)
 

@@ -306,7 +306,19 @@ async def test_without_the_reserve_a_lock_is_in_force_and_the_answer_an_error(
     assert reply.json["error"]["message"].startswith(told)
     assert "Input/output error" in reply.json["error"]["message"]
     logged = [record.message for record in caplog.records if record.name == "hawse.hub.admin"]
-    assert any("lock agents robot by local: in force" in line for line in logged)
+    assert any(line.startswith(f"lock agents robot by local: {told}") for line in logged)
+
+
+async def test_what_is_refused_without_the_reserve_is_not_logged_as_in_force(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(descriptor: int, data: bytes, at: int) -> int:
+        raise OSError(5, "Input/output error")
+
+    await hub.trail_down()
+    monkeypatch.setattr(os, "pwrite", fail)
+    assert (await hub.ask("POST", "/v1/agents/nobody/lock")).status == 404
+    assert not any("in force" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("died", ["before it acted", "after it acted", "after the trail had it"])
