@@ -136,9 +136,29 @@ def save_account(environment: Mapping[str, str], account: Account) -> str:
         accounts = load_accounts(environment)
         accounts.pop(account.hub, None)
         accounts[account.hub] = account
-        hubs = {hub: _entry(each) for hub, each in accounts.items()}
-        write_private(path, json.dumps({"version": _VERSION, "hubs": hubs}, indent=1).encode() + b"\n")
+        _write(path, accounts)
     return path
+
+
+def save_hosts(environment: Mapping[str, str], account: Account) -> None:
+    """Store the clusters' hosts of a login, unless another login has taken its place. Raises AgentError.
+
+    The hub was asked since it was read, and a login that was made meanwhile may have another key, of which
+    there is no copy.
+    """
+    path = logins_path(environment)
+    with locked(f"{path}.lock"):
+        accounts = load_accounts(environment)
+        stored = accounts.get(account.hub)
+        if stored is None or stored.serial != account.serial:
+            return
+        accounts[account.hub] = stored._replace(cluster_hosts=account.cluster_hosts)
+        _write(path, accounts)
+
+
+def _write(path: str, accounts: Mapping[str, Account]) -> None:
+    hubs = {hub: _entry(each) for hub, each in accounts.items()}
+    write_private(path, json.dumps({"version": _VERSION, "hubs": hubs}, indent=1).encode() + b"\n")
 
 
 def _entry(account: Account) -> dict[str, str]:

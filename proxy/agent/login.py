@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from auth.apikey import ApiKeyError, parse, parse_code
 from auth.hubtime import seconds_of
 from auth.tokens import issue_enrolment
-from proxy.agent.account import Account, hub_origin, load_accounts, save_account
+from proxy.agent.account import Account, hub_origin, load_accounts, save_account, save_hosts
 from proxy.agent.errors import AgentError, NoAnswerError, RefusedError
 from proxy.agent.hub import Reach, fetch_reach, register_key
 from proxy.agent.pending import forget_pending_key, is_pending, pending_key
@@ -96,7 +96,7 @@ def note_hosts(environment: Mapping[str, str], account: Account, reach: Reach) -
     if account.cluster_hosts == reach.cluster_hosts:
         return account
     account = account._replace(cluster_hosts=reach.cluster_hosts)
-    save_account(environment, account)
+    save_hosts(environment, account)
     return account
 
 

@@ -11,8 +11,8 @@ from auth.hubtime import hub_time, seconds_of
 from auth.keys import SigningKey
 from proxy.agent.account import Account, find_account, load_accounts
 from proxy.agent.errors import AgentError
-from proxy.agent.hub import fetch_token
-from proxy.agent.login import enrol, log_in, read_ca
+from proxy.agent.hub import fetch_reach, fetch_token
+from proxy.agent.login import enrol, log_in, note_hosts, read_ca
 from proxy.agent.pending import pending_key
 from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply, fake_hub
 from tests.proxy.agent.conftest import API_KEY, Home
@@ -39,6 +39,21 @@ def test_each_way_to_log_in_keeps_what_the_hub_says_of_its_clusters_hosts(home: 
     hub.cluster_hosts = None
     log_in(home.environment, hub.url, API_KEY, hub.ca_pem)
     assert find_account(home.environment, None).cluster_hosts is None
+
+
+def test_a_login_that_is_made_while_the_hub_is_asked_for_its_hosts_keeps_its_key(
+    home: Home, hub: FakeHub
+) -> None:
+    before, _, _ = log_in(home.environment, hub.url, API_KEY, hub.ca_pem)
+    hub.cluster_hosts = "*.k8s.hub.example"
+    reach = fetch_reach(before)
+    hub.code = CODE
+    after, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
+    assert note_hosts(home.environment, before, reach).cluster_hosts == "*.k8s.hub.example"
+    assert find_account(home.environment, None) == after
+    # Of its own login it stores them.
+    note_hosts(home.environment, after, reach._replace(cluster_hosts="*.other.example"))
+    assert find_account(home.environment, None) == after._replace(cluster_hosts="*.other.example")
 
 
 def test_each_login_is_told_from_the_one_before(home: Home, hub: FakeHub) -> None:
