@@ -67,7 +67,9 @@ class Gate:
         TLS hello; where all have sent theirs the oldest, once it has been here for UNHURRIED_S. A flood that
         says nothing would else keep out those that come from the same address, as the agents behind one
         gateway do. Where there are too many in all, an address that has more of them than the newcomer's
-        makes room at once, so that a flood from some addresses keeps nobody out who comes from another.
+        makes room at once, so that a flood from some addresses keeps nobody out who comes from another. But
+        where those without a hello are more than any address has, and have been here for UNHURRIED_S, it is
+        the oldest of them.
         """
         place = place_of(address)
         there = self.places.get(place, {})
@@ -77,7 +79,11 @@ class Gate:
         elif self.connections >= self.connections_max:
             why = f"{self.connections} connections wait to authenticate, the limit"
             fullest = max(self.places.values(), key=len)
-            if len(fullest) > len(there) + 1:
+            # A flood from many addresses may have fewer of each than one gateway has agents.
+            quiet = next(iter(self.silent)) if len(self.silent) > len(fullest) else None
+            if quiet is not None and self.clock() - quiet.since >= UNHURRIED_S:
+                quiet.make_room(why)
+            elif len(fullest) > len(there) + 1:
                 silent = self.silent_places.get(next(iter(fullest)).place)
                 # With hellos not the oldest, which is nearest to saying who it is.
                 ended = next(iter(silent)) if silent else next(reversed(fullest))

@@ -127,6 +127,24 @@ def test_where_there_are_too_many_in_all_those_without_a_hello_make_room_first()
         _enter(gate, "192.0.2.3")
 
 
+def test_silent_connections_of_many_addresses_take_no_place_from_a_gateway() -> None:
+    at = 100.0
+    gate = Gate(clock=lambda: at, connections_max=8)
+    cut: list[str] = []
+    for number in range(5):
+        gate.enter(f"198.51.100.{number}", lambda why, number=number: cut.append(f"{number}"))  # type: ignore[misc]
+    agents = [_enter(gate, "192.0.2.1", lambda why: cut.append("an agent")) for _ in range(2)]
+    agents.append(gate.enter("192.0.2.1", lambda why: cut.append("an agent")))
+    at += 2
+    for number in range(3):
+        _enter(gate, f"203.0.113.{number}")
+    assert cut == ["0", "1", "2"]
+    assert all(agent.inside for agent in agents)
+    # Fewer than an address has are no flood: a slow client makes no room for one that has sent its hellos.
+    _enter(gate, "203.0.113.4")
+    assert cut[3:] == ["an agent"]
+
+
 def test_the_addresses_of_one_client_of_ipv6_are_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "STRANGERS_PER_PLACE_MAX", 2)
     gate = Gate()
