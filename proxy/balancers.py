@@ -8,6 +8,8 @@ from typing import Final, Self
 
 import attrs
 
+# So a socket for both families has the address of an IPv4 peer, which is compared in its own form.
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 # More is a list of clients. Each connection is compared with all of them.
 NETWORKS_MAX = 256
 
@@ -31,6 +33,8 @@ class Balancers:
                 ) from None
             if network.prefixlen == 0:
                 raise ValueError(f"number {number} is every address: whoever connects could state any")
+            if isinstance(network, ipaddress.IPv6Network) and network.overlaps(_MAPPED):
+                raise ValueError(f"number {number} is IPv4 in the form of IPv6: write it as IPv4")
             networks.append(network)
         if len(networks) > NETWORKS_MAX:
             raise ValueError(f"there are {len(networks)} addresses and networks, the limit is {NETWORKS_MAX}")

@@ -21,6 +21,8 @@ def test_addresses_and_networks_of_both_kinds_are_named() -> None:
         (["10.0.0.1/8"], "number 1 is neither an address nor a network"),
         (["0.0.0.0/0"], "number 1 is every address"),
         (["::/0"], "number 1 is every address"),
+        (["::ffff:192.0.2.7"], "number 1 is IPv4 in the form of IPv6"),
+        (["2001:db8::/32", "::ffff:10.0.0.0/104"], "number 2 is IPv4 in the form of IPv6"),
         (["192.0.2.7"] * (NETWORKS_MAX + 1), f"{NETWORKS_MAX + 1} addresses and networks, the limit"),
     ],
 )
