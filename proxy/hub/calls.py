@@ -462,15 +462,16 @@ class Calls:
                 break
             if not whole:
                 break
-            # A relay that takes no more would not take it under another token either.
-            if failure.code is StreamCode.UNAUTHENTICATED and renewed:
-                break
-            renew = failure.code is StreamCode.UNAUTHENTICATED
-            renewed = renewed or renew
-            if relay is not None and failure.code in _ELSEWHERE:
+            renew = failure.code is StreamCode.UNAUTHENTICATED and not renewed
+            # One that refuses a fresh token refuses any, as by a wrong clock: another relay has its own.
+            believes_none = failure.code is StreamCode.UNAUTHENTICATED and renewed
+            elsewhere = believes_none or failure.code in _ELSEWHERE
+            renewed = (renewed or renew) and not believes_none
+            if relay is not None and elsewhere:
                 tried.append(relay)
                 relay = self.registry.sibling(call.cluster.id, tried)
-            if failure.code not in _AGAIN and (relay is None or failure.code not in _ELSEWHERE):
+            again = failure.code in _AGAIN and not believes_none
+            if not again and (relay is None or not elsewhere):
                 break
             if held is not None:
                 held.rewind()

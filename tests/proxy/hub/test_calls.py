@@ -566,6 +566,56 @@ async def test_a_token_that_the_relay_refuses_is_renewed_once(bench: Bench) -> N
     assert tokens == [b"token-0", b"token-1"]
 
 
+@pytest.mark.parametrize("siblings", [1, 2])
+async def test_a_relay_that_believes_no_token_does_not_keep_a_call_from_its_sibling(
+    bench: Bench, siblings: int
+) -> None:
+    """As one whose clock was set wrong. Nothing stays open there, so it has the least load of all."""
+    asked: list[str] = []
+
+    async def refuse(relay: Session) -> None:
+        while True:
+            stream = await relay.accept()
+            asked.append("refuses")
+            await read_all(stream)
+            stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="a wrong clock")
+
+    async def answer(relay: Session) -> None:
+        stream = await relay.accept()
+        asked.append("answers")
+        assert await read_all(stream) == b"create"
+        stream.send_answer_nowait(OK, b"yes", eof=True)
+        await stream.aclose()
+
+    async with relay_of(bench, "a") as a, trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        nursery.start_soon(refuse, a)
+        for number in range(siblings):
+            nursery.start_soon(answer, await stack.enter_async_context(relay_of(bench, f"b{number}")))
+        status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
+        nursery.cancel_scope.cancel()
+    assert (status, body) == (200, b"yes")
+    assert asked == ["refuses", "refuses", "answers"]
+
+
+async def test_relays_that_all_believe_no_token_are_asked_in_vain(bench: Bench) -> None:
+    asked: list[str] = []
+
+    async def refuse(relay: Session, name: str) -> None:
+        while True:
+            stream = await relay.accept()
+            asked.append(name)
+            stream.reset(StreamCode.UNAUTHENTICATED, processed=Processed.NO, reason="another hub")
+
+    async with relay_of(bench, "a") as a, relay_of(bench, "b") as b, trio.open_nursery() as nursery:
+        nursery.start_soon(refuse, a, "a")
+        nursery.start_soon(refuse, b, "b")
+        status, _, body = await bench.ask(bench.request("GET /clusters/prod/api HTTP/1.1"))
+        nursery.cancel_scope.cancel()
+    assert status == 503
+    assert b"does not accept its hub: another hub" in body
+    assert asked == ["a", "a", "b", "b"]
+
+
 async def test_a_relay_that_leaves_as_its_token_is_renewed_is_offline_and_its_agent_still_there(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
