@@ -44,7 +44,7 @@ from proxy.relay.metrics import metrics_text
 from proxy.relay.pool import open_pool
 from proxy.relay.probe import Probe
 from proxy.relay.serviceaccount import from_kubeconfig, in_cluster
-from proxy.relay.tunnelled import Stated, serve_session
+from proxy.relay.tunnelled import ClockFault, Stated, serve_session
 from proxy.relay.verify import Verifier
 from proxy.signals import stop_signals
 from proxy.startup import settle
@@ -74,7 +74,7 @@ class State:
     probe: Probe
     sessions: list[Session] = attrs.Factory(list)
     """The current one, and those that the hub said GOAWAY in, while they go on."""
-    trusted: list[Session] = attrs.Factory(list)
+    trusted: dict[Session, ClockFault] = attrs.Factory(dict)
     """Those of them in which the hub's time is known: in others no request is served."""
     dialing: trio.CancelScope = attrs.Factory(trio.CancelScope)
     """Cancelled, no other session is dialled."""
@@ -91,9 +91,19 @@ class State:
         """
         if self.stopping:
             return "the relay is stopping"
-        if self.accepting is None and all(session.closed or session.detached for session in self.trusted):
-            return "no hub"
+        if self.accepting is None and (fault := self._tunnel_fault()):
+            return fault
         return "" if self.probe.answers else "the API server does not answer"
+
+    def _tunnel_fault(self) -> str:
+        up = [
+            clock_fault
+            for session, clock_fault in self.trusted.items()
+            if not (session.closed or session.detached)
+        ]
+        # Each of them knows its own hub's clock.
+        faults = {clock_fault() for clock_fault in up} or {"no hub"}
+        return "" if "" in faults else min(faults)
 
 
 async def run_relay(config: RelayConfig) -> None:
@@ -210,12 +220,13 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
         # It may have changed since the hello was written.
         stated[session].tell(state.probe.statement)
         try:
-            await serve_session(session, upstream, hubs=hubs, trusted=partial(state.trusted.append, session))
+            await serve_session(
+                session, upstream, hubs=hubs, trusted=partial(state.trusted.__setitem__, session)
+            )
         finally:
             del stated[session]
             state.sessions.remove(session)
-            if session in state.trusted:
-                state.trusted.remove(session)
+            state.trusted.pop(session, None)
 
     # A hub that knows from the hello which cluster this is refuses another one before it sends anything.
     await state.probe.looked.wait()

@@ -38,13 +38,22 @@ CROSSING_S = 1.0
 OLD_HUB = "the hub has signed no time for this session: it is older than this relay: upgrade the hub first"
 
 
+# What is wrong with the hub's clock now, by this machine's; "" if nothing is.
+ClockFault = Callable[[], str]
+
+
 async def serve_session(
-    session: Session, upstream: Upstream, *, hubs: HubClocks, trusted: Callable[[], None] = lambda: None
+    session: Session,
+    upstream: Upstream,
+    *,
+    hubs: HubClocks,
+    trusted: Callable[[ClockFault], None] = lambda _: None,
 ) -> None:
     """Serve the hub's streams until the session ends; a fault in one reaches no other.
 
     A hub that does not sign its time for this session, or whose clock differs by too much, is refused: the
-    session is ended. `trusted` is called once the hub's time is known, and so its tokens can count.
+    session is ended. `trusted` is called once the hub's time is known, and so its tokens can count, with what
+    tells whether they still do: a clock that is set later ends no session.
     """
     hello = session.local
     assert isinstance(hello, Hello)
@@ -74,11 +83,18 @@ async def serve_session(
             fault = error.reason
         known.set()
 
+    def clock_fault() -> str:
+        try:
+            verifier.hub_clock()
+        except TokenError as error:
+            return error.reason
+        return ""
+
     async def expect_time() -> None:
         with trio.move_on_after(FIRST_TIME_S):
             await known.wait()
         if clock.known:
-            trusted()
+            trusted(clock_fault)
         else:
             # What crosses this is refused unseen, so the hub can bring it to another relay.
             session.go_away(code=CloseCode.AUTH, reason=fault)

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -22,8 +23,8 @@ from auth.jws import TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from proxy.configuration import Address
 from proxy.http import ServerConnection
-from proxy.relay import serve
-from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
+from proxy.relay import serve, tunnelled
+from proxy.relay.config import CLOCK_BOUND_S, DirectListener, RelayConfig, TunnelDial
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
 from proxy.relay.verify import Verifier
@@ -245,6 +246,27 @@ async def test_a_relay_is_ready_once_the_hub_has_signed_its_time_for_the_session
             nonces.add(second.peer.nonce)  # type: ignore[union-attr]
             assert {len(bytes.fromhex(nonce)) for nonce in nonces} == {16}
             assert len(nonces) == 2
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+async def test_a_relay_whose_clock_is_set_wrong_is_not_ready_until_it_is_put_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(answer_ok, tmp_path) as server, running_hub(tmp_path) as hub:
+        in_pod(server, tmp_path, monkeypatch)
+        health = free_port()
+        async with trio.open_nursery() as nursery:
+            way = TunnelDial(RELAY_KEY, hub.ca_pem)
+            nursery.start_soon(run_relay, config(way, hub.url, health=health))
+            session = await hub.sessions.receive()
+            await wait_for(lambda: ready(health))
+            for ahead_s in (-CLOCK_BOUND_S - 30, CLOCK_BOUND_S + 30):
+                own = SimpleNamespace(time=lambda ahead_s=ahead_s: time.time() + ahead_s)
+                with monkeypatch.context() as patch:
+                    patch.setattr(tunnelled, "time", own)
+                    assert not await ready(health)
+                assert await ready(health)
+            assert not session.closed
             os.kill(os.getpid(), signal.SIGTERM)
 
 

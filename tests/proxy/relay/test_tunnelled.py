@@ -151,12 +151,12 @@ async def test_a_time_that_was_held_up_is_not_taken_for_the_present(
 async def test_a_session_is_trusted_once_the_hub_has_signed_its_time(tmp_path: Path) -> None:
     trusted = trio.Event()
     async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
-        async with served(Upstream(pool), timed=False, trusted=trusted.set) as (session, serving):
+        async with served(Upstream(pool), timed=False, trusted=lambda _: trusted.set()) as (session, serving):
             tell_time(session, nonce="f" * 32)
             await trio.testing.wait_all_tasks_blocked()
             assert not trusted.is_set()
             serving.cancel()
-        async with served(Upstream(pool), timed=False, trusted=trusted.set) as (session, serving):
+        async with served(Upstream(pool), timed=False, trusted=lambda _: trusted.set()) as (session, serving):
             tell_time(session)
             with trio.fail_after(2):
                 await trusted.wait()
@@ -252,7 +252,10 @@ async def test_the_end_of_the_session_ends_what_it_carried(tmp_path: Path) -> No
 
 @asynccontextmanager
 async def served(
-    upstream: Upstream, *, timed: bool = True, trusted: Callable[[], None] = lambda: None
+    upstream: Upstream,
+    *,
+    timed: bool = True,
+    trusted: Callable[[tunnelled.ClockFault], None] = lambda _: None,
 ) -> AsyncIterator[tuple[Session, trio.CancelScope]]:
     """The hub's end of a session that a relay serves, and what ends the service."""
     at_hub, at_relay = memory_transport_pair()
