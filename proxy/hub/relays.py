@@ -380,7 +380,8 @@ class RelayEndpoint:
 
     def _hear(self, relay: LiveRelay, context: Context) -> None:
         """Take a statement that a relay makes anew."""
-        if context.group != RELAY_GROUP:
+        if context.group != RELAY_GROUP or relay.session.closed:
+            # What comes in one message behind the statement that ended the session is nobody's any more.
             return
         before = relay.statement.cluster_uid
         try:

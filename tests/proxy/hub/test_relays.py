@@ -505,6 +505,17 @@ async def test_a_relay_that_states_what_none_does_is_sent_away(tmp_path: Path, s
         assert pin(bench) is None
 
 
+async def test_a_relay_that_is_sent_away_for_one_statement_is_asked_for_no_other(tmp_path: Path) -> None:
+    """They come in one message, and each would be an event of the trail."""
+    async with pinning(tmp_path) as bench, relay_of(bench, "a", "cluster=east") as relay:
+        await until(lambda: here(bench) == {"a"})
+        for _ in range(10):
+            relay.add_context(0, b"api=no")
+        assert (await farewell(relay))[0] == CloseCode.FORBIDDEN
+        await until(lambda: not here(bench))
+        assert len(await notes(bench, "relay.refused")) == 1
+
+
 async def test_statements_without_end_hold_nothing(tmp_path: Path) -> None:
     async with pinning(tmp_path) as bench, relay_of(bench, "a", "cluster=east") as relay:
         await until(lambda: here(bench) == {"a"})
