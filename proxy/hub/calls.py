@@ -337,10 +337,13 @@ class Calls:
             said = f"refused a call because the audit trail cannot be written: {error}"
             self._unrecorded.line(logging.ERROR, said, trio.current_time())
             message = f"the audit trail cannot be written, so the call is refused: {error}"
-            if not durable:
-                # A refused write is counted by the event of the gap; a read has nothing but this.
-                self._refused(replace(opening, note=message), 503)
-            await connection.answer(*status_response(503, "", message))
+            try:
+                await connection.answer(*status_response(503, "", message))
+            finally:
+                if not durable:
+                    # A refused write is counted by the event of the gap; a read has nothing but this.
+                    # It comes last, since a read whose client is slow may have its start meanwhile.
+                    self._refused(replace(opening, note=message), 503)
             return None
         return opening
 

@@ -11,7 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from audit.recorder import Recorder
 from proxy.exchange import Inbound
+from proxy.head import ResponseHead
+from proxy.http import ServerConnection
 from proxy.hub import starts as starts_module
 from proxy.hub.admission import Call
 from proxy.hub.calls import Calls
@@ -155,3 +158,23 @@ async def test_an_upgrade_has_its_intent_and_no_start(bench: Bench) -> None:
             assert [event["phase"] for event in await bench.trail()] == ["intent"]
         nursery.cancel_scope.cancel()
     assert [event["phase"] for event in await bench.trail()] == ["intent", "complete"]
+
+
+async def test_no_start_comes_behind_the_end_of_a_read_that_is_refused_while_the_trail_is_down(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client takes its time to read the answer, and the trail comes back meanwhile."""
+    healthy, answer = False, ServerConnection.answer
+    monkeypatch.setattr(Recorder, "healthy", property(lambda _: healthy))
+
+    async def answer_slowly(connection: ServerConnection, head: ResponseHead, body: bytes = b"") -> None:
+        nonlocal healthy
+        healthy = True
+        await Starts(bench.calls).look()
+        await answer(connection, head, body)
+
+    monkeypatch.setattr(ServerConnection, "answer", answer_slowly)
+    await bench.ask(bench.request(WATCH))
+    assert [event["phase"] for event in await bench.trail()] == ["start", "complete"]
+    # It is not among those that have no end, which nothing but a restart ends.
+    assert bench.calls.recorder._store._open_intents == set()
