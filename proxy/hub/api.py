@@ -113,6 +113,8 @@ class _Gate:
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
+        # A thread of its own for the reserve: the shared ones may all wait for a resolver.
+        self._reserve_thread = trio.CapacityLimiter(1)
 
     async def healthz(self, request: Request) -> Response:
         """Say that the loop is alive, to anyone."""
@@ -224,7 +226,7 @@ class _Gate:
         """Put a revocation into the reserve; where that fails, go on without."""
         revocation = Revocation(event, recorded, action.method, action.path, call)
         try:
-            await trio.to_thread.run_sync(self._revocations.keep, revocation)
+            await trio.to_thread.run_sync(self._revocations.keep, revocation, limiter=self._reserve_thread)
         except ReserveError as error:
             return _Revoked(event.eid, f"{why}; {error}", recorded, kept=False)
         _log.warning("%s %s is kept in the reserve: %s", action.verb, action.resource, why)
@@ -234,7 +236,8 @@ class _Gate:
         """The store has a revocation, or it is refused and there is nothing to have."""
         if revoked is not None:
             # In a thread, since it may write.
-            await trio.to_thread.run_sync(self._settled, revoked, Where.STORE)
+            settle = partial(self._settled, revoked, Where.STORE)
+            await trio.to_thread.run_sync(settle, limiter=self._reserve_thread)
 
     def _settled(self, revoked: _Revoked, where: Where) -> None:
         if revoked.kept:

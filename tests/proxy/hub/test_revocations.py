@@ -275,6 +275,30 @@ async def test_with_both_down_the_entry_stays_until_both_have_it(hub: Hub) -> No
     assert len(hub.rows()) == 1
 
 
+async def test_a_lock_waits_for_no_thread_that_others_hold(hub: Hub) -> None:
+    """Those of names, say, that a resolver does not answer."""
+    await hub.trail_down()
+    shared = trio.to_thread.current_default_thread_limiter()
+    holders = [object() for _ in range(int(shared.available_tokens))]
+    for holder in holders:
+        shared.acquire_on_behalf_of_nowait(holder)
+    answered = trio.Event()
+
+    async def lock() -> None:
+        await hub.ok("POST", "/v1/agents/robot/lock")
+        answered.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lock)
+        with trio.move_on_after(5):
+            await answered.wait()
+        in_time = answered.is_set()
+        for holder in holders:
+            shared.release_on_behalf_of(holder)
+    assert in_time
+    assert hub.state() == "locked"
+
+
 async def test_what_is_refused_leaves_no_entry_that_is_carried_out_later(hub: Hub) -> None:
     await hub.trail_down()
     assert (await hub.ask("POST", "/v1/agents/nobody/lock")).status == 404
