@@ -587,7 +587,7 @@ async def test_a_relay_that_believes_no_token_does_not_keep_a_call_from_its_sibl
         stream.send_answer_nowait(OK, b"yes", eof=True)
         await stream.aclose()
 
-    async with relay_of(bench, "a") as a, trio.open_nursery() as nursery, AsyncExitStack() as stack:
+    async with relay_of(bench, "a") as a, AsyncExitStack() as stack, trio.open_nursery() as nursery:
         nursery.start_soon(refuse, a)
         for number in range(siblings):
             nursery.start_soon(answer, await stack.enter_async_context(relay_of(bench, f"b{number}")))
