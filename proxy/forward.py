@@ -10,9 +10,9 @@ one. Beside it runs at most one more task, which carries the request's body. So 
   (an API server that answers 413 reads no further, and its answer has to get through).
 - An upload that the API server does not take any more is no failure: it just stops, the answer will tell.
 
-Nothing here has a deadline but the end of an upgraded stream (SPLICE_DRAIN_S). A watch is silent for hours
-and a webhook takes its minute; ending them is not this file's business. A client that does not read stops
-the copy, and by it the tunnel's credit for this one stream.
+Nothing here has a deadline but the end of an upgraded stream. A watch is silent for hours and a webhook takes
+its minute; ending them is not this file's business. A client that does not read stops the copy, and by it the
+tunnel's credit for this one stream.
 
 Most requests are a small GET that is answered in one piece, and a task, a nursery or a cancel scope costs as
 much as all that forward does for one: so without a body there is none of them. And the pieces of an answer
@@ -44,9 +44,12 @@ from proxy.head import RequestHead, ResponseHead
 from tunnel.stream import StreamReset
 
 # After one direction of an upgraded stream ended where a transport has no half-close (TLS), the other one may
-# finish for this long. kube-apiserver itself ends both at once. A client that is told the end leaves by
-# itself; closed with unread bytes of its own, TCP would take back the last of what was sent to it.
+# finish for this long. kube-apiserver itself ends both at once.
 SPLICE_DRAIN_S = 1.0
+# A client that is told the end over TLS leaves by itself, once it has read what was sent before. Closed while
+# it still writes, as kubectl does each 5 s (a ping), TCP would take back what it has not read. The kernel
+# holds some 100 KB of that, which take as long as this at 30 kbit/s.
+CLIENT_LEAVES_S = 30.0
 
 
 class CloseReason(enum.Enum):
@@ -387,12 +390,12 @@ class _Splice:
                     if self.upstream.can_half_close:
                         await self.upstream.send_eof()
                     else:
-                        self._drain(both)
+                        self._drain(both, SPLICE_DRAIN_S)
                     return
                 await self.upstream.send_all(data)
             except trio.BrokenResourceError:
                 # What it has said is still to be delivered, however slowly, and its end comes with that. The
-                # client is read all the same: see SPLICE_DRAIN_S.
+                # client is read all the same: see CLIENT_LEAVES_S.
                 listening = False
                 continue
             self.tally.bytes_in += len(data)
@@ -412,8 +415,10 @@ class _Splice:
             try:
                 if not data:
                     self.upstream_ended = True
-                    if not (self.client.can_half_close and self.upstream.can_half_close):
-                        self._drain(both)
+                    if not self.client.can_half_close:
+                        self._drain(both, CLIENT_LEAVES_S)
+                    elif not self.upstream.can_half_close:
+                        self._drain(both, SPLICE_DRAIN_S)
                     await self.client.send_eof()
                     return
                 await self.client.send_all(data)
@@ -422,8 +427,8 @@ class _Splice:
                 return
             self.tally.bytes_out += len(data)
 
-    def _drain(self, both: trio.CancelScope) -> None:
-        both.deadline = min(both.deadline, trio.current_time() + SPLICE_DRAIN_S)
+    def _drain(self, both: trio.CancelScope, patience_s: float) -> None:
+        both.deadline = min(both.deadline, trio.current_time() + patience_s)
 
     def _fail(self, both: trio.CancelScope, code: StreamCode, reason: str) -> None:
         if self.failure is None and not self.upstream_ended:

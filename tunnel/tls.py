@@ -515,8 +515,8 @@ class TLSStream(trio.abc.Stream):
     async def send_close_notify(self) -> None:
         """End our direction: nothing can be sent any more, and what the peer still says is received.
 
-        Most peers take it for the end of both directions. Raises as send_all does. It takes FAREWELL_S at
-        most; the peer sees a truncation if that was too short, or if this is cancelled.
+        Most peers take it for the end of both directions. Raises as send_all does. It waits for a peer that
+        takes nothing; when cancelled, the peer sees a truncation.
         """
         self._check_may_send()
         try:
@@ -526,8 +526,7 @@ class TLSStream(trio.abc.Stream):
             raise
         farewell, self._held = self._held, b""
         self._sending = _TORN
-        with trio.move_on_after(FAREWELL_S):
-            await self.transport_stream.send_all(farewell)
+        await self.transport_stream.send_all(farewell)
 
     def _write_close_notify(self) -> None:
         """Put our close_notify behind what is held."""

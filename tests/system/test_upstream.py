@@ -642,7 +642,7 @@ def test_all_that_was_said_before_the_end_arrives_at_a_client_that_goes_on_writi
         # By now the hub has the end, and its kernel the rest, which unread pings would have it take back.
         for _ in range(8):
             talk.send(b"ping")
-            time.sleep(0.05)
+            time.sleep(0.4)
         assert received + talk.rest() == said
         assert talk.end is End.CLEAN
 
