@@ -65,7 +65,7 @@ class _Relay:
     """What was said of the hub's keys on each connection: behind an address stand several relays."""
     tokens: dict[str, _Token] = attrs.Factory(dict)
     asking: trio.Event | None = attrs.Factory(trio.Event)
-    """Set, and then None, once the relay was asked for the first time what it states."""
+    """Requests wait for it; None once the relay was asked what it states."""
     statement: Statement = attrs.Factory(Statement)
     heard_first: float | None = None
     """Since when it answers each time (epoch seconds); None while it does not."""
@@ -73,7 +73,7 @@ class _Relay:
     refused: str = ""
     """Why nothing is sent there, for agents, if so."""
     unreached: str = ""
-    """Why it did not answer when it was asked last, if so."""
+    """Why it did not answer when it was asked last, or could not be dialled since, if so."""
 
     # As its events name it (pins.Source).
     instance = INSTANCE
@@ -122,10 +122,14 @@ class DirectRelays:
     ) -> DirectOutbound:
         """Send a request's head to the cluster's relay; raises OutboundBroken.
 
-        `renew` mints a new token: the relay refused the one before. The first request waits until the relay
-        was asked which cluster it is in.
+        `renew` mints a new token: the relay refused the one before. The first request, and the first after
+        the relay was out of reach, waits until the relay was asked which cluster it is in.
         """
         relay = self._relay(cluster)
+        if relay.unreached and relay.asking is None:
+            # What is there by now may be another one.
+            relay.asking = trio.Event()
+            self._nursery.start_soon(self._ask_for_requests, relay)
         if relay.asking is not None:
             await relay.asking.wait()
             if relay.unreached:
@@ -142,7 +146,12 @@ class DirectRelays:
             return direct_request_head(inner, relay.host, token, news)
 
         outbound = DirectOutbound(relay.connections, inner, head_for, session=relay.session)
-        await outbound.start()
+        try:
+            await outbound.start()
+        except OutboundBroken as broken:
+            if broken.failure.code is StreamCode.DIAL_FAILED:
+                relay.unreached = broken.failure.reason
+            raise
         return outbound
 
     def _relay(self, cluster: Cluster) -> _Relay:
@@ -174,18 +183,22 @@ class DirectRelays:
 
     async def _keep_asking(self, relay: _Relay) -> None:
         """Ask a relay what it states, again and again, for as long as requests would go there."""
-        asking = relay.asking
-        assert asking is not None, "this is the first time"
-        try:
-            await self._ask(relay)
-        finally:
-            relay.asking = None
-            asking.set()
+        await self._ask_for_requests(relay)
         while True:
             await trio.sleep(ASK_EVERY_S)
             if self._relays.get(relay.cluster.id) is not relay or relay.cluster.id not in self._enrolled():
                 return
             await self._ask(relay)
+
+    async def _ask_for_requests(self, relay: _Relay) -> None:
+        """Ask a relay what it states, and let those requests go on that wait for it."""
+        asking = relay.asking
+        assert asking is not None, "requests wait"
+        try:
+            await self._ask(relay)
+        finally:
+            relay.asking = None
+            asking.set()
 
     async def _ask(self, relay: _Relay) -> None:
         """Ask a relay what it states, on a connection of its own, and hold it to its cluster's pin.

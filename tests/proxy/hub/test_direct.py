@@ -355,6 +355,35 @@ async def test_a_relay_that_knows_no_such_question_is_served(
         assert shown.statement == Statement()
 
 
+@pytest.mark.parametrize("met_before", [False, True])
+async def test_a_relay_that_was_not_there_is_asked_before_anything_is_sent_again(
+    tmp_path: Path, met_before: bool
+) -> None:
+    async with enrolled(tmp_path, Statement("east")) as bench:
+        if met_before:
+            # Twice: it is asked anew once it is pinned.
+            await bench.ask()
+            await bench.ask()
+        else:
+            await bench.directory.change(lambda store: store.pin_cluster(CLUSTER_ID, "east"))
+        relay = bench.relays._relay(bench.cluster)
+        connections, dial = relay.connections, relay.connections._dial
+
+        async def fail() -> trio.abc.Stream:
+            raise OSError("no route")
+
+        connections._dial = fail
+        await connections.aclose()
+        with pytest.raises(OutboundBroken, match="no route"):
+            await bench.ask()
+        # What listens there now is another one.
+        bench.statement = Statement("west")
+        connections._dial = dial
+        with pytest.raises(OutboundBroken, match="another Kubernetes cluster"):
+            await bench.ask()
+        bench.statement = Statement("east")
+
+
 async def test_a_relay_that_is_not_there_is_dialled_once_for_the_first_request(tmp_path: Path) -> None:
     async with enrolled(tmp_path, Statement()) as bench:
         gone = attrs.evolve(bench.cluster, relay_url=f"https://127.0.0.1:{free_port()}")
