@@ -26,7 +26,18 @@ from tests.tunnel.certificates import (
     contexts,
     odd_context,
 )
-from tunnel import Hello, Rejected, Role, Session, SessionClosed, Welcome, dial, dialer, open_session
+from tunnel import (
+    CloseCode,
+    Hello,
+    Rejected,
+    Role,
+    Session,
+    SessionClosed,
+    Welcome,
+    dial,
+    dialer,
+    open_session,
+)
 from tunnel.dial import DIAL_S, DialerConfig, DialFailed, open_tunnel
 from tunnel.dialer import run_dialer
 from tunnel.egress import ProxySettings
@@ -380,6 +391,24 @@ async def test_a_session_that_the_hub_ends_for_a_cause_is_not_followed_at_once(
 
     network = await run_for(40, Ending(0), hang)
     assert network.waits[0] == pytest.approx(20 + waits, abs=0.1)
+
+
+async def test_a_session_that_the_relay_ends_for_a_cause_is_a_refusal_as_well(
+    autojump_clock: MockClock,
+) -> None:
+    """As for a clock that it does not believe: it says so, and leaves a moment later."""
+
+    async def refuse(session: Session) -> None:
+        session.go_away(code=CloseCode.AUTH, reason="a wrong clock")
+        await trio.sleep(1)
+        session.end(CloseCode.AUTH, "a wrong clock")
+
+    async with trio.open_nursery() as nursery:
+        network = Network(nursery, Hub(1000))
+        with trio.move_on_after(120):
+            await run_dialer(config(network), refuse)
+        nursery.cancel_scope.cancel()
+    assert network.waits[:4] == pytest.approx([6, 11, 21, 31], abs=0.1)
 
 
 async def test_names_are_resolved_anew_for_each_dial(autojump_clock: MockClock) -> None:
