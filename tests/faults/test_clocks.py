@@ -152,6 +152,26 @@ def test_a_relays_clock_that_is_set_is_nobodys_business(timed_world: FaultWorld,
     assert work.judgement.verdict is Verdict.WHOLE, report([work.judgement])
 
 
+def test_a_relay_whose_clock_is_set_an_hour_off_leaves_its_calls_to_a_sibling(
+    timed_world: FaultWorld,
+) -> None:
+    """It refuses each request, and so is always the one with the fewest calls."""
+    world = timed_world
+    world.start_relay(instance="sibling")
+    world.until(lambda: "sibling" in world.connected(), "the sibling is there", NEXT_DIAL_S)
+    world.set_clock(world.relays["relay-0"], LATER_S)
+    try:
+        assert [ask(world)[0] for _ in range(6)] == [200] * 6
+        assert world.relay_says("s behind this relay's, more than the 900 s"), "it was asked"
+        assert set(world.connected()) >= {"relay-0", "sibling"}
+    finally:
+        world.set_clock(world.relays["relay-0"], 0)
+        sibling = world.relays.pop("sibling")
+        sibling.process.terminate()
+        sibling.process.wait(20)
+    assert ask(world)[0] == 200
+
+
 def status_of_a_dial(world: FaultWorld, token: str) -> int:
     """What the hub answers to a relay's upgrade."""
     context = ssl.create_default_context(cafile=str(world.folder / "hub" / "tls" / "ca.pem"))
