@@ -372,6 +372,8 @@ class Multiplexer:
         if self.link is None:
             self._away_s = self.away_s()
         self.ending = code, reason
+        # Whoever is told of contexts mostly holds the session, and would keep it until a garbage collection.
+        self.on_context = None
         connection = self.connection
         if connection.phase is Phase.OPEN:
             connection.go_away(CloseCode.NORMAL if code is None else code, 0, 0, reason)

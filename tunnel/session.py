@@ -274,9 +274,10 @@ class Session:
         """Have `call` called for each context that the peer adds, and now for those that are live.
 
         It is called before any stream that names the context is opened here. It stands in the way of every
-        stream, so it must neither wait nor raise.
+        stream, so it must neither wait nor raise. The end of the session ends it.
         """
-        self._mux.on_context = call
+        if self._mux.ending is None:
+            self._mux.on_context = call
         for context in list(self._connection.peer_contexts.values()):
             call(context)
 

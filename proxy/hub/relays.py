@@ -380,8 +380,7 @@ class RelayEndpoint:
 
     def _hear(self, relay: LiveRelay, context: Context) -> None:
         """Take a statement that a relay makes anew."""
-        if context.group != RELAY_GROUP or relay.session.closed:
-            # What comes in one message behind the statement that ended the session is nobody's any more.
+        if context.group != RELAY_GROUP:
             return
         before = relay.statement.cluster_uid
         try:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -12,6 +14,7 @@ from tests.tunnel.pairs import Pair, Unplugged, open_pair
 from tests.tunnel.protocol.joined import frames_of
 from tests.tunnel.test_stream import echo, read_all
 from tunnel import (
+    Context,
     Draining,
     Hello,
     Memory,
@@ -293,6 +296,39 @@ async def test_each_context_is_told_once_and_before_the_streams_that_name_it(
         pair.listener.open_stream(b"head", context=pair.listener.add_context(9, b"agent nine"))
         await wait_all_tasks_blocked()
         assert told == [b"token", b"agent nine", b"head"]
+
+
+async def test_a_session_that_is_ended_for_a_context_tells_of_no_other_and_keeps_nobody(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    class Listener:
+        def __init__(self, session: Session) -> None:
+            self.session = session
+            self.told: list[bytes] = []
+
+        def hear(self, context: Context) -> None:
+            self.told.append(context.payload)
+            self.session.end(CloseCode.FORBIDDEN, "not this")
+
+    async with open_pair() as pair:
+        await wait_all_tasks_blocked()
+        pair.listener.retire_context(pair.context)
+        await wait_all_tasks_blocked()
+        listener = Listener(pair.dialer)
+        told, gone = listener.told, weakref.ref(listener)
+        pair.dialer.on_context(listener.hear)
+        gc.collect()
+        gc.disable()
+        try:
+            del listener
+            for _ in range(3):
+                pair.listener.add_context(1, b"wrong")
+            await pair.listener.wait_closed()
+            await wait_all_tasks_blocked()
+            assert told == [b"wrong"]
+            assert gone() is None
+        finally:
+            gc.enable()
 
 
 async def test_a_peer_that_has_more_contexts_than_it_may_is_told_so(
