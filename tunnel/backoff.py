@@ -58,11 +58,14 @@ class Backoff:
             return min(retry_after_s, RETRY_AFTER_MAX_S)
         return self._next_wait_s(retry_after_s)
 
-    def wait_after_tunnel_s(self, now_s: float) -> float:
-        """Return how long to wait when a tunnel that was up has ended, and not by a refusal."""
+    def wait_after_tunnel_s(self, now_s: float, *, hub_is_here: bool = False) -> float:
+        """Return how long to wait when a tunnel that was up has ended, and not by a refusal.
+
+        `hub_is_here`: it has just answered a dial, at a time that was drawn, and takes a new session.
+        """
         self._redials = True
         if self._takes_redial(now_s):
-            return REDIAL_S * self._chance()
+            return 0.0 if hub_is_here else REDIAL_S * self._chance()
         return self._next_wait_s()
 
     def wait_after_dial_s(self, now_s: float) -> float:

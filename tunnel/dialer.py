@@ -191,7 +191,8 @@ class _Dialer:
         elif asked_s or session.close_code in _REFUSALS:
             wait_s = self.backoff.wait_after_refusal_s(asked_s)
         else:
-            wait_s = self.backoff.wait_after_tunnel_s(trio.current_time())
+            hub_is_here = failed is not None and failed.forgotten
+            wait_s = self.backoff.wait_after_tunnel_s(trio.current_time(), hub_is_here=hub_is_here)
         log.warning(
             "the tunnel to %s ended after %.0f s: %s; the next attempt is in %.0f s",
             name, lived_s, tunnel.ending, wait_s,

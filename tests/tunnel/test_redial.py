@@ -261,6 +261,8 @@ async def test_a_hub_that_has_forgotten_the_session_is_dialled_for_a_new_one_at_
             await accepted.receive_some()
         await trio.sleep(1)
         assert [hello.resume is not None for hello in hub.hellos] == [False, True, False]
+        # A hub that has crashed is here again, and was dialled at a time that was drawn.
+        assert network.waits[1] == pytest.approx(0, abs=0.05)
         assert len(served.sessions) == 2
         assert not served.sessions[1].closed
         nursery.cancel_scope.cancel()
