@@ -260,7 +260,10 @@ async def _open_listener(
     nursery.start_soon(server.deadlines.run)
     nursery.start_soon(server.bonds.run)
     nursery.start_soon(tell_of_the_end, way.certificate)
-    state.accepting = await _listen(way.listen, "direct.listen", server.handle_connection, nursery)
+    # A hub that asks before the first probe would hear of no cluster, and send its requests.
+    state.accepting = await _listen(
+        way.listen, "direct.listen", server.handle_connection, nursery, after=state.probe.looked
+    )
     log.info("listening for the hub on %s", way.listen)
 
 
@@ -269,17 +272,26 @@ async def _listen(
     stated: str,
     handler: Callable[[TCPStream], Awaitable[None]],
     handlers: trio.Nursery,
+    *,
+    after: trio.Event | None = None,
 ) -> trio.CancelScope:
-    """Accept connections from now on, each handled by a task of `handlers`; returns what ends the accepting.
+    """Listen, and accept connections from now on, or `after` that, each handled by a task of `handlers`.
 
-    Raises OSError when it cannot listen.
+    Returns what ends the accepting. Raises OSError when it cannot listen.
     """
     listeners = await open_listeners(address, stated)
     accepting = trio.CancelScope()
 
     async def accept() -> None:
         with accepting:
-            await trio.serve_listeners(handler, listeners, handler_nursery=handlers)
+            try:
+                if after is not None:
+                    await after.wait()
+                await trio.serve_listeners(handler, listeners, handler_nursery=handlers)
+            finally:
+                # Cancelled before they were served, they would stay open.
+                for listener in listeners:
+                    await trio.aclose_forcefully(listener)  # noqa: ASYNC102
 
     handlers.start_soon(accept)
     return accepting

@@ -7,7 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +25,7 @@ from proxy.configuration import Address
 from proxy.http import ServerConnection
 from proxy.relay import serve, tunnelled
 from proxy.relay.config import CLOCK_BOUND_S, DirectListener, RelayConfig, TunnelDial
+from proxy.relay.own_requests import NAMESPACE
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
 from proxy.relay.verify import Verifier
@@ -32,7 +33,9 @@ from proxy.status import status_response
 from proxy.watched import FileError
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, running
+from tests.proxy.relay.test_direct import asks, exchange_raw, inquiry
 from tests.proxy.relay.test_health import ask as probe
+from tests.proxy.relay.test_own_requests import namespace
 from tests.proxy.relay.ways import (
     CLUSTER_ID,
     HUB,
@@ -459,6 +462,63 @@ async def test_direct_mode_from_start_to_sigterm(tmp_path: Path, monkeypatch: py
             os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(OSError):
             await way.connect()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_a_direct_relay_answers_nobody_before_it_knows_which_cluster_it_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """A hub that asked before would hear nothing, and send requests for as long as it does not ask again."""
+    slow = trio.Event()
+
+    async def answer(connection: Connection) -> None:
+        while head := await connection.request():
+            await slow.wait()
+            await connection.send(namespace("east") if NAMESPACE in head else OK)
+
+    async with running(answer, tmp_path) as server:
+        in_pod(server, tmp_path, monkeypatch)
+        port = free_port()
+        ca_pem = issue(tmp_path, "direct")
+        listener = DirectListener(
+            Address("127.0.0.1", port), tmp_path / "direct.pem", tmp_path / "direct.key"
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_relay, config(listener, HUB))
+            stated: list[bytes] = []
+
+            async def inquire() -> None:
+                way = DirectWay(port, ca_pem)
+                with suppress(trio.BrokenResourceError):
+                    stated.append(await exchange_raw(way, asks(inquiry())))
+
+            await wait_for(lambda: listening(port))
+            nursery.start_soon(inquire)
+            await trio.sleep(0.3)
+            assert stated == []
+            if stopped:
+                os.kill(os.getpid(), signal.SIGTERM)
+                await wait_for(lambda: closed(port))
+                nursery.cancel_scope.cancel()
+                return
+            slow.set()
+            with trio.fail_after(5):
+                while not stated:  # noqa: ASYNC110 - a socket decides it
+                    await trio.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert stated[0].endswith(b"cluster=east api=up")
+
+
+async def listening(port: int) -> bool:
+    try:
+        await (await trio.open_tcp_stream("127.0.0.1", port)).aclose()
+    except OSError:
+        return False
+    return True
+
+
+async def closed(port: int) -> bool:
+    return not await listening(port)
 
 
 async def failure_of(relay: RelayConfig) -> BaseException:
