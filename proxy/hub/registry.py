@@ -73,7 +73,12 @@ class LiveRelay:
     @property
     def load(self) -> tuple[bool, int]:
         """What a new stream would meet; the less the better."""
-        return self.session.away, self.session.stream_count
+        return self.doubtful, self.session.stream_count
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a request is better off elsewhere: nothing comes from it, or from its API server."""
+        return self.session.away or self.statement.api_server is False
 
     @property
     def leaving(self) -> bool:
@@ -103,7 +108,8 @@ class Registry:
         """Pick a usable relay of the cluster, the least loaded one; None when it is offline.
 
         One that has just lost its connection, or is in doubt, is the last choice: a request for it waits
-        until it is back.
+        until it is back. So is one whose API server does not answer: all that it is asked fails at once, and
+        it would be the least loaded.
         """
         best: LiveRelay | None = None
         relays = self._clusters.get(cluster_id)
@@ -124,9 +130,10 @@ class Registry:
         return min(found, key=lambda relay: relay.load, default=None)
 
     def substitute(self, doubted: LiveRelay) -> LiveRelay | None:
-        """Pick another relay of the cluster that is here and not in doubt itself; None when there is none."""
+        """Pick another relay of the cluster that can answer, and is not in doubt itself; None when there is
+        none."""
         sibling = self.sibling(doubted.cluster_id, [doubted])
-        return None if sibling is None or sibling.session.away else sibling
+        return None if sibling is None or sibling.doubtful else sibling
 
     def find(self, cluster_id: str, instance: str, session_id: str) -> LiveRelay | None:
         """The relay of this very session, also when another one has taken its place meanwhile."""

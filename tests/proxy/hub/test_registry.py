@@ -13,6 +13,7 @@ from proxy.hub.registry import (
     Registry,
     TooManyInstancesError,
 )
+from proxy.statement import Statement
 from tests.proxy.hub.sessions import session_pair
 from tunnel import Session, StreamCode
 
@@ -89,6 +90,24 @@ async def test_a_sibling_is_one_that_was_not_tried() -> None:
             assert registry.sibling("c1", [a]) is b
             assert registry.sibling("c1", [a, b]) is None
             assert registry.sibling("c2", []) is None
+
+
+async def test_a_relay_before_a_dead_api_server_is_the_last_choice_and_no_substitute() -> None:
+    """What it is asked ends at once, so it has the fewest streams."""
+    registry = Registry()
+    async with session_pair() as (first, _), session_pair() as (second, _):
+        dead, busy = live(first, "a"), live(second, "b")
+        dead.statement = Statement(api_server=False)
+        second.open_stream(b"head", context=second.add_context(1, b"token"))
+        with registry.registered(dead):
+            assert registry.session("c1") is dead
+            with registry.registered(busy):
+                assert registry.session("c1") is busy
+                assert registry.sibling("c1", [busy]) is dead
+                assert registry.substitute(busy) is None
+                dead.statement = Statement(api_server=True)
+                assert registry.session("c1") is dead
+                assert registry.substitute(busy) is dead
 
 
 async def test_a_relay_in_doubt_is_the_last_choice_and_no_substitute() -> None:
