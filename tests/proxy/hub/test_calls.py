@@ -587,12 +587,16 @@ async def test_a_relay_that_believes_no_token_does_not_keep_a_call_from_its_sibl
         stream.send_answer_nowait(OK, b"yes", eof=True)
         await stream.aclose()
 
-    async with relay_of(bench, "a") as a, AsyncExitStack() as stack, trio.open_nursery() as nursery:
-        nursery.start_soon(refuse, a)
-        for number in range(siblings):
-            nursery.start_soon(answer, await stack.enter_async_context(relay_of(bench, f"b{number}")))
-        status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
-        nursery.cancel_scope.cancel()
+    async with relay_of(bench, "a") as a, AsyncExitStack() as stack:
+        others = [
+            await stack.enter_async_context(relay_of(bench, f"b{number}")) for number in range(siblings)
+        ]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refuse, a)
+            for other in others:
+                nursery.start_soon(answer, other)
+            status, _, body = await bench.ask(bench.request(*POST, body=b"create"))
+            nursery.cancel_scope.cancel()
     assert (status, body) == (200, b"yes")
     assert asked == ["refuses", "refuses", "answers"]
 
