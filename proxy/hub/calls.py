@@ -322,6 +322,7 @@ class Calls:
     def start(self, live: LiveCall) -> Event:
         """The row of a read that lasts: how it began, and where it is."""
         opening = self.opening(live, phase=Phase.START)
+        live.show()
         return replace(opening, relay=live.relay, impersonated=live.impersonated or opening.impersonated)
 
     async def _record(self, connection: ServerConnection, live: LiveCall) -> Event | None:

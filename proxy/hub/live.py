@@ -163,6 +163,9 @@ class LiveCall:
         if held is not None:
             held.set()
 
+    def show(self) -> None:
+        """Have `relay` and `impersonated` say where it is, if that is known and they do not yet."""
+
     async def end(self, ending: Ending) -> None:
         """End it, once; whoever carries it finds `ended` set. Waits for nobody at the other ends."""
         if self.ended is not None:

@@ -256,6 +256,11 @@ class QuickCall(LiveCall):
         finally:
             self._end(outcome)
 
+    def show(self) -> None:
+        """See LiveCall. A small read that is answered at once is never asked."""
+        if self.relay is None:
+            self.opened.show(self)
+
     async def end(self, ending: Ending) -> None:
         """See LiveCall. Its task is woken for it, and says what there is to say."""
         if self._carried or self._answered:

@@ -144,9 +144,8 @@ async def test_a_read_that_lasts_has_a_start_with_all_that_is_known_and_one_end(
     told = ["eid", "kind", "actor", "client", "cluster", "req", "decision", "org"]
     assert [start[name] for name in told] == [end[name] for name in told]
     assert "resp" not in start
-    if line == WATCH:
-        assert start["relay"] == end["relay"]
-        assert start["impersonated"] == end["impersonated"]
+    assert start["relay"] == end["relay"]
+    assert start["impersonated"] == end["impersonated"]
     assert len(bench.observed) == 1
 
 
