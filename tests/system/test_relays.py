@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import attrs
@@ -21,6 +22,8 @@ from tests.system.world import NAMESPACE, World, running_world
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
 DEADLINE_S = 30.0
+# More than the calls of a test beside them.
+WATCHES = 20
 
 
 @pytest.fixture
@@ -148,13 +151,20 @@ class Timed:
 
 
 def test_reads_at_a_silent_relay_are_answered_by_its_sibling(own_world: World) -> None:
-    world = own_world
+    with ExitStack() as watches:
+        ask_a_silent_relay(own_world, watches)
+
+
+def ask_a_silent_relay(world: World, watches: ExitStack) -> None:
     (first,) = connected(world)
-    silent = world.relays["tunnel"].process
-    start(world, "second", world.folder / "relay-tunnel", instance="second")
-    wait_for(world, first, "second")
     client = RawClient(world, "tunnel")
     maps = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    # Calls go to the relay with the fewest streams: with these open at the first one, to the second.
+    for _ in range(WATCHES):
+        talk = watches.enter_context(client.talk(client.head(f"{maps}?watch=true")))
+        assert talk.answer(body=False).status == 200
+    silent = start(world, "second", world.folder / "relay-tunnel", instance="second").process
+    wait_for(world, first, "second")
 
     def read(path: str = maps) -> Timed:
         return Timed(client, client.head(path))
@@ -165,8 +175,6 @@ def test_reads_at_a_silent_relay_are_answered_by_its_sibling(own_world: World) -
         request = client.head(maps, "Content-Type: application/json", length, method="POST")
         return Timed(client, request, body)
 
-    assert client.get(maps).status == 200
-    # Calls go to the relay with the fewest streams, so that each gets some of both kinds.
     reads, writes = [read() for _ in range(6)], [write(f"at-once-{number}") for number in range(6)]
     # What policy takes for a write by its path, though it is a GET.
     proxied = [read(f"/api/v1/namespaces/{NAMESPACE}/services/none/proxy/") for _ in range(2)]
@@ -177,17 +185,16 @@ def test_reads_at_a_silent_relay_are_answered_by_its_sibling(own_world: World) -
         for each in reads:
             each.thread.join(DEADLINE_S * 3)
         assert [each.answer.status for each in reads if each.answer is not None] == [200] * 6
-        moved_s = [each.took_s for each in reads if each.took_s > 2]
-        assert moved_s, "no read has met the silent relay"
-        assert max(moved_s) < 8, moved_s
+        took_s = [each.took_s for each in reads]
+        assert min(took_s) > 2, took_s
+        assert max(took_s) < 8, took_s
         # What comes now goes to the other one at once, a write as well.
         late = [read(), write("late")]
         for each in late:
             each.run()
         assert [each.answer.status for each in late if each.answer is not None] == [200, 201]
         assert max(each.took_s for each in late) < 2
-        waiting = [each for each in (*writes, *proxied) if each.thread.is_alive()]
-        assert any(each in writes for each in waiting), "no write has met the silent relay"
+        assert all(each.thread.is_alive() for each in (*writes, *proxied))
     finally:
         os.kill(silent.pid, signal.SIGCONT)
     for each in (*writes, *proxied):
@@ -200,11 +207,11 @@ def test_reads_at_a_silent_relay_are_answered_by_its_sibling(own_world: World) -
     ended = [event for event in events if event["phase"] == "complete"]
     lists = [event for event in ended if event["req"]["verb"] == "list"]  # type: ignore[index]
     moved = [event for event in lists if event.get("tunnel", {}).get("moved_from")]  # type: ignore[attr-defined]
-    assert len(moved) == len(moved_s)
+    assert len(moved) == len(reads)
     for event in moved:
-        assert event["tunnel"]["moved_from"] == first  # type: ignore[index]
-        assert event["relay"]["instance"] == "second"  # type: ignore[index]
+        assert event["tunnel"]["moved_from"] == "second"  # type: ignore[index]
+        assert event["relay"]["instance"] == first  # type: ignore[index]
         assert event["resp"]["status"] == 200  # type: ignore[index]
-    assert len({event["eid"] for event in lists}) == len(lists) == 8
+    assert len({event["eid"] for event in lists}) == len(lists) == len(reads) + 1
     others = [event for event in ended if event not in lists]
     assert not any(event.get("tunnel", {}).get("moved_from") for event in others)  # type: ignore[attr-defined]
