@@ -1,8 +1,8 @@
 """The hub's clock as a relay knows it: by what a key of the hub has signed for this session, and by no more.
 
 A relay token lives for a minute of the hub's clock, and the relay may have a wrong one. TLS does not vouch
-for the hub's clock: whoever ends TLS in the hub's place, by a stolen certificate or as a proxy, can state any
-time, and replay an hour later what was good then. So the hub signs its time together with the nonce that the
+for the hub's clock. A stolen certificate or a TLS-terminating proxy can state any time, and replay an old
+token at that time. So the hub signs its time together with the nonce that the
 relay has made for the session. Such a statement is younger than the nonce. From then on the relay counts the
 seconds itself, and a statement that was held up on its way changes nothing:
 

@@ -32,7 +32,7 @@ class Balancers:
                     f"number {number} is neither an address nor a network, as in 192.0.2.7 or 10.0.0.0/8"
                 ) from None
             if network.prefixlen == 0:
-                raise ValueError(f"number {number} is every address: whoever connects could state any")
+                raise ValueError(f"number {number} is every address: any client could claim another address")
             if isinstance(network, ipaddress.IPv6Network) and network.overlaps(_MAPPED):
                 raise ValueError(f"number {number} is IPv4 in the form of IPv6: write it as IPv4")
             networks.append(network)

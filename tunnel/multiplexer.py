@@ -372,7 +372,7 @@ class Multiplexer:
         if self.link is None:
             self._away_s = self.away_s()
         self.ending = code, reason
-        # Whoever is told of contexts mostly holds the session, and would keep it until a garbage collection.
+        # The callback mostly refers to the session: the cycle would last until a garbage collection.
         self.on_context = None
         connection = self.connection
         if connection.phase is Phase.OPEN:

@@ -152,7 +152,7 @@ class Call:
 
     @property
     def movable(self) -> bool:
-        """Whether it may be asked of a second relay while nobody knows what became of it at the first.
+        """Whether a second relay may be asked for it while its outcome at the first one is unknown.
 
         A read as policies have it: no upgrade, and nothing that goes on to a backend.
         """

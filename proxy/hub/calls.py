@@ -409,8 +409,8 @@ class Calls:
             opened.show(live)
         for attempt in range(ATTEMPTS_MAX):
             if live.ended is not None:
-                # What was opened for it was sent; what was tried before has reached nobody, but for a relay
-                # that was in doubt.
+                # An open stream was sent. An earlier attempt reached no API server, unless its relay was
+                # in doubt.
                 seen = Processed.NO if opened is None and not live.moved_from else Processed.MAYBE
                 outcome = failed(Failure(live.ended.code, seen, ""), CloseReason.REVOKED, live.tally)
                 break
@@ -494,7 +494,7 @@ class Calls:
     def leave_doubted(self, live: LiveCall, opened: OpenedStream, held: HeldBody | None) -> bool:
         """Reset the stream of a read whose tunnel is in doubt, if another relay can answer it.
 
-        Returns whether it was reset; whoever carries the call then finds that it `leaves`.
+        Returns whether it was reset; `leaves` then tells the task that carries the call.
         """
         if live.ended is not None or live.tally.status or (held is not None and not held.whole):
             return False

@@ -221,7 +221,7 @@ class LiveCalls(Drained):
             yield lives.pop()
 
     def unstarted(self, before_s: float) -> list[LiveCall]:
-        """Those that began before this time, on the clock that nobody sets, and are not `started` yet.
+        """Calls that began before this time (monotonic) and are not `started` yet.
 
         The oldest first. None is older than one that is started, so the others are not looked at.
         """

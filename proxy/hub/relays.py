@@ -379,7 +379,7 @@ class RelayEndpoint:
                 )
 
     def _hear(self, relay: LiveRelay, context: Context) -> None:
-        """Take a statement that a relay makes anew."""
+        """Take a relay's new statement."""
         if context.group != RELAY_GROUP:
             return
         before = relay.statement.cluster_uid

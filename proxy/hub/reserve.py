@@ -13,8 +13,7 @@ An entry begins at a block of its own, so that no later write touches a block th
 the next generation: one write of 28 bytes, by which every entry is void at once. The first entry whose sum is
 wrong is the end: it is of an earlier generation, or its write was cut short, and `add` has not returned then.
 
-Each method holds the file's lock and reads the file anew. A hub that is replaced may thus still use it while
-its successor does.
+Each method locks the file and reads it again, so a replaced hub and its successor can share it.
 """
 
 from __future__ import annotations
@@ -59,8 +58,8 @@ class Reserve:
     def allocate(self) -> None:
         """Write the file whole where it is not; raises ReserveError.
 
-        The header comes last, so that a start that was cut short allocates anew. With zeros, and not by
-        fallocate(2) alone: a file system may have to allocate metadata where an extent is first written.
+        The header comes last, so an interrupted start allocates the file again. Zeros are written, because
+        fallocate(2) alone may leave metadata to allocate when an extent is first written.
         """
         try:
             with self._locked():
@@ -137,7 +136,7 @@ class Reserve:
     def _void(self, at: int) -> None:
         """Make no entry of one that failed: the disk may have taken it all the same.
 
-        Nobody waits for it, so it would stay for good, and be carried out after it was taken back.
+        No caller would clear it. A later start would repeat it, even after an operator has undone it.
         """
         with suppress(OSError):
             self._write(at, bytes(_ENTRY.size))

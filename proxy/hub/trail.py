@@ -272,9 +272,9 @@ def _remembered_client(client_ip: str, user_agent: bytes, mode: str) -> Client:
 
 
 def _tell(head: RequestHead, asked: Asked, *, undecided: bool = False) -> Request:
-    """What the trail says of a request line, kept with it: mostly it is one that is asked for again.
+    """The trail's form of a request line, cached with it because most request lines repeat.
 
-    A long one is told anew, since how much of it is kept depends on what is made of it.
+    A long one is not cached: how much of it is kept depends on the decision.
     """
     info, target = asked.info, asked.target
     if info is None:

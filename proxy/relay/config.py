@@ -65,9 +65,9 @@ STOP_GRACE_MAX_S = 3600
 # 4,000 open calls in direct mode, 8,000 in tunnel mode. Of the 512 MiB that the manifests give it, the others
 # are for the process itself (70), and for what is counted late or not at all (PROTOCOL.md, "Memory").
 MEMORY_MIB = 320
-# A machine that boots with a wrong clock is within it until NTP answers, and a retired signing key is refused
-# as much later at most. Below the least, clocks that nobody disciplines would be refused within months; above
-# the most, it bounds nothing.
+# Covers a machine's clock between boot and the first answer of NTP. A retired signing key is refused later by
+# this at most. Below the minimum, an unsynchronized clock would be refused within months. Above the maximum,
+# the bound is useless.
 CLOCK_BOUND_S = 900
 CLOCK_BOUND_MIN_S = 60
 CLOCK_BOUND_MAX_S = 86_400

@@ -268,7 +268,7 @@ class Hello:
     """The session's: new for each, the same through its resumptions. Its meaning is the owner's business."""
     software: str = ""
     statement: str = ""
-    """What the dialer states of itself, for whoever uses the tunnel; opaque to it."""
+    """The dialer's statement about itself; opaque to the tunnel."""
     resume: Resume | None = None
 
 

@@ -408,7 +408,7 @@ class Inbound:
                 core.peer_resets -= 1
 
     def _on_ping(self, flags: int, payload: bytes, now: float) -> None:
-        # Nobody has signed the clock that it tells, so it counts for nothing here.
+        # The clock in a PING is unsigned, so it is ignored.
         opaque, received, _ = frames.decode_ping(payload)
         self._acknowledged(received, now)
         if not flags & frames.ACK_FLAG:

@@ -153,7 +153,7 @@ class ClusterActions:
         return Done(body, note=f"dropped={','.join(dropped)}", cluster=cluster)
 
     async def repin(self, name: str) -> Done:
-        """Forget which Kubernetes cluster a cluster is: the next relay that connects states it anew."""
+        """Remove the pin of a cluster; the next relay that connects sets it again."""
         uid = await self.directory.change(lambda store: store.unpin_cluster(name))
         cluster = self._now.clusters_by_name[name]
         return Done({**self._shown(cluster), "unpinned": uid}, note=f"unpinned={uid}", cluster=cluster)

@@ -214,7 +214,7 @@ def test_the_hub_may_have_the_domain_of_its_clusters_hosts_for_itself() -> None:
 
 def test_what_names_no_load_balancer_is_a_fault(tmp_path: Path) -> None:
     assert faults('listen_proxy_from = ["192.0.2.7", "::/0"]', tmp_path) == [
-        "listen_proxy_from: number 2 is every address: whoever connects could state any"
+        "listen_proxy_from: number 2 is every address: any client could claim another address"
     ]
 
 
