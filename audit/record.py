@@ -35,12 +35,12 @@ NAME_CHARACTERS_MAX = 1024
 TARGET_CHARACTERS_MAX = 64 * 1024
 # As many arguments as fit into such a target, each at least `command=&`. All their text has that bound too.
 ARGV_ITEMS_MAX = TARGET_CHARACTERS_MAX // 9
-# A selector has some hundred characters. What a read has beyond that tells nothing more, and fills disks.
+# Selectors have some hundred characters. A longer query of a read adds no evidence and fills the disk.
 READ_QUERY_CHARACTERS_MAX = 2048
-# Of the target of a request that was refused before anything was decided: an example of what is tried.
+# Kept of the target of a request that is refused before policy decides: enough to show the attempt.
 EXCERPT_CHARACTERS_MAX = 1024
 
-# What a stream goes by when no other protocol was asked for; no protocol that is served is called so.
+# The protocol of a stream without an upgrade. No upgrade protocol has this name.
 _NO_UPGRADE = "http"
 
 # What an event weighs beside its free text: the objects themselves, rounded up.
@@ -52,7 +52,7 @@ class Phase(StrEnum):
 
     INTENT = "intent"
     START = "start"
-    """A read lasts: a row that it has before its end, as a write has its intent."""
+    """The first row of a read that lasts, written before its end as a write's intent is."""
     COMPLETE = "complete"
     UNKNOWN = "unknown"
     """The hub ended between the first row and the completion: what became of the call is not known here."""

@@ -31,7 +31,7 @@ Agent = tuple[str, str]
 
 
 def taken_bytes(row_bytes: int) -> int:
-    """What a row takes of the file, with what it may leave empty beside it."""
+    """Bytes of the file that a row uses, including page space that it may leave empty."""
     rest = 0
     if row_bytes > _ROW_BYTES_MAX:
         left = _LEFT_BYTES_MIN + (row_bytes - _LEFT_BYTES_MIN) % _REST_BYTES

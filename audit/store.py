@@ -136,9 +136,9 @@ class AuditStore:
         self._file, self._wal = (0, 0), None
 
     def accept(self, tell: Callable[[TrailMark], Event]) -> TrailMark:
-        """Make another trail of this file, by a new id, and write an event into it; returns its mark.
+        """Give this file a new trail id, and write an event into it; returns its mark.
 
-        Cut short in between, it is another trail without the event, which no hub expects.
+        If it is interrupted, the file has a new id and no event, and no hub accepts it.
         """
         with translated(self.path), self._transaction() as connection:
             connection.execute(sa.update(schema.trail).values(id=str(uuid.uuid4())))
@@ -314,7 +314,7 @@ class AuditStore:
         return self._connection
 
     def _recognise(self, connection: sa.Connection) -> None:
-        """See that it is the trail that is expected; one without an id gets one where none is."""
+        """Check that this is the expected trail; a trail without an id gets one if none is expected."""
         found = connection.scalar(sa.select(schema.trail.c.id))
         newest = int(connection.exec_driver_sql(_LAST_NUMBERS).one()[0])
         if not self._id:

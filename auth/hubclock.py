@@ -1,4 +1,4 @@
-"""The hub's clock as a relay knows it: by what a key of the hub has signed for this session, and by no more.
+"""The hub's clock as a relay knows it: only from statements that a hub key signed for this session.
 
 A relay token lives for a minute of the hub's clock, and the relay may have a wrong one. TLS does not vouch
 for the hub's clock. A stolen certificate or a TLS-terminating proxy can state any time, and replay an old
@@ -88,11 +88,11 @@ class RisingClock:
 
     drift: float
     ahead_s: float = -math.inf
-    """What to add to the steady clock for what it shows; minus infinity before it has heard anything."""
+    """Offset from the steady clock; minus infinity before the first statement."""
     _told_at_s: float = 0.0
 
     def hear(self, told_s: float, steady_s: float) -> None:
-        """Take in what the other clock shows at this moment, or has shown a while ago."""
+        """Take a reading of the other clock, from now or from a while ago."""
         least_s = self.ahead_s - self.drift * (steady_s - self._told_at_s)
         self.ahead_s = max(told_s - steady_s, least_s)
         self._told_at_s = steady_s

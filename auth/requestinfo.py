@@ -158,7 +158,7 @@ class RequestInfo:
         # Most queries cannot have the parameter at all, and stay unparsed.
         if b"dryRun" not in self.query and b"%" not in self.query:
             return False
-        # With another value beside it, what happens is up to the API server's validation.
+        # With a second value, the API server's validation decides.
         values = list(islice(raw_values(self.query, "dryRun"), 2))
         return len(values) == 1 and said(values[0]) == "All"
 

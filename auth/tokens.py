@@ -196,7 +196,7 @@ def issue_relay(
     now: float,
     nonce: str = "",
 ) -> str:
-    """Mint a relay token: the hub's word to one cluster's relay that an agent acts.
+    """Mint a relay token: it tells one cluster's relay which agent acts.
 
     With a `nonce` it is good in the tunnel session of that nonce alone, and without one in none: in direct
     mode, and for relays from before nonces.

@@ -1,4 +1,4 @@
-"""Who has connected, before TLS: the other end of the connection, or the client that a load balancer names.
+"""The client's address, before TLS: the TCP peer, or the client that a load balancer names.
 
 Every client of a TCP load balancer has one address, so limits by address would count all of them together,
 and the trail could tell none apart. Peers that the configuration names (`listen_proxy_from`) begin each

@@ -136,7 +136,7 @@ def cluster_role(
 ) -> list[Object]:
     """Render the ClusterRole, which lets the relay impersonate exactly these, and its binding.
 
-    Beside that it lets the relay read one namespace, by whose UID the hub knows the cluster again.
+    It also lets the relay read one namespace, whose UID identifies the cluster to the hub.
 
     `agents` are names, `groups` are `<org>/<team>`. `wildcard` leaves the names out: any user and any group,
     `system:masters` too, so that the cluster is only as safe as the hub and the relay. `constrained` is the

@@ -28,7 +28,7 @@ _UNIX_BYTES = 216
 
 
 class ProxyHeaderError(Exception):
-    """Bytes that are no header, or one that says what a TCP connection cannot be."""
+    """The bytes are no PROXY header, or the header is invalid for TCP."""
 
 
 @attrs.frozen

@@ -167,9 +167,9 @@ def _exec_info(api_version: str, server: str, hub: str) -> ExecInfo:
 
 
 def _cluster_of_host(server: str, account: Account) -> str:
-    """Return the cluster whose host a server is, by what its hub has said at the login; raises AgentError.
+    """Return the cluster of a host, by the pattern that the hub stated at login; raises AgentError.
 
-    The kubeconfig is not believed: it could have the token of a cluster sent to any host that it names.
+    The kubeconfig is not trusted for this: it could send a token to any host that it names.
     """
     hosts = account.cluster_hosts
     name = server.removeprefix("https://").partition(".")[0].lower()

@@ -62,7 +62,7 @@ class Asked:
         return not (self.durable or self.long_running)
 
     def whole_bytes(self, head: RequestHead) -> int:
-        """How much of the target its record has whole: all of what acts, and of a read the path.
+        """How many bytes of the target are recorded whole: all for a write or upgrade, the path for a read.
 
         A command that is cut would hide what was run.
         """

@@ -467,7 +467,8 @@ class Calls:
             if not whole:
                 break
             renew = failure.code is StreamCode.UNAUTHENTICATED and not renewed
-            # One that refuses a fresh token refuses any, as by a wrong clock: another relay has its own.
+            # A relay that refuses a fresh token refuses every token, for instance by a wrong clock. A
+            # sibling may not.
             believes_none = failure.code is StreamCode.UNAUTHENTICATED and renewed
             elsewhere = believes_none or failure.code in _ELSEWHERE
             renewed = (renewed or renew) and not believes_none

@@ -144,7 +144,7 @@ class AuditConfig:
     reads_when_down: bool = False
     """Whether reads are still answered while the trail cannot be written; writes never are."""
     down_grace_s: int = DOWN_GRACE_S
-    """How long upgrades that are open may go on while the trail cannot be written; 0 is without end."""
+    """How long open upgrades may continue while the trail cannot be written; 0: without limit."""
 
 
 @attrs.frozen

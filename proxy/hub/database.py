@@ -71,9 +71,9 @@ class Database:
         self._engine.dispose()
 
     def copy_in_memory(self) -> Self:
-        """A copy that has everything but the disk; raises StoreUnavailableError where not even reading works.
+        """Copy the database into memory; raises StoreUnavailableError if it cannot be read.
 
-        What is made of rows once (the compiled policies, what a snapshot keeps) the two share.
+        Both share what is derived from rows: compiled policies, and what a snapshot caches.
         """
         engine = _engine(sa.URL.create("sqlite", database=":memory:"))
         try:

@@ -65,7 +65,7 @@ class _Relay:
     """What was said of the hub's keys on each connection: behind an address stand several relays."""
     tokens: dict[str, _Token] = attrs.Factory(dict)
     asking: trio.Event | None = attrs.Factory(trio.Event)
-    """Requests wait for it; None once the relay was asked what it states."""
+    """Requests wait for this event; None once the relay has been asked for its statement."""
     statement: Statement = attrs.Factory(Statement)
     heard_first: float | None = None
     """Since when it answers each time (epoch seconds); None while it does not."""
@@ -182,7 +182,7 @@ class DirectRelays:
         return relay
 
     async def _keep_asking(self, relay: _Relay) -> None:
-        """Ask a relay what it states, again and again, for as long as requests would go there."""
+        """Ask a relay for its statement periodically, while requests may be sent to it."""
         await self._ask_for_requests(relay)
         while True:
             await trio.sleep(ASK_EVERY_S)
@@ -191,7 +191,7 @@ class DirectRelays:
             await self._ask(relay)
 
     async def _ask_for_requests(self, relay: _Relay) -> None:
-        """Ask a relay what it states, and let those requests go on that wait for it."""
+        """Ask a relay for its statement, then release the requests that wait."""
         asking = relay.asking
         assert asking is not None, "requests wait"
         try:
@@ -201,7 +201,7 @@ class DirectRelays:
             asking.set()
 
     async def _ask(self, relay: _Relay) -> None:
-        """Ask a relay what it states, on a connection of its own, and hold it to its cluster's pin.
+        """Ask a relay for its statement, on a separate connection, and check it against the cluster's pin.
 
         While it does not answer, what it has stated before stands.
         """
@@ -230,7 +230,7 @@ class DirectRelays:
             relay.refused = ""
 
     async def _statement(self, relay: _Relay) -> str:
-        """What a relay states; nothing where it is of a version that does not. Raises OutboundBroken."""
+        """Return a relay's statement; empty from an older version. Raises OutboundBroken."""
         keys = self._keys()
         token = issue_inquiry(
             keys.active,

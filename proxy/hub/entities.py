@@ -228,7 +228,7 @@ class Snapshot:
     """What tokens may be made from now: the id that they name as their `sid`, with the agent's id. Whatever
     is not in here is revoked: its tokens are refused, and what runs under them is ended."""
     trail: TrailMark | None = None
-    """The audit trail that the hub writes, and how far it had come some time ago; None for a new hub."""
+    """The hub's audit trail and its highest number as last stored; None for a new hub."""
     faults: tuple[str, ...] = ()
     """Rows that were left out because they must not be used, each with the reason."""
     _relay_keys: Mapping[str, tuple[str, PublicKey]] = attrs.field(init=False, repr=False)

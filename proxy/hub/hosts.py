@@ -49,7 +49,7 @@ class ClusterHosts:
     def cluster_of(self, host: bytes) -> str | None:
         """Return the name before the domain in a Host header, and None for a host that is none of these.
 
-        Of a host with more labels, or none that a cluster can be called, it returns a name that none has.
+        For a host with more labels, or an invalid name, it returns a name that no cluster can have.
         """
         return _name_before(host, self.domain.encode("ascii"))
 

@@ -116,7 +116,7 @@ class Limits:
         memory: Memory | None = None,
         stored: Callable[[], Mapping[tuple[str, str], int]] = dict,
     ) -> None:
-        """`stored` says what each agent, by id and name, has added to the trail since it was asked last."""
+        """`stored` returns the bytes that each agent (id, name) added to the trail since the last call."""
         self._config = config
         self._stored = stored
         self._clock = clock

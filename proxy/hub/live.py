@@ -102,7 +102,7 @@ class LiveCall:
         """The same on the clock that nobody sets."""
         self.inbound = inbound
         self.started = False
-        """It has lasted, and a row of the trail says that it began (proxy.hub.starts)."""
+        """The trail has its `start` row (proxy.hub.starts)."""
         self.tally = Tally()
         self.due_at = math.inf
         """When it must end, on trio's clock, and why: for `LiveCalls.limit` to say."""
@@ -223,7 +223,7 @@ class LiveCalls(Drained):
     def unstarted(self, before_s: float) -> list[LiveCall]:
         """Calls that began before this time (monotonic) and are not `started` yet.
 
-        The oldest first. None is older than one that is started, so the others are not looked at.
+        Oldest first. Every call older than a started one is started too, so the search stops there.
         """
         found = []
         for live in reversed(self._calls.values()):

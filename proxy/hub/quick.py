@@ -257,7 +257,7 @@ class QuickCall(LiveCall):
             self._end(outcome)
 
     def show(self) -> None:
-        """See LiveCall. A small read that is answered at once is never asked."""
+        """See LiveCall. A small read that is answered at once never needs this."""
         if self.relay is None:
             self.opened.show(self)
 

@@ -134,7 +134,7 @@ class Reserve:
         return generation, entries, at
 
     def _void(self, at: int) -> None:
-        """Make no entry of one that failed: the disk may have taken it all the same.
+        """Void an entry whose write failed: the disk may have stored it all the same.
 
         No caller would clear it. A later start would repeat it, even after an operator has undone it.
         """

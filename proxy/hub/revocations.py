@@ -64,7 +64,7 @@ class Revocations:
     def __init__(self, reserve: Reserve) -> None:
         self._reserve = reserve
         self._lock = threading.Lock()
-        # Of this process's entries, by the `eid`: who has them yet to get. Bounded by the reserve.
+        # For each entry of this process, by `eid`: who still lacks it. Bounded by the reserve.
         self._awaited: dict[str, set[Where]] = {}
 
     def keep(self, revocation: Revocation) -> None:
@@ -97,7 +97,7 @@ class Revocations:
         return found
 
     def _is_needless(self, payload: bytes) -> bool:
-        # One that is not known here is another hub's, which finishes beside this one.
+        # An unknown entry belongs to another hub that still finishes its calls.
         return self._awaited.get(_decoded(payload).event.eid) == set()
 
 
@@ -150,7 +150,7 @@ async def carry_out_again(
         except StoreUnavailableError:
             raise
         except StoreError as error:
-            # Mostly since the store has it. What the trail says is what the store said.
+            # Usually the store has it already. The trail records the store's answer.
             in_store()
             status, note = error.status, str(error)
         told = f"carried out at the hub's start: {note}"

@@ -1,4 +1,4 @@
-"""A row in the trail for each read that lasts, so that a hub that is killed leaves one of it.
+"""A `start` row in the trail for each long read, so a killed hub leaves evidence of it.
 
 A write has its intent before it moves. A read has one row, when it is over; were it written at its beginning,
 each small request would cost a second row and a commit that it waits for. So one look a second finds the
@@ -17,7 +17,7 @@ import trio
 from proxy.hub.calls import Calls
 from tunnel.turns import Slices
 
-# Nearly all reads are over by then; of one that is not, no trace would be left by a kill.
+# Nearly all reads end sooner. A longer one would leave no trace if the hub is killed.
 STARTED_AFTER_S = 5.0
 LOOK_EVERY_S = 1.0
 # Rows of one look, a tenth of what the recorder's queue holds: after a restart all watches come at once, and
@@ -41,7 +41,7 @@ class Starts:
         """Queue a row of each read that has lasted, unless the trail cannot be written now."""
         calls, slices = self.calls, Slices()
         lasting = calls.live.unstarted(time.monotonic() - STARTED_AFTER_S)
-        # The oldest first: whatever is older than one that has started has started too.
+        # Oldest first: every call older than a started one is started too.
         for live in lasting[:STARTS_PER_LOOK_MAX]:
             if slices.over:
                 await slices.next()

@@ -352,7 +352,7 @@ class Store(Credentials, Federation, Policies):
             return pinned or ""
 
     def unpin_cluster(self, name: str) -> str:
-        """Have the next relay that connects pin a cluster; returns the UID that it was pinned to.
+        """Remove a cluster's pin, so that the next relay sets it; returns the old UID.
 
         Raises NotFoundError, and ConflictError when it is not pinned.
         """
@@ -485,7 +485,7 @@ class Store(Credentials, Federation, Policies):
                 connection.execute(_relay_instance(cluster_id, instance).values(last_seen_at=at))
             if trail is not None:
                 known = t.audit_trail.c
-                # Not that of one which was accepted meanwhile, nor what another hub has seen grow further.
+                # Skip a trail that was replaced meanwhile, and a number below the stored one.
                 connection.execute(
                     sa.update(t.audit_trail)
                     .where(known.id == trail.id, known.highest < trail.highest)

@@ -23,7 +23,7 @@ teams = sa.Table(
     sa.Column("created_at", sa.Float, nullable=False),
 )
 
-# RoleBindings of clusters outlive a team: its name is the group that they give rights to.
+# RoleBindings outlive a team, and they grant rights to its name.
 retired_teams = sa.Table(
     "retired_teams",
     metadata,

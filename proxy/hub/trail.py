@@ -60,7 +60,7 @@ _CLIENTS_REMEMBERED_MAX = 4096
 _USER_AGENT_BYTES_MAX = 256
 # More than a record keeps of one, in whatever encoding: what is no UTF-8 is dear to decode.
 _USER_AGENT_BYTES_TOLD = 4 * NAME_CHARACTERS_MAX
-# What stands for all of a target that is not looked through: a mark that no target has, and a SHA-256 in hex.
+# Stands for the part of a target that is not scanned: a mark that no target contains, and a SHA-256 in hex.
 _REST_CHARACTERS_MAX = 65
 # What is looked through of such a target.
 _SEEN_CHARACTERS_MAX = TARGET_CHARACTERS_MAX - _REST_CHARACTERS_MAX
@@ -335,7 +335,7 @@ def without_bearer(target: bytes, *, whole: bool = False) -> bytes:
 def stream_of(head: RequestHead, info: RequestInfo | None, *, undecided: bool = False) -> Stream | None:
     """What a long-running call is, as far as its request tells; None for an ordinary one.
 
-    Of one that is refused `undecided` the command is not told: it ran nowhere.
+    The command of a request refused as `undecided` is left out: it never ran.
     """
     upgrade = head.upgrade
     if info is None or (upgrade is None and not info.long_running):

@@ -1,4 +1,4 @@
-"""Looks after the trail while the hub runs: its disk, its identity, and what ends while it cannot be written.
+"""Watches the trail while the hub runs: its disk, its identity, and open upgrades while it is down.
 
 While events do not reach the disk, nothing begins that must be recorded: writes, upgrades and tokens are
 refused where they are asked for. What is open already goes on unrecorded, so upgrades, in which anything may
@@ -80,7 +80,7 @@ class TrailWatch:
         self.directory.note_trail(self.store.mark)
 
     def follow(self) -> None:
-        """Write on in another trail, when an operator has accepted it; for the directory's listeners."""
+        """Continue in another trail once an operator has accepted it; a listener of the directory."""
         accepted = self.directory.current.trail
         if accepted is not None and accepted.id != self.store.mark.id:
             self.store.expect(accepted)

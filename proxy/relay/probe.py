@@ -1,6 +1,6 @@
 """Whether the API server answers, and which cluster it is: asked at the start and then again and again.
 
-Liveness never depends on it: a relay that is restarted reaches a dead API server no better.
+Liveness never depends on it: restarting the relay does not help a dead API server.
 """
 
 from __future__ import annotations

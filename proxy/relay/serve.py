@@ -58,8 +58,8 @@ from tunnel.tcp import TCPStream
 
 log = logging.getLogger("hawse.relay")
 
-# A relay that is stopped keeps the port of its probes until its last stream has ended, up to `stop.grace_s`.
-# One with the same configuration that is started meanwhile looks so often whether the port is free.
+# A stopping relay keeps its health port until its last stream has ended, up to `stop.grace_s`.
+# A relay that is started meanwhile with the same configuration retries the port this often.
 HEALTH_LOOK_S = 1.0
 
 
@@ -228,7 +228,7 @@ async def _run_tunnel(dialer: DialerConfig, config: RelayConfig, upstream: Upstr
             state.sessions.remove(session)
             state.trusted.pop(session, None)
 
-    # A hub that knows from the hello which cluster this is refuses another one before it sends anything.
+    # With the UID in HELLO, the hub refuses a wrong cluster before it sends anything.
     await state.probe.looked.wait()
     state.probe.on_change = tell
     await run_dialer(dialer, serve, dialing=state.dialing)
@@ -260,7 +260,7 @@ async def _open_listener(
     nursery.start_soon(server.deadlines.run)
     nursery.start_soon(server.bonds.run)
     nursery.start_soon(tell_of_the_end, way.certificate)
-    # A hub that asks before the first probe would hear of no cluster, and send its requests.
+    # Before the first probe the statement names no cluster, and the hub would send requests.
     state.accepting = await _listen(
         way.listen, "direct.listen", server.handle_connection, nursery, after=state.probe.looked
     )

@@ -23,7 +23,7 @@ def audit() -> None:
 def accept(reach: Reach, /, yes: bool) -> None:
     """Accept another trail than the hub has written.
 
-    Which is the one in the data folder: where the trail was lost, and another one or an older copy is there.
+    Use it when the trail was lost, and the data folder has another trail or an older copy.
     Where none is, a new one begins.
     The event `audit.gap` in it says from which event on the former one is missing. A hub that runs goes on
     within a second or two, one that did not start for this reason starts.
@@ -65,7 +65,7 @@ def accept(reach: Reach, /, yes: bool) -> None:
                     )
                     return local_event(Kind.AUDIT_GAP, note)
 
-                # The trail first: what is cut short in between is refused as before, and accepted again.
+                # The trail first: after an interruption the hub still refuses it, and accept can run again.
                 store.accept_trail(trail.accept(tell))
             finally:
                 trail.close()

@@ -81,7 +81,7 @@ def check_cluster(reach: Reach, /, name: str, kubeconfig: Path, context: str | N
 def _check_same_cluster(name: str, pinned: str, options: list[str]) -> None:
     """Raise CommandError for a kubeconfig that leads to another cluster than the one that is pinned.
 
-    What is found in another cluster says nothing, and what would be applied there does harm.
+    Findings from another cluster mean nothing, and applying the advice there does harm.
     """
     from proxy.manifests import SYSTEM_NAMESPACE
 

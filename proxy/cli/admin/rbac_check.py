@@ -83,7 +83,7 @@ def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def examine_relays(cluster: Object, relays: Sequence[Object]) -> Iterable[Finding]:
-    """Look at what the hub knows of a cluster: is a relay of it here, and does its API server answer?
+    """Report whether a relay of the cluster is connected, and whether its API server answers.
 
     A relay in direct mode is dialled when it is needed, and so never connected.
     """
@@ -204,7 +204,7 @@ def _rights(enrolled: Enrolled, rules: Sequence[Object], form: str, apply: str) 
 
 
 def _reads_system_namespace(rule: Object) -> bool:
-    """Whether a rule lets the relay read that one namespace, and does nothing else."""
+    """Whether a rule grants exactly the read of that one namespace."""
     return {key: tuple(_texts(rule, key)) for key in rule} == {
         "apiGroups": ("",),
         "resources": ("namespaces",),

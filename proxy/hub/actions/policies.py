@@ -109,7 +109,7 @@ class PolicyActions:
             if policy.name == name
             for rule in policy.rules
         }
-        # A rule that is not there allows nothing, but is not known to deny either.
+        # An unknown rule allows nothing, but does not deny either.
         return switched.enabled and not any(allows.get(rule, True) for rule in switched.rules)
 
     async def _change(self, change: Callable[[Store], Bundle]) -> Done:

@@ -12,5 +12,5 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Add the column; the next relay that connects states what stands in it."""
+    """Add the column; the next relay that connects fills it."""
     op.add_column("clusters", sa.Column("cluster_uid", sa.String(64)))
