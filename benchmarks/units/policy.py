@@ -63,12 +63,12 @@ def rule(number: int, *, conditions: bool) -> str:
 
 
 def bundle(rules: int = RULES, *, conditions: bool = True) -> Bundle:
-    """So many rules in ten policies."""
+    """So many rules in ten policies, or in one for each rule if there are fewer."""
     texts = [
         f"kind: Policy\nmetadata: {{name: p{number}}}\nspec:\n  bind: {{teams: [sre]}}\n"
         "  clusters: {matchLabels: {env: prod}}\n  rules:\n"
         + "".join(f"    {rule(each, conditions=conditions)}\n" for each in range(number, rules, POLICIES))
-        for number in range(POLICIES)
+        for number in range(min(POLICIES, rules))
     ]
     sources = [source for text in texts for source in split(text)]
     return compile_bundle(sources, CelConditions(time.thread_time), version=1)

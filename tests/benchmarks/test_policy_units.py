@@ -28,6 +28,11 @@ def least_us(infos: Callable[[int], list[RequestInfo]], decide: Callable[[Reques
     return min(runs)
 
 
+def test_fewer_rules_than_policies_are_a_policy_each() -> None:
+    made = bundle(5, conditions=False)
+    assert [len(policy.rules) for policy in made.policies] == [1] * 5
+
+
 def test_a_decision_costs_a_fraction_of_a_look_at_every_rule() -> None:
     made, agent, cluster = bundle(500, conditions=False), Agent(), Cluster()
     some = requests(0, 64)
