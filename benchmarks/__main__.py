@@ -20,7 +20,7 @@ from benchmarks.runner import Outcome, open_bench, run_all
 from benchmarks.system import Missing
 from benchmarks.systems import ALWAYS, EXTRA, PEERS
 from benchmarks.workload import Options
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import BY_NAME, WORKLOADS
 from sandbox.demo.__main__ import end_once, prepare_environment
 from sandbox.demo.processes import ENDING_SIGNALS
 
@@ -28,15 +28,19 @@ RUNS = 5
 
 
 def parser() -> argparse.ArgumentParser:
-    lines = [f"  {name:<8} {part.title}" for name, parts in WORKLOADS.items() for part in parts[:1]]
+    lines = [
+        f"  {part.name:<12} {part.title}" if part is parts[0] else f"    {part.name:<13} {part.title}"
+        for parts in WORKLOADS.values()
+        for part in parts
+    ]
     made = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure Hawse beside its yardsticks, as separate processes on loopback.",
-        epilog="workloads:\n" + "\n".join(lines),
+        epilog="workloads (a name runs those indented below it as well):\n" + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument(
-        "workloads", nargs="+", choices=[*WORKLOADS, "all"], metavar="WORKLOAD", help="see below; or `all`"
+        "workloads", nargs="+", choices=[*BY_NAME, "all"], metavar="WORKLOAD", help="see below; or `all`"
     )
     made.add_argument(
         "--peers", action="store_true", help=f"also {', '.join(PEERS)}, where their packages are at hand"
@@ -93,7 +97,8 @@ def main() -> None:
         quick=arguments.quick,
     )
     names = list(WORKLOADS) if "all" in arguments.workloads else arguments.workloads
-    workloads = [workload for name in names for workload in WORKLOADS[name]]
+    # Each once, also where a group and one of its own are named.
+    workloads = list(dict.fromkeys(workload for name in names for workload in BY_NAME[name]))
     outcome, bench = Outcome(), None
     try:
         spy = spy_program() if arguments.profile is not None else None

@@ -92,6 +92,11 @@ BUDGET = (
     Line(
         "CPU µs a request, hub + relay, 64 connections", 90, 65, 50, figure("small", 64, "cpu_us_per_request")
     ),
+    Line(
+        "CPU µs a PUT of 1 KB, 64 connections",
+        *(150, 150, 120),
+        figure("writes", 64, "cpu_us_per_request"),
+    ),
     Line("hub µs / nginx µs, 64 connections", 4, 2.5, 2, hub_to_nginx),
     Line("CPU s a GB down, one stream", 3.6, 2.8, 2.4, figure("bulk", 1, "cpu_s_per_gb")),
     Line(

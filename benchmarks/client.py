@@ -35,11 +35,17 @@ class Failed(Exception):
 class Connection:
     """One TLS connection, non-blocking, with the answer under way."""
 
-    def __init__(self, loop: Loop, job: dict[str, Any], number: int) -> None:
+    def __init__(
+        self, loop: Loop, job: dict[str, Any], number: int, *, do_handshake_on_connect: bool = True
+    ) -> None:
         endpoint = job["endpoint"]
         plain = socket.create_connection((endpoint["host"], endpoint["port"]), 30)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.sock = loop.context.wrap_socket(plain, server_hostname=endpoint["server_name"])
+        self.sock = loop.context.wrap_socket(
+            plain,
+            server_hostname=endpoint["server_name"],
+            do_handshake_on_connect=do_handshake_on_connect,
+        )
         self.sock.setblocking(False)
         self.loop = loop
         self.number = number
@@ -111,6 +117,11 @@ class Connection:
         self.head = b""
         return came
 
+    def close(self) -> None:
+        """End it without a word, as a client's process does that ends."""
+        del self.loop.connections[self.sock.fileno()]
+        self.sock.close()
+
     def write(self) -> None:
         """Send more of an upload."""
         for _ in range(_RECORDS_A_TURN):
@@ -123,6 +134,33 @@ class Connection:
             if self.sending == 0:
                 self.loop.epoll.modify(self.sock.fileno(), select.EPOLLIN)
                 return
+
+
+class ShortConnection(Connection):
+    """A connection that is opened for one request: its time starts before the TCP connection does."""
+
+    def __init__(self, loop: Loop, job: dict[str, Any], number: int, head: bytes) -> None:
+        began_ns = time.perf_counter_ns()
+        super().__init__(loop, job, number, do_handshake_on_connect=False)
+        self.began_ns = began_ns
+        self.first_head = head
+        """The request to send when the handshake is complete; empty afterwards."""
+        loop.active += 1
+        self.read()
+
+    def read(self) -> None:
+        if not self.first_head:
+            super().read()
+            return
+        try:
+            self.sock.do_handshake()
+        except ssl.SSLWantReadError:
+            return
+        head, self.first_head, began_ns = self.first_head, b"", self.began_ns
+        # `ask` counts the exchange, and starts its clock.
+        self.loop.active -= 1
+        self.ask(head)
+        self.began_ns = began_ns
 
 
 class Loop:
@@ -138,8 +176,9 @@ class Loop:
         self.requests = 0
         self.transferred = 0
         self.latencies_ns: list[int] = []
-        for number in range(job["connections"]):
-            Connection(self, job, number)
+        if job.get("kind") != "connections":
+            for number in range(job["connections"]):
+                Connection(self, job, number)
 
     def head(self, method: str, path: str, body_bytes: int | None = None) -> bytes:
         endpoint = self.job["endpoint"]
@@ -179,8 +218,17 @@ class Loop:
 
 
 def request_for(loop: Loop, seconds: float) -> None:
-    """GETs by every connection, one after the other; the last ones start before `seconds` have passed."""
-    head = loop.head("GET", loop.job["path"])
+    """Requests by every connection, one after the other; the last ones start before `seconds` have passed.
+
+    With a `size` they are PUTs of so many bytes, each connection's to a path of its own. Head and body leave
+    in one piece, as those of a small write do in every usual client.
+    """
+    job = loop.job
+    path, size = job["path"], job["size"]
+    asked = [
+        loop.head("PUT", f"{path}{number}", size) + bytes(_UPLOAD[:size]) if size else loop.head("GET", path)
+        for number in range(job["connections"])
+    ]
     clock = time.perf_counter_ns
     end_ns = clock() + int(seconds * 1e9)
 
@@ -189,11 +237,32 @@ def request_for(loop: Loop, seconds: float) -> None:
         loop.latencies_ns.append(now_ns - connection.began_ns)
         loop.requests += 1
         if now_ns < end_ns:
-            connection.ask(head)
+            connection.ask(asked[connection.number])
 
     loop.answered = answered
     for connection in loop.connections.values():
-        connection.ask(head)
+        connection.ask(asked[connection.number])
+    loop.run()
+
+
+def connect_for(loop: Loop, seconds: float) -> None:
+    """GETs, each over a connection of its own, `connections` of them at a time, for so long."""
+    job = loop.job
+    head = loop.head("GET", job["path"])
+    clock = time.perf_counter_ns
+    end_ns = clock() + int(seconds * 1e9)
+
+    def answered(connection: Connection) -> None:
+        now_ns = clock()
+        loop.latencies_ns.append(now_ns - connection.began_ns)
+        loop.requests += 1
+        connection.close()
+        if now_ns < end_ns:
+            ShortConnection(loop, job, connection.number, head)
+
+    loop.answered = answered
+    for number in range(job["connections"]):
+        ShortConnection(loop, job, number, head)
     loop.run()
 
 
@@ -237,6 +306,8 @@ def work(job: dict[str, Any]) -> dict[str, object]:
     match job["kind"]:
         case "requests":
             request_for(loop, job["warmup_s"])
+        case "connections":
+            connect_for(loop, job["warmup_s"])
         case "stall":
             stall(loop)
         case _:
@@ -248,6 +319,8 @@ def work(job: dict[str, Any]) -> dict[str, object]:
     match job["kind"]:
         case "requests":
             request_for(loop, job["seconds"])
+        case "connections":
+            connect_for(loop, job["seconds"])
         case "stall":
             sys.stdin.readline()
         case _:

@@ -27,13 +27,15 @@ _ROOT = Path(__file__).parent.parent
 class Job:
     """What the client does, and for how long.
 
-    `requests`: GETs of `path` by each connection, one after the other, for `seconds`.
+    `requests`: GETs of `path` by each connection, one after the other, for `seconds`; with a `size` PUTs of
+    so many bytes to `path`N by each connection N.
+    `connections`: GETs of `path` for `seconds`, each over a new connection, so many `connections` at a time.
     `download`: GETs of `path`, `bodies` of them by each connection; endless when that is 0, until the end.
     `upload`: PUTs of `size` bytes to `path`N, `bodies` of them by each connection N.
     `stall`: one GET of `path` by each connection, of whose answer only the first bytes are ever read.
     """
 
-    kind: Literal["requests", "download", "upload", "stall"]
+    kind: Literal["requests", "connections", "download", "upload", "stall"]
     endpoint: Endpoint
     path: str
     connections: int = 1
@@ -54,7 +56,7 @@ class Report:
     cpu_s: float
     """The client's own, since the word was given."""
     latencies_ns: tuple[int, ...]
-    """One a request, sorted; of `requests` only."""
+    """One a request, sorted; of `requests` and `connections` only."""
 
 
 class Load:

@@ -5,6 +5,7 @@
     GET  /paced/RATE/SIZE  SIZE bytes, RATE of them a second (benchmarks.upstream.paced)
     PUT  /sink/NAME        takes a body whole, then answers: nginx's WebDAV module writes it to a file in
                            memory, and the next one of that name replaces it
+    PUT  WRITE_PATH NAME   the same, under the path of a ConfigMap
 
 An answer that a discarded body would get (`return 200`) comes before the body has, and so measures nothing.
 """
@@ -27,6 +28,8 @@ from benchmarks.system import Endpoint
 from benchmarks.upstream.paced import start_paced
 
 POD_PATH = "/api/v1/namespaces/work/pods/workbench"
+# A name follows.
+WRITE_PATH = "/api/v1/namespaces/work/configmaps/"
 _MEMORY = Path("/dev/shm")
 _BLOCK_BYTES = 1 << 20
 
@@ -49,14 +52,18 @@ _SERVER = """\
             proxy_buffer_size 64k;
             proxy_buffers 4 64k;
         }}
-        location /sink/ {{
+{sinks}
+    }}
+"""
+
+# As many as there are paths that take bodies.
+_SINK = """\
+        location {path} {{
             alias {memory}/sink/;
             dav_methods PUT;
             client_max_body_size 0;
             client_body_buffer_size 64k;
-        }}
-    }}
-"""
+        }}"""
 
 
 @attrs.frozen
@@ -103,7 +110,10 @@ def open_apiserver(folder: Path) -> Iterator[ApiServer]:
         ca = issue_certificate(folder)
         port = free_port()
         with Daemons(folder) as daemons:
-            http = _SERVER.format(port=port, pod=pod_json(), memory=memory, paced=start_paced(daemons))
+            sinks = "\n".join(_SINK.format(path=path, memory=memory) for path in ("/sink/", WRITE_PATH))
+            http = _SERVER.format(
+                port=port, pod=pod_json(), memory=memory, paced=start_paced(daemons), sinks=sinks
+            )
             nginx = start_nginx(daemons, "upstream", folder, port, http, temporary=memory)
             yield ApiServer(
                 endpoint=Endpoint("127.0.0.1", port, ca),

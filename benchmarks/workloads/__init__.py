@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from benchmarks.workload import Workload
-from benchmarks.workloads import beside, bulk, cold, exec, idle, rtt, scale, small, stalled, watch
+from benchmarks.workloads import (
+    beside,
+    bulk,
+    cold,
+    connections,
+    exec,
+    idle,
+    rtt,
+    scale,
+    small,
+    stalled,
+    watch,
+    writes,
+)
 
 WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "small": small.WORKLOADS,
+    "writes": writes.WORKLOADS,
+    "connections": connections.WORKLOADS,
     "bulk": bulk.WORKLOADS,
     "beside": beside.WORKLOADS,
     "stalled": stalled.WORKLOADS,
@@ -17,3 +32,11 @@ WORKLOADS: dict[str, tuple[Workload, ...]] = {
     "cold": cold.WORKLOADS,
     "scale": (scale.SCALE, scale.SCALE_TWO),
 }
+
+
+BY_NAME: dict[str, tuple[Workload, ...]] = {
+    **{workload.name: (workload,) for group in WORKLOADS.values() for workload in group},
+    # A group's name is that of its first workload, and stands for all of them.
+    **WORKLOADS,
+}
+"""What each name of the command line runs: a group, or one workload of a group."""

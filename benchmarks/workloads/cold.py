@@ -1,12 +1,14 @@
 """`kubectl get pods` from the start of its process to its last line of output: what a person waits for.
 
-`cold` gives kubectl a token in its kubeconfig, for Hawse and for direct: the difference is the way. kubectl's
-own discovery is in its cache. `cold-plugin` is a kubeconfig as `hawse kubeconfig` writes it: kubectl runs
-`hawse-credential`, which has answered in this minute. `cold-first` has neither that token nor discovery in a
-cache: the first call of all.
+`cold` gives kubectl a token in its kubeconfig, for Hawse as for the others: the difference is the way.
+kubectl's own discovery is in its cache. `cold-plugin` is a kubeconfig as `hawse kubeconfig` writes it:
+kubectl runs `hawse-credential`, which has answered in this minute. For `cold-token` the plugin's token is
+gone before each call, as after a minute without calls: the plugin gets another one from the hub.
+`cold-first` has neither that token nor discovery in a cache: the first call of all.
 
-p50_ms is kubectl's whole time. For Hawse the notes have `added_ms` as well: each of its calls follows one
-straight to the API server, and it is the median of their differences.
+p50_ms is kubectl's whole time. For nginx and Hawse the notes have `added_ms` as well: each of their calls
+follows one straight to the API server, and it is the median of their differences. The CPU time is the
+system's, without kubectl's and the plugin's.
 """
 
 from __future__ import annotations
@@ -17,17 +19,21 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import attrs
 import yaml
 
+from benchmarks.meter import measure
 from benchmarks.processes import program
 from benchmarks.result import Measurement, Sample, milliseconds
 from benchmarks.system import Endpoint, System, Upstream
+from benchmarks.systems.direct import open_direct
 from benchmarks.systems.hawse import CLUSTER, Enrolled, enrolled
+from benchmarks.systems.nginx import open_nginx
 from benchmarks.upstream.kubectl import NAMESPACE, POD, open_kubectl_server
 from benchmarks.workload import Options, RunFailed, Workload
 
@@ -37,7 +43,7 @@ CALLS: Final = 50
 QUICK_CALLS: Final = 2
 DEADLINE_S: Final = 30.0
 TOKEN: Final = "service-account." + "t" * 900
-SYSTEMS: Final = frozenset({"direct", "hawse"})
+SYSTEMS: Final = frozenset({"direct", "nginx", "hawse"})
 
 
 @attrs.frozen
@@ -60,10 +66,14 @@ class Home:
             "KUBECONFIG": str(self.kubeconfig),
         }
 
-    def forget(self) -> None:
+    def forget_token(self) -> None:
+        """Empty the plugin's cache."""
+        shutil.rmtree(self.folder / "cache", ignore_errors=True)
+
+    def forget_all(self) -> None:
         """Empty every cache: discovery, and tokens."""
-        for name in ("cache", "kubecache"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.forget_token()
+        shutil.rmtree(self.folder / "kubecache", ignore_errors=True)
 
     def get_pods_ns(self) -> int:
         """Run kubectl to its end; returns the ns that it took. Raises RunFailed."""
@@ -99,33 +109,48 @@ def token_kubeconfig(endpoint: Endpoint, token: str) -> str:
     )
 
 
-def run(
-    kind: str, prepare: Callable[[Home, Enrolled], None], system: System, upstream: Upstream, options: Options
-) -> Sample:
+Prepare = Callable[[Home, Enrolled], None]
+Forget = Callable[[Home], None]
+
+
+def run(kind: str, prepare: Prepare, forget: Forget, system: System, options: Options) -> Sample:
     """Some calls of kubectl, with a warm one before them."""
     calls = QUICK_CALLS if options.quick else CALLS
     with tempfile.TemporaryDirectory(prefix="hawse-bench-cold-") as name:
         folder = Path(name)
-        for part in ("upstream", "hawse", "direct-home", "hawse-home"):
+        for part in ("upstream", "direct-home", "home", system.name):
             (folder / part).mkdir()
         with open_kubectl_server(folder / "upstream") as server:
-            direct = Home(folder / "direct-home")
-            direct.kubeconfig.write_text(token_kubeconfig(server.endpoint, TOKEN))
-            direct.get_pods_ns()
-            if system.name == "direct":
-                return sample(kind, "direct", [timed(direct, kind) for _ in range(calls)], [])
-            with enrolled(folder / "hawse", server, "hawse", {}) as found:
-                through = Home(folder / "hawse-home")
-                prepare(through, found)
-                through.get_pods_ns()
-                pairs = [(timed(direct, kind), timed(through, kind)) for _ in range(calls)]
-    return sample(kind, "hawse", [after for _, after in pairs], [after - before for before, after in pairs])
+            straight, home = Home(folder / "direct-home"), Home(folder / "home")
+            straight.kubeconfig.write_text(token_kubeconfig(server.endpoint, TOKEN))
+            straight.get_pods_ns()
+            with opened(system.name, folder / system.name, server, home, prepare) as before_server:
+                home.get_pods_ns()
+                took_ns, added_ns = [], []
+                with measure(before_server, server) as costs:
+                    for _ in range(calls):
+                        for each in (straight, home):
+                            forget(each)
+                        if system.name == "direct":
+                            took_ns.append(straight.get_pods_ns())
+                            continue
+                        straight_ns = straight.get_pods_ns()
+                        took_ns.append(home.get_pods_ns())
+                        added_ns.append(took_ns[-1] - straight_ns)
+    return sample(kind, system.name, took_ns, added_ns, costs.cpu_s)
 
 
-def timed(home: Home, kind: str) -> int:
-    if kind == "cold-first":
-        home.forget()
-    return home.get_pods_ns()
+@contextmanager
+def opened(name: str, folder: Path, server: Upstream, home: Home, prepare: Prepare) -> Iterator[System]:
+    """Run the system of this name once more, before an upstream that kubectl understands."""
+    if name == "hawse":
+        with enrolled(folder, server, name, {}) as found:
+            prepare(home, found)
+            yield found.system
+        return
+    with (open_nginx if name == "nginx" else open_direct)(folder, server) as system:
+        home.kubeconfig.write_text(token_kubeconfig(system.endpoint, TOKEN))
+        yield system
 
 
 def with_token(home: Home, found: Enrolled) -> None:
@@ -142,20 +167,27 @@ def with_plugin(home: Home, found: Enrolled) -> None:
     installation.run_as(user, "kubeconfig", CLUSTER, "--output", str(home.kubeconfig))
 
 
-def sample(kind: str, system: str, took_ns: list[int], added_ns: list[int]) -> Sample:
+def sample(
+    kind: str, system: str, took_ns: list[int], added_ns: list[int], cpu_s: Mapping[str, float] | None = None
+) -> Sample:
     ordered = sorted(took_ns)
-    notes = {"calls": float(len(ordered))}
+    notes = {"requests": float(len(ordered))}
     if added_ns:
         notes["added_ms"] = statistics.median(added_ns) / 1e6
     return Sample(
         Measurement(kind, system, 1, p50_ms=milliseconds(ordered, 0.50), p99_ms=milliseconds(ordered, 0.99)),
+        cpu_s=cpu_s or {},
         notes=notes,
     )
 
 
-def workload(kind: str, title: str, prepare: Callable[[Home, Enrolled], None]) -> Workload:
+def forget_nothing(_home: Home) -> None:
+    """Leave every cache as it is."""
+
+
+def workload(kind: str, title: str, prepare: Prepare, forget: Forget = forget_nothing) -> Workload:
     def run_one(system: System, upstream: Upstream, variant: int, options: Options) -> Sample:
-        return run(kind, prepare, system, upstream, options)
+        return run(kind, prepare, forget, system, options)
 
     return Workload(kind, title, (1,), run_one, systems=SYSTEMS)
 
@@ -163,5 +195,16 @@ def workload(kind: str, title: str, prepare: Callable[[Home, Enrolled], None]) -
 WORKLOADS = (
     workload("cold", "kubectl get pods from its start to its output, with a token at hand", with_token),
     workload("cold-plugin", "the same with `hawse-credential`, asked in this minute before", with_plugin),
-    workload("cold-first", "the first call of all: no token, no discovery in any cache", with_plugin),
+    workload(
+        "cold-token",
+        "the same with `hawse-credential`, which has to get another token",
+        with_plugin,
+        Home.forget_token,
+    ),
+    workload(
+        "cold-first",
+        "the first call of all: no token, no discovery in any cache",
+        with_plugin,
+        Home.forget_all,
+    ),
 )

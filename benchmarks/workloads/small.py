@@ -12,16 +12,20 @@ from benchmarks.workload import Options, Workload
 
 def run(system: System, upstream: Upstream, connections: int, options: Options) -> Sample:
     job = Job("requests", system.fresh_endpoint(), POD_PATH, connections, options.seconds)
+    return run_job("small", job, system, upstream)
+
+
+def run_job(workload: str, job: Job, system: System, upstream: Upstream) -> Sample:
+    """Run a job of small requests, and count what one costs and how long it takes."""
     with Load(job) as load, measure(system, upstream) as costs:
         load.go()
         report = load.report()
-    own_s = costs.own_s
     return Sample(
         Measurement(
-            "small",
+            workload,
             system.name,
-            connections,
-            cpu_us_per_request=own_s * 1e6 / report.requests if system.processes else None,
+            job.connections,
+            cpu_us_per_request=costs.own_s * 1e6 / report.requests if system.processes else None,
             p50_ms=milliseconds(report.latencies_ns, 0.50),
             p99_ms=milliseconds(report.latencies_ns, 0.99),
         ),

@@ -20,12 +20,16 @@ DEADLINE_S = 20.0
 
 @attrs.define(eq=False)
 class Canned:
-    """The running server: each head it has read is in `heads`, each body's size in `bodies`."""
+    """The running server: each head it has read is in `heads`, each body's size in `bodies`.
+
+    `connections` counts those whose handshake was completed.
+    """
 
     endpoint: Endpoint
     answer: Callable[[ssl.SSLSocket, bytes], None]
     heads: list[bytes] = attrs.Factory(list)
     bodies: list[int] = attrs.Factory(list)
+    connections: int = 0
 
     def serve(self, sock: ssl.SSLSocket) -> None:
         with sock, suppress(AssertionError, OSError):
@@ -63,6 +67,7 @@ def canned(folder: Path, answer: Callable[[ssl.SSLSocket, bytes], None]) -> Iter
                 with suppress(OSError):
                     plain.settimeout(DEADLINE_S)
                     sock = context.wrap_socket(plain, server_side=True)
+                    server.connections += 1
                     open_now.append(sock)
                     threads.append(threading.Thread(target=server.serve, args=(sock,)))
                     threads[-1].start()

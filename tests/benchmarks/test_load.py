@@ -62,6 +62,32 @@ def test_a_request_is_that_of_the_endpoint(tmp_path: Path) -> None:
     assert b"X-Who: me" in lines
 
 
+def test_a_small_write_has_a_path_for_each_connection_and_its_body_with_the_head(tmp_path: Path) -> None:
+    with canned(tmp_path, no_content) as server:
+        job = attrs.evolve(requests(server), path="/configmaps/n", size=1024)
+        with Load(job) as load:
+            load.go()
+            report = load.report()
+    assert report.requests == len(report.latencies_ns) > 2
+    lines = {head.split(b"\r\n")[0] for head in server.heads}
+    assert lines == {b"PUT /p/configmaps/n0 HTTP/1.1", b"PUT /p/configmaps/n1 HTTP/1.1"}
+    assert set(server.bodies) == {1024}
+
+
+def test_a_new_connection_carries_one_request(tmp_path: Path) -> None:
+    with canned(tmp_path, whole) as server:
+        job = attrs.evolve(requests(server), kind="connections")
+        with Load(job) as load:
+            before = len(server.heads)
+            load.go()
+            report = load.report()
+    assert report.requests == len(server.heads) - before == len(report.latencies_ns)
+    assert report.requests > 2, "the end of a connection starts the next one"
+    assert server.connections == len(server.heads)
+    # The handshake is in it: the requests of two at a time take all of the time.
+    assert sum(report.latencies_ns) / 1e9 > report.wall_s
+
+
 def test_downloads_are_so_many_bodies_a_stream(tmp_path: Path) -> None:
     with canned(tmp_path, whole) as server:
         with Load(Job("download", server.endpoint, "/bulk", connections=3, bodies=4)) as load:

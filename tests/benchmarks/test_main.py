@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from benchmarks.__main__ import parser
 from benchmarks.accounting import family
 from benchmarks.upstream.apiserver import ApiServer
+from benchmarks.workloads import BY_NAME
 from tests.benchmarks.test_result import KEYS
 
 TOP = Path(__file__).parents[2]
@@ -26,8 +28,20 @@ def benchmarks(*args: str, cwd: Path = TOP) -> subprocess.CompletedProcess[str]:
 
 def test_the_help_lists_every_workload_with_what_it_asks() -> None:
     text = parser().format_help()
-    for name in ("small", "bulk", "beside", "stalled", "watch", "rtt"):
+    for name in ("small", "writes", "connections", "bulk", "beside", "stalled", "watch", "rtt"):
         assert f"\n  {name} " in text
+    # Those that a name above them runs as well.
+    for name in ("bulk-up", "idle-tunnels", "cold-token"):
+        assert f"\n    {name} " in text
+
+
+def test_every_workload_runs_under_the_name_that_the_page_has_for_it() -> None:
+    page = (TOP / "benchmarks" / "README.md").read_text()
+    table = page.partition("| workload | what it does |")[2].partition("\n\n")[0]
+    names = [name for line in table.splitlines() for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
+    assert len(names) > 20
+    assert parser().parse_args(names).workloads == names
+    assert {workload.name for name in names for workload in BY_NAME[name]} == set(names)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import json
 import ssl
 import time
 
-from benchmarks.upstream.apiserver import POD_PATH, ApiServer, pod_json
+from benchmarks.upstream.apiserver import POD_PATH, WRITE_PATH, ApiServer, pod_json
 from benchmarks.upstream.paced import PIECE_BYTES, paced_path
 
 
@@ -57,3 +57,9 @@ def test_an_upload_is_taken_whole_before_it_is_answered(apiserver: ApiServer) ->
     assert (apiserver.memory / "sink" / "one").stat().st_size == len(body)
     assert ask(apiserver, "PUT", "/sink/one", b"again")[0].status == 204
     assert (apiserver.memory / "sink" / "one").read_bytes() == b"again"
+
+
+def test_a_small_write_replaces_an_object(apiserver: ApiServer) -> None:
+    for body in (b"first", b"second"):
+        assert ask(apiserver, "PUT", f"{WRITE_PATH}settings", body)[0].status in (201, 204)
+        assert (apiserver.memory / "sink" / "settings").read_bytes() == body

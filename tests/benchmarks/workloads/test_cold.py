@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.system import Endpoint
-from benchmarks.workloads.cold import Home, sample, token_kubeconfig
+from benchmarks.system import Endpoint, System
+from benchmarks.upstream.apiserver import ApiServer
+from benchmarks.workload import Options
+from benchmarks.workloads.cold import QUICK_CALLS, WORKLOADS, Home, sample, token_kubeconfig
+
+COLD = WORKLOADS[0]
 
 
 def test_the_kubeconfig_leads_to_the_endpoint_and_runs_nothing() -> None:
@@ -20,9 +24,19 @@ def test_a_home_forgets_its_caches_and_keeps_the_rest(tmp_path: Path) -> None:
     home = Home(tmp_path)
     for name in ("cache", "kubecache", "config"):
         (tmp_path / name).mkdir()
-    home.forget()
-    home.forget()
+    home.forget_token()
+    assert {path.name for path in tmp_path.iterdir()} == {"kubecache", "config"}
+    home.forget_all()
+    home.forget_all()
     assert [path.name for path in tmp_path.iterdir()] == ["config"]
+
+
+def test_kubectl_behind_nginx_is_held_against_kubectl_without_it(apiserver: ApiServer) -> None:
+    system = System("nginx", apiserver.endpoint)
+    taken = COLD.run(system, apiserver, 1, Options(runs=1, quick=True))
+    assert (taken.measurement.system, taken.notes["requests"]) == ("nginx", QUICK_CALLS)
+    assert "added_ms" in taken.notes
+    assert taken.cpu_s["nginx"] > 0
 
 
 def test_what_hawse_adds_is_the_median_of_the_pairs() -> None:

@@ -12,8 +12,8 @@ from benchmarks.systems.direct import open_direct
 from benchmarks.systems.nginx import open_nginx
 from benchmarks.systems.plain import open_plain
 from benchmarks.upstream.apiserver import ApiServer
-from benchmarks.workload import Options
-from benchmarks.workloads import beside, bulk, small, stalled
+from benchmarks.workload import Options, Workload
+from benchmarks.workloads import beside, bulk, connections, small, stalled, writes
 
 QUICK = Options(runs=1, seconds=0.1, quick=True)
 
@@ -41,6 +41,23 @@ def test_a_small_request_costs_the_proxy_some_microseconds(nginx: System, apiser
     assert line.p99_ms is not None
     assert 0 < line.p50_ms <= line.p99_ms
     assert set(sample.cpu_s) == {"nginx", "upstream", "load"}
+
+
+@pytest.mark.parametrize("workload", [writes.WRITES, connections.CONNECTIONS], ids=lambda each: each.name)
+def test_writes_and_new_connections_are_counted_as_small_requests_are(
+    nginx: System, apiserver: ApiServer, workload: Workload
+) -> None:
+    sample = workload.run(nginx, apiserver, workload.variants[-1], QUICK)
+    line = sample.measurement
+    assert (line.workload, line.system, line.variant) == (workload.name, "nginx", workload.variants[-1])
+    assert line.cpu_us_per_request == pytest.approx(sample.cpu_s["nginx"] * 1e6 / sample.notes["requests"])
+    assert line.p50_ms is not None
+    assert set(sample.cpu_s) == {"nginx", "upstream", "load"}
+
+
+def test_a_small_write_arrives(nginx: System, apiserver: ApiServer) -> None:
+    writes.WRITES.run(nginx, apiserver, 1, QUICK)
+    assert (apiserver.memory / "sink" / "0").stat().st_size == writes.BODY_BYTES
 
 
 def test_what_has_no_processes_has_no_cpu_time(direct: System, apiserver: ApiServer) -> None:
