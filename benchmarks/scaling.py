@@ -29,7 +29,7 @@ BEGIN = "<!-- written by `make bench-scaling` -->"
 END = "<!-- up to here -->"
 # Of each workload those variants that the tables are made of.
 PARTS = {
-    "small": (64,),
+    "small": (1, 64),
     "bulk": (32,),
     "watch": None,
     "idle": None,

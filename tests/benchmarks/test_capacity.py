@@ -5,7 +5,7 @@ import pytest
 from benchmarks.capacity import Absent, between, capacity_table, check_table, costs, count, unit_table
 from benchmarks.figures import Found
 from benchmarks.result import Measurement, Sample, group
-from benchmarks.workloads.scale import FEW
+from benchmarks.workloads.scale import FEW, TUNNELS
 
 RESTARTS = {
     f"{how}_{what}": value
@@ -14,16 +14,19 @@ RESTARTS = {
 }
 SAMPLES = [
     Sample(Measurement("small", "hawse", 64), cpu_s={"hub": 0.07, "relay": 0.05}, notes={"requests": 1000.0}),
+    Sample(Measurement("small", "hawse", 1), cpu_s={"hub": 0.13, "relay": 0.1}, notes={"requests": 1000.0}),
     # A disturbed round.
     Sample(Measurement("small", "hawse", 64), cpu_s={"hub": 0.7, "relay": 0.5}, notes={"requests": 1000.0}),
     Sample(Measurement("bulk", "hawse", 32), cpu_s={"hub": 0.7, "relay": 1.0}, notes={"gigabytes": 0.5}),
     Sample(Measurement("watch", "hawse", 1000), cpu_s={"hub": 0.14}, notes={"requests": 1000.0}),
     Sample(Measurement("idle", "hawse", 6000), notes={"hub_kb": 40.0, "relay_kb": 50.0}),
+    # 3 ms a second for the process, 15 µs a second for each tunnel.
+    Sample(Measurement("idle-tunnels", "hawse", TUNNELS), notes={"idle_us_per_s": 18.0}),
     Sample(
         Measurement("idle-tunnels", "hawse", FEW),
         notes={
             "tunnel_kb": 100.0,
-            "idle_us_per_s": 20.0,
+            "idle_us_per_s": 30.0,
             "connect_ms": 2.0,
             "hub_base_kb": 80_000.0,
             "relay_process_kb": 50_000.0,
@@ -34,7 +37,8 @@ SAMPLES = [
         notes={"many_hub_us": 100.0, "one_hub_us": 90.0, "hub_kb": 190_000.0, **RESTARTS},
     ),
     Sample(
-        Measurement("scale-two", "hawse", 1000, cpu_us_per_request=110.0), notes={"larger_hub_kb": 130_000.0}
+        Measurement("scale-two", "hawse", 1000, cpu_us_per_request=110.0),
+        notes={"larger_hub_kb": 130_000.0, "in_turn_hub_us": 104.0},
     ),
 ]
 
@@ -63,6 +67,11 @@ def test_a_figure_that_is_not_there_is_named(workload: str) -> None:
         costs(found(without=workload))
 
 
+def test_keeping_a_tunnel_is_what_each_adds_to_the_process() -> None:
+    of = costs(found())
+    assert (of.tunnel_us_per_s, of.idle_us_per_s) == (pytest.approx(15.0), pytest.approx(3000.0))
+
+
 def test_what_a_hub_carries_is_the_budget_over_the_cost() -> None:
     table = capacity_table(costs(found()))
     assert cells(table, "small requests a second")[1] == "7,000"
@@ -73,7 +82,23 @@ def test_what_a_hub_carries_is_the_budget_over_the_cost() -> None:
     assert cells(table, "relays that come back")[1] == "390"
 
 
-def test_what_is_foretold_of_the_memory_is_made_of_the_smaller_run() -> None:
+def test_a_read_of_many_tunnels_is_predicted_by_one_that_is_alone_in_its_tunnel() -> None:
+    assert cells(check_table(costs(found()), found()), "µs of the hub a read")[1:] == ["130", "100"]
+
+
+def test_relays_are_back_after_the_last_first_dial_and_the_longest_wait() -> None:
+    # Without the 8 s in which there was no hub.
+    row = cells(check_table(costs(found()), found()), "all relays are back after SIGTERM and 8 s")
+    assert row[1:] == ["at most 11.25", "8"]
+
+
+def test_two_hubs_are_held_against_one_by_turns() -> None:
+    table = check_table(costs(found()), found())
+    assert cells(table, "on two hubs in turn")[1:] == ["100", "104"]
+    assert cells(table, "on two hubs at a time")[1:] == ["", "110"]
+
+
+def test_what_is_predicted_of_the_memory_is_made_of_the_smaller_run() -> None:
     of = costs(found())
     row = cells(check_table(of, found()), "hub's memory")
     assert row[1:] == ["176", "186"]
@@ -82,7 +107,7 @@ def test_what_is_foretold_of_the_memory_is_made_of_the_smaller_run() -> None:
 
 
 def test_every_cost_has_its_line() -> None:
-    assert len(unit_table(costs(found())).splitlines()) == 2 + 8
+    assert len(unit_table(costs(found())).splitlines()) == 2 + 10
 
 
 def test_what_costs_nothing_has_no_number() -> None:
