@@ -23,7 +23,7 @@ JOBS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-tls test-long faults e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-scaling bench-peers bench-go fuzz
+.PHONY: help demo test test-tls test-long faults e2e lint lint-types lint-async lint-rest format lock clean setup bench bench-calls bench-gate bench-readme bench-scaling bench-peers bench-go fuzz
 
 help: ## show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -93,6 +93,9 @@ fuzz: $(STAMP) ## a million mutated heads and bodies, read by our parsers and by
 
 bench-calls: $(STAMP) ## fail when a request takes more function calls than benchmarks/calls.json has
 	@exec $(BIN)/python -m benchmarks.calls $(ARGS)
+
+bench-readme: $(STAMP) ## measure what README says that Hawse costs and write it there (some 12 minutes)
+	@exec $(BIN)/python -m benchmarks.readme $(ARGS)
 
 bench-scaling: $(STAMP) ## measure what a hub carries and write it into docs/scaling.md (some ten minutes)
 	@exec $(BIN)/python -m benchmarks.scaling $(ARGS)

@@ -1,0 +1,106 @@
+"""`python -m benchmarks.readme`: measure what README says that Hawse costs, and write it there.
+
+Some 12 minutes on a quiet machine with two cores. It needs nginx and kubectl. What it measures are workloads
+of `python -m benchmarks`, each system in each round; what it makes of them is in benchmarks.summary.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from benchmarks.capacity import Absent, between
+from benchmarks.figures import Found
+from benchmarks.machine import machine
+from benchmarks.result import group
+from benchmarks.runner import open_bench, run_all
+from benchmarks.summary import cpu_table, meaning, missed, time_table
+from benchmarks.system import Missing
+from benchmarks.systems import ALWAYS
+from benchmarks.workload import Options, Workload
+from benchmarks.workloads import BY_NAME
+
+DOCUMENT = Path(__file__).parents[1] / "README.md"
+BEGIN = "<!-- written by `make bench-readme` -->"
+END = "<!-- up to here -->"
+ROUNDS = 5
+BOTH = frozenset({"nginx", "hawse"})
+# The variants that the tables are made of, and the systems, where they are not all.
+PARTS: dict[str, tuple[tuple[int, ...], frozenset[str] | None]] = {
+    "small": ((1, 64), None),
+    "writes": ((1, 64), BOTH),
+    "connections": ((1, 16), BOTH),
+    "bulk": ((1,), BOTH),
+    "bulk-up": ((1,), BOTH),
+    "watch": ((1000,), BOTH),
+    "watch-many": ((1000,), BOTH),
+    "watch-all": ((1000,), BOTH),
+    # They run kubectl straight to the API server by themselves.
+    "cold": ((1,), BOTH),
+    "cold-plugin": ((1,), BOTH),
+    "cold-token": ((1,), BOTH),
+}
+
+
+def chosen() -> list[Workload]:
+    """The workloads, cut to PARTS."""
+    every = {workload.name: workload for group_of in BY_NAME.values() for workload in group_of}
+    return [
+        attrs.evolve(every[name], variants=variants, systems=systems)
+        for name, (variants, systems) in PARTS.items()
+    ]
+
+
+def text(found: Found, rounds: int, where: Sequence[str]) -> list[str]:
+    """What stands in the document; raises Absent."""
+    runs = "1 run" if rounds == 1 else f"{rounds} runs, and their range"
+    return [
+        cpu_table(found),
+        time_table(found),
+        missed(found),
+        meaning(found),
+        f"The median of {runs}; a ratio is the median over the rounds. Measured on {', '.join(where)}.",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.readme", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=f"default {ROUNDS}")
+    parser.add_argument("--print", action="store_true", help="print the figures, and leave the document")
+    parser.add_argument("--quick", action="store_true", help="does it work? Not figures to keep")
+    asked = parser.parse_args()
+    rounds = 1 if asked.quick else asked.rounds
+    options = Options(runs=rounds, seconds=0.2 if asked.quick else 1.0, quick=asked.quick)
+    try:
+        with tempfile.TemporaryDirectory(prefix="hawse-bench-") as folder:
+            with open_bench(Path(folder), ALWAYS) as bench:
+                if bench.missing:
+                    sys.exit("\n".join(bench.missing))
+                outcome = run_all(bench, chosen(), options)
+                where = [
+                    *machine(),
+                    *(f"{name} {number}" for name, number in bench.upstream.versions.items()),
+                ]
+    except Missing as error:
+        sys.exit(str(error))
+    if outcome.failed:
+        sys.exit("\n".join(f"failed: {line}" for line in outcome.failed))
+    try:
+        figures = text(Found(group(outcome.samples)), rounds, where)
+    except Absent as error:
+        sys.exit(f"there are no figures of {error}")
+    if asked.print or asked.quick:
+        print("\n\n".join(figures))
+    else:
+        DOCUMENT.write_text(between(DOCUMENT.read_text(), BEGIN, END, figures))
+
+
+if __name__ == "__main__":
+    main()
