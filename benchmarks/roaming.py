@@ -22,11 +22,14 @@ WARM_UP_ROUNDS = 2
 def roam(loop: Loop, heads: list[bytes], at_once: int, rounds: int, seconds: float) -> None:
     """So many requests at once until so long has passed, each on a connection that has none; by chance.
 
-    With `rounds`, each connection has as many in turn, and then it ends.
+    With `rounds`, each connection has as many, and then it ends. A round begins when the one before has
+    ended: a connection must not be asked while its answer is under way.
     """
+    for _ in range(rounds - 1):
+        roam(loop, heads, at_once, 1, seconds)
     chance = random.Random(SEED)
     idle = list(loop.connections.values())
-    turns = [connection for _ in range(rounds) for connection in idle]
+    turns = list(idle) if rounds else []
     clock = time.perf_counter_ns
     end_ns = clock() + int(seconds * 1e9)
 

@@ -37,10 +37,12 @@ class AtOnce:
         self.requests = 0
         self.most_waiting = 0
         self.twice_at_once = 0
+        self.next_answered = 0
+        """The place among those that wait: the first one, or -1 for the last one."""
 
     def run(self) -> None:
         while self.waiting:
-            self.answered(self.waiting.pop(0))
+            self.answered(self.waiting.pop(self.next_answered))
 
 
 HEADS = [b"%d" % number for number in range(50)]
@@ -56,6 +58,13 @@ def warmed_up(at_once: int) -> list[bytes]:
 def test_a_warm_up_asks_every_target_as_often_as_it_has_rounds() -> None:
     assert set(Counter(warmed_up(4)).values()) == {WARM_UP_ROUNDS}
     assert set(warmed_up(4)) == set(HEADS)
+
+
+def test_a_warm_up_never_asks_a_connection_that_waits() -> None:
+    loop = AtOnce(len(HEADS))
+    loop.next_answered = -1
+    roam(cast(Loop, loop), HEADS, 40, WARM_UP_ROUNDS, 0)
+    assert loop.twice_at_once == 0
 
 
 def roamed(at_once: int) -> AtOnce:
