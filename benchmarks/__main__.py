@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks.figures import Found
+from benchmarks.processes import prepare_process
 from benchmarks.profile import profile_all, spy_program
 from benchmarks.report import Report
 from benchmarks.result import group
@@ -21,8 +20,6 @@ from benchmarks.system import Missing
 from benchmarks.systems import ALWAYS, EXTRA, PEERS
 from benchmarks.workload import Options
 from benchmarks.workloads import BY_NAME, WORKLOADS
-from sandbox.demo.__main__ import end_once, prepare_environment
-from sandbox.demo.processes import ENDING_SIGNALS
 
 RUNS = 5
 
@@ -74,12 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     arguments = parser().parse_args()
-    environment = prepare_environment(dict(os.environ))
-    os.environ.clear()
-    os.environ.update(environment)
-    # Each of them ends as Ctrl-C does, so that what was started is stopped.
-    for number in ENDING_SIGNALS:
-        signal.signal(number, end_once)
+    prepare_process()
     openers = {**ALWAYS, **(PEERS if arguments.peers else {})}
     if arguments.systems is not None:
         every = {**ALWAYS, **PEERS, **EXTRA}

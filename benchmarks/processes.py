@@ -5,7 +5,9 @@ Daemons and free ports are the sandbox demo's: output in a file, awaited by what
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -13,12 +15,25 @@ import time
 from pathlib import Path
 
 from benchmarks.system import Missing
-from sandbox.demo.processes import Daemon, Daemons, free_port
+from sandbox.demo.__main__ import end_once, prepare_environment
+from sandbox.demo.processes import ENDING_SIGNALS, Daemon, Daemons, free_port
 
-__all__ = ["Daemon", "Daemons", "free_port", "program", "version_of", "wait_for_port"]
+__all__ = ["Daemon", "Daemons", "free_port", "prepare_process", "program", "version_of", "wait_for_port"]
 
 PORT_DEADLINE_S = 15.0
 POLL_S = 0.02
+
+
+def prepare_process() -> None:
+    """Drop the user's settings and proxies from the environment, and end at a signal as at Ctrl-C.
+
+    So what is started gets neither, finds the programs of this checkout first, and is stopped in the end.
+    """
+    environment = prepare_environment(dict(os.environ))
+    os.environ.clear()
+    os.environ.update(environment)
+    for number in ENDING_SIGNALS:
+        signal.signal(number, end_once)
 
 
 def program(name: str, system: str, install: str) -> str:

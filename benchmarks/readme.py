@@ -17,6 +17,7 @@ import attrs
 from benchmarks.capacity import Absent, between
 from benchmarks.figures import Found
 from benchmarks.machine import machine
+from benchmarks.processes import prepare_process
 from benchmarks.result import group
 from benchmarks.runner import open_bench, run_all
 from benchmarks.summary import cpu_table, meaning, missed, time_table
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="print the figures, and leave the document")
     parser.add_argument("--quick", action="store_true", help="does it work? Not figures to keep")
     asked = parser.parse_args()
+    prepare_process()
     rounds = 1 if asked.quick else asked.rounds
     options = Options(runs=rounds, seconds=0.2 if asked.quick else 1.0, quick=asked.quick)
     try:
@@ -90,6 +92,8 @@ def main() -> None:
                 ]
     except Missing as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("interrupted: everything is stopped, nothing is written")
     if outcome.failed:
         sys.exit("\n".join(f"failed: {line}" for line in outcome.failed))
     try:
