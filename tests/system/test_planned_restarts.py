@@ -34,13 +34,20 @@ IN_A_ROW_WITHIN_S = 30.0
 
 @pytest.fixture
 def own_world(tmp_path: Path) -> Iterator[World]:
-    """A world of this test's own, whose hubs come and go."""
+    """A world of this test's own, of which a process may be missing at its end."""
     with running_world(tmp_path) as running:
         yield running
 
 
-def test_a_hub_is_replaced_under_live_execs_and_calls(own_world: World) -> None:
-    replace_the_hub(own_world, FEW)
+@pytest.fixture(scope="module")
+def lasting_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world whose hubs come and go, and in which hub and relays run after each test."""
+    with running_world(tmp_path_factory.mktemp("lasting")) as running:
+        yield running
+
+
+def test_a_hub_is_replaced_under_live_execs_and_calls(lasting_world: World) -> None:
+    replace_the_hub(lasting_world, FEW)
 
 
 @pytest.mark.long
@@ -48,9 +55,9 @@ def test_a_hub_is_replaced_under_many_live_execs(own_world: World) -> None:
     replace_the_hub(own_world, MANY)
 
 
-def test_a_hub_is_replaced_again_and_again_under_live_execs_and_calls(own_world: World) -> None:
+def test_a_hub_is_replaced_again_and_again_under_live_execs_and_calls(lasting_world: World) -> None:
     """Faster than a session lives that counts as a good one: the relays come at once each time."""
-    world = own_world
+    world = lasting_world
     began = time.monotonic()
     old: list[Daemon] = []
     with shells(world, FEW, "tunnel") as first, calling(world, "tunnel", "direct") as callers:
@@ -108,8 +115,7 @@ def test_a_relay_outside_a_cluster_is_handed_over_while_the_old_one_finishes(
     assert new.process.poll() is None
 
 
-def test_a_health_port_that_cannot_be_had_at_all_is_a_fault_at_the_start(own_world: World) -> None:
-    world = own_world
+def test_a_health_port_that_cannot_be_had_at_all_is_a_fault_at_the_start(world: World) -> None:
     relay = world.folder / "relay-tunnel" / "relay.toml"
     environment = {
         "HAWSE_RELAY_KUBECONFIG": str(world.relay_kubeconfig),
@@ -132,8 +138,8 @@ def probe(port: int, path: str) -> int:
         connection.close()
 
 
-def test_a_hub_that_cannot_start_leaves_the_running_one_in_its_place(own_world: World) -> None:
-    world = own_world
+def test_a_hub_that_cannot_start_leaves_the_running_one_in_its_place(lasting_world: World) -> None:
+    world = lasting_world
     config = (world.folder / "hub.toml").read_text()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         broken = world.folder / "broken.toml"
