@@ -121,6 +121,6 @@ def counts(event: Event) -> bool:
     # First what is true of nearly all.
     if decision is not None and decision.effect == "allow":
         return False
-    if event.kind is Kind.CALL:
+    if event.kind is Kind.CALL or event.kind is Kind.ADMIN:
         return decision is not None and decision.effect == "deny"
     return event.kind in _FLOODING

@@ -27,8 +27,8 @@ class Guest:
     _scope: trio.CancelScope
     _guests: dict[trio.CancelScope, str | None]
 
-    def known(self, who: str = "") -> None:
-        """It is known who is there, and the room is told as whom it may be doubted."""
+    def known(self, who: str | None = "") -> None:
+        """It is known who is there, and the room is told as whom it may be doubted; None for a stranger."""
         # One that makes room already is known too late.
         if self._scope in self._guests:
             self._guests[self._scope] = who

@@ -7,7 +7,6 @@ so what cannot be recorded is done all the same, with a warning.
 from __future__ import annotations
 
 import os
-import pwd
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +38,7 @@ def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = N
     """The event of something that a user of this machine does."""
     from audit.ids import new_eid
     from audit.record import Actor, ActorType, Client, Event, Phase, utc
+    from proxy.hub.localuser import local_actor, local_user
 
     return Event(
         eid=new_eid(),
@@ -46,7 +46,7 @@ def local_event(kind: Kind, note: str, *, org: str = "", req: Request | None = N
         phase=Phase.COMPLETE,
         ts=utc(time.time()),
         org=org,
-        actor=Actor(ActorType.OPERATOR, _user_name()),
+        actor=Actor(ActorType.OPERATOR, local_actor(local_user(os.environ))),
         client=Client(mode="local"),
         req=req,
         note=note,
@@ -65,10 +65,3 @@ def _append(path: Path, event: Event, what: str) -> None:
             store.close()
     except AuditUnavailable as error:
         click.echo(f"hawse: this {what} is not recorded: {error}", err=True)
-
-
-def _user_name() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return f"uid-{os.getuid()}"

@@ -16,17 +16,15 @@
     PUT    /v1/policies/NAME/rules
     DELETE /v1/policies/NAME
 
-What stands before them, and what becomes of what they return, is in proxy.hub.api. The last column of the
-table says which of them act while the trail cannot be written.
+The column `role` of the table says which role of an admin token an action needs, and `revokes` which
+actions work while the trail cannot be written. Both are checked in proxy.hub.api.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
 
 import attrs
-import msgspec
 
 from proxy.hub.actions.administration import Administration
 from proxy.hub.actions.agents import NewAgent, TeamChange
@@ -36,48 +34,9 @@ from proxy.hub.actions.policies import NewPolicies, Question, RuleSwitch
 from proxy.hub.actions.sessions import Kill
 from proxy.hub.actions.teams import NewTeam
 from proxy.hub.actions.tokens import NewToken
+from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
-from proxy.hub.errors import InvalidError
-
-T = TypeVar("T")
-
-
-class Call(msgspec.Struct, frozen=True):
-    """One authenticated request."""
-
-    path: dict[str, str]
-    query: dict[str, str]
-    body: bytes
-    operator: str = ""
-    """The name of his token."""
-
-    def __repr__(self) -> str:
-        """Leave the body out: it may hold a secret."""
-        return f"Call({self.path!r}, {self.query!r}, operator={self.operator!r})"
-
-    def decode(self, shape: type[T]) -> T:
-        """Read the body as this shape; raises InvalidError with the place of the fault, never a value."""
-        try:
-            return msgspec.json.decode(self.body or b"{}", type=shape)
-        except msgspec.ValidationError as error:
-            raise InvalidError(f"the request's body: {error}") from error
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InvalidError("the request's body is not JSON") from error
-
-    def convert(self, shape: type[T]) -> T:
-        """Read the query as this shape; raises InvalidError."""
-        try:
-            return msgspec.convert(self.query, type=shape, strict=False)
-        except msgspec.ValidationError as error:
-            raise InvalidError(f"the request's query: {error}") from error
-
-    def flag(self, name: str) -> bool:
-        """Read a query parameter that is true or false; raises InvalidError."""
-        value = self.query.get(name, "false")
-        if value not in {"true", "false"}:
-            raise InvalidError(f"{name} must be true or false")
-        return value == "true"
-
+from proxy.hub.roles import Role
 
 # What only reads the snapshot has nothing to wait for.
 Run = Callable[[Administration, Call], Done | Awaitable[Done]]
@@ -102,13 +61,21 @@ def _switches_on_denials(administration: Administration, call: Call) -> bool:
 
 
 @attrs.frozen
-class Action:
-    """A path with a method, what it is called in the trail, and what it does."""
+class Endpoint:
+    """A path with a method, what it is called in the trail, and which role of a token it needs."""
 
     method: str
     path: str
     verb: str
     resource: str
+    role: Role
+    """No default: an endpoint without a role cannot be made."""
+
+
+@attrs.frozen
+class Action(Endpoint):
+    """What an endpoint does."""
+
     run: Run
     revokes: Revokes = _never
     """What it may do while the trail or the store cannot be written. Everything else waits for both."""
@@ -118,22 +85,43 @@ class Action:
         return self.method != "GET"
 
 
+METRICS = Endpoint("GET", "/metrics", "get", "metrics", Role.METRICS)
+
 ACTIONS: Sequence[Action] = (
-    Action("GET", "/v1/hub", "get", "hub", lambda a, c: a.hub()),
-    Action("GET", "/v1/keys", "list", "keys", lambda a, c: a.signing_keys.list_all()),
-    Action("POST", "/v1/keys", "rotate", "keys", lambda a, c: a.signing_keys.rotate()),
-    Action("GET", "/v1/teams", "list", "teams", lambda a, c: a.teams.list_all()),
-    Action("GET", "/v1/teams/{name}", "get", "teams", lambda a, c: a.teams.get(c.path["name"])),
-    Action("POST", "/v1/teams", "create", "teams", lambda a, c: a.teams.add(c.decode(NewTeam))),
-    Action("DELETE", "/v1/teams/{name}", "delete", "teams", lambda a, c: a.teams.remove(c.path["name"])),
-    Action("GET", "/v1/agents", "list", "agents", lambda a, c: a.agents.list_all(retired=c.flag("retired"))),
-    Action("GET", "/v1/agents/{name}", "get", "agents", lambda a, c: a.agents.get(c.path["name"])),
-    Action("POST", "/v1/agents", "create", "agents", lambda a, c: a.agents.add(c.decode(NewAgent))),
+    Action("GET", "/v1/hub", "get", "hub", Role.VIEWER, lambda a, c: a.hub()),
+    Action("GET", "/v1/keys", "list", "keys", Role.VIEWER, lambda a, c: a.signing_keys.list_all()),
+    Action("POST", "/v1/keys", "rotate", "keys", Role.ADMIN, lambda a, c: a.signing_keys.rotate()),
+    Action("GET", "/v1/teams", "list", "teams", Role.VIEWER, lambda a, c: a.teams.list_all()),
+    Action("GET", "/v1/teams/{name}", "get", "teams", Role.VIEWER, lambda a, c: a.teams.get(c.path["name"])),
+    Action("POST", "/v1/teams", "create", "teams", Role.ADMIN, lambda a, c: a.teams.add(c.decode(NewTeam))),
+    Action(
+        "DELETE",
+        "/v1/teams/{name}",
+        "delete",
+        "teams",
+        Role.ADMIN,
+        lambda a, c: a.teams.remove(c.path["name"]),
+    ),
+    Action(
+        "GET",
+        "/v1/agents",
+        "list",
+        "agents",
+        Role.VIEWER,
+        lambda a, c: a.agents.list_all(retired=c.flag("retired")),
+    ),
+    Action(
+        "GET", "/v1/agents/{name}", "get", "agents", Role.VIEWER, lambda a, c: a.agents.get(c.path["name"])
+    ),
+    Action(
+        "POST", "/v1/agents", "create", "agents", Role.ADMIN, lambda a, c: a.agents.add(c.decode(NewAgent))
+    ),
     Action(
         "DELETE",
         "/v1/agents/{name}",
         "delete",
         "agents",
+        Role.ADMIN,
         lambda a, c: a.agents.remove(c.path["name"]),
         _always,
     ),
@@ -142,17 +130,24 @@ ACTIONS: Sequence[Action] = (
         "/v1/agents/{name}/lock",
         "lock",
         "agents",
+        Role.OPERATOR,
         lambda a, c: a.agents.lock(c.path["name"]),
         _always,
     ),
     Action(
-        "POST", "/v1/agents/{name}/unlock", "unlock", "agents", lambda a, c: a.agents.unlock(c.path["name"])
+        "POST",
+        "/v1/agents/{name}/unlock",
+        "unlock",
+        "agents",
+        Role.OPERATOR,
+        lambda a, c: a.agents.unlock(c.path["name"]),
     ),
     Action(
         "PATCH",
         "/v1/agents/{name}/teams",
         "update",
         "agents/teams",
+        Role.ADMIN,
         lambda a, c: a.agents.change_teams(c.path["name"], c.decode(TeamChange)),
         _out_of_teams,
     ),
@@ -161,6 +156,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/agents/{name}/keys",
         "create",
         "agents/keys",
+        Role.ADMIN,
         lambda a, c: a.agents.add_key(c.path["name"]),
     ),
     Action(
@@ -168,6 +164,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/agents/{name}/keys/{id}",
         "delete",
         "agents/keys",
+        Role.ADMIN,
         lambda a, c: a.agents.revoke_key(c.path["name"], c.path["id"]),
         _always,
     ),
@@ -176,6 +173,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/agents/{name}/codes",
         "create",
         "agents/codes",
+        Role.ADMIN,
         lambda a, c: a.agents.add_code(c.path["name"]),
     ),
     Action(
@@ -183,23 +181,40 @@ ACTIONS: Sequence[Action] = (
         "/v1/agents/{name}/codes",
         "delete",
         "agents/codes",
+        Role.ADMIN,
         lambda a, c: a.agents.withdraw_codes(c.path["name"]),
     ),
-    Action("GET", "/v1/clusters", "list", "clusters", lambda a, c: a.clusters.list_all()),
-    Action("GET", "/v1/clusters/{name}", "get", "clusters", lambda a, c: a.clusters.get(c.path["name"])),
+    Action("GET", "/v1/clusters", "list", "clusters", Role.VIEWER, lambda a, c: a.clusters.list_all()),
+    Action(
+        "GET",
+        "/v1/clusters/{name}",
+        "get",
+        "clusters",
+        Role.VIEWER,
+        lambda a, c: a.clusters.get(c.path["name"]),
+    ),
     Action(
         "GET",
         "/v1/clusters/{name}/rbac",
         "get",
         "clusters/rbac",
+        Role.VIEWER,
         lambda a, c: a.clusters.rbac(c.path["name"]),
     ),
-    Action("POST", "/v1/clusters", "create", "clusters", lambda a, c: a.clusters.add(c.decode(NewCluster))),
+    Action(
+        "POST",
+        "/v1/clusters",
+        "create",
+        "clusters",
+        Role.ADMIN,
+        lambda a, c: a.clusters.add(c.decode(NewCluster)),
+    ),
     Action(
         "DELETE",
         "/v1/clusters/{name}",
         "delete",
         "clusters",
+        Role.ADMIN,
         lambda a, c: a.clusters.remove(c.path["name"]),
         _always,
     ),
@@ -208,6 +223,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/clusters/{name}/keys",
         "create",
         "clusters/keys",
+        Role.ADMIN,
         lambda a, c: a.clusters.replace_relay_key(c.path["name"], c.decode(NewRelayKey)),
     ),
     Action(
@@ -215,6 +231,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/clusters/{name}/keys",
         "delete",
         "clusters/keys",
+        Role.ADMIN,
         lambda a, c: a.clusters.drop_old_relay_keys(c.path["name"]),
     ),
     Action(
@@ -222,6 +239,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/clusters/{name}/teams/{team}",
         "grant",
         "clusters/teams",
+        Role.ADMIN,
         lambda a, c: a.clusters.grant(c.path["name"], c.path["team"]),
     ),
     Action(
@@ -229,6 +247,7 @@ ACTIONS: Sequence[Action] = (
         "/v1/clusters/{name}/teams/{team}",
         "revoke",
         "clusters/teams",
+        Role.ADMIN,
         lambda a, c: a.clusters.revoke(c.path["name"], c.path["team"]),
         _always,
     ),
@@ -237,14 +256,16 @@ ACTIONS: Sequence[Action] = (
         "/v1/clusters/{name}/repin",
         "repin",
         "clusters",
+        Role.ADMIN,
         lambda a, c: a.clusters.repin(c.path["name"]),
     ),
-    Action("GET", "/v1/federation", "list", "federation", lambda a, c: a.federation.list_all()),
+    Action("GET", "/v1/federation", "list", "federation", Role.VIEWER, lambda a, c: a.federation.list_all()),
     Action(
         "POST",
         "/v1/federation",
         "create",
         "federation",
+        Role.ADMIN,
         lambda a, c: a.federation.add(c.decode(NewFederation)),
     ),
     Action(
@@ -252,15 +273,17 @@ ACTIONS: Sequence[Action] = (
         "/v1/federation/{name}",
         "delete",
         "federation",
+        Role.ADMIN,
         lambda a, c: a.federation.remove(c.path["name"]),
         _always,
     ),
-    Action("GET", "/v1/relays", "list", "relays", lambda a, c: a.sessions.relays()),
+    Action("GET", "/v1/relays", "list", "relays", Role.VIEWER, lambda a, c: a.sessions.relays()),
     Action(
         "GET",
         "/v1/sessions",
         "list",
         "sessions",
+        Role.OPERATOR,
         lambda a, c: a.sessions.list_all(agent=c.query.get("agent"), cluster=c.query.get("cluster")),
     ),
     Action(
@@ -268,29 +291,58 @@ ACTIONS: Sequence[Action] = (
         "/v1/sessions/kill",
         "kill",
         "sessions",
+        Role.OPERATOR,
         lambda a, c: a.sessions.kill(c.decode(Kill), operator=c.operator),
         _always,
     ),
-    Action("GET", "/v1/policies", "list", "policies", lambda a, c: a.policies.list_all()),
-    Action("GET", "/v1/policies/{name}", "get", "policies", lambda a, c: a.policies.get(c.path["name"])),
-    Action("POST", "/v1/policies", "apply", "policies", lambda a, c: a.policies.apply(c.decode(NewPolicies))),
+    Action("GET", "/v1/policies", "list", "policies", Role.VIEWER, lambda a, c: a.policies.list_all()),
     Action(
-        "DELETE", "/v1/policies/{name}", "delete", "policies", lambda a, c: a.policies.remove(c.path["name"])
+        "GET",
+        "/v1/policies/{name}",
+        "get",
+        "policies",
+        Role.VIEWER,
+        lambda a, c: a.policies.get(c.path["name"]),
+    ),
+    Action(
+        "POST",
+        "/v1/policies",
+        "apply",
+        "policies",
+        Role.ADMIN,
+        lambda a, c: a.policies.apply(c.decode(NewPolicies)),
+    ),
+    Action(
+        "DELETE",
+        "/v1/policies/{name}",
+        "delete",
+        "policies",
+        Role.ADMIN,
+        lambda a, c: a.policies.remove(c.path["name"]),
     ),
     Action(
         "PUT",
         "/v1/policies/{name}/rules",
         "switch",
         "policies/rules",
+        Role.ADMIN,
         lambda a, c: a.policies.switch(c.path["name"], c.decode(RuleSwitch)),
         _switches_on_denials,
     ),
-    Action("GET", "/v1/policy-versions", "list", "policyversions", lambda a, c: a.policies.versions()),
+    Action(
+        "GET",
+        "/v1/policy-versions",
+        "list",
+        "policyversions",
+        Role.VIEWER,
+        lambda a, c: a.policies.versions(),
+    ),
     Action(
         "GET",
         "/v1/policy-versions/{name}",
         "get",
         "policyversions",
+        Role.VIEWER,
         lambda a, c: a.policies.version(c.path["name"]),
     ),
     Action(
@@ -298,16 +350,20 @@ ACTIONS: Sequence[Action] = (
         "/v1/decision",
         "get",
         "decision",
+        Role.VIEWER,
         lambda a, c: a.policies.explain(c.convert(Question)),
     ),
-    Action("GET", "/v1/tokens", "list", "tokens", lambda a, c: a.tokens.list_all()),
-    Action("POST", "/v1/tokens", "create", "tokens", lambda a, c: a.tokens.add(c.decode(NewToken))),
+    Action("GET", "/v1/tokens", "list", "tokens", Role.AUDITOR, lambda a, c: a.tokens.list_all()),
+    Action(
+        "POST", "/v1/tokens", "create", "tokens", Role.ADMIN, lambda a, c: a.tokens.add(c.decode(NewToken))
+    ),
     Action(
         "DELETE",
         "/v1/tokens/{name}",
         "delete",
         "tokens",
-        lambda a, c: a.tokens.remove(c.path["name"]),
+        Role.ADMIN,
+        lambda a, c: a.tokens.remove(c.path["name"], at=c.at),
         _always,
     ),
 )

@@ -15,20 +15,20 @@ from starlette.applications import Starlette
 
 from auth.apikey import hash as hash_key
 from proxy.asgi import Application, Receive, Scope, Send, serve_connection
-from proxy.hub.api import KNOWN
 from proxy.hub.certificate import Certificate
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.direct import DirectRelays
 from proxy.hub.directory import Directory
+from proxy.hub.localuser import LOCAL_TOKEN_NAME
 from proxy.hub.operations import RelayInfo
+from proxy.hub.operators import KNOWN
 from proxy.hub.registry import Registry
+from proxy.hub.roles import Role
 from proxy.room import Guest, NoRoomError, Room
 from tunnel.loglimit import LogLimit
 from tunnel.net import peer_address, wrap_server
 
-# The token of `hawse admin` on the hub's own machine.
-LOCAL_TOKEN_NAME = "local"  # noqa: S105 - a name
 HANDSHAKE_S = 10.0
 # Operators and a scraper; more is somebody who should not be here.
 CONNECTIONS_MAX = 64
@@ -67,12 +67,16 @@ class LiveRelays:
 
 
 async def ensure_local_token(data: DataDir, directory: Directory, pepper: bytes) -> None:
-    """See that the token which `hawse admin` finds in the data folder is one that this hub knows."""
+    """Make the token that `hawse admin` finds in the data folder, unless it is the one called `local`.
+
+    Another token in that file is replaced: requests with the token `local` are from this machine's users.
+    """
     token = data.admin_token()
-    if token is not None and hash_key(token, pepper) in directory.current.admin_tokens_by_hash:
+    known = None if token is None else directory.current.admin_tokens_by_hash.get(hash_key(token, pepper))
+    if known is not None and known.name == LOCAL_TOKEN_NAME and known.role is Role.ADMIN:
         return
     digest = hash_key(data.make_admin_token(), pepper)
-    await directory.change(lambda store: store.add_admin_token(LOCAL_TOKEN_NAME, digest, replace=True))
+    await directory.change(lambda store: store.put_local_token(digest))
 
 
 def write_endpoint(config: HubConfig, data: DataDir, certificate: Path) -> None:

@@ -1,7 +1,7 @@
 """The admin API: who asks, which action, what comes of it, and the audit event of each.
 
 JSON over HTTP on a listener of its own, with the operator's bearer token on every path but /healthz:
-/metrics, and the actions of proxy.hub.adminactions.
+/metrics, and the actions of proxy.hub.adminactions. Each needs a role of the token (proxy.hub.operators).
 
 A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
 trail cannot be written, nothing is changed but what the table of actions says.
@@ -34,26 +34,22 @@ from starlette.routing import Route
 
 from audit.errors import AuditUnavailable
 from audit.ids import uuid7
-from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, text, utc
+from audit.record import Actor, Client, Decision, Event, Kind, Phase, text, utc
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
-from auth.apikey import ApiKeyError, parse
-from auth.apikey import hash as hash_key
 from proxy.hub.actions.administration import Administration
-from proxy.hub.adminactions import ACTIONS, Action, Call
+from proxy.hub.adminactions import ACTIONS, METRICS, Action, Endpoint
+from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
-from proxy.hub.entities import AdminToken
 from proxy.hub.errors import InvalidError, StoreError, StoreUnavailableError
+from proxy.hub.operators import Operators, RefusedError
 from proxy.hub.reserve import ReserveError
 from proxy.hub.revocations import Revocation, Revocations, Where
 from proxy.hub.trail import without_bearer
 
 # Policies are the most that anyone sends: one of 500 rules has 100 KB.
 BODY_BYTES_MAX = 256 * 1024
-
-# In the scope's state: what is called with the token's id when a request has shown a valid one.
-KNOWN = "known"
 
 _SECURITY_HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _log = logging.getLogger("hawse.hub.admin")
@@ -87,7 +83,7 @@ def admin_app(
     app = Starlette(
         routes=[
             Route("/healthz", gate.healthz, methods=["GET"]),
-            Route("/metrics", gate.metrics_page, methods=["GET"]),
+            Route(METRICS.path, gate.metrics_page, methods=[METRICS.method]),
             *(Route(action.path, gate.serve(action), methods=[action.method]) for action in ACTIONS),
         ],
         exception_handlers={HTTPException: _unrouted},
@@ -98,7 +94,7 @@ def admin_app(
 
 
 class _Gate:
-    """What stands before every action: the operator's token, the audit event, one form of answers."""
+    """What stands before every action: the operator and his role, the audit event, one form of answers."""
 
     def __init__(
         self,
@@ -113,6 +109,7 @@ class _Gate:
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
+        self._operators = Operators(administration.directory, administration.pepper, clock)
         # A thread of its own for the reserve: the shared ones may all wait for a resolver.
         self._reserve_thread = trio.CapacityLimiter(1)
 
@@ -122,8 +119,10 @@ class _Gate:
 
     async def metrics_page(self, request: Request) -> Response:
         """Answer a scrape; not an action, so it leaves no event unless it is refused."""
-        if self._operator(request) is None:
-            return self._turn_away(request)
+        try:
+            self._operators.admit(request, METRICS)
+        except RefusedError as refused:
+            return self._turn_away(request, METRICS, refused)
         return Response(
             generate_latest(self._metrics), media_type=CONTENT_TYPE_LATEST, headers=_SECURITY_HEADERS
         )
@@ -132,22 +131,19 @@ class _Gate:
         """Make the endpoint of one action."""
 
         async def endpoint(request: Request) -> Response:
-            operator = self._operator(request)
-            if operator is None:
-                return self._turn_away(request)
-            return await self._act(action, operator, request)
+            try:
+                actor = self._operators.admit(request, action)
+            except RefusedError as refused:
+                return self._turn_away(request, action, refused)
+            return await self._act(action, actor, request)
 
         return endpoint
 
-    async def _act(self, action: Action, operator: AdminToken, request: Request) -> Response:
-        event = self._event(
-            Kind.ADMIN,
-            request,
-            Actor(ActorType.OPERATOR, operator.name, operator.id, credential="admin-token"),
-        )
+    async def _act(self, action: Action, actor: Actor, request: Request) -> Response:
+        event = self._event(Kind.ADMIN, request, actor)
         event = replace(event, req=_audited(request, action))
         try:
-            call = await _read(request, operator.name)
+            call = await _read(request, actor.name, self._clock())
         except ClientDisconnect:
             self._end(event, 0, "the operator left before the request was whole")
             raise
@@ -163,10 +159,14 @@ class _Gate:
                 unrecorded = str(error)
                 if not self._revokes(action, call):
                     return _error(503, "audit_unavailable", f"nothing was changed: {unrecorded}")
-        if self._operator(request) is None:
-            # A body may take its sender's time, and the intent the disk's.
-            self._end(event, 401, "the admin token was revoked before the request was whole")
-            return _unauthenticated()
+        try:
+            # Again, since a body may take its sender's time, and the intent the disk's.
+            self._operators.admit(request, action)
+        except RefusedError as refused:
+            known = refused.actor.name
+            why = refused.note if known else "the admin token was revoked before the request was whole"
+            self._end(event, refused.status, why)
+            return _refusal(refused)
         if not unrecorded:
             return await self._carry_out(action, call, event, None)
         response: Response
@@ -243,29 +243,12 @@ class _Gate:
         if revoked.kept:
             self._revocations.settled(revoked.eid, where)
 
-    def _operator(self, request: Request) -> AdminToken | None:
-        values = request.headers.getlist("authorization")
-        if len(values) != 1:
-            return None
-        scheme, _, token = values[0].partition(" ")
-        try:
-            digest = hash_key(parse(token.strip()), self._admin.pepper)
-        except ApiKeyError:
-            return None
-        # Keyed by an HMAC under a secret, so that the dictionary's timing tells nothing of a token.
-        operator = self._admin.directory.current.admin_tokens_by_hash.get(digest)
-        if scheme.lower() != "bearer" or operator is None:
-            return None
-        if (known := request.scope.get("state", {}).get(KNOWN)) is not None:
-            known(operator.id)
-        self._admin.directory.note_admin_token_used(operator.id, self._clock())
-        return operator
-
-    def _turn_away(self, request: Request) -> Response:
-        event = self._event(Kind.AUTH_FAILED, request, Actor(ActorType.ANONYMOUS))
-        event = replace(event, req=_audited(request, None), decision=Decision("deny"))
-        self._end(event, 401, "no valid admin token")
-        return _unauthenticated()
+    def _turn_away(self, request: Request, endpoint: Endpoint, refused: RefusedError) -> Response:
+        stranger = refused.status == 401
+        event = self._event(Kind.AUTH_FAILED if stranger else Kind.ADMIN, request, refused.actor)
+        asked = _audited(request, None if stranger else endpoint)
+        self._end(replace(event, req=asked, decision=Decision("deny")), refused.status, refused.note)
+        return _refusal(refused)
 
     def _event(self, kind: Kind, request: Request, actor: Actor) -> Event:
         now = self._clock()
@@ -325,28 +308,28 @@ class _Revoked:
         return _json(status, {**done.body, "notice": notice})
 
 
-async def _read(request: Request, operator: str) -> Call:
+async def _read(request: Request, operator: str, at: float) -> Call:
     body = bytearray()
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             body += chunk
             if len(body) > BODY_BYTES_MAX:
                 raise InvalidError(f"the request's body exceeds {BODY_BYTES_MAX} bytes: send less at once")
-    return Call(request.path_params, dict(request.query_params), bytes(body), operator)
+    return Call(request.path_params, dict(request.query_params), bytes(body), operator, at)
 
 
-def _audited(request: Request, action: Action | None) -> AuditRequest:
+def _audited(request: Request, endpoint: Endpoint | None) -> AuditRequest:
     # The raw path, as it came; ASGI's `path` is decoded.
     raw = request.scope.get("raw_path") or request.scope["path"].encode()
     query = request.scope.get("query_string", b"")
     target = text(without_bearer(raw + b"?" + query if query else raw))
-    if action is None:
+    if endpoint is None:
         return AuditRequest(request.method, target)
     return AuditRequest(
         request.method,
         target,
-        verb=action.verb,
-        resource=action.resource,
+        verb=endpoint.verb,
+        resource=endpoint.resource,
         name=request.path_params.get("name", ""),
     )
 
@@ -360,9 +343,10 @@ async def _unrouted(request: Request, error: Exception) -> Response:
     return answer
 
 
-def _unauthenticated() -> Response:
-    answer = _error(401, "unauthenticated", "an admin token is needed: Authorization: Bearer hws_…")
-    answer.headers["www-authenticate"] = 'Bearer realm="hawse admin"'
+def _refusal(refused: RefusedError) -> Response:
+    answer = _error(refused.status, refused.code, str(refused))
+    if refused.status == 401:
+        answer.headers["www-authenticate"] = 'Bearer realm="hawse admin"'
     return answer
 
 

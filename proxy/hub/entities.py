@@ -18,6 +18,7 @@ from auth.federation import Rule
 from auth.keys import PublicKey
 from auth.policy import Bundle
 from auth.principal import Principal
+from proxy.hub.roles import Role
 
 
 class AgentState(StrEnum):
@@ -183,8 +184,16 @@ class AdminToken:
 
     id: str
     name: str
+    role: Role
+    role_chosen: bool
+    """False for a token that is older than roles and became `admin` by the migration."""
     created_at: float
     last_used_at: float | None
+    expires_at: float | None = None
+
+    def expired(self, now: float) -> bool:
+        """Whether its time is over."""
+        return self.expires_at is not None and now >= self.expires_at
 
 
 @attrs.frozen

@@ -25,6 +25,7 @@ from proxy.hub.database import select_as_text
 from proxy.hub.entities import AdminToken, Agent, AgentState, Cluster, Mode, Snapshot, Team
 from proxy.hub.errors import InvalidError
 from proxy.hub.federation import read_federation
+from proxy.hub.roles import Role
 from proxy.hub.rules import check_labels, shown
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ class SnapshotReader:
             codes_by_hash=read_codes(connection, by_agent),
             issuers_by_url=issuers,
             rules_by_issuer=rules,
-            admin_tokens_by_hash=_read_admin_tokens(connection),
+            admin_tokens_by_hash=_read_admin_tokens(connection, faults),
             credentials=owners_of(
                 *api_keys.values(), *agent_keys.values(), *chain.from_iterable(rules.values())
             ),
@@ -208,11 +209,25 @@ def _labels(text: str) -> dict[str, str]:
     return labels
 
 
-def _read_admin_tokens(connection: Connection) -> Mapping[str, AdminToken]:
-    return {
-        row.hash: AdminToken(row.id, row.name, row.created_at, row.last_used_at)
-        for row in connection.execute(sa.select(t.admin_tokens))
-    }
+def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str, AdminToken]:
+    tokens = {}
+    for row in connection.execute(sa.select(t.admin_tokens)):
+        try:
+            slug("token name", row.name)
+            role = Role(row.role)
+        except (IdentityError, ValueError) as error:
+            faults.append(f"admin token {shown(row.name)} must not be used: {error}")
+            continue
+        tokens[row.hash] = AdminToken(
+            id=row.id,
+            name=row.name,
+            role=role,
+            role_chosen=row.role_chosen,
+            created_at=row.created_at,
+            last_used_at=row.last_used_at,
+            expires_at=row.expires_at,
+        )
+    return tokens
 
 
 def _read_trail(connection: Connection) -> TrailMark | None:

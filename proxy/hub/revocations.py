@@ -22,7 +22,8 @@ import msgspec
 from audit.record import Event, utc
 from audit.record import Response as AuditResponse
 from proxy.hub.actions.administration import Administration
-from proxy.hub.adminactions import ACTIONS, Call
+from proxy.hub.adminactions import ACTIONS
+from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
 from proxy.hub.errors import StoreError, StoreUnavailableError
 from proxy.hub.reserve import Reserve, ReserveError

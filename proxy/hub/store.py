@@ -24,8 +24,10 @@ from proxy.hub.database import find, find_agent, new_id, refuse_taken
 from proxy.hub.entities import AgentState, Mode, RelayInstance, Snapshot
 from proxy.hub.errors import ConflictError, InvalidError, StoreUnavailableError
 from proxy.hub.federation import Federation
+from proxy.hub.localuser import LOCAL_TOKEN_NAME
 from proxy.hub.policies import Policies
 from proxy.hub.reading import SnapshotReader
+from proxy.hub.roles import Role
 from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url
 
 # One is replaced by another; more are replacements that nobody finished.
@@ -503,37 +505,59 @@ class Store(Credentials, Federation, Policies):
 
     # -- admin tokens
 
-    def add_admin_token(self, name: str, token_hash: str, *, replace: bool = False) -> str:
-        """Enter a token of the admin API and return its id; raises InvalidError, ConflictError.
-
-        `replace` takes the place of a token of that name.
-        """
+    def add_admin_token(
+        self, name: str, token_hash: str, *, role: Role, expires_at: float | None = None
+    ) -> str:
+        """Enter a token of the admin API and return its id; raises InvalidError, ConflictError."""
         check_name("token name", name)
+        if name == LOCAL_TOKEN_NAME:
+            raise InvalidError(f"the token {name} is the one that a hub makes itself: choose another name")
         with self._transaction() as connection:
-            if replace:
-                connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == name))
             step = f": `hawse admin token remove {name}` makes room for a new one"
             refuse_taken(connection, t.admin_tokens, "token", name, next_step=step)
-            token_id = new_id()
-            connection.execute(
-                sa.insert(t.admin_tokens).values(
-                    id=token_id, name=name, hash=token_hash, created_at=self._clock()
-                )
-            )
-            return token_id
+            return self._insert_admin_token(connection, name, token_hash, role, expires_at)
 
-    def remove_admin_token(self, name: str) -> str:
+    def put_local_token(self, token_hash: str) -> str:
+        """Enter the token of the hub's own machine in the place of the one before, and return its id."""
+        with self._transaction() as connection:
+            connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.name == LOCAL_TOKEN_NAME))
+            return self._insert_admin_token(connection, LOCAL_TOKEN_NAME, token_hash, Role.ADMIN, None)
+
+    def _insert_admin_token(
+        self, connection: sa.Connection, name: str, token_hash: str, role: Role, expires_at: float | None
+    ) -> str:
+        token_id = new_id()
+        connection.execute(
+            sa.insert(t.admin_tokens).values(
+                id=token_id,
+                name=name,
+                hash=token_hash,
+                role=role,
+                role_chosen=True,
+                created_at=self._clock(),
+                expires_at=expires_at,
+            )
+        )
+        return token_id
+
+    def remove_admin_token(self, name: str, *, at: float) -> str:
         """Revoke a token of the admin API and return its id.
 
-        Raises NotFoundError, ConflictError for the last one.
+        Raises NotFoundError, and ConflictError for the last one with the role admin that was good `at` the
+        time of the request. A removal that was kept on a full disk runs again later, when the other admin
+        may have expired. It must not be refused then.
         """
+        tokens = t.admin_tokens.c
+        good = sa.and_(tokens.role == Role.ADMIN, sa.or_(tokens.expires_at.is_(None), tokens.expires_at > at))
         with self._transaction() as connection:
             token = find(connection, t.admin_tokens, "token", name)
-            if connection.scalar(sa.select(sa.func.count()).select_from(t.admin_tokens)) == 1:
+            admins = connection.scalars(sa.select(tokens.id).where(good).limit(2)).all()
+            if list(admins) == [token.id]:
                 raise ConflictError(
-                    f"token {name} is the last one: add another first, or no one can administer"
+                    f"token {name} is the last one with the role admin: add another first "
+                    "(hawse admin token add NAME --role admin), or no one can administer"
                 )
-            connection.execute(sa.delete(t.admin_tokens).where(t.admin_tokens.c.id == token.id))
+            connection.execute(sa.delete(t.admin_tokens).where(tokens.id == token.id))
             return str(token.id)
 
 

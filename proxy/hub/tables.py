@@ -169,6 +169,11 @@ admin_tokens = sa.Table(
     sa.Column("hash", sa.String(64), nullable=False, unique=True),
     sa.Column("created_at", sa.Float, nullable=False),
     sa.Column("last_used_at", sa.Float),
+    # No default: an INSERT that forgets the role fails.
+    sa.Column("role", sa.String(16), nullable=False),
+    # False where the migration chose it.
+    sa.Column("role_chosen", sa.Boolean, nullable=False),
+    sa.Column("expires_at", sa.Float),
 )
 
 policy_bundles = sa.Table(

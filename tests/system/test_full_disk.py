@@ -211,7 +211,7 @@ def test_a_revocation_ends_an_open_exec_while_the_disk_is_full(
 
 def test_a_removed_admin_token_is_refused_while_the_disk_is_full(small: SmallDisk) -> None:
     world = small.world
-    made = world.administration.post("tokens", body={"name": "stolen"})
+    made = world.administration.post("tokens", body={"name": "stolen", "role": "admin"})
     thief = attrs.evolve(world.administration, token=str(made["token"]))
     thief.get("agents")
     with small.full():
@@ -299,7 +299,7 @@ REFUSED: dict[str, list[str]] = {
     "policy enable of both": ["policy", "enable", "mixed", "out", "in"],
     "policy disable": ["policy", "disable", "mixed", "out"],
     "policy remove": ["policy", "remove", "mixed", "--yes"],
-    "token add": ["token", "add", "second"],
+    "token add": ["token", "add", "second", "--role", "viewer"],
     "keys rotate": ["keys", "rotate"],
 }
 

@@ -23,6 +23,7 @@ from proxy.certificates import fault_of_ca
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
 from proxy.foreign_json import read_json
+from proxy.hub.localuser import USER_HEADER, local_user
 
 URL_VARIABLE = "HAWSE_ADMIN_URL"
 TOKEN_VARIABLE = "HAWSE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
@@ -48,6 +49,8 @@ class AdminClient:
     url: str
     token: str = attrs.field(repr=False)
     context: ssl.SSLContext = attrs.field(repr=False)
+    user: str = ""
+    """Who runs this, for a hub of this machine; another one is not told."""
 
     def get(self, *path: str, **query: str) -> Object:
         """Read something."""
@@ -77,6 +80,8 @@ class AdminClient:
         if query:
             target += f"?{urlencode(query)}"
         headers = {"authorization": f"Bearer {self.token}", "accept": "application/json"}
+        if self.user:
+            headers[USER_HEADER] = self.user
         data = None
         if body is not None:
             data = json.dumps(body).encode("ascii")
@@ -130,7 +135,7 @@ class AdminClient:
 def _told(url: str, status: int, document: Object) -> str:
     error = document.get("error")
     message = error.get("message") if isinstance(error, dict) else None
-    if status == 401:
+    if status == 401 and not (isinstance(error, dict) and error.get("code") == "expired"):
         return (
             f"the hub does not accept this admin token: set {TOKEN_VARIABLE} to a valid one, "
             "or run this on the hub's machine as the user that runs the hub"
@@ -218,6 +223,7 @@ def _local(folder: Path, token: str) -> AdminClient:
     from proxy.hub.datadir import DataDir, DataDirError
 
     data = DataDir(folder)
+    user = "" if token else local_user(os.environ)
     try:
         endpoint = data.admin_endpoint()
         token = token or data.admin_token() or ""
@@ -230,7 +236,7 @@ def _local(folder: Path, token: str) -> AdminClient:
             f"no hub has run with the data folder {folder}: start `hawse hub`, "
             f"name its --config or --data-dir, or set {URL_VARIABLE} and {TOKEN_VARIABLE}"
         )
-    return AdminClient(endpoint.url, token, _pinned(endpoint.certificate_pem))
+    return AdminClient(endpoint.url, token, _pinned(endpoint.certificate_pem), user)
 
 
 def _pinned(certificate_pem: str) -> ssl.SSLContext:

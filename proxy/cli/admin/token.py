@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
+
 import click
 
 from proxy.cli.admin.client import URL_VARIABLE, Object, Reach
 from proxy.cli.admin.output import (
+    confirm,
     field,
     json_option,
     objects,
@@ -16,44 +20,98 @@ from proxy.cli.admin.output import (
     since,
     tell_change,
     text,
+    texts,
+    yes_option,
 )
 from proxy.cli.errors import CommandError
+from proxy.hub.localuser import LOCAL_TOKEN_NAME
+from proxy.hub.roles import MEANINGS, Role
 
-# What a hub calls the token that it makes for the operator of its own machine.
-LOCAL_TOKEN = "local"  # noqa: S105 - a name
+_LIFETIME = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
+_UNIT_S = {"m": 60, "h": 3600, "d": 86400}
+
+_ROLES = "\n".join(f"  {role:<9} {meaning}" for role, meaning in MEANINGS.items())
+
+
+def to_role(ctx: click.Context, param: click.Parameter, value: str | None) -> Role:
+    """Read an option's value as a role, which has to be chosen."""
+    try:
+        return Role(value or "")
+    except ValueError as error:
+        fault = "a token needs one" if value is None else f"{value!a} is none"
+        raise click.BadParameter(f"{fault}: choose\n{_ROLES}", ctx, param) from error
+
+
+def to_lifetime(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read an option's value as a number of seconds."""
+    if value is None:
+        return None
+    found = _LIFETIME.fullmatch(value)
+    if found is None:
+        raise click.BadParameter(f"{value!a} is no time such as 12h or 90d", ctx, param)
+    return int(found[1]) * _UNIT_S[found[2]]
 
 
 @click.group()
 def token() -> None:
-    """Tokens of the admin API: each is a whole operator."""
+    """Tokens of the admin API: each has a role, which says what it may do."""
 
 
 @token.command("list")
 @json_option
 @click.pass_obj
 def list_tokens(reach: Reach, /, as_json: bool) -> None:
-    """List the tokens by their names."""
+    """List the tokens by their names, and what is to be done about them.
+
+    What is to be done goes to standard error, with --json also to `warnings` of a token.
+    """
     tokens = objects(reach.client().get("tokens"), "tokens")
     columns = [
         ("TOKEN", field("name")),
-        ("ID", field("id")),
-        ("CREATED", since("created_at")),
+        ("ROLE", field("role")),
+        ("EXPIRES", _expires),
         ("LAST USED", since("last_used_at")),
+        ("CREATED", since("created_at")),
     ]
     print_table(tokens, columns, as_json=as_json, empty="no tokens")
+    for row in tokens:
+        _say_warnings(row)
 
 
-@token.command("add")
+@token.command(
+    "add",
+    help=f"""Add a token and print it, this once.
+
+\b
+Roles:
+{_ROLES}
+
+\b
+Example, for Prometheus:
+  hawse admin token add prometheus --role metrics > hawse.token
+""",
+)
 @click.argument("name")
+@click.option("--role", metavar="ROLE", callback=to_role, help="What the token may do; required.")
+@click.option(
+    "--expires",
+    "expires_s",
+    metavar="TIME",
+    callback=to_lifetime,
+    help="After how long the token ends (12h, 90d); without it, never.",
+)
 @json_option
 @click.pass_obj
-def add_token(reach: Reach, /, name: str, as_json: bool) -> None:
+def add_token(reach: Reach, /, name: str, role: Role, expires_s: int | None, as_json: bool) -> None:
     """Add a token and print it, this once."""
-    made = reach.client().post("tokens", body={"name": name})
+    made = reach.client().post("tokens", body={"name": name, "role": role, "expires_s": expires_s})
     if as_json:
         print_json(made)
         return
-    say(f"added token {name}; to use it: HAWSE_ADMIN_TOKEN, and {URL_VARIABLE} from another machine")
+    ends = text(made, "expires_at")
+    use = f"HAWSE_ADMIN_TOKEN, and {URL_VARIABLE} from another machine"
+    say(f"added token {name}, {role}: {MEANINGS[role]}{f'; it ends at {ends}' if ends else ''}")
+    say(f"to use it: {'authorization.credentials_file of Prometheus' if role is Role.METRICS else use}")
     click.echo(text(made, "token"))
 
 
@@ -62,7 +120,7 @@ def add_token(reach: Reach, /, name: str, as_json: bool) -> None:
 @json_option
 @click.pass_obj
 def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Show when a token was made and last used. The token itself is not kept."""
+    """Show what a token may do, and when it was used. The token itself is not kept."""
     found: Object | None = None
     for row in objects(reach.client().get("tokens"), "tokens"):
         if row.get("name") == name:
@@ -74,20 +132,43 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
         [
             ("token", field("name")),
             ("id", field("id")),
+            ("role", field("role")),
+            ("expires", lambda row: text(row, "expires_at") or "never"),
             ("created", since("created_at")),
             ("last used", since("last_used_at")),
         ],
         as_json=as_json,
     )
+    _say_warnings(found)
 
 
 @token.command("remove")
 @click.argument("name")
+@yes_option
 @json_option
 @click.pass_obj
-def remove_token(reach: Reach, /, name: str, as_json: bool) -> None:
-    """Revoke a token."""
+def remove_token(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
+    """Revoke a token. The last one with the role admin stays."""
+    confirm(f"Remove token {name}? Whatever uses it is refused at once", yes=yes)
     gone = reach.client().delete("tokens", name)
     tell_change(gone, f"removed token {name}: it opens nothing any more", as_json=as_json)
-    if name == LOCAL_TOKEN:
+    if name == LOCAL_TOKEN_NAME:
         say("it was this machine's own, and the hub makes another when it starts: hawse hub --replace")
+
+
+def _expires(row: Object) -> str:
+    when = text(row, "expires_at")
+    if not when:
+        return "never"
+    left = int((datetime.fromisoformat(when) - datetime.now(UTC)).total_seconds())
+    if left <= 0:
+        return "expired"
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if left >= 2 * length:
+            return f"in {round(left / length)}{unit}"
+    return f"in {left}s"
+
+
+def _say_warnings(row: Object) -> None:
+    for warning in texts(row, "warnings"):
+        say(f"token {text(row, 'name')} {warning}")

@@ -72,7 +72,7 @@ class Administration:
             ClusterActions(directory, ring, public_url, hub_ca, operations, relays_per_cluster),
             SessionActions(directory, operations, live_sessions),
             PolicyActions(directory, clock),
-            TokenActions(directory, pepper),
+            TokenActions(directory, pepper, clock),
         )
 
     def in_memory(self, settled: Callable[[], None]) -> Administration:

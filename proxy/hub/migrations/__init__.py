@@ -11,7 +11,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-HEAD: Final = "0007"
+HEAD: Final = "0008"
 """The newest of `versions/`."""
 
 

@@ -120,7 +120,7 @@ async def test_whose_token_was_revoked_makes_room_as_any_stranger(
     answer: bytes,
 ) -> None:
     monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
-    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci"}))["token"]
+    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "admin"}))["token"]
     async with serving(bench, tmp_path) as port:
         kept = [await port.shaken(await port.silent()) for _ in range(2)]
         for stream in kept:

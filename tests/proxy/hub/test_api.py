@@ -156,7 +156,7 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     reserve = open_reserve(tmp_path / "reserve")
     revocations = Revocations(reserve)
     async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: now) as directory:
-        await directory.change(lambda store: store.add_admin_token("local", hash_key(TOKEN, PEPPER)))
+        await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
         administration = Administration.of(
             directory=directory,
             ring=ring,
@@ -325,7 +325,7 @@ async def test_a_list_of_many_clusters_asks_for_the_relays_once(bench: Bench) ->
 
 
 async def test_tokens_come_and_go(bench: Bench) -> None:
-    made = await bench.ok("POST", "/v1/tokens", {"name": "ci"})
+    made = await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "admin"})
     assert (await bench.ask("GET", "/v1/teams", token=made["token"])).status == 200
     listed = (await bench.ok("GET", "/v1/tokens"))["tokens"]
     assert [token["name"] for token in listed] == ["ci", "local"]
@@ -338,10 +338,10 @@ async def test_tokens_come_and_go(bench: Bench) -> None:
 
 @pytest.mark.parametrize("slow", ["body", "disk"])
 async def test_a_token_that_is_revoked_under_a_request_does_nothing_more(bench: Bench, slow: str) -> None:
-    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci"}))["token"]
+    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "admin"}))["token"]
 
     async def revoke() -> None:
-        await bench.directory.change(lambda store: store.remove_admin_token("ci"))
+        await bench.directory.change(lambda store: store.remove_admin_token("ci", at=0.0))
 
     if slow == "disk":
         bench.recorder.meanwhile = revoke
@@ -441,7 +441,7 @@ async def test_every_action_is_one_event_by_its_operator(bench: Bench) -> None:
 
 async def test_what_is_made_stands_in_the_trail_by_its_name(bench: Bench) -> None:
     await enrol(bench)
-    await bench.ok("POST", "/v1/tokens", {"name": "ci"})
+    await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "admin"})
     made = {
         (event.req.resource, event.note.split()[0])
         for event in bench.recorder.events
@@ -460,7 +460,7 @@ async def test_nothing_is_changed_while_the_trail_cannot_be_written(bench: Bench
 
 async def test_no_secret_reaches_the_trail(bench: Bench) -> None:
     made = await enrol(bench)
-    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci"}))["token"]
+    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "admin"}))["token"]
     key = (await bench.ok("POST", "/v1/agents/sre-1/keys"))["api_key"]
     await bench.ask("GET", f"/v1/teams?access_token={token}")
     written = b"\n".join(encode(event) for event in bench.recorder.events).decode()
@@ -506,7 +506,7 @@ async def test_hostile_names_are_refused(bench: Bench, name: str) -> None:
         ("/v1/teams", {"name": name}),
         ("/v1/agents", {"name": name, "owner": "ada", "teams": ["sre"]}),
         ("/v1/clusters", {"name": name}),
-        ("/v1/tokens", {"name": name}),
+        ("/v1/tokens", {"name": name, "role": "viewer"}),
         ("/v1/clusters", {"name": "prod", "manifest": {"namespace": name}}),
         ("/v1/clusters", {"name": "prod", "manifest": {"image": f"{name}\n"}}),
     ):

@@ -23,7 +23,8 @@ from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
 from proxy.hub.actions.administration import Administration
-from proxy.hub.adminactions import ACTIONS, Action, Call
+from proxy.hub.adminactions import ACTIONS, Action
+from proxy.hub.admincall import Call
 from proxy.hub.api import admin_app
 from proxy.hub.datadir import DataDir
 from proxy.hub.directory import Directory, open_directory
@@ -153,7 +154,7 @@ async def open_hub(folder: Path) -> AsyncIterator[Hub]:
     ):
         nursery.start_soon(directory.run_look)
         if not directory.current.admin_tokens_by_hash:
-            await directory.change(lambda store: store.add_admin_token("local", hash_key(TOKEN, PEPPER)))
+            await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
         administration = administration_of(directory, folder, sessions)
         await carry_out_again(revocations, revocations.left(), administration, recorder, lambda: NOW)
         app = admin_app(
