@@ -136,3 +136,21 @@ async def test_whose_token_was_revoked_makes_room_as_any_stranger(
         assert await ask(operator, TOKEN) == b"200"
         for stream in (operator, *kept):
             await trio.aclose_forcefully(stream)
+
+
+async def test_whose_token_has_expired_makes_room_as_any_stranger(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+    body = {"name": "ci", "role": "viewer", "expires_s": 60}
+    token = (await bench.ok("POST", "/v1/tokens", body))["token"]
+    async with serving(bench, tmp_path) as port:
+        kept = [await port.shaken(await port.silent()) for _ in range(2)]
+        for stream in kept:
+            assert await ask(stream, token) == b"200"
+        bench.clock.now += 60
+        assert await ask(kept[0], token) == b"401"
+        operator = await port.shaken(await port.silent())
+        assert await ask(operator, TOKEN) == b"200"
+        for stream in (operator, *kept):
+            await trio.aclose_forcefully(stream)

@@ -117,6 +117,14 @@ WATCH = SessionInfo(
 
 
 @attrs.define
+class Clock:
+    now: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@attrs.define
 class Bench:
     app: Starlette
     directory: Directory
@@ -124,6 +132,7 @@ class Bench:
     operations: FakeOperations
     ring: KeyRing
     sessions: FakeSessions
+    clock: Clock
 
     async def ask(
         self, method: str, target: str, body: object = None, *, token: str | None = TOKEN, **headers: str
@@ -145,17 +154,17 @@ class Bench:
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    now = 1_800_000_000.0
+    clock = Clock()
     ring = KeyRing(
         DataDir.open(tmp_path / "data"),
         issuer="https://hub.example",
-        clock=lambda: now,
+        clock=clock,
         on_rotation=lambda: None,
     )
     recorder, operations, sessions = FakeRecorder(), FakeOperations(), FakeSessions()
     reserve = open_reserve(tmp_path / "reserve")
     revocations = Revocations(reserve)
-    async with open_directory(tmp_path / "hub.db", org="main", clock=lambda: now) as directory:
+    async with open_directory(tmp_path / "hub.db", org="main", clock=clock) as directory:
         await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
         administration = Administration.of(
             directory=directory,
@@ -166,12 +175,10 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
             version="0.1.0",
             operations=operations,
             live_sessions=sessions,
-            clock=lambda: now,
+            clock=clock,
         )
-        app = admin_app(
-            administration, recorder, hub_metrics(directory, operations), lambda: now, revocations
-        )
-        yield Bench(app, directory, recorder, operations, ring, sessions)
+        app = admin_app(administration, recorder, hub_metrics(directory, operations), clock, revocations)
+        yield Bench(app, directory, recorder, operations, ring, sessions, clock)
     reserve.close()
 
 
@@ -328,7 +335,7 @@ async def test_tokens_come_and_go(bench: Bench) -> None:
     made = await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "admin"})
     assert (await bench.ask("GET", "/v1/teams", token=made["token"])).status == 200
     listed = (await bench.ok("GET", "/v1/tokens"))["tokens"]
-    assert [token["name"] for token in listed] == ["ci", "local"]
+    assert [(token["name"], token["role"]) for token in listed] == [("ci", "admin"), ("local", "admin")]
     assert made["token"] not in json.dumps(listed)
     await bench.ok("DELETE", "/v1/tokens/local")
     assert (await bench.ask("GET", "/v1/teams")).status == 401

@@ -62,9 +62,9 @@ class Hub:
     reserve: Reserve
     sessions: FakeSessions
 
-    async def ask(self, method: str, target: str, body: object = None) -> Reply:
+    async def ask(self, method: str, target: str, body: object = None, *, token: str = TOKEN) -> Reply:
         chunks = [json.dumps(body).encode()] if body is not None else None
-        headers = {"authorization": f"Bearer {TOKEN}"}
+        headers = {"authorization": f"Bearer {token}"}
         return await call(self.app, method, target, headers=headers, chunks=chunks)
 
     async def ok(self, method: str, target: str, body: object = None) -> Any:
@@ -79,6 +79,10 @@ class Hub:
     def stored_state(self, agent: str = "robot") -> str:
         with closing(sqlite3.connect(self.folder / "hub.db")) as connection:
             return str(connection.execute("SELECT state FROM agents WHERE name = ?", (agent,)).fetchone()[0])
+
+    def stored_tokens(self) -> set[str]:
+        with closing(sqlite3.connect(self.folder / "hub.db")) as connection:
+            return {name for (name,) in connection.execute("SELECT name FROM admin_tokens")}
 
     def rows(self) -> list[dict[str, Any]]:
         """The trail's rows of admin actions that revoke."""
@@ -142,24 +146,22 @@ def administration_of(
 
 
 @asynccontextmanager
-async def open_hub(folder: Path) -> AsyncIterator[Hub]:
+async def open_hub(folder: Path, clock: Callable[[], float] = lambda: NOW) -> AsyncIterator[Hub]:
     trail = AuditStore(DataDir.open(folder).audit_file)
     reserve = open_reserve(folder / "reserve")
     revocations = Revocations(reserve)
     operations, sessions = FakeOperations(), FakeSessions()
     async with (
         open_recorder(trail, org="main") as recorder,
-        open_directory(folder / "hub.db", org="main", clock=lambda: NOW) as directory,
+        open_directory(folder / "hub.db", org="main", clock=clock) as directory,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(directory.run_look)
         if not directory.current.admin_tokens_by_hash:
             await directory.change(lambda store: store.put_local_token(hash_key(TOKEN, PEPPER)))
         administration = administration_of(directory, folder, sessions)
-        await carry_out_again(revocations, revocations.left(), administration, recorder, lambda: NOW)
-        app = admin_app(
-            administration, recorder, hub_metrics(directory, operations), lambda: NOW, revocations
-        )
+        await carry_out_again(revocations, revocations.left(), administration, recorder, clock)
+        app = admin_app(administration, recorder, hub_metrics(directory, operations), clock, revocations)
         yield Hub(folder, app, administration, directory, trail, recorder, reserve, sessions)
         nursery.cancel_scope.cancel()
     trail.close()
@@ -274,6 +276,64 @@ async def test_with_both_down_the_entry_stays_until_both_have_it(hub: Hub) -> No
     await hub.until(lambda: hub.reserve.entries() == [])
     assert hub.stored_state() == "locked"
     assert len(hub.rows()) == 1
+
+
+async def test_without_the_trail_a_role_revokes_what_it_may_and_nothing_else(hub: Hub) -> None:
+    tokens = {}
+    for role in ("operator", "auditor", "viewer", "metrics"):
+        tokens[role] = (await hub.ok("POST", "/v1/tokens", {"name": role, "role": role}))["token"]
+    await hub.trail_down()
+    for role, method, target in (
+        ("metrics", "POST", "/v1/agents/robot/lock"),
+        ("viewer", "POST", "/v1/agents/robot/lock"),
+        ("auditor", "POST", "/v1/sessions/kill"),
+        ("operator", "DELETE", "/v1/agents/robot"),
+        ("operator", "DELETE", "/v1/tokens/local"),
+    ):
+        refused = await hub.ask(method, target, token=tokens[role])
+        assert (refused.status, refused.json["error"]["code"]) == (403, "forbidden")
+    assert hub.reserve.entries() == []
+    assert hub.state() == "active"
+    locked = await hub.ask("POST", "/v1/agents/robot/lock", token=tokens["operator"])
+    assert "kept in the hub's reserve" in locked.json["notice"]
+    assert hub.state() == "locked"
+    assert len(hub.reserve.entries()) == 1
+    refused = await hub.ask("POST", "/v1/agents/robot/unlock", token=tokens["operator"])
+    assert (refused.status, refused.json["error"]["code"]) == (503, "audit_unavailable")
+
+
+@pytest.mark.parametrize("died", [False, True])
+async def test_a_removed_admin_stays_removed_when_the_other_expires_before_the_store_has_it(
+    tmp_path: Path, died: bool
+) -> None:
+    """With only those two, a removal that is judged anew would be refused as that of the last admin."""
+    now = NOW
+
+    def clock() -> float:
+        return now
+
+    folder = tmp_path / "hub"
+    async with open_hub(folder, clock) as hub:
+        await hub.ok("POST", "/v1/tokens", {"name": "stolen", "role": "admin"})
+        other = await hub.ok("POST", "/v1/tokens", {"name": "other", "role": "admin", "expires_s": 60})
+        await hub.ok("DELETE", "/v1/tokens/local")
+        with hub.store_down():
+            reply = await hub.ask("DELETE", "/v1/tokens/stolen", token=other["token"])
+            assert reply.status == 200
+            assert hub.stored_tokens() == {"stolen", "other"}
+            now += 61
+            if died:
+                hub.directory._pending.clear()
+                kept = (folder / "reserve").read_bytes()
+        if not died:
+            await hub.until(lambda: hub.stored_tokens() == {"other"})
+            await hub.until(lambda: hub.reserve.entries() == [])
+    if died:
+        (folder / "reserve").write_bytes(kept)
+        assert hub.stored_tokens() == {"stolen", "other"}
+        async with open_hub(folder, clock) as hub:
+            assert hub.stored_tokens() == {"other"}
+            assert {token.name for token in hub.directory.current.admin_tokens_by_hash.values()} == {"other"}
 
 
 async def test_a_lock_waits_for_no_thread_that_others_hold(hub: Hub) -> None:

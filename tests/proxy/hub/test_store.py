@@ -5,11 +5,15 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from hypothesis import given
@@ -21,6 +25,7 @@ from proxy.hub import migrations
 from proxy.hub.entities import AgentState, Mode
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreError, StoreUnavailableError
 from proxy.hub.federation import JWKS_LENGTH_MAX, NewIssuer
+from proxy.hub.roles import Role
 from proxy.hub.rules import PEM_LENGTH_MAX, check_name
 from proxy.hub.store import RELAY_INSTANCES_KEPT, RelayContact, Store
 from proxy.hub.tables import metadata
@@ -290,13 +295,14 @@ def test_hostile_names_are_refused_everywhere(store: Store, name: str) -> None:
         lambda: store.add_team(name),
         lambda: add_agent(store, name),
         lambda: store.add_cluster(name, relay_key=relay_key()),
-        lambda: store.add_admin_token(name, "h"),
+        lambda: store.add_admin_token(name, "h", role=Role.VIEWER),
     ):
         with pytest.raises(InvalidError) as caught:
             attempt()
         assert str(caught.value).isprintable()
         assert str(caught.value).isascii()
-    for lookup in (store.remove_team, store.remove_cluster, store.lock_agent, store.remove_admin_token):
+    remove_token = partial(store.remove_admin_token, at=0.0)
+    for lookup in (store.remove_team, store.remove_cluster, store.lock_agent, remove_token):
         with pytest.raises(NotFoundError) as missing:
             lookup(name)
         assert str(missing.value).isprintable()
@@ -435,7 +441,7 @@ def test_use_is_written_down(store: Store) -> None:
     store.add_team("sre")
     agent_id = add_agent(store)
     key = store.credentials("sre-1")[0]
-    token_id = store.add_admin_token("ops", "th")
+    token_id = store.add_admin_token("ops", "th", role=Role.METRICS)
     store.note_use(
         agents={agent_id: 5.0, "gone": 6.0},
         credentials={key.id: 5.0},
@@ -448,17 +454,88 @@ def test_use_is_written_down(store: Store) -> None:
     assert now.admin_tokens_by_hash["th"].last_used_at == 7.0
 
 
+def names_of_tokens(store: Store) -> list[str]:
+    return sorted(token.name for token in store.snapshot().admin_tokens_by_hash.values())
+
+
 def test_admin_tokens_never_run_out(store: Store) -> None:
-    store.add_admin_token("local", "h1")
-    with pytest.raises(ConflictError, match="last one"):
-        store.remove_admin_token("local")
-    store.add_admin_token("ci", "h2")
+    store.put_local_token("h1")
+    store.add_admin_token("scrape", "h2", role=Role.METRICS)
+    # Of the other roles none can add an admin.
+    with pytest.raises(ConflictError, match=r"local is the last one with the role admin: add another first"):
+        store.remove_admin_token("local", at=0.0)
+    store.add_admin_token("ci", "h3", role=Role.ADMIN)
     with pytest.raises(ConflictError, match="exists already"):
-        store.add_admin_token("ci", "h3")
-    store.add_admin_token("ci", "h4", replace=True)
-    assert set(store.snapshot().admin_tokens_by_hash) == {"h1", "h4"}
-    store.remove_admin_token("local")
-    assert [token.name for token in store.snapshot().admin_tokens_by_hash.values()] == ["ci"]
+        store.add_admin_token("ci", "h4", role=Role.ADMIN)
+    store.remove_admin_token("local", at=0.0)
+    with pytest.raises(ConflictError, match="ci is the last one"):
+        store.remove_admin_token("ci", at=0.0)
+    store.remove_admin_token("scrape", at=0.0)
+    assert names_of_tokens(store) == ["ci"]
+
+
+def test_an_admin_token_that_has_expired_is_not_the_other_admin(store: Store) -> None:
+    store.put_local_token("h1")
+    store.add_admin_token("week", "h2", role=Role.ADMIN, expires_at=100.0)
+    with pytest.raises(ConflictError, match="local is the last one"):
+        store.remove_admin_token("local", at=100.0)
+    # To remove what is good for nothing takes nothing from anybody.
+    store.remove_admin_token("week", at=100.0)
+    store.add_admin_token("week", "h2", role=Role.ADMIN, expires_at=100.0)
+    # As of the request, though it is carried out later.
+    store.remove_admin_token("local", at=99.0)
+    assert names_of_tokens(store) == ["week"]
+
+
+def test_the_local_token_is_replaced_and_no_other_has_its_name(store: Store) -> None:
+    store.put_local_token("h1")
+    with pytest.raises(InvalidError, match="choose another name"):
+        store.add_admin_token("local", "h2", role=Role.ADMIN)
+    store.put_local_token("h3")
+    [(digest, token)] = store.snapshot().admin_tokens_by_hash.items()
+    assert (digest, token.name, token.role, token.expires_at) == ("h3", "local", Role.ADMIN, None)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("role", "root"), ("role", ""), ("name", "local:root"), ("name", "a b")]
+)
+def test_an_admin_token_that_this_code_would_not_have_written_is_left_out(
+    tmp_path: Path, store: Store, column: str, value: str
+) -> None:
+    store.put_local_token("h1")
+    store.add_admin_token("ci", "h2", role=Role.VIEWER)
+    with closing(sqlite3.connect(tmp_path / "hub.db")) as raw, raw:
+        raw.execute(f"update admin_tokens set {column} = ? where name = 'ci'", (value,))
+    now = store.snapshot()
+    assert set(now.admin_tokens_by_hash) == {"h1"}
+    assert "must not be used" in now.faults[0]
+
+
+def test_tokens_of_before_roles_are_admins_by_no_choice(tmp_path: Path) -> None:
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'hub.db'}", poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0007")
+        for name in ("local", "prometheus"):
+            connection.execute(
+                sa.text("INSERT INTO admin_tokens VALUES (:name, :name, :name, 1.0, 2.0)"), {"name": name}
+            )
+    engine.dispose()
+    store = Store(tmp_path / "hub.db", org="main", clock=Clock())
+    store.add_admin_token("ops", "ops", role=Role.ADMIN)
+    found = store.snapshot().admin_tokens_by_hash
+    store.close()
+    assert {name: (token.role, token.role_chosen) for name, token in found.items()} == {
+        "local": (Role.ADMIN, True),
+        "prometheus": (Role.ADMIN, False),
+        "ops": (Role.ADMIN, True),
+    }
+    assert (found["prometheus"].created_at, found["prometheus"].last_used_at) == (1.0, 2.0)
+    # A row whose INSERT forgets the role is no admin: it is none at all.
+    with closing(sqlite3.connect(tmp_path / "hub.db")) as raw, pytest.raises(sqlite3.IntegrityError):
+        raw.execute("INSERT INTO admin_tokens (id, name, hash, created_at) VALUES ('a', 'a', 'a', 1.0)")
 
 
 def test_the_file_is_its_owners_alone(tmp_path: Path, store: Store) -> None:

@@ -294,7 +294,7 @@ async def test_an_agents_life(hub: Hub) -> None:
         ("`hawse admin agent code sre-1` or", "agent", "add", "sre-1", "--owner", "Ada", "--team", "web"),
         ("`hawse admin agent key list sre-1`", "agent", "key", "revoke", "sre-1", "x"),
         ("`hawse admin federation list`", "federation", "remove", "x"),
-        ("`hawse admin token remove local`", "token", "add", "local"),
+        ("choose another name", "token", "add", "local", "--role", "admin"),
         ("give it another with it", "agent", "teams", "sre-1", "--remove", "web"),
     ):
         assert step in await hub.fails(*again)
@@ -326,14 +326,14 @@ async def test_grants_and_removals(hub: Hub) -> None:
 
 
 async def test_tokens(hub: Hub) -> None:
-    token = (await hub.ok("token", "add", "ci")).stdout.strip()
+    token = (await hub.ok("token", "add", "ci", "--role", "viewer")).stdout.strip()
     await hub.ok("team", "list", env={"HAWSE_ADMIN_TOKEN": token})
     assert "no token 'x'" in await hub.fails("token", "show", "x")
     await hub.ok("token", "remove", "ci")
     refusal = await hub.fails("team", "list", env={"HAWSE_ADMIN_TOKEN": token})
     assert "does not accept this admin token" in refusal
     assert "last one" in await hub.fails("token", "remove", "local")
-    assert (await hub.json("token", "add", "two"))["token"].startswith("hws_")
+    assert (await hub.json("token", "add", "two", "--role", "admin"))["token"].startswith("hws_")
     removed = await hub.ok("token", "remove", "local")
     assert "the hub makes another when it starts: hawse hub --replace" in removed.stderr
 
@@ -660,7 +660,7 @@ async def test_workloads_are_federated_by_exact_claims(hub: Hub, tmp_path: Path)
 async def test_each_change_is_told_to_programs_too(hub: Hub) -> None:
     await enrol(hub)
     await hub.ok("team", "add", "spare")
-    await hub.ok("token", "add", "prometheus")
+    await hub.ok("token", "add", "prometheus", "--role", "metrics")
     key = (await hub.json("agent", "key", "add", "sre-1"))["id"]
     assert (await hub.json("cluster", "grant", "prod", "spare"))["teams"] == ["spare", "sre"]
     assert (await hub.json("cluster", "revoke", "prod", "sre"))["apply_rbac"] == ["prod"]
