@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from audit.flood import FIRST, PLACES_MAX, WINDOW_S, Floods
 from audit.ids import new_eid
-from audit.record import Client, Cluster, Decision, Phase, Response
+from audit.record import Client, Cluster, Decision, Kind, Phase, Response
 from tests.audit.events import NOW_S, call, failure
 
 
@@ -53,6 +53,15 @@ def test_denials_are_aggregated_and_allowed_calls_are_not() -> None:
     assert all(floods.admit(allowed, 0.0) for _ in range(100))
     denied = replace(allowed, decision=Decision("deny", "no-kill"))
     assert sum(floods.admit(denied, 0.0) for _ in range(100)) == FIRST
+
+
+def test_refused_admin_requests_are_aggregated_and_admitted_ones_are_not() -> None:
+    """A token that may only fetch metrics leaves no event, so it must not fill the disk with refusals."""
+    floods = Floods(new_eid)
+    admitted = replace(failure(), kind=Kind.ADMIN, resp=Response(403))
+    assert all(floods.admit(admitted, 0.0) for _ in range(100))
+    refused = replace(admitted, decision=Decision("deny"))
+    assert sum(floods.admit(refused, 0.0) for _ in range(100)) == FIRST
 
 
 def test_what_is_beyond_an_agents_limits_is_one_place_wherever_it_comes_from() -> None:
