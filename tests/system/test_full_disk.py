@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -13,6 +14,7 @@ import attrs
 import pytest
 
 from proxy.cli.errors import CommandError
+from proxy.hub.localuser import local_user
 from proxy.hub.reserve import ReserveError, open_reserve
 from sandbox.demo.processes import DemoError
 from tests.fakes.issuer import FakeIssuer, running_issuer
@@ -205,7 +207,7 @@ def test_a_revocation_ends_an_open_exec_while_the_disk_is_full(
         [row] = recorded(small, verb.verb, verb.resource, mark)
     assert row["phase"] == "complete"
     assert row["resp"]["status"] == 200  # type: ignore[index]
-    assert row["actor"]["name"] == "local"  # type: ignore[index]
+    assert row["actor"]["name"] == f"local:{local_user(os.environ)}"  # type: ignore[index]
     assert small.store(verb.query, victim.name) == []
 
 
@@ -283,7 +285,7 @@ def test_where_the_reserve_is_full_too_a_lock_is_in_force_unrecorded_and_the_com
         reserve.clear(lambda payload: True)
         reserve.close()
     assert world.hub is not None
-    line = world.hub.wait_for(f"lock agents {victim.name} by local: in force")
+    line = world.hub.wait_for(f"lock agents {victim.name} by local:{local_user(os.environ)}: in force")
     assert "ERROR" in line
     assert ", not recorded: " in line
 
