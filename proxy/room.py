@@ -26,12 +26,20 @@ class Guest:
 
     _scope: trio.CancelScope
     _guests: dict[trio.CancelScope, str | None]
+    _known_max: int | None
 
     def known(self, who: str | None = "") -> None:
-        """It is known who is there, and the room is told as whom it may be doubted; None for a stranger."""
+        """It is known who is there, and the room is told as whom it may be doubted; None for a stranger.
+
+        One who is known by `known_max` other connections is a stranger on this one.
+        """
         # One that makes room already is known too late.
-        if self._scope in self._guests:
-            self._guests[self._scope] = who
+        if self._scope not in self._guests:
+            return
+        if who is not None and self._known_max is not None:
+            others = sum(each == who for scope, each in self._guests.items() if scope is not self._scope)
+            who = who if others < self._known_max else None
+        self._guests[self._scope] = who
 
 
 @attrs.define(eq=False)
@@ -39,6 +47,8 @@ class Room:
     """Counts a listener's connections."""
 
     log: LogLimit
+    known_max: int | None = None
+    """How many connections one who is known keeps when others need the room; None for all."""
     open: int = 0
     _guests: dict[trio.CancelScope, str | None] = attrs.Factory(dict)
     """Who is there, None where that is not known, in their order; without those that are making room."""
@@ -56,7 +66,7 @@ class Room:
         self._guests[scope] = None
         try:
             with scope:
-                yield Guest(scope, self._guests)
+                yield Guest(scope, self._guests, self.known_max)
         finally:
             self.open -= 1
             self._guests.pop(scope, None)
@@ -72,7 +82,9 @@ class Room:
         if oldest is None:
             self.log.warning(f"turned away a connection: {why}", trio.current_time())
             raise NoRoomError(why)
-        self.log.warning(f"ended the oldest connection that has shown no token: {why}", trio.current_time())
+        self.log.warning(
+            f"ended the oldest connection that has shown no token, or one of many: {why}", trio.current_time()
+        )
         # At once: the next newcomer ends another.
         del self._guests[oldest]
         oldest.cancel()

@@ -32,6 +32,8 @@ from tunnel.net import peer_address, wrap_server
 HANDSHAKE_S = 10.0
 # Operators and a scraper; more is somebody who should not be here.
 CONNECTIONS_MAX = 64
+# More of one token make room for others: no role may keep an admin from removing its token.
+CONNECTIONS_PER_TOKEN_MAX = 16
 
 _log = logging.getLogger("hawse.hub.admin")
 
@@ -97,7 +99,7 @@ class AdminFront:
 
     app: Starlette
     certificate: Certificate
-    room: Room = attrs.Factory(lambda: Room(LogLimit(_log)))
+    room: Room = attrs.Factory(lambda: Room(LogLimit(_log), CONNECTIONS_PER_TOKEN_MAX))
 
     async def handle_client(self, tcp: trio.abc.Stream) -> None:
         """Serve one connection to its end; a fault in it is logged and reaches no other."""

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from proxy.hub.errors import InvalidError
-from proxy.hub.rules import shown
-
 
 class Role(StrEnum):
     """What an admin token may do. The role of an action is the least one that may."""
@@ -46,15 +43,6 @@ MEANINGS: Final[Mapping[Role, str]] = {
     Role.OPERATOR: "viewer, and sees and kills live calls, locks and unlocks agents",
     Role.ADMIN: "everything",
 }
-
-
-def read_role(text: str) -> Role:
-    """The role of that name; raises InvalidError."""
-    try:
-        return Role(text)
-    except ValueError:
-        given = f"{shown(text)} is no role" if text else "a token needs a role"
-        raise InvalidError(f"{given}: choose {listed(tuple(Role))}") from None
 
 
 def listed(roles: tuple[Role, ...]) -> str:

@@ -14,7 +14,8 @@ from proxy.hub.answers import Done, Payload, time_text
 from proxy.hub.directory import Changes
 from proxy.hub.entities import AdminToken, Snapshot
 from proxy.hub.errors import InvalidError
-from proxy.hub.roles import read_role
+from proxy.hub.roles import Role, listed
+from proxy.hub.rules import shown
 
 DAY_S = 86400
 # Shorter is a typing error: a token has to reach its user first.
@@ -28,7 +29,7 @@ ENDS_SOON_S = 14 * DAY_S
 class NewToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     role: str = ""
-    """Required. It is read by `read_role`, whose refusal lists the roles."""
+    """Required; the default is for a refusal that lists the roles."""
     expires_s: int | None = None
     """After how many seconds it ends, by the hub's clock; None for never."""
 
@@ -53,7 +54,7 @@ class TokenActions:
 
     async def add(self, new: NewToken) -> Done:
         """Add a token of the admin API, which is shown this once."""
-        role = read_role(new.role)
+        role = _role(new.role)
         expires_at = None
         if new.expires_s is not None:
             if not LIFETIME_MIN_S <= new.expires_s <= LIFETIME_MAX_S:
@@ -78,6 +79,14 @@ class TokenActions:
         """Revoke a token of the admin API, as asked `at` that time."""
         token_id = await self.directory.change(lambda store: store.remove_admin_token(name, at=at))
         return Done({"removed": name}, note=f"id={token_id}")
+
+
+def _role(text: str) -> Role:
+    try:
+        return Role(text)
+    except ValueError:
+        fault = f"{shown(text)} is no role" if text else "a token needs a role"
+        raise InvalidError(f"{fault}: choose {listed(tuple(Role))}") from None
 
 
 def _token(token: AdminToken, now: float) -> Payload:

@@ -154,3 +154,22 @@ async def test_whose_token_has_expired_makes_room_as_any_stranger(
         assert await ask(operator, TOKEN) == b"200"
         for stream in (operator, *kept):
             await trio.aclose_forcefully(stream)
+
+
+async def test_one_token_does_not_keep_the_others_out(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a stolen token of the least role could keep out the admin who would remove it."""
+    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 3)
+    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_PER_TOKEN_MAX", 2)
+    token = (await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "viewer"}))["token"]
+    async with serving(bench, tmp_path) as port:
+        kept = [await port.shaken(await port.silent()) for _ in range(3)]
+        for stream in kept:
+            assert await ask(stream, token) == b"200"
+        operator = await port.shaken(await port.silent())
+        assert await ask(operator, TOKEN) == b"200"
+        # Those within its share go on, also when it asks again.
+        assert [await ask(stream, token) for stream in kept[:2]] == [b"200", b"200"]
+        for stream in (operator, *kept):
+            await trio.aclose_forcefully(stream)
