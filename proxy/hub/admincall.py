@@ -20,7 +20,7 @@ class Call(msgspec.Struct, frozen=True):
     operator: str = ""
     """As the trail names the operator."""
     at: float = 0.0
-    """When it came, in epoch seconds; 0 in an entry of the reserve that an older version wrote."""
+    """When it was whole, in epoch seconds; 0 in an entry of the reserve that an older version wrote."""
 
     def __repr__(self) -> str:
         """Leave the body out: it may hold a secret."""

@@ -143,7 +143,7 @@ class _Gate:
         event = self._event(Kind.ADMIN, request, actor)
         event = replace(event, req=_audited(request, action))
         try:
-            call = await _read(request, actor.name, self._clock())
+            call = await _read(request, actor.name, self._clock)
         except ClientDisconnect:
             self._end(event, 0, "the operator left before the request was whole")
             raise
@@ -308,14 +308,14 @@ class _Revoked:
         return _json(status, {**done.body, "notice": notice})
 
 
-async def _read(request: Request, operator: str, at: float) -> Call:
+async def _read(request: Request, operator: str, clock: Callable[[], float]) -> Call:
     body = bytearray()
     async with aclosing(request.stream()) as chunks:
         async for chunk in chunks:
             body += chunk
             if len(body) > BODY_BYTES_MAX:
                 raise InvalidError(f"the request's body exceeds {BODY_BYTES_MAX} bytes: send less at once")
-    return Call(request.path_params, dict(request.query_params), bytes(body), operator, at)
+    return Call(request.path_params, dict(request.query_params), bytes(body), operator, clock())
 
 
 def _audited(request: Request, endpoint: Endpoint | None) -> AuditRequest:

@@ -54,7 +54,7 @@ def to_lifetime(ctx: click.Context, param: click.Parameter, value: str | None) -
 
 @click.group()
 def token() -> None:
-    """Tokens of the admin API: each has a role, which says what it may do."""
+    """Tokens of the admin API, each with a role."""
 
 
 @token.command("list")

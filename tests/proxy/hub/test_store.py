@@ -479,7 +479,7 @@ def test_an_admin_token_that_has_expired_is_not_the_other_admin(store: Store) ->
     store.add_admin_token("week", "h2", role=Role.ADMIN, expires_at=100.0)
     with pytest.raises(ConflictError, match="local is the last one"):
         store.remove_admin_token("local", at=100.0)
-    # To remove what is good for nothing takes nothing from anybody.
+    # An expired one may always go.
     store.remove_admin_token("week", at=100.0)
     store.add_admin_token("week", "h2", role=Role.ADMIN, expires_at=100.0)
     # As of the request, though it is carried out later.

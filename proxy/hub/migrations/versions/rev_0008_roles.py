@@ -12,9 +12,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Give today's tokens the role admin, since they may do everything, and mark it as chosen by no one.
+    """Give existing tokens the role admin, since they may do everything, and mark the role as not chosen.
 
-    The token `local` is the hub's own and always an admin, so nobody has to choose.
+    The token `local` is the hub's own and always an admin, so there is nothing to choose.
     """
     op.add_column("admin_tokens", sa.Column("role", sa.String(16)))
     op.add_column("admin_tokens", sa.Column("role_chosen", sa.Boolean(create_constraint=False)))
