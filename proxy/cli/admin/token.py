@@ -88,7 +88,7 @@ Roles:
 
 \b
 Example, for Prometheus:
-  hawse admin token add prometheus --role metrics > hawse.token
+  (umask 077; hawse admin token add prometheus --role metrics > hawse.token)
 """,
 )
 @click.argument("name")
