@@ -13,3 +13,7 @@ class AnotherTrail(AuditUnavailable):
 
 class NoTrail(AuditUnavailable):
     """There is no trail where one was looked for."""
+
+
+class NoSuchCall(Exception):
+    """The trail has no call of this id or number, or more than one; says what it has."""

@@ -31,6 +31,17 @@ def uuid7(now_ms: int, random10: bytes) -> str:
     return _beginning(now_ms) + _ends(random10)[0]
 
 
+def first_id(now_ms: int) -> str:
+    """A lower bound of the ids of this millisecond and later ones, as a text to compare with."""
+    return _beginning(min(max(0, now_ms), _TIMESTAMP_MAX_MS - 1))
+
+
+def milliseconds(prefix: str) -> tuple[int, int]:
+    """When an id that begins so was made: the earliest and the latest millisecond since the epoch."""
+    digits = prefix.replace("-", "")[:12]
+    return int(digits.ljust(12, "0"), 16), int(digits.ljust(12, "f"), 16)
+
+
 # A busy hub makes many in a millisecond.
 @lru_cache(1)
 def _beginning(now_ms: int) -> str:

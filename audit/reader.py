@@ -8,6 +8,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,24 @@ class AuditReader:
         """The newest event's number, 0 where there is none."""
         with translated(self.path), self._engine.connect() as connection:
             return self._last(connection)
+
+    def began(self) -> datetime | None:
+        """When the oldest event happened that is still there; None where there is none."""
+        with self._view() as connection:
+            oldest = self._oldest(connection)
+            return None if oldest is None else oldest[1]
+
+    def holds(self, wanted: Wanted) -> bool:
+        """Whether there is any such event."""
+        with self._view() as connection:
+            last = self._last(connection)
+            return bool(last) and self._nth(connection, wanted, 1, last, newest_first=True) is not None
+
+    def beyond(self, wanted: Wanted, newest: int) -> int | None:
+        """The number of the newest event that is wanted and not one of the newest so many of them."""
+        with self._view() as connection:
+            last = self._last(connection)
+            return self._nth(connection, wanted, 1, last, skip=newest, newest_first=True) if last else None
 
     def span(self, wanted: Wanted = EVERYTHING, newest: int | None = None) -> tuple[int, int]:
         """The first and the last number of what is wanted and is there now, or of the newest so many of it.
@@ -138,6 +157,14 @@ class AuditReader:
                 return numbers[skip]
             skip -= len(numbers)
         return None
+
+    def _oldest(self, connection: sa.Connection) -> tuple[int, datetime] | None:
+        """The number of the oldest event, and when it happened."""
+        if not self._last(connection):
+            return None
+        found = sa.select(events.c.seq, events.c.ts_us).order_by(events.c.seq).limit(1)
+        row = connection.execute(found).first()
+        return None if row is None else (row.seq, moment(row.ts_us))
 
     def _last(self, connection: sa.Connection) -> int:
         # A file without tables is a trail that nothing was written to yet.

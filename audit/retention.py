@@ -26,7 +26,7 @@ from typing import IO
 import attrs
 import sqlalchemy as sa
 
-from audit.blocks import forget_before
+from audit import blocks, lateends
 from audit.display import json_line
 from audit.errors import AuditUnavailable
 from audit.file import translated
@@ -97,6 +97,7 @@ class PrunableStore(AuditStore):
         with translated(self.path):
             with self._transaction() as connection:
                 locked_s = time.monotonic()
+                lateends.forget_before(connection, last + 1)
                 with deletable(connection):
                     connection.execute(sa.delete(events).where(events.c.seq <= last))
                 # No event that stays, or is yet to come, needs one that was written earlier.
@@ -106,7 +107,7 @@ class PrunableStore(AuditStore):
                 connection.execute(
                     sa.delete(common_parts).where(common_parts.c.number < needed.scalar_subquery())
                 )
-                forget_before(connection, last + 1)
+                blocks.forget_before(connection, last + 1)
             return time.monotonic() - locked_s
 
 

@@ -4,8 +4,9 @@ A row of `events` is an event. What events have in common is in `common_parts` o
 without a number of such a part, as earlier versions wrote them, has the whole.
 
 `open_intents` is no record but the list of calls with a first row (`intent` or `start`) and without an end:
-it makes closing them at the next start a lookup instead of a search through the whole trail. `blocks` and
-`block_names` are no records either: they say where in the trail to search. `trail` has the trail's id.
+it makes closing them at the next start a lookup instead of a search through the whole trail. `blocks`,
+`block_names` and `late_ends` are no records either: they say where in the trail to search. `trail` has the
+trail's id.
 """
 
 from __future__ import annotations
@@ -79,6 +80,14 @@ block_names = sa.Table(
     sa.Column("block", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("column", sa.String, primary_key=True),
     sa.Column("name", sa.String, primary_key=True),
+    sqlite_with_rowid=False,
+)
+# Where a call has its last row, if that is far behind its first one (audit.lateends).
+late_ends = sa.Table(
+    "late_ends",
+    _metadata,
+    sa.Column("eid", sa.String(36), primary_key=True),
+    sa.Column("seq", sa.Integer, nullable=False),
     sqlite_with_rowid=False,
 )
 

@@ -39,7 +39,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from audit import blocks, schema
+from audit import blocks, lateends, schema
 from audit.errors import AnotherTrail, AuditUnavailable
 from audit.file import translated, url
 from audit.mask import Masks
@@ -106,7 +106,8 @@ class AuditStore:
         self._overwritten = False
         # "" until the trail is opened for the first time.
         self._id, self._highest = (expected.id, expected.highest) if expected is not None else ("", 0)
-        self._open_intents: set[str] = set()
+        # The calls without an end, each with the number of its first row.
+        self._open_intents: dict[str, int] = {}
         self._common = CommonParts()
         self._engine = sa.create_engine(
             # SQLite makes no file: while a disk is not mounted, events would go where nobody sees them later.
@@ -195,15 +196,21 @@ class AuditStore:
             _insert(cursor, common_parts, self._common.unwritten)
             _insert(cursor, events, rows)
             blocks.note_full(cursor, newest, newest + len(rows))
+            opened: dict[str, int] = {}
             if begun:
                 cursor.execute(_REMEMBER_INTENTS, (boot, newest))
+                opened = {event.eid: seq for seq, event in enumerate(masked, newest + 1) if event.phase.opens}
+            firsts = [self._open_intents[eid] for eid in ended if eid in self._open_intents]
+            if firsts and newest + len(rows) - min(firsts) > lateends.NEAR_EVENTS:
+                cursor.execute(lateends.NOTE, (newest, lateends.NEAR_EVENTS))
             for eids in _pieces(sorted(ended)):
                 cursor.execute(_forget_intents(len(eids)), tuple(eids))
         self._highest = newest + len(rows)
         if self._wal is None:
             self._wal = _identity_of_wal(self.path)
-        self._open_intents |= begun
-        self._open_intents -= ended
+        self._open_intents |= opened
+        for eid in ended:
+            self._open_intents.pop(eid, None)
         return shares(masked, own, map(_COMMON_OF, rows), self._common.unwritten)
 
     def close_unknown(self, boot: str, now: datetime, *, lives: Callable[[str], bool] | None = None) -> int:
@@ -227,14 +234,17 @@ class AuditStore:
                 .order_by(open_intents.c.seq)
             ).all()
             phase, ts_us = Phase.UNKNOWN.value, microseconds(now)
+            newest = connection.exec_driver_sql(_LAST_NUMBERS).one()[0]
             for rows in _pieces(left):
                 values: list[object] = []
                 for row in rows:
                     body = _as_unknown(body_of(row, self.path), now)
                     values += (row.eid, phase, row.kind, ts_us, row.agent, row.cluster, body, None)
                 connection.exec_driver_sql(_insertion(events, len(rows)), tuple(values))
+            connection.exec_driver_sql(lateends.NOTE, (newest, lateends.NEAR_EVENTS))
             connection.execute(sa.delete(open_intents).where(open_intents.c.boot.in_(dead)))
-        self._open_intents.difference_update(row.eid for row in left)
+        for row in left:
+            self._open_intents.pop(row.eid, None)
         return len(left)
 
     def _row(self, event: Event, own: bytes) -> tuple[Any, ...]:
@@ -306,7 +316,8 @@ class AuditStore:
                 with connection.begin():
                     schema.prepare(connection, self.path)
                     self._recognise(connection)
-                    self._open_intents.update(connection.scalars(sa.select(open_intents.c.eid)))
+                    opened = connection.execute(sa.select(open_intents.c.eid, open_intents.c.seq))
+                self._open_intents.update((row.eid, row.seq) for row in opened)
             except BaseException:
                 self._abandon(connection)
                 raise

@@ -8,6 +8,7 @@ from datetime import datetime
 import attrs
 import sqlalchemy as sa
 
+from audit.members import NO_MEMBERS, Members
 from audit.record import Kind
 from audit.schema import block_names, blocks, events, microseconds
 
@@ -23,6 +24,7 @@ class Wanted:
     since: datetime | None = None
     until: datetime | None = None
     """Not what happened just then, so that two spans that meet have no event in common."""
+    members: Members = NO_MEMBERS
 
     def only_time(self) -> Wanted:
         """All there is of that time."""
@@ -36,7 +38,7 @@ class Wanted:
         if self.until is not None:
             asked.append(events.c.ts_us < microseconds(self.until))
         asked += [events.c[column].in_(names) for column, names in self._names().items()]
-        return asked
+        return asked + self.members.conditions()
 
     def of_block(self) -> list[sa.ColumnElement[bool]]:
         """What is asked of a block that may hold such an event."""

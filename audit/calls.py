@@ -1,0 +1,158 @@
+"""Finds the rows of one call by its id, in milliseconds among millions of events.
+
+An id is a UUIDv7, which begins with the time it was made. A call's first row is written within seconds of
+that, so it stands in one of the few blocks of that time (audit.blocks). Its last row is close behind, or has
+an entry of its own (audit.lateends).
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+import attrs
+import sqlalchemy as sa
+
+from audit import lateends
+from audit.blocks import stretches
+from audit.errors import NoSuchCall
+from audit.ids import milliseconds
+from audit.reader import AuditReader, StoredEvent
+from audit.record import Phase
+from audit.schema import events, late_ends, open_intents
+from audit.wanted import Wanted
+
+# From a call's beginning until its first row is written: a read that lasts has one after 5 s, and a flood is
+# counted for 10 s.
+ROW_WRITTEN_S = 15
+# An id that begins so was made within a minute. A shorter beginning may have a year of events.
+PREFIX_CHARACTERS_MIN = 8
+# Of a beginning that is not unique, so many ids are named.
+_CANDIDATES_MAX = 5
+
+_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+
+
+@attrs.frozen
+class FoundCall:
+    """One call, or any other event, which has one row."""
+
+    rows: list[StoredEvent]
+    open: bool = False
+    """It has not ended yet."""
+
+
+class CallReader(AuditReader):
+    """The trail as it is searched for one call."""
+
+    def by_number(self, seq: int) -> FoundCall:
+        """The call that this row is of; raises NoSuchCall."""
+        with self._view() as connection:
+            if not self._last(connection):
+                raise NoSuchCall("the trail holds no event yet")
+            eid = connection.scalar(sa.select(events.c.eid).where(events.c.seq == seq))
+            if eid is None:
+                raise NoSuchCall(f"no event has the number {seq}: {self._extent(connection)}")
+        return self.by_id(eid)
+
+    def by_id(self, prefix: str) -> FoundCall:
+        """The call of this id, or of the only one that begins so; raises NoSuchCall, or ValueError."""
+        prefix = prefix.lower()
+        if len(prefix) < PREFIX_CHARACTERS_MIN or _ID.fullmatch(prefix + _FILLED[len(prefix) :]) is None:
+            raise ValueError(f"{prefix!a} is no event id, nor the beginning of one")
+        with self._view() as connection:
+            if not self._last(connection):
+                raise NoSuchCall("the trail holds no event yet")
+            firsts = self._first_rows(connection, prefix)
+            ends = self._noted_ends(connection, prefix)
+            eids = sorted({*firsts, *ends})
+            if len(eids) > 1:
+                some = ", ".join(eids[:_CANDIDATES_MAX])
+                raise NoSuchCall(f"{prefix} is the beginning of more than one id: {some}; say more of it")
+            if not eids:
+                raise NoSuchCall(f"no event has the id {prefix}: {self._extent(connection)}")
+            (eid,) = eids
+            first, end = firsts.get(eid), ends.get(eid)
+            opened = False
+            if first is not None and end is None:
+                end, opened = self._end_of(connection, eid, first)
+        found = [self.query(after_seq=seq - 1, last_seq=seq) for seq in (first, end) if seq is not None]
+        return FoundCall([row for rows in found for row in rows], opened)
+
+    def _first_rows(self, connection: sa.Connection, prefix: str) -> dict[str, int]:
+        """The ids that begin so, each with its first row that is still there."""
+        found: dict[str, int] = {}
+        whole = len(prefix) == len(_FILLED)
+        for stretch in self._written(connection, prefix):
+            here = sa.select(events.c.eid, events.c.seq).where(
+                events.c.seq.between(*stretch), _begins(events.c.eid, prefix)
+            )
+            for eid, seq in connection.execute(here.order_by(events.c.seq).limit(None if not whole else 1)):
+                found.setdefault(eid, seq)
+            if found and (whole or len(found) > _CANDIDATES_MAX):
+                break
+        return found
+
+    def _written(self, connection: sa.Connection, prefix: str) -> list[tuple[int, int]]:
+        """Between which numbers the first row of such an id is."""
+        last = self._last(connection)
+        earliest, latest = (datetime.fromtimestamp(ms / 1000, UTC) for ms in milliseconds(prefix))
+        about = timedelta(seconds=ROW_WRITTEN_S)
+        found = list(stretches(connection, Wanted(since=earliest - about, until=latest + about), 1, last))
+        oldest = self._oldest(connection)
+        if oldest is not None and latest < oldest[1]:
+            # The first row may be pruned, and the last one close behind it.
+            found.append((oldest[0], oldest[0] + lateends.NEAR_EVENTS))
+        return found
+
+    def _noted_ends(self, connection: sa.Connection, prefix: str) -> dict[str, int]:
+        # A reader does not bring a file up to date.
+        if not connection.exec_driver_sql(_HAS_LATE_ENDS).scalar():
+            return {}
+        noted = sa.select(late_ends.c.eid, late_ends.c.seq).where(_begins(late_ends.c.eid, prefix))
+        return {row.eid: row.seq for row in connection.execute(noted.limit(_CANDIDATES_MAX + 1))}
+
+    def _end_of(self, connection: sa.Connection, eid: str, first: int) -> tuple[int | None, bool]:
+        """The number of a call's last row if it has another one, and whether there is none yet."""
+        row = connection.execute(
+            sa.select(events.c.phase, events.c.agent, events.c.cluster).where(events.c.seq == first)
+        ).one()
+        if row.phase not in _OPENING:
+            return None, False
+        near = first + lateends.NEAR_EVENTS
+        end = self._row_between(connection, eid, first + 1, near)
+        if end is not None:
+            return end, False
+        if connection.scalar(sa.select(open_intents.c.seq).where(open_intents.c.eid == eid)) is not None:
+            return None, True
+        # It ended under an earlier version, which noted no ends.
+        same = Wanted(agent=row.agent or None, cluster=row.cluster or None)
+        for stretch in stretches(connection, same, near + 1, self._last(connection)):
+            end = self._row_between(connection, eid, *stretch)
+            if end is not None:
+                return end, False
+        return None, False
+
+    def _row_between(self, connection: sa.Connection, eid: str, first: int, last: int) -> int | None:
+        found = sa.select(events.c.seq).where(events.c.seq.between(first, last), events.c.eid == eid)
+        seq: int | None = connection.scalar(found.order_by(events.c.seq).limit(1))
+        return seq
+
+    def _extent(self, connection: sa.Connection) -> str:
+        oldest = self._oldest(connection)
+        assert oldest is not None, "the trail holds events"
+        first, since = oldest
+        older = "; older ones were pruned, so look into your archives" if first > 1 else ""
+        return (
+            f"the trail has {first} to {self._last(connection)}, from {since:%Y-%m-%d %H:%M:%S} UTC on{older}"
+        )
+
+
+def _begins(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
+    # `g` comes behind every digit.
+    return column == prefix if len(prefix) == len(_FILLED) else column.between(prefix, prefix + "g")
+
+
+_FILLED = "00000000-0000-0000-0000-000000000000"
+_OPENING = frozenset(phase.value for phase in Phase if phase.opens)
+_HAS_LATE_ENDS = "SELECT 1 FROM sqlite_master WHERE name = 'late_ends'"

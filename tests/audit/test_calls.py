@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from audit.calls import CallReader, FoundCall
+from audit.errors import NoSuchCall
+from audit.ids import uuid7
+from audit.record import Event, Kind, Phase, Response, utc
+from audit.retention import PrunableStore
+from audit.store import AuditStore
+from tests.audit.events import NOW_S, call
+from tests.audit.trails import append_whole
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("audit.blocks.BLOCK_EVENTS", 4)
+    monkeypatch.setattr("audit.lateends.NEAR_EVENTS", 8)
+
+
+def made(second: float, phase: Phase = Phase.COMPLETE) -> Event:
+    """An event whose id was made when it happened."""
+    now_s = NOW_S + second
+    return replace(call(at_s=now_s, phase=phase), eid=uuid7(int(now_s * 1000), os.urandom(10)))
+
+
+def ended(event: Event, second: float) -> Event:
+    return event.completed(utc(NOW_S + second), resp=Response(200))
+
+
+def find(path: Path, said: str | int) -> FoundCall:
+    with closing(CallReader(path)) as reader:
+        return reader.by_number(said) if isinstance(said, int) else reader.by_id(said)
+
+
+def numbers(path: Path, said: str | int) -> list[int]:
+    return [row.seq for row in find(path, said).rows]
+
+
+def entries(path: Path) -> list[tuple[str, int]]:
+    with closing(sqlite3.connect(path)) as file:
+        return file.execute("SELECT eid, seq FROM late_ends ORDER BY seq").fetchall()
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_both_rows_of_a_call_are_found_by_its_id_or_the_number_of_either(
+    store: AuditStore, path: Path
+) -> None:
+    write, watch = made(1, Phase.INTENT), made(2, Phase.START)
+    store.append([write, watch])
+    store.append([ended(write, 3)])
+    store.append([made(4 + minute) for minute in range(40)])
+    store.append([ended(watch, 100)])
+    assert numbers(path, write.eid) == [1, 3]
+    assert numbers(path, watch.eid) == numbers(path, watch.eid.upper()) == [2, 44]
+    assert numbers(path, 1) == numbers(path, 3) == [1, 3]
+    assert numbers(path, 44) == numbers(path, 2) == [2, 44]
+    assert numbers(path, 20) == [20]
+    # Only what is far has an entry.
+    assert entries(path) == [(watch.eid, 44)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_call_that_goes_on_has_one_row_and_is_open(store: AuditStore, path: Path) -> None:
+    watch = made(1, Phase.START)
+    store.append([watch, *(made(2 + minute) for minute in range(40))])
+    found = find(path, watch.eid)
+    assert ([row.seq for row in found.rows], found.open) == ([1], True)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_call_that_a_dead_hub_left_is_found_with_its_end(store: AuditStore, path: Path) -> None:
+    write, later = made(1, Phase.INTENT), made(50, Phase.INTENT)
+    store.append([write], boot="dead")
+    store.append([made(2 + minute) for minute in range(20)])
+    store.append([later], boot="dead")
+    assert store.close_unknown("new", utc(NOW_S + 60)) == 2
+    assert numbers(path, write.eid) == [1, 23]
+    assert numbers(path, later.eid) == [22, 24]
+    assert entries(path) == [(write.eid, 23)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_an_end_is_noted_by_a_store_that_was_opened_after_the_beginning(path: Path) -> None:
+    watch = made(1, Phase.START)
+    with closing(AuditStore(path)) as store:
+        store.append([watch, *(made(2 + minute) for minute in range(20))], boot="one")
+    with closing(AuditStore(path)) as store:
+        store.append([ended(watch, 60)], boot="one")
+    assert entries(path) == [(watch.eid, 22)]
+    assert numbers(path, watch.eid) == [1, 22]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_ends_that_an_earlier_version_wrote_are_found_by_a_search(store: AuditStore, path: Path) -> None:
+    watch = made(1, Phase.START)
+    append_whole(path, watch)
+    for minute in range(20):
+        append_whole(path, made(2 + minute))
+    append_whole(path, ended(watch, 60))
+    store.append([made(61)])
+    assert entries(path) == []
+    assert numbers(path, watch.eid) == [1, 22]
+
+
+def test_a_file_of_an_earlier_version_without_the_index_is_read(path: Path) -> None:
+    write = made(1, Phase.INTENT)
+    with closing(AuditStore(path)) as store:
+        store.append([write, ended(write, 2)])
+    with closing(sqlite3.connect(path)) as file:
+        file.execute("DROP TABLE late_ends")
+    assert numbers(path, write.eid) == [1, 2]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_a_row_that_was_written_late_is_found(store: AuditStore, path: Path) -> None:
+    """What a flood or a gap is told by has a time before that of its id."""
+    store.append([made(minute) for minute in range(12)])
+    gap = replace(made(3600), kind=Kind.AUDIT_GAP, ts=utc(NOW_S + 13))
+    store.append([gap, *(made(3600 + minute) for minute in range(12))])
+    assert numbers(path, gap.eid) == [13]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_only_blocks_of_the_ids_time_are_searched(
+    store: AuditStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([made(100 * number) for number in range(40)])
+    with closing(CallReader(path)) as reader, reader._view() as connection:
+        wanted = uuid7(int((NOW_S + 1000) * 1000), bytes(10))
+        assert reader._written(connection, wanted) == [(8, 11), (40, 40)]
+
+
+def test_a_beginning_that_is_unique_is_enough(store: AuditStore, path: Path) -> None:
+    first, second = made(1), made(200)
+    twin = replace(made(200), eid=second.eid[:-4] + "0000")
+    store.append([first, second, twin])
+    assert numbers(path, first.eid[:8]) == [1]
+    assert numbers(path, first.eid[:20]) == [1]
+    assert numbers(path, second.eid) == [2]
+    with pytest.raises(NoSuchCall, match=f"is the beginning of more than one id: .*{twin.eid}"):
+        find(path, second.eid[:-4])
+    for wrong in ("", "0199", first.eid + "0", first.eid.replace("-", ""), "0199a1bg", "0199a1b2\n"):
+        with pytest.raises(ValueError, match="is no event id, nor the beginning of one"):
+            find(path, wrong)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_what_was_pruned_is_told_and_ends_that_are_left_are_found(path: Path) -> None:
+    early, late, near = made(0), made(1, Phase.START), made(2, Phase.START)
+    with closing(PrunableStore(path)) as store:
+        store.append([early, late, near, *(made(3 + minute) for minute in range(5)), ended(near, 40)])
+        store.append([made(41 + minute) for minute in range(20)])
+        store.append([ended(late, 100), made(101)])
+        store.prune(utc(NOW_S + 30), lambda removal: made(102))
+        assert numbers(path, late.eid) == [30]
+        assert numbers(path, near.eid) == [9]
+        with pytest.raises(
+            NoSuchCall,
+            match=f"no event has the id {early.eid}: the trail has 9 to 32, from 2026-09-21 "
+            "14:14:00 UTC on; older ones were pruned",
+        ):
+            find(path, early.eid)
+        with pytest.raises(NoSuchCall, match="no event has the number 5: the trail has 9 to 32"):
+            find(path, 5)
+        assert entries(path) == [(late.eid, 30)]
+        store.prune(utc(NOW_S + 101), lambda removal: made(103))
+        assert entries(path) == []
+
+
+def test_an_empty_trail_says_so(store: AuditStore, path: Path) -> None:
+    for said in (1, made(1).eid):
+        with pytest.raises(NoSuchCall, match="the trail holds no event yet"):
+            find(path, said)
