@@ -65,6 +65,11 @@ def stretches(
         yield max(first, begin), min(last, end - 1)
 
 
+def known_blocks_end(connection: sa.Connection) -> int:
+    """The number of the first event whose block nothing is known of."""
+    return _known(connection) * BLOCK_EVENTS
+
+
 def forget_before(connection: sa.Connection, event: int) -> None:
     """Forget the blocks of which no event from this one on is, in a transaction of the caller's."""
     block = event // BLOCK_EVENTS

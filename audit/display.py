@@ -6,12 +6,14 @@ Much of an event was chosen by whoever made the request, so nothing of it reache
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import msgspec
 
 from audit.escape import escape
 from audit.reader import StoredEvent
-from audit.record import ActorType, Event, Phase
+from audit.record import ActorType, Event
+from audit.wording import actor_of, ending_of, request_of, result_of, took, why_of
 
 _COLUMNS = (
     ("SEQ", 6),
@@ -23,6 +25,10 @@ _COLUMNS = (
     ("TOOK", 9),
     ("WHAT", 0),
 )
+# A terminal of fewer columns gets longer lines than it has.
+_TERMINAL_COLUMNS_MIN = 80
+# At the end of what does not fit. ASCII, since not every terminal has more.
+_CUT = ".."
 
 
 def json_line(stored: StoredEvent) -> str:
@@ -32,67 +38,105 @@ def json_line(stored: StoredEvent) -> str:
 
 def header_line() -> str:
     """The names of the columns of `table_line`."""
-    return _row([name for name, _ in _COLUMNS])
+    return _row([name for name, _ in _COLUMNS], [width for _, width in _COLUMNS])
 
 
 def table_line(stored: StoredEvent) -> str:
     """Write the event as one line of the table; nothing in it needs further escaping."""
-    try:
-        event = msgspec.json.decode(stored.body, type=Event)
-    except msgspec.ValidationError:
-        # Of a newer hawse, most likely: better shown raw than not at all.
-        return escape(f"{stored.seq} {json_line(stored)}")
-    return _row(
-        [
+    event = decoded(stored)
+    if event is None:
+        return _raw(stored)
+    cells = [
+        str(stored.seq),
+        f"{event.ts:%Y-%m-%dT%H:%M:%S}.{event.ts.microsecond // 1000:03d}Z",
+        event.phase,
+        actor_of(event),
+        event.cluster_name or "-",
+        result_of(event),
+        f"{event.dur_ms:.1f}ms" if event.dur_ms is not None else "-",
+        _what(event),
+    ]
+    return _row([*map(escape, cells)], [width for _, width in _COLUMNS])
+
+
+class TerminalTable:
+    """The table as a terminal of so many columns shows it: why a call failed has a line of its own.
+
+    No line is longer than that. What is cut is whole in a table that goes to a file, and in `audit show`. A
+    day has a line of its own, before the first event of it.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._columns = columns = max(columns, _TERMINAL_COLUMNS_MIN)
+        wider = columns - _TERMINAL_COLUMNS_MIN
+        self._widths = [6, 8, min(24, 12 + wider // 4), min(16, 8 + wider // 8), 6, 6]
+        self._day = ""
+
+    def header(self) -> str:
+        """The names of the columns."""
+        return self._row(["SEQ", "UTC", "ACTOR", "CLUSTER", "RESULT", "TOOK", "WHAT"])
+
+    def lines(self, stored: StoredEvent) -> str:
+        """The event as one line, or as up to three."""
+        event = decoded(stored)
+        if event is None:
+            return _cut(_raw(stored), self._columns)
+        result = result_of(event)
+        actor = event.actor.name if event.actor.type is ActorType.AGENT else actor_of(event)
+        cells = [
             str(stored.seq),
-            f"{event.ts:%Y-%m-%dT%H:%M:%S}.{event.ts.microsecond // 1000:03d}Z",
-            event.phase,
-            _actor(event),
+            f"{event.ts:%H:%M:%S}",
+            actor,
             event.cluster_name or "-",
-            _result(event),
-            f"{event.dur_ms:.1f}ms" if event.dur_ms is not None else "-",
-            _what(event),
+            # Nothing yet: an intent, or the start of what lasts.
+            event.phase if event.phase.opens and result == "-" else result,
+            took(event.dur_ms),
+            _what(event, request_of(event), why=False),
         ]
-    )
+        line = self._row(cells)
+        if why := why_of(event):
+            line += "\n" + _cut(" " * (self._widths[0] + 1) + escape(why), self._columns)
+        if (day := f"{event.ts:%Y-%m-%d}") != self._day:
+            self._day, line = day, f"{day}\n{line}"
+        return line
+
+    def _row(self, cells: Sequence[str]) -> str:
+        # A number is never cut; the last cell is, with the line.
+        number, *others, last = map(escape, cells)
+        kept = [_cut(cell, width) for cell, width in zip(others, self._widths[1:], strict=True)]
+        return _cut(_row([number, *kept, last], [*self._widths, 0]), self._columns)
 
 
-def _row(cells: list[str]) -> str:
-    padded = [escape(cell).ljust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True)]
+def decoded(stored: StoredEvent) -> Event | None:
+    """The event, or None for one of a newer hawse that this one does not know."""
+    try:
+        return msgspec.json.decode(stored.body, type=Event)
+    except msgspec.ValidationError:
+        return None
+
+
+def _raw(stored: StoredEvent) -> str:
+    # Better shown raw than not at all.
+    return escape(f"{stored.seq} {json_line(stored)}")
+
+
+def _row(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = [cell.ljust(width) for cell, width in zip(cells, widths, strict=True)]
     return " ".join(padded).rstrip()
 
 
-def _actor(event: Event) -> str:
-    if event.actor.type is ActorType.ANONYMOUS:
-        return event.client.ip if event.client is not None and event.client.ip else "anonymous"
-    return f"{event.actor.type}:{event.actor.name}" if event.actor.name else str(event.actor.type)
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - len(_CUT)] + _CUT
 
 
-def _result(event: Event) -> str:
-    if event.resp is not None:
-        return str(event.resp.status or "none")
-    if event.phase is Phase.UNKNOWN:
-        return "?"
-    return event.decision.effect if event.decision is not None and event.decision.effect == "deny" else "-"
-
-
-def _what(event: Event) -> str:
+def _what(event: Event, request: str | None = None, *, why: bool = True) -> str:
     parts = [] if event.kind == "call" else [f"[{event.kind}]"]
     if event.count > 1:
         parts.append(f"{event.count} times")
     if event.req is not None:
-        parts.append(f"{event.req.method} {event.req.raw_target}".strip())
-    if event.stream is not None and event.stream.close_reason:
-        parts.append(f"({event.stream.close_reason})")
-    if why := event.note or _why(event):
-        parts.append(f"- {why}")
+        parts.append(f"{event.req.method} {event.req.raw_target}".strip() if request is None else request)
+    if ending := ending_of(event):
+        parts.append(f"({ending})")
+    if why and (reason := why_of(event)):
+        parts.append(f"- {reason}")
     return " ".join(parts)
-
-
-def _why(event: Event) -> str:
-    """Why a call failed or was ended, or which rule denied it, where no note says so."""
-    if event.resp is not None and event.resp.reason:
-        return event.resp.reason
-    decision = event.decision
-    if decision is not None and decision.effect == "deny" and decision.policy:
-        return f"denied by {decision.policy}: {decision.rule}"
-    return ""

@@ -12,7 +12,7 @@ import click
 from proxy.cli.admin.client import Json, Object, Reach
 from proxy.cli.admin.output import field, json_option, objects, print_json, print_table, say, text, texts
 from proxy.cli.admin.policy_files import files_argument, read_files, say_missing
-from proxy.cli.audit import to_moment
+from proxy.cli.audit_options import to_moment
 from proxy.cli.errors import CommandError
 from proxy.cli.progress import Progress, progress
 from proxy.cli.trail import record_read

@@ -1,0 +1,85 @@
+"""A recorded request as the kubectl line that would have asked the same: for people, not to be run as it is.
+
+A body is never recorded, so what was created or changed is not in the line.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from urllib.parse import parse_qs
+
+from audit.record import Event, Request, Stream
+
+# What of a query kubectl has an option for.
+_SELECTORS = {"labelSelector": "-l", "fieldSelector": "--field-selector"}
+_COMMANDS = {
+    "get": "get",
+    "list": "get",
+    "watch": "get",
+    "create": "create",
+    "update": "replace",
+    "patch": "patch",
+    "delete": "delete",
+    "deletecollection": "delete",
+}
+_STREAMS = {"log": "logs", "exec": "exec", "attach": "attach", "portforward": "port-forward"}
+_FROM_FILE = frozenset({"create", "replace", "patch"})
+# These have no name for their objects, so without a namespace they mean all.
+_OF_MANY = frozenset({"list", "watch", "deletecollection"})
+
+
+def kubectl_words(event: Event) -> list[str]:
+    """The line's words behind `kubectl`; none where no kubectl command asks for that."""
+    req = event.req
+    if req is None or event.cluster is None or not req.verb:
+        return []
+    query = parse_qs(req.raw_target.partition("?")[2])
+    if req.subresource in _STREAMS:
+        return _stream(req, event.stream, query)
+    command = _COMMANDS.get(req.verb)
+    if command is None or not req.resource or (req.subresource and command in {"create", "delete"}):
+        return ["get", "--raw", req.raw_target] if req.method == "GET" else []
+    words = [command, f"{req.resource}.{req.group}" if req.group else req.resource]
+    if command in _FROM_FILE:
+        words = [command, "-f", "..."] if command == "create" else [*words, req.name, "-f", "..."]
+    elif req.name:
+        words.append(req.name)
+    if req.subresource:
+        words.append(f"--subresource={req.subresource}")
+    if req.verb == "deletecollection" and "labelSelector" not in query:
+        words.append("--all")
+    words += _where(req)
+    for name, option in _SELECTORS.items():
+        words += [part for value in query.get(name, [])[:1] for part in (option, value)]
+    if req.verb == "watch":
+        words.append("--watch")
+    if req.dry_run:
+        words.append("--dry-run=server")
+    return words
+
+
+def kubectl_line(words: Sequence[str]) -> str:
+    """The words as a shell takes them."""
+    return shlex.join(words)
+
+
+def _where(req: Request) -> list[str]:
+    if req.namespace and req.resource != "namespaces":
+        return ["-n", req.namespace]
+    return ["-A"] if req.verb in _OF_MANY and not req.name else []
+
+
+def _stream(req: Request, stream: Stream | None, query: dict[str, list[str]]) -> list[str]:
+    words = [_STREAMS[req.subresource], req.name, *_where(req)]
+    words += [part for value in query.get("container", [])[:1] for part in ("-c", value)]
+    if req.subresource == "log":
+        return [*words, "-f"] if query.get("follow") == ["true"] else words
+    if "stdin" in query and query["stdin"][0] == "true":
+        words.append("-i")
+    if stream is not None and stream.tty:
+        words.append("-t")
+    if stream is not None and stream.command:
+        words += ["--", *stream.command]
+    # The ports are asked for inside the stream.
+    return [*words, "..."] if req.subresource == "portforward" else words

@@ -1,0 +1,57 @@
+"""`hawse audit show`: all that the trail has of one call."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+
+from proxy.cli.audit_options import data_folder_options, find_trail, unavailable
+from proxy.cli.errors import CommandError
+from proxy.cli.trail import record_read
+
+# A number has no zero in front, as every id has until the year 2527.
+_NUMBER = re.compile("[1-9][0-9]{0,18}")
+
+
+@click.command()
+@click.argument("event", metavar="EID")
+@click.option("--json", "as_json", is_flag=True, help="The rows as they are, one JSON object a line.")
+@data_folder_options
+def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
+    """Show one call or other event: who, what, where, by which rule, and how it went.
+
+    EID is its id, which is also the Audit-ID in the cluster's own audit log; or the first eight characters
+    or more of it; or the number of one of its rows, as `hawse audit list` has it in its first column.
+
+    \b
+    hawse audit show 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b
+    hawse audit show 53211
+    """
+    from audit.calls import CallReader
+    from audit.display import json_line
+    from audit.errors import AuditUnavailable, NoSuchCall
+    from audit.page import page_lines
+
+    path, org = find_trail(config, data_dir)
+    try:
+        reader = CallReader(path)
+        try:
+            # See `list`: a trail that cannot be read is told as that.
+            reader.last()
+            found = reader.by_number(int(event)) if _NUMBER.fullmatch(event) else reader.by_id(event)
+            record_read(path, org, "audit show", {"eid": event})
+        finally:
+            reader.close()
+    except ValueError as error:
+        raise click.UsageError(
+            f"{error}: expected such as 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b, at least its first eight "
+            "characters, or a number of `hawse audit list`"
+        ) from error
+    except NoSuchCall as error:
+        raise CommandError(str(error)) from error
+    except AuditUnavailable as error:
+        raise unavailable(error) from error
+    for line in [json_line(row) for row in found.rows] if as_json else page_lines(found):
+        click.echo(line)
