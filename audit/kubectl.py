@@ -24,6 +24,8 @@ _COMMANDS = {
     "deletecollection": "delete",
 }
 _STREAMS = {"log": "logs", "exec": "exec", "attach": "attach", "portforward": "port-forward"}
+# What a proxied backend is asked, no command knows.
+_RAW = frozenset({"proxy"})
 _FROM_FILE = frozenset({"create", "replace", "patch"})
 # These have no name for their objects, so without a namespace they mean all.
 _OF_MANY = frozenset({"list", "watch", "deletecollection"})
@@ -38,7 +40,8 @@ def kubectl_words(event: Event) -> list[str]:
     if req.subresource in _STREAMS:
         return _stream(req, event.stream, query)
     command = _COMMANDS.get(req.verb)
-    if command is None or not req.resource or (req.subresource and command in {"create", "delete"}):
+    raw = req.subresource in _RAW or (bool(req.subresource) and command in {"create", "delete"})
+    if command is None or not req.resource or raw:
         return ["get", "--raw", req.raw_target] if req.method == "GET" else []
     words = [command, f"{req.resource}.{req.group}" if req.group else req.resource]
     if command in _FROM_FILE:

@@ -9,7 +9,7 @@ from audit.calls import FoundCall
 from audit.display import decoded, json_line
 from audit.escape import escape
 from audit.kubectl import kubectl_line, kubectl_words
-from audit.record import Event, Phase
+from audit.record import Event, Phase, Tunnel
 from audit.wording import actor_of, ending_of, request_of, took, why_of
 
 _WIDTH = 10
@@ -42,7 +42,7 @@ def _fields(rows: Sequence[tuple[int, Event]], *, still: bool) -> Iterator[tuple
     if event.stream is not None and event.stream.proto:
         yield "stream", _stream(event)
     if event.tunnel is not None:
-        yield "tunnel", _tunnel(event)
+        yield from _tunnel(event.tunnel)
     if event.note:
         yield "note", event.note
     yield "rows", " and ".join(f"{number} ({row.phase})" for number, row in rows)
@@ -148,16 +148,14 @@ def _stream(event: Event) -> str:
     )
 
 
-def _tunnel(event: Event) -> str:
-    tunnel = event.tunnel
-    assert tunnel is not None
-    parts = []
+def _tunnel(tunnel: Tunnel) -> Iterator[tuple[str, str]]:
+    name = "tunnel"
     if tunnel.detaches:
         away = f"away {tunnel.detaches} times, {took(tunnel.gap_ms)} in all"
-        parts.append(f"{away}; frames sent again: {tunnel.replayed}")
+        yield name, f"{away}; frames sent again: {tunnel.replayed}"
+        name = ""
     if tunnel.moved_from:
-        parts.append(f"moved from relay {tunnel.moved_from}, which fell silent")
-    return "; ".join(parts)
+        yield name, f"moved from relay {tunnel.moved_from}, which fell silent"
 
 
 def _listed(first: str, *others: tuple[str, str]) -> str:

@@ -89,4 +89,4 @@ def took(dur_ms: float | None) -> str:
     for length_s, unit, rest_s, rest_unit in _LONG_S:
         if seconds >= length_s and seconds < 100 * length_s:
             return f"{int(seconds // length_s)}{unit}{int(seconds % length_s // rest_s):02d}{rest_unit}"
-    return f"{seconds / 86400:.0f}d"
+    return f"{int(seconds // 86400)}d"

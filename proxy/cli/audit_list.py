@@ -31,6 +31,8 @@ from proxy.cli.audit_options import (
 from proxy.cli.trail import record_read
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from audit.reader import AuditReader, StoredEvent
     from audit.record import Kind
     from audit.textsearch import Text
@@ -158,20 +160,7 @@ def list_events(
     path, org = find_trail(config, data_dir)
     wanted = Wanted(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
     sought = None if text is None else Text(text)
-    filters = {
-        "agent": agent,
-        "cluster": cluster,
-        "team": ",".join(teams) or None,
-        "verb": ",".join(verbs) or None,
-        "namespace": ",".join(namespaces) or None,
-        "resource": ",".join(resources) or None,
-        "status": ",".join(statuses) or None,
-        "text": text,
-        "since": begin.isoformat() if begin else None,
-        "until": end.isoformat() if end else None,
-        "kind": ",".join(kinds) or None,
-        "limit": str(limit) if limit is not None else None,
-    }
+    filters = _told(wanted, text, limit)
     newest = _newest(limit, follow=follow, as_json=as_json)
     try:
         reader = NameReader(path)
@@ -182,19 +171,12 @@ def list_events(
             chosen = None if newest is None else _choose(reader, wanted, sought, newest)
             record_read(path, org, "audit list --follow" if follow else "audit list", filters)
             quiet = check_names(reader, path.with_name("hub.db"), agent, cluster, teams)
-            for sentence in quiet:
-                click.echo(f"hawse: {sentence}", err=True)
+            _say(*quiet)
             chosen = chosen or _choose(reader, wanted, sought, None)
             shown = _print(_events(reader, wanted, sought, chosen, follow=follow), as_json=as_json)
-            said = [*_unsearched(reader, chosen), *_unshown(chosen, limit, shown)]
             if not shown and not quiet and limit != 0:
-                said.append("no event matches" + (_PLURAL if resources else ""))
-            # From when on the trail speaks, where the answer may be taken for one about an earlier time.
-            since = reader.began()
-            if since is not None and (not shown or (begin is not None and begin < since)):
-                said.append(f"the trail begins at {since:%Y-%m-%d %H:%M:%S} UTC")
-            for sentence in said:
-                click.echo(f"hawse: {sentence}", err=True)
+                _say("no event matches" + (_PLURAL if resources else ""))
+            _say_what_is_left_out(reader, chosen, limit, shown, begin)
         finally:
             reader.close()
     except AuditUnavailable as error:
@@ -203,6 +185,25 @@ def list_events(
         # The usual end of --follow; what else is ended by it is not whole.
         if not follow:
             raise
+
+
+def _told(wanted: Wanted, text: str | None, limit: int | str | None) -> dict[str, str | None]:
+    """What is asked for, as the trail tells it."""
+    members = wanted.members
+    return {
+        "agent": wanted.agent,
+        "cluster": wanted.cluster,
+        "team": ",".join(members.teams) or None,
+        "verb": ",".join(members.verbs) or None,
+        "namespace": ",".join(members.namespaces) or None,
+        "resource": ",".join(members.resources) or None,
+        "status": ",".join(members.statuses) or None,
+        "text": text,
+        "since": wanted.since.isoformat() if wanted.since else None,
+        "until": wanted.until.isoformat() if wanted.until else None,
+        "kind": ",".join(wanted.kinds) or None,
+        "limit": str(limit) if limit is not None else None,
+    }
 
 
 def _newest(limit: int | str | None, *, follow: bool, as_json: bool) -> int | None:
@@ -274,24 +275,28 @@ def _print(found: Iterator[StoredEvent], *, as_json: bool) -> int:
     return shown
 
 
-def _unshown(chosen: _Chosen, limit: int | str | None, shown: int) -> list[str]:
-    """The sentence on older events, unless a limit was asked for."""
-    if not chosen.more or limit is not None:
-        return []
-    return [f"these are the newest {shown}: --limit {10 * LIMIT}, or --limit all, shows more"]
-
-
-def _unsearched(reader: AuditReader, chosen: _Chosen) -> list[str]:
-    """The sentence on older events that were not looked through for a text."""
+def _say_what_is_left_out(
+    reader: AuditReader, chosen: _Chosen, limit: int | str | None, shown: int, begin: datetime | None
+) -> None:
+    """Tell a person of older events, of those that no text was looked for in, and of those that are gone."""
     from audit.display import decoded
     from audit.textsearch import TEXT_EVENTS_MAX
 
-    if chosen.searched_from is None:
-        return []
-    [oldest] = reader.query(after_seq=chosen.searched_from - 1, limit=1)
-    event = decoded(oldest)
-    when = f", from {event.ts:%Y-%m-%d %H:%M:%S} UTC on" if event is not None else ""
-    return [
-        f"the text was looked for in the newest {TEXT_EVENTS_MAX:,} events that the other options "
-        f"leave{when}: narrow them, by --agent or --until, to look further back"
-    ]
+    if chosen.more and limit is None:
+        _say(f"these are the newest {shown}: --limit {10 * LIMIT}, or --limit all, shows more")
+    if chosen.searched_from is not None:
+        [oldest] = reader.query(after_seq=chosen.searched_from - 1, limit=1)
+        event = decoded(oldest)
+        when = f", from {event.ts:%Y-%m-%d %H:%M:%S} UTC on" if event is not None else ""
+        _say(
+            f"the text was looked for in the newest {TEXT_EVENTS_MAX:,} events that the other options "
+            f"leave{when}: narrow them, by --agent or --until, to look further back"
+        )
+    since = reader.began()
+    if since is not None and ((not shown and limit != 0) or (begin is not None and begin < since)):
+        _say(f"the trail begins at {since:%Y-%m-%d %H:%M:%S} UTC")
+
+
+def _say(*sentences: str) -> None:
+    for sentence in sentences:
+        click.echo(f"hawse: {sentence}", err=True)

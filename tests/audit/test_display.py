@@ -4,7 +4,7 @@ import json
 
 from msgspec.structs import replace
 
-from audit.display import header_line, json_line, table_line
+from audit.display import TerminalTable, header_line, json_line, table_line
 from audit.mask import Masks
 from audit.reader import StoredEvent
 from audit.record import (
@@ -56,12 +56,45 @@ def test_other_kinds_say_what_they_are() -> None:
     assert " deny " in table_line(stored(denied))
     stream = replace(call(), stream=Stream(close_reason="tunnel lost"))
     assert table_line(stored(stream)).endswith("(tunnel lost)")
+    copied = replace(
+        call(), stream=Stream(close_reason="client gone"), resp=Response(101, "the client is gone")
+    )
+    assert table_line(stored(copied)).endswith("/pods/web (ended by the client)")
     killed = replace(call(), resp=Response(101, "killed by the operator local: wrong cluster"))
     assert table_line(stored(killed)).endswith(" - killed by the operator local: wrong cluster")
     guarded = replace(call(), decision=Decision("deny", "owner/no-secrets", "relay-guardrails"))
     assert table_line(stored(guarded)).endswith(" - denied by relay-guardrails: owner/no-secrets")
     gap = replace(failure(), kind=Kind.AUDIT_GAP, actor=Actor(ActorType.HUB))
     assert " hub " in table_line(stored(gap))
+
+
+def test_a_terminal_of_80_columns_has_no_longer_line() -> None:
+    table = TerminalTable(80)
+    watch = replace(
+        call(agent="builder-of-staging", cluster="prod-eu-west"),
+        stream=Stream("http", close_reason="client gone"),
+        resp=Response(200, "the client is gone"),
+        dur_ms=6_781.6,
+    )
+    intent = call(at_s=NOW_S + 86_400)
+    assert table.header() == "SEQ    UTC      ACTOR        CLUSTER  RESULT TOOK   WHAT"
+    assert table.lines(stored(watch)).splitlines() == [
+        "2026-09-21",
+        "7      14:13:20 builder-of.. prod-e.. 200    6.8s   delete pods web -n app (en..",
+    ]
+    assert table.lines(stored(failure(note="the token has expired " * 5))).splitlines() == [
+        "7      14:13:20 10.0.0.9     -        401    -      [auth.failed]",
+        "       " + ("the token has expired " * 5)[:71] + "..",
+    ]
+    # A day has its own line once.
+    assert table.lines(stored(intent, seq=12_345_678)).splitlines() == [
+        "2026-09-22",
+        "12345678 14:13:20 robot        prod     intent -      delete pods web -n app",
+    ]
+    wide = TerminalTable(200).lines(stored(watch))
+    assert "builder-of-staging       prod-eu-west     200" in wide
+    assert wide.endswith("delete pods web -n app (ended by the client)")
+    assert len(TerminalTable(20).header()) > 20
 
 
 def test_hostile_text_is_escaped_in_every_field() -> None:
@@ -72,10 +105,13 @@ def test_hostile_text_is_escaped_in_every_field() -> None:
         stream=Stream(command=(HOSTILE,), close_reason=HOSTILE),
         note=HOSTILE,
     )
-    for line in (table_line(stored(event)), json_line(stored(event))):
+    terminal = TerminalTable(2000).lines(stored(event)).splitlines()[1:]
+    for line in (table_line(stored(event)), json_line(stored(event)), *terminal):
         assert line.isascii()
         assert line.isprintable()
         assert "owned" in line
+        # Once: what is escaped twice is not to be read back.
+        assert r"\\x1b" not in line.replace(json_line(stored(event)), "")
     assert json.loads(json_line(stored(event)))["client"]["user_agent"] == HOSTILE
 
 

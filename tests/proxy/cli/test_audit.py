@@ -126,7 +126,7 @@ def test_kinds_narrow_to_any_of_them(data_dir: Path) -> None:
         ),
         (["--until", "2h", "--since", "2h"], "--since '2h' is not before --until '2h': nothing is between"),
         (["--until", "soon"], "expected an age such as 10m, 2h or 7d, or a time such as"),
-        (["--limit", "-1"], "-1 is not in the range"),
+        (["--limit", "-1"], "'-1' is neither a number from 0 to 1000000000 nor all"),
     ],
 )
 def test_what_cannot_be_listed_is_refused_before_it_is_recorded(
