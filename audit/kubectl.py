@@ -54,7 +54,9 @@ def kubectl_words(event: Event) -> list[str]:
         words.append("--all")
     words += _where(req)
     for name, option in _SELECTORS.items():
-        words += [part for value in query.get(name, [])[:1] for part in (option, value)]
+        # kubectl asks for a list or a watch of one object so.
+        by_name = f"metadata.name={req.name}" if req.name else None
+        words += [part for value in query.get(name, [])[:1] if value != by_name for part in (option, value)]
     if req.verb == "watch":
         words.append("--watch")
     if req.dry_run:

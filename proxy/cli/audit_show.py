@@ -20,10 +20,10 @@ _NUMBER = re.compile("[1-9][0-9]{0,18}")
 @click.option("--json", "as_json", is_flag=True, help="The rows as they are, one JSON object a line.")
 @data_folder_options
 def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | None) -> None:
-    """Show one call or other event: who, what, where, by which rule, and how it went.
+    """Show one call: who, what, where, by which rule, and how it went.
 
-    EID is its id, which is also the Audit-ID in the cluster's own audit log; or the first eight characters
-    or more of it; or the number of one of its rows, as `hawse audit list` has it in its first column.
+    EID is the id of its event, which is also the Audit-ID in the cluster's own audit log; or the first
+    eight characters or more of it; or the number of one of its rows, the first column of `hawse audit list`.
 
     \b
     hawse audit show 0199a1b2-4c5d-7e6f-8a9b-0c1d2e3f4a5b

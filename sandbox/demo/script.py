@@ -18,7 +18,9 @@ class Trail:
 
     def new_lines(self) -> list[str]:
         """The events since the last call."""
-        rows = hawse("audit", "list", "--agent", AGENT, environment=self._environment).splitlines()[1:]
+        rows = hawse(
+            "audit", "list", "--agent", AGENT, "--limit", "all", environment=self._environment
+        ).splitlines()[1:]
         new, self.length = rows[self.length :], len(rows)
         return new
 

@@ -27,6 +27,11 @@ def pods(
             "get pods -n app -l 'app=web,tier!=x' --field-selector spec.nodeName=a",
         ),
         (pods("GET", "watch", "?watch=true"), Stream("http"), "get pods -n app --watch"),
+        (
+            pods("GET", "watch", "?watch=true&fieldSelector=metadata.name%3Dweb", name="web"),
+            Stream("http"),
+            "get pods web -n app --watch",
+        ),
         (Request("GET", "/api/v1/pods", "list", "", "v1", "pods"), None, "get pods -A"),
         (
             Request("DELETE", "/x", "delete", "apps", "v1", "deployments", "", "app", "web", dry_run=True),

@@ -166,6 +166,37 @@ def test_a_command_stands_in_the_trail_whole_or_is_refused(client: RawClient) ->
     assert requested(row)["target_bytes"] > 100_000  # type: ignore[operator]
 
 
+def test_what_a_client_has_ended_reads_so_and_is_shown_by_the_clusters_audit_id(world: World) -> None:
+    """kubectl closes its connection at the end of a watch, as of some `cp`: nothing has failed."""
+    _, mark = marked_path()
+    target = f"{POD}:/tmp/{mark.strip('/')}"
+    assert world.kubectl("tunnel", "exec", POD, "--", "touch", target.partition(":")[2]).code == 0
+    assert world.kubectl("tunnel", "cp", target, str(world.folder / "copied")).code == 0
+    name = f"--for=jsonpath={{.metadata.name}}={POD}"
+    assert world.kubectl("tunnel", "wait", name, f"pod/{POD}", "--timeout=20s").code == 0
+    copied = rows_with(world, mark)[-1]
+
+    def watched() -> list[dict[str, object]]:
+        rows = world.hub_audit("--since", "2m", "--verb", "watch", "--limit", "2")
+        return [row for row in rows if row["phase"] == "complete"]
+
+    wait_until(lambda: bool(watched()))
+    watch = watched()[-1]
+    # As earlier versions record it.
+    assert watch["stream"]["close_reason"] == "client gone"  # type: ignore[index]
+    table = world.hawse("audit", "list", "--since", "2m", "--limit", "all", environment=world.operator)
+    lines = {line.split()[0]: line for line in table.decode().splitlines()}
+    assert lines[str(watch["seq"])].endswith("(ended by the client)")
+    assert "client gone" not in lines[str(copied["seq"])]
+
+    ids = [str(event["auditID"]) for event in world.cluster_audit() if event.get("verb") == "watch"]
+    assert watch["eid"] in ids
+    page = world.hawse("audit", "show", str(watch["eid"]), environment=world.operator).decode()
+    assert f"kubectl get pods {POD} -n {NAMESPACE} --watch --context tunnel" in page
+    assert "ended by the client" in page
+    assert f"{watch['seq']} (complete)" in page
+
+
 def test_a_strangers_flood_adds_little_to_the_trail(world: World) -> None:
     """Of whatever a stranger sends, some rows a second are kept, and of each of them some KiB."""
     client = RawClient(world, "tunnel")
