@@ -22,9 +22,11 @@ from audit.record import Phase
 from audit.schema import events, late_ends, open_intents
 from audit.wanted import Wanted
 
-# From a call's beginning until its first row is written: a read that lasts has one after 5 s, and a flood is
-# counted for 10 s.
-ROW_WRITTEN_S = 15
+# From an id's time until its first row is written. A read that lasts has one after 5 s; a machine that was
+# asleep meanwhile is late.
+ROW_WRITTEN_S = 60
+# A flood's row has the time of the first that it counts (audit.flood.WINDOW_S before its id's), rounded up.
+_TIME_BEFORE_S = 11
 # An id that begins so was made within a minute. A shorter beginning may have a year of events.
 PREFIX_CHARACTERS_MIN = 8
 # Of a beginning that is not unique, so many ids are named.
@@ -60,6 +62,11 @@ class CallReader(AuditReader):
         prefix = prefix.lower()
         if len(prefix) < PREFIX_CHARACTERS_MIN or _ID.fullmatch(prefix + _FILLED[len(prefix) :]) is None:
             raise ValueError(f"{prefix!a} is no event id, nor the beginning of one")
+        if prefix[_VERSION_AT : _VERSION_AT + 1] not in {"", "7"}:
+            raise NoSuchCall(
+                f"{prefix} is no id of Hawse's, whose third group begins with 7: a call with this Audit-ID "
+                "came to the API server by another way"
+            )
         with self._view() as connection:
             if not self._last(connection):
                 raise NoSuchCall("the trail holds no event yet")
@@ -96,9 +103,11 @@ class CallReader(AuditReader):
     def _written(self, connection: sa.Connection, prefix: str) -> list[tuple[int, int]]:
         """Between which numbers the first row of such an id is."""
         last = self._last(connection)
-        earliest, latest = (datetime.fromtimestamp(ms / 1000, UTC) for ms in milliseconds(prefix))
-        about = timedelta(seconds=ROW_WRITTEN_S)
-        found = list(stretches(connection, Wanted(since=earliest - about, until=latest + about), 1, last))
+        earliest, latest = (
+            datetime.fromtimestamp(min(ms, _LATEST_MS) / 1000, UTC) for ms in milliseconds(prefix)
+        )
+        since, until = timedelta(seconds=_TIME_BEFORE_S), timedelta(seconds=ROW_WRITTEN_S)
+        found = list(stretches(connection, Wanted(since=earliest - since, until=latest + until), 1, last))
         oldest = self._oldest(connection)
         if oldest is not None and latest < oldest[1]:
             # The first row may be pruned, and the last one close behind it.
@@ -153,6 +162,10 @@ def _begins(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool
     return column == prefix if len(prefix) == len(_FILLED) else column.between(prefix, prefix + "g")
 
 
+# Where the digit of a UUID's version stands.
+_VERSION_AT = 14
+# An id may say a year that no datetime has; the year 9000 serves as well.
+_LATEST_MS = 221_845_392_000_000
 _FILLED = "00000000-0000-0000-0000-000000000000"
 _OPENING = frozenset(phase.value for phase in Phase if phase.opens)
 _HAS_LATE_ENDS = "SELECT 1 FROM sqlite_master WHERE name = 'late_ends'"

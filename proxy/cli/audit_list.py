@@ -153,6 +153,7 @@ def list_events(
     from audit.names import NameReader
     from audit.textsearch import Text
     from audit.wanted import Wanted
+    from proxy.hub.datadir import DataDir
 
     if until is not None and follow:
         raise click.UsageError("--until ends where --follow goes on: say one of them")
@@ -170,7 +171,7 @@ def list_events(
             # Whoever asks for the newest does not mean this reading.
             chosen = None if newest is None else _choose(reader, wanted, sought, newest)
             record_read(path, org, "audit list --follow" if follow else "audit list", filters)
-            quiet = check_names(reader, path.with_name("hub.db"), agent, cluster, teams)
+            quiet = check_names(reader, DataDir(path.parent).store_file, agent, cluster, teams)
             _say(*quiet)
             chosen = chosen or _choose(reader, wanted, sought, None)
             shown = _print(_events(reader, wanted, sought, chosen, follow=follow), as_json=as_json)

@@ -174,6 +174,15 @@ def test_what_was_pruned_is_told_and_ends_that_are_left_are_found(path: Path) ->
         assert entries(path) == []
 
 
+def test_an_audit_id_of_a_call_that_came_another_way_is_told_as_that(store: AuditStore, path: Path) -> None:
+    """The API server gives each request without one a UUIDv4."""
+    store.append([made(1)])
+    with pytest.raises(NoSuchCall, match="no id of Hawse's, whose third group begins with 7"):
+        find(path, "ffffffff-ffff-4fff-8fff-ffffffffffff")
+    with pytest.raises(NoSuchCall, match="no event has the id ffffffff: the trail has 1 to 1"):
+        find(path, "ffffffff")
+
+
 def test_an_empty_trail_says_so(store: AuditStore, path: Path) -> None:
     for said in (1, made(1).eid):
         with pytest.raises(NoSuchCall, match="the trail holds no event yet"):
