@@ -83,7 +83,9 @@ class CallReader(AuditReader):
             opened = False
             if first is not None and end is None:
                 end, opened = self._end_of(connection, eid, first)
-        found = [self.query(after_seq=seq - 1, last_seq=seq) for seq in (first, end) if seq is not None]
+        # Where the first row is pruned, the last one may be found both ways.
+        numbers = sorted({seq for seq in (first, end) if seq is not None})
+        found = [self.query(after_seq=seq - 1, last_seq=seq) for seq in numbers]
         return FoundCall([row for rows in found for row in rows], opened)
 
     def _first_rows(self, connection: sa.Connection, prefix: str) -> dict[str, int]:
