@@ -69,7 +69,7 @@ def test_what_is_mistyped_is_told_with_what_is_near(typed: str, told: str) -> No
 @pytest.mark.parametrize(
     ("args", "module", "package"),
     [
-        (["audit", "list"], "audit.reader", "msgspec"),
+        (["audit", "list"], "audit.names", "msgspec"),
         (["hub"], "proxy.hub.config", "sqlalchemy"),
         (["admin", "backup", "FILE"], "proxy.hub.backup", "sqlalchemy"),
     ],
