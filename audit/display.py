@@ -1,6 +1,6 @@
 """Events as an operator reads them: one line each in a terminal, or one line of JSON.
 
-Much of an event was chosen by whoever made the request, so nothing of it reaches the terminal as it is.
+A client chooses much of an event, so every text in it is escaped for the terminal.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import msgspec
 
 # A second's work. The other filters decide which events these are: the newest that they leave.
 TEXT_EVENTS_MAX = 100_000
-# A target has 64 KiB; nobody types more than this.
+# More than a person types; a target has up to 64 KiB.
 TEXT_CHARACTERS_MAX = 1024
 
 

@@ -161,14 +161,14 @@ def list_events(
     path, org = find_trail(config, data_dir)
     wanted = Wanted(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
     sought = None if text is None else Text(text)
-    filters = _told(wanted, text, limit)
+    filters = _recorded(wanted, text, limit)
     newest = _newest(limit, follow=follow, as_json=as_json)
     try:
         reader = NameReader(path)
         try:
-            # So that a trail that cannot be read is told as that, and not as one that takes no event first.
+            # First, so that an unreadable trail is one error, without a warning that nothing was recorded.
             reader.last()
-            # Whoever asks for the newest does not mean this reading.
+            # Before this reading is an event, since the newest events are those of others.
             chosen = None if newest is None else _choose(reader, wanted, sought, newest)
             record_read(path, org, "audit list --follow" if follow else "audit list", filters)
             quiet = check_names(reader, DataDir(path.parent).store_file, agent, cluster, teams)
@@ -188,8 +188,8 @@ def list_events(
             raise
 
 
-def _told(wanted: Wanted, text: str | None, limit: int | str | None) -> dict[str, str | None]:
-    """What is asked for, as the trail tells it."""
+def _recorded(wanted: Wanted, text: str | None, limit: int | str | None) -> dict[str, str | None]:
+    """What is asked for, as the event of this reading has it."""
     members = wanted.members
     return {
         "agent": wanted.agent,

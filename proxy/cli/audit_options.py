@@ -198,7 +198,7 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str]:
-    """The trail's file, and its organisation if a configuration says it; raises what a user is told."""
+    """The trail's file, and its organisation if a configuration has one; raises CommandError."""
     from proxy.configuration import ConfigError
     from proxy.hub.config import load
     from proxy.hub.datadir import DataDir
@@ -213,7 +213,7 @@ def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str]:
 
 
 def unavailable(error: Exception) -> CommandError:
-    """What a user is told of a trail that cannot be used."""
+    """The error of a trail that cannot be used, with the next step."""
     from audit.errors import NoTrail
 
     hint = ": name the hub's data folder by --data-dir, or its file by --config"

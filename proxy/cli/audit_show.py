@@ -38,7 +38,7 @@ def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | Non
     try:
         reader = CallReader(path)
         try:
-            # See `list`: a trail that cannot be read is told as that.
+            # First, as in `list`: an unreadable trail is one error.
             reader.last()
             found = reader.by_number(int(event)) if _NUMBER.fullmatch(event) else reader.by_id(event)
             record_read(path, org, "audit show", {"eid": event})

@@ -120,7 +120,7 @@ def test_a_file_of_an_earlier_version_without_the_index_is_read(path: Path) -> N
 
 @pytest.mark.usefixtures("small_blocks")
 def test_a_row_that_was_written_late_is_found(store: AuditStore, path: Path) -> None:
-    """What a flood or a gap is told by has a time before that of its id."""
+    """The event of a flood or of a gap has a time before that of its id."""
     store.append([made(minute) for minute in range(12)])
     gap = replace(made(3600), kind=Kind.AUDIT_GAP, ts=utc(NOW_S + 13))
     store.append([gap, *(made(3600 + minute) for minute in range(12))])
