@@ -47,7 +47,8 @@ def check_names(
 
 def _unknown(what: str, name: str, seen: set[str], enrolled: dict[str, set[str]] | None) -> str:
     known = seen | (enrolled[what] if enrolled is not None else set())
-    near = get_close_matches(name, sorted(known), _NEAR_MAX)
+    # As the table has an agent: `agent:builder`.
+    near = get_close_matches(name.removeprefix(f"{what}:"), sorted(known), _NEAR_MAX)
     where = (
         "neither the trail nor the hub's store knows it"
         if enrolled is not None

@@ -230,6 +230,7 @@ def enrolled(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "builder?",
         ),
         (["--agent", "robt"], "did you mean robot?"),
+        (["--agent", "agent:robot"], "did you mean robot?"),
         (
             ["--cluster", "devv"],
             "no cluster is called 'devv': neither the trail nor the hub's store knows it",
