@@ -24,7 +24,7 @@ from collections import OrderedDict
 
 import attrs
 
-from auth.jws import TokenError, header_of
+from auth.jws import TokenError, UnknownKeyError, header_of
 from auth.keys import KeySet, SigningKey
 from auth.signed import check_parties, open_signed, sign, text_claim, time_claim
 from auth.succession import TrustedKeys
@@ -36,6 +36,11 @@ TIME_TYPE = "hub-time+jwt"
 DRIFT = 500e-6
 # A hub, those that it replaces one after the other while their streams last, and a second hub with its own.
 HUBS_MAX = 8
+# What ends a session has 200 bytes.
+UNTRUSTED_HUB = (
+    "the hub signs by a key that this relay does not trust: restart the relay; if that does not help, apply "
+    "what `hawse admin cluster key NAME` prints on the hub"
+)
 
 
 @attrs.frozen
@@ -157,18 +162,21 @@ class SessionClock:
         known_s = own_s - clocks.bound_s
         if self._clock is not None:
             known_s = max(known_s, self._clock.at(steady_s))
-        told = read_time(
-            statement,
-            clocks.keys.at(known_s),
-            issuer=clocks.issuer,
-            cluster_id=clocks.cluster_id,
-            nonce=self.nonce,
-        )
+        try:
+            told = read_time(
+                statement,
+                clocks.keys.at(known_s),
+                issuer=clocks.issuer,
+                cluster_id=clocks.cluster_id,
+                nonce=self.nonce,
+            )
+        except UnknownKeyError as error:
+            raise TokenError(UNTRUSTED_HUB) from error
         fault = clocks.fault(told.at, own_s)
         if fault:
             raise TokenError(fault)
         if clocks.keys.at(max(known_s, told.at)).get(told.signer) is None:
-            raise TokenError("the hub's time is signed by a key that is retired by then")
+            raise TokenError(UNTRUSTED_HUB)
         if self._hub not in ("", told.hub):
             raise TokenError("the time is another hub's than the one of this session")
         if self._clock is None:

@@ -39,7 +39,11 @@ class TokenError(Exception):
 
 
 class AudienceError(TokenError):
-    """A token that is authentic, and for somebody else."""
+    """A token that is authentic, and for another audience."""
+
+
+class UnknownKeyError(TokenError):
+    """A token that names a key which its verifier does not have."""
 
 
 def header_of(token: str) -> dict[str, object]:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 import jwt
 
-from auth.jws import AudienceError, Claims, TokenError, header_of, verified_payload
+from auth.jws import AudienceError, Claims, TokenError, UnknownKeyError, header_of, verified_payload
 from auth.keys import PublicKey, SigningKey
 
 LIFETIME_S = 60
@@ -75,7 +75,7 @@ def open_signed(token: str, find: Callable[[str], PublicKey | None], kind: str) 
         raise TokenError("the token's kid is not a string")
     key = find(kid)
     if key is None:
-        raise TokenError("the token is signed by a key that is not known here")
+        raise UnknownKeyError("the token is signed by a key that is not known here")
     if header["alg"] != key.alg:
         raise TokenError(f"the token's algorithm is not {key.alg}, the one of its key")
     if header["typ"] != kind:

@@ -116,7 +116,8 @@ class TrustedKeys:
         if named is not None:
             raise TokenError(
                 f"key {said.signer} has named {named} as its successor, and now names {key.kid}: either the "
-                "hub was restored from before a rotation, or the key is in other hands"
+                "hub was restored from before a rotation: restart the relay; or the key is in other hands: "
+                "apply what `hawse admin cluster key NAME` prints on the hub"
             )
         known = self._keys.get(key.kid)
         circle = key.kid == said.signer or key.kid in self._successors

@@ -236,6 +236,7 @@ def verify_relay(
             f"the token is for {text_claim(claims, 'aud')}, this relay is of cluster {cluster_id}: "
             "the cluster's relay URL leads to the relay of another"
         )
+    _check_hub(claims, issuer)
     check_parties(claims, issuer=issuer, audience=cluster_audience(cluster_id))
     _check_nonce(claims, nonce)
     issued_at, expires_at = check_times(claims, now, leeway_s=leeway_s)
@@ -256,6 +257,15 @@ def verify_relay(
         issued_at,
         expires_at,
     )
+
+
+def _check_hub(claims: Claims, issuer: str) -> None:
+    """Raise TokenError where a hub whose key is trusted goes by another name than the relay knows.
+
+    That name is not repeated: it may be of another hub with the same key.
+    """
+    if text_claim(claims, "iss") != issuer:
+        raise TokenError(f"the hub's public_url is not {issuer}: set this relay's hub.url to the hub's")
 
 
 def _check_nonce(claims: Claims, nonce: str) -> None:
@@ -283,6 +293,7 @@ def verify_inquiry(
 ) -> None:
     """Verify an inquiry at the relay; raises TokenError. It may come again: it only has the relay answer."""
     claims, _ = open_signed(token, keys.get, INQUIRY_TYPE)
+    _check_hub(claims, issuer)
     check_parties(claims, issuer=issuer, audience=cluster_audience(cluster_id))
     check_times(claims, now, leeway_s=leeway_s)
 
@@ -325,8 +336,8 @@ def verify_hello(
     # The cluster is the key's owner; what the token says of itself must agree with it.
     if claims.get("iss") != cluster_audience(owner):
         raise TokenError(
-            "the relay's key was given to another cluster than the one it says it is of: "
-            "its cluster_id and its private_key are not of one enrolment"
+            "the relay's key is of another cluster than its cluster_id: apply both as one run of "
+            "`hawse admin cluster key NAME` prints them"
         )
     check_parties(claims, issuer=cluster_audience(owner), audience=hub_url)
     if text_claim(claims, "sub") != cluster_audience(owner):

@@ -319,7 +319,8 @@ class Attempt:
         # Its Date says how long to wait, and never by what to sign: anybody can name a time to come.
         answered_at = _http_date(headers.get(b"date", "")) or now
         retry_after_s = _retry_after_s(headers.get(b"retry-after", ""), answered_at)
-        reason = f"{refused}{_warning(headers.get(b'warning', ''))}"
+        why = _warning(headers.get(b"warning", ""))
+        reason = f"{refused}{why}"
         hub_time = headers.get(HUB_TIME_HEADER, "")
         told_s = self.config.seconds_of(hub_time) if refused.status == 401 and not self.hub_time else None
         if told_s is not None:
@@ -329,7 +330,10 @@ class Attempt:
                 retry_after_s=retry_after_s,
                 hub_time=hub_time,
             )
-        advice = _advice(refused.status, headers.get(b"location", ""))
+        # A hub that says why it refuses a relay says what to do, too.
+        advice = (
+            "" if refused.status == 401 and why else _advice(refused.status, headers.get(b"location", ""))
+        )
         by_hub = refused.status is not None and refused.status not in _HUB_IS_AWAY
         return DialFailed(f"{reason}{advice}", refused=by_hub, retry_after_s=retry_after_s)
 
@@ -346,7 +350,7 @@ def _advice(status: int | None, location: str) -> str:
         case 301 | 302 | 303 | 307 | 308:
             return f", it points to {_origin(location)}; the hub's URL must name the hub itself"
         case 401:
-            return "; the hub does not accept this relay's key, or its token"
+            return "; the hub, or a proxy on the way, does not accept this relay and does not say why"
         case 403:
             return "; this relay is not allowed to connect"
         case 200 | 404 | 426:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from auth.hubtime import hub_time, is_hub_time
-from auth.jws import TokenError
+from auth.jws import AudienceError, TokenError, UnknownKeyError
 from auth.keys import PublicKey
 from auth.tokens import HelloClaims, verify_hello
 from proxy.hub.entities import Snapshot
+
+# A relay's log shows 200 characters of a refusal (tunnel.dial.WARNING_CHARACTERS_MAX).
+UNKNOWN_KEY = (
+    "the hub does not know this relay's key (replaced, removed, or newer than a restored backup): apply what "
+    "`hawse admin cluster key NAME` prints, or `cluster add NAME` if it is gone"
+)
 
 
 class WrongClockError(TokenError):
@@ -40,6 +46,10 @@ def check_hello(token: str, snapshot: Snapshot, *, hub_url: str, pepper: bytes, 
 
     try:
         claims = verify_hello(token, find_key, hub_url=hub_url, now=now)
+    except UnknownKeyError as error:
+        raise TokenError(UNKNOWN_KEY) from error
+    except AudienceError as error:
+        raise TokenError(f"this hub calls itself {hub_url}: set the relay's hub.url to that") from error
     except TokenError as error:
         if error.skew_s is None:
             raise

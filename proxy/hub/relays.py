@@ -71,6 +71,9 @@ HELLOS_OF_A_CLUSTER_MAX = 10_000
 # which may have something to tell by them.
 _OF_RELAYS = Settings(max_streams=1, accept_queue_max=0, contexts_max=16)
 
+# Why a relay is sent away. Whole in a WebSocket's Close: 123 bytes at most.
+CLUSTER_REMOVED = "its cluster was removed: stop this relay, or apply what `hawse admin cluster add` prints"
+KEY_REPLACED = "its key was replaced: apply the manifests that `hawse admin cluster key` has printed"
 _NO_WAY_BACK = "the tunnel was lost, and no relay can come back to a hub that goes"
 
 _Value = TypeVar("_Value")
@@ -166,13 +169,9 @@ class RelayEndpoint:
         snapshot = self.directory.current
         for relay in self.registry.relays():
             if relay.cluster_id not in snapshot.clusters_by_id:
-                relay.end_with("its cluster was removed", CloseCode.FORBIDDEN)
+                relay.end_with(CLUSTER_REMOVED, CloseCode.FORBIDDEN)
             elif snapshot.find_relay_key(relay.kid) is None:
-                # Whole in a WebSocket's Close: 123 bytes at most.
-                relay.end_with(
-                    "its key was replaced: apply the manifests that `hawse admin cluster key` has printed",
-                    CloseCode.AUTH,
-                )
+                relay.end_with(KEY_REPLACED, CloseCode.AUTH)
             elif not relay.session.closed and (
                 refusal := wrong_cluster(snapshot.clusters_by_id[relay.cluster_id], relay.statement)
             ):

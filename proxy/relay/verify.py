@@ -21,7 +21,8 @@ import attrs
 import trio
 
 from auth import tokens
-from auth.jws import TokenError
+from auth.hubclock import UNTRUSTED_HUB
+from auth.jws import TokenError, UnknownKeyError
 from auth.signed import DEFAULT_LEEWAY_S
 from auth.succession import TrustedKeys
 from auth.tokens import RelayClaims
@@ -119,7 +120,15 @@ class Verifier:
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:
-            raise refusal(StreamCode.UNAUTHENTICATED, error.reason) from error
+            raise refusal(StreamCode.UNAUTHENTICATED, self._told(error)) from error
+
+    def _told(self, error: TokenError) -> str:
+        """Why the hub's token is not accepted, and what to do about it."""
+        if isinstance(error, UnknownKeyError):
+            return UNTRUSTED_HUB
+        # In a tunnel the hub's own clock counts, and here this machine's.
+        clock = "" if self.nonce or error.skew_s is None else ": set the relay's clock, or the hub's"
+        return f"{error.reason}{clock}"
 
     def _verify(self, token: str) -> RelayClaims:
         try:
@@ -134,7 +143,7 @@ class Verifier:
                 leeway_s=LEEWAY_S,
             )
         except TokenError as error:
-            raise refusal(StreamCode.UNAUTHENTICATED, error.reason) from error
+            raise refusal(StreamCode.UNAUTHENTICATED, self._told(error)) from error
 
     def _fresh(self, claims: RelayClaims) -> RelayClaims:
         try:

@@ -489,7 +489,12 @@ def answer(status: int, headers: bytes = b"") -> Answer:
             answer(301, b"Location: https://user:secret@other.test/x?token=secret\r\n"),
             "301 instead of 101, it points to https://other.test; the hub's URL must name the hub itself",
         ),
-        (answer(401), "401 instead of 101; the hub does not accept this relay's key, or its token"),
+        (answer(401), "401 instead of 101; the hub, or a proxy on the way, does not accept this relay"),
+        # What the hub says of it has the next step.
+        (
+            answer(401, b'Warning: 299 - "apply what it prints"\r\n'),
+            "401 instead of 101 (apply what it prints); the next attempt",
+        ),
         (answer(403), "403 instead of 101; this relay is not allowed to connect"),
         (answer(404), "404 instead of 101; there is no hub at this URL"),
         (answer(426), "426 instead of 101; there is no hub at this URL"),

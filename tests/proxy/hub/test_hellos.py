@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.directory import open_directory
 from proxy.hub.entities import Snapshot
 from proxy.hub.hellos import WrongClockError, check_hello
+from tunnel.dial import WARNING_CHARACTERS_MAX
 
 NOW = 1_800_000_000
 URL = "https://hub.example"
@@ -40,6 +42,34 @@ def hello(
 
 def check(snapshot: Snapshot, token: str, now: float = NOW) -> HelloClaims:
     return check_hello(token, snapshot, hub_url=URL, pepper=PEPPER, now=now)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        # As after a restore from before the key was made.
+        (
+            {"key": SigningKey.generate()},
+            "the hub does not know this relay's key (replaced, removed, or newer than a restored backup): "
+            "apply what `hawse admin cluster key NAME` prints, or `cluster add NAME` if it is gone",
+        ),
+        (
+            {"hub_url": "https://else.example"},
+            f"this hub calls itself {URL}: set the relay's hub.url to that",
+        ),
+    ],
+)
+async def test_a_relay_that_is_refused_is_told_what_to_do_and_its_log_shows_all_of_it(
+    snapshot: Snapshot, fields: Mapping[str, Any], told: str
+) -> None:
+    with pytest.raises(TokenError) as refused:
+        check(snapshot, hello(snapshot, NOW, **fields))
+    assert str(refused.value) == told
+    assert len(told) <= WARNING_CHARACTERS_MAX
+    # What the hub is called is told to the holder of a key that it knows.
+    with pytest.raises(TokenError) as unknown:
+        check(snapshot, hello(snapshot, NOW, **{**fields, "key": SigningKey.generate()}))
+    assert URL not in str(unknown.value)
 
 
 @pytest.mark.parametrize("ahead_s", [-5, 0, 5])

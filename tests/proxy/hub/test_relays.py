@@ -26,7 +26,7 @@ from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Mode
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.registry import Registry
-from proxy.hub.relays import RelayEndpoint
+from proxy.hub.relays import CLUSTER_REMOVED, RelayEndpoint
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
@@ -199,7 +199,11 @@ async def test_each_end_of_a_relays_session_is_an_event(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "code", "why"),
     [
-        (lambda store: store.remove_cluster("prod"), 4403, "its cluster was removed"),
+        (
+            lambda store: store.remove_cluster("prod"),
+            4403,
+            CLUSTER_REMOVED,
+        ),
         (
             lambda store: store.replace_relay_key("prod", SigningKey.generate().public, keep_old=False),
             4401,
@@ -243,9 +247,9 @@ async def test_a_relay_is_sent_away_while_its_coming_is_still_written_down(
             # Or agents' calls would go on to it for as long as the store takes.
             assert not live.usable
             with trio.fail_after(2):
-                assert await farewell(relay) == (4403, "its cluster was removed")
+                assert await farewell(relay) == (4403, CLUSTER_REMOVED)
             written.set()
-        assert (await bench.trail())[-1] == ("relay.disconnected", "its cluster was removed")
+        assert (await bench.trail())[-1] == ("relay.disconnected", CLUSTER_REMOVED)
 
 
 async def test_a_relay_that_dialled_while_its_cluster_was_removed_does_not_stay(tmp_path: Path) -> None:
@@ -255,7 +259,7 @@ async def test_a_relay_that_dialled_while_its_cluster_was_removed_does_not_stay(
         await bench.directory.change(lambda store: store.remove_cluster("prod"))
         with trio.fail_after(2):
             await bench.endpoint._keep(session, hello, cluster, "192.0.2.9:1")
-        assert (await bench.trail())[-1] == ("relay.disconnected", "its cluster was removed")
+        assert (await bench.trail())[-1] == ("relay.disconnected", CLUSTER_REMOVED)
 
 
 async def test_a_relay_that_is_one_too_many_is_told_why_and_recorded(tmp_path: Path) -> None:
