@@ -17,7 +17,7 @@ from auth.jws import TokenError
 from auth.keys import KeySet
 from auth.tokens import AccessClaims, verify_access
 from proxy.head import RequestHead
-from proxy.hub.entities import Agent, Cluster, Snapshot
+from proxy.hub.entities import Agent, AgentState, Cluster, Snapshot
 
 # A token lives 60 s; this many agents may be busy within a minute before one is verified twice.
 TOKENS_REMEMBERED_MAX = 16_384
@@ -25,6 +25,25 @@ TOKENS_REMEMBERED_MAX = 16_384
 RENEWAL = (
     "kubectl gets a fresh token by itself by what `hawse kubeconfig` wrote, other clients by `hawse connect`"
 )
+
+
+class RevokedError(TokenError):
+    """A token in its lifetime whose credential is not good any more: a fresh one is not to be had by it."""
+
+
+def next_step(error: TokenError, hub_url: str) -> str:
+    """What an agent does about a token that is not accepted."""
+    if isinstance(error, RevokedError):
+        return f"ask the operator of this hub for another, then run `hawse login --hub {hub_url}` with it"
+    return RENEWAL
+
+
+def why_inactive(agent: Agent) -> str:
+    """Why an agent that is locked or retired is refused, and what to do about it."""
+    if agent.state is AgentState.LOCKED:
+        step = f"ask the operator of this hub to unlock it (`hawse admin agent unlock {agent.name}`)"
+        return f"agent:{agent.name} is locked: {step}"
+    return f"agent:{agent.name} is {agent.state}, for good: ask the operator of this hub for another agent"
 
 
 class AccessTokens:
@@ -82,17 +101,15 @@ class Denied:
 def decide(snapshot: Snapshot, claims: AccessClaims, name: str) -> tuple[Agent, Cluster] | Denied:
     """Who acts on what, or why not. A cluster that is not granted and one that is not there look alike.
 
-    Raises TokenError when a token that is still valid was made from a credential that is revoked.
+    Raises RevokedError when a token that is still valid was made from a credential that is revoked.
     """
     agent = snapshot.agents_by_id.get(claims.principal.agent_id)
     if agent is None:
-        raise TokenError("the token is of an agent that this hub does not know")
+        raise RevokedError("the token is of an agent that this hub does not know")
     if not agent.active or agent.principal is None:
-        return Denied(
-            f"agent-{agent.state}", f"agent:{agent.name} is {agent.state}; ask the operator of this hub"
-        )
+        return Denied(f"agent-{agent.state}", why_inactive(agent))
     if snapshot.credentials.get(claims.sid) != agent.id:
-        raise TokenError("the credential that this token was made from is revoked: log in with another")
+        raise RevokedError(f"the credential of agent:{agent.name} that this token was made from is revoked")
     cluster = snapshot.clusters_by_name.get(name)
     if cluster is None or not snapshot.may_reach(agent, cluster):
         return Denied(

@@ -36,7 +36,7 @@ from proxy.head import (
     request_line,
 )
 from proxy.http import ServerConnection
-from proxy.hub.access import RENEWAL, AccessTokens, Denied, decide
+from proxy.hub.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.config import HubConfig
 from proxy.hub.decisions import Verdict, judge
@@ -232,7 +232,8 @@ class Calls:
                 self.trail.stranger(Kind.AUTH_FAILED, client_ip=client_ip, note=error.reason, head=head)
             )
             with trio.move_on_after(STRANGER_S):
-                await connection.answer(*status_response(401, "", f"{error.reason}; {RENEWAL}"))
+                step = next_step(error, self.config.public_url)
+                await connection.answer(*status_response(401, "", f"{error.reason}; {step}"))
             return
         authenticated(caller.claims.principal)
         # A watch would hold it for hours.

@@ -10,8 +10,9 @@
 An answer that was lost is given again to the same key for 15 minutes: its agent has the key, and nothing to
 show for it but a code that is used.
 
-A stranger learns nothing from a refused code: one that never was, that was used, that has expired, and one of
-a locked agent are one answer. Whoever shows too many is not listened to for a while (proxy.hub.guesses).
+A stranger learns nothing from a refused code: one that never was, that was used, and that has expired are
+one answer. A good code of a locked agent is answered with that, and stays good. An address that shows too
+many bad ones is refused for a while (proxy.hub.guesses).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from audit.record import Response as AuditResponse
 from auth.apikey import ApiKeyError, parse_code
 from auth.apikey import hash as hash_key
 from auth.hubtime import hub_time, is_hub_time
-from auth.jws import TokenError
+from auth.jws import AudienceError, TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
 from proxy.foreign_json import read_json
@@ -38,7 +39,15 @@ from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Code
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.guesses import FORGIVEN_AFTER_S, Guesses
-from proxy.hub.oauth import Answer, Refusal, answer_json, malformed, parse_form
+from proxy.hub.oauth import (
+    Answer,
+    Refusal,
+    answer_json,
+    calls_itself,
+    malformed,
+    parse_form,
+    refuse_inactive,
+)
 
 ENROL_PATH = "/v1/enrol"
 
@@ -74,12 +83,15 @@ class EnrolmentEndpoint:
             return await self._enrol(form, sender, events)
         except Refusal as refusal:
             events.refused(refusal, sender)
-            return refusal.answer()
+            return refusal.answer(self.issuer)
 
     async def _enrol(self, form: bytes, sender: Sender, events: AgentEvents) -> Answer:
         now = self.clock()
         if self.guesses.refuses(sender.client_ip, trio.current_time()):
-            told = f"too many codes of this address were none: wait {FORGIVEN_AFTER_S:.0f} s"
+            told = (
+                "this address has shown too many codes that were not good: "
+                f"wait {FORGIVEN_AFTER_S:.0f} s, then try again"
+            )
             raise Refusal(429, "too_many_attempts", told, told)
         fields = parse_form(form, sender.headers)
         for name in ("code", "jwk", "proof"):
@@ -111,10 +123,10 @@ class EnrolmentEndpoint:
         except (NotFoundError, ConflictError) as error:
             # Another was faster, or the operator was.
             end(401, str(error))
-            return _not_accepted(str(error), agent).answer()
+            return _not_accepted(str(error), agent).answer(self.issuer)
         except InvalidError as error:
             end(400, str(error))
-            return malformed("invalid_request", str(error)).answer()
+            return malformed("invalid_request", str(error)).answer(self.issuer)
         except StoreUnavailableError as error:
             end(503, str(error))
             told = "the hub cannot write down the key: try again"
@@ -146,7 +158,8 @@ class EnrolmentEndpoint:
             self.guesses.failed(sender.client_ip, trio.current_time())
             raise _not_accepted("the code has expired", agent)
         if not agent.active:
-            raise _not_accepted(f"the agent is {agent.state}", agent)
+            # Who has the code has proved whose it is; it stays good.
+            raise refuse_inactive(agent, code)
         return digest, found
 
     def _proved_key(self, jwk: str, proof: str, now: float) -> PublicKey:
@@ -159,6 +172,9 @@ class EnrolmentEndpoint:
             raise malformed("invalid_request", "jwk is not JSON") from error
         except KeyFormatError as error:
             raise malformed("invalid_request", f"jwk: {error}") from error
+        except AudienceError as error:
+            step = f"run `hawse login --hub {self.issuer} --code` with the same code"
+            raise malformed("invalid_request", f"{calls_itself(self.issuer)}: {step}") from error
         except TokenError as error:
             right_time = "" if error.skew_s is None else hub_time(self.pepper, now)
             raise malformed("invalid_request", f"proof: {error.reason}", right_time) from error
@@ -169,5 +185,8 @@ class EnrolmentEndpoint:
 
 
 def _not_accepted(note: str, agent: Agent | None = None) -> Refusal:
-    told = "the code is not accepted: it is good once and for 15 minutes; ask the hub's operator for another"
+    told = (
+        "the code is not accepted: it is good once and for 15 minutes; "
+        "ask the hub's operator for another (`hawse admin agent code NAME`)"
+    )
     return Refusal(401, "invalid_client", told, note, agent=agent)

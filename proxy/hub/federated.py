@@ -15,9 +15,14 @@ from auth.jws import Claims, TokenError
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, FederationRule, Issuer
 from proxy.hub.issuers import IssuerKeys, IssuerUnavailable
-from proxy.hub.oauth import Refusal, Subject, refuse_stranger
+from proxy.hub.oauth import Refusal, Subject, refuse_inactive, refuse_stranger
 from proxy.hub.rules import shown
 
+# One answer, however far the token got: who has sent it has proved nothing here.
+NO_RULE = (
+    "the platform's token is not accepted: no federation rule of this hub fits it; "
+    "the hub's operator finds out why by `hawse audit list --kind auth.failed`"
+)
 # Rules whose first fault is told in one event.
 _FAULTS_TOLD_MAX = 8
 
@@ -45,7 +50,7 @@ class Federated:
                 # Its keys may be what it was removed for: they are no word for the rules that stand now.
                 raise TokenError(f"the issuer {shown(url)} was removed while its keys were fetched")
         except TokenError as error:
-            raise refuse_stranger(f"subject token: {error.reason}") from None
+            raise refuse_stranger(f"subject token: {error.reason}", told=NO_RULE) from None
         except IssuerUnavailable as error:
             told = "the keys of the token's issuer cannot be had at the moment: try again"
             raise Refusal(503, "temporarily_unavailable", told, str(error)) from error
@@ -68,16 +73,17 @@ class Federated:
                 faults.append(f"{fault} is not {agent.name}'s")
         whose = f"subject token of {shown(str(claims.get('sub', '')))}"
         if not fitting:
-            raise refuse_stranger(f"{whose} fits no rule: {', '.join(faults) or 'there is none'}")
+            note = f"{whose} fits no rule: {', '.join(faults) or 'there is none'}"
+            raise refuse_stranger(note, told=NO_RULE)
         if subject.name:
             if subject.name not in fitting:
-                raise refuse_stranger(f"{whose} is not agent {shown(subject.name)}")
+                raise refuse_stranger(f"{whose} is not agent {shown(subject.name)}", told=NO_RULE)
             agent, found = fitting[subject.name]
         elif len(fitting) > 1:
-            told = "the token is more than one agent's: name one by client_id"
+            told = "the token is more than one agent's: name one by `hawse login --agent NAME` (client_id)"
             raise refuse_stranger(f"{whose} fits {len(fitting)} agents, and names none", told=told)
         else:
             [(agent, found)] = fitting.values()
         if not agent.active:
-            raise refuse_stranger(f"the agent is {agent.state}", agent, found)
+            raise refuse_inactive(agent, found)
         return agent, found

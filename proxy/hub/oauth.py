@@ -17,7 +17,8 @@ import attrs
 
 from audit.record import Kind
 from proxy.head import Headers
-from proxy.hub.entities import Agent, Credential
+from proxy.hub.access import why_inactive
+from proxy.hub.entities import Agent, Code, Credential
 
 # A request for a token has some 300 bytes, one with a foreign token in it a few thousand.
 FORM_BYTES_MAX = 16 * 1024
@@ -29,6 +30,12 @@ SUBJECT_TOKEN_TYPES = frozenset(
     {"urn:ietf:params:oauth:token-type:jwt", "urn:ietf:params:oauth:token-type:id_token"}
 )
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+# Whatever is wrong with it, a sender that has not proved who it is learns no more.
+NOT_ACCEPTED = (
+    "the credential is not accepted: this hub does not know it, or it was revoked; "
+    "ask the hub's operator for a code, then run `hawse login --hub {hub} --code`"
+)
 
 JSON = (b"content-type", b"application/json")
 # RFC 6749 section 5.1: "The authorization server MUST include the HTTP "Cache-Control" response header
@@ -51,19 +58,21 @@ class Refusal(Exception):
     status: int
     error: str
     description: str
+    """Empty where it is that of every credential which is not accepted."""
     note: str
     kind: Kind = Kind.AUTH_FAILED
     agent: Agent | None = None
-    credential: Credential | None = None
+    credential: Credential | Code | None = None
     hub_time: str = ""
     """Told where the sender's clock is the reason, so that it can sign by the hub's (auth.hubtime)."""
 
-    def answer(self) -> Answer:
-        """The refusal as the client gets it."""
+    def answer(self, hub_url: str) -> Answer:
+        """The refusal as the client gets it, from the hub of that name."""
         extra: Headers = ()
         if self.status == 401:
             extra = ((b"www-authenticate", b'Basic realm="hawse", charset="UTF-8"'),)
-        body = {"error": self.error, "error_description": self.description}
+        description = self.description or NOT_ACCEPTED.format(hub=hub_url)
+        body = {"error": self.error, "error_description": description}
         if self.hub_time:
             body["hub_time"] = self.hub_time
         return answer_json(self.status, body, extra)
@@ -111,15 +120,28 @@ def refuse_stranger(
     told: str = "",
     hub_time: str = "",
 ) -> Refusal:
-    """The one refusal of whoever has not proved who it is.
+    """The one refusal of a sender that has not proved who it is.
 
     `told` and `hub_time` go to the sender, so they say nothing but what the holder of a good key may know.
     """
-    why = f": {told}" if told else "; ask the hub's operator, then run `hawse login` again"
-    description = f"the credential is not accepted{why}"
+    return Refusal(401, "invalid_client", told, note, agent=agent, credential=credential, hub_time=hub_time)
+
+
+def refuse_inactive(agent: Agent, credential: Credential | Code | None = None) -> Refusal:
+    """The refusal of an agent that has proved who it is and may not act; it is told its own state."""
     return Refusal(
-        401, "invalid_client", description, note, agent=agent, credential=credential, hub_time=hub_time
+        403,
+        "access_denied",
+        why_inactive(agent),
+        f"the agent is {agent.state}",
+        agent=agent,
+        credential=credential,
     )
+
+
+def calls_itself(hub_url: str) -> str:
+    """What a sender that has addressed the hub by another name is told first."""
+    return f"this hub calls itself {hub_url}"
 
 
 def malformed(error: str, description: str, hub_time: str = "") -> Refusal:

@@ -25,8 +25,9 @@
 
 No sockets, no clock of its own, and no waiting but for another issuer's keys: the request's parts in, an
 answer out, one audit event for each token and each refusal. A stranger learns nothing from a refusal: a wrong
-key, a revoked one, and the right key of a locked or retired agent are one answer, and so are a cluster that
-is not granted and one that does not exist. The audit event says which it was.
+key and a revoked one are one answer, also of a retired agent, whose keys are all revoked. So are a cluster
+that is not granted and one that does not exist. The audit event says which it was. Only the holder of a good
+key hears that its agent is locked.
 """
 
 from __future__ import annotations
@@ -66,8 +67,10 @@ from proxy.hub.oauth import (
     answer_json,
     basic_in,
     bearer_in,
+    calls_itself,
     malformed,
     parse_form,
+    refuse_inactive,
     refuse_stranger,
     shown_in,
 )
@@ -147,7 +150,7 @@ class TokenEndpoint:
             body, jti = self._issue(agent, credential, cluster, now)
         except Refusal as refusal:
             self._events.refused(refusal, sender, cluster)
-            return refusal.answer()
+            return refusal.answer(self._issuer)
         self._directory.note_agent_used(agent, credential, now)
         actor = agent_actor(agent, credential.label, jti)
         self._events.record(
@@ -164,7 +167,7 @@ class TokenEndpoint:
             agent = self._known(headers, now)
         except Refusal as refusal:
             self._events.refused(refusal, Sender("GET", CLUSTERS_PATH, headers, client_ip))
-            return refusal.answer()
+            return refusal.answer(self._issuer)
         current = self._directory.current
         body: dict[str, object] = {
             "agent": agent.name,
@@ -209,8 +212,10 @@ class TokenEndpoint:
         except TokenError as error:
             raise refuse_stranger(error.reason) from None
         agent = current.agents_by_id.get(claims.principal.agent_id)
-        if agent is None or not agent.active:
-            raise refuse_stranger("the agent is not active", agent)
+        if agent is None:
+            raise refuse_stranger("the agent is not known")
+        if not agent.active:
+            raise refuse_inactive(agent)
         if current.credentials.get(claims.sid) != agent.id:
             raise refuse_stranger("the credential that this token was made from is revoked", agent)
         return agent
@@ -251,8 +256,11 @@ class TokenEndpoint:
                 raise refuse_stranger(note) from None
             # Only the holder of a registered key can sign a time or an audience, so only it is told of its
             # clock, or by which name the hub is to be called.
-            right_time = "" if error.skew_s is None else hub_time(self._pepper, now)
-            raise refuse_stranger(note, told=error.reason, hub_time=right_time) from None
+            if isinstance(error, AudienceError):
+                step = f"ask its operator for a code, then run `hawse login --hub {self._issuer} --code`"
+                raise refuse_stranger(note, told=f"{calls_itself(self._issuer)}: {step}") from None
+            told = f"the credential is not accepted: {error.reason}"
+            raise refuse_stranger(note, told=told, hub_time=hub_time(self._pepper, now)) from None
         if claims.hub_time and not is_hub_time(claims.hub_time, self._pepper, claims.issued_at):
             raise refuse_stranger("assertion: its time is said to be the hub's, which has not told it")
         agent, key = current.agent_keys_by_kid[claims.kid]
@@ -260,7 +268,8 @@ class TokenEndpoint:
         try:
             await self._seen.use(agent.id, claims.jti, claims.expires_at, now)
         except ReplayedError as error:
-            raise refuse_stranger(str(error), agent, key, told=str(error)) from error
+            told = f"the credential is not accepted: {error}"
+            raise refuse_stranger(str(error), agent, key, told=told) from error
         # The key may have been revoked, or the agent locked, while the use was written.
         found = self._directory.current.agent_keys_by_kid.get(claims.kid)
         if found is None or found[0].id != agent.id:
@@ -279,7 +288,8 @@ class TokenEndpoint:
         if "resource" in fields:
             resource = fields["resource"].removesuffix("/")
             if resource != self._issuer and not resource.startswith(prefix):
-                raise malformed("invalid_target", f"resource must be {prefix}<name>, or {self._issuer}")
+                step = f"run `hawse login --hub {self._issuer}`; resource is that, or {prefix}<name>"
+                raise malformed("invalid_target", f"{calls_itself(self._issuer)}: {step}")
             names.add(None if resource == self._issuer else resource.removeprefix(prefix))
         if len(names) != 1:
             raise malformed("invalid_target", "name one cluster, by audience=<name> or resource=<its URL>")
@@ -351,4 +361,4 @@ def _check_owner(named: str, agent: Agent, credential: Credential) -> None:
     if named and not hmac.compare_digest(named.encode(), agent.name.encode()):
         raise refuse_stranger("the credential belongs to another agent", agent, credential)
     if not agent.active:
-        raise refuse_stranger(f"the agent is {agent.state}", agent, credential)
+        raise refuse_inactive(agent, credential)

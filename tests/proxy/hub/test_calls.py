@@ -536,6 +536,19 @@ async def test_whoever_shows_no_good_token_is_told_how_to_get_one(bench: Bench) 
     assert message.encode() in headers[b"warning"]
 
 
+async def test_the_holder_of_a_token_whose_key_is_revoked_is_told_the_next_step_once(bench: Bench) -> None:
+    data, credential = bench.request("GET /clusters/prod/api HTTP/1.1"), bench.credential
+    await bench.directory.change(lambda store: store.revoke_key("ann", credential))
+    status, _, body = await bench.ask(data)
+    url = bench.calls.config.public_url
+    # A fresh token, as for one that has expired, is not to be had.
+    assert (status, json.loads(body)["message"]) == (
+        401,
+        "the credential of agent:ann that this token was made from is revoked; "
+        f"ask the operator of this hub for another, then run `hawse login --hub {url}` with it",
+    )
+
+
 async def test_the_agents_calls_are_bounded(bench: Bench) -> None:
     agent = bench.directory.current.agents_by_name["ann"]
     assert bench.calls.limits.admit(agent.principal) is None

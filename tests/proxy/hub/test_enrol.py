@@ -166,20 +166,29 @@ async def test_refusals_of_a_code_cannot_be_told_apart(bench: Bench) -> None:
         await bench.enrol(key, code)
         for code in (new_code(b"u" * 20), "hwc_", CODE[:-1], new_api_key(b"k" * 32), OTHER_CODE)
     ]
-    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
-    answers.append(await bench.enrol(key))
-    await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
     bench.now += CODE_LIFETIME_S
     answers.append(await bench.enrol(key))
     assert {status for status, _ in answers} == {401}
     assert len({json.dumps(body) for _, body in answers}) == 1
     assert bench.kids == [kid for kid in bench.kids if kid != key.kid]
     assert [event.kind for event in bench.events] == [Kind.AUTH_FAILED] * len(answers)
-    assert [event.note for event in bench.events[-3:]] == [
+    assert [event.note for event in bench.events[-2:]] == [
         "the code is unknown, or was used",
-        "the agent is locked",
         "the code has expired",
     ]
+
+
+async def test_a_good_code_of_a_locked_agent_is_told_so_and_stays_good(bench: Bench) -> None:
+    key = SigningKey.generate()
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    status, body = await bench.enrol(key)
+    assert (status, body["error"]) == (403, "access_denied")
+    assert body["error_description"] == (
+        "agent:sre-1 is locked: ask the operator of this hub to unlock it (`hawse admin agent unlock sre-1`)"
+    )
+    assert (bench.events[-1].note, bench.events[-1].actor.name) == ("the agent is locked", "sre-1")
+    await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
+    assert (await bench.enrol(key))[0] == 201
 
 
 async def test_nor_by_what_is_asked_beside_them(bench: Bench) -> None:
@@ -272,7 +281,9 @@ async def test_who_calls_the_hub_by_another_name_is_told_its_own(bench: Bench) -
     key = SigningKey.generate()
     proof = issue_enrolment(key, hub_url="https://other.example", jti="j", now=NOW)
     _, body = await bench.enrol(key, proof=proof)
-    assert body["error_description"] == f"proof: the token is for another audience than {ISSUER}"
+    step = f"run `hawse login --hub {ISSUER} --code` with the same code"
+    assert body["error_description"] == f"this hub calls itself {ISSUER}: {step}"
+    assert (await bench.enrol(key))[0] == 201
 
 
 async def test_a_key_that_was_registered_is_not_registered_again(bench: Bench) -> None:

@@ -157,7 +157,10 @@ async def test_a_rule_that_is_removed_and_an_agent_that_is_locked_buy_nothing_at
     bench: Bench, issuer: FakeIssuer
 ) -> None:
     await bench.directory.change(lambda store: store.lock_agent("sre-1"))
-    assert (await exchange(bench, workload(issuer)))[0] == 401
+    status, body = await exchange(bench, workload(issuer))
+    assert (status, "agent:sre-1 is locked: ask" in str(body["error_description"])) == (403, True)
+    # A token that fits no rule has proved nothing.
+    assert (await exchange(bench, workload(issuer, ref="refs/heads/x")))[0] == 401
     await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
     assert (await exchange(bench, workload(issuer)))[0] == 200
     [(_, rule)] = bench.directory.current.rules_by_issuer[issuer.url]

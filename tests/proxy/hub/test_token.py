@@ -282,29 +282,56 @@ async def test_refusals_of_a_credential_cannot_be_told_apart(bench: Bench) -> No
         await bench.token(KEY[:-1]),
         await bench.token("'; drop table agents; --"),
         await bench.token(REVOKED_KEY),
-        await bench.token(LOCKED_KEY),
         await bench.token(RETIRED_KEY),
         await bench.token(KEY, client_id="web-1"),
         await bench.token(KEY, client_id="nobody"),
         await bench.token(unknown, audience="none"),
-        await bench.token(LOCKED_KEY, audience="none"),
+        await bench.token(LOCKED_KEY, client_id="sre-1"),
         await bench.ask(grant_type="client_credentials", audience="prod"),
         await bench.ask(basic("sre-1", OTHER_KEY), grant_type="client_credentials", audience="prod"),
     ]
     assert {status for status, _ in attempts} == {401}
     assert len({json.dumps(body) for _, body in attempts}) == 1
-    assert attempts[0][1]["error"] == "invalid_client"
+    assert attempts[0][1] == {
+        "error": "invalid_client",
+        "error_description": (
+            "the credential is not accepted: this hub does not know it, or it was revoked; "
+            f"ask the hub's operator for a code, then run `hawse login --hub {ISSUER} --code`"
+        ),
+    }
     # The trail says which it was, once each.
     assert len(bench.events) == len(attempts)
     assert {event.kind for event in bench.events} == {Kind.AUTH_FAILED}
-    assert [event.note for event in bench.events[4:8]] == [
+    assert [event.note for event in bench.events[4:7]] == [
         "the API key is unknown or revoked",
-        "the agent is locked",
         "the API key is unknown or revoked",
         "the credential belongs to another agent",
     ]
-    assert bench.events[5].actor.name == "locked"
+    assert bench.events[9].actor.name == "locked"
     assert bench.events[0].actor.type is ActorType.ANONYMOUS
+
+
+async def test_the_holder_of_a_good_credential_is_told_that_its_agent_is_locked(bench: Bench) -> None:
+    told = {
+        "error": "access_denied",
+        "error_description": (
+            "agent:locked is locked: ask the operator of this hub to unlock it "
+            "(`hawse admin agent unlock locked`)"
+        ),
+    }
+    assert await bench.token(LOCKED_KEY) == (403, told)
+    # Whatever is asked for.
+    assert await bench.token(LOCKED_KEY, audience="none") == (403, told)
+    assert await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "locked"))) == (403, told)
+    shown = basic("locked", LOCKED_KEY)
+    assert bench.read(bench.endpoint.clusters((shown,), "192.0.2.1")) == (403, told)
+    _, body = await bench.token(KEY, audience="", resource=ISSUER)
+    await bench.directory.change(lambda store: store.lock_agent("sre-1"))
+    bearer = b"authorization", f"Bearer {body['access_token']}".encode()
+    status, body = bench.read(bench.endpoint.clusters((bearer,), "192.0.2.1"))
+    assert (status, "agent:sre-1 is locked" in str(body["error_description"])) == (403, True)
+    refused = [event for event in bench.events if event.kind is Kind.AUTH_FAILED]
+    assert [event.note for event in refused] == ["the agent is locked"] * 5
 
 
 async def test_a_cluster_that_is_not_granted_looks_like_one_that_does_not_exist(bench: Bench) -> None:
@@ -410,7 +437,7 @@ async def test_a_form_with_a_charset_is_a_form(bench: Bench) -> None:
 
 async def test_a_lock_holds_at_once_and_so_does_a_grant(bench: Bench) -> None:
     await bench.directory.change(lambda store: store.lock_agent("sre-1"))
-    assert (await bench.token())[0] == 401
+    assert (await bench.token())[0] == 403
     await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
     await bench.directory.change(lambda store: store.revoke("prod", "sre"))
     assert (await bench.token())[0] == 400
@@ -560,7 +587,6 @@ async def test_refused_assertions_cannot_be_told_from_refused_keys(bench: Bench)
     attempts = [
         await bench.token("x"),
         await bench.ask(**signed(assertion(STRANGERS_KEY))),
-        await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "locked"))),
         await bench.ask(**signed(assertion(LOCKED_AGENT_KEY, "sre-1"))),
         await bench.ask(**signed(assertion(agent="web-1"))),
         await bench.ask(**signed(assertion(jti="2"), client_id="web-1")),
@@ -577,8 +603,16 @@ async def test_the_hubs_name_is_told_to_the_holder_of_a_key_who_calls_it_by_anot
         other_hub = issue_assertion(key, agent="sre-1", hub_url="https://else.example", jti="1", now=NOW)
         status, body = await bench.ask(**signed(other_hub))
         assert (status, body["error"], "hub_time" in body) == (401, "invalid_client", False)
-        told = f"the credential is not accepted: the token is for another audience than {ISSUER}"
-        assert (body["error_description"] == told) is is_told
+        step = f"ask its operator for a code, then run `hawse login --hub {ISSUER} --code`"
+        assert (body["error_description"] == f"this hub calls itself {ISSUER}: {step}") is is_told
+
+
+async def test_who_asks_for_a_cluster_by_another_name_of_the_hub_is_told_its_own(bench: Bench) -> None:
+    _, body = await bench.token(audience="", resource="https://else.example")
+    assert body["error_description"] == (
+        f"this hub calls itself {ISSUER}: run `hawse login --hub {ISSUER}`; resource is that, "
+        f"or {ISSUER}/clusters/<name>"
+    )
 
 
 async def test_a_clock_that_is_off_is_told_to_the_holder_of_the_key_alone(bench: Bench) -> None:
@@ -616,7 +650,7 @@ async def test_no_other_refusal_tells_the_time(bench: Bench) -> None:
         signed("x.y.z"),
     ):
         status, body = await bench.ask(**fields)
-        assert (status, "hub_time" in body) == (401, False)
+        assert (status in {401, 403}, "hub_time" in body) == (True, False)
 
 
 async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(tmp_path: Path) -> None:
@@ -642,7 +676,7 @@ async def test_a_time_that_the_hub_has_not_told_is_worth_nothing_when_it_comes(t
 async def test_a_revoked_key_and_a_locked_agent_buy_nothing_at_once(bench: Bench) -> None:
     [key] = [k for k in await bench.directory.read(lambda s: s.credentials("sre-1")) if "key:" in k.label[:4]]
     await bench.directory.change(lambda store: store.lock_agent("sre-1"))
-    assert (await bench.ask(**signed(assertion(jti="1"))))[0] == 401
+    assert (await bench.ask(**signed(assertion(jti="1"))))[0] == 403
     await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
     assert (await bench.ask(**signed(assertion(jti="2"))))[0] == 200
     await bench.directory.change(lambda store: store.revoke_key("sre-1", key.id))
@@ -666,7 +700,8 @@ async def test_what_is_taken_back_while_the_use_is_written_buys_nothing(bench: B
             else:
                 await bench.directory.change(lambda store: store.lock_agent("sre-1"))
     [(status, body)] = answers
-    assert (status, body["error"]) == (401, "invalid_client")
+    expected = (401, "invalid_client") if taken == "key" else (403, "access_denied")
+    assert (status, body["error"]) == expected
     assert [event.kind for event in bench.events] == [Kind.AUTH_FAILED]
 
 
@@ -715,7 +750,7 @@ async def test_a_token_for_the_hub_itself_lists_the_clusters_and_opens_none(benc
         status, listed = bench.read(bench.endpoint.clusters(((b"authorization", bearer),), "192.0.2.1"))
         assert (status, listed["agent"]) == (200, "sre-1")
     await bench.directory.change(lambda store: store.lock_agent("sre-1"))
-    assert bench.endpoint.clusters(((b"authorization", bearer),), "192.0.2.1").status == 401
+    assert bench.endpoint.clusters(((b"authorization", bearer),), "192.0.2.1").status == 403
     await bench.directory.change(lambda store: store.unlock_agent("sre-1"))
     principal = bench.directory.current.agents_by_name["sre-1"].principal
     assert principal is not None
