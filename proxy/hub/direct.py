@@ -255,6 +255,18 @@ class DirectRelays:
             # A cut waits for no peer, also when cancelled.
             await connection.aclose()  # noqa: ASYNC102
 
+    def is_new(self, cluster: Cluster) -> bool:
+        """Whether the cluster's relay was not asked yet, for its present URL and CA."""
+        relay = self._relays.get(cluster.id)
+        return relay is None or relay.cluster != cluster or relay.asking is not None
+
+    def heard(self, cluster: Cluster) -> Statement | None:
+        """What the cluster's relay has stated, if it was asked, answers and may serve requests."""
+        relay = self._relays.get(cluster.id)
+        if relay is None or self.is_new(cluster) or relay.unreached or relay.refused:
+            return None
+        return relay.statement
+
     def here(self) -> Iterator[RelayInfo]:
         """The relays that answered when they were last asked, behind their addresses."""
         for relay in self._relays.values():

@@ -38,6 +38,7 @@ from proxy.hub.boots import Boots, close_after_the_dead
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
 from proxy.hub.certificate import Certificate
+from proxy.hub.clusterstate import cluster_state
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir
 from proxy.hub.direct import DirectRelays
@@ -186,6 +187,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
                 recording=lambda: recorder.healthy,
                 cluster_hosts=config.cluster_hosts,
                 audit_debt=calls.limits.audit_debt,
+                state_of=partial(cluster_state, registry=registry, direct=direct),
             )
             front = Front(
                 certificate=certificate,

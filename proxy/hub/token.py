@@ -19,7 +19,10 @@
       is dated by it, and repeats it as a claim, does (auth.hubtime)
 
     GET /v1/clusters             Authorization: Basic (name:key), or Bearer (key, or a token for the hub)
-    → {"agent", "org", "teams", "clusters": [{"name", "labels", "mode", "url"}]}
+    → {"agent", "org", "teams", "hub", "credential", "now",
+       "clusters": [{"name", "labels", "mode", "url", "state", "may"}]}
+      hub: its URL; credential: the id of what was shown; now: epoch seconds; state: proxy.hub.clusterstate;
+      may: how far the policies go (auth.extent)
 
     GET /.well-known/jwks.json
 
@@ -41,8 +44,10 @@ from collections.abc import Callable
 from audit.record import Event, Kind
 from auth.apikey import PREFIX, ApiKeyError, parse
 from auth.apikey import hash as hash_key
+from auth.extent import extent
 from auth.hubtime import hub_time, is_hub_time
 from auth.jws import AudienceError, TokenError
+from auth.policy import Scope
 from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
@@ -50,6 +55,7 @@ from auth.tokens import verify_assertion as verify
 from proxy.counted import counted
 from proxy.head import Headers
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
+from proxy.hub.clusterstate import UNKNOWN
 from proxy.hub.config import LimitsConfig
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory
@@ -105,6 +111,7 @@ class TokenEndpoint:
         recording: Callable[[], bool],
         cluster_hosts: str | None = None,
         audit_debt: Callable[[str, str], str] = lambda agent_id, name: "",
+        state_of: Callable[[Cluster], str] = lambda cluster: UNKNOWN,
         issuers: IssuerKeys | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -112,6 +119,7 @@ class TokenEndpoint:
 
         `recording` says whether what is recorded reaches the disk; while it does not, no token is issued.
         `audit_debt` says why an agent, by its id and name, may add nothing to the audit trail; "" if it may.
+        `state_of` says whether a cluster can be reached (proxy.hub.clusterstate).
         """
         self._recording = recording
         self._directory = directory
@@ -126,6 +134,7 @@ class TokenEndpoint:
         self._limits = limits
         self._cluster_hosts = cluster_hosts
         self._audit_debt = audit_debt
+        self._state_of = state_of
         # Of each agent that has asked since the start, by its id. Bounded by the enrolled agents.
         self._given: dict[str, Bucket] = {}
 
@@ -164,7 +173,7 @@ class TokenEndpoint:
         """Answer `GET /v1/clusters`: what the agent may reach, and at which URL."""
         now = self._clock()
         try:
-            agent = self._known(headers, now)
+            agent, credential_id = self._known(headers, now)
         except Refusal as refusal:
             self._events.refused(refusal, Sender("GET", CLUSTERS_PATH, headers, client_ip))
             return refusal.answer(self._issuer)
@@ -173,26 +182,43 @@ class TokenEndpoint:
             "agent": agent.name,
             "org": current.org,
             "teams": list(agent.teams),
-            "clusters": [
-                {
-                    "name": cluster.name,
-                    "labels": dict(cluster.labels),
-                    "mode": str(cluster.mode),
-                    "url": f"{self._issuer}/clusters/{cluster.name}",
-                }
-                for cluster in current.clusters_of(agent)
-            ],
+            "hub": self._issuer,
+            "credential": credential_id,
+            "now": round(now, 3),
+            "clusters": self._reach(agent),
         }
         if self._cluster_hosts is not None:
             body["cluster_hosts"] = self._cluster_hosts
         return answer_json(200, body)
 
+    def _reach(self, agent: Agent) -> list[dict[str, object]]:
+        """The clusters that an agent may reach, and how each is."""
+        current = self._directory.current
+        # Of thousands of clusters most have the same few rules.
+        words: dict[Scope, str] = {}
+        rows: list[dict[str, object]] = []
+        for cluster in current.clusters_of(agent):
+            scope = current.bundle.scope_of(agent, cluster)
+            if scope not in words:
+                words[scope] = extent(ready.rule for ready in scope.rules)
+            rows.append(
+                {
+                    "name": cluster.name,
+                    "labels": dict(cluster.labels),
+                    "mode": str(cluster.mode),
+                    "url": f"{self._issuer}/clusters/{cluster.name}",
+                    "state": self._state_of(cluster),
+                    "may": words[scope],
+                }
+            )
+        return rows
+
     def jwks(self) -> Answer:
         """Answer `GET /.well-known/jwks.json`."""
         return Answer(200, _JWKS_HEADERS, self._keys().public.to_jwks().encode("ascii"))
 
-    def _known(self, headers: Headers, now: float) -> Agent:
-        """Who asks the hub itself; raises Refusal."""
+    def _known(self, headers: Headers, now: float) -> tuple[Agent, str]:
+        """Who asks the hub itself, and the id of its credential; raises Refusal."""
         basic, bearer = basic_in(headers), bearer_in(headers)
         if bearer is not None and not bearer.startswith(PREFIX):
             return self._bearer_of_token(bearer, now)
@@ -201,9 +227,9 @@ class TokenEndpoint:
             raise refuse_stranger("no credential")
         agent, key = self._owner_of_secret(shown)
         self._directory.note_agent_used(agent, key, now)
-        return agent
+        return agent, key.id
 
-    def _bearer_of_token(self, token: str, now: float) -> Agent:
+    def _bearer_of_token(self, token: str, now: float) -> tuple[Agent, str]:
         current = self._directory.current
         try:
             claims = verify_access(
@@ -218,7 +244,7 @@ class TokenEndpoint:
             raise refuse_inactive(agent)
         if current.credentials.get(claims.sid) != agent.id:
             raise refuse_stranger("the credential that this token was made from is revoked", agent)
-        return agent
+        return agent, claims.sid
 
     async def _authenticate(
         self, shown: Secret | Assertion | Subject | None, now: float

@@ -465,6 +465,7 @@ async def test_neither_key_nor_token_reaches_the_trail(bench: Bench) -> None:
 
 
 async def test_an_agent_sees_its_clusters(bench: Bench) -> None:
+    _, own = bench.directory.current.api_keys_by_hash[hash_key(KEY, PEPPER)]
     for header in (basic("sre-1", KEY), (b"authorization", b"bearer " + KEY.encode())):
         status, body = bench.read(bench.endpoint.clusters((header,), "192.0.2.1"))
         assert status == 200
@@ -472,8 +473,18 @@ async def test_an_agent_sees_its_clusters(bench: Bench) -> None:
             "agent": "sre-1",
             "org": "main",
             "teams": ["sre"],
+            "hub": ISSUER,
+            "credential": own.id,
+            "now": NOW,
             "clusters": [
-                {"name": n, "labels": {"env": n}, "mode": "tunnel", "url": f"{ISSUER}/clusters/{n}"}
+                {
+                    "name": n,
+                    "labels": {"env": n},
+                    "mode": "tunnel",
+                    "url": f"{ISSUER}/clusters/{n}",
+                    "state": "not tried",
+                    "may": "all",
+                }
                 for n in ("dev", "prod")
             ],
         }
