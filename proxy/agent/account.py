@@ -18,8 +18,14 @@ from proxy.foreign_json import read_json
 FILE_NAME = "logins.json"
 # The first version knew API keys alone.
 _VERSION = 2
+# A person has a few; a job that writes one in each of its runs removes it at the end.
+KUBECONFIGS_MAX = 32
 # scheme://host[:port]; hosts in lower case, IPv6 in brackets.
 _HUB = re.compile(r"https://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?")
+
+
+class NotLoggedInError(AgentError):
+    """There is no login for the hub."""
 
 
 class Account(NamedTuple):
@@ -38,6 +44,10 @@ class Account(NamedTuple):
     """Where its platform's token comes from: `file:` and a path, or `github`. No secret is kept then."""
     cluster_hosts: str | None = None
     """What the hub has said of its clusters' hosts, `*.` and a domain. Tokens go to no other host."""
+    key_id: str | None = None
+    """What the hub calls the key, or the rule for the platform's token: what its operator revokes."""
+    kubeconfigs: tuple[str, ...] = ()
+    """The files that `hawse kubeconfig` has written for this hub, the newest last."""
 
     def __repr__(self) -> str:
         return f"Account(hub={self.hub!r}, agent={self.agent!r})"
@@ -97,6 +107,8 @@ def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:
                 _text(entry, "private_key_pem"),
                 _text(entry, "platform"),
                 _text(entry, "cluster_hosts"),
+                _text(entry, "key_id"),
+                tuple(str(path) for path in entry.get("kubeconfigs", ())),
             )
             for hub, entry in document["hubs"].items()
         }
@@ -113,14 +125,14 @@ def find_account(environment: Mapping[str, str], hub: str | None) -> Account:
             if accounts:
                 # Any kubeconfig can name a hub, and a login sends an API key there: an agent, which does as
                 # it is told, is not to be told so.
-                raise AgentError(
+                raise NotLoggedInError(
                     f"not logged in to {hub}, but to {', '.join(accounts)}: unless your operator has told "
                     "you of that hub, whatever names it is not to be trusted"
                 )
-            raise AgentError(f"not logged in to {hub}: run `hawse login --hub {hub}`")
+            raise NotLoggedInError(f"not logged in to {hub}: run `hawse login --hub {hub}`")
         return accounts[hub]
     if not accounts:
-        raise AgentError("not logged in: run `hawse login --hub URL`")
+        raise NotLoggedInError("not logged in: run `hawse login --hub URL`")
     if len(accounts) > 1:
         raise AgentError(f"logged in to several hubs: choose one by --hub, of {', '.join(accounts)}")
     return next(iter(accounts.values()))
@@ -134,14 +146,42 @@ def save_account(environment: Mapping[str, str], account: Account) -> str:
     path = logins_path(environment)
     with locked(f"{path}.lock"):
         accounts = load_accounts(environment)
-        accounts.pop(account.hub, None)
+        if (earlier := accounts.pop(account.hub, None)) is not None:
+            # They lead to the hub, whatever key is shown there.
+            account = account._replace(kubeconfigs=earlier.kubeconfigs)
         accounts[account.hub] = account
         _write(path, accounts)
     return path
 
 
-def save_hosts(environment: Mapping[str, str], account: Account) -> None:
-    """Store the clusters' hosts of a login, unless another login has taken its place. Raises AgentError.
+def remove_account(environment: Mapping[str, str], account: Account) -> None:
+    """Forget the login, unless another one has taken its place. Raises AgentError."""
+    path = logins_path(environment)
+    with locked(f"{path}.lock"):
+        accounts = load_accounts(environment)
+        stored = accounts.get(account.hub)
+        if stored is not None and stored.serial == account.serial:
+            del accounts[account.hub]
+            _write(path, accounts)
+
+
+def note_kubeconfig(environment: Mapping[str, str], hub: str, file: str) -> None:
+    """Note a kubeconfig that leads to the hub, for `hawse logout`. Raises AgentError."""
+    path = logins_path(environment)
+    with locked(f"{path}.lock"):
+        accounts = load_accounts(environment)
+        stored = accounts.get(hub)
+        if stored is None or file in stored.kubeconfigs:
+            return
+        # Those that are gone need no cleaning.
+        files = [each for each in stored.kubeconfigs if os.path.exists(each)]
+        kept = (*files[1 - KUBECONFIGS_MAX :], file)
+        accounts[hub] = stored._replace(kubeconfigs=kept)
+        _write(path, accounts)
+
+
+def save_reach(environment: Mapping[str, str], account: Account) -> None:
+    """Store what the hub says of a login, unless another login has taken its place. Raises AgentError.
 
     The hub was asked since it was read, and a login that was made meanwhile may have another key, of which
     there is no copy.
@@ -152,7 +192,7 @@ def save_hosts(environment: Mapping[str, str], account: Account) -> None:
         stored = accounts.get(account.hub)
         if stored is None or stored.serial != account.serial:
             return
-        accounts[account.hub] = stored._replace(cluster_hosts=account.cluster_hosts)
+        accounts[account.hub] = stored._replace(cluster_hosts=account.cluster_hosts, key_id=account.key_id)
         _write(path, accounts)
 
 
@@ -161,10 +201,10 @@ def _write(path: str, accounts: Mapping[str, Account]) -> None:
     write_private(path, json.dumps({"version": _VERSION, "hubs": hubs}, indent=1).encode() + b"\n")
 
 
-def _entry(account: Account) -> dict[str, str]:
+def _entry(account: Account) -> dict[str, object]:
     fields = account._asdict()
     del fields["hub"]
-    return {name: value for name, value in fields.items() if value is not None}
+    return {name: value for name, value in fields.items() if value not in (None, ())}
 
 
 def _text(entry: dict[str, object], name: str) -> str | None:

@@ -240,8 +240,12 @@ def _usable(cached: Cached) -> bool:
 
 
 def _cache_path(environment: Mapping[str, str], hub: str, cluster: str) -> str:
-    place = re.sub(r"[^a-z0-9.-]", "_", hub.removeprefix("https://"))
-    return os.path.join(cache_folder(environment), "tokens", f"{place}_{cluster}.json")
+    return os.path.join(cache_folder(environment), "tokens", f"{place_of(hub)}_{cluster}.json")
+
+
+def place_of(hub: str) -> str:
+    """What the names of its cached tokens begin with."""
+    return re.sub(r"[^a-z0-9.-]", "_", hub.removeprefix("https://"))
 
 
 _NOTHING = Cached("", 0.0, 0.0, "")

@@ -22,6 +22,10 @@ class RefusedError(AgentError):
     """A hub's own no to what was shown to it: a credential, or a code."""
 
 
+class DeniedError(AgentError):
+    """A hub's no to a request that shows a good credential, or names the hub by another name."""
+
+
 def reason(error: Exception) -> str:
     """Why a connection failed, for a person: without Python's numbers where there are words."""
     if getattr(error, "reason", None) == "WRONG_VERSION_NUMBER":

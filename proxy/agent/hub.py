@@ -17,8 +17,8 @@ from urllib.parse import urlencode
 
 from auth.hubtime import seconds_of
 from auth.principal import IdentityError, slug
-from proxy.agent.account import Account, host_and_port
-from proxy.agent.errors import AgentError, NoAnswerError, RefusedError, quoted, reason
+from proxy.agent.account import Account, host_and_port, hub_origin
+from proxy.agent.errors import AgentError, DeniedError, NoAnswerError, RefusedError, quoted, reason
 from proxy.agent.https import SOCKET_TIMEOUT_S, https_connection
 from proxy.agent.proof import proof_of
 from proxy.blocking import next_step, trusting
@@ -33,7 +33,12 @@ LIFETIME_MAX_S = 60
 # A host has 253 characters at most, and a cluster's name 63.
 HOSTS_CHARACTERS_MAX = 191
 
+# Words for a table, and ids; what else a hub says there is left out.
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,63}")
 _HOSTS = re.compile(r"\*(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?){2,}")
+
+
+NOTHING_SAID: Mapping[str, str] = {}
 
 
 class Token(NamedTuple):
@@ -58,6 +63,17 @@ class Reach(NamedTuple):
     """As the token's."""
     cluster_hosts: str | None = None
     """`*.` and a domain: a cluster's name before it is the cluster's host. None where they have none."""
+    hub: str = ""
+    """What the hub calls itself; empty where it does not say so."""
+    key_id: str | None = None
+    """As the account's."""
+    teams: tuple[str, ...] = ()
+    skew_s: float | None = None
+    """How far this machine's clock is ahead of the hub's, as exact as the answer was fast. None: not said."""
+    states: Mapping[str, str] = NOTHING_SAID
+    """By the cluster: whether it can be reached."""
+    may: Mapping[str, str] = NOTHING_SAID
+    """By the cluster: how far the hub's policies go there."""
 
 
 class _WrongClockError(AgentError):
@@ -79,7 +95,9 @@ def fetch_reach(account: Account) -> Reach:
     bearer, ahead_s = account.api_key, 0
     if bearer is None:
         bearer, _, ahead_s = _fetch_token(account, {"resource": account.hub})
+    asked_s = time.time()
     answer = _ask(account, "GET", CLUSTERS_PATH, {"authorization": f"Bearer {bearer}"}, None)
+    halfway_s = (asked_s + time.time()) / 2
     try:
         entries = answer["clusters"]
         if not isinstance(entries, list):
@@ -91,11 +109,37 @@ def fetch_reach(account: Account) -> Reach:
             tuple(slug("cluster name", str(entry["name"])) for entry in entries),
             ahead_s,
             _cluster_hosts(answer.get("cluster_hosts"), account.hub),
+            _own_name(answer.get("hub")),
+            _word(answer.get("credential")) or None,
+            tuple(filter(None, map(_word, _list(answer.get("teams"))))),
+            halfway_s - now if isinstance(now := answer.get("now"), (int, float)) else None,
+            _words(entries, "state"),
+            _words(entries, "may"),
         )
     except (LookupError, TypeError) as error:
         raise AgentError(f"{account.hub} answered without a list of clusters: is it a Hawse hub?") from error
     except IdentityError as error:
         raise AgentError(f"{account.hub} answered with a name that is refused: {error}") from error
+
+
+def _own_name(said: object) -> str:
+    try:
+        return hub_origin(said) if isinstance(said, str) else ""
+    except AgentError:
+        return ""
+
+
+def _word(said: object) -> str:
+    return said if isinstance(said, str) and _WORD.fullmatch(said) else ""
+
+
+def _list(said: object) -> list[object]:
+    return said if isinstance(said, list) else []
+
+
+def _words(entries: list[dict[str, object]], field: str) -> dict[str, str]:
+    """A word of each cluster that has one; hubs of an earlier version say none."""
+    return {str(entry["name"]): word for entry in entries if (word := _word(entry.get(field)))}
 
 
 def _cluster_hosts(said: object, hub: str) -> str | None:
@@ -215,6 +259,8 @@ def _read_answer(hub: str, status: int, raw: bytes, good: int) -> dict[str, obje
         # Whoever is in between may say 401 as well, but not in this form.
         if status == 401 and isinstance(answer, dict) and answer.get("error") == "invalid_client":
             raise RefusedError(message)
+        if status in {400, 403} and isinstance(answer, dict) and "error" in answer:
+            raise DeniedError(message)
         raise AgentError(message)
     if not isinstance(answer, dict):
         raise AgentError(f"{hub} answered with no JSON object: is it a Hawse hub?")

@@ -152,9 +152,9 @@ def merge(existing: Document, ours: Document, path: str = "the file", forms: For
     """
     merged = {"apiVersion": "v1", "kind": "Config", **existing}
     # By either form of the command: who asks for the other one means the same cluster.
-    users = [name for name, user in _named(existing, "users", path).items() if _has_our_plugin(user)]
+    users = [name for name, user in named(existing, "users", path).items() if has_our_plugin(user)]
     for section in ("clusters", "users", "contexts"):
-        present, added = _named(existing, section, path), _named(ours, section, path)
+        present, added = named(existing, section, path), named(ours, section, path)
         for name, entry in added.items():
             if name in present and not _is_ours(section, present[name], entry, users, forms):
                 raise AgentError(
@@ -189,7 +189,15 @@ def fit_before(paths: Sequence[str], ours: Document, forms: Forms = NO_FORMS) ->
     return fitting
 
 
-def _named(document: Document, section: str, path: str) -> dict[str, Document]:
+def kubectls_own(environment: Mapping[str, str]) -> list[str]:
+    """Return where kubectl looks: KUBECONFIG's files, of which it writes into the first, or the home's."""
+    paths = [path for path in environment.get("KUBECONFIG", "").split(os.pathsep) if path]
+    home = environment.get("HOME") or os.path.expanduser("~")
+    return paths or [os.path.join(home, ".kube", "config")]
+
+
+def named(document: Document, section: str, path: str) -> dict[str, Document]:
+    """Return the entries of a section, by name. Raises AgentError where that is no kubeconfig's."""
     entries = document.get(section) or []
     if not isinstance(entries, list):
         raise AgentError(f"{path} is no kubeconfig: {section} is no list")
@@ -210,12 +218,13 @@ def _is_ours(section: str, present: Document, added: Document, users: Sequence[s
         case "clusters":
             return _same_server(before.get("server"), after["server"], forms)
         case "users":
-            return _has_our_plugin(present)
+            return has_our_plugin(present)
         case _:
             return before.get("cluster") == after["cluster"] and before.get("user") in (after["user"], *users)
 
 
-def _has_our_plugin(user: Document) -> bool:
+def has_our_plugin(user: Document) -> bool:
+    """Whether a user of a kubeconfig is one that `hawse kubeconfig` writes."""
     settings = user.get("user")
     plugin = settings.get("exec") if isinstance(settings, dict) else None
     return isinstance(plugin, dict) and _is_our_plugin(plugin)
@@ -276,13 +285,17 @@ def read(path: str) -> Document:
 
 def write(path: str, ours: Document, forms: Forms = NO_FORMS) -> None:
     """Merge our entries into the file, or make it, for its owner alone. Raises AgentError."""
-    # A kubeconfig is often a link into a folder of settings: the file behind it is what changes.
-    target = os.path.realpath(path)
-    merged = merge(read(target), ours, path, forms)
+    merged = merge(read(os.path.realpath(path)), ours, path, forms)
+    replace(path, merged)
+
+
+def replace(path: str, document: Document) -> None:
+    """Write a whole kubeconfig in place of what stands in the file. Raises AgentError."""
     try:
-        text = to_yaml([merged])
+        text = to_yaml([document])
     except (RecursionError, ValueError):
         # A list that holds itself, a number of 5,000 digits: YAML can say more than we can. Not chained, as
         # in foreign_yaml.
         raise AgentError(f"{path} holds what cannot be written again") from None
-    write_private(target, text.encode())
+    # A kubeconfig is often a link into a folder of settings: the file behind it is what changes.
+    write_private(os.path.realpath(path), text.encode())

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from auth.apikey import ApiKeyError, parse, parse_code
 from auth.hubtime import seconds_of
 from auth.tokens import issue_enrolment
-from proxy.agent.account import Account, hub_origin, load_accounts, save_account, save_hosts
+from proxy.agent.account import Account, hub_origin, load_accounts, save_account, save_reach
 from proxy.agent.errors import AgentError, NoAnswerError, RefusedError
 from proxy.agent.hub import Reach, fetch_reach, register_key
 from proxy.agent.pending import forget_pending_key, is_pending, pending_key
@@ -34,7 +34,7 @@ def log_in(
         raise AgentError(f"{error}; a one-time code goes with --code") from None
     account = Account(hub_origin(hub), "", key, ca_pem, secrets.token_hex(8))
     reach = fetch_reach(account)
-    account = account._replace(agent=reach.agent, cluster_hosts=reach.cluster_hosts)
+    account = _with_reach(account._replace(agent=reach.agent), reach)
     return account, reach, save_account(environment, account)
 
 
@@ -78,7 +78,7 @@ def enrol(
     path = save_account(environment, account)
     reach = fetch_reach(account)
     forget_pending_key(environment, code)
-    return note_hosts(environment, account, reach), reach, path
+    return note_reach(environment, account, reach), reach, path
 
 
 def log_in_by_platform(
@@ -87,17 +87,20 @@ def log_in_by_platform(
     """Try the platform's token at the hub and store where it comes from; see `log_in`. Raises AgentError."""
     account = Account(hub_origin(hub), agent, None, ca_pem, secrets.token_hex(8), platform=platform)
     reach = fetch_reach(account)
-    account = account._replace(agent=reach.agent, cluster_hosts=reach.cluster_hosts)
+    account = _with_reach(account._replace(agent=reach.agent), reach)
     return account, reach, save_account(environment, account)
 
 
-def note_hosts(environment: Mapping[str, str], account: Account, reach: Reach) -> Account:
-    """Store what the hub says of its clusters' hosts, where that is new. Raises AgentError."""
-    if account.cluster_hosts == reach.cluster_hosts:
-        return account
-    account = account._replace(cluster_hosts=reach.cluster_hosts)
-    save_hosts(environment, account)
-    return account
+def note_reach(environment: Mapping[str, str], account: Account, reach: Reach) -> Account:
+    """Store what the hub says of its clusters' hosts and of the key, where that is new. Raises AgentError."""
+    noted = _with_reach(account, reach)
+    if noted != account:
+        save_reach(environment, noted)
+    return noted
+
+
+def _with_reach(account: Account, reach: Reach) -> Account:
+    return account._replace(cluster_hosts=reach.cluster_hosts, key_id=reach.key_id or account.key_id)
 
 
 def read_ca(path: str) -> str:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
 import trio
 
-from proxy.agent.account import Account, find_account
+from proxy.agent.account import Account, NotLoggedInError, find_account, logins_path
 from proxy.agent.answers import SET_MAX_S
 from proxy.agent.credential import Cached, cached_token, lasts
 from proxy.agent.errors import AgentError
@@ -57,8 +57,16 @@ class Tokens:
 
     def _fetch(self, cluster: str, refused: str) -> Cached:
         # The agent has logged in anew when its key was replaced, and the old one may be revoked by now.
-        with suppress(AgentError):
+        try:
             account = find_account(self._environment, self._account.hub)
+        except NotLoggedInError:
+            # A file without this login: the agent has logged out, and what was forgotten is used no more.
+            # No file at all, as where a folder is away for a while, ends nothing.
+            if os.path.exists(logins_path(self._environment)):
+                raise
+        except AgentError:
+            pass
+        else:
             # Another one's name would be on what this process began.
             if account.agent == self._account.agent:
                 self._account = account

@@ -57,10 +57,10 @@ def kubeconfig(
     kubectl then runs `hawse-credential` for a token whenever it needs one.
     """
     from proxy.agent import kubeconfig as kubeconfigs
-    from proxy.agent.account import find_account, hub_origin
+    from proxy.agent.account import find_account, hub_origin, note_kubeconfig
     from proxy.agent.errors import AgentError
     from proxy.agent.hub import fetch_reach
-    from proxy.agent.login import note_hosts
+    from proxy.agent.login import note_reach
     from proxy.manifests import to_yaml
 
     try:
@@ -70,7 +70,7 @@ def kubeconfig(
         forms = kubeconfigs.forms(account, chosen, reach)
         if hosts:
             # By this alone the plugin knows where a token may go.
-            account = note_hosts(os.environ, account, reach)
+            account = note_reach(os.environ, account, reach)
             if account.cluster_hosts is None:
                 raise AgentError(
                     f"{account.hub} has no hosts for its clusters: its operator sets cluster_hosts; until "
@@ -89,17 +89,12 @@ def kubeconfig(
         if output == "-":
             click.echo(to_yaml([ours]), nl=False)
             return
-        path, *others = [output] if output else _kubectls_own()
+        path, *others = [output] if output else kubeconfigs.kubectls_own(os.environ)
         kubeconfigs.write(path, kubeconfigs.fit_before(others, ours, forms), forms)
+        note_kubeconfig(os.environ, account.hub, os.path.abspath(path))
     except AgentError as error:
         raise CommandError(str(error)) from error
     click.echo(f"wrote {', '.join(prefix + name for name in chosen)} into {path}")
-
-
-def _kubectls_own() -> list[str]:
-    """Tell where kubectl looks: KUBECONFIG's files, of which it writes into the first, or the home's."""
-    paths = [path for path in os.environ.get("KUBECONFIG", "").split(os.pathsep) if path]
-    return paths or [os.path.join(os.path.expanduser("~"), ".kube", "config")]
 
 
 def _command(plugin: str) -> str:

@@ -95,12 +95,19 @@ def login(
 
 def _tell(account: Account, reach: Reach, path: str) -> None:
     from proxy.agent.account import load_accounts
+    from proxy.agent.status import other_name
 
     which = f" --hub {account.hub}" if len(load_accounts(os.environ)) > 1 else ""
     clusters = ", ".join(reach.clusters) or "none yet"
     kept = f"the key is in {path}" if account.platform is None else f"no secret is kept in {path}"
     click.echo(f"logged in to {account.hub} as agent {reach.agent} of {reach.org}; {kept}")
     click.echo(f"clusters: {clusters}")
+    if name := other_name(account, reach):
+        click.echo(
+            f"warning: this hub calls itself {name}, and every login but one by an API key needs that name: "
+            f"hawse login --hub {name}",
+            err=True,
+        )
     _warn_of_clock(reach)
     click.echo(f"next: hawse kubeconfig{which} --output FILE")
 

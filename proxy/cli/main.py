@@ -31,12 +31,15 @@ COMMANDS = {
         "login",
         "Log an agent in at a hub, by a key of its own, a platform's token or an API key.",
     ),
+    "status": ("proxy.cli.status", "status", "Show who this agent is, where, and whether it still is."),
+    "clusters": ("proxy.cli.clusters", "clusters", "List the clusters that this agent may reach."),
     "kubeconfig": (
         "proxy.cli.kubeconfig",
         "kubeconfig",
         "Write a kubeconfig for the clusters an agent may reach.",
     ),
     "connect": ("proxy.cli.connect", "connect", "Serve clusters on 127.0.0.1, for SDKs that never refresh."),
+    "logout": ("proxy.cli.logout", "logout", "Forget a login: its key, tokens and kubeconfig entries."),
     "credential": (
         "proxy.cli.credential",
         "credential",

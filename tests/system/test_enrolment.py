@@ -195,7 +195,8 @@ def test_a_workload_uses_kubectl_by_its_platforms_token_and_keeps_no_secret(
         token_file.write_text(issuer.token(aud=[hub], **uid))
         home.forget_tokens()
         refused = home.kubectl("tunnel", "get", "pods")
-        assert (refused.code != 0, b"the credential is not accepted" in refused.err) == (True, True)
+        told = b"the platform's token is not accepted: no federation rule of this hub fits it"
+        assert (refused.code != 0, told in refused.err) == (True, True)
     # The event is queued when the answer leaves, and written a little later.
     deadline = time.monotonic() + DEADLINE_S
     while "/kubernetes.io/serviceaccount/uid is not federated's" not in json.dumps(world.hub_audit()):

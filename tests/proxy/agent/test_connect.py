@@ -18,7 +18,7 @@ import trio.testing
 import trustme
 from cryptography import x509
 
-from proxy.agent.account import Account, logins_path, save_account
+from proxy.agent.account import Account, find_account, logins_path, remove_account, save_account
 from proxy.agent.answers import machine_started_s
 from proxy.agent.connect import CONNECTIONS_MAX, Guard, HubSide, LoopbackProxy, NotAllowedError
 from proxy.agent.credential import Cached
@@ -528,7 +528,13 @@ async def test_a_new_login_of_the_agent_is_what_the_next_token_is_asked_by(
         refused = await tokens.token("prod")
         await trio.sleep(REPLACED_AFTER_S)
         await tokens.token("prod", refused=refused)
-    # Where there is no login any more, what began goes on as before.
-    os.unlink(logins_path(environment))
+    # Where the file is away, what began goes on as before.
+    path = logins_path(environment)
+    os.rename(path, f"{path}.away")
     await tokens.token("dev")
+    os.rename(f"{path}.away", path)
+    # A logout ends it.
+    remove_account(environment, find_account(environment, first.hub))
+    with pytest.raises(AgentError, match=r"not logged in to https://hub\.example: run"):
+        await tokens.token("third")
     assert asked == ["second"] * len(asked)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -17,7 +19,7 @@ from auth.keys import SigningKey
 from proxy.agent.account import Account
 from proxy.agent.errors import AgentError
 from proxy.agent.https import https_connection
-from proxy.agent.hub import ANSWER_BYTES_MAX, fetch_reach, fetch_token
+from proxy.agent.hub import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch_token
 from proxy.hub.config import LimitsConfig
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import open_directory
@@ -48,7 +50,7 @@ def test_a_token_is_asked_for_by_form_for_one_cluster(hub: FakeHub, account: Acc
 
 
 def test_the_clusters_are_listed_for_the_key(hub: FakeHub, account: Account) -> None:
-    assert fetch_reach(account) == ("robot", "acme", ("prod", "dev"), 0, None)
+    assert fetch_reach(account) == Reach("robot", "acme", ("prod", "dev"))
 
 
 def reply(status: int, body: bytes, **headers: str) -> Callable[[Asked], Reply]:
@@ -66,6 +68,18 @@ def test_hosts_that_no_cluster_can_have_are_refused(hub: FakeHub, account: Accou
     hub.reply = reply(200, body.encode())
     with pytest.raises(AgentError, match="hosts of its clusters that are refused"):
         fetch_reach(account)
+
+
+def test_what_is_no_word_is_not_shown(hub: FakeHub, account: Account) -> None:
+    said = {
+        "agent": "robot", "org": "acme", "hub": "http://x", "credential": "\x1b[2J", "now": "1",
+        "teams": [7, "a"],
+        "clusters": [{"name": "prod", "state": "a\nb", "may": "x" * 70}, {"name": "dev", "state": "offline"}],
+    }  # fmt: skip
+    hub.reply = reply(200, json.dumps(said).encode())
+    reach = fetch_reach(account)
+    assert (reach.hub, reach.key_id, reach.skew_s, reach.teams) == ("", None, None, ("a",))
+    assert (reach.states, reach.may) == ({"dev": "offline"}, {})
 
 
 TOKEN = b'{"access_token":"t","expires_in":%s}'
@@ -320,7 +334,13 @@ async def test_the_hub_itself_and_the_agent_speak_the_same_language(
     endpoint: TokenEndpoint, account: Account
 ) -> None:
     reach = await trio.to_thread.run_sync(fetch_reach, account)
-    assert reach == ("robot", "acme", ("prod",), 0, None)
+    assert reach[:5] == ("robot", "acme", ("prod",), 0, None)
+    assert (reach.hub, reach.teams) == (account.hub, ("sre",))
+    assert (reach.states, reach.may) == ({"prod": "not tried"}, {"prod": "all"})
+    assert reach.key_id is not None
+    # Its clock stands still, many years from now.
+    assert reach.skew_s is not None
+    assert abs(reach.skew_s - (time.time() - 1_800_000_000)) < 60
     token = await trio.to_thread.run_sync(fetch_token, account, "prod")
     assert token.text.count(".") == 2
     assert token.expires_in_s == 60

@@ -12,7 +12,7 @@ from auth.keys import SigningKey
 from proxy.agent.account import Account, find_account, load_accounts
 from proxy.agent.errors import AgentError
 from proxy.agent.hub import fetch_reach, fetch_token
-from proxy.agent.login import enrol, log_in, note_hosts, read_ca
+from proxy.agent.login import enrol, log_in, note_reach, read_ca
 from proxy.agent.pending import pending_key
 from tests.fakes.hub import AGENT, PEPPER, Asked, FakeHub, Reply, fake_hub
 from tests.proxy.agent.conftest import API_KEY, Home
@@ -49,10 +49,10 @@ def test_a_login_that_is_made_while_the_hub_is_asked_for_its_hosts_keeps_its_key
     reach = fetch_reach(before)
     hub.code = CODE
     after, _, _ = enrol(home.environment, hub.url, CODE, hub.ca_pem)
-    assert note_hosts(home.environment, before, reach).cluster_hosts == "*.k8s.hub.example"
+    assert note_reach(home.environment, before, reach).cluster_hosts == "*.k8s.hub.example"
     assert find_account(home.environment, None) == after
     # Of its own login it stores them.
-    note_hosts(home.environment, after, reach._replace(cluster_hosts="*.other.example"))
+    note_reach(home.environment, after, reach._replace(cluster_hosts="*.other.example"))
     assert find_account(home.environment, None) == after._replace(cluster_hosts="*.other.example")
 
 
