@@ -123,11 +123,11 @@ def find_account(environment: Mapping[str, str], hub: str | None) -> Account:
     if hub is not None:
         if hub not in accounts:
             if accounts:
-                # Any kubeconfig can name a hub, and a login sends an API key there: an agent, which does as
-                # it is told, is not to be told so.
+                # Any kubeconfig can name a hub, and a login sends an API key there: an agent does as it is
+                # told, so the command to log in is not in this message.
                 raise NotLoggedInError(
-                    f"not logged in to {hub}, but to {', '.join(accounts)}: unless your operator has told "
-                    "you of that hub, whatever names it is not to be trusted"
+                    f"not logged in to {hub}, only to {', '.join(accounts)}: do not log in there unless your "
+                    "operator has named that hub to you"
                 )
             raise NotLoggedInError(f"not logged in to {hub}: run `hawse login --hub {hub}`")
         return accounts[hub]

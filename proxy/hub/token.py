@@ -314,7 +314,7 @@ class TokenEndpoint:
         if "resource" in fields:
             resource = fields["resource"].removesuffix("/")
             if resource != self._issuer and not resource.startswith(prefix):
-                step = f"run `hawse login --hub {self._issuer}`; resource is that, or {prefix}<name>"
+                step = f"run `hawse login --hub {self._issuer}`, or name a cluster by {prefix}<name>"
                 raise malformed("invalid_target", f"{calls_itself(self._issuer)}: {step}")
             names.add(None if resource == self._issuer else resource.removeprefix(prefix))
         if len(names) != 1:

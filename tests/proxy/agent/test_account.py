@@ -86,7 +86,7 @@ def test_every_way_to_have_no_login_names_the_next_step(tmp_path: Path) -> None:
     save_account(environment, account())
     assert find_account(environment, None) == account()
     # A login sends an API key, and whatever an agent is given can name a hub.
-    with pytest.raises(AgentError, match=r"^not logged in to https://else\.example, but to https://hub\.ex"):
+    with pytest.raises(AgentError, match=r"^not logged in to https://else\.example, only to https://hub\.ex"):
         find_account(environment, "https://else.example")
     save_account(environment, account("https://other.example"))
     with pytest.raises(AgentError, match="--hub"):

@@ -272,7 +272,8 @@ def test_a_key_is_sent_to_the_hub_it_is_for_and_to_no_other(home: Home, hub: Fak
     status, stdout, stderr = run(home, exec_info("https://evil.example"))
     assert (status, stdout) == (1, "")
     # Nor is the agent told to send it there.
-    assert stderr.startswith(f"hawse: not logged in to https://evil.example, but to {hub.url}: unless")
+    told = f"hawse: not logged in to https://evil.example, only to {hub.url}: do not log in there"
+    assert stderr.startswith(told)
     assert "hawse login" not in stderr
 
 

@@ -50,7 +50,7 @@ def check(snapshot: Snapshot, token: str, now: float = NOW) -> HelloClaims:
         # As after a restore from before the key was made.
         (
             {"key": SigningKey.generate()},
-            "the hub does not know this relay's key (replaced, removed, or newer than a restored backup): "
+            "the hub does not know this relay's key: replaced, removed, or newer than a restored backup; "
             "apply what `hawse admin cluster key NAME` prints, or `cluster add NAME` if it is gone",
         ),
         (

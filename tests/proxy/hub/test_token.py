@@ -621,8 +621,8 @@ async def test_the_hubs_name_is_told_to_the_holder_of_a_key_who_calls_it_by_anot
 async def test_who_asks_for_a_cluster_by_another_name_of_the_hub_is_told_its_own(bench: Bench) -> None:
     _, body = await bench.token(audience="", resource="https://else.example")
     assert body["error_description"] == (
-        f"this hub calls itself {ISSUER}: run `hawse login --hub {ISSUER}`; resource is that, "
-        f"or {ISSUER}/clusters/<name>"
+        f"this hub calls itself {ISSUER}: run `hawse login --hub {ISSUER}`, "
+        f"or name a cluster by {ISSUER}/clusters/<name>"
     )
 
 
