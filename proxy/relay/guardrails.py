@@ -123,7 +123,7 @@ class _RelayConditions:
         unknown = _UNKNOWN.search(without_strings(text))
         if unknown is not None:
             return f'a relay does not know "{unknown[0]}": ask for request, agent.name, agent.teams or now'
-        return self._cel.check(text).replace(".[hub]", ".[guardrails]")
+        return self._cel.check(text)
 
     def compile(self, text: str) -> Condition:
         return self._cel.compile(text)

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +16,7 @@ from auth.conditions import (
     CONDITION_S_MAX,
     TEXT_CHARACTERS_MAX,
     CelConditions,
+    _library,
     without_strings,
 )
 from auth.policy import ConditionError, Facts
@@ -211,3 +217,44 @@ def test_what_can_never_be_right_is_refused_when_it_is_read(text: str, message: 
 )
 def test_what_is_only_text_is_taken_out(text: str, plain: str) -> None:
     assert without_strings(text) == plain
+
+
+# The pinned library as it is used, in a process that has loaded nothing else.
+LIBRARY = """
+import json, sys, threading, time
+from auth.conditions import _SAMPLE, CelConditions, _library
+
+conditions = CelConditions(time.thread_time)
+answers = []
+check = lambda: answers.append(conditions.check("request.nope"))
+threads = [threading.Thread(target=check) for _ in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+held = conditions.compile("request.name == 'a' && !('env' in cluster.labels)")(_SAMPLE)
+loaded = list(sys.modules)
+program = _library().compile("agent.teams.exists(team, team == now)")
+import cel  # as it comes: the same module, since a second one would panic
+same = cel.compile is _library().compile
+print(json.dumps([answers, held, loaded, sorted(program.variables()), sorted(program.functions()), same]))
+"""
+TOOLKIT = {"typer", "rich", "prompt_toolkit", "pygments", "pydantic", "shellingham", "markdown_it", "cel"}
+
+
+def test_the_library_is_loaded_once_and_without_its_command_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LIBRARY], cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    answers, held, loaded, variables, functions, same = json.loads(done.stdout)
+    assert [answer.partition(",")[0] for answer in answers] == ['there is no "request.nope"'] * 4
+    assert held is True
+    assert TOOLKIT.isdisjoint(loaded)
+    assert variables == ["agent", "now", "team"]
+    assert "_==_" in functions
+    assert same is True
+
+
+def test_the_library_is_the_one_that_the_lock_pins() -> None:
+    lock = (Path(__file__).parents[2] / "requirements.lock").read_text()
+    assert f"\ncommon-expression-language=={version('common-expression-language')} " in lock
+    assert Path(str(_library().__file__)).name.startswith("cel.")
