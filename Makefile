@@ -30,7 +30,7 @@ help: ## show this list
 
 setup: $(STAMP) ## make the virtual environment (every other target does it by itself)
 
-$(STAMP): requirements.lock pyproject.toml proxy/agent/hawse-credential
+$(STAMP): requirements.lock pyproject.toml deploy/package_page.py proxy/agent/hawse-credential
 	@$(PYTHON) -c 'import sys; sys.exit("hawse needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked packages into $(VENV) (about half a minute, once) ..."

@@ -1,10 +1,11 @@
 """Print the part of requirements.lock that an image needs.
 
-    python deploy/lock_subset.py [--extra NAME]… [PACKAGE]…
+    python deploy/lock_subset.py [--extra NAME]… [--leaf PACKAGE]… [PACKAGE]…
 
 The lock holds everything, the test tools too, with hashes. An image takes the project's own dependencies and
 those of the extras that are named (or, with PACKAGE, just those packages), and whatever they depend on, which
-the lock's own "via" comments tell. Standard library alone: it runs before anything is installed.
+the lock's own "via" comments tell. What a --leaf requires is left out; pip then needs --no-deps.
+Standard library alone: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import re
 import sys
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^]]*\])?==")
@@ -52,10 +53,15 @@ def roots(project: dict[str, object], extras: Iterable[str]) -> set[str]:
     return {normal(match[1]) for text in wanted if (match := _REQUIREMENT.match(text))}
 
 
-def subset(packages: dict[str, tuple[str, set[str]]], wanted: set[str]) -> list[str]:
-    """The names in the lock of everything that is wanted or required by it; raises KeyError."""
+def subset(
+    packages: dict[str, tuple[str, set[str]]], wanted: set[str], leaves: Collection[str] = ()
+) -> list[str]:
+    """The names in the lock of everything that is wanted or required by it; a leaf requires nothing.
+
+    Raises KeyError.
+    """
     found = {name for name in wanted if packages[name]}
-    while more := {name for name, (_, via) in packages.items() if via & found} - found:
+    while more := {name for name, (_, via) in packages.items() if via & found.difference(leaves)} - found:
         found |= more
     return sorted(found)
 
@@ -63,6 +69,7 @@ def subset(packages: dict[str, tuple[str, set[str]]], wanted: set[str]) -> list[
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the part of requirements.lock that is needed.")
     parser.add_argument("--extra", action="append", default=[], metavar="NAME")
+    parser.add_argument("--leaf", action="append", default=[], metavar="PACKAGE")
     parser.add_argument("packages", nargs="*", metavar="PACKAGE")
     arguments = parser.parse_args()
     root = Path(__file__).parents[1]
@@ -71,7 +78,8 @@ def main() -> None:
         wanted = {normal(name) for name in arguments.packages}
     else:
         wanted = roots(tomllib.loads((root / "pyproject.toml").read_text()), arguments.extra)
-    sys.stdout.write("".join(f"{packages[name][0]}\n" for name in subset(packages, wanted)))
+    found = subset(packages, wanted, {normal(name) for name in arguments.leaf})
+    sys.stdout.write("".join(f"{packages[name][0]}\n" for name in found))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("tunnel", "auth", "audit", "proxy", "sandbox")
+PACKAGES = ("hawse", "tunnel", "auth", "audit", "proxy", "sandbox")
 HUBS_OWN = ("sqlalchemy", "alembic", "starlette", "prometheus_client", "msgspec", "re2")
 # kubectl waits for the plugin at each start; each of these would cost it a multiple of all the rest.
 SLOW_TO_LOAD = ("click", "trio", "cryptography", "ssl")

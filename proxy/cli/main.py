@@ -1,4 +1,4 @@
-"""The console script `hawse`: one group whose commands are imported only when they are named.
+"""The command line: one group whose commands are imported only when they are named.
 
 kubectl runs `hawse credential` at every start, so that command is reached before click is imported
 (click costs 27 ms, trio 120, SQLAlchemy 210); the others import what they need inside themselves.
@@ -155,7 +155,3 @@ def build_group() -> click.Group:
             )
         ],
     )
-
-
-if __name__ == "__main__":
-    main()

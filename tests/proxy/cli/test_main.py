@@ -111,7 +111,7 @@ def test_a_disk_that_is_full_is_told_in_one_line(args: list[str], tmp_path: Path
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "proxy.cli.main", *args],
+            [sys.executable, "-m", "hawse", *args],
             stdout=full,
             stderr=subprocess.PIPE,
             env=environment,

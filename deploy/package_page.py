@@ -1,0 +1,30 @@
+"""Hatchling's hook for the text of the package's page: README.md with absolute links.
+
+A registry shows that text without the files beside it, so a relative link would lead nowhere. The address
+before all of them is `Source` of [project.urls].
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+# `](target)` of Markdown, where the target is a path and no URL or place in the page itself.
+_RELATIVE_LINK = re.compile(r"\]\((?![a-z]+:|#|/)([^)\s]+)\)")
+
+
+def with_absolute_links(markdown: str, address: str) -> str:
+    """Put the address before each relative link."""
+    return _RELATIVE_LINK.sub(rf"]({address}/\1)", markdown)
+
+
+class PackagePage(MetadataHookInterface):
+    """Gives the project its `readme`."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        readme = (Path(self.root) / "README.md").read_text(encoding="utf-8")
+        text = with_absolute_links(readme, metadata["urls"]["Source"])
+        metadata["readme"] = {"content-type": "text/markdown", "text": text}
