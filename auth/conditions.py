@@ -91,7 +91,10 @@ class CelConditions:
         except ValueError as error:
             return f"this is no CEL: {_first_line(error).rpartition('<input>:')[2]}"
         except ImportError:
-            return "conditions need its package: pip install common-expression-language"
+            return (
+                "a condition needs the package common-expression-language: "
+                "pip install common-expression-language"
+            )
         return _unknown(program, plain) or self._tried(program)
 
     def compile(self, text: str) -> Condition:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+import zipfile
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -11,6 +12,8 @@ from types import ModuleType
 
 import pytest
 from packaging.requirements import Requirement
+
+from tests.packaging.installed import build, relay_source
 
 ROOT = Path(__file__).parents[1]
 CONTAINERFILE = (ROOT / "deploy" / "Containerfile").read_text()
@@ -71,6 +74,15 @@ def test_the_relays_image_holds_nothing_of_the_hub_or_of_the_tests(lock_subset: 
     assert "pytest" not in hub | relay
     toolkit = {"typer", "rich", "prompt-toolkit", "pygments", "pydantic", "shellingham"}
     assert toolkit.isdisjoint(hub | relay)
+
+
+def test_the_relays_image_holds_no_trail_no_hub_and_no_sandbox(tmp_path: Path) -> None:
+    wheel = build("wheel", tmp_path / "wheel", relay_source(tmp_path / "source"))
+    with zipfile.ZipFile(wheel) as opened:
+        names = opened.namelist()
+    assert {"hawse/__main__.py", "hawse/proxy/relay/serve.py", "hawse/auth/conditions.py"} <= set(names)
+    left_out = ("hawse/audit/", "hawse/proxy/hub/", "hawse/sandbox/", "sandbox/")
+    assert [name for name in names if name.startswith(left_out)] == []
 
 
 def test_pip_installs_into_an_image_what_the_lock_lists_and_no_more() -> None:

@@ -28,8 +28,10 @@ EMBEDDED_CA_BYTES_MAX = 90 * 1024
 Document: TypeAlias = "dict[str, object]"
 Forms: TypeAlias = "Mapping[str, frozenset[str]]"
 NO_FORMS: Forms = {}
-# No registry has the package yet, so its name belongs to whoever takes it first.
-_INSTALL_HINT = f"{PLUGIN} is not found: pip install . in a checkout of hawse, or write this kubeconfig again"
+# No `pip install hawse`: no registry has the package yet, so the name is free for anyone to register.
+_INSTALL_HINT = (
+    f"{PLUGIN} is not on the PATH: install Hawse, or write this kubeconfig again (hawse kubeconfig)"
+)
 
 
 def chosen_clusters(reach: Reach, wanted: Sequence[str]) -> tuple[str, ...]:

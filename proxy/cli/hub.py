@@ -15,7 +15,7 @@ from proxy.cli.errors import ConfigurationFaults
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="HAWSE_HUB_CONFIG",
-    help="TOML file; each setting can also come from HAWSE_HUB_… (docs/configuration.md).",
+    help="TOML file; each setting can also come from HAWSE_HUB_….",
 )
 @click.option(
     "--replace",

@@ -48,6 +48,8 @@ COMMANDS = {
 }
 # A module of these that is missing is a fault of ours; any other one belongs to an extra.
 OURS = frozenset({"proxy", "tunnel", "auth", "audit"})
+# What the relay's image leaves out as a whole (deploy/Containerfile).
+HUBS_OWN = frozenset({"proxy.hub", "audit"})
 # What a disk says on which nothing more can be written.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 # What a shell says of a command that Ctrl-C has ended: 128 and the signal's number.
@@ -125,10 +127,16 @@ def build_group() -> click.Group:
                 return super().invoke(ctx)
             except ModuleNotFoundError as error:
                 package = (error.name or "").partition(".")[0]
+                if error.name in HUBS_OWN:
+                    raise CommandError(
+                        "this command is not in the relay's image: run it where the hub is installed"
+                    ) from error
                 if package in OURS:
                     raise
+                # Not by its name alone, which is free for anyone to register.
+                wheel = f"hawse-{version('hawse')}-py3-none-any.whl"
                 raise CommandError(
-                    f"this command needs the package {package}: pip install '.[hub]' in a checkout of hawse"
+                    f"this command needs the package {package}: pip install '{wheel}[hub]'"
                 ) from error
             except KeyboardInterrupt:
                 # click would say "Aborted!" and end with 1, as if the command had failed.

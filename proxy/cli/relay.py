@@ -15,7 +15,7 @@ from proxy.cli.errors import CommandError, ConfigurationFaults
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False),
     envvar="HAWSE_RELAY_CONFIG",
-    help="TOML file; each setting can also come from HAWSE_RELAY_… (docs/configuration.md).",
+    help="TOML file; each setting can also come from HAWSE_RELAY_….",
 )
 @click.option(
     "--mode",

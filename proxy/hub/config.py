@@ -312,5 +312,5 @@ def _check_mask(patterns: tuple[str, ...]) -> list[str]:
         except PatternError as error:
             faults.append(f"number {number} {error}")
         except ImportError:
-            return ["needs the package google-re2: pip install '.[hub,mask]' in a checkout of hawse"]
+            return ["needs the package google-re2: pip install google-re2"]
     return faults

@@ -1,4 +1,8 @@
-"""The cluster owner's guardrails, with real processes: for agents, and against a hub in other hands."""
+"""The cluster owner's guardrails, with real processes: for agents, and against a hub in other hands.
+
+The relays run with what their image holds and nothing else: a guardrail's condition needs the package of
+which the image leaves out the most.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.packaging.installed import relay_image
 from tests.system.test_revocation import ENDS_WITHIN_S, MAY_END_WELL, OPEN, ended_within, enrol_victim
 from tests.system.test_tokens import ask_relay, relay_forger, relay_head
 from tests.system.world import NAMESPACE, POD, WAYS, World, run, running_world
@@ -23,6 +28,7 @@ spec:
   bind: {teams: ["*"]}
   rules:
     - {id: no-secrets, effect: deny, verbs: ["*"], resources: [secrets], reason: they are ours}
+    - {id: no-marked, effect: deny, verbs: [delete], when: request.name.startsWith("ours-")}
 """
 DEADLINE_S = 10.0
 # Until the relay has seen a changed file.
@@ -34,7 +40,9 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("guarded")
     (folder / "rails").mkdir()
     (folder / "rails" / "rails.yaml").write_text(RULES)
-    environment = {"HAWSE_RELAY_GUARDRAILS": str(folder / "rails")}
+    (folder / "image").mkdir()
+    image = relay_image(folder / "image")
+    environment = {"HAWSE_RELAY_GUARDRAILS": str(folder / "rails"), "PATH": image.variables["PATH"]}
     with running_world(folder, relay_environment=environment) as running:
         yield running
 
@@ -85,6 +93,15 @@ def test_an_agent_is_told_by_which_rule_and_whom_to_ask(guarded: World, way: str
         assert event["resp"]["status"] == 403  # type: ignore[index]
         assert event["resp"]["processed"] == "no"  # type: ignore[index]
         assert event["phase"] == "complete"
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_condition_is_evaluated_by_what_the_image_holds(guarded: World, way: str) -> None:
+    running = Path(f"/proc/{guarded.relays[way].process.pid}/cmdline").read_bytes().split(b"\0")
+    assert running[1] == bytes(guarded.folder / "image" / "opt" / "bin" / "hawse")
+    denied = guarded.kubectl(way, "delete", "pod", "ours-1")
+    assert b"denied by owner/no-marked" in denied.err, denied.err
+    assert b"NotFound" in guarded.kubectl(way, "delete", "pod", "theirs-1").err
 
 
 @pytest.mark.parametrize("user", ["agent:probe", "agent:root", "agent:no-such-agent"])

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 def policy() -> None:
     """Policies: what agents may do on clusters, before RBAC decides.
 
-    They are written as YAML that reads like RBAC; docs/policy.md says how. A change is checked as a whole,
-    counts from the next call on without a restart, and is recorded.
+    They are written as YAML that reads like RBAC: `hawse admin policy show guard` prints one. A change is
+    checked as a whole, counts from the next call on without a restart, and is recorded.
     """
 
 

@@ -74,8 +74,8 @@ def test_a_kubeconfig_names_the_plugin_and_holds_no_credential() -> None:
                         "command": "hawse-credential",
                         "interactiveMode": "IfAvailable",
                         "provideClusterInfo": True,
-                        "installHint": "hawse-credential is not found: pip install . in a checkout of hawse, "
-                        "or write this kubeconfig again",
+                        "installHint": "hawse-credential is not on the PATH: install Hawse, "
+                        "or write this kubeconfig again (hawse kubeconfig)",
                     }
                 },
             }

@@ -89,7 +89,38 @@ def test_a_package_of_the_hub_that_is_missing_is_told_in_one_line(
     result = CliRunner().invoke(build_group(), args)
     assert result.exit_code == 1
     assert result.stderr == (
-        f"hawse: this command needs the package {package}: pip install '.[hub]' in a checkout of hawse\n"
+        f"hawse: this command needs the package {package}: "
+        f"pip install 'hawse-{version('hawse')}-py3-none-any.whl[hub]'\n"
+    )
+
+
+# As in an image that leaves out a part.
+LEFT_OUT = """
+import sys
+
+part = sys.argv.pop(1)
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == part:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Finder)
+from proxy.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "args"),
+    [("audit", ["audit", "list"]), ("proxy.hub", ["hub"]), ("proxy.hub", ["admin", "team", "list"])],
+)
+def test_a_command_that_the_relays_image_leaves_out_says_so(part: str, args: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT_OUT, part, *args], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "hawse: this command is not in the relay's image: run it where the hub is installed\n",
     )
 
 
