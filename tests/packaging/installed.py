@@ -105,7 +105,7 @@ def make_environment(folder: Path, packages: Iterable[str]) -> Environment:
         except PackageNotFoundError:
             continue  # for another platform or Python than this one
         for top in {file.parts[0] for file in found.files or ()} - {"..", "__pycache__"}:
-            (links / top).symlink_to(found.locate_file(top).__fspath__())
+            (links / top).symlink_to(Path(str(found.locate_file(top))))
     (environment.site / "packages.pth").write_text(f"{links}\n")
     return environment
 

@@ -29,9 +29,9 @@ def test_no_help_names_a_file_of_the_checkout() -> None:
             paths += [(*path, line.split()[0]) for line in listed.splitlines() if re.match(r"  \S", line)]
     assert ("admin", "policy", "apply") in paths
     for path in paths:
-        shown = CliRunner().invoke(group, [*path, "--help"])
-        assert shown.exit_code == 0
-        assert _NOT_INSTALLED.findall(shown.stdout) == [], path
+        done = CliRunner().invoke(group, [*path, "--help"])
+        assert done.exit_code == 0
+        assert _NOT_INSTALLED.findall(done.stdout) == [], path
 
 
 @pytest.mark.parametrize("package", ["proxy", "tunnel", "auth", "audit", "hawse"])
