@@ -103,9 +103,13 @@ def _command(plugin: str) -> str:
     Raises CommandError when there is none.
     """
     script = os.path.realpath(sys.argv[0])
-    beside = os.path.join(os.path.dirname(script), plugin)
+    by_module = os.path.basename(script) == "__main__.py"
+    # With `python -m hawse`, the programs of an environment are beside its link to the interpreter.
+    beside = os.path.join(os.path.dirname(sys.executable if by_module else script), plugin)
     found = shutil.which(plugin)
-    if os.path.basename(script) != "hawse" or (found is not None and os.path.realpath(found) == beside):
+    if os.path.basename(script) != "hawse" and not (by_module and os.path.exists(beside)):
+        return plugin
+    if found is not None and os.path.realpath(found) == os.path.realpath(beside):
         return plugin
     if not os.path.exists(beside):
         # As in a checkout that was brought up to date and not installed again.

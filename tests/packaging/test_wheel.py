@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -11,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sandbox.demo.processes import Daemons, free_port
 from tests.packaging.installed import ROOT, Environment, build, image_packages, make_environment
@@ -104,12 +106,22 @@ def run_hub_and_agent(environment: Environment, folder: Path) -> None:
         made = json.loads(run("hawse", "admin", *add, "--credential", "code", "--json"))
         ca = str(folder / "hub" / "tls" / "ca.pem")
         run("hawse", "login", "--hub", url, "--ca", ca, "--code", HAWSE_ENROLMENT_CODE=made["code"])
-        run(python, "-m", "hawse", "kubeconfig", "--output", str(home / "kubeconfig"))
-        assert "command: hawse-credential\n" in (home / "kubeconfig").read_text()
+        write = (python, "-m", "hawse", "kubeconfig", "--output", str(home / "kubeconfig"))
+        run(*write)
+        assert plugin(home / "kubeconfig") == "hawse-credential"
+        # Where the PATH does not lead to the environment, the plugin is named by its place in it.
+        run(*write, PATH=os.defpath)
+        assert plugin(home / "kubeconfig") == f"{environment.programs}/hawse-credential"
         credential = json.loads(run("hawse-credential", "--server", f"{url}/clusters/prod"))
         assert credential["kind"] == "ExecCredential"
         events = [json.loads(line) for line in run("hawse", "audit", "list", "--json").splitlines()]
         assert "token.issued" in {event["kind"] for event in events}
+
+
+def plugin(kubeconfig: Path) -> object:
+    """The program that kubectl runs for a credential."""
+    [user] = yaml.safe_load(kubeconfig.read_text())["users"]
+    return user["user"]["exec"]["command"]
 
 
 def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
