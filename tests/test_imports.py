@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,13 @@ def test_an_administrators_command_starts_without_the_hubs_packages() -> None:
     # What its commands import inside stands here by name, but for backup and restore, which open the store.
     names = ["proxy.cli.admin", "proxy.cli.admin.relay_files", "proxy.hub.config", "proxy.hub.datadir"]
     run(BLOCK_AND_IMPORT, json.dumps(HUBS_OWN), json.dumps(names))
+
+
+def test_no_process_is_started_by_a_name_that_another_distribution_may_have() -> None:
+    by_package = re.compile(r"""["']-m["'],\s*["'](?:tunnel|auth|audit|proxy)\b""")
+    for folder in (*PACKAGES, "tests", "benchmarks"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            assert by_package.search(path.read_text()) is None, f"{path}: start `-m hawse`"
 
 
 def test_what_is_blocked_is_missed() -> None:
