@@ -28,7 +28,8 @@ SHELLS = [found for found in map(shutil.which, ("sh", "bash", "busybox")) if fou
 
 def run(home: Home, argv: list[str], info: str | None) -> subprocess.CompletedProcess[str]:
     environment = home.environment | ({} if info is None else {"KUBERNETES_EXEC_INFO": info})
-    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30)
+    # Not in the checkout: with no program `hawse` to be found, bash takes its folder `hawse` for one.
+    return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30, cwd=home.path)
 
 
 def ask(home: Home, info: str | None, *arguments: str) -> str:
