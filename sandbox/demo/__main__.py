@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from sandbox.demo.cluster import NAMESPACE
 from sandbox.demo.folder import own_folder
-from sandbox.demo.processes import ENDING_SIGNALS, DemoError
-from sandbox.demo.script import Trail, run_script
-from sandbox.demo.stage import Stage, running, say
-from sandbox.demo.steps import STEPS
+from sandbox.demo.processes import ENDING_SIGNALS, DemoError, say
+from sandbox.demo.script import STEPS, run_script
+from sandbox.demo.stage import Stage, running
 
 POLL_S = 0.5
 # What a shell reports of a program that Ctrl-C ended.
@@ -102,27 +102,31 @@ def run(folder: Path, kubeconfig: Path | None, port: int, *, once: bool) -> int:
         raise DemoError(f"there is no file {kubeconfig}: name a disposable cluster's admin kubeconfig")
     cluster = None if kubeconfig is None else kubeconfig.resolve()
     with own_folder(folder), running(folder, cluster, port) as stage:
-        trail = Trail(stage.config)
-        failures = run_script(STEPS, stage.scene, trail.new_lines, brief=once)
-        say(f"the audit trail holds {trail.length} events of this session")
+        failed = run_script(STEPS, stage.scene)
+        if failed:
+            say(f"\nmake demo: {len(failed)} of {len(STEPS)} steps failed: {', '.join(failed)}")
+        else:
+            say(f"\nall {len(STEPS)} steps did what they say")
         if not once:
             stay(stage)
-    return 1 if failures else 0
+    return 1 if failed else 0
 
 
 def stay(stage: Stage) -> None:
     """Say how to try it by hand, and return at Ctrl-C. Raises DemoError when a process ends by itself."""
-    kubectl = stage.scene.kubectl
-    settings = " ".join(f"{name}={value}" for name, value in kubectl.environment.items() if name != "HOME")
+    agent, operator = (program.environment.items() for program in (stage.scene.kubectl, stage.scene.hawse))
+    # The home is that of whoever tries it.
+    settings = "\n".join(f"  export {name}={value}" for name, value in agent if name != "HOME")
+    hub_config = " ".join(f"{name}={value}" for name, value in operator)
     programs = Path(sys.executable).parent
     try:
         say(
             "\nEverything stays up until Ctrl-C. Try it by hand in another terminal:\n\n"
-            f"  export PATH={programs}:$PATH {settings}\n"
-            f"  export KUBECONFIG={kubectl.kubeconfig}\n"
-            "  kubectl get pods -n hawse-demo\n\n"
+            f"  export PATH={programs}:$PATH\n"
+            f"{settings}\n"
+            f"  kubectl get pods -n {NAMESPACE}\n\n"
             "and watch the trail in a third:\n\n"
-            f"  HAWSE_HUB_CONFIG={stage.config} {programs}/hawse audit list --follow\n"
+            f"  {hub_config} {programs}/hawse audit list --follow\n"
         )
         while True:
             time.sleep(POLL_S)

@@ -31,6 +31,11 @@ class DemoError(Exception):
     """Something the demo needs did not happen; the text says what, and where to look."""
 
 
+def say(text: str) -> None:
+    """Print a line that is seen at once, through a pipe as well."""
+    print(text, flush=True)
+
+
 @attrs.define(eq=False)
 class Daemon:
     """A background process whose stdout and stderr go to `log`."""

@@ -1,50 +1,33 @@
-"""The steps one by one, and the audit trail that grows between them."""
+"""The steps one by one: what each runs, what that prints, and what it means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
-from sandbox.demo.stage import AGENT, hawse, say
-from sandbox.demo.steps import Scene, Step, StepFailedError
+from sandbox.demo.agent_steps import AGENT_STEPS
+from sandbox.demo.operator_steps import OPERATOR_STEPS
+from sandbox.demo.processes import DemoError, say
+from sandbox.demo.scene import Scene, Step
 
-
-class Trail:
-    """The audit trail as `hawse audit list` prints it, read between the steps to show it growing."""
-
-    def __init__(self, config: Path) -> None:
-        self._environment = {"HAWSE_HUB_CONFIG": str(config)}
-        self.length = 0
-
-    def new_lines(self) -> list[str]:
-        """The events since the last call."""
-        rows = hawse(
-            "audit", "list", "--agent", AGENT, "--limit", "all", environment=self._environment
-        ).splitlines()[1:]
-        new, self.length = rows[self.length :], len(rows)
-        return new
+STEPS = (*AGENT_STEPS, *OPERATOR_STEPS)
 
 
-def run_script(
-    steps: Sequence[Step], scene: Scene, new_lines: Callable[[], Sequence[str]], *, brief: bool
-) -> int:
-    """Run every step, a line each, and return how many failed.
-
-    Unless `brief`, each is announced before it begins, and followed by what it added to the trail.
-    """
-    failures = 0
+def run_script(steps: Sequence[Step], scene: Scene) -> list[str]:
+    """Run every step and return the names of those that failed."""
+    failed = []
     for step in steps:
-        if not brief:
-            say(f"\n        $ {step.command}")
+        say("")
         try:
-            seen = step.act(scene)
-        except StepFailedError as error:
-            failures += 1
+            step.act(scene, show)
+        except DemoError as error:
+            failed.append(step.name)
             say(f"FAILED  {step.name:<13} {error}")
         else:
-            say(f"ok      {step.name:<13} {seen}")
-        new = new_lines()
-        if not brief:
-            for line in new:
-                say(f"        | {line}")
-    return failures
+            say(f"ok      {step.name:<13} {step.meaning}")
+    return failed
+
+
+def show(text: str) -> None:
+    """Print what a terminal would show: commands at the margin, their output indented."""
+    for line in text.splitlines():
+        say(line if line.startswith("$ ") else f"  {line}")

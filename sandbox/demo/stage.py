@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,8 +20,9 @@ from sandbox.demo.cluster import (
     manifests,
     prepared,
 )
-from sandbox.demo.processes import Daemon, Daemons, DemoError, free_port
-from sandbox.demo.steps import Kubectl, Scene
+from sandbox.demo.processes import Daemon, Daemons, DemoError, free_port, say
+from sandbox.demo.program import Program
+from sandbox.demo.scene import Scene
 
 AGENT = "robot"
 TEAM = "demo"
@@ -35,30 +34,10 @@ POLL_S = 0.1
 
 @attrs.frozen
 class Stage:
-    """What is up: the processes, the scene for the steps, and the hub's configuration file."""
+    """What is up: the processes, and the scene for the steps."""
 
     daemons: Daemons
     scene: Scene
-    config: Path
-
-
-def say(text: str) -> None:
-    """Print a line that is seen at once, through a pipe as well."""
-    print(text, flush=True)
-
-
-def hawse(*args: str, environment: Mapping[str, str]) -> str:
-    """Run one hawse command as an operator or agent would, and return its stdout."""
-    done = subprocess.run(
-        ["hawse", *args],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-    )
-    if done.returncode != 0:
-        raise DemoError(f"hawse {' '.join(args)}: {done.stderr.strip() or done.stdout.strip()}")
-    return done.stdout
 
 
 @contextlib.contextmanager
@@ -75,6 +54,7 @@ def running(folder: Path, cluster: Path | None, port: int) -> Iterator[Stage]:
         daemons = stack.enter_context(Daemons(folder))
         if cluster is None:
             say("starting the sandbox cluster ...")
+            say("  its pods are processes of this machine, not containers: so is each `kubectl exec`")
             sandbox = daemons.start(
                 "sandbox", [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
             )
@@ -84,30 +64,25 @@ def running(folder: Path, cluster: Path | None, port: int) -> Iterator[Stage]:
 
         say("starting the hub ...")
         hub_url, config = _start_hub(daemons, folder, port)
-        operator = {"HAWSE_HUB_CONFIG": str(config)}
+        operator = Program(("hawse",), {"HAWSE_HUB_CONFIG": str(config)})
 
         say("enrolling a team, a cluster and an agent ...")
-        hawse("admin", "team", "add", TEAM, environment=operator)
-        hawse(
-            *("admin", "cluster", "add", CLUSTER, "--team", TEAM, "--output-dir", str(folder / "relay")),
-            environment=operator,
+        operator.run("admin", "team", "add", TEAM)
+        operator.run(
+            *("admin", "cluster", "add", CLUSTER, "--team", TEAM, "--output-dir", str(folder / "relay"))
         )
-        agent = hawse(
-            *("admin", "agent", "add", AGENT, "--team", TEAM, "--owner", "demo", "--json"),
-            environment=operator,
-        )
-        rbac = hawse(
+        agent, _ = operator.run("admin", "agent", "add", AGENT, "--team", TEAM, "--owner", "demo", "--json")
+        rbac, _ = operator.run(
             *("admin", "cluster", "rbac", CLUSTER, "--namespace", RELAY_NAMESPACE),
             *("--service-account", RELAY_SERVICE_ACCOUNT),
-            environment=operator,
         )
 
         say("preparing the cluster as its administrator, and waiting for a pod ...")
         pod_port = free_port()
-        user, group = f"agent:{AGENT}", f"{ORG}/{TEAM}"
-        stack.enter_context(
-            prepared(administrator, namespace=NAMESPACE, rbac=rbac, objects=manifests(user, group, pod_port))
-        )
+        home = folder / "agent"
+        scene = Scene(_kubectl(home), operator, AGENT, TEAM, ORG, pod_port, folder)
+        objects = manifests(scene.agent_user, scene.agent_group, pod_port)
+        stack.enter_context(prepared(administrator, namespace=NAMESPACE, rbac=rbac, objects=objects))
         # Called before what `prepared` does on leaving, which takes a while on a real cluster.
         stack.callback(say, "removing what was made in the cluster ...")
 
@@ -115,8 +90,21 @@ def running(folder: Path, cluster: Path | None, port: int) -> Iterator[Stage]:
         _wait_for_relay(_start_relay(daemons, folder, administrator), operator)
 
         say("logging the agent in ...")
-        kubectl = _log_in(folder / "agent", hub_url, folder / "hub" / "tls" / "ca.pem", agent)
-        yield Stage(daemons, Scene(kubectl, user, group, pod_port), config)
+        _log_in(scene.kubectl, hub_url, folder / "hub" / "tls" / "ca.pem", json.loads(agent)["api_key"])
+        yield Stage(daemons, scene)
+
+
+def _kubectl(home: Path) -> Program:
+    """The agent's kubectl, in the demo's namespace."""
+    return Program(
+        ("kubectl", f"--namespace={NAMESPACE}"),
+        {
+            "HOME": str(home),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "XDG_CACHE_HOME": str(home / "cache"),
+            "KUBECONFIG": str(home / "kubeconfig"),
+        },
+    )
 
 
 def _start_hub(daemons: Daemons, folder: Path, preferred: int) -> tuple[str, Path]:
@@ -145,21 +133,16 @@ def _start_relay(daemons: Daemons, folder: Path, administrator: Administrator) -
     return daemons.start("relay", argv, environment)
 
 
-def _wait_for_relay(relay: Daemon, operator: Mapping[str, str]) -> None:
+def _wait_for_relay(relay: Daemon, operator: Program) -> None:
     deadline = time.monotonic() + RELAY_DEADLINE_S
-    while not json.loads(hawse("admin", "relay", "list", "--json", environment=operator)):
+    while not json.loads(operator.run("admin", "relay", "list", "--json")[0]):
         relay.check()
         if time.monotonic() > deadline:
             raise DemoError(f"the relay did not reach the hub: see {relay.log}")
         time.sleep(POLL_S)
 
 
-def _log_in(home: Path, hub_url: str, ca: Path, agent: str) -> Kubectl:
-    environment = {"XDG_CONFIG_HOME": str(home / "config"), "XDG_CACHE_HOME": str(home / "cache")}
-    hawse(
-        *("login", "--hub", hub_url, "--ca", str(ca)),
-        environment={**environment, "HAWSE_API_KEY": json.loads(agent)["api_key"]},
-    )
-    kubeconfig = home / "kubeconfig"
-    hawse("kubeconfig", "--output", str(kubeconfig), environment=environment)
-    return Kubectl(kubeconfig, {**environment, "HOME": str(home)})
+def _log_in(kubectl: Program, hub_url: str, ca: Path, api_key: str) -> None:
+    agent = Program(("hawse",), {**kubectl.environment, "HAWSE_API_KEY": api_key})
+    agent.run("login", "--hub", hub_url, "--ca", str(ca))
+    agent.run("kubeconfig", "--output", kubectl.environment["KUBECONFIG"])

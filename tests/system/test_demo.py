@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.demo.steps import STEPS
+from sandbox.demo.script import STEPS
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.timeout(180)]
 
@@ -19,12 +19,32 @@ DEADLINE_S = 120.0
 BROKEN = """
 import sys
 import sandbox.demo.__main__ as demo
-from sandbox.demo.steps import STEPS, Step, expect
+from sandbox.demo.scene import Step, expect
+from sandbox.demo.script import STEPS
 
-def act(scene):
+def act(scene, show):
     expect(scene.kubectl.run("get", "pods")[0], "a pod of another name")
 
-demo.STEPS = (STEPS[0], Step("broken", "kubectl get pods", act))
+demo.STEPS = (STEPS[0], Step("broken", "never true", act))
+sys.exit(demo.main())
+"""
+# One step, which holds an exec open until the demo ends, and a process that does not end with the hub.
+HELD = """
+import sys, time
+import sandbox.demo.__main__ as demo
+from sandbox.demo.cluster import POD
+from sandbox.demo.program import Program, first_line
+from sandbox.demo.scene import Step
+
+def act(scene, show):
+    with (
+        Program(("sleep",), scene.kubectl.environment).started("600"),
+        scene.kubectl.started("exec", POD, "--", "sh", "-c", "echo at work; exec sleep 600") as executing,
+    ):
+        show(first_line(executing))
+        time.sleep(600)
+
+demo.STEPS = (Step("held", "never true", act),)
 sys.exit(demo.main())
 """
 
@@ -39,16 +59,28 @@ def start(folder: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def left_behind(folder: Path) -> list[str]:
-    """The command lines of processes that name the folder."""
+    """The command lines of processes that name the folder, or whose environment does, or that work in it."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            line, environment = (process / name for name in ("cmdline", "environ"))
+            traces = line.read_bytes() + environment.read_bytes() + os.readlink(process / "cwd").encode()
+            if str(folder).encode() in traces and process.name != str(os.getpid()):
+                found.append(line.read_text(errors="replace"))
         except OSError:
             continue  # ended between the one look and the other
-        if str(folder) in line and path.parent.name != str(os.getpid()):
-            found.append(line)
     return found
+
+
+def read_until(process: subprocess.Popen[str], text: str) -> list[str]:
+    """The lines up to the first that holds `text`, or to the end."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if text in line:
+            break
+    return lines
 
 
 def test_every_step_is_right_and_nothing_is_left_running(tmp_path: Path) -> None:
@@ -58,33 +90,43 @@ def test_every_step_is_right_and_nothing_is_left_running(tmp_path: Path) -> None
     right = [line for line in out.splitlines() if line.startswith("ok ")]
     assert len(right) == len(STEPS), out
     assert "FAILED" not in out
+    assert "processes of this machine, not containers" in out
+    for shown in (
+        "$ kubectl delete pod workbench\n  Error from server (Forbidden): ",
+        " is denied by keep/all: agents delete nothing",
+        "$ hawse admin policy simulate policy.yaml\n",
+        "$ hawse admin agent lock robot\n  error: ",
+        "\n  Error from server (Forbidden): agent:robot is locked",
+        "$ hawse audit list ",
+    ):
+        assert shown in out
     assert left_behind(tmp_path / "demo") == []
 
 
-def test_a_step_that_goes_wrong_is_told_and_fails_the_demo(tmp_path: Path) -> None:
-    process = start(tmp_path / "demo", "-c", BROKEN, "--once")
-    out, _ = process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 1, out
-    assert "FAILED  broken        'a pod of another name' is missing in the output" in out
-    assert "ok      whoami" in out
-    assert left_behind(tmp_path / "demo") == []
-
-
-def test_it_stays_up_until_it_is_interrupted_and_leaves_nothing_running(tmp_path: Path) -> None:
-    process = start(tmp_path / "demo", "-m", "sandbox.demo")
+def test_a_step_that_goes_wrong_is_told_and_fails_the_demo_which_stays_up(tmp_path: Path) -> None:
+    process = start(tmp_path / "demo", "-c", BROKEN)
     try:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if "audit list --follow" in line:
-                break
+        lines = read_until(process, "audit list --follow")
         assert process.poll() is None, lines
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == 0
-    assert [line for line in lines if "intent   agent:robot" in line], "the trail is not shown"
+    out = "".join(lines)
+    assert process.returncode == 1, out
+    assert "FAILED  broken        'a pod of another name' is missing in the output" in out
+    assert "ok      whoami" in out
+    assert "make demo: 1 of 2 steps failed: broken" in out
     [export] = [line for line in lines if "export KUBECONFIG=" in line]
     assert export.partition("=")[2].startswith(str(tmp_path / "demo"))
+    assert left_behind(tmp_path / "demo") == []
+
+
+def test_ctrl_c_ends_it_and_an_exec_that_is_open(tmp_path: Path) -> None:
+    process = start(tmp_path / "demo", "-c", HELD)
+    lines = read_until(process, "at work")
+    # The demo alone: in a terminal others get it as well, and end more easily.
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 128 + signal.SIGINT, "".join([*lines, out])
+    assert "make demo: interrupted" in out
     assert left_behind(tmp_path / "demo") == []

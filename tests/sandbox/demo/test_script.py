@@ -4,50 +4,60 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.demo.script import run_script
-from sandbox.demo.steps import STEPS, Kubectl, Scene, Step, StepFailedError, expect
+from sandbox.demo.processes import DemoError
+from sandbox.demo.program import Program
+from sandbox.demo.scene import PROSE_COLUMNS, Scene, Show, Step, expect, prose
+from sandbox.demo.script import STEPS, run_script
 
-SCENE = Scene(Kubectl(Path("kubeconfig"), {}), "agent:robot", "acme/demo", 8080)
-
-
-def right(scene: Scene) -> str:
-    return f"seen as {scene.agent_user}"
+SCENE = Scene(Program(("kubectl",), {}), Program(("hawse",), {}), "robot", "demo", "acme", 8080, Path())
 
 
-def wrong(_: Scene) -> str:
+def right(scene: Scene, show: Show) -> None:
+    show("$ kubectl auth whoami")
+    show(f"{scene.agent_user}\n{scene.agent_group}\n")
+
+
+def wrong(_: Scene, show: Show) -> None:
+    show("$ kubectl get pods")
     expect("what came", "what must come")
-    return "not reached"
 
 
-TWO = (Step("right", "kubectl get this", right), Step("wrong", "kubectl get that", wrong))
+TWO = (Step("right", "an agent with a name", right), Step("wrong", "never true", wrong))
 
 
-def test_a_wrong_step_is_counted_and_the_others_still_run(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_script(TWO[::-1], SCENE, lambda: ["an event"], brief=True) == 1
-    assert capsys.readouterr().out.splitlines() == [
-        "FAILED  wrong         'what must come' is missing in the output: 'what came'",
-        "ok      right         seen as agent:robot",
-    ]
-
-
-def test_commands_and_the_trail_are_shown_unless_it_is_to_be_brief(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    assert run_script(TWO[:1], SCENE, lambda: ["an event"], brief=False) == 0
+def test_a_step_shows_its_command_its_output_and_what_that_means(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_script(TWO[:1], SCENE) == []
     assert capsys.readouterr().out.split("\n") == [
         "",
-        "        $ kubectl get this",
-        "ok      right         seen as agent:robot",
-        "        | an event",
+        "$ kubectl auth whoami",
+        "  agent:robot",
+        "  acme/demo",
+        "ok      right         an agent with a name",
         "",
     ]
+
+
+def test_a_wrong_step_is_named_and_the_others_still_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_script(TWO[::-1], SCENE) == ["wrong"]
+    out = capsys.readouterr().out
+    assert "FAILED  wrong         'what must come' is missing in the output: 'what came'\n" in out
+    assert "never true" not in out
+    assert out.endswith("ok      right         an agent with a name\n")
 
 
 def test_expect_names_what_is_missing() -> None:
     expect("one and two", "one", "two")
-    with pytest.raises(StepFailedError, match="'three' is missing"):
+    with pytest.raises(DemoError, match="'three' is missing"):
         expect("one and two", "one", "three")
 
 
-def test_the_steps_are_told_apart() -> None:
+def test_prose_fits_a_terminal_and_keeps_its_words() -> None:
+    text = "Error from server (Forbidden): " + " ".join(["delete-of-pods"] * 20)
+    lines = prose(text).splitlines()
+    assert max(map(len, lines)) <= PROSE_COLUMNS
+    assert " ".join(map(str.strip, lines)) == text
+
+
+def test_the_steps_are_told_apart_and_their_meanings_fit_a_terminal() -> None:
     assert len({step.name for step in STEPS}) == len(STEPS)
+    assert max(len(f"ok      {step.name:<13} {step.meaning}") for step in STEPS) <= 80
