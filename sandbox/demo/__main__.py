@@ -107,17 +107,27 @@ def run(folder: Path, kubeconfig: Path | None, port: int, *, once: bool) -> int:
             say(f"\nmake demo: {len(failed)} of {len(STEPS)} steps failed: {', '.join(failed)}")
         else:
             say(f"\nall {len(STEPS)} steps did what they say")
-        if not once:
+        if once:
+            say(f"the trail stays, for you to read:\n  {audit_list(stage)}")
+        else:
             stay(stage)
     return 1 if failed else 0
 
 
+def audit_list(stage: Stage) -> str:
+    """The command that reads the session's trail, while the demo runs and after it."""
+    settings = " ".join(f"{name}={value}" for name, value in stage.scene.hawse.environment.items())
+    return f"{settings} {Path(sys.executable).parent}/hawse audit list"
+
+
 def stay(stage: Stage) -> None:
     """Say how to try it by hand, and return at Ctrl-C. Raises DemoError when a process ends by itself."""
-    agent, operator = (program.environment.items() for program in (stage.scene.kubectl, stage.scene.hawse))
-    # The home is that of whoever tries it.
-    settings = "\n".join(f"  export {name}={value}" for name, value in agent if name != "HOME")
-    hub_config = " ".join(f"{name}={value}" for name, value in operator)
+    # But for HOME, which is your own.
+    settings = "\n".join(
+        f"  export {name}={value}"
+        for name, value in stage.scene.kubectl.environment.items()
+        if name != "HOME"
+    )
     programs = Path(sys.executable).parent
     try:
         say(
@@ -126,7 +136,7 @@ def stay(stage: Stage) -> None:
             f"{settings}\n"
             f"  kubectl get pods -n {NAMESPACE}\n\n"
             "and watch the trail in a third:\n\n"
-            f"  {hub_config} {programs}/hawse audit list --follow\n"
+            f"  {audit_list(stage)} --follow\n"
         )
         while True:
             time.sleep(POLL_S)

@@ -87,11 +87,13 @@ def unlock(scene: Scene, show: Show) -> None:
 
 
 def trail(scene: Scene, show: Show) -> None:
+    show(f"$ hawse audit list --limit {TRAIL_SHOWN}")
+    scene.hawse.print("audit", "list", "--limit", str(TRAIL_SHOWN))
+    # After it, since a reading is an event as well.
     lines, _ = scene.hawse.run("audit", "list", "--json", "--limit", str(TRAIL_READ_MAX))
     events = [json.loads(line) for line in lines.splitlines()]
     check_trail(events, scene.agent)
-    show(f"$ hawse audit list --limit {TRAIL_SHOWN}      # of {len(events)} events")
-    scene.hawse.print("audit", "list", "--limit", str(TRAIL_SHOWN))
+    show(f"the newest {TRAIL_SHOWN} of {len(events) - 1} events of this session")
 
 
 def check_trail(events: list[dict[str, Any]], agent: str) -> None:
