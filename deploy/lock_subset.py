@@ -4,8 +4,8 @@
 
 The lock holds everything, the test tools too, with hashes. The part holds the project's own dependencies,
 those of the named extras, each PACKAGE, and all that these depend on, by the lock's own "via" comments.
-With PACKAGE and no extra it leaves out the project's dependencies. What a --leaf requires is left out; pip then
-needs --no-deps. Standard library alone: it runs before anything is installed.
+With PACKAGE and no extra it leaves out the project's dependencies. What a --leaf requires is left out; pip
+then needs --no-deps. Standard library alone: it runs before anything is installed.
 """
 
 from __future__ import annotations
