@@ -1,8 +1,35 @@
-"""Whether a text is what the file of a CA has to hold. OpenSSL is asked, since it will be used by that."""
+"""What the file of a certificate or of a CA holds, and what clients will say of that.
+
+Whether a text is a certificate at all is OpenSSL's to say, since it will be used by that. Its names and its
+dates are read here: OpenSSL shows a certificate whatever they are, and only the clients refuse it.
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+# When a certificate should have been renewed: what renews them does it in the last third of their life.
+LAST_PART = 6
+LAST_MAX = timedelta(days=30)
+# Of the names of a certificate, in a line: a CDN's may have hundreds.
+NAMES_SHOWN_MAX = 4
+
+
+@attrs.frozen
+class Remark:
+    """What is to be said of a certificate, to stand behind its file's name."""
+
+    text: str
+    refused: bool
+    """Clients refuse it as it is now; else it is only a matter of time."""
 
 
 def fault_of_ca(pem: str) -> str | None:
@@ -16,3 +43,85 @@ def fault_of_ca(pem: str) -> str | None:
         begun = "-----BEGIN CERTIFICATE-----" in pem
         return "holds a certificate that is damaged" if begun else "holds no certificate in PEM"
     return None
+
+
+def remarks_on(pem: bytes, now: datetime, host: str | None = None) -> list[Remark]:
+    """What clients will refuse in the first certificate, now or soon; their clocks may differ.
+
+    `host` is what the configuration's public_url calls this server.
+    """
+    shown = first_of(pem)
+    if shown is None:
+        # OpenSSL, whose word counts, has taken it.
+        return []
+    remarks = []
+    if host is not None and not names_host(shown, host):
+        remarks.append(
+            Remark(
+                f"the certificate is for {_listed(shown)} and not for {host}, the host of public_url, so "
+                f"clients refuse it: get one that names {host}, or correct public_url",
+                refused=True,
+            )
+        )
+    begins, ends = shown.not_valid_before_utc, shown.not_valid_after_utc
+    if now > ends:
+        remarks.append(Remark(f"the certificate has expired on {ends}: renew it", refused=True))
+    elif now < begins:
+        text = f"the certificate is not valid before {begins}, and it is {now} by this machine's clock"
+        remarks.append(Remark(text, refused=True))
+    elif ends - now < min((ends - begins) / LAST_PART, LAST_MAX):
+        remarks.append(Remark(f"the certificate expires on {ends}, and is not renewed yet", refused=False))
+    return remarks
+
+
+def first_of(pem: bytes) -> x509.Certificate | None:
+    """The first certificate of a file; None for one that only OpenSSL can read."""
+    from cryptography import x509
+
+    try:
+        return x509.load_pem_x509_certificate(pem)
+    except (ValueError, x509.InvalidVersion):
+        return None
+
+
+def dns_names(certificate: x509.Certificate) -> list[str]:
+    """The DNS names of a certificate, in lower case."""
+    from cryptography import x509
+
+    alternatives = _alternatives(certificate)
+    return [] if alternatives is None else [n.lower() for n in alternatives.get_values_for_type(x509.DNSName)]
+
+
+def names_host(certificate: x509.Certificate, host: str) -> bool:
+    """Whether a client that asks for `host` takes the certificate for that host's (RFC 9525)."""
+    try:
+        return ipaddress.ip_address(host) in _addresses(certificate)
+    except ValueError:
+        pass
+    names, (_, _, domain) = dns_names(certificate), host.partition(".")
+    # OpenSSL takes a wildcard only with two labels behind it.
+    return host in names or ("." in domain and f"*.{domain}" in names)
+
+
+def _alternatives(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+    from cryptography import x509
+
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return None
+
+
+def _addresses(certificate: x509.Certificate) -> list[object]:
+    from cryptography import x509
+
+    alternatives = _alternatives(certificate)
+    return [] if alternatives is None else [*alternatives.get_values_for_type(x509.IPAddress)]
+
+
+def _listed(certificate: x509.Certificate) -> str:
+    """The names of a certificate in a line that is safe for a log."""
+    names = [ascii(str(name))[1:-1] for name in (*dns_names(certificate), *_addresses(certificate))]
+    more = len(names) - NAMES_SHOWN_MAX
+    shown = ", ".join(names[:NAMES_SHOWN_MAX]) or "no host at all"
+    return f"{shown} and {more} more" if more > 0 else shown

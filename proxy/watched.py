@@ -11,13 +11,13 @@ import os
 import ssl
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Generic, NoReturn, TypeVar
 
 import trio
 
-from proxy.certificates import fault_of_ca
+from proxy.certificates import dns_names, fault_of_ca, first_of, remarks_on
 from tunnel.net import server_context
 
 _log = logging.getLogger("hawse.files")
@@ -29,10 +29,8 @@ FILE_BYTES_MAX = 1024 * 1024
 # What OpenSSL calls that: the second where the two keys are not even of one kind.
 _KEY_OF_ANOTHER = frozenset({"KEY_VALUES_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 
-# When a certificate should have been renewed: what renews them does it in the last third of their life.
-LAST_PART = 6
-LAST_MAX = timedelta(days=30)
-# Whether it was is looked at daily, or LOOKS times in a life that is short; first when the start is over.
+# Whether a certificate was renewed is looked at daily, or LOOKS times in a life that is short; first when the
+# start is over.
 LOOK_EVERY_S = 24 * 3600.0
 LOOKS = 100
 LOOK_PAUSE_S = 60.0
@@ -115,25 +113,31 @@ class WatchedFile(Generic[_Value]):
 
 
 def watch_certificate(
-    certificate: Path, key: Path, *, stated: str = "", wildcard: str | None = None
+    certificate: Path, key: Path, *, stated: str = "", host: str | None = None, wildcard: str | None = None
 ) -> WatchedFile[ssl.SSLContext]:
     """The listener's certificate and key, read again when the certificate's file changes.
 
-    `stated` is the key of the configuration that names the certificate, `wildcard` a name that must be in it.
-    Raises FileError.
+    `stated` is the key of the configuration that names the certificate. One that does not name the `host` is
+    shown, with a warning in the log; one that does not name the `wildcard` is refused. Raises FileError.
     """
 
     def load(pem: bytes) -> ssl.SSLContext:
-        try:
-            context = server_context(certificate, key)
-        except OSError as error:  # ssl.SSLError is one
-            raise FileError(_fault_of_pair(pem, key, error)) from error
-        if wildcard is not None and wildcard not in names_of(pem):
-            raise FileError(f"it does not name {wildcard}: get one that does, or leave cluster_hosts out")
-        _warn_of_validity(certificate, pem)
+        context = load_pair(certificate, key, pem, wildcard)
+        _tell(certificate, pem, host)
         return context
 
     return WatchedFile(certificate, load, key=stated)
+
+
+def load_pair(certificate: Path, key: Path, pem: bytes, wildcard: str | None) -> ssl.SSLContext:
+    """Load a certificate, whose content is `pem`, and its key; raises FileError."""
+    try:
+        context = server_context(certificate, key)
+    except OSError as error:  # ssl.SSLError is one
+        raise FileError(_fault_of_pair(pem, key, error)) from error
+    if wildcard is not None and wildcard not in names_of(pem):
+        raise FileError(f"it does not name {wildcard}: get one that does, or leave cluster_hosts out")
+    return context
 
 
 def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
@@ -153,14 +157,8 @@ def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
 
 def names_of(pem: bytes) -> frozenset[str]:
     """The DNS names of the first certificate, in lower case."""
-    from cryptography import x509
-
-    try:
-        extensions = x509.load_pem_x509_certificate(pem).extensions
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.InvalidVersion, x509.ExtensionNotFound):
-        return frozenset()
-    return frozenset(name.lower() for name in names.get_values_for_type(x509.DNSName))
+    shown = first_of(pem)
+    return frozenset() if shown is None else frozenset(dns_names(shown))
 
 
 async def tell_of_the_end(certificate: Path) -> NoReturn:
@@ -172,35 +170,21 @@ async def tell_of_the_end(certificate: Path) -> NoReturn:
 
 
 def _look_for_the_end(certificate: Path) -> float:
+    """Warn if it is near; returns the seconds until the file is worth another look."""
     try:
-        return _warn_of_validity(certificate, certificate.read_bytes())
+        pem = certificate.read_bytes()
     except OSError:
         # Who watches the file says so.
         return LOOK_EVERY_S
-
-
-def _warn_of_validity(certificate: Path, pem: bytes) -> float:
-    """Tell the log of a certificate that those who connect refuse, now or soon; their clocks may count.
-
-    Returns the seconds until it is worth another look.
-    """
-    from cryptography import x509
-
-    try:
-        shown = x509.load_pem_x509_certificate(pem)
-    except (ValueError, x509.InvalidVersion):
-        # OpenSSL, whose word counts, has taken it.
+    _tell(certificate, pem, None)
+    shown = first_of(pem)
+    if shown is None:
         return LOOK_EVERY_S
-    now = datetime.now(UTC)
     life = shown.not_valid_after_utc - shown.not_valid_before_utc
-    if now > shown.not_valid_after_utc:
-        _log.warning("%s: the certificate has expired on %s", certificate, shown.not_valid_after_utc)
-    elif now < shown.not_valid_before_utc:
-        _log.warning(
-            "%s: the certificate is not valid before %s, and it is %s by this machine's clock",
-            certificate, shown.not_valid_before_utc, now,
-        )  # fmt: skip
-    elif shown.not_valid_after_utc - now < min(life / LAST_PART, LAST_MAX):
-        end = shown.not_valid_after_utc
-        _log.warning("%s: the certificate expires on %s, and is not renewed yet", certificate, end)
     return min(LOOK_EVERY_S, max(LOOK_PAUSE_S, life.total_seconds() / LOOKS))
+
+
+def _tell(certificate: Path, pem: bytes, host: str | None) -> None:
+    """Tell the log of a certificate that those who connect refuse, now or soon."""
+    for remark in remarks_on(pem, datetime.now(UTC), host):
+        _log.warning("%s: %s", certificate, remark.text)

@@ -55,6 +55,7 @@ class Certificate:
                 config.tls.certificate,
                 config.tls.key,
                 stated="tls.certificate",
+                host=config.public_host,
                 wildcard=config.cluster_hosts,
             )
             return cls(config.tls.certificate, None, watched.current(), watched, None)

@@ -107,6 +107,25 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
         assert endpoint.certificate_pem == after
 
 
+async def test_a_certificate_for_another_name_is_told_at_the_start_and_when_it_is_renewed(
+    tmp_path: Path, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    tls = write_pair(tmp_path, "localhost", "old.example")
+    config = HubConfig(tls=tls, data_dir=data.path, public_url="https://hub.example")
+    certificate = Certificate.open(config, data, time.time)
+    said = "hub.pem: the certificate is for localhost, old.example and not for hub.example"
+    assert caplog.text.count(said) == 1
+    async with shown_by(certificate, lambda: None) as shake:
+        before = await shake()
+        write_pair(tmp_path, "localhost", "hub.example")
+        fitting = await shake.until_another(before, mock_clock)
+        assert caplog.text.count(said) == 1
+        write_pair(tmp_path, "localhost", "old.example")
+        await shake.until_another(fitting, mock_clock)
+        assert caplog.text.count(said) == 2
+
+
 async def test_the_development_certificate_is_renewed_before_its_end(
     tmp_path: Path, mock_clock: MockClock
 ) -> None:
