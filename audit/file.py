@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
 
 from audit.errors import AuditUnavailable
 from audit.sqlite import explained, is_damaged, lacks_room_to_open
@@ -17,6 +18,30 @@ def url(path: Path, mode: str) -> sa.URL:
     """Address the file; `mode` is SQLite's: "ro" or "rw", neither of which makes one."""
     # Not as one text: SQLAlchemy would undo the quotes, and `%`, `?` and `#` are then no part of a name.
     return sa.URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": mode, "uri": "true"})
+
+
+class NeedsRecovery(Exception):
+    """A database cannot be read without a change; says which file stands in the way."""
+
+
+@contextmanager
+def untouched(path: Path) -> Iterator[sa.Connection]:
+    """Read a database without a change on the disk, whether or not another process has it open.
+
+    An ordinary reader makes a -shm where there is none. Raises NeedsRecovery for a -wal without a -shm, as a
+    copy of a live database has it, and what SQLAlchemy raises.
+    """
+    wal, shm = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
+    if not wal.exists():
+        # The file by itself is all there is.
+        how = {"immutable": "1"}
+    elif shm.exists():
+        how = {"readonly_shm": "1"}
+    else:
+        raise NeedsRecovery(f"{wal.name} is there without its -shm, which the next start makes")
+    engine = sa.create_engine(url(path, "ro").update_query_dict(how), poolclass=NullPool)
+    with engine.connect() as connection:
+        yield connection
 
 
 @contextmanager

@@ -125,6 +125,11 @@ def version(connection: sa.Connection, path: Path) -> int | None:
     return found
 
 
+def is_current(connection: sa.Connection, path: Path) -> bool:
+    """Whether nothing is missing in the file; raises AuditUnavailable for a version that is not known."""
+    return version(connection, path) == _VERSION
+
+
 def prepare(connection: sa.Connection, path: Path) -> None:
     """Make what is missing in the file, in a transaction of the caller's, and write nothing where nothing is.
 

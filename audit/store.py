@@ -120,7 +120,7 @@ class AuditStore:
         sa.event.listen(self._engine, "begin", _begin_immediate)
         with translated(path):
             if expected is not None and not path.exists():
-                raise AnotherTrail(f"{path} is missing: put it back, {_OR_ACCEPT}")
+                raise missing(path)
             if make:
                 _make(path)
             self._connected()
@@ -327,19 +327,14 @@ class AuditStore:
     def _recognise(self, connection: sa.Connection) -> None:
         """Check that this is the expected trail; a trail without an id gets one if none is expected."""
         found = connection.scalar(sa.select(schema.trail.c.id))
-        newest = int(connection.exec_driver_sql(_LAST_NUMBERS).one()[0])
+        newest = newest_event(connection)
         if not self._id:
             if found is None:
                 found = str(uuid.uuid4())
                 connection.execute(sa.insert(schema.trail).values(id=found))
             self._id = found
-        elif found != self._id:
-            raise AnotherTrail(
-                f"{self.path} is another trail than the one that was written until now: put that back, "
-                f"{_OR_ACCEPT}"
-            )
-        elif newest < self._highest:
-            raise _older(self.path, newest, self._highest)
+        else:
+            refuse_another(self.path, found, newest, self.mark)
         self._highest = newest
 
     def _abandon(self, connection: sa.Connection) -> None:
@@ -438,6 +433,39 @@ def _found(eids: int) -> str:
 _OR_ACCEPT = "or run `hawse admin audit accept`, which records the gap"
 
 
+def missing(path: Path) -> AnotherTrail:
+    """What is said of a trail that was written until now, and is not there."""
+    return AnotherTrail(f"{path} is missing: put it back, {_OR_ACCEPT}")
+
+
+def refuse_another(path: Path, found: str | None, newest: int, expected: TrailMark) -> None:
+    """Raise AnotherTrail unless the file, by its id and its newest event, is the expected trail."""
+    if found != expected.id:
+        raise AnotherTrail(
+            f"{path} is another trail than the one that was written until now: put that back, {_OR_ACCEPT}"
+        )
+    if newest < expected.highest:
+        raise _older(path, newest, expected.highest)
+
+
+def newest_event(connection: sa.Connection) -> int:
+    """The highest number that an event of this trail has had."""
+    return int(connection.exec_driver_sql(_LAST_NUMBERS).one()[0])
+
+
+def refuse_stray_wal(path: Path) -> None:
+    """Raise AuditUnavailable for the newest events of a file that was moved away without them.
+
+    Beside a new file SQLite deletes a -wal that is there.
+    """
+    wal = path.with_name(f"{path.name}-wal")
+    # In this order: who makes both makes the file first.
+    if wal.exists() and wal.stat().st_size and not path.exists():
+        raise AuditUnavailable(
+            f"{path} is missing, and {wal.name} holds events of it: put the file back, or move that to it"
+        )
+
+
 def _older(path: Path, found: int, expected: int) -> AnotherTrail:
     return AnotherTrail(
         f"{path} is an older copy of the trail, which ends at event {found} of {expected}: "
@@ -461,15 +489,9 @@ def _make(path: Path) -> None:
     any descriptor of it. So another store in this process would lose those of its SQLite, and the next reader
     of another process, believing itself alone, would delete the -wal that events are still written to.
 
-    Beside a new file SQLite deletes a -wal that is there, with the newest events of a file that was moved
-    away without it. Raises AuditUnavailable.
+    Raises AuditUnavailable beside a -wal of another file.
     """
-    wal = path.with_name(f"{path.name}-wal")
-    # In this order: who makes both makes the file first.
-    if wal.exists() and wal.stat().st_size and not path.exists():
-        raise AuditUnavailable(
-            f"{path} is missing, and {wal.name} holds events of it: put the file back, or move that to it"
-        )
+    refuse_stray_wal(path)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
 

@@ -74,6 +74,12 @@ def remarks_on(pem: bytes, now: datetime, host: str | None = None) -> list[Remar
     return remarks
 
 
+def summary_of(pem: bytes) -> str:
+    """The names and the end of the first certificate."""
+    shown = first_of(pem)
+    return "" if shown is None else f"{_listed(shown)}, until {shown.not_valid_after_utc:%Y-%m-%d}"
+
+
 def first_of(pem: bytes) -> x509.Certificate | None:
     """The first certificate of a file; None for one that only OpenSSL can read."""
     from cryptography import x509

@@ -122,14 +122,24 @@ def watch_certificate(
     """
 
     def load(pem: bytes) -> ssl.SSLContext:
-        context = load_pair(certificate, key, pem, wildcard)
+        context = _load_pair(certificate, key, pem, wildcard)
         _tell(certificate, pem, host)
         return context
 
     return WatchedFile(certificate, load, key=stated)
 
 
-def load_pair(certificate: Path, key: Path, pem: bytes, wildcard: str | None) -> ssl.SSLContext:
+def read_certificate(certificate: Path, key: Path, *, stated: str, wildcard: str | None = None) -> bytes:
+    """Read a certificate that could be shown with its key, and look no further; raises FileError."""
+
+    def parse(pem: bytes) -> bytes:
+        _load_pair(certificate, key, pem, wildcard)
+        return pem
+
+    return WatchedFile(certificate, parse, key=stated).current()
+
+
+def _load_pair(certificate: Path, key: Path, pem: bytes, wildcard: str | None) -> ssl.SSLContext:
     """Load a certificate, whose content is `pem`, and its key; raises FileError."""
     try:
         context = server_context(certificate, key)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.errors import ConfigurationFaults
+from proxy.cli.check import check_options
 
 
 @click.command()
@@ -23,8 +23,9 @@ from proxy.cli.errors import ConfigurationFaults
     help="Take the place of the hub that runs on the same data folder, without a call lost; "
     "start as usual if none does.",
 )
+@check_options
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def hub(config_file: Path | None, replace: bool, verbose: bool) -> None:
+def hub(config_file: Path | None, *, replace: bool, check: bool, as_json: bool, verbose: bool) -> None:
     """Run the hub: agents come in by HTTPS, relays by the tunnels that they dial.
 
     Without any configuration it listens on 127.0.0.1:8443 with a certificate of a development CA, keeps its
@@ -33,29 +34,37 @@ def hub(config_file: Path | None, replace: bool, verbose: bool) -> None:
 
     With --replace it is given the sockets of the hub that runs, which then finishes what it has begun and
     ends by itself. If this one cannot start, that one goes on.
+
+    With --check it only says whether it could start, also beside a hub that runs:
+
+    \b
+    hawse hub --check --config hub.toml && systemctl reload hawse-hub
     """
     import logging
+    import os
     from functools import partial
 
     from audit.errors import AuditUnavailable
+    from proxy.cli.check import refuse_to_start, report
     from proxy.cli.logs import configure_logging
     from proxy.cli.service import run_service
-    from proxy.configuration import ConfigError
-    from proxy.hub.config import load
+    from proxy.hub.check import check_hub
     from proxy.hub.datadir import DataDirError
     from proxy.hub.errors import StoreUnavailableError
     from proxy.hub.serve import run_hub
     from proxy.watched import FileError
 
-    configure_logging(verbose=verbose)
-    try:
-        config = load(config_file)
-    except ConfigError as error:
-        raise ConfigurationFaults("hub", error.faults) from error
-    if config.misleads:
-        logging.getLogger("hawse.hub").warning(
-            "it listens on %s for other machines, and tells them that it is %s: set public_url",
-            config.listen, config.public_url,
-        )  # fmt: skip
+    if as_json and not check:
+        raise click.UsageError("--json belongs to --check")
+    if not check:
+        configure_logging(verbose=verbose)
+    config, findings = check_hub(config_file, os.environ)
+    if check:
+        report("hub", findings, as_json=as_json)
+        return
+    if config is not None and config.misleading is not None:
+        logging.getLogger("hawse.hub").warning("%s", config.misleading)
+    refuse_to_start("hub", findings)
+    assert config is not None, "or it has faults"
     known = DataDirError, FileError, StoreUnavailableError, AuditUnavailable, OSError
     run_service(partial(run_hub, replace=replace), config, "hub", known)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from proxy.cli.errors import CommandError, ConfigurationFaults
+from proxy.cli.check import check_options
+from proxy.cli.errors import ConfigurationFaults
 
 
 @click.command()
@@ -28,20 +29,34 @@ from proxy.cli.errors import CommandError, ConfigurationFaults
     metavar="PATH",
     help="Only read these guardrails, a file or a folder, say what they come to, and exit.",
 )
+@check_options
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def relay(config_file: Path | None, mode: str | None, check_guardrails: Path | None, verbose: bool) -> None:
+def relay(
+    config_file: Path | None,
+    *,
+    mode: str | None,
+    check_guardrails: Path | None,
+    check: bool,
+    as_json: bool,
+    verbose: bool,
+) -> None:
     """Run the relay beside a cluster's API server.
 
     `hawse admin cluster add` prints the manifests that run it in a pod, with its service account. With
     --output-dir it writes the FILE of one outside a cluster, which needs a kubeconfig with a bearer token.
     SIGTERM stops it after a grace for what is under way.
+
+    With --check it only says whether it could start; it asks neither the hub nor the API server:
+
+    \b
+    hawse relay --check --config relay/relay.toml
     """
     import os
 
+    from proxy.cli.check import refuse_to_start, report
     from proxy.cli.logs import configure_logging
     from proxy.cli.service import run_service
-    from proxy.configuration import ConfigError
-    from proxy.relay.config import ENVIRONMENT_PREFIX, load
+    from proxy.relay.check import check_relay
     from proxy.relay.serve import RelayError, run_relay
     from proxy.relay.serviceaccount import ClusterAccessError
     from proxy.watched import FileError
@@ -49,19 +64,19 @@ def relay(config_file: Path | None, mode: str | None, check_guardrails: Path | N
     if check_guardrails is not None:
         _check(check_guardrails)
         return
-    configure_logging(verbose=verbose)
+    if as_json and not check:
+        raise click.UsageError("--json belongs to --check")
+    if not check:
+        configure_logging(verbose=verbose)
     environment = dict(os.environ)
-    if config_file is None and not any(name.startswith(ENVIRONMENT_PREFIX) for name in environment):
-        raise CommandError(
-            "the relay has no configuration: name its --config, which "
-            "`hawse admin cluster add NAME --output-dir DIR` writes"
-        )
     if mode is not None:
         environment["HAWSE_RELAY_MODE"] = mode
-    try:
-        config = load(config_file, environment)
-    except ConfigError as error:
-        raise ConfigurationFaults("relay", error.faults) from error
+    config, findings = check_relay(config_file, environment)
+    if check:
+        report("relay", findings, as_json=as_json)
+        return
+    refuse_to_start("relay", findings)
+    assert config is not None, "or it has faults"
     run_service(run_relay, config, "relay", (RelayError, ClusterAccessError, FileError, OSError))
 
 

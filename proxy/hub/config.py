@@ -198,9 +198,14 @@ class HubConfig:
         return None if self.cluster_hosts is None else ClusterHosts.of(self.cluster_hosts)
 
     @property
-    def misleads(self) -> bool:
-        """Whether other machines reach it, and are told a URL that leads each of them to itself."""
-        return self.public_host == "localhost" and not self.listen.is_loopback
+    def misleading(self) -> str | None:
+        """What to say when other machines reach it, and are told a URL that leads each of them to itself."""
+        if self.public_host != "localhost" or self.listen.is_loopback:
+            return None
+        return (
+            f"it listens on {self.listen} for other machines, and tells them that it is {self.public_url}: "
+            "set public_url"
+        )
 
 
 def default_data_dir(environment: Mapping[str, str]) -> Path:
@@ -213,15 +218,20 @@ def default_data_dir(environment: Mapping[str, str]) -> Path:
 
 def load(path: Path | None = None, environment: Mapping[str, str] | None = None) -> HubConfig:
     """Read the file (if any) and the environment; raises ConfigError with every fault of both."""
-    if environment is None:
-        environment = os.environ
     faults: list[str] = []
-    defaults = {"data_dir": str(default_data_dir(environment))}
-    config = read_stated(HubConfig, ENVIRONMENT_PREFIX, path, environment, faults, defaults=defaults)
-    if config is not None:
-        add_faults(faults, _check(config))
+    config = read(path, os.environ if environment is None else environment, faults)
     if faults or config is None:
         raise ConfigError(faults)
+    return config
+
+
+def read(path: Path | None, environment: Mapping[str, str], faults: list[str]) -> HubConfig | None:
+    """The same with every fault added to `faults`; the values that are faulty are then the defaults."""
+    defaults = {"data_dir": str(default_data_dir(environment))}
+    config = read_stated(HubConfig, ENVIRONMENT_PREFIX, path, environment, faults, defaults=defaults)
+    if config is None:
+        return None
+    add_faults(faults, _check(config))
     return attrs.evolve(config, public_url=config.public_url.rstrip("/"))
 
 

@@ -47,24 +47,9 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 migrate(connection, shared=shared)
-        except MigrationNeededError as error:
+        except (MigrationNeededError, MigrationError, sa.exc.DBAPIError) as error:
             self.close()
-            raise StoreUnavailableError(
-                f"this version would change the form of {path}, which the hub that runs still uses: "
-                "stop that hub, then start this one"
-            ) from error
-        except MigrationError as error:
-            self.close()
-            raise StoreUnavailableError(
-                f"cannot use {path}: {error}; run the version that wrote it, or restore a backup"
-            ) from error
-        except sa.exc.DBAPIError as error:
-            self.close()
-            if is_damaged(error.orig):
-                told = f"{path} is damaged: {error.orig}; restore a backup"
-            else:
-                told = f"cannot use {path}: {explained(path, error.orig)}"
-            raise StoreUnavailableError(told) from error
+            raise unusable(path, error) from error
 
     def close(self) -> None:
         """Close the database; the WAL is folded in."""
@@ -108,6 +93,25 @@ class Database:
         except (sa.exc.OperationalError, sa.exc.DatabaseError) as error:
             # The driver's words, without the statement and its parameters, which may hold hashes.
             raise StoreUnavailableError(f"the store failed: {error.orig}") from error
+
+
+def unusable(
+    path: Path, error: MigrationNeededError | MigrationError | sa.exc.DBAPIError
+) -> StoreUnavailableError:
+    """Say why a database cannot be opened, and the next step."""
+    match error:
+        case MigrationNeededError():
+            return StoreUnavailableError(
+                f"this version would change the form of {path}, which the hub that runs still uses: "
+                "stop that hub, then start this one"
+            )
+        case MigrationError():
+            return StoreUnavailableError(
+                f"cannot use {path}: {error}; run the version that wrote it, or restore a backup"
+            )
+        case _ if is_damaged(error.orig):
+            return StoreUnavailableError(f"{path} is damaged: {error.orig}; restore a backup")
+    return StoreUnavailableError(f"cannot use {path}: {explained(path, error.orig)}")
 
 
 def _engine(url: sa.URL) -> sa.Engine:

@@ -146,28 +146,50 @@ class DataDir:
     def open(cls, path: Path) -> DataDir:
         """Make the folder if it is missing and check that no one else can look in; raises DataDirError."""
         try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make_folder(path)
             # A folder that others can read may already have been read: say so instead of hiding it.
             check_private(path)
             for name in ("keys", "tls"):
                 (path / name).mkdir(mode=0o700, exist_ok=True)
         except FileExistsError as error:
-            raise DataDirError(
-                f"{error.filename} is no folder: move it away, or choose another data_dir"
-            ) from error
+            raise DataDirError(_no_folder(error.filename)) from error
         except OSError as error:
             raise DataDirError(f"cannot use the data folder {path}: {explained(error)}") from error
         return cls(path)
 
+    def check_folder(self) -> bool:
+        """Return whether the folder is there, and raise DataDirError where `open` would fail.
+
+        Changes nothing.
+        """
+        try:
+            if not os.path.lexists(self.path):
+                _check_parent(self.path)
+                return False
+            if not self.path.is_dir():
+                raise DataDirError(_no_folder(self.path))
+            check_private(self.path)
+            for folder in (self.path, self.keys_dir, self.tls_dir, self.boots_dir):
+                if is_there(folder):
+                    check_writable(folder)
+        except OSError as error:
+            raise DataDirError(f"cannot use the data folder {self.path}: {explained(error)}") from error
+        return True
+
     def check_databases(self) -> None:
-        """Raise DataDirError when what a hub knew, or was to know, is gone: it would be made anew.
+        """Raise DataDirError for the first fault of the databases."""
+        for fault in self.faults_of_databases():
+            raise DataDirError(fault)
+
+    def faults_of_databases(self) -> Iterator[str]:
+        """What is wrong when what a hub knew, or was to know, is gone: it would be made anew.
 
         A trail that is missing is not: whether one is expected is known to the store.
         """
         if not is_there(self._endpoint_file):
             cut = next(self.path.glob(f"{RESTORING}*"), None)
             if cut is not None and not is_there(self.store_file):
-                raise DataDirError(
+                yield (
                     f"a restore into {self.path} was cut short: restore a backup, "
                     f"or remove {cut} to begin with no team, agent or cluster"
                 )
@@ -175,13 +197,13 @@ class DataDir:
         fault = _fault_of_database(self.store_file)
         if fault:
             also = "" if fault == _MISSING else f"{self.store_file} and "
-            raise DataDirError(
+            yield (
                 f"{self.store_file} is {fault}, though this hub has run before: restore a backup, "
                 f"or remove {also}{self._endpoint_file} to begin with no team, agent or cluster"
             )
         fault = _fault_of_database(self.audit_file)
         if fault not in {"", _MISSING}:
-            raise DataDirError(
+            yield (
                 f"{self.audit_file} is {fault}, though this hub has run before: put a copy in its place, "
                 "or remove it and begin a new trail by `hawse admin audit accept`"
             )
@@ -209,6 +231,10 @@ class DataDir:
     @property
     def tls_dir(self) -> Path:
         return self.path / "tls"
+
+    @property
+    def _pepper_file(self) -> Path:
+        return self.path / "pepper"
 
     @property
     def _endpoint_file(self) -> Path:
@@ -261,6 +287,32 @@ class DataDir:
 
     def signing_keys(self) -> SigningKeys:
         """Load the signing keys, making the first one at the first start; raises DataDirError."""
+        found = self.made_signing_keys()
+        if found is not None:
+            return found
+        # Of a first start that was cut short: the key is as good as a new one.
+        first = next(iter(self._keys().values()), None) or SigningKey.generate()
+        return self.store_signing_keys(SigningKeys(first, (first,)))
+
+    def made_signing_keys(self) -> SigningKeys | None:
+        """Load the signing keys; None where a first start has not made them. Raises DataDirError."""
+        keys = self._keys()
+        active_file = self.keys_dir / "active"
+        if not keys and is_there(self.store_file):
+            raise DataDirError(
+                f"{self.keys_dir} holds no signing key, though this hub has run before: "
+                "restore a backup, for relays trust only the keys that they were given"
+            )
+        if not keys or (len(keys) == 1 and not (is_there(active_file) or is_there(self.store_file))):
+            return None
+        kid = read_private(active_file).decode("ascii", "replace").strip() if is_there(active_file) else ""
+        if kid not in keys:
+            raise DataDirError(
+                f"{active_file}: names no key that is there; write one of {', '.join(keys)} into it"
+            )
+        return SigningKeys(keys[kid], tuple(keys.values()), self._succession())
+
+    def _keys(self) -> dict[str, SigningKey]:
         keys = {}
         for file in self._key_files():
             try:
@@ -270,27 +322,11 @@ class DataDir:
             if file.stem != key.kid:
                 raise DataDirError(f"{file}: holds the key {key.kid}; name the file after it")
             keys[key.kid] = key
-        active_file = self.keys_dir / "active"
-        if not keys:
-            if is_there(self.store_file):
-                raise DataDirError(
-                    f"{self.keys_dir} holds no signing key, though this hub has run before: "
-                    "restore a backup, for relays trust only the keys that they were given"
-                )
-            first = SigningKey.generate()
-            return self.store_signing_keys(SigningKeys(first, (first,)))
-        if len(keys) == 1 and not (is_there(active_file) or is_there(self.store_file)):
-            # A first start was cut short: the key is as good as a new one.
-            (first,) = keys.values()
-            return self.store_signing_keys(SigningKeys(first, (first,)))
-        kid = read_private(active_file).decode("ascii", "replace").strip() if is_there(active_file) else ""
-        if kid not in keys:
-            raise DataDirError(
-                f"{active_file}: names no key that is there; write one of {', '.join(keys)} into it"
-            )
-        return SigningKeys(keys[kid], tuple(keys.values()), self._succession())
+        return keys
 
     def _key_files(self) -> list[Path]:
+        if not is_there(self.keys_dir):
+            return []
         try:
             # Path.glob would take a folder that cannot be looked into for an empty one.
             return sorted(file for file in self.keys_dir.iterdir() if file.suffix == ".pem")
@@ -337,14 +373,23 @@ class DataDir:
 
     def pepper(self) -> bytes:
         """Load the pepper, making it at the first start; raises DataDirError."""
-        file = self.path / "pepper"
+        found = self.made_pepper()
+        if found is not None:
+            return found
+        pepper = secrets.token_bytes(PEPPER_BYTES)
+        write_private(self._pepper_file, pepper.hex().encode("ascii") + b"\n")
+        return pepper
+
+    def made_pepper(self) -> bytes | None:
+        """Load the pepper; None where a first start has not made it. Raises DataDirError."""
+        file = self._pepper_file
         if not is_there(file):
-            if is_there(self.store_file):
-                raise DataDirError(
-                    f"{file} is missing, though this hub has run before: restore a backup, "
-                    "for without it no API key can be recognised"
-                )
-            write_private(file, secrets.token_bytes(PEPPER_BYTES).hex().encode("ascii") + b"\n")
+            if not is_there(self.store_file):
+                return None
+            raise DataDirError(
+                f"{file} is missing, though this hub has run before: restore a backup, "
+                "for without it no API key can be recognised"
+            )
         try:
             pepper = bytes.fromhex(read_private(file).decode("ascii"))
         except ValueError:
@@ -385,6 +430,56 @@ class DataDir:
             return AdminEndpoint(str(document["url"]), str(document["certificate_pem"]))
         except (ValueError, KeyError, TypeError) as error:
             raise DataDirError(f"{file}: damaged; start the hub again") from error
+
+
+def _make_folder(path: Path) -> None:
+    """Make the folder where it is missing; raises FileExistsError for a file, DataDirError for all else."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if os.path.lexists(path):
+            raise
+        raise DataDirError(fault_of_absence(path, error)) from error
+
+
+def _no_folder(path: str | Path) -> str:
+    return f"{path} is no folder: move it away, or choose another data_dir"
+
+
+def _check_parent(path: Path) -> None:
+    """Raise DataDirError when the folder, which is missing, cannot be made."""
+    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    try:
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        check_writable(above)
+    except OSError as error:
+        raise DataDirError(fault_of_absence(path, error)) from error
+
+
+def check_writable(path: Path, *, folder: bool = True) -> None:
+    """Raise the OSError that the use of a folder, or of a file of ours, would meet."""
+    number = 0
+    if path.is_dir() is not folder:
+        number = errno.ENOTDIR if folder else errno.EISDIR
+    elif os.statvfs(path).f_flag & os.ST_RDONLY:
+        number = errno.EROFS
+    elif not os.access(path, os.R_OK | os.W_OK | (os.X_OK if folder else 0)):
+        number = errno.EACCES
+    if number:
+        raise OSError(number, os.strerror(number), str(path))
+
+
+def fault_of_absence(path: Path, error: OSError) -> str:
+    """Say that the data folder is missing, and why a hub cannot make it."""
+    # Not Path.is_dir, which raises below a folder that is closed to us.
+    above = next(folder for folder in path.absolute().parents if os.path.isdir(folder))
+    return (
+        f"the data folder {path} does not exist, and cannot be made in {above}: {error.strerror}: "
+        "create it for the user that runs the hub (mode 700), or set data_dir"
+    )
 
 
 def _fault_of_database(file: Path) -> str:

@@ -49,7 +49,7 @@ def ensure_certificate(tls_dir: Path, hosts: tuple[str, ...], now: datetime.date
 
     `now` is aware. Cheap when nothing is due, so a running hub can call it daily and load the files again.
     """
-    files = ServerCertificate(tls_dir / "server.pem", tls_dir / "server.key", tls_dir / "ca.pem")
+    files = _files(tls_dir)
     names = tuple(dict.fromkeys((*LOCAL_NAMES, *hosts)))
     ca, ca_key = _ensure_ca(files, now)
     if not _serves(files, names, ca, now):
@@ -60,9 +60,17 @@ def ensure_certificate(tls_dir: Path, hosts: tuple[str, ...], now: datetime.date
     return files
 
 
-def _ensure_ca(
-    files: ServerCertificate, now: datetime.datetime
-) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def check_ca(tls_dir: Path) -> None:
+    """Raise DataDirError for a CA that is damaged, or of which a part was lost; changes nothing."""
+    _made_ca(_files(tls_dir))
+
+
+def _files(tls_dir: Path) -> ServerCertificate:
+    return ServerCertificate(tls_dir / "server.pem", tls_dir / "server.key", tls_dir / "ca.pem")
+
+
+def _made_ca(files: ServerCertificate) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey] | None:
+    """Load the CA; None where a first start has not made it. Raises DataDirError."""
     certificate_file, key_file = files.ca, files.ca.with_name("ca.key")
     # The key is written first: one that is missing beside its certificate was lost. So was a certificate that
     # is missing beside its key, when there is something that it has signed; else a first start was cut short.
@@ -79,27 +87,43 @@ def _ensure_ca(
                 f"{key_file.parent}: the development CA is damaged; restore it from a backup, or delete "
                 "ca.pem and ca.key for a new one (kubeconfigs and relays then need it too)"
             ) from error
-        left = certificate.not_valid_after_utc - now
-        if left > datetime.timedelta(days=CA_RENEW_BEFORE_DAYS) and certificate.not_valid_before_utc <= now:
-            return certificate, key
-        _log.warning(
-            "%s: this development CA is good from %s to %s alone: whoever holds it (relays, logins, "
-            "kubeconfigs) needs the one that is there now",
-            certificate_file, certificate.not_valid_before_utc, certificate.not_valid_after_utc,
-        )  # fmt: skip
-        certificate = _self_signed(certificate.subject, key, now)
-        write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
         return certificate, key
     if is_there(key_file) and (is_there(files.key) or is_there(files.certificate)):
         raise DataDirError(
             f"{certificate_file} is missing beside {key_file}: put a copy there, of a backup or of whoever "
             "trusts it, or delete ca.key for a new CA (kubeconfigs and relays then need it too)"
         )
+    return None
+
+
+def _ensure_ca(
+    files: ServerCertificate, now: datetime.datetime
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    made = _made_ca(files)
+    if made is None:
+        return _make_ca(files, now)
+    certificate, key = made
+    left = certificate.not_valid_after_utc - now
+    if left > datetime.timedelta(days=CA_RENEW_BEFORE_DAYS) and certificate.not_valid_before_utc <= now:
+        return certificate, key
+    _log.warning(
+        "%s: this development CA is good from %s to %s alone: whoever holds it (relays, logins, "
+        "kubeconfigs) needs the one that is there now",
+        files.ca, certificate.not_valid_before_utc, certificate.not_valid_after_utc,
+    )  # fmt: skip
+    certificate = _self_signed(certificate.subject, key, now)
+    write_private(files.ca, certificate.public_bytes(serialization.Encoding.PEM))
+    return certificate, key
+
+
+def _make_ca(
+    files: ServerCertificate, now: datetime.datetime
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Hawse development CA {now:%Y-%m-%d}")])
     certificate = _self_signed(name, key, now)
-    write_private(key_file, _key_pem(key))
-    write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(files.ca.with_name("ca.key"), _key_pem(key))
+    write_private(files.ca, certificate.public_bytes(serialization.Encoding.PEM))
     return certificate, key
 
 

@@ -86,7 +86,7 @@ class SnapshotReader:
                 *api_keys.values(), *agent_keys.values(), *chain.from_iterable(rules.values())
             ),
             bundle=bundle,
-            trail=_read_trail(connection),
+            trail=read_trail(connection),
             faults=tuple(faults),
         )
 
@@ -230,6 +230,7 @@ def _read_admin_tokens(connection: Connection, faults: list[str]) -> Mapping[str
     return tokens
 
 
-def _read_trail(connection: Connection) -> TrailMark | None:
+def read_trail(connection: Connection) -> TrailMark | None:
+    """Which trail this hub writes; None before it has written one."""
     row = connection.execute(sa.select(t.audit_trail)).first()
     return None if row is None else TrailMark(row.id, row.highest)

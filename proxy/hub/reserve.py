@@ -63,8 +63,7 @@ class Reserve:
         """
         try:
             with self._locked():
-                begin = os.pread(self._descriptor, _HEADER.size, 0)
-                if os.fstat(self._descriptor).st_size >= RESERVE_BYTES and any(begin):
+                if self.is_whole():
                     return
                 self._write(0, bytes(RESERVE_BYTES))
                 self._write(0, _header(1))
@@ -76,6 +75,11 @@ class Reserve:
         except OSError as error:
             needed = f"free {RESERVE_BYTES // 1024} KiB of the disk"
             raise ReserveError(f"cannot allocate {self.path}: {error.strerror}: {needed}") from error
+
+    def is_whole(self) -> bool:
+        """Whether all of it is allocated; raises OSError."""
+        begin = os.pread(self._descriptor, _HEADER.size, 0)
+        return os.fstat(self._descriptor).st_size >= RESERVE_BYTES and any(begin)
 
     def add(self, payload: bytes) -> None:
         """Add an entry, which is on the disk when this returns; raises ReserveError."""
@@ -169,6 +173,26 @@ def open_reserve(path: Path) -> Reserve:
         reserve.close()
         raise
     return reserve
+
+
+def check_reserve(path: Path) -> int:
+    """How many bytes a start has to allocate; raises ReserveError for a reserve that is damaged.
+
+    Changes nothing.
+    """
+    try:
+        reserve = Reserve(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return RESERVE_BYTES
+    except OSError as error:
+        raise ReserveError(f"cannot open {path}: {error.strerror}") from error
+    try:
+        if not reserve.is_whole():
+            return RESERVE_BYTES
+        reserve.entries()
+    finally:
+        reserve.close()
+    return 0
 
 
 def _blocks(payload: bytes) -> int:

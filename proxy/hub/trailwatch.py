@@ -55,6 +55,16 @@ def disk_of(folder: Path) -> Disk:
     return Disk((used + found.f_bavail) * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
+def fullness(folder: Path, disk: Disk) -> str | None:
+    """What is to be said of a disk that is nearly full; None where it is not."""
+    if disk.filled < FILLED_AT:
+        return None
+    return (
+        f"the disk of {folder} is {disk.filled:.0%} full, {disk.free_bytes // 2**20} MiB are free: when it "
+        "is full, writes and tokens are refused; make it larger, or prune the trail"
+    )
+
+
 @attrs.define(eq=False)
 class TrailWatch:
     """The looks; the hub runs both `run_…` beside its other tasks."""
@@ -109,12 +119,9 @@ class TrailWatch:
             await trio.sleep(DISK_LOOK_S)
 
     def _judge(self, disk: Disk) -> None:
-        if not self._full and disk.filled >= FILLED_AT:
+        told = fullness(self.folder, disk)
+        if told is not None and not self._full:
             self._full = True
-            told = (
-                f"the disk of {self.folder} is {disk.filled:.0%} full, {disk.free_bytes // 2**20} MiB are "
-                "free: when it is full, writes and tokens are refused; make it larger, or prune the trail"
-            )
             _log.error("audit: %s", told)
             self.recorder.complete(self.record(Kind.AUDIT_DISK, told))
         elif self._full and disk.filled < RELIEVED_AT:

@@ -189,18 +189,24 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
 
     Raises ConfigError with every fault.
     """
-    if environment is None:
-        environment = os.environ
     faults: list[str] = []
-    stated = read_stated(FileConfig, ENVIRONMENT_PREFIX, path, environment, faults)
-    checked = None
-    if stated is not None:
-        found: list[str] = []
-        checked = _check(stated, found)
-        add_faults(faults, found)
+    _, checked = read(path, os.environ if environment is None else environment, faults)
     if faults or checked is None:
         raise ConfigError(faults)
     return checked
+
+
+def read(
+    path: Path | None, environment: Mapping[str, str], faults: list[str]
+) -> tuple[FileConfig | None, RelayConfig | None]:
+    """The same with every fault added to `faults`, and what was stated beside what comes of it."""
+    stated = read_stated(FileConfig, ENVIRONMENT_PREFIX, path, environment, faults)
+    if stated is None:
+        return None, None
+    found: list[str] = []
+    checked = _check(stated, found)
+    add_faults(faults, found)
+    return stated, checked
 
 
 def _check(stated: FileConfig, faults: list[str]) -> RelayConfig | None:

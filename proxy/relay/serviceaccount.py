@@ -39,7 +39,14 @@ _Value = TypeVar("_Value")
 
 
 class ClusterAccessError(Exception):
-    """There is no usable way to the API server; the message names the file or key, never its content."""
+    """There is no usable way to the API server.
+
+    `faults` has a line for each reason, which names the file or key, never its content.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = faults
 
 
 @attrs.define(eq=False)
@@ -91,13 +98,10 @@ def in_cluster(
         r"[0-9A-Za-z.:-]+", host, re.ASCII
     ):
         raise ClusterAccessError("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT are no host and port")
-    return ClusterAccess(
-        host,
-        int(port),
-        host,
-        _watch(folder / "token", _parse_token),
-        _watch(folder / "ca.crt", _parse_ca),
-    )
+    faults: list[str] = []
+    token = _watch(folder / "token", _parse_token, faults)
+    tls = _watch(folder / "ca.crt", _parse_ca, faults)
+    return _access(host, int(port), host, token, tls, faults)
 
 
 def own_namespace(folder: Path = SERVICE_ACCOUNT_FOLDER) -> str:
@@ -127,7 +131,11 @@ def from_kubeconfig(path: Path) -> ClusterAccess:
     The server's address is fixed from here on; token and CA are read again when their file changes, and stay
     as they are when it names another server: no other cluster's token is sent to this one.
     """
-    entry = _watch(path, _parse_kubeconfig).current()
+    faults: list[str] = []
+    watched = _watch(path, _parse_kubeconfig, faults)
+    if watched is None:
+        raise ClusterAccessError(*faults)
+    entry = watched.current()
 
     def read_again(raw: bytes) -> _Entry:
         changed = _parse_kubeconfig(raw)
@@ -144,21 +152,38 @@ def from_kubeconfig(path: Path) -> ClusterAccess:
     parts = urlsplit(entry.server)
     assert parts.hostname is not None
     if entry.token_file is not None:
-        token = _watch(path.parent / entry.token_file, _parse_token)
+        token = _watch(path.parent / entry.token_file, _parse_token, faults)
     else:
-        token = _watch(path, read_token)
+        token = _watch(path, read_token, faults)
     if entry.ca_file is not None:
-        tls = _watch(path.parent / entry.ca_file, _parse_ca)
+        tls = _watch(path.parent / entry.ca_file, _parse_ca, faults)
     else:
-        tls = _watch(path, lambda raw: _parse_ca(read_again(raw).ca))
-    return ClusterAccess(parts.hostname, parts.port or 443, entry.server_name or parts.hostname, token, tls)
+        tls = _watch(path, lambda raw: _parse_ca(read_again(raw).ca), faults)
+    name = entry.server_name or parts.hostname
+    return _access(parts.hostname, parts.port or 443, name, token, tls, faults)
 
 
-def _watch(path: Path, parse: Callable[[bytes], _Value]) -> WatchedFile[_Value]:
+def _watch(path: Path, parse: Callable[[bytes], _Value], faults: list[str]) -> WatchedFile[_Value] | None:
+    """Watch a file; what is wrong with it is added to the faults, and None returned."""
     try:
         return WatchedFile(path, parse)
     except FileError as error:
-        raise ClusterAccessError(str(error)) from error
+        faults.append(str(error))
+    return None
+
+
+def _access(
+    host: str,
+    port: int,
+    server_name: str,
+    token: WatchedFile[str] | None,
+    tls: WatchedFile[ssl.SSLContext] | None,
+    faults: list[str],
+) -> ClusterAccess:
+    """Raises ClusterAccessError with every fault."""
+    if token is None or tls is None:
+        raise ClusterAccessError(*faults)
+    return ClusterAccess(host, port, server_name, token, tls)
 
 
 @attrs.frozen

@@ -61,9 +61,8 @@ def test_a_certificate_without_a_name_is_for_no_host() -> None:
 def test_dates_are_remarked_on(begins_d: int, ends_d: int, said: str, refused: bool) -> None:
     dates = {"not_before": NOW + timedelta(days=begins_d), "not_after": NOW + timedelta(days=ends_d)}
     remarks = remarks_on(certificate_of("hub.example", **dates), NOW, "hub.example")
-    assert [(said in remark.text, remark.refused) for remark in remarks] == (
-        [(True, refused)] if said else []
-    )
+    found = [(said in remark.text, remark.refused) for remark in remarks]
+    assert found == ([(True, refused)] if said else [])
 
 
 def test_what_is_wrong_in_two_ways_is_remarked_on_twice() -> None:

@@ -74,7 +74,7 @@ def test_a_data_folder_that_others_can_read_ends_the_hub_by_one_line(tmp_path: P
         ),
         (
             "audit.db",
-            "the audit trail {} is unavailable: unable to open database file: "
+            "the audit trail {} is unavailable: Is a directory: "
             "it, its -wal and its -shm have to be files that this user can write",
         ),
     ],

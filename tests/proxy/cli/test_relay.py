@@ -37,7 +37,7 @@ def test_a_relay_without_a_configuration_says_what_writes_one() -> None:
     result = CliRunner().invoke(relay, env=none)
     assert (result.exit_code, result.stderr) == (
         1,
-        "hawse: the relay has no configuration: name its --config, which "
+        "hawse: the relay cannot run: it has no configuration: name its --config, which "
         "`hawse admin cluster add NAME --output-dir DIR` writes\n",
     )
 

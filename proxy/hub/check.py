@@ -1,0 +1,160 @@
+"""Everything that a hub starts with, looked at without a change to the disk and without a port.
+
+The start looks first too, so that it names all faults at once. What only a start can find is left to it: the
+folder's lock, addresses that are taken, and whatever changes in between. A hub may run there meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from audit.errors import AuditUnavailable
+from audit.file import NeedsRecovery, translated, untouched
+from audit.look import look_at_trail
+from audit.sqlite import explained as explained_by_sqlite
+from audit.store import TrailMark
+from proxy.certificates import remarks_on, summary_of
+from proxy.counted import counted
+from proxy.findings import Findings
+from proxy.hub.config import ENVIRONMENT_PREFIX, HubConfig, read
+from proxy.hub.database import unusable
+from proxy.hub.datadir import DataDir, DataDirError, check_writable, explained, is_there
+from proxy.hub.devca import check_ca
+from proxy.hub.errors import StoreUnavailableError
+from proxy.hub.migrations import MigrationError, is_older
+from proxy.hub.pidfile import PidFile
+from proxy.hub.reading import read_trail
+from proxy.hub.reserve import check_reserve
+from proxy.hub.trailwatch import disk_of, fullness
+from proxy.watched import FileError, read_certificate
+
+_KNOWN = DataDirError, FileError, StoreUnavailableError, AuditUnavailable
+
+
+def check_hub(path: Path | None, environment: Mapping[str, str]) -> tuple[HubConfig | None, Findings]:
+    """Look at what `hawse hub` would start with; the configuration is None where it could not be read."""
+    findings = Findings()
+    config = read(path, environment, findings.configuration)
+    if config is None:
+        return None, findings
+    variables = sum(name.startswith(ENVIRONMENT_PREFIX) for name in environment)
+    findings.seen["configuration"] = f"{path or 'no file'}, {counted(variables, 'variable')}"
+    if not findings.has_fault_of("data_dir"):
+        _look_at_folder(config, findings)
+    if config.pid_file is not None:
+        findings.look(PidFile(config.pid_file).check, _KNOWN)
+    if not findings.has_fault_of("tls", "public_url", "cluster_hosts"):
+        _look_at_certificate(config, findings)
+    if not findings.has_fault_of("listen", "admin", "public_url"):
+        listens = f"{config.listen}, the admin API on {config.admin.listen}; neither was opened"
+        findings.seen["listens on"] = listens
+        if config.misleading is not None:
+            findings.warnings.append(config.misleading)
+    return config, findings
+
+
+def _look_at_folder(config: HubConfig, findings: Findings) -> None:
+    data = DataDir(config.data_dir)
+    there = findings.look(data.check_folder, _KNOWN)
+    if not there:
+        if there is not None:
+            findings.seen["data folder"] = f"{data.path}, which the first start makes"
+        return
+    findings.look(partial(_check_file, data.lock_file), _KNOWN)
+    findings.look(data.made_signing_keys, _KNOWN)
+    findings.look(data.made_pepper, _KNOWN)
+    findings.look(data.admin_token, _KNOWN)
+    if config.tls.certificate is None:
+        findings.look(partial(check_ca, data.tls_dir), _KNOWN)
+    _look_at_disk(data, findings)
+    ran = is_there(data.store_file)
+    what = "store, trail, keys" if ran else "no hub has run there yet"
+    _look_at_databases(data, findings)
+    findings.seen["data folder"] = f"{data.path}: {what}"
+
+
+def _check_file(file: Path) -> None:
+    """Raise DataDirError for a file that is there and cannot be written."""
+    if is_there(file):
+        try:
+            check_writable(file, folder=False)
+        except OSError as error:
+            raise DataDirError(f"cannot write {file}: {explained(error)}") from error
+
+
+def _look_at_disk(data: DataDir, findings: Findings) -> None:
+    lacking = findings.look(partial(check_reserve, data.reserve_file), _KNOWN)
+    disk = disk_of(data.path)
+    if lacking and disk.free_bytes < lacking:
+        findings.faults.append(
+            f"cannot allocate {data.reserve_file}: {disk.free_bytes // 1024} KiB are free: "
+            f"free {lacking // 1024} KiB of the disk"
+        )
+    elif (full := fullness(data.path, disk)) is not None:
+        findings.warnings.append(full)
+
+
+def _look_at_databases(data: DataDir, findings: Findings) -> None:
+    """Look at the forms of the store and of the trail, and whether they belong together."""
+    faults = [*data.faults_of_databases()]
+    findings.faults.extend(faults)
+    expected: TrailMark | None = None
+    if is_there(data.store_file) and not _is_named(data.store_file, faults):
+        try:
+            expected = findings.look(partial(_look_at_store, data.store_file), _KNOWN)
+        except NeedsRecovery as error:
+            findings.warnings.append(f"{data.store_file} was not looked into: {error}")
+    if not _is_named(data.audit_file, faults):
+        try:
+            findings.look(partial(_look_at_trail, data.audit_file, expected), _KNOWN)
+        except NeedsRecovery as error:
+            findings.warnings.append(f"{data.audit_file} was not looked into: {error}")
+
+
+def _look_at_store(file: Path) -> TrailMark | None:
+    """Read which trail the hub writes. None where none is known yet, and for a store of an earlier version.
+
+    Raises StoreUnavailableError, and NeedsRecovery.
+    """
+    try:
+        check_writable(file, folder=False)
+    except OSError as error:
+        raise StoreUnavailableError(f"cannot open {file}: {explained_by_sqlite(file, error)}") from error
+    try:
+        with untouched(file) as connection:
+            return None if is_older(connection) else read_trail(connection)
+    except (MigrationError, sa.exc.DBAPIError) as error:
+        raise unusable(file, error) from error
+
+
+def _look_at_trail(file: Path, expected: TrailMark | None) -> None:
+    if is_there(file):
+        with translated(file):
+            check_writable(file, folder=False)
+    look_at_trail(file, expected)
+
+
+def _is_named(file: Path, faults: list[str]) -> bool:
+    return any(fault.startswith(f"{file} is ") for fault in faults)
+
+
+def _look_at_certificate(config: HubConfig, findings: Findings) -> None:
+    tls = config.tls
+    if tls.certificate is None or tls.key is None:
+        findings.seen["certificate"] = f"of a development CA in {DataDir(config.data_dir).tls_dir}"
+        return
+    read_it = partial(
+        read_certificate, tls.certificate, tls.key, stated="tls.certificate", wildcard=config.cluster_hosts
+    )
+    pem = findings.look(read_it, _KNOWN)
+    if pem is None:
+        return
+    for remark in remarks_on(pem, datetime.now(UTC), config.public_host):
+        told = findings.refused if remark.refused else findings.warnings
+        told.append(f"tls.certificate: {tls.certificate}: {remark.text}")
+    findings.seen["certificate"] = f"{tls.certificate}: {summary_of(pem)}"
