@@ -170,7 +170,10 @@ class Recorder:
         failure = counts(event)
         with self._lock:
             if self._stopping:
-                _log.error("audit: event %s came after the recorder had stopped and is lost", event.eid)
+                _log.error(
+                    "audit: event %s came after the recorder had stopped and is lost",
+                    event.eid, extra={"eid": event.eid},
+                )  # fmt: skip
                 return
             # The first of a flood is stored, so the writer is awake and knows when the flood's window ends.
             if failure and not self._floods.admit(event, time.monotonic()):

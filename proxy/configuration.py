@@ -124,6 +124,19 @@ def read_stated(
         return None
 
 
+def peek(key: str, prefix: str, path: Path | None, environment: Mapping[str, str]) -> object:
+    """What is stated for a key of the top level, before all else is read; None where nothing is.
+
+    For what decides how the faults of all else are told. Whether it is a good value is for `read_stated`.
+    """
+    stated = environment.get(f"{prefix}{key.upper()}")
+    if stated is not None:
+        return stated
+    if path is None and (named := environment.get(f"{prefix}CONFIG")):
+        path = Path(named)
+    return None if path is None else _read_toml(path, []).get(key)
+
+
 def add_faults(faults: list[str], found: list[str]) -> None:
     """Add what a check of the values found, but not of keys whose fault is told: it would follow from it."""
     told = {fault.partition(":")[0] for fault in faults}

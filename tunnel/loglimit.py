@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import attrs
 
@@ -31,14 +32,14 @@ class LogLimit:
         """Log the message as a warning, or count it for the next one that is logged."""
         self.line(logging.WARNING, message, now_s)
 
-    def line(self, level: int, message: str, now_s: float) -> None:
-        """Log the message, or count it for the next one that is logged."""
+    def line(self, level: int, message: str, now_s: float, ids: Mapping[str, str] | None = None) -> None:
+        """Log the message, or count it for the next one that is logged; `ids` are those that it names."""
         if not self._rate.allows(now_s):
             self._suppressed += 1
             return
         more = f" (and {self._suppressed} more like it before)" if self._suppressed else ""
         self._suppressed = 0
-        self.log.log(level, "%s%s", message, more)
+        self.log.log(level, "%s%s", message, more, extra=ids)
 
     def end(self, level: int, what: str) -> None:
         """Nothing like it will come any more: log how many were only counted, if any were."""

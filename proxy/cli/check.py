@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from proxy.cli.errors import CommandError, ConfigurationFaults
+from proxy.cli.logs import show_warning
 
 if TYPE_CHECKING:
     from proxy.findings import Findings
@@ -52,7 +53,7 @@ def report(whose: str, findings: Findings, *, as_json: bool) -> None:
             click.get_current_context().exit(CheckFailed.exit_code)
         return
     for warning in findings.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        show_warning(warning)
     if faults:
         raise CheckFailed("\n".join([f"the check of the {whose} finds {_counted(faults)}:", *faults]))
     click.echo(f"the {whose} can start:")

@@ -8,9 +8,10 @@ import sys
 import click
 
 from proxy.cli.errors import CommandError
+from proxy.cli.logs import TEXT, LoggedCommand, configure_logging, log_format_option
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command(cls=LoggedCommand, context_settings={"ignore_unknown_options": False})
 @click.argument("clusters", nargs=-1, metavar="[CLUSTER]... [-- COMMAND...]", type=click.UNPROCESSED)
 @click.option("--hub", metavar="URL", help="Which hub, if this agent has logged in to several.")
 @click.option(
@@ -26,6 +27,7 @@ from proxy.cli.errors import CommandError
     help="The port on 127.0.0.1, which is free unless it is given.",
 )
 @click.option("--namespace", metavar="NAME", help="The namespace that is used when none is given.")
+@log_format_option()
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 @click.pass_context
 def connect(
@@ -36,6 +38,7 @@ def connect(
     output: str | None,
     port: int | None,
     namespace: str | None,
+    log_format: str | None,
     verbose: bool,
 ) -> None:
     """Serve the named clusters, or all that this agent may reach, on 127.0.0.1.
@@ -54,10 +57,9 @@ def connect(
     from proxy.agent.errors import AgentError
     from proxy.agent.hub import fetch_reach
     from proxy.agent.kubeconfig import chosen_clusters
-    from proxy.cli.logs import configure_logging
     from proxy.cli.service import run_ungrouped
 
-    configure_logging(verbose=verbose)
+    configure_logging(verbose=verbose, log_format=log_format or TEXT)
     names, command = _split(clusters, sys.argv)
     try:
         if namespace is not None:

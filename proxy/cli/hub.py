@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from proxy.cli.check import check_options
+from proxy.cli.logs import LoggedCommand, configure_stated, log_format_option
 
 
-@click.command()
+@click.command(cls=LoggedCommand, variable="HAWSE_HUB_LOG_FORMAT")
 @click.option(
     "--config",
     "config_file",
@@ -24,8 +25,17 @@ from proxy.cli.check import check_options
     "start as usual if none does.",
 )
 @check_options
+@log_format_option("HAWSE_HUB_LOG_FORMAT")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
-def hub(config_file: Path | None, *, replace: bool, check: bool, as_json: bool, verbose: bool) -> None:
+def hub(
+    config_file: Path | None,
+    *,
+    replace: bool,
+    check: bool,
+    as_json: bool,
+    log_format: str | None,
+    verbose: bool,
+) -> None:
     """Run the hub: agents come in by HTTPS, relays by the tunnels that they dial.
 
     Without any configuration it listens on 127.0.0.1:8443 with a certificate of a development CA, keeps its
@@ -46,9 +56,9 @@ def hub(config_file: Path | None, *, replace: bool, check: bool, as_json: bool, 
 
     from audit.errors import AuditUnavailable
     from proxy.cli.check import refuse_to_start, report
-    from proxy.cli.logs import configure_logging
     from proxy.cli.service import run_service
     from proxy.hub.check import check_hub
+    from proxy.hub.config import ENVIRONMENT_PREFIX
     from proxy.hub.datadir import DataDirError
     from proxy.hub.errors import StoreUnavailableError
     from proxy.hub.serve import run_hub
@@ -56,9 +66,12 @@ def hub(config_file: Path | None, *, replace: bool, check: bool, as_json: bool, 
 
     if as_json and not check:
         raise click.UsageError("--json belongs to --check")
+    environment = dict(os.environ)
+    if log_format is not None:
+        environment["HAWSE_HUB_LOG_FORMAT"] = log_format
     if not check:
-        configure_logging(verbose=verbose)
-    config, findings = check_hub(config_file, os.environ)
+        configure_stated(ENVIRONMENT_PREFIX, config_file, environment, verbose=verbose)
+    config, findings = check_hub(config_file, environment)
     if check:
         report("hub", findings, as_json=as_json)
         return

@@ -88,8 +88,12 @@ def _run(arguments: list[str]) -> None:
         if sys.stdout is not None:
             # What is left in it would fail once more when the interpreter ends, in words of its own.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from proxy.cli.errors import CommandError
+        from proxy.cli.logs import show_failure
+
         where = f" {error.filename}" if error.filename is not None else ""
-        sys.exit(f"hawse: cannot write{where}: {error.strerror}")
+        show_failure(CommandError(f"cannot write{where}: {error.strerror}"))
+        sys.exit(1)
 
 
 def build_group() -> click.Group:
@@ -122,6 +126,20 @@ def build_group() -> click.Group:
             return command
 
         def invoke(self, ctx: click.Context) -> object:
+            try:
+                return self._invoke(ctx)
+            except click.ClickException as error:
+                from proxy.cli.logs import in_json, show_failure
+
+                if not in_json():
+                    raise
+                show_failure(error)
+                ctx.exit(error.exit_code)
+            except KeyboardInterrupt:
+                # click would say "Aborted!" and end with 1, as if the command had failed.
+                ctx.exit(INTERRUPTED)
+
+        def _invoke(self, ctx: click.Context) -> object:
             # The commands import what they need when they run, so a missing package shows itself here.
             try:
                 return super().invoke(ctx)
@@ -138,9 +156,6 @@ def build_group() -> click.Group:
                 raise CommandError(
                     f"this command needs the package {package}: pip install '{wheel}[hub]'"
                 ) from error
-            except KeyboardInterrupt:
-                # click would say "Aborted!" and end with 1, as if the command had failed.
-                ctx.exit(INTERRUPTED)
 
         def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
             # From the table, so that `hawse --help` imports none of the commands.

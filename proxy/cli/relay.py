@@ -8,9 +8,10 @@ import click
 
 from proxy.cli.check import check_options
 from proxy.cli.errors import ConfigurationFaults
+from proxy.cli.logs import LoggedCommand, configure_stated, log_format_option
 
 
-@click.command()
+@click.command(cls=LoggedCommand, variable="HAWSE_RELAY_LOG_FORMAT")
 @click.option(
     "--config",
     "config_file",
@@ -30,6 +31,7 @@ from proxy.cli.errors import ConfigurationFaults
     help="Only read these guardrails, a file or a folder, say what they come to, and exit.",
 )
 @check_options
+@log_format_option("HAWSE_RELAY_LOG_FORMAT")
 @click.option("-v", "--verbose", is_flag=True, help="Log more.")
 def relay(
     config_file: Path | None,
@@ -38,6 +40,7 @@ def relay(
     check_guardrails: Path | None,
     check: bool,
     as_json: bool,
+    log_format: str | None,
     verbose: bool,
 ) -> None:
     """Run the relay beside a cluster's API server.
@@ -54,9 +57,9 @@ def relay(
     import os
 
     from proxy.cli.check import refuse_to_start, report
-    from proxy.cli.logs import configure_logging
     from proxy.cli.service import run_service
     from proxy.relay.check import check_relay
+    from proxy.relay.config import ENVIRONMENT_PREFIX
     from proxy.relay.serve import RelayError, run_relay
     from proxy.relay.serviceaccount import ClusterAccessError
     from proxy.watched import FileError
@@ -66,11 +69,13 @@ def relay(
         return
     if as_json and not check:
         raise click.UsageError("--json belongs to --check")
-    if not check:
-        configure_logging(verbose=verbose)
     environment = dict(os.environ)
     if mode is not None:
         environment["HAWSE_RELAY_MODE"] = mode
+    if log_format is not None:
+        environment["HAWSE_RELAY_LOG_FORMAT"] = log_format
+    if not check:
+        configure_stated(ENVIRONMENT_PREFIX, config_file, environment, verbose=verbose)
     config, findings = check_relay(config_file, environment)
     if check:
         report("relay", findings, as_json=as_json)

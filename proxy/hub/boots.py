@@ -97,7 +97,7 @@ class Boots:
     def _tell_once(self, boot: str, fault: str) -> None:
         if boot not in self._told:
             self._told.add(boot)
-            _log.warning("%s", fault)
+            _log.warning("%s", fault, extra={"boot": boot})
 
     async def wait_ended(self, boot: str) -> None:
         """Return once the process of this boot has ended."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import attrs
@@ -180,6 +181,8 @@ class HubConfig:
     tunnel: TunnelConfig = TunnelConfig()
     audit: AuditConfig = AuditConfig()
     stop: StopConfig = StopConfig()
+    log_format: Literal["text", "json"] = "text"
+    """How the log on stderr is written."""
 
     @public_url.default
     def _public_url_beside_listen(self) -> str:

@@ -51,7 +51,7 @@ class Pins:
 
         A relay that states none passes: it is of an older version, or lacks the right to read it.
         """
-        uid = statement.cluster_uid
+        uid, ids = statement.cluster_uid, {"cluster": source.cluster_name}
         cluster = self.directory.current.clusters_by_id.get(source.cluster_id)
         # The sessions of a cluster that was just removed are ended elsewhere.
         if not uid or cluster is None:
@@ -61,10 +61,12 @@ class Pins:
                 pinned = await self.directory.change(lambda store: store.pin_cluster(source.cluster_id, uid))
             except StoreUnavailableError as error:
                 # The next relay that connects pins it.
-                _log.warning("cannot pin cluster %s: %s", source.cluster_name, error)
+                _log.warning("cannot pin cluster %s: %s", source.cluster_name, error, extra=ids)
                 return
             if pinned == uid:
-                _log.info("cluster %s is pinned to the Kubernetes cluster %s", source.cluster_name, uid)
+                _log.info(
+                    "cluster %s is pinned to the Kubernetes cluster %s", source.cluster_name, uid, extra=ids
+                )
                 self.recorder.complete(self.event(source, Kind.RELAY_PINNED, f"kube-system uid={uid}"))
             cluster = attrs.evolve(cluster, cluster_uid=pinned or None)
         if refusal := wrong_cluster(cluster, statement):
@@ -72,7 +74,10 @@ class Pins:
 
     def refused(self, source: Source, error: Exception) -> None:
         """Say in the log and in the trail that a relay is refused."""
-        _log.warning("turned away relay %s, from %s: %s", source.instance, source.address, error)
+        _log.warning(
+            "turned away relay %s, from %s: %s",
+            source.instance, source.address, error, extra={"cluster": source.cluster_name},
+        )  # fmt: skip
         self.recorder.complete(self.event(source, Kind.RELAY_REFUSED, str(error)))
 
     def event(self, source: Source, kind: Kind, note: str = "") -> Event:

@@ -222,7 +222,10 @@ class RelayEndpoint:
                 if not await self._resume(transport, greeting, claims, cluster, address):
                     await self._begin(transport, greeting, claims, cluster, address, readiness)
         except (WebSocketRefused, Rejected, SessionClosed, RemoteProtocolError, TransportClosed) as error:
-            _log.warning("a relay of cluster %s, from %s, got no session: %s", cluster.name, address, error)
+            _log.warning(
+                "a relay of cluster %s, from %s, got no session: %s",
+                cluster.name, address, error, extra={"cluster": cluster.name},
+            )  # fmt: skip
 
     async def _resume(
         self, transport: Transport, greeting: bytes, claims: HelloClaims, cluster: Cluster, address: str
@@ -246,7 +249,10 @@ class RelayEndpoint:
                 else _NO_WAY_BACK
             )
             return False
-        _log.info("relay %s of cluster %s is back, from %s", relay.instance, cluster.name, address)
+        _log.info(
+            "relay %s of cluster %s is back, from %s",
+            relay.instance, cluster.name, address, extra={"cluster": cluster.name},
+        )  # fmt: skip
         relay.address = address
         await relay.session.resume(transport, greeting)
         return True
@@ -353,7 +359,10 @@ class RelayEndpoint:
                 self.end_revoked()
                 if self._farewell is not None:
                     self._farewell(session, 0)
-                _log.info("relay %s of cluster %s is here, from %s", relay.instance, cluster.name, address)
+                _log.info(
+                    "relay %s of cluster %s is here, from %s",
+                    relay.instance, cluster.name, address, extra={"cluster": cluster.name},
+                )  # fmt: skip
                 self.recorder.complete(event(Kind.RELAY_CONNECTED))
                 # What has changed while others were asked whether they are there.
                 relay.announce_keys()
@@ -362,11 +371,17 @@ class RelayEndpoint:
                 try:
                     contact = RelayContact(cluster.id, relay.instance, relay.boot, relay.version, address)
                     if news := await self._note(lambda store: store.relay_connected(contact)):
-                        _log.info("relay %s of cluster %s: %s", relay.instance, cluster.name, news)
+                        _log.info(
+                            "relay %s of cluster %s: %s",
+                            relay.instance, cluster.name, news, extra={"cluster": cluster.name},
+                        )  # fmt: skip
                         self.recorder.complete(event(Kind.RELAY_NEW, note=news))
                     reason = await session.wait_closed()
                 finally:
-                    _log.info("relay %s of cluster %s is gone: %s", relay.instance, cluster.name, reason)
+                    _log.info(
+                        "relay %s of cluster %s is gone: %s",
+                        relay.instance, cluster.name, reason, extra={"cluster": cluster.name},
+                    )  # fmt: skip
                     self.recorder.complete(event(Kind.RELAY_DISCONNECTED, note=reason))
         except (TooManyInstancesError, RelayRefusedError) as error:
             self._turn_away(relay, error)

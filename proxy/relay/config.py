@@ -9,6 +9,7 @@ How file and environment are read, and how faults are told, stands in proxy.conf
     instance = "relay-0"                  # among the relays of one cluster; the host's name if absent
     guardrails = "guardrails.yaml"        # or a folder of such files: what the hub cannot exceed
     memory_mib = 320                      # for the calls under way and what they carry
+    log_format = "text"                   # or "json": one object a line
     [hub]
     url = "https://hub.example"           # the issuer of the tokens, and what tunnel mode dials
     keys = "hub-keys.json"                # the hub's public keys (JWKS), pinned
@@ -139,6 +140,8 @@ class FileConfig:
     tunnel: TunnelConfig = TunnelConfig()
     health: HealthConfig = HealthConfig()
     stop: StopConfig = StopConfig()
+    log_format: Literal["text", "json"] = "text"
+    """How the log on stderr is written."""
 
 
 @attrs.frozen

@@ -17,7 +17,7 @@ import trio
 
 from auth import requestinfo
 from auth.impersonation import impersonation_headers
-from auth.principal import IdentityError
+from auth.principal import USER_PREFIX, IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
 from proxy.drain import Drained
@@ -260,10 +260,11 @@ class Call:
         method = self.request.method.decode("ascii")
         path = self.request.target.partition(b"?")[0][:LOGGED_PATH_BYTES].decode("ascii")
         message = f"{method} {path} of {self.claims.user}: {describe(failure)}"
+        ids = {"agent": self.claims.user.removeprefix(USER_PREFIX)}
         if gone:
-            log.debug("%s", message)
+            log.debug("%s", message, extra=ids)
         else:
-            self.upstream.failures.line(logging.INFO, message, trio.current_time())
+            self.upstream.failures.line(logging.INFO, message, trio.current_time(), ids)
 
 
 _MEMORY = Failure(

@@ -238,11 +238,16 @@ def run(
 
 @contextlib.contextmanager
 def running_world(
-    folder: Path, *, relay_environment: Mapping[str, str] | None = None, hub_settings: str = ""
+    folder: Path,
+    *,
+    flags: tuple[str, ...] = (),
+    relay_environment: Mapping[str, str] | None = None,
+    hub_settings: str = "",
 ) -> Iterator[World]:
     """Bring a world up in `folder`, with one pod in it, and take it down again."""
     with Daemons(folder) as daemons:
         world = make_world(folder, daemons, folder / "cluster" / "relay.kubeconfig", hub_settings)
+        world.flags = flags
         world.relay_environment = relay_environment or {}
         world.sandbox = daemons.start(
             "sandbox", [sys.executable, "-m", "sandbox", "--dir", str(folder / "cluster")]
