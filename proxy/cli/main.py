@@ -89,10 +89,13 @@ def _run(arguments: list[str]) -> None:
             # What is left in it would fail once more when the interpreter ends, in words of its own.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         from proxy.cli.errors import CommandError
-        from proxy.cli.logs import show_failure
+        from proxy.cli.logs import in_json, show_failure
 
         where = f" {error.filename}" if error.filename is not None else ""
-        show_failure(CommandError(f"cannot write{where}: {error.strerror}"))
+        told = f"cannot write{where}: {error.strerror}"
+        if not in_json():
+            sys.exit(f"hawse: {told}")
+        show_failure(CommandError(told))
         sys.exit(1)
 
 
