@@ -10,6 +10,7 @@ import click
 
 from proxy.cli.admin.client import Object, Reach
 from proxy.cli.admin.cluster_check import check_cluster
+from proxy.cli.admin.handover import Handover
 from proxy.cli.admin.inputs import parse_pairs, read_certificates
 from proxy.cli.admin.output import (
     child,
@@ -27,7 +28,6 @@ from proxy.cli.admin.output import (
     text,
     yes_option,
 )
-from proxy.cli.errors import CommandError
 
 F = TypeVar("F", bound=Callable[..., object])
 PEM_BYTES_MAX = 64 * 1024
@@ -63,12 +63,28 @@ def _relay_options(command: F) -> F:
             help="For a relay outside a cluster: write relay.toml and its keys there, print nothing.",
         ),
         click.option(
+            "--output",
+            "-o",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write what would be printed to FILE (mode 0600), which must not be there yet.",
+        ),
+        click.option(
+            "--force",
+            is_flag=True,
+            help="Overwrite the FILE of --output, or print the private key on a terminal.",
+        ),
+        click.option(
             "--kubeconfig",
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
             help="With --output-dir: the kubeconfig (with a bearer token) that the relay will use.",
         ),
-        click.option("--image", metavar="IMAGE", help="The relay's container image (hawse-relay)."),
+        click.option(
+            "--image",
+            metavar="IMAGE",
+            help="The relay's container image; hawse-relay, which you have to build, without it.",
+        ),
         click.option("--replicas", type=int, metavar="N", help="How many relays the cluster runs (2)."),
         click.option(
             "--service-type",
@@ -150,30 +166,34 @@ def add_cluster(
     as_json: bool,
     output_dir: Path | None,
     kubeconfig: Path | None,
+    output: Path | None,
+    force: bool,
     **options: object,
 ) -> None:
     """Add a cluster, and print its relay's manifests, this once.
 
+    They hold the relay's private key, so they are not printed on a terminal:
+
     \b
     hawse admin cluster add prod --team sre --image IMAGE | kubectl --context prod apply -f -
+    hawse admin cluster add prod --team sre --image IMAGE --output prod.yaml
     """
-    _check_output_dir(output_dir, kubeconfig)
-    said = _manifest_options(options)
-    made = reach.client().post(
-        "clusters",
-        body={
-            "name": name,
-            "teams": teams,
-            "labels": parse_pairs(labels, "--label"),
-            "mode": mode,
-            "relay_url": relay_url,
-            "relay_ca_pem": read_certificates(relay_ca, "--relay-ca", PEM_BYTES_MAX),
-            "relay_address_private": allow_private_address,
-            "manifest": said,
-        },
-    )
-    constrained = bool(options["constrained"])
-    _hand_over(name, made, said, output_dir, kubeconfig, relay_url, constrained=constrained, as_json=as_json)
+    handover = Handover(name, _manifest_options(options), output_dir, kubeconfig, relay_url, as_json=as_json)
+    with handover.opened(output, force=force, secret=mode == "tunnel") as take:
+        made = reach.client().post(
+            "clusters",
+            body={
+                "name": name,
+                "teams": teams,
+                "labels": parse_pairs(labels, "--label"),
+                "mode": mode,
+                "relay_url": relay_url,
+                "relay_ca_pem": read_certificates(relay_ca, "--relay-ca", PEM_BYTES_MAX),
+                "relay_address_private": allow_private_address,
+                "manifest": handover.said,
+            },
+        )
+        take(made, constrained=bool(options["constrained"]))
     if not as_json and not teams:
         say(f"no team may reach it yet: hawse admin cluster grant {name} TEAM")
 
@@ -197,6 +217,8 @@ def replace_key(
     as_json: bool,
     output_dir: Path | None,
     kubeconfig: Path | None,
+    output: Path | None,
+    force: bool,
     **options: object,
 ) -> None:
     """Give a cluster's relay a new key, and print its manifests with it.
@@ -221,11 +243,11 @@ def replace_key(
         else:
             say(f"the relay of {name} proves itself by {listed('relay_keys')(changed)} alone from now on")
         return
-    _check_output_dir(output_dir, kubeconfig)
-    said = _manifest_options(options)
-    made = reach.client().post("clusters", name, "keys", body={"keep_old": keep_old, "manifest": said})
-    constrained = bool(options["constrained"])
-    _hand_over(name, made, said, output_dir, kubeconfig, None, constrained=constrained, as_json=as_json)
+    handover = Handover(name, _manifest_options(options), output_dir, kubeconfig, None, as_json=as_json)
+    with handover.opened(output, force=force, secret=True) as take:
+        body = {"keep_old": keep_old, "manifest": handover.said}
+        made = reach.client().post("clusters", name, "keys", body=body)
+        take(made, constrained=bool(options["constrained"]))
 
 
 @cluster.command("show")
@@ -356,71 +378,3 @@ def _manifest_options(options: dict[str, object]) -> dict[str, object]:
     if isinstance(hub_ca, Path):
         said["hub_ca_pem"] = read_certificates(hub_ca, "--hub-ca", PEM_BYTES_MAX)
     return said
-
-
-def _check_output_dir(output_dir: Path | None, kubeconfig: Path | None) -> None:
-    """Look before anything is made: a key that cannot be written afterwards is lost."""
-    from proxy.cli.admin.relay_files import FILES
-
-    if kubeconfig is not None:
-        try:
-            str(kubeconfig.absolute()).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise CommandError(
-                f"the path {str(kubeconfig)!a} is no UTF-8, as relay.toml has to be: name another"
-            ) from error
-    if output_dir is None:
-        if kubeconfig is not None:
-            raise click.UsageError("--kubeconfig belongs to --output-dir: in a cluster a relay needs none")
-        return
-    for name in FILES:
-        if (output_dir / name).exists():
-            raise CommandError(f"{output_dir / name} exists already: choose another --output-dir")
-    try:
-        output_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise CommandError(f"cannot write into {output_dir}: {error.strerror}") from error
-
-
-def _hand_over(
-    name: str,
-    made: Object,
-    said: dict[str, object],
-    output_dir: Path | None,
-    kubeconfig: Path | None,
-    relay_url: str | None,
-    *,
-    constrained: bool,
-    as_json: bool,
-) -> None:
-    """Print or write what the relay needs; it holds the relay's key, which the hub did not keep."""
-    from proxy.cli.admin.relay_files import left_to_do, relay_files, write_relay_files
-    from proxy.cli.admin.rendered import dials_itself, rendered_manifests, rendered_role
-
-    if output_dir is not None:
-        # Before anything else can fail: nobody has the key but this process.
-        write_relay_files(output_dir, relay_files(child(made, "relay"), kubeconfig, relay_url))
-    role = rendered_role(made, said, constrained=constrained)
-    made = {**made, "manifests": rendered_manifests(name, made, said), "rbac": role}
-    if as_json:
-        print_json(made)
-    elif output_dir is not None:
-        say(f"the relay of cluster {name}: its configuration and keys are in {output_dir}")
-        say("in the cluster, first let it impersonate:")
-        place = "--namespace NAMESPACE --service-account NAME"
-        say(f"  hawse admin cluster rbac {name} {place} | kubectl apply -f -")
-        for sentence in left_to_do(child(made, "relay"), output_dir):
-            say(sentence)
-        say(f"then: hawse relay --config {output_dir / 'relay.toml'}")
-    else:
-        click.echo(text(made, "manifests"), nl=False)
-        click.echo(text(made, "rbac"), nl=False)
-        say(
-            f"these manifests hold the key of the relay of {name}, which the hub has not kept: "
-            "apply them with kubectl"
-        )
-        if dials_itself(relay := child(made, "relay")):
-            say(
-                f"warning: the hub calls itself {text(relay, 'hub_url')}, where a pod finds no hub: set its "
-                f"public_url, and print them anew by hawse admin cluster key {name}"
-            )

@@ -26,8 +26,13 @@ yes_option = click.option("--yes", is_flag=True, help="Do not ask; who has no te
 
 
 def print_json(value: Json) -> None:
-    """Print a document for a program; in ASCII, so that it is safe for a terminal too."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=True))
+    """Print a document for a program."""
+    click.echo(as_json_text(value), nl=False)
+
+
+def as_json_text(value: Json) -> str:
+    """A document for a program; in ASCII, so that it is safe for a terminal too."""
+    return json.dumps(value, indent=2, ensure_ascii=True) + "\n"
 
 
 def print_table(rows: Sequence[Object], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:

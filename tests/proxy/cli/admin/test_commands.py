@@ -6,12 +6,14 @@ import json
 import os
 import ssl
 import stat
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+import trio
 import yaml
 
 from auth.keys import KeySet, SigningKey
@@ -688,3 +690,74 @@ async def test_each_change_is_told_to_programs_too(hub: Hub) -> None:
     await hub.ok(*rule)
     [added] = [each["id"] for each in await hub.json("federation", "list")]
     assert (await hub.json("federation", "remove", added)) == {"removed": added}
+
+
+async def at_a_terminal(hub: Hub, *args: str) -> tuple[int, bytes, str]:
+    """Run `hawse admin ARGS` with a terminal for stdout: the status, what is printed there, and stderr."""
+    master, slave = os.openpty()
+    try:
+        command = [sys.executable, "-m", "proxy.cli.main", "admin", *args]
+        env = {**os.environ, "HAWSE_HUB_DATA_DIR": str(hub.data.path)}
+        done = await trio.run_process(command, stdout=slave, capture_stderr=True, check=False, env=env)
+        os.set_blocking(master, False)
+        try:
+            shown = os.read(master, 64 * 1024)
+        except BlockingIOError:
+            shown = b""
+    finally:
+        os.close(slave)
+        os.close(master)
+    return done.returncode, shown, done.stderr.decode()
+
+
+async def test_no_private_key_is_printed_on_a_terminal_unless_that_is_said(hub: Hub) -> None:
+    told = (
+        "hawse: a private key would stay in this terminal's scrollback: pipe it on (| {}), write it to a "
+        "file by --output FILE, or say --force\n"
+    )
+    manifests, document = told.format("kubectl apply -f -"), told.format("COMMAND")
+    assert await at_a_terminal(hub, "cluster", "add", "prod") == (1, b"", manifests)
+    assert await at_a_terminal(hub, "cluster", "add", "prod", "--json") == (1, b"", document)
+    # Nothing was made: the name is free.
+    code, shown, _ = await at_a_terminal(hub, "cluster", "add", "prod", "--force")
+    assert (code, b"PRIVATE KEY" in shown) == (0, True)
+    assert await at_a_terminal(hub, "cluster", "key", "prod", "--keep-old") == (1, b"", manifests)
+    assert len((await hub.json("cluster", "show", "prod"))["relay_keys"]) == 1
+
+
+async def test_manifests_are_written_to_a_file_of_their_owner_alone(hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "prod.yaml"
+    made = await hub.ok("cluster", "add", "prod", "--output", str(file))
+    assert made.stdout == ""
+    assert f"kubectl apply -f {file}, then remove it" in made.stderr
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    kinds = {item["kind"] for item in yaml.safe_load_all(file.read_text())}
+    assert {"Secret", "Deployment", "ClusterRole"} <= kinds
+    before = file.read_text()
+    refused = await hub.fails("cluster", "key", "prod", "--output", str(file))
+    assert refused == (f"hawse: {file} exists already: choose another --output, or overwrite it by --force\n")
+    assert file.read_text() == before
+    file.chmod(0o644)
+    await hub.ok("cluster", "key", "prod", "--output", str(file), "--force", "--json")
+    assert "PRIVATE KEY" in json.loads(file.read_text())["manifests"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+async def test_a_file_that_cannot_be_written_costs_no_key(hub: Hub, tmp_path: Path) -> None:
+    file = tmp_path / "none" / "prod.yaml"
+    assert await hub.fails("cluster", "add", "prod", "--output", str(file)) == (
+        f"hawse: cannot write {file}: No such file or directory\n"
+    )
+    folder = str(tmp_path)
+    assert "is a folder" in await hub.fails("cluster", "add", "prod", "--output", folder, "--force")
+    both = ("--output", str(file), "--output-dir", str(tmp_path / "relay"))
+    assert "say one of them" in await hub.fails("cluster", "add", "prod", *both, code=2)
+    await hub.fails("cluster", "add", "prod", "--team", "none", "--output", str(tmp_path / "prod.yaml"))
+    assert os.listdir(tmp_path) == ["hub"]
+    assert (await hub.json("cluster", "list")) == []
+
+
+async def test_an_image_that_no_registry_has_is_told(hub: Hub) -> None:
+    told = "warning: they name the image hawse-relay, which no registry has: build the target relay"
+    assert told in (await hub.ok("cluster", "add", "prod")).stderr
+    assert told not in (await hub.ok("cluster", "key", "prod", "--image", "reg.example/x:1")).stderr
