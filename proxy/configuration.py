@@ -101,9 +101,11 @@ def read_stated(
     """
     if path is None and (named := environment.get(f"{prefix}CONFIG")):
         path = Path(named)
-    tree = _read_toml(path, faults) if path is not None else {}
+    unread: list[str] = []
+    tree = _read_toml(path, unread) if path is not None else {}
+    faults += unread
     _overlay(tree, cls, prefix, environment, faults)
-    if faults and not tree:
+    if unread or (faults and not tree):
         # Without the file each of its required keys would be reported as missing.
         return None
     for key, value in (defaults or {}).items():

@@ -28,6 +28,8 @@ from tunnel.net import client_context
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
+# The key of the relay's configuration.
+KUBECONFIG = "kubeconfig"
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 # What ssl takes for one; anything else it refuses at each connection, and not as a failed one.
 _SERVER_NAME = re.compile(
@@ -132,7 +134,7 @@ def from_kubeconfig(path: Path) -> ClusterAccess:
     as they are when it names another server: no other cluster's token is sent to this one.
     """
     faults: list[str] = []
-    watched = _watch(path, _parse_kubeconfig, faults)
+    watched = _watch(path, _parse_kubeconfig, faults, KUBECONFIG)
     if watched is None:
         raise ClusterAccessError(*faults)
     entry = watched.current()
@@ -152,21 +154,26 @@ def from_kubeconfig(path: Path) -> ClusterAccess:
     parts = urlsplit(entry.server)
     assert parts.hostname is not None
     if entry.token_file is not None:
-        token = _watch(path.parent / entry.token_file, _parse_token, faults)
+        token = _watch(path.parent / entry.token_file, _parse_token, faults, KUBECONFIG)
     else:
-        token = _watch(path, read_token, faults)
+        token = _watch(path, read_token, faults, KUBECONFIG)
     if entry.ca_file is not None:
-        tls = _watch(path.parent / entry.ca_file, _parse_ca, faults)
+        tls = _watch(path.parent / entry.ca_file, _parse_ca, faults, KUBECONFIG)
     else:
-        tls = _watch(path, lambda raw: _parse_ca(read_again(raw).ca), faults)
+        tls = _watch(path, lambda raw: _parse_ca(read_again(raw).ca), faults, KUBECONFIG)
     name = entry.server_name or parts.hostname
     return _access(parts.hostname, parts.port or 443, name, token, tls, faults)
 
 
-def _watch(path: Path, parse: Callable[[bytes], _Value], faults: list[str]) -> WatchedFile[_Value] | None:
-    """Watch a file; what is wrong with it is added to the faults, and None returned."""
+def _watch(
+    path: Path, parse: Callable[[bytes], _Value], faults: list[str], key: str = ""
+) -> WatchedFile[_Value] | None:
+    """Watch a file; what is wrong with it is added to the faults, and None returned.
+
+    `key` is that of the configuration which leads to the file.
+    """
     try:
-        return WatchedFile(path, parse)
+        return WatchedFile(path, parse, key=key)
     except FileError as error:
         faults.append(str(error))
     return None

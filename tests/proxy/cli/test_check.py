@@ -281,8 +281,8 @@ def test_all_faults_of_a_relay_are_told_at_once_by_the_check_and_by_the_start(re
         "hub.keys: cannot be read: No such file or directory, looked for in ",
         f"hub.ca: {folder / 'hub-ca.pem'} holds no certificate in PEM: name the file of the CA",
         f"guardrails: {folder / 'rails.yaml'}:6",
-        f"{folder / 'token'}: no token in it",
-        f"{folder / 'ca.crt'} cannot be read: No such file or directory",
+        f"kubeconfig: {folder / 'token'}: no token in it",
+        f"kubeconfig: {folder / 'ca.crt'} cannot be read: No such file or directory",
     ):
         assert sum(fault.startswith(text) for fault in faults) >= 1, text
     start = run_relay(folder)

@@ -120,7 +120,7 @@ def test_all_faults_are_reported_at_once(folder: Path) -> None:
     """
     assert sorted(faults(folder, text, HAWSE_RELAY_NONSENSE="1"))[1:] == [
         "cluster: no such key; there are cluster_id, direct, guardrails, health, hub, instance, kubeconfig, "
-        "memory_mib, mode, private_key, stop, tunnel",
+        "log_format, memory_mib, mode, private_key, stop, tunnel",
         "cluster_id: missing",
         "direct.listen: expected host:port, as in 127.0.0.1:8443 or [::]:8443",
         "health.port: no such key; there are listen",
@@ -221,3 +221,11 @@ def test_the_bound_of_the_hubs_clock_is_a_minute_to_a_day(folder: Path, value: s
         assert load(write(folder, TUNNEL), environment).clock_bound_s == int(value)
     else:
         assert faults(folder, TUNNEL, **environment) == ["tunnel.clock_bound_s: expected 60 to 86400"]
+
+
+def test_a_file_that_cannot_be_read_is_the_only_fault_beside_a_variable(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text("=")
+    with pytest.raises(ConfigError) as refused:
+        load(file, {"HAWSE_RELAY_MODE": "direct"})
+    assert refused.value.faults == [f"{file}: Invalid statement (at line 1, column 1)"]
