@@ -75,7 +75,7 @@ def hub(
     if check:
         report("hub", findings, as_json=as_json)
         return
-    if config is not None and config.misleading is not None:
+    if config is not None and not findings.configuration and config.misleading is not None:
         logging.getLogger("hawse.hub").warning("%s", config.misleading)
     refuse_to_start("hub", findings)
     assert config is not None, "or it has faults"

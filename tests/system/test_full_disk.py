@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -378,3 +379,30 @@ def test_a_disk_that_is_four_fifths_full_is_an_event_a_line_and_a_metric(hasty: 
 def logged_at(disk: SmallDisk, said: str) -> datetime:
     assert disk.world.hub is not None
     return datetime.fromisoformat(disk.world.hub.wait_for(said).split(" ")[0])
+
+
+def test_a_check_says_how_full_the_disk_is_and_a_start_is_possible(small: SmallDisk) -> None:
+    with small.full():
+        done = run(["hawse", "hub", "--check"], small.world.operator)
+    assert done.code == 0
+    assert done.err.startswith(f"warning: the disk of {small.data} is ".encode())
+
+
+def test_a_check_and_a_first_start_want_room_for_the_reserve(tmp_path: Path) -> None:
+    data = tmp_path / "hub"
+    data.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k,mode=700", "hawse-test", str(data)]
+    subprocess.run(mount, check=True)
+    try:
+        settings = {"HAWSE_HUB_DATA_DIR": str(data)}
+        told = f"cannot allocate {data / 'reserve'}: 512 KiB are free: free 1024 KiB of the disk\n"
+        check = run(["hawse", "hub", "--check"], settings)
+        assert (check.code, check.err.decode()) == (
+            2,
+            f"hawse: the check of the hub finds 1 fault:\n  {told}",
+        )
+        start = run(["hawse", "hub"], settings)
+        assert (start.code, start.err.decode()) == (1, f"hawse: the hub cannot run: {told}")
+        assert list(data.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "--lazy", str(data)], check=True)

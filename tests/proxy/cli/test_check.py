@@ -204,6 +204,15 @@ def test_a_url_for_this_machine_alone_is_a_warning(tmp_path: Path) -> None:
     assert result.stderr.startswith("warning: it listens on 0.0.0.0:8443 for other machines")
 
 
+@pytest.mark.parametrize("url", ["foo", "https://", "http://hub.example"])
+def test_a_url_that_is_none_is_told_alone(tmp_path: Path, url: str) -> None:
+    files = certificate(tmp_path, "hub.example")
+    (fault,) = check_hub(tmp_path, PUBLIC_URL=url, LISTEN="0.0.0.0:8443", **files)
+    assert fault.startswith("public_url: ")
+    start = run_hub(tmp_path, PUBLIC_URL=url, LISTEN="0.0.0.0:8443", **files)
+    assert start.stderr == f"hawse: the hub's configuration has faults:\n  {fault}\n"
+
+
 @pytest.mark.parametrize("command", [hub, relay])
 def test_json_belongs_to_the_check(command: object) -> None:
     assert command in (hub, relay)
