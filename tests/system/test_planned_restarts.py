@@ -177,9 +177,10 @@ def test_a_hub_that_ends_while_another_prepares_leaves_its_place_to_it(
     pepper = world.folder / "hub" / "pepper"
     content = pepper.read_bytes()
     pepper.unlink()
-    # The new one reads it once it has been given the place, and so waits here.
+    # The new one reads it before it asks for the place, and once it has been given that: there it waits.
     os.mkfifo(pepper, 0o600)
     new = world.daemons.start("hub-heir", ["hawse", "hub", "--replace", "--config", str(config)])
+    pepper.write_bytes(content)
     old.wait_for("prepares to take over")
     old.process.send_signal(how)
     assert old.process.wait(ENDS_WITHIN_S) == (0 if how == signal.SIGTERM else -how)
