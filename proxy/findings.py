@@ -43,5 +43,7 @@ class Findings:
         try:
             return read()
         except known as error:
-            self.faults.append(str(error))
+            # Two looks may meet the same file.
+            if str(error) not in self.faults:
+                self.faults.append(str(error))
         return None

@@ -72,10 +72,7 @@ def _look_at_folder(config: HubConfig, findings: Findings) -> None:
     if config.tls.certificate is None:
         findings.look(partial(check_ca, data.tls_dir), _KNOWN)
     _look_at_disk(data, findings)
-    ran = is_there(data.store_file)
-    what = "store, trail, keys" if ran else "no hub has run there yet"
-    _look_at_databases(data, findings)
-    findings.seen["data folder"] = f"{data.path}: {what}"
+    findings.look(partial(_look_at_databases, data, findings), _KNOWN)
 
 
 def _check_file(file: Path) -> None:
@@ -90,7 +87,8 @@ def _check_file(file: Path) -> None:
 def _look_at_disk(data: DataDir, findings: Findings) -> None:
     lacking = findings.look(partial(check_reserve, data.reserve_file), _KNOWN)
     disk = disk_of(data.path)
-    if lacking and disk.free_bytes < lacking:
+    # A file system that says nothing of its size is left to the start.
+    if lacking and disk.size_bytes and disk.free_bytes < lacking:
         findings.faults.append(
             f"cannot allocate {data.reserve_file}: {disk.free_bytes // 1024} KiB are free: "
             f"free {lacking // 1024} KiB of the disk"
@@ -101,6 +99,8 @@ def _look_at_disk(data: DataDir, findings: Findings) -> None:
 
 def _look_at_databases(data: DataDir, findings: Findings) -> None:
     """Look at the forms of the store and of the trail, and whether they belong together."""
+    what = "store, trail, keys" if is_there(data.store_file) else "no hub has run there yet"
+    findings.seen["data folder"] = f"{data.path}: {what}"
     faults = [*data.faults_of_databases()]
     findings.faults.extend(faults)
     expected: TrailMark | None = None

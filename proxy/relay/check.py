@@ -18,6 +18,8 @@ from proxy.relay.serviceaccount import ClusterAccess, ClusterAccessError, from_k
 from proxy.watched import FileError, read_certificate
 from tunnel.egress import ProxySettings
 
+# What the command line may state too, and makes no relay of its own.
+_OF_OPTIONS = (f"{ENVIRONMENT_PREFIX}MODE", f"{ENVIRONMENT_PREFIX}LOG_FORMAT")
 NO_CONFIGURATION = (
     "it has no configuration: name its --config, which `hawse admin cluster add NAME --output-dir DIR` writes"
 )
@@ -27,7 +29,7 @@ def check_relay(path: Path | None, environment: Mapping[str, str]) -> tuple[Rela
     """Look at what `hawse relay` would start with; the configuration is None where it has faults."""
     findings = Findings()
     variables = sum(name.startswith(ENVIRONMENT_PREFIX) for name in environment)
-    if path is None and not variables:
+    if path is None and variables == sum(name in environment for name in _OF_OPTIONS):
         findings.faults.append(NO_CONFIGURATION)
         return None, findings
     stated, config = read(path, environment, findings.configuration)

@@ -34,7 +34,7 @@ def files_of(folder: Path) -> dict[str, tuple[str, int, int]]:
     """Everything below a folder: what it holds, its mode and when it was changed."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        status = path.stat()
+        status = path.lstat()
         content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
         found[str(path.relative_to(folder))] = content, status.st_mode, status.st_mtime_ns
     return found
@@ -165,6 +165,13 @@ def test_a_store_of_an_earlier_version_is_left_to_the_start(tmp_path: Path) -> N
         store.execute("UPDATE alembic_version SET version_num = '0006'")
     store.close()
     assert check_hub(tmp_path) == []
+
+
+def test_a_file_that_leads_to_itself_is_a_fault_and_no_bug(tmp_path: Path) -> None:
+    data = DataDir.open(tmp_path / "hub")
+    data.store_file.symlink_to(data.store_file)
+    (fault,) = check_hub(tmp_path)
+    assert fault.startswith(f"cannot read {data.store_file}: Too many levels of symbolic links")
 
 
 LEAVE_WITHOUT_CLOSING = """

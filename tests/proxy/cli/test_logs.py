@@ -82,7 +82,7 @@ def test_what_ends_a_command_before_its_log_is_a_line_too(tmp_path: Path) -> Non
     assert (code, line["level"]) == (2, "ERROR")
     assert line["msg"].startswith("No such option '--bogus'")
     code, (line,) = logged("hawse", "relay", HAWSE_RELAY_LOG_FORMAT="json")
-    assert (code, "cluster_id: missing" in line["msg"]) == (1, True)
+    assert (code, "the relay cannot run: it has no configuration" in line["msg"]) == (1, True)
     code, (line,) = logged("hawse", "connect", "--log-format=json", XDG_CONFIG_HOME=str(tmp_path))
     assert (code, line["msg"]) == (1, "not logged in: run `hawse login --hub URL`")
 
@@ -95,7 +95,8 @@ def test_the_file_can_say_the_form_of_its_own_faults(tmp_path: Path) -> None:
 
 
 def test_a_form_that_there_is_not_is_a_fault_of_the_configuration() -> None:
-    result = CliRunner().invoke(relay, ["--check"], env={"HAWSE_RELAY_LOG_FORMAT": "xml"})
+    env = {"HAWSE_RELAY_LOG_FORMAT": "xml", "HAWSE_RELAY_CLUSTER_ID": "c1"}
+    result = CliRunner().invoke(relay, ["--check"], env=env)
     assert 'log_format: expected "text" or "json"' in result.stderr
 
 
