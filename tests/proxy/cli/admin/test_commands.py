@@ -696,7 +696,7 @@ async def at_a_terminal(hub: Hub, *args: str) -> tuple[int, bytes, str]:
     """Run `hawse admin ARGS` with a terminal for stdout: the status, what is printed there, and stderr."""
     master, slave = os.openpty()
     try:
-        command = [sys.executable, "-m", "proxy.cli.main", "admin", *args]
+        command = [sys.executable, "-m", "hawse", "admin", *args]
         env = {**os.environ, "HAWSE_HUB_DATA_DIR": str(hub.data.path)}
         done = await trio.run_process(command, stdout=slave, capture_stderr=True, check=False, env=env)
         os.set_blocking(master, False)
