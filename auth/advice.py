@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 import attrs
 
 from auth.asked import Asked, asked_of, opening_of
+from auth.kinds import NAMESPACED
 from auth.policy import (
     NO_RULE,
     Agent,
@@ -27,7 +28,7 @@ from auth.policy import (
     names_match,
     verb_matches,
 )
-from auth.policy_rules import RESOURCE_VERBS
+from auth.policy_rules import RESOURCE_VERBS, Rule
 from auth.requestinfo import RequestInfo
 
 # Of each kind; an agent needs a next step and not the whole policy.
@@ -35,6 +36,8 @@ HINTS_MAX = 3
 # Rules about one thing, at a microsecond or two each. Where there are more, what is allowed instead is
 # not looked for: an agent that tries one namespace after the other would cost the hub milliseconds each time.
 RULES_SEARCHED_MAX = 512
+# What no subresource has.
+_OF_COLLECTIONS = frozenset({"list", "watch", "deletecollection"})
 # Denials that a bundle remembers, with at most this much of what was asked: some MiB with what rules say of
 # themselves. What an agent is denied most is its client's mistake, and so the same again and again.
 DENIALS_REMEMBERED_MAX = 2048
@@ -125,9 +128,16 @@ def _what(asked: Asked, info: RequestInfo, opening: RequestInfo | None) -> str:
     if asked.path:
         return f"{verb} of {asked.path[:100]}"
     where = f" in namespace {asked.namespace}" if asked.namespace else ""
-    where = " in all namespaces" if asked.across else where
+    if asked.across:
+        # Policies take a list of an unknown kind for one of every namespace; the kind may lie in none.
+        where = " in all namespaces" if _in_namespaces(asked) else " without a namespace"
     named = f" {info.name[:100]}" if info.name else ""
     return f"{verb} of {_kind(asked)}{named}{where}"
+
+
+def _in_namespaces(asked: Asked) -> bool:
+    """Whether the kind is known to lie in namespaces: for any other a namespace may be impossible."""
+    return (asked.group, asked.resource) in NAMESPACED
 
 
 def _kind(asked: Asked) -> str:
@@ -141,7 +151,9 @@ def _alternatives(
     if asked.path or not asked.verb:
         return
     if asked.across and denying is not None and denying.rule.namespaces is not None:
-        yield f"{asked.verb} {_kind(asked)} in one namespace at a time, but not in {denying.rule.namespaces}"
+        if _in_namespaces(asked):
+            but = f"but not in {denying.rule.namespaces}"
+            yield f"{asked.verb} {_kind(asked)} in one namespace at a time, {but}"
         return
     about = scope.about(asked)
     if len(about) > RULES_SEARCHED_MAX:
@@ -156,10 +168,8 @@ def _alternatives(
             here.append(ready)
         if not rule.allows or len(elsewhere) == HINTS_MAX or not verb_matches(rule, asked):
             continue
-        if field == "namespaces":
-            elsewhere[f"you may {asked.verb} {_kind(asked)} in namespaces {rule.namespaces}"] = None
-        elif not field and not names_match(rule, name, asked):
-            elsewhere[f"you may {asked.verb} {_kind(asked)} of the names {rule.names}"] = None
+        if place := _place(rule, asked, name, field):
+            elsewhere[f"you may {asked.verb} {_kind(asked)} {place}"] = None
     # Exec and its like have one verb, whatever the method.
     one_verb = asked.across or asked.subresource in {"exec", "attach", "portforward"}
     verbs = [
@@ -167,6 +177,7 @@ def _alternatives(
         for verb in RESOURCE_VERBS
         if not one_verb
         and (upgrade or verb != asked.verb)
+        and not (asked.subresource and verb in _OF_COLLECTIONS)
         and _permitted(here, _with_verb(asked, verb), name)
     ]
     if verbs:
@@ -174,6 +185,23 @@ def _alternatives(
     # What is denied everywhere and whatever its name has no other place.
     if denying is None or denying.rule.namespaces is not None or denying.rule.names is not None:
         yield from elsewhere
+
+
+def _place(rule: Rule, asked: Asked, name: str, field: str) -> str:
+    """Where a rule that allows the verb would allow it; empty where no request of this kind can be there.
+
+    `field` is what keeps the rule from being about the place.
+    """
+    if field == "namespaces":
+        if (asked.group, asked.resource) == ("", "namespaces"):
+            # To requests, a namespace lies in the namespace of its name. A list of namespaces lies in none.
+            return f"of the names {rule.namespaces}" if asked.namespace else ""
+        return f"in namespaces {rule.namespaces}" if _in_namespaces(asked) else ""
+    # A creation and the deletion of a collection have no name in their request, and so no rule finds one.
+    nameless = asked.verb == "deletecollection" or (asked.verb == "create" and not asked.subresource)
+    if field or nameless or names_match(rule, name, asked):
+        return ""
+    return f"of the names {rule.names}"
 
 
 def _with_verb(asked: Asked, verb: str) -> Asked:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import attrs
 
+from auth.kinds import CLUSTER_SCOPED
 from auth.requestinfo import RequestInfo
 
 # Whatever carries them (a WebSocket is opened by GET), these act on a pod as a create does.
@@ -20,33 +21,6 @@ _COLLECTIVE = frozenset({"list", "watch", "deletecollection"})
 _METHOD_VERBS = {"POST": "create", "GET": "get", "HEAD": "get", "PUT": "update", "PATCH": "patch"}
 _DISCOVERY = frozenset({"/api", "/apis", "/openapi", "/version"})
 _DISCOVERY_BELOW = ("/api/", "/apis/", "/openapi/")
-# Lists of these lie in no namespace. Of a resource that is not here a list without one is taken for a list of
-# every namespace.
-_CLUSTER_SCOPED = frozenset(
-    (group, resource)
-    for group, resources in {
-        "": "namespaces nodes persistentvolumes componentstatuses",
-        "admissionregistration.k8s.io": "mutatingadmissionpolicies mutatingadmissionpolicybindings "
-        "mutatingwebhookconfigurations validatingadmissionpolicies validatingadmissionpolicybindings "
-        "validatingwebhookconfigurations",
-        "apiextensions.k8s.io": "customresourcedefinitions",
-        "apiregistration.k8s.io": "apiservices",
-        "authentication.k8s.io": "selfsubjectreviews tokenreviews",
-        "authorization.k8s.io": "selfsubjectaccessreviews selfsubjectrulesreviews subjectaccessreviews",
-        "certificates.k8s.io": "certificatesigningrequests clustertrustbundles",
-        "flowcontrol.apiserver.k8s.io": "flowschemas prioritylevelconfigurations",
-        "internal.apiserver.k8s.io": "storageversions",
-        "metrics.k8s.io": "nodes",
-        "networking.k8s.io": "ingressclasses ipaddresses servicecidrs",
-        "node.k8s.io": "runtimeclasses",
-        "rbac.authorization.k8s.io": "clusterrolebindings clusterroles",
-        "resource.k8s.io": "deviceclasses devicetaintrules resourceslices",
-        "scheduling.k8s.io": "priorityclasses",
-        "storage.k8s.io": "csidrivers csinodes storageclasses volumeattachments volumeattributesclasses",
-        "storagemigration.k8s.io": "storageversionmigrations",
-    }.items()
-    for resource in resources.split()
-)
 
 
 @attrs.frozen
@@ -88,7 +62,8 @@ def asked_of(info: RequestInfo) -> Asked:
     if subresource in _CREATES and verb:
         verb = "create"
     collective = verb in _COLLECTIVE
-    across = collective and not info.namespace and (info.group, info.resource) not in _CLUSTER_SCOPED
+    # A kind of unknown scope counts as one that lies in namespaces: the list may show the denied one.
+    across = collective and not info.namespace and (info.group, info.resource) not in CLUSTER_SCOPED
     return Asked(
         verb,
         not info.is_write,

@@ -60,6 +60,58 @@ def test_the_namespaces_and_names_where_it_would_be_allowed_are_named() -> None:
     )
 
 
+EVERYTHING_IN_APP = "- {id: a, effect: allow, verbs: ['*'], resources: ['*', '*/*'], namespaces: [app]}"
+
+
+@pytest.mark.parametrize(
+    ("request_line", "instead"),
+    [
+        ("DELETE /api/v1/namespaces/other/pods/x", "you may delete pods in namespaces app"),
+        ("GET /apis/metrics.k8s.io/v1beta1/pods", "you may list pods.metrics.k8s.io in namespaces app"),
+        # They lie in no namespace.
+        ("DELETE /api/v1/nodes/n1", ""),
+        ("GET /apis/rbac.authorization.k8s.io/v1/clusterroles", ""),
+        ("PATCH /api/v1/persistentvolumes/v1/status", ""),
+        # A namespace lies in itself, as far as requests tell.
+        ("DELETE /api/v1/namespaces/other", "you may delete namespaces of the names app"),
+        ("PUT /api/v1/namespaces/other/finalize", "you may update namespaces/finalize of the names app"),
+        # Whether these do, no request tells.
+        ("GET /apis/example.com/v1/widgets", ""),
+        ("DELETE /apis/example.com/v1/widgets/w", ""),
+    ],
+)
+def test_a_namespace_is_named_for_a_kind_that_lies_in_one(request_line: str, instead: str) -> None:
+    assert advice(bundle(policy(EVERYTHING_IN_APP)), request_line).instead == instead
+
+
+def test_no_namespaces_are_offered_for_a_list_of_what_may_lie_in_none() -> None:
+    rules = "- {id: no, effect: deny, verbs: [read], namespaces: [kube-system]}\n" + LOOK
+    told = advice(bundle(policy(rules)), "GET /apis/example.com/v1/widgets")
+    assert told.instead == ""
+    assert told.what == "list of widgets.example.com without a namespace on cluster prod"
+    told = advice(bundle(policy(rules)), "GET /apis/apps/v1/deployments")
+    assert told.instead == "list deployments.apps in one namespace at a time, but not in kube-system"
+    assert told.what == "list of deployments.apps in all namespaces on cluster prod"
+
+
+def test_no_name_is_offered_where_a_request_has_none() -> None:
+    rules = "- {id: a, effect: allow, verbs: ['*'], resources: [pods, pods/eviction], resourceNames: [web]}"
+    made = bundle(policy(rules))
+    assert advice(made, "POST /api/v1/namespaces/a/pods").instead == ""
+    assert advice(made, "DELETE /api/v1/namespaces/a/pods").instead == ""
+    assert advice(made, "POST /api/v1/namespaces/a/pods/x/eviction").instead == (
+        "you may create pods/eviction of the names web"
+    )
+    # A list has one by its field selector.
+    assert advice(made, "GET /api/v1/namespaces/a/pods").instead == "you may list pods of the names web"
+
+
+def test_no_list_of_a_subresource_is_offered() -> None:
+    rules = "- {id: a, effect: allow, verbs: [read], resources: ['*', '*/*']}"
+    told = advice(bundle(policy(rules)), "PATCH /apis/apps/v1/namespaces/a/deployments/web/scale")
+    assert told.instead == "you may get deployments/scale.apps there"
+
+
 def test_nothing_is_named_that_is_denied_all_the_same() -> None:
     deny = "- {id: no, effect: deny, verbs: ['*'], resources: [secrets]}"
     allow = "- {id: a, effect: allow, verbs: ['*'], resources: ['*'], namespaces: ['app-*']}"
