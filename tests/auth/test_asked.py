@@ -104,9 +104,7 @@ def test_a_condition_is_asked_of_both() -> None:
     assert not ask(policy(when), f"GET {VIRTUAL}/console", upgrade=True).allowed
 
 
-@pytest.mark.parametrize(
-    ("rules", "instead"), [(READ, "you may get, list, watch"), (CREATE, "you may create")]
-)
+@pytest.mark.parametrize(("rules", "instead"), [(READ, "you may get"), (CREATE, "you may create")])
 def test_who_is_denied_an_upgrade_is_told_which_half_is_allowed(rules: str, instead: str) -> None:
     made = bundle(policy(rules))
     info = info_of(f"GET {VIRTUAL}/console", upgrade=True)
