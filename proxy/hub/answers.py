@@ -29,7 +29,7 @@ def known(by_name: Mapping[str, T], kind: str, name: str) -> T:
     """The thing of that name; raises NotFoundError."""
     found = by_name.get(name)
     if found is None:
-        raise not_found(kind, name)
+        raise not_found(kind, name, by_name)
     return found
 
 

@@ -164,7 +164,7 @@ def find(connection: sa.Connection, table: sa.Table, kind: str, name: str) -> sa
     """The row of that name; raises NotFoundError."""
     row = connection.execute(sa.select(table).where(table.c.name == name)).first()
     if row is None:
-        raise not_found(kind, name)
+        raise not_found(kind, name, connection.scalars(sa.select(table.c.name)))
     return row
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from auth.policy_document import LABEL_KEY, LABEL_VALUE
 from auth.principal import IdentityError, slug
 from proxy.hub.errors import InvalidError, NotFoundError
+from proxy.near import did_you_mean
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -126,6 +127,9 @@ def shown(text: str) -> str:
     return ascii(text[:80])
 
 
-def not_found(kind: str, name: str) -> NotFoundError:
-    """What is raised for the name of a thing that is not there; each kind has a list."""
-    return NotFoundError(f"there is no {kind} {shown(name)}: `hawse admin {kind} list` names those there are")
+def not_found(kind: str, name: str, names: Iterable[str]) -> NotFoundError:
+    """What is raised for a name that is not among the `names` of its kind; each kind has a list."""
+    near = did_you_mean(name, names)
+    return NotFoundError(
+        f"there is no {kind} {shown(name)}{near}: `hawse admin {kind} list` names those there are"
+    )

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.admin.client import Json, Object, Reach
+from proxy.cli.admin.client import Object, Reach
 from proxy.cli.admin.output import field, json_option, objects, print_json, print_table, say, text, texts
 from proxy.cli.admin.policy_files import files_argument, read_files, say_missing
+from proxy.cli.admin.policy_recorded import recorded_calls
 from proxy.cli.audit_options import to_moment
 from proxy.cli.errors import CommandError
-from proxy.cli.progress import Progress, progress
-from proxy.cli.trail import record_read
+from proxy.cli.progress import progress
 from proxy.counted import counted
+from proxy.near import did_you_mean
 
 if TYPE_CHECKING:
-    from proxy.policytest import Agent, Cluster, Recorded
+    from auth.policy import Bundle
+    from auth.policy_text import Source
+    from proxy.policytest import Agent, Cluster, Simulation
 
 
 @click.command("simulate", short_help="Say which recorded calls would newly pass or be denied.")
@@ -55,15 +58,65 @@ def simulate_policies(
 
     Reads the audit trail in the hub's data folder, so it runs on the hub's machine. Each call is decided by
     the policies in force and by the proposed ones, for the agent's teams and the cluster's labels of today.
+    An agent or a cluster that was removed may be named as long as the trail has a call of it.
     """
     from auth.policy_document import name_of
     from auth.policy_rules import missing
-    from auth.policy_text import PolicyError
-    from proxy.policytest import compiled, merged, simulate, sorted_out
+    from proxy.policytest import simulate, sorted_out
 
     client = reach.client()
     policies, _ = sorted_out(read_files(files))
     in_force = objects(client.get("policies"), "policies")
+    current, proposed = _bundles(in_force, policies, only=only, without=without)
+    # With the removed ones: a name that once was is no slip, and its calls are counted as those of one gone.
+    enrolled = objects(client.get("agents", retired="true"), "agents")
+    agents = _agents([row for row in enrolled if row.get("state") != "retired"])
+    clusters = _clusters(objects(client.get("clusters"), "clusters"))
+    filters = {"agent": agent, "cluster": cluster, "since": since.isoformat()}
+    with recorded_calls(reach.folder(), filters) as recorded:
+        known = {text(row, "name") for row in enrolled}
+        if agent is not None and agent not in known and not recorded.any_of(agent=agent):
+            raise _unknown("agent", agent, known, "hawse admin agent list --retired")
+        if cluster is not None and cluster not in clusters and not recorded.any_of(cluster=cluster):
+            raise _unknown("cluster", cluster, clusters, "hawse admin cluster list")
+        begin = recorded.begin()
+        with progress() as tell:
+            found = simulate(recorded.since(since, agent, cluster, tell), agents, clusters, current, proposed)
+    teams = {text(row, "name") for row in objects(client.get("teams"), "teams")}
+    given = {name_of(source) for source in policies}
+    new = (policy for policy in proposed.policies if policy.name in given)
+    unmet = missing(new, {"team": teams, "agent": agents, "cluster": clusters})
+    if as_json:
+        print_json(
+            {
+                "since": _time_text(since),
+                "trail_begins": None if begin is None else _time_text(begin),
+                "calls": found.calls,
+                "newly_denied": found.newly_denied,
+                "newly_allowed": found.newly_allowed,
+                "unknown": found.unknown,
+                "unreadable": found.unreadable,
+                "changes": [*_changes(found)],
+                "missing": [{**row} for row in unmet],
+            }
+        )
+    else:
+        _print(found)
+        if begin is not None and begin > since:
+            say(
+                f"the trail begins at {_time_text(begin)}: of the time before it, from {_time_text(since)} "
+                "on, this tells nothing"
+            )
+    say_missing(unmet)
+
+
+def _bundles(
+    in_force: Sequence[Object], policies: Sequence[Source], *, only: bool, without: tuple[str, ...]
+) -> tuple[Bundle, Bundle]:
+    """What decides now, and what would; raises CommandError."""
+    from auth.policy_text import PolicyError
+    from proxy.policytest import compiled, merged
+
     documents = [text(row, "document") for row in in_force]
     names = {text(row, "name") for row in in_force}
     for name in without:
@@ -73,19 +126,22 @@ def simulate_policies(
             raise CommandError(f"there is no policy {name!a}{there}")
     try:
         current = compiled(merged(documents, [], only=False))
-        proposed = compiled(merged(documents, policies, only=only, without=without))
+        return current, compiled(merged(documents, policies, only=only, without=without))
     except PolicyError as error:
         raise CommandError(str(error)) from error
-    agents = _agents(objects(client.get("agents"), "agents"))
-    clusters = _clusters(objects(client.get("clusters"), "clusters"))
-    with progress() as tell:
-        recorded = _recorded(reach.folder(), since, agent, cluster, tell)
-        found = simulate(recorded, agents, clusters, current, proposed)
-    teams = {text(row, "name") for row in objects(client.get("teams"), "teams")}
-    given = {name_of(source) for source in policies}
-    new = (policy for policy in proposed.policies if policy.name in given)
-    unmet = missing(new, {"team": teams, "agent": agents, "cluster": clusters})
-    changes: list[Json] = [
+
+
+def _unknown(kind: str, name: str, names: Iterable[str], listing: str) -> CommandError:
+    near = did_you_mean(name, names)
+    return CommandError(
+        f"there is no {kind} {name!a}{near}, and the trail has no call of one: "
+        f"`{listing}` names those there are"
+    )
+
+
+def _changes(found: Simulation) -> list[Object]:
+    """What would change, the denials first, of each kind the most frequent first."""
+    return [
         {
             "change": "newly allowed" if change.allowed else "newly denied",
             "count": count,
@@ -99,21 +155,11 @@ def simulate_policies(
         }
         for change, count in sorted(found.changes.items(), key=lambda each: (each[0].allowed, -each[1]))
     ]
-    if as_json:
-        print_json(
-            {
-                "calls": found.calls,
-                "newly_denied": found.newly_denied,
-                "newly_allowed": found.newly_allowed,
-                "unknown": found.unknown,
-                "unreadable": found.unreadable,
-                "changes": changes,
-                "missing": [{**row} for row in unmet],
-            }
-        )
-        say_missing(unmet)
-        return
-    rows = [change for change in changes if isinstance(change, dict)]
+
+
+def _print(found: Simulation) -> None:
+    """Print the changes, and in sentences what they are a part of."""
+    changes = _changes(found)
     columns = [
         ("CHANGE", field("change")),
         ("CALLS", field("count")),
@@ -124,19 +170,21 @@ def simulate_policies(
         ("NAMESPACE", field("namespace")),
         ("BY", field("rule_after")),
     ]
-    if rows:
-        print_table(rows, columns, as_json=False, empty="")
-    calls = counted(found.calls, "call")
-    say(f"{calls}: {found.newly_denied} newly denied, {found.newly_allowed} newly allowed")
+    if changes:
+        print_table(changes, columns, as_json=False, empty="")
+    if found.calls:
+        calls = counted(found.calls, "call")
+        say(f"{calls}: {found.newly_denied} newly denied, {found.newly_allowed} newly allowed")
+    else:
+        say("no call was decided, so this tells nothing about these policies: look further back by --since")
     told = sum(found.changes.values())
     if told < found.newly_denied + found.newly_allowed:
         rest = found.newly_denied + found.newly_allowed - told
-        say(f"of other kinds than the {len(rows)} listed: {rest}")
+        say(f"of other kinds than the {len(changes)} listed: {rest}")
     if found.unknown:
         say(f"of agents or clusters that are gone, or not granted to one another now: {found.unknown} more")
     if found.unreadable:
         say(f"not to be read again: {found.unreadable} more")
-    say_missing(unmet)
 
 
 def _agents(rows: list[Object]) -> Mapping[str, Agent]:
@@ -159,46 +207,6 @@ def _clusters(rows: list[Object]) -> Mapping[str, Cluster]:
     return found
 
 
-def _recorded(
-    folder: Path, start: datetime, agent: str | None, cluster: str | None, tell: Progress
-) -> Iterator[Recorded]:
-    """The calls of agents in the trail, each once; raises CommandError."""
-    import msgspec
-
-    from audit.errors import AuditUnavailable
-    from audit.reader import AuditReader
-    from audit.record import Event, Kind
-    from audit.wanted import Wanted
-    from proxy.hub.datadir import DataDir
-    from proxy.policytest import Recorded
-
-    path = DataDir(folder).audit_file
-    wanted = Wanted(agent, cluster, (Kind.CALL, Kind.SESSION_KILLED), start)
-    filters = {"agent": agent, "cluster": cluster, "since": start.isoformat()}
-    try:
-        reader = AuditReader(path)
-        try:
-            record_read(path, "", "policy simulate", filters)
-            first, last = reader.span(wanted)
-            for stored in reader.events(first, last, wanted):
-                tell("events read", stored.seq - first + 1, last - first + 1)
-                try:
-                    event = msgspec.json.decode(stored.body, type=Event)
-                except msgspec.ValidationError:
-                    # Of a version of hawse with events that this one does not know.
-                    continue
-                if not event.phase.opens and event.req is not None and event.agent:
-                    yield Recorded(
-                        event.agent,
-                        event.cluster_name,
-                        event.req.method,
-                        event.req.raw_target,
-                        event.ts.timestamp(),
-                        upgrade=event.stream is not None and event.stream.upgraded,
-                    )
-        finally:
-            reader.close()
-    except AuditUnavailable as error:
-        raise CommandError(
-            f"{error}: simulate runs on the hub's machine, as the user that runs the hub"
-        ) from error
+def _time_text(when: datetime) -> str:
+    """A time as the admin API writes it."""
+    return when.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

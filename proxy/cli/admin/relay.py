@@ -15,6 +15,7 @@ from proxy.cli.admin.output import (
     text,
 )
 from proxy.cli.errors import CommandError
+from proxy.near import did_you_mean
 
 
 @click.group()
@@ -33,9 +34,7 @@ def relay() -> None:
 @click.pass_obj
 def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
     """List the relays, those that are connected and those that were."""
-    relays = objects(reach.client().get("relays"), "relays")
-    if cluster is not None:
-        relays = [row for row in relays if row.get("cluster") == cluster]
+    relays = _relays(reach, cluster)
     columns = [
         ("CLUSTER", field("cluster")),
         ("INSTANCE", field("instance")),
@@ -53,7 +52,10 @@ def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
         relays,
         columns,
         as_json=as_json,
-        empty="no relay has connected yet: hawse admin cluster add prints what it needs",
+        empty="no relay has connected yet: hawse admin cluster add prints what it needs"
+        if cluster is None
+        else f"no relay of {cluster} has connected yet: "
+        f"hawse admin cluster check {cluster} --kubeconfig FILE says what is missing",
     )
 
 
@@ -64,14 +66,13 @@ def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
 @click.pass_obj
 def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: bool) -> None:
     """Show one relay."""
-    found = [
-        row
-        for row in objects(reach.client().get("relays"), "relays")
-        if row.get("instance") == instance and cluster in (None, row.get("cluster"))
-    ]
+    relays = _relays(reach, cluster)
+    found = [row for row in relays if row.get("instance") == instance]
     if not found:
+        near = did_you_mean(instance, {text(row, "instance") for row in relays})
+        whose = "" if cluster is None else f" of {cluster}"
         raise CommandError(
-            f"no relay {instance!a} has connected; hawse admin relay list shows those that have"
+            f"no relay {instance!a}{whose} has connected{near}; hawse admin relay list shows those that have"
         )
     if len(found) > 1:
         raise CommandError(f"{len(found)} clusters have a relay {instance!a}: name one by --cluster")
@@ -93,6 +94,19 @@ def show_relay(reach: Reach, /, instance: str, cluster: str | None, as_json: boo
         ],
         as_json=as_json,
     )
+
+
+def _relays(reach: Reach, cluster: str | None) -> list[Object]:
+    """All relays, or those of a cluster; raises CommandError where there is no such cluster."""
+    client = reach.client()
+    relays = objects(client.get("relays"), "relays")
+    if cluster is None:
+        return relays
+    of_it = [row for row in relays if row.get("cluster") == cluster]
+    if not of_it:
+        # A slip of the pen would read as a cluster without a relay.
+        client.get("clusters", cluster)
+    return of_it
 
 
 def _state(row: Object) -> str:

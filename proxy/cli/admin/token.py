@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from proxy.cli.admin.client import URL_VARIABLE, Object, Reach
+from proxy.cli.admin.client import URL_VARIABLE, Reach
 from proxy.cli.admin.output import (
     confirm,
     field,
@@ -26,6 +26,7 @@ from proxy.cli.admin.output import (
 from proxy.cli.errors import CommandError
 from proxy.hub.localuser import LOCAL_TOKEN_NAME
 from proxy.hub.roles import MEANINGS, Role
+from proxy.near import did_you_mean
 
 _LIFETIME = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)
 _UNIT_S = {"m": 60, "h": 3600, "d": 86400}
@@ -121,12 +122,11 @@ def add_token(reach: Reach, /, name: str, role: Role, expires_s: int | None, as_
 @click.pass_obj
 def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
     """Show what a token may do, and when it was used. The token itself is not kept."""
-    found: Object | None = None
-    for row in objects(reach.client().get("tokens"), "tokens"):
-        if row.get("name") == name:
-            found = row
+    tokens = {text(row, "name"): row for row in objects(reach.client().get("tokens"), "tokens")}
+    found = tokens.get(name)
     if found is None:
-        raise CommandError(f"there is no token {name!a}; hawse admin token list shows them")
+        near = did_you_mean(name, tokens)
+        raise CommandError(f"there is no token {name!a}{near}; hawse admin token list shows them")
     print_fields(
         found,
         [

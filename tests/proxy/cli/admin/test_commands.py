@@ -255,7 +255,8 @@ async def test_relays_are_listed_with_last_seen_rtt_and_version(hub: Hub) -> Non
     assert away.split()[:3] == ["prod", "pod-a", "away"]
     listed = await hub.json("relay", "list")
     assert [relay["connected"] for relay in listed] == [True, False]
-    assert await hub.json("relay", "list", "--cluster", "none") == []
+    await hub.ok("cluster", "add", "empty")
+    assert await hub.json("relay", "list", "--cluster", "empty") == []
     assert (await hub.json("relay", "show", "pod-b"))["rtt_ms"] == 12.34
     assert "round trip" in (await hub.ok("relay", "show", "pod-b")).stdout
     assert "no relay 'x'" in await hub.fails("relay", "show", "x")
@@ -523,6 +524,44 @@ async def test_a_check_says_whether_a_relay_is_here_and_in_which_cluster(
     assert "cluster prod is not pinned to 1a2b any more" in told.stderr
     assert "not pinned" in (await hub.ok("cluster", "show", "prod")).stdout
     assert "is not pinned" in await hub.fails("cluster", "repin", "prod", "--yes")
+
+
+async def test_a_name_that_is_mistyped_is_an_error_with_what_is_near(hub: Hub) -> None:
+    await enrol(hub)
+    cluster = (
+        "there is no cluster 'prd' (did you mean prod?): `hawse admin cluster list` names those there are"
+    )
+    agent = "there is no agent 'SRE-1' (did you mean sre-1?): `hawse admin agent list` names those there are"
+    for error, *command in (
+        (cluster, "relay", "list", "--cluster", "prd"),
+        (cluster, "relay", "show", "pod-a", "--cluster", "prd"),
+        (cluster, "session", "list", "--cluster", "prd"),
+        (cluster, "session", "kill", "--cluster", "prd", "--reason", "x"),
+        (cluster, "cluster", "grant", "prd", "sre"),
+        (agent, "session", "list", "--agent", "SRE-1"),
+        (agent, "session", "kill", "--agent", "SRE-1", "--reason", "x"),
+        (agent, "agent", "lock", "SRE-1"),
+    ):
+        assert await hub.fails(*command) == f"hawse: {error}\n"
+    assert "no token 'locl' (did you mean local?)" in await hub.fails("token", "show", "locl")
+    # What is far from all names is like none.
+    assert "'x': `hawse" in await hub.fails("session", "list", "--agent", "x")
+    none = await hub.ok("relay", "list", "--cluster", "prod")
+    assert none.stderr == (
+        "no relay of prod has connected yet: hawse admin cluster check prod --kubeconfig FILE says what is "
+        "missing\n"
+    )
+
+
+async def test_a_relay_that_is_mistyped_is_an_error_with_what_is_near(hub: Hub) -> None:
+    await enrol(hub)
+    hub.live.relays_here.append(
+        RelayInfo("prod", "pod-b", "hawse/0.1.0", "192.0.2.8", time.time(), time.time(), 12.34, 3, "kid-7")
+    )
+    assert await hub.fails("relay", "show", "pod-c", "--cluster", "prod") == (
+        "hawse: no relay 'pod-c' of prod has connected (did you mean pod-b?); "
+        "hawse admin relay list shows those that have\n"
+    )
 
 
 async def test_sessions_are_listed_and_killed(hub: Hub) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import trio
+from click.testing import CliRunner
 
 from audit.ids import new_eid
 from audit.reader import AuditReader
 from audit.record import Actor, ActorType, Cluster, Event, Kind, Phase, Request, Stream, utc
 from audit.store import AuditStore
+from proxy.cli.audit import audit
 from tests.auth.policies import policy
 from tests.proxy.cli.admin.conftest import Hub
 
@@ -177,6 +180,7 @@ def record(
     hub: Hub,
     *calls: str,
     agent: str = "sre-1",
+    cluster: str = "prod",
     age_s: float = 60,
     proto: str = "",
     begun: Phase = Phase.INTENT,
@@ -190,7 +194,7 @@ def record(
             events.append(
                 Event(
                     eid=new_eid(), kind=Kind.CALL, phase=phase, ts=when, actor=actor,
-                    cluster=Cluster("id", "prod"), req=Request(method, target),
+                    cluster=Cluster("id", cluster), req=Request(method, target),
                     stream=Stream(proto) if proto else None,
                 )
             )  # fmt: skip
@@ -246,6 +250,42 @@ async def test_recorded_calls_are_simulated(hub: Hub, look: str, monkeypatch: py
     refused = await hub.fails("policy", "simulate", look, "--without", "grantde")
     assert refused == "hawse: there is no policy 'grantde', only granted, guard\n"
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 2
+
+
+async def test_a_simulation_for_a_name_that_never_was_is_refused(hub: Hub, look: str) -> None:
+    await enrol(hub)
+    await hub.ok("agent", "add", "sre-2", "--owner", "Ada", "--team", "sre")
+    await hub.ok("agent", "remove", "sre-2", "--yes")
+    record(hub, "GET /api/v1/pods", agent="of-old")
+    record(hub, "GET /api/v1/pods", cluster="razed")
+    assert await hub.fails("policy", "simulate", look, "--agent", "sre1") == (
+        "hawse: there is no agent 'sre1' (did you mean sre-1 or sre-2?), and the trail has no call of one: "
+        "`hawse admin agent list --retired` names those there are\n"
+    )
+    assert await hub.fails("policy", "simulate", look, "--cluster", "prd") == (
+        "hawse: there is no cluster 'prd' (did you mean prod?), and the trail has no call of one: "
+        "`hawse admin cluster list` names those there are\n"
+    )
+    # A removed one has a past, and one that the hub remembers may have none.
+    for name in (("--agent", "of-old"), ("--cluster", "razed")):
+        told = await hub.ok("policy", "simulate", look, *name)
+        assert "no call was decided" in told.stderr
+        assert "gone, or not granted to one another now: 1 more" in told.stderr
+    assert "no call was decided" in (await hub.ok("policy", "simulate", look, "--agent", "sre-2")).stderr
+
+
+async def test_a_simulation_says_from_when_on_the_trail_tells(hub: Hub, look: str) -> None:
+    await enrol(hub)
+    record(hub, "GET /api/v1/pods", begun=Phase.COMPLETE)
+    prune = ["prune", "--keep", "0s", "--yes", "--data-dir", str(hub.data.path)]
+    assert (await trio.to_thread.run_sync(lambda: CliRunner().invoke(audit, prune))).exit_code == 0
+    told = await hub.ok("policy", "simulate", look, "--since", "7d")
+    assert "no call was decided, so this tells nothing about these policies" in told.stderr
+    assert re.search(r"the trail begins at (\S+Z): of the time before it, from (\S+Z) on, ", told.stderr)
+    document = json.loads((await hub.ok("policy", "simulate", look, "--json", "--since", "7d")).stdout)
+    assert document["since"] < document["trail_begins"]
+    # A trail that reaches back far enough needs no word.
+    assert "begins" not in (await hub.ok("policy", "simulate", look, "--since", "0s")).stderr
 
 
 @pytest.mark.parametrize("command", ["apply", "simulate"])
