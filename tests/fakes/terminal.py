@@ -33,6 +33,15 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self.master, keys)
 
+    def read_all(self) -> bytes:
+        """Read until the program closes the terminal."""
+        while select.select([self.master], [], [], DEADLINE_S)[0]:
+            try:
+                self.output += os.read(self.master, 65536)
+            except OSError:
+                return self.output
+        raise AssertionError(f"it did not end: {self.output!r}")
+
     def read_until(self, pattern: bytes) -> None:
         deadline = time.monotonic() + DEADLINE_S
         while not re.search(pattern, self.output):
@@ -45,10 +54,12 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def on_terminal(argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[Terminal]:
-    """Run a program on a terminal of 100 columns and 30 lines until the block ends."""
+def on_terminal(
+    argv: Sequence[str], environment: Mapping[str, str], *, columns: int = 100
+) -> Iterator[Terminal]:
+    """Run a program on a terminal of 30 lines until the block ends."""
     master, slave = pty.openpty()
-    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
     process = subprocess.Popen(
         # setsid with -c makes the terminal the program's own, so that it hears of new sizes.
         ["setsid", "-c", "-w", *argv],

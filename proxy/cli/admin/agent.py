@@ -50,6 +50,7 @@ def list_agents(reach: Reach, /, retired: bool, as_json: bool) -> None:
         columns,
         as_json=as_json,
         empty="no agents yet: hawse admin agent add NAME --owner WHO --team TEAM",
+        spare=("OWNER", "LAST USED", "CLUSTERS"),
     )
 
 
@@ -268,4 +269,4 @@ def _print_keys(keys: list[Object], *, as_json: bool) -> None:
         ("CREATED", since("created_at")),
         ("LAST USED", since("last_used_at")),
     ]
-    print_table(keys, columns, as_json=as_json, empty="no keys")
+    print_table(keys, columns, as_json=as_json, empty="no keys", spare=("CREATED", "TYPE"))

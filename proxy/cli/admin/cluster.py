@@ -118,7 +118,11 @@ def list_clusters(reach: Reach, /, as_json: bool) -> None:
         ("CREATED", since("created_at")),
     ]
     print_table(
-        clusters, columns, as_json=as_json, empty="no clusters yet: hawse admin cluster add NAME --team TEAM"
+        clusters,
+        columns,
+        as_json=as_json,
+        empty="no clusters yet: hawse admin cluster add NAME --team TEAM",
+        spare=("CREATED", "LABELS"),
     )
 
 

@@ -49,6 +49,7 @@ def list_rules(reach: Reach, /, as_json: bool) -> None:
         columns,
         as_json=as_json,
         empty="no rules yet: hawse admin federation add ISSUER --agent NAME --claim NAME=VALUE",
+        spare=("LAST USED", "AUDIENCE", "ISSUER"),
     )
 
 

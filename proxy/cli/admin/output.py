@@ -17,6 +17,7 @@ import click
 from audit.escape import escape, escape_lines
 from auth.principal import IdentityError, slug
 from proxy.cli.admin.client import Json, Object
+from proxy.cli.admin.table import laid_out, terminal_columns
 from proxy.cli.errors import CommandError, indented
 
 Column = tuple[str, Callable[[Object], str]]
@@ -35,10 +36,18 @@ def as_json_text(value: Json) -> str:
     return json.dumps(value, indent=2, ensure_ascii=True) + "\n"
 
 
-def print_table(rows: Sequence[Object], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:
+def print_table(
+    rows: Sequence[Object],
+    columns: Sequence[Column],
+    *,
+    as_json: bool,
+    empty: str,
+    spare: Sequence[str] = (),
+) -> None:
     """Print rows under their headings, or the sentence that says what to do when there are none.
 
-    As JSON it is every row with all that it holds.
+    As JSON it is every row with all that it holds. `spare` are the columns that a narrow terminal does not
+    show, the first of them first.
     """
     if as_json:
         print_json([*rows])
@@ -47,10 +56,11 @@ def print_table(rows: Sequence[Object], columns: Sequence[Column], *, as_json: b
     if not cells:
         say(empty)
         return
-    lines = [[name for name, _ in columns], *cells]
-    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
-    for line in lines:
-        click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+    table = laid_out([[name for name, _ in columns], *cells], spare, terminal_columns())
+    for line in table.lines:
+        click.echo(line)
+    if table.left_out:
+        say(f"not shown: {', '.join(table.left_out)} (all: --json, or | cat)")
 
 
 def print_fields(document: Object, fields: Sequence[Column], *, as_json: bool) -> None:

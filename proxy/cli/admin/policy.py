@@ -59,7 +59,13 @@ def list_policies(reach: Reach, /, as_json: bool) -> None:
         ("RULES", _rules),
         ("ASK", lambda row: text(row, "contact") or text(row, "owner") or "-"),
     ]
-    print_table(objects(found, "policies"), columns, as_json=False, empty="no policies: nothing is allowed")
+    print_table(
+        objects(found, "policies"),
+        columns,
+        as_json=False,
+        empty="no policies: nothing is allowed",
+        spare=("ASK",),
+    )
     say(f"bundle {text(found, 'bundle')}, applied {how_long('applied_at')(found)}")
 
 

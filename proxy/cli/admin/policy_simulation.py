@@ -171,7 +171,7 @@ def _print(found: Simulation) -> None:
         ("BY", field("rule_after")),
     ]
     if changes:
-        print_table(changes, columns, as_json=False, empty="")
+        print_table(changes, columns, as_json=False, empty="", spare=("CLUSTER", "AGENT"))
     if found.calls:
         calls = counted(found.calls, "call")
         say(f"{calls}: {found.newly_denied} newly denied, {found.newly_allowed} newly allowed")

@@ -56,6 +56,7 @@ def list_relays(reach: Reach, /, cluster: str | None, as_json: bool) -> None:
         if cluster is None
         else f"no relay of {cluster} has connected yet: "
         f"hawse admin cluster check {cluster} --kubeconfig FILE says what is missing",
+        spare=("ADDRESS", "KEY", "STREAMS", "VERSION", "KUBERNETES", "RTT", "LAST SEEN"),
     )
 
 

@@ -44,7 +44,13 @@ def list_sessions(reach: Reach, /, agent: str | None, cluster: str | None, as_js
         ("FROM", field("client")),
     ]
     found = reach.client().get("sessions", **chosen)
-    print_table(objects(found, "sessions"), columns, as_json=as_json, empty="nothing is under way")
+    print_table(
+        objects(found, "sessions"),
+        columns,
+        as_json=as_json,
+        empty="nothing is under way",
+        spare=("FROM", "IN", "OUT", "KIND", "SINCE"),
+    )
     _say_beside(found)
 
 

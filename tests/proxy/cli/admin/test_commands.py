@@ -24,6 +24,7 @@ from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.store import RelayContact
 from proxy.relay import config as relay_config
 from proxy.statement import Statement
+from tests.fakes.terminal import on_terminal
 from tests.proxy.cli.admin.conftest import Hub
 
 
@@ -524,6 +525,28 @@ async def test_a_check_says_whether_a_relay_is_here_and_in_which_cluster(
     assert "cluster prod is not pinned to 1a2b any more" in told.stderr
     assert "not pinned" in (await hub.ok("cluster", "show", "prod")).stdout
     assert "is not pinned" in await hub.fails("cluster", "repin", "prod", "--yes")
+
+
+async def test_a_table_fits_the_terminal_and_a_pipe_gets_all_of_it(hub: Hub) -> None:
+    await enrol(hub)
+    pod, key = "hawse-relay-6d4b75cb6d-x7k2p", "EtbE4RoEoy5ugICp3xgILpPj9GO8HTlG_UMBzIAq-OI"
+    hub.live.relays_here.append(
+        RelayInfo("prod", pod, "hawse/0.1.0", "192.0.2.8", time.time(), time.time(), 12.34, 3, key)
+    )
+    command = (sys.executable, "-m", "proxy.cli.main", "admin", "--data-dir", str(hub.data.path))
+
+    def look() -> list[str]:
+        with on_terminal((*command, "relay", "list"), os.environ, columns=80) as terminal:
+            return terminal.read_all().decode().splitlines()
+
+    headings, relay, *rest = await trio.to_thread.run_sync(look)
+    assert headings == "CLUSTER  INSTANCE                      STATE      API SERVER  LAST SEEN  RTT"
+    assert relay.split()[:3] == ["prod", pod, "connected"]
+    assert max(map(len, (relay, *rest))) <= 80
+    assert "KEY" in " ".join(rest)
+    (headings, relay) = (await hub.ok("relay", "list")).stdout.splitlines()
+    assert headings.endswith("KEY                                          VERSION      ADDRESS")
+    assert key in relay
 
 
 async def test_a_name_that_is_mistyped_is_an_error_with_what_is_near(hub: Hub) -> None:
