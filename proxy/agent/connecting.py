@@ -84,7 +84,7 @@ async def run_connect(config: ConnectConfig) -> int:
                     print(path, flush=True)
                     async for _ in signals:
                         break
-                    status = 0
+                    status = signals.exit_status
                 else:
                     status = await _run_command(config, path, signals)
             finally:

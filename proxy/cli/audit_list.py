@@ -182,10 +182,6 @@ def list_events(
             reader.close()
     except AuditUnavailable as error:
         raise unavailable(error) from error
-    except KeyboardInterrupt:
-        # The usual end of --follow; what else is ended by it is not whole.
-        if not follow:
-            raise
 
 
 def _recorded(wanted: Wanted, text: str | None, limit: int | str | None) -> dict[str, str | None]:

@@ -138,7 +138,13 @@ def build_group() -> click.Group:
                     raise
                 show_failure(error)
                 ctx.exit(error.exit_code)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, click.Abort) as error:
+                # A prompt ends so by Ctrl-C, by Ctrl-D and by a no, and only the first is an interrupt.
+                if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):
+                    raise
+                if sys.stderr.isatty():
+                    # The terminal has echoed ^C, and the shell's prompt follows.
+                    click.echo(err=True)
                 # click would say "Aborted!" and end with 1, as if the command had failed.
                 ctx.exit(INTERRUPTED)
 
@@ -180,4 +186,6 @@ def build_group() -> click.Group:
                 callback=print_version,
             )
         ],
+        # Those below inherit it. The first of them is the one that usage errors point to.
+        context_settings={"help_option_names": ["--help", "-h"]},
     )

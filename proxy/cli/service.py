@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -14,16 +15,21 @@ _Result = TypeVar("_Result")
 
 
 def run_service(
-    run: Callable[[_Config], Awaitable[None]],
+    run: Callable[[_Config], Awaitable[int]],
     config: _Config,
     name: str,
     known: tuple[type[Exception], ...],
 ) -> None:
-    """Run until it is told to stop; what it is known to fail with ends the command by one line."""
+    """Run until a signal stops it, and exit with the status that it returns, if that is not 0.
+
+    What it is known to fail with ends the command by one line.
+    """
     try:
-        run_ungrouped(run, config, known)
+        status = run_ungrouped(run, config, known)
     except known as error:
         raise CommandError(f"the {name} cannot run: {error}") from error
+    if status:
+        sys.exit(status)
 
 
 def run_ungrouped(

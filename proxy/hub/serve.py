@@ -73,8 +73,8 @@ IDLE_LOOK_S = 0.25
 _log = logging.getLogger("hawse.hub")
 
 
-async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
-    """Run the hub until SIGTERM or SIGINT, or until another one has replaced it.
+async def run_hub(config: HubConfig, *, replace: bool = False) -> int:
+    """Run the hub until SIGTERM or SIGINT, or until another one has replaced it; returns the exit status.
 
     With `replace` it takes the place of the hub that runs on the same data folder, if one does. Raises, some
     from within exception groups, DataDirError, FileError, StoreUnavailableError and AuditUnavailable, and
@@ -240,6 +240,7 @@ async def run_hub(config: HubConfig, *, replace: bool = False) -> None:
             await _serve(config, signals, premises, front, admin, keeping)
             upkeep.cancel_scope.cancel()
     _log.info("the hub has stopped")
+    return signals.exit_status
 
 
 async def _serve(

@@ -106,8 +106,8 @@ class State:
         return "" if "" in faults else min(faults)
 
 
-async def run_relay(config: RelayConfig) -> None:
-    """Run the relay until SIGTERM or SIGINT.
+async def run_relay(config: RelayConfig) -> int:
+    """Run the relay until SIGTERM or SIGINT; returns the exit status.
 
     Raises, some from within exception groups, RelayError, ClusterAccessError or FileError for what it cannot
     start with, and OSError when it cannot listen.
@@ -137,6 +137,7 @@ async def run_relay(config: RelayConfig) -> None:
                     await _drain(state, upstream, config.stop_grace_s, signals)
             outermost.cancel_scope.cancel()
     log.info("the relay has stopped")
+    return signals.exit_status
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 import trio
 import trio.testing
 
@@ -38,6 +39,20 @@ async def test_a_signal_that_comes_twice_at_once_is_one(mock_clock: trio.testing
         assert await anext(signals) == signal.SIGINT
         os.kill(os.getpid(), signal.SIGTERM)
         assert await anext(signals) == signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("numbers", "status"),
+    [((), 0), ((signal.SIGTERM,), 0), ((signal.SIGINT,), 130), ((signal.SIGTERM, signal.SIGINT), 0)],
+)
+async def test_the_exit_status_is_that_of_ctrl_c_where_it_came_first(
+    numbers: tuple[int, ...], status: int
+) -> None:
+    with trio.fail_after(5), stop_signals() as signals:
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            assert await anext(signals) == number
+    assert signals.exit_status == status
 
 
 async def test_a_terminal_that_goes_stops_it_unless_it_was_told_not_to_care() -> None:

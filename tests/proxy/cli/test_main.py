@@ -204,3 +204,28 @@ def test_ctrl_c_at_the_start_is_no_fault(module: str, args: list[str]) -> None:
         [sys.executable, "-c", INTERRUPTED_AT_IMPORT, module, *args], capture_output=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+@pytest.mark.parametrize(
+    "path", [(), ("admin",), ("admin", "agent", "key", "list"), ("audit", "list"), ("connect",)]
+)
+def test_h_is_help_at_every_depth(path: tuple[str, ...]) -> None:
+    short, long = (CliRunner().invoke(build_group(), [*path, option]) for option in ("-h", "--help"))
+    assert short.exit_code == 0
+    assert short.stdout == long.stdout
+    assert "-h, --help" in short.stdout
+
+
+def test_no_command_has_another_use_for_h() -> None:
+    def options(command: click.Command) -> set[str]:
+        own = {name for parameter in command.params for name in parameter.opts}
+        if not isinstance(command, click.Group):
+            return own
+        found = (
+            command.get_command(click.Context(command), name)
+            for name in command.list_commands(click.Context(command))
+        )
+        return own.union(*(options(each) for each in found if each is not None))
+
+    assert "--cluster" in options(build_group())
+    assert "-h" not in options(build_group())
