@@ -12,11 +12,13 @@ import attrs
 
 from auth.asked import asked_of
 from auth.conditions import CelConditions
+from auth.kinds import CLUSTER_SCOPED, NAMESPACED
 from auth.policy import Bundle, compile_bundle
 from auth.policy_checker import Checker
 from auth.policy_document import kind_of, name_of
 from auth.policy_text import Item, PolicyError, Source, read
 from auth.requestinfo import BadTarget, RequestInfo, parse
+from proxy.near import did_you_mean
 
 TEST_KIND = "PolicyTest"
 CASES_MAX = 10_000
@@ -85,7 +87,8 @@ def request_for(
 ) -> tuple[str, str]:
     """The method and target of a request that a person names as `kubectl auth can-i` has it.
 
-    `resource` is `pods`, `pods/log`, `deployments.apps`, or a path about no resource. Raises ValueError.
+    `resource` is `pods`, `pods/log`, `deployments.apps`, or a path about no resource. Raises ValueError, also
+    for what no API server has: the decision about it would mislead.
     """
     if resource.startswith("/"):
         return ("GET" if verb == "get" else verb.upper()), resource
@@ -99,6 +102,8 @@ def request_for(
         raise ValueError(f"{verb} needs the name of an object{of_all.get(verb, '')}")
     if subresource and not name:
         raise ValueError(f"{resource} needs the name of an object")
+    if fault := _fault_of_place(group, kind, verb, namespace):
+        raise ValueError(fault)
     path = f"/apis/{group}/v1" if group else "/api/v1"
     if namespace:
         path += f"/namespaces/{namespace}"
@@ -110,6 +115,24 @@ def request_for(
     selector = f"fieldSelector=metadata.name%3D{name}" if name and verb in {"list", "watch"} else ""
     query = "&".join(part for part in (("watch=true" if verb == "watch" else ""), selector) if part)
     return _METHODS[verb], f"{path}?{query}" if query else path
+
+
+def _fault_of_place(group: str, kind: str, verb: str, namespace: str) -> str:
+    """What keeps a request from being one; empty where nothing that is known of built-in kinds does."""
+    known = NAMESPACED | CLUSTER_SCOPED
+    written = f"{kind}.{group}" if group else kind
+    if not group and (group, kind) not in known:
+        # Nothing can be added to that group.
+        others = [f"{kind}.{other}" for other, resource in sorted(known) if resource == kind]
+        if others:
+            return f"the core API group has no {kind}: write {' or '.join(others)}"
+        near = did_you_mean(kind, sorted(f"{name}.{of}" if of else name for of, name in known))
+        return f"the core API group has no {kind}{near}: for another group write RESOURCE.GROUP"
+    if (group, kind) in NAMESPACED and not namespace and verb not in {"list", "watch"}:
+        return f"{written} lie in namespaces: name one by -n NAMESPACE"
+    if (group, kind) in CLUSTER_SCOPED and namespace:
+        return f"{written} lie in no namespace: leave out -n {namespace}"
+    return ""
 
 
 # -- test cases ----------------------------------------------------------------------------------------------

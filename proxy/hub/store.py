@@ -186,8 +186,11 @@ class Store(Credentials, Federation, Policies):
             gone = {find(connection, t.teams, "team", team).name for team in remove}
             inside = t.agent_teams.c.agent_id == agent.id
             present = connection.scalars(sa.select(t.teams.c.name).join(t.agent_teams).where(inside)).all()
+            left = [team for team in (*present, *add) if team not in gone]
+            if set(left) == set(present):
+                raise ConflictError(f"nothing was changed: agent {name} is in {', '.join(sorted(present))}")
             connection.execute(sa.delete(t.agent_teams).where(inside))
-            _set_teams(connection, agent.id, [team for team in (*present, *add) if team not in gone])
+            _set_teams(connection, agent.id, left)
             return str(agent.id)
 
     def lock_agent(self, name: str) -> str:

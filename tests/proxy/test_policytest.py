@@ -46,6 +46,7 @@ cases:
             "create",
             ("apps", "app", "deployments", "", ""),
         ),
+        (("get", "widgets.example.com", "w"), "GET", "get", ("example.com", "", "widgets", "", "w")),
         (("update", "nodes", "n"), "PUT", "update", ("", "", "nodes", "", "n")),
         (("patch", "nodes/status", "n"), "PATCH", "patch", ("", "", "nodes", "status", "n")),
         (("delete", "pods", "web", "app"), "DELETE", "delete", ("", "app", "pods", "", "web")),
@@ -74,6 +75,15 @@ def test_a_path_is_asked_for_by_its_method() -> None:
         (("delete", "pods"), "delete needs the name of an object: for all of them say deletecollection"),
         (("update", "pods"), "update needs the name of an object$"),
         (("create", "pods/exec"), "pods/exec needs the name of an object"),
+        # Where no such request can be, an answer would mislead.
+        (("get", "pdos", "web", "app"), r"the core API group has no pdos \(did you mean pods\?\): for"),
+        (("get", "pod", "web", "app"), r"has no pod \(did you mean pods\?\): .* write RESOURCE\.GROUP$"),
+        (("list", "widgets"), r"has no widgets: for another group write RESOURCE\.GROUP$"),
+        (("delete", "deployments", "web", "app"), r"has no deployments: write deployments\.apps$"),
+        (("get", "pods", "web"), r"pods lie in namespaces: name one by -n"),
+        (("create", "deployments.apps"), r"deployments\.apps lie in namespaces: name one by -n"),
+        (("get", "nodes", "n", "app"), "nodes lie in no namespace: leave out -n app"),
+        (("get", "namespaces", "app", "app"), "namespaces lie in no namespace: leave out -n app"),
     ],
 )
 def test_what_is_not_said_is_asked_for(asked: tuple[str, ...], message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -18,6 +19,8 @@ from proxy.foreign_json import read_json
 if TYPE_CHECKING:
     from proxy.cli.admin.rbac_check import Enrolled
 
+# klog's form, as in E1130 19:33:39.543816.
+_LOGGED = re.compile(r"[IWEF][0-9]{4} [0-9]{2}:")
 # A large cluster has some thousand bindings; an operator waits for this.
 TIMEOUT_S = 60
 
@@ -128,8 +131,10 @@ def _kubectl(*args: str) -> Object:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CommandError(f"kubectl could not be asked: {error}") from error
     if done.returncode:
-        said = " ".join(done.stderr.decode("utf-8", "replace").split())
-        raise CommandError(f"kubectl failed: {escape(said[:500])}")
+        lines = done.stderr.decode("utf-8", "replace").splitlines()
+        # Its own log comes before what it says to a person, and in several copies.
+        said = " ".join([line for line in lines if not _LOGGED.match(line)] or lines)
+        raise CommandError(f"kubectl failed: {escape(' '.join(said.split())[:500])}")
     if not done.stdout.strip():
         return {}
     try:

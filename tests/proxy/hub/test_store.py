@@ -179,6 +179,9 @@ def test_an_agent_always_has_a_team(store: Store) -> None:
         with pytest.raises(NotFoundError, match="none"):
             store.change_agent_teams("sre-1", **unknown)
     assert store.snapshot().agents_by_name["sre-1"].teams == ("sre",)
+    for nothing in ({"remove": ["web"]}, {"add": ["sre"]}, {"add": ["web"], "remove": ["web"]}):
+        with pytest.raises(ConflictError, match=r"^nothing was changed: agent sre-1 is in sre$"):
+            store.change_agent_teams("sre-1", **nothing)
     store.change_agent_teams("sre-1", add=["web", "sre", "web"])
     assert store.snapshot().agents_by_name["sre-1"].teams == ("sre", "web")
 

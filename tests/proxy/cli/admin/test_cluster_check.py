@@ -19,3 +19,18 @@ def test_a_kubectl_that_answers_with_no_object_is_named(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with pytest.raises(CommandError, match="no object in JSON"):
         _kubectl("get", "clusterroles")
+
+
+def test_kubectls_words_are_told_without_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "kubectl"
+    log = 'E1130 19:33:39.543816   29937 memcache.go:381] "Unhandled Error"'
+    program.write_text(
+        f"#!/bin/sh\necho '{log}' >&2\necho '{log}' >&2\necho 'The server was  refused' >&2\nexit 1\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    with pytest.raises(CommandError, match=r"^kubectl failed: The server was refused$"):
+        _kubectl("get", "clusterroles")
+    program.write_text(f"#!/bin/sh\necho '{log}' >&2\nexit 1\n")
+    with pytest.raises(CommandError, match="memcache"):
+        _kubectl("get", "clusterroles")
