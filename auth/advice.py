@@ -127,7 +127,8 @@ def _what(asked: Asked, info: RequestInfo, opening: RequestInfo | None) -> str:
         verb = f"{asked_of(info).verb or 'this method'} and {verb} (it is an upgrade)"
     if asked.path:
         return f"{verb} of {asked.path[:100]}"
-    where = f" in namespace {asked.namespace}" if asked.namespace else ""
+    itself = (asked.group, asked.resource) == ("", "namespaces")
+    where = f" in namespace {asked.namespace}" if asked.namespace and not itself else ""
     if asked.across:
         # Policies take a list of an unknown kind for one of every namespace; the kind may lie in none.
         where = " in all namespaces" if _in_namespaces(asked) else " without a namespace"

@@ -12,12 +12,19 @@ NEAR_MAX = 3
 COMPARED_MAX = 200
 
 
+# The beginning of a name is one that was not written to its end.
+BEGINNING_MIN = 3
+
+
 def near_names(name: str, names: Iterable[str]) -> list[str]:
     """The nearest of those that begin or end with the same letter, the best first."""
     # No name has more characters, and the comparison grows with their square.
     typed = name[:63].lower()
     alike = (each for each in names if each[:1] == typed[:1] or each[-1:] == typed[-1:])
-    return get_close_matches(typed, islice(alike, COMPARED_MAX), NEAR_MAX)
+    compared = [*islice(alike, COMPARED_MAX)]
+    if near := get_close_matches(typed, compared, NEAR_MAX):
+        return near
+    return [each for each in compared if len(typed) >= BEGINNING_MIN and each.startswith(typed)][:NEAR_MAX]
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -102,6 +102,8 @@ def request_for(
         raise ValueError(f"{verb} needs the name of an object{of_all.get(verb, '')}")
     if subresource and not name:
         raise ValueError(f"{resource} needs the name of an object")
+    if subresource and verb in {"list", "watch", "deletecollection"}:
+        raise ValueError(f"{resource} has no {verb}: say get, update, patch or create")
     if fault := _fault_of_place(group, kind, verb, namespace):
         raise ValueError(fault)
     path = f"/apis/{group}/v1" if group else "/api/v1"
@@ -119,20 +121,27 @@ def request_for(
 
 def _fault_of_place(group: str, kind: str, verb: str, namespace: str) -> str:
     """What keeps a request from being one; empty where nothing that is known of built-in kinds does."""
-    known = NAMESPACED | CLUSTER_SCOPED
     written = f"{kind}.{group}" if group else kind
-    if not group and (group, kind) not in known:
-        # Nothing can be added to that group.
-        others = [f"{kind}.{other}" for other, resource in sorted(known) if resource == kind]
-        if others:
-            return f"the core API group has no {kind}: write {' or '.join(others)}"
-        near = did_you_mean(kind, sorted(f"{name}.{of}" if of else name for of, name in known))
-        return f"the core API group has no {kind}{near}: for another group write RESOURCE.GROUP"
+    built_in = [(of, name) for of, name in sorted(NAMESPACED | CLUSTER_SCOPED) if of == group]
+    # Groups whose names have no dot are Kubernetes' own, so nothing can be added to one.
+    if built_in and "." not in group and (group, kind) not in built_in:
+        return _fault_of_kind(group, kind, [name for _, name in built_in])
     if (group, kind) in NAMESPACED and not namespace and verb not in {"list", "watch"}:
         return f"{written} lie in namespaces: name one by -n NAMESPACE"
     if (group, kind) in CLUSTER_SCOPED and namespace:
         return f"{written} lie in no namespace: leave out -n {namespace}"
     return ""
+
+
+def _fault_of_kind(group: str, kind: str, there: Sequence[str]) -> str:
+    """That a group has no such kind, and what may be meant."""
+    if group:
+        return f"the API group {group} has no {kind}{did_you_mean(kind, there)}"
+    elsewhere = [f"{name}.{of}" for of, name in sorted(NAMESPACED | CLUSTER_SCOPED) if name == kind]
+    if elsewhere:
+        return f"the core API group has no {kind}: write {' or '.join(elsewhere)}"
+    near = did_you_mean(kind, there)
+    return f"the core API group has no {kind}{near}: for another group write RESOURCE.GROUP"
 
 
 # -- test cases ----------------------------------------------------------------------------------------------

@@ -84,6 +84,11 @@ def test_a_namespace_is_named_for_a_kind_that_lies_in_one(request_line: str, ins
     assert advice(bundle(policy(EVERYTHING_IN_APP)), request_line).instead == instead
 
 
+def test_a_namespace_is_not_said_to_lie_in_itself() -> None:
+    told = advice(bundle(policy(EVERYTHING_IN_APP)), "DELETE /api/v1/namespaces/other")
+    assert told.what == "delete of namespaces other on cluster prod"
+
+
 def test_no_namespaces_are_offered_for_a_list_of_what_may_lie_in_none() -> None:
     rules = "- {id: no, effect: deny, verbs: [read], namespaces: [kube-system]}\n" + LOOK
     told = advice(bundle(policy(rules)), "GET /apis/example.com/v1/widgets")

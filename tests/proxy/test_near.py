@@ -10,6 +10,7 @@ def test_the_nearest_names_are_named_the_best_first() -> None:
     assert near_names("sre1", names) == ["sre-1", "sre-11", "sre-2"]
     assert did_you_mean("deploybot", names) == " (did you mean deploy-bot?)"
     assert did_you_mean("SRE-2", ["sre-2"]) == " (did you mean sre-2?)"
+    assert did_you_mean("dep", names) == " (did you mean deploy-bot?)"
     assert did_you_mean("x", names) == did_you_mean("", names) == ""
 
 

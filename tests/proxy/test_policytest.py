@@ -78,6 +78,8 @@ def test_a_path_is_asked_for_by_its_method() -> None:
         # Where no such request can be, an answer would mislead.
         (("get", "pdos", "web", "app"), r"the core API group has no pdos \(did you mean pods\?\): for"),
         (("get", "pod", "web", "app"), r"has no pod \(did you mean pods\?\): .* write RESOURCE\.GROUP$"),
+        (("list", "deployment.apps"), r"^the API group apps has no deployment \(did you mean deployments"),
+        (("list", "pods/log", "web", "app"), "pods/log has no list: say get"),
         (("list", "widgets"), r"has no widgets: for another group write RESOURCE\.GROUP$"),
         (("delete", "deployments", "web", "app"), r"has no deployments: write deployments\.apps$"),
         (("get", "pods", "web"), r"pods lie in namespaces: name one by -n"),
