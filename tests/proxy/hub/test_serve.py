@@ -87,7 +87,7 @@ async def test_a_second_signal_does_not_end_the_last_writes(
 
     async def be_told(acceptor: Acceptor, signals: AsyncIterator[int], public_url: str) -> bool:
         told.append(public_url)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
         return await accept(acceptor, signals, public_url)
 
     def close_slowly(store: AuditStore) -> None:
@@ -107,9 +107,10 @@ async def test_a_second_signal_does_not_end_the_last_writes(
     before = signal.signal(signal.SIGTERM, lambda number, _: killed_by.append(number))
     try:
         with trio.fail_after(20):
-            await serve.run_hub(config)
+            status = await serve.run_hub(config)
     finally:
         signal.signal(signal.SIGTERM, before)
+    assert status == 130
     assert closed[-1:] == ["the trail"]
     assert not pid_file.exists()
     assert killed_by == []
@@ -130,7 +131,7 @@ async def test_a_client_with_many_addresses_floods_the_trail_no_more_than_anothe
     anywhere = Address("127.0.0.1", 0)
     config = HubConfig(listen=anywhere, admin=AdminConfig(listen=anywhere), data_dir=tmp_path / "data")
     with trio.fail_after(20):
-        await serve.run_hub(config)
+        assert await serve.run_hub(config) == 0
     with closing(AuditReader(DataDir(config.data_dir).audit_file)) as reader:
         failures = list(reader.query(Wanted(kinds=(Kind.AUTH_FAILED,))))
     assert len(failures) == FIRST + 1
