@@ -16,7 +16,8 @@ from proxy.cli.trail import local_event
 from tests.fakes.terminal import DEADLINE_S, on_terminal
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
-AGAIN_S = 5.0
+# A process that was hit exits in a tenth of it.
+AGAIN_S = 2.0
 
 
 def typed(keys: bytes, shown: bytes, *args: str, **environment: str) -> tuple[int, bytes]:
