@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from proxy.cli.admin.client import URL_VARIABLE, Reach
+from proxy.cli.admin.client import URL_VARIABLE, Object, Reach
 from proxy.cli.admin.output import (
     confirm,
     field,

@@ -296,7 +296,7 @@ def test_a_terminal_of_80_columns_has_no_longer_line(tmp_path: Path) -> None:
     write(tmp_path, long, replace(event(2), stream=Stream("http", close_reason="client gone")))
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    argv = [sys.executable, "-m", "proxy.cli.main", "audit", "list", "--data-dir", str(tmp_path)]
+    argv = [sys.executable, "-m", "hawse", "audit", "list", "--data-dir", str(tmp_path)]
     environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     subprocess.run(argv, stdout=theirs, env=environment, check=True, timeout=60)
     os.close(theirs)

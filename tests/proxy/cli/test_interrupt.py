@@ -23,7 +23,7 @@ AGAIN_S = 2.0
 def typed(keys: bytes, shown: bytes, *args: str, **environment: str) -> tuple[int, bytes]:
     """Type keys at `hawse ARGS` as soon as something is shown; returns its status and all that it printed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("HAWSE_")}
-    argv = [sys.executable, "-m", "proxy.cli.main", *args]
+    argv = [sys.executable, "-m", "hawse", *args]
     with on_terminal(argv, {**clean, **environment}) as terminal:
         terminal.read_until(shown)
         terminal.type(keys)
@@ -77,7 +77,7 @@ def test_a_hub_that_does_not_answer() -> None:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         reach = {"HAWSE_ADMIN_URL": url, "HAWSE_ADMIN_TOKEN": "hwa_x"}
         clean = {name: value for name, value in os.environ.items() if not name.startswith("HAWSE_")}
-        argv = [sys.executable, "-m", "proxy.cli.main", "admin", "agent", "list"]
+        argv = [sys.executable, "-m", "hawse", "admin", "agent", "list"]
         with on_terminal(argv, {**clean, **reach}) as terminal:
             taken, _ = silent.accept()
             with taken:

@@ -211,7 +211,7 @@ def test_h_is_help_at_every_depth(path: str) -> None:
     # A process of its own: a command remembers its help options of the first time that it is called, which
     # other tests do without the group that says what they are.
     done = subprocess.run(
-        [sys.executable, "-m", "proxy.cli.main", *path.split(), "-h"],
+        [sys.executable, "-m", "hawse", *path.split(), "-h"],
         capture_output=True,
         text=True,
         check=True,

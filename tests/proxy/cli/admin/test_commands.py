@@ -533,7 +533,7 @@ async def test_a_table_fits_the_terminal_and_a_pipe_gets_all_of_it(hub: Hub) -> 
     hub.live.relays_here.append(
         RelayInfo("prod", pod, "hawse/0.1.0", "192.0.2.8", time.time(), time.time(), 12.34, 3, key)
     )
-    command = (sys.executable, "-m", "proxy.cli.main", "admin", "--data-dir", str(hub.data.path))
+    command = (sys.executable, "-m", "hawse", "admin", "--data-dir", str(hub.data.path))
 
     def look() -> list[str]:
         with on_terminal((*command, "relay", "list"), os.environ, columns=80) as terminal:
