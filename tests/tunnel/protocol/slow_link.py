@@ -10,6 +10,7 @@ import heapq
 import itertools
 import random
 from collections.abc import Callable
+from functools import partial
 
 import attrs
 
@@ -64,6 +65,7 @@ class SlowLink(Joined):
         self.on_data: Callable[[StreamState], None] = lambda stream: None
         self._coming: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._deadlines: set[float] = set()
         # A PING on the idle link, as the shell sends it with the first stream.
         self.listener.ping(self.now)
         self.dialer.ping(self.now)
@@ -121,8 +123,10 @@ class SlowLink(Joined):
                 peer = self.peer_of(connection)
                 self.at(way.send(len(message), self.now), self._arrival(peer, message))
             deadline = connection.next_deadline()
-            if self.now < deadline < self.now + 60:
-                self.at(deadline, lambda: None)
+            # Once: each step would add an event for the deadline that the step before has added one for.
+            if self.now < deadline < self.now + 60 and deadline not in self._deadlines:
+                self._deadlines.add(deadline)
+                self.at(deadline, partial(self._deadlines.discard, deadline))
 
     def _arrival(self, connection: Connection, message: bytes) -> Callable[[], None]:
         def arrive() -> None:
