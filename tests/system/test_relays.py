@@ -90,8 +90,8 @@ def test_a_relay_of_another_cluster_is_told_what_is_wrong(own_world: World, tmp_
     world.admin("cluster", "add", "other", "--output-dir", str(tmp_path / "other"))
     shutil.copy(tmp_path / "other" / "relay.key", mixed / "relay.key")
     relay = start(world, "mixed", mixed, instance="mixed")
-    line = relay.wait_for("another cluster than the one it says it is of")
-    assert "its cluster_id and its private_key are not of one enrolment" in line
+    line = relay.wait_for("the relay's key is of another cluster than its cluster_id")
+    assert "apply both as one run of `hawse admin cluster key NAME` prints them" in line
     assert "mixed" not in connected(world)
 
 

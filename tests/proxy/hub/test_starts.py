@@ -176,4 +176,4 @@ async def test_no_start_comes_behind_the_end_of_a_read_that_is_refused_while_the
     await bench.ask(bench.request(WATCH))
     assert [event["phase"] for event in await bench.trail()] == ["start", "complete"]
     # It is not among those that have no end, which nothing but a restart ends.
-    assert bench.calls.recorder._store._open_intents == set()
+    assert bench.calls.recorder._store._open_intents == {}
