@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 
@@ -94,7 +95,11 @@ def kubeconfig(
         note_kubeconfig(os.environ, account.hub, os.path.abspath(path))
     except AgentError as error:
         raise CommandError(str(error)) from error
-    click.echo(f"wrote {', '.join(prefix + name for name in chosen)} into {path}")
+    names = [prefix + name for name in chosen]
+    click.echo(f"wrote {', '.join(names)} into {path}")
+    # kubectl finds the file by itself, unless --output has named another.
+    where = f" --kubeconfig {shlex.quote(path)}" if output else ""
+    click.echo(f"next: kubectl{where} --context {shlex.quote(names[0])} get pods")
 
 
 def _command(plugin: str) -> str:

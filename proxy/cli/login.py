@@ -109,7 +109,7 @@ def _tell(account: Account, reach: Reach, path: str) -> None:
             err=True,
         )
     _warn_of_clock(reach)
-    click.echo(f"next: hawse kubeconfig{which} --output FILE")
+    click.echo(f"next: hawse kubeconfig{which}")
 
 
 def _warn_of_clock(reach: Reach) -> None:

@@ -31,7 +31,7 @@ COMMANDS = {
         "login",
         "Log an agent in at a hub, by a key of its own, a platform's token or an API key.",
     ),
-    "status": ("proxy.cli.status", "status", "Show who this agent is, where, and whether it still is."),
+    "status": ("proxy.cli.status", "status", "Show who this agent is, and whether its hubs still accept it."),
     "clusters": ("proxy.cli.clusters", "clusters", "List the clusters that this agent may reach."),
     "kubeconfig": (
         "proxy.cli.kubeconfig",

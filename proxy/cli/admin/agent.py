@@ -240,22 +240,21 @@ def revoke_key(reach: Reach, /, name: str, key_id: str, as_json: bool) -> None:
 def _print_key(client: AdminClient, made: Object) -> None:
     say("its API key, shown this once:")
     click.echo(text(made, "api_key"))
-    _say_login(client, "")
+    _say_login(client, "", "the key")
 
 
 def _print_code(client: AdminClient, made: Object) -> None:
     say(f"its code, good once and until {text(made, 'expires_at')}:")
     click.echo(text(made, "code"))
-    _say_login(client, " --code")
+    _say_login(client, " --code", "the code")
 
 
-def _say_login(client: AdminClient, option: str) -> None:
+def _say_login(client: AdminClient, option: str, secret: str) -> None:
     hub = client.get("hub")
     if text(hub, "ca_pem"):
-        say("where the agent runs (hub-ca.pem: hawse admin hub ca > hub-ca.pem), paste it into:")
+        say("give the agent this hub's CA as well: hawse admin hub ca > hub-ca.pem")
         option += " --ca hub-ca.pem"
-    else:
-        say("where the agent runs, paste it into:")
+    say(f"where the agent runs, paste {secret} into:")
     # It is pasted into a shell, and on another machine.
     say(f"  hawse login --hub {shlex.quote(text(hub, 'public_url'))}{option}")
 

@@ -52,10 +52,10 @@ def test_logging_in_by_the_environment_or_by_stdin_stores_the_key(home: Home, hu
         assert f"logged in to {hub.url} as agent robot of acme" in stdout
         assert "clusters: prod, dev" in stdout
         assert API_KEY not in stdout
-        assert stdout.endswith("\nnext: hawse kubeconfig --output FILE\n")
+        assert stdout.endswith("\nnext: hawse kubeconfig\n")
     save_account(home.environment, Account("https://other.example", "robot", API_KEY, None, "serial"))
     _, stdout, _ = run(home, "login", "--hub", hub.url, "--ca", ca, HAWSE_API_KEY=API_KEY)
-    assert stdout.endswith(f"\nnext: hawse kubeconfig --hub {hub.url} --output FILE\n")
+    assert stdout.endswith(f"\nnext: hawse kubeconfig --hub {hub.url}\n")
     (file,) = [file for file in home.files() if file.name == "logins.json"]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -153,12 +153,17 @@ def test_the_kubeconfig_is_printed_or_merged(home: Home, hub: FakeHub, ca: str) 
     path = home.path / "kubeconfig"
     for _ in range(2):
         status, stdout, stderr = run(home, "kubeconfig", "--output", str(path))
-        assert (status, stdout, stderr) == (0, f"wrote prod, dev into {path}\n", "")
+        assert (status, stderr) == (0, "")
+        assert stdout == (
+            f"wrote prod, dev into {path}\nnext: kubectl --kubeconfig {path} --context prod get pods\n"
+        )
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [context["name"] for context in yaml.safe_load(path.read_text())["contexts"]] == ["prod", "dev"]
-    assert run(home, "kubeconfig", "dev")[1] == f"wrote dev into {home.path}/.kube/config\n"
+    next_step = "next: kubectl --context dev get pods\n"
+    assert run(home, "kubeconfig", "dev")[1] == f"wrote dev into {home.path}/.kube/config\n{next_step}"
     elsewhere = f":{home.path}/mine:/else"
-    assert run(home, "kubeconfig", "dev", KUBECONFIG=elsewhere)[1] == f"wrote dev into {home.path}/mine\n"
+    stdout = run(home, "kubeconfig", "dev", KUBECONFIG=elsewhere)[1]
+    assert stdout == f"wrote dev into {home.path}/mine\n{next_step}"
     theirs = "{contexts: [{name: dev, context: {cluster: mine}}], current-context: dev}"
     (home.path / "other").write_text(theirs)
     beside = f"{home.path}/fresh:{home.path}/other"

@@ -44,7 +44,10 @@ async def test_enrolling_from_nothing_tells_each_next_step(hub: Hub) -> None:
     # The key alone goes to standard output, so that it can be piped into a secret store.
     (key,) = added.stdout.splitlines()
     assert key.startswith("hws_")
-    assert "hawse login --hub https://hub.example --ca hub-ca.pem" in added.stderr
+    assert (
+        "hawse admin hub ca > hub-ca.pem\nwhere the agent runs, paste the key into:\n"
+        "  hawse login --hub https://hub.example --ca hub-ca.pem\n"
+    ) in added.stderr
     assert "hawse admin cluster rbac prod | kubectl apply -f -" in added.stderr
     assert key not in added.stderr
     ca = await hub.ok("hub", "ca")
