@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import statistics
 from collections.abc import Callable, Sequence
@@ -47,10 +48,11 @@ class Report:
         for name in self.found.workloads():
             (plots / f"{name}.svg").write_text(bars(self.found, name))
             parts += [*self._workload(name), f"![{name}](plots/{name}.svg)"]
+        readme = os.path.relpath(Path(__file__).with_name("README.md"), path.parent)
         head = [
             "# Results",
             "Written by this command, on the machine and with the versions listed here, and not edited by "
-            "hand. How to read it is in [README.md](README.md).",
+            f"hand. How to read it is in [README.md]({readme}).",
             f"    python -m benchmarks {shlex.join(arguments)}",
             "\n".join(
                 f"- {line}" for line in (*machine(), *versions(self.bench.upstream, self.bench.systems))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import benchmarks
 from benchmarks.report import Report, compared_table, figures_table, notes_table, processes_table, render
 from benchmarks.result import Measurement, Sample
 from benchmarks.runner import Bench, Outcome
@@ -106,4 +108,7 @@ def test_the_results_say_where_they_are_from(tmp_path: Path) -> None:
     assert "CPython" in text
     assert "missing: ssh" in text
     assert "![small](plots/small.svg)" in text
+    link = re.search(r"\[README\.md\]\((.*)\)", text)
+    assert link is not None
+    assert (path.parent / link[1]).resolve() == Path(benchmarks.__file__).with_name("README.md")
     assert (path.parent / "plots" / "small.svg").read_text().startswith("<svg ")
