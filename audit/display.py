@@ -82,7 +82,9 @@ class TerminalTable:
         if event is None:
             return _cut(_raw(stored), self._columns)
         result = result_of(event)
-        actor = event.actor.name if event.actor.type is ActorType.AGENT else actor_of(event)
+        # `local:USER` is an operator's alone, and would be cut before the user.
+        short = event.actor.type is ActorType.AGENT or event.actor.name.startswith("local:")
+        actor = event.actor.name if short else actor_of(event)
         cells = [
             str(stored.seq),
             f"{event.ts:%H:%M:%S}",

@@ -91,6 +91,9 @@ def test_a_terminal_of_80_columns_has_no_longer_line() -> None:
         "2026-09-22",
         "12345678 14:13:20 robot        prod     intent -      delete pods web -n app",
     ]
+    for name, shown in (("local:ada", "local:ada"), ("ada", "operator:ada")):
+        by = replace(failure(), actor=Actor(ActorType.OPERATOR, name=name))
+        assert table.lines(stored(by)).split("14:13:20 ")[1].startswith(f"{shown} ")
     wide = TerminalTable(200).lines(stored(watch))
     assert "builder-of-staging       prod-eu-west     200" in wide
     assert wide.endswith("delete pods web -n app (ended by the client)")
