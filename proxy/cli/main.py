@@ -175,7 +175,8 @@ def build_group() -> click.Group:
         "hawse",
         help="kubectl for agents on clusters that nothing outside can reach.\n\n"
         "An agent's kubectl talks to the hub; the hub reaches the cluster through the one tunnel that the "
-        "cluster's relay dialled, under the agent's own name; every call stands in the audit trail.",
+        "cluster's relay dialled, under the agent's own name; every call stands in the audit trail.\n\n"
+        "An operator starts with `hawse hub` and `hawse admin`, an agent with `hawse login`.",
         params=[
             click.Option(
                 ["--version"],
