@@ -36,6 +36,9 @@ def kubectl_words(event: Event) -> list[str]:
     req = event.req
     if req is None or event.cluster is None or not req.verb:
         return []
+    # The client chooses both: as options they would make another line of this, `--server=…` for one.
+    if req.resource.startswith("-") or req.name.startswith("-"):
+        return []
     query = parse_qs(req.raw_target.partition("?")[2])
     if req.subresource in _STREAMS:
         return _stream(req, event.stream, query)

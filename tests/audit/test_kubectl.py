@@ -67,6 +67,10 @@ def pods(
         # No command of kubectl's asks for these.
         (pods("POST", "create", "/web/eviction", sub="eviction", name="web"), None, ""),
         (Request("POST", "/apis", "post"), None, ""),
+        # kubectl would take these names for options.
+        (pods("DELETE", "delete", "/--all", name="--all"), None, ""),
+        (pods("GET", "get", "/-s=x/log", sub="log", name="-s=x"), Stream("http"), ""),
+        (Request("PATCH", "/api/v1/--all/x", "patch", "", "v1", "--all", "", "", "x"), None, ""),
         (Request("GET", "/"), None, ""),
     ],
 )
