@@ -83,10 +83,13 @@ class CallReader(AuditReader):
             opened = False
             if first is not None and end is None:
                 end, opened = self._end_of(connection, eid, first)
-        # Where the first row is pruned, the last one may be found both ways.
-        numbers = sorted({seq for seq in (first, end) if seq is not None})
-        found = [self.query(after_seq=seq - 1, last_seq=seq) for seq in numbers]
-        return FoundCall([row for rows in found for row in rows], opened)
+            # Where the first row is pruned, the last one may be found both ways.
+            numbers = sorted({seq for seq in (first, end) if seq is not None})
+            rows = [row for seq in numbers for row in self.query(after_seq=seq - 1, last_seq=seq)]
+            if not rows:
+                # An earlier version that prunes leaves the entry of a noted end.
+                raise NoSuchCall(f"no event has the id {eid}: {self._extent(connection)}")
+        return FoundCall(rows, opened)
 
     def _first_rows(self, connection: sa.Connection, prefix: str) -> dict[str, int]:
         """The ids that begin so, each with its first row that is still there."""

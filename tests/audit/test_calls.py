@@ -174,6 +174,16 @@ def test_what_was_pruned_is_told_and_ends_that_are_left_are_found(path: Path) ->
         assert entries(path) == []
 
 
+def test_an_end_whose_row_is_gone_is_no_call(store: AuditStore, path: Path) -> None:
+    """An earlier version that prunes the file leaves the entry."""
+    gone = made(1, Phase.START)
+    store.append([made(2)])
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("INSERT INTO late_ends (eid, seq) VALUES (?, 9)", (gone.eid,))
+    with pytest.raises(NoSuchCall, match=f"no event has the id {gone.eid}: the trail has 1 to 1"):
+        find(path, gone.eid)
+
+
 def test_an_audit_id_of_a_call_that_came_another_way_is_told_as_that(store: AuditStore, path: Path) -> None:
     """The API server gives each request without one a UUIDv4."""
     store.append([made(1)])
