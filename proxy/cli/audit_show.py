@@ -11,8 +11,8 @@ from proxy.cli.audit_options import data_folder_options, find_trail, unavailable
 from proxy.cli.errors import CommandError
 from proxy.cli.trail import record_read
 
-# A number has no zero in front, as every id has until the year 2527.
-_NUMBER = re.compile("[1-9][0-9]{0,18}")
+# A number has no zero in front, as every id has until the year 2527. SQLite counts no further than 2^63.
+_NUMBER = re.compile("[1-9][0-9]{0,17}")
 
 
 @click.command()

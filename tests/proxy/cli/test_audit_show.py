@@ -84,7 +84,7 @@ def test_an_id_that_the_trail_does_not_have_is_told_with_what_it_has(data_dir: P
         store.append([ended.completed(ended.ts)])
     assert "no event has the number 99: the trail has 1 to 5" in run(data_dir, "99").stderr
     assert run(data_dir, "01a0").exit_code == 2
-    for wrong in ("x", "0", "-1", "01a0", f"{EID}0", "audit-id"):
+    for wrong in ("x", "0", "-1", "01a0", f"{EID}0", "audit-id", str(2**63)):
         result = run(data_dir, "--", wrong)
         assert result.exit_code == 2
         assert (
