@@ -22,6 +22,7 @@ _VERSION = 2
 KUBECONFIGS_MAX = 32
 # scheme://host[:port]; hosts in lower case, IPv6 in brackets.
 _HUB = re.compile(r"https://(\[[0-9a-f:.]+\]|[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([0-9]{1,5}))?/?")
+_CLUSTER = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class NotLoggedInError(AgentError):
@@ -83,6 +84,19 @@ def cluster_url(account: Account, cluster: str, hosts: str | None) -> str:
         return f"{account.hub}/clusters/{cluster}"
     _, port = host_and_port(account.hub)
     return hub_origin(f"https://{cluster}{hosts.removeprefix('*')}:{port}")
+
+
+def cluster_of_host(account: Account, server: str) -> str:
+    """Return the cluster whose own host the server is, by what the hub has said; "" where it is none's."""
+    hosts = account.cluster_hosts
+    name = server.removeprefix("https://").partition(".")[0].lower()
+    # Of a server such as https://localhost:6443 or https://[::1] that is no name.
+    if hosts is None or _CLUSTER.fullmatch(name) is None:
+        return ""
+    try:
+        return name if hub_origin(server) == cluster_url(account, name, hosts) else ""
+    except AgentError:
+        return ""
 
 
 def load_accounts(environment: Mapping[str, str]) -> dict[str, Account]:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
-from proxy.agent.account import Account, cluster_url, find_account, hub_origin
+from proxy.agent.account import Account, cluster_of_host, find_account, hub_origin
 from proxy.agent.answers import SET_MAX_S, known_login, machine_started_s, remember
 from proxy.agent.errors import AgentError, NotWritableError, quoted
 from proxy.agent.files import cache_folder, locked, read_private, write_private
@@ -33,7 +33,6 @@ REMAINING_MIN_S = 5
 DEADLINE_S = 30
 
 _SERVER = re.compile(r"(https://[^/?#@\s]+)/clusters/([a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)/?")
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class ExecInfo(NamedTuple):
@@ -171,22 +170,15 @@ def _cluster_of_host(server: str, account: Account) -> str:
 
     The kubeconfig is not trusted for this: it could send a token to any host that it names.
     """
-    hosts = account.cluster_hosts
-    name = server.removeprefix("https://").partition(".")[0].lower()
-    if hosts is None or _NAME.fullmatch(name) is None or _origin(server) != cluster_url(account, name, hosts):
+    name = cluster_of_host(account, server)
+    if not name:
+        hosts = account.cluster_hosts
         said = "has no hosts for its clusters" if hosts is None else f"has said {hosts}"
         raise AgentError(
             f"the kubeconfig's server {quoted(server)} is no cluster's of {account.hub}, which {said}: "
             f"if that has changed, run `hawse kubeconfig --hosts --hub {account.hub}`"
         )
     return name
-
-
-def _origin(server: str) -> str:
-    try:
-        return hub_origin(server)
-    except AgentError:
-        return ""
 
 
 def cached_token(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import NamedTuple
 
-from proxy.agent.account import Account, cluster_url, hub_origin, remove_account
+from proxy.agent.account import Account, cluster_of_host, hub_origin, remove_account
 from proxy.agent.credential import place_of
 from proxy.agent.errors import AgentError
 from proxy.agent.files import cache_folder
@@ -63,9 +63,8 @@ def forget_tokens(environment: Mapping[str, str], account: Account) -> None:
 
 def _is_at(name: str, account: Account) -> bool:
     """Whether answers about servers of this hub are kept under the name (proxy.agent.answers)."""
+    server = f"https://{name}"
     try:
-        origin = hub_origin(f"https://{name}")
+        return hub_origin(server) == account.hub or bool(cluster_of_host(account, server))
     except AgentError:
         return False
-    hosts, first = account.cluster_hosts, origin.removeprefix("https://").partition(".")[0]
-    return origin == account.hub or (hosts is not None and origin == cluster_url(account, first, hosts))

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from typing import NamedTuple
 
-from proxy.agent.account import Account, cluster_url, hub_origin
+from proxy.agent.account import Account, cluster_of_host, hub_origin
 from proxy.agent.errors import AgentError
 from proxy.agent.kubeconfig import Document, has_our_plugin, kubectls_own, named, read, replace
 
@@ -107,14 +107,7 @@ def _leads(cluster: Document, account: Account) -> bool:
     if not isinstance(server, str):
         return False
     hub, by_path, _ = server.rpartition("/clusters/")
-    try:
-        origin = hub_origin(hub if by_path else server)
-    except AgentError:
-        return False
-    if by_path:
-        return origin == account.hub
-    name = origin.removeprefix("https://").partition(".")[0]
-    return account.cluster_hosts is not None and origin == cluster_url(account, name, account.cluster_hosts)
+    return _origin(hub) == account.hub if by_path else bool(cluster_of_host(account, server))
 
 
 def _is_told(user: Document, account: Account) -> bool:

@@ -91,6 +91,17 @@ def test_an_entry_that_another_context_uses_stays(home: Home) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "server", ["https://localhost:6443", "https://[::1]:6443", "https://[::ffff:1.2.3.4]"]
+)
+def test_a_server_that_no_cluster_of_the_hub_can_have_is_another_ones(home: Home, server: str) -> None:
+    kind: dict[str, object] = {**THEIRS, "clusters": [{"name": "mine", "cluster": {"server": server}}]}
+    path = written(home.path / "config", kind, ours(HERE, "prod"))
+    environment = {**home.environment, "KUBECONFIG": path}
+    assert remove_pointing(environment, HERE) == [Pointing(path, ("prod",))]
+    assert names(path) == {section: {"mine"} for section in ("clusters", "users", "contexts")}
+
+
 def test_every_file_of_kubectls_and_every_one_that_was_written_for_the_hub_is_looked_at(home: Home) -> None:
     (home.path / ".kube").mkdir()
     own = written(home.path / ".kube" / "config", ours(HERE, "prod"))

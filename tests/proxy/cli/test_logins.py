@@ -109,6 +109,10 @@ def test_logging_out_of_a_hub_that_is_gone_forgets_all_of_it_and_nothing_else(
         assert run(home, "credential", "--server", server)[0] == 0
     tokens = home.path / "cache" / "hawse" / "tokens"
     (tokens / "hub.example_prod.json").write_text("{}")
+    # The answers about a login at a hub without a domain.
+    (tokens / "localhost:8443").mkdir()
+    noted = load_accounts(home.environment)[hub.url]._replace(cluster_hosts="*.k8s.hub.example")
+    save_account(home.environment, noted)
     status, stdout, stderr = run(home, "logout", "--json")
     assert (status, stderr) == (0, "")
     assert json.loads(stdout) == {
@@ -118,7 +122,7 @@ def test_logging_out_of_a_hub_that_is_gone_forgets_all_of_it_and_nothing_else(
         "kubeconfigs": [{"path": login, "contexts": ["dev", "prod"], "fault": ""}],
         "left_to_do": "hawse admin agent key revoke robot ID",
     }
-    assert [file.name for file in tokens.rglob("*")] == ["hub.example_prod.json"]
+    assert {file.name for file in tokens.rglob("*")} == {"hub.example_prod.json", "localhost:8443"}
     for file in home.files():
         assert API_KEY not in file.read_text()
     assert json.loads(Path(logins_path(home.environment)).read_text())["hubs"] == {}
