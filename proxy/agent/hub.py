@@ -32,6 +32,8 @@ ANSWER_BYTES_MAX = 1024 * 1024
 LIFETIME_MAX_S = 60
 # A host has 253 characters at most, and a cluster's name 63.
 HOSTS_CHARACTERS_MAX = 191
+# No hub's clock shows more, in epoch seconds.
+YEAR_10000_S = 253_402_300_800
 
 # Words for a table, and ids; what else a hub says there is left out.
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _-]{0,63}")
@@ -112,7 +114,7 @@ def fetch_reach(account: Account) -> Reach:
             _own_name(answer.get("hub")),
             _word(answer.get("credential")) or None,
             tuple(filter(None, map(_word, _list(answer.get("teams"))))),
-            halfway_s - now if isinstance(now := answer.get("now"), (int, float)) else None,
+            _skew_s(answer.get("now"), halfway_s),
             _words(entries, "state"),
             _words(entries, "may"),
         )
@@ -127,6 +129,13 @@ def _own_name(said: object) -> str:
         return hub_origin(said) if isinstance(said, str) else ""
     except AgentError:
         return ""
+
+
+def _skew_s(said: object, now_s: float) -> float | None:
+    # In JSON a number may also be infinite, none, or too long for a float.
+    if isinstance(said, bool) or not isinstance(said, (int, float)) or not 0 <= said < YEAR_10000_S:
+        return None
+    return now_s - said
 
 
 def _word(said: object) -> str:

@@ -82,6 +82,12 @@ def test_what_is_no_word_is_not_shown(hub: FakeHub, account: Account) -> None:
     assert (reach.states, reach.may) == ({"dev": "offline"}, {})
 
 
+@pytest.mark.parametrize("now", ["true", "-1", "1e999", "NaN", "-Infinity", "1" + "0" * 400, "1e12"])
+def test_a_time_that_no_hub_has_is_not_compared(hub: FakeHub, account: Account, now: str) -> None:
+    hub.reply = reply(200, b'{"agent": "robot", "org": "acme", "clusters": [], "now": %b}' % now.encode())
+    assert fetch_reach(account).skew_s is None
+
+
 TOKEN = b'{"access_token":"t","expires_in":%s}'
 
 
