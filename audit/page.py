@@ -54,7 +54,7 @@ def _request(event: Event) -> Iterator[tuple[str, str]]:
         return
     name = "request"
     if words := kubectl_words(event):
-        yield name, kubectl_line(["kubectl", *words, "--context", event.cluster_name])
+        yield name, kubectl_line(["kubectl", "--context", event.cluster_name, *words])
         name = ""
     elif req.resource:
         yield name, request_of(event)

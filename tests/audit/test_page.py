@@ -40,7 +40,7 @@ def test_a_page_says_who_did_what_where_by_which_rule_and_how_it_went() -> None:
     )
     assert page(intent, end) == [
         f"event     {intent.eid}, call",
-        "request   kubectl delete pods web -n app --context prod",
+        "request   kubectl --context prod delete pods web -n app",
         "          DELETE /api/v1/namespaces/app/pods/web",
         "who       agent:robot, owner ann, teams sre",
         "          id a-1",
@@ -70,7 +70,7 @@ def test_a_stream_says_how_it_ended() -> None:
         utc(NOW_S + 5400), resp=Response(200, "the client is gone", 2779, processed="yes"), stream=stream
     )
     lines = page(start, end)
-    assert "request   kubectl get pods -n app --watch --context prod" in lines
+    assert "request   kubectl --context prod get pods -n app --watch" in lines
     assert "ended     2026-09-21 15:43:20.000 UTC, after 1h30m" in lines
     assert "stream    http, ended by the client" in lines
     assert "bytes     0 sent, 2779 answered" in lines
@@ -109,3 +109,9 @@ def test_hostile_text_is_escaped() -> None:
 def test_an_event_of_a_newer_hawse_is_shown_raw() -> None:
     newer = FoundCall([StoredEvent(3, b'{"v":2,"kind":"\\u001b"}')])
     assert page_lines(newer) == [r'{"seq":3,"v":2,"kind":"\\u001b"}']
+
+
+def test_the_context_is_no_argument_of_what_an_exec_runs() -> None:
+    req = Request("GET", "/x", "get", "", "v1", "pods", "exec", "app", "web")
+    event = replace(call(), req=req, stream=Stream("websocket", ("sh", "-c", "id")))
+    assert "request   kubectl --context prod exec web -n app -- sh -c id" in page(event)

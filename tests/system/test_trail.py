@@ -192,7 +192,7 @@ def test_what_a_client_has_ended_reads_so_and_is_shown_by_the_clusters_audit_id(
     ids = [str(event["auditID"]) for event in world.cluster_audit() if event.get("verb") == "watch"]
     assert watch["eid"] in ids
     page = world.hawse("audit", "show", str(watch["eid"]), environment=world.operator).decode()
-    assert f"kubectl get pods {POD} -n {NAMESPACE} --watch --context tunnel" in page
+    assert f"kubectl --context tunnel get pods {POD} -n {NAMESPACE} --watch" in page
     assert "ended by the client" in page
     assert f"{watch['seq']} (complete)" in page
 

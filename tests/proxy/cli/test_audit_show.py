@@ -50,7 +50,7 @@ def test_both_rows_are_shown_by_the_id_its_beginning_or_a_number(data_dir: Path,
     assert (result.exit_code, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert lines[0] == f"event     {EID}, call"
-    assert lines[1] == "request   kubectl delete pods web -n app --context prod"
+    assert lines[1] == "request   kubectl --context prod delete pods web -n app"
     assert "ended     2026-09-21 14:13:20.500 UTC, after 500ms" in lines
     assert lines[-1] == "rows      1 (intent) and 3 (complete)"
 
