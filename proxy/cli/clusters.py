@@ -21,8 +21,9 @@ def clusters(*, hub: str | None, as_json: bool) -> None:
     \b
     STATE  online, offline (no relay of the cluster is there), API server
            down, or not tried (the hub dials that relay at the first call)
-    MAY    how far the hub's policies go: all, read (and no write), some,
-           nothing; the cluster's own RBAC decides as well
+    MAY    how far the hub's policies go: all (but for rules about single verbs,
+           kinds, namespaces or names), read (and no write), some, nothing;
+           the cluster's own RBAC decides as well
 
     `hawse kubeconfig` writes an entry for each. The exit status is 0, or 1 when a hub does not answer or
     refuses the login (hawse status), or there is none.

@@ -280,8 +280,8 @@ class TokenEndpoint:
             note = f"assertion: {error.reason}"
             if error.skew_s is None and not isinstance(error, AudienceError):
                 raise refuse_stranger(note) from None
-            # Only the holder of a registered key can sign a time or an audience, so only it is told of its
-            # clock, or by which name the hub is to be called.
+            # Only the holder of a registered key can sign a time or an audience, so only it is told which of
+            # the two is wrong.
             if isinstance(error, AudienceError):
                 step = f"ask its operator for a code, then run `hawse login --hub {self._issuer} --code`"
                 raise refuse_stranger(note, told=f"{calls_itself(self._issuer)}: {step}") from None
