@@ -59,7 +59,7 @@ def prune(
     from proxy.cli.admin.output import confirm
     from proxy.cli.progress import progress
 
-    path, org = find_trail(config, data_dir)
+    path, org, _ = find_trail(config, data_dir)
     # It is recorded, where a path that depends on a working folder would say nothing.
     archive = archive and archive.absolute()
 

@@ -197,19 +197,19 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
     return command
 
 
-def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str]:
-    """The trail's file, and its organisation if a configuration has one; raises CommandError."""
+def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str, tuple[str, ...]]:
+    """The trail's file, and a configuration's organisation and masks; raises CommandError."""
     from proxy.configuration import ConfigError
     from proxy.hub.config import load
     from proxy.hub.datadir import DataDir
 
     if data_dir is not None:
-        return DataDir(data_dir).audit_file, ""
+        return DataDir(data_dir).audit_file, "", ()
     try:
         settings = load(config)
     except ConfigError as error:
         raise ConfigurationFaults("hub", error.faults) from error
-    return DataDir(settings.data_dir).audit_file, settings.org
+    return DataDir(settings.data_dir).audit_file, settings.org, settings.audit.mask
 
 
 def unavailable(error: Exception) -> CommandError:

@@ -34,7 +34,7 @@ def show(*, event: str, as_json: bool, config: Path | None, data_dir: Path | Non
     from audit.errors import AuditUnavailable, NoSuchCall
     from audit.page import page_lines
 
-    path, org = find_trail(config, data_dir)
+    path, org, _ = find_trail(config, data_dir)
     try:
         reader = CallReader(path)
         try:

@@ -308,3 +308,14 @@ def test_a_terminal_of_80_columns_has_no_longer_line(tmp_path: Path) -> None:
     assert lines[2].startswith("1      14:13:21 robot        prod     200    -      get pods -n app")
     assert lines[3].startswith("       why why ")
     assert lines[4].endswith(" get pods -n web (ended by ..")
+
+
+def test_a_text_that_the_hub_masks_is_masked_in_the_event_of_the_reading(tmp_path: Path) -> None:
+    config, folder = tmp_path / "hub.toml", tmp_path / "hub"
+    folder.mkdir()
+    config.write_text(f'data_dir = "{folder}"\n[audit]\nmask = ["pin-[0-9]+"]\n')
+    with closing(AuditStore(folder / "audit.db")) as store:
+        store.append([call()])
+    CliRunner().invoke(audit, ["list", "--config", str(config), "--text", "my pin-4711"])
+    [read] = run(folder, "--json", "--kind", "audit.read").stdout.splitlines()[:1]
+    assert json.loads(read)["note"] == "audit list text=my ***"
