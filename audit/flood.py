@@ -2,7 +2,8 @@
 
 The first FIRST failures of one kind from one place within WINDOW_S are stored as they are; what follows
 is counted, and at the window's end one event says how many there were and shows the last of them. Calls
-that were allowed are never aggregated: each of them has its own row.
+that were allowed are never aggregated: each of them has its own row. So has each change by an operator, while
+reads of the admin API are aggregated as failures are.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ PLACES_MAX = 1024
 _TOO_MANY = 429
 
 _FLOODING = frozenset({Kind.AUTH_FAILED, Kind.MALFORMED, Kind.HEADER_SMUGGLING})
+# Of the admin API. A token that may only look must not fill the disk by it.
+_READS = frozenset({"GET", "HEAD"})
 
 Place = tuple[str, ...]
 
@@ -116,11 +119,14 @@ class Floods:
 
 
 def counts(event: Event) -> bool:
-    """Whether an event is a failure of which there may be many; any other always has a row of its own."""
+    """Whether there may be many of an event that changes nothing; any other always has a row of its own."""
     decision = event.decision
     # First what is true of nearly all.
     if decision is not None and decision.effect == "allow":
         return False
-    if event.kind is Kind.CALL or event.kind is Kind.ADMIN:
+    if event.kind is Kind.CALL:
         return decision is not None and decision.effect == "deny"
+    if event.kind is Kind.ADMIN:
+        reads = event.req is not None and event.req.method in _READS
+        return reads or (decision is not None and decision.effect == "deny")
     return event.kind in _FLOODING

@@ -34,7 +34,7 @@ from starlette.routing import Route
 
 from audit.errors import AuditUnavailable
 from audit.ids import uuid7
-from audit.record import Actor, Client, Decision, Event, Kind, Phase, text, utc
+from audit.record import EXCERPT_CHARACTERS_MAX, Actor, Client, Decision, Event, Kind, Phase, text, utc
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
@@ -323,15 +323,14 @@ def _audited(request: Request, endpoint: Endpoint | None) -> AuditRequest:
     raw = request.scope.get("raw_path") or request.scope["path"].encode()
     query = request.scope.get("query_string", b"")
     target = text(without_bearer(raw + b"?" + query if query else raw))
+    asked = AuditRequest(request.method, target)
+    if len(target) > EXCERPT_CHARACTERS_MAX:
+        # None of the table needs so much, and a token that may only look must not fill the disk by it.
+        asked = replace(asked, target_kept=EXCERPT_CHARACTERS_MAX, target_bytes=len(target))
     if endpoint is None:
-        return AuditRequest(request.method, target)
-    return AuditRequest(
-        request.method,
-        target,
-        verb=endpoint.verb,
-        resource=endpoint.resource,
-        name=request.path_params.get("name", ""),
-    )
+        return asked
+    name = request.path_params.get("name", "")
+    return replace(asked, verb=endpoint.verb, resource=endpoint.resource, name=name)
 
 
 async def _unrouted(request: Request, error: Exception) -> Response:

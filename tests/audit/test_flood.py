@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from audit.flood import FIRST, PLACES_MAX, WINDOW_S, Floods
 from audit.ids import new_eid
-from audit.record import Client, Cluster, Decision, Kind, Phase, Response
+from audit.record import Actor, ActorType, Client, Cluster, Decision, Kind, Phase, Request, Response
 from tests.audit.events import NOW_S, call, failure
 
 
@@ -62,6 +62,20 @@ def test_refused_admin_requests_are_aggregated_and_admitted_ones_are_not() -> No
     assert all(floods.admit(admitted, 0.0) for _ in range(100))
     refused = replace(admitted, decision=Decision("deny"))
     assert sum(floods.admit(refused, 0.0) for _ in range(100)) == FIRST
+
+
+def test_an_operators_reads_are_aggregated_and_changes_are_not() -> None:
+    """Nor must a token that may only look fill the disk."""
+    floods = Floods(new_eid)
+    change = replace(failure(), kind=Kind.ADMIN, req=Request("POST", "/v1/teams", "create"))
+    assert all(floods.admit(change, 0.0) for _ in range(100))
+    for method in ("GET", "HEAD"):
+        read = replace(
+            change, req=Request(method, "/v1/teams", "list"), actor=Actor(ActorType.OPERATOR, method)
+        )
+        assert sum(floods.admit(read, 0.0) for _ in range(100)) == FIRST
+    local = replace(change, req=Request(verb="backup", resource="hub"))
+    assert all(floods.admit(local, 0.0) for _ in range(100))
 
 
 def test_what_is_beyond_an_agents_limits_is_one_place_wherever_it_comes_from() -> None:

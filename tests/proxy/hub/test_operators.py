@@ -10,7 +10,8 @@ import pytest
 import trio
 from starlette.routing import Route
 
-from audit.record import ActorType, Event, Kind, Phase
+from audit.mask import Masks
+from audit.record import EXCERPT_CHARACTERS_MAX, ActorType, Event, Kind, Phase
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from proxy.hub.adminactions import ACTIONS, METRICS, Action, Endpoint
@@ -192,6 +193,18 @@ async def test_an_operator_ends_calls_and_an_auditor_does_not(bench: Bench) -> N
     assert reply.status == 200
     [killed] = bench.sessions.killed
     assert killed["reason"] == "killed by the operator a-operator: incident 7"
+
+
+@pytest.mark.parametrize("role", [Role.VIEWER, Role.METRICS])
+async def test_a_request_adds_no_long_target_to_the_trail(bench: Bench, role: Role) -> None:
+    """Whatever a token may do, it must not fill the disk by the queries of its reads."""
+    await give_each_role_a_token(bench)
+    target = f"/v1/teams?{'x' * 60_000}"
+    await bench.ask("GET", target, token=TOKENS[role])
+    event = Masks().apply(last(bench))
+    assert event.req is not None
+    assert event.req.raw_target == f"{target[:EXCERPT_CHARACTERS_MAX]}…"
+    assert event.req.target_bytes == len(target)
 
 
 # -- tokens and their roles
