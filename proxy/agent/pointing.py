@@ -58,7 +58,8 @@ def _files(environment: Mapping[str, str], account: Account) -> Iterable[str]:
     paths = [*kubectls_own(environment), *account.kubeconfigs]
     # One file may be written by several names.
     real = {os.path.realpath(path): path for path in reversed(paths)}
-    return [path for target, path in reversed(real.items()) if os.path.exists(target)]
+    # A terminal or a pipe, as of `--output /dev/stdout`, would be waited for.
+    return [path for target, path in reversed(real.items()) if os.path.isfile(target)]
 
 
 def _entries(document: Document, account: Account, path: str) -> dict[str, set[str]]:

@@ -115,6 +115,12 @@ def test_every_file_of_kubectls_and_every_one_that_was_written_for_the_hub_is_lo
     assert pointing(home.environment, account) == []
 
 
+def test_what_is_no_file_is_not_opened(home: Home) -> None:
+    """`hawse kubeconfig --output /dev/stdout` is noted; a terminal or a pipe would be waited for."""
+    account = HERE._replace(kubeconfigs=("/dev/zero",))
+    assert pointing({**home.environment, "KUBECONFIG": str(home.path)}, account) == []
+
+
 def test_a_file_that_cannot_be_read_is_named_and_the_others_are_changed(home: Home) -> None:
     bad, good = home.path / "bad", written(home.path / "good", ours(HERE, "prod"))
     bad.write_text("{")
