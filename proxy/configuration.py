@@ -16,7 +16,7 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
@@ -25,6 +25,8 @@ import attrs
 import cattrs
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
+
+from proxy.near import near_names
 
 # A file beyond this is none of ours: the fullest configuration has about 2 KB, a bundle of CAs some 200.
 FILE_BYTES_MAX = 256 * 1024
@@ -214,7 +216,9 @@ def _read_toml(path: Path, faults: list[str]) -> dict[str, object]:
         return tomllib.loads(_content(path))
     except OSError as error:
         faults.append(f"{path}: cannot be read: {error.strerror}")
-    except ValueError as error:  # tomllib.TOMLDecodeError is one
+    except tomllib.TOMLDecodeError as error:
+        faults.append(f"{path}: not TOML: {error}")
+    except ValueError as error:
         faults.append(f"{path}: {error}")
     except RecursionError:
         faults.append(f"{path}: nested too deep")
@@ -228,7 +232,8 @@ def _content(path: Path) -> str:
     if len(raw) > FILE_BYTES_MAX:
         raise ValueError(f"larger than {FILE_BYTES_MAX} bytes")
     try:
-        return raw.decode("utf-8")
+        # With the mark that editors on Windows put in front.
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("not UTF-8") from error
 
@@ -248,7 +253,10 @@ def _overlay(
         if not name.startswith(prefix) or name == f"{prefix}CONFIG" or service_link.fullmatch(name):
             continue
         if name not in known:
-            faults.append(f"{name}: no such setting; there are {', '.join(sorted(known))}")
+            # By what follows the prefix, which would make any two names alike.
+            typed = name.removeprefix(prefix).lower()
+            near = near_names(typed, (each.removeprefix(prefix).lower() for each in known))
+            faults.append(_unknown(name, "setting", [f"{prefix}{each.upper()}" for each in near], known))
             continue
         section, key, read = known[name]
         try:
@@ -411,8 +419,18 @@ def _collect(error: ClassValidationError, prefix: str, faults: list[str]) -> Non
             faults.append(f"{prefix}{note.name}: {fault}")
     for extra in alone:
         assert isinstance(extra, ForbiddenExtraKeysError)
-        known = ", ".join(sorted(field.name for field in attrs.fields(extra.cl)))
-        faults.extend(f"{prefix}{key}: no such key; there are {known}" for key in sorted(extra.extra_fields))
+        known = [field.name for field in attrs.fields(extra.cl)]
+        faults.extend(
+            _unknown(f"{prefix}{key}", "key", near_names(key, known), known)
+            for key in sorted(extra.extra_fields)
+        )
+
+
+def _unknown(name: str, kind: str, near: Sequence[str], known: Iterable[str]) -> str:
+    """The fault of a name that is none: the few that it may mean, or else all that there are."""
+    if near:
+        return f"{name}: no such {kind} (did you mean {' or '.join(near)}?)"
+    return f"{name}: no such {kind}; there are {', '.join(sorted(known))}"
 
 
 def _drop_faulty(error: ClassValidationError, tree: dict[str, object]) -> None:

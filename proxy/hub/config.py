@@ -272,6 +272,10 @@ def _check(config: HubConfig) -> list[str]:
         faults.append("admin.listen: the same address as listen; the admin API has a listener of its own")
     faults.extend(_check_limits("limits", config.limits))
     for name, own in sorted(config.limits.agents.items()):
+        try:
+            slug("agent name", name)
+        except IdentityError as error:
+            faults.append(f"limits.agents: {error}")
         faults.extend(_check_limits(f"limits.agents.{name}", own))
     if not 1 <= config.limits.relays_per_cluster <= RELAYS_PER_CLUSTER_MAX:
         faults.append(f"limits.relays_per_cluster: expected 1 to {RELAYS_PER_CLUSTER_MAX}")

@@ -121,6 +121,24 @@ def test_all_faults_are_told_at_once_each_with_its_path(tmp_path: Path) -> None:
     ]
 
 
+def test_a_mistyped_key_or_variable_is_answered_with_what_it_may_mean(tmp_path: Path) -> None:
+    found = faults_of("chat = 'x'\nname = 'n'\n[harbour]\nlisen = 1", tmp_path, RIGG="sloop")
+    assert sorted(found) == [
+        "SHIP_RIGG: no such setting (did you mean SHIP_RIG?)",
+        "chat: no such key (did you mean chart?)",
+        "harbour.lisen: no such key (did you mean listen?)",
+    ]
+
+
+def test_a_file_of_another_format_is_named_as_such(tmp_path: Path) -> None:
+    (fault,) = [each for each in faults_of("name: yaml", tmp_path) if "missing" not in each]
+    assert ": not TOML: " in fault
+
+
+def test_the_mark_that_windows_puts_in_front_of_a_text_is_no_fault(tmp_path: Path) -> None:
+    assert faults_of("\ufeffrig = 7\nname = 'n'", tmp_path) == ['rig: expected "sloop" or "ketch"']
+
+
 def test_a_required_key_is_missed_by_its_name_though_its_section_is_missing_too() -> None:
     @attrs.frozen
     class Fleet:

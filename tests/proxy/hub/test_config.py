@@ -159,16 +159,13 @@ def test_an_agents_own_limits_are_read_as_strictly(tmp_path: Path) -> None:
         [limits.agents.a]
         streams_per_agent = "many"
         [limits.agents.b]
-        streams = 7
+        stream_per_agent = 7
         """,
         tmp_path,
     )
     assert found == [
         "limits.agents.a.streams_per_agent: expected a whole number",
-        "limits.agents.b.streams: no such key; there are audit_bytes_at_once, "
-        "audit_bytes_per_second, bytes_per_minute, cancels_per_second, idle_connections, "
-        "requests_per_second, stream_age_s, stream_idle_in_s, stream_idle_out_s, "
-        "streams_per_agent, tokens_per_minute",
+        "limits.agents.b.stream_per_agent: no such key (did you mean streams_per_agent?)",
     ]
     assert faults("limits.agents = 7", tmp_path) == ["limits.agents: expected a table"]
     little = "[limits]\naudit_bytes_at_once = 0\n[limits.agents.a]\naudit_bytes_at_once = 999999"
@@ -178,6 +175,12 @@ def test_an_agents_own_limits_are_read_as_strictly(tmp_path: Path) -> None:
     ]
     with pytest.raises(ConfigError, match="no such setting"):
         load(None, {**ENV, "HAWSE_HUB_LIMITS_AGENTS": "x"})
+
+
+def test_limits_of_a_name_that_no_agent_can_have_are_a_fault(tmp_path: Path) -> None:
+    """They would hold for no agent, without a word."""
+    (fault,) = faults("[limits.agents.Bob]\nstreams_per_agent = 7", tmp_path)
+    assert fault.startswith("limits.agents: agent name 'Bob' is not valid: 1 to 63 of a-z")
 
 
 def test_rules_are_told_beside_the_faults_of_types(tmp_path: Path) -> None:

@@ -223,7 +223,9 @@ def test_a_faulty_configuration_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "hub.toml").write_text("orgg = 1")
     result = run("--config", str(tmp_path / "hub.toml"), "team", "list")
     assert result.exit_code == 1
-    assert result.stderr.startswith("hawse: the hub's configuration has faults:\n  orgg: no such key; ")
+    assert result.stderr.startswith(
+        "hawse: the hub's configuration has faults:\n  orgg: no such key (did you mean org?)\n"
+    )
 
 
 def test_help_needs_no_hub() -> None:
