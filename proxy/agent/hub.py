@@ -238,6 +238,12 @@ def _ask(
         status, raw = response.status, response.read(ANSWER_BYTES_MAX + 1)
     except ssl.SSLCertVerificationError as error:
         give = f"give the hub's CA by `hawse login --hub {account.hub} --ca FILE`"
+        if account.ca_pem is not None:
+            give = (
+                "the CA that `hawse login` was given did not sign it: is this the right hub? Its operator "
+                "prints the CA by `hawse admin hub ca`: "
+                f"run `hawse login --hub {account.hub} --ca FILE` with it"
+            )
         raise AgentError(
             f"the certificate of {account.hub} is not trusted ({error.verify_message}): "
             f"{next_step(error, give)}"

@@ -83,19 +83,20 @@ class Probe:
         try:
             status, uid = await ask_cluster_uid(self.access, self.dial)
         except NoAnswerError as error:
-            self._note_no_uid(str(error))
+            self._note_no_uid(f"{error}; the hub cannot tell which cluster this is")
             return self.statement.cluster_uid
         if uid:
             self._no_uid = ""
         else:
-            self._note_no_uid(f"it is answered with {status}")
+            # An API server looks at roles only behind a token that it accepts.
+            step = "apply what `hawse admin cluster rbac` prints"
+            if status == 401:
+                step = "the relay's token is not accepted: renew that of its kubeconfig or service account"
+            why = f"it is answered with {status}; the hub cannot tell which cluster this is: {step}"
+            self._note_no_uid(why)
         return self.statement.cluster_uid if status >= 500 else uid
 
     def _note_no_uid(self, why: str) -> None:
         if why != self._no_uid:
             self._no_uid = why
-            log.warning(
-                "cannot read the namespace kube-system: %s; the hub cannot tell which cluster this is: "
-                "apply what `hawse admin cluster rbac` prints",
-                why,
-            )
+            log.warning("cannot read the namespace kube-system: %s", why)

@@ -144,6 +144,14 @@ def test_a_certificate_of_another_ca_is_refused_before_the_key_is_sent(
     assert hub.asked == []
 
 
+def test_a_ca_that_did_not_sign_the_hubs_certificate_is_not_asked_for_as_if_none_were_given(
+    hub: FakeHub, account: Account
+) -> None:
+    with fake_hub(API_KEY) as other, pytest.raises(AgentError, match="did not sign it: is this the"):
+        fetch_reach(account._replace(ca_pem=other.ca_pem))
+    assert hub.asked == []
+
+
 def test_an_intermediate_ca_is_enough_and_no_file_gets_the_sessions_keys(
     account: Account, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -163,10 +163,9 @@ def test_an_agents_own_limits_are_read_as_strictly(tmp_path: Path) -> None:
         """,
         tmp_path,
     )
-    assert found == [
-        "limits.agents.a.streams_per_agent: expected a whole number",
-        "limits.agents.b.stream_per_agent: no such key (did you mean streams_per_agent?)",
-    ]
+    assert found[0] == "limits.agents.a.streams_per_agent: expected a whole number"
+    assert found[1].startswith("limits.agents.b.stream_per_agent: no such key (did you mean ")
+    assert len(found) == 2
     assert faults("limits.agents = 7", tmp_path) == ["limits.agents: expected a table"]
     little = "[limits]\naudit_bytes_at_once = 0\n[limits.agents.a]\naudit_bytes_at_once = 999999"
     assert faults(little, tmp_path) == [

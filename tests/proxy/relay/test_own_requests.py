@@ -151,6 +151,17 @@ async def test_it_is_asked_every_30_s_and_every_5_while_it_is_down(
     assert "the API server answers again" in caplog.text
 
 
+async def test_a_token_that_is_not_accepted_is_no_question_of_roles(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(scripted({READYZ: OK, NAMESPACE: answer(401, b"{}")}), tmp_path) as server:
+        await Probe(server.access).look()
+        [line] = [line for line in caplog.messages if "kube-system" in line]
+        assert "401" in line
+        assert "renew that of its kubeconfig or service account" in line
+        assert "rbac" not in line
+
+
 async def test_without_the_right_it_goes_on_and_says_once_what_is_missing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
