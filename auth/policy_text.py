@@ -117,6 +117,8 @@ def read(source: Source) -> Item:
         mark = getattr(error, "problem_mark", None)
         line = source.first_line + (mark.line if mark is not None else 0)
         problem = getattr(error, "problem", None) or "it cannot be read"
+        if mark is not None and source.text[mark.index : mark.index + 1] == "\t":
+            problem = "a tab cannot stand here: indent by blanks"
         raise PolicyError([Fault(source.file, line, "", f"this is no YAML: {problem}")]) from error
     if reader.faults:
         raise PolicyError(reader.faults)

@@ -153,9 +153,11 @@ def _load_pair(certificate: Path, key: Path, pem: bytes, wildcard: str | None) -
 def _fault_of_pair(pem: bytes, key: Path, error: OSError) -> str:
     """Why a certificate cannot be used with its key: OpenSSL mostly does not say which of them it is."""
     # What is around the certificates may be in any language.
-    fault = fault_of_ca(pem.decode("ascii", "ignore"))
+    text = pem.decode("ascii", "ignore")
+    fault = fault_of_ca(text)
     if fault is not None:
-        return f"it {fault}"
+        swapped = "PRIVATE KEY-----" in text and "-----BEGIN CERTIFICATE-----" not in text
+        return f"it {fault}, but a private key: are the two files swapped?" if swapped else f"it {fault}"
     if not isinstance(error, ssl.SSLError):
         return f"its key {key} cannot be read: {error.strerror}"
     if error.reason in _KEY_OF_ANOTHER:

@@ -45,7 +45,10 @@ def parse_since(text: str, now: datetime) -> datetime:
     except (ValueError, OverflowError):
         when = datetime.min
     if when.tzinfo is None:
-        raise ValueError("expected an age such as 10m, 2h or 7d, or a time such as 2026-01-31T08:00:00Z")
+        raise ValueError(
+            f"{text!a} is neither an age such as 10m, 2h or 7d, nor a time with its zone, such as "
+            "2026-01-31T08:00:00Z or 2026-01-31T08:00:00+01:00"
+        )
     return when
 
 

@@ -248,7 +248,8 @@ def _stamp(path: Path) -> _Stamp:
             for status in (file.stat(),)
         )
     except OSError as error:
-        raise PolicyError([Fault(str(path), 1, "", f"cannot be read: {error.strerror}")]) from error
+        # No line, which would send the reader into a file that is not there.
+        raise PolicyError([Fault("", 0, "", f"{path} cannot be read: {error.strerror}")]) from error
 
 
 def _read(path: Path, namespace: str) -> _Read:

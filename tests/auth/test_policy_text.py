@@ -53,6 +53,8 @@ def test_each_value_knows_its_line_and_path() -> None:
         ("a: 1\r---\rb: 2\r", "f.yaml:3: a second document begins here: give each by itself"),
         ("a: [1\nb: 2\n", "f.yaml:2: this is no YAML: "),
         ("a: \x00\n", "f.yaml:1: this is no YAML: "),
+        ("a: ä\nb:\n\t- c\n", "f.yaml:3: this is no YAML: a tab cannot stand here: indent by blanks"),
+        ("a: [1\nb: 2\n\t", "f.yaml:2: this is no YAML: "),
     ],
 )
 def test_what_can_be_read_in_two_ways_is_refused_with_its_line(text: str, message: str) -> None:

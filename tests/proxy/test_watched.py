@@ -230,6 +230,10 @@ def test_what_holds_no_certificate_is_said_with_the_key_of_the_configuration(tmp
     for content, fault in (
         (b"\xff", "holds no certificate in PEM"),
         (good + b"-----BEGIN CERTIFICATE-----\nx", "holds a certificate that is damaged"),
+        (
+            key.read_bytes(),
+            "holds no certificate in PEM, but a private key: are the two files swapped?",
+        ),
     ):
         pem.write_bytes(content)
         assert fault_of(pem, key, "tls.certificate") == f"tls.certificate: {pem}: it {fault}"

@@ -32,8 +32,10 @@ def read_files(files: tuple[Path, ...]) -> list[Source]:
     for file in files:
         try:
             text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise CommandError(f"cannot read {file}: {error}") from error
+        except OSError as error:
+            raise CommandError(f"cannot read {file}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise CommandError(f"cannot read {file}: it is not text in UTF-8") from error
         found = split(text, str(file))
         if not found:
             # Most likely not the file that was meant, and a test of nothing would pass.

@@ -125,7 +125,8 @@ def test_kinds_narrow_to_any_of_them(data_dir: Path) -> None:
             "--since '2h' is not before --until '120m': nothing is between them",
         ),
         (["--until", "2h", "--since", "2h"], "--since '2h' is not before --until '2h': nothing is between"),
-        (["--until", "soon"], "expected an age such as 10m, 2h or 7d, or a time such as"),
+        (["--until", "soon"], "'soon' is neither an age such as 10m, 2h or 7d, nor a time with its zone, "),
+        (["--since", "2026-01-31 08:00"], "'2026-01-31 08:00' is neither an age such as 10m, 2h or 7d, nor "),
         (["--limit", "-1"], "'-1' is neither a number from 0 to 1000000000 nor all"),
     ],
 )

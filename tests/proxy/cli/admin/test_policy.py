@@ -176,6 +176,14 @@ async def test_an_empty_file_is_no_test_that_passes(hub: Hub, look: str, tmp_pat
     assert json.loads((await hub.ok("policy", "list", "--json")).stdout)["version"] == 1
 
 
+async def test_a_file_that_is_no_text_is_named_without_a_codecs_words(hub: Hub, tmp_path: Path) -> None:
+    archive = tmp_path / "policies.tgz"
+    archive.write_bytes(b"\xff\xfe")
+    assert await hub.fails("policy", "apply", str(archive)) == (
+        f"hawse: cannot read {archive}: it is not text in UTF-8\n"
+    )
+
+
 def record(
     hub: Hub,
     *calls: str,
