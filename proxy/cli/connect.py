@@ -51,6 +51,8 @@ def connect(
 
     Whoever can read the file acts as the agent while this runs.
     """
+    from shutil import which
+
     from auth.principal import IdentityError, slug
     from proxy.agent.account import find_account, hub_origin
     from proxy.agent.connecting import ConnectConfig, run_connect
@@ -68,7 +70,10 @@ def connect(
         chosen = chosen_clusters(fetch_reach(account), names)
         config = ConnectConfig(os.environ, account, chosen, port or 0, output, namespace, command)
     except (AgentError, IdentityError) as error:
-        raise CommandError(str(error)) from error
+        # `connect kubectl get pods`: as sudo or env would take it.
+        forgotten = not command and names and which(names[0]) is not None
+        hint = f"; a command stands behind --, as in `hawse connect -- {names[0]}`" if forgotten else ""
+        raise CommandError(f"{error}{hint}") from error
     known = AgentError, OSError
     try:
         status = run_ungrouped(run_connect, config, known)

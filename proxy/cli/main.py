@@ -132,12 +132,14 @@ def build_group() -> click.Group:
             try:
                 return self._invoke(ctx)
             except click.ClickException as error:
+                from proxy.cli.habits import advised
                 from proxy.cli.logs import in_json, show_failure
 
+                told = advised(error)
                 if not in_json():
-                    raise
-                show_failure(error)
-                ctx.exit(error.exit_code)
+                    raise told from error.__cause__
+                show_failure(told)
+                ctx.exit(told.exit_code)
             except (KeyboardInterrupt, click.Abort) as error:
                 # A prompt ends so by Ctrl-C, by Ctrl-D and by a no, and only the first is an interrupt.
                 if isinstance(error, click.Abort) and not isinstance(error.__context__, KeyboardInterrupt):

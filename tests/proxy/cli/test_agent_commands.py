@@ -262,3 +262,12 @@ def test_the_real_kubectl_authenticates_by_it(home: Home, hub: FakeHub, ca: str)
     first, second, third = (line.split()[2] for line in seen)
     assert first == third == "token-1-prod"
     assert second == "token-2-dev"
+
+
+def test_a_command_of_connect_without_the_dashes_is_told_of_them(home: Home, hub: FakeHub) -> None:
+    save_account(home.environment, Account(hub.url, "robot", API_KEY, hub.ca_pem, "serial"))
+    status, _, stderr = run(home, "connect", "kubectl", "get", "pods")
+    assert status == 1
+    assert stderr.endswith("; a command stands behind --, as in `hawse connect -- kubectl`\n")
+    _, _, stderr = run(home, "connect", "prod2")
+    assert stderr.endswith("it may reach: prod, dev\n")

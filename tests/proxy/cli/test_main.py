@@ -36,6 +36,29 @@ def test_the_help_names_every_command_and_imports_none(monkeypatch: pytest.Monke
     assert all(f"\n  {name} " in result.stdout for name in COMMANDS)
 
 
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        ("admin agent delete x", "Did you mean `hawse admin agent remove`?"),
+        ("admin agent key delete x", "Did you mean `hawse admin agent key revoke`?"),
+        ("admin describe agent x", "The noun comes first, as in `hawse admin team show`."),
+        ("admin get agents", "The noun comes first, as in `hawse admin team list`."),
+        ("admin grant prod platform", "Did you mean `hawse admin cluster grant`?"),
+        ("admin agent list -o yaml", "Did you mean '--json'?"),
+        ("admin policy apply -f x.yaml", "The file is named without it."),
+        ("admin team list --config hub.toml", "an option of `hawse admin`, and stands behind those words."),
+        ("audit tail", "Did you mean `hawse audit list`?"),
+        ("whoami", "Did you mean `hawse status`?"),
+        ("admin teams list", "Did you mean 'team'?"),
+    ],
+)
+def test_words_of_other_command_lines_are_answered_with_what_is_typed_here(words: str, advice: str) -> None:
+    result = CliRunner().invoke(build_group(), words.split(), prog_name="hawse")
+    assert result.exit_code == 2
+    assert result.stderr.endswith(f"{advice}\n")
+    assert "Usage: hawse" in result.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_has_help(name: str) -> None:
     result = CliRunner().invoke(build_group(), [name, "--help"])
