@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from sandbox.demo.script import STEPS, run_script
 from sandbox.demo.stage import Stage, running
 
 POLL_S = 0.5
+PORT_MAX = 65_535
 # What a shell reports of a program that Ctrl-C ended.
 INTERRUPTED = 128 + signal.SIGINT
 
@@ -43,11 +45,18 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--port",
-        type=int,
+        type=port_number,
         default=8443,
         help="the hub's port, and the next one for its admin API; others are taken when these are in use",
     )
     return parser.parse_args(arguments)
+
+
+def port_number(text: str) -> int:
+    """Read a port that has a next one, or 0 for any. Raises ArgumentTypeError."""
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or int(text) >= PORT_MAX:
+        raise argparse.ArgumentTypeError(f"{text!a} is no port from 0 to {PORT_MAX - 1}")
+    return int(text)
 
 
 def prepare_environment(environment: dict[str, str]) -> dict[str, str]:

@@ -16,6 +16,16 @@ def test_the_command_line() -> None:
     assert (arguments.once, arguments.kubeconfig, arguments.dir) == (True, Path("admin"), Path("elsewhere"))
 
 
+@pytest.mark.parametrize("port", ["99999", "65535", "-1", "http"])
+def test_a_port_that_is_none_is_refused_before_anything_starts(
+    port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse([f"--port={port}"])
+    assert f"argument --port: '{port}' is no port from 0 to 65534" in capsys.readouterr().err
+    assert parse(["--port", "0"]).port == 0
+
+
 def test_neither_settings_nor_proxies_of_the_caller_reach_the_demo() -> None:
     environment = prepare_environment(
         {
