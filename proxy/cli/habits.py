@@ -60,9 +60,13 @@ def _nouns_with(verb: str, group: click.Group) -> Iterator[str]:
 def _instead_of_option(option: str, ctx: click.Context) -> str:
     above = ctx.parent
     while above is not None:
-        if any(option in param.opts for param in above.command.params):
+        if _has(above.command, option):
             return f"It is an option of `{above.command_path}`, and stands behind those words."
         above = above.parent
+    if isinstance(ctx.command, click.Group):
+        for name, inner in ctx.command.commands.items():
+            if _has(inner, option):
+                return f"It stands behind the command, as in `{ctx.command_path} {name} {option}`."
     if option == "-o" and _has(ctx.command, "--json"):
         return "Did you mean '--json'?"
     if option in {"-f", "--filename"} and _has(ctx.command, "files"):

@@ -47,6 +47,7 @@ def test_the_help_names_every_command_and_imports_none(monkeypatch: pytest.Monke
         ("admin agent list -o yaml", "Did you mean '--json'?"),
         ("admin policy apply -f x.yaml", "The file is named without it."),
         ("admin team list --config hub.toml", "an option of `hawse admin`, and stands behind those words."),
+        ("audit --data-dir x list", "stands behind the command, as in `hawse audit list --data-dir`."),
         ("audit tail", "Did you mean `hawse audit list`?"),
         ("whoami", "Did you mean `hawse status`?"),
         ("admin teams list", "Did you mean 'team'?"),
