@@ -21,6 +21,8 @@ R = TypeVar("R")
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _AGE = re.compile(r"([0-9]{1,6})([smhd])")
+# What is removed is gone, and 9m would be nine minutes to us and nine months to many.
+_KEPT = re.compile(r"[0-9]{1,6}[hd]")
 # SQLite counts no further than 2^63.
 _LIMIT_MAX = 10**9
 _EVERYTHING = "all"
@@ -89,8 +91,8 @@ def to_kinds(ctx: click.Context, param: click.Parameter, value: tuple[str, ...])
 
 def to_age(ctx: click.Context, param: click.Parameter, value: str) -> datetime:
     """Read an option's value as an age, and return when that was."""
-    if not _AGE.fullmatch(value):
-        raise click.BadParameter("expected an age such as 90d or 36h", ctx, param)
+    if not _KEPT.fullmatch(value):
+        raise click.BadParameter(f"{value!a} is no age in days or hours, such as 90d or 36h", ctx, param)
     moment = to_moment(ctx, param, value)
     assert moment is not None
     return moment

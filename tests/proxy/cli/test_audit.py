@@ -296,6 +296,14 @@ def test_a_trail_is_shortened_and_says_so(data_dir: Path, tmp_path: Path) -> Non
     assert pruned("--keep", "1h", "--yes", "--data-dir", str(data_dir)).stdout == "no event is that old\n"
 
 
+@pytest.mark.parametrize("age", ["9m", "90", "0s", "1y"])
+def test_minutes_are_no_age_to_shorten_a_trail_to(data_dir: Path, age: str) -> None:
+    result = pruned("--keep", age, "--yes", "--data-dir", str(data_dir))
+    assert result.exit_code == 2
+    assert f"'{age}' is no age in days or hours, such as 90d or 36h" in result.stderr
+    assert seqs(data_dir) == [1, 2, 3, 4]
+
+
 class Terminal(StringIO):
     def isatty(self) -> bool:
         return True

@@ -64,7 +64,7 @@ def test_a_prompt_that_is_answered_by_the_end_of_input_has_failed() -> None:
 
 
 def test_the_prompt_of_a_prune_and_a_followed_trail(trail: str) -> None:
-    status, output = typed(CTRL_C, rb"\[y/N\]: ", "audit", "prune", "--keep", "0s", "--data-dir", trail)
+    status, output = typed(CTRL_C, rb"\[y/N\]: ", "audit", "prune", "--keep", "0h", "--data-dir", trail)
     assert (status, b"Aborted" in output) == (130, False)
     status, output = typed(CTRL_C, b"hub.started", "audit", "list", "--follow", "--data-dir", trail)
     # The shell's next prompt is on a line of its own.

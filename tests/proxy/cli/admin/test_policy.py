@@ -286,7 +286,7 @@ async def test_a_simulation_says_from_when_on_the_trail_tells(hub: Hub, look: st
     # In front of what the hub may not have finished writing, which is kept.
     record(hub, "GET /api/v1/pods", begun=Phase.COMPLETE)
     await enrol(hub)
-    prune = ["prune", "--keep", "0s", "--yes", "--data-dir", str(hub.data.path)]
+    prune = ["prune", "--keep", "0h", "--yes", "--data-dir", str(hub.data.path)]
     assert (await trio.to_thread.run_sync(lambda: CliRunner().invoke(audit, prune))).exit_code == 0
     told = await hub.ok("policy", "simulate", look, "--since", "7d")
     assert "no call was decided, so this tells nothing about these policies" in told.stderr
