@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from itertools import islice
 
-# So many are named: more help nobody to choose.
+# How many are named: a longer list would be no help to choose.
 NEAR_MAX = 3
 # Names that are compared, at up to 50 µs each: an operator's slip holds up the hub for 10 ms at most.
 COMPARED_MAX = 200
-
-
 # The beginning of a name is one that was not written to its end.
 BEGINNING_MIN = 3
 

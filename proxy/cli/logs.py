@@ -1,7 +1,7 @@
 """How the long-running commands log to stderr: a line an event, for a person or (json) for a collector.
 
 In JSON everything that such a command writes to stderr is a line of that form: what it logs, warnings of
-Python's, an exception that nobody catches, and the error that ends it, a wrong option too.
+Python's, an uncaught exception, and the error that ends it, a wrong option too.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def show_warning(text: str) -> None:
 
 
 def _log_what_python_prints() -> None:
-    """Have warnings, and exceptions that nobody catches, come as lines of the log."""
+    """Log warnings and uncaught exceptions as lines of the log."""
 
     def uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         _log.critical("ended by a fault of ours", exc_info=(kind, error, traceback))
