@@ -20,9 +20,9 @@ PEERS := .venv-peers
 # The first is for yamux, the rest for remotedialer, if GO_SOURCES has a checkout of it.
 GO_LIBRARIES := $(addsuffix -dev,$(addprefix golang-github-,hashicorp-yamux gorilla-websocket sirupsen-logrus \
 	pkg-errors prometheus-client-golang))
-# Test processes. More than the cores: for half of their time they wait, for what they have started or for time to
-# pass. Neighbours stay with one of them (worksteal), so that what a module starts for its tests is started once.
-JOBS ?= $(shell echo $$(($$(nproc) * 2)))
+# Test processes. More than the cores: for a good third of their time they wait, for what they have started or for time
+# to pass. Neighbours stay with one of them (worksteal), so that what a module starts for its tests is started once.
+JOBS ?= $(shell echo $$(($$(nproc) * 3 / 2)))
 FAST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not long"
 
 .DEFAULT_GOAL := help
