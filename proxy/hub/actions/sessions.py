@@ -94,11 +94,13 @@ class SessionActions:
         if not 1 <= len(reason) <= REASON_LENGTH_MAX or not reason.isprintable():
             raise InvalidError(f"the reason is 1 to {REASON_LENGTH_MAX} printable characters")
         await self._check_names(kill.agent, kill.cluster)
+        # The agent reads the reason, so it has the token's name alone. The event of this kill has the user.
+        token_name = operator.partition(":")[0]
         killed = await self.live.kill(
             session_id=kill.id,
             agent=kill.agent,
             cluster=kill.cluster,
-            reason=f"killed by the operator {operator}: {reason}",
+            reason=f"killed by the operator {token_name}: {reason}",
         )
         if kill.id is not None and not killed:
             raise NotFoundError(f"no session {shown(kill.id)} is under way: see hawse admin session list")
