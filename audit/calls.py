@@ -87,7 +87,7 @@ class CallReader(AuditReader):
             numbers = sorted({seq for seq in (first, end) if seq is not None})
             rows = [row for seq in numbers for row in self.query(after_seq=seq - 1, last_seq=seq)]
             if not rows:
-                # An earlier version that prunes leaves the entry of a noted end.
+                # An earlier version prunes the row and keeps the entry of its end.
                 raise NoSuchCall(f"no event has the id {eid}: {self._extent(connection)}")
         return FoundCall(rows, opened)
 
@@ -169,7 +169,7 @@ def _begins(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool
 
 # Where the digit of a UUID's version stands.
 _VERSION_AT = 14
-# An id may say a year that no datetime has; the year 9000 serves as well.
+# Later times in an id are cut to the year 9000: a datetime ends with the year 9999.
 _LATEST_MS = 221_845_392_000_000
 _FILLED = "00000000-0000-0000-0000-000000000000"
 _OPENING = frozenset(phase.value for phase in Phase if phase.opens)

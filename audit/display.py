@@ -25,7 +25,7 @@ _COLUMNS = (
     ("TOOK", 9),
     ("WHAT", 0),
 )
-# A terminal of fewer columns gets longer lines than it has.
+# On a narrower terminal lines are longer than the terminal.
 _TERMINAL_COLUMNS_MIN = 80
 # At the end of what does not fit. ASCII, since not every terminal has more.
 _CUT = ".."

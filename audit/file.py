@@ -33,7 +33,7 @@ def untouched(path: Path) -> Iterator[sa.Connection]:
     """
     wal, shm = (path.with_name(f"{path.name}-{end}") for end in ("wal", "shm"))
     if not wal.exists():
-        # The file by itself is all there is.
+        # Without a write-ahead log the main file is complete.
         how = {"immutable": "1"}
     elif shm.exists():
         how = {"readonly_shm": "1"}

@@ -24,7 +24,7 @@ NO_ANSWER = "none"
 
 @attrs.frozen
 class Members:
-    """Those whose JSON has one of each that is given."""
+    """A filter by JSON members. An event matches if it has one of the values of each member given."""
 
     verbs: Collection[str] = ()
     namespaces: Collection[str] = ()

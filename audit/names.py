@@ -25,7 +25,7 @@ class NameReader(AuditReader):
     """The trail as it is asked for names. Among millions of events that takes a second."""
 
     def names(self, column: str) -> set[str]:
-        """All that stand in `agent` or `cluster`."""
+        """All values of the column `agent` or `cluster`."""
         with self._view() as connection:
             if not self._last(connection):
                 return set()

@@ -20,7 +20,7 @@ def page_lines(call: FoundCall) -> list[str]:
     events = [decoded(row) for row in call.rows]
     known = [event for event in events if event is not None]
     if len(known) < len(events):
-        # Of a newer hawse: all that is in it is better than the part that is understood.
+        # A newer version wrote an event that this one cannot parse, so the page shows the raw rows.
         return [escape(json_line(row)) for row in call.rows]
     found = zip((row.seq for row in call.rows), known, strict=True)
     return [f"{name:<{_WIDTH}}{escape(text)}".rstrip() for name, text in _fields([*found], still=call.open)]

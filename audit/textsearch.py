@@ -48,7 +48,7 @@ _said = msgspec.json.Decoder(_Said).decode
 
 
 class Text:
-    """A text that is looked for, whatever its case."""
+    """A search text; the search ignores case."""
 
     def __init__(self, text: str) -> None:
         self._wanted = text.casefold()

@@ -174,7 +174,7 @@ def _library() -> ModuleType:
             if spec is not None and spec.loader is not None:
                 module = module_from_spec(spec)
                 spec.loader.exec_module(module)
-                # Where a plain `import cel` looks for it.
+                # A later plain `import cel` finds this module instead of initialising a second one.
                 sys.modules[_EXTENSION] = module
                 return module
         raise ModuleNotFoundError(f"No module named {_EXTENSION!r}", name=_EXTENSION)

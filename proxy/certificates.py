@@ -1,7 +1,7 @@
 """What the file of a certificate or of a CA holds, and what clients will say of that.
 
 Whether a text is a certificate at all is OpenSSL's to say, since it will be used by that. Its names and its
-dates are read here: OpenSSL shows a certificate whatever they are, and only the clients refuse it.
+dates are read here: OpenSSL serves a certificate with wrong ones, and only the clients refuse it.
 """
 
 from __future__ import annotations

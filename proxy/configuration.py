@@ -129,9 +129,9 @@ def read_stated(
 
 
 def peek(key: str, prefix: str, path: Path | None, environment: Mapping[str, str]) -> object:
-    """What is stated for a key of the top level, before all else is read; None where nothing is.
+    """The value of a top-level key, read before the rest of the configuration; None without one.
 
-    For what decides how the faults of all else are told. Whether it is a good value is for `read_stated`.
+    The log's format is needed before the first error is logged. `read_stated` validates the value.
     """
     stated = environment.get(f"{prefix}{key.upper()}")
     if stated is not None:

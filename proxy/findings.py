@@ -34,7 +34,7 @@ class Findings:
         return [*self.configuration, *self.faults]
 
     def has_fault_of(self, *keys: str) -> bool:
-        """Whether a fault of one of these keys is told: whatever follows from their values is none."""
+        """Whether one of these keys already has a fault, so checks that use its value are skipped."""
         told = {fault.partition(":")[0] for fault in self.configuration}
         return any(name == key or name.startswith(f"{key}.") for name in told for key in keys)
 

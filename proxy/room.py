@@ -29,9 +29,9 @@ class Guest:
     _known_max: int | None
 
     def known(self, who: str | None = "") -> None:
-        """It is known who is there, and the room is told as whom it may be doubted; None for a stranger.
+        """Record the authenticated client of this connection; None makes it unauthenticated again.
 
-        One who is known by `known_max` other connections is a stranger on this one.
+        A client with `known_max` other connections counts as unauthenticated on this one.
         """
         # One that makes room already is known too late.
         if self._scope not in self._guests:

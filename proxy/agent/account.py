@@ -161,7 +161,7 @@ def save_account(environment: Mapping[str, str], account: Account) -> str:
     with locked(f"{path}.lock"):
         accounts = load_accounts(environment)
         if (earlier := accounts.pop(account.hub, None)) is not None:
-            # They lead to the hub, whatever key is shown there.
+            # A new key leaves the kubeconfigs valid: they name the hub.
             account = account._replace(kubeconfigs=earlier.kubeconfigs)
         accounts[account.hub] = account
         _write(path, accounts)

@@ -1,4 +1,4 @@
-"""What there is to know of a login: from this machine alone, and from its hub where that answers."""
+"""The state of a login: the part that this machine has, and the hub's part if the hub answers."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def list_events(
     path, org, mask = find_trail(config, data_dir)
     wanted = Wanted(agent, cluster, kinds, begin, end, Members(verbs, namespaces, resources, teams, statuses))
     sought = None if text is None else Text(text)
-    # It may be a secret: to look for one must not write it into the trail.
+    # A search text may be a secret, and this reading is an event of the trail: mask it.
     told = None if text is None else Masks(mask).values([text])[0]
     filters = _recorded(wanted, told, limit)
     newest = _newest(limit, follow=follow, as_json=as_json)

@@ -64,7 +64,7 @@ def to_moment(ctx: click.Context, param: click.Parameter, value: str | None) -> 
 
 def to_span(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
     """Read both ends of a span, which must not be empty; raises click.UsageError."""
-    # One for both, or equal ages would be some microseconds apart.
+    # One clock reading for both ends. Two readings would put equal ages microseconds apart.
     now = datetime.now(UTC)
     ends = []
     for option, text in (("--since", since), ("--until", until)):

@@ -62,7 +62,7 @@ def configure_logging(*, verbose: bool, log_format: str = TEXT) -> None:
 def configure_stated(
     prefix: str, path: Path | None, environment: Mapping[str, str], *, verbose: bool
 ) -> None:
-    """Log as file and environment state by the key log_format; a value that is faulty is told elsewhere."""
+    """Log in the form that the key log_format states. The configuration's reader reports a wrong value."""
     from proxy.configuration import peek
 
     log_format = peek("log_format", prefix, path, environment)

@@ -1,7 +1,7 @@
 """Everything that a hub starts with, looked at without a change to the disk and without a port.
 
 The start looks first too, so that it names all faults at once. What only a start can find is left to it: the
-folder's lock, addresses that are taken, and whatever changes in between. A hub may run there meanwhile.
+folder's lock, addresses that are taken, and changes since the check. A hub may run there meanwhile.
 """
 
 from __future__ import annotations

@@ -202,7 +202,7 @@ class HubConfig:
 
     @property
     def misleading(self) -> str | None:
-        """What to say when other machines reach it, and are told a URL that leads each of them to itself."""
+        """The warning for a localhost `public_url` on a listener that other machines can reach."""
         if self.public_host != "localhost" or self.listen.is_loopback:
             return None
         return (

@@ -182,9 +182,9 @@ class DataDir:
             raise DataDirError(fault)
 
     def faults_of_databases(self) -> Iterator[str]:
-        """What is wrong when what a hub knew, or was to know, is gone: it would be made anew.
+        """Report missing and damaged databases; a start would replace a missing one with an empty one.
 
-        A trail that is missing is not: whether one is expected is known to the store.
+        A missing trail is no fault here: only the store knows whether there should be one.
         """
         if not is_there(self._endpoint_file):
             cut = next(self.path.glob(f"{RESTORING}*"), None)

@@ -107,8 +107,8 @@ def _ensure_ca(
     if left > datetime.timedelta(days=CA_RENEW_BEFORE_DAYS) and certificate.not_valid_before_utc <= now:
         return certificate, key
     _log.warning(
-        "%s: this development CA is good from %s to %s alone: whoever holds it (relays, logins, "
-        "kubeconfigs) needs the one that is there now",
+        "%s: the development CA is valid only from %s to %s and is replaced now: give the new one to "
+        "relays, logins and kubeconfigs that use it",
         files.ca, certificate.not_valid_before_utc, certificate.not_valid_after_utc,
     )  # fmt: skip
     certificate = _self_signed(certificate.subject, key, now)

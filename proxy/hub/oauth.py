@@ -31,7 +31,7 @@ SUBJECT_TOKEN_TYPES = frozenset(
 )
 JWT_BEARER = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
-# Whatever is wrong with it, a sender that has not proved who it is learns no more.
+# The same text for every fault: an unauthenticated sender must not learn which one it was.
 NOT_ACCEPTED = (
     "the credential is not accepted: this hub does not know it, or it was revoked; "
     "ask the hub's operator for a code, then run `hawse login --hub {hub} --code`"
@@ -128,7 +128,7 @@ def refuse_stranger(
 
 
 def refuse_inactive(agent: Agent, credential: Credential | Code | None = None) -> Refusal:
-    """The refusal of an agent that has proved who it is and may not act; it is told its own state."""
+    """Refuse an authenticated agent that is not active. The message names its state."""
     return Refusal(
         403,
         "access_denied",
@@ -140,7 +140,7 @@ def refuse_inactive(agent: Agent, credential: Credential | Code | None = None) -
 
 
 def calls_itself(hub_url: str) -> str:
-    """What a sender that has addressed the hub by another name is told first."""
+    """The beginning of a refusal to a sender that used another name for the hub."""
     return f"this hub calls itself {hub_url}"
 
 

@@ -89,9 +89,9 @@ class Operators:
 
 
 def _with_user(actor: Actor, users: list[str]) -> Actor:
-    """The user of the hub's machine who shows its local token; raises RefusedError.
+    """Add the machine's user to the actor of the local token; raises RefusedError.
 
-    Without the header it is whoever else can read the token, curl for one.
+    A client other than `hawse admin`, such as curl, sends no header. Its actor stays without a user.
     """
     if not users:
         return actor

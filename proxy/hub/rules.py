@@ -128,7 +128,7 @@ def shown(text: str) -> str:
 
 
 def not_found(kind: str, name: str, names: Iterable[str]) -> NotFoundError:
-    """What is raised for a name that is not among the `names` of its kind; each kind has a list."""
+    """Make the error for an unknown name, with near matches from `names`."""
     near = did_you_mean(name, names)
     return NotFoundError(
         f"there is no {kind} {shown(name)}{near}: `hawse admin {kind} list` names those there are"

@@ -280,8 +280,8 @@ class TokenEndpoint:
             note = f"assertion: {error.reason}"
             if error.skew_s is None and not isinstance(error, AudienceError):
                 raise refuse_stranger(note) from None
-            # Only the holder of a registered key can sign a time or an audience, so only it is told which of
-            # the two is wrong.
+            # Only the holder of a registered key can have signed this time and audience, so the message may
+            # name the wrong one.
             if isinstance(error, AudienceError):
                 step = f"ask its operator for a code, then run `hawse login --hub {self._issuer} --code`"
                 raise refuse_stranger(note, told=f"{calls_itself(self._issuer)}: {step}") from None

@@ -68,7 +68,7 @@ def _look_at_certificate(stated: FileConfig, findings: Findings) -> None:
     pem = findings.look(look, (FileError,))
     if pem is None:
         return
-    # Which name the hub calls this relay by, only the hub knows.
+    # The certificate's names are not checked: only the hub knows the name that it dials.
     for remark in remarks_on(pem, datetime.now(UTC)):
         told = findings.refused if remark.refused else findings.warnings
         told.append(f"direct.certificate: {certificate}: {remark.text}")

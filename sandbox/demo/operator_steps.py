@@ -24,7 +24,7 @@ spec:
        reason: agents delete nothing here, instead: label it for removal}}
 """
 RULE = "keep/all"
-# From the policy on, about a screen.
+# The events from `policy apply` to the end of the session.
 TRAIL_SHOWN = 12
 # More than the session has.
 TRAIL_READ_MAX = 1_000

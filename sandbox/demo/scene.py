@@ -1,4 +1,4 @@
-"""What a step of the scripted session is, and what it knows of the world it runs in."""
+"""A step of the scripted session, and the scene that each step gets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A package of somebody else with the same short names at the top level of site-packages."""
+"""A foreign package with the same short names at the top level of site-packages."""
 
 from __future__ import annotations
 

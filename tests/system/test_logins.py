@@ -76,7 +76,7 @@ def test_after_a_logout_kubectl_says_what_to_do_and_the_printed_command_ends_the
     gone = run(["kubectl", "get", "pods"], home.environment)
     assert (gone.code, gone.err.count(b"\n")) == (1, 1)
     assert b"context was not found for specified context: direct" in gone.err
-    # A copy that nobody knew of leads to the plugin, whose one line is the next step.
+    # In a copied kubeconfig the plugin runs, and its one line names the next step.
     left = home.kubectl("tunnel", "get", "pods", environment={"KUBECONFIG": str(copy)})
     assert left.code == 1
     assert (

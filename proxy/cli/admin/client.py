@@ -50,7 +50,7 @@ class AdminClient:
     token: str = attrs.field(repr=False)
     context: ssl.SSLContext = attrs.field(repr=False)
     user: str = ""
-    """Who runs this, for a hub of this machine; another one is not told."""
+    """The user of this machine, which only a hub on this machine is sent."""
 
     def get(self, *path: str, **query: str) -> Object:
         """Read something."""

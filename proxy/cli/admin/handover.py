@@ -49,7 +49,7 @@ class Handover:
 
     def _write_files(self, folder: Path, made: Object, *, constrained: bool) -> None:
         relay = child(made, "relay")
-        # Before anything else can fail: nobody has the key but this process.
+        # First: the hub does not keep the private key, so a failure before this would lose it.
         write_relay_files(folder, relay_files(relay, self.kubeconfig, self.relay_url))
         rendered_role(made, self.said, constrained=constrained)
         say(f"the relay of cluster {self.name}: its configuration and keys are in {folder}")
@@ -87,8 +87,8 @@ class Handover:
             )
         if dials_itself(relay):
             say(
-                f"warning: the hub calls itself {text(relay, 'hub_url')}, where a pod finds no hub: set its "
-                f"public_url, and print them anew by hawse admin cluster key {self.name}"
+                f"warning: the hub's public_url is {text(relay, 'hub_url')}, which a pod cannot reach: set "
+                f"public_url, then print new manifests by hawse admin cluster key {self.name}"
             )
 
 

@@ -27,7 +27,7 @@ class RecordedCalls:
     reader: AuditReader
 
     def begin(self) -> datetime | None:
-        """When the oldest event happened that the trail still has, whatever it is of."""
+        """The time of the trail's oldest event of any kind; None for an empty trail."""
         for stored in self.reader.query(limit=1):
             event = _event(stored)
             return event.ts if event is not None else None

@@ -18,7 +18,7 @@ import attrs
 Row = Sequence[str]
 
 GAP = "  "
-# A column is not wrapped to less: its lines would be single words.
+# Below this width a wrapped column has one word a line.
 WRAPPED_COLUMNS_MIN = 20
 
 

@@ -149,7 +149,7 @@ def show_token(reach: Reach, /, name: str, as_json: bool) -> None:
 @click.pass_obj
 def remove_token(reach: Reach, /, name: str, yes: bool, as_json: bool) -> None:
     """Revoke a token. The last one with the role admin stays."""
-    confirm(f"Remove token {name}? Whatever uses it is refused at once", yes=yes)
+    confirm(f"Remove token {name}? All its users are refused at once", yes=yes)
     gone = reach.client().delete("tokens", name)
     tell_change(gone, f"removed token {name}: it opens nothing any more", as_json=as_json)
     if name == LOCAL_TOKEN_NAME:

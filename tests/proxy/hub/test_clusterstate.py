@@ -38,6 +38,6 @@ async def test_a_cluster_in_direct_mode_is_as_its_relay_has_stated(
         with pytest.raises(OutboundBroken):
             await ask(relays, moved, ANN)
         assert cluster_state(moved, Registry(), relays) == "offline"
-        # Nobody has dialled the hub.
+        # No relay has dialled the hub.
         tunnelled = attrs.evolve(cluster, mode=Mode.TUNNEL)
         assert cluster_state(tunnelled, Registry(), relays) == "offline"

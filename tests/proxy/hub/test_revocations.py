@@ -306,7 +306,7 @@ async def test_without_the_trail_a_role_revokes_what_it_may_and_nothing_else(hub
 async def test_a_removed_admin_stays_removed_when_the_other_expires_before_the_store_has_it(
     tmp_path: Path, died: bool
 ) -> None:
-    """With only those two, a removal that is judged anew would be refused as that of the last admin."""
+    """Of two admins one is removed. Checked a second time, it would count as the last admin."""
     now = NOW
 
     def clock() -> float:

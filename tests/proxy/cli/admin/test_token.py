@@ -96,7 +96,7 @@ async def test_the_removal_of_a_token_is_asked_about_at_a_terminal(
     monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda stdin: True)
     await hub.ok("token", "add", "ci", "--role", "viewer")
     refused = await hub.run("token", "remove", "ci", stdin="n\n")
-    assert "Remove token ci? Whatever uses it is refused at once [y/N]:" in refused.stderr
+    assert "Remove token ci? All its users are refused at once [y/N]:" in refused.stderr
     assert refused.exit_code != 0
     await hub.ok("token", "show", "ci")
     removed = await hub.run("token", "remove", "ci", stdin="y\n")
