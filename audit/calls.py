@@ -101,7 +101,9 @@ class CallReader(AuditReader):
             )
             for eid, seq in connection.execute(here.order_by(events.c.seq).limit(None if not whole else 1)):
                 found.setdefault(eid, seq)
-            if found and (whole or len(found) > _CANDIDATES_MAX):
+                if len(found) > _CANDIDATES_MAX:
+                    return found
+            if found and whole:
                 break
         return found
 
