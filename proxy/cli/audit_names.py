@@ -1,22 +1,20 @@
-"""Tells a name that nothing is known of from one that has done nothing yet.
+"""Distinguishes an unknown name from a known one without events.
 
-A mistyped name finds no events, which must not look like an agent that does no harm. A name is known that
-stands in the trail, or in the hub's store.
+A mistyped name finds no events, which must not look like an agent that does no harm. A known name is in the
+trail or in the hub's store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.cli.errors import CommandError
+from proxy.near import near_names
 
 if TYPE_CHECKING:
     from audit.names import NameReader
-
-_NEAR_MAX = 3
 
 
 def check_names(
@@ -48,7 +46,7 @@ def check_names(
 def _unknown(what: str, name: str, seen: set[str], enrolled: dict[str, set[str]] | None) -> str:
     known = seen | (enrolled[what] if enrolled is not None else set())
     # As the table has an agent: `agent:builder`.
-    near = get_close_matches(name.removeprefix(f"{what}:"), sorted(known), _NEAR_MAX)
+    near = near_names(name.removeprefix(f"{what}:"), sorted(known))
     where = (
         "neither the trail nor the hub's store knows it"
         if enrolled is not None
