@@ -30,6 +30,7 @@ from typing import Protocol
 
 from proxy.exchange import GONE, Failure, OutboundBroken, Processed, StreamCode
 from proxy.http import ClientConnection
+from proxy.http_state import DONE
 from proxy.relay.exchange import Call
 from tunnel import Stream
 from tunnel.stream import StreamReset
@@ -132,13 +133,13 @@ class AwaitedAnswer:
                 return
             connection = outbound.connection
             assert connection is not None, "the head has come on it"
-            body = connection.receive_body_nowait()
+            body = connection.http.receive_body()
         except OutboundBroken:
             # It is said again to whoever asks next.
             self._hand_over()
             return
         encoded = self._call.upstream.pass_bytes(head)
-        if connection.body_read:
+        if connection.http.incoming is DONE:
             stream.send_answer_nowait(encoded, body or b"", eof=True)
             self._finish()
         else:
@@ -147,9 +148,9 @@ class AwaitedAnswer:
             self._begun = True
             outbound.keep_no_request()
             if self._call.long:
-                connection.forget_lines()
+                connection.http.forget_lines()
             if self._has_room():
-                self._pass_on(connection.receive_body_nowait())
+                self._pass_on(connection.http.receive_body())
 
     def _go_on(self) -> bool:
         """Take in and pass on while more than a little comes; whether there is a wait for the rest of it."""
@@ -165,19 +166,19 @@ class AwaitedAnswer:
     def _pass_on(self, piece: bytes | None) -> bool:
         """Pass on `piece`, for which there is room, and what else is here of the body, a failure behind it,
         while there is room for that; whether more may come."""
-        connection, stream = self._connection, self._stream
+        http, stream = self._connection.http, self._stream
         while piece is not None:
-            end = connection.body_read
+            end = http.incoming is DONE
             taken = stream.send_nowait(piece, eof=end)
             assert taken, "a stream with room takes one piece more"
             if end:
                 self._finish()
                 return False
-            if not connection.holds_more:
+            if not (http.held or http.ended):
                 return True
             if not self._has_room():
                 return False
-            piece = connection.receive_body_nowait()
+            piece = http.receive_body()
         return True
 
     def _has_room(self) -> bool:
@@ -209,7 +210,7 @@ class AwaitedAnswer:
         try:
             if not self._has_room():
                 return
-            if self._pass_on(self._connection.receive_body_nowait()) and self._go_on():
+            if self._pass_on(self._connection.http.receive_body()) and self._go_on():
                 self._outbound.watch(self._on_input)
         except OutboundBroken as broken:
             self._break_off(broken.failure)

@@ -128,9 +128,9 @@ class Exchange(PooledOutbound):
         """
         connection = self.connection
         assert connection is not None, "it is looked at what was started"
-        if connection.take_in_nowait() is None:
+        if not connection.take_in_nowait():
             return None
-        self._head_ahead = head = connection.receive_head_nowait()
+        self._head_ahead = head = connection.http.receive_head()
         if head is not None and head.status == 401 and not self._tail:
             raise _own_token_refused()
         return head

@@ -16,7 +16,7 @@ from proxy.exchange import Failure, StreamCode
 from proxy.forward import forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
-from proxy.received import EARLY_BYTES_MAX
+from proxy.http_server import EARLY_BYTES_MAX
 from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake
@@ -137,7 +137,7 @@ async def test_what_it_sends_meanwhile_is_bounded(
         with trio.move_on_after(A_WHILE_S):
             for _ in range(400):
                 await bench.client.send_all(bytes(16 * 1024))
-        assert EARLY_BYTES_MAX <= len(bench.connection._received) <= EARLY_BYTES_MAX + 192 * 1024
+        assert EARLY_BYTES_MAX <= len(bench.connection.http) <= EARLY_BYTES_MAX + 192 * 1024
         await bench.connection.unwatch()
         assert not bench.gone
 

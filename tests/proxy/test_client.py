@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from proxy import client
-from proxy.client import CROWDED_BYTES_MAX, INTERIM_MAX
 from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import ClientConnection
+from proxy.http_client import INTERIM_MAX
+from proxy.http_connection import CROWDED_BYTES_MAX
 from tests.proxy.legs import read_until, tls_pair
 from tests.tunnel.test_tcp import tcp_pair
 from tests.tunnel.test_tls import handshake

@@ -16,10 +16,11 @@ import trio
 import trio.testing
 
 import tunnel.stream
-from proxy import client
-from proxy.client import INTERIM_MAX, ClientConnection
+from proxy import http_connection
+from proxy.client import ClientConnection
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
+from proxy.http_client import INTERIM_MAX
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Call, Upstream
@@ -300,7 +301,7 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
         assert not any(b"authorization" in b"".join(head.own) for head in heads)
         # Nor the lines of the answer, for a next one.
         assert call.outbound.connection is not None
-        known = call.outbound.connection._lines
+        known = call.outbound.connection.http._lines
         assert not known
         assert not known._noted
         await outbound.aclose()
@@ -311,7 +312,7 @@ async def test_the_events_of_a_watch_pass_without_a_task(tmp_path: Path) -> None
 async def test_what_is_more_than_a_piece_does_not_wait_for_what_comes_next(
     with_head: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "BODY_BYTES_MAX", 5)
+    monkeypatch.setattr(http_connection, "BODY_BYTES_MAX", 5)
     # What one read brings, and a torn record before it, can be more than a stream takes at once.
     monkeypatch.setattr(tunnel.stream, "PIECE_BYTES_MOST", 5)
 
