@@ -37,7 +37,7 @@ from proxy.relay.tunnelled import serve_session
 from tunnel import NONCE_BYTES, Hello, Memory, Session
 from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
-from tunnel.net import client_context, tune
+from tunnel.net.connect import client_context, tune
 
 MEMORY_BYTES_MAX = 128 * 1024 * 1024
 

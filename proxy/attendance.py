@@ -24,8 +24,8 @@ from proxy.exchange import GONE, OnGone
 from proxy.head import Fields
 from proxy.received import Received
 from proxy.wire import CLIENT_BYTES_AT_ONCE
-from tunnel.net import TLSStream, tls_socket
-from tunnel.readiness import Readiness, Watch
+from tunnel.net.connect import TLSStream, tls_socket
+from tunnel.net.readiness import Readiness, Watch
 
 _log = logging.getLogger("hawse")
 

@@ -23,9 +23,9 @@ from proxy.head import (
 )
 from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
 from proxy.wire import FramingFault, RawStream, held_bytes
-from tunnel.net import TLSStream
-from tunnel.readiness import Watch
-from tunnel.turns import SMALL_PIECE_BYTES, turns
+from tunnel.net.connect import TLSStream
+from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.readiness import Watch
 
 # 100s and 103s before the answer; a server that sends more plays for time.
 INTERIM_MAX = 32

@@ -16,8 +16,8 @@ import trio
 
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.http import ClientConnection
-from tunnel.net import HandshakeFailed, has_input, os_reason, tls_socket
-from tunnel.readiness import Readiness
+from tunnel.net.connect import HandshakeFailed, has_input, os_reason, tls_socket
+from tunnel.net.readiness import Readiness
 
 # kube-apiserver closes a connection that was idle for 90 s; below that with room for a slow network.
 IDLE_S = 60.0

@@ -15,9 +15,9 @@ import trio
 from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.gate import Gate, Stranger, TooManyStrangersError
 from proxy.proxyheader import ProxyHeaderError, missing, source_of
-from tunnel.loglimit import LogLimit
-from tunnel.net import peer_address, shut_down
-from tunnel.tcp import TCPStream
+from tunnel.net.connect import peer_address, shut_down
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.tcp import TCPStream
 
 # A load balancer sends the header as soon as it is connected, and stands nearby.
 HEADER_S = 2.0

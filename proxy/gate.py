@@ -13,7 +13,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from tunnel.tls import TLSStream
+from tunnel.net.tls import TLSStream
 
 # A gateway in front of many agents is one address; 40 informers of one client are 40 connections.
 STRANGERS_PER_PLACE_MAX = 512

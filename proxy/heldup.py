@@ -20,8 +20,8 @@ import attrs
 import trio
 
 from tunnel import Memory
+from tunnel.net.fairness import Slices
 from tunnel.protocol.memory import Holder
-from tunnel.turns import Slices
 
 # Between two looks at all calls. A relay in direct mode begins 1,000 in that time at most, each with two
 # handshakes of TLS: 80 MiB.

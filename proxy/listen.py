@@ -8,8 +8,8 @@ import socket
 import trio
 
 from proxy.configuration import Address
-from tunnel.net import NO_NAME
-from tunnel.tcp import TCPListener
+from tunnel.net.connect import NO_NAME
+from tunnel.net.tcp import TCPListener
 
 # What stands for every address of this machine, of IPv4 as well.
 EVERYWHERE = "::"

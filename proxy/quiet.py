@@ -1,7 +1,7 @@
 """Giving memory back when there is time for it.
 
 What an operator sees of a process is what the kernel has given it. Without this a hub or relay would for good
-stand at what its busiest minute took (tunnel.allocator says why).
+stand at what its busiest minute took (tunnel.net.malloc says why).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NoReturn
 import attrs
 import trio
 
-from tunnel.allocator import give_back_holes
+from tunnel.net.malloc import give_back_holes
 
 # Between two looks at what was done.
 LOOK_S = 10.0

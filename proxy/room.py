@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import attrs
 import trio
 
-from tunnel.loglimit import LogLimit
+from tunnel.net.loglimit import LogLimit
 
 
 class NoRoomError(Exception):

@@ -46,9 +46,9 @@ from proxy.received import Received
 from proxy.stand_by import Begun, StandBy
 from proxy.strict import BadRequest, read_request_head
 from proxy.wire import FramingFault, RawStream, held_bytes
-from tunnel.net import TLSStream, tls_socket
-from tunnel.readiness import Readiness
-from tunnel.turns import SMALL_PIECE_BYTES, turns
+from tunnel.net.connect import TLSStream, tls_socket
+from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.readiness import Readiness
 
 # kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
 HEAD_S = 32.0

@@ -22,10 +22,10 @@ from proxy.deadlines import IDLE_S, Deadlines, Idle
 from proxy.head import LONG_HEAD_BYTES, RequestHead
 from proxy.received import Received
 from proxy.wire import CLIENT_BYTES_AT_ONCE
-from tunnel.net import TLSStream
-from tunnel.parking import ParkingSpot
-from tunnel.readiness import Readiness, Watch
-from tunnel.turns import turns
+from tunnel.net.connect import TLSStream
+from tunnel.net.fairness import turns
+from tunnel.net.readiness import Readiness, Watch
+from tunnel.net.waker import ParkingSpot
 
 # An answer up to this size is sent without a wait: about what the kernel takes of one at once, and no more to
 # hold for a client that does not read than a task would hold.

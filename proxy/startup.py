@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from tunnel.allocator import keep_large_buffers
+from tunnel.net.malloc import keep_large_buffers
 
 # With what start-up made out of the way, a collection is rare and short (8-13 % of the CPU otherwise).
 # Small requests bring none about, since what they make goes by itself; but what watches are made of stays.

@@ -7,9 +7,9 @@ from collections.abc import Sized
 import trio
 
 from proxy.body import BODY_BYTES_MAX
+from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.tls import TLSStream
 from tunnel.stream import Stream
-from tunnel.tls import TLSStream
-from tunnel.turns import SMALL_PIECE_BYTES, turns
 
 # What a connection with TLS takes of memory though nothing is under way on it. OpenSSL has 28 KiB of that as
 # a server and 35 as a client; the rest is what serves it, in Python.

@@ -16,13 +16,13 @@ from tunnel.greeting import greet
 from tunnel.interruptions import UNINTERRUPTED, Interruptions
 from tunnel.link import FAREWELL_S
 from tunnel.multiplexer import Multiplexer
+from tunnel.net.readiness import Readiness
 from tunnel.protocol import events
 from tunnel.protocol.connection import Role
 from tunnel.protocol.errors import CloseCode, LocalProtocolError
 from tunnel.protocol.frames import Hello, Resume, Welcome
 from tunnel.protocol.memory import Memory
 from tunnel.protocol.streams import Context
-from tunnel.readiness import Readiness
 from tunnel.refusals import Detached, Draining, SessionClosed, TooManyStreams, farewell_of
 from tunnel.settings import Settings
 from tunnel.stream import Stream

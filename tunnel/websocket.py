@@ -41,10 +41,10 @@ from wsproto.events import (
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError, RemoteProtocolError
 
-from tunnel.net import peer_address, tune
-from tunnel.tls import TLSStream
+from tunnel.net.connect import peer_address, tune
+from tunnel.net.fairness import turns
+from tunnel.net.tls import TLSStream
 from tunnel.transport import Transport, TransportClosed
-from tunnel.turns import turns
 from tunnel.websocket_frames import FrameReader, encode_binary
 
 __all__ = [

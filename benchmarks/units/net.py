@@ -29,10 +29,10 @@ import trustme
 
 from benchmarks.accounting import rss_kb
 from tunnel import websocket_frames
-from tunnel.allocator import keep_large_buffers
-from tunnel.net import client_context, open_tcp, server_context, wrap_client, wrap_server
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
+from tunnel.net.connect import client_context, open_tcp, server_context, wrap_client, wrap_server
+from tunnel.net.malloc import keep_large_buffers
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
 from tunnel.transport import Transport
 from tunnel.websocket import accept_websocket, dial_websocket
 
@@ -368,7 +368,9 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", help="only what has one of these words in its name")
     parser.add_argument(
-        "--malloc", action="store_true", help="as the processes run: with tunnel.allocator.keep_large_buffers"
+        "--malloc",
+        action="store_true",
+        help="as the processes run: tunnel.net.malloc.keep_large_buffers",
     )
     parser.add_argument("--idle-client", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

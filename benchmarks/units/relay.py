@@ -47,8 +47,8 @@ from proxy.relay.tunnelled import serve_session
 from proxy.startup import settle
 from proxy.tunnelled import HUB_GROUP
 from tunnel import Hello, Role, Session, Welcome, open_session
-from tunnel.net import client_context, open_tls, server_context, wrap_server
-from tunnel.tcp import TCPListener, TCPStream
+from tunnel.net.connect import client_context, open_tls, server_context, wrap_server
+from tunnel.net.tcp import TCPListener, TCPStream
 from tunnel.websocket import accept_websocket, dial_websocket
 
 HUB = "https://hub.example"

@@ -30,9 +30,9 @@ from proxy.pooled import PooledOutbound
 from proxy.rewrite import loopback_request_head, loopback_response_head
 from proxy.room import NoRoomError, Room
 from proxy.status import failure_response, status_response
-from tunnel.egress import ProxyRefused, ProxySettings, connect_through
-from tunnel.loglimit import LogLimit
-from tunnel.net import client_context, open_tcp, wrap_client, wrap_server
+from tunnel.net.connect import client_context, open_tcp, wrap_client, wrap_server
+from tunnel.net.egress import ProxyRefused, ProxySettings, connect_through
+from tunnel.net.loglimit import LogLimit
 
 # One client with its watches, some at once.
 CONNECTIONS_MAX = 512

@@ -26,7 +26,7 @@ from proxy.listen import open_listeners
 from proxy.manifests import to_yaml
 from proxy.signals import stop_signals
 from proxy.startup import settle
-from tunnel.egress import ProxySettings
+from tunnel.net.egress import ProxySettings
 
 TOKEN_BYTES = 32
 USER = "hawse-connect"

@@ -26,8 +26,8 @@ from proxy.hub.operators import KNOWN
 from proxy.hub.registry import Registry
 from proxy.hub.roles import Role
 from proxy.room import Guest, NoRoomError, Room
-from tunnel.loglimit import LogLimit
-from tunnel.net import peer_address, wrap_server
+from tunnel.net.connect import peer_address, wrap_server
+from tunnel.net.loglimit import LogLimit
 
 HANDSHAKE_S = 10.0
 # Operators and a scraper; more is somebody who should not be here.

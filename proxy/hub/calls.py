@@ -60,8 +60,8 @@ from proxy.status import (
 )
 from proxy.tunnelled import TunnelOutbound
 from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
-from tunnel.loglimit import LogLimit
-from tunnel.turns import turns
+from tunnel.net.fairness import turns
+from tunnel.net.loglimit import LogLimit
 
 # The first attempt, one under a fresh token, and two at other relays: the second one may go as well.
 ATTEMPTS_MAX = 4

@@ -12,7 +12,7 @@ import ssl
 import trio
 
 from proxy.hub.rules import is_nobodys, is_public
-from tunnel.net import NO_NAME, open_first, wrap_client
+from tunnel.net.connect import NO_NAME, open_first, wrap_client
 
 # Where a URL names no port.
 HTTPS_PORT = 443

@@ -32,8 +32,8 @@ from proxy.hub.places import RelayRefusedError
 from proxy.pooled import PooledOutbound
 from proxy.rewrite import direct_request_head, failure_of
 from proxy.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
-from tunnel.net import bind_to_peer, client_context
-from tunnel.tcp import Bonds
+from tunnel.net.connect import bind_to_peer, client_context
+from tunnel.net.tcp import Bonds
 
 # Between two questions to a relay which cluster it is in, and from the dial to the whole answer.
 ASK_EVERY_S = 30.0

@@ -19,7 +19,7 @@ from proxy.hub.dialling import HTTPS_PORT, dial_checked
 from proxy.hub.entities import Issuer
 from proxy.hub.errors import InvalidError
 from proxy.hub.rules import check_https_url
-from tunnel.net import HandshakeFailed, client_context
+from tunnel.net.connect import HandshakeFailed, client_context
 
 # The largest issuers publish some ten keys, 2 KB each.
 ANSWER_BYTES_MAX = 256 * 1024

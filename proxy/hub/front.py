@@ -44,11 +44,11 @@ from proxy.hub.seen import ReplayedError
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.status import status_response
-from tunnel.loglimit import LogLimit
-from tunnel.net import wrap_server
-from tunnel.readiness import Readiness
-from tunnel.tls import TLSStream
-from tunnel.turns import Unknown
+from tunnel.net.connect import wrap_server
+from tunnel.net.fairness import Unknown
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
+from tunnel.net.tls import TLSStream
 from tunnel.websocket import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0

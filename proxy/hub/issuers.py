@@ -22,7 +22,7 @@ from auth.keys import KeyFormatError
 from proxy.hub.entities import Issuer
 from proxy.hub.federation import ISSUERS_MAX
 from proxy.hub.fetch import FetchFailed, fetch_jwks
-from tunnel.loglimit import LogLimit
+from tunnel.net.loglimit import LogLimit
 
 # How long a key that an issuer has taken back may still count here.
 FRESH_S = 600.0

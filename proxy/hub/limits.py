@@ -35,7 +35,7 @@ from proxy.forward import CloseReason
 from proxy.hub.config import LimitsConfig
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from tunnel import MODEST_USERS_MAX, Memory
-from tunnel.turns import Slices
+from tunnel.net.fairness import Slices
 
 # Between two looks at the calls that live: how exact ages and silences are kept.
 TICK_S = 1.0

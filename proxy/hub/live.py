@@ -34,7 +34,7 @@ from proxy.hub.admission import Call
 from proxy.pooled import PooledOutbound
 from proxy.tunnelled import TunnelOutbound, group_of
 from tunnel import Interruptions, Session
-from tunnel.turns import Slices
+from tunnel.net.fairness import Slices
 
 # Between two looks at calls that may be due; what is due is late by no more.
 SWEEP_S = 0.25

@@ -56,9 +56,9 @@ from tunnel import (
     open_session,
     read_hello,
 )
-from tunnel.parking import ParkingSpot
-from tunnel.readiness import Readiness
-from tunnel.tls import TLSStream
+from tunnel.net.readiness import Readiness
+from tunnel.net.tls import TLSStream
+from tunnel.net.waker import ParkingSpot
 from tunnel.websocket import WebSocketRefused, accept_websocket
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.

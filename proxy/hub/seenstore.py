@@ -24,7 +24,7 @@ import attrs
 import trio
 
 from audit.sqlite import is_damaged
-from tunnel.loglimit import LogLimit
+from tunnel.net.loglimit import LogLimit
 
 # Another hub's write takes milliseconds; the disk is in trouble when it takes longer than this.
 BUSY_TIMEOUT_S = 2.0

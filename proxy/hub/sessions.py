@@ -12,7 +12,7 @@ from proxy.forward import CloseReason
 from proxy.hub.boots import Boots
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.operations import SessionInfo
-from tunnel.turns import in_slices
+from tunnel.net.fairness import in_slices
 
 # What was ended is held no longer than others are: to let 10,000 go at once takes 70 ms.
 KILLED_AT_ONCE = 256

@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from proxy.hub.calls import Calls
-from tunnel.turns import Slices
+from tunnel.net.fairness import Slices
 
 # Nearly all reads end sooner. A longer one would leave no trace if the hub is killed.
 STARTED_AFTER_S = 5.0

@@ -3,7 +3,7 @@
 Most requests only ask: there is no body, and whatever is done from then on is to hand bytes from the API
 server's connection to the stream. A task for that is a spawn, a switch for each piece and a wait that is
 armed anew each time, and it holds its memory while a watch is silent for an hour. So the connection is
-watched (tunnel.readiness), and each call of the watch takes what has come, and sends it on.
+watched (tunnel.net.readiness), and each call of the watch takes what has come, and sends it on.
 
 If everything goes well: `begin` sends the request on a kept connection. The watch calls, the answer's head is
 here, with it often the whole body, and all of that leaves in one step; or the body goes on, piece by piece,

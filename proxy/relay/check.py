@@ -16,7 +16,7 @@ from proxy.findings import Findings
 from proxy.relay.config import ENVIRONMENT_PREFIX, FileConfig, RelayConfig, read
 from proxy.relay.serviceaccount import ClusterAccess, ClusterAccessError, from_kubeconfig, in_cluster
 from proxy.watched import FileError, read_certificate
-from tunnel.egress import ProxySettings
+from tunnel.net.egress import ProxySettings
 
 # What the command line may state too, and makes no relay of its own.
 _OF_OPTIONS = (f"{ENVIRONMENT_PREFIX}MODE", f"{ENVIRONMENT_PREFIX}LOG_FORMAT")

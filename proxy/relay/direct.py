@@ -34,10 +34,10 @@ from proxy.statement import STATEMENT_TARGET, Statement
 from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
 from tunnel import MODEST_USERS_MAX, Memory
-from tunnel.loglimit import LogLimit
-from tunnel.net import bind_to_peer, peer_address, wrap_server
-from tunnel.tcp import Bonds, TCPStream
-from tunnel.turns import Unknown
+from tunnel.net.connect import bind_to_peer, peer_address, wrap_server
+from tunnel.net.fairness import Unknown
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.tcp import Bonds, TCPStream
 
 log = logging.getLogger("hawse.relay")
 

@@ -36,8 +36,8 @@ from proxy.rewrite import (
     relay_response_head,
 )
 from proxy.tunnelled import TunnelInbound, group_of
-from tunnel.loglimit import LogLimit
-from tunnel.readiness import Readiness
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 

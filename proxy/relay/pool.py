@@ -27,9 +27,9 @@ from proxy.head import SAFE_METHODS, RequestHead, ResponseHead
 from proxy.pooled import PooledOutbound
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.rewrite import IdentityLines, relay_request_head
-from tunnel.loglimit import LogLimit
-from tunnel.net import open_tls
-from tunnel.readiness import Readiness
+from tunnel.net.connect import open_tls
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 

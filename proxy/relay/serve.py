@@ -53,8 +53,8 @@ from proxy.watched import tell_of_the_end, watch_certificate
 from tunnel import NONCE_BYTES, RESUME, CloseCode, Hello, Memory, Session, Settings
 from tunnel.dial import DialerConfig
 from tunnel.dialer import run_dialer
-from tunnel.net import client_context
-from tunnel.tcp import TCPStream
+from tunnel.net.connect import client_context
+from tunnel.net.tcp import TCPStream
 
 log = logging.getLogger("hawse.relay")
 

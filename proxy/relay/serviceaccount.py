@@ -24,7 +24,7 @@ import attrs
 
 from proxy.foreign_yaml import YamlError, read_yaml
 from proxy.watched import FileError, WatchedFile
-from tunnel.net import client_context
+from tunnel.net.connect import client_context
 
 SERVICE_ACCOUNT_FOLDER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 

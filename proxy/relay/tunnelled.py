@@ -26,9 +26,9 @@ from proxy.statement import Statement
 from proxy.steady import steady_s
 from proxy.tunnelled import HUB_GROUP, RELAY_GROUP, TunnelInbound
 from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream
-from tunnel.parking import ParkingSpot
+from tunnel.net.fairness import turns
+from tunnel.net.waker import ParkingSpot
 from tunnel.stream import StreamReset
-from tunnel.turns import turns
 
 # A hub signs its time as it answers HELLO. What was held up for so long is not taken for the present. It is
 # less than SESSION_LIVED_S, or the dialer would not back off from a hub that signs none.

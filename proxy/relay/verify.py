@@ -28,7 +28,7 @@ from auth.succession import TrustedKeys
 from auth.tokens import RelayClaims
 from proxy.exchange import Failure, Processed, StreamCode
 from tunnel import Context
-from tunnel.loglimit import LogLimit
+from tunnel.net.loglimit import LogLimit
 
 log = logging.getLogger("hawse.relay")
 

@@ -9,7 +9,7 @@ from trio.testing import MemoryReceiveStream, memory_stream_pair
 
 from proxy.head import ResponseHead
 from proxy.server import ServerConnection
-from tunnel.tls import TLSStream
+from tunnel.net.tls import TLSStream
 
 
 class TLSLeg(trio.abc.Stream):

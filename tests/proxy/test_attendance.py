@@ -18,11 +18,11 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
 from proxy.received import EARLY_BYTES_MAX
 from proxy.wire import CLIENT_BYTES_AT_ONCE
-from tests.tunnel.test_tcp import tcp_pair
-from tests.tunnel.test_tls import handshake
-from tunnel.net import tls_socket
-from tunnel.readiness import Readiness
-from tunnel.tls import TLSStream
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
+from tunnel.net.connect import tls_socket
+from tunnel.net.readiness import Readiness
+from tunnel.net.tls import TLSStream
 
 GET = b"GET /one HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer secret\r\n\r\n"
 WITHOUT_TOKEN = b"GET /one HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -16,8 +16,8 @@ from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from tests.proxy.legs import read_until, tls_pair
-from tests.tunnel.test_tcp import tcp_pair
-from tests.tunnel.test_tls import handshake
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
 
 HOST = (b"host", b"api")
 GET = RequestHead.of(b"GET", b"/api/v1/pods", (HOST,))

@@ -12,7 +12,7 @@ from proxy.deadlines import IDLE_S, QUIET_S, SWEEP_S, Deadlines
 from proxy.http import ServerConnection
 from proxy.server import HEAD_S
 from tests.proxy.legs import answer_ok, read_until
-from tunnel.tcp import TCPStream
+from tunnel.net.tcp import TCPStream
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -13,9 +13,9 @@ from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.entrance import HEADER_S, Entrance, address_of
 from proxy.gate import Gate
 from tests.fakes.balancer import LOCAL, UNSPEC, header, of_client
-from tunnel.loglimit import LogLimit
-from tunnel.net import peer_address
-from tunnel.tcp import TCPListener, TCPStream
+from tunnel.net.connect import peer_address
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.tcp import TCPListener, TCPStream
 
 HELLO = b"\x16\x03\x01 and what else a client sends"
 

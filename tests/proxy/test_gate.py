@@ -8,7 +8,7 @@ from trio.testing import memory_stream_pair
 
 from proxy import gate as module
 from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, Stranger, TooManyStrangersError, place_of
-from tests.tunnel.test_tls import handshake
+from tests.tunnel.net.test_tls import handshake
 
 
 def _enter(gate: Gate, address: str, cut: Callable[[str], None] = lambda why: None) -> Stranger:

@@ -8,7 +8,7 @@ import trio
 
 from proxy.configuration import Address
 from proxy.listen import open_listeners
-from tunnel.net import peer_address
+from tunnel.net.connect import peer_address
 
 
 async def test_it_listens_where_it_is_told() -> None:

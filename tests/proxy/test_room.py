@@ -7,7 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from proxy.room import Guest, NoRoomError, Room
-from tunnel.loglimit import LogLimit
+from tunnel.net.loglimit import LogLimit
 
 
 async def test_the_oldest_stranger_makes_room_and_whoever_is_known_does_not(

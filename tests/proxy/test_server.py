@@ -20,9 +20,9 @@ from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
 from tests.proxy.test_strict import ATTACKS
 from tests.tunnel.certificates import contexts
 from tests.tunnel.passes import counted_passes
-from tunnel.net import wrap_client, wrap_server
-from tunnel.tls import TLSStream
-from tunnel.turns import TASKS_PER_PASS
+from tunnel.net.connect import wrap_client, wrap_server
+from tunnel.net.fairness import TASKS_PER_PASS
+from tunnel.net.tls import TLSStream
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
 CROWDED = b"POST /api HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 8000

@@ -22,12 +22,12 @@ from proxy.server import HEAD_S
 from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tests.proxy.test_deadlines import swept
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
-from tests.tunnel.test_tcp import tcp_pair
-from tests.tunnel.test_tls import handshake
-from tunnel.readiness import Readiness
-from tunnel.tls import TLSStream
-from tunnel.turns import TASKS_PER_PASS, turns
+from tunnel.net.fairness import TASKS_PER_PASS, turns
+from tunnel.net.readiness import Readiness
+from tunnel.net.tls import TLSStream
 
 NOT_WHOLE = b"GET /one HTTP/1.1\r\nHost: a\r\n"
 GET = NOT_WHOLE + b"\r\n"

@@ -14,7 +14,7 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.wire import RawStream
 from tests.tunnel.passes import counted_passes
-from tunnel.turns import TASKS_PER_PASS, turns
+from tunnel.net.fairness import TASKS_PER_PASS, turns
 
 Receive = Callable[[], Awaitable[bytes | ResponseHead]]
 

@@ -7,9 +7,9 @@ from proxy.body import BODY_BYTES_MAX
 from proxy.http import ClientConnection, ServerConnection
 from proxy.wire import CONNECTION_BYTES, RawStream, held_bytes
 from tests.proxy.legs import tls_pair
-from tests.tunnel.test_tcp import tcp_pair
-from tests.tunnel.test_tls import handshake
-from tunnel.tls import TLSStream
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
+from tunnel.net.tls import TLSStream
 
 
 @pytest.mark.parametrize(("unsent", "unframed"), [(100, 100), (300 * 1024, BODY_BYTES_MAX)])

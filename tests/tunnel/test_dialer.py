@@ -40,8 +40,8 @@ from tunnel import (
 )
 from tunnel.dial import DIAL_S, DialerConfig, DialFailed, open_tunnel
 from tunnel.dialer import run_dialer
-from tunnel.egress import ProxySettings
-from tunnel.net import client_context, wrap_server
+from tunnel.net.connect import client_context, wrap_server
+from tunnel.net.egress import ProxySettings
 from tunnel.websocket import accept_websocket
 
 TOKEN = "aaa.bbb.ccc"

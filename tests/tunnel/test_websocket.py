@@ -23,10 +23,10 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
-from tests.tunnel.test_tcp import tcp_pair
-from tests.tunnel.test_tls import handshake, receive_exactly
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake, receive_exactly
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
 from tunnel.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
 from tunnel.websocket import (
     CLOSE_S,

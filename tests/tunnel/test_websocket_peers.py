@@ -19,8 +19,8 @@ import websockets.typing
 
 from tests.tunnel.certificates import contexts
 from tests.tunnel.test_websocket import Messages, expect_closed, read_head
-from tunnel.net import open_tls, wrap_server
-from tunnel.tcp import TCPListener, TCPStream
+from tunnel.net.connect import open_tls, wrap_server
+from tunnel.net.tcp import TCPListener, TCPStream
 from tunnel.transport import MESSAGE_BYTES_MAX, Transport
 from tunnel.websocket import SUBPROTOCOL, accept_websocket, dial_websocket
 

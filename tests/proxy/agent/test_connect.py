@@ -28,10 +28,10 @@ from proxy.agent.rotation import REPLACED_AFTER_S, Tokens
 from proxy.connections import Connections
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
-from tunnel.egress import ProxySettings
-from tunnel.net import HandshakeFailed, client_context, wrap_client, wrap_server
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
+from tunnel.net.connect import HandshakeFailed, client_context, wrap_client, wrap_server
+from tunnel.net.egress import ProxySettings
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
 
 PORT = 43210
 OWN = "own-token"

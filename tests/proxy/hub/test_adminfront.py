@@ -20,8 +20,8 @@ from proxy.hub.config import HubConfig, TLSConfig
 from proxy.hub.datadir import DataDir
 from tests.proxy.hub.test_api import TOKEN, Bench
 from tests.proxy.hub.test_api import bench as bench
-from tunnel.net import client_context, wrap_client
-from tunnel.tls import TLSStream
+from tunnel.net.connect import client_context, wrap_client
+from tunnel.net.tls import TLSStream
 
 
 @attrs.frozen

@@ -57,12 +57,12 @@ from tests.proxy.relay.apiserver import OK as API_OK
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.apiserver import headers as header_values
 from tests.proxy.relay.ways import direct_way
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
-from tests.tunnel.test_tcp import tcp_pair
-from tests.tunnel.test_tls import handshake
 from tunnel import CloseCode, Processed, Session, StreamCode, StreamReset
-from tunnel.net import TLSStream
-from tunnel.readiness import Readiness
+from tunnel.net.connect import TLSStream
+from tunnel.net.readiness import Readiness
 
 T = TypeVar("T")
 Change = Callable[[Store, str], object]

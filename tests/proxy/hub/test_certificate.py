@@ -20,7 +20,7 @@ from proxy.hub.config import HubConfig, TLSConfig
 from proxy.hub.datadir import DataDir, DataDirError
 from proxy.hub.devca import CA_DAYS, CA_RENEW_BEFORE_DAYS, ensure_certificate
 from proxy.watched import FileError, names_of
-from tunnel.net import client_context
+from tunnel.net.connect import client_context
 
 AUTHORITY = trustme.CA()
 AUTHORITY_PEM = AUTHORITY.cert_pem.bytes().decode()

@@ -9,7 +9,7 @@ import trio
 
 from proxy.hub.dialling import AddressRefusedError, dial_checked
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
-from tunnel.net import HandshakeFailed, peer_address
+from tunnel.net.connect import HandshakeFailed, peer_address
 
 
 class Resolver(trio.abc.HostnameResolver):

@@ -39,7 +39,7 @@ from proxy.hub.seenstore import SeenStore
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from tunnel import Hello, Memory, Role, open_session
-from tunnel.net import TLSStream, client_context, wrap_client
+from tunnel.net.connect import TLSStream, client_context, wrap_client
 from tunnel.websocket import dial_websocket
 
 NOW = 1_800_000_000.0

@@ -40,9 +40,9 @@ from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
 from proxy.wire import CONNECTION_BYTES
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
+from tests.tunnel.net.test_tcp import tcp_pair
+from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
-from tests.tunnel.test_tcp import tcp_pair
-from tests.tunnel.test_tls import handshake
 from tunnel import Interruptions, Memory, Stream
 from tunnel import Processed as StreamProcessed
 from tunnel.stream import StreamReset
@@ -224,7 +224,7 @@ async def test_of_many_calls_that_are_ended_some_begin_to_end_in_each_pass(
 async def test_a_change_ends_thousands_of_calls_within_two_seconds_where_passes_are_long(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.turns.SLICE_S", math.inf)
+    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", math.inf)
     calls = LiveCalls(lambda live: REVOKED)
     lives = []
     for number in range(3000):
@@ -256,7 +256,7 @@ def passes_that_take(pass_s: float, clock: MockClock) -> Iterator[None]:
 async def test_whoever_judges_all_calls_lets_others_have_their_turn(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tunnel.turns.SLICE_S", 0)
+    monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 0)
 
     def judge(live: LiveCall) -> Ending | None:
         passes.note()

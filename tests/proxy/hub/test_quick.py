@@ -27,8 +27,8 @@ from proxy.rewrite import DECISION_HEADER
 from proxy.stand_by import QUICK_ANSWER_BYTES_MAX
 from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
 from tunnel import CloseCode, Interruptions, Processed, Session, Stream, StreamCode, StreamReset
-from tunnel.net import TLSStream
-from tunnel.tcp import TCPStream
+from tunnel.net.connect import TLSStream
+from tunnel.net.tcp import TCPStream
 
 PODS = "GET /clusters/prod/api/v1/pods HTTP/1.1"
 

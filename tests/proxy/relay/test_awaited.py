@@ -29,11 +29,11 @@ from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_t
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, Stream, StreamReset, Welcome, memory_transport_pair, open_session
+from tunnel.net.fairness import turns
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
 from tunnel.protocol.frames import FrameType
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
 from tunnel.transport import MemoryTransport
-from tunnel.turns import turns
 
 TARGET = b"/api/v1/namespaces/a/pods"
 

@@ -25,7 +25,7 @@ from proxy.wire import CONNECTION_BYTES
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
-from tunnel.turns import turns
+from tunnel.net.fairness import turns
 
 MODEST = Principal(agent_id="0193-a2", name="modest", org="acme", teams=("sre",))
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"

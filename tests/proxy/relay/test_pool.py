@@ -11,7 +11,7 @@ from proxy.head import RequestHead
 from proxy.relay.pool import Exchange, Pool, open_pool
 from proxy.rewrite import IdentityLines, RewriteError, identity_lines
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
-from tunnel.net import tls_socket
+from tunnel.net.connect import tls_socket
 
 UNAUTHORIZED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
 

@@ -49,7 +49,7 @@ from tests.proxy.relay.ways import (
     trusting,
 )
 from tunnel import Hello, Role, Session, Welcome, open_session
-from tunnel.net import server_context, wrap_server
+from tunnel.net.connect import server_context, wrap_server
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
 from tunnel.websocket import HUB_TIME_HEADER, accept_websocket
 

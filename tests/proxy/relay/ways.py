@@ -41,7 +41,7 @@ from proxy.statement import Statement
 from proxy.tunnelled import HUB_GROUP, TunnelOutbound
 from proxy.watched import watch_certificate
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
-from tunnel.net import client_context, open_tls
+from tunnel.net.connect import client_context, open_tls
 
 HUB = "https://hub.example"
 CLUSTER_ID = "0193-c1"

@@ -9,7 +9,8 @@ import pytest
 
 import tunnel
 from proxy import configuration
-from tunnel import backoff, dial, dialer, tcp
+from tunnel import backoff, dial, dialer
+from tunnel.net import tcp
 from tunnel.protocol import (
     core,
     flight,

@@ -11,9 +11,9 @@ from typing import Final
 
 import trio
 
-from tunnel.resumption import ClientContext
-from tunnel.tcp import Bonds, TCPStream, tune_socket
-from tunnel.tls import HandshakeFailed, TLSStream
+from tunnel.net.tcp import Bonds, TCPStream, tune_socket
+from tunnel.net.tls import HandshakeFailed, TLSStream
+from tunnel.net.tls_sessions import ClientContext
 
 __all__ = [
     "NO_NAME",

@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from tunnel.egress import Connect, Proxy, ProxyRefused, ProxySettings, connect_through
+from tunnel.net.egress import Connect, Proxy, ProxyRefused, ProxySettings, connect_through
 
 PROXY = Proxy("proxy.test", 3128)
 

@@ -11,8 +11,8 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.tunnel.pairs import open_pair
-from tunnel import alarms as module
-from tunnel.alarms import Alarm, alarms_of_this_run
+from tunnel.net import timers as module
+from tunnel.net.timers import Alarm, alarms_of_this_run
 
 
 class Ringing:

@@ -23,11 +23,12 @@ from trio.testing import (
 
 from tests.fakes.clogged import clog
 from tests.tunnel.certificates import authority, ca_pem, contexts
+from tests.tunnel.net.test_tcp import strict, tcp_pair
 from tests.tunnel.passes import counted_passes
-from tests.tunnel.test_tcp import strict, tcp_pair
-from tunnel.net import client_context
-from tunnel.tcp import TCPStream
-from tunnel.tls import (
+from tunnel.net.connect import client_context
+from tunnel.net.fairness import TASKS_PER_PASS, turns
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import (
     CROWDED_BYTES_MAX,
     FAREWELL_S,
     RECORD_BYTES_MAX,
@@ -36,7 +37,6 @@ from tunnel.tls import (
     TLSStream,
     _buffers,
 )
-from tunnel.turns import TASKS_PER_PASS, turns
 
 # A fixture, imported to be found here.
 __all__ = ["strict"]
@@ -673,7 +673,7 @@ async def test_answers_that_went_out_count_no_more(monkeypatch: pytest.MonkeyPat
         # The server's are new session tickets. One round's fit, and those of all do not.
         most = max(answered, len(server._held))
         assert min(answered, len(server._held)) * rounds > most
-        monkeypatch.setattr("tunnel.tls.ANSWERS_BYTES_MAX", most)
+        monkeypatch.setattr("tunnel.net.tls.ANSWERS_BYTES_MAX", most)
     await client.aclose()
     await server.aclose()
 
@@ -731,7 +731,7 @@ async def test_a_reader_never_waits_for_a_blocked_sender() -> None:
 
 
 async def test_a_peer_that_causes_answers_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.tls.ANSWERS_BYTES_MAX", 100)
+    monkeypatch.setattr("tunnel.net.tls.ANSWERS_BYTES_MAX", 100)
     client, server = await post_handshake_pair(memory_stream_pair())
     server.ssl_object.verify_client_post_handshake()
     await server.send_all(b"x")
@@ -940,7 +940,7 @@ async def test_who_waits_for_room_keeps_other_senders_off_and_breaks_nothing() -
 
 
 async def test_receive_nowait_bounds_the_answers_that_reading_causes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.tls.ANSWERS_BYTES_MAX", 100)
+    monkeypatch.setattr("tunnel.net.tls.ANSWERS_BYTES_MAX", 100)
     client, server = await post_handshake_pair(await tcp_pair())
     server.ssl_object.verify_client_post_handshake()
     await server.send_all(b"x")

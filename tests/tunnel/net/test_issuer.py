@@ -7,8 +7,8 @@ import pytest
 import trustme
 
 from tests.tunnel.certificates import ODD, authority_name, contexts, odd_context
-from tunnel.issuer import ISSUER_CHARACTERS_MAX, shown_issuer
-from tunnel.net import client_context
+from tunnel.net.connect import client_context
+from tunnel.net.issuer import ISSUER_CHARACTERS_MAX, shown_issuer
 
 
 def failed_handshake(client: ssl.SSLContext, server: ssl.SSLContext) -> ssl.SSLObject:

@@ -16,7 +16,7 @@ from trio.testing import memory_stream_pair
 
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 from tests.tunnel.certificates import ca_pem, contexts, server_files
-from tunnel.net import (
+from tunnel.net.connect import (
     HandshakeFailed,
     _shown,
     client_context,
@@ -31,7 +31,7 @@ from tunnel.net import (
     wrap_client,
     wrap_server,
 )
-from tunnel.tcp import NOTSENT_LOWAT_BYTES, TCPStream
+from tunnel.net.tcp import NOTSENT_LOWAT_BYTES, TCPStream
 
 
 @asynccontextmanager
@@ -146,7 +146,7 @@ async def test_an_address_that_does_not_answer_holds_up_the_next_one_for_a_momen
 
 
 async def test_an_address_that_refuses_does_not_hold_up_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tunnel.net.NEXT_ADDRESS_S", 100.0)
+    monkeypatch.setattr("tunnel.net.connect.NEXT_ADDRESS_S", 100.0)
     with socket.create_server(("127.0.0.1", 0)) as listening, trio.fail_after(5):
         port = listening.getsockname()[1]
         async with await open_first(["127.0.0.2", "127.0.0.1"], port) as stream:
@@ -199,7 +199,7 @@ def test_an_encrypted_key_is_refused_instead_of_asking_for_its_password(tmp_path
             serialization.BestAvailableEncryption(b"secret"),
         )
     )
-    load = "import sys, tunnel.net; tunnel.net.server_context(*sys.argv[1:])"
+    load = "import sys, tunnel.net.connect; tunnel.net.connect.server_context(*sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", load, certificate, encrypted],
         stdin=subprocess.DEVNULL,

@@ -8,7 +8,15 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.tunnel.passes import counted_passes
-from tunnel.turns import SPARE_FRAMES, STEP_S, TASKS_PER_PASS, TASKS_PER_PASS_MAX, Turns, Unknown, in_slices
+from tunnel.net.fairness import (
+    SPARE_FRAMES,
+    STEP_S,
+    TASKS_PER_PASS,
+    TASKS_PER_PASS_MAX,
+    Turns,
+    Unknown,
+    in_slices,
+)
 
 
 async def test_of_tasks_that_are_woken_at_once_some_go_on_in_a_pass_and_then_the_next(
@@ -86,11 +94,11 @@ async def test_who_goes_over_very_many_things_lets_others_have_their_turn(
         return -number
 
     with counted_passes() as passes:
-        monkeypatch.setattr("tunnel.turns.SLICE_S", 60)
+        monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 60)
         assert await in_slices(said, range(5)) == [0, -1, -2, -3, -4]
         assert passes.most == 5
         passes.noted.clear()
-        monkeypatch.setattr("tunnel.turns.SLICE_S", 0)
+        monkeypatch.setattr("tunnel.net.fairness.SLICE_S", 0)
         assert await in_slices(said, range(5)) == [0, -1, -2, -3, -4]
         assert passes.most == 1
 

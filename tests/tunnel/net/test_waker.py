@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tunnel.parking import NO_SPOT, ParkingSpot
+from tunnel.net.waker import NO_SPOT, ParkingSpot
 
 
 async def test_a_parked_task_waits_until_it_is_woken() -> None:

@@ -10,8 +10,8 @@ import trio
 import trio.testing
 
 from tests.tunnel.passes import counted_passes
-from tunnel import readiness
-from tunnel.readiness import CALLS_PER_LOOK, Readiness, Watch
+from tunnel.net import readiness
+from tunnel.net.readiness import CALLS_PER_LOOK, Readiness, Watch
 
 
 @asynccontextmanager

@@ -3,7 +3,8 @@
 Why not trio.SSLStream: it returns one record (16 KiB) a call and passes the scheduler for each, takes two
 locks a call, and keeps whatever size its buffers once grew to. This one decrypts all records that a wakeup
 brought, takes no lock, keeps its buffers small, and passes the scheduler only where its transport does (see
-tunnel.tcp) and when it returns what was there before. In exchange it is stricter: the handshake is explicit.
+tunnel.net.tcp) and when it returns what was there before. In exchange it is stricter: the handshake is
+explicit.
 
 Theory of operation. `SSLObject` never waits; it reads ciphertext from one MemoryBIO and writes ciphertext
 to another. Between two awaits a task may call it as it likes, and nobody else sees the intermediate state.
@@ -44,10 +45,10 @@ from typing import Final
 
 import trio
 
-from tunnel.issuer import shown_issuer
-from tunnel.resumption import Resumption
-from tunnel.tcp import TCPStream
-from tunnel.turns import turns
+from tunnel.net.fairness import turns
+from tunnel.net.issuer import shown_issuer
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls_sessions import Resumption
 
 __all__ = ["HandshakeFailed", "TLSStream"]
 
@@ -61,7 +62,7 @@ RECORD_BYTES_MAX: Final = 16 * 1024
 SEND_BYTES_MAX: Final = 6 * RECORD_BYTES_MAX
 
 # How much is asked of the socket at once: half of the largest message of a tunnel. Less costs a call more for
-# the same bytes. Our processes have malloc keep such buffers (tunnel.allocator).
+# the same bytes. Our processes have malloc keep such buffers (tunnel.net.malloc).
 RECEIVE_BYTES_MAX: Final = 128 * 1024
 
 # Each record costs some 2 µs, and 128 KiB can hold 5,700, which is as long as everybody else would wait.
@@ -91,7 +92,7 @@ class HandshakeFailed(trio.BrokenResourceError):
     """The TLS handshake failed; the text is one line that names the reason."""
 
     issuer: str = ""
-    """Who has signed the peer's certificate, where that was not accepted; see tunnel.issuer."""
+    """Who has signed the peer's certificate, where that was not accepted; see tunnel.net.issuer."""
 
 
 class _State(enum.Enum):

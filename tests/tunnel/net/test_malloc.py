@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from tunnel.allocator import give_back_holes, keep_large_buffers
+from tunnel.net.malloc import give_back_holes, keep_large_buffers
 
 # Page faults for 200 buffers of 256 KiB that are written to and dropped, with two at a time.
 COUNT_FAULTS = """
 import resource, sys
 if sys.argv[1] == "kept":
-    from tunnel.allocator import keep_large_buffers
+    from tunnel.net.malloc import keep_large_buffers
     assert keep_large_buffers()
 source = bytes(range(256)) * 1024
 def work():
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 # MiB of memory that large buffers, gone now, have left between small ones that stay: before and after.
 COUNT_HOLES = """
-from tunnel.allocator import give_back_holes, keep_large_buffers
+from tunnel.net.malloc import give_back_holes, keep_large_buffers
 assert keep_large_buffers()
 def resident():
     with open("/proc/self/statm") as file:

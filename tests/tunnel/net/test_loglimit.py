@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from tunnel.loglimit import LINES_PER_S, LogLimit
+from tunnel.net.loglimit import LINES_PER_S, LogLimit
 
 
 def test_a_flood_is_a_line_a_second_with_a_count(caplog: pytest.LogCaptureFixture) -> None:

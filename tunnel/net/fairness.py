@@ -25,7 +25,7 @@ from typing import NamedTuple, TypeVar
 
 import trio
 
-from tunnel.parking import ParkingSpot
+from tunnel.net.waker import ParkingSpot
 
 __all__ = [
     "SLICE_S",
@@ -203,7 +203,7 @@ async def in_slices(function: Callable[[T], U], things: Iterable[T]) -> list[U]:
     return said
 
 
-_turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("tunnel.turns")
+_turns: trio.lowlevel.RunVar[Turns] = trio.lowlevel.RunVar("tunnel.net.fairness")
 
 
 def turns() -> Turns:

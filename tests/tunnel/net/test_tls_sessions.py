@@ -10,10 +10,10 @@ import trio
 from trio.testing import memory_stream_pair
 
 from tests.tunnel.certificates import ca_pem, contexts
-from tunnel import resumption as module
-from tunnel.net import client_context, wrap_client, wrap_server
-from tunnel.resumption import FRESH_S, VERIFIED_S, ClientContext
-from tunnel.tls import HandshakeFailed, TLSStream
+from tunnel.net import tls_sessions as module
+from tunnel.net.connect import client_context, wrap_client, wrap_server
+from tunnel.net.tls import HandshakeFailed, TLSStream
+from tunnel.net.tls_sessions import FRESH_S, VERIFIED_S, ClientContext
 
 
 async def dial(

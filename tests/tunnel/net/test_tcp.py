@@ -10,8 +10,8 @@ from trio.testing import assert_checkpoints, assert_no_checkpoints, check_half_c
 
 from tests.fakes.blackhole import swallow
 from tests.fakes.clogged import clog
-from tunnel import tcp
-from tunnel.tcp import TCPListener, TCPStream, bind_socket_to_peer
+from tunnel.net import tcp
+from tunnel.net.tcp import TCPListener, TCPStream, bind_socket_to_peer
 
 LINUX = pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="an option of Linux")
 

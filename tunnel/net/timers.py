@@ -96,7 +96,7 @@ class Alarms:
             self._wakes_at = entries[0][0] if entries else math.inf
 
 
-_of_this_run: Final = trio.lowlevel.RunVar[Alarms]("tunnel.alarms")
+_of_this_run: Final = trio.lowlevel.RunVar[Alarms]("tunnel.net.timers")
 
 
 def alarms_of_this_run() -> Alarms:
