@@ -26,7 +26,7 @@ from urllib.parse import SplitResult, urlsplit
 import attrs
 import trio
 
-from tunnel.greeting import say_hello
+from tunnel.handshake import say_hello
 from tunnel.net.connect import HandshakeFailed, open_tcp, os_reason, wrap_client
 from tunnel.net.egress import Proxy, ProxyRefused, ProxySettings, connect_through, join_host_port
 from tunnel.protocol.connection import Role
@@ -36,8 +36,8 @@ from tunnel.protocol.memory import Memory
 from tunnel.refusals import Rejected, SessionClosed
 from tunnel.session import Session, open_session
 from tunnel.settings import Settings
-from tunnel.transport import Transport, TransportClosed
-from tunnel.websocket import (
+from tunnel.websocket.transport import Transport, TransportClosed
+from tunnel.websocket.upgrade import (
     HUB_TIME_HEADER,
     SESSION_HEADER,
     TUNNEL_PATH,

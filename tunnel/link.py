@@ -32,7 +32,7 @@ from tunnel.net.fairness import SPELL_S
 from tunnel.net.waker import ParkingSpot
 from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.refusals import farewell_of
-from tunnel.transport import Transport, TransportClosed
+from tunnel.websocket.transport import Transport, TransportClosed
 
 if TYPE_CHECKING:
     from tunnel.multiplexer import Multiplexer

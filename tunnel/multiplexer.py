@@ -33,7 +33,7 @@ from typing import assert_never
 import trio
 
 from tunnel.accept_queue import AcceptQueue
-from tunnel.greeting import read_hello, turn_away
+from tunnel.handshake import read_hello, turn_away
 from tunnel.keepalive import Keepalive
 from tunnel.link import Link
 from tunnel.net.fairness import turns
@@ -49,7 +49,7 @@ from tunnel.protocol.streams import Context, StreamState
 from tunnel.refusals import SessionClosed, farewell_of
 from tunnel.settings import Settings
 from tunnel.stream import QUEUE_HIGH_BYTES, Stream
-from tunnel.transport import Transport
+from tunnel.websocket.transport import Transport
 
 __all__ = ["Multiplexer"]
 

@@ -49,7 +49,7 @@ from proxy.tunnelled import HUB_GROUP
 from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net.connect import client_context, open_tls, server_context, wrap_server
 from tunnel.net.tcp import TCPListener, TCPStream
-from tunnel.websocket import accept_websocket, dial_websocket
+from tunnel.websocket.upgrade import accept_websocket, dial_websocket
 
 HUB = "https://hub.example"
 CLUSTER_ID = "0193-c1"

@@ -49,7 +49,7 @@ from tunnel.net.fairness import Unknown
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
-from tunnel.websocket import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
+from tunnel.websocket.upgrade import HUB_TIME_HEADER, SESSION_HEADER, TUNNEL_PATH
 
 HANDSHAKE_S = 10.0
 _TUNNEL_PATH = TUNNEL_PATH.encode("ascii")

@@ -59,7 +59,7 @@ from tunnel import (
 from tunnel.net.readiness import Readiness
 from tunnel.net.tls import TLSStream
 from tunnel.net.waker import ParkingSpot
-from tunnel.websocket import WebSocketRefused, accept_websocket
+from tunnel.websocket.upgrade import WebSocketRefused, accept_websocket
 
 # A hello lives 60 s; 5,000 relays that dial every 5 s stay below this.
 HELLOS_REMEMBERED_MAX = 100_000

@@ -26,7 +26,7 @@ from tunnel.protocol.connection import Role
 from tunnel.protocol.frames import Welcome
 from tunnel.session import Session, open_session
 from tunnel.stream import Stream
-from tunnel.transport import memory_transport_pair
+from tunnel.websocket.transport import memory_transport_pair
 
 HOST = (b"host", b"api")
 AnyLeg = TLSLeg | trio.StapledStream

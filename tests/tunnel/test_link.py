@@ -20,12 +20,12 @@ from tunnel.link import FAREWELL_S, FRAMES_AT_ONCE, FRAMES_PER_LOOK, FRAMES_PER_
 from tunnel.net.fairness import SPARE_FRAMES, SPELL_S, turns
 from tunnel.net.readiness import Readiness
 from tunnel.protocol import events, frames
+from tunnel.protocol.congestion import MESSAGE_FIRST_BYTES
 from tunnel.protocol.connection import Connection
-from tunnel.protocol.flight import MESSAGE_FIRST_BYTES
 from tunnel.protocol.frames import FrameType
 from tunnel.protocol.ledger import ACK_ALONG_S, LEDGER_RESERVE_BYTES
 from tunnel.stream import QUEUE_HIGH_BYTES
-from tunnel.transport import MemoryTransport, TransportClosed
+from tunnel.websocket.transport import MemoryTransport, TransportClosed
 
 # The most calls of one pass.
 CALLS_MAX = 3

@@ -40,7 +40,7 @@ from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client
-from tunnel.websocket import dial_websocket
+from tunnel.websocket.upgrade import dial_websocket
 
 NOW = 1_800_000_000.0
 HOST = "hub.example"

@@ -33,7 +33,7 @@ from tunnel.net.fairness import turns
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import TLSStream
 from tunnel.protocol.frames import FrameType
-from tunnel.transport import MemoryTransport
+from tunnel.websocket.transport import MemoryTransport
 
 TARGET = b"/api/v1/namespaces/a/pods"
 

@@ -51,7 +51,7 @@ from tests.proxy.relay.ways import (
 from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net.connect import server_context, wrap_server
 from tunnel.protocol.window import INITIAL_WINDOW_BYTES
-from tunnel.websocket import HUB_TIME_HEADER, accept_websocket
+from tunnel.websocket.upgrade import HUB_TIME_HEADER, accept_websocket
 
 RELAY_KEY = SigningKey.generate()
 PEPPER = b"p" * 32

@@ -23,7 +23,7 @@ from tunnel.protocol.errors import CloseCode, RemoteProtocolError
 from tunnel.protocol.frames import Hello, Welcome
 from tunnel.refusals import Rejected, SessionClosed, farewell_of
 from tunnel.settings import GREETING_S, Settings
-from tunnel.transport import Transport, TransportClosed
+from tunnel.websocket.transport import Transport, TransportClosed
 
 __all__ = ["greet", "hear_hello", "read_hello", "read_welcome", "say_hello", "turn_away"]
 

@@ -18,11 +18,11 @@ import websockets.sync.server
 import websockets.typing
 
 from tests.tunnel.certificates import contexts
-from tests.tunnel.test_websocket import Messages, expect_closed, read_head
+from tests.tunnel.websocket.test_upgrade import Messages, expect_closed, read_head
 from tunnel.net.connect import open_tls, wrap_server
 from tunnel.net.tcp import TCPListener, TCPStream
-from tunnel.transport import MESSAGE_BYTES_MAX, Transport
-from tunnel.websocket import SUBPROTOCOL, accept_websocket, dial_websocket
+from tunnel.websocket.transport import MESSAGE_BYTES_MAX, Transport
+from tunnel.websocket.upgrade import SUBPROTOCOL, accept_websocket, dial_websocket
 
 Peer = websockets.sync.connection.Connection
 Script = Callable[[Peer], None]

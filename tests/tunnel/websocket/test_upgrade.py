@@ -27,8 +27,9 @@ from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake, receive_exactly
 from tunnel.net.tcp import TCPStream
 from tunnel.net.tls import TLSStream
-from tunnel.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
-from tunnel.websocket import (
+from tunnel.websocket.frames import Control, FrameReader, encode_binary
+from tunnel.websocket.transport import MESSAGE_BYTES_MAX, Transport, TransportClosed
+from tunnel.websocket.upgrade import (
     CLOSE_S,
     EVENTS_PER_TURN,
     SUBPROTOCOL,
@@ -36,7 +37,6 @@ from tunnel.websocket import (
     accept_websocket,
     dial_websocket,
 )
-from tunnel.websocket_frames import Control, FrameReader, encode_binary
 
 Messages = [
     b"",

@@ -4,7 +4,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tunnel.transport import TransportClosed, memory_transport_pair
+from tunnel.websocket.transport import TransportClosed, memory_transport_pair
 
 
 async def test_messages_arrive_whole_and_in_order() -> None:

@@ -44,8 +44,8 @@ from wsproto.utilities import ProtocolError, RemoteProtocolError
 from tunnel.net.connect import peer_address, tune
 from tunnel.net.fairness import turns
 from tunnel.net.tls import TLSStream
-from tunnel.transport import Transport, TransportClosed
-from tunnel.websocket_frames import FrameReader, encode_binary
+from tunnel.websocket.frames import FrameReader, encode_binary
+from tunnel.websocket.transport import Transport, TransportClosed
 
 __all__ = [
     "HUB_TIME_HEADER",

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from tests.tunnel.protocol.slow_link import SlowLink
-from tunnel.protocol.flight import (
+from tunnel.protocol.congestion import (
     LEAST_BYTES,
     MESSAGE_LEAST_BYTES,
     MESSAGE_MOST_BYTES,

@@ -24,7 +24,7 @@ from tunnel import (
     memory_transport_pair,
     open_session,
 )
-from tunnel.greeting import read_hello, read_welcome, say_hello
+from tunnel.handshake import read_hello, read_welcome, say_hello
 from tunnel.link import FAREWELL_S
 from tunnel.protocol import frames
 from tunnel.protocol.frames import Resume

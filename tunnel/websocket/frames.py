@@ -21,7 +21,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.frame_protocol import CloseReason, XorMaskerSimple
 
 from tunnel.protocol.streams import SMALL_BYTES
-from tunnel.transport import MESSAGE_BYTES_MAX
+from tunnel.websocket.transport import MESSAGE_BYTES_MAX
 
 __all__ = ["FrameReader", "apply_mask", "apply_mask_slowly", "encode_binary"]
 

@@ -13,14 +13,14 @@ from wsproto.connection import Connection
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from tunnel.protocol.streams import SMALL_BYTES
-from tunnel.transport import MESSAGE_BYTES_MAX
-from tunnel.websocket_frames import (
+from tunnel.websocket.frames import (
     FrameReader,
     _fastest_mask,
     apply_mask,
     apply_mask_slowly,
     encode_binary,
 )
+from tunnel.websocket.transport import MESSAGE_BYTES_MAX
 
 
 def reference_mask(data: bytes, key: bytes) -> bytes:
