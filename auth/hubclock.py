@@ -25,9 +25,9 @@ from collections import OrderedDict
 import attrs
 
 from auth.jws import TokenError, UnknownKeyError, header_of
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.signed import check_parties, open_signed, sign, text_claim, time_claim
-from auth.succession import TrustedKeys
 from auth.tokens import cluster_audience
 
 TIME_TYPE = "hub-time+jwt"

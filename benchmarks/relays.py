@@ -25,8 +25,8 @@ import attrs
 import trio
 
 from auth.hubclock import HubClocks
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
-from auth.succession import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.filelimit import raise_file_limit
 from proxy.relay.config import CLOCK_BOUND_S

@@ -19,7 +19,7 @@ import attrs
 import yaml
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
-from auth.policy_rules import RESOURCE_VERBS
+from auth.policy.rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX, IdentityError, check_user, slug
 from proxy.foreign_json import read_json
 

@@ -34,7 +34,7 @@ from proxy.hops import HOP_BY_HOP, RESERVED_PREFIX, RESPONSE_NEVER
 
 # The relay's own word in direct mode, where a refusal of the relay must be told from one of the API server.
 FAILURE_HEADER = b"hawse-relay-failure"
-# The hub's word to the relay in direct mode: how its keys have changed (auth/succession.py).
+# The hub's word to the relay in direct mode: how its keys have changed (auth/key_rotation.py).
 SUCCESSION_HEADER = b"hawse-hub-keys"
 # The relay's own word in an answer that it made itself, in both modes: who decided, and by which rule.
 DECISION_HEADER = b"hawse-relay-decision"

@@ -19,14 +19,14 @@ import proxy.hub.calls as calls_module
 from audit.record import Event
 from audit.record import Relay as RecordedRelay
 from audit.recorder import Recorder
-from auth.bundled import first_sources
-from auth.conditions import CelConditions
 from auth.impersonation import impersonation_headers
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
-from auth.policy import compile_bundle
+from auth.policy.bundled import first_sources
+from auth.policy.conditions import CelConditions
+from auth.policy.match import compile_bundle
 from auth.principal import Principal
 from auth.requestinfo import parse
-from auth.succession import TrustedKeys
 from auth.tokens import issue_access, issue_relay
 from benchmarks.units.timing import RUNS, measure, report
 from proxy.forward import CloseReason, Outcome

@@ -31,9 +31,9 @@ import yaml
 
 from auth import tokens
 from auth.hubclock import HubClocks, issue_time
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from auth.succession import TrustedKeys
 from benchmarks.nginx import issue_certificate
 from benchmarks.processes import free_port
 from benchmarks.systems.hawse import kubeconfig

@@ -21,7 +21,7 @@ def check_names(
     reader: NameReader, store_file: Path, agent: str | None, cluster: str | None, teams: Iterable[str]
 ) -> list[str]:
     """The sentences on names that the hub knows and the trail does not; raises for one that neither knows."""
-    from audit.wanted import Wanted
+    from audit.query import Wanted
 
     quiet: list[str] = []
     asked = [

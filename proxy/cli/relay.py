@@ -87,7 +87,7 @@ def relay(
 
 def _check(path: Path) -> None:
     """Read guardrails as a relay would at its start."""
-    from auth.policy_text import PolicyError
+    from auth.policy.text import PolicyError
     from proxy.relay.guardrails import Guardrails
 
     try:

@@ -15,7 +15,7 @@ import attrs
 
 from audit.record import TARGET_CHARACTERS_MAX, Actor, Client, Decision, Kind, Request, text
 from audit.record import Cluster as RecordedCluster
-from auth.remembered import may_be_kept, remembered
+from auth.memo import may_be_kept, remembered
 from auth.requestinfo import BadTarget, RequestInfo, parse
 from auth.tokens import AccessClaims
 from proxy.head import RequestHead

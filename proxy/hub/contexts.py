@@ -4,7 +4,7 @@ A token names the session's nonce, so that it is good in this one alone. Signing
 130 µs, so both sides keep a token for its life. A token is renewed
 RENEW_AFTER_S after it was minted, so that an OPEN never names one that the relay must refuse.
 
-What led to the key that signs them (auth/succession.py) is said here as well, and the hub's time
+What led to the key that signs them (auth/key_rotation.py) is said here as well, and the hub's time
 (auth/hubclock.py), as contexts that no OPEN names: contexts arrive in order, so the relay knows a key before
 the first token that it signs, and the time before the first token that is of it.
 """

@@ -10,7 +10,7 @@ loses every agent and relay; `hawse admin backup` copies all of it.
     reserve             space for revocations while the disk is full (proxy/hub/reserve.py)
     seen.db             tokens that are good once, and were used (proxy/hub/seenstore.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
-    keys/succession     how each key named the next, oldest first (auth/succession.py)
+    keys/succession     how each key named the next, oldest first (auth/key_rotation.py)
     pepper              32 bytes that key the stored hashes
     admin-token         the token that `hawse admin` on this machine uses
     admin.json          where the admin API listens, and its certificate
@@ -44,7 +44,7 @@ FILE_BYTES_MAX = 1024 * 1024
 _MISSING = "missing"
 # How the folder begins in which a restore unpacks; one that is there afterwards is of one that was cut short.
 RESTORING = ".restore-"
-# A statement that was signed (auth/succession.py).
+# A statement that was signed (auth/key_rotation.py).
 _STATEMENT = re.compile(r"[\w-]+\.[\w-]+\.[\w-]+", re.ASCII)
 
 _NO_LOCKS = "choose a data_dir on a file system that has locks and sockets"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 
 from audit.record import Decision as RecordedDecision
-from auth.advice import advise
-from auth.policy import Bundle, Decision
+from auth.policy.advice import advise
+from auth.policy.match import Bundle, Decision
 from auth.requestinfo import RequestInfo
 from proxy.hub.entities import Agent, Cluster
 

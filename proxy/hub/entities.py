@@ -16,7 +16,7 @@ import attrs
 from audit.store import TrailMark
 from auth.federation import Rule
 from auth.keys import PublicKey
-from auth.policy import Bundle
+from auth.policy.match import Bundle
 from auth.principal import Principal
 from proxy.hub.roles import Role
 

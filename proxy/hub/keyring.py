@@ -1,7 +1,7 @@
 """The hub's signing keys while it runs: a rotation, and the end of the key before it.
 
 The new key signs at once. That interrupts nobody: relays hear of it, in the old key's own words, before the
-first token that it signs (auth/succession.py), and the hub verifies by both. The old key goes after
+first token that it signs (auth/key_rotation.py), and the hub verifies by both. The old key goes after
 OVERLAP_S, when every token that it signed has ended; its statement stays, so that a relay that was enrolled
 under it finds its way.
 """
@@ -15,9 +15,9 @@ from typing import NoReturn
 import trio
 
 from auth.jws import TokenError
+from auth.key_rotation import SUCCESSION_MAX, Succession, issue_succession, read_succession
 from auth.keys import KeySet, SigningKey
 from auth.signed import LIFETIME_S
-from auth.succession import SUCCESSION_MAX, Succession, issue_succession, read_succession
 from proxy.hub.datadir import DataDir, DataDirError, SigningKeys
 from proxy.hub.errors import StoreUnavailableError
 

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 import sqlalchemy as sa
 
-from auth.bundled import first_sources, switch
-from auth.conditions import CelConditions
-from auth.policy import Bundle, compile_bundle
-from auth.policy_document import name_of
-from auth.policy_text import PolicyError, Source
+from auth.policy.bundled import first_sources, switch
+from auth.policy.conditions import CelConditions
+from auth.policy.document import name_of
+from auth.policy.match import Bundle, compile_bundle
+from auth.policy.text import PolicyError, Source
 from proxy.hub import tables as t
 from proxy.hub.database import Database
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from audit.store import TrailMark
 from auth.keys import KeyFormatError, PublicKey
-from auth.policy import Bundle
+from auth.policy.match import Bundle
 from auth.principal import IdentityError, Principal, slug
 from proxy.foreign_json import read_json
 from proxy.hub import tables as t

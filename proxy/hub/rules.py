@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
-from auth.policy_document import LABEL_KEY, LABEL_VALUE
+from auth.policy.document import LABEL_KEY, LABEL_VALUE
 from auth.principal import IdentityError, slug
 from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.near import did_you_mean

@@ -22,7 +22,7 @@
     → {"agent", "org", "teams", "hub", "credential", "now",
        "clusters": [{"name", "labels", "mode", "url", "state", "may"}]}
       hub: its URL; credential: the id of what was shown; now: epoch seconds; state: proxy.hub.clusterstate;
-      may: how far the policies go (auth.extent)
+      may: how far the policies go (auth.policy.extent)
 
     GET /.well-known/jwks.json
 
@@ -44,10 +44,10 @@ from collections.abc import Callable
 from audit.record import Event, Kind
 from auth.apikey import PREFIX, ApiKeyError, parse
 from auth.apikey import hash as hash_key
-from auth.extent import extent
 from auth.hubtime import hub_time, is_hub_time
 from auth.jws import AudienceError, TokenError
-from auth.policy import Scope
+from auth.policy.extent import extent
+from auth.policy.match import Scope
 from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access

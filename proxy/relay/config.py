@@ -41,7 +41,7 @@ from typing import Literal, TypeVar
 import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
-from auth.policy_text import PolicyError
+from auth.policy.text import PolicyError
 from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.certificates import fault_of_ca
 from proxy.configuration import (

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from auth.succession import SUCCESSION_MAX
+from auth.key_rotation import SUCCESSION_MAX
 from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.deadlines import Deadlines
 from proxy.entrance import Entrance

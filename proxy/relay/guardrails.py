@@ -28,11 +28,11 @@ from pathlib import Path
 
 import attrs
 
-from auth.advice import Advice, advise
-from auth.conditions import CelConditions, without_strings
-from auth.policy import NO_RULE, Bundle, Condition, compile_bundle
-from auth.policy_rules import ClusterSelector
-from auth.policy_text import Fault, PolicyError, Source, split
+from auth.policy.advice import Advice, advise
+from auth.policy.conditions import CelConditions, without_strings
+from auth.policy.match import NO_RULE, Bundle, Condition, compile_bundle
+from auth.policy.rules import ClusterSelector
+from auth.policy.text import Fault, PolicyError, Source, split
 from auth.principal import USER_PREFIX
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims

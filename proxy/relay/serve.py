@@ -26,7 +26,7 @@ import trio
 
 from auth.hubclock import HubClocks
 from auth.hubtime import seconds_of
-from auth.succession import TrustedKeys
+from auth.key_rotation import TrustedKeys
 from auth.tokens import issue_hello
 from proxy.configuration import Address
 from proxy.counted import counted

@@ -42,7 +42,7 @@ class RecordedCalls:
         self, start: datetime, agent: str | None, cluster: str | None, tell: Progress
     ) -> Iterator[Recorded]:
         """Each call once, the oldest first."""
-        from audit.wanted import Wanted
+        from audit.query import Wanted
         from proxy.policytest import Recorded
 
         first, last = self.reader.span(Wanted(since=start))
@@ -63,8 +63,8 @@ class RecordedCalls:
     def _stored(
         self, first: int, last: int, start: datetime | None, agent: str | None, cluster: str | None
     ) -> Iterator[StoredEvent]:
+        from audit.query import Wanted
         from audit.record import Kind
-        from audit.wanted import Wanted
 
         kinds = (Kind.CALL, Kind.SESSION_KILLED)
         wanted = Wanted(agent=agent, cluster=cluster, kinds=kinds, since=start)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import attrs
 import msgspec
 
-from auth.policy import Bundle
-from auth.policy_document import name_of
-from auth.policy_rules import Policy, missing
-from auth.policy_text import Source, split
+from auth.policy.document import name_of
+from auth.policy.match import Bundle
+from auth.policy.rules import Policy, missing
+from auth.policy.text import Source, split
 from auth.requestinfo import BadTarget, parse
 from proxy.hub.answers import Done, Payload, known, time_text
 from proxy.hub.decisions import denial, judge

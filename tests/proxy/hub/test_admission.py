@@ -11,7 +11,7 @@ import pytest
 from audit.record import Kind
 from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
-from auth.policy import Bundle
+from auth.policy.match import Bundle
 from auth.tokens import issue_access
 from proxy.head import Fields, Headers, RequestHead
 from proxy.hub import admission

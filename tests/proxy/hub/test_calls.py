@@ -25,9 +25,9 @@ from audit.reader import AuditReader
 from audit.record import Event
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from auth.succession import TrustedKeys
 from auth.tokens import issue_access
 from proxy.exchange import InboundBroken
 from proxy.forward import CloseReason

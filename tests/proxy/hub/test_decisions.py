@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from auth.policy_text import Source
+from auth.policy.text import Source
 from auth.requestinfo import parse
 from proxy.hub.decisions import denial, judge
 from proxy.hub.live import TIMED_EVERY_S, LiveCall, LiveCalls

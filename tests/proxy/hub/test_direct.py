@@ -19,9 +19,9 @@ from audit.ids import new_eid
 from audit.reader import AuditReader
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
+from auth.key_rotation import issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
-from auth.succession import issue_succession
 from proxy.exchange import OutboundBroken, Processed, StreamCode
 from proxy.hub import direct, tables
 from proxy.hub.contexts import RENEW_AFTER_S

@@ -8,8 +8,8 @@ import attrs
 import pytest
 import trio
 
+from auth.key_rotation import SUCCESSION_MAX, TrustedKeys
 from auth.keys import KeySet
-from auth.succession import SUCCESSION_MAX, TrustedKeys
 from proxy.hub import datadir, keyring
 from proxy.hub.datadir import DataDir, DataDirError
 from proxy.hub.errors import StoreUnavailableError

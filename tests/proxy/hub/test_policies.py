@@ -13,9 +13,9 @@ import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
 
-from auth.bundled import first_sources
-from auth.policy import NO_RULE
-from auth.policy_text import Source, split
+from auth.policy.bundled import first_sources
+from auth.policy.match import NO_RULE
+from auth.policy.text import Source, split
 from proxy.hub import migrations
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.policies import BUNDLES_KEPT

@@ -16,8 +16,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from auth.bundled import first_sources
-from auth.policy import Agent, Bundle, Cluster, Decision
+from auth.policy.bundled import first_sources
+from auth.policy.match import Agent, Bundle, Cluster, Decision
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo
 from proxy.head import RequestHead

@@ -15,10 +15,10 @@ import trio
 import trio.testing
 
 from audit.flood import FIRST
+from audit.query import Wanted
 from audit.reader import AuditReader
 from audit.record import Kind
 from audit.store import AuditStore
-from audit.wanted import Wanted
 from proxy.configuration import Address
 from proxy.hub import serve
 from proxy.hub.boots import Boots

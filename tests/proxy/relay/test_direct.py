@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from auth.key_rotation import SUCCESSION_MAX, issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
-from auth.succession import SUCCESSION_MAX, issue_succession
 from auth.tokens import issue_inquiry
 from proxy import gate, heldup
 from proxy.exchange import ByteStream, Processed, StreamCode

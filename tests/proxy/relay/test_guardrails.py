@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from auth.policy_text import PolicyError
+from auth.policy.text import PolicyError
 from auth.principal import Principal
 from auth.requestinfo import parse
 from auth.tokens import RelayClaims

@@ -20,9 +20,9 @@ import trustme
 
 from auth import tokens
 from auth.hubclock import HubClocks, issue_time
+from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from auth.succession import TrustedKeys
 from proxy.exchange import ByteStream, Failure, OutboundBroken
 from proxy.head import RequestHead, ResponseHead
 from proxy.heldup import HeldUp

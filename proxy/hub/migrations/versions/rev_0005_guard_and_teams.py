@@ -8,11 +8,11 @@ import time
 import sqlalchemy as sa
 from alembic import op
 
-from auth.bundled import GUARD, with_rules
-from auth.conditions import CelConditions
-from auth.policy import compile_bundle
-from auth.policy_document import name_of
-from auth.policy_text import PolicyError, Source
+from auth.policy.bundled import GUARD, with_rules
+from auth.policy.conditions import CelConditions
+from auth.policy.document import name_of
+from auth.policy.match import compile_bundle
+from auth.policy.text import PolicyError, Source
 from proxy.hub.migrations import MigrationError
 
 revision = "0005"

@@ -13,9 +13,8 @@ from collections.abc import Iterable, Sequence
 
 import attrs
 
-from auth.asked import Asked, asked_of, opening_of
 from auth.kinds import NAMESPACED
-from auth.policy import (
+from auth.policy.match import (
     NO_RULE,
     Agent,
     Bundle,
@@ -28,7 +27,8 @@ from auth.policy import (
     names_match,
     verb_matches,
 )
-from auth.policy_rules import RESOURCE_VERBS, Rule
+from auth.policy.rules import RESOURCE_VERBS, Rule
+from auth.request_kind import Asked, asked_of, opening_of
 from auth.requestinfo import RequestInfo
 
 # Of each kind; an agent needs a next step and not the whole policy.

@@ -6,8 +6,8 @@ from collections.abc import Container, Iterable, Mapping
 
 import attrs
 
-from auth.patterns import Names, Resources, Urls
-from auth.policy_text import Data, Source
+from auth.policy.patterns import Names, Resources, Urls
+from auth.policy.text import Data, Source
 
 # Of Kubernetes' requests, those of other HTTP methods for paths about no resource, and three that stand for
 # many.

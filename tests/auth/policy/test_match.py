@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.asked import asked_of, is_discovery
-from auth.policy import (
+from auth.policy.match import (
     DISCOVERY,
     NO_RULE,
     POLICIES_MAX,
@@ -21,7 +20,8 @@ from auth.policy import (
     mismatch,
     names_match,
 )
-from auth.policy_text import PolicyError
+from auth.policy.text import PolicyError
+from auth.request_kind import asked_of, is_discovery
 from auth.requestinfo import RequestInfo, parse
 from tests.auth.policies import AGENT, CLUSTER, CONDITIONS, Agent, Cluster, ask, bundle, policy, sources
 
@@ -492,8 +492,8 @@ def test_what_is_remembered_decides_as_the_rules_do(one: str, two: str, requests
 
 
 def test_the_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auth.policy.REMEMBERED_KINDS_MAX", 10)
-    monkeypatch.setattr("auth.policy.REMEMBERED_PAIRS_MAX", 3)
+    monkeypatch.setattr("auth.policy.match.REMEMBERED_KINDS_MAX", 10)
+    monkeypatch.setattr("auth.policy.match.REMEMBERED_PAIRS_MAX", 3)
     made = bundle(policy(ALL))
     for number in range(40):
         agent = attrs.evolve(AGENT, name=f"a{number % 7}")

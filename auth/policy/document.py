@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
-from auth.patterns import Resources, Urls
-from auth.policy_checker import Checker
-from auth.policy_rules import METHOD_VERBS, VERBS, ClusterSelector, LabelTerm, Policy, Rule
-from auth.policy_text import Item, PolicyError, Source, read, shown
+from auth.policy.checker import Checker
+from auth.policy.patterns import Resources, Urls
+from auth.policy.rules import METHOD_VERBS, VERBS, ClusterSelector, LabelTerm, Policy, Rule
+from auth.policy.text import Item, PolicyError, Source, read, shown
 
 API_VERSION = "hawse.dev/v1"
 POLICY_KIND = "Policy"

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth import succession, tokens
+from auth import key_rotation, tokens
 from auth.jws import TokenError
+from auth.key_rotation import SUCCESSION_TYPE, TrustedKeys, issue_succession
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.signed import sign
-from auth.succession import SUCCESSION_TYPE, TrustedKeys, issue_succession
 
 HUB = "https://hub.example"
 NOW = 1_800_000_000.0
@@ -196,7 +196,7 @@ def test_one_kid_is_one_key_also_where_several_are_pinned() -> None:
 
 
 def test_a_hub_that_signs_without_end_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(succession, "LEARNED_MAX", 3)
+    monkeypatch.setattr(key_rotation, "LEARNED_MAX", 3)
     trusted = trusting(KEYS[0])
     said = chain(4)
     for text in said[:3]:
@@ -208,7 +208,7 @@ def test_a_hub_that_signs_without_end_fills_no_memory(monkeypatch: pytest.Monkey
 
 
 def test_more_unretired_keys_than_a_set_holds_leave_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(succession, "KEYS_MAX", 2)
+    monkeypatch.setattr(key_rotation, "KEYS_MAX", 2)
     trusted = trusting(KEYS[0])
     for old, new in pairwise(KEYS):
         trusted.learn(

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-import auth.policies
-from auth.policy import compile_bundle
-from auth.policy_document import DURATION_S_MAX, policy_of
-from auth.policy_rules import Policy
-from auth.policy_text import PolicyError, Source, read
+import auth.policy.policies
+from auth.policy.document import DURATION_S_MAX, policy_of
+from auth.policy.match import compile_bundle
+from auth.policy.rules import Policy
+from auth.policy.text import PolicyError, Source, read
 from tests.auth.policies import CONDITIONS, policy, sources
 
 RULE = "- {id: r, effect: allow, verbs: [read], resources: [pods]}"
@@ -142,7 +142,7 @@ def test_a_duration_may_last_a_day() -> None:
 
 
 def test_what_hawse_ships_is_right_and_says_which_rules_are_on() -> None:
-    folder = Path(auth.policies.__path__[0])
+    folder = Path(auth.policy.policies.__path__[0])
     granted, guard = (made((folder / name).read_text()) for name in ("granted.yaml", "guard.yaml"))
     assert [rule.id for rule in granted.rules] == ["granted"]
     assert {rule.id: rule.enabled for rule in guard.rules} == {

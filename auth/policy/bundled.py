@@ -10,9 +10,9 @@ from importlib.resources import files
 import attrs
 import yaml
 
-from auth.policy_document import policy_of
-from auth.policy_rules import Policy
-from auth.policy_text import Fault, Item, PolicyError, Source, read
+from auth.policy.document import policy_of
+from auth.policy.rules import Policy
+from auth.policy.text import Fault, Item, PolicyError, Source, read
 
 GRANTED = "granted"
 GUARD = "guard"
@@ -22,7 +22,7 @@ _WIDTH = 110
 
 def first_sources() -> tuple[Source, ...]:
     """The policies of a new hub: everything on granted clusters, and the guard pack."""
-    folder = files("auth.policies")
+    folder = files("auth.policy.policies")
     return tuple(
         Source((folder / f"{name}.yaml").read_text("utf-8"), f"{name}.yaml") for name in (GRANTED, GUARD)
     )

@@ -8,7 +8,7 @@ there is refused when the policy is read, as is an answer that is neither true n
 its own, only the macros over lists, and two of them in one another are the most there may be; still a long
 text can be searched by a slow expression, so the time is taken of each evaluation, in CPU seconds of the
 thread, and one that took longer than CONDITION_S_MAX, twice in a row, counts as failed: once it may have been
-the collector of garbage, which works on the same thread. Failed is denied (see `auth.policy`).
+the collector of garbage, which works on the same thread. Failed is denied (see `auth.policy.match`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Protocol
 
 import attrs
 
-from auth.asked import Asked
-from auth.policy import Condition, ConditionError, Facts
+from auth.policy.match import Condition, ConditionError, Facts
+from auth.request_kind import Asked
 from auth.requestinfo import parse
 
 # Longer than any rule that a person reads; it also bounds how deep an expression can be nested.

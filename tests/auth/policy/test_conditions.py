@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from auth.asked import asked_of
-from auth.conditions import (
+from auth.policy.conditions import (
     CONDITION_CHARACTERS_MAX,
     CONDITION_S_MAX,
     TEXT_CHARACTERS_MAX,
@@ -19,7 +18,8 @@ from auth.conditions import (
     _library,
     without_strings,
 )
-from auth.policy import ConditionError, Facts
+from auth.policy.match import ConditionError, Facts
+from auth.request_kind import asked_of
 from auth.requestinfo import parse
 from tests.auth.policies import CONDITIONS, Agent, Cluster
 
@@ -222,7 +222,7 @@ def test_what_is_only_text_is_taken_out(text: str, plain: str) -> None:
 # The pinned library as it is used, in a process that has loaded nothing else.
 LIBRARY = """
 import json, sys, threading, time
-from auth.conditions import _SAMPLE, CelConditions, _library
+from auth.policy.conditions import _SAMPLE, CelConditions, _library
 
 conditions = CelConditions(time.thread_time)
 answers = []
@@ -242,7 +242,7 @@ TOOLKIT = {"typer", "rich", "prompt_toolkit", "pygments", "pydantic", "shellingh
 
 def test_the_library_is_loaded_once_and_without_its_command_line() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LIBRARY], cwd=Path(__file__).parents[2], capture_output=True, text=True
+        [sys.executable, "-c", LIBRARY], cwd=Path(__file__).parents[3], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     answers, held, loaded, variables, functions, same = json.loads(done.stdout)
@@ -255,6 +255,6 @@ def test_the_library_is_loaded_once_and_without_its_command_line() -> None:
 
 
 def test_the_library_is_the_one_that_the_lock_pins() -> None:
-    lock = (Path(__file__).parents[2] / "requirements.lock").read_text()
+    lock = (Path(__file__).parents[3] / "requirements.lock").read_text()
     assert f"\ncommon-expression-language=={version('common-expression-language')} " in lock
     assert Path(str(_library().__file__)).name.startswith("cel.")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from auth.remembered import TARGET_LENGTH_MAX, TARGETS_MAX, remembered
+from auth.memo import TARGET_LENGTH_MAX, TARGETS_MAX, remembered
 
 
 class Making:

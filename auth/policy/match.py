@@ -23,10 +23,10 @@ from typing import Protocol
 
 import attrs
 
-from auth.asked import Asked, asked_of, is_discovery, opening_of
-from auth.policy_document import policy_of
-from auth.policy_rules import ANY, READ, WRITE, Policy, Rule
-from auth.policy_text import Fault, PolicyError, Source, read
+from auth.policy.document import policy_of
+from auth.policy.rules import ANY, READ, WRITE, Policy, Rule
+from auth.policy.text import Fault, PolicyError, Source, read
+from auth.request_kind import Asked, asked_of, is_discovery, opening_of
 from auth.requestinfo import RequestInfo
 
 POLICIES_MAX = 256
@@ -201,7 +201,8 @@ class Bundle:
         self._pairs: dict[tuple[str, str], tuple[Agent, Cluster, Scope]] = {}
         self._kinds: dict[tuple[Scope, tuple[str, ...]], _Kind] = {}
         self.explained: dict[tuple[Scope, Asked, str, str, str, bool], tuple[str, str, str]] = {}
-        """The denials that `auth.advice` remembers, and bounds; here, so that they go with the bundle."""
+        """The denials that `auth.policy.advice` remembers, and bounds; here, so that they go with the
+        bundle."""
 
     def decide(self, agent: Agent, cluster: Cluster, info: RequestInfo, now: float) -> Decision:
         """Decide; never raises."""

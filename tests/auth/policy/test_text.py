@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.policy_text import DEPTH_MAX, SOURCE_CHARACTERS_MAX, PolicyError, Source, read, split
+from auth.policy.text import DEPTH_MAX, SOURCE_CHARACTERS_MAX, PolicyError, Source, read, split
 
 
 def data(text: str) -> object:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from auth.advice import advise
-from auth.asked import asked_of, opening_of
-from auth.policy import NO_RULE
+from auth.policy.advice import advise
+from auth.policy.match import NO_RULE
+from auth.request_kind import asked_of, opening_of
 from tests.auth.policies import AGENT, CLUSTER, ask, bundle, info_of, policy
 
 POD = "/api/v1/namespaces/app-1/pods/web"

@@ -3,10 +3,10 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from auth.bundled import GRANTED, GUARD, _field, first_sources, switch
-from auth.policy import Bundle, compile_bundle
-from auth.policy_document import policy_of
-from auth.policy_text import PolicyError, Source, read, split
+from auth.policy.bundled import GRANTED, GUARD, _field, first_sources, switch
+from auth.policy.document import policy_of
+from auth.policy.match import Bundle, compile_bundle
+from auth.policy.text import PolicyError, Source, read, split
 from tests.auth.policies import CONDITIONS, ask, policy
 
 
@@ -241,7 +241,7 @@ def test_a_switch_that_would_change_anything_else_is_refused(monkeypatch: pytest
     assert found is not None
     for at in (found.at - 1, found.at + 1, found.at - 12, 0, -1):
         misplaced = attrs.evolve(found, at=at)
-        monkeypatch.setattr("auth.bundled._field", lambda document, rule, item=misplaced: item)
+        monkeypatch.setattr("auth.policy.bundled._field", lambda document, rule, item=misplaced: item)
         with pytest.raises(PolicyError, match='rule "a" of policy "p" cannot be switched in this text'):
             switch(source, "a", enabled=False)
 

@@ -6,13 +6,13 @@ import re
 import textwrap
 from pathlib import Path
 
-from auth.bundled import first_sources
-from auth.policy import compile_bundle
-from auth.policy_rules import VERBS
+from auth.policy.bundled import first_sources
+from auth.policy.match import compile_bundle
+from auth.policy.rules import VERBS
 from proxy.policytest import read_cases, run_cases
 from tests.auth.policies import CONDITIONS, sources
 
-PAGE = (Path(__file__).parents[2] / "docs" / "policy.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "policy.md").read_text()
 
 
 def block(start: str) -> str:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auth.patterns import Names, Resources, Urls
+from auth.policy.patterns import Names, Resources, Urls
 
 
 @given(st.text("ab*", max_size=8), st.text("ab", max_size=12))

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from auth.bundled import first_sources
-from auth.extent import extent
-from auth.policy import Bundle, compile_bundle
+from auth.policy.bundled import first_sources
+from auth.policy.extent import extent
+from auth.policy.match import Bundle, compile_bundle
 from tests.auth.policies import AGENT, CLUSTER, CONDITIONS, bundle, policy
 
 EVERY = "- {id: every, effect: allow, verbs: ['*'], resources: ['*']}\n"

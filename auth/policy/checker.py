@@ -10,8 +10,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from auth.patterns import Names
-from auth.policy_text import Fault, Item, shown
+from auth.policy.patterns import Names
+from auth.policy.text import Fault, Item, shown
 from auth.principal import IdentityError, slug
 
 # Of one list in a rule; every one of them may be tried for a request that was not seen before.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from auth.policy_rules import ANY, READ, RESOURCE_VERBS, WRITE, Rule
+from auth.policy.rules import ANY, READ, RESOURCE_VERBS, WRITE, Rule
 
 READS = frozenset({"get", "list", "watch"})
 WRITES = frozenset(RESOURCE_VERBS) - READS

@@ -6,9 +6,9 @@ import weakref
 import attrs
 import pytest
 
-from auth.advice import ASKED_CHARACTERS_MAX, RULES_SEARCHED_MAX, Advice, advise
-from auth.bundled import first_sources
-from auth.policy import Bundle, compile_bundle
+from auth.policy.advice import ASKED_CHARACTERS_MAX, RULES_SEARCHED_MAX, Advice, advise
+from auth.policy.bundled import first_sources
+from auth.policy.match import Bundle, compile_bundle
 from auth.requestinfo import parse
 from tests.auth.policies import AGENT, CLUSTER, CONDITIONS, ask, bundle, policy
 
@@ -195,7 +195,7 @@ def test_what_was_said_of_a_denial_does_not_outlive_the_bundle() -> None:
 
 
 def test_the_denials_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("auth.advice.DENIALS_REMEMBERED_MAX", 3)
+    monkeypatch.setattr("auth.policy.advice.DENIALS_REMEMBERED_MAX", 3)
     made = bundle(policy(LOOK))
     denied = [f"DELETE /api/v1/namespaces/{namespace}/pods/x" for namespace in "abcd"]
     for request in (*denied[:3], denied[0], denied[3]):
