@@ -17,9 +17,9 @@ from urllib.parse import unquote_to_bytes
 import trio
 
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
-from proxy.head import HeadError, RequestHead, ResponseHead, check_framing
+from proxy.message.head import HeadError, RequestHead, ResponseHead, check_framing
+from proxy.message.strict import BadRequest
 from proxy.server import ServerConnection
-from proxy.strict import BadRequest
 
 # The types of the ASGI specification itself.
 Scope = MutableMapping[str, Any]

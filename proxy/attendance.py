@@ -21,7 +21,7 @@ import trio
 
 from proxy.deadlines import Deadlines
 from proxy.exchange import GONE, OnGone
-from proxy.head import Fields
+from proxy.message.head import Fields
 from proxy.received import Received
 from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tunnel.net.connect import TLSStream, tls_socket

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import trio
 
-from proxy.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.head import (
+from proxy.message.body import BODY_BYTES_MAX, BodyError, ChunkedBody
+from proxy.message.head import (
     ANSWER_HEAD_BYTES_MAX,
     HeadError,
     HeadTooLarge,
@@ -21,7 +21,14 @@ from proxy.head import (
     check_switch,
     connection_tokens,
 )
-from proxy.strict import MAY_CLOSE, AnswerLines, BadRequest, BadResponse, HeadScanner, read_response_head
+from proxy.message.strict import (
+    MAY_CLOSE,
+    AnswerLines,
+    BadRequest,
+    BadResponse,
+    HeadScanner,
+    read_response_head,
+)
 from proxy.wire import FramingFault, RawStream, held_bytes
 from tunnel.net.connect import TLSStream
 from tunnel.net.fairness import SMALL_PIECE_BYTES, turns

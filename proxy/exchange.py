@@ -15,7 +15,7 @@ from typing import Protocol
 
 import attrs
 
-from proxy.head import RequestHead, ResponseHead
+from proxy.message.head import RequestHead, ResponseHead
 from tunnel.protocol.errors import Processed, StreamCode
 
 __all__ = [

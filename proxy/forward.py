@@ -40,7 +40,7 @@ from proxy.exchange import (
     Processed,
     StreamCode,
 )
-from proxy.head import RequestHead, ResponseHead
+from proxy.message.head import RequestHead, ResponseHead
 from tunnel.stream import StreamReset
 
 # After one direction of an upgraded stream ended where a transport has no half-close (TLS), the other one may

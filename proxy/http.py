@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.client import ClientConnection
+from proxy.message.strict import BadRequest
 from proxy.server import ServerConnection
-from proxy.strict import BadRequest
 from proxy.wire import RawStream
 
 __all__ = ["BadRequest", "ClientConnection", "RawStream", "ServerConnection"]

@@ -8,8 +8,8 @@ import trio
 
 from proxy.connections import Connections
 from proxy.exchange import ByteStream, Failure, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.head import SAFE_METHODS, RequestHead, ResponseHead
 from proxy.http import ClientConnection
+from proxy.message.head import SAFE_METHODS, RequestHead, ResponseHead
 
 _log = logging.getLogger("hawse")
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import trio
 
-from proxy.body import BODY_BYTES_MAX
-from proxy.strict import HeadScanner
+from proxy.message.body import BODY_BYTES_MAX
+from proxy.message.strict import HeadScanner
 
 # What a client sends while its answer is still to come. Beyond this nothing is read, so that a client that
 # leaves then is noticed when the answer is sent.

@@ -1,7 +1,7 @@
 """The server's side of one HTTP/1.1 connection, over any trio stream.
 
-`proxy.strict` reads heads and `proxy.body` bodies; this file adds what a front needs beside that: deadlines
-for the head and nothing else, the framing of answers, and an end that fits what was said.
+`proxy.message.strict` reads heads and `proxy.message.body` bodies; this file adds what a front needs beside
+that: deadlines for the head and nothing else, the framing of answers, and an end that fits what was said.
 
 Theory of operation. Received bytes first stand in one place (`proxy.received`). A head is cut off and read.
 Body bytes go through a reader of their own, made for each request, as they are asked for; what lies behind
@@ -31,10 +31,10 @@ from typing import Self
 import trio
 
 from proxy.attendance import Attendance
-from proxy.body import BODY_BYTES_MAX, CHUNKS_AT_ONCE_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import GONE, Failure, InboundBroken, OnGone, Processed, StreamCode
-from proxy.head import (
+from proxy.message.body import BODY_BYTES_MAX, CHUNKS_AT_ONCE_MAX, BodyError, ChunkedBody, CountedBody
+from proxy.message.head import (
     BODILESS_STATUSES,
     LONG_HEAD_BYTES,
     Fields,
@@ -42,9 +42,9 @@ from proxy.head import (
     ResponseHead,
     connection_tokens,
 )
+from proxy.message.strict import BadRequest, read_request_head
 from proxy.received import Received
 from proxy.stand_by import Begun, StandBy
-from proxy.strict import BadRequest, read_request_head
 from proxy.wire import FramingFault, RawStream, held_bytes
 from tunnel.net.connect import TLSStream, tls_socket
 from tunnel.net.fairness import SMALL_PIECE_BYTES, turns

@@ -19,7 +19,7 @@ from typing import Generic, Protocol, TypeVar
 import trio
 
 from proxy.deadlines import IDLE_S, Deadlines, Idle
-from proxy.head import LONG_HEAD_BYTES, RequestHead
+from proxy.message.head import LONG_HEAD_BYTES, RequestHead
 from proxy.received import Received
 from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tunnel.net.connect import TLSStream

@@ -17,7 +17,7 @@ from zlib import crc32
 import trio
 
 from proxy.exchange import GONE, Failure, InboundBroken, OnGone, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.head import HeadError, RequestHead, ResponseHead, check_switch
+from proxy.message.head import HeadError, RequestHead, ResponseHead, check_switch
 from proxy.wire import RawStream
 from tunnel.stream import Stream, StreamReset
 

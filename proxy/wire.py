@@ -6,7 +6,7 @@ from collections.abc import Sized
 
 import trio
 
-from proxy.body import BODY_BYTES_MAX
+from proxy.message.body import BODY_BYTES_MAX
 from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
 from tunnel.net.tls import TLSStream
 from tunnel.stream import Stream

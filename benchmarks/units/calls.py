@@ -30,7 +30,6 @@ from auth.requestinfo import parse
 from auth.tokens import issue_access, issue_relay
 from benchmarks.units.timing import RUNS, measure, report
 from proxy.forward import CloseReason, Outcome
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, bearer, decide
 from proxy.hub.admission import Call, Caller, understand
@@ -46,6 +45,7 @@ from proxy.hub.live import LiveCall
 from proxy.hub.quick import QuickCall, begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import Trail, impersonated
+from proxy.message.head import RequestHead, ResponseHead
 from proxy.relay.verify import Verifier
 from tunnel import Context, Session
 from tunnel.protocol.schedule import Group

@@ -38,7 +38,7 @@ from benchmarks.nginx import issue_certificate
 from benchmarks.processes import free_port
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
-from proxy.head import RequestHead, ResponseHead
+from proxy.message.head import RequestHead, ResponseHead
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool

@@ -24,12 +24,12 @@ from proxy.connections import Connections
 from proxy.deadlines import Deadlines
 from proxy.exchange import Failure, InboundBroken, OutboundBroken
 from proxy.forward import forward
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import loopback_request_head, loopback_response_head
+from proxy.message.status import failure_response, status_response
 from proxy.pooled import PooledOutbound
-from proxy.rewrite import loopback_request_head, loopback_response_head
 from proxy.room import NoRoomError, Room
-from proxy.status import failure_response, status_response
 from tunnel.net.connect import client_context, open_tcp, wrap_client, wrap_server
 from tunnel.net.egress import ProxyRefused, ProxySettings, connect_through
 from tunnel.net.loglimit import LogLimit

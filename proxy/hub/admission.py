@@ -18,12 +18,12 @@ from audit.record import Cluster as RecordedCluster
 from auth.memo import may_be_kept, remembered
 from auth.requestinfo import BadTarget, RequestInfo, parse
 from auth.tokens import AccessClaims
-from proxy.head import RequestHead
 from proxy.hub.access import AccessTokens, Denied, bearer, decide
 from proxy.hub.decisions import Verdict, denial, judge
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster, Mode, Snapshot
-from proxy.rewrite import has_access_token, identity_headers, is_tail
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import has_access_token, identity_headers, is_tail
 
 PREFIX = b"/clusters/"
 # What one client asks for again and again, on one connection; beyond that it is judged anew.

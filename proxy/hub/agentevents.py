@@ -10,10 +10,10 @@ import attrs
 from audit.ids import uuid7
 from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, Request, Response, text, utc
 from audit.record import Cluster as AuditCluster
-from proxy.head import Headers
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Cluster
 from proxy.hub.oauth import Refusal, values_of
+from proxy.message.head import Headers
 
 
 @attrs.frozen

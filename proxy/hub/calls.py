@@ -27,14 +27,6 @@ from proxy.configuration import MIB
 from proxy.exchange import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.gate import STRANGER_S
-from proxy.head import (
-    LONG_HEAD_BYTES,
-    HeadError,
-    HeadTooLarge,
-    RequestHead,
-    ResponseHead,
-    request_line,
-)
 from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
@@ -50,8 +42,22 @@ from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GUARDRAILS, Trail, impersonated
-from proxy.rewrite import guardrail_of, hub_request_bytes, hub_request_head, hub_response_head, sandboxed
-from proxy.status import (
+from proxy.message.head import (
+    LONG_HEAD_BYTES,
+    HeadError,
+    HeadTooLarge,
+    RequestHead,
+    ResponseHead,
+    request_line,
+)
+from proxy.message.rewrite import (
+    guardrail_of,
+    hub_request_bytes,
+    hub_request_head,
+    hub_response_head,
+    sandboxed,
+)
+from proxy.message.status import (
     DENIAL_BYTES_MAX,
     STATUS_BYTES_MAX,
     failure_response,

@@ -20,7 +20,6 @@ from auth.principal import Principal
 from auth.tokens import issue_inquiry, issue_relay
 from proxy.connections import Connections
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
@@ -29,8 +28,9 @@ from proxy.hub.entities import Cluster
 from proxy.hub.operations import RelayInfo
 from proxy.hub.pins import Pins, read_statement
 from proxy.hub.places import RelayRefusedError
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import direct_request_head, failure_of
 from proxy.pooled import PooledOutbound
-from proxy.rewrite import direct_request_head, failure_of
 from proxy.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from tunnel.net.connect import bind_to_peer, client_context
 from tunnel.net.tcp import Bonds

@@ -27,7 +27,6 @@ from proxy.deadlines import Deadlines
 from proxy.entrance import Entrance, address_of
 from proxy.exchange import InboundBroken, StreamCode
 from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
 from proxy.hub import quick
 from proxy.hub.acceptlimit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
@@ -43,7 +42,8 @@ from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
-from proxy.status import status_response
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.status import status_response
 from tunnel.net.connect import wrap_server
 from tunnel.net.fairness import Unknown
 from tunnel.net.loglimit import LogLimit

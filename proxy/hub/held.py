@@ -8,7 +8,7 @@ are small and come with their head.
 from __future__ import annotations
 
 from proxy.exchange import ByteStream, Failure, Inbound, OnGone
-from proxy.head import ResponseHead
+from proxy.message.head import ResponseHead
 from tunnel.protocol.streams import SMALL_BYTES
 
 # What is kept of one request. A larger body crosses once.

@@ -10,8 +10,8 @@ answer to tell: so the command is the one that looks.
 from __future__ import annotations
 
 from proxy.exchange import ByteStream, Failure, Outbound, PassOn
-from proxy.head import ResponseHead
-from proxy.status import warning
+from proxy.message.head import ResponseHead
+from proxy.message.status import warning
 
 # The API server's own words, in every version (staging/src/k8s.io/apiserver, impersonation filter).
 _CANNOT_IMPERSONATE = b"cannot impersonate"

@@ -19,7 +19,7 @@ DOMAIN_CHARACTERS_MAX = 189
 _PATTERN = re.compile(
     r"\*\.((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)"
 )
-# Of a Host header, which `proxy.strict` has looked at.
+# Of a Host header, which `proxy.message.strict` has looked at.
 _PORT = re.compile(rb":[0-9]+\Z")
 
 

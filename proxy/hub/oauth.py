@@ -16,9 +16,9 @@ from urllib.parse import parse_qsl, unquote_plus
 import attrs
 
 from audit.record import Kind
-from proxy.head import Headers
 from proxy.hub.access import why_inactive
 from proxy.hub.entities import Agent, Code, Credential
+from proxy.message.head import Headers
 
 # A request for a token has some 300 bytes, one with a foreign token in it a few thousand.
 FORM_BYTES_MAX = 16 * 1024

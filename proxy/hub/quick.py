@@ -16,7 +16,6 @@ from audit.ids import new_eid
 from auth.jws import TokenError
 from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Outcome
-from proxy.head import HeadError, RequestHead, ResponseHead
 from proxy.hub.admission import Call, Refusal, understand
 from proxy.hub.calls import (
     Calls,
@@ -27,7 +26,8 @@ from proxy.hub.calls import (
     refusal_response,
 )
 from proxy.hub.live import Ending, LiveCall
-from proxy.rewrite import sandboxed
+from proxy.message.head import HeadError, RequestHead, ResponseHead
+from proxy.message.rewrite import sandboxed
 from proxy.server import ServerConnection
 from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 

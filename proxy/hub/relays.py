@@ -17,7 +17,6 @@ from auth.hubclock import issue_time
 from auth.jws import TokenError
 from auth.principal import Principal
 from auth.tokens import HelloClaims, issue_relay
-from proxy.head import RequestHead
 from proxy.http import ServerConnection
 from proxy.hub.acceptlimit import AcceptLimit
 from proxy.hub.config import HubConfig
@@ -35,6 +34,7 @@ from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import RelayContact, Store
 from proxy.hub.tokenclock import TokenClock
 from proxy.hub.trail import Trail
+from proxy.message.head import RequestHead
 from proxy.tunnelled import RELAY_GROUP
 from tunnel import (
     RESUME,

@@ -44,12 +44,12 @@ from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo, first_values, raw_values, said
 from auth.tokens import AccessClaims
-from proxy.head import RequestHead
 from proxy.hub.access import TOKENS_REMEMBERED_MAX
 from proxy.hub.admission import Asked, Call, Told
 from proxy.hub.entities import Agent
 from proxy.hub.entities import Cluster as EnrolledCluster
-from proxy.rewrite import ACCESS_TOKEN_NAME
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import ACCESS_TOKEN_NAME
 
 # What the cluster's owner denies at the relay, whatever is granted here.
 GUARDRAILS = "relay-guardrails"

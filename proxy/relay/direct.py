@@ -24,14 +24,14 @@ from proxy.deadlines import Deadlines
 from proxy.entrance import Entrance
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
 from proxy.gate import Gate, MeteredStream, Stranger
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
+from proxy.message.status import failure_response, status_response
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
-from proxy.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.statement import STATEMENT_TARGET, Statement
-from proxy.status import failure_response, status_response
 from proxy.watched import WatchedFile
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.net.connect import bind_to_peer, peer_address, wrap_server

@@ -23,18 +23,18 @@ from auth.tokens import RelayClaims
 from proxy.drain import Drained
 from proxy.exchange import Failure, Inbound, OutboundBroken, Processed, StreamCode
 from proxy.forward import CloseReason, Tally, forward
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
-from proxy.relay.guardrails import Guardrails
-from proxy.relay.pool import Exchange, Pool
-from proxy.relay.verify import Refused, refusal
-from proxy.rewrite import (
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import (
     IdentityLines,
     RewriteError,
     identity_lines,
     is_tail,
     relay_response_head,
 )
+from proxy.relay.guardrails import Guardrails
+from proxy.relay.pool import Exchange, Pool
+from proxy.relay.verify import Refused, refusal
 from proxy.tunnelled import TunnelInbound, group_of
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness

@@ -38,9 +38,9 @@ from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
 from proxy.counted import counted
 from proxy.exchange import Failure, Processed, StreamCode
+from proxy.message.rewrite import DECISION_HEADER
+from proxy.message.status import status_response
 from proxy.relay.verify import Refused
-from proxy.rewrite import DECISION_HEADER
-from proxy.status import status_response
 from proxy.watched import FILE_BYTES_MAX
 
 log = logging.getLogger("hawse.relay")

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import trio
 
 from proxy.exchange import InboundBroken
-from proxy.head import ResponseHead
 from proxy.http import BadRequest, ServerConnection
+from proxy.message.head import ResponseHead
 from proxy.relay.metrics import CONTENT_TYPE as METRICS_TYPE
 
 # A probe takes milliseconds, and the kubelet asks with one connection each time.

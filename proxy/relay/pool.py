@@ -23,10 +23,10 @@ import trio
 
 from proxy.connections import Connections
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import SAFE_METHODS, RequestHead, ResponseHead
+from proxy.message.head import SAFE_METHODS, RequestHead, ResponseHead
+from proxy.message.rewrite import IdentityLines, relay_request_head
 from proxy.pooled import PooledOutbound
 from proxy.relay.serviceaccount import ClusterAccess
-from proxy.rewrite import IdentityLines, relay_request_head
 from tunnel.net.connect import open_tls
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness

@@ -17,7 +17,7 @@ import trio
 from auth.hubclock import HubClocks, SessionClock, is_time
 from auth.jws import TokenError
 from proxy.exchange import StreamCode
-from proxy.head import LONG_HEAD_BYTES, HeadError, RequestHead
+from proxy.message.head import LONG_HEAD_BYTES, HeadError, RequestHead
 from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
 from proxy.relay.exchange import Call, Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied

@@ -16,10 +16,10 @@ from trio.testing import memory_stream_pair
 from proxy.deadlines import Deadlines
 from proxy.exchange import Outbound
 from proxy.forward import Outcome, forward
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import BadRequest, ClientConnection, ServerConnection
-from proxy.rewrite import hub_response_head, relay_response_head
-from proxy.status import failure_response, status_response
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import hub_response_head, relay_response_head
+from proxy.message.status import failure_response, status_response
 from proxy.tunnelled import TunnelInbound, TunnelOutbound
 from tests.proxy.legs import TLSLeg, read_until, tls_pair
 from tunnel.protocol.connection import Role

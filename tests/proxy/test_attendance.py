@@ -14,8 +14,8 @@ import trio.testing
 from proxy.deadlines import QUIET_S, Deadlines
 from proxy.exchange import Failure, StreamCode
 from proxy.forward import forward
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
+from proxy.message.head import RequestHead, ResponseHead
 from proxy.received import EARLY_BYTES_MAX
 from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tests.tunnel.net.test_tcp import tcp_pair

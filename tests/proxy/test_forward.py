@@ -9,8 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from proxy.exchange import ExchangeBroken, Failure, OutboundBroken, Processed, StreamCode
 from proxy.forward import CLIENT_LEAVES_S, SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
+from proxy.message.head import RequestHead, ResponseHead
 from proxy.tunnelled import TunnelOutbound
 from tests.proxy.chains import open_chain, open_sessions, plain_pair
 from tests.proxy.legs import read_all, read_until, tls_pair

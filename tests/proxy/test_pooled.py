@@ -12,12 +12,12 @@ from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair, wai
 from proxy.agent.connect import HubExchange, RenewingOutbound
 from proxy.connections import IDLE_S, Connections
 from proxy.exchange import OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead
 from proxy.hub.direct import DirectOutbound
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import identity_lines, relay_request_head
 from proxy.pooled import PooledOutbound
 from proxy.relay.pool import Exchange, Pool
 from proxy.relay.serviceaccount import ClusterAccess
-from proxy.rewrite import identity_lines, relay_request_head
 
 WATCH = RequestHead.of(b"GET", b"/api/v1/pods?watch=1", ((b"host", b"x"),))
 IDENTITY = identity_lines(((b"impersonate-user", b"agent:a"), (b"impersonate-group", b"agents")))

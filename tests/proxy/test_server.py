@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from proxy import server as server_module
-from proxy.body import CHUNKS_AT_ONCE_MAX, ChunkedBody
 from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
-from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
+from proxy.message.body import CHUNKS_AT_ONCE_MAX, ChunkedBody
+from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
+from proxy.message.status import status_response
 from proxy.server import HEAD_S, LINGER_S
-from proxy.status import status_response
 from proxy.wire import FramingFault
 from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
-from tests.proxy.test_strict import ATTACKS
+from tests.proxy.message.test_strict import ATTACKS
 from tests.tunnel.certificates import contexts
 from tests.tunnel.passes import counted_passes
 from tunnel.net.connect import wrap_client, wrap_server

@@ -12,11 +12,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.body import ChunkedBody
 from proxy.deadlines import IDLE_S, Deadlines
 from proxy.exchange import InboundBroken
-from proxy.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.http import BadRequest, ServerConnection
+from proxy.message.body import ChunkedBody
+from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.received import EARLY_BYTES_MAX
 from proxy.server import HEAD_S
 from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun

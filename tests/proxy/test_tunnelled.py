@@ -8,7 +8,7 @@ import trio
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
 from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
+from proxy.message.head import RequestHead, ResponseHead
 from proxy.tunnelled import TunnelInbound, TunnelOutbound
 from tests.proxy.chains import open_sessions
 from tunnel.session import Session

@@ -10,8 +10,8 @@ from trio.testing import memory_stream_pair
 
 from proxy.client import ClientConnection
 from proxy.deadlines import ATTENDED_PER_PASS, QUIET_S, Deadlines
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
+from proxy.message.head import RequestHead, ResponseHead
 from proxy.wire import RawStream
 from tests.tunnel.passes import counted_passes
 from tunnel.net.fairness import TASKS_PER_PASS, turns

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from trio.testing import memory_stream_pair
 
-from proxy.body import BODY_BYTES_MAX
 from proxy.http import ClientConnection, ServerConnection
+from proxy.message.body import BODY_BYTES_MAX
 from proxy.wire import CONNECTION_BYTES, RawStream, held_bytes
 from tests.proxy.legs import tls_pair
 from tests.tunnel.net.test_tcp import tcp_pair

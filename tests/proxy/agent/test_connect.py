@@ -26,8 +26,8 @@ from proxy.agent.errors import AgentError
 from proxy.agent.loopback import loopback_context
 from proxy.agent.rotation import REPLACED_AFTER_S, Tokens
 from proxy.connections import Connections
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import ServerConnection
+from proxy.message.head import RequestHead, ResponseHead
 from tunnel.net.connect import HandshakeFailed, client_context, wrap_client, wrap_server
 from tunnel.net.egress import ProxySettings
 from tunnel.net.tcp import TCPStream

@@ -26,7 +26,7 @@ from proxy.hub.directory import open_directory
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
-from proxy.status import status_response
+from proxy.message.status import status_response
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub
 from tests.faults.egress import Egress, open_egress
 from tests.proxy.agent.conftest import API_KEY

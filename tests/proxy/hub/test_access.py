@@ -6,9 +6,9 @@ from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
-from proxy.head import RequestHead
 from proxy.hub import access
 from proxy.hub.access import AccessTokens, bearer
+from proxy.message.head import RequestHead
 
 ISSUER = "https://hub.example"
 ANN = Principal("agent-1", "ann", "acme", ("sre",))

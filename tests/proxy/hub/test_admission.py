@@ -13,7 +13,6 @@ from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.policy.match import Bundle
 from auth.tokens import issue_access
-from proxy.head import Fields, Headers, RequestHead
 from proxy.hub import admission
 from proxy.hub.access import AccessTokens
 from proxy.hub.admission import Admission, Call, Caller, Refusal, understand
@@ -21,6 +20,7 @@ from proxy.hub.decisions import Verdict, judge
 from proxy.hub.directory import Directory, open_directory
 from proxy.hub.entities import Mode
 from proxy.hub.store import Store
+from proxy.message.head import Fields, Headers, RequestHead
 from tests.auth.policies import AGENT, bundle, policy
 
 ALL = policy("- {id: all, effect: allow, verbs: ['*'], resources: ['*', '*/*']}")

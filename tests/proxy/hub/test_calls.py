@@ -31,7 +31,6 @@ from auth.principal import Principal
 from auth.tokens import issue_access
 from proxy.exchange import InboundBroken
 from proxy.forward import CloseReason
-from proxy.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub import calls as calls_module
 from proxy.hub.access import AccessTokens
@@ -51,6 +50,7 @@ from proxy.hub.quick import begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
+from proxy.message.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from tests.proxy.hub.sessions import session_pair
 from tests.proxy.hub.test_direct import close_kept
 from tests.proxy.relay.apiserver import OK as API_OK

@@ -4,9 +4,9 @@ import os
 
 import trio
 
-from proxy.head import ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub.held import HELD_BYTES_MAX, HeldBody
+from proxy.message.head import ResponseHead
 from tunnel.protocol.streams import SMALL_BYTES
 
 

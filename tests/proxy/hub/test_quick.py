@@ -20,10 +20,10 @@ from auth.policy.bundled import first_sources
 from auth.policy.match import Agent, Bundle, Cluster, Decision
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo
-from proxy.head import RequestHead
 from proxy.hub.entities import Mode
 from proxy.hub.limits import Exceeded
-from proxy.rewrite import DECISION_HEADER
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import DECISION_HEADER
 from proxy.stand_by import QUICK_ANSWER_BYTES_MAX
 from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
 from tunnel import CloseCode, Interruptions, Processed, Session, Stream, StreamCode, StreamReset
@@ -295,7 +295,7 @@ async def test_a_fault_in_the_answer_ends_this_call_alone(
     line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = await line.ask()
-    monkeypatch.setattr("proxy.head.ResponseHead.without_hop", fail)
+    monkeypatch.setattr("proxy.message.head.ResponseHead.without_hop", fail)
     with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
         async with line.bench.connected() as other:
             second = await attrs.evolve(line, client=other).ask()

@@ -19,7 +19,6 @@ from auth.hubclock import read_time
 from auth.jws import TokenError
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
-from proxy.head import RequestHead
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.directory import Directory, open_directory
@@ -30,6 +29,7 @@ from proxy.hub.relays import CLUSTER_REMOVED, RelayEndpoint
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
+from proxy.message.head import RequestHead
 from tests.proxy.hub.sessions import session_pair
 from tunnel import (
     CloseCode,

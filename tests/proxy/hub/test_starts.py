@@ -13,13 +13,13 @@ from trio.testing import MockClock
 
 from audit.recorder import Recorder
 from proxy.exchange import Inbound
-from proxy.head import ResponseHead
 from proxy.http import ServerConnection
 from proxy.hub import starts as starts_module
 from proxy.hub.admission import Call
 from proxy.hub.calls import Calls
 from proxy.hub.live import LiveCall, LiveCalls
 from proxy.hub.starts import LOOK_EVERY_S, STARTED_AFTER_S, STARTS_PER_LOOK_MAX, Starts
+from proxy.message.head import ResponseHead
 from tests.proxy.hub.test_calls import Bench, open_bench, relay_of
 from tests.proxy.hub.test_live import CHUNKED, exec_request
 

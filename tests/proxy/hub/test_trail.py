@@ -22,10 +22,10 @@ from audit.record import (
 from auth.principal import Principal
 from auth.requestinfo import parse, said
 from auth.tokens import AccessClaims
-from proxy.head import RequestHead
 from proxy.hub.admission import understand
 from proxy.hub.entities import Agent, AgentState
 from proxy.hub.trail import Trail, _remembered_client, impersonated, stream_of, without_bearer
+from proxy.message.head import RequestHead
 
 
 @pytest.mark.parametrize(

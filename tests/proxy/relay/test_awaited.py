@@ -19,7 +19,7 @@ import tunnel.stream
 from proxy import client
 from proxy.client import INTERIM_MAX, ClientConnection
 from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
+from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Call, Upstream

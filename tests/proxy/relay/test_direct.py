@@ -16,10 +16,10 @@ from auth.principal import Principal
 from auth.tokens import issue_inquiry
 from proxy import gate, heldup
 from proxy.exchange import ByteStream, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import direct
-from proxy.rewrite import FAILURE_HEADER
 from proxy.statement import STATEMENT_TARGET, Statement
 from proxy.wire import CONNECTION_BYTES
 from tests.proxy.relay.apiserver import OK, Connection, headers, running

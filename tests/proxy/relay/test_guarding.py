@@ -15,14 +15,14 @@ from trio.testing import MockClock
 from auth.tokens import RelayClaims
 from proxy.connections import DIAL_DEADLINE_S
 from proxy.exchange import Failure, OnGone, Processed, StreamCode
-from proxy.head import RequestHead
 from proxy.http import ClientConnection
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import direct_request_head
 from proxy.relay.exchange import Call, Upstream
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.relay.verify import Refused
-from proxy.rewrite import direct_request_head
 from proxy.tunnelled import TunnelInbound
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.test_guardrails import NO_SECRETS, claims, guard

@@ -62,7 +62,8 @@ async def test_there_is_no_third_one(tmp_path: Path) -> None:
 
 
 def test_nothing_else_in_the_relay_takes_its_token() -> None:
-    """What sends it writes a head: the pool by proxy.rewrite, which demands an identity, and these two."""
+    """What sends it writes a head: the pool by proxy.message.rewrite, which demands an identity, and these
+    two."""
     folder = Path(own_requests.__file__).parent
     takers = {file.name for file in folder.glob("*.py") if "access.token()" in file.read_text()}
     assert takers == {"own_requests.py", "pool.py"}

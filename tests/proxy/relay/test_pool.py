@@ -7,9 +7,9 @@ import trio
 
 from proxy import connections
 from proxy.exchange import OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines
 from proxy.relay.pool import Exchange, Pool, open_pool
-from proxy.rewrite import IdentityLines, RewriteError, identity_lines
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tunnel.net.connect import tls_socket
 

@@ -23,13 +23,13 @@ from auth.jws import TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from proxy.configuration import Address
 from proxy.http import ServerConnection
+from proxy.message.status import status_response
 from proxy.relay import serve, tunnelled
 from proxy.relay.config import CLOCK_BOUND_S, DirectListener, RelayConfig, TunnelDial
 from proxy.relay.own_requests import NAMESPACE
 from proxy.relay.serve import RelayError, run_relay
 from proxy.relay.serviceaccount import ClusterAccessError
 from proxy.relay.verify import Verifier
-from proxy.status import status_response
 from proxy.watched import FileError
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, running

@@ -15,7 +15,7 @@ import trio.testing
 from auth import tokens
 from auth.keys import SigningKey
 from proxy.exchange import OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead
+from proxy.message.head import RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream

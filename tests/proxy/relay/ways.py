@@ -24,9 +24,10 @@ from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from proxy.exchange import ByteStream, Failure, OutboundBroken
-from proxy.head import RequestHead, ResponseHead
 from proxy.heldup import HeldUp
 from proxy.http import ClientConnection
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import direct_request_head, failure_of
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
@@ -36,7 +37,6 @@ from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
-from proxy.rewrite import direct_request_head, failure_of
 from proxy.statement import Statement
 from proxy.tunnelled import HUB_GROUP, TunnelOutbound
 from proxy.watched import watch_certificate

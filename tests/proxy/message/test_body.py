@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.body import H11_BYTES_MAX, BodyError, ChunkedBody, CountedBody
+from proxy.message.body import H11_BYTES_MAX, BodyError, ChunkedBody, CountedBody
 from tests.fuzz.differential import check_chunks, cut
 
 thorough = settings(max_examples=10 * settings().max_examples)

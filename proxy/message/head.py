@@ -5,7 +5,8 @@ order and with their repetitions, since Kubernetes cares for both (a line per gr
 
 `encode` writes the canonical form: HTTP/1.1, names in lower case, one ": ", nothing around a value. `decode`
 takes that form and no other, so that decode(encode(h)) == h and encode(decode(b)) == b: there is no second
-way to read these bytes. What a client or an API server sends is not canonical; `proxy.strict` reads that.
+way to read these bytes. What a client or an API server sends is not canonical; `proxy.message.strict` reads
+that.
 
 A client sends the same headers with each request of a connection, so the block of them is understood once:
 `Fields` keeps what was worked out of it, and a request's head is a first line, a few lines of our own, and a
@@ -20,7 +21,7 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import Self
 
-from proxy.hops import DEALT_WITH, passing
+from proxy.message.hops import DEALT_WITH, passing
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -48,8 +49,8 @@ TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 TARGET = rb"/[\x21\x22\x24-\x7e]*+"
 # obs-text passes, since it is somebody's UTF-8; every control but the tab is refused.
 VALUE = rb"[\t\x20-\x7e\x80-\xff]*+"
-# Only in a block that `proxy.strict` has let pass: there each line feed but the last has a header behind it,
-# and so has the start.
+# Only in a block that `proxy.message.strict` has let pass: there each line feed but the last has a header
+# behind it, and so has the start.
 _FIELD = re.compile(rb"([^:\r\n]++):([^\r]*+)\r\n")
 _CREDENTIAL = re.compile(rb"^authorization:[^\r]*+\r\n", re.IGNORECASE | re.MULTILINE)
 # A Content-Length: digits of ASCII, in so few places that the number is exact in every language that may read
@@ -145,7 +146,7 @@ class Fields:
     lines: bytes
     """The canonical lines; asking for them raises HeadError for a header that no head can hold."""
     crossing: Fields | None
-    """What of them crosses to the relay; `proxy.rewrite` keeps it here."""
+    """What of them crosses to the relay; `proxy.message.rewrite` keeps it here."""
     crossing_tail: Fields | None
     """The same where the target is a proxy path's tail."""
     note: object
@@ -311,7 +312,7 @@ class ResponseHead:
     """How long a body would be by the headers alone; None when only its end will tell."""
     passes: bytes | None
     """Its bytes without the usual words about one connection, if that is all that is ever to be done with it;
-    None where one of its other headers is dealt with (`proxy.hops`), and for a 101."""
+    None where one of its other headers is dealt with (`proxy.message.hops`), and for a 101."""
 
     def __init__(
         self, status: int, reason: bytes, body_length: int | None, encoded: bytes, passes: bytes | None

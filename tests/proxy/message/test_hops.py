@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hops import HOP_BY_HOP, HOP_LINES, RESERVED_PREFIX, RESPONSE_NEVER, is_dealt_with, passing
+from proxy.message.hops import HOP_BY_HOP, HOP_LINES, RESERVED_PREFIX, RESPONSE_NEVER, is_dealt_with, passing
 
 FIRST = b"HTTP/1.1 200 OK\r\n"
 NAMES = sorted(HOP_BY_HOP | RESPONSE_NEVER | {RESERVED_PREFIX + b"x", b"location", b"close", b"date"})

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.head import (
+from proxy.message.head import (
     ANSWER_HEAD_BYTES_MAX,
     CONNECTION_BYTES_MAX,
     HEAD_BYTES_MAX,
@@ -12,7 +12,7 @@ from proxy.head import (
     HeadError,
     ResponseHead,
 )
-from proxy.strict import (
+from proxy.message.strict import (
     LINE_KNOWN_BYTES_MAX,
     LINES_KNOWN_MAX,
     AnswerLines,

@@ -7,7 +7,7 @@ its connection's decision.
 Chunks are read strictly: a size of one to eight hexadecimal digits and CRLF, no extensions, no trailers,
 which is what everybody writes. h11 reads whatever else there is, from the first chunk of another form to the
 body's end, and refuses what it refuses; so the strict form needs no opinion on it, but on how much of it may
-come. What both read, they read alike (tests/proxy/test_body.py).
+come. What both read, they read alike (tests/proxy/message/test_body.py).
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Transfer-Encoding, equal repeated lengths, bare LF, folded lines and targets wit
 alone and an attack behind or in front of a reader that takes it otherwise, so whatever can be read in two
 ways is refused here and never repaired. The regular expressions below accept a part of h11's grammar and
 nothing beside it, and read it to the same head; differential tests hold the two together
-(tests/proxy/test_strict.py, tests/fuzz), since h11 itself would cost 33 µs a head.
+(tests/proxy/message/test_strict.py, tests/fuzz), since h11 itself would cost 33 µs a head.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from itertools import filterfalse
 
-from proxy.head import (
+from proxy.message.head import (
     ANSWER_HEAD_BYTES_MAX,
     CONNECTION_BYTES_MAX,
     FRAMING_NAMES,
@@ -29,7 +29,7 @@ from proxy.head import (
     ResponseHead,
     check_connection,
 )
-from proxy.hops import HOP_LINES, is_dealt_with
+from proxy.message.hops import HOP_LINES, is_dealt_with
 
 _FIELDS = re.compile(rb"(?:" + TOKEN + rb"++:" + VALUE + rb"\r\n)*+\r\n")
 _REQUEST_LINE = re.compile(rb"(" + TOKEN + rb"{1,64}+) (" + TARGET + rb") HTTP/1\.1\r\n")
@@ -296,7 +296,7 @@ def _malformed() -> BadResponse:
 
 
 def _check_framing(lengths: list[bytes], codings: list[bytes]) -> None:
-    """Refuse what leaves it open where the body ends; see `proxy.head.check_framing`."""
+    """Refuse what leaves it open where the body ends; see `proxy.message.head.check_framing`."""
     if lengths and codings:
         raise BadRequest(400, "Content-Length and Transfer-Encoding exclude each other")
     if len(lengths) > 1:

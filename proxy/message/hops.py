@@ -1,8 +1,8 @@
 """Which headers of an answer concern one connection or one origin, and so do not just pass on.
 
-Names are in lower case, and bytes are those of a canonical head (`proxy.head`), where each line feed but the
-last has a line behind it. What is done about a header is decided in `proxy.rewrite`; that something has to be
-is found out here, and for nearly every answer it is nothing.
+Names are in lower case, and bytes are those of a canonical head (`proxy.message.head`), where each line feed
+but the last has a line behind it. What is done about a header is decided in `proxy.message.rewrite`; that
+something has to be is found out here, and for nearly every answer it is nothing.
 """
 
 from __future__ import annotations

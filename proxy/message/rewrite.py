@@ -19,7 +19,7 @@ from typing import NewType
 
 from auth.requestinfo import PROXIED, RequestInfo
 from proxy.exchange import Failure, Processed, StreamCode
-from proxy.head import (
+from proxy.message.head import (
     FRAMING_NAMES,
     Fields,
     Headers,
@@ -30,7 +30,7 @@ from proxy.head import (
     lines_of,
     request_bytes,
 )
-from proxy.hops import HOP_BY_HOP, RESERVED_PREFIX, RESPONSE_NEVER
+from proxy.message.hops import HOP_BY_HOP, RESERVED_PREFIX, RESPONSE_NEVER
 
 # The relay's own word in direct mode, where a refusal of the relay must be told from one of the API server.
 FAILURE_HEADER = b"hawse-relay-failure"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.head import (
+from proxy.message.head import (
     ANSWER_HEAD_BYTES_MAX,
     CONNECTION_BYTES_MAX,
     HEAD_BYTES_MAX,
@@ -18,7 +18,7 @@ from proxy.head import (
     check_switch,
     connection_tokens,
 )
-from proxy.head import line as line_of
+from proxy.message.head import line as line_of
 
 TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
 names = st.lists(st.sampled_from(TOKEN_BYTES), min_size=1, max_size=20).map(bytes)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.exchange import Failure, Processed, StreamCode
-from proxy.status import STATUS_BYTES_MAX, failure_response, failure_status, status_response, warning
+from proxy.message.status import STATUS_BYTES_MAX, failure_response, failure_status, status_response, warning
 
 
 def test_a_status_is_what_kubectl_decodes():

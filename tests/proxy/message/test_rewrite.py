@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from auth.requestinfo import parse
 from proxy.exchange import Failure, Processed, StreamCode
-from proxy.head import HeadError, RequestHead, ResponseHead
-from proxy.rewrite import (
+from proxy.message.head import HeadError, RequestHead, ResponseHead
+from proxy.message.rewrite import (
     BEARER_SUBPROTOCOL,
     LOCATION_BYTES_MAX,
     IdentityLines,
@@ -33,7 +33,7 @@ from proxy.rewrite import (
     relay_response_head,
     sandboxed,
 )
-from proxy.strict import BadRequest, BadResponse, read_request_head, read_response_head
+from proxy.message.strict import BadRequest, BadResponse, read_request_head, read_response_head
 from tests.auth.queries import read_as_go_does
 
 IDENTITY = (
@@ -565,7 +565,7 @@ def test_answers_that_cross_as_they_are_are_those_of_which_nothing_has_to_be_don
         return
     crossed = relay_response_head(head, b"api:443")
     arrived = client_answer(ResponseHead.decode(crossed.encode()))
-    with mock.patch("proxy.head.ResponseHead.without_hop", return_value=None):
+    with mock.patch("proxy.message.head.ResponseHead.without_hop", return_value=None):
         one_by_one = relay_response_head(head, b"api:443")
         assert crossed == one_by_one
         assert arrived == client_answer(one_by_one)
