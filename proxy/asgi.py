@@ -16,10 +16,10 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
-from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
+from proxy.exchange.ports import Failure, InboundBroken, Processed, StreamCode
+from proxy.exchange.server import ServerConnection
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_framing
 from proxy.message.strict import BadRequest
-from proxy.server import ServerConnection
 
 # The types of the ASGI specification itself.
 Scope = MutableMapping[str, Any]

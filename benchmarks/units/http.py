@@ -23,8 +23,8 @@ from functools import partial
 import attrs
 import trio
 
-from proxy.deadlines import Deadlines
-from proxy.http import ClientConnection, ServerConnection
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.http import ClientConnection, ServerConnection
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import (
     hub_request_head,

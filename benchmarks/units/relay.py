@@ -38,6 +38,7 @@ from benchmarks.nginx import issue_certificate
 from benchmarks.processes import free_port
 from benchmarks.systems.hawse import kubeconfig
 from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
+from proxy.exchange.tunnelled import HUB_GROUP
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
@@ -45,7 +46,6 @@ from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
 from proxy.startup import settle
-from proxy.tunnelled import HUB_GROUP
 from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net.connect import client_context, open_tls, server_context, wrap_server
 from tunnel.net.tcp import TCPListener, TCPStream

@@ -20,15 +20,15 @@ import trio
 from proxy.agent.account import Account, host_and_port
 from proxy.agent.errors import AgentError
 from proxy.agent.rotation import Tokens
-from proxy.connections import Connections
-from proxy.deadlines import Deadlines
-from proxy.exchange import Failure, InboundBroken, OutboundBroken
-from proxy.forward import forward
-from proxy.http import BadRequest, ServerConnection
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.forward import forward
+from proxy.exchange.http import BadRequest, ServerConnection
+from proxy.exchange.pool import Connections
+from proxy.exchange.pooled import PooledOutbound
+from proxy.exchange.ports import Failure, InboundBroken, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import loopback_request_head, loopback_response_head
 from proxy.message.status import failure_response, status_response
-from proxy.pooled import PooledOutbound
 from proxy.room import NoRoomError, Room
 from tunnel.net.connect import client_context, open_tcp, wrap_client, wrap_server
 from tunnel.net.egress import ProxyRefused, ProxySettings, connect_through

@@ -20,7 +20,7 @@ from proxy.agent.files import cache_folder, write_private
 from proxy.agent.loopback import ADDRESS, loopback_context
 from proxy.agent.rotation import Tokens
 from proxy.configuration import Address
-from proxy.connections import Connections
+from proxy.exchange.pool import Connections
 from proxy.filelimit import raise_file_limit
 from proxy.listen import open_listeners
 from proxy.manifests import to_yaml
@@ -74,7 +74,7 @@ async def run_connect(config: ConnectConfig) -> int:
     with stop_signals() as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connections.sweep)
-            nursery.start_soon(proxy.deadlines.run)
+            nursery.start_soon(proxy.exchange.deadlines.run)
             nursery.start_soon(partial(trio.serve_listeners, proxy.handle_client, listeners))
             path = _path(config)
             _write(path, document, replace=config.output is None)

@@ -24,10 +24,11 @@ from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.configuration import MIB
-from proxy.exchange import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
-from proxy.forward import CloseReason, Outcome, Tally, forward
+from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
+from proxy.exchange.http import ServerConnection
+from proxy.exchange.ports import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
+from proxy.exchange.tunnelled import TunnelOutbound
 from proxy.gate import STRANGER_S
-from proxy.http import ServerConnection
 from proxy.hub.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.config import HubConfig
@@ -64,7 +65,6 @@ from proxy.message.status import (
     status_response,
     with_processed,
 )
-from proxy.tunnelled import TunnelOutbound
 from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
 from tunnel.net.fairness import turns
 from tunnel.net.loglimit import LogLimit

@@ -11,9 +11,9 @@ import attrs
 import trio
 
 from auth.principal import Principal
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.config import LimitsConfig
-from proxy.server import ServerConnection
-from proxy.wire import CONNECTION_BYTES
 from tunnel import Memory
 
 # Between two looks at what idles beyond the limit because many calls have ended at once.

@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import trio
 
-from proxy.exchange import OutboundBroken
+from proxy.exchange.http import ClientConnection
+from proxy.exchange.ports import OutboundBroken
 from proxy.foreign_json import read_json
-from proxy.http import ClientConnection
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
 from proxy.hub.entities import Issuer
 from proxy.hub.errors import InvalidError

@@ -23,11 +23,11 @@ from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.balancers import Balancers
-from proxy.deadlines import Deadlines
 from proxy.entrance import Entrance, address_of
-from proxy.exchange import InboundBroken, StreamCode
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.http import BadRequest, ServerConnection
+from proxy.exchange.ports import InboundBroken, StreamCode
 from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger
-from proxy.http import BadRequest, ServerConnection
 from proxy.hub import quick
 from proxy.hub.acceptlimit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
 from proxy.hub.admission import PREFIX

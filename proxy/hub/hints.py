@@ -9,7 +9,7 @@ answer to tell: so the command is the one that looks.
 
 from __future__ import annotations
 
-from proxy.exchange import ByteStream, Failure, Outbound, PassOn
+from proxy.exchange.ports import ByteStream, Failure, Outbound, PassOn
 from proxy.message.head import ResponseHead
 from proxy.message.status import warning
 

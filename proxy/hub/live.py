@@ -27,12 +27,12 @@ import trio
 from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
 from proxy.drain import Drained
-from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
-from proxy.forward import CloseReason, Tally
-from proxy.http import ServerConnection
+from proxy.exchange.forward import CloseReason, Tally
+from proxy.exchange.http import ServerConnection
+from proxy.exchange.pooled import PooledOutbound
+from proxy.exchange.ports import Failure, Inbound, Outbound, Processed, StreamCode
+from proxy.exchange.tunnelled import TunnelOutbound, group_of
 from proxy.hub.admission import Call
-from proxy.pooled import PooledOutbound
-from proxy.tunnelled import TunnelOutbound, group_of
 from tunnel import Interruptions, Session
 from tunnel.net.fairness import Slices
 

@@ -14,8 +14,10 @@ from collections.abc import Hashable
 
 from audit.ids import new_eid
 from auth.jws import TokenError
-from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
-from proxy.forward import CloseReason, Outcome
+from proxy.exchange.forward import CloseReason, Outcome
+from proxy.exchange.ports import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 from proxy.hub.admission import Call, Refusal, understand
 from proxy.hub.calls import (
     Calls,
@@ -28,8 +30,6 @@ from proxy.hub.calls import (
 from proxy.hub.live import Ending, LiveCall
 from proxy.message.head import HeadError, RequestHead, ResponseHead
 from proxy.message.rewrite import sandboxed
-from proxy.server import ServerConnection
-from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 
 _LEFT = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client or the hub went away")
 
@@ -79,7 +79,7 @@ def begin(calls: Calls, client_ip: str, connection: ServerConnection, head: Requ
 
 
 class QuickRefusal:
-    """A request that was refused without a task, and recorded so (proxy.stand_by.Begun).
+    """A request that was refused without a task, and recorded so (proxy.exchange.stand_by.Begun).
 
     The task answers: who is refused much has no claim to be answered fast.
     """
@@ -104,7 +104,7 @@ class QuickRefusal:
 
 
 class QuickStart(LiveCall):
-    """A call that was admitted without a task, and has nowhere to go yet (proxy.stand_by.Begun)."""
+    """A call that was admitted without a task, and has nowhere to go yet (proxy.exchange.stand_by.Begun)."""
 
     def __init__(
         self, calls: Calls, connection: ServerConnection, call: Call, eid: str, began_at: float
@@ -137,7 +137,7 @@ class QuickStart(LiveCall):
 
 
 class QuickCall(LiveCall):
-    """A call that was begun without a task (proxy.stand_by.Begun)."""
+    """A call that was begun without a task (proxy.exchange.stand_by.Begun)."""
 
     _answered = False
     """The answer is on its way, and at most a part of it is not out."""
@@ -298,6 +298,6 @@ class QuickCall(LiveCall):
 def _left(live: LiveCall, failure: Failure) -> Outcome:
     """What came of a call whose client has left, or the hub."""
     if live.tally.status:
-        # As in proxy.forward: where its answer began, the request was seen.
+        # As in proxy.exchange.forward: where its answer began, the request was seen.
         failure = Failure(failure.code, Processed.YES, failure.reason)
     return failed(failure, CloseReason.CLIENT_GONE, live.tally)

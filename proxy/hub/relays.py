@@ -17,7 +17,8 @@ from auth.hubclock import issue_time
 from auth.jws import TokenError
 from auth.principal import Principal
 from auth.tokens import HelloClaims, issue_relay
-from proxy.http import ServerConnection
+from proxy.exchange.http import ServerConnection
+from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.acceptlimit import AcceptLimit
 from proxy.hub.config import HubConfig
 from proxy.hub.contexts import TokenContexts
@@ -35,7 +36,6 @@ from proxy.hub.store import RelayContact, Store
 from proxy.hub.tokenclock import TokenClock
 from proxy.hub.trail import Trail
 from proxy.message.head import RequestHead
-from proxy.tunnelled import RELAY_GROUP
 from tunnel import (
     RESUME,
     RESUME_TTL_S,

@@ -27,9 +27,9 @@ from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.counted import counted
 from proxy.drain import PLAIN_S
+from proxy.exchange.inflight_memory import HeldUp
 from proxy.filelimit import raise_file_limit
 from proxy.gate import place_of
-from proxy.heldup import HeldUp
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint

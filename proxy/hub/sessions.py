@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from audit.record import proto_of
-from proxy.forward import CloseReason
+from proxy.exchange.forward import CloseReason
 from proxy.hub.boots import Boots
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.operations import SessionInfo

@@ -20,7 +20,7 @@ from audit.record import Event, Kind
 from audit.recorder import Recorder
 from audit.store import AuditStore
 from proxy.counted import counted
-from proxy.forward import CloseReason
+from proxy.exchange.forward import CloseReason
 from proxy.hub.directory import Directory
 from proxy.hub.live import Ending, LiveCalls
 

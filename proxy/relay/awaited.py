@@ -12,10 +12,10 @@ as it comes. There are many ways otherwise:
 - There is no kept connection, or a request that may have an effect must not meet one that was not looked at:
   a task dials and sends, and comes back here (`go_on`).
 - The answer has to do with the relay itself (a 401), or breaks before anything of it was passed on, so that
-  it may be asked for again: a task goes on from there, by `proxy.forward`, and does not come back.
+  it may be asked for again: a task goes on from there, by `proxy.exchange.forward`, and does not come back.
 - The hub does not take more: the watch ends, and begins again when the stream has room.
 - The hub resets the stream, or the session ends: the connection is cut.
-- The answer breaks off behind its head: RESET in line, as `proxy.forward` does it.
+- The answer breaks off behind its head: RESET in line, as `proxy.exchange.forward` does it.
 - It must not go on (`Call.revoke`): RESET at once, and the connection is cut.
 
 What the stream tells comes out of the midst of the tunnel's work, and nothing may be done there: it is done
@@ -28,8 +28,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.exchange import GONE, Failure, OutboundBroken, Processed, StreamCode
-from proxy.http import ClientConnection
+from proxy.exchange.http import ClientConnection
+from proxy.exchange.ports import GONE, Failure, OutboundBroken, Processed, StreamCode
 from proxy.relay.exchange import Call
 from tunnel import Stream
 from tunnel.stream import StreamReset

@@ -20,11 +20,11 @@ import trio
 
 from auth.key_rotation import SUCCESSION_MAX
 from proxy.balancers import NO_BALANCERS, Balancers
-from proxy.deadlines import Deadlines
 from proxy.entrance import Entrance
-from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.http import BadRequest, ServerConnection
+from proxy.exchange.ports import Failure, InboundBroken, Processed, StreamCode
 from proxy.gate import Gate, MeteredStream, Stranger
-from proxy.http import BadRequest, ServerConnection
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.message.status import failure_response, status_response

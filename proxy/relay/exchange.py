@@ -21,9 +21,10 @@ from auth.principal import USER_PREFIX, IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
 from proxy.drain import Drained
-from proxy.exchange import Failure, Inbound, OutboundBroken, Processed, StreamCode
-from proxy.forward import CloseReason, Tally, forward
-from proxy.http import ServerConnection
+from proxy.exchange.forward import CloseReason, Tally, forward
+from proxy.exchange.http import ServerConnection
+from proxy.exchange.ports import Failure, Inbound, OutboundBroken, Processed, StreamCode
+from proxy.exchange.tunnelled import TunnelInbound, group_of
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import (
     IdentityLines,
@@ -35,7 +36,6 @@ from proxy.message.rewrite import (
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import Exchange, Pool
 from proxy.relay.verify import Refused, refusal
-from proxy.tunnelled import TunnelInbound, group_of
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.readiness import Readiness
 

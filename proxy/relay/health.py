@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import trio
 
-from proxy.exchange import InboundBroken
-from proxy.http import BadRequest, ServerConnection
+from proxy.exchange.http import BadRequest, ServerConnection
+from proxy.exchange.ports import InboundBroken
 from proxy.message.head import ResponseHead
 from proxy.relay.metrics import CONTENT_TYPE as METRICS_TYPE
 

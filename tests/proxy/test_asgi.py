@@ -16,7 +16,7 @@ from starlette.routing import Route
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from proxy.asgi import REQUEST_BODY_BYTES_MAX, Application, serve_connection
-from tests.proxy.legs import read_all, tls_pair
+from tests.proxy.exchange.legs import read_all, tls_pair
 
 
 async def hello(request: Request) -> Response:

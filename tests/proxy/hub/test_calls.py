@@ -29,9 +29,9 @@ from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
-from proxy.exchange import InboundBroken
-from proxy.forward import CloseReason
-from proxy.http import ServerConnection
+from proxy.exchange.forward import CloseReason
+from proxy.exchange.http import ServerConnection
+from proxy.exchange.ports import InboundBroken
 from proxy.hub import calls as calls_module
 from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
@@ -428,7 +428,7 @@ async def test_in_direct_mode_the_trail_says_whom_the_api_server_saw(bench: Benc
 async def test_a_body_that_cannot_be_read_is_its_agents_fault(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.server.LINGER_S", 0.0)
+    monkeypatch.setattr("proxy.exchange.server.LINGER_S", 0.0)
     async with relay_of(bench) as relay:
         data = bench.request(POST[0], "Transfer-Encoding: chunked", body=b"no length\r\n")
         status, _, body = await bench.ask(data)

@@ -5,7 +5,7 @@ from pathlib import Path
 import attrs
 import pytest
 
-from proxy.exchange import OutboundBroken
+from proxy.exchange.ports import OutboundBroken
 from proxy.hub.clusterstate import cluster_state
 from proxy.hub.entities import Mode
 from proxy.hub.registry import Registry

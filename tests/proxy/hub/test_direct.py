@@ -22,7 +22,7 @@ from audit.store import AuditStore
 from auth.key_rotation import issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
-from proxy.exchange import OutboundBroken, Processed, StreamCode
+from proxy.exchange.ports import OutboundBroken, Processed, StreamCode
 from proxy.hub import direct, tables
 from proxy.hub.contexts import RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys

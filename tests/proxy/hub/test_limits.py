@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from auth.principal import Principal
-from proxy.deadlines import IDLE_S, Deadlines
-from proxy.exchange import Inbound
-from proxy.forward import CloseReason
+from proxy.exchange.deadlines import IDLE_S, Deadlines
+from proxy.exchange.forward import CloseReason
+from proxy.exchange.ports import Inbound
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.admission import Call
 from proxy.hub.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.connections import IDLE_WHEN_SHORT_MAX, AgentConnections
@@ -24,8 +26,6 @@ from proxy.hub.entities import Agent, AgentState
 from proxy.hub.front import plain
 from proxy.hub.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
-from proxy.server import ServerConnection
-from proxy.wire import CONNECTION_BYTES
 from tests.proxy.hub.test_live import REVOKED, Side
 from tests.tunnel.passes import counted_passes
 from tunnel import MODEST_USERS_MAX, Memory

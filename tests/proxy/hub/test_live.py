@@ -18,12 +18,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from audit.record import Event
 from audit.recorder import Recorder
-from proxy import heldup
-from proxy.deadlines import Deadlines
-from proxy.exchange import Failure, Inbound, Outbound, Processed, StreamCode
-from proxy.forward import CloseReason
-from proxy.heldup import HeldUp
-from proxy.http import ServerConnection
+from proxy.exchange import inflight_memory
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.forward import CloseReason
+from proxy.exchange.http import ServerConnection
+from proxy.exchange.inflight_memory import HeldUp
+from proxy.exchange.ports import Failure, Inbound, Outbound, Processed, StreamCode
+from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.admission import Call
 from proxy.hub.boots import Boots
 from proxy.hub.entities import Mode
@@ -38,7 +39,6 @@ from proxy.hub.live import (
 )
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
-from proxy.wire import CONNECTION_BYTES
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
@@ -404,7 +404,7 @@ async def test_what_is_taken_back_ends_a_live_stream_with_the_reason(
 async def test_a_client_that_reads_nothing_makes_room_when_memory_is_full(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str, room_kib: int
 ) -> None:
-    monkeypatch.setattr(heldup, "LOOK_S", 0.05)
+    monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
     live = bench.calls.live
     async with relay_of(bench) as relay, trio.open_nursery() as nursery:
         # For all; for its connection, but not for one piece in hand besides; or not even for that.

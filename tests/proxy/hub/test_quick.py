@@ -20,11 +20,11 @@ from auth.policy.bundled import first_sources
 from auth.policy.match import Agent, Bundle, Cluster, Decision
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo
+from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX
 from proxy.hub.entities import Mode
 from proxy.hub.limits import Exceeded
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import DECISION_HEADER
-from proxy.stand_by import QUICK_ANSWER_BYTES_MAX
 from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
 from tunnel import CloseCode, Interruptions, Processed, Session, Stream, StreamCode, StreamReset
 from tunnel.net.connect import TLSStream
@@ -334,7 +334,7 @@ async def test_of_an_answer_whose_rest_was_not_sent_it_is_told_why(
     bench.calls.limits.cancelled = lambda who: gave_up.append(who.name)  # type: ignore[method-assign]
     monkeypatch.setattr(TLSStream, "send_nowait", lambda *_: False)
     if fault:
-        monkeypatch.setattr("proxy.server.ServerConnection.flush", fail)
+        monkeypatch.setattr("proxy.exchange.server.ServerConnection.flush", fail)
     async with relay_of(bench) as relay:
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True) if fault else nullcontext():
             async with bench.connected() as client:

@@ -10,7 +10,7 @@ import trio.testing
 
 from audit.record import Event, Kind
 from audit.store import TrailMark
-from proxy.forward import CloseReason
+from proxy.exchange.forward import CloseReason
 from proxy.hub import trailwatch
 from proxy.hub.trail import Trail
 from proxy.hub.trailwatch import DISK_LOOK_S, Disk, TrailWatch, disk_of

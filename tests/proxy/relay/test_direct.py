@@ -14,14 +14,15 @@ from auth.key_rotation import SUCCESSION_MAX, issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_inquiry
-from proxy import gate, heldup
-from proxy.exchange import ByteStream, Processed, StreamCode
-from proxy.http import ClientConnection
+from proxy import gate
+from proxy.exchange import inflight_memory
+from proxy.exchange.http import ClientConnection
+from proxy.exchange.ports import ByteStream, Processed, StreamCode
+from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import direct
 from proxy.statement import STATEMENT_TARGET, Statement
-from proxy.wire import CONNECTION_BYTES
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory
@@ -276,7 +277,7 @@ class Account(Memory):
 async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, many: int, silent: bool
 ) -> None:
-    monkeypatch.setattr(heldup, "LOOK_S", 0.05)
+    monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
     caplog.set_level("INFO", "hawse.relay")
     cut: list[str] = []
     cut_first = trio.Event()
@@ -333,7 +334,7 @@ async def test_when_memory_is_short_the_agent_whose_calls_hold_the_most_makes_ro
 async def test_what_an_api_server_does_not_take_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heldup, "LOOK_S", 0.05)
+    monkeypatch.setattr(inflight_memory, "LOOK_S", 0.05)
 
     async def script(connection: Connection) -> None:
         await connection.request()

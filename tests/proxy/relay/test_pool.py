@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from proxy import connections
-from proxy.exchange import OutboundBroken, Processed, StreamCode
+from proxy.exchange.ports import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines
 from proxy.relay.pool import Exchange, Pool, open_pool
@@ -247,9 +246,9 @@ async def test_an_idle_connection_is_closed_after_a_minute(
     autojump_clock.autojump_threshold = 0.05  # real sockets: give them a moment
     async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
         await ask(pool)
-        await trio.sleep(connections.IDLE_S - 1)
+        await trio.sleep(pool.IDLE_S - 1)
         assert pool.connections.idle_count == 1
-        await trio.sleep(connections.SWEEP_S + 2)
+        await trio.sleep(pool.SWEEP_S + 2)
         assert pool.connections.idle_count == 0
 
 
@@ -403,5 +402,5 @@ async def test_the_environment_cannot_send_the_token_elsewhere(
             monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
             async with open_pool(server.access) as pool:
                 assert await ask(pool) == (200, b"ok")
-            assert proxy.connections == []
+            assert proxy.exchange.pool == []
             assert headers(server.received, "authorization") == ["Bearer relay-token-1"]

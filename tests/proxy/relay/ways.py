@@ -23,9 +23,10 @@ from auth.hubclock import HubClocks, issue_time
 from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from proxy.exchange import ByteStream, Failure, OutboundBroken
-from proxy.heldup import HeldUp
-from proxy.http import ClientConnection
+from proxy.exchange.http import ClientConnection
+from proxy.exchange.inflight_memory import HeldUp
+from proxy.exchange.ports import ByteStream, Failure, OutboundBroken
+from proxy.exchange.tunnelled import HUB_GROUP, TunnelOutbound
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
 from proxy.relay.config import CLOCK_BOUND_S
@@ -38,7 +39,6 @@ from proxy.relay.serviceaccount import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
 from proxy.statement import Statement
-from proxy.tunnelled import HUB_GROUP, TunnelOutbound
 from proxy.watched import watch_certificate
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net.connect import client_context, open_tls

@@ -7,13 +7,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from proxy.exchange import ExchangeBroken, Failure, OutboundBroken, Processed, StreamCode
-from proxy.forward import CLIENT_LEAVES_S, SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
-from proxy.http import ClientConnection, ServerConnection
+from proxy.exchange.forward import CLIENT_LEAVES_S, SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
+from proxy.exchange.http import ClientConnection, ServerConnection
+from proxy.exchange.ports import ExchangeBroken, Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange.tunnelled import TunnelOutbound
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.tunnelled import TunnelOutbound
-from tests.proxy.chains import open_chain, open_sessions, plain_pair
-from tests.proxy.legs import read_all, read_until, tls_pair
+from tests.proxy.exchange.chains import open_chain, open_sessions, plain_pair
+from tests.proxy.exchange.legs import read_all, read_until, tls_pair
 
 GET = b"GET /api/v1/pods HTTP/1.1\r\nHost: hub\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc"

@@ -29,7 +29,7 @@ from contextlib import suppress
 import attrs
 import trio
 
-from proxy.exchange import (
+from proxy.exchange.ports import (
     ByteStream,
     ExchangeBroken,
     Failure,

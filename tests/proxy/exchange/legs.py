@@ -7,8 +7,8 @@ from typing import cast
 import trio
 from trio.testing import MemoryReceiveStream, memory_stream_pair
 
+from proxy.exchange.server import ServerConnection
 from proxy.message.head import ResponseHead
-from proxy.server import ServerConnection
 from tunnel.net.tls import TLSStream
 
 

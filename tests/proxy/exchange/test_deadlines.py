@@ -8,10 +8,10 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from proxy.deadlines import IDLE_S, QUIET_S, SWEEP_S, Deadlines
-from proxy.http import ServerConnection
-from proxy.server import HEAD_S
-from tests.proxy.legs import answer_ok, read_until
+from proxy.exchange.deadlines import IDLE_S, QUIET_S, SWEEP_S, Deadlines
+from proxy.exchange.http import ServerConnection
+from proxy.exchange.server import HEAD_S
+from tests.proxy.exchange.legs import answer_ok, read_until
 from tunnel.net.tcp import TCPStream
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"

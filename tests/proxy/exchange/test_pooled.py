@@ -10,12 +10,12 @@ import trio
 from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from proxy.agent.connect import HubExchange, RenewingOutbound
-from proxy.connections import IDLE_S, Connections
-from proxy.exchange import OutboundBroken, Processed, StreamCode
+from proxy.exchange.pool import IDLE_S, Connections
+from proxy.exchange.pooled import PooledOutbound
+from proxy.exchange.ports import OutboundBroken, Processed, StreamCode
 from proxy.hub.direct import DirectOutbound
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import identity_lines, relay_request_head
-from proxy.pooled import PooledOutbound
 from proxy.relay.pool import Exchange, Pool
 from proxy.relay.serviceaccount import ClusterAccess
 

@@ -16,9 +16,18 @@ from zlib import crc32
 
 import trio
 
-from proxy.exchange import GONE, Failure, InboundBroken, OnGone, OutboundBroken, PassOn, Processed, StreamCode
+from proxy.exchange.ports import (
+    GONE,
+    Failure,
+    InboundBroken,
+    OnGone,
+    OutboundBroken,
+    PassOn,
+    Processed,
+    StreamCode,
+)
+from proxy.exchange.wire import RawStream
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_switch
-from proxy.wire import RawStream
 from tunnel.stream import Stream, StreamReset
 
 # The group of contexts under which the hub speaks for itself; agents' groups begin at 1.

@@ -7,10 +7,10 @@ import pytest
 import trio
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from proxy.exchange import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.exchange.ports import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
+from proxy.exchange.tunnelled import TunnelInbound, TunnelOutbound
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.tunnelled import TunnelInbound, TunnelOutbound
-from tests.proxy.chains import open_sessions
+from tests.proxy.exchange.chains import open_sessions
 from tunnel.session import Session
 from tunnel.stream import Stream, StreamReset
 

@@ -19,11 +19,11 @@ import logging
 
 import trio
 
-from proxy.deadlines import Deadlines
-from proxy.exchange import GONE, OnGone
+from proxy.exchange.deadlines import Deadlines
+from proxy.exchange.ports import GONE, OnGone
+from proxy.exchange.received import Received
+from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.head import Fields
-from proxy.received import Received
-from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tunnel.net.connect import TLSStream, tls_socket
 from tunnel.net.readiness import Readiness, Watch
 

@@ -4,8 +4,8 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from proxy.received import EARLY_BYTES_MAX, Received
-from tests.proxy.legs import tls_pair
+from proxy.exchange.received import EARLY_BYTES_MAX, Received
+from tests.proxy.exchange.legs import tls_pair
 
 GET = b"GET /api HTTP/1.1\r\nHost: a\r\n\r\n"
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from trio.testing import memory_stream_pair
 
-from proxy.http import ClientConnection, ServerConnection
+from proxy.exchange.http import ClientConnection, ServerConnection
+from proxy.exchange.wire import CONNECTION_BYTES, RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX
-from proxy.wire import CONNECTION_BYTES, RawStream, held_bytes
-from tests.proxy.legs import tls_pair
+from tests.proxy.exchange.legs import tls_pair
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
 from tunnel.net.tls import TLSStream

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from proxy.client import ClientConnection
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.server import ServerConnection
+from proxy.exchange.wire import RawStream
 from proxy.message.strict import BadRequest
-from proxy.server import ServerConnection
-from proxy.wire import RawStream
 
 __all__ = ["BadRequest", "ClientConnection", "RawStream", "ServerConnection"]

@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from proxy import server as server_module
-from proxy.deadlines import IDLE_S, Deadlines
-from proxy.exchange import Failure, InboundBroken, Processed, StreamCode
-from proxy.http import BadRequest, ServerConnection
+from proxy.exchange import server as server_module
+from proxy.exchange.deadlines import IDLE_S, Deadlines
+from proxy.exchange.http import BadRequest, ServerConnection
+from proxy.exchange.ports import Failure, InboundBroken, Processed, StreamCode
+from proxy.exchange.server import HEAD_S, LINGER_S
+from proxy.exchange.wire import FramingFault
 from proxy.message.body import CHUNKS_AT_ONCE_MAX, ChunkedBody
 from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.status import status_response
-from proxy.server import HEAD_S, LINGER_S
-from proxy.wire import FramingFault
-from tests.proxy.legs import answer_ok, read_all, read_until, tls_pair
+from tests.proxy.exchange.legs import answer_ok, read_all, read_until, tls_pair
 from tests.proxy.message.test_strict import ATTACKS
 from tests.tunnel.certificates import contexts
 from tests.tunnel.passes import counted_passes

@@ -2,7 +2,7 @@
 
 An exchange is one request and its answer. `Inbound` is where the request came from (the client at the hub;
 at the relay the tunnel, or the hub's own connection), `Outbound` is where it goes (the tunnel, or an HTTPS
-connection). `proxy.forward` joins one of each and knows nothing else of either.
+connection). `proxy.exchange.forward` joins one of each and knows nothing else of either.
 
 Only a clean end may look like one: kubectl believes it. So each end has two ways to finish, `end` for an
 answer that is whole and `cut` for everything else, and there is no third.

@@ -18,10 +18,10 @@ from typing import Generic, Protocol, TypeVar
 
 import trio
 
-from proxy.deadlines import IDLE_S, Deadlines, Idle
+from proxy.exchange.deadlines import IDLE_S, Deadlines, Idle
+from proxy.exchange.received import Received
+from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead
-from proxy.received import Received
-from proxy.wire import CLIENT_BYTES_AT_ONCE
 from tunnel.net.connect import TLSStream
 from tunnel.net.fairness import turns
 from tunnel.net.readiness import Readiness, Watch

@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from proxy.connections import SWEEP_S, Connections
+from proxy.exchange.pool import SWEEP_S, Connections
 
 
 async def no_dial() -> trio.abc.Stream:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import trio
 
-from proxy.exchange import Failure, OutboundBroken, PassOn, Processed, StreamCode
+from proxy.exchange.ports import Failure, OutboundBroken, PassOn, Processed, StreamCode
+from proxy.exchange.wire import FramingFault, RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX, BodyError, ChunkedBody
 from proxy.message.head import (
     ANSWER_HEAD_BYTES_MAX,
@@ -29,7 +30,6 @@ from proxy.message.strict import (
     HeadScanner,
     read_response_head,
 )
-from proxy.wire import FramingFault, RawStream, held_bytes
 from tunnel.net.connect import TLSStream
 from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
 from tunnel.net.readiness import Watch

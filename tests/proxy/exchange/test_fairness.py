@@ -8,11 +8,11 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from proxy.client import ClientConnection
-from proxy.deadlines import ATTENDED_PER_PASS, QUIET_S, Deadlines
-from proxy.http import ServerConnection
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.deadlines import ATTENDED_PER_PASS, QUIET_S, Deadlines
+from proxy.exchange.http import ServerConnection
+from proxy.exchange.wire import RawStream
 from proxy.message.head import RequestHead, ResponseHead
-from proxy.wire import RawStream
 from tests.tunnel.passes import counted_passes
 from tunnel.net.fairness import TASKS_PER_PASS, turns
 

@@ -3,11 +3,11 @@
 `proxy.message.strict` reads heads and `proxy.message.body` bodies; this file adds what a front needs beside
 that: deadlines for the head and nothing else, the framing of answers, and an end that fits what was said.
 
-Theory of operation. Received bytes first stand in one place (`proxy.received`). A head is cut off and read.
-Body bytes go through a reader of their own, made for each request, as they are asked for; what lies behind
-the end of the body goes back to the others, and is the next request, or the first bytes of an upgraded
-stream. So bytes that a client sends too early wait until it is clear what they are, and after a refused
-upgrade they are just the next request.
+Theory of operation. Received bytes first stand in one place (`proxy.exchange.received`). A head is cut off
+and read. Body bytes go through a reader of their own, made for each request, as they are asked for; what
+lies behind the end of the body goes back to the others, and is the next request, or the first bytes of an
+upgraded stream. So bytes that a client sends too early wait until it is clear what they are, and after a
+refused upgrade they are just the next request.
 
 There are three ways to leave. After a whole answer to a whole request: the next request. After a whole answer
 to a request that was not read to its end, or not understood: read on for a bounded while before closing,
@@ -16,8 +16,8 @@ cut, without TLS's close_notify, so that nobody takes the end for a clean one.
 
 Small requests are what a hub is made of, so nothing here makes a pass of the scheduler that the stream below
 does not make, and nothing is opened for a request but the request. One that need not wait needs no task
-either (`proxy.stand_by`), and whether its client is still there is told by one, but mostly noticed without
-(`proxy.attendance`).
+either (`proxy.exchange.stand_by`), and whether its client is still there is told by one, but mostly noticed
+without (`proxy.exchange.attendance`).
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ from typing import Self
 
 import trio
 
-from proxy.attendance import Attendance
-from proxy.deadlines import IDLE_S, Deadlines
-from proxy.exchange import GONE, Failure, InboundBroken, OnGone, Processed, StreamCode
+from proxy.exchange.attendance import Attendance
+from proxy.exchange.deadlines import IDLE_S, Deadlines
+from proxy.exchange.ports import GONE, Failure, InboundBroken, OnGone, Processed, StreamCode
+from proxy.exchange.received import Received
+from proxy.exchange.stand_by import Begun, StandBy
+from proxy.exchange.wire import FramingFault, RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX, CHUNKS_AT_ONCE_MAX, BodyError, ChunkedBody, CountedBody
 from proxy.message.head import (
     BODILESS_STATUSES,
@@ -43,9 +46,6 @@ from proxy.message.head import (
     connection_tokens,
 )
 from proxy.message.strict import BadRequest, read_request_head
-from proxy.received import Received
-from proxy.stand_by import Begun, StandBy
-from proxy.wire import FramingFault, RawStream, held_bytes
 from tunnel.net.connect import TLSStream, tls_socket
 from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
 from tunnel.net.readiness import Readiness

@@ -6,9 +6,9 @@ import logging
 
 import trio
 
-from proxy.connections import Connections
-from proxy.exchange import ByteStream, Failure, OutboundBroken, PassOn, Processed, StreamCode
-from proxy.http import ClientConnection
+from proxy.exchange.http import ClientConnection
+from proxy.exchange.pool import Connections
+from proxy.exchange.ports import ByteStream, Failure, OutboundBroken, PassOn, Processed, StreamCode
 from proxy.message.head import SAFE_METHODS, RequestHead, ResponseHead
 
 _log = logging.getLogger("hawse")

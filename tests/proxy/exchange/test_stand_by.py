@@ -12,16 +12,16 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.deadlines import IDLE_S, Deadlines
-from proxy.exchange import InboundBroken
-from proxy.http import BadRequest, ServerConnection
+from proxy.exchange.deadlines import IDLE_S, Deadlines
+from proxy.exchange.http import BadRequest, ServerConnection
+from proxy.exchange.ports import InboundBroken
+from proxy.exchange.received import EARLY_BYTES_MAX
+from proxy.exchange.server import HEAD_S
+from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
+from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.body import ChunkedBody
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
-from proxy.received import EARLY_BYTES_MAX
-from proxy.server import HEAD_S
-from proxy.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
-from proxy.wire import CLIENT_BYTES_AT_ONCE
-from tests.proxy.test_deadlines import swept
+from tests.proxy.exchange.test_deadlines import swept
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes

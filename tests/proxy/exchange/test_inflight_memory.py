@@ -9,7 +9,7 @@ import attrs
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.heldup import ENDED_PER_PASS, LOOK_S, HeldUp
+from proxy.exchange.inflight_memory import ENDED_PER_PASS, LOOK_S, HeldUp
 from tests.tunnel.protocol.joined import Joined, broken
 from tunnel import Memory
 
