@@ -16,8 +16,8 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
-from proxy.exchange.ports import Failure, InboundBroken, Processed, StreamCode
 from proxy.exchange.server import ServerConnection
+from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_framing
 from proxy.message.strict import BadRequest
 

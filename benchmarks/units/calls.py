@@ -30,7 +30,7 @@ from auth.requestinfo import parse
 from auth.tokens import issue_access, issue_relay
 from benchmarks.units.timing import RUNS, measure, report
 from proxy.exchange.forward import CloseReason, Outcome
-from proxy.exchange.http import ServerConnection
+from proxy.exchange.server import ServerConnection
 from proxy.hub.access import AccessTokens, bearer, decide
 from proxy.hub.admission import Call, Caller, understand
 from proxy.hub.callmetrics import CallMetrics

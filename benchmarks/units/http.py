@@ -23,8 +23,9 @@ from functools import partial
 import attrs
 import trio
 
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.http import ClientConnection, ServerConnection
+from proxy.exchange.server import ServerConnection
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import (
     hub_request_head,

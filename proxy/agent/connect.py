@@ -22,13 +22,14 @@ from proxy.agent.errors import AgentError
 from proxy.agent.rotation import Tokens
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.forward import forward
-from proxy.exchange.http import BadRequest, ServerConnection
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.exchange.ports import Failure, InboundBroken, OutboundBroken
+from proxy.exchange.server import ServerConnection
+from proxy.message.failure import Failure, InboundBroken, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import loopback_request_head, loopback_response_head
 from proxy.message.status import failure_response, status_response
+from proxy.message.strict import BadRequest
 from proxy.room import NoRoomError, Room
 from tunnel.net.connect import client_context, open_tcp, wrap_client, wrap_server
 from tunnel.net.egress import ProxyRefused, ProxySettings, connect_through

@@ -74,7 +74,7 @@ async def run_connect(config: ConnectConfig) -> int:
     with stop_signals() as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(connections.sweep)
-            nursery.start_soon(proxy.exchange.deadlines.run)
+            nursery.start_soon(proxy.deadlines.run)
             nursery.start_soon(partial(trio.serve_listeners, proxy.handle_client, listeners))
             path = _path(config)
             _write(path, document, replace=config.output is None)

@@ -20,9 +20,10 @@ import logging
 import trio
 
 from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.ports import GONE, OnGone
+from proxy.exchange.ports import OnGone
 from proxy.exchange.received import Received
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
+from proxy.message.failure import GONE
 from proxy.message.head import Fields
 from tunnel.net.connect import TLSStream, tls_socket
 from tunnel.net.readiness import Readiness, Watch

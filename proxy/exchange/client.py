@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import trio
 
-from proxy.exchange.ports import Failure, OutboundBroken, PassOn, Processed, StreamCode
+from proxy.exchange.ports import PassOn
 from proxy.exchange.wire import FramingFault, RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX, BodyError, ChunkedBody
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import (
     ANSWER_HEAD_BYTES_MAX,
     HeadError,

@@ -29,13 +29,11 @@ from contextlib import suppress
 import attrs
 import trio
 
-from proxy.exchange.ports import (
-    ByteStream,
+from proxy.exchange.ports import ByteStream, Inbound, Outbound
+from proxy.message.failure import (
     ExchangeBroken,
     Failure,
-    Inbound,
     InboundBroken,
-    Outbound,
     OutboundBroken,
     Processed,
     StreamCode,

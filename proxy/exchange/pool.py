@@ -14,8 +14,8 @@ from functools import partial
 
 import trio
 
-from proxy.exchange.http import ClientConnection
-from proxy.exchange.ports import Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange.client import ClientConnection
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from tunnel.net.connect import HandshakeFailed, has_input, os_reason, tls_socket
 from tunnel.net.readiness import Readiness
 

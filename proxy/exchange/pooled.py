@@ -6,9 +6,10 @@ import logging
 
 import trio
 
-from proxy.exchange.http import ClientConnection
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
-from proxy.exchange.ports import ByteStream, Failure, OutboundBroken, PassOn, Processed, StreamCode
+from proxy.exchange.ports import ByteStream, PassOn
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import SAFE_METHODS, RequestHead, ResponseHead
 
 _log = logging.getLogger("hawse")

@@ -13,56 +13,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import attrs
-
-from proxy.message.head import RequestHead, ResponseHead
-from tunnel.protocol.errors import Processed, StreamCode
-
-__all__ = [
-    "GONE",
-    "ByteStream",
-    "ExchangeBroken",
-    "Failure",
-    "Inbound",
-    "InboundBroken",
-    "OnGone",
-    "Outbound",
-    "OutboundBroken",
-    "PassOn",
-    "Processed",
-    "RequestHead",
-    "ResponseHead",
-    "StreamCode",
-]
-
-
-@attrs.frozen
-class Failure:
-    """Why an exchange failed, and whether the API server may have seen the request."""
-
-    code: StreamCode
-    processed: Processed
-    reason: str
-
-
-GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "the client is gone")
-
-
-class ExchangeBroken(Exception):
-    """An exchange cannot go on; `failure` says why."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(f"{failure.code.name.lower()}: {failure.reason}")
-        self.failure = failure
-
-
-class InboundBroken(ExchangeBroken):
-    """The side that asked is gone (CANCEL), or sent a body that cannot be read (PROTOCOL)."""
-
-
-class OutboundBroken(ExchangeBroken):
-    """The side that answers failed, refused, or sent what is no answer."""
-
+from proxy.message.failure import Failure
+from proxy.message.head import ResponseHead
 
 OnGone = Callable[[Failure], Awaitable[None]]
 """What is to be done when the side that asked is gone, with the reason."""

@@ -32,11 +32,12 @@ import trio
 
 from proxy.exchange.attendance import Attendance
 from proxy.exchange.deadlines import IDLE_S, Deadlines
-from proxy.exchange.ports import GONE, Failure, InboundBroken, OnGone, Processed, StreamCode
+from proxy.exchange.ports import OnGone
 from proxy.exchange.received import Received
 from proxy.exchange.stand_by import Begun, StandBy
 from proxy.exchange.wire import FramingFault, RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX, CHUNKS_AT_ONCE_MAX, BodyError, ChunkedBody, CountedBody
+from proxy.message.failure import GONE, Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import (
     BODILESS_STATUSES,
     LONG_HEAD_BYTES,

@@ -16,17 +16,9 @@ from zlib import crc32
 
 import trio
 
-from proxy.exchange.ports import (
-    GONE,
-    Failure,
-    InboundBroken,
-    OnGone,
-    OutboundBroken,
-    PassOn,
-    Processed,
-    StreamCode,
-)
+from proxy.exchange.ports import OnGone, PassOn
 from proxy.exchange.wire import RawStream
+from proxy.message.failure import GONE, Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead, check_switch
 from tunnel.stream import Stream, StreamReset
 

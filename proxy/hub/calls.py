@@ -25,8 +25,8 @@ from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.configuration import MIB
 from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
-from proxy.exchange.http import ServerConnection
-from proxy.exchange.ports import Failure, InboundBroken, Outbound, OutboundBroken, Processed, StreamCode
+from proxy.exchange.ports import Outbound
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
 from proxy.gate import STRANGER_S
 from proxy.hub.access import AccessTokens, Denied, decide, next_step
@@ -43,6 +43,7 @@ from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GUARDRAILS, Trail, impersonated
+from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import (
     LONG_HEAD_BYTES,
     HeadError,

@@ -18,10 +18,9 @@ import trio
 
 from auth.principal import Principal
 from auth.tokens import issue_inquiry, issue_relay
-from proxy.exchange.http import ClientConnection
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.exchange.ports import Failure, OutboundBroken, Processed, StreamCode
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
@@ -29,6 +28,7 @@ from proxy.hub.entities import Cluster
 from proxy.hub.operations import RelayInfo
 from proxy.hub.pins import Pins, read_statement
 from proxy.hub.places import RelayRefusedError
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
 from proxy.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement

@@ -25,8 +25,7 @@ from auth.principal import Principal
 from proxy.balancers import Balancers
 from proxy.entrance import Entrance, address_of
 from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.http import BadRequest, ServerConnection
-from proxy.exchange.ports import InboundBroken, StreamCode
+from proxy.exchange.server import ServerConnection
 from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger
 from proxy.hub import quick
 from proxy.hub.acceptlimit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
@@ -42,8 +41,10 @@ from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
+from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response
+from proxy.message.strict import BadRequest
 from tunnel.net.connect import wrap_server
 from tunnel.net.fairness import Unknown
 from tunnel.net.loglimit import LogLimit

@@ -7,7 +7,8 @@ are small and come with their head.
 
 from __future__ import annotations
 
-from proxy.exchange.ports import ByteStream, Failure, Inbound, OnGone
+from proxy.exchange.ports import ByteStream, Inbound, OnGone
+from proxy.message.failure import Failure
 from proxy.message.head import ResponseHead
 from tunnel.protocol.streams import SMALL_BYTES
 

@@ -9,7 +9,8 @@ answer to tell: so the command is the one that looks.
 
 from __future__ import annotations
 
-from proxy.exchange.ports import ByteStream, Failure, Outbound, PassOn
+from proxy.exchange.ports import ByteStream, Outbound, PassOn
+from proxy.message.failure import Failure
 from proxy.message.head import ResponseHead
 from proxy.message.status import warning
 

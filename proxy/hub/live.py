@@ -28,11 +28,12 @@ from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
 from proxy.drain import Drained
 from proxy.exchange.forward import CloseReason, Tally
-from proxy.exchange.http import ServerConnection
 from proxy.exchange.pooled import PooledOutbound
-from proxy.exchange.ports import Failure, Inbound, Outbound, Processed, StreamCode
+from proxy.exchange.ports import Inbound, Outbound
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound, group_of
 from proxy.hub.admission import Call
+from proxy.message.failure import Failure, Processed, StreamCode
 from tunnel import Interruptions, Session
 from tunnel.net.fairness import Slices
 

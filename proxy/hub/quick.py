@@ -15,7 +15,6 @@ from collections.abc import Hashable
 from audit.ids import new_eid
 from auth.jws import TokenError
 from proxy.exchange.forward import CloseReason, Outcome
-from proxy.exchange.ports import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 from proxy.hub.admission import Call, Refusal, understand
@@ -28,6 +27,7 @@ from proxy.hub.calls import (
     refusal_response,
 )
 from proxy.hub.live import Ending, LiveCall
+from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead
 from proxy.message.rewrite import sandboxed
 

@@ -17,7 +17,7 @@ from auth.hubclock import issue_time
 from auth.jws import TokenError
 from auth.principal import Principal
 from auth.tokens import HelloClaims, issue_relay
-from proxy.exchange.http import ServerConnection
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.acceptlimit import AcceptLimit
 from proxy.hub.config import HubConfig

@@ -18,7 +18,7 @@ from ipaddress import ip_address
 from typing import NewType
 
 from auth.requestinfo import PROXIED, RequestInfo
-from proxy.exchange.ports import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import (
     FRAMING_NAMES,
     Fields,

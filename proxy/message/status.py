@@ -16,7 +16,7 @@ from typing import assert_never
 
 import attrs
 
-from proxy.exchange.ports import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import SAFE_METHODS, Headers, ResponseHead
 
 # kubectl reads at most 1,024 bytes of a refused upgrade's body and drops what it cannot parse.

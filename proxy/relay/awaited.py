@@ -28,8 +28,8 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from proxy.exchange.http import ClientConnection
-from proxy.exchange.ports import GONE, Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange.client import ClientConnection
+from proxy.message.failure import GONE, Failure, OutboundBroken, Processed, StreamCode
 from proxy.relay.exchange import Call
 from tunnel import Stream
 from tunnel.stream import StreamReset

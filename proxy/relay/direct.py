@@ -22,12 +22,13 @@ from auth.key_rotation import SUCCESSION_MAX
 from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.entrance import Entrance
 from proxy.exchange.deadlines import Deadlines
-from proxy.exchange.http import BadRequest, ServerConnection
-from proxy.exchange.ports import Failure, InboundBroken, Processed, StreamCode
+from proxy.exchange.server import ServerConnection
 from proxy.gate import Gate, MeteredStream, Stranger
+from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.message.status import failure_response, status_response
+from proxy.message.strict import BadRequest
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal

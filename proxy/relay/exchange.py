@@ -22,9 +22,10 @@ from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
 from proxy.drain import Drained
 from proxy.exchange.forward import CloseReason, Tally, forward
-from proxy.exchange.http import ServerConnection
-from proxy.exchange.ports import Failure, Inbound, OutboundBroken, Processed, StreamCode
+from proxy.exchange.ports import Inbound
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelInbound, group_of
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import (
     IdentityLines,

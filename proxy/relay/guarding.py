@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import trio
 
-from proxy.exchange.ports import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.relay.exchange import Upstream
 from proxy.relay.guardrails import GuardrailDenied, Guardrails
 from tunnel.net.fairness import Slices

@@ -37,7 +37,7 @@ from auth.principal import USER_PREFIX
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
 from proxy.counted import counted
-from proxy.exchange.ports import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.rewrite import DECISION_HEADER
 from proxy.message.status import status_response
 from proxy.relay.verify import Refused

@@ -15,9 +15,9 @@ from typing import Final
 
 import trio
 
-from proxy.exchange.http import ClientConnection
-from proxy.exchange.ports import OutboundBroken
+from proxy.exchange.client import ClientConnection
 from proxy.foreign_json import read_json
+from proxy.message.failure import OutboundBroken
 from proxy.message.head import RequestHead, line
 from proxy.relay.pool import Dial, dial_tls
 from proxy.relay.serviceaccount import ClusterAccess

@@ -23,7 +23,7 @@ import trio
 
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.exchange.ports import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import SAFE_METHODS, RequestHead, ResponseHead
 from proxy.message.rewrite import IdentityLines, relay_request_head
 from proxy.relay.serviceaccount import ClusterAccess

@@ -16,8 +16,8 @@ import trio
 
 from auth.hubclock import HubClocks, SessionClock, is_time
 from auth.jws import TokenError
-from proxy.exchange.ports import StreamCode
 from proxy.exchange.tunnelled import HUB_GROUP, RELAY_GROUP, TunnelInbound
+from proxy.message.failure import StreamCode
 from proxy.message.head import LONG_HEAD_BYTES, HeadError, RequestHead
 from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
 from proxy.relay.exchange import Call, Upstream, describe

@@ -26,7 +26,7 @@ from auth.jws import TokenError, UnknownKeyError
 from auth.key_rotation import TrustedKeys
 from auth.signed import DEFAULT_LEEWAY_S
 from auth.tokens import RelayClaims
-from proxy.exchange.ports import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from tunnel import Context
 from tunnel.net.loglimit import LogLimit
 

@@ -25,8 +25,8 @@ from proxy.agent.credential import Cached
 from proxy.agent.errors import AgentError
 from proxy.agent.loopback import loopback_context
 from proxy.agent.rotation import REPLACED_AFTER_S, Tokens
-from proxy.exchange.http import ServerConnection
 from proxy.exchange.pool import Connections
+from proxy.exchange.server import ServerConnection
 from proxy.message.head import RequestHead, ResponseHead
 from tunnel.net.connect import HandshakeFailed, client_context, wrap_client, wrap_server
 from tunnel.net.egress import ProxySettings
@@ -118,7 +118,7 @@ async def bench() -> AsyncIterator[Bench]:
 
         proxy = LoopbackProxy(context, GUARD, hub, tokens, Connections(dial, "the hub"))
         bench = Bench(proxy, tokens, nursery, pem, answer_ok)
-        nursery.start_soon(proxy.exchange.deadlines.run)
+        nursery.start_soon(proxy.deadlines.run)
         yield bench
         nursery.cancel_scope.cancel()
 

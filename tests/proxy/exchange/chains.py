@@ -13,14 +13,16 @@ import attrs
 import trio
 from trio.testing import memory_stream_pair
 
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.forward import Outcome, forward
-from proxy.exchange.http import BadRequest, ClientConnection, ServerConnection
 from proxy.exchange.ports import Outbound
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelInbound, TunnelOutbound
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import hub_response_head, relay_response_head
 from proxy.message.status import failure_response, status_response
+from proxy.message.strict import BadRequest
 from tests.proxy.exchange.legs import TLSLeg, read_until, tls_pair
 from tunnel.protocol.connection import Role
 from tunnel.protocol.frames import Welcome

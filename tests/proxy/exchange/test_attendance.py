@@ -11,12 +11,13 @@ import pytest
 import trio
 import trio.testing
 
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.deadlines import QUIET_S, Deadlines
 from proxy.exchange.forward import forward
-from proxy.exchange.http import ClientConnection, ServerConnection
-from proxy.exchange.ports import Failure, StreamCode
 from proxy.exchange.received import EARLY_BYTES_MAX
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
+from proxy.message.failure import Failure, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from proxy.exchange import client
-from proxy.exchange.client import CROWDED_BYTES_MAX, INTERIM_MAX
-from proxy.exchange.http import ClientConnection
-from proxy.exchange.ports import OutboundBroken, Processed, StreamCode
+from proxy.exchange.client import CROWDED_BYTES_MAX, INTERIM_MAX, ClientConnection
+from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, HEAD_BYTES_MAX, RequestHead, ResponseHead
 from tests.proxy.exchange.legs import read_until, tls_pair
 from tests.tunnel.net.test_tcp import tcp_pair

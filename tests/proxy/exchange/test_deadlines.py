@@ -9,8 +9,7 @@ import trio
 from trio.testing import memory_stream_pair
 
 from proxy.exchange.deadlines import IDLE_S, QUIET_S, SWEEP_S, Deadlines
-from proxy.exchange.http import ServerConnection
-from proxy.exchange.server import HEAD_S
+from proxy.exchange.server import HEAD_S, ServerConnection
 from tests.proxy.exchange.legs import answer_ok, read_until
 from tunnel.net.tcp import TCPStream
 

@@ -10,7 +10,7 @@ from trio.testing import memory_stream_pair
 
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.deadlines import ATTENDED_PER_PASS, QUIET_S, Deadlines
-from proxy.exchange.http import ServerConnection
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import RawStream
 from proxy.message.head import RequestHead, ResponseHead
 from tests.tunnel.passes import counted_passes

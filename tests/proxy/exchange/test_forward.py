@@ -7,10 +7,11 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.forward import CLIENT_LEAVES_S, SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
-from proxy.exchange.http import ClientConnection, ServerConnection
-from proxy.exchange.ports import ExchangeBroken, Failure, OutboundBroken, Processed, StreamCode
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
+from proxy.message.failure import ExchangeBroken, Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.chains import open_chain, open_sessions, plain_pair
 from tests.proxy.exchange.legs import read_all, read_until, tls_pair

@@ -9,13 +9,13 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from proxy.exchange import server as server_module
 from proxy.exchange.deadlines import IDLE_S, Deadlines
-from proxy.exchange.http import BadRequest, ServerConnection
-from proxy.exchange.ports import Failure, InboundBroken, Processed, StreamCode
-from proxy.exchange.server import HEAD_S, LINGER_S
+from proxy.exchange.server import HEAD_S, LINGER_S, ServerConnection
 from proxy.exchange.wire import FramingFault
 from proxy.message.body import CHUNKS_AT_ONCE_MAX, ChunkedBody
+from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from proxy.message.status import status_response
+from proxy.message.strict import BadRequest
 from tests.proxy.exchange.legs import answer_ok, read_all, read_until, tls_pair
 from tests.proxy.message.test_strict import ATTACKS
 from tests.tunnel.certificates import contexts

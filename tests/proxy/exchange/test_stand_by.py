@@ -13,14 +13,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxy.exchange.deadlines import IDLE_S, Deadlines
-from proxy.exchange.http import BadRequest, ServerConnection
-from proxy.exchange.ports import InboundBroken
 from proxy.exchange.received import EARLY_BYTES_MAX
-from proxy.exchange.server import HEAD_S
+from proxy.exchange.server import HEAD_S, ServerConnection
 from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 from proxy.exchange.wire import CLIENT_BYTES_AT_ONCE
 from proxy.message.body import ChunkedBody
+from proxy.message.failure import InboundBroken
 from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
+from proxy.message.strict import BadRequest
 from tests.proxy.exchange.test_deadlines import swept
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake

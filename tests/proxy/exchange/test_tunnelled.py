@@ -7,8 +7,8 @@ import pytest
 import trio
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from proxy.exchange.ports import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.exchange.tunnelled import TunnelInbound, TunnelOutbound
+from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from tests.proxy.exchange.chains import open_sessions
 from tunnel.session import Session

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from trio.testing import memory_stream_pair
 
-from proxy.exchange.http import ClientConnection, ServerConnection
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES, RawStream, held_bytes
 from proxy.message.body import BODY_BYTES_MAX
 from tests.proxy.exchange.legs import tls_pair

@@ -30,8 +30,7 @@ from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
 from proxy.exchange.forward import CloseReason
-from proxy.exchange.http import ServerConnection
-from proxy.exchange.ports import InboundBroken
+from proxy.exchange.server import ServerConnection
 from proxy.hub import calls as calls_module
 from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
@@ -50,6 +49,7 @@ from proxy.hub.quick import begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
+from proxy.message.failure import InboundBroken
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from tests.proxy.hub.sessions import session_pair
 from tests.proxy.hub.test_direct import close_kept

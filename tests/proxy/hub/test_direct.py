@@ -22,7 +22,6 @@ from audit.store import AuditStore
 from auth.key_rotation import issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
-from proxy.exchange.ports import OutboundBroken, Processed, StreamCode
 from proxy.hub import direct, tables
 from proxy.hub.contexts import RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
@@ -32,6 +31,7 @@ from proxy.hub.entities import Cluster, Mode
 from proxy.hub.pins import Pins
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
+from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.statement import Statement
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import Connection, headers, running

@@ -21,9 +21,9 @@ from audit.recorder import Recorder
 from proxy.exchange import inflight_memory
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.forward import CloseReason
-from proxy.exchange.http import ServerConnection
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.exchange.ports import Failure, Inbound, Outbound, Processed, StreamCode
+from proxy.exchange.ports import Inbound, Outbound
+from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.admission import Call
 from proxy.hub.boots import Boots
@@ -39,6 +39,7 @@ from proxy.hub.live import (
 )
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store import Store
+from proxy.message.failure import Failure, Processed, StreamCode
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake

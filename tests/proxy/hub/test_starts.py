@@ -12,8 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from audit.recorder import Recorder
-from proxy.exchange.http import ServerConnection
 from proxy.exchange.ports import Inbound
+from proxy.exchange.server import ServerConnection
 from proxy.hub import starts as starts_module
 from proxy.hub.admission import Call
 from proxy.hub.calls import Calls

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from auth.requestinfo import parse
-from proxy.exchange.ports import Failure, Processed, StreamCode
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead
 from proxy.message.rewrite import (
     BEARER_SUBPROTOCOL,

@@ -18,7 +18,7 @@ import trio.testing
 import tunnel.stream
 from proxy.exchange import client
 from proxy.exchange.client import INTERIM_MAX, ClientConnection
-from proxy.exchange.ports import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer

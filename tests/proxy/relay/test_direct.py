@@ -16,9 +16,10 @@ from auth.principal import Principal
 from auth.tokens import issue_inquiry
 from proxy import gate
 from proxy.exchange import inflight_memory
-from proxy.exchange.http import ClientConnection
-from proxy.exchange.ports import ByteStream, Processed, StreamCode
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.ports import ByteStream
 from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.message.failure import Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import direct

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from auth.principal import Principal
-from proxy.exchange.ports import Processed, StreamCode
+from proxy.message.failure import Processed, StreamCode
 from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import exchange, pool
 from proxy.relay.serviceaccount import ClusterAccess

@@ -13,10 +13,11 @@ import trio.testing
 from trio.testing import MockClock
 
 from auth.tokens import RelayClaims
-from proxy.exchange.http import ClientConnection
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import DIAL_DEADLINE_S
-from proxy.exchange.ports import Failure, OnGone, Processed, StreamCode
+from proxy.exchange.ports import OnGone
 from proxy.exchange.tunnelled import TunnelInbound
+from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import direct_request_head
 from proxy.relay.exchange import Call, Upstream

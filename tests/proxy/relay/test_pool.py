@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from proxy.exchange.ports import OutboundBroken, Processed, StreamCode
+from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines
 from proxy.relay.pool import Exchange, Pool, open_pool
@@ -402,5 +402,5 @@ async def test_the_environment_cannot_send_the_token_elsewhere(
             monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
             async with open_pool(server.access) as pool:
                 assert await ask(pool) == (200, b"ok")
-            assert proxy.exchange.pool == []
+            assert proxy.connections == []
             assert headers(server.received, "authorization") == ["Bearer relay-token-1"]

@@ -22,7 +22,7 @@ from auth.hubtime import hub_time, is_hub_time
 from auth.jws import TokenError
 from auth.keys import KeySet, PublicKey, SigningKey
 from proxy.configuration import Address
-from proxy.exchange.http import ServerConnection
+from proxy.exchange.server import ServerConnection
 from proxy.message.status import status_response
 from proxy.relay import serve, tunnelled
 from proxy.relay.config import CLOCK_BOUND_S, DirectListener, RelayConfig, TunnelDial

@@ -14,8 +14,8 @@ import trio.testing
 
 from auth import tokens
 from auth.keys import SigningKey
-from proxy.exchange.ports import OutboundBroken, Processed, StreamCode
 from proxy.exchange.tunnelled import TunnelOutbound
+from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.config import CLOCK_BOUND_S

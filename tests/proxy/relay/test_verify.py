@@ -9,7 +9,7 @@ from auth.jws import TokenError
 from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from proxy.exchange.ports import Processed, StreamCode
+from proxy.message.failure import Processed, StreamCode
 from proxy.relay import verify
 from proxy.relay.verify import Refused, Verifier
 from tunnel import Context

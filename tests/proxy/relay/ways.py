@@ -23,10 +23,11 @@ from auth.hubclock import HubClocks, issue_time
 from auth.key_rotation import TrustedKeys
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
-from proxy.exchange.http import ClientConnection
+from proxy.exchange.client import ClientConnection
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.exchange.ports import ByteStream, Failure, OutboundBroken
+from proxy.exchange.ports import ByteStream
 from proxy.exchange.tunnelled import HUB_GROUP, TunnelOutbound
+from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
 from proxy.relay.config import CLOCK_BOUND_S
