@@ -25,12 +25,12 @@ from proxy.exchange.forward import forward
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
 from proxy.exchange.server import ServerConnection
+from proxy.listener.connection_limit import NoRoomError, Room
 from proxy.message.failure import Failure, InboundBroken, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import loopback_request_head, loopback_response_head
 from proxy.message.status import failure_response, status_response
 from proxy.message.strict import BadRequest
-from proxy.room import NoRoomError, Room
 from tunnel.net.connect import client_context, open_tcp, wrap_client, wrap_server
 from tunnel.net.egress import ProxyRefused, ProxySettings, connect_through
 from tunnel.net.loglimit import LogLimit

@@ -22,7 +22,7 @@ from proxy.agent.rotation import Tokens
 from proxy.configuration import Address
 from proxy.exchange.pool import Connections
 from proxy.filelimit import raise_file_limit
-from proxy.listen import open_listeners
+from proxy.listener.accept import open_listeners
 from proxy.manifests import to_yaml
 from proxy.signals import stop_signals
 from proxy.startup import settle

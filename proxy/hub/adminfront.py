@@ -25,7 +25,7 @@ from proxy.hub.operations import RelayInfo
 from proxy.hub.operators import KNOWN
 from proxy.hub.registry import Registry
 from proxy.hub.roles import Role
-from proxy.room import Guest, NoRoomError, Room
+from proxy.listener.connection_limit import Guest, NoRoomError, Room
 from tunnel.net.connect import peer_address, wrap_server
 from tunnel.net.loglimit import LogLimit
 

@@ -28,7 +28,6 @@ from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
 from proxy.exchange.ports import Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
-from proxy.gate import STRANGER_S
 from proxy.hub.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.config import HubConfig
@@ -43,6 +42,7 @@ from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.trail import GUARDRAILS, Trail, impersonated
+from proxy.listener.unauthenticated import STRANGER_S
 from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import (
     LONG_HEAD_BYTES,

@@ -16,7 +16,6 @@ import attrs
 
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
-from proxy.balancers import Balancers
 from proxy.configuration import (
     PING_S,
     Address,
@@ -29,6 +28,7 @@ from proxy.configuration import (
     unreadable,
 )
 from proxy.hub.hosts import ClusterHosts
+from proxy.listener.balancers import Balancers
 
 ENVIRONMENT_PREFIX = "HAWSE_HUB_"
 # Both on loopback: whoever opens them to others says so.

@@ -22,11 +22,8 @@ from audit.record import Kind
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
-from proxy.balancers import Balancers
-from proxy.entrance import Entrance, address_of
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
-from proxy.gate import STRANGER_S, Gate, MeteredStream, Stranger
 from proxy.hub import quick
 from proxy.hub.acceptlimit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
 from proxy.hub.admission import PREFIX
@@ -41,6 +38,9 @@ from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
+from proxy.listener.balancers import Balancers
+from proxy.listener.client_address import Entrance, address_of
+from proxy.listener.unauthenticated import STRANGER_S, Gate, MeteredStream, Stranger
 from proxy.message.failure import InboundBroken, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.status import status_response

@@ -10,7 +10,7 @@ from collections import OrderedDict
 
 import attrs
 
-from proxy.gate import place_of
+from proxy.listener.unauthenticated import place_of
 
 # Somebody who mistypes, several times over.
 FAILURES_MAX = 10

@@ -31,7 +31,7 @@ from proxy.hub.handover import (
     take_over,
 )
 from proxy.hub.pidfile import PidFile
-from proxy.listen import listen_on, open_sockets
+from proxy.listener.accept import listen_on, open_sockets
 
 # One that was killed has ended at once; one that is told to stop meanwhile has its grace first, which is a
 # third of this by default. Who comes in between is refused, unless the sockets were handed on.

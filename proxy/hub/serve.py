@@ -29,7 +29,6 @@ from proxy.counted import counted
 from proxy.drain import PLAIN_S
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.filelimit import raise_file_limit
-from proxy.gate import place_of
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
@@ -60,6 +59,7 @@ from proxy.hub.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.hub.trailwatch import TrailWatch
+from proxy.listener.unauthenticated import place_of
 from proxy.quiet import give_back_when_quiet
 from proxy.signals import stop_signals
 from proxy.startup import settle

@@ -17,7 +17,6 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from audit.store import TrailMark
 from auth.keys import PublicKey
 from auth.principal import TEAMS_MAX
-from proxy.gate import place_of
 from proxy.hub import tables as t
 from proxy.hub.credentials import Credentials
 from proxy.hub.database import find, find_agent, new_id, refuse_taken
@@ -29,6 +28,7 @@ from proxy.hub.policies import Policies
 from proxy.hub.reading import SnapshotReader
 from proxy.hub.roles import Role
 from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url
+from proxy.listener.unauthenticated import place_of
 
 # One is replaced by another; more are replacements that nobody finished.
 RELAY_KEYS_PER_CLUSTER_MAX = 4

@@ -42,7 +42,6 @@ import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
 from auth.policy.text import PolicyError
-from proxy.balancers import NO_BALANCERS, Balancers
 from proxy.certificates import fault_of_ca
 from proxy.configuration import (
     MIB,
@@ -56,6 +55,7 @@ from proxy.configuration import (
     read_stated,
     read_text,
 )
+from proxy.listener.balancers import NO_BALANCERS, Balancers
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.serviceaccount import ClusterAccessError, own_namespace
 

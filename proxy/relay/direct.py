@@ -19,11 +19,11 @@ import attrs
 import trio
 
 from auth.key_rotation import SUCCESSION_MAX
-from proxy.balancers import NO_BALANCERS, Balancers
-from proxy.entrance import Entrance
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
-from proxy.gate import Gate, MeteredStream, Stranger
+from proxy.listener.balancers import NO_BALANCERS, Balancers
+from proxy.listener.client_address import Entrance
+from proxy.listener.unauthenticated import Gate, MeteredStream, Stranger
 from proxy.message.failure import Failure, InboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import SUCCESSION_HEADER, failure_header

@@ -33,7 +33,7 @@ from proxy.counted import counted
 from proxy.drain import PLAIN_S
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.filelimit import raise_file_limit
-from proxy.listen import AddressInUseError, open_listeners
+from proxy.listener.accept import AddressInUseError, open_listeners
 from proxy.quiet import give_back_when_quiet
 from proxy.relay.config import DirectListener, RelayConfig, TunnelDial
 from proxy.relay.direct import DirectServer

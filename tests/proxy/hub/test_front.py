@@ -20,7 +20,6 @@ from audit.store import AuditStore
 from auth.hubtime import hub_time
 from auth.keys import SigningKey
 from auth.tokens import issue_access, issue_hello
-from proxy.gate import STRANGER_S
 from proxy.hub.acceptlimit import CLUSTER_BURST
 from proxy.hub.access import AccessTokens
 from proxy.hub.calls import Calls
@@ -38,6 +37,7 @@ from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
+from proxy.listener.unauthenticated import STRANGER_S
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client
 from tunnel.websocket.upgrade import dial_websocket
@@ -200,8 +200,8 @@ async def test_a_stranger_that_makes_room_waits_for_nobody_else(
             left.set()
 
     monkeypatch.setattr(bench.front.tokens, "answer", issuer_is_away)
-    monkeypatch.setattr("proxy.gate.STRANGERS_PER_PLACE_MAX", 1)
-    monkeypatch.setattr("proxy.gate.UNHURRIED_S", 0.0)
+    monkeypatch.setattr("proxy.listener.unauthenticated.STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.UNHURRIED_S", 0.0)
     waiting = await bench.connect()
     await waiting.send_all(b"POST /oauth/token HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\na")
     await trio.testing.wait_all_tasks_blocked()

@@ -37,7 +37,7 @@ from proxy.configuration import Address
 from proxy.hub.boots import Boots
 from proxy.hub.datadir import DataDir
 from proxy.hub.handover import Place, open_door
-from proxy.listen import open_sockets
+from proxy.listener.accept import open_sockets
 
 data = DataDir(Path(sys.argv[1]))
 

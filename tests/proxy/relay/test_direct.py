@@ -14,11 +14,11 @@ from auth.key_rotation import SUCCESSION_MAX, issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_inquiry
-from proxy import gate
 from proxy.exchange import inflight_memory
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.ports import ByteStream
 from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.listener import unauthenticated
 from proxy.message.failure import Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import FAILURE_HEADER
@@ -150,7 +150,9 @@ async def test_a_stranger_that_says_nothing_is_shown_out(tmp_path: Path, autojum
 
 
 @pytest.mark.parametrize(
-    ("module", "cap"), [(gate, "STRANGERS_PER_PLACE_MAX"), (direct, "STRANGERS_MAX")], ids=["place", "all"]
+    ("module", "cap"),
+    [(unauthenticated, "STRANGERS_PER_PLACE_MAX"), (direct, "STRANGERS_MAX")],
+    ids=["place", "all"],
 )
 async def test_strangers_above_the_cap_make_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, cap: str
@@ -160,7 +162,7 @@ async def test_strangers_above_the_cap_make_room(
         silent = [await way.connect() for _ in range(2)]
         with pytest.raises((OSError, trio.BrokenResourceError)):
             await way.connect()
-        monkeypatch.setattr(gate, "UNHURRIED_S", 0.0)
+        monkeypatch.setattr(unauthenticated, "UNHURRIED_S", 0.0)
         silent.append(await way.connect())
         assert (await way.ask(inner())).status == 200
         # The oldest, for the third of them and for the hub.
@@ -174,7 +176,7 @@ async def test_strangers_above_the_cap_make_room(
 async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "STRANGERS_PER_PLACE_MAX", 2)
+    monkeypatch.setattr(unauthenticated, "STRANGERS_PER_PLACE_MAX", 2)
     async with running(answer_ok, tmp_path) as server, direct_way(server.access, tmp_path) as way:
         silent = [await trio.open_tcp_stream("127.0.0.1", way.port) for _ in range(3)]
         assert (await way.ask(inner())).status == 200
@@ -188,7 +190,7 @@ async def test_connections_that_say_nothing_make_room_for_the_hub_at_once(
 async def test_the_hub_is_no_stranger_once_it_has_shown_a_token(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr(unauthenticated, "STRANGERS_PER_PLACE_MAX", 1)
     release = trio.Event()
     arrived = trio.Event()
 

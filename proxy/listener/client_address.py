@@ -12,9 +12,9 @@ from functools import partial
 import attrs
 import trio
 
-from proxy.balancers import NO_BALANCERS, Balancers
-from proxy.gate import Gate, Stranger, TooManyStrangersError
-from proxy.proxyheader import ProxyHeaderError, missing, source_of
+from proxy.listener.balancers import NO_BALANCERS, Balancers
+from proxy.listener.proxy_protocol import ProxyHeaderError, missing, source_of
+from proxy.listener.unauthenticated import Gate, Stranger, TooManyStrangersError
 from tunnel.net.connect import peer_address, shut_down
 from tunnel.net.loglimit import LogLimit
 from tunnel.net.tcp import TCPStream

@@ -1,8 +1,8 @@
 """How many connections a listener for a few has at once, and which of them makes room for another.
 
 Those that are known count as well, and are never ended for a newcomer. Of the others the oldest is: whoever
-can reach the port could else keep everybody out by saying nothing. `proxy.gate` does the same where anyone
-may come, among whom are some on slow links.
+can reach the port could else keep everybody out by saying nothing. `proxy.listener.unauthenticated` does the
+same where anyone may come, among whom are some on slow links.
 """
 
 from __future__ import annotations

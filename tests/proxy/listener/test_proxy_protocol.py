@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.proxyheader import HEADER_BYTES_MAX, ProxyHeaderError, Source, missing, source_of
+from proxy.listener.proxy_protocol import HEADER_BYTES_MAX, ProxyHeaderError, Source, missing, source_of
 from tests.fakes.balancer import LOCAL, PROXY, TCP4, TCP6, UNIX, UNSPEC, header, of_client, tlv
 
 TLVS = st.lists(st.tuples(st.integers(0, 255), st.binary(max_size=300)), max_size=8).map(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.balancers import NETWORKS_MAX, NO_BALANCERS, Balancers
+from proxy.listener.balancers import NETWORKS_MAX, NO_BALANCERS, Balancers
 
 
 def test_addresses_and_networks_of_both_kinds_are_named() -> None:

@@ -7,7 +7,7 @@ import pytest
 import trio
 
 from proxy.configuration import Address
-from proxy.listen import open_listeners
+from proxy.listener.accept import open_listeners
 from tunnel.net.connect import peer_address
 
 

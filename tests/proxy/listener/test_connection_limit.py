@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from proxy.room import Guest, NoRoomError, Room
+from proxy.listener.connection_limit import Guest, NoRoomError, Room
 from tunnel.net.loglimit import LogLimit
 
 

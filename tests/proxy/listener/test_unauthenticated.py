@@ -6,8 +6,15 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
-from proxy import gate as module
-from proxy.gate import STRANGER_BYTES_FREE, Gate, MeteredStream, Stranger, TooManyStrangersError, place_of
+from proxy.listener import unauthenticated as module
+from proxy.listener.unauthenticated import (
+    STRANGER_BYTES_FREE,
+    Gate,
+    MeteredStream,
+    Stranger,
+    TooManyStrangersError,
+    place_of,
+)
 from tests.tunnel.net.test_tls import handshake
 
 

@@ -9,9 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from proxy.balancers import NO_BALANCERS, Balancers
-from proxy.entrance import HEADER_S, Entrance, address_of
-from proxy.gate import Gate
+from proxy.listener.balancers import NO_BALANCERS, Balancers
+from proxy.listener.client_address import HEADER_S, Entrance, address_of
+from proxy.listener.unauthenticated import Gate
 from tests.fakes.balancer import LOCAL, UNSPEC, header, of_client
 from tunnel.net.connect import peer_address
 from tunnel.net.loglimit import LogLimit
@@ -131,7 +131,7 @@ async def test_one_that_only_looks_whether_somebody_listens_is_no_fault(
 async def test_a_client_whose_place_is_taken_is_turned_away_and_the_load_balancers_place_is_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("proxy.gate.STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.STRANGERS_PER_PLACE_MAX", 1)
     async with connected(BALANCERS) as pair:
         pair.entrance.gate.enter("203.0.113.7", lambda why: None).greet()
         await pair.client.send_all(of_client("203.0.113.7"))
@@ -141,7 +141,7 @@ async def test_a_client_whose_place_is_taken_is_turned_away_and_the_load_balance
 
 
 async def test_one_that_makes_room_before_its_header_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.gate.STRANGERS_PER_PLACE_MAX", 1)
+    monkeypatch.setattr("proxy.listener.unauthenticated.STRANGERS_PER_PLACE_MAX", 1)
     async with connected(BALANCERS) as pair, trio.open_nursery() as nursery:
         nursery.start_soon(pair.entrance.admit, pair.server)
         await trio.testing.wait_all_tasks_blocked()
