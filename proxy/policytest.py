@@ -18,7 +18,7 @@ from auth.policy.match import Bundle, compile_bundle
 from auth.policy.text import Item, PolicyError, Source, read
 from auth.request_kind import asked_of
 from auth.requestinfo import BadTarget, RequestInfo, parse
-from proxy.near import did_you_mean
+from proxy.process.suggestions import did_you_mean
 
 TEST_KIND = "PolicyTest"
 CASES_MAX = 10_000

@@ -40,12 +40,12 @@ from benchmarks.systems.hawse import kubeconfig
 from benchmarks.upstream.apiserver import POD_PATH, open_apiserver
 from proxy.exchange.tunnelled import HUB_GROUP
 from proxy.message.head import RequestHead, ResponseHead
+from proxy.process.startup import settle
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import from_kubeconfig
 from proxy.relay.tunnelled import serve_session
-from proxy.startup import settle
 from tunnel import Hello, Role, Session, Welcome, open_session
 from tunnel.net.connect import client_context, open_tls, server_context, wrap_server
 from tunnel.net.tcp import TCPListener, TCPStream

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.cli.errors import CommandError
-from proxy.near import near_names
+from proxy.process.suggestions import near_names
 
 if TYPE_CHECKING:
     from audit.names import NameReader

@@ -204,9 +204,9 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
 
 def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str, tuple[str, ...]]:
     """The trail's file, and a configuration's organisation and masks; raises CommandError."""
-    from proxy.configuration import ConfigError
     from proxy.hub.config import load
     from proxy.hub.datadir import DataDir
+    from proxy.process.config import ConfigError
 
     if data_dir is not None:
         return DataDir(data_dir).audit_file, "", ()

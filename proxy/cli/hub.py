@@ -62,7 +62,7 @@ def hub(
     from proxy.hub.datadir import DataDirError
     from proxy.hub.errors import StoreUnavailableError
     from proxy.hub.serve import run_hub
-    from proxy.watched import FileError
+    from proxy.process.files import FileError
 
     if as_json and not check:
         raise click.UsageError("--json belongs to --check")

@@ -29,11 +29,11 @@ from pathlib import Path
 import attrs
 
 from audit.sqlite import explained
-from proxy.foreign_json import read_json
 from proxy.hub.boots import Boots
 from proxy.hub.datadir import RESTORING, DataDir, DataDirError, FolderInUseError, is_there, read_private
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.store import Store
+from proxy.process.untrusted_json import read_json
 
 FORMAT = 1
 _ABOUT = "hawse-backup.json"

@@ -23,7 +23,6 @@ from audit.record import Decision, Event, Impersonated, Kind, Phase, Relay, Resp
 from audit.recorder import Recorder
 from auth.jws import TokenError
 from auth.principal import Principal
-from proxy.configuration import MIB
 from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
 from proxy.exchange.ports import Outbound
 from proxy.exchange.server import ServerConnection
@@ -66,6 +65,7 @@ from proxy.message.status import (
     status_response,
     with_processed,
 )
+from proxy.process.config import MIB
 from tunnel import Detached, Draining, Interruptions, Memory, Session, SessionClosed, Stream, TooManyStreams
 from tunnel.net.fairness import turns
 from tunnel.net.loglimit import LogLimit

@@ -20,7 +20,7 @@ import trio
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir, DataDirError
 from proxy.hub.devca import ServerCertificate, ensure_certificate
-from proxy.watched import WatchedFile, tell_of_the_end, watch_certificate
+from proxy.process.files import WatchedFile, tell_of_the_end, watch_certificate
 
 # How long a renewed certificate stays unseen. They are renewed days before they end.
 CHECK_EVERY_S = 60.0

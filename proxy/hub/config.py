@@ -1,7 +1,7 @@
 """The hub's configuration: which keys there are, their defaults, and the rules that a type cannot state.
 
 Every key has a default, so that a first `hawse hub` needs no file at all. How file and environment are read,
-and how faults are told, stands in proxy.configuration.
+and how faults are told, stands in proxy.process.config.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import attrs
 
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
-from proxy.configuration import (
+from proxy.hub.hosts import ClusterHosts
+from proxy.listener.balancers import Balancers
+from proxy.process.config import (
     PING_S,
     Address,
     ConfigError,
@@ -27,8 +29,6 @@ from proxy.configuration import (
     read_stated,
     unreadable,
 )
-from proxy.hub.hosts import ClusterHosts
-from proxy.listener.balancers import Balancers
 
 ENVIRONMENT_PREFIX = "HAWSE_HUB_"
 # Both on loopback: whoever opens them to others says so.

@@ -34,7 +34,7 @@ import attrs
 
 from auth.apikey import ApiKeyError, new_api_key, parse
 from auth.keys import KeyFormatError, KeySet, SigningKey
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 PEPPER_BYTES = 32
 # A page of SQLite's has at least so many, and a database at least one page.

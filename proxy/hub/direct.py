@@ -28,10 +28,10 @@ from proxy.hub.entities import Cluster
 from proxy.hub.operations import RelayInfo
 from proxy.hub.pins import Pins, read_statement
 from proxy.hub.places import RelayRefusedError
+from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
-from proxy.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from tunnel.net.connect import bind_to_peer, client_context
 from tunnel.net.tcp import Bonds
 

@@ -32,7 +32,6 @@ from auth.hubtime import hub_time, is_hub_time
 from auth.jws import AudienceError, TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
-from proxy.foreign_json import read_json
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
 from proxy.hub.directory import Directory
 from proxy.hub.entities import Agent, Code
@@ -48,6 +47,7 @@ from proxy.hub.oauth import (
     refuse_inactive,
 )
 from proxy.message.head import Headers
+from proxy.process.untrusted_json import read_json
 
 ENROL_PATH = "/v1/enrol"
 

@@ -12,12 +12,12 @@ import sqlalchemy as sa
 
 from auth.federation import Rule, RuleError, check_rule, parse_jwks
 from auth.keys import KeyFormatError
-from proxy.foreign_json import read_json
 from proxy.hub import tables as t
 from proxy.hub.database import Database, find_agent, new_id, select_as_text
 from proxy.hub.entities import Agent, FederationRule, Issuer
 from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
 from proxy.hub.rules import PEM_LENGTH_MAX, check_https_url, shown
+from proxy.process.untrusted_json import read_json
 
 RULES_PER_AGENT_MAX = 16
 # Each may be asked for its keys, and is one more whose word counts.

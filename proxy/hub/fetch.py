@@ -12,13 +12,13 @@ from urllib.parse import urlsplit
 import trio
 
 from proxy.exchange.client import ClientConnection
-from proxy.foreign_json import read_json
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
 from proxy.hub.entities import Issuer
 from proxy.hub.errors import InvalidError
 from proxy.hub.rules import check_https_url
 from proxy.message.failure import OutboundBroken
 from proxy.message.head import HeadError, RequestHead
+from proxy.process.untrusted_json import read_json
 from tunnel.net.connect import HandshakeFailed, client_context
 
 # The largest issuers publish some ten keys, 2 KB each.

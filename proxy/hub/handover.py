@@ -38,8 +38,8 @@ from typing import Final
 import attrs
 import trio
 
-from proxy.foreign_json import read_json
 from proxy.hub.datadir import DataDir, DataDirError, FolderLock, explained
+from proxy.process.untrusted_json import read_json
 
 VERSION: Final = 1
 # Lines of a few names; the descriptors come beside them.

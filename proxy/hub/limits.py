@@ -30,10 +30,10 @@ import attrs
 import trio
 
 from auth.principal import Principal
-from proxy.counted import counted
 from proxy.exchange.forward import CloseReason
 from proxy.hub.config import LimitsConfig
 from proxy.hub.live import Ending, LiveCall, LiveCalls
+from proxy.process.plural import counted
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.net.fairness import Slices
 

@@ -26,7 +26,6 @@ import trio
 
 from audit.record import Impersonated
 from audit.record import Relay as RecordedRelay
-from proxy.drain import Drained
 from proxy.exchange.forward import CloseReason, Tally
 from proxy.exchange.pooled import PooledOutbound
 from proxy.exchange.ports import Inbound, Outbound
@@ -34,6 +33,7 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound, group_of
 from proxy.hub.admission import Call
 from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.process.drain import Drained
 from tunnel import Interruptions, Session
 from tunnel.net.fairness import Slices
 

@@ -15,7 +15,7 @@ from proxy.hub.entities import AgentState
 from proxy.hub.operations import Operations
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.trailwatch import TrailWatch
-from proxy.memorymetrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
+from proxy.process.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
 from tunnel import Memory
 
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import attrs
 
-from proxy.statement import Statement
+from proxy.kubernetes.statement import Statement
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from proxy.watched import FileError
+from proxy.process.files import FileError
 
 _log = logging.getLogger("hawse.hub")
 

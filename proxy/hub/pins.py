@@ -18,7 +18,7 @@ from proxy.hub.entities import Cluster
 from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.places import RelayRefusedError
 from proxy.hub.trail import Trail
-from proxy.statement import Statement
+from proxy.kubernetes.statement import Statement
 
 _log = logging.getLogger("hawse.hub.relays")
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import attrs
 import trio
 
-from proxy.counted import counted
 from proxy.hub.registry import LiveRelay, Registry
+from proxy.process.plural import counted
 
 # Relays answer within a round trip. A link that is so slow has lost most of its streams' patience, too.
 ANSWER_S = 5.0

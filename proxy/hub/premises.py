@@ -15,7 +15,6 @@ from functools import partial
 import attrs
 import trio
 
-from proxy.configuration import Address
 from proxy.hub.adminfront import AdminFront
 from proxy.hub.boots import END_LOOK_S, Boots
 from proxy.hub.config import HubConfig
@@ -32,6 +31,7 @@ from proxy.hub.handover import (
 )
 from proxy.hub.pidfile import PidFile
 from proxy.listener.accept import listen_on, open_sockets
+from proxy.process.config import Address
 
 # One that was killed has ended at once; one that is told to stop meanwhile has its grace first, which is a
 # third of this by default. Who comes in between is refused, unless the sockets were handed on.

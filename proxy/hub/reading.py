@@ -18,7 +18,6 @@ from audit.store import TrailMark
 from auth.keys import KeyFormatError, PublicKey
 from auth.policy.match import Bundle
 from auth.principal import IdentityError, Principal, slug
-from proxy.foreign_json import read_json
 from proxy.hub import tables as t
 from proxy.hub.credentials import owners_of, read_codes, read_keys
 from proxy.hub.database import select_as_text
@@ -27,6 +26,7 @@ from proxy.hub.errors import InvalidError
 from proxy.hub.federation import read_federation
 from proxy.hub.roles import Role
 from proxy.hub.rules import check_labels, shown
+from proxy.process.untrusted_json import read_json
 
 T = TypeVar("T")
 Connection = sa.Connection

@@ -18,7 +18,7 @@ import attrs
 from audit.record import Relay as RecordedRelay
 from proxy.hub.arrivals import Arrivals
 from proxy.hub.contexts import TokenContexts
-from proxy.statement import Statement
+from proxy.kubernetes.statement import Statement
 from tunnel import CloseCode, Session, SessionClosed
 
 # As many as limits.relays_per_cluster allows at most, and those that follow them in a rollout; more is a

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from auth.policy.document import LABEL_KEY, LABEL_VALUE
 from auth.principal import IdentityError, slug
 from proxy.hub.errors import InvalidError, NotFoundError
-from proxy.near import did_you_mean
+from proxy.process.suggestions import did_you_mean
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -25,10 +25,7 @@ from audit.mask import Masks
 from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
-from proxy.counted import counted
-from proxy.drain import PLAIN_S
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.filelimit import raise_file_limit
 from proxy.hub.access import AccessTokens
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
@@ -60,9 +57,12 @@ from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.hub.trailwatch import TrailWatch
 from proxy.listener.unauthenticated import place_of
-from proxy.quiet import give_back_when_quiet
-from proxy.signals import stop_signals
-from proxy.startup import settle
+from proxy.process.drain import PLAIN_S
+from proxy.process.filelimit import raise_file_limit
+from proxy.process.malloc_trim import give_back_when_quiet
+from proxy.process.plural import counted
+from proxy.process.signals import stop_signals
+from proxy.process.startup import settle
 
 # Whose relays may be expected back when the hub starts: those that were there this long before. An operator
 # may take some minutes from the old hub's end to the new one's start.

@@ -52,7 +52,6 @@ from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
-from proxy.counted import counted
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
 from proxy.hub.clusterstate import UNKNOWN
 from proxy.hub.config import LimitsConfig
@@ -82,6 +81,7 @@ from proxy.hub.oauth import (
 from proxy.hub.seen import ReplayedError, SeenTokens
 from proxy.hub.seenstore import SeenStore
 from proxy.message.head import Headers
+from proxy.process.plural import counted
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
 CLUSTERS_PATH = "/v1/clusters"

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import attrs
 
 from auth.hubclock import RisingClock
-from proxy.steady import steady_s
+from proxy.process.clock import steady_s
 
 # Above the error of any oscillator, or the hub's clock would never be the wall clock again. A relay allows
 # for it (auth.hubclock.DRIFT). 17 s a day.

@@ -19,10 +19,10 @@ import trio
 from audit.record import Event, Kind
 from audit.recorder import Recorder
 from audit.store import AuditStore
-from proxy.counted import counted
 from proxy.exchange.forward import CloseReason
 from proxy.hub.directory import Directory
 from proxy.hub.live import Ending, LiveCalls
+from proxy.process.plural import counted
 
 # How much later than audit.down_grace_s an upgrade may end.
 LOOK_S = 1.0

@@ -7,7 +7,7 @@ import socket
 
 import trio
 
-from proxy.configuration import Address
+from proxy.process.config import Address
 from tunnel.net.connect import NO_NAME
 from tunnel.net.tcp import TCPListener
 

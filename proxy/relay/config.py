@@ -1,6 +1,6 @@
 """The relay's configuration: which keys there are, and what comes of them once their files are read.
 
-How file and environment are read, and how faults are told, stands in proxy.configuration.
+How file and environment are read, and how faults are told, stands in proxy.process.config.
 
     mode = "tunnel"                       # or "direct"
     cluster_id = "0193…"
@@ -42,8 +42,9 @@ import attrs
 
 from auth.keys import KeyFormatError, KeySet, SigningKey
 from auth.policy.text import PolicyError
-from proxy.certificates import fault_of_ca
-from proxy.configuration import (
+from proxy.listener.balancers import NO_BALANCERS, Balancers
+from proxy.process.certificates import fault_of_ca
+from proxy.process.config import (
     MIB,
     PING_S,
     Address,
@@ -55,7 +56,6 @@ from proxy.configuration import (
     read_stated,
     read_text,
 )
-from proxy.listener.balancers import NO_BALANCERS, Balancers
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.serviceaccount import ClusterAccessError, own_namespace
 

@@ -21,6 +21,7 @@ import trio
 from auth.key_rotation import SUCCESSION_MAX
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
+from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener.balancers import NO_BALANCERS, Balancers
 from proxy.listener.client_address import Entrance
 from proxy.listener.unauthenticated import Gate, MeteredStream, Stranger
@@ -29,11 +30,10 @@ from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import SUCCESSION_HEADER, failure_header
 from proxy.message.status import failure_response, status_response
 from proxy.message.strict import BadRequest
+from proxy.process.files import WatchedFile
 from proxy.relay.exchange import Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
-from proxy.statement import STATEMENT_TARGET, Statement
-from proxy.watched import WatchedFile
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.net.connect import bind_to_peer, peer_address, wrap_server
 from tunnel.net.fairness import Unknown

@@ -20,7 +20,6 @@ from auth.impersonation import impersonation_headers
 from auth.principal import USER_PREFIX, IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
-from proxy.drain import Drained
 from proxy.exchange.forward import CloseReason, Tally, forward
 from proxy.exchange.ports import Inbound
 from proxy.exchange.server import ServerConnection
@@ -34,6 +33,7 @@ from proxy.message.rewrite import (
     is_tail,
     relay_response_head,
 )
+from proxy.process.drain import Drained
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import Exchange, Pool
 from proxy.relay.verify import Refused, refusal

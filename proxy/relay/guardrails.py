@@ -36,12 +36,12 @@ from auth.policy.text import Fault, PolicyError, Source, split
 from auth.principal import USER_PREFIX
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
-from proxy.counted import counted
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.message.rewrite import DECISION_HEADER
 from proxy.message.status import status_response
+from proxy.process.files import FILE_BYTES_MAX
+from proxy.process.plural import counted
 from proxy.relay.verify import Refused
-from proxy.watched import FILE_BYTES_MAX
 
 log = logging.getLogger("hawse.relay")
 

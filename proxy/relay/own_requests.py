@@ -16,12 +16,12 @@ from typing import Final
 import trio
 
 from proxy.exchange.client import ClientConnection
-from proxy.foreign_json import read_json
+from proxy.kubernetes.statement import is_uid
 from proxy.message.failure import OutboundBroken
 from proxy.message.head import RequestHead, line
+from proxy.process.untrusted_json import read_json
 from proxy.relay.pool import Dial, dial_tls
 from proxy.relay.serviceaccount import ClusterAccess
-from proxy.statement import is_uid
 
 READYZ: Final = b"/readyz"
 NAMESPACE: Final = b"/api/v1/namespaces/kube-system"

@@ -17,14 +17,14 @@ import trio
 from auth.hubclock import HubClocks, SessionClock, is_time
 from auth.jws import TokenError
 from proxy.exchange.tunnelled import HUB_GROUP, RELAY_GROUP, TunnelInbound
+from proxy.kubernetes.statement import Statement
 from proxy.message.failure import StreamCode
 from proxy.message.head import LONG_HEAD_BYTES, HeadError, RequestHead
+from proxy.process.clock import steady_s
 from proxy.relay.awaited import AwaitedAnswer, fail, say_leaving
 from proxy.relay.exchange import Call, Upstream, describe
 from proxy.relay.guardrails import GuardrailDenied
 from proxy.relay.verify import Refused, Verifier, refusal
-from proxy.statement import Statement
-from proxy.steady import steady_s
 from tunnel import CloseCode, Context, Hello, Session, SessionClosed, Stream
 from tunnel.net.fairness import turns
 from tunnel.net.waker import ParkingSpot

@@ -28,7 +28,7 @@ from proxy.cli.admin.output import since as how_long
 from proxy.cli.admin.policy_files import files_argument, padded, read_files, say_missing
 from proxy.cli.admin.policy_simulation import simulate_policies
 from proxy.cli.errors import ANSWER_NO, AnswerIsNo, CommandError
-from proxy.counted import counted
+from proxy.process.plural import counted
 
 if TYPE_CHECKING:
     from auth.policy.text import Source

@@ -16,8 +16,8 @@ from proxy.cli.admin.policy_recorded import recorded_calls
 from proxy.cli.audit_options import to_moment
 from proxy.cli.errors import CommandError
 from proxy.cli.progress import progress
-from proxy.counted import counted
-from proxy.near import did_you_mean
+from proxy.process.plural import counted
+from proxy.process.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from auth.policy.match import Bundle

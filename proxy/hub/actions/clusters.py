@@ -11,7 +11,6 @@ import attrs
 import msgspec
 
 from auth.keys import SigningKey
-from proxy.counted import counted
 from proxy.hub.actions.certificates import check_certificates
 from proxy.hub.answers import Done, Payload, known, time_text
 from proxy.hub.directory import Changes
@@ -19,12 +18,13 @@ from proxy.hub.entities import Cluster, Mode, Snapshot
 from proxy.hub.errors import InvalidError
 from proxy.hub.keyring import KeyRing
 from proxy.hub.operations import Operations
-from proxy.manifests import (
+from proxy.kubernetes.manifests import (
     NAMESPACE,
     SERVICE_ACCOUNT,
     ManifestError,
     RelayManifest,
 )
+from proxy.process.plural import counted
 
 
 class ManifestOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.hub.operations import Operations, SessionInfo, Sessions
 from proxy.hub.rules import shown
 from proxy.hub.store import Store
-from proxy.statement import Statement
+from proxy.kubernetes.statement import Statement
 from tunnel.net.fairness import in_slices
 
 # An operator's words in the reason of a kill. A relay is told of it in at most 200 bytes.

@@ -28,7 +28,7 @@ from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.reserve import open_reserve
 from proxy.hub.revocations import Revocations
 from proxy.hub.store import RelayContact, Store
-from proxy.statement import Statement
+from proxy.kubernetes.statement import Statement
 from tests.fakes.asgi import Reply, call
 
 PEPPER = b"p" * 32

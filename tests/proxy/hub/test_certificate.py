@@ -19,7 +19,7 @@ from proxy.hub.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
 from proxy.hub.config import HubConfig, TLSConfig
 from proxy.hub.datadir import DataDir, DataDirError
 from proxy.hub.devca import CA_DAYS, CA_RENEW_BEFORE_DAYS, ensure_certificate
-from proxy.watched import FileError, names_of
+from proxy.process.files import FileError, names_of
 from tunnel.net.connect import client_context
 
 AUTHORITY = trustme.CA()

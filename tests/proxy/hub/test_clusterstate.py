@@ -8,8 +8,8 @@ import pytest
 from proxy.hub.clusterstate import cluster_state
 from proxy.hub.entities import Mode
 from proxy.hub.registry import Registry
+from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken
-from proxy.statement import Statement
 from sandbox.demo.processes import free_port
 from tests.proxy.hub.test_direct import ANN, ask, cluster_at, old_keys, open_relays, say_who
 from tests.proxy.relay.apiserver import running

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.configuration import Address, ConfigError
 from proxy.hub.config import load
+from proxy.process.config import Address, ConfigError
 
 ENV = {"HOME": "/home/op"}
 

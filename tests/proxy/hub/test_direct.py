@@ -31,8 +31,8 @@ from proxy.hub.entities import Cluster, Mode
 from proxy.hub.pins import Pins
 from proxy.hub.store import Store
 from proxy.hub.trail import Trail
+from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
-from proxy.statement import Statement
 from sandbox.demo.processes import free_port
 from tests.proxy.relay.apiserver import Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, DirectWay, direct_way, inner

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from proxy.hub.pidfile import PidFile
-from proxy.watched import FileError
+from proxy.process.files import FileError
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.configuration import Address
 from proxy.hub import premises as premises_module
 from proxy.hub.adminfront import AdminFront
 from proxy.hub.boots import Boots
@@ -26,14 +25,15 @@ from proxy.hub.datadir import DataDir, FolderInUseError
 from proxy.hub.front import Front
 from proxy.hub.handover import HandoverError, Place, close_door, open_door, take_over
 from proxy.hub.premises import Acceptor, Premises, open_premises
-from proxy.watched import FileError
+from proxy.process.config import Address
+from proxy.process.files import FileError
 
 # A hub that gives its place away, until it is killed: it is never done with its pause if told so.
 OLD = """
 import sys
 from pathlib import Path
 import trio
-from proxy.configuration import Address
+from proxy.process.config import Address
 from proxy.hub.boots import Boots
 from proxy.hub.datadir import DataDir
 from proxy.hub.handover import Place, open_door

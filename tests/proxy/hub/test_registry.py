@@ -13,7 +13,7 @@ from proxy.hub.registry import (
     Registry,
     TooManyInstancesError,
 )
-from proxy.statement import Statement
+from proxy.kubernetes.statement import Statement
 from tests.proxy.hub.sessions import session_pair
 from tunnel import Session, StreamCode
 

@@ -19,7 +19,6 @@ from audit.query import Wanted
 from audit.reader import AuditReader
 from audit.record import Kind
 from audit.store import AuditStore
-from proxy.configuration import Address
 from proxy.hub import serve
 from proxy.hub.boots import Boots
 from proxy.hub.config import AdminConfig, HubConfig
@@ -28,6 +27,7 @@ from proxy.hub.handover import Place, open_door
 from proxy.hub.keyring import KeyRing
 from proxy.hub.premises import Acceptor
 from proxy.hub.store import Store
+from proxy.process.config import Address
 
 
 async def test_the_keys_are_kept_only_once_they_are_this_hubs_and_read_anew(

@@ -6,8 +6,8 @@ import socket
 import pytest
 import trio
 
-from proxy.configuration import Address
 from proxy.listener.accept import open_listeners
+from proxy.process.config import Address
 from tunnel.net.connect import peer_address
 
 

@@ -18,12 +18,12 @@ from proxy.exchange import inflight_memory
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.ports import ByteStream
 from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.kubernetes.statement import STATEMENT_TARGET, Statement
 from proxy.listener import unauthenticated
 from proxy.message.failure import Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import FAILURE_HEADER
 from proxy.relay import direct
-from proxy.statement import STATEMENT_TARGET, Statement
 from tests.proxy.relay.apiserver import OK, Connection, headers, running
 from tests.proxy.relay.ways import CLUSTER_ID, HUB, KEY, PROBE, DirectWay, direct_way, fresh, inner, token
 from tunnel import Memory

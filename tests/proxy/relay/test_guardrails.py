@@ -20,9 +20,9 @@ from auth.requestinfo import parse
 from auth.tokens import RelayClaims
 from proxy.message.rewrite import guardrail_of
 from proxy.message.status import STATUS_BYTES_MAX
+from proxy.process.files import FILE_BYTES_MAX
 from proxy.relay.guarding import LOOK_S
 from proxy.relay.guardrails import FAULT_TOLD_EVERY_S, FILES_MAX, GuardrailDenied, Guardrails
-from proxy.watched import FILE_BYTES_MAX
 from tests.proxy.relay.apiserver import OK, Connection, running
 from tests.proxy.relay.ways import PROBE, inner, open_way, token
 

@@ -10,10 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from proxy.kubernetes.statement import Statement
 from proxy.relay import own_requests, probe
 from proxy.relay.own_requests import NAMESPACE, READYZ, NoAnswerError, ask_cluster_uid, ask_readyz
 from proxy.relay.probe import Probe
-from proxy.statement import Statement
 from tests.proxy.relay.apiserver import OK, Connection, running
 
 UID = "0b9f2c1e-6a53-4c0e-9d6b-5f0f5c7f6a11"

@@ -27,9 +27,11 @@ from proxy.exchange.client import ClientConnection
 from proxy.exchange.inflight_memory import HeldUp
 from proxy.exchange.ports import ByteStream
 from proxy.exchange.tunnelled import HUB_GROUP, TunnelOutbound
+from proxy.kubernetes.statement import Statement
 from proxy.message.failure import Failure, OutboundBroken
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.message.rewrite import direct_request_head, failure_of
+from proxy.process.files import watch_certificate
 from proxy.relay.config import CLOCK_BOUND_S
 from proxy.relay.direct import DirectServer
 from proxy.relay.exchange import Upstream
@@ -39,8 +41,6 @@ from proxy.relay.pool import open_pool
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.relay.tunnelled import serve_session
 from proxy.relay.verify import Verifier
-from proxy.statement import Statement
-from proxy.watched import watch_certificate
 from tunnel import Hello, Memory, Role, Session, Welcome, memory_transport_pair, open_session
 from tunnel.net.connect import client_context, open_tls
 

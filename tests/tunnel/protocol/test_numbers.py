@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import tunnel
-from proxy import configuration
+from proxy.process import config
 from tunnel import backoff, dial, dialer
 from tunnel.net import tcp
 from tunnel.protocol import congestion, core, drain, feed, frames, ledger, liveness, memory, schedule, window
@@ -137,10 +137,10 @@ PROSE = {
         ("may use 1 MiB more", ledger.LEDGER_RESERVE_BYTES == MIB),
     ],
     "Liveness": [
-        ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == configuration.PING_S == 30),
+        ("a PING at once on a transport, every 30 s", liveness.PING_IDLE_S == config.PING_S == 30),
         (
             "(`tunnel.ping_s`, 5 s to 60 s)",
-            (configuration.PING_S_MIN, configuration.PING_S_MAX) == (liveness.PING_BUSY_S, core.RESUME_TTL_S),
+            (config.PING_S_MIN, config.PING_S_MAX) == (liveness.PING_BUSY_S, core.RESUME_TTL_S),
         ),
         ("every 5 s while a stream is open", liveness.PING_BUSY_S == 5),
         ("dead 10 s after", liveness.DEAD_AFTER_S == 10),

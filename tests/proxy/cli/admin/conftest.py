@@ -18,7 +18,6 @@ from audit.mask import Masks
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.cli.admin import admin
-from proxy.configuration import Address
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.api import admin_app
@@ -31,6 +30,7 @@ from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.reserve import open_reserve
 from proxy.hub.revocations import Revocations
+from proxy.process.config import Address
 
 
 @attrs.define

@@ -3,7 +3,14 @@ from __future__ import annotations
 import trio
 import trio.testing
 
-from proxy.quiet import LEAST_S, LOOK_S, QUIET_SHARE, TIMES_ITS_COST, Quiet, give_back_when_quiet
+from proxy.process.malloc_trim import (
+    LEAST_S,
+    LOOK_S,
+    QUIET_SHARE,
+    TIMES_ITS_COST,
+    Quiet,
+    give_back_when_quiet,
+)
 
 
 def test_not_while_there_is_much_to_do() -> None:

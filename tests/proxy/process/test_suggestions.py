@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import time
 
-from proxy.near import did_you_mean, near_names
+from proxy.process.suggestions import did_you_mean, near_names
 
 
 def test_the_nearest_names_are_named_the_best_first() -> None:

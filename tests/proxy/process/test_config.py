@@ -6,7 +6,7 @@ from typing import Literal
 import attrs
 import pytest
 
-from proxy.configuration import FILE_BYTES_MAX, Address, add_faults, fault_of_hub_url, read_stated, read_text
+from proxy.process.config import FILE_BYTES_MAX, Address, add_faults, fault_of_hub_url, read_stated, read_text
 
 
 @attrs.frozen

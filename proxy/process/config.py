@@ -26,7 +26,7 @@ import cattrs
 from cattrs.errors import AttributeValidationNote, ClassValidationError, ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn
 
-from proxy.near import near_names
+from proxy.process.suggestions import near_names
 
 # A file beyond this is none of ours: the fullest configuration has about 2 KB, a bundle of CAs some 200.
 FILE_BYTES_MAX = 256 * 1024

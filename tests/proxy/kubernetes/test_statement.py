@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.statement import STATEMENT_BYTES_MAX, Statement, StatementError
+from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, Statement, StatementError
 
 UID = "0b9f2c1e-6a53-4c0e-9d6b-5f0f5c7f6a11"
 

@@ -17,7 +17,7 @@ from typing import Generic, NoReturn, TypeVar
 
 import trio
 
-from proxy.certificates import dns_names, fault_of_ca, first_of, remarks_on
+from proxy.process.certificates import dns_names, fault_of_ca, first_of, remarks_on
 from tunnel.net.connect import server_context
 
 _log = logging.getLogger("hawse.files")

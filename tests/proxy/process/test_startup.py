@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from proxy.startup import GC_THRESHOLD, settle
+from proxy.process.startup import GC_THRESHOLD, settle
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 
 def test_what_is_json_is_read_from_either_kind_of_text() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from proxy.counted import counted
+from proxy.process.plural import counted
 
 
 def test_one_is_counted_as_one() -> None:

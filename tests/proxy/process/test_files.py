@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from trio.testing import MockClock
 
-from proxy import watched
-from proxy.watched import FileError, WatchedFile, tell_of_the_end, watch_certificate
+from proxy.process import files
+from proxy.process.files import FileError, WatchedFile, tell_of_the_end, watch_certificate
 
 DAY_S = 24 * 3600.0
 PLAIN = (
@@ -114,7 +114,7 @@ def test_the_first_read_must_succeed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path.write_bytes(b"")
     with pytest.raises(FileError, match="token: nothing in it"):
         WatchedFile(path, parse_text)
-    monkeypatch.setattr(watched, "FILE_BYTES_MAX", 3)
+    monkeypatch.setattr(files, "FILE_BYTES_MAX", 3)
     path.write_bytes(b"four")
     with pytest.raises(FileError, match="larger than 3 bytes"):
         WatchedFile(path, parse_text)

@@ -21,7 +21,7 @@ import yaml
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.policy.rules import RESOURCE_VERBS
 from auth.principal import USER_PREFIX, IdentityError, check_user, slug
-from proxy.foreign_json import read_json
+from proxy.process.untrusted_json import read_json
 
 NAMESPACE = "hawse"
 SERVICE_ACCOUNT = "hawse-relay"

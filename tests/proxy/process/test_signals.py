@@ -7,7 +7,7 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.signals import AT_ONCE_S, UNREAD_MAX, stop_signals
+from proxy.process.signals import AT_ONCE_S, UNREAD_MAX, stop_signals
 
 
 async def test_signals_come_in_their_order_and_those_that_nobody_reads_end_nothing(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.keys import KeySet, SigningKey
-from proxy.manifests import (
+from proxy.kubernetes.manifests import (
     CLUSTER_ROLE,
     ManifestError,
     Object,
@@ -26,7 +26,7 @@ from proxy.manifests import (
 )
 from proxy.relay import config as relay_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # The oldest version that Kubernetes still maintains beside the newest that the schemas know.
 SCHEMAS = ("1.33", kubernetes_validate.latest_version())
 # Shaped like keys and certificates without being any, so that the example holds nothing that a scanner

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import trustme
 
-from proxy.certificates import NAMES_SHOWN_MAX, remarks_on
+from proxy.process.certificates import NAMES_SHOWN_MAX, remarks_on
 
 NOW = datetime.now(UTC)
 
