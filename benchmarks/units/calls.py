@@ -39,11 +39,11 @@ from proxy.hub.config import HubConfig, LimitsConfig
 from proxy.hub.contexts import TokenContexts
 from proxy.hub.decisions import Verdict, judge
 from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, AgentState, Cluster, Mode, Snapshot
 from proxy.hub.live import LiveCall
 from proxy.hub.quick import QuickCall, begin
 from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
 from proxy.hub.trail import Trail, impersonated
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.relay.verify import Verifier

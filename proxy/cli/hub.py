@@ -60,8 +60,8 @@ def hub(
     from proxy.hub.check import check_hub
     from proxy.hub.config import ENVIRONMENT_PREFIX
     from proxy.hub.datadir import DataDirError
-    from proxy.hub.errors import StoreUnavailableError
     from proxy.hub.serve import run_hub
+    from proxy.hub.store.errors import StoreUnavailableError
     from proxy.process.files import FileError
 
     if as_json and not check:

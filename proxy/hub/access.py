@@ -16,7 +16,7 @@ import attrs
 from auth.jws import TokenError
 from auth.keys import KeySet
 from auth.tokens import AccessClaims, verify_access
-from proxy.hub.entities import Agent, AgentState, Cluster, Snapshot
+from proxy.hub.store.entities import Agent, AgentState, Cluster, Snapshot
 from proxy.message.head import RequestHead
 
 # A token lives 60 s; this many agents may be busy within a minute before one is verified twice.

@@ -36,7 +36,7 @@ from proxy.hub.actions.teams import NewTeam
 from proxy.hub.actions.tokens import NewToken
 from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
-from proxy.hub.roles import Role
+from proxy.hub.store.roles import Role
 
 # What only reads the snapshot has nothing to wait for.
 Run = Callable[[Administration, Call], Done | Awaitable[Done]]

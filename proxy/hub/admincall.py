@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import msgspec
 
-from proxy.hub.errors import InvalidError
+from proxy.hub.store.errors import InvalidError
 
 T = TypeVar("T")
 

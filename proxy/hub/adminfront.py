@@ -19,12 +19,12 @@ from proxy.hub.certificate import Certificate
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import Directory
-from proxy.hub.localuser import LOCAL_TOKEN_NAME
 from proxy.hub.operations import RelayInfo
 from proxy.hub.operators import KNOWN
 from proxy.hub.registry import Registry
-from proxy.hub.roles import Role
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
+from proxy.hub.store.roles import Role
 from proxy.listener.connection_limit import Guest, NoRoomError, Room
 from tunnel.net.connect import peer_address, wrap_server
 from tunnel.net.loglimit import LogLimit

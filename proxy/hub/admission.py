@@ -20,8 +20,8 @@ from auth.requestinfo import BadTarget, RequestInfo, parse
 from auth.tokens import AccessClaims
 from proxy.hub.access import AccessTokens, Denied, bearer, decide
 from proxy.hub.decisions import Verdict, denial, judge
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, Cluster, Mode, Snapshot
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Agent, Cluster, Mode, Snapshot
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import has_access_token, identity_headers, is_tail
 

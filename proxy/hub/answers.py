@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import attrs
 
-from proxy.hub.entities import Cluster
-from proxy.hub.rules import not_found
+from proxy.hub.store.entities import Cluster
+from proxy.hub.store.names import not_found
 
 Payload = Mapping[str, object]
 T = TypeVar("T")

@@ -42,10 +42,10 @@ from proxy.hub.actions.administration import Administration
 from proxy.hub.adminactions import ACTIONS, METRICS, Action, Endpoint
 from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
-from proxy.hub.errors import InvalidError, StoreError, StoreUnavailableError
 from proxy.hub.operators import Operators, RefusedError
 from proxy.hub.reserve import ReserveError
 from proxy.hub.revocations import Revocation, Revocations, Where
+from proxy.hub.store.errors import InvalidError, StoreError, StoreUnavailableError
 from proxy.hub.trail import without_bearer
 
 # Policies are the most that anyone sends: one of 500 rules has 100 KB.

@@ -31,8 +31,8 @@ import attrs
 from audit.sqlite import explained
 from proxy.hub.boots import Boots
 from proxy.hub.datadir import RESTORING, DataDir, DataDirError, FolderInUseError, is_there, read_private
-from proxy.hub.errors import StoreUnavailableError
-from proxy.hub.store import Store
+from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.store import Store
 from proxy.process.untrusted_json import read_json
 
 FORMAT = 1

@@ -32,14 +32,14 @@ from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal,
 from proxy.hub.config import HubConfig
 from proxy.hub.decisions import Verdict, judge
 from proxy.hub.direct import INSTANCE, DirectOutbound, DirectRelays
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Cluster, Mode
 from proxy.hub.held import HeldBody
 from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.hosts import ClusterHosts
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.trail import GUARDRAILS, Trail, impersonated
 from proxy.listener.unauthenticated import STRANGER_S
 from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode

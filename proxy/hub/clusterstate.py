@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from proxy.hub.direct import DirectRelays
-from proxy.hub.entities import Cluster, Mode
 from proxy.hub.registry import Registry
+from proxy.hub.store.entities import Cluster, Mode
 
 ONLINE, OFFLINE = "online", "offline"
 API_SERVER_DOWN = "API server down"

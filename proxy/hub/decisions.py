@@ -8,7 +8,7 @@ from audit.record import Decision as RecordedDecision
 from auth.policy.advice import advise
 from auth.policy.match import Bundle, Decision
 from auth.requestinfo import RequestInfo
-from proxy.hub.entities import Agent, Cluster
+from proxy.hub.store.entities import Agent, Cluster
 
 # Rules that decided lately. A bundle has as many decisions as rules, and one more for each failed condition.
 _VERDICTS_REMEMBERED_MAX = 1024

@@ -11,7 +11,7 @@ import ssl
 
 import trio
 
-from proxy.hub.rules import is_nobodys, is_public
+from proxy.hub.store.names import is_nobodys, is_public
 from tunnel.net.connect import NO_NAME, open_first, wrap_client
 
 # Where a URL names no port.

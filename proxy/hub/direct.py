@@ -24,10 +24,10 @@ from proxy.exchange.pooled import PooledOutbound
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
-from proxy.hub.entities import Cluster
 from proxy.hub.operations import RelayInfo
 from proxy.hub.pins import Pins, read_statement
 from proxy.hub.places import RelayRefusedError
+from proxy.hub.store.entities import Cluster
 from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead, ResponseHead

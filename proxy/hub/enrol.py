@@ -33,9 +33,6 @@ from auth.jws import AudienceError, TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, Code
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.hub.guesses import FORGIVEN_AFTER_S, Guesses
 from proxy.hub.oauth import (
     Answer,
@@ -46,6 +43,9 @@ from proxy.hub.oauth import (
     parse_form,
     refuse_inactive,
 )
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Agent, Code
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
 from proxy.message.head import Headers
 from proxy.process.untrusted_json import read_json
 

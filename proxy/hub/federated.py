@@ -12,11 +12,11 @@ import attrs
 
 from auth.federation import issuer_and_kid, verify_subject
 from auth.jws import Claims, TokenError
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, FederationRule, Issuer
 from proxy.hub.issuers import IssuerKeys, IssuerUnavailable
 from proxy.hub.oauth import Refusal, Subject, refuse_inactive, refuse_stranger
-from proxy.hub.rules import shown
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Agent, FederationRule, Issuer
+from proxy.hub.store.names import shown
 
 # One answer, however far the token got: who has sent it has proved nothing here.
 NO_RULE = (

@@ -13,9 +13,9 @@ import trio
 
 from proxy.exchange.client import ClientConnection
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
-from proxy.hub.entities import Issuer
-from proxy.hub.errors import InvalidError
-from proxy.hub.rules import check_https_url
+from proxy.hub.store.entities import Issuer
+from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.names import check_https_url
 from proxy.message.failure import OutboundBroken
 from proxy.message.head import HeadError, RequestHead
 from proxy.process.untrusted_json import read_json

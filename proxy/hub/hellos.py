@@ -6,7 +6,7 @@ from auth.hubtime import hub_time, is_hub_time
 from auth.jws import AudienceError, TokenError, UnknownKeyError
 from auth.keys import PublicKey
 from auth.tokens import HelloClaims, verify_hello
-from proxy.hub.entities import Snapshot
+from proxy.hub.store.entities import Snapshot
 
 # A relay's log shows 200 characters of a refusal (tunnel.dial.WARNING_CHARACTERS_MAX).
 UNKNOWN_KEY = (

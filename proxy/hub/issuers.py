@@ -19,9 +19,9 @@ import trio
 
 from auth.federation import IssuerKey, parse_jwks
 from auth.keys import KeyFormatError
-from proxy.hub.entities import Issuer
-from proxy.hub.federation import ISSUERS_MAX
 from proxy.hub.fetch import FetchFailed, fetch_jwks
+from proxy.hub.store.entities import Issuer
+from proxy.hub.store.federation import ISSUERS_MAX
 from tunnel.net.loglimit import LogLimit
 
 # How long a key that an issuer has taken back may still count here.

@@ -19,7 +19,7 @@ from auth.key_rotation import SUCCESSION_MAX, Succession, issue_succession, read
 from auth.keys import KeySet, SigningKey
 from auth.signed import LIFETIME_S
 from proxy.hub.datadir import DataDir, DataDirError, SigningKeys
-from proxy.hub.errors import StoreUnavailableError
+from proxy.hub.store.errors import StoreUnavailableError
 
 # Twice the life of a token: what is left covers clocks that differ, and whoever was suspended meanwhile.
 OVERLAP_S = 2.0 * LIFETIME_S

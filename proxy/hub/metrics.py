@@ -10,10 +10,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from proxy.hub.directory import Directory
-from proxy.hub.entities import AgentState
 from proxy.hub.operations import Operations
 from proxy.hub.seenstore import SeenStore
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import AgentState
 from proxy.hub.trailwatch import TrailWatch
 from proxy.process.memory_metrics import LIMIT, LIMIT_HELP, USED, USED_HELP, used_by
 from tunnel import Memory

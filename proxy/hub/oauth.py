@@ -17,7 +17,7 @@ import attrs
 
 from audit.record import Kind
 from proxy.hub.access import why_inactive
-from proxy.hub.entities import Agent, Code, Credential
+from proxy.hub.store.entities import Agent, Code, Credential
 from proxy.message.head import Headers
 
 # A request for a token has some 300 bytes, one with a foreign token in it a few thousand.

@@ -15,10 +15,10 @@ from auth.apikey import ApiKeyError, parse
 from auth.apikey import hash as hash_key
 from proxy.hub.adminactions import Endpoint
 from proxy.hub.answers import time_text
-from proxy.hub.directory import Directory
-from proxy.hub.entities import AdminToken
-from proxy.hub.localuser import LOCAL_TOKEN_NAME, USER_HEADER, is_user, local_actor
-from proxy.hub.roles import listed
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import AdminToken
+from proxy.hub.store.local_user import LOCAL_TOKEN_NAME, USER_HEADER, is_user, local_actor
+from proxy.hub.store.roles import listed
 
 # In the scope's state: called with the id of the valid token that a request has shown, or with None.
 KNOWN = "known"

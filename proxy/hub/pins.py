@@ -13,10 +13,10 @@ import attrs
 
 from audit.record import Event, Kind
 from audit.recorder import Recorder
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Cluster
-from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.places import RelayRefusedError
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Cluster
+from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.trail import Trail
 from proxy.kubernetes.statement import Statement
 

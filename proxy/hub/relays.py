@@ -23,16 +23,16 @@ from proxy.hub.acceptlimit import AcceptLimit
 from proxy.hub.config import HubConfig
 from proxy.hub.contexts import TokenContexts
 from proxy.hub.datadir import SigningKeys
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Cluster, Mode
-from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.hellos import check_hello
 from proxy.hub.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.places import Places, RelayRefusedError
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.seen import SeenTokens
 from proxy.hub.seenstore import SeenStore
-from proxy.hub.store import RelayContact, Store
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Cluster, Mode
+from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.store import RelayContact, Store
 from proxy.hub.tokenclock import TokenClock
 from proxy.hub.trail import Trail
 from proxy.message.head import RequestHead

@@ -25,8 +25,8 @@ from proxy.hub.actions.administration import Administration
 from proxy.hub.adminactions import ACTIONS
 from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
-from proxy.hub.errors import StoreError, StoreUnavailableError
 from proxy.hub.reserve import Reserve, ReserveError
+from proxy.hub.store.errors import StoreError, StoreUnavailableError
 
 _log = logging.getLogger("hawse.hub.admin")
 

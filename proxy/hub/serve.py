@@ -38,7 +38,6 @@ from proxy.hub.clusterstate import cluster_state
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir
 from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.keyring import KeyRing
@@ -52,7 +51,8 @@ from proxy.hub.revocations import Revocations, carry_out_again
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.starts import Starts
-from proxy.hub.store import Store
+from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
+from proxy.hub.store.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.hub.trailwatch import TrailWatch

@@ -56,8 +56,6 @@ from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
 from proxy.hub.clusterstate import UNKNOWN
 from proxy.hub.config import LimitsConfig
 from proxy.hub.datadir import SigningKeys
-from proxy.hub.directory import Directory
-from proxy.hub.entities import Agent, Cluster, Credential
 from proxy.hub.federated import Federated
 from proxy.hub.issuers import IssuerKeys
 from proxy.hub.limits import Bucket
@@ -80,6 +78,8 @@ from proxy.hub.oauth import (
 )
 from proxy.hub.seen import ReplayedError, SeenTokens
 from proxy.hub.seenstore import SeenStore
+from proxy.hub.store.directory import Directory
+from proxy.hub.store.entities import Agent, Cluster, Credential
 from proxy.message.head import Headers
 from proxy.process.plural import counted
 

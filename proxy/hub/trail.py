@@ -46,8 +46,8 @@ from auth.requestinfo import RequestInfo, first_values, raw_values, said
 from auth.tokens import AccessClaims
 from proxy.hub.access import TOKENS_REMEMBERED_MAX
 from proxy.hub.admission import Asked, Call, Told
-from proxy.hub.entities import Agent
-from proxy.hub.entities import Cluster as EnrolledCluster
+from proxy.hub.store.entities import Agent
+from proxy.hub.store.entities import Cluster as EnrolledCluster
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import ACCESS_TOKEN_NAME
 

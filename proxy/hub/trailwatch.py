@@ -20,8 +20,8 @@ from audit.record import Event, Kind
 from audit.recorder import Recorder
 from audit.store import AuditStore
 from proxy.exchange.forward import CloseReason
-from proxy.hub.directory import Directory
 from proxy.hub.live import Ending, LiveCalls
+from proxy.hub.store.directory import Directory
 from proxy.process.plural import counted
 
 # How much later than audit.down_grace_s an upgrade may end.

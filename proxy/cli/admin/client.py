@@ -21,7 +21,7 @@ from audit.escape import escape_lines
 from proxy.blocking import HTTPSConnection, next_step, trusting
 from proxy.cli.admin.inputs import read_file
 from proxy.cli.errors import CommandError, ConfigurationFaults
-from proxy.hub.localuser import USER_HEADER, local_user
+from proxy.hub.store.local_user import USER_HEADER, local_user
 from proxy.process.certificates import fault_of_ca
 from proxy.process.untrusted_json import read_json
 

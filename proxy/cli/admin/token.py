@@ -24,8 +24,8 @@ from proxy.cli.admin.output import (
     yes_option,
 )
 from proxy.cli.errors import CommandError
-from proxy.hub.localuser import LOCAL_TOKEN_NAME
-from proxy.hub.roles import MEANINGS, Role
+from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
+from proxy.hub.store.roles import MEANINGS, Role
 from proxy.process.suggestions import did_you_mean
 
 _LIFETIME = re.compile(r"([0-9]{1,6})([mhd])", re.ASCII)

@@ -12,9 +12,9 @@ import msgspec
 from auth.apikey import CODE_BYTES, new_api_key, new_code
 from auth.apikey import hash as hash_key
 from proxy.hub.answers import Done, Payload, known, time_text
-from proxy.hub.directory import Changes
-from proxy.hub.entities import Agent, AgentKey, AgentState, ApiKey, Code, Snapshot
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Snapshot
+from proxy.hub.store.store import Store
 
 # As many characters of a key as identify it to its holder and help nobody else: 4 of prefix, 6 of 43.
 HINT_CHARACTERS = 10

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from proxy.hub.errors import InvalidError
-from proxy.hub.rules import PEM_LENGTH_MAX
+from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.names import PEM_LENGTH_MAX
 
 
 def check_certificates(name: str, pem: str | None) -> None:

@@ -7,9 +7,9 @@ import msgspec
 
 from proxy.hub.actions.certificates import check_certificates
 from proxy.hub.answers import Done, Payload, time_text
-from proxy.hub.directory import Changes
-from proxy.hub.entities import Agent, FederationRule, Snapshot
-from proxy.hub.federation import NewIssuer
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import Agent, FederationRule, Snapshot
+from proxy.hub.store.federation import NewIssuer
 
 
 class NewFederation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,10 +14,10 @@ from auth.policy.text import Source, split
 from auth.requestinfo import BadTarget, parse
 from proxy.hub.answers import Done, Payload, known, time_text
 from proxy.hub.decisions import denial, judge
-from proxy.hub.directory import Changes
-from proxy.hub.errors import InvalidError, NotFoundError
-from proxy.hub.policies import BundleRow
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.errors import InvalidError, NotFoundError
+from proxy.hub.store.policies import BundleRow
+from proxy.hub.store.store import Store
 
 
 class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,12 +6,12 @@ import attrs
 import msgspec
 
 from proxy.hub.answers import Done, Payload, known, time_text
-from proxy.hub.directory import Changes
-from proxy.hub.entities import Snapshot
-from proxy.hub.errors import InvalidError, NotFoundError
 from proxy.hub.operations import Operations, SessionInfo, Sessions
-from proxy.hub.rules import shown
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import Snapshot
+from proxy.hub.store.errors import InvalidError, NotFoundError
+from proxy.hub.store.names import shown
+from proxy.hub.store.store import Store
 from proxy.kubernetes.statement import Statement
 from tunnel.net.fairness import in_slices
 

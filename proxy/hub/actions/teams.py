@@ -6,9 +6,9 @@ import attrs
 import msgspec
 
 from proxy.hub.answers import Done, Payload, known, time_text
-from proxy.hub.directory import Changes
-from proxy.hub.entities import Snapshot, Team
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import Snapshot, Team
+from proxy.hub.store.store import Store
 
 
 class NewTeam(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

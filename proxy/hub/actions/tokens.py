@@ -11,11 +11,11 @@ import msgspec
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from proxy.hub.answers import Done, Payload, time_text
-from proxy.hub.directory import Changes
-from proxy.hub.entities import AdminToken, Snapshot
-from proxy.hub.errors import InvalidError
-from proxy.hub.roles import Role, listed
-from proxy.hub.rules import shown
+from proxy.hub.store.directory import Changes
+from proxy.hub.store.entities import AdminToken, Snapshot
+from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.names import shown
+from proxy.hub.store.roles import Role, listed
 
 DAY_S = 86400
 # Shorter is a typing error: a token has to reach its user first.

@@ -22,9 +22,9 @@ from proxy.agent.https import https_connection
 from proxy.agent.hub import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch_token
 from proxy.hub.config import LimitsConfig
 from proxy.hub.datadir import SigningKeys
-from proxy.hub.directory import open_directory
 from proxy.hub.seenstore import SeenStore
-from proxy.hub.store import Store
+from proxy.hub.store.directory import open_directory
+from proxy.hub.store.store import Store
 from proxy.hub.token import TokenEndpoint
 from proxy.message.status import status_response
 from tests.fakes.hub import AGENT, Asked, FakeHub, Reply, fake_hub

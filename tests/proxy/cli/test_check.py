@@ -24,7 +24,7 @@ from proxy.cli.hub import hub
 from proxy.cli.relay import relay
 from proxy.hub.datadir import DataDir
 from proxy.hub.reserve import open_reserve
-from proxy.hub.store import Store
+from proxy.hub.store.store import Store
 
 CA = trustme.CA()
 EXPIRED = datetime.now(UTC) - timedelta(days=1)

@@ -17,9 +17,9 @@ from proxy.hub import admission
 from proxy.hub.access import AccessTokens
 from proxy.hub.admission import Admission, Call, Caller, Refusal, understand
 from proxy.hub.decisions import Verdict, judge
-from proxy.hub.directory import Directory, open_directory
-from proxy.hub.entities import Mode
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.entities import Mode
+from proxy.hub.store.store import Store
 from proxy.message.head import Fields, Headers, RequestHead
 from tests.auth.policies import AGENT, bundle, policy
 

@@ -20,7 +20,7 @@ from proxy.hub.backup import BackupError, backup, restore
 from proxy.hub.boots import Boots
 from proxy.hub.datadir import AdminEndpoint, DataDir, DataDirError, SigningKeys, read_private
 from proxy.hub.devca import ensure_certificate
-from proxy.hub.store import Store
+from proxy.hub.store.store import Store
 
 
 def clock() -> float:

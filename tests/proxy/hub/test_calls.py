@@ -39,15 +39,15 @@ from proxy.hub.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.contexts import AgentContext, TokenContexts
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import Directory, open_directory
-from proxy.hub.entities import Mode
 from proxy.hub.held import HELD_BYTES_MAX
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending
 from proxy.hub.pins import Pins
 from proxy.hub.quick import begin
 from proxy.hub.registry import LiveRelay, Registry
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.entities import Mode
+from proxy.hub.store.store import Store
 from proxy.hub.trail import Trail
 from proxy.message.failure import InboundBroken
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead

@@ -6,8 +6,8 @@ import attrs
 import pytest
 
 from proxy.hub.clusterstate import cluster_state
-from proxy.hub.entities import Mode
 from proxy.hub.registry import Registry
+from proxy.hub.store.entities import Mode
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken
 from sandbox.demo.processes import free_port

@@ -22,14 +22,15 @@ from audit.store import AuditStore
 from auth.key_rotation import issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
-from proxy.hub import direct, tables
+from proxy.hub import direct
 from proxy.hub.contexts import RENEW_AFTER_S
 from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import Directory, open_directory
-from proxy.hub.entities import Cluster, Mode
 from proxy.hub.pins import Pins
-from proxy.hub.store import Store
+from proxy.hub.store import tables
+from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.entities import Cluster, Mode
+from proxy.hub.store.store import Store
 from proxy.hub.trail import Trail
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken, Processed, StreamCode

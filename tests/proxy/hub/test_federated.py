@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from audit.record import Kind, encode
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
-from proxy.hub.federation import ISSUERS_MAX, RULES_PER_AGENT_MAX, NewIssuer
-from proxy.hub.store import Store
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.federation import ISSUERS_MAX, RULES_PER_AGENT_MAX, NewIssuer
+from proxy.hub.store.store import Store
 from tests.auth.test_federation import jwk, jwks
 from tests.fakes.issuer import FakeIssuer, Reply, running_issuer
 from tests.proxy.hub.test_token import ISSUER as HUB

@@ -27,7 +27,6 @@ from proxy.hub.certificate import Certificate
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import DataDir, SigningKeys
 from proxy.hub.direct import DirectRelays
-from proxy.hub.directory import open_directory
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.oauth import FORM_BYTES_MAX
@@ -35,6 +34,7 @@ from proxy.hub.pins import Pins
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
+from proxy.hub.store.directory import open_directory
 from proxy.hub.token import TokenEndpoint
 from proxy.hub.trail import Trail
 from proxy.listener.unauthenticated import STRANGER_S

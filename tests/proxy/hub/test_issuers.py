@@ -5,7 +5,6 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.hub.entities import Issuer
 from proxy.hub.fetch import FetchFailed
 from proxy.hub.issuers import (
     FETCH_S,
@@ -16,6 +15,7 @@ from proxy.hub.issuers import (
     IssuerKeys,
     IssuerUnavailable,
 )
+from proxy.hub.store.entities import Issuer
 from tests.auth.test_federation import jwk, jwks
 
 ISSUER = Issuer("i", "https://issuer.example", None, None, None, False)

@@ -12,8 +12,8 @@ from auth.key_rotation import SUCCESSION_MAX, TrustedKeys
 from auth.keys import KeySet
 from proxy.hub import datadir, keyring
 from proxy.hub.datadir import DataDir, DataDirError
-from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.keyring import OVERLAP_S, KeyRing
+from proxy.hub.store.errors import StoreUnavailableError
 
 HUB = "https://hub.example"
 START = 1_800_000_000.0

@@ -22,10 +22,10 @@ from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.admission import Call
 from proxy.hub.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.connections import IDLE_WHEN_SHORT_MAX, AgentConnections
-from proxy.hub.entities import Agent, AgentState
 from proxy.hub.front import plain
 from proxy.hub.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
+from proxy.hub.store.entities import Agent, AgentState
 from tests.proxy.hub.test_live import REVOKED, Side
 from tests.tunnel.passes import counted_passes
 from tunnel import MODEST_USERS_MAX, Memory

@@ -27,7 +27,6 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.admission import Call
 from proxy.hub.boots import Boots
-from proxy.hub.entities import Mode
 from proxy.hub.live import (
     END_S,
     ENDED_PER_PASS,
@@ -38,7 +37,8 @@ from proxy.hub.live import (
     LiveCalls,
 )
 from proxy.hub.sessions import LiveSessions
-from proxy.hub.store import Store
+from proxy.hub.store.entities import Mode
+from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
 from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
 from tests.tunnel.net.test_tcp import tcp_pair

@@ -21,8 +21,8 @@ from auth.policy.match import Agent, Bundle, Cluster, Decision
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo
 from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX
-from proxy.hub.entities import Mode
 from proxy.hub.limits import Exceeded
+from proxy.hub.store.entities import Mode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import DECISION_HEADER
 from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of

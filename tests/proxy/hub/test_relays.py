@@ -21,13 +21,13 @@ from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.config import HubConfig
 from proxy.hub.datadir import SigningKeys
-from proxy.hub.directory import Directory, open_directory
-from proxy.hub.entities import Mode
-from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.registry import Registry
 from proxy.hub.relays import CLUSTER_REMOVED, RelayEndpoint
 from proxy.hub.seenstore import SeenStore
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.entities import Mode
+from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.store import Store
 from proxy.hub.trail import Trail
 from proxy.message.head import RequestHead
 from tests.proxy.hub.sessions import session_pair

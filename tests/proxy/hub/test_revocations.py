@@ -27,13 +27,13 @@ from proxy.hub.adminactions import ACTIONS, Action
 from proxy.hub.admincall import Call
 from proxy.hub.api import admin_app
 from proxy.hub.datadir import DataDir
-from proxy.hub.directory import Directory, open_directory
-from proxy.hub.errors import StoreUnavailableError
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.revocations import Revocation, Revocations, Where, carry_out_again
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.errors import StoreUnavailableError
+from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.asgi import Reply, call
 from tests.proxy.hub.test_api import PEPPER, TOKEN, FakeOperations, FakeSessions

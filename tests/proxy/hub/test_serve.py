@@ -26,7 +26,7 @@ from proxy.hub.datadir import DataDir
 from proxy.hub.handover import Place, open_door
 from proxy.hub.keyring import KeyRing
 from proxy.hub.premises import Acceptor
-from proxy.hub.store import Store
+from proxy.hub.store.store import Store
 from proxy.process.config import Address
 
 

@@ -23,10 +23,10 @@ from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, issue_assertion, verify_access
 from proxy.hub.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.datadir import SigningKeys
-from proxy.hub.directory import Directory, open_directory
 from proxy.hub.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
 from proxy.hub.seenstore import SeenStore
-from proxy.hub.store import Store
+from proxy.hub.store.directory import Directory, open_directory
+from proxy.hub.store.store import Store
 from proxy.hub.token import TokenEndpoint
 from tests.system.hostile import Forger
 

@@ -23,7 +23,7 @@ from auth.principal import Principal
 from auth.requestinfo import parse, said
 from auth.tokens import AccessClaims
 from proxy.hub.admission import understand
-from proxy.hub.entities import Agent, AgentState
+from proxy.hub.store.entities import Agent, AgentState
 from proxy.hub.trail import Trail, _remembered_client, impersonated, stream_of, without_bearer
 from proxy.message.head import RequestHead
 

@@ -24,12 +24,12 @@ from proxy.hub.api import admin_app
 from proxy.hub.certificate import Certificate
 from proxy.hub.config import AdminConfig, HubConfig
 from proxy.hub.datadir import DataDir
-from proxy.hub.directory import Directory, open_directory
 from proxy.hub.keyring import KeyRing
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo, SessionInfo
 from proxy.hub.reserve import open_reserve
 from proxy.hub.revocations import Revocations
+from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address
 
 

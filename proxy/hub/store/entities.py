@@ -18,7 +18,7 @@ from auth.federation import Rule
 from auth.keys import PublicKey
 from auth.policy.match import Bundle
 from auth.principal import Principal
-from proxy.hub.roles import Role
+from proxy.hub.store.roles import Role
 
 
 class AgentState(StrEnum):

@@ -19,10 +19,10 @@ from auth.policy.conditions import CelConditions
 from auth.policy.document import name_of
 from auth.policy.match import Bundle, compile_bundle
 from auth.policy.text import PolicyError, Source
-from proxy.hub import tables as t
-from proxy.hub.database import Database
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
-from proxy.hub.rules import shown
+from proxy.hub.store import tables as t
+from proxy.hub.store.database import Database
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.names import shown
 
 # A change a day for half a year; with 100 KB of rules that is 20 MB.
 BUNDLES_KEPT = 200

@@ -12,10 +12,10 @@ import trio.testing
 
 from audit.store import TrailMark
 from auth.keys import SigningKey
-from proxy.hub import directory as directory_module
-from proxy.hub.directory import LOOK_EVERY_S, open_directory
-from proxy.hub.errors import NotFoundError, StoreUnavailableError
-from proxy.hub.store import RelayContact, Store
+from proxy.hub.store import directory as directory_module
+from proxy.hub.store.directory import LOOK_EVERY_S, open_directory
+from proxy.hub.store.errors import NotFoundError, StoreUnavailableError
+from proxy.hub.store.store import RelayContact, Store
 
 
 def clock() -> float:

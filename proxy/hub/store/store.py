@@ -1,7 +1,7 @@
 """The hub's store: teams, agents, clusters and keys in SQLite, through SQLAlchemy Core.
 
-Each public method is one transaction (proxy.hub.database). The rules of names stand here, once, below every
-way in (API, command line, tests).
+Each public method is one transaction (proxy.hub.store.database). The rules of names stand here, once, below
+every way in (API, command line, tests).
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from audit.store import TrailMark
 from auth.keys import PublicKey
 from auth.principal import TEAMS_MAX
-from proxy.hub import tables as t
-from proxy.hub.credentials import Credentials
-from proxy.hub.database import find, find_agent, new_id, refuse_taken
-from proxy.hub.entities import AgentState, Mode, RelayInstance, Snapshot
-from proxy.hub.errors import ConflictError, InvalidError, StoreUnavailableError
-from proxy.hub.federation import Federation
-from proxy.hub.localuser import LOCAL_TOKEN_NAME
-from proxy.hub.policies import Policies
-from proxy.hub.reading import SnapshotReader
-from proxy.hub.roles import Role
-from proxy.hub.rules import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url
+from proxy.hub.store import tables as t
+from proxy.hub.store.credentials import Credentials
+from proxy.hub.store.database import find, find_agent, new_id, refuse_taken
+from proxy.hub.store.entities import AgentState, Mode, RelayInstance, Snapshot
+from proxy.hub.store.errors import ConflictError, InvalidError, StoreUnavailableError
+from proxy.hub.store.federation import Federation
+from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
+from proxy.hub.store.names import PEM_LENGTH_MAX, check_labels, check_name, check_owner, check_relay_url
+from proxy.hub.store.policies import Policies
+from proxy.hub.store.roles import Role
+from proxy.hub.store.snapshot import SnapshotReader
 from proxy.listener.unauthenticated import place_of
 
 # One is replaced by another; more are replacements that nobody finished.

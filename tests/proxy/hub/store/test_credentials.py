@@ -8,9 +8,9 @@ import attrs
 import pytest
 
 from auth.keys import PublicKey, SigningKey
-from proxy.hub.credentials import CODE_LIFETIME_S, CODES_PER_AGENT_MAX, KEYS_PER_AGENT_MAX
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
-from proxy.hub.store import Store
+from proxy.hub.store.credentials import CODE_LIFETIME_S, CODES_PER_AGENT_MAX, KEYS_PER_AGENT_MAX
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.store import Store
 
 
 @attrs.define

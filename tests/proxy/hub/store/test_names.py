@@ -4,8 +4,8 @@ import ipaddress
 
 import pytest
 
-from proxy.hub.errors import InvalidError
-from proxy.hub.rules import check_relay_url, is_public
+from proxy.hub.store.errors import InvalidError
+from proxy.hub.store.names import check_relay_url, is_public
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import context
 
-from proxy.hub.tables import metadata
+from proxy.hub.store.tables import metadata
 
 connection = context.config.attributes["connection"]
 assert isinstance(connection, sa.Connection)

@@ -25,9 +25,9 @@ import attrs
 import trio
 
 from audit.store import TrailMark
-from proxy.hub.entities import Agent, Credential, Snapshot
-from proxy.hub.errors import StoreError, StoreUnavailableError
-from proxy.hub.store import Store
+from proxy.hub.store.entities import Agent, Credential, Snapshot
+from proxy.hub.store.errors import StoreError, StoreUnavailableError
+from proxy.hub.store.store import Store
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from auth.policy.conditions import CelConditions
 from auth.policy.document import name_of
 from auth.policy.match import compile_bundle
 from auth.policy.text import PolicyError, Source
-from proxy.hub.migrations import MigrationError
+from proxy.hub.store.migrations import MigrationError
 
 revision = "0005"
 down_revision = "0004"

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Mapping
 import sqlalchemy as sa
 
 from auth.keys import KeyFormatError, PublicKey
-from proxy.hub import tables as t
-from proxy.hub.database import Database, find, find_agent, new_id, select_as_text
-from proxy.hub.entities import Agent, AgentKey, AgentState, ApiKey, Code, Credential
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError
-from proxy.hub.federation import drop_unused_issuers
-from proxy.hub.rules import shown
+from proxy.hub.store import tables as t
+from proxy.hub.store.database import Database, find, find_agent, new_id, select_as_text
+from proxy.hub.store.entities import Agent, AgentKey, AgentState, ApiKey, Code, Credential
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError
+from proxy.hub.store.federation import drop_unused_issuers
+from proxy.hub.store.names import shown
 from proxy.process.untrusted_json import read_json
 
 # Of each kind. An agent has one key, two while it changes them, or one for each of its replicas; more is a

@@ -16,10 +16,10 @@ from alembic.config import Config
 from auth.policy.bundled import first_sources
 from auth.policy.match import NO_RULE
 from auth.policy.text import Source, split
-from proxy.hub import migrations
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
-from proxy.hub.policies import BUNDLES_KEPT
-from proxy.hub.store import Store
+from proxy.hub.store import migrations
+from proxy.hub.store.errors import ConflictError, InvalidError, NotFoundError, StoreUnavailableError
+from proxy.hub.store.policies import BUNDLES_KEPT
+from proxy.hub.store.store import Store
 from tests.auth.policies import ask, policy
 
 POD = "GET /api/v1/namespaces/a/pods/web"
@@ -142,7 +142,7 @@ def test_a_stored_bundle_that_must_not_be_used_allows_nothing_and_can_be_mended(
 
 def test_old_bundles_go(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert BUNDLES_KEPT > 3
-    monkeypatch.setattr("proxy.hub.policies.BUNDLES_KEPT", 3)
+    monkeypatch.setattr("proxy.hub.store.policies.BUNDLES_KEPT", 3)
     for number in range(5):
         store.apply_policies([Source(policy(LOOK, name=f"p{number}"))])
     assert [row.version for row in store.bundles()] == [6, 5, 4]

@@ -21,14 +21,20 @@ from hypothesis import strategies as st
 
 from auth.keys import PublicKey, SigningKey
 from auth.principal import TEAMS_MAX
-from proxy.hub import migrations
-from proxy.hub.entities import AgentState, Mode
-from proxy.hub.errors import ConflictError, InvalidError, NotFoundError, StoreError, StoreUnavailableError
-from proxy.hub.federation import JWKS_LENGTH_MAX, NewIssuer
-from proxy.hub.roles import Role
-from proxy.hub.rules import PEM_LENGTH_MAX, check_name
-from proxy.hub.store import RELAY_INSTANCES_KEPT, RelayContact, Store
-from proxy.hub.tables import metadata
+from proxy.hub.store import migrations
+from proxy.hub.store.entities import AgentState, Mode
+from proxy.hub.store.errors import (
+    ConflictError,
+    InvalidError,
+    NotFoundError,
+    StoreError,
+    StoreUnavailableError,
+)
+from proxy.hub.store.federation import JWKS_LENGTH_MAX, NewIssuer
+from proxy.hub.store.names import PEM_LENGTH_MAX, check_name
+from proxy.hub.store.roles import Role
+from proxy.hub.store.store import RELAY_INSTANCES_KEPT, RelayContact, Store
+from proxy.hub.store.tables import metadata
 
 
 class Clock:
@@ -585,7 +591,7 @@ def test_a_database_that_is_up_to_date_is_opened_without_alembic(tmp_path: Path,
     store.close()
     script = (
         "import sys; from pathlib import Path; sys.modules['alembic'] = None\n"
-        "from proxy.hub.store import Store\n"
+        "from proxy.hub.store.store import Store\n"
         "print(*Store(Path(sys.argv[1]), org='main', clock=float).snapshot().teams_by_name)"
     )
     argv = [sys.executable, "-c", script, str(tmp_path / "hub.db")]

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from proxy.hub.localuser import is_user, local_user
+from proxy.hub.store.local_user import is_user, local_user
 
 
 @pytest.mark.parametrize("name", ["ada", r"CORP\ada", "ada@corp.example", "svc$", "a" * 64])
