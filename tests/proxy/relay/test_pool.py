@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from proxy.exchange.pool import IDLE_S, SWEEP_S
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import IdentityLines, RewriteError, identity_lines
@@ -246,9 +247,9 @@ async def test_an_idle_connection_is_closed_after_a_minute(
     autojump_clock.autojump_threshold = 0.05  # real sockets: give them a moment
     async with running(answer_ok, tmp_path) as server, open_pool(server.access) as pool:
         await ask(pool)
-        await trio.sleep(pool.IDLE_S - 1)
+        await trio.sleep(IDLE_S - 1)
         assert pool.connections.idle_count == 1
-        await trio.sleep(pool.SWEEP_S + 2)
+        await trio.sleep(SWEEP_S + 2)
         assert pool.connections.idle_count == 0
 
 
