@@ -35,10 +35,10 @@ from proxy.hub.access import AccessTokens, bearer, decide
 from proxy.hub.admission import Call, Caller, understand
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls, _closing
-from proxy.hub.config import HubConfig, LimitsConfig
 from proxy.hub.contexts import TokenContexts
 from proxy.hub.decisions import Verdict, judge
 from proxy.hub.direct import DirectRelays
+from proxy.hub.home.config import HubConfig, LimitsConfig
 from proxy.hub.live import LiveCall
 from proxy.hub.quick import QuickCall, begin
 from proxy.hub.registry import LiveRelay, Registry

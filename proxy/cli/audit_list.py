@@ -154,7 +154,7 @@ def list_events(
     from audit.names import NameReader
     from audit.query import Wanted
     from audit.textsearch import Text
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.datadir import DataDir
 
     if until is not None and follow:
         raise click.UsageError("--until ends where --follow goes on: say one of them")

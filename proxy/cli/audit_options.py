@@ -204,8 +204,8 @@ def data_folder_options(command: Callable[P, R]) -> Callable[P, R]:
 
 def find_trail(config: Path | None, data_dir: Path | None) -> tuple[Path, str, tuple[str, ...]]:
     """The trail's file, and a configuration's organisation and masks; raises CommandError."""
-    from proxy.hub.config import load
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.config import load
+    from proxy.hub.home.datadir import DataDir
     from proxy.process.config import ConfigError
 
     if data_dir is not None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def record_local(folder: Path, verb: str, note: str) -> None:
     """Record an action on a data folder."""
     from audit.record import Kind, Request
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.datadir import DataDir
 
     event = local_event(Kind.ADMIN, note, req=Request(verb=verb, resource="hub"))
     _append(DataDir(folder).audit_file, event, verb)

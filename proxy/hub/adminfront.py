@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 
 from auth.apikey import hash as hash_key
 from proxy.asgi import Application, Receive, Scope, Send, serve_connection
-from proxy.hub.certificate import Certificate
-from proxy.hub.config import HubConfig
-from proxy.hub.datadir import AdminEndpoint, DataDir
 from proxy.hub.direct import DirectRelays
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import AdminEndpoint, DataDir
 from proxy.hub.operations import RelayInfo
 from proxy.hub.operators import KNOWN
 from proxy.hub.registry import Registry

@@ -42,8 +42,8 @@ from proxy.hub.actions.administration import Administration
 from proxy.hub.adminactions import ACTIONS, METRICS, Action, Endpoint
 from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
+from proxy.hub.home.reserve import ReserveError
 from proxy.hub.operators import Operators, RefusedError
-from proxy.hub.reserve import ReserveError
 from proxy.hub.revocations import Revocation, Revocations, Where
 from proxy.hub.store.errors import InvalidError, StoreError, StoreUnavailableError
 from proxy.hub.trail import without_bearer

@@ -29,12 +29,12 @@ from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
 from proxy.hub.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
-from proxy.hub.config import HubConfig
 from proxy.hub.decisions import Verdict, judge
 from proxy.hub.direct import INSTANCE, DirectOutbound, DirectRelays
 from proxy.hub.held import HeldBody
 from proxy.hub.hints import ExplainedOutbound
-from proxy.hub.hosts import ClusterHosts
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry

@@ -18,11 +18,11 @@ from audit.file import NeedsRecovery, translated, untouched
 from audit.look import look_at_trail
 from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
-from proxy.hub.config import ENVIRONMENT_PREFIX, HubConfig, read
-from proxy.hub.datadir import DataDir, DataDirError, check_writable, explained, is_there
-from proxy.hub.devca import check_ca
+from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
+from proxy.hub.home.datadir import DataDir, DataDirError, check_writable, explained, is_there
+from proxy.hub.home.devca import check_ca
+from proxy.hub.home.reserve import check_reserve
 from proxy.hub.pidfile import PidFile
-from proxy.hub.reserve import check_reserve
 from proxy.hub.store.database import unusable
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older

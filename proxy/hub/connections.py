@@ -13,7 +13,7 @@ import trio
 from auth.principal import Principal
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
-from proxy.hub.config import LimitsConfig
+from proxy.hub.home.config import LimitsConfig
 from tunnel import Memory
 
 # Between two looks at what idles beyond the limit because many calls have ended at once.

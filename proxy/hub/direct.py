@@ -22,8 +22,8 @@ from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
 from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
-from proxy.hub.datadir import SigningKeys
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
+from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.operations import RelayInfo
 from proxy.hub.pins import Pins, read_statement
 from proxy.hub.places import RelayRefusedError

@@ -28,11 +28,11 @@ from proxy.hub import quick
 from proxy.hub.acceptlimit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
 from proxy.hub.admission import PREFIX
 from proxy.hub.calls import CLIENT_LEFT, Calls
-from proxy.hub.certificate import Certificate
 from proxy.hub.connections import AgentConnections
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.hellos import WrongClockError
-from proxy.hub.hosts import ClusterHosts
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.oauth import FORM_BYTES_MAX, Answer
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError

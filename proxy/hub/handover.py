@@ -38,7 +38,7 @@ from typing import Final
 import attrs
 import trio
 
-from proxy.hub.datadir import DataDir, DataDirError, FolderLock, explained
+from proxy.hub.home.datadir import DataDir, DataDirError, FolderLock, explained
 from proxy.process.untrusted_json import read_json
 
 VERSION: Final = 1

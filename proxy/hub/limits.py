@@ -31,7 +31,7 @@ import trio
 
 from auth.principal import Principal
 from proxy.exchange.forward import CloseReason
-from proxy.hub.config import LimitsConfig
+from proxy.hub.home.config import LimitsConfig
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.process.plural import counted
 from tunnel import MODEST_USERS_MAX, Memory

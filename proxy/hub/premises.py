@@ -16,9 +16,6 @@ import attrs
 import trio
 
 from proxy.hub.adminfront import AdminFront
-from proxy.hub.boots import END_LOOK_S, Boots
-from proxy.hub.config import HubConfig
-from proxy.hub.datadir import DataDir, FolderInUseError, FolderLock
 from proxy.hub.front import Front
 from proxy.hub.handover import (
     GoneError,
@@ -29,6 +26,9 @@ from proxy.hub.handover import (
     open_door,
     take_over,
 )
+from proxy.hub.home.boots import END_LOOK_S, Boots
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
 from proxy.hub.pidfile import PidFile
 from proxy.listener.accept import listen_on, open_sockets
 from proxy.process.config import Address

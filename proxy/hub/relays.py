@@ -20,10 +20,10 @@ from auth.tokens import HelloClaims, issue_relay
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.acceptlimit import AcceptLimit
-from proxy.hub.config import HubConfig
 from proxy.hub.contexts import TokenContexts
-from proxy.hub.datadir import SigningKeys
 from proxy.hub.hellos import check_hello
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.pins import Pins, read_statement, wrong_cluster
 from proxy.hub.places import Places, RelayRefusedError
 from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError

@@ -25,7 +25,7 @@ from proxy.hub.actions.administration import Administration
 from proxy.hub.adminactions import ACTIONS
 from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
-from proxy.hub.reserve import Reserve, ReserveError
+from proxy.hub.home.reserve import Reserve, ReserveError
 from proxy.hub.store.errors import StoreError, StoreUnavailableError
 
 _log = logging.getLogger("hawse.hub.admin")

@@ -30,23 +30,23 @@ from proxy.hub.access import AccessTokens
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.api import admin_app
-from proxy.hub.boots import Boots, close_after_the_dead
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
-from proxy.hub.certificate import Certificate
 from proxy.hub.clusterstate import cluster_state
-from proxy.hub.config import HubConfig
-from proxy.hub.datadir import DataDir
 from proxy.hub.direct import DirectRelays
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
-from proxy.hub.keyring import KeyRing
+from proxy.hub.home.boots import Boots, close_after_the_dead
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.reserve import open_reserve
 from proxy.hub.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
 from proxy.hub.pins import Pins
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.registry import Registry
 from proxy.hub.relays import RelayEndpoint
-from proxy.hub.reserve import open_reserve
 from proxy.hub.revocations import Revocations, carry_out_again
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.sessions import LiveSessions

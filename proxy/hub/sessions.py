@@ -9,7 +9,7 @@ import trio
 
 from audit.record import proto_of
 from proxy.exchange.forward import CloseReason
-from proxy.hub.boots import Boots
+from proxy.hub.home.boots import Boots
 from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.operations import SessionInfo
 from tunnel.net.fairness import in_slices

@@ -54,9 +54,9 @@ from auth.tokens import access_audience, hub_audience, issue_access, verify_acce
 from auth.tokens import verify_assertion as verify
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
 from proxy.hub.clusterstate import UNKNOWN
-from proxy.hub.config import LimitsConfig
-from proxy.hub.datadir import SigningKeys
 from proxy.hub.federated import Federated
+from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.issuers import IssuerKeys
 from proxy.hub.limits import Bucket
 from proxy.hub.oauth import (

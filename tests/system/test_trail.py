@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import pytest
 
-from proxy.hub.config import LimitsConfig
+from proxy.hub.home.config import LimitsConfig
 from proxy.hub.limits import TICK_S
 from proxy.hub.starts import LOOK_EVERY_S, STARTED_AFTER_S
 from tests.system.raw import RawClient, Talk, marked_path

@@ -163,7 +163,7 @@ class Reach:
 
     def folder(self) -> Path:
         """The hub's data folder; raises CommandError."""
-        from proxy.hub.config import load
+        from proxy.hub.home.config import load
         from proxy.process.config import ConfigError
 
         if self.data_dir is not None:
@@ -220,7 +220,7 @@ def _is_https(url: str) -> bool:
 
 
 def _local(folder: Path, token: str) -> AdminClient:
-    from proxy.hub.datadir import DataDir, DataDirError
+    from proxy.hub.home.datadir import DataDir, DataDirError
 
     data = DataDir(folder)
     user = "" if token else local_user(os.environ)

@@ -76,7 +76,7 @@ def recorded_calls(folder: Path, filters: Mapping[str, str | None]) -> Iterator[
     """Open the trail of a data folder; the reading is recorded in it. Raises CommandError, also later."""
     from audit.errors import AuditUnavailable
     from audit.reader import AuditReader
-    from proxy.hub.datadir import DataDir
+    from proxy.hub.home.datadir import DataDir
 
     path = DataDir(folder).audit_file
     try:

@@ -16,8 +16,8 @@ from proxy.hub.actions.signingkeys import SigningKeyActions
 from proxy.hub.actions.teams import TeamActions
 from proxy.hub.actions.tokens import TokenActions
 from proxy.hub.answers import Done
-from proxy.hub.config import RELAYS_PER_CLUSTER
-from proxy.hub.keyring import KeyRing
+from proxy.hub.home.config import RELAYS_PER_CLUSTER
+from proxy.hub.home.keyring import KeyRing
 from proxy.hub.operations import Operations, Sessions
 from proxy.hub.store.directory import Directory, InMemory
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from proxy.hub.answers import Done, Payload, time_text
-from proxy.hub.keyring import KeyRing
+from proxy.hub.home.keyring import KeyRing
 
 
 @attrs.frozen

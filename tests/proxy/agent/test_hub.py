@@ -20,8 +20,8 @@ from proxy.agent.account import Account
 from proxy.agent.errors import AgentError
 from proxy.agent.https import https_connection
 from proxy.agent.hub import ANSWER_BYTES_MAX, Reach, fetch_reach, fetch_token
-from proxy.hub.config import LimitsConfig
-from proxy.hub.datadir import SigningKeys
+from proxy.hub.home.config import LimitsConfig
+from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import open_directory
 from proxy.hub.store.store import Store

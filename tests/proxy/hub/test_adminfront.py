@@ -15,9 +15,9 @@ import trustme
 from trio.testing import wait_all_tasks_blocked
 
 from proxy.hub.adminfront import AdminFront
-from proxy.hub.certificate import Certificate
-from proxy.hub.config import HubConfig, TLSConfig
-from proxy.hub.datadir import DataDir
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.config import HubConfig, TLSConfig
+from proxy.hub.home.datadir import DataDir
 from tests.proxy.hub.test_api import TOKEN, Bench
 from tests.proxy.hub.test_api import bench as bench
 from tunnel.net.connect import client_context, wrap_client

@@ -19,12 +19,12 @@ from auth.keys import SigningKey
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminactions import ACTIONS
 from proxy.hub.api import BODY_BYTES_MAX, admin_app
-from proxy.hub.datadir import DataDir
-from proxy.hub.devca import ensure_certificate
-from proxy.hub.keyring import KeyRing
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.devca import ensure_certificate
+from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.reserve import open_reserve
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo, SessionInfo
-from proxy.hub.reserve import open_reserve
 from proxy.hub.revocations import Revocations
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import RelayContact, Store

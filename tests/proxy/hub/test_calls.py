@@ -35,11 +35,11 @@ from proxy.hub import calls as calls_module
 from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
 from proxy.hub.calls import Calls
-from proxy.hub.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.contexts import AgentContext, TokenContexts
-from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.held import HELD_BYTES_MAX
+from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
+from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending
 from proxy.hub.pins import Pins

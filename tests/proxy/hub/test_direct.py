@@ -24,8 +24,8 @@ from auth.keys import SigningKey
 from auth.principal import Principal
 from proxy.hub import direct
 from proxy.hub.contexts import RENEW_AFTER_S
-from proxy.hub.datadir import SigningKeys
 from proxy.hub.direct import DirectRelays
+from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.pins import Pins
 from proxy.hub.store import tables
 from proxy.hub.store.directory import Directory, open_directory

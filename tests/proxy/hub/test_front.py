@@ -23,12 +23,12 @@ from auth.tokens import issue_access, issue_hello
 from proxy.hub.acceptlimit import CLUSTER_BURST
 from proxy.hub.access import AccessTokens
 from proxy.hub.calls import Calls
-from proxy.hub.certificate import Certificate
-from proxy.hub.config import HubConfig
-from proxy.hub.datadir import DataDir, SigningKeys
 from proxy.hub.direct import DirectRelays
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import HANDSHAKE_S, Front
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import DataDir, SigningKeys
 from proxy.hub.oauth import FORM_BYTES_MAX
 from proxy.hub.pins import Pins
 from proxy.hub.registry import Registry

@@ -15,7 +15,6 @@ import trio
 import trio.testing
 
 from proxy.hub import handover
-from proxy.hub.datadir import DataDir, FolderInUseError, FolderLock
 from proxy.hub.handover import (
     GoneError,
     HandoverError,
@@ -26,6 +25,7 @@ from proxy.hub.handover import (
     open_door,
     take_over,
 )
+from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
 
 REFUSAL = b'{"is": "refused", "why": "no"}'
 

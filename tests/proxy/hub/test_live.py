@@ -26,7 +26,7 @@ from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.admission import Call
-from proxy.hub.boots import Boots
+from proxy.hub.home.boots import Boots
 from proxy.hub.live import (
     END_S,
     ENDED_PER_PASS,

@@ -16,7 +16,7 @@ from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from proxy.hub.adminactions import ACTIONS, METRICS, Action, Endpoint
 from proxy.hub.adminfront import ensure_local_token
-from proxy.hub.datadir import DataDir
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.store.roles import MEANINGS, Role
 from tests.fakes.asgi import call
 from tests.proxy.hub.test_api import PEPPER, TOKEN, WATCH, Bench, enrol

@@ -19,11 +19,11 @@ import trio.testing
 
 from proxy.hub import premises as premises_module
 from proxy.hub.adminfront import AdminFront
-from proxy.hub.boots import Boots
-from proxy.hub.config import AdminConfig, HubConfig
-from proxy.hub.datadir import DataDir, FolderInUseError
 from proxy.hub.front import Front
 from proxy.hub.handover import HandoverError, Place, close_door, open_door, take_over
+from proxy.hub.home.boots import Boots
+from proxy.hub.home.config import AdminConfig, HubConfig
+from proxy.hub.home.datadir import DataDir, FolderInUseError
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.process.config import Address
 from proxy.process.files import FileError
@@ -34,8 +34,8 @@ import sys
 from pathlib import Path
 import trio
 from proxy.process.config import Address
-from proxy.hub.boots import Boots
-from proxy.hub.datadir import DataDir
+from proxy.hub.home.boots import Boots
+from proxy.hub.home.datadir import DataDir
 from proxy.hub.handover import Place, open_door
 from proxy.listener.accept import open_sockets
 

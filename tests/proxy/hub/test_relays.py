@@ -19,8 +19,8 @@ from auth.hubclock import read_time
 from auth.jws import TokenError
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
-from proxy.hub.config import HubConfig
-from proxy.hub.datadir import SigningKeys
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.registry import Registry
 from proxy.hub.relays import CLUSTER_REMOVED, RelayEndpoint
 from proxy.hub.seenstore import SeenStore

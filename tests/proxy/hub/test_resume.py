@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from auth.tokens import HelloClaims
 from proxy.hub.calls import _tunnel
-from proxy.hub.config import TunnelConfig
+from proxy.hub.home.config import TunnelConfig
 from proxy.hub.registry import Registry
 from tests.proxy.hub.sessions import session_pair
 from tests.proxy.hub.test_registry import live

@@ -26,10 +26,10 @@ from proxy.hub.actions.administration import Administration
 from proxy.hub.adminactions import ACTIONS, Action
 from proxy.hub.admincall import Call
 from proxy.hub.api import admin_app
-from proxy.hub.datadir import DataDir
-from proxy.hub.keyring import KeyRing
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.metrics import hub_metrics
-from proxy.hub.reserve import Reserve, ReserveError, open_reserve
 from proxy.hub.revocations import Revocation, Revocations, Where, carry_out_again
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.errors import StoreUnavailableError

@@ -21,8 +21,8 @@ from auth.hubtime import hub_time, seconds_of
 from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, issue_assertion, verify_access
-from proxy.hub.config import AgentLimitsConfig, LimitsConfig
-from proxy.hub.datadir import SigningKeys
+from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
+from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import Directory, open_directory

@@ -21,13 +21,13 @@ from proxy.cli.admin import admin
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, ensure_local_token, write_endpoint
 from proxy.hub.api import admin_app
-from proxy.hub.certificate import Certificate
-from proxy.hub.config import AdminConfig, HubConfig
-from proxy.hub.datadir import DataDir
-from proxy.hub.keyring import KeyRing
+from proxy.hub.home.certificate import Certificate
+from proxy.hub.home.config import AdminConfig, HubConfig
+from proxy.hub.home.datadir import DataDir
+from proxy.hub.home.keyring import KeyRing
+from proxy.hub.home.reserve import open_reserve
 from proxy.hub.metrics import hub_metrics
 from proxy.hub.operations import RelayInfo, SessionInfo
-from proxy.hub.reserve import open_reserve
 from proxy.hub.revocations import Revocations
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.process.config import Address

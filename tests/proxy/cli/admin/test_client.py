@@ -13,8 +13,8 @@ from click.testing import CliRunner, Result
 from proxy.asgi import REQUEST_BODY_BYTES_MAX
 from proxy.cli.admin import admin
 from proxy.cli.admin.client import Object, _told, _told_in_words
-from proxy.hub.datadir import AdminEndpoint, DataDir
-from proxy.hub.devca import ensure_certificate
+from proxy.hub.home.datadir import AdminEndpoint, DataDir
+from proxy.hub.home.devca import ensure_certificate
 from tests.fakes.hub import Asked, Reply, fake_hub
 from tests.proxy.cli.admin.conftest import Hub
 

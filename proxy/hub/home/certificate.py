@@ -17,9 +17,9 @@ from typing import NoReturn
 import attrs
 import trio
 
-from proxy.hub.config import HubConfig
-from proxy.hub.datadir import DataDir, DataDirError
-from proxy.hub.devca import ServerCertificate, ensure_certificate
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import DataDir, DataDirError
+from proxy.hub.home.devca import ServerCertificate, ensure_certificate
 from proxy.process.files import WatchedFile, tell_of_the_end, watch_certificate
 
 # How long a renewed certificate stays unseen. They are renewed days before they end.

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.hosts import ClusterHosts
+from proxy.hub.home.hosts import ClusterHosts
 
 HOSTS = ClusterHosts.of("*.k8s.hub.example")
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from auth.keys import SigningKey
-from proxy.hub.datadir import DataDir, DataDirError
-from proxy.hub.devca import ServerCertificate, ensure_certificate
+from proxy.hub.home.datadir import DataDir, DataDirError
+from proxy.hub.home.devca import ServerCertificate, ensure_certificate
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)

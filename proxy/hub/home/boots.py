@@ -25,7 +25,7 @@ from audit.errors import AuditUnavailable
 from audit.mask import Masks
 from audit.record import utc
 from audit.store import AuditStore
-from proxy.hub.datadir import DataDirError, explained
+from proxy.hub.home.datadir import DataDirError, explained
 
 # How long the calls of a hub that is killed while it finishes stay without an end in the trail.
 LOOK_EVERY_S = 2.0

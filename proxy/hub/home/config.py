@@ -16,7 +16,7 @@ import attrs
 
 from audit.patterns import PatternError, compile_pattern
 from auth.principal import IdentityError, slug
-from proxy.hub.hosts import ClusterHosts
+from proxy.hub.home.hosts import ClusterHosts
 from proxy.listener.balancers import Balancers
 from proxy.process.config import (
     PING_S,

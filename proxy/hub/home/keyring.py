@@ -18,7 +18,7 @@ from auth.jws import TokenError
 from auth.key_rotation import SUCCESSION_MAX, Succession, issue_succession, read_succession
 from auth.keys import KeySet, SigningKey
 from auth.signed import LIFETIME_S
-from proxy.hub.datadir import DataDir, DataDirError, SigningKeys
+from proxy.hub.home.datadir import DataDir, DataDirError, SigningKeys
 from proxy.hub.store.errors import StoreUnavailableError
 
 # Twice the life of a token: what is left covers clocks that differ, and whoever was suspended meanwhile.

@@ -10,9 +10,9 @@ import trio
 
 from auth.key_rotation import SUCCESSION_MAX, TrustedKeys
 from auth.keys import KeySet
-from proxy.hub import datadir, keyring
-from proxy.hub.datadir import DataDir, DataDirError
-from proxy.hub.keyring import OVERLAP_S, KeyRing
+from proxy.hub.home import datadir, keyring
+from proxy.hub.home.datadir import DataDir, DataDirError
+from proxy.hub.home.keyring import OVERLAP_S, KeyRing
 from proxy.hub.store.errors import StoreUnavailableError
 
 HUB = "https://hub.example"

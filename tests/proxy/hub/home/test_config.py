@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.config import load
+from proxy.hub.home.config import load
 from proxy.process.config import Address, ConfigError
 
 ENV = {"HOME": "/home/op"}

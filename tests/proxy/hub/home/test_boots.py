@@ -24,9 +24,9 @@ from audit.mask import Masks
 from audit.reader import AuditReader
 from audit.recorder import open_recorder
 from audit.store import AuditStore
-from proxy.hub import boots as boots_module
-from proxy.hub.boots import Boots, close_after_the_dead
-from proxy.hub.datadir import DataDirError
+from proxy.hub.home import boots as boots_module
+from proxy.hub.home.boots import Boots, close_after_the_dead
+from proxy.hub.home.datadir import DataDirError
 from tests.audit.events import call
 
 # A hub that has begun a call, and goes on with it until it is killed.
@@ -34,7 +34,7 @@ CHILD = """
 import sys
 from pathlib import Path
 from audit.store import AuditStore
-from proxy.hub.boots import Boots
+from proxy.hub.home.boots import Boots
 from tests.audit.events import call
 
 folder, boot = Path(sys.argv[1]), sys.argv[2]

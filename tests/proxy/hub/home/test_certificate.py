@@ -15,10 +15,10 @@ from starlette.applications import Starlette
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from proxy.hub.adminfront import AdminFront, write_endpoint
-from proxy.hub.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
-from proxy.hub.config import HubConfig, TLSConfig
-from proxy.hub.datadir import DataDir, DataDirError
-from proxy.hub.devca import CA_DAYS, CA_RENEW_BEFORE_DAYS, ensure_certificate
+from proxy.hub.home.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
+from proxy.hub.home.config import HubConfig, TLSConfig
+from proxy.hub.home.datadir import DataDir, DataDirError
+from proxy.hub.home.devca import CA_DAYS, CA_RENEW_BEFORE_DAYS, ensure_certificate
 from proxy.process.files import FileError, names_of
 from tunnel.net.connect import client_context
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from auth.keys import SigningKey
-from proxy.hub.datadir import (
+from proxy.hub.home.datadir import (
     AdminEndpoint,
     DataDir,
     DataDirError,
