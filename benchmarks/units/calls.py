@@ -31,12 +31,13 @@ from auth.tokens import issue_access, issue_relay
 from benchmarks.units.timing import RUNS, measure, report
 from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.server import ServerConnection
-from proxy.hub.access import AccessTokens, bearer, decide
-from proxy.hub.admission import Call, Caller, understand
+from proxy.hub.authorize.access import AccessTokens, bearer, decide
+from proxy.hub.authorize.admission import Call, Caller, understand
+from proxy.hub.authorize.decisions import Verdict, judge
+from proxy.hub.authorize.events import Trail, impersonated
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls, _closing
 from proxy.hub.contexts import TokenContexts
-from proxy.hub.decisions import Verdict, judge
 from proxy.hub.direct import DirectRelays
 from proxy.hub.home.config import HubConfig, LimitsConfig
 from proxy.hub.live import LiveCall
@@ -44,7 +45,6 @@ from proxy.hub.quick import QuickCall, begin
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
-from proxy.hub.trail import Trail, impersonated
 from proxy.message.head import RequestHead, ResponseHead
 from proxy.relay.verify import Verifier
 from tunnel import Context, Session

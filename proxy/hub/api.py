@@ -42,11 +42,11 @@ from proxy.hub.actions.administration import Administration
 from proxy.hub.adminactions import ACTIONS, METRICS, Action, Endpoint
 from proxy.hub.admincall import Call
 from proxy.hub.answers import Done
+from proxy.hub.authorize.events import without_bearer
 from proxy.hub.home.reserve import ReserveError
 from proxy.hub.operators import Operators, RefusedError
 from proxy.hub.revocations import Revocation, Revocations, Where
 from proxy.hub.store.errors import InvalidError, StoreError, StoreUnavailableError
-from proxy.hub.trail import without_bearer
 
 # Policies are the most that anyone sends: one of 500 rules has 100 KB.
 BODY_BYTES_MAX = 256 * 1024

@@ -27,9 +27,10 @@ from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
 from proxy.exchange.ports import Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
-from proxy.hub.access import AccessTokens, Denied, decide, next_step
-from proxy.hub.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
-from proxy.hub.decisions import Verdict, judge
+from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
+from proxy.hub.authorize.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
+from proxy.hub.authorize.decisions import Verdict, judge
+from proxy.hub.authorize.events import GUARDRAILS, Trail, impersonated
 from proxy.hub.direct import INSTANCE, DirectOutbound, DirectRelays
 from proxy.hub.held import HeldBody
 from proxy.hub.hints import ExplainedOutbound
@@ -40,7 +41,6 @@ from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
-from proxy.hub.trail import GUARDRAILS, Trail, impersonated
 from proxy.listener.unauthenticated import STRANGER_S
 from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import (

@@ -19,7 +19,7 @@ import attrs
 from audit.record import Impersonated
 from auth.principal import Principal
 from proxy.exchange.tunnelled import HUB_GROUP, group_of
-from proxy.hub.trail import impersonated
+from proxy.hub.authorize.events import impersonated
 from tunnel import Session
 
 # Of the 60 s that a relay JWT lives: leaves 15 s for queues, clock error (±5 s) and a slow link.

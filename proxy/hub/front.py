@@ -26,7 +26,8 @@ from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
 from proxy.hub import quick
 from proxy.hub.acceptlimit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
-from proxy.hub.admission import PREFIX
+from proxy.hub.authorize.admission import PREFIX
+from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import CLIENT_LEFT, Calls
 from proxy.hub.connections import AgentConnections
 from proxy.hub.enrol import EnrolmentEndpoint
@@ -37,7 +38,6 @@ from proxy.hub.oauth import FORM_BYTES_MAX, Answer
 from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seen import ReplayedError
 from proxy.hub.token import TokenEndpoint
-from proxy.hub.trail import Trail
 from proxy.listener.balancers import Balancers
 from proxy.listener.client_address import Entrance, address_of
 from proxy.listener.unauthenticated import STRANGER_S, Gate, MeteredStream, Stranger

@@ -31,7 +31,7 @@ from proxy.exchange.pooled import PooledOutbound
 from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound, group_of
-from proxy.hub.admission import Call
+from proxy.hub.authorize.admission import Call
 from proxy.message.failure import Failure, Processed, StreamCode
 from proxy.process.drain import Drained
 from tunnel import Interruptions, Session

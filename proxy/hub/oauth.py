@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote_plus
 import attrs
 
 from audit.record import Kind
-from proxy.hub.access import why_inactive
+from proxy.hub.authorize.access import why_inactive
 from proxy.hub.store.entities import Agent, Code, Credential
 from proxy.message.head import Headers
 

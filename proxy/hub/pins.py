@@ -13,11 +13,11 @@ import attrs
 
 from audit.record import Event, Kind
 from audit.recorder import Recorder
+from proxy.hub.authorize.events import Trail
 from proxy.hub.places import RelayRefusedError
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster
 from proxy.hub.store.errors import StoreUnavailableError
-from proxy.hub.trail import Trail
 from proxy.kubernetes.statement import Statement
 
 _log = logging.getLogger("hawse.hub.relays")

@@ -17,7 +17,7 @@ from auth.jws import TokenError
 from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
-from proxy.hub.admission import Call, Refusal, understand
+from proxy.hub.authorize.admission import Call, Refusal, understand
 from proxy.hub.calls import (
     Calls,
     ClusterOffline,

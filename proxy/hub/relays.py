@@ -20,6 +20,7 @@ from auth.tokens import HelloClaims, issue_relay
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.acceptlimit import AcceptLimit
+from proxy.hub.authorize.events import Trail
 from proxy.hub.contexts import TokenContexts
 from proxy.hub.hellos import check_hello
 from proxy.hub.home.config import HubConfig
@@ -34,7 +35,6 @@ from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import RelayContact, Store
 from proxy.hub.tokenclock import TokenClock
-from proxy.hub.trail import Trail
 from proxy.message.head import RequestHead
 from tunnel import (
     RESUME,

@@ -26,10 +26,11 @@ from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.hub.access import AccessTokens
 from proxy.hub.actions.administration import Administration
 from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
 from proxy.hub.api import admin_app
+from proxy.hub.authorize.access import AccessTokens
+from proxy.hub.authorize.events import Trail
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
 from proxy.hub.clusterstate import cluster_state
@@ -54,7 +55,6 @@ from proxy.hub.starts import Starts
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
 from proxy.hub.token import TokenEndpoint
-from proxy.hub.trail import Trail
 from proxy.hub.trailwatch import TrailWatch
 from proxy.listener.unauthenticated import place_of
 from proxy.process.drain import PLAIN_S

@@ -46,7 +46,7 @@ _OF_TOKENS = (
     "auth.tokens.AccessClaims",
     "proxy.hub.store.entities.Agent",
     "proxy.hub.store.entities.Cluster",
-    "proxy.hub.trail._Party",
+    "proxy.hub.authorize.events._Party",
 )
 # One is in the token's claims, and one is its agent's.
 _PRINCIPAL = "auth.principal.Principal"

@@ -32,8 +32,9 @@ from auth.tokens import issue_access
 from proxy.exchange.forward import CloseReason
 from proxy.exchange.server import ServerConnection
 from proxy.hub import calls as calls_module
-from proxy.hub.access import AccessTokens
 from proxy.hub.arrivals import PARK_S
+from proxy.hub.authorize.access import AccessTokens
+from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import Calls
 from proxy.hub.contexts import AgentContext, TokenContexts
 from proxy.hub.direct import DirectRelays
@@ -48,7 +49,6 @@ from proxy.hub.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
-from proxy.hub.trail import Trail
 from proxy.message.failure import InboundBroken
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
 from tests.proxy.hub.sessions import session_pair

@@ -23,6 +23,7 @@ from auth.key_rotation import issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
 from proxy.hub import direct
+from proxy.hub.authorize.events import Trail
 from proxy.hub.contexts import RENEW_AFTER_S
 from proxy.hub.direct import DirectRelays
 from proxy.hub.home.datadir import SigningKeys
@@ -31,7 +32,6 @@ from proxy.hub.store import tables
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.store import Store
-from proxy.hub.trail import Trail
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from sandbox.demo.processes import free_port

@@ -21,7 +21,8 @@ from auth.hubtime import hub_time
 from auth.keys import SigningKey
 from auth.tokens import issue_access, issue_hello
 from proxy.hub.acceptlimit import CLUSTER_BURST
-from proxy.hub.access import AccessTokens
+from proxy.hub.authorize.access import AccessTokens
+from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import Calls
 from proxy.hub.direct import DirectRelays
 from proxy.hub.enrol import EnrolmentEndpoint
@@ -36,7 +37,6 @@ from proxy.hub.relays import RelayEndpoint
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import open_directory
 from proxy.hub.token import TokenEndpoint
-from proxy.hub.trail import Trail
 from proxy.listener.unauthenticated import STRANGER_S
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client

@@ -19,7 +19,7 @@ from proxy.exchange.forward import CloseReason
 from proxy.exchange.ports import Inbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
-from proxy.hub.admission import Call
+from proxy.hub.authorize.admission import Call
 from proxy.hub.connections import IDLE_WHEN_SHORT_MAX, AgentConnections
 from proxy.hub.front import plain
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig

@@ -25,7 +25,7 @@ from proxy.exchange.inflight_memory import HeldUp
 from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
-from proxy.hub.admission import Call
+from proxy.hub.authorize.admission import Call
 from proxy.hub.home.boots import Boots
 from proxy.hub.live import (
     END_S,

@@ -19,6 +19,7 @@ from auth.hubclock import read_time
 from auth.jws import TokenError
 from auth.keys import SigningKey
 from auth.tokens import HelloClaims, issue_hello
+from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.registry import Registry
@@ -28,7 +29,6 @@ from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
-from proxy.hub.trail import Trail
 from proxy.message.head import RequestHead
 from tests.proxy.hub.sessions import session_pair
 from tunnel import (

@@ -15,7 +15,7 @@ from audit.recorder import Recorder
 from proxy.exchange.ports import Inbound
 from proxy.exchange.server import ServerConnection
 from proxy.hub import starts as starts_module
-from proxy.hub.admission import Call
+from proxy.hub.authorize.admission import Call
 from proxy.hub.calls import Calls
 from proxy.hub.live import LiveCall, LiveCalls
 from proxy.hub.starts import LOOK_EVERY_S, STARTED_AFTER_S, STARTS_PER_LOOK_MAX, Starts

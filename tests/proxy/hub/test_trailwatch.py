@@ -12,7 +12,7 @@ from audit.record import Event, Kind
 from audit.store import TrailMark
 from proxy.exchange.forward import CloseReason
 from proxy.hub import trailwatch
-from proxy.hub.trail import Trail
+from proxy.hub.authorize.events import Trail
 from proxy.hub.trailwatch import DISK_LOOK_S, Disk, TrailWatch, disk_of
 
 GIB = 2**30

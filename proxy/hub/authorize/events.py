@@ -44,8 +44,8 @@ from auth.impersonation import AGENT_ID_KEY, SESSION_KEY
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo, first_values, raw_values, said
 from auth.tokens import AccessClaims
-from proxy.hub.access import TOKENS_REMEMBERED_MAX
-from proxy.hub.admission import Asked, Call, Told
+from proxy.hub.authorize.access import TOKENS_REMEMBERED_MAX
+from proxy.hub.authorize.admission import Asked, Call, Told
 from proxy.hub.store.entities import Agent
 from proxy.hub.store.entities import Cluster as EnrolledCluster
 from proxy.message.head import RequestHead

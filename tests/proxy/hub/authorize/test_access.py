@@ -6,8 +6,8 @@ from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.principal import Principal
 from auth.tokens import issue_access
-from proxy.hub import access
-from proxy.hub.access import AccessTokens, bearer
+from proxy.hub.authorize import access
+from proxy.hub.authorize.access import AccessTokens, bearer
 from proxy.message.head import RequestHead
 
 ISSUER = "https://hub.example"

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from auth.policy.text import Source
 from auth.requestinfo import parse
-from proxy.hub.decisions import denial, judge
+from proxy.hub.authorize.decisions import denial, judge
 from proxy.hub.live import TIMED_EVERY_S, LiveCall, LiveCalls
 from tests.auth.policies import AGENT, CLUSTER, bundle, policy
 from tests.proxy.hub.test_calls import OK, Bench, bench, open_bench, relay_of, streams_of

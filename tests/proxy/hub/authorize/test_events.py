@@ -22,9 +22,9 @@ from audit.record import (
 from auth.principal import Principal
 from auth.requestinfo import parse, said
 from auth.tokens import AccessClaims
-from proxy.hub.admission import understand
+from proxy.hub.authorize.admission import understand
+from proxy.hub.authorize.events import Trail, _remembered_client, impersonated, stream_of, without_bearer
 from proxy.hub.store.entities import Agent, AgentState
-from proxy.hub.trail import Trail, _remembered_client, impersonated, stream_of, without_bearer
 from proxy.message.head import RequestHead
 
 
@@ -191,7 +191,7 @@ def test_a_change_in_the_directory_is_told_at_once_though_the_token_is_the_same(
 
 
 def test_the_tokens_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("proxy.hub.trail.TOKENS_REMEMBERED_MAX", 2)
+    monkeypatch.setattr("proxy.hub.authorize.events.TOKENS_REMEMBERED_MAX", 2)
     trail = Trail("acme")
     for number in range(5):
         event = told(trail, claims=attrs.evolve(CLAIMS, jti=f"jti-{number}"))
@@ -248,7 +248,7 @@ def test_of_an_execs_arguments_no_more_is_read_than_a_record_keeps(monkeypatch: 
         read.append(value)
         return said(value)
 
-    monkeypatch.setattr("proxy.hub.trail.said", counted)
+    monkeypatch.setattr("proxy.hub.authorize.events.said", counted)
     arguments = [b"sh", b"%zz", *[b"%61"] * 9000]
     target = b"/api/v1/namespaces/a/pods/p/exec?tty=true&" + b"&".join([b"command=" + a for a in arguments])
     stream = stream_of(RequestHead.of(b"POST", target), parse(b"POST", target))

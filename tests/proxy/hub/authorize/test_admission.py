@@ -13,10 +13,10 @@ from auth.jws import TokenError
 from auth.keys import KeySet, SigningKey
 from auth.policy.match import Bundle
 from auth.tokens import issue_access
-from proxy.hub import admission
-from proxy.hub.access import AccessTokens
-from proxy.hub.admission import Admission, Call, Caller, Refusal, understand
-from proxy.hub.decisions import Verdict, judge
+from proxy.hub.authorize import admission
+from proxy.hub.authorize.access import AccessTokens
+from proxy.hub.authorize.admission import Admission, Call, Caller, Refusal, understand
+from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store

@@ -18,8 +18,8 @@ from audit.record import Cluster as RecordedCluster
 from auth.memo import may_be_kept, remembered
 from auth.requestinfo import BadTarget, RequestInfo, parse
 from auth.tokens import AccessClaims
-from proxy.hub.access import AccessTokens, Denied, bearer, decide
-from proxy.hub.decisions import Verdict, denial, judge
+from proxy.hub.authorize.access import AccessTokens, Denied, bearer, decide
+from proxy.hub.authorize.decisions import Verdict, denial, judge
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Mode, Snapshot
 from proxy.message.head import RequestHead
