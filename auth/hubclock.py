@@ -32,7 +32,7 @@ from auth.tokens import cluster_audience
 
 TIME_TYPE = "hub-time+jwt"
 # Oscillators are within 100 ppm, which makes 200 for two. A hub whose clock was set back loses HUB_DRIFT on
-# top (proxy/hub/tokenclock.py), and the rest is room.
+# top (proxy/hub/relays/token_clock.py), and the rest is room.
 DRIFT = 500e-6
 # A hub, those that it replaces one after the other while their streams last, and a second hub with its own.
 HUBS_MAX = 8

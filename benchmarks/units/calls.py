@@ -37,12 +37,12 @@ from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import Trail, impersonated
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls, _closing
-from proxy.hub.contexts import TokenContexts
-from proxy.hub.direct import DirectRelays
 from proxy.hub.home.config import HubConfig, LimitsConfig
 from proxy.hub.live import LiveCall
 from proxy.hub.quick import QuickCall, begin
-from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.relays.contexts import TokenContexts
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, AgentState, Cluster, Mode, Snapshot
 from proxy.message.head import RequestHead, ResponseHead

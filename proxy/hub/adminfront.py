@@ -15,13 +15,13 @@ from starlette.applications import Starlette
 
 from auth.apikey import hash as hash_key
 from proxy.asgi import Application, Receive, Scope, Send, serve_connection
-from proxy.hub.direct import DirectRelays
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import AdminEndpoint, DataDir
-from proxy.hub.operations import RelayInfo
 from proxy.hub.operators import KNOWN
-from proxy.hub.registry import Registry
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.operations import RelayInfo
+from proxy.hub.relays.registry import Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.local_user import LOCAL_TOKEN_NAME
 from proxy.hub.store.roles import Role

@@ -31,14 +31,14 @@ from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.authorize.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import GUARDRAILS, Trail, impersonated
-from proxy.hub.direct import INSTANCE, DirectOutbound, DirectRelays
 from proxy.hub.held import HeldBody
 from proxy.hub.hints import ExplainedOutbound
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending, LiveCall, LiveCalls
-from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
+from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.listener.unauthenticated import STRANGER_S

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from proxy.hub.operations import Operations
+from proxy.hub.relays.operations import Operations
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import AgentState

@@ -33,8 +33,6 @@ from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
-from proxy.hub.clusterstate import cluster_state
-from proxy.hub.direct import DirectRelays
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.home.boots import Boots, close_after_the_dead
@@ -44,10 +42,12 @@ from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
-from proxy.hub.pins import Pins
 from proxy.hub.premises import Acceptor, Premises, open_premises
-from proxy.hub.registry import Registry
-from proxy.hub.relays import RelayEndpoint
+from proxy.hub.relays.cluster_state import cluster_state
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.endpoint import RelayEndpoint
+from proxy.hub.relays.pins import Pins
+from proxy.hub.relays.registry import Registry
 from proxy.hub.revocations import Revocations, carry_out_again
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.sessions import LiveSessions

@@ -11,7 +11,7 @@ from audit.record import proto_of
 from proxy.exchange.forward import CloseReason
 from proxy.hub.home.boots import Boots
 from proxy.hub.live import Ending, LiveCall, LiveCalls
-from proxy.hub.operations import SessionInfo
+from proxy.hub.relays.operations import SessionInfo
 from tunnel.net.fairness import in_slices
 
 # What was ended is held no longer than others are: to let 10,000 go at once takes 70 ms.

@@ -21,8 +21,8 @@
     GET /v1/clusters             Authorization: Basic (name:key), or Bearer (key, or a token for the hub)
     → {"agent", "org", "teams", "hub", "credential", "now",
        "clusters": [{"name", "labels", "mode", "url", "state", "may"}]}
-      hub: its URL; credential: the id of what was shown; now: epoch seconds; state: proxy.hub.clusterstate;
-      may: how far the policies go (auth.policy.extent)
+      hub: its URL; credential: the id of what was shown; now: epoch seconds; state:
+      proxy.hub.relays.cluster_state; may: how far the policies go (auth.policy.extent)
 
     GET /.well-known/jwks.json
 
@@ -53,7 +53,6 @@ from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
 from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
-from proxy.hub.clusterstate import UNKNOWN
 from proxy.hub.federated import Federated
 from proxy.hub.home.config import LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
@@ -76,6 +75,7 @@ from proxy.hub.oauth import (
     refuse_stranger,
     shown_in,
 )
+from proxy.hub.relays.cluster_state import UNKNOWN
 from proxy.hub.seen import ReplayedError, SeenTokens
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import Directory
@@ -119,7 +119,7 @@ class TokenEndpoint:
 
         `recording` says whether what is recorded reaches the disk; while it does not, no token is issued.
         `audit_debt` says why an agent, by its id and name, may add nothing to the audit trail; "" if it may.
-        `state_of` says whether a cluster can be reached (proxy.hub.clusterstate).
+        `state_of` says whether a cluster can be reached (proxy.hub.relays.cluster_state).
         """
         self._recording = recording
         self._directory = directory

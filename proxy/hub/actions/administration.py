@@ -18,7 +18,7 @@ from proxy.hub.actions.tokens import TokenActions
 from proxy.hub.answers import Done
 from proxy.hub.home.config import RELAYS_PER_CLUSTER
 from proxy.hub.home.keyring import KeyRing
-from proxy.hub.operations import Operations, Sessions
+from proxy.hub.relays.operations import Operations, Sessions
 from proxy.hub.store.directory import Directory, InMemory
 
 

@@ -14,7 +14,7 @@ from auth.keys import SigningKey
 from proxy.hub.actions.certificates import check_certificates
 from proxy.hub.answers import Done, Payload, known, time_text
 from proxy.hub.home.keyring import KeyRing
-from proxy.hub.operations import Operations
+from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Cluster, Mode, Snapshot
 from proxy.hub.store.errors import InvalidError

@@ -6,7 +6,7 @@ import attrs
 import msgspec
 
 from proxy.hub.answers import Done, Payload, known, time_text
-from proxy.hub.operations import Operations, SessionInfo, Sessions
+from proxy.hub.relays.operations import Operations, SessionInfo, Sessions
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Snapshot
 from proxy.hub.store.errors import InvalidError, NotFoundError

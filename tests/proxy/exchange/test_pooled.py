@@ -12,7 +12,7 @@ from trio.testing import MemoryReceiveStream, MockClock, memory_stream_pair, wai
 from proxy.agent.connect import HubExchange, RenewingOutbound
 from proxy.exchange.pool import IDLE_S, Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.hub.direct import DirectOutbound
+from proxy.hub.relays.direct import DirectOutbound
 from proxy.message.failure import OutboundBroken, Processed, StreamCode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import identity_lines, relay_request_head

@@ -24,7 +24,7 @@ from proxy.hub.home.devca import ensure_certificate
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
 from proxy.hub.metrics import hub_metrics
-from proxy.hub.operations import RelayInfo, SessionInfo
+from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.revocations import Revocations
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import RelayContact, Store

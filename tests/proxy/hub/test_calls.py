@@ -32,27 +32,27 @@ from auth.tokens import issue_access
 from proxy.exchange.forward import CloseReason
 from proxy.exchange.server import ServerConnection
 from proxy.hub import calls as calls_module
-from proxy.hub.arrivals import PARK_S
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import Calls
-from proxy.hub.contexts import AgentContext, TokenContexts
-from proxy.hub.direct import DirectRelays
 from proxy.hub.held import HELD_BYTES_MAX
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.limits import Limits
 from proxy.hub.live import Ending
-from proxy.hub.pins import Pins
 from proxy.hub.quick import begin
-from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.relays.contexts import AgentContext, TokenContexts
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.pins import Pins
+from proxy.hub.relays.registry import LiveRelay, Registry
+from proxy.hub.relays.relay_wait import PARK_S
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import InboundBroken
 from proxy.message.head import ANSWER_HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead, ResponseHead
+from tests.proxy.hub.relays.test_direct import close_kept
 from tests.proxy.hub.sessions import session_pair
-from tests.proxy.hub.test_direct import close_kept
 from tests.proxy.relay.apiserver import OK as API_OK
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.apiserver import headers as header_values

@@ -20,20 +20,20 @@ from audit.store import AuditStore
 from auth.hubtime import hub_time
 from auth.keys import SigningKey
 from auth.tokens import issue_access, issue_hello
-from proxy.hub.acceptlimit import CLUSTER_BURST
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import Calls
-from proxy.hub.direct import DirectRelays
 from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir, SigningKeys
 from proxy.hub.oauth import FORM_BYTES_MAX
-from proxy.hub.pins import Pins
-from proxy.hub.registry import Registry
-from proxy.hub.relays import RelayEndpoint
+from proxy.hub.relays.accept_limit import CLUSTER_BURST
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.endpoint import RelayEndpoint
+from proxy.hub.relays.pins import Pins
+from proxy.hub.relays.registry import Registry
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import open_directory
 from proxy.hub.token import TokenEndpoint

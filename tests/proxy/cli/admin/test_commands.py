@@ -19,7 +19,7 @@ import yaml
 from auth.keys import KeySet, SigningKey
 from proxy.cli.admin.client import AdminClient
 from proxy.cli.admin.relay_files import left_to_do
-from proxy.hub.operations import RelayInfo, SessionInfo
+from proxy.hub.relays.operations import RelayInfo, SessionInfo
 from proxy.hub.store.store import RelayContact
 from proxy.kubernetes.statement import Statement
 from proxy.process.config import Address

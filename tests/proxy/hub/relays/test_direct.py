@@ -22,12 +22,12 @@ from audit.store import AuditStore
 from auth.key_rotation import issue_succession
 from auth.keys import SigningKey
 from auth.principal import Principal
-from proxy.hub import direct
 from proxy.hub.authorize.events import Trail
-from proxy.hub.contexts import RENEW_AFTER_S
-from proxy.hub.direct import DirectRelays
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.pins import Pins
+from proxy.hub.relays import direct
+from proxy.hub.relays.contexts import RENEW_AFTER_S
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.pins import Pins
 from proxy.hub.store import tables
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Cluster, Mode

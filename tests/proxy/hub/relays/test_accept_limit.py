@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.hub.acceptlimit import (
+from proxy.hub.relays.accept_limit import (
     ACCEPTS_PER_S,
     BURST,
     CLUSTER_ACCEPTS_PER_S,

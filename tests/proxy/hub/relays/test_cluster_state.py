@@ -5,13 +5,13 @@ from pathlib import Path
 import attrs
 import pytest
 
-from proxy.hub.clusterstate import cluster_state
-from proxy.hub.registry import Registry
+from proxy.hub.relays.cluster_state import cluster_state
+from proxy.hub.relays.registry import Registry
 from proxy.hub.store.entities import Mode
 from proxy.kubernetes.statement import Statement
 from proxy.message.failure import OutboundBroken
 from sandbox.demo.processes import free_port
-from tests.proxy.hub.test_direct import ANN, ask, cluster_at, old_keys, open_relays, say_who
+from tests.proxy.hub.relays.test_direct import ANN, ask, cluster_at, old_keys, open_relays, say_who
 from tests.proxy.relay.apiserver import running
 from tests.proxy.relay.ways import direct_way
 

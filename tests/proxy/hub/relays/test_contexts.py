@@ -6,8 +6,8 @@ import trio
 
 from auth.principal import Principal
 from proxy.exchange.tunnelled import HUB_GROUP, group_of
-from proxy.hub import contexts
-from proxy.hub.contexts import RENEW_AFTER_S, TokenContexts
+from proxy.hub.relays import contexts
+from proxy.hub.relays.contexts import RENEW_AFTER_S, TokenContexts
 from tests.proxy.hub.sessions import session_pair
 from tunnel import Session
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 import attrs
 
 from audit.record import Relay as RecordedRelay
-from proxy.hub.arrivals import Arrivals
-from proxy.hub.contexts import TokenContexts
+from proxy.hub.relays.contexts import TokenContexts
+from proxy.hub.relays.relay_wait import Arrivals
 from proxy.kubernetes.statement import Statement
 from tunnel import CloseCode, Session, SessionClosed
 

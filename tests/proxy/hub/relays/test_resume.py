@@ -14,10 +14,10 @@ from trio.testing import wait_all_tasks_blocked
 from auth.tokens import HelloClaims
 from proxy.hub.calls import _tunnel
 from proxy.hub.home.config import TunnelConfig
-from proxy.hub.registry import Registry
+from proxy.hub.relays.registry import Registry
+from tests.proxy.hub.relays.test_endpoint import Bench, open_bench
+from tests.proxy.hub.relays.test_registry import live
 from tests.proxy.hub.sessions import session_pair
-from tests.proxy.hub.test_registry import live
-from tests.proxy.hub.test_relays import Bench, open_bench
 from tunnel import (
     RESUME,
     CloseCode,

@@ -21,12 +21,12 @@ from auth.tokens import issue_inquiry, issue_relay
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.hub.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.dialling import HTTPS_PORT, dial_checked
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.operations import RelayInfo
-from proxy.hub.pins import Pins, read_statement
-from proxy.hub.places import RelayRefusedError
+from proxy.hub.relays.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
+from proxy.hub.relays.operations import RelayInfo
+from proxy.hub.relays.pins import Pins, read_statement
+from proxy.hub.relays.relay_limit import RelayRefusedError
 from proxy.hub.store.entities import Cluster
 from proxy.kubernetes.statement import STATEMENT_BYTES_MAX, STATEMENT_TARGET, Statement
 from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode

@@ -4,7 +4,7 @@ import attrs
 import pytest
 
 from auth.hubclock import DRIFT, RisingClock
-from proxy.hub.tokenclock import HUB_DRIFT, SET_BACK_MAX_S, TokenClock
+from proxy.hub.relays.token_clock import HUB_DRIFT, SET_BACK_MAX_S, TokenClock
 from proxy.relay.config import CLOCK_BOUND_S
 
 NOW = 1_800_000_000.0

@@ -4,8 +4,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.hub import arrivals as module
-from proxy.hub.arrivals import ARRIVALS_PER_S, EXPECTED_S, PARK_S, Arrivals
+from proxy.hub.relays import relay_wait as module
+from proxy.hub.relays.relay_wait import ARRIVALS_PER_S, EXPECTED_S, PARK_S, Arrivals
 
 
 async def test_a_cluster_that_nobody_expects_is_not_waited_for(autojump_clock: MockClock) -> None:

@@ -14,7 +14,7 @@ import attrs
 from audit.record import Event, Kind
 from audit.recorder import Recorder
 from proxy.hub.authorize.events import Trail
-from proxy.hub.places import RelayRefusedError
+from proxy.hub.relays.relay_limit import RelayRefusedError
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster
 from proxy.hub.store.errors import StoreUnavailableError

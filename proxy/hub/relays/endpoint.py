@@ -19,22 +19,22 @@ from auth.principal import Principal
 from auth.tokens import HelloClaims, issue_relay
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import RELAY_GROUP
-from proxy.hub.acceptlimit import AcceptLimit
 from proxy.hub.authorize.events import Trail
-from proxy.hub.contexts import TokenContexts
-from proxy.hub.hellos import check_hello
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.pins import Pins, read_statement, wrong_cluster
-from proxy.hub.places import Places, RelayRefusedError
-from proxy.hub.registry import LiveRelay, Registry, TooManyInstancesError
+from proxy.hub.relays.accept_limit import AcceptLimit
+from proxy.hub.relays.contexts import TokenContexts
+from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
+from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
+from proxy.hub.relays.relay_auth import check_hello
+from proxy.hub.relays.relay_limit import Places, RelayRefusedError
+from proxy.hub.relays.token_clock import TokenClock
 from proxy.hub.seen import SeenTokens
 from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import RelayContact, Store
-from proxy.hub.tokenclock import TokenClock
 from proxy.message.head import RequestHead
 from tunnel import (
     RESUME,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import attrs
 import trio
 
-from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.process.plural import counted
 
 # Relays answer within a round trip. A link that is so slow has lost most of its streams' patience, too.

@@ -10,9 +10,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from proxy.hub.contexts import TokenContexts
-from proxy.hub.places import ANSWER_S, Places, RelayRefusedError
-from proxy.hub.registry import LiveRelay, Registry
+from proxy.hub.relays.contexts import TokenContexts
+from proxy.hub.relays.registry import LiveRelay, Registry
+from proxy.hub.relays.relay_limit import ANSWER_S, Places, RelayRefusedError
 from tests.tunnel.pairs import Pair, open_pair
 from tunnel import StreamCode
 

@@ -4,8 +4,8 @@ from contextlib import AsyncExitStack, ExitStack
 
 import pytest
 
-from proxy.hub.contexts import TokenContexts
-from proxy.hub.registry import (
+from proxy.hub.relays.contexts import TokenContexts
+from proxy.hub.relays.registry import (
     INSTANCES_PER_CLUSTER_MAX,
     LEAVING_PER_CLUSTER_MAX,
     LEAVING_PER_INSTANCE_MAX,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from proxy.hub.direct import DirectRelays
-from proxy.hub.registry import Registry
+from proxy.hub.relays.direct import DirectRelays
+from proxy.hub.relays.registry import Registry
 from proxy.hub.store.entities import Cluster, Mode
 
 ONLINE, OFFLINE = "online", "offline"
