@@ -28,16 +28,16 @@ from proxy.hub import quick
 from proxy.hub.authorize.admission import PREFIX
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import CLIENT_LEFT, Calls
-from proxy.hub.connections import AgentConnections
-from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.oauth import FORM_BYTES_MAX, Answer
+from proxy.hub.identity.connections import AgentConnections
+from proxy.hub.identity.enrol import EnrolmentEndpoint
+from proxy.hub.identity.oauth import FORM_BYTES_MAX, Answer
+from proxy.hub.identity.replay import ReplayedError
+from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.relays.accept_limit import CLUSTER_RETRY_AFTER_S, TooManyDialsError
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.relay_auth import WrongClockError
-from proxy.hub.seen import ReplayedError
-from proxy.hub.token import TokenEndpoint
 from proxy.listener.balancers import Balancers
 from proxy.listener.client_address import Entrance, address_of
 from proxy.listener.unauthenticated import STRANGER_S, Gate, MeteredStream, Stranger

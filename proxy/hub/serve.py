@@ -33,7 +33,6 @@ from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.callmetrics import CallMetrics
 from proxy.hub.calls import Calls
-from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import Front
 from proxy.hub.home.boots import Boots, close_after_the_dead
 from proxy.hub.home.certificate import Certificate
@@ -41,6 +40,9 @@ from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
+from proxy.hub.identity.enrol import EnrolmentEndpoint
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.relays.cluster_state import cluster_state
@@ -49,12 +51,10 @@ from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.revocations import Revocations, carry_out_again
-from proxy.hub.seenstore import SeenStore
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.starts import Starts
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
-from proxy.hub.token import TokenEndpoint
 from proxy.hub.trailwatch import TrailWatch
 from proxy.listener.unauthenticated import place_of
 from proxy.process.drain import PLAIN_S

@@ -8,7 +8,7 @@ loses every agent and relay; `hawse admin backup` copies all of it.
     boots/              a locked file for each hub that lives, those that only finish what they had begun too
     hub.db              teams, agents, clusters, keys            audit.db   the audit trail
     reserve             space for revocations while the disk is full (proxy/hub/home/reserve.py)
-    seen.db             tokens that are good once, and were used (proxy/hub/seenstore.py)
+    seen.db             tokens that are good once, and were used (proxy/hub/identity/replay_store.py)
     keys/<kid>.pem      signing keys                             keys/active   the kid that signs
     keys/succession     how each key named the next, oldest first (auth/key_rotation.py)
     pepper              32 bytes that key the stored hashes

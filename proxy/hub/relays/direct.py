@@ -1,9 +1,9 @@
 """Direct mode: the hub dials a cluster's relay at its public address, with the relay JWT on each request.
 
 An address that is private or loopback is refused unless the operator said so when the cluster was added, and
-one where no relay can be always (proxy.hub.dialling). The certificate is verified against the CA pinned then.
-What the relay itself refuses carries a reserved header, so that its refusal is told from one of the API
-server.
+one where no relay can be always (proxy.hub.identity.guarded_dial). The certificate is verified against the
+CA pinned then. What the relay itself refuses carries a reserved header, so that its refusal is told from one
+of the API server.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from auth.tokens import issue_inquiry, issue_relay
 from proxy.exchange.client import ClientConnection
 from proxy.exchange.pool import Connections
 from proxy.exchange.pooled import PooledOutbound
-from proxy.hub.dialling import HTTPS_PORT, dial_checked
 from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.identity.guarded_dial import HTTPS_PORT, dial_checked
 from proxy.hub.relays.contexts import AGENTS_PER_SESSION_MAX, RENEW_AFTER_S
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.relays.pins import Pins, read_statement

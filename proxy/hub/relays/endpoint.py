@@ -22,6 +22,8 @@ from proxy.exchange.tunnelled import RELAY_GROUP
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.identity.replay import SeenTokens
+from proxy.hub.identity.replay_store import SeenStore
 from proxy.hub.relays.accept_limit import AcceptLimit
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.pins import Pins, read_statement, wrong_cluster
@@ -29,8 +31,6 @@ from proxy.hub.relays.registry import LiveRelay, Registry, TooManyInstancesError
 from proxy.hub.relays.relay_auth import check_hello
 from proxy.hub.relays.relay_limit import Places, RelayRefusedError
 from proxy.hub.relays.token_clock import TokenClock
-from proxy.hub.seen import SeenTokens
-from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Cluster, Mode
 from proxy.hub.store.errors import StoreUnavailableError

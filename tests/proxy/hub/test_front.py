@@ -23,20 +23,20 @@ from auth.tokens import issue_access, issue_hello
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls import Calls
-from proxy.hub.enrol import EnrolmentEndpoint
 from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import DataDir, SigningKeys
-from proxy.hub.oauth import FORM_BYTES_MAX
+from proxy.hub.identity.enrol import EnrolmentEndpoint
+from proxy.hub.identity.oauth import FORM_BYTES_MAX
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.relays.accept_limit import CLUSTER_BURST
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import open_directory
-from proxy.hub.token import TokenEndpoint
 from proxy.listener.unauthenticated import STRANGER_S
 from tunnel import Hello, Memory, Role, open_session
 from tunnel.net.connect import TLSStream, client_context, wrap_client

@@ -22,9 +22,9 @@ from auth.tokens import HelloClaims, issue_hello
 from proxy.hub.authorize.events import Trail
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import SigningKeys
+from proxy.hub.identity.replay_store import SeenStore
 from proxy.hub.relays.endpoint import CLUSTER_REMOVED, RelayEndpoint
 from proxy.hub.relays.registry import Registry
-from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.errors import StoreUnavailableError

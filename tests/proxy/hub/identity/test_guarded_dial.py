@@ -7,7 +7,7 @@ import ssl
 import pytest
 import trio
 
-from proxy.hub.dialling import AddressRefusedError, dial_checked
+from proxy.hub.identity.guarded_dial import AddressRefusedError, dial_checked
 from tests.fakes.addresses import one_that_swallows_and_one_that_answers
 from tunnel.net.connect import HandshakeFailed, peer_address
 
@@ -109,7 +109,7 @@ async def test_a_dead_address_does_not_keep_the_hub_from_the_next_one(
     async def without_tls(stream: trio.abc.Stream, *_: object, **__: object) -> trio.abc.Stream:
         return stream
 
-    monkeypatch.setattr("proxy.hub.dialling.wrap_client", without_tls)
+    monkeypatch.setattr("proxy.hub.identity.guarded_dial.wrap_client", without_tls)
     with one_that_swallows_and_one_that_answers() as (addresses, port), trio.fail_after(5):
         trio.socket.set_custom_hostname_resolver(Resolver(addresses))
         context = ssl.create_default_context()

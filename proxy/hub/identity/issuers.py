@@ -19,7 +19,7 @@ import trio
 
 from auth.federation import IssuerKey, parse_jwks
 from auth.keys import KeyFormatError
-from proxy.hub.fetch import FetchFailed, fetch_jwks
+from proxy.hub.identity.fetch import FetchFailed, fetch_jwks
 from proxy.hub.store.entities import Issuer
 from proxy.hub.store.federation import ISSUERS_MAX
 from tunnel.net.loglimit import LogLimit

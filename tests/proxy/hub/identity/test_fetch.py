@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from auth.federation import parse_jwks
-from proxy.hub.fetch import ANSWER_BYTES_MAX, FetchFailed, fetch, fetch_jwks
+from proxy.hub.identity.fetch import ANSWER_BYTES_MAX, FetchFailed, fetch, fetch_jwks
 from proxy.hub.store.entities import Issuer
 from tests.fakes.issuer import DISCOVERY, FakeIssuer, Reply, running_issuer
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.hub.guesses import FAILURES_MAX, FORGIVEN_AFTER_S, PLACES_MAX, Guesses
+from proxy.hub.identity.code_throttle import FAILURES_MAX, FORGIVEN_AFTER_S, PLACES_MAX, Guesses
 
 NOW = 1_800_000_000.0
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.seen import ReplayedError, SeenTokens
-from proxy.hub.seenstore import SeenStore
+from proxy.hub.identity.replay import ReplayedError, SeenTokens
+from proxy.hub.identity.replay_store import SeenStore
 
 NOW = 1_800_000_000.0
 

@@ -17,8 +17,8 @@ from proxy.hub.store.federation import ISSUERS_MAX, RULES_PER_AGENT_MAX, NewIssu
 from proxy.hub.store.store import Store
 from tests.auth.test_federation import jwk, jwks
 from tests.fakes.issuer import FakeIssuer, Reply, running_issuer
-from tests.proxy.hub.test_token import ISSUER as HUB
-from tests.proxy.hub.test_token import Bench, basic, open_bench
+from tests.proxy.hub.identity.test_token import ISSUER as HUB
+from tests.proxy.hub.identity.test_token import Bench, basic, open_bench
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
@@ -124,7 +124,7 @@ async def test_an_issuer_that_rotates_is_followed_and_what_it_took_back_is_refus
     issuer.rotate("k2")
     # The first unknown key came too soon after a fetch; what strangers write costs an issuer nothing.
     assert (await exchange(bench, workload(issuer)))[0] == 401
-    monkeypatch.setattr("proxy.hub.issuers.REFETCH_S", 0.0)
+    monkeypatch.setattr("proxy.hub.identity.issuers.REFETCH_S", 0.0)
     assert (await exchange(bench, workload(issuer)))[0] == 200
     assert (await exchange(bench, before))[0] == 401
 

@@ -12,7 +12,7 @@ show for it but a code that is used.
 
 A stranger learns nothing from a refused code: one that never was, that was used, and that has expired are
 one answer. A good code of a locked agent is answered with that, and stays good. An address that shows too
-many bad ones is refused for a while (proxy.hub.guesses).
+many bad ones is refused for a while (proxy.hub.identity.code_throttle).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from auth.hubtime import hub_time, is_hub_time
 from auth.jws import AudienceError, TokenError
 from auth.keys import KeyFormatError, PublicKey
 from auth.tokens import verify_enrolment
-from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
-from proxy.hub.guesses import FORGIVEN_AFTER_S, Guesses
-from proxy.hub.oauth import (
+from proxy.hub.identity.code_throttle import FORGIVEN_AFTER_S, Guesses
+from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
+from proxy.hub.identity.oauth import (
     Answer,
     Refusal,
     answer_json,

@@ -52,13 +52,12 @@ from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
-from proxy.hub.agentevents import AgentEvents, Sender, agent_actor
-from proxy.hub.federated import Federated
 from proxy.hub.home.config import LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.issuers import IssuerKeys
-from proxy.hub.limits import Bucket
-from proxy.hub.oauth import (
+from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
+from proxy.hub.identity.federation import Federated
+from proxy.hub.identity.issuers import IssuerKeys
+from proxy.hub.identity.oauth import (
     ACCESS_TOKEN_TYPE,
     Answer,
     Assertion,
@@ -75,9 +74,10 @@ from proxy.hub.oauth import (
     refuse_stranger,
     shown_in,
 )
+from proxy.hub.identity.replay import ReplayedError, SeenTokens
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.limits import Bucket
 from proxy.hub.relays.cluster_state import UNKNOWN
-from proxy.hub.seen import ReplayedError, SeenTokens
-from proxy.hub.seenstore import SeenStore
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential
 from proxy.message.head import Headers

@@ -5,8 +5,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.hub.fetch import FetchFailed
-from proxy.hub.issuers import (
+from proxy.hub.identity.fetch import FetchFailed
+from proxy.hub.identity.issuers import (
     FETCH_S,
     FRESH_S,
     REFETCH_S,

@@ -7,7 +7,7 @@ from collections import Counter
 
 import attrs
 
-from proxy.hub.seenstore import SeenStore
+from proxy.hub.identity.replay_store import SeenStore
 
 # A token's leeway is over a little after its expiry; five seconds more cost nothing.
 KEPT_AFTER_EXPIRY_S = 10.0

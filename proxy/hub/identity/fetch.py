@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import trio
 
 from proxy.exchange.client import ClientConnection
-from proxy.hub.dialling import HTTPS_PORT, dial_checked
+from proxy.hub.identity.guarded_dial import HTTPS_PORT, dial_checked
 from proxy.hub.store.entities import Issuer
 from proxy.hub.store.errors import InvalidError
 from proxy.hub.store.names import check_https_url

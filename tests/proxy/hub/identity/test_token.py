@@ -23,11 +23,11 @@ from auth.keys import KeySet, SigningKey
 from auth.tokens import issue_access, issue_assertion, verify_access
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
-from proxy.hub.seenstore import SeenStore
+from proxy.hub.identity.oauth import FORM_BYTES_MAX, JWT_BEARER, Answer
+from proxy.hub.identity.replay_store import SeenStore
+from proxy.hub.identity.token import TokenEndpoint
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import Store
-from proxy.hub.token import TokenEndpoint
 from tests.system.hostile import Forger
 
 ISSUER = "https://hub.example"

@@ -11,8 +11,8 @@ import trio
 import trio.testing
 from prometheus_client import CollectorRegistry
 
+from proxy.hub.identity.replay_store import SeenStore
 from proxy.hub.metrics import SeenCollector
-from proxy.hub.seenstore import SeenStore
 
 NOW = 1_800_000_000.0
 UNTIL = NOW + 70.0
@@ -43,7 +43,7 @@ async def test_a_file_that_another_process_makes_at_the_same_time_is_waited_for(
     ):
         other.execute("BEGIN IMMEDIATE")
         other.execute("CREATE TABLE made (at_once INTEGER)")
-        monkeypatch.setattr("proxy.hub.seenstore.time.sleep", lambda _: other.execute("COMMIT"))
+        monkeypatch.setattr("proxy.hub.identity.replay_store.time.sleep", lambda _: other.execute("COMMIT"))
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)
         assert store.unwritten == 0
         assert not other.in_transaction
@@ -67,8 +67,8 @@ async def test_a_file_that_another_process_keeps_is_not_waited_for_without_end(
     ):
         other.execute("BEGIN IMMEDIATE")
         other.execute("CREATE TABLE made (at_once INTEGER)")
-        monkeypatch.setattr("proxy.hub.seenstore.BUSY_TIMEOUT_S", 0.0)
-        monkeypatch.setattr("proxy.hub.seenstore.time.sleep", tried_again)
+        monkeypatch.setattr("proxy.hub.identity.replay_store.BUSY_TIMEOUT_S", 0.0)
+        monkeypatch.setattr("proxy.hub.identity.replay_store.time.sleep", tried_again)
         assert await store.enter("assertion", "a", "j", UNTIL, NOW)
         assert store.unwritten == 1
 

@@ -6,7 +6,7 @@ store anew, and of no backup: what stands in it is worth nothing after a minute 
 
 Each use waits until it is on the disk. Whoever comes while one batch is being written is in the next, so that
 many share one flush. A file that cannot be written costs no tunnel and no login: each hub then goes by its
-own memory alone (proxy.hub.seen), and the log says so.
+own memory alone (proxy.hub.identity.replay), and the log says so.
 """
 
 from __future__ import annotations

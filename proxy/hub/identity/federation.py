@@ -12,8 +12,8 @@ import attrs
 
 from auth.federation import issuer_and_kid, verify_subject
 from auth.jws import Claims, TokenError
-from proxy.hub.issuers import IssuerKeys, IssuerUnavailable
-from proxy.hub.oauth import Refusal, Subject, refuse_inactive, refuse_stranger
+from proxy.hub.identity.issuers import IssuerKeys, IssuerUnavailable
+from proxy.hub.identity.oauth import Refusal, Subject, refuse_inactive, refuse_stranger
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, FederationRule, Issuer
 from proxy.hub.store.names import shown

@@ -10,7 +10,7 @@ import attrs
 from audit.ids import uuid7
 from audit.record import Actor, ActorType, Client, Decision, Event, Kind, Phase, Request, Response, text, utc
 from audit.record import Cluster as AuditCluster
-from proxy.hub.oauth import Refusal, values_of
+from proxy.hub.identity.oauth import Refusal, values_of
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster
 from proxy.message.head import Headers

@@ -18,12 +18,12 @@ from auth.apikey import new_api_key, new_code
 from auth.hubtime import hub_time, seconds_of
 from auth.keys import PublicKey, SigningKey
 from auth.tokens import issue_assertion, issue_enrolment
-from proxy.hub.enrol import EnrolmentEndpoint
-from proxy.hub.guesses import FAILURES_MAX, FORGIVEN_AFTER_S
+from proxy.hub.identity.code_throttle import FAILURES_MAX, FORGIVEN_AFTER_S
+from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.store.credentials import CODE_LIFETIME_S
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import Store
-from tests.proxy.hub.test_token import FORM, ISSUER, NOW, PEPPER
+from tests.proxy.hub.identity.test_token import FORM, ISSUER, NOW, PEPPER
 
 CODE, OTHER_CODE = (new_code(bytes([n]) * 20) for n in range(2))
 
