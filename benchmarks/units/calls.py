@@ -15,7 +15,7 @@ import attrs
 import trio
 from prometheus_client import CollectorRegistry
 
-import proxy.hub.calls as calls_module
+import proxy.hub.calls.calls as calls_module
 from audit.record import Event
 from audit.record import Relay as RecordedRelay
 from audit.recorder import Recorder
@@ -35,11 +35,11 @@ from proxy.hub.authorize.access import AccessTokens, bearer, decide
 from proxy.hub.authorize.admission import Call, Caller, understand
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import Trail, impersonated
-from proxy.hub.callmetrics import CallMetrics
-from proxy.hub.calls import Calls, _closing
+from proxy.hub.calls.calls import Calls, _closing
+from proxy.hub.calls.live import LiveCall
+from proxy.hub.calls.metrics import CallMetrics
+from proxy.hub.calls.quick import QuickCall, begin
 from proxy.hub.home.config import HubConfig, LimitsConfig
-from proxy.hub.live import LiveCall
-from proxy.hub.quick import QuickCall, begin
 from proxy.hub.relays.contexts import TokenContexts
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.registry import LiveRelay, Registry

@@ -18,6 +18,7 @@ from audit.file import NeedsRecovery, translated, untouched
 from audit.look import look_at_trail
 from audit.sqlite import explained as explained_by_sqlite
 from audit.store import TrailMark
+from proxy.hub.calls.trail_watch import disk_of, fullness
 from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
 from proxy.hub.home.datadir import DataDir, DataDirError, check_writable, explained, is_there
 from proxy.hub.home.devca import check_ca
@@ -27,7 +28,6 @@ from proxy.hub.store.database import unusable
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older
 from proxy.hub.store.snapshot import read_trail
-from proxy.hub.trailwatch import disk_of, fullness
 from proxy.process.certificates import remarks_on, summary_of
 from proxy.process.files import FileError, read_certificate
 from proxy.process.findings import Findings

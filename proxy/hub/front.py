@@ -24,10 +24,10 @@ from auth.jws import TokenError
 from auth.principal import Principal
 from proxy.exchange.deadlines import Deadlines
 from proxy.exchange.server import ServerConnection
-from proxy.hub import quick
 from proxy.hub.authorize.admission import PREFIX
 from proxy.hub.authorize.events import Trail
-from proxy.hub.calls import CLIENT_LEFT, Calls
+from proxy.hub.calls import quick
+from proxy.hub.calls.calls import CLIENT_LEFT, Calls
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.hosts import ClusterHosts
 from proxy.hub.identity.connections import AgentConnections

@@ -31,8 +31,10 @@ from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, not
 from proxy.hub.api import admin_app
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
-from proxy.hub.callmetrics import CallMetrics
-from proxy.hub.calls import Calls
+from proxy.hub.calls.calls import Calls
+from proxy.hub.calls.metrics import CallMetrics
+from proxy.hub.calls.starts import Starts
+from proxy.hub.calls.trail_watch import TrailWatch
 from proxy.hub.front import Front
 from proxy.hub.home.boots import Boots, close_after_the_dead
 from proxy.hub.home.certificate import Certificate
@@ -52,10 +54,8 @@ from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
 from proxy.hub.revocations import Revocations, carry_out_again
 from proxy.hub.sessions import LiveSessions
-from proxy.hub.starts import Starts
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
-from proxy.hub.trailwatch import TrailWatch
 from proxy.listener.unauthenticated import place_of
 from proxy.process.drain import PLAIN_S
 from proxy.process.filelimit import raise_file_limit

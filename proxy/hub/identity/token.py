@@ -52,6 +52,7 @@ from auth.principal import IdentityError
 from auth.signed import LIFETIME_S
 from auth.tokens import access_audience, hub_audience, issue_access, verify_access
 from auth.tokens import verify_assertion as verify
+from proxy.hub.calls.limits import Bucket
 from proxy.hub.home.config import LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
 from proxy.hub.identity.events import AgentEvents, Sender, agent_actor
@@ -76,7 +77,6 @@ from proxy.hub.identity.oauth import (
 )
 from proxy.hub.identity.replay import ReplayedError, SeenTokens
 from proxy.hub.identity.replay_store import SeenStore
-from proxy.hub.limits import Bucket
 from proxy.hub.relays.cluster_state import UNKNOWN
 from proxy.hub.store.directory import Directory
 from proxy.hub.store.entities import Agent, Cluster, Credential

@@ -22,7 +22,7 @@ from auth.keys import SigningKey
 from auth.tokens import issue_access, issue_hello
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
-from proxy.hub.calls import Calls
+from proxy.hub.calls.calls import Calls
 from proxy.hub.front import HANDSHAKE_S, Front
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
@@ -265,7 +265,7 @@ async def test_a_stranger_who_does_not_take_the_answer_is_cut(
     bench: Bench, autojump_clock: MockClock, target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if target == "our fault":
-        monkeypatch.setattr("proxy.hub.calls.understand", None)
+        monkeypatch.setattr("proxy.hub.calls.calls.understand", None)
         target = "/clusters/prod/api"
     # What one end sends stays there until the other one has received it.
     client = await bench.connect(*trio.testing.lockstep_stream_pair())
@@ -297,7 +297,7 @@ async def test_a_fault_of_ours_is_answered_and_ends_the_connection(
     def fail(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("proxy.hub.calls.understand", fail)
+    monkeypatch.setattr("proxy.hub.calls.calls.understand", fail)
     client = await bench.connect()
     await client.send_all(
         b"POST /clusters/prod/api HTTP/1.1\r\nHost: hub.example\r\nContent-Length: 10\r\n\r\nthe b"

@@ -16,11 +16,11 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from auth.policy.text import Source
 from auth.requestinfo import parse
 from proxy.hub.authorize.decisions import denial, judge
-from proxy.hub.live import TIMED_EVERY_S, LiveCall, LiveCalls
+from proxy.hub.calls.live import TIMED_EVERY_S, LiveCall, LiveCalls
 from tests.auth.policies import AGENT, CLUSTER, bundle, policy
-from tests.proxy.hub.test_calls import OK, Bench, bench, open_bench, relay_of, streams_of
-from tests.proxy.hub.test_limits import live_call
-from tests.proxy.hub.test_live import SWITCHING, exec_request, expect_reset, talk
+from tests.proxy.hub.calls.test_calls import OK, Bench, bench, open_bench, relay_of, streams_of
+from tests.proxy.hub.calls.test_limits import live_call
+from tests.proxy.hub.calls.test_live import SWITCHING, exec_request, expect_reset, talk
 from tunnel import StreamCode
 
 __all__ = ["bench"]
@@ -175,17 +175,17 @@ async def test_a_stream_ends_when_its_rule_says_so_and_the_trail_says_why(
         # It is no older for a clock that is set.
         ahead = SimpleNamespace(time=lambda: time.time() + 3600, monotonic=time.monotonic)
         with monkeypatch.context() as later:
-            later.setattr("proxy.hub.calls.time", ahead)
+            later.setattr("proxy.hub.calls.calls.time", ahead)
             bench.calls._limit(live, live.call.verdict)
         assert live.due_at - trio.current_time() > 590
         # As if it had begun nearly ten minutes ago.
         passed = SimpleNamespace(time=time.time, monotonic=lambda: time.monotonic() + 599.95)
         with monkeypatch.context() as later:
-            later.setattr("proxy.hub.calls.time", passed)
+            later.setattr("proxy.hub.calls.calls.time", passed)
             bench.calls._limit(live, live.call.verdict)
         # Nor has it lasted longer for it.
         tomorrow = SimpleNamespace(now=lambda _: datetime.now(UTC) + timedelta(days=1))
-        monkeypatch.setattr("proxy.hub.calls.datetime", tomorrow)
+        monkeypatch.setattr("proxy.hub.calls.calls.datetime", tomorrow)
         reset = await expect_reset(stream)
         with trio.fail_after(2):
             await client.ended.wait()
@@ -218,7 +218,7 @@ async def test_what_the_time_alone_denies_is_ended_where_a_policy_looks_at_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hours = "- {{id: hours, effect: allow, verbs: ['*'], resources: ['*', '*/*'], when: '{}'}}"
-    monkeypatch.setattr("proxy.hub.live.TIMED_EVERY_S", 0.01)
+    monkeypatch.setattr("proxy.hub.calls.live.TIMED_EVERY_S", 0.01)
     async with open_bench(tmp_path, quick=False) as bench, relay_of(bench) as relay:
         live = bench.calls.live
         before = f'now < timestamp("{datetime.fromtimestamp(time.time() + 3600, UTC):%Y-%m-%dT%H:%M:%SZ}")'
@@ -232,7 +232,7 @@ async def test_what_the_time_alone_denies_is_ended_where_a_policy_looks_at_it(
             await stream.send_head(SWITCHING)
             await stream.send_all(b"first")
             later = SimpleNamespace(time=lambda: time.time() + 7200, monotonic=time.monotonic)
-            monkeypatch.setattr("proxy.hub.calls.time", later)
+            monkeypatch.setattr("proxy.hub.calls.calls.time", later)
             reset = await expect_reset(stream)
             with trio.fail_after(2):
                 await client.ended.wait()

@@ -12,7 +12,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from auth.tokens import HelloClaims
-from proxy.hub.calls import _tunnel
+from proxy.hub.calls.calls import _tunnel
 from proxy.hub.home.config import TunnelConfig
 from proxy.hub.relays.registry import Registry
 from tests.proxy.hub.relays.test_endpoint import Bench, open_bench

@@ -20,13 +20,13 @@ from proxy.exchange.ports import Inbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.authorize.admission import Call
+from proxy.hub.calls.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
+from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.front import plain
 from proxy.hub.home.config import AgentLimitsConfig, LimitsConfig
 from proxy.hub.identity.connections import IDLE_WHEN_SHORT_MAX, AgentConnections
-from proxy.hub.limits import CANCELS_BURST_S, REQUESTS_BURST_S, TICK_S, Limits
-from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.store.entities import Agent, AgentState
-from tests.proxy.hub.test_live import REVOKED, Side
+from tests.proxy.hub.calls.test_live import REVOKED, Side
 from tests.tunnel.passes import counted_passes
 from tunnel import MODEST_USERS_MAX, Memory
 

@@ -1,7 +1,7 @@
 """A call's way through the hub, with a real directory, recorder and tunnel; the relay is a script.
 
-Each call goes both ways: by the task of its connection, and as far as it gets without that (proxy.hub.quick).
-What comes of it must be the same.
+Each call goes both ways: by the task of its connection, and as far as it gets without that
+(proxy.hub.calls.quick). What comes of it must be the same.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from auth.principal import Principal
 from auth.tokens import issue_access
 from proxy.exchange.forward import CloseReason
 from proxy.exchange.server import ServerConnection
-from proxy.hub import calls as calls_module
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
-from proxy.hub.calls import Calls
-from proxy.hub.held import HELD_BYTES_MAX
+from proxy.hub.calls import calls as calls_module
+from proxy.hub.calls.calls import Calls
+from proxy.hub.calls.limits import Limits
+from proxy.hub.calls.live import Ending
+from proxy.hub.calls.quick import begin
+from proxy.hub.calls.replayable_body import HELD_BYTES_MAX
 from proxy.hub.home.config import AuditConfig, HubConfig, LimitsConfig
 from proxy.hub.home.datadir import SigningKeys
-from proxy.hub.limits import Limits
-from proxy.hub.live import Ending
-from proxy.hub.quick import begin
 from proxy.hub.relays.contexts import AgentContext, TokenContexts
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.pins import Pins
@@ -1249,7 +1249,7 @@ async def test_a_stream_that_a_fault_of_ours_has_cut_says_so(
 async def test_after_a_fault_of_ours_it_is_known_still_what_the_relay_has_said(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.calls.failure_response", fail)
+    monkeypatch.setattr("proxy.hub.calls.calls.failure_response", fail)
     async with relay_of(bench) as relay:
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
             async with trio.open_nursery() as nursery:

@@ -31,12 +31,12 @@ from proxy.hub.authorize.access import AccessTokens, Denied, decide, next_step
 from proxy.hub.authorize.admission import PREFIX, Admission, Asked, Call, Caller, Refusal, understand
 from proxy.hub.authorize.decisions import Verdict, judge
 from proxy.hub.authorize.events import GUARDRAILS, Trail, impersonated
-from proxy.hub.held import HeldBody
-from proxy.hub.hints import ExplainedOutbound
+from proxy.hub.calls.explain_403 import ExplainedOutbound
+from proxy.hub.calls.limits import Limits
+from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
+from proxy.hub.calls.replayable_body import HeldBody
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.hosts import ClusterHosts
-from proxy.hub.limits import Limits
-from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.hub.relays.direct import INSTANCE, DirectOutbound, DirectRelays
 from proxy.hub.relays.registry import LiveRelay, Registry
 from proxy.hub.store.directory import Directory

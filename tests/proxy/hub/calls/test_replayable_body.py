@@ -5,7 +5,7 @@ import os
 import trio
 
 from proxy.exchange.server import ServerConnection
-from proxy.hub.held import HELD_BYTES_MAX, HeldBody
+from proxy.hub.calls.replayable_body import HELD_BYTES_MAX, HeldBody
 from proxy.message.head import ResponseHead
 from tunnel.protocol.streams import SMALL_BYTES
 

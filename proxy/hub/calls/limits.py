@@ -31,8 +31,8 @@ import trio
 
 from auth.principal import Principal
 from proxy.exchange.forward import CloseReason
+from proxy.hub.calls.live import Ending, LiveCall, LiveCalls
 from proxy.hub.home.config import LimitsConfig
-from proxy.hub.live import Ending, LiveCall, LiveCalls
 from proxy.process.plural import counted
 from tunnel import MODEST_USERS_MAX, Memory
 from tunnel.net.fairness import Slices

@@ -14,14 +14,14 @@ from trio.testing import MockClock
 from audit.recorder import Recorder
 from proxy.exchange.ports import Inbound
 from proxy.exchange.server import ServerConnection
-from proxy.hub import starts as starts_module
 from proxy.hub.authorize.admission import Call
-from proxy.hub.calls import Calls
-from proxy.hub.live import LiveCall, LiveCalls
-from proxy.hub.starts import LOOK_EVERY_S, STARTED_AFTER_S, STARTS_PER_LOOK_MAX, Starts
+from proxy.hub.calls import starts as starts_module
+from proxy.hub.calls.calls import Calls
+from proxy.hub.calls.live import LiveCall, LiveCalls
+from proxy.hub.calls.starts import LOOK_EVERY_S, STARTED_AFTER_S, STARTS_PER_LOOK_MAX, Starts
 from proxy.message.head import ResponseHead
-from tests.proxy.hub.test_calls import Bench, open_bench, relay_of
-from tests.proxy.hub.test_live import CHUNKED, exec_request
+from tests.proxy.hub.calls.test_calls import Bench, open_bench, relay_of
+from tests.proxy.hub.calls.test_live import CHUNKED, exec_request
 
 WATCH = "GET /clusters/prod/api/v1/namespaces/dev/secrets?watch=1 HTTP/1.1"
 
@@ -61,7 +61,7 @@ def begin(calls: FakeCalls, number: int, kind: Kind, age_s: float, clock: MockCl
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock) -> FakeCalls:
-    monkeypatch.setattr("proxy.hub.starts.time.monotonic", autojump_clock.current_time)
+    monkeypatch.setattr("proxy.hub.calls.starts.time.monotonic", autojump_clock.current_time)
     return FakeCalls(LiveCalls(lambda live: None))
 
 

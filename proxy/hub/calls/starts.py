@@ -14,7 +14,7 @@ from typing import NoReturn
 import attrs
 import trio
 
-from proxy.hub.calls import Calls
+from proxy.hub.calls.calls import Calls
 from tunnel.net.fairness import Slices
 
 # Nearly all reads end sooner. A longer one would leave no trace if the hub is killed.

@@ -21,11 +21,11 @@ from auth.policy.match import Agent, Bundle, Cluster, Decision
 from auth.principal import Principal
 from auth.requestinfo import RequestInfo
 from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX
-from proxy.hub.limits import Exceeded
+from proxy.hub.calls.limits import Exceeded
 from proxy.hub.store.entities import Mode
 from proxy.message.head import RequestHead
 from proxy.message.rewrite import DECISION_HEADER
-from tests.proxy.hub.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
+from tests.proxy.hub.calls.test_calls import OK, Bench, fail, open_bench, relay_of, streams_of
 from tunnel import CloseCode, Interruptions, Processed, Session, Stream, StreamCode, StreamReset
 from tunnel.net.connect import TLSStream
 from tunnel.net.tcp import TCPStream
@@ -208,7 +208,7 @@ async def test_each_request_is_held_to_the_life_of_its_token(
     stream.send_answer_nowait(OK, b"yes", eof=True)
     await line.hear(b"yes")
     now = time.time()
-    monkeypatch.setattr("proxy.hub.quick.time.time", lambda: now + 61)
+    monkeypatch.setattr("proxy.hub.calls.quick.time.time", lambda: now + 61)
     await line.send(token=token)
     assert (await line.hear(b"}")).startswith(b"HTTP/1.1 401 ")
 
@@ -314,7 +314,7 @@ async def test_a_fault_in_the_answer_ends_this_call_alone(
 async def test_a_call_that_is_admitted_and_not_begun_by_a_fault_of_ours_is_in_the_trail(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.calls.hub_request_bytes", fail)
+    monkeypatch.setattr("proxy.hub.calls.calls.hub_request_bytes", fail)
     async with relay_of(bench) as relay:
         with pytest.RaisesGroup(RuntimeError, flatten_subgroups=True):
             async with bench.connected() as client:

@@ -18,7 +18,7 @@ from proxy.exchange.forward import CloseReason, Outcome
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.stand_by import QUICK_ANSWER_BYTES_MAX, Begun
 from proxy.hub.authorize.admission import Call, Refusal, understand
-from proxy.hub.calls import (
+from proxy.hub.calls.calls import (
     Calls,
     ClusterOffline,
     OpenedStream,
@@ -26,7 +26,7 @@ from proxy.hub.calls import (
     hub_failed,
     refusal_response,
 )
-from proxy.hub.live import Ending, LiveCall
+from proxy.hub.calls.live import Ending, LiveCall
 from proxy.message.failure import Failure, InboundBroken, OutboundBroken, Processed, StreamCode
 from proxy.message.head import HeadError, RequestHead, ResponseHead
 from proxy.message.rewrite import sandboxed

@@ -103,7 +103,7 @@ class LiveCall:
         """The same on the clock that nobody sets."""
         self.inbound = inbound
         self.started = False
-        """The trail has its `start` row (proxy.hub.starts)."""
+        """The trail has its `start` row (proxy.hub.calls.starts)."""
         self.tally = Tally()
         self.due_at = math.inf
         """When it must end, on trio's clock, and why: for `LiveCalls.limit` to say."""

@@ -11,9 +11,9 @@ import trio.testing
 from audit.record import Event, Kind
 from audit.store import TrailMark
 from proxy.exchange.forward import CloseReason
-from proxy.hub import trailwatch
 from proxy.hub.authorize.events import Trail
-from proxy.hub.trailwatch import DISK_LOOK_S, Disk, TrailWatch, disk_of
+from proxy.hub.calls import trail_watch
+from proxy.hub.calls.trail_watch import DISK_LOOK_S, Disk, TrailWatch, disk_of
 
 GIB = 2**30
 
@@ -120,7 +120,7 @@ async def test_a_disk_that_fills_is_told_once_until_it_is_well_below_again(
     def look(_: Path) -> Disk:
         return Disk(100 * GIB, int(100 * GIB * (1 - next(looks, filled[-1]))))
 
-    monkeypatch.setattr(trailwatch, "disk_of", look)
+    monkeypatch.setattr(trail_watch, "disk_of", look)
     # A look is on a thread, for which the clock waits.
     autojump_clock.autojump_threshold = 0.02
     recorder = Recorder()

@@ -26,8 +26,7 @@ from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
 from proxy.hub.authorize.admission import Call
-from proxy.hub.home.boots import Boots
-from proxy.hub.live import (
+from proxy.hub.calls.live import (
     END_S,
     ENDED_PER_PASS,
     ENDED_PER_PASS_MAX,
@@ -36,11 +35,12 @@ from proxy.hub.live import (
     LiveCall,
     LiveCalls,
 )
+from proxy.hub.home.boots import Boots
 from proxy.hub.sessions import LiveSessions
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode
-from tests.proxy.hub.test_calls import Bench, Change, bench, relay_of
+from tests.proxy.hub.calls.test_calls import Bench, Change, bench, relay_of
 from tests.tunnel.net.test_tcp import tcp_pair
 from tests.tunnel.net.test_tls import handshake
 from tests.tunnel.passes import counted_passes
