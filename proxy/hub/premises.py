@@ -15,7 +15,7 @@ from functools import partial
 import attrs
 import trio
 
-from proxy.hub.adminfront import AdminFront
+from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
 from proxy.hub.handover import (
     GoneError,

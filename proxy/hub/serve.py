@@ -26,9 +26,12 @@ from audit.record import Kind
 from audit.recorder import open_recorder
 from audit.store import AuditStore
 from proxy.exchange.inflight_memory import HeldUp
-from proxy.hub.actions.administration import Administration
-from proxy.hub.adminfront import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
-from proxy.hub.api import admin_app
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.front import AdminFront, LiveRelays, ensure_local_token, note_relays_seen, write_endpoint
+from proxy.hub.admin.live_calls import LiveSessions
+from proxy.hub.admin.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
+from proxy.hub.admin.revocations import Revocations, carry_out_again
 from proxy.hub.authorize.access import AccessTokens
 from proxy.hub.authorize.events import Trail
 from proxy.hub.calls.calls import Calls
@@ -45,15 +48,12 @@ from proxy.hub.home.reserve import open_reserve
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import SeenStore
 from proxy.hub.identity.token import TokenEndpoint
-from proxy.hub.metrics import MemoryCollector, SeenCollector, TrailCollector, hub_metrics
 from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
-from proxy.hub.revocations import Revocations, carry_out_again
-from proxy.hub.sessions import LiveSessions
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
 from proxy.listener.unauthenticated import place_of

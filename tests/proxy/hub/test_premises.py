@@ -18,7 +18,7 @@ import trio
 import trio.testing
 
 from proxy.hub import premises as premises_module
-from proxy.hub.adminfront import AdminFront
+from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
 from proxy.hub.handover import HandoverError, Place, close_door, open_door, take_over
 from proxy.hub.home.boots import Boots

@@ -25,6 +25,7 @@ from proxy.exchange.inflight_memory import HeldUp
 from proxy.exchange.ports import Inbound, Outbound
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.hub.admin.live_calls import LiveSessions
 from proxy.hub.authorize.admission import Call
 from proxy.hub.calls.live import (
     END_S,
@@ -36,7 +37,6 @@ from proxy.hub.calls.live import (
     LiveCalls,
 )
 from proxy.hub.home.boots import Boots
-from proxy.hub.sessions import LiveSessions
 from proxy.hub.store.entities import Mode
 from proxy.hub.store.store import Store
 from proxy.message.failure import Failure, Processed, StreamCode

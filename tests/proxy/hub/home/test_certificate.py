@@ -14,7 +14,7 @@ import trustme
 from starlette.applications import Starlette
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from proxy.hub.adminfront import AdminFront, write_endpoint
+from proxy.hub.admin.front import AdminFront, write_endpoint
 from proxy.hub.home.certificate import CHECK_EVERY_S, RENEW_EVERY_S, Certificate
 from proxy.hub.home.config import HubConfig, TLSConfig
 from proxy.hub.home.datadir import DataDir, DataDirError

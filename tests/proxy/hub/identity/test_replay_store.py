@@ -11,8 +11,8 @@ import trio
 import trio.testing
 from prometheus_client import CollectorRegistry
 
+from proxy.hub.admin.metrics import SeenCollector
 from proxy.hub.identity.replay_store import SeenStore
-from proxy.hub.metrics import SeenCollector
 
 NOW = 1_800_000_000.0
 UNTIL = NOW + 70.0

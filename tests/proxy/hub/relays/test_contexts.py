@@ -8,7 +8,7 @@ from auth.principal import Principal
 from proxy.exchange.tunnelled import HUB_GROUP, group_of
 from proxy.hub.relays import contexts
 from proxy.hub.relays.contexts import RENEW_AFTER_S, TokenContexts
-from tests.proxy.hub.sessions import session_pair
+from tests.proxy.hub.calls.sessions import session_pair
 from tunnel import Session
 
 ANN = Principal("agent-1", "ann", "acme", ("sre",))

@@ -30,7 +30,7 @@ from proxy.hub.store.entities import Mode
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from proxy.message.head import RequestHead
-from tests.proxy.hub.sessions import session_pair
+from tests.proxy.hub.calls.sessions import session_pair
 from tunnel import (
     CloseCode,
     Hello,

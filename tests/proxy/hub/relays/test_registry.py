@@ -14,7 +14,7 @@ from proxy.hub.relays.registry import (
     TooManyInstancesError,
 )
 from proxy.kubernetes.statement import Statement
-from tests.proxy.hub.sessions import session_pair
+from tests.proxy.hub.calls.sessions import session_pair
 from tunnel import Session, StreamCode
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import attrs
 
-from proxy.hub.answers import Done, Payload, time_text
+from proxy.hub.admin.actions.answers import Done, Payload, time_text
 from proxy.hub.home.keyring import KeyRing
 
 

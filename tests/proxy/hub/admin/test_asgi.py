@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
-from proxy.asgi import REQUEST_BODY_BYTES_MAX, Application, serve_connection
+from proxy.hub.admin.asgi import REQUEST_BODY_BYTES_MAX, Application, serve_connection
 from tests.proxy.exchange.legs import read_all, tls_pair
 
 
@@ -147,7 +147,7 @@ async def test_the_raw_path_is_the_path_before_one_decode():
 
 @pytest.mark.parametrize("app", [APP, WRAPPED])
 async def test_a_failing_application_is_a_500_and_the_connection_goes_on(app, caplog):
-    with caplog.at_level(logging.ERROR, "proxy.asgi"):
+    with caplog.at_level(logging.ERROR, "proxy.hub.admin.asgi"):
         data, clean = await ask(
             b"GET /fail?secret=1 HTTP/1.1\r\nHost: a\r\n\r\nGET /hello HTTP/1.1\r\nHost: a\r\n" + CLOSE, app
         )

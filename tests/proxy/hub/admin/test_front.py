@@ -14,12 +14,12 @@ import trio
 import trustme
 from trio.testing import wait_all_tasks_blocked
 
-from proxy.hub.adminfront import AdminFront
+from proxy.hub.admin.front import AdminFront
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig, TLSConfig
 from proxy.hub.home.datadir import DataDir
-from tests.proxy.hub.test_api import TOKEN, Bench
-from tests.proxy.hub.test_api import bench as bench
+from tests.proxy.hub.admin.test_api import TOKEN, Bench
+from tests.proxy.hub.admin.test_api import bench as bench
 from tunnel.net.connect import client_context, wrap_client
 from tunnel.net.tls import TLSStream
 
@@ -71,7 +71,7 @@ async def ask(stream: TLSStream, token: str = "", fields: str = "") -> bytes:
 async def test_connections_that_say_nothing_keep_no_operator_out(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("proxy.hub.admin.front.CONNECTIONS_MAX", 2)
     async with serving(bench, tmp_path) as port:
         silent = [await port.silent() for _ in range(2)]
         operator = await port.shaken(await port.silent())
@@ -87,7 +87,7 @@ async def test_connections_that_say_nothing_keep_no_operator_out(
 async def test_an_operator_makes_room_for_nobody(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("proxy.hub.admin.front.CONNECTIONS_MAX", 2)
     async with serving(bench, tmp_path) as port:
         operator, stranger = [await port.shaken(await port.silent()) for _ in range(2)]
         assert await ask(operator, TOKEN) == b"200"
@@ -119,7 +119,7 @@ async def test_whose_token_was_revoked_makes_room_as_any_stranger(
     asks_with: str | None,
     answer: bytes,
 ) -> None:
-    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("proxy.hub.admin.front.CONNECTIONS_MAX", 2)
     token = (await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "admin"}))["token"]
     async with serving(bench, tmp_path) as port:
         kept = [await port.shaken(await port.silent()) for _ in range(2)]
@@ -141,7 +141,7 @@ async def test_whose_token_was_revoked_makes_room_as_any_stranger(
 async def test_whose_token_has_expired_makes_room_as_any_stranger(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 2)
+    monkeypatch.setattr("proxy.hub.admin.front.CONNECTIONS_MAX", 2)
     body = {"name": "ci", "role": "viewer", "expires_s": 60}
     token = (await bench.ok("POST", "/v1/tokens", body))["token"]
     async with serving(bench, tmp_path) as port:
@@ -160,8 +160,8 @@ async def test_one_token_does_not_keep_the_others_out(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a stolen token of the least role could keep out the admin who would remove it."""
-    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_MAX", 3)
-    monkeypatch.setattr("proxy.hub.adminfront.CONNECTIONS_PER_TOKEN_MAX", 2)
+    monkeypatch.setattr("proxy.hub.admin.front.CONNECTIONS_MAX", 3)
+    monkeypatch.setattr("proxy.hub.admin.front.CONNECTIONS_PER_TOKEN_MAX", 2)
     token = (await bench.ok("POST", "/v1/tokens", {"name": "ci", "role": "viewer"}))["token"]
     async with serving(bench, tmp_path) as port:
         kept = [await port.shaken(await port.silent()) for _ in range(3)]

@@ -14,13 +14,13 @@ from audit.mask import Masks
 from audit.record import EXCERPT_CHARACTERS_MAX, ActorType, Event, Kind, Phase
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
-from proxy.hub.adminactions import ACTIONS, METRICS, Action, Endpoint
-from proxy.hub.adminfront import ensure_local_token
+from proxy.hub.admin.front import ensure_local_token
+from proxy.hub.admin.verbs import ACTIONS, METRICS, Action, Endpoint
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.store.roles import MEANINGS, Role
 from tests.fakes.asgi import call
-from tests.proxy.hub.test_api import PEPPER, TOKEN, WATCH, Bench, enrol
-from tests.proxy.hub.test_api import bench as bench
+from tests.proxy.hub.admin.test_api import PEPPER, TOKEN, WATCH, Bench, enrol
+from tests.proxy.hub.admin.test_api import bench as bench
 
 ENDPOINTS = (METRICS, *ACTIONS)
 TOKENS = {role: new_api_key(role.encode().ljust(32, b".")) for role in Role}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import msgspec
 
-from proxy.hub.answers import Done, Payload, known, time_text
+from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Snapshot, Team
 from proxy.hub.store.store import Store

@@ -11,8 +11,8 @@ import attrs
 import msgspec
 
 from auth.keys import SigningKey
-from proxy.hub.actions.certificates import check_certificates
-from proxy.hub.answers import Done, Payload, known, time_text
+from proxy.hub.admin.actions.answers import Done, Payload, known, time_text
+from proxy.hub.admin.actions.certificates import check_certificates
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations
 from proxy.hub.store.directory import Changes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import msgspec
 
-from proxy.hub.actions.certificates import check_certificates
-from proxy.hub.answers import Done, Payload, time_text
+from proxy.hub.admin.actions.answers import Done, Payload, time_text
+from proxy.hub.admin.actions.certificates import check_certificates
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import Agent, FederationRule, Snapshot
 from proxy.hub.store.federation import NewIssuer

@@ -17,7 +17,7 @@
     DELETE /v1/policies/NAME
 
 The column `role` of the table says which role of an admin token an action needs, and `revokes` which
-actions work while the trail cannot be written. Both are checked in proxy.hub.api.
+actions work while the trail cannot be written. Both are checked in proxy.hub.admin.api.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
-from proxy.hub.actions.administration import Administration
-from proxy.hub.actions.agents import NewAgent, TeamChange
-from proxy.hub.actions.clusters import NewCluster, NewRelayKey
-from proxy.hub.actions.federation import NewFederation
-from proxy.hub.actions.policies import NewPolicies, Question, RuleSwitch
-from proxy.hub.actions.sessions import Kill
-from proxy.hub.actions.teams import NewTeam
-from proxy.hub.actions.tokens import NewToken
-from proxy.hub.admincall import Call
-from proxy.hub.answers import Done
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.agents import NewAgent, TeamChange
+from proxy.hub.admin.actions.answers import Done
+from proxy.hub.admin.actions.clusters import NewCluster, NewRelayKey
+from proxy.hub.admin.actions.federation import NewFederation
+from proxy.hub.admin.actions.policies import NewPolicies, Question, RuleSwitch
+from proxy.hub.admin.actions.sessions import Kill
+from proxy.hub.admin.actions.teams import NewTeam
+from proxy.hub.admin.actions.tokens import NewToken
+from proxy.hub.admin.call import Call
 from proxy.hub.store.roles import Role
 
 # What only reads the snapshot has nothing to wait for.

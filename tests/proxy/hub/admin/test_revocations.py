@@ -22,21 +22,21 @@ from audit.record import Actor, ActorType, Event, Kind, Phase, utc
 from audit.recorder import Recorder, open_recorder
 from audit.store import AuditStore
 from auth.apikey import hash as hash_key
-from proxy.hub.actions.administration import Administration
-from proxy.hub.adminactions import ACTIONS, Action
-from proxy.hub.admincall import Call
-from proxy.hub.api import admin_app
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.api import admin_app
+from proxy.hub.admin.call import Call
+from proxy.hub.admin.metrics import hub_metrics
+from proxy.hub.admin.revocations import Revocation, Revocations, Where, carry_out_again
+from proxy.hub.admin.verbs import ACTIONS, Action
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import Reserve, ReserveError, open_reserve
-from proxy.hub.metrics import hub_metrics
-from proxy.hub.revocations import Revocation, Revocations, Where, carry_out_again
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.store import Store
 from tests.audit.events import call as audited_call
 from tests.fakes.asgi import Reply, call
-from tests.proxy.hub.test_api import PEPPER, TOKEN, FakeOperations, FakeSessions
+from tests.proxy.hub.admin.test_api import PEPPER, TOKEN, FakeOperations, FakeSessions
 
 NOW = 1_800_000_000.0
 

@@ -14,11 +14,11 @@ import trio
 from starlette.applications import Starlette
 
 from auth.apikey import hash as hash_key
-from proxy.asgi import Application, Receive, Scope, Send, serve_connection
+from proxy.hub.admin.asgi import Application, Receive, Scope, Send, serve_connection
+from proxy.hub.admin.operators import KNOWN
 from proxy.hub.home.certificate import Certificate
 from proxy.hub.home.config import HubConfig
 from proxy.hub.home.datadir import AdminEndpoint, DataDir
-from proxy.hub.operators import KNOWN
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.operations import RelayInfo
 from proxy.hub.relays.registry import Registry

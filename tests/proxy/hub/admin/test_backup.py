@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from auth.keys import SigningKey
-from proxy.hub.backup import BackupError, backup, restore
+from proxy.hub.admin.backup import BackupError, backup, restore
 from proxy.hub.home.boots import Boots
 from proxy.hub.home.datadir import AdminEndpoint, DataDir, DataDirError, SigningKeys, read_private
 from proxy.hub.home.devca import ensure_certificate
@@ -126,7 +126,7 @@ def test_a_backup_is_whole_though_the_keys_are_rotated_meanwhile(
             rotate(hub)
         return read_private(file)
 
-    monkeypatch.setattr("proxy.hub.backup.read_private", read)
+    monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
     backup(hub.path, tmp_path / "hub.tar")
     restore(tmp_path / "other", tmp_path / "hub.tar", overwrite=False)
     assert DataDir(tmp_path / "other").signing_keys().active.kid == hub.signing_keys().active.kid
@@ -139,7 +139,7 @@ def test_a_folder_that_never_rests_is_not_backed_up(
         rotate(hub)
         return read_private(file)
 
-    monkeypatch.setattr("proxy.hub.backup.read_private", read)
+    monkeypatch.setattr("proxy.hub.admin.backup.read_private", read)
     with pytest.raises(BackupError, match="changes again and again: try later"):
         backup(hub.path, tmp_path / "hub.tar")
 

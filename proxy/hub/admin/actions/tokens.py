@@ -10,7 +10,7 @@ import msgspec
 
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
-from proxy.hub.answers import Done, Payload, time_text
+from proxy.hub.admin.actions.answers import Done, Payload, time_text
 from proxy.hub.store.directory import Changes
 from proxy.hub.store.entities import AdminToken, Snapshot
 from proxy.hub.store.errors import InvalidError

@@ -16,16 +16,16 @@ from audit.record import ActorType, Event, Kind, Phase, encode
 from auth.apikey import hash as hash_key
 from auth.apikey import new_api_key
 from auth.keys import SigningKey
-from proxy.hub.actions.administration import Administration
-from proxy.hub.adminactions import ACTIONS
-from proxy.hub.api import BODY_BYTES_MAX, admin_app
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.api import BODY_BYTES_MAX, admin_app
+from proxy.hub.admin.metrics import hub_metrics
+from proxy.hub.admin.revocations import Revocations
+from proxy.hub.admin.verbs import ACTIONS
 from proxy.hub.home.datadir import DataDir
 from proxy.hub.home.devca import ensure_certificate
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.home.reserve import open_reserve
-from proxy.hub.metrics import hub_metrics
 from proxy.hub.relays.operations import RelayInfo, SessionInfo
-from proxy.hub.revocations import Revocations
 from proxy.hub.store.directory import Directory, open_directory
 from proxy.hub.store.store import RelayContact, Store
 from proxy.kubernetes.statement import Statement

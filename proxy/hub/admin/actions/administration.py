@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import attrs
 
-from proxy.hub.actions.agents import AgentActions
-from proxy.hub.actions.clusters import ClusterActions
-from proxy.hub.actions.federation import FederationActions
-from proxy.hub.actions.policies import PolicyActions
-from proxy.hub.actions.sessions import SessionActions
-from proxy.hub.actions.signingkeys import SigningKeyActions
-from proxy.hub.actions.teams import TeamActions
-from proxy.hub.actions.tokens import TokenActions
-from proxy.hub.answers import Done
+from proxy.hub.admin.actions.agents import AgentActions
+from proxy.hub.admin.actions.answers import Done
+from proxy.hub.admin.actions.clusters import ClusterActions
+from proxy.hub.admin.actions.federation import FederationActions
+from proxy.hub.admin.actions.policies import PolicyActions
+from proxy.hub.admin.actions.sessions import SessionActions
+from proxy.hub.admin.actions.signing_keys import SigningKeyActions
+from proxy.hub.admin.actions.teams import TeamActions
+from proxy.hub.admin.actions.tokens import TokenActions
 from proxy.hub.home.config import RELAYS_PER_CLUSTER
 from proxy.hub.home.keyring import KeyRing
 from proxy.hub.relays.operations import Operations, Sessions

@@ -21,10 +21,10 @@ import msgspec
 
 from audit.record import Event, utc
 from audit.record import Response as AuditResponse
-from proxy.hub.actions.administration import Administration
-from proxy.hub.adminactions import ACTIONS
-from proxy.hub.admincall import Call
-from proxy.hub.answers import Done
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.answers import Done
+from proxy.hub.admin.call import Call
+from proxy.hub.admin.verbs import ACTIONS
 from proxy.hub.home.reserve import Reserve, ReserveError
 from proxy.hub.store.errors import StoreError, StoreUnavailableError
 

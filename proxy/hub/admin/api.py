@@ -1,7 +1,8 @@
 """The admin API: who asks, which action, what comes of it, and the audit event of each.
 
 JSON over HTTP on a listener of its own, with the operator's bearer token on every path but /healthz:
-/metrics, and the actions of proxy.hub.adminactions. Each needs a role of the token (proxy.hub.operators).
+/metrics, and the actions of proxy.hub.admin.verbs. Each needs a role of the token
+(proxy.hub.admin.operators).
 
 A refusal is {"error": {"code", "message"}}. A change has its intent on the disk before it is made: while the
 trail cannot be written, nothing is changed but what the table of actions says.
@@ -38,14 +39,14 @@ from audit.record import EXCERPT_CHARACTERS_MAX, Actor, Client, Decision, Event,
 from audit.record import Cluster as AuditCluster
 from audit.record import Request as AuditRequest
 from audit.record import Response as AuditResponse
-from proxy.hub.actions.administration import Administration
-from proxy.hub.adminactions import ACTIONS, METRICS, Action, Endpoint
-from proxy.hub.admincall import Call
-from proxy.hub.answers import Done
+from proxy.hub.admin.actions.administration import Administration
+from proxy.hub.admin.actions.answers import Done
+from proxy.hub.admin.call import Call
+from proxy.hub.admin.operators import Operators, RefusedError
+from proxy.hub.admin.revocations import Revocation, Revocations, Where
+from proxy.hub.admin.verbs import ACTIONS, METRICS, Action, Endpoint
 from proxy.hub.authorize.events import without_bearer
 from proxy.hub.home.reserve import ReserveError
-from proxy.hub.operators import Operators, RefusedError
-from proxy.hub.revocations import Revocation, Revocations, Where
 from proxy.hub.store.errors import InvalidError, StoreError, StoreUnavailableError
 
 # Policies are the most that anyone sends: one of 500 rules has 100 KB.
