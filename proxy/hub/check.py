@@ -23,7 +23,7 @@ from proxy.hub.home.config import ENVIRONMENT_PREFIX, HubConfig, read
 from proxy.hub.home.datadir import DataDir, DataDirError, check_writable, explained, is_there
 from proxy.hub.home.devca import check_ca
 from proxy.hub.home.reserve import check_reserve
-from proxy.hub.pidfile import PidFile
+from proxy.hub.restart.pidfile import PidFile
 from proxy.hub.store.database import unusable
 from proxy.hub.store.errors import StoreUnavailableError
 from proxy.hub.store.migrations import MigrationError, is_older

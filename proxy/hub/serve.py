@@ -48,12 +48,12 @@ from proxy.hub.home.reserve import open_reserve
 from proxy.hub.identity.enrol import EnrolmentEndpoint
 from proxy.hub.identity.replay_store import SeenStore
 from proxy.hub.identity.token import TokenEndpoint
-from proxy.hub.premises import Acceptor, Premises, open_premises
 from proxy.hub.relays.cluster_state import cluster_state
 from proxy.hub.relays.direct import DirectRelays
 from proxy.hub.relays.endpoint import RelayEndpoint
 from proxy.hub.relays.pins import Pins
 from proxy.hub.relays.registry import Registry
+from proxy.hub.restart.instance_lock import Acceptor, Premises, open_premises
 from proxy.hub.store.directory import USE_WRITTEN_EVERY_S, open_directory
 from proxy.hub.store.store import Store
 from proxy.listener.unauthenticated import place_of

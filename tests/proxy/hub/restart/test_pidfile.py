@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.hub.pidfile import PidFile
+from proxy.hub.restart.pidfile import PidFile
 from proxy.process.files import FileError
 
 

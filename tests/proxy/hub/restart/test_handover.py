@@ -14,8 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.hub import handover
-from proxy.hub.handover import (
+from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
+from proxy.hub.restart import handover
+from proxy.hub.restart.handover import (
     GoneError,
     HandoverError,
     Place,
@@ -25,7 +26,6 @@ from proxy.hub.handover import (
     open_door,
     take_over,
 )
-from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
 
 REFUSAL = b'{"is": "refused", "why": "no"}'
 

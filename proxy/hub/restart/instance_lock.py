@@ -17,7 +17,10 @@ import trio
 
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
-from proxy.hub.handover import (
+from proxy.hub.home.boots import END_LOOK_S, Boots
+from proxy.hub.home.config import HubConfig
+from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
+from proxy.hub.restart.handover import (
     GoneError,
     HandoverError,
     Place,
@@ -26,10 +29,7 @@ from proxy.hub.handover import (
     open_door,
     take_over,
 )
-from proxy.hub.home.boots import END_LOOK_S, Boots
-from proxy.hub.home.config import HubConfig
-from proxy.hub.home.datadir import DataDir, FolderInUseError, FolderLock
-from proxy.hub.pidfile import PidFile
+from proxy.hub.restart.pidfile import PidFile
 from proxy.listener.accept import listen_on, open_sockets
 from proxy.process.config import Address
 

@@ -17,14 +17,14 @@ import pytest
 import trio
 import trio.testing
 
-from proxy.hub import premises as premises_module
 from proxy.hub.admin.front import AdminFront
 from proxy.hub.front import Front
-from proxy.hub.handover import HandoverError, Place, close_door, open_door, take_over
 from proxy.hub.home.boots import Boots
 from proxy.hub.home.config import AdminConfig, HubConfig
 from proxy.hub.home.datadir import DataDir, FolderInUseError
-from proxy.hub.premises import Acceptor, Premises, open_premises
+from proxy.hub.restart import instance_lock as premises_module
+from proxy.hub.restart.handover import HandoverError, Place, close_door, open_door, take_over
+from proxy.hub.restart.instance_lock import Acceptor, Premises, open_premises
 from proxy.process.config import Address
 from proxy.process.files import FileError
 
@@ -36,7 +36,7 @@ import trio
 from proxy.process.config import Address
 from proxy.hub.home.boots import Boots
 from proxy.hub.home.datadir import DataDir
-from proxy.hub.handover import Place, open_door
+from proxy.hub.restart.handover import Place, open_door
 from proxy.listener.accept import open_sockets
 
 data = DataDir(Path(sys.argv[1]))
