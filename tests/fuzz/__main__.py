@@ -12,18 +12,10 @@ import argparse
 import random
 import time
 
-from proxy.strict import read_request_head
+from proxy.message.strict import read_request_head
 from tests.fuzz.conversations import ASKED, check_answers, check_requests
 from tests.fuzz.differential import check_canonical, check_chunks, check_request, check_response
-from tests.fuzz.mutation import (
-    ANSWERS,
-    CALLS,
-    CANONICAL,
-    CHUNKS,
-    REQUESTS,
-    RESPONSES,
-    mutated,
-)
+from tests.fuzz.mutation import ANSWERS, CALLS, CANONICAL, CHUNKS, REQUESTS, RESPONSES, mutated
 
 
 def run(count: int, seed: int) -> dict[str, int]:

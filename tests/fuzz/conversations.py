@@ -14,13 +14,13 @@ import attrs
 import h11
 import pytest
 
-from proxy.exchange import InboundBroken, OutboundBroken, StreamCode
-from proxy.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
-from proxy.http_client import INTERIM_MAX, ClientHTTP
-from proxy.http_connection import HTTPConnection
-from proxy.http_server import ServerHTTP
-from proxy.http_state import SWITCHED, WITHHELD
-from proxy.strict import BadRequest
+from proxy.exchange.http_client import INTERIM_MAX, ClientHTTP
+from proxy.exchange.http_connection import HTTPConnection
+from proxy.exchange.http_server import ServerHTTP
+from proxy.exchange.http_state import SWITCHED, WITHHELD
+from proxy.message.failure import InboundBroken, OutboundBroken, StreamCode
+from proxy.message.head import HEAD_BYTES_MAX, RequestHead, ResponseHead
+from proxy.message.strict import BadRequest
 from tests.fuzz.differential import END, cut, obeys_the_request_rules, obeys_the_response_rules, one_head
 
 OK = ResponseHead.of(200, b"OK", ((b"content-length", b"0"),))

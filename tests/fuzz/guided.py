@@ -11,9 +11,10 @@ import sys
 import atheris
 
 # Before anything else imports them: what was imported plainly is not measured.
-_READERS = ["strict", "head", "body", "http_connection", "http_server", "http_client"]
-with atheris.instrument_imports(include=["h11", *(f"proxy.{name}" for name in _READERS)]):
-    from proxy.strict import read_request_head
+_MESSAGE = [f"proxy.message.{name}" for name in ("strict", "head", "body")]
+_CONNECTION = [f"proxy.exchange.http_{name}" for name in ("connection", "server", "client")]
+with atheris.instrument_imports(include=["h11", *_MESSAGE, *_CONNECTION]):
+    from proxy.message.strict import read_request_head
     from tests.fuzz.conversations import ASKED, check_answers, check_requests
     from tests.fuzz.differential import check_canonical, check_chunks, check_request, check_response
     from tests.fuzz.mutation import REQUESTS

@@ -16,11 +16,11 @@ import trio
 import trio.testing
 
 import tunnel.stream
-from proxy import http_connection
-from proxy.client import ClientConnection
-from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
-from proxy.http_client import INTERIM_MAX
+from proxy.exchange import http_connection
+from proxy.exchange.client import ClientConnection
+from proxy.exchange.http_client import INTERIM_MAX
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.awaited import AwaitedAnswer
 from proxy.relay.exchange import Call, Upstream
@@ -30,11 +30,11 @@ from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_t
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, Stream, StreamReset, Welcome, memory_transport_pair, open_session
+from tunnel.net.fairness import turns
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
 from tunnel.protocol.frames import FrameType
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
-from tunnel.transport import MemoryTransport
-from tunnel.turns import turns
+from tunnel.websocket.transport import MemoryTransport
 
 TARGET = b"/api/v1/namespaces/a/pods"
 
@@ -832,9 +832,9 @@ async def test_the_end_of_the_service_leaves_no_call_that_was_just_sent(
 
 BUGS = {
     "request": "relay.pool.relay_request_head",
-    "sending": "client.ClientConnection.send_request_nowait",
+    "sending": "exchange.client.ClientConnection.send_request_nowait",
     "answer": "relay.exchange.Upstream.pass_bytes",
-    "watching": "connections.Connections.watch",
+    "watching": "exchange.pool.Connections.watch",
 }
 
 

@@ -1,0 +1,46 @@
+"""The wait for what a client sends: its bytes go from the stream into the connection without I/O."""
+
+from __future__ import annotations
+
+import trio
+
+from proxy.exchange.http_server import ServerHTTP
+from proxy.message.body import BODY_BYTES_MAX
+
+
+class Received:
+    """Feeds a connection from its stream, while no task reads a body from there."""
+
+    __slots__ = ("http", "stream")
+
+    def __init__(self, stream: trio.abc.ReceiveStream, http: ServerHTTP) -> None:
+        self.stream = stream
+        self.http = http
+
+    async def receive(self) -> bool:
+        """Wait for more; False when there is nothing more to come. Cancelled, nothing is lost."""
+        http = self.http
+        if http.ended:
+            return False
+        try:
+            data = await self.stream.receive_some(BODY_BYTES_MAX)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
+        if not data:
+            http.ended = True
+            return False
+        http.feed(data)
+        return True
+
+    async def wait_end(self) -> None:
+        """Return once the client sends no more. What comes before that is kept, until the buffer is full.
+
+        It ends by a checkpoint, so a task that was cancelled meanwhile does not hear of the end. Cancelled,
+        nothing is lost.
+        """
+        http = self.http
+        while not (http.ended or http.full):
+            await self.receive()
+        if not http.ended:
+            await trio.sleep_forever()
+        await trio.lowlevel.checkpoint()

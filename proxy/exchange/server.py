@@ -1,0 +1,482 @@
+"""The server's side of one HTTP/1.1 connection, over any trio stream.
+
+`http_server` knows what the bytes mean and what may follow. This file adds what a front needs beside that:
+the stream, deadlines for the head and for nothing else, and an end that fits what was said.
+
+Theory of operation. There are three ways to leave. After a whole answer to a whole request: the next request.
+After a whole answer to a request that was not read to its end, or not understood: read on for a bounded while
+before closing, because closing with unread bytes makes TCP send a reset, which can overtake the answer. After
+anything else: cut, without TLS's close_notify, so that it cannot be taken for a clean end.
+
+Small requests are what a hub is made of, so nothing here makes a pass of the scheduler that the stream below
+does not make, and nothing is opened for a request but the request. One that need not wait needs no task
+either (`stand_by`), and whether its client is still there is told by one, but mostly noticed without
+(`attendance`).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Callable, Hashable
+from contextlib import suppress
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+
+from proxy.exchange.attendance import Attendance
+from proxy.exchange.deadlines import IDLE_S, Deadlines
+from proxy.exchange.http_server import ServerHTTP
+from proxy.exchange.http_state import AWAITED, BODY, BROKEN, DONE, IDLE, REFUSED, SWITCHED, WITHHELD
+from proxy.exchange.ports import OnGone
+from proxy.exchange.received import Received
+from proxy.exchange.stand_by import Begun, StandBy
+from proxy.exchange.wire import RawStream, held_bytes
+from proxy.message.body import BODY_BYTES_MAX
+from proxy.message.failure import GONE, Failure, InboundBroken
+from proxy.message.head import LONG_HEAD_BYTES, RequestHead, ResponseHead
+from proxy.message.strict import BadRequest
+from tunnel.net.connect import TLSStream, tls_socket
+from tunnel.net.fairness import SMALL_PIECE_BYTES, turns
+from tunnel.net.readiness import Readiness
+
+# kube-apiserver's ReadHeaderTimeout, from the first byte of a head; for the first head from the connect.
+HEAD_S = 32.0
+# How long is read on after an early answer, for a client that looks only when it has sent all; how much is
+# LINGER_BYTES_MAX.
+LINGER_S = 5.0
+# The same for a client that was not understood, and so is not known.
+REFUSED_LINGER_S = 1.0
+
+
+class _Link(enum.Enum):
+    """What can be done with the stream."""
+
+    OPEN = "open"
+    SENDING = "sending"
+    """A send is under way. One that was cancelled leaves it so, and then only a cut is left."""
+    CLOSED = "closed"
+    """Closed, or handed over."""
+
+
+_OPEN: Final = _Link.OPEN
+_SENDING: Final = _Link.SENDING
+_CLOSED: Final = _Link.CLOSED
+
+
+class ServerConnection:
+    """A client's connection, and the Inbound of its current request.
+
+    `next_request` is called in a loop; between two calls the answer is sent. It owns the stream until
+    `detach`; whoever made it calls `aclose` at the end, also after a cancellation. With `deadlines` the wait
+    between two requests is ended by its `run`, otherwise by a scope around each; whoever gave them uses it as
+    a context, which ends that watch however the block is left, and closes nothing. What is sent without a
+    wait goes to `tls`, where the stream is a wrapper of ours around that. With `readiness`, a client that
+    leaves while its answer takes its time is noticed without a task.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        deadlines: Deadlines | None = None,
+        tls: TLSStream | None = None,
+        readiness: Readiness | None = None,
+    ) -> None:
+        self.peer: Hashable = None
+        """Whose doing it is that something comes (`turns`), for whoever knows to say."""
+        self._stream = stream
+        # What sends without a wait.
+        self._tls = stream if isinstance(stream, TLSStream) else tls
+        self._readiness = readiness
+        self._deadlines = deadlines
+        self._idle = deadlines.watch(self) if deadlines is not None else None
+        self.http = ServerHTTP()
+        """What was received and what it means, and the framing of what is sent."""
+        self._received = Received(stream, self.http)
+        self._link = _OPEN
+        self._requests = 0
+        # Of body bytes that were sent without a wait: the kernel did not take all.
+        self._unsent_bytes = 0
+        self._raw: RawStream | None = None
+        self._interim: trio.Event | None = None
+        self._attendance: Attendance | None = None
+        self._stand_by: StandBy[ServerConnection] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._link is not _CLOSED:
+            self._release()
+
+    @property
+    def raw_head(self) -> bytes:
+        """The current request's head as it came."""
+        request = self.http.request
+        assert request is not None, "there is a request"
+        return b"%s %s HTTP/1.1\r\n%s" % (request.method, request.target, request.fields.raw)
+
+    @property
+    def idle_until(self) -> float:
+        """When its wait for another request ends, on trio's clock; infinite while it does not wait."""
+        return self._idle.due_at if self._idle is not None else math.inf
+
+    def end_idle(self) -> None:
+        """Close it, if it waits for another request; its task finds its client gone."""
+        if self._idle is not None and self._deadlines is not None:
+            self._deadlines.expire(self._idle)
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    async def next_request(self) -> RequestHead | None:
+        """Return the next request's head; None once the connection is over, and then it is closed.
+
+        Raises BadRequest for what must not be read further. It can be answered like a request, and then the
+        next call ends the connection. Cancelled, the connection can only be closed.
+
+        While it waits, requests are begun and answered as `stand_by` says. When one of them needs a task to
+        go on, that one's head is returned, and `take_begun` tells what was begun.
+        """
+        http = self.http
+        while True:
+            if self._requests and not (self._link is _OPEN and http.may_go_on):
+                await self.aclose()
+                return None
+            self._requests += 1
+            try:
+                raw = http.take_head()
+                if raw is not None:
+                    # It came with the one before; who sends many at once must not keep the others out.
+                    await trio.lowlevel.checkpoint()
+                elif self._requests > 1 and self._stand_by is not None and self._stand_by.may_sleep:
+                    if (head := await self._stand_by.sleep(self, self._idle)) is not None:
+                        return head
+                    continue
+                else:
+                    raw = await self._receive_head()
+                if raw is None:
+                    await self.aclose()
+                    return None
+                common = turns()
+                if len(raw) > LONG_HEAD_BYTES:
+                    # However many send such heads, strangers among them, one is read in a pass.
+                    await common.turn(self.peer)
+                elif not common.admits():
+                    await common.wait(self.peer)
+                return http.begin_request(raw)
+            except BadRequest:
+                http.refuse()
+                raise
+
+    async def _receive_head(self) -> bytes | None:
+        """Return a whole head; None when the client has nothing more to ask."""
+        raw = None
+        if self._requests > 1 and not self.http.held:
+            if not await self._receive_idle():
+                return None
+            raw = self.http.take_head()
+            if raw is not None:
+                return raw
+        began = bool(self.http.held)
+        with trio.move_on_after(HEAD_S) as scope:
+            while raw is None:
+                if not await self._received.receive():
+                    return None
+                if not began:
+                    began = True
+                    scope.deadline = trio.current_time() + HEAD_S
+                raw = self.http.take_head()
+        if raw is None and began:
+            raise BadRequest(408, f"the request's head was not whole {HEAD_S:.0f} s after its first byte")
+        return raw
+
+    async def _receive_idle(self) -> bool:
+        """Wait for another request to begin; False when none does, within IDLE_S."""
+        idle, deadlines = self._idle, self._deadlines
+        if idle is None or deadlines is None:
+            with trio.move_on_after(IDLE_S):
+                return await self._received.receive()
+            return False
+        deadlines.begin(idle, IDLE_S)
+        try:
+            return await self._received.receive()
+        finally:
+            idle.due_at = math.inf
+
+    # -- requests that need no task ------------------------------------------------------------------------
+
+    def stand_by(
+        self,
+        stream: TLSStream,
+        readiness: Readiness,
+        begin: Callable[[ServerConnection, RequestHead], Begun | None],
+    ) -> None:
+        """From the next request on, have `begin` called for those that came whole and have no body.
+
+        It is called in the midst of everything, while the connection's task waits in `next_request`. `stream`
+        is the one that this connection was made with, or the one below that. Does nothing where there is no
+        socket to watch.
+        """
+        socket = tls_socket(stream)
+        if socket is not None:
+            self._stream = self._received.stream = stream
+            self._stand_by = StandBy(stream, socket.fileno(), self.http, begin, readiness, self._deadlines)
+
+    def take_begun(self) -> Begun | None:
+        """What was begun of the request that `next_request` returned; the caller's to go on with."""
+        stand_by = self._stand_by
+        if stand_by is None:
+            return None
+        begun, stand_by.begun = stand_by.begun, None
+        return begun
+
+    def answer_nowait(self, head: ResponseHead, body: bytes) -> bool:
+        """End what was begun with a whole answer; False when a part of it is not out yet (see hand_over).
+
+        At most QUICK_ANSWER_BYTES_MAX of body. Raises InboundBroken when the client is gone.
+        """
+        assert self._stand_by is not None, "it stands by"
+        if self._deadlines is not None and self._deadlines.ending:
+            self.http.persistent = False
+        data = self.http.send_head(head, body, end=True)
+        try:
+            sent = self._stand_by.send_answer(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            if self._link is _OPEN:
+                self._link = _SENDING
+            raise InboundBroken(GONE) from exc
+        if not sent:
+            self._link = _SENDING  # until flush
+        return sent
+
+    async def flush(self) -> None:
+        """Send what `answer_nowait` left; raises InboundBroken."""
+        if self._link is _SENDING:
+            self._link = _OPEN
+        await self._write(b"")
+
+    def hand_over(self, fault: Exception | None = None) -> None:
+        """Wake the connection's task to go on with what was begun, or to raise the fault that came of it."""
+        assert self._stand_by is not None, "it stands by"
+        self._stand_by.hand_over(fault)
+
+    # -- the request's body --------------------------------------------------------------------------------
+
+    async def receive_body(self) -> bytes:
+        """Return body bytes as they come; b"" at the clean end. Answers `Expect: 100-continue` first.
+
+        Raises InboundBroken: CANCEL when the client is gone, PROTOCOL when the framing is broken.
+        """
+        http = self.http
+        while True:
+            if http.crowded:
+                # However many bring such bodies, one of them is taken apart in a pass.
+                await turns().turn(self.peer)
+                http.crowded = False
+            data = http.receive_body()
+            if data is not None:
+                return data
+            if http.incoming is WITHHELD:
+                await self._send_continue()
+            try:
+                received = bytes(await self._stream.receive_some(BODY_BYTES_MAX))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                received = b""
+            if not received:
+                http.ended = True
+            elif len(received) <= SMALL_PIECE_BYTES and not (common := turns()).admits():
+                # To be read then, or again, should this be cancelled while it waits.
+                http.feed(received)
+                await common.wait(self.peer)
+            elif data := http.feed_body(received):
+                return data
+
+    # -- the answer ----------------------------------------------------------------------------------------
+
+    async def send_head(self, head: ResponseHead, data: bytes = b"", *, end: bool = False) -> None:
+        """Send the answer's head, and in the same write body bytes and the end that are there already.
+
+        The framing is decided here: a Content-Length in `head` is kept, any other body is chunked. Raises
+        InboundBroken when the client is gone.
+        """
+        await self._until_sendable()
+        if self._deadlines is not None and self._deadlines.ending:
+            self.http.persistent = False
+        await self._write(self.http.send_head(head, data, end=end))
+
+    async def send_body(self, data: bytes, *, end: bool = False) -> None:
+        """Send body bytes at once (in one chunk where the answer is chunked), and the end when `end`."""
+        await self._until_sendable()
+        unsent, self._unsent_bytes = self._unsent_bytes, 0
+        if unsent:
+            # It is on its way (send_body_nowait), and a part of it waits for the next send.
+            assert len(data) == unsent, "what was not sent without a wait comes again"
+            data = b""
+        framed = self.http.send_body(data, end=end)
+        if framed or unsent:
+            await self._write(framed)
+
+    def send_body_nowait(self, data: bytes) -> bool:
+        """See Inbound. What the kernel does not take is held, and nothing more sent until it is gone."""
+        tls = self._tls
+        if tls is None or self._link is not _OPEN or self._unsent_bytes:
+            return False
+        framed = self.http.send_body(data)
+        try:
+            sent = tls.send_nowait(framed)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._link = _SENDING
+            return False
+        if not sent:
+            self._unsent_bytes = len(data)
+        return sent
+
+    async def end(self) -> None:
+        """End the answer cleanly; after an upgrade close the connection cleanly."""
+        if self._raw is not None:
+            await self._close()
+        elif self.http.outgoing is BODY:
+            await self.send_body(b"", end=True)
+
+    @property
+    def held_bytes(self) -> int:
+        """What it takes of memory: itself, and what is in hand for a client that does not take it now."""
+        tls = self._tls
+        return 0 if tls is None else held_bytes(tls, self.http, framed=self.http.sends_chunks)
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether a request was read of whose answer nothing was sent."""
+        return self.http.outgoing is AWAITED and self._link is _OPEN
+
+    async def answer(self, head: ResponseHead, body: bytes) -> None:
+        """Send a whole answer."""
+        await self.send_head(head, body, end=True)
+
+    def upgraded(self) -> RawStream:
+        """Return the raw stream after a 101 was sent; what the client sent before it comes first."""
+        http = self.http
+        assert http.outgoing is SWITCHED, "upgraded() without a 101"
+        first, ended = http.take_rest(), http.ended
+        self._raw = RawStream(self._stream, first, ended=ended, tls=self._tls)
+        return self._raw
+
+    async def _until_sendable(self) -> None:
+        """Wait until nothing else is sent; raises InboundBroken."""
+        if self._interim is not None:
+            # While the 100 is on its way the stream counts as in use.
+            await self._interim.wait()
+        if self._link is not _OPEN:
+            raise InboundBroken(GONE)
+
+    async def _send_continue(self) -> None:
+        """Send the 100 that the client waits for; whoever sends the answer waits until it is out."""
+        data = self.http.send_continue()
+        self._interim = done = trio.Event()
+        try:
+            await self._write(data)
+        finally:
+            self._interim = None
+            done.set()
+
+    async def _write(self, data: bytes) -> None:
+        if self._link is not _OPEN:
+            raise InboundBroken(GONE)
+        self._link = _SENDING
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise InboundBroken(GONE) from exc
+        if self._link is _SENDING:
+            self._link = _OPEN
+
+    # -- leaving -------------------------------------------------------------------------------------------
+
+    def watch(self, on_gone: OnGone, *, body_is_read: bool = False) -> None:
+        """See Inbound. It takes Deadlines to watch, and up to QUIET_S until that begins."""
+        if self._deadlines is not None and not body_is_read:
+            self._attendance = Attendance(
+                self._received, on_gone, self._deadlines, self._tls, self._readiness
+            )
+
+    async def unwatch(self) -> None:
+        """See Inbound. Cancelled, it waits all the same: nobody may read before the attendant has left."""
+        attendance, self._attendance = self._attendance, None
+        if attendance is not None:
+            await attendance.end()
+
+    async def wait_disconnect(self) -> None:
+        """Return once the client is gone. What it sends meanwhile is kept, up to EARLY_BYTES_MAX and a bit.
+
+        Only while nobody is in `receive_body`. Cancelled, nothing is lost.
+        """
+        await self._received.wait_end()
+
+    def detach(self) -> tuple[trio.abc.Stream, bytes]:
+        """Hand the stream over, with the bytes behind the request's head; it is the caller's now."""
+        self._release()
+        return self._stream, self.http.take_rest()
+
+    async def cut(self, failure: Failure | None = None) -> None:
+        """Close the connection so that it can be taken for nothing but a failure."""
+        if self._link is _CLOSED:
+            return
+        self._release()
+        await trio.aclose_forcefully(self._stream)
+
+    async def drop(self, failure: Failure) -> None:
+        """Cut an answer that has begun and is not whole; behind a whole one may be the next request."""
+        if self.http.outgoing in {BODY, BROKEN, SWITCHED}:
+            await self.cut(failure)
+
+    async def aclose(self) -> None:
+        """Close the connection: cleanly when every answer is whole, by a cut otherwise.
+
+        An answer that came before its request was read gets time to arrive (LINGER_S). Cancelled, the
+        stream is closed all the same.
+        """
+        http = self.http
+        if self._link is _SENDING or http.outgoing not in {IDLE, REFUSED, DONE}:
+            await self.cut()
+            return
+        try:
+            if self._link is _OPEN and not http.persistent and http.incoming is not DONE:
+                await self._linger()
+        finally:
+            # Cancelled, it closes before its first checkpoint.
+            await self._close()  # noqa: ASYNC102
+
+    async def _close(self) -> None:
+        if self._link is _CLOSED:
+            return
+        self._release()
+        with suppress(trio.BrokenResourceError):
+            await self._stream.aclose()
+
+    def _release(self) -> None:
+        self._link = _CLOSED
+        if self._attendance is not None:
+            # Nobody attends to a client that was cut, or its socket may be closed by then.
+            self._attendance.stop()
+        if self._stand_by is not None:
+            # Who closes an idle connection is not the task that waits for its next request.
+            self._stand_by.wake()
+        if self._idle is not None and self._deadlines is not None:
+            self._deadlines.leave(self._idle)
+            self._idle = None
+
+    async def _linger(self) -> None:
+        """Read on, so that what is unread does not make TCP take back the answer."""
+        http = self.http
+        with (
+            trio.move_on_after(REFUSED_LINGER_S if http.request is None else LINGER_S),
+            suppress(trio.BrokenResourceError),
+        ):
+            if isinstance(self._stream, trio.abc.HalfCloseableStream):
+                await self._stream.send_eof()
+            while not http.drain():
+                if not await self._received.receive():
+                    return
