@@ -7,8 +7,9 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from proxy.engine import CLIENT_LEAVES_S, SPLICE_DRAIN_S
 from proxy.exchange import ExchangeBroken, Failure, OutboundBroken, Processed, StreamCode
-from proxy.forward import CLIENT_LEAVES_S, SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
+from proxy.forward import CloseReason, Outcome, Tally, forward
 from proxy.head import RequestHead, ResponseHead
 from proxy.http import ClientConnection, ServerConnection
 from proxy.tunnelled import TunnelOutbound
