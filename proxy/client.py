@@ -62,7 +62,6 @@ class ClientConnection:
         "_switched",
         "_tls",
         "_torn",
-        "_unsent",
         "_upgrade",
         "body_read",
         "idle_since",
@@ -100,8 +99,6 @@ class ClientConnection:
         self._eof = False
         # It is cut, or what is on its way is not all sent.
         self._torn = False
-        # Of the head that was sent without a wait the kernel did not take all.
-        self._unsent = False
         # 100s and 103s of this exchange.
         self._interim = 0
         # What made the answer one that cannot be trusted: nothing behind it can be.
@@ -113,29 +110,10 @@ class ClientConnection:
         Raises OutboundBroken. The API server may have seen the request as soon as this was called, unless its
         head is TOO_LARGE.
         """
-        await self._write(self._begin(head))
+        await self._write(self.begin(head))
 
-    def send_request_nowait(self, head: RequestHead) -> bool:
-        """Begin an exchange of a request without a body; whether its head is on its way.
-
-        When not, receive_head sends the rest of it, or raises what went wrong. Raises OutboundBroken for a
-        head that is TOO_LARGE.
-        """
-        encoded = self._begin(head)
-        stream = self._tls
-        assert stream is not None, "only TLS can be sent to without a wait"
-        try:
-            sent = stream.send_nowait(encoded)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            # What was said before can be no answer to what was not sent.
-            self._malformed_by = self._lost(f"the connection broke: {exc}").failure
-            return False
-        if not sent:
-            self._torn = self._unsent = True
-        return sent
-
-    def _begin(self, head: RequestHead) -> bytes:
-        """Begin an exchange; returns the bytes of its head."""
+    def begin(self, head: RequestHead) -> bytes:
+        """Begin an exchange; returns the bytes of its head, which are to be sent. Raises OutboundBroken."""
         assert not self._in_exchange, "an exchange has not ended on this connection, or not well"
         try:
             encoded = head.encode()
@@ -155,25 +133,45 @@ class ClientConnection:
 
     async def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body."""
-        if not data:
-            return
-        if self._left is None:
-            data = b"".join((b"%x\r\n" % len(data), data, b"\r\n"))
-        else:
-            self._left -= len(data)
-            if self._left < 0:
-                self._torn = True
-                raise FramingFault("the request's body is longer than its head says")
-        await self._write(data)
+        if data:
+            await self._write(self.frame(data))
 
     async def end_body(self) -> None:
         """Say that the request's body is whole."""
+        if last := self.frame(b"", end=True):
+            await self._write(last)
+
+    def frame(self, data: bytes, *, end: bool = False) -> bytes:
+        """Return bytes of the request's body, and with `end` its end, as they are sent."""
         if self._left is None:
-            self._left = 0
-            await self._write(b"0\r\n\r\n")
-        elif self._left:
+            if data:
+                data = b"%x\r\n%s\r\n" % (len(data), data)
+            if end:
+                self._left = 0
+                data += b"0\r\n\r\n"
+            return data
+        self._left -= len(data)
+        if self._left < 0:
+            self._torn = True
+            raise FramingFault("the request's body is longer than its head says")
+        if end and self._left:
             self._torn = True
             raise FramingFault("the request's body is shorter than its head says")
+        return data
+
+    def send_nowait(self, data: bytes) -> bool:
+        """Send what the kernel takes at once; False when that is not all, and then the rest is sent first.
+
+        Raises OutboundBroken.
+        """
+        stream = self._tls
+        assert stream is not None, "only TLS can be sent to without a wait"
+        try:
+            sent = stream.send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise self._lost(f"the connection broke: {exc}") from exc
+        self._torn = not sent
+        return sent
 
     async def receive_head(self) -> ResponseHead:
         """Return the final head, or a 101 that was asked for; other 1xx are dropped.
@@ -181,9 +179,6 @@ class ClientConnection:
         Raises OutboundBroken: UPSTREAM_RESET when the connection ends first, PROTOCOL for an answer that
         cannot be trusted.
         """
-        if self._unsent:
-            self._torn = self._unsent = False
-            await self._write(b"")
         while (head := self.receive_head_nowait()) is None:
             await self._receive_in_turn()
         return head
@@ -251,6 +246,22 @@ class ClientConnection:
         data = self._unframed(framed, data)
         # Where it was framing alone, the end may have come with it.
         return data if data or self.body_read else self.receive_body_nowait()
+
+    def take_in_raw_nowait(self) -> bytes | None:
+        """Return what has come behind a 101, b"" at the end, None when nothing has. Raises OutboundBroken."""
+        if self._scanner.held:
+            return self._scanner.take_rest()
+        return b"" if self._eof else self._receive_nowait()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the server has ended the connection, and all that came before was received."""
+        return self._eof and not self._scanner.held
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has come that does not show on the socket."""
+        return self._tls is not None and self._tls.has_unread
 
     def _receive_nowait(self) -> bytes | None:
         """Return what has come on the connection, b"" at its end, None when nothing has."""
@@ -379,7 +390,7 @@ class ClientConnection:
             and self._left == 0
             and not self._torn
             and not self._scanner.held
-            and not (self._tls is not None and self._tls.has_unread)
+            and not self.has_unread
         ):
             self._in_exchange = False
             return True

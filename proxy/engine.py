@@ -32,7 +32,7 @@ import attrs
 
 from proxy.exchange import Failure, Processed, StreamCode
 from proxy.head import ResponseHead
-from tunnel.protocol.state import ENDED, FLOWING, FRESH, Half, Step, after
+from tunnel.protocol.state import BROKEN, ENDED, FLOWING, FRESH, Half, Step, after
 
 __all__ = ["ANSWERED_EARLY", "CLIENT_LEAVES_S", "OVER", "SPLICE_DRAIN_S", "Direction", "Exchange", "Port"]
 
@@ -51,7 +51,7 @@ CLIENT_LEAVES_S = 30.0
 ANSWERED_EARLY: Final = Failure(
     StreamCode.CANCEL, Processed.YES, "the answer was whole before the request's body"
 )
-_FAULT: Final = Failure(StreamCode.INTERNAL, Processed.MAYBE, "the exchange failed by a fault of its own")
+_FAULT: Final = Failure(StreamCode.INTERNAL, Processed.MAYBE, "an internal fault ended the exchange")
 _CLIENT_FIRST: Final = Failure(StreamCode.CANCEL, Processed.YES, "the client ended first")
 
 _HEAD: Final = Step.HEAD
@@ -161,6 +161,7 @@ class Exchange:
     """
 
     __slots__ = (
+        "_awaits_101",
         "_on_done",
         "_on_half_closed",
         "_started",
@@ -182,12 +183,15 @@ class Exchange:
         on_half_closed: Callable[[float], None] | None = None,
         *,
         bodiless: bool = False,
+        upgrade: bool = False,
     ) -> None:
-        """With `bodiless` the request has ended already, and its port delivers nothing."""
+        """`bodiless`: the request has ended already, and its port delivers nothing. `upgrade`: it delivers
+        the raw bytes behind a 101, and nothing before that."""
         self.client = client
         self.upstream = upstream
         client.exchange = upstream.exchange = self
         self.request = Direction(client, upstream, ENDED if bodiless else FLOWING)
+        self.request.full = self._awaits_101 = upgrade
         self.answer = Direction(upstream, client, FRESH)
         self.status = 0
         """The answer's, once its head was passed on; 0 before."""
@@ -215,7 +219,7 @@ class Exchange:
             self._pause(self.request)
             self._pause(self.answer)
         except Exception as error:
-            self._fail(error)
+            self.crash(error)
 
     def release(self) -> None:
         """Go on after a `hold`."""
@@ -256,8 +260,10 @@ class Exchange:
             room = self.client.head(head, data, end)
             if not self.over:
                 answer.wrote(room)
+                if self._awaits_101 and self.spliced:
+                    self.room(self.upstream)
         except Exception as error:
-            self._fail(error)
+            self.crash(error)
 
     def data(self, port: Port, data: bytes, end: bool = False) -> None:
         """Bytes are here, and with `end` the clean end behind them."""
@@ -267,6 +273,9 @@ class Exchange:
         try:
             assert not direction.paused, "bytes from a port that is paused"
             assert direction.half is not FRESH, "bytes of an answer before its head"
+            if direction.half is BROKEN:
+                # Its sink is gone; the source of a raw stream is read on, so that its end is noticed.
+                return
             if not end:
                 direction.half = after(direction.half, _DATA)
             elif direction is self.request:
@@ -281,7 +290,7 @@ class Exchange:
                 if end and self.spliced and direction is self.request and not self.upstream.half_closes:
                     self._half_closed(SPLICE_DRAIN_S)
         except Exception as error:
-            self._fail(error)
+            self.crash(error)
 
     def room(self, port: Port) -> None:
         """The port takes more."""
@@ -293,7 +302,7 @@ class Exchange:
             try:
                 self._resume(direction)
             except Exception as error:
-                self._fail(error)
+                self.crash(error)
 
     def flushed(self, port: Port) -> None:
         """The kernel has the last byte of the clean end."""
@@ -324,6 +333,12 @@ class Exchange:
             self.request.flushed = True
             self._settle()
 
+    def crash(self, error: Exception) -> None:
+        """A bug in a port, or here, ends this exchange and no other."""
+        client = None if self.over else self.client
+        log.error("an exchange with %r failed by a fault of ours", client, exc_info=error)
+        self._finish(_FAULT, False)
+
     # -- within
 
     def _flow(self) -> None:
@@ -331,7 +346,7 @@ class Exchange:
             self._resume(self.request)
             self._resume(self.answer)
         except Exception as error:
-            self._fail(error)
+            self.crash(error)
 
     def _resume(self, direction: Direction) -> None:
         if self.over or self.held or not self._started:
@@ -361,17 +376,12 @@ class Exchange:
             try:
                 self._on_half_closed(patience_s)
             except Exception as error:
-                self._fail(error)
+                self.crash(error)
 
     def _settle(self) -> None:
         answer, request = self.answer, self.request
         if answer.flushed and answer.half is ENDED and (not self.spliced or request.flushed):
             self._finish(None, False)
-
-    def _fail(self, error: Exception) -> None:
-        """A bug in a port, or here, ends this exchange and no other."""
-        log.error("an exchange with %r failed by a fault of ours", self.client, exc_info=error)
-        self._finish(_FAULT, False)
 
     def _finish(self, failure: Failure | None, drop: bool) -> None:
         if self.over:
@@ -405,3 +415,4 @@ def _nothing(_: Failure | None) -> None: ...
 OVER: Final = Exchange.__new__(Exchange)
 """The exchange of a port that has none: it ignores whatever the port calls."""
 OVER.over = True
+OVER.spliced = False

@@ -13,8 +13,6 @@ from proxy.engine import OVER, SPLICE_DRAIN_S, Exchange
 from proxy.exchange import Failure, Processed, StreamCode
 from proxy.head import ResponseHead
 
-thorough = settings(max_examples=20_000 if settings().max_examples >= 1000 else 400)
-
 METHODS = ("head", "write", "pause", "resume", "stop", "cut")
 GONE = Failure(StreamCode.CANCEL, Processed.MAYBE, "gone")
 LOST = Failure(StreamCode.UPSTREAM_RESET, Processed.MAYBE, "lost")
@@ -154,7 +152,7 @@ class FakePort:
         if self.full:
             self.full = False
             self.exchange.room(self)
-        if self.out_end and not self.flushed:
+        if self.out_end and not (self.queue or self.flushed):
             self.flushed = True
             self.exchange.flushed(self)
 
@@ -175,6 +173,7 @@ class Rig:
     client: FakePort = attrs.Factory(FakePort)
     upstream: FakeUpstream = attrs.Factory(FakeUpstream)
     bodiless: bool = False
+    upgrade: bool = False
     done_raises: bool = False
     done: list[Failure | None] = attrs.Factory(list)
     patience: list[float] = attrs.Factory(list)
@@ -183,7 +182,12 @@ class Rig:
     def __attrs_post_init__(self) -> None:
         self.client.said_end = self.bodiless
         self.exchange = Exchange(
-            self.client, self.upstream, self._done, self.patience.append, bodiless=self.bodiless
+            self.client,
+            self.upstream,
+            self._done,
+            self.patience.append,
+            bodiless=self.bodiless,
+            upgrade=self.upgrade,
         )
 
     def _done(self, failure: Failure | None) -> None:
@@ -256,21 +260,7 @@ bugs = st.one_of(
 )
 
 
-@thorough
-@given(
-    operations,
-    endings,
-    operations,
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
-    st.booleans(),
-    breaks,
-    breaks,
-    bugs,
-    st.booleans(),
-)
-def test_whatever_happens_nothing_is_lost_doubled_or_taken_for_whole(
+def check_that_nothing_is_lost_doubled_or_taken_for_whole(
     before: list[Sequence[object] | str],
     endings: list[str],
     after: list[Sequence[object] | str],
@@ -281,7 +271,7 @@ def test_whatever_happens_nothing_is_lost_doubled_or_taken_for_whole(
     client_breaks: int,
     upstream_breaks: int,
     bug: tuple[str, str, int],
-    bodiless: bool,
+    kind: str,
 ) -> None:
     client = FakePort(client_half_closes, client_drains, client_breaks)
     upstream = FakeUpstream(upstream_half_closes, upstream_drains, upstream_breaks)
@@ -289,7 +279,7 @@ def test_whatever_happens_nothing_is_lost_doubled_or_taken_for_whole(
     for name, port in (("client", client), ("upstream", upstream)):
         if where == name:
             port.raises_in, port.raises_at = method, at
-    rig = Rig(client, upstream, bodiless, done_raises=where == "done")
+    rig = Rig(client, upstream, kind == "bodiless", kind == "upgrade", where == "done")
     exchange = rig.exchange
     exchange.start()
     for operation in [*before, *endings, *after]:
@@ -303,7 +293,8 @@ def test_whatever_happens_nothing_is_lost_doubled_or_taken_for_whole(
                 continue
             sink = direction.sink
             assert isinstance(sink, FakePort)
-            assert direction.half.at_rest or sink.full or sink.broke or sink.raised
+            waits_for_101 = kind == "upgrade" and sink is upstream and not exchange.spliced
+            assert direction.half.at_rest or sink.full or sink.broke or sink.raised or waits_for_101
         if exchange.over:
             break
     assert len(rig.done) == exchange.over
@@ -342,6 +333,30 @@ def test_whatever_happens_nothing_is_lost_doubled_or_taken_for_whole(
         assert not [status for status in client.heads if status >= 200 or status == 101] or client.raised
     if failure.code is StreamCode.INTERNAL:
         assert raised
+
+
+any_history = given(
+    operations,
+    endings,
+    operations,
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    breaks,
+    breaks,
+    bugs,
+    st.sampled_from(["body", "body", "bodiless", "upgrade"]),
+)
+
+
+def test_nothing_is_lost_doubled_or_taken_for_whole() -> None:
+    settings(max_examples=400)(any_history(check_that_nothing_is_lost_doubled_or_taken_for_whole))()
+
+
+@pytest.mark.long
+def test_nothing_is_lost_doubled_or_taken_for_whole_in_20_000_histories() -> None:
+    settings(max_examples=20_000)(any_history(check_that_nothing_is_lost_doubled_or_taken_for_whole))()
 
 
 @pytest.mark.parametrize("where", ["client", "upstream"])
@@ -473,6 +488,26 @@ def test_after_a_101_the_directions_end_by_themselves_but_not_one_for_ever() -> 
     assert bytes(rig.client.out) == b"hello and bye"
 
 
+def test_of_an_upgrade_nothing_is_sent_before_its_101() -> None:
+    rig = Rig(upgrade=True).start()
+    do(rig, ("client", b"raw", False))
+    do(rig, "hold")
+    do(rig, "release")
+    assert not rig.upstream.out
+    do(rig, ("head", 101, b"", False))
+    assert bytes(rig.upstream.out) == b"raw"
+
+
+def test_the_raw_bytes_of_a_refused_upgrade_go_nowhere() -> None:
+    rig = Rig(upgrade=True).start()
+    do(rig, ("client", b"raw", False))
+    do(rig, ("head", 403, b"no", True))
+    do(rig, "drain client")
+    assert rig.done == [None]
+    assert not rig.upstream.out
+    assert rig.upstream.was_cut is not None
+
+
 def test_a_raw_stream_whose_client_has_ended_is_cut_when_the_time_is_over() -> None:
     rig = Rig().start()
     do(rig, ("head", 101, b"", False))
@@ -525,5 +560,7 @@ def test_what_is_over_ignores_its_ports() -> None:
     exchange.release()
     exchange.expire()
     exchange.end(LOST)
+    exchange.crash(Bug("late"))
+    rig.client.exchange.crash(Bug("late"))
     assert rig.done == [REVOKED]
     assert rig.client.touched_when_over == rig.upstream.touched_when_over == 0
