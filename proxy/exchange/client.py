@@ -31,16 +31,13 @@ class _Link(enum.Enum):
 
     OPEN = "open"
     SENDING = "sending"
-    """A send is under way. One that was cancelled leaves it so."""
-    UNSENT = "unsent"
-    """A part of the request's head is on its way, and the rest waits for the next send."""
+    """A send is under way, or has left something over. One that was cancelled leaves it so."""
     LOST = "lost"
     """It is broken, or cut from here."""
 
 
 _OPEN: Final = _Link.OPEN
 _SENDING: Final = _Link.SENDING
-_UNSENT: Final = _Link.UNSENT
 _LOST: Final = _Link.LOST
 
 
@@ -84,25 +81,6 @@ class ClientConnection:
         """
         await self._write(self.http.send_request(head))
 
-    def send_request_nowait(self, head: RequestHead) -> bool:
-        """Begin an exchange of a request without a body; whether its head is on its way.
-
-        When not, receive_head sends the rest of it, or raises what went wrong. Raises OutboundBroken for a
-        head that is TOO_LARGE.
-        """
-        encoded = self.http.send_request(head)
-        stream = self._tls
-        assert stream is not None, "only TLS can be sent to without a wait"
-        try:
-            sent = stream.send_nowait(encoded)
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
-            # What was said before can be no answer to what was not sent.
-            self.http.fail(self._lost(f"the connection broke: {exc}").failure)
-            return False
-        if not sent:
-            self._link = _UNSENT
-        return sent
-
     async def send_body(self, data: bytes) -> None:
         """Send bytes of the request's body."""
         if data:
@@ -113,15 +91,27 @@ class ClientConnection:
         if self.http.outgoing is not DONE:
             await self._write(self.http.send_body(b"", end=True))
 
+    def send_nowait(self, data: bytes) -> bool:
+        """Send what the kernel takes at once; False when that is not all, and then the rest is sent first.
+
+        Raises OutboundBroken.
+        """
+        stream = self._tls
+        assert stream is not None, "only TLS can be sent to without a wait"
+        try:
+            sent = stream.send_nowait(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise self._lost(f"the connection broke: {exc}") from exc
+        if self._link is not _LOST:
+            self._link = _OPEN if sent else _SENDING
+        return sent
+
     async def receive_head(self) -> ResponseHead:
         """Return the final head, or a 101 that was asked for; other 1xx are dropped.
 
         Raises OutboundBroken: UPSTREAM_RESET when the connection ends first, PROTOCOL for an answer that
         cannot be trusted.
         """
-        if self._link is _UNSENT:
-            self._link = _OPEN
-            await self._write(b"")
         while (head := self.http.receive_head()) is None:
             await self._receive()
         return head
@@ -144,6 +134,23 @@ class ClientConnection:
         """
         data = self._receive_nowait()
         return None if data is None else self.http.feed_body(data)
+
+    def take_in_raw_nowait(self) -> bytes | None:
+        """Return what has come behind a 101, b"" at the end, None when nothing has. Raises OutboundBroken."""
+        http = self.http
+        if http.held:
+            return http.take_rest()
+        return b"" if http.ended else self._receive_nowait()
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the server has ended the connection, and all that came before was received."""
+        return self.http.ended and not self.http.held
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has come that does not show on the socket."""
+        return self._tls is not None and self._tls.has_unread
 
     def _receive_nowait(self) -> bytes | None:
         """Return what has come on the connection, b"" at its end, None when nothing has."""
@@ -200,11 +207,7 @@ class ClientConnection:
 
         If not, the connection is good for nothing but to be cut.
         """
-        return (
-            self._link is _OPEN
-            and not (self._tls is not None and self._tls.has_unread)
-            and self.http.end_exchange()
-        )
+        return self._link is _OPEN and not self.has_unread and self.http.end_exchange()
 
     def end_watch(self) -> None:
         """Watch the connection no more, if it is watched."""

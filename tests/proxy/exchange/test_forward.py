@@ -8,7 +8,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from proxy.exchange.client import ClientConnection
-from proxy.exchange.forward import CLIENT_LEAVES_S, SPLICE_DRAIN_S, CloseReason, Outcome, Tally, forward
+from proxy.exchange.engine import CLIENT_LEAVES_S, SPLICE_DRAIN_S
+from proxy.exchange.forward import CloseReason, Outcome, Tally, forward
 from proxy.exchange.http_server import ServerHTTP
 from proxy.exchange.server import ServerConnection
 from proxy.exchange.tunnelled import TunnelOutbound
