@@ -110,7 +110,7 @@ class ServerHTTP(HTTPConnection):
 
         The framing is decided here: a Content-Length in `head` is kept, any other body is chunked. A whole
         answer (`end`) drops a body that nobody has begun to read, if all of it is here; where it is not, this
-        answer is the last one.
+        answer is the last one. Behind a 101, `data` are raw bytes.
         """
         request = self.request
         encoded = head.encode()
@@ -118,7 +118,7 @@ class ServerHTTP(HTTPConnection):
             if request is None or request.upgrade is None:
                 raise IllegalStep("a 101 that the request did not ask for")
             self.outgoing = ANSWER[self.outgoing, SWITCH]
-            return encoded
+            return encoded + data
         # A head that cannot be written leaves the answer due.
         following = ANSWER[self.outgoing, HEAD]
         if self.incoming is not DONE and not (end and self._drop_body()):

@@ -257,7 +257,7 @@ def test_a_client_that_ends_within_its_body_is_gone(raw: bytes) -> None:
 def test_bytes_behind_an_upgrade_are_the_raw_streams_after_a_101_and_else_the_next_request() -> None:
     http = asked(UPGRADE + b"early")
     http.feed(b" bytes")
-    assert http.send_head(SWITCH) == SWITCH.encode()
+    assert http.send_head(SWITCH, b"raw") == SWITCH.encode() + b"raw"
     assert http.take_rest() == b"early bytes"
     with pytest.raises(IllegalStep):
         http.send_body(b"framed")
