@@ -390,7 +390,7 @@ class ClientConnection:
             and self._left == 0
             and not self._torn
             and not self._scanner.held
-            and not self.has_unread
+            and not (self._tls is not None and self._tls.has_unread)
         ):
             self._in_exchange = False
             return True

@@ -27,7 +27,6 @@ from proxy.head import RequestHead, ResponseHead
 from proxy.pooled import PooledOutbound
 from proxy.relay.serviceaccount import ClusterAccess
 from proxy.rewrite import IdentityLines, relay_request_head
-from proxy.upstream_port import UpstreamPort
 from tunnel.loglimit import LogLimit
 from tunnel.net import open_tls
 from tunnel.readiness import Readiness
@@ -84,30 +83,6 @@ class Pool:
     def log_own_token_refused(self) -> None:
         """Say that the relay's own token is of no use."""
         self._own_token.warning("the API server refuses the relay's own token (401)", trio.current_time())
-
-
-class ApiServerPort(UpstreamPort):
-    """The API server's side of one request, in an exchange of ports.
-
-    `tail` says that a backend behind the API server answers, so that a 401 is the backend's own.
-    """
-
-    __slots__ = ("_tail", "token")
-
-    def __init__(
-        self, pool: Pool, inner: RequestHead, identity: IdentityLines, tail: bool, *, long: bool
-    ) -> None:
-        """Make ready to send what the relay's head for an inner one is; raises RewriteError."""
-        access = pool.access
-        self.token = token = access.token()
-        """The relay's, that it is sent under."""
-        self._tail = tail
-        head = relay_request_head(inner, access.authority, token, identity, tail)
-        super().__init__(pool.connections, head, long=long)
-
-    def refused(self, head: ResponseHead) -> Failure | None:
-        """See UpstreamPort."""
-        return None if self._tail else OWN_TOKEN_REFUSED
 
 
 class Exchange(PooledOutbound):

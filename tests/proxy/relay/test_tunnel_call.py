@@ -25,8 +25,10 @@ from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
 from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.exchange import Upstream
-from proxy.relay.pool import ApiServerPort, Pool, open_pool
+from proxy.relay.pool import Pool, open_pool
 from proxy.relay.tunnel_call import TunnelCall
+from proxy.tunnel_port import TunnelPort
+from proxy.upstream_port import UpstreamPort
 from proxy.wire import CONNECTION_BYTES
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_time, token
@@ -792,7 +794,7 @@ async def test_an_exchange_that_is_over_is_forgotten_at_once(tmp_path: Path) -> 
             await connection.request()
             await connection.send(OK)
 
-    of_a_call = TunnelCall | ApiServerPort | Exchange
+    of_a_call = TunnelCall | UpstreamPort | TunnelPort | Exchange
     async with rig(script, tmp_path) as relay:
         await relay.warm()
         gc.collect()
@@ -939,9 +941,9 @@ async def test_a_connection_that_comes_as_the_service_ends_carries_nothing(
 
 
 BUGS = {
-    "request": "relay.pool.relay_request_head",
+    "request": "relay.tunnel_call.relay_request_head",
     "sending": "client.ClientConnection.send_nowait",
-    "answer": "relay.exchange.Upstream.pass_bytes",
+    "answer": "tunnel_port.Stream.send_answer_nowait",
     "watching": "connections.Connections.watch",
 }
 
