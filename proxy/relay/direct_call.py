@@ -8,14 +8,14 @@ import attrs
 
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
-from proxy.exchange import Failure, OutboundBroken, Processed
-from proxy.forward import CloseReason, Tally, forward
-from proxy.head import RequestHead
-from proxy.http import ServerConnection
+from proxy.exchange.forward import CloseReason, Tally, forward
+from proxy.exchange.server import ServerConnection
+from proxy.message.failure import Failure, OutboundBroken, Processed
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import IdentityLines, is_tail
 from proxy.relay.exchange import Call, Upstream
 from proxy.relay.pool import Exchange
 from proxy.relay.verify import Refused
-from proxy.rewrite import IdentityLines, is_tail
 
 Drop = Callable[[Failure], Awaitable[None]]
 """Ends an answer that has begun, at once. It may be called again, and raises nothing."""

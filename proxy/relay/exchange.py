@@ -20,21 +20,21 @@ from auth.impersonation import impersonation_headers
 from auth.principal import USER_PREFIX, IdentityError
 from auth.requestinfo import BadTarget, RequestInfo
 from auth.tokens import RelayClaims
-from proxy.drain import Drained
-from proxy.exchange import Failure, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
-from proxy.relay.guardrails import Guardrails
-from proxy.relay.pool import Pool
-from proxy.relay.verify import refusal
-from proxy.rewrite import (
+from proxy.exchange.tunnelled import group_of
+from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import (
     IdentityLines,
     RewriteError,
     identity_lines,
     relay_response_head,
 )
-from proxy.tunnelled import group_of
-from tunnel.loglimit import LogLimit
-from tunnel.readiness import Readiness
+from proxy.process.drain import Drained
+from proxy.relay.guardrails import Guardrails
+from proxy.relay.pool import Pool
+from proxy.relay.verify import refusal
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 

@@ -21,15 +21,16 @@ from contextlib import asynccontextmanager
 
 import trio
 
-from proxy.connections import Connections
-from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead, ResponseHead
-from proxy.pooled import PooledOutbound
-from proxy.relay.serviceaccount import ClusterAccess
-from proxy.rewrite import IdentityLines, relay_request_head
-from tunnel.loglimit import LogLimit
-from tunnel.net import open_tls
-from tunnel.readiness import Readiness
+from proxy.exchange.pool import Connections
+from proxy.exchange.pooled import PooledOutbound
+from proxy.exchange.upstream_port import UpstreamPort
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import RequestHead, ResponseHead
+from proxy.message.rewrite import IdentityLines, relay_request_head
+from proxy.relay.service_account import ClusterAccess
+from tunnel.net.connect import open_tls
+from tunnel.net.loglimit import LogLimit
+from tunnel.net.readiness import Readiness
 
 log = logging.getLogger("hawse.relay")
 
@@ -66,6 +67,20 @@ class Pool:
         exchange = Exchange(self, inner, identity, tail)
         await exchange.start()
         return exchange
+
+    def port(
+        self, inner: RequestHead, identity: IdentityLines, tail: bool, long: bool
+    ) -> tuple[UpstreamPort, str]:
+        """The port of a request, which is sent as the relay's head for an inner one, and its token.
+
+        `tail` says that a backend behind the API server answers, so that a 401 is the backend's own. Raises
+        RewriteError.
+        """
+        access = self.access
+        token = access.token()
+        head = relay_request_head(inner, access.authority, token, identity, tail)
+        on_401 = None if tail else OWN_TOKEN_REFUSED
+        return UpstreamPort(self.connections, head, long=long, on_401=on_401), token
 
     def renew_token(self, token: str, head: RequestHead) -> bool:
         """Whether a request that was refused under a token may be sent again, under a newer one.

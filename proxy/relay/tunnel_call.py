@@ -18,15 +18,14 @@ import attrs
 
 from auth.requestinfo import RequestInfo
 from auth.tokens import RelayClaims
-from proxy.connections import may_send_again
-from proxy.engine import OVER, Exchange
-from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import RequestHead
+from proxy.exchange.engine import OVER, Exchange
+from proxy.exchange.pool import may_send_again
+from proxy.exchange.tunnel_port import TunnelPort
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import IdentityLines, is_tail
 from proxy.relay.exchange import Call, Upstream
 from proxy.relay.pool import OWN_TOKEN_REFUSED
-from proxy.rewrite import IdentityLines, is_tail, relay_request_head
-from proxy.tunnel_port import TunnelPort
-from proxy.upstream_port import UpstreamPort
 from tunnel import Stream
 
 log = logging.getLogger("hawse.relay")
@@ -86,22 +85,11 @@ class TunnelCall(Call):
         self.revoked = None
         self._stream = stream
         self._identity = identity
-        self._token = ""
         self._exchange: Exchange = OVER
         self._attempts = 0
         self._token_renewed = False
-        self._port = self._make_port()
+        self._port, self._token = upstream.pool.port(request, identity, is_tail(info), long)
         self._client = TunnelPort(stream, server.soon, upstream.pass_bytes, request.fields.body_length)
-
-    def _make_port(self) -> UpstreamPort:
-        """The API server's side, with the relay's head for the request, under the token that it has now."""
-        pool, tail = self.upstream.pool, is_tail(self.info)
-        access = pool.access
-        self._token = token = access.token()
-        head = relay_request_head(self.request, access.authority, token, self._identity, tail)
-        # On the tail of a proxy path a backend answers, and a 401 is its own.
-        on_401 = None if tail else OWN_TOKEN_REFUSED
-        return UpstreamPort(pool.connections, head, long=self.long, on_401=on_401)
 
     @property
     def held_bytes(self) -> int:
@@ -185,7 +173,8 @@ class TunnelCall(Call):
         elif not (port.reused and may_send_again(request, failure)):
             return False
         port.close()
-        self._port = self._make_port()
+        tail = is_tail(self.info)
+        self._port, self._token = self.upstream.pool.port(request, self._identity, tail, self.long)
         self.attempt(fresh=True)
         return True
 

@@ -13,15 +13,15 @@ import trio
 import trio.testing
 
 from auth.tokens import RelayClaims
-from proxy.exchange import Failure, Processed, StreamCode
-from proxy.head import RequestHead
-from proxy.http import ClientConnection
+from proxy.exchange.client import ClientConnection
+from proxy.message.failure import Failure, Processed, StreamCode
+from proxy.message.head import RequestHead
+from proxy.message.rewrite import direct_request_head
 from proxy.relay.direct_call import DirectCall
 from proxy.relay.exchange import Upstream
 from proxy.relay.guardrails import Guardrails
 from proxy.relay.pool import open_pool
-from proxy.relay.serviceaccount import ClusterAccess
-from proxy.rewrite import direct_request_head
+from proxy.relay.service_account import ClusterAccess
 from tests.proxy.relay import ways
 from tests.proxy.relay.apiserver import Connection, running
 from tests.proxy.relay.test_guardrails import NO_SECRETS, guard

@@ -16,30 +16,30 @@ import trio
 import trio.testing
 
 import tunnel.stream
-from proxy import client
-from proxy.body import ChunkedBody
-from proxy.client import INTERIM_MAX, ClientConnection
-from proxy.connections import Connections
-from proxy.engine import Exchange
-from proxy.exchange import Failure, OutboundBroken, Processed, StreamCode
-from proxy.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
+from proxy.exchange import client
+from proxy.exchange.client import INTERIM_MAX, ClientConnection
+from proxy.exchange.engine import Exchange
+from proxy.exchange.pool import Connections
+from proxy.exchange.tunnel_port import TunnelPort
+from proxy.exchange.upstream_port import UpstreamPort
+from proxy.exchange.wire import CONNECTION_BYTES
+from proxy.message.body import ChunkedBody
+from proxy.message.failure import Failure, OutboundBroken, Processed, StreamCode
+from proxy.message.head import HEAD_BYTES_MAX, LONG_HEAD_BYTES, RequestHead
 from proxy.relay import tunnelled
 from proxy.relay.exchange import Upstream
 from proxy.relay.pool import Pool, open_pool
 from proxy.relay.tunnel_call import TunnelCall
-from proxy.tunnel_port import TunnelPort
-from proxy.upstream_port import UpstreamPort
-from proxy.wire import CONNECTION_BYTES
 from tests.proxy.relay.apiserver import OK, ApiServer, Connection, Script, headers, running
 from tests.proxy.relay.ways import NONCE, Answer, TunnelWay, hubs, inner, tell_time, token
 from tests.tunnel.passes import counted_passes
 from tests.tunnel.protocol.joined import frames_of
 from tunnel import Hello, Role, Stream, StreamReset, Welcome, memory_transport_pair, open_session
+from tunnel.net.fairness import turns
+from tunnel.net.tcp import TCPStream
+from tunnel.net.tls import TLSStream
 from tunnel.protocol.frames import FrameType
-from tunnel.tcp import TCPStream
-from tunnel.tls import TLSStream
-from tunnel.transport import MemoryTransport
-from tunnel.turns import turns
+from tunnel.websocket.transport import MemoryTransport
 
 TARGET = b"/api/v1/namespaces/a/pods"
 
@@ -941,10 +941,10 @@ async def test_a_connection_that_comes_as_the_service_ends_carries_nothing(
 
 
 BUGS = {
-    "request": "relay.tunnel_call.relay_request_head",
-    "sending": "client.ClientConnection.send_nowait",
-    "answer": "tunnel_port.Stream.send_answer_nowait",
-    "watching": "connections.Connections.watch",
+    "request": "relay.pool.relay_request_head",
+    "sending": "exchange.client.ClientConnection.send_nowait",
+    "answer": "exchange.tunnel_port.Stream.send_answer_nowait",
+    "watching": "exchange.pool.Connections.watch",
 }
 
 
